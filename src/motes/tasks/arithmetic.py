@@ -1,0 +1,392 @@
+"""The bundled task: word problems about who has how many, in plain English.
+
+A verbatim example, level 3 (three operations; the facts are shuffled, Emma's is a distractor):
+
+    Ben has twice as many pears as Rosa. Emma has 4 fewer pears than Ben. Rosa has 6 pears.
+    Jack has 5 more pears than Ben. How many pears do Rosa and Jack have together?
+
+    Ben has 6*2=12 pears.
+
+    Jack has 12+5=17 pears.
+
+    Together Rosa and Jack have 6+17=23 pears.
+
+    The answer is \\boxed{23}.
+
+Everything is exact and stateless: a question is parsed back into the `Story` it states, so the checker needs no
+hidden key, and whether a text is a question of this kind at all is decided by the same parser.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal
+
+Split = Literal["train", "validation", "test"]
+
+LEVELS = (1, 2, 3, 4, 5)
+"""A problem's level is the number of arithmetic operations that its answer needs."""
+
+NAMES = (
+    "Anna Ben Carl Dora Emma Finn Grace Hugo Iris Jack Kate Leo Mia Noah Olga Paul Rosa Sam Tina Victor Wendy Zoe"
+).split()
+ITEMS = "apples pears plums books pens coins cards shells stamps marbles cakes eggs".split()
+
+MAX_VALUE = 60
+MAX_NUMBER = 12
+_MULTIPLES = (2, 3, 4)
+_SHARES = (2, 3, 4, 5)
+_NUM_DISTRACTORS = (0, 1, 1, 2)
+
+RelationKind = Literal["base", "more", "fewer", "times", "half", "share", "sum"]
+QueryKind = Literal["value", "sum", "difference"]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One sentence of a story: how the quantity of `person` follows from that of `sources` and from `number`."""
+
+    person: str
+    kind: RelationKind
+    number: int = 0
+    sources: tuple[str, ...] = ()
+
+    def sentence(self, item: str) -> str:
+        k, who = self.number, self.person
+        match self.kind:
+            case "base":
+                return f"{who} has {k} {item}."
+            case "more" | "fewer":
+                return f"{who} has {k} {self.kind} {item} than {self.sources[0]}."
+            case "times":
+                factor = "twice" if k == 2 else f"{k} times"
+                return f"{who} has {factor} as many {item} as {self.sources[0]}."
+            case "half":
+                return f"{who} has half as many {item} as {self.sources[0]}."
+            case "share":
+                return f"{who} gets one share when the {item} of {self.sources[0]} are shared out among {k}."
+            case "sum":
+                return f"{who} has as many {item} as {self.sources[0]} and {self.sources[1]} together."
+
+    def operation(self, values: dict[str, int]) -> tuple[int, str, int]:
+        """Left operand, operator and right operand of the step that derives this fact (not for `base`)."""
+        left = values[self.sources[0]]
+        match self.kind:
+            case "more":
+                return left, "+", self.number
+            case "fewer":
+                return left, "-", self.number
+            case "times":
+                return left, "*", self.number
+            case "half":
+                return left, "/", 2
+            case "share":
+                return left, "/", self.number
+            case "sum":
+                return left, "+", values[self.sources[1]]
+            case "base":
+                raise ValueError("a base fact is given, not derived")
+
+
+@dataclass(frozen=True)
+class Story:
+    """A problem as data: facts in the order told, and what is asked of whom."""
+
+    item: str
+    facts: tuple[Fact, ...]
+    query: QueryKind
+    asked: tuple[str, ...]
+
+    @cached_property
+    def question(self) -> str:
+        told = " ".join(fact.sentence(self.item) for fact in self.facts)
+        return f"{told} {self._question_sentence()}"
+
+    def _question_sentence(self) -> str:
+        match self.query:
+            case "value":
+                return f"How many {self.item} does {self.asked[0]} have?"
+            case "sum":
+                return f"How many {self.item} do {self.asked[0]} and {self.asked[1]} have together?"
+            case "difference":
+                return f"How many more {self.item} does {self.asked[0]} have than {self.asked[1]}?"
+
+    @cached_property
+    def values(self) -> dict[str, int]:
+        """Every person's true quantity.
+
+        Raises:
+            ValueError: the facts contradict each other, are circular, or do not stay in the positive integers.
+        """
+        facts = {fact.person: fact for fact in self.facts}
+        if len(facts) != len(self.facts):
+            raise ValueError("two facts define the same person")
+        values: dict[str, int] = {}
+        pending = list(self.facts)
+        while pending:
+            ready = [fact for fact in pending if all(source in values for source in fact.sources)]
+            if not ready:
+                raise ValueError("the facts do not determine every quantity")
+            for fact in ready:
+                if fact.kind == "base":
+                    values[fact.person] = fact.number
+                else:
+                    values[fact.person] = _apply(*fact.operation(values))
+            pending = [fact for fact in pending if fact.person not in values]
+        return values
+
+    @cached_property
+    def answer(self) -> int:
+        if self.query == "value":
+            return self.values[self.asked[0]]
+        left, operator, right = self._query_operation()
+        return _apply(left, operator, right)
+
+    def _query_operation(self) -> tuple[int, str, int]:
+        left, right = (self.values[person] for person in self.asked)
+        return left, "+" if self.query == "sum" else "-", right
+
+    @cached_property
+    def needed(self) -> tuple[Fact, ...]:
+        """The derived facts that the answer rests on, each after what it needs."""
+        facts = {fact.person: fact for fact in self.facts}
+        order: list[Fact] = []
+
+        def visit(person: str) -> None:
+            fact = facts[person]
+            if fact in order or fact.kind == "base":
+                return
+            for source in fact.sources:
+                visit(source)
+            order.append(fact)
+
+        for person in self.asked:
+            visit(person)
+        return tuple(order)
+
+    @cached_property
+    def level(self) -> int:
+        return len(self.needed) + (self.query != "value")
+
+    @cached_property
+    def steps(self) -> tuple[str, ...]:
+        """The reference solution, one operation a step, without delimiters."""
+        steps = [self._step(fact) for fact in self.needed]
+        if self.query != "value":
+            left, operator, right = self._query_operation()
+            first, second = self.asked
+            result = f"{left}{operator}{right}={self.answer}"
+            if self.query == "sum":
+                steps.append(f"Together {first} and {second} have {result} {self.item}.")
+            else:
+                steps.append(f"{first} has {result} more {self.item} than {second}.")
+        return (*steps, f"The answer is \\boxed{{{self.answer}}}.")
+
+    def _step(self, fact: Fact) -> str:
+        left, operator, right = fact.operation(self.values)
+        return f"{fact.person} has {left}{operator}{right}={self.values[fact.person]} {self.item}."
+
+    @property
+    def solution(self) -> str:
+        return "\n\n".join(self.steps)
+
+    def check_step(self, step: str) -> bool:
+        """Whether `step`, a step of any solution, is right: a true statement that follows from the facts.
+
+        A right step names the operation that one of the facts (or the question) states, on true quantities, and
+        its true result; or it boxes the true answer. Steps about people the answer does not need may be right too.
+        """
+        text = step.strip()
+        if boxed := re.fullmatch(r"The answer is \\boxed\{(\d+)\}\.", text):
+            return int(boxed[1]) == self.answer
+        if self.query != "value" and text == self.steps[-2]:
+            return True
+        matched = re.match(r"(\w+) has ", text)
+        if not matched:
+            return False
+        return any(
+            fact.person == matched[1] and fact.kind != "base" and text == self._step(fact) for fact in self.facts
+        )
+
+    @property
+    def key(self) -> str:
+        """The same for stories that tell the same facts in another order."""
+        told = sorted(f"{f.person} {f.kind} {f.number} {' '.join(f.sources)}" for f in self.facts)
+        return "|".join([self.item, *told, self.query, *self.asked])
+
+    @property
+    def split(self) -> Split:
+        """The one split this story can belong to: splits are disjoint by construction, not by luck."""
+        bucket = int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:4], "big") % 100
+        return "test" if bucket < 5 else "validation" if bucket < 10 else "train"
+
+
+def _apply(left: int, operator: str, right: int) -> int:
+    match operator:
+        case "+":
+            value = left + right
+        case "-":
+            value = left - right
+        case "*":
+            value = left * right
+        case _:
+            value, rest = divmod(left, right)
+            if rest:
+                raise ValueError(f"{left}/{right} is not whole")
+    if value < 1:
+        raise ValueError(f"{left}{operator}{right} is not positive")
+    return value
+
+
+_NAME = r"([A-Z][a-z]+)"
+_FACTS: tuple[tuple[RelationKind, re.Pattern[str]], ...] = (
+    ("base", re.compile(rf"{_NAME} has (?P<k>\d+) (?P<item>[a-z]+)\.")),
+    ("more", re.compile(rf"{_NAME} has (?P<k>\d+) more (?P<item>[a-z]+) than {_NAME}\.")),
+    ("fewer", re.compile(rf"{_NAME} has (?P<k>\d+) fewer (?P<item>[a-z]+) than {_NAME}\.")),
+    ("times", re.compile(rf"{_NAME} has (?:twice|(?P<k>\d+) times) as many (?P<item>[a-z]+) as {_NAME}\.")),
+    ("half", re.compile(rf"{_NAME} has half as many (?P<item>[a-z]+) as {_NAME}\.")),
+    ("share", re.compile(rf"{_NAME} gets one share when the (?P<item>[a-z]+) of {_NAME} are shared out among (?P<k>\d+)\.")),
+    ("sum", re.compile(rf"{_NAME} has as many (?P<item>[a-z]+) as {_NAME} and {_NAME} together\.")),
+)  # fmt: skip
+_QUERIES: tuple[tuple[QueryKind, re.Pattern[str]], ...] = (
+    ("value", re.compile(rf"How many (?P<item>[a-z]+) does {_NAME} have\?")),
+    ("sum", re.compile(rf"How many (?P<item>[a-z]+) do {_NAME} and {_NAME} have together\?")),
+    ("difference", re.compile(rf"How many more (?P<item>[a-z]+) does {_NAME} have than {_NAME}\?")),
+)
+
+
+def _names(match: re.Match[str]) -> tuple[str, ...]:
+    named = set(match.re.groupindex.values())
+    return tuple(match[i] for i in range(1, match.re.groups + 1) if i not in named)
+
+
+@lru_cache(maxsize=4096)
+def parse(question: str) -> Story | None:
+    """The story that `question` tells, or None where it is not a question of this kind (or has no answer)."""
+    facts: list[Fact] = []
+    items: set[str] = set()
+    *told, asked = re.split(r"(?<=[.?])\s+", question.strip())
+    for sentence in told:
+        for kind, pattern in _FACTS:
+            if match := pattern.fullmatch(sentence):
+                groups = match.groupdict()
+                number = int(groups.get("k") or (2 if kind == "times" else 0))
+                person, *sources = _names(match)
+                facts.append(Fact(person, kind, number, tuple(sources)))
+                items.add(groups["item"])
+                break
+        else:
+            return None
+    for query, pattern in _QUERIES:
+        if match := pattern.fullmatch(asked):
+            items.add(match["item"])
+            if len(items) != 1:
+                return None
+            story = Story(items.pop(), tuple(facts), query, _names(match))
+            try:
+                story.answer  # noqa: B018  (raises where the facts have no solution)
+            except (ValueError, KeyError):
+                return None
+            return story
+    return None
+
+
+def generate(level: int, split: Split, rng: random.Random) -> Story:
+    """Draw a story of `level` operations from `split`, with shuffled facts and up to two distractors."""
+    while True:
+        story = _draw(level, rng)
+        if story is not None and story.level == level and story.split == split:
+            return story
+
+
+def _draw(level: int, rng: random.Random) -> Story | None:
+    names = rng.sample(NAMES, len(NAMES))
+    values: dict[str, int] = {}
+    facts: list[Fact] = []
+
+    def add(fact: Fact) -> str | None:
+        try:
+            value = fact.number if fact.kind == "base" else _apply(*fact.operation(values))
+        except ValueError:
+            return None
+        if value > MAX_VALUE:
+            return None
+        facts.append(fact)
+        values[fact.person] = value
+        return fact.person
+
+    def base() -> str:
+        person = add(Fact(names.pop(), "base", rng.randint(2, 20)))
+        assert person is not None
+        return person
+
+    def derive(source: str) -> str | None:
+        for _ in range(20):
+            if person := add(_relation(names[-1], source, values, rng)):
+                names.pop()
+                return person
+        return None
+
+    query: QueryKind = rng.choices(("value", "sum", "difference"), (3, 1, 1))[0]
+    head: str | None = base()
+    for _ in range(level - (query != "value")):
+        assert head is not None
+        if rng.random() < 0.2:  # a branch of its own, so that sums do not only reach back along the chain
+            base()
+        if (head := derive(head)) is None:
+            return None
+    assert head is not None
+    asked: tuple[str, ...] = (head,)
+    if query != "value":
+        others = [person for person in values if person != head]
+        other = rng.choice(others) if others else base()
+        pair = [head, other] if rng.random() < 0.5 else [other, head]
+        if query == "difference":
+            pair.sort(key=values.__getitem__, reverse=True)
+            if values[pair[0]] == values[pair[1]]:
+                return None
+        asked = tuple(pair)
+        if query == "sum" and values[head] + values[other] > MAX_VALUE:
+            return None
+    for _ in range(rng.choice(_NUM_DISTRACTORS)):
+        if rng.random() < 0.4:
+            base()
+        elif derive(rng.choice(list(values))) is None:
+            return None
+    rng.shuffle(facts)
+    return Story(rng.choice(ITEMS), tuple(facts), query, asked)
+
+
+def _relation(person: str, source: str, values: dict[str, int], rng: random.Random) -> Fact:
+    kinds: Sequence[RelationKind] = ("more", "fewer", "times", "half", "share", "sum")
+    kind = rng.choices(kinds, (4, 4, 3, 2, 2, 3))[0]
+    others = [other for other in values if other != source]
+    match kind:
+        case "more" | "fewer":
+            return Fact(person, kind, rng.randint(2, MAX_NUMBER), (source,))
+        case "times":
+            return Fact(person, kind, rng.choice(_MULTIPLES), (source,))
+        case "share":
+            return Fact(person, kind, rng.choice(_SHARES[1:]), (source,))
+        case "sum" if others:
+            pair = [source, rng.choice(others)]
+            rng.shuffle(pair)
+            return Fact(person, kind, 0, tuple(pair))
+        case _:
+            return Fact(person, "half", 0, (source,))
+
+
+def stories(level: int, split: Split, seed: int) -> Iterator[Story]:
+    """An endless, reproducible stream of distinct stories of one level and split."""
+    rng = random.Random(f"{split}/{level}/{seed}")
+    seen: set[str] = set()
+    while True:
+        story = generate(level, split, rng)
+        if story.key not in seen:
+            seen.add(story.key)
+            yield story
