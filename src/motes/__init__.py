@@ -1,0 +1,42 @@
+"""Inference-time scaling of language models by particle-based Monte Carlo."""
+
+from motes.api import asolve, language_model, reward_model, solve
+from motes.contracts import check_language_model, check_reward_model
+from motes.errors import MotesError
+from motes.methods import METHODS, BestOfN, Greedy, Majority, ParticleFilter, WeightedBestOfN
+from motes.models.tabular import TabularLanguageModel
+from motes.protocols import LanguageModel, RewardModel
+from motes.rewards.function import FunctionReward
+from motes.rewards.tabular import TabularReward
+from motes.types import Problem, Record, Result, Sampling, Scores, Step, Trajectory, Usage
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "BestOfN",
+    "FunctionReward",
+    "Greedy",
+    "LanguageModel",
+    "Majority",
+    "MotesError",
+    "ParticleFilter",
+    "Problem",
+    "Record",
+    "Result",
+    "RewardModel",
+    "Sampling",
+    "Scores",
+    "Step",
+    "TabularLanguageModel",
+    "TabularReward",
+    "Trajectory",
+    "Usage",
+    "WeightedBestOfN",
+    "asolve",
+    "check_language_model",
+    "check_reward_model",
+    "language_model",
+    "reward_model",
+    "solve",
+]

@@ -27,6 +27,10 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
+from motes.errors import UnknownNameError
+from motes.tasks.boxed import BoxedAnswers
+from motes.types import Problem
+
 Split = Literal["train", "validation", "test"]
 
 LEVELS = (1, 2, 3, 4, 5)
@@ -390,3 +394,44 @@ def stories(level: int, split: Split, seed: int) -> Iterator[Story]:
         if story.key not in seen:
             seen.add(story.key)
             yield story
+
+
+class Arithmetic(BoxedAnswers):
+    """The bundled task, with 100 fixed problems a level in each of its test and validation splits."""
+
+    name = "arithmetic"
+    problems_per_level = 100
+
+    def problems(self, split: str = "test", limit: int | None = None) -> list[Problem]:
+        """The fixed problems, levels in turn (so that any limit covers all of them evenly).
+
+        Raises:
+            UnknownNameError: the split is neither "test" nor "validation" (the train split has no end: `stories`).
+        """
+        if split not in ("test", "validation"):
+            raise UnknownNameError("split", split, ("test", "validation"))
+        streams = {level: stories(level, "test" if split == "test" else "validation", seed=0) for level in LEVELS}
+        return [
+            Problem(story.question, id=f"{self.name}/{split}/{level}-{i:03}", answer=str(story.answer))
+            for i in range(self.problems_per_level)
+            for level in LEVELS
+            for story in [next(streams[level])]
+        ][:limit]
+
+    def grade(self, problem: Problem, answer: str) -> bool:
+        return problem.answer is not None and self.equivalent(problem.answer, answer)
+
+    def recognizes(self, question: str) -> bool:
+        """Whether this is a question of the kind that the bundled models were trained on."""
+        return parse(question) is not None
+
+    def check_step(self, problem: Problem, step: str) -> bool:
+        """Whether a step of any solution is right: see `Story.check_step`.
+
+        Raises:
+            ValueError: the problem is not of this task.
+        """
+        story = parse(problem.question)
+        if story is None:
+            raise ValueError(f"not a question of this task: {problem.question!r}")
+        return story.check_step(step)

@@ -1,0 +1,154 @@
+"""The protocols' contracts, executable: what any language model or reward model must do, checked against a real one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+
+from motes.errors import ContractError
+from motes.protocols import LanguageModel, RewardModel
+from motes.types import Problem, Sampling, Step, Trajectory
+
+QUESTIONS = (
+    "Ben has 7 pears. Rosa has 5 more pears than Ben. How many pears does Rosa have?",
+    "Mia has 3 coins. Leo has twice as many coins as Mia. Carl has 4 fewer coins than Leo. Paul has 9 coins. "
+    "How many coins do Carl and Mia have together?",
+    "What is 2+2?",
+)
+"""Short questions of different lengths; any model can be asked them."""
+
+
+def _require(holds: bool, law: str, detail: object) -> None:
+    if not holds:
+        raise ContractError(f"{law}: {detail}")
+
+
+def _same(first: Step, second: Step) -> bool:
+    return (first.text, first.end, first.token_ids) == (second.text, second.end, second.token_ids)
+
+
+async def acheck_language_model(
+    lm: LanguageModel, *, questions: Sequence[str] = QUESTIONS, rounds: int = 3, sampling: Sampling | None = None
+) -> None:
+    """See `check_language_model`."""
+    sampling = sampling or Sampling(max_step_tokens=32)
+    roots = [Trajectory(Problem(question)) for question in questions]
+    population = [root for root in roots for _ in range(3)]
+    for round_number in range(rounds):
+        seeds = [1000 * round_number + i for i in range(len(population))]
+        steps = await lm.extend(population, sampling, seeds)
+        _require(len(steps) == len(population), "one step per trajectory", f"{len(steps)} for {len(population)}")
+        for step in steps:
+            _require(step.end in ("step", "eos", "length"), "a step ends for a known reason", step.end)
+            _require(
+                len(step.token_ids) <= sampling.max_step_tokens, "max_step_tokens holds", f"{len(step.token_ids)} tokens"
+            )
+            inner = step.text.rstrip()
+            if step.end == "step":
+                _require(
+                    any(d in step.text for d in sampling.delimiters), "a step contains its delimiter", repr(step.text)
+                )
+            _require(
+                not any(d in inner.lstrip() for d in sampling.delimiters), "a step ends at its delimiter", repr(step.text)
+            )
+
+        again = await lm.extend(population, sampling, seeds)
+        _require(all(map(_same, steps, again)), "same seed = same tokens", _first_difference(steps, again))
+        alone = [(await lm.extend([t], sampling, [seed]))[0] for t, seed in zip(population, seeds, strict=True)]
+        _require(all(map(_same, steps, alone)), "batch = single", _first_difference(steps, alone))
+        order = list(range(len(population)))[::-1]
+        reversed_ = await lm.extend([population[i] for i in order], sampling, [seeds[i] for i in order])
+        _require(all(map(_same, steps, reversed_[::-1])), "order does not matter", _first_difference(steps, reversed_[::-1]))
+        together = await asyncio.gather(
+            *(lm.extend([t], sampling, [seed]) for t, seed in zip(population, seeds, strict=True))
+        )
+        merged = [call[0] for call in together]
+        _require(all(map(_same, steps, merged)), "concurrent = sequential", _first_difference(steps, merged))
+        fresh = await lm.extend([_rebuilt(t) for t in population], sampling, seeds)
+        _require(all(map(_same, steps, fresh)), "fork = fresh", _first_difference(steps, fresh))
+
+        population = [t.extend(s) for t, s in zip(population, steps, strict=True)]
+        population = [t for t in population if t.finished is None and t.step is not None and t.step.text]
+        if not population:
+            break
+    greedy = sampling.replace(temperature=0.0)
+    first, second = await lm.extend([roots[0]] * 2, greedy, [1, 2])
+    _require(_same(first, second), "temperature 0 does not depend on the seed", (first.text, second.text))
+    many = await lm.extend([roots[0]] * 16, sampling.replace(temperature=1.5), list(range(16)))
+    _require(len({step.text for step in many}) > 1, "seeds never collapse particles", repr(many[0].text))
+
+
+async def acheck_reward_model(
+    reward: RewardModel, *, questions: Sequence[str] = QUESTIONS, tolerance: float = 1e-4
+) -> None:
+    """See `check_reward_model`."""
+    ladders: list[list[Trajectory]] = []
+    for question in questions:
+        ladder = [Trajectory(Problem(question))]
+        for text in ("Ben has 7+5=12 pears.\n\n", "Nobody knows how many.\n\n", "The answer is \\boxed{12}."):
+            ladder.append(ladder[-1].extend(Step(text, "step")))
+        ladders.append(ladder[1:])
+    everything = [trajectory for ladder in ladders for trajectory in ladder]
+    whole = await reward.score([ladder[-1] for ladder in ladders])
+    batch = await reward.score(everything)
+    _require(len(batch) == len(everything), "one result per trajectory", f"{len(batch)} for {len(everything)}")
+    for trajectory, scores in zip(everything, batch, strict=True):
+        _require(len(scores) == trajectory.depth, "one score per step", f"{len(scores)} for {trajectory.depth} steps")
+        _require(all(0 <= s <= 1 for s in scores), "scores lie in [0, 1]", list(scores))
+
+    def close(first: Sequence[float], second: Sequence[float]) -> bool:
+        return bool(np.allclose(first, second, rtol=0, atol=tolerance))
+
+    single = [(await reward.score([trajectory]))[0] for trajectory in everything]
+    _require(all(map(close, batch, single)), "batch = single", (batch, single))
+    fresh = await reward.score([_rebuilt(trajectory) for trajectory in everything])
+    _require(all(map(close, batch, fresh)), "fork = fresh", (batch, fresh))
+    for full, ladder, start in zip(whole, ladders, range(0, len(everything), 3), strict=True):
+        for t in range(len(ladder)):
+            _require(close(full[: t + 1], batch[start + t]), "incremental = whole", (full, batch[start + t]))
+    values = {round(float(s), 6) for scores in batch for s in scores}
+    _require(len(values) > 1, "scores vary", f"every score is {values}")
+
+
+def _rebuilt(trajectory: Trajectory) -> Trajectory:
+    """The same partial answer as a tree of its own, so that nothing kept for the original's nodes can serve it."""
+    copy = Trajectory(Problem(messages=trajectory.problem.messages))
+    for step in trajectory.steps:
+        copy = copy.extend(step)
+    return copy
+
+
+def _first_difference(first: Sequence[Step], second: Sequence[Step]) -> str:
+    return next(
+        (f"{i}: {a.text!r} ({a.end}) against {b.text!r} ({b.end})" for i, (a, b) in enumerate(zip(first, second, strict=True)) if not _same(a, b)),
+        "no difference",
+    )  # fmt: skip
+
+
+def check_language_model(
+    lm: LanguageModel, *, questions: Sequence[str] = QUESTIONS, rounds: int = 3, sampling: Sampling | None = None
+) -> None:
+    """Prove that a language model keeps its contract on the given questions.
+
+    Checked: batch = single, concurrent = sequential, fork = fresh, same seed = same tokens, order does not matter,
+    different seeds differ, temperature 0 ignores the seed, steps end where and why they say.
+
+    Raises:
+        ContractError: naming the broken law, with the difference.
+    """
+    asyncio.run(acheck_language_model(lm, questions=questions, rounds=rounds, sampling=sampling))
+
+
+def check_reward_model(
+    reward: RewardModel, *, questions: Sequence[str] = QUESTIONS, tolerance: float = 1e-4
+) -> None:
+    """Prove that a reward model keeps its contract on the given questions.
+
+    Checked: one score in [0, 1] per step, batch = single, fork = fresh, incremental = whole, scores vary.
+
+    Raises:
+        ContractError: naming the broken law, with the difference.
+    """
+    asyncio.run(acheck_reward_model(reward, questions=questions, tolerance=tolerance))

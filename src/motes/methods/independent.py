@@ -1,0 +1,96 @@
+"""Methods whose samples never meet: greedy decoding, majority vote, best-of-N and its weighted form.
+
+They differ in the weights they give to N complete answers and in how they choose among them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from motes.errors import ConfigurationError, UnknownNameError
+from motes.methods.population import AGGREGATIONS, Aggregation, Population, Run
+from motes.methods.selectors import conclude
+from motes.smc import Weights
+from motes.types import Result, Sampling
+
+
+@dataclass(frozen=True)
+class _Independent:
+    """n complete answers, drawn independently.
+
+    Args:
+        n: number of answers, at least 1.
+        aggregation: how the step scores of an answer become its score.
+    """
+
+    n: int
+    aggregation: Aggregation = "last"
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ConfigurationError(f"n must be at least 1, not {self.n}")
+        if self.aggregation not in AGGREGATIONS:
+            raise UnknownNameError("aggregation", self.aggregation, AGGREGATIONS)
+
+    @property
+    def budget(self) -> int:
+        return self.n
+
+    async def _draw(self, run: Run, sampling: Sampling | None = None, *, score: bool) -> Population:
+        return await run.complete(run.start(self.n), score=score, sampling=sampling)
+
+    def _conclude(self, run: Run, population: Population, weights: Weights, selector: str) -> Result:
+        run.record(
+            population,
+            ancestors=np.arange(self.n),
+            weights=weights,
+            resampled=False,
+            aggregation=self.aggregation,
+        )
+        return conclude(run, population, weights, selector, aggregation=self.aggregation)
+
+
+@dataclass(frozen=True)
+class Greedy(_Independent):
+    """One answer at temperature 0: the baseline called pass@1 in the paper."""
+
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        if self.n != 1:
+            raise ConfigurationError("greedy decoding draws one answer: n must be 1")
+
+    async def run(self, run: Run) -> Result:
+        population = await self._draw(run, run.sampling.replace(temperature=0.0), score=False)
+        return self._conclude(run, population, Weights.uniform(1), "majority")
+
+
+@dataclass(frozen=True)
+class Majority(_Independent):
+    """The most frequent of n answers: self-consistency (arXiv 2203.11171). Needs no reward model."""
+
+    async def run(self, run: Run) -> Result:
+        population = await self._draw(run, score=False)
+        return self._conclude(run, population, Weights.uniform(self.n), "majority")
+
+
+@dataclass(frozen=True)
+class BestOfN(_Independent):
+    """The one of n answers with the largest score. Its confidence is the share of samples that agree."""
+
+    async def run(self, run: Run) -> Result:
+        population = await self._draw(run, score=True)
+        return self._conclude(run, population, Weights.uniform(self.n), "argmax")
+
+
+@dataclass(frozen=True)
+class WeightedBestOfN(_Independent):
+    """The answer with the largest sum of scores over n samples (arXiv 2206.02336)."""
+
+    async def run(self, run: Run) -> Result:
+        population = await self._draw(run, score=True)
+        scores = np.nan_to_num(population.aggregate(self.aggregation), nan=0.0)
+        with np.errstate(divide="ignore"):
+            return self._conclude(run, population, Weights(np.log(scores)), "vote")

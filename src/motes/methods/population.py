@@ -1,0 +1,267 @@
+"""The one place that extends, scores and counts.
+
+A `Population` is a value: N partial answers with their scores. A `Run` is one problem being worked on: it turns a
+population into the next one, counts what that costs and keeps the record. Methods differ in *selection* alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from motes.errors import ConfigurationError, ContractError, DegenerateWeightsError, RewardError
+from motes.protocols import AnswerRule, LanguageModel, RewardModel
+from motes.smc import Weights
+from motes.types import Problem, Record, Result, Sampling, Scores, Step, Trajectory, Usage
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+T = TypeVar("T")
+
+Aggregation = Literal["last", "min", "prod", "mean"]
+AGGREGATIONS: dict[str, Callable[[FloatArray], float]] = {
+    "last": lambda steps: float(steps[-1]),
+    "min": lambda steps: float(steps.min()),
+    "prod": lambda steps: float(steps.prod()),
+    "mean": lambda steps: float(steps.mean()),
+}
+"""Ways to make one score of a trajectory's step scores. (The fifth of the literature, "model", is a way to *read*: see
+the `prefix` of a reward model.)"""
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """N partial answers.
+
+    Attributes:
+        trajectories: (N,)
+        scores: (N,) the reward model's scores of each, one per step; empty where nothing was scored.
+        extended: (N,) whether the last extension gave it a step; False for those that had finished before.
+    """
+
+    trajectories: tuple[Trajectory, ...]
+    scores: tuple[Sequence[float], ...]
+    extended: BoolArray
+
+    def __len__(self) -> int:
+        return len(self.trajectories)
+
+    def select(self, ancestors: npt.ArrayLike) -> Population:
+        """The population of the given indices, repeats allowed."""
+        index = np.asarray(ancestors, dtype=np.int64)
+        return Population(
+            tuple(self.trajectories[i] for i in index), tuple(self.scores[i] for i in index), self.extended[index]
+        )
+
+    @property
+    def alive(self) -> bool:
+        """Whether any trajectory is unfinished."""
+        return any(trajectory.finished is None for trajectory in self.trajectories)
+
+    def aggregate(self, how: Aggregation = "last", *, before: bool = False) -> FloatArray:
+        """(N,) one score each, NaN where there is none; `before` leaves out the last step."""
+        function = AGGREGATIONS[how]
+        used = [steps[:-1] if before else steps for steps in self.scores]
+        return np.array([function(np.asarray(steps)) if len(steps) else np.nan for steps in used])
+
+
+Observer = Callable[["Run", Record], None]
+
+
+@dataclass(eq=False)
+class Run:
+    """One problem being worked on by one method.
+
+    Args:
+        rng: the run's only source of randomness; every particle's seed is drawn from it.
+        observe: called with each record as it is made; must not block.
+    """
+
+    problem: Problem
+    lm: LanguageModel
+    reward: RewardModel | None
+    rule: AnswerRule
+    sampling: Sampling
+    rng: np.random.Generator
+    method: str = ""
+    seed: int = 0
+    observe: Observer | None = None
+    usage: Usage = field(default_factory=Usage)
+    records: list[Record] = field(default_factory=list)
+    _recorded: Usage = field(default_factory=Usage)
+
+    def start(self, n: int) -> Population:
+        """n empty trajectories (one and the same)."""
+        return Population((Trajectory(self.problem),) * n, ((),) * n, np.zeros(n, dtype=bool))
+
+    async def extend(
+        self,
+        population: Population,
+        *,
+        score: bool = True,
+        sampling: Sampling | None = None,
+        streams: Sequence[np.random.Generator] | None = None,
+    ) -> Population:
+        """Extend every unfinished trajectory by one step and, unless told otherwise, score it.
+
+        Finished trajectories stay as they are, at no cost. Where the language model merges concurrent calls, each
+        particle's step is scored as soon as it ends, while the others are still being generated.
+
+        Args:
+            streams: (N,) where each trajectory's seed is drawn from; by default all from the run's generator.
+        """
+        sampling = sampling or self.sampling
+        live = [i for i, trajectory in enumerate(population.trajectories) if trajectory.finished is None]
+        if streams is None:
+            seeds = [int(seed) for seed in self.rng.integers(2**63, size=len(live))]
+        else:
+            seeds = [int(streams[i].integers(2**63)) for i in live]
+        trajectories = list(population.trajectories)
+        scores = list(population.scores)
+
+        async def advance(indices: list[int], seeds: list[int]) -> None:
+            parents = [trajectories[i] for i in indices]
+            steps = await self.lm.extend(parents, sampling, seeds)
+            if len(steps) != len(parents):
+                raise ContractError(f"the language model returned {len(steps)} steps for {len(parents)} trajectories")
+            for i, parent, step in zip(indices, parents, steps, strict=True):
+                trajectories[i] = self._child(parent, step, sampling)
+            if score:
+                await self._score(trajectories, scores, [i for i in indices if trajectories[i].depth > len(scores[i])])
+
+        if self._merges:
+            await gather(advance([i], [seed]) for i, seed in zip(live, seeds, strict=True))
+        elif live:
+            await advance(live, seeds)
+        extended = np.zeros(len(population), dtype=bool)
+        extended[[i for i in live if trajectories[i].depth > population.trajectories[i].depth]] = True
+        return Population(tuple(trajectories), tuple(scores), extended)
+
+    async def complete(
+        self, population: Population, *, score: bool = True, sampling: Sampling | None = None
+    ) -> Population:
+        """Extend every trajectory until it is finished, then score it, unless told otherwise, once.
+
+        Trajectories do not wait for each other where the language model merges concurrent calls; what they become
+        does not depend on that.
+        """
+        streams = [np.random.default_rng(seed) for seed in self.rng.integers(2**63, size=len(population))]
+
+        async def finish(part: Population, streams: Sequence[np.random.Generator]) -> Population:
+            while part.alive:
+                part = await self.extend(part, score=False, sampling=sampling, streams=streams)
+            if score:
+                scores = list(part.scores)
+                await self._score(part.trajectories, scores, [i for i, t in enumerate(part.trajectories) if t.depth])
+                part = Population(part.trajectories, tuple(scores), part.extended)
+            return part
+
+        if not self._merges:
+            return await finish(population, streams)
+        parts = await gather(finish(population.select([i]), [stream]) for i, stream in enumerate(streams))
+        return Population(
+            tuple(part.trajectories[0] for part in parts),
+            tuple(part.scores[0] for part in parts),
+            np.array([part.extended[0] for part in parts]),
+        )
+
+    @property
+    def _merges(self) -> bool:
+        return bool(getattr(self.lm, "merges_calls", False))
+
+    def _child(self, parent: Trajectory, step: Step, sampling: Sampling) -> Trajectory:
+        self.usage += (step.usage or Usage(generated_tokens=len(step.token_ids))) + Usage(lm_calls=1)
+        if step.end == "length" and not step.text and not step.token_ids:
+            return parent.finish("max_tokens")
+        child = parent.extend(step)
+        if child.finished is None:
+            if self.rule.answer(step.text) is not None:
+                return child.finish("answer")
+            if sampling.max_tokens is not None and child.num_tokens >= sampling.max_tokens:
+                return child.finish("max_tokens")
+            if child.depth >= sampling.max_steps:
+                return child.finish("max_steps")
+        return child
+
+    async def _score(
+        self, trajectories: Sequence[Trajectory], scores: list[Sequence[float]], indices: list[int]
+    ) -> None:
+        """Score the trajectories of the given indices, writing to `scores`."""
+        if self.reward is None:
+            raise ConfigurationError("this method needs a reward model: give `reward=`")
+        if not indices:
+            return
+        scored = await self.reward.score([trajectories[i] for i in indices])
+        if len(scored) != len(indices):
+            raise ContractError(f"the reward model scored {len(scored)} of {len(indices)} trajectories")
+        for i, values in zip(indices, scored, strict=True):
+            if len(values) != trajectories[i].depth:
+                raise ContractError(f"the reward model gave {len(values)} scores for {trajectories[i].depth} steps")
+            if not all(0.0 <= value <= 1.0 for value in values):
+                raise RewardError(f"{self.reward!r} gave {list(values)}: every score must be a number in [0, 1]")
+            scores[i] = values
+            self.usage += (values.usage if isinstance(values, Scores) else Usage()) + Usage(reward_calls=1)
+
+    def record(
+        self,
+        population: Population,
+        *,
+        ancestors: npt.ArrayLike,
+        weights: Weights,
+        resampled: bool,
+        log_evidence: float = np.nan,
+        aggregation: Aggregation = "last",
+    ) -> None:
+        """Keep what happened in a round.
+
+        Raises:
+            DegenerateWeightsError: every weight is zero.
+        """
+        record = Record(
+            trajectories=population.trajectories,
+            ancestors=np.asarray(ancestors, dtype=np.int64),
+            log_weights=weights.log_weights,
+            scores=population.aggregate(aggregation),
+            ess=weights.ess,
+            resampled=resampled,
+            log_evidence=log_evidence,
+            usage=self.usage - self._recorded,
+        )
+        self._recorded = self.usage
+        self.records.append(record)
+        if self.observe is not None:
+            self.observe(self, record)
+        if weights.degenerate:
+            raise DegenerateWeightsError(
+                f"every particle's weight is zero after step {len(self.records)}: {self.reward!r} scored all "
+                f"{len(population)} partial answers 0. Check its prompt format, or use more particles"
+            )
+
+    def result(self, **outcome: Any) -> Result:
+        """A result of this run, with what it spent and recorded; `outcome` fills the other fields of `Result`."""
+        return Result(
+            problem=self.problem,
+            method=self.method,
+            seed=self.seed,
+            records=tuple(self.records),
+            usage=self.usage,
+            **outcome,
+        )
+
+
+async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results, in order. The first failure cancels the rest and is raised as it is."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

@@ -1,0 +1,52 @@
+"""Potentials: from the reward model's scores to weight increments.
+
+With r(x_≤t) the score of a prefix, φ = link(r)^beta and G_t the factor by which round t multiplies a weight:
+
+    potential      unfinished at t              finished at T < t   target over complete answers
+    "absolute"     φ(x_≤t)                      φ(x_≤T), again      p(x) · Π_t φ(x_≤t), a finished answer's last φ
+                                                                    counted again every round it waits
+    "increment"    φ(x_≤t)/φ(x_≤t−1), φ(∅) = 1  1                   p(x) · φ(x_≤T)
+
+    link           φ at beta = 1
+    "odds"         r/(1 − r), r clipped to [1e−7, 1 − 1e−7]: softmax over logits, what the paper's experiments use
+    "probability"  r: the Bernoulli emission of the paper's equations (arXiv 2502.01618, section 3)
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from motes.methods.population import Aggregation, Population
+
+FloatArray = npt.NDArray[np.float64]
+Potential = Literal["absolute", "increment"]
+Link = Literal["odds", "probability"]
+
+CLIP = 1e-7
+
+
+def log_potential(scores: FloatArray, link: Link, beta: float) -> FloatArray:
+    """log φ, elementwise; NaN (no score) stays NaN."""
+    if link == "odds":
+        clipped = np.clip(scores, CLIP, 1 - CLIP)
+        return np.asarray(beta * (np.log(clipped) - np.log1p(-clipped)))
+    with np.errstate(divide="ignore"):
+        return np.asarray(beta * np.log(scores))
+
+
+def log_increment(
+    population: Population, potential: Potential, link: Link, beta: float, aggregation: Aggregation = "last"
+) -> FloatArray:
+    """log G_t of each particle after an extension, (N,). A particle that never had a step has weight zero."""
+    now = log_potential(population.aggregate(aggregation), link, beta)
+    if potential == "absolute":
+        return np.where(np.isnan(now), -np.inf, now)
+    before = log_potential(population.aggregate(aggregation, before=True), link, beta)
+    before = np.where(np.isnan(before), 0.0, before)  # φ(∅) = 1
+    with np.errstate(invalid="ignore"):
+        ratio = np.where(np.isneginf(before), -np.inf, now - before)  # weight zero stays zero
+    empty = np.isnan(now)
+    return np.where(population.extended, ratio, np.where(empty, -np.inf, 0.0))

@@ -1,0 +1,1 @@
+"""Language models: whatever extends partial answers by a step."""

@@ -1,0 +1,83 @@
+"""A finite language model, every path of which can be enumerated: exact answers for tests, no downloads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from motes.errors import ConfigurationError
+from motes.types import Sampling, Step, Trajectory
+
+Path = tuple[str, ...]
+
+
+class TabularLanguageModel:
+    """A language model given as a table.
+
+    Args:
+        table: for each prefix, as the tuple of its steps' texts, the probability of each next step. A step that leads
+            to a prefix without an entry ends the answer.
+
+    Sampling: temperature 0 takes the likeliest step; any other temperature samples the table as it stands. Other
+    fields are ignored.
+
+    Raises:
+        ConfigurationError: there is no entry for the empty prefix, or a row is not a distribution.
+    """
+
+    def __init__(self, table: Mapping[Path, Mapping[str, float]]) -> None:
+        if () not in table:
+            raise ConfigurationError("the table needs a row for the empty prefix ()")
+        for prefix, row in table.items():
+            if not row or min(row.values()) < 0 or abs(sum(row.values()) - 1) > 1e-9:
+                raise ConfigurationError(f"the row of {prefix!r} is not a distribution: {dict(row)!r}")
+        self.table = {prefix: dict(row) for prefix, row in table.items()}
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, *, steps: Sequence[str] = ("a", "b", "c"), depth: int = 3) -> TabularLanguageModel:  # fmt: skip
+        """A random table over `steps`, at most `depth` steps deep, with answers of every length."""
+        table: dict[Path, dict[str, float]] = {}
+
+        def grow(prefix: Path) -> None:
+            table[prefix] = dict(zip(steps, rng.dirichlet(np.ones(len(steps))), strict=True))
+            for step in steps[:-1]:  # the last step always ends the answer
+                if len(prefix) + 1 < depth:
+                    grow((*prefix, step))
+
+        grow(())
+        return cls(table)
+
+    async def extend(
+        self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Step]:
+        return [self._step(t, sampling, seed) for t, seed in zip(trajectories, seeds, strict=True)]
+
+    def _step(self, trajectory: Trajectory, sampling: Sampling, seed: int) -> Step:
+        prefix = tuple(step.text for step in trajectory.steps)
+        texts, probabilities = zip(*self.table[prefix].items(), strict=True)
+        if sampling.temperature == 0:
+            chosen = int(np.argmax(probabilities))
+        else:
+            cumulative = np.cumsum(probabilities)
+            u = np.random.default_rng(seed).random() * cumulative[-1]
+            chosen = int(np.searchsorted(cumulative, u, side="right"))
+        text = texts[chosen]
+        end = "step" if (*prefix, text) in self.table else "eos"
+        return Step(text, end, token_ids=(chosen,), logprob=float(np.log(probabilities[chosen])))
+
+    def paths(self) -> Iterator[tuple[Path, float]]:
+        """Every complete answer, as its steps, with its probability."""
+
+        def walk(prefix: Path, probability: float) -> Iterator[tuple[Path, float]]:
+            for text, p in self.table[prefix].items():
+                path = (*prefix, text)
+                if path in self.table:
+                    yield from walk(path, probability * p)
+                else:
+                    yield path, probability * p
+
+        yield from walk((), 1.0)
+
+    def __repr__(self) -> str:
+        return f"TabularLanguageModel({len(self.table)} prefixes)"

@@ -1,0 +1,86 @@
+"""The seams: what a language model, a reward model, a task and a method must be. Always batched, always one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from motes.types import Problem, Result, Sampling, Step, Trajectory
+
+if TYPE_CHECKING:
+    from motes.methods.population import Run
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """Extends partial answers. `motes.check_language_model` is this contract, executable."""
+
+    async def extend(
+        self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Step]:
+        """One step for each trajectory, in order.
+
+        The same (trajectory, sampling, seed) gives the same step, whatever else is in the call or in flight. An empty
+        step with end "length" says that there is no room left: the trajectory is finished as it stands.
+
+        Args:
+            trajectories: (B,) unfinished; the same one may stand several times, with different seeds.
+            seeds: (B,) non-negative integers below 2^63.
+
+        Raises:
+            ContextLengthError: a prompt alone does not fit the model's context.
+            EngineError: the model cannot go on.
+        """
+        ...
+
+
+@runtime_checkable
+class RewardModel(Protocol):
+    """Scores partial answers. `motes.check_reward_model` is this contract, executable."""
+
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
+        """For each trajectory, one score in [0, 1] per step so far.
+
+        The score of a step depends on the problem and the steps up to it only. A model that knows what a call cost
+        returns `motes.types.Scores`, which carry it.
+
+        Raises:
+            ContextLengthError: a trajectory does not fit the model's context.
+            RewardError: the model cannot go on, or a score is not a number in [0, 1].
+        """
+        ...
+
+
+class AnswerRule(Protocol):
+    """How an answer is read from a text, and when two are the same."""
+
+    def answer(self, text: str) -> str | None:
+        """The final answer that `text` states, None where it states none."""
+        ...
+
+    def equivalent(self, first: str, second: str) -> bool:
+        """Whether two answers mean the same. An equivalence relation."""
+        ...
+
+
+class Task(AnswerRule, Protocol):
+    """A set of problems with an answer rule and a grader."""
+
+    name: str
+
+    def problems(self, split: str = "test", limit: int | None = None) -> list[Problem]: ...
+
+    def grade(self, problem: Problem, answer: str) -> bool:
+        """Whether `answer` is right."""
+        ...
+
+
+class Method(Protocol):
+    """How compute is spent on one problem. A frozen configuration: everything that happens, happens in `run`."""
+
+    @property
+    def budget(self) -> int:
+        """The number of trajectories drawn."""
+        ...
+
+    async def run(self, run: Run) -> Result: ...

@@ -1,0 +1,1 @@
+"""Reward models: whatever scores the steps of a partial answer."""

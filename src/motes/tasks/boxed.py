@@ -1,0 +1,40 @@
+r"""The answer rule of mathematics benchmarks: the last \boxed{…} of a text."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+
+class BoxedAnswers:
+    """The answer is what stands in the last complete ``\\boxed{…}``, braces balanced."""
+
+    def answer(self, text: str) -> str | None:
+        start = text.rfind("\\boxed{")
+        while start >= 0:
+            depth = 0
+            for i in range(start + len("\\boxed"), len(text)):
+                depth += (text[i] == "{") - (text[i] == "}")
+                if depth == 0:
+                    return text[start + len("\\boxed{") : i].strip()
+            start = text.rfind("\\boxed{", 0, start)  # this one is still open
+        return None
+
+    def equivalent(self, first: str, second: str) -> bool:
+        """The same number, or the same text up to spaces, dollar signs and a final full stop."""
+        a, b = _plain(first), _plain(second)
+        if a == b:
+            return True
+        x, y = _number(a), _number(b)
+        return x is not None and x == y
+
+
+def _plain(answer: str) -> str:
+    return re.sub(r"\s+|\$|\\[,!;]", "", answer).rstrip(".")
+
+
+def _number(text: str) -> Fraction | None:
+    try:
+        return Fraction(text.replace(",", ""))
+    except (ValueError, ZeroDivisionError):
+        return None

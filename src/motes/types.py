@@ -1,0 +1,322 @@
+"""The ground: problems, the tree of partial answers, what sampling means, what things cost, what a run returns."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from motes.errors import ConfigurationError, MotesError
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+StepEnd = Literal["step", "eos", "length"]
+Finish = Literal["eos", "answer", "max_steps", "max_tokens"]
+
+
+@dataclass(frozen=True, init=False)
+class Problem:
+    """What is asked.
+
+    Args:
+        question: the last user turn.
+        id: a name that is unique within its task.
+        answer: the reference answer, where there is one. Models never see it.
+        system: a system prompt.
+        messages: a whole conversation instead of `question` and `system`: dicts with `role` and `content`, the last
+            one from the user.
+
+    Raises:
+        ConfigurationError: the question is empty, or `messages` is given beside it or does not end with the user.
+    """
+
+    question: str
+    id: str | None
+    answer: str | None
+    messages: tuple[Mapping[str, str], ...]
+
+    def __init__(
+        self,
+        question: str | None = None,
+        *,
+        id: str | None = None,
+        answer: str | None = None,
+        system: str | None = None,
+        messages: Sequence[Mapping[str, str]] | None = None,
+    ) -> None:
+        if messages is not None:
+            if question is not None or system is not None:
+                raise ConfigurationError("give either `messages`, or `question` and `system`, not both")
+            if not messages or messages[-1].get("role") != "user":
+                raise ConfigurationError("`messages` must end with a message whose role is 'user'")
+            turns = tuple(dict(message) for message in messages)
+        else:
+            turns = (*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": question or ""})  # fmt: skip
+        if not turns[-1]["content"].strip():
+            raise ConfigurationError("the question is empty: ask something")
+        object.__setattr__(self, "question", turns[-1]["content"])
+        object.__setattr__(self, "id", id)
+        object.__setattr__(self, "answer", answer)
+        object.__setattr__(self, "messages", turns)
+
+    @property
+    def system(self) -> str | None:
+        first = self.messages[0]
+        return first["content"] if first["role"] == "system" else None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What was spent, pruned particles included. Additive: `a + b`.
+
+    Attributes:
+        generated_tokens: sampled from the language model.
+        prefill_tokens: prompt and prefix tokens the language model had to compute.
+        prefill_tokens_cached: prompt and prefix tokens it was spared by its cache.
+        reward_tokens: tokens the reward model had to compute.
+        reward_tokens_cached: tokens it was spared.
+        lm_calls, reward_calls: steps asked for, and trajectories scored.
+    """
+
+    generated_tokens: int = 0
+    prefill_tokens: int = 0
+    prefill_tokens_cached: int = 0
+    reward_tokens: int = 0
+    reward_tokens_cached: int = 0
+    lm_calls: int = 0
+    reward_calls: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(*(a - b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+
+    @property
+    def total_tokens(self) -> int:
+        """Every token computed, by whichever model."""
+        return self.generated_tokens + self.prefill_tokens + self.reward_tokens
+
+    def to_dict(self) -> dict[str, int]:
+        return dataclasses.asdict(self)
+
+
+class Scores(tuple[float, ...]):
+    """One trajectory's scores, one in [0, 1] per step, and what computing them cost."""
+
+    usage: Usage
+
+    def __new__(cls, values: Iterable[float], usage: Usage) -> Scores:
+        scores = super().__new__(cls, values)
+        scores.usage = usage
+        return scores
+
+
+@dataclass(frozen=True)
+class Step:
+    """A piece of an answer: the text up to and including a delimiter, or up to the end of the answer.
+
+    Attributes:
+        text: as generated; the concatenation of a trajectory's steps is its text. Without the end-of-sequence token.
+        end: "step" (a delimiter), "eos" (the model ended its answer) or "length" (a limit on tokens cut it).
+        token_ids: every token sampled, the end-of-sequence token included; empty where the engine knows only text.
+        logprob: sum of the tokens' log-probabilities under the model at temperature 1, where the engine knows it.
+        usage: what making it cost, where the engine knows more than the number of tokens.
+    """
+
+    text: str
+    end: StepEnd
+    token_ids: tuple[int, ...] = ()
+    logprob: float | None = None
+    usage: Usage | None = field(default=None, compare=False, repr=False)
+
+
+class Trajectory:
+    """A partial answer: an immutable node of a tree whose edges are steps.
+
+    Forking is free: a child points to its parent and shares everything before its own step. Equality is identity.
+    """
+
+    __slots__ = ("__weakref__", "_text", "depth", "finished", "parent", "problem", "step")
+
+    problem: Problem
+    parent: Trajectory | None
+    step: Step | None
+    finished: Finish | None
+    depth: int
+
+    def __init__(
+        self,
+        problem: Problem,
+        parent: Trajectory | None = None,
+        step: Step | None = None,
+        finished: Finish | None = None,
+    ) -> None:
+        self.problem = problem
+        self.parent = parent
+        self.step = step
+        self.finished = finished
+        self.depth = 0 if parent is None else parent.depth + 1
+        self._text: str | None = None
+
+    def extend(self, step: Step, finished: Finish | None = None) -> Trajectory:
+        """The child that `step` leads to; finished for the given reason, or by end of sequence.
+
+        Raises:
+            ValueError: this trajectory is finished already.
+        """
+        if self.finished is not None:
+            raise ValueError(f"a finished trajectory ({self.finished}) cannot be extended")
+        return Trajectory(self.problem, self, step, finished or ("eos" if step.end == "eos" else None))
+
+    def finish(self, reason: Finish) -> Trajectory:
+        """The same partial answer, finished."""
+        return Trajectory(self.problem, self.parent, self.step, reason)
+
+    @property
+    def path(self) -> tuple[Trajectory, ...]:
+        """The nodes from the first step to this one; the empty root is left out."""
+        nodes: list[Trajectory] = []
+        node: Trajectory | None = self
+        while node is not None and node.step is not None:
+            nodes.append(node)
+            node = node.parent
+        return tuple(reversed(nodes))
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return tuple(node.step for node in self.path if node.step is not None)
+
+    @property
+    def text(self) -> str:
+        if self._text is None:
+            before = self.parent.text if self.parent is not None else ""
+            self._text = before + (self.step.text if self.step is not None else "")
+        return self._text
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens generated on the whole path."""
+        return sum(len(step.token_ids) for step in self.steps)
+
+    def __repr__(self) -> str:
+        return f"Trajectory(depth={self.depth}, finished={self.finished!r}, text={self.text[-60:]!r})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the language model is sampled, and where a step and an answer end. Every field is sent to every engine.
+
+    Attributes:
+        temperature: of the language model; 0 is greedy.
+        top_p: nucleus mass in (0, 1].
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        min_p: keep tokens at least this fraction as likely as the likeliest.
+        max_step_tokens: tokens of one step.
+        max_tokens: tokens of one whole answer; None leaves it to the model's context.
+        max_steps: steps of one answer.
+        delimiter: text that ends a step and belongs to it; several may be given. None: the answer is one step.
+
+    Raises:
+        ConfigurationError: a field is out of its range.
+    """
+
+    temperature: float = 0.8
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    max_step_tokens: int = 1024
+    max_tokens: int | None = None
+    max_steps: int = 40
+    delimiter: str | tuple[str, ...] | None = "\n\n"
+
+    def __post_init__(self) -> None:
+        def require(holds: bool, what: str) -> None:
+            if not holds:
+                raise ConfigurationError(f"Sampling: {what}")
+
+        require(self.temperature >= 0 and math.isfinite(self.temperature), "temperature must be 0 or more")
+        require(0 < self.top_p <= 1, "top_p must lie in (0, 1]")
+        require(self.top_k >= 0, "top_k must be 0 (keep all) or more")
+        require(0 <= self.min_p <= 1, "min_p must lie in [0, 1]")
+        require(self.max_step_tokens >= 1, "max_step_tokens must be at least 1")
+        require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens must be at least 1, or None")
+        require(self.max_steps >= 1, "max_steps must be at least 1")
+        require(all(self.delimiters), "a delimiter must not be empty; None makes the whole answer one step")
+
+    @property
+    def delimiters(self) -> tuple[str, ...]:
+        if self.delimiter is None:
+            return ()
+        return (self.delimiter,) if isinstance(self.delimiter, str) else tuple(self.delimiter)
+
+    def replace(self, **changes: Any) -> Sampling:
+        return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One round of a run.
+
+    Attributes:
+        trajectories: (N,) the population after the round.
+        ancestors: (N,) the index in the previous population that each one comes from.
+        log_weights: (N,) accumulated since the last resampling, unnormalised, after the round.
+        scores: (N,) the reward model's score of each trajectory, NaN where it has none.
+        ess: effective sample size of `log_weights`, in [1, N].
+        resampled: whether the round began by resampling.
+        log_evidence: of the run so far.
+        usage: spent in this round.
+    """
+
+    trajectories: tuple[Trajectory, ...]
+    ancestors: IntArray
+    log_weights: FloatArray
+    scores: FloatArray
+    ess: float
+    resampled: bool
+    log_evidence: float
+    usage: Usage
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a run returns.
+
+    Attributes:
+        problem, method, seed: what was run.
+        answer: the selected answer, None where no trajectory gave one.
+        text: the text of the trajectory that the answer is taken from.
+        posterior: normalised weight of each distinct answer, largest first. What is missing from 1 is the weight of
+            trajectories without an answer.
+        trajectories: (N,) the final population; `log_weights`: (N,) theirs, unnormalised.
+        log_evidence: estimate of the log normalising constant; None for methods that have none.
+        records: one per round.
+        usage: everything spent.
+        error: why the run ended early, where it did; such a result is only ever found on the error that was raised.
+    """
+
+    problem: Problem
+    method: str
+    seed: int
+    answer: str | None = None
+    text: str = ""
+    posterior: Mapping[str, float] = field(default_factory=dict)
+    trajectories: tuple[Trajectory, ...] = ()
+    log_weights: FloatArray = field(default_factory=lambda: np.zeros(0))
+    log_evidence: float | None = None
+    records: tuple[Record, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    error: MotesError | None = None
+
+    @cached_property
+    def confidence(self) -> float:
+        """Posterior mass of the answer given, in [0, 1]; 0 without an answer."""
+        return self.posterior.get(self.answer, 0.0) if self.answer is not None else 0.0
