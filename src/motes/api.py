@@ -28,11 +28,12 @@ def language_model(spec: str | LanguageModel, **options: Any) -> LanguageModel:
     """
     if not isinstance(spec, str):
         return spec
+    path = _local_path(spec, "lm")
     try:
         from motes.models.local import LocalLanguageModel
     except ImportError as error:
         raise MissingExtraError(f"the language model {spec!r}", "local") from error
-    return LocalLanguageModel.open(_local_path(spec, "lm"), **options)
+    return LocalLanguageModel.open(path, **options)
 
 
 def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
@@ -48,11 +49,12 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
     """
     if not isinstance(spec, str):
         return spec
+    path = _local_path(spec, "prm")
     try:
         from motes.rewards.prm import LocalPRM
     except ImportError as error:
         raise MissingExtraError(f"the reward model {spec!r}", "local") from error
-    return LocalPRM.open(_local_path(spec, "prm"), **options)
+    return LocalPRM.open(path, **options)
 
 
 def _local_path(spec: str, role: str) -> str:

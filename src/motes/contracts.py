@@ -43,16 +43,16 @@ async def acheck_language_model(
         for step in steps:
             _require(step.end in ("step", "eos", "length"), "a step ends for a known reason", step.end)
             _require(
-                len(step.token_ids) <= sampling.max_step_tokens, "max_step_tokens holds", f"{len(step.token_ids)} tokens"
+                len(step.token_ids) <= sampling.max_step_tokens,
+                "max_step_tokens holds",
+                f"{len(step.token_ids)} tokens",
             )
-            inner = step.text.rstrip()
             if step.end == "step":
                 _require(
                     any(d in step.text for d in sampling.delimiters), "a step contains its delimiter", repr(step.text)
                 )
-            _require(
-                not any(d in inner.lstrip() for d in sampling.delimiters), "a step ends at its delimiter", repr(step.text)
-            )
+            past = [step.text.lstrip().partition(d)[2].strip() for d in sampling.delimiters]
+            _require(not any(past), "a step ends at its delimiter", repr(step.text))
 
         again = await lm.extend(population, sampling, seeds)
         _require(all(map(_same, steps, again)), "same seed = same tokens", _first_difference(steps, again))
@@ -60,7 +60,9 @@ async def acheck_language_model(
         _require(all(map(_same, steps, alone)), "batch = single", _first_difference(steps, alone))
         order = list(range(len(population)))[::-1]
         reversed_ = await lm.extend([population[i] for i in order], sampling, [seeds[i] for i in order])
-        _require(all(map(_same, steps, reversed_[::-1])), "order does not matter", _first_difference(steps, reversed_[::-1]))
+        _require(
+            all(map(_same, steps, reversed_[::-1])), "order does not matter", _first_difference(steps, reversed_[::-1])
+        )
         together = await asyncio.gather(
             *(lm.extend([t], sampling, [seed]) for t, seed in zip(population, seeds, strict=True))
         )
@@ -121,10 +123,10 @@ def _rebuilt(trajectory: Trajectory) -> Trajectory:
 
 
 def _first_difference(first: Sequence[Step], second: Sequence[Step]) -> str:
-    return next(
-        (f"{i}: {a.text!r} ({a.end}) against {b.text!r} ({b.end})" for i, (a, b) in enumerate(zip(first, second, strict=True)) if not _same(a, b)),
-        "no difference",
-    )  # fmt: skip
+    for i, (a, b) in enumerate(zip(first, second, strict=True)):
+        if not _same(a, b):
+            return f"{i}: {a.text!r} ({a.end}) against {b.text!r} ({b.end})"
+    return "no difference"
 
 
 def check_language_model(
@@ -141,9 +143,7 @@ def check_language_model(
     asyncio.run(acheck_language_model(lm, questions=questions, rounds=rounds, sampling=sampling))
 
 
-def check_reward_model(
-    reward: RewardModel, *, questions: Sequence[str] = QUESTIONS, tolerance: float = 1e-4
-) -> None:
+def check_reward_model(reward: RewardModel, *, questions: Sequence[str] = QUESTIONS, tolerance: float = 1e-4) -> None:
     """Prove that a reward model keeps its contract on the given questions.
 
     Checked: one score in [0, 1] per step, batch = single, fork = fresh, incremental = whole, scores vary.

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 class LanguageModel(Protocol):
     """Extends partial answers. `motes.check_language_model` is this contract, executable."""
 
-    async def extend(
-        self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
-    ) -> list[Step]:
+    async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
         """One step for each trajectory, in order.
 
         The same (trajectory, sampling, seed) gives the same step, whatever else is in the call or in flight. An empty

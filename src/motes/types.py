@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -40,7 +41,7 @@ class Problem:
     question: str
     id: str | None
     answer: str | None
-    messages: tuple[Mapping[str, str], ...]
+    messages: tuple[Mapping[str, str], ...] = field(hash=False)
 
     def __init__(
         self,
@@ -58,7 +59,10 @@ class Problem:
                 raise ConfigurationError("`messages` must end with a message whose role is 'user'")
             turns = tuple(dict(message) for message in messages)
         else:
-            turns = (*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": question or ""})  # fmt: skip
+            before = [{"role": "system", "content": system}] if system else []
+            turns = (*before, {"role": "user", "content": question or ""})
+        if not all(isinstance(turn.get("content"), str) for turn in turns):
+            raise ConfigurationError("every message needs a `content` that is text")
         if not turns[-1]["content"].strip():
             raise ConfigurationError("the question is empty: ask something")
         object.__setattr__(self, "question", turns[-1]["content"])
@@ -94,10 +98,10 @@ class Usage:
     reward_calls: int = 0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+        return Usage(*map(operator.add, vars(self).values(), vars(other).values()))
 
     def __sub__(self, other: Usage) -> Usage:
-        return Usage(*(a - b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+        return Usage(*map(operator.sub, vars(self).values(), vars(other).values()))
 
     @property
     def total_tokens(self) -> int:
@@ -197,8 +201,7 @@ class Trajectory:
     @property
     def text(self) -> str:
         if self._text is None:
-            before = self.parent.text if self.parent is not None else ""
-            self._text = before + (self.step.text if self.step is not None else "")
+            self._text = "".join(step.text for step in self.steps)
         return self._text
 
     @property

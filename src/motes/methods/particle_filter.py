@@ -97,9 +97,7 @@ class ParticleFilter:
                 log_evidence += weights.log_mean
                 weights = Weights.uniform(n)
             population = await run.extend(population.select(ancestors))
-            weights = weights.add(
-                log_increment(population, self.potential, self.link, self.beta, self.aggregation)
-            )
+            weights = weights.add(log_increment(population, self.potential, self.link, self.beta, self.aggregation))
             run.record(
                 population,
                 ancestors=ancestors,

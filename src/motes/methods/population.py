@@ -116,6 +116,7 @@ class Run:
         Args:
             streams: (N,) where each trajectory's seed is drawn from; by default all from the run's generator.
         """
+        self._require_reward(score)
         sampling = sampling or self.sampling
         live = [i for i, trajectory in enumerate(population.trajectories) if trajectory.finished is None]
         if streams is None:
@@ -151,6 +152,7 @@ class Run:
         Trajectories do not wait for each other where the language model merges concurrent calls; what they become
         does not depend on that.
         """
+        self._require_reward(score)
         streams = [np.random.default_rng(seed) for seed in self.rng.integers(2**63, size=len(population))]
 
         async def finish(part: Population, streams: Sequence[np.random.Generator]) -> Population:
@@ -170,6 +172,10 @@ class Run:
             tuple(part.scores[0] for part in parts),
             np.array([part.extended[0] for part in parts]),
         )
+
+    def _require_reward(self, score: bool) -> None:
+        if score and self.reward is None:
+            raise ConfigurationError("this method needs a reward model: give `reward=`")
 
     @property
     def _merges(self) -> bool:
@@ -193,10 +199,9 @@ class Run:
         self, trajectories: Sequence[Trajectory], scores: list[Sequence[float]], indices: list[int]
     ) -> None:
         """Score the trajectories of the given indices, writing to `scores`."""
-        if self.reward is None:
-            raise ConfigurationError("this method needs a reward model: give `reward=`")
         if not indices:
             return
+        assert self.reward is not None
         scored = await self.reward.score([trajectories[i] for i in indices])
         if len(scored) != len(indices):
             raise ContractError(f"the reward model scored {len(scored)} of {len(indices)} trajectories")

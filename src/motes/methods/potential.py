@@ -30,6 +30,8 @@ CLIP = 1e-7
 
 def log_potential(scores: FloatArray, link: Link, beta: float) -> FloatArray:
     """log φ, elementwise; NaN (no score) stays NaN."""
+    if beta == 0:  # also where log r is −inf
+        return np.where(np.isnan(scores), np.nan, 0.0)
     if link == "odds":
         clipped = np.clip(scores, CLIP, 1 - CLIP)
         return np.asarray(beta * (np.log(clipped) - np.log1p(-clipped)))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from motes.errors import ConfigurationError
-from motes.types import Sampling, Step, Trajectory
+from motes.types import Sampling, Step, StepEnd, Trajectory
 
 Path = tuple[str, ...]
 
@@ -35,7 +35,9 @@ class TabularLanguageModel:
         self.table = {prefix: dict(row) for prefix, row in table.items()}
 
     @classmethod
-    def random(cls, rng: np.random.Generator, *, steps: Sequence[str] = ("a", "b", "c"), depth: int = 3) -> TabularLanguageModel:  # fmt: skip
+    def random(
+        cls, rng: np.random.Generator, *, steps: Sequence[str] = ("a", "b", "c"), depth: int = 3
+    ) -> TabularLanguageModel:
         """A random table over `steps`, at most `depth` steps deep, with answers of every length."""
         table: dict[Path, dict[str, float]] = {}
 
@@ -48,9 +50,7 @@ class TabularLanguageModel:
         grow(())
         return cls(table)
 
-    async def extend(
-        self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
-    ) -> list[Step]:
+    async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
         return [self._step(t, sampling, seed) for t, seed in zip(trajectories, seeds, strict=True)]
 
     def _step(self, trajectory: Trajectory, sampling: Sampling, seed: int) -> Step:
@@ -63,7 +63,7 @@ class TabularLanguageModel:
             u = np.random.default_rng(seed).random() * cumulative[-1]
             chosen = int(np.searchsorted(cumulative, u, side="right"))
         text = texts[chosen]
-        end = "step" if (*prefix, text) in self.table else "eos"
+        end: StepEnd = "step" if (*prefix, text) in self.table else "eos"
         return Step(text, end, token_ids=(chosen,), logprob=float(np.log(probabilities[chosen])))
 
     def paths(self) -> Iterator[tuple[Path, float]]:

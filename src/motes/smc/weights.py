@@ -67,7 +67,7 @@ class Weights:
         """
         if self.degenerate:
             raise ValueError("every weight is zero: there is nothing to normalise")
-        weights = np.exp(self.log_weights - self.log_weights.max())
+        weights: FloatArray = np.exp(self.log_weights - self.log_weights.max())
         weights /= weights.sum()
         weights.setflags(write=False)
         return weights

@@ -33,8 +33,16 @@ def _plain(answer: str) -> str:
     return re.sub(r"\s+|\$|\\[,!;]", "", answer).rstrip(".")
 
 
+_THOUSANDS = re.compile(r"(?<=\d),(?=(\d{3})+(?!\d))")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d+)?|\.\d+|\d+/\d+)")
+
+
 def _number(text: str) -> Fraction | None:
+    """The number that `text` is: an integer, a decimal or a fraction. (No exponents: 1e999999999 fills the memory.)"""
+    text = _THOUSANDS.sub("", text)
+    if not _NUMBER.fullmatch(text):
+        return None
     try:
-        return Fraction(text.replace(",", ""))
-    except (ValueError, ZeroDivisionError):
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):  # more digits than Python converts; a zero denominator
         return None
