@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,8 @@ def language_model(spec: str | LanguageModel, **options: Any) -> LanguageModel:
     """Open a language model.
 
     Args:
-        spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), or a model already, which is returned as is.
+        spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "MODULE:ATTRIBUTE" (a model of your own, or
+            what makes one of `options`), or a model already, which is returned as is.
         options: of the engine, see `motes.models.local.LocalLanguageModel`.
 
     Raises:
@@ -28,6 +32,9 @@ def language_model(spec: str | LanguageModel, **options: Any) -> LanguageModel:
     """
     if not isinstance(spec, str):
         return spec
+    if _names_own(spec):
+        own: LanguageModel = _own(spec, LanguageModel, options)
+        return own
     path = _local_path(spec, "lm")
     try:
         from motes.models.local import LocalLanguageModel
@@ -40,7 +47,8 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
     """Open a reward model.
 
     Args:
-        spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), or a model already, which is returned as is.
+        spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "MODULE:ATTRIBUTE" (a model of your own, or
+            what makes one of `options`), or a model already, which is returned as is.
         options: of the engine, see `motes.rewards.prm.LocalPRM`.
 
     Raises:
@@ -49,6 +57,9 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
     """
     if not isinstance(spec, str):
         return spec
+    if _names_own(spec):
+        own: RewardModel = _own(spec, RewardModel, options)
+        return own
     path = _local_path(spec, "prm")
     try:
         from motes.rewards.prm import LocalPRM
@@ -65,7 +76,30 @@ def _local_path(spec: str, role: str) -> str:
     scheme, _, rest = spec.partition(":")
     if scheme == "hf" and rest:
         return rest
-    raise ConfigurationError(f"{spec!r} names no model: use 'tiny' or 'hf:PATH_OR_NAME'")
+    raise ConfigurationError(f"{spec!r} names no model: use 'tiny', 'hf:PATH_OR_NAME' or 'MODULE:ATTRIBUTE'")
+
+
+def _names_own(spec: str) -> bool:
+    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", spec) is not None and not spec.startswith(("hf:", "judge:"))
+
+
+def _own(spec: str, protocol: Any, options: Mapping[str, Any]) -> Any:
+    """The model that a module holds or makes."""
+    module_name, _, attribute = spec.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigurationError(f"{spec!r}: there is no module {error.name!r} on the Python path") from error
+    model = getattr(module, attribute, None)
+    if model is None:
+        raise ConfigurationError(f"{spec!r}: the module {module_name!r} has no {attribute!r}")
+    if callable(model) and (isinstance(model, type) or not isinstance(model, protocol)):
+        model = model(**options)
+    if not isinstance(model, protocol):
+        raise ConfigurationError(f"{spec!r} is no {protocol.__name__}: it must be one, or a function that makes one")
+    return model
 
 
 async def asolve(

@@ -1,0 +1,25 @@
+"""The lab: plan an evaluation, run it so that nothing is lost, summarise it honestly, draw it."""
+
+from motes.lab.evaluation import Evaluation, PlannedRun, derive_seed
+from motes.lab.method_spec import method_from_spec
+from motes.lab.records import RecordStore, RunRecord, read_records
+from motes.lab.report import Cell, Report, write_report
+from motes.lab.run import Progress, evaluate
+from motes.lab.statistics import Interval, proportion_interval
+
+__all__ = [
+    "Cell",
+    "Evaluation",
+    "Interval",
+    "PlannedRun",
+    "Progress",
+    "RecordStore",
+    "Report",
+    "RunRecord",
+    "derive_seed",
+    "evaluate",
+    "method_from_spec",
+    "proportion_interval",
+    "read_records",
+    "write_report",
+]

@@ -1,0 +1,186 @@
+"""An evaluation as data: what is to be run, and the directory that holds it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from motes.errors import ConfigurationError, RunDirectoryError
+from motes.lab.method_spec import canonical, describe, method_from_spec
+from motes.lab.records import Key
+from motes.tasks import task
+from motes.types import Problem, Sampling
+
+CONFIGURATION = "config.json"
+RECORDS = "records.jsonl"
+
+
+class PlannedRun(NamedTuple):
+    """One run that an evaluation asks for."""
+
+    problem: Problem
+    method: str
+    budget: int
+    seed: int
+
+    @property
+    def key(self) -> Key:
+        assert self.problem.id is not None
+        return self.problem.id, self.method, self.budget, self.seed
+
+    @property
+    def run_seed(self) -> int:
+        return derive_seed(self.seed, self.key[0], self.method, self.budget)
+
+
+def derive_seed(seed: int, problem_id: str, method: str, budget: int) -> int:
+    """The seed of one run, a non-negative integer below 2^63.
+
+    It depends on nothing but the run's own name, so that order, resuming and sharding do not change results.
+    """
+    name = json.dumps([seed, problem_id, method, budget])
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Every method at every budget and seed on every problem.
+
+    Args:
+        task: name of the task; `split` and `limit` (the first so many problems; None for all) choose its problems.
+        methods: method specs, see `motes.lab.method_spec`.
+        budgets: numbers of trajectories. `greedy` draws one whatever the budget: it is run once, at budget 1.
+        seeds: the whole evaluation is repeated with each.
+        lm, reward: what the models are called.
+        sampling: of the language model.
+
+    Raises:
+        ConfigurationError: something in it cannot work. Nothing was computed.
+    """
+
+    task: str = "arithmetic"
+    split: str = "test"
+    limit: int | None = None
+    methods: tuple[str, ...] = ("pf", "bon", "wbon", "majority", "greedy")
+    budgets: tuple[int, ...] = (1, 4, 16)
+    seeds: tuple[int, ...] = (0,)
+    lm: str = "tiny"
+    reward: str | None = "tiny"
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def __post_init__(self) -> None:
+        for name in ("methods", "budgets", "seeds"):
+            if not getattr(self, name):
+                raise ConfigurationError(f"an evaluation needs at least one of: {name}")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigurationError(f"limit must be at least 1 problem, not {self.limit}")
+        if min(self.seeds) < 0:
+            raise ConfigurationError(f"seeds must be 0 or more, not {min(self.seeds)}")
+        object.__setattr__(self, "methods", tuple(dict.fromkeys(map(canonical, self.methods))))
+        object.__setattr__(self, "budgets", tuple(sorted(set(self.budgets))))
+        object.__setattr__(self, "seeds", tuple(sorted(set(self.seeds))))
+        for spec in self.methods:
+            for budget in self.budgets:
+                method_from_spec(spec, budget)
+        identifiers = [problem.id for problem in self.problems()]
+        if len(set(identifiers)) < len(identifiers) or None in identifiers:
+            raise ConfigurationError(f"the problems of {self.task!r} need an id each, all different")
+
+    def problems(self) -> list[Problem]:
+        return task(self.task).problems(self.split, self.limit)
+
+    def cells(self) -> list[tuple[str, int]]:
+        """Every (method, budget) once, in the order asked for."""
+        cells = [(spec, method_from_spec(spec, budget).budget) for spec in self.methods for budget in self.budgets]
+        return list(dict.fromkeys(cells))
+
+    def plan(self) -> list[PlannedRun]:
+        """Every run, in the order of work.
+
+        Problem by problem, so that whatever is done so far compares all methods, and what is in flight is always the
+        same mixture of budgets; the longest runs of a problem first, so that the last batches are not a few long runs.
+        """
+        cells = sorted(self.cells(), key=lambda cell: -cell[1])
+        return [
+            PlannedRun(problem, spec, budget, seed)
+            for problem in self.problems()
+            for seed in self.seeds
+            for spec, budget in cells
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved configuration, as JSON can hold it: two evaluations are the same where these are equal."""
+        return {
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)},
+            "methods": {spec: self._describe(spec) for spec in self.methods},
+            "budgets": list(self.budgets),
+            "seeds": list(self.seeds),
+            "sampling": {**dataclasses.asdict(self.sampling), "delimiter": list(self.sampling.delimiters)},
+            "num_problems": (num_problems := len(self.problems())),
+            "num_runs": num_problems * len(self.seeds) * len(self.cells()),
+        }
+
+    def _describe(self, spec: str) -> dict[str, Any]:
+        """The method's fields, less the one that holds the budget."""
+        small, large = (describe(method_from_spec(spec, budget)) for budget in (1, 2))
+        return {name: value for name, value in small.items() if value == large[name]}
+
+    def claim(self, directory: Path) -> None:
+        """Make `directory` this evaluation's, or make sure that it already is.
+
+        Raises:
+            RunDirectoryError: it belongs to a different evaluation, or cannot be written.
+        """
+        path = directory / CONFIGURATION
+        if directory.exists() and not directory.is_dir():
+            raise RunDirectoryError(f"{directory} is a file: name a directory")
+        if path.exists():
+            if different := _differences(self.to_dict(), read_configuration(directory)):
+                raise RunDirectoryError(
+                    f"{directory} holds an evaluation with another configuration: {'; '.join(different)}. "
+                    "Use the same settings, or another directory"
+                )
+            return
+        if (directory / RECORDS).exists():
+            raise RunDirectoryError(f"{directory} holds records but no {CONFIGURATION}: use another directory")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            os.replace(partial, path)
+        except OSError as error:
+            raise RunDirectoryError(f"{directory} cannot be written: {error.strerror}") from error
+
+
+def read_configuration(directory: Path) -> dict[str, Any]:
+    """The configuration that an evaluation's directory holds.
+
+    Raises:
+        RunDirectoryError: it holds none, or a damaged one.
+    """
+    path = directory / CONFIGURATION
+    try:
+        configuration = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunDirectoryError(f"{directory} holds no evaluation: `motes eval --out {directory}` makes one") from error
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path} cannot be read: {error}") from error
+    if not isinstance(configuration, dict):
+        raise RunDirectoryError(f"{path} is damaged: use another directory")
+    return configuration
+
+
+def _differences(asked: Any, held: Any, name: str = "") -> list[str]:
+    """What differs, key by key: "sampling.temperature is 0.8 there and 1.0 here"."""
+    if isinstance(asked, dict) and isinstance(held, dict) and asked.keys() == held.keys():
+        return [line for key in asked for line in _differences(asked[key], held[key], f"{name}.{key}" if name else key)]
+    if isinstance(asked, dict) and isinstance(held, dict):
+        if not name or name.startswith("methods."):
+            return [f"{f'{name}.{key}' if name else key} is only in one of them" for key in asked.keys() ^ held.keys()]
+        asked, held = ",".join(asked), ",".join(held)
+    return [] if asked == held else [f"{name} is {held!r} there and {asked!r} here"]

@@ -1,0 +1,215 @@
+"""What an evaluation leaves behind: one JSON line per run, appended once, never rewritten.
+
+A line is written by one call of the operating system, so a killed process leaves at most one torn line, the last;
+it is cut off when the file is opened for appending again, and its run is done again. Of several lines of one run
+the last one counts: a failed run is done again and gets another line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from motes.errors import RunDirectoryError
+from motes.types import Usage
+
+try:
+    import fcntl
+except ImportError:  # no locks on Windows
+    fcntl = None  # type: ignore[assignment]
+
+Outcome = Literal["correct", "wrong", "no_answer", "grader_timeout", "failed"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+Key = tuple[str, str, int, int]
+"""What names a run: problem id, method, budget, seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One run of one method on one problem.
+
+    Attributes:
+        problem_id, method, budget, seed: which run. `method` is the method's spec, `seed` the evaluation's.
+        outcome: five different ends. A failed run is neither right nor wrong, and is done again on resume.
+        answer: the selected one, None without one; `reference`: the right one; `text`: of the answer's trajectory.
+        level: of the problem, where its task has levels.
+        confidence: posterior mass of the answer, in [0, 1].
+        posterior: normalised weight of each distinct answer.
+        answers: (N,) of the final population, None where a trajectory gave none.
+        oracle: whether any of them is right; over the runs of one cell that is pass@N.
+        rounds: number of rounds; `log_evidence`: None for methods that have none.
+        usage: see `motes.types.Usage`.
+        seconds: from the run's start to its end, while others shared the models.
+        run_seed: the seed given to `motes.solve` for this run.
+        error: of a failed run.
+    """
+
+    problem_id: str
+    method: str
+    budget: int
+    seed: int
+    outcome: Outcome
+    answer: str | None = None
+    reference: str | None = None
+    level: int | None = None
+    confidence: float = 0.0
+    oracle: bool = False
+    rounds: int = 0
+    log_evidence: float | None = None
+    usage: Usage = field(default_factory=Usage)
+    seconds: float = 0.0
+    run_seed: int = 0
+    error: str | None = None
+    posterior: dict[str, float] = field(default_factory=dict)
+    answers: tuple[str | None, ...] = ()
+    text: str = ""
+
+    @property
+    def key(self) -> Key:
+        return self.problem_id, self.method, self.budget, self.seed
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> RunRecord:
+        """Read a line; fields that a later version added are left out.
+
+        Raises:
+            ValueError: it is not a record.
+        """
+        fields = json.loads(line)
+        if not isinstance(fields, dict):
+            raise ValueError("not an object")
+        known = {name: value for name, value in fields.items() if name in cls.__dataclass_fields__}
+        try:
+            known["usage"] = Usage(**known.get("usage", {}))
+            known["answers"] = tuple(known.get("answers", ()))
+            record = cls(**known)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+        if record.outcome not in OUTCOMES:
+            raise ValueError(f"unknown outcome {record.outcome!r}")
+        return record
+
+
+def read_records(path: Path) -> list[RunRecord]:
+    """The records of a file, one per run (the last line of each counts), in the order they were first written.
+
+    A torn last line is passed over.
+
+    Raises:
+        RunDirectoryError: the file cannot be read, or another line than the last is damaged.
+    """
+    latest: dict[Key, RunRecord] = {}
+    for record in _parse(path, _read(path)):
+        latest[record.key] = record
+    return list(latest.values())
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise RunDirectoryError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _parse(path: Path, content: bytes) -> Iterator[RunRecord]:
+    lines = content.split(b"\n")[:-1]  # what follows the last newline is torn, or nothing
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield RunRecord.from_json(line.decode())
+        except ValueError as error:
+            if number == len(lines):
+                return
+            raise RunDirectoryError(
+                f"line {number} of {path} is damaged ({error}): delete that line, its run will be done again"
+            ) from error
+
+
+class RecordStore:
+    """The record file of an evaluation, open for appending by this process alone.
+
+    Args:
+        path: of the file; it is made if missing.
+
+    Attributes:
+        records: what it held when it was opened, one per run.
+
+    Raises:
+        RunDirectoryError: another process has it open, or it cannot be read or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise RunDirectoryError(f"{path} cannot be written: {error.strerror}") from error
+        try:
+            self._lock()
+            self._drop_torn_line()
+            self.records = read_records(path)
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def append(self, record: RunRecord) -> None:
+        """Write one line, whole or not at all.
+
+        Raises:
+            RunDirectoryError: it could not be written; the file is as it was.
+        """
+        line = (record.to_json() + "\n").encode()
+        size = os.fstat(self._file).st_size
+        try:
+            if os.write(self._file, line) != len(line):
+                raise OSError(0, "the disk is full")
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, size)
+            raise RunDirectoryError(
+                f"{self.path} cannot be written ({error.strerror}): make room, then run the same command to resume"
+            ) from error
+
+    def _lock(self) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunDirectoryError(
+                f"another evaluation is writing to {self.path.parent}: wait for it, or choose another directory"
+            ) from error
+        except OSError:  # a file system without locks
+            return
+
+    def _drop_torn_line(self) -> None:
+        content = _read(self.path)
+        end = content.rfind(b"\n") + 1
+        last = content[content.rfind(b"\n", 0, max(end - 1, 0)) + 1 : end]
+        if last:
+            try:
+                RunRecord.from_json(last.decode())
+            except ValueError:
+                end -= len(last)
+        if end != len(content):
+            os.ftruncate(self._file, end)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def __enter__(self) -> RecordStore:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
