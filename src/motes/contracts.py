@@ -78,7 +78,8 @@ async def acheck_language_model(
     greedy = sampling.replace(temperature=0.0)
     first, second = await lm.extend([roots[0]] * 2, greedy, [1, 2])
     _require(_same(first, second), "temperature 0 does not depend on the seed", (first.text, second.text))
-    many = await lm.extend([roots[0]] * 16, sampling.replace(temperature=1.5), list(range(16)))
+    hot = sampling.replace(temperature=2.0, delimiter=None)
+    many = await lm.extend([roots[-1]] * 16, hot, list(range(16)))
     _require(len({step.text for step in many}) > 1, "seeds never collapse particles", repr(many[0].text))
 
 

@@ -70,6 +70,9 @@ class Problem:
         object.__setattr__(self, "answer", answer)
         object.__setattr__(self, "messages", turns)
 
+    def __hash__(self) -> int:
+        return hash((self.question, self.id))
+
     @property
     def system(self) -> str | None:
         first = self.messages[0]
@@ -312,10 +315,10 @@ class Result:
     answer: str | None = None
     text: str = ""
     posterior: Mapping[str, float] = field(default_factory=dict)
-    trajectories: tuple[Trajectory, ...] = ()
-    log_weights: FloatArray = field(default_factory=lambda: np.zeros(0))
+    trajectories: tuple[Trajectory, ...] = field(default=(), repr=False)
+    log_weights: FloatArray = field(default_factory=lambda: np.zeros(0), repr=False)
     log_evidence: float | None = None
-    records: tuple[Record, ...] = ()
+    records: tuple[Record, ...] = field(default=(), repr=False)
     usage: Usage = field(default_factory=Usage)
     error: MotesError | None = None
 

@@ -5,11 +5,11 @@ A verbatim example, level 3 (three operations; the facts are shuffled, Emma's is
     Ben has twice as many pears as Rosa. Emma has 4 fewer pears than Ben. Rosa has 6 pears.
     Jack has 5 more pears than Ben. How many pears do Rosa and Jack have together?
 
-    Ben has 6*2=12 pears.
+    Ben has twice Rosa's 6: 6*2=12.
 
-    Jack has 12+5=17 pears.
+    Jack has 5 more than Ben's 12: 12+5=17.
 
-    Together Rosa and Jack have 6+17=23 pears.
+    Together Rosa's 6 and Jack's 17 are 6+17=23.
 
     The answer is \\boxed{23}.
 
@@ -23,7 +23,7 @@ import hashlib
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Literal
 
@@ -95,6 +95,23 @@ class Fact:
                 return left, "+", values[self.sources[1]]
             case "base":
                 raise ValueError("a base fact is given, not derived")
+
+    def step(self, values: dict[str, int]) -> str:
+        """The step that derives this fact from true quantities: the relation, on whom, and the operation."""
+        left, operator, right = self.operation(values)
+        k, source = self.number, f"{self.sources[0]}'s {left}"
+        match self.kind:
+            case "more" | "fewer":
+                how = f"{k} {self.kind} than {source}"
+            case "times":
+                how = f"{'twice' if k == 2 else f'{k} times'} {source}"
+            case "half":
+                how = f"half of {source}"
+            case "share":
+                how = f"one of {k} shares of {source}"
+            case _:
+                how = f"{source} and {self.sources[1]}'s {right}"
+        return f"{self.person} has {how}: {left}{operator}{right}={_apply(left, operator, right)}."
 
 
 @dataclass(frozen=True)
@@ -180,34 +197,57 @@ class Story:
     @cached_property
     def steps(self) -> tuple[str, ...]:
         """The reference solution, one operation a step, without delimiters."""
-        steps = [self._step(fact) for fact in self.needed]
-        if self.query != "value":
-            left, operator, right = self._query_operation()
-            first, second = self.asked
-            result = f"{left}{operator}{right}={self.answer}"
-            if self.query == "sum":
-                steps.append(f"Together {first} and {second} have {result} {self.item}.")
-            else:
-                steps.append(f"{first} has {result} more {self.item} than {second}.")
-        return (*steps, f"The answer is \\boxed{{{self.answer}}}.")
+        return (*(fact.step(self.values) for fact in self.needed), *self._last_steps(self.asked))
 
-    def _step(self, fact: Fact) -> str:
-        left, operator, right = fact.operation(self.values)
-        return f"{fact.person} has {left}{operator}{right}={self.values[fact.person]} {self.item}."
+    def _last_steps(self, asked: tuple[str, ...]) -> tuple[str, ...]:
+        boxed = f"The answer is \\boxed{{{self.answer}}}."
+        if self.query == "value":
+            return (boxed,)
+        (first, left), (second, right) = ((person, self.values[person]) for person in asked)
+        if self.query == "sum":
+            return (f"Together {first}'s {left} and {second}'s {right} are {left}+{right}={self.answer}.", boxed)
+        return (f"{first}'s {left} less {second}'s {right} is {left}-{right}={self.answer}.", boxed)
+
+    def detour(self, rng: random.Random, chance: float) -> tuple[str, ...]:
+        """A right solution that, before each needed step with that chance, derives somebody not needed."""
+        needed = list(self.needed)
+        others = [fact for fact in self.facts if fact.kind != "base" and fact not in self.needed]
+        known = {fact.person for fact in self.facts if fact.kind == "base"}
+        steps: list[str] = []
+        while needed:
+            possible = [fact for fact in others if known.issuperset(fact.sources)]
+            if possible and rng.random() < chance:
+                others.remove(fact := rng.choice(possible))
+            else:
+                fact = needed.pop(0)
+            steps.append(fact.step(self.values))
+            known.add(fact.person)
+        return (*steps, *self._last_steps(self.asked))
 
     @property
     def solution(self) -> str:
         return "\n\n".join(self.steps)
 
+    @cached_property
+    def _right_steps(self) -> frozenset[str]:
+        right = set(self._last_steps(self.asked))
+        if self.query == "sum":
+            right.update(self._last_steps(self.asked[::-1]))
+        for fact in self.facts:
+            if fact.kind != "base":
+                right.add(fact.step(self.values))
+            if fact.kind == "sum":
+                right.add(replace(fact, sources=fact.sources[::-1]).step(self.values))
+        return frozenset(right)
+
     def check_step(self, step: str) -> bool:
         """Whether `step`, a step of any solution, is right: a true statement that follows from the facts.
 
-        A right step names the operation that one of the facts (or the question) states, on true quantities, and
-        its true result; or it boxes the true answer. Steps about people the answer does not need may be right too.
+        A right step states one of the derived facts (or what is asked), its operation on true quantities and the true
+        result; or it boxes the true answer. Sums may be told in either order. Steps about people the answer does not
+        need may be right, too.
         """
-        text = step.strip()
-        asked = self.steps[-1:] if self.query == "value" else self.steps[-2:]
-        return text in asked or any(fact.kind != "base" and text == self._step(fact) for fact in self.facts)
+        return step.strip() in self._right_steps
 
     @property
     def key(self) -> str:

@@ -1,0 +1,237 @@
+"""A transformer whose attention reads and writes a workspace of our own.
+
+Any causal model of transformers that supports attention backends can be run (Llama, Qwen2, Qwen2.5, Qwen3, Mistral and
+most others): its layers call the attention function registered here, which finds the keys and values in the
+workspace that the call passes along. The model keeps no cache of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PretrainedConfig
+
+from motes.errors import ConfigurationError
+from motes.kv.tree import PrefixTree, TokenPool
+
+BACKEND = "motes"
+
+PASS_TOKENS = 8192
+"""Rows × tokens of one forward pass over many tokens: bounds the memory of activations."""
+
+
+class Workspace:
+    """Keys and values of the sequences at work, a row each, contiguous so that a step of decoding gathers nothing.
+
+    Rows 0 … num_rows−1 are in use; taking one out moves the last into its place. The space grows as it is needed.
+
+    Attributes:
+        data: (layers, 2, rows, kv_heads, length, head_dim)
+        lengths: (num_rows,) tokens whose keys and values a row holds.
+    """
+
+    def __init__(self, like: TokenPool) -> None:
+        self.pool = like
+        self.data = self._empty(0, 0)
+        self.lengths: list[int] = []
+
+    def _empty(self, rows: int, length: int) -> Tensor:
+        layers, two, heads, _, dim = self.pool.data.shape
+        return torch.empty(
+            layers, two, rows, heads, length, dim, dtype=self.pool.data.dtype, device=self.pool.data.device
+        )
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.lengths)
+
+    def reserve(self, rows: int, length: int) -> None:
+        """Make room for that many rows of that many tokens."""
+        have_rows, have_length = self.data.shape[2], self.data.shape[4]
+        if rows <= have_rows and length <= have_length:
+            return
+        grown = self._empty(
+            have_rows if rows <= have_rows else max(rows, have_rows * 3 // 2),
+            have_length if length <= have_length else max(length, have_length * 5 // 4),
+        )
+        used = max(self.lengths, default=0)
+        grown[:, :, : self.num_rows, :, :used] = self.data[:, :, : self.num_rows, :, :used]
+        self.data = grown
+
+    def clear(self) -> None:
+        """Take every row out, and give the memory back."""
+        self.lengths.clear()
+        self.data = self._empty(0, 0)
+
+    def append(self, slots: Tensor) -> int:
+        """A new row that begins with the pool's tokens in `slots`; its index."""
+        row, length = self.num_rows, len(slots)
+        self.reserve(row + 1, length)
+        if length:
+            self.data[:, :, row, :, :length] = self.pool.read(slots)
+        self.lengths.append(length)
+        return row
+
+    def remove(self, row: int) -> None:
+        """Take a row out; the last row takes its place."""
+        last = self.lengths.pop()
+        if row < self.num_rows:
+            self.data[:, :, row, :, :last] = self.data[:, :, self.num_rows, :, :last]
+            self.lengths[row] = last
+
+    def values(self, row: int, start: int, stop: int) -> Tensor:
+        """(layers, 2, kv_heads, stop − start, head_dim)"""
+        return self.data[:, :, row, :, start:stop]
+
+
+class _View:
+    """The part of a workspace that one forward pass sees: rows `first` … `first` + B − 1, each at its own length."""
+
+    def __init__(self, workspace: Workspace, first: int, positions: Tensor, length: int, groups: int) -> None:
+        size, n = positions.shape  # (B, n)
+        self.data = workspace.data[:, :, first : first + size, :, :length]
+        self.rows = torch.arange(size, device=positions.device)[:, None]
+        self.positions = positions
+        visible = torch.arange(length, device=positions.device) <= positions[:, :, None]  # (B, n, length)
+        mask = torch.zeros(size, 1, n, length, dtype=self.data.dtype, device=positions.device)
+        mask.masked_fill_(~visible[:, None], -torch.inf)
+        # One row of queries per head that shares a key head, so that keys are never repeated.
+        self.mask = mask[:, :, None].expand(size, 1, groups, n, length).reshape(size, 1, groups * n, length)
+
+    def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store (B, kv_heads, n, head_dim); returns all keys and values, (B, kv_heads, length, head_dim)."""
+        keys, values = self.data[layer]
+        keys[self.rows, :, self.positions] = key.transpose(1, 2)
+        values[self.rows, :, self.positions] = value.transpose(1, 2)
+        return keys, values
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    view: _View,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention over the workspace. query (B, heads, n, head_dim) → (B, n, heads, head_dim)"""
+    keys, values = view.write(module.layer_idx, key, value)  # type: ignore[arg-type]
+    size, heads, n, dim = query.shape
+    grouped = query.reshape(size, keys.shape[1], -1, dim)
+    out = scaled_dot_product_attention(grouped, keys, values, attn_mask=view.mask, scale=scaling)
+    return out.reshape(size, heads, n, dim).transpose(1, 2), None
+
+
+AttentionInterface.register(BACKEND, attend)
+
+
+class Runner:
+    """Runs the body of a causal transformer over a workspace.
+
+    Args:
+        body: the model without its head, in evaluation mode: `model(input_ids=…)` returns hidden states.
+        pool: where finished prefixes are kept; gives the workspace its shape.
+
+    Raises:
+        ConfigurationError: the model does not let its attention be replaced.
+    """
+
+    def __init__(self, body: nn.Module, pool: TokenPool) -> None:
+        self.config: PretrainedConfig = body.config  # type: ignore[assignment]
+        if not getattr(body, "_supports_attention_backend", False):
+            raise ConfigurationError(
+                f"{type(body).__name__} does not support attention backends: the local engine cannot run it"
+            )
+        body.set_attn_implementation(BACKEND)  # type: ignore[operator]
+        self.body = body
+        self.workspace = Workspace(pool)
+        self.device = pool.data.device
+        self._groups = self.config.num_attention_heads // pool.data.shape[2]
+
+    @staticmethod
+    def pool_for(config: PretrainedConfig, capacity: int, dtype: torch.dtype, device: torch.device) -> TokenPool:
+        """A pool of the right shape for a model."""
+        heads = config.num_attention_heads
+        return TokenPool(
+            capacity,
+            config.num_hidden_layers,
+            getattr(config, "num_key_value_heads", None) or heads,
+            getattr(config, "head_dim", None) or config.hidden_size // heads,
+            dtype,
+            device,
+        )
+
+    @staticmethod
+    def bytes_per_token(config: PretrainedConfig, dtype: torch.dtype) -> int:
+        """Memory that the keys and values of one token take."""
+        one = Runner.pool_for(config, 1, dtype, torch.device("meta"))
+        return one.data.numel() * dtype.itemsize
+
+    @staticmethod
+    def context_length(config: PretrainedConfig) -> int:
+        """Tokens of a sequence within which every layer sees every earlier token."""
+        window = getattr(config, "sliding_window", None)
+        if window and any("sliding" in kind for kind in getattr(config, "layer_types", None) or ["sliding"]):
+            return min(int(config.max_position_embeddings), int(window))
+        return int(config.max_position_embeddings)
+
+    def forward(self, first: int, tokens: Sequence[Sequence[int]] | Tensor) -> Tensor:
+        """Feed new tokens to rows `first` … `first` + B − 1, after what they hold. Rows may get unequal numbers.
+
+        Returns:
+            (B, n, hidden), n the largest number of tokens; what lies beyond a row's own tokens is meaningless.
+        """
+        starts = self.workspace.lengths[first : first + len(tokens)]
+        if isinstance(tokens, Tensor):
+            ids, counts = tokens, [tokens.shape[1]] * len(tokens)
+        else:
+            counts = [len(row) for row in tokens]
+            ids = torch.zeros(len(tokens), max(counts), dtype=torch.long)
+            for i, row in enumerate(tokens):
+                ids[i, : len(row)] = torch.as_tensor(row)
+        n = ids.shape[1]
+        length = max(starts) + n
+        self.workspace.reserve(self.workspace.num_rows, length)
+        positions = torch.tensor(starts)[:, None] + torch.arange(n)
+        positions = positions.to(self.device)
+        view = _View(self.workspace, first, positions, length, self._groups)
+        hidden: Tensor = self.body(
+            input_ids=ids.to(self.device), position_ids=positions, use_cache=False, view=view
+        ).last_hidden_state
+        for i, count in enumerate(counts):
+            self.workspace.lengths[first + i] += count
+        return hidden
+
+    def feed(self, first: int, tokens: Sequence[Sequence[int]]) -> Iterator[tuple[int, int, Tensor]]:
+        """As `forward`, for any number of tokens, in passes of bounded size.
+
+        Yields:
+            (i, at, hidden): the hidden states, (count, hidden), of tokens[i][at : at + count].
+        """
+        at = [0] * len(tokens)
+        while any(done < len(row) for done, row in zip(at, tokens, strict=True)):
+            # A pass goes over neighbouring rows, from the first that still lacks tokens; some of them may lack none.
+            start = next(i for i, (done, row) in enumerate(zip(at, tokens, strict=True)) if done < len(row))
+            stop, width = start, 0
+            while stop < len(tokens):
+                wider = max(width, min(PASS_TOKENS, len(tokens[stop]) - at[stop]))
+                if stop > start and (stop + 1 - start) * wider > PASS_TOKENS:
+                    break
+                stop, width = stop + 1, wider
+            pieces = [row[done : done + width] for done, row in zip(at[start:stop], tokens[start:stop], strict=True)]
+            hidden = self.forward(first + start, pieces)
+            for i, piece in enumerate(pieces, start):
+                if piece:
+                    yield i, at[i], hidden[i - start, : len(piece)]
+                    at[i] += len(piece)
+
+    def store(self, tree: PrefixTree, row: int, ids: Sequence[int]) -> None:
+        """Keep what a row holds of `ids` in a tree over the same pool."""
+        tree.insert(ids, lambda start, stop: self.workspace.values(row, start, stop))

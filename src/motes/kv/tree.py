@@ -1,0 +1,173 @@
+"""Where computed prefixes are kept: a radix tree of token ids over a bounded pool of slots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+class TokenPool:
+    """Keys and values of up to `capacity` tokens, one slot a token, for every layer.
+
+    Attributes:
+        data: (layers, 2, kv_heads, capacity, head_dim), keys and values.
+    """
+
+    def __init__(
+        self, capacity: int, layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.capacity = capacity
+        self.data = torch.empty(layers, 2, kv_heads, capacity, head_dim, dtype=dtype, device=device)
+        self._free = torch.arange(capacity)
+        self.num_free = capacity
+
+    def allocate(self, n: int) -> Tensor:
+        """(n,) slots. The caller has made sure that n ≤ `num_free`."""
+        assert n <= self.num_free
+        self.num_free -= n
+        return self._free[self.num_free : self.num_free + n].clone()
+
+    def release(self, slots: Tensor) -> None:
+        n = len(slots)
+        self._free[self.num_free : self.num_free + n] = slots
+        self.num_free += n
+
+    def read(self, slots: Tensor) -> Tensor:
+        """(layers, 2, kv_heads, n, head_dim)"""
+        return self.data.index_select(3, slots.to(self.data.device))
+
+    def write(self, slots: Tensor, values: Tensor) -> None:
+        self.data.index_copy_(3, slots.to(self.data.device), values)
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """An edge of the tree: consecutive tokens and the slots of their keys and values."""
+
+    tokens: list[int]
+    slots: Tensor
+    parent: Node | None
+    last_used: int = 0
+    children: dict[int, Node] = field(default_factory=dict)
+
+
+class PrefixTree:
+    """Longest-prefix look-up over a pool. Prefixes used least recently make room for new ones."""
+
+    def __init__(self, pool: TokenPool) -> None:
+        self.pool = pool
+        self.root = Node([], torch.empty(0, dtype=torch.long), None)
+        self._clock = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens stored."""
+        return self.pool.capacity - self.pool.num_free
+
+    def match(self, ids: Sequence[int]) -> Tensor:
+        """(n,) slots of the longest stored prefix of `ids`."""
+        parts = [node.slots[:used] for node, used in self._walk(ids)]
+        return torch.cat(parts) if parts else self.root.slots
+
+    def insert(self, ids: Sequence[int], values: Callable[[int, int], Tensor]) -> None:
+        """Store the keys and values of `ids`; what is stored already is not asked for again.
+
+        Where the pool cannot hold all, the beginning is stored.
+
+        Args:
+            values: (start, stop) → (layers, 2, kv_heads, stop − start, head_dim)
+        """
+        path = self._walk(ids)
+        start = sum(used for _, used in path)
+        node = self.root
+        if path:
+            node, used = path[-1]
+            if used < len(node.tokens) and start < len(ids):
+                node = self._split(node, used)
+        if start == len(ids):
+            return
+        self._make_room(len(ids) - start, keep={id(node), *(id(step) for step, _ in path)})
+        stop = start + min(len(ids) - start, self.pool.num_free)
+        if stop == start:
+            return
+        slots = self.pool.allocate(stop - start)
+        self.pool.write(slots, values(start, stop))
+        tokens = list(ids[start:stop])
+        node.children[tokens[0]] = Node(tokens, slots, node, self._clock)
+
+    def _walk(self, ids: Sequence[int]) -> list[tuple[Node, int]]:
+        """The nodes that spell the longest stored prefix, each with the number of its tokens that belong to it."""
+        self._clock += 1
+        path: list[tuple[Node, int]] = []
+        node, at = self.root, 0
+        while at < len(ids) and (child := node.children.get(ids[at])) is not None:
+            size = len(child.tokens)
+            if child.tokens == list(ids[at : at + size]):
+                used = size
+            else:
+                used = next(
+                    (i for i, (a, b) in enumerate(zip(child.tokens, ids[at:], strict=False)) if a != b),
+                    min(size, len(ids) - at),
+                )
+            child.last_used = self._clock
+            path.append((child, used))
+            at += used
+            if used < size:
+                break
+            node = child
+        return path
+
+    def _split(self, node: Node, at: int) -> Node:
+        """Cut an edge in two; returns the upper part."""
+        assert node.parent is not None
+        upper = Node(node.tokens[:at], node.slots[:at], node.parent, node.last_used)
+        node.parent.children[upper.tokens[0]] = upper
+        node.tokens, node.slots, node.parent = node.tokens[at:], node.slots[at:], upper
+        upper.children[node.tokens[0]] = node
+        return upper
+
+    def _make_room(self, needed: int, keep: set[int]) -> None:
+        """Evict leaves, least recently used first, until `needed` slots are free or nothing is left to evict."""
+        if needed <= self.pool.num_free:
+            return
+        needed = min(self.pool.capacity, max(needed, self.pool.capacity // 16))  # a search of the tree pays for many
+        while needed > self.pool.num_free:
+            leaves = [node for node in self._nodes() if not node.children and id(node) not in keep]
+            if not leaves:
+                return
+            for leaf in sorted(leaves, key=lambda leaf: leaf.last_used):
+                self._remove(leaf)
+                if needed <= self.pool.num_free:
+                    return
+
+    def _remove(self, leaf: Node) -> None:
+        assert leaf.parent is not None
+        del leaf.parent.children[leaf.tokens[0]]
+        self.pool.release(leaf.slots)
+
+    def _nodes(self) -> Iterator[Node]:
+        pending = list(self.root.children.values())
+        while pending:
+            node = pending.pop()
+            yield node
+            pending.extend(node.children.values())
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for node in self._nodes():
+            self.pool.release(node.slots)
+        self.root.children.clear()
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError unless every slot is either free or held by exactly one node, and every edge is sound."""
+        held = [slot for node in self._nodes() for slot in node.slots.tolist()]
+        free = self.pool._free[: self.pool.num_free].tolist()
+        assert sorted(held + free) == list(range(self.pool.capacity)), "a slot is lost or held twice"
+        for node in self._nodes():
+            assert node.tokens, "an edge without tokens"
+            assert len(node.tokens) == len(node.slots), "tokens and slots of an edge differ in number"
+            assert node.parent is not None, "an edge without a parent"
+            assert node.parent.children[node.tokens[0]] is node, "an edge that its parent does not know"

@@ -1,0 +1,120 @@
+"""The thread where concurrent calls meet in one batch."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from motes.errors import MotesError
+
+RequestT = TypeVar("RequestT", bound="Request")
+
+IDLE_SECONDS = 5.0
+
+
+class Request:
+    """One unit of work of a call, and the future that its caller awaits."""
+
+    __slots__ = ("future", "loop")
+
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+
+    def attach(self) -> asyncio.Future[Any]:
+        self.loop = asyncio.get_running_loop()
+        self.future = self.loop.create_future()
+        return self.future
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits any more."""
+        return self.future.cancelled() or self.loop.is_closed()
+
+    def resolve(self, result: object) -> None:
+        self._post(lambda: None if self.future.done() else self.future.set_result(result))
+
+    def fail(self, error: BaseException) -> None:
+        self._post(lambda: None if self.future.done() else self.future.set_exception(error))
+
+    def _post(self, settle: Any) -> None:
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(settle)
+
+
+class Worker(ABC, Generic[RequestT]):
+    """Serves requests of any number of callers and event loops in a thread of its own.
+
+    The thread starts with the first request and ends after a few idle seconds. A subclass says how a round of work is
+    done: `work` gets what has arrived and does one round on it and on what is in progress.
+
+    Args:
+        num_threads: of torch, in this thread. By default half of the processors (or what OMP_NUM_THREADS says), so
+            that a language model and a reward model can work side by side.
+    """
+
+    def __init__(self, name: str, num_threads: int | None = None) -> None:
+        self._name = name
+        self._num_threads = num_threads or int(
+            os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // 2)
+        )
+        self._arrived: list[RequestT] = []
+        self._condition = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    async def submit(self, requests: Sequence[RequestT]) -> list[Any]:
+        """Results, in order. The first failure is raised; cancelling the call withdraws its requests."""
+        futures = [request.attach() for request in requests]
+        with self._condition:
+            self._arrived.extend(requests)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+            self._condition.notify()
+        return await asyncio.gather(*futures)
+
+    @property
+    @abstractmethod
+    def busy(self) -> bool:
+        """Whether work is in progress."""
+
+    @abstractmethod
+    def work(self, arrived: list[RequestT]) -> None:
+        """One round. Settles the requests that it finishes."""
+
+    def rest(self) -> None:
+        """Give back memory that only work needs."""
+
+    @abstractmethod
+    def abandon(self) -> list[RequestT]:
+        """Drop what is in progress, start clean, return what was dropped."""
+
+    @abstractmethod
+    def failure(self, error: Exception) -> MotesError:
+        """What callers are told when `work` raised `error`."""
+
+    def _run(self) -> None:
+        torch.set_num_threads(self._num_threads)
+        while True:
+            with self._condition:
+                if not self._arrived and not self.busy and not self._condition.wait_for(self._has_arrived, IDLE_SECONDS):
+                    self.rest()
+                    self._thread = None
+                    return
+                arrived, self._arrived = self._arrived, []
+            try:
+                with torch.inference_mode():
+                    self.work(arrived)
+            except Exception as error:  # whatever went wrong belongs to the callers, who are waiting
+                failure = self.failure(error)
+                failure.__cause__ = error
+                for request in (*arrived, *self.abandon()):
+                    request.fail(failure)
+
+    def _has_arrived(self) -> bool:
+        return bool(self._arrived)

@@ -1,0 +1,330 @@
+"""The local engine: any causal language model of transformers, with shared prefixes and continuous batching.
+
+Trajectories fork without recomputing anything: a child begins with its parent's keys and values. Calls of any number
+of concurrent runs decode together; a sequence leaves the batch the moment its step ends, and the next one takes its
+place.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from motes.errors import ConfigurationError, ContextLengthError, EngineError
+from motes.kv import PrefixTree, Runner, Worker
+from motes.kv.checkpoint import cache_budget, open_checkpoint
+from motes.kv.vocabulary import HIT, Vocabulary
+from motes.kv.worker import Request
+from motes.models.sampler import Sampler, uniforms
+from motes.types import Sampling, Step, StepEnd, Trajectory, Usage
+
+
+@dataclass(eq=False)
+class _Extension(Request):
+    """One trajectory to be extended by a step: a request and, once it has a row, a sequence in the batch."""
+
+    ids: list[int]  # every token so far; the last one is fed first
+    sampling: Sampling
+    seed: int
+    limit: int  # tokens that this step may have
+    prompt_usage: Usage = Usage()
+
+    @property
+    def prefix(self) -> list[int]:
+        """The tokens whose keys and values must be there before the first token can be drawn."""
+        return self.ids[:-1]
+
+    @property
+    def longest(self) -> int:
+        return len(self.ids) + self.limit
+
+
+class _Batch:
+    """The sequences that decode together, row by row as in the workspace, as arrays."""
+
+    def __init__(self) -> None:
+        self.requests: list[_Extension] = []
+        self.token = np.zeros(0, dtype=np.int64)  # the last token of each, to be fed next
+        self.state = np.zeros(0, dtype=np.int32)  # of its delimiters' automaton
+        self.count = np.zeros(0, dtype=np.int64)  # tokens drawn
+        self.limit = np.zeros(0, dtype=np.int64)
+        self.seed = np.zeros(0, dtype=np.uint64)
+        self.logprob = np.zeros(0)
+        self.drawn = np.zeros((0, 0), dtype=np.int64)  # (rows, longest limit so far)
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def append(self, requests: Sequence[_Extension]) -> None:
+        self.requests.extend(requests)
+        n = len(requests)
+        self.token = np.append(self.token, [request.ids[-1] for request in requests])
+        self.state = np.append(self.state, np.zeros(n, dtype=np.int32))
+        self.count = np.append(self.count, np.zeros(n, dtype=np.int64))
+        self.limit = np.append(self.limit, [request.limit for request in requests])
+        self.seed = np.append(self.seed, np.array([request.seed for request in requests], dtype=np.uint64))
+        self.logprob = np.append(self.logprob, np.zeros(n))
+        self.drawn = np.concatenate([self.drawn, np.zeros((n, self.drawn.shape[1]), dtype=np.int64)])
+
+    def remove(self, row: int) -> None:
+        """Take a row out; the last row takes its place."""
+        last = self.requests.pop()
+        if row < len(self.requests):
+            self.requests[row] = last
+        for name in ("token", "state", "count", "limit", "seed", "logprob", "drawn"):
+            array = getattr(self, name)
+            array[row] = array[-1]
+            setattr(self, name, array[:-1])
+
+
+class LocalLanguageModel(Worker[_Extension]):
+    """A causal language model of transformers, on CPU or GPU.
+
+    Args:
+        model: in evaluation mode.
+        vocabulary: its tokenizer.
+        max_batch_size: sequences that decode together.
+        max_cached_tokens: tokens whose keys and values are kept for reuse; by default what fits in an eighth of the
+            free memory. Prefixes used least recently are forgotten and computed again when needed.
+        max_batch_tokens: rows × length of the batch's own keys and values; by default another eighth. A request that
+            does not fit beside the others waits; one alone always runs.
+        num_threads: of torch; see `Worker`.
+
+    The same (trajectory, sampling, seed) gives the same tokens whatever else is in the batch, up to rounding: products
+    of matrices of other shapes round differently in the last bit, and a draw that falls within that bit of the
+    boundary between two tokens can differ (in float32 about once in a million tokens, more often in half precision).
+    """
+
+    merges_calls = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        vocabulary: Vocabulary,
+        *,
+        max_batch_size: int = 256,
+        max_cached_tokens: int | None = None,
+        max_batch_tokens: int | None = None,
+        num_threads: int | None = None,
+        name: str = "local",
+    ) -> None:
+        super().__init__(f"motes-{name}", num_threads)
+        if max_batch_size < 1:
+            raise ConfigurationError(f"max_batch_size must be at least 1, not {max_batch_size}")
+        config, dtype, device = model.config, model.dtype, model.device
+        fits = cache_budget(Runner.bytes_per_token(config, dtype), device)
+        self.name = name
+        self.vocabulary = vocabulary
+        self.context_length = Runner.context_length(config)
+        self.max_batch_size = max_batch_size
+        self.max_batch_tokens = max_batch_tokens or fits
+        self.tree = PrefixTree(Runner.pool_for(config, max_cached_tokens or fits, dtype, device))
+        self._head = model.get_output_embeddings()
+        self._runner = Runner(model.get_decoder(), self.tree.pool)
+        self._waiting: deque[_Extension] = deque()
+        self._batch = _Batch()
+        self._sampler: Sampler | None = None
+        self._stacked: dict[tuple[tuple[str, ...], ...], npt.NDArray[np.int32]] = {}
+        # Checkpoints may have more logits than tokens, or fewer.
+        self._is_eos = np.zeros(max(self._head.weight.shape[0], len(vocabulary.tokenizer)), dtype=bool)
+        self._is_eos[_end_tokens(model, vocabulary)] = True
+
+    @classmethod
+    def open(cls, path: str, *, device: str | None = None, dtype: str | None = None, **options: object) -> LocalLanguageModel:  # fmt: skip
+        """Open a checkpoint: a folder, or a name that the hub knows.
+
+        Args:
+            device: "cpu", "cuda", …; by default a GPU where there is one.
+            dtype: of weights and arithmetic; by default float32 on a CPU, bfloat16 on a GPU.
+
+        Raises:
+            ConfigurationError: there is no such checkpoint, or it is not a causal language model.
+        """
+        model, vocabulary = open_checkpoint(AutoModelForCausalLM, path, device, dtype)
+        return cls(model, vocabulary, name=Path(path).name, **options)  # type: ignore[arg-type]
+
+    async def extend(
+        self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Step]:
+        """See `motes.protocols.LanguageModel`. Concurrent calls decode in one batch."""
+        steps: list[Step | None] = [None] * len(trajectories)
+        requests: list[_Extension] = []
+        for i, (trajectory, seed) in enumerate(zip(trajectories, seeds, strict=True)):
+            ids, drawn = self._ids(trajectory)
+            limit = min(sampling.max_step_tokens, self.context_length - len(ids))
+            if sampling.max_tokens is not None:
+                limit = min(limit, sampling.max_tokens - drawn)
+            if limit < 1:
+                steps[i] = Step("", "length")
+            else:
+                requests.append(_Extension(ids, sampling, seed, limit))
+        results = iter(await self.submit(requests))
+        return [step or next(results) for step in steps]
+
+    def _ids(self, trajectory: Trajectory) -> tuple[list[int], int]:
+        """Every token of a partial answer, prompt first; and how many of them are the answer's."""
+        prompt = self.vocabulary.prompt(trajectory.problem)
+        if len(prompt) >= self.context_length:
+            raise ContextLengthError(
+                f"the prompt has {len(prompt)} tokens and {self.name!r} a context of {self.context_length}: "
+                "shorten the question"
+            )
+        ids = list(prompt)
+        for step in trajectory.steps:
+            ids.extend(step.token_ids or self.vocabulary.encode(step.text))
+        return ids, len(ids) - len(prompt)
+
+    # In the worker's thread:
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting or self._batch)
+
+    def work(self, arrived: list[_Extension]) -> None:
+        self._waiting.extend(arrived)
+        self._admit()
+        if self._batch:
+            self._decode()
+            for row in np.flatnonzero([request.cancelled for request in self._batch.requests])[::-1]:
+                self._take_out(int(row))
+
+    def abandon(self) -> list[_Extension]:
+        dropped = [*self._batch.requests, *self._waiting]
+        self._waiting.clear()
+        self._batch = _Batch()
+        self._sampler = None
+        self._runner.workspace.clear()
+        return dropped
+
+    def rest(self) -> None:
+        self._runner.workspace.clear()
+
+    def failure(self, error: Exception) -> EngineError:
+        return EngineError(f"the language model {self.name!r} failed: {error!r}")
+
+    def _admit(self) -> None:
+        """Give rows to waiting requests, as many as fit, and compute what of their prefixes is not stored.
+
+        Of several that need the same missing prefix one computes it; the others are admitted in the next round.
+        """
+        workspace = self._runner.workspace
+        longest = max((request.longest for request in self._batch.requests), default=0)
+        admitted: list[_Extension] = []
+        missing: list[list[int]] = []
+        postponed: list[_Extension] = []
+        computing: set[tuple[int, ...]] = set()
+        while self._waiting and len(self._batch) + len(admitted) < self.max_batch_size:
+            request = self._waiting[0]
+            rows = len(self._batch) + len(admitted) + 1
+            longest = max(longest, request.longest)
+            if rows > 1 and rows * longest > self.max_batch_tokens:
+                break
+            self._waiting.popleft()
+            if request.cancelled:
+                continue
+            prefix = request.prefix
+            slots = self.tree.match(prefix)
+            todo = prefix[len(slots) :]
+            if todo:
+                if (key := tuple(prefix)) in computing:
+                    postponed.append(request)
+                    continue
+                computing.add(key)
+            workspace.append(slots)
+            admitted.append(request)
+            missing.append(todo)
+            request.prompt_usage = Usage(prefill_tokens=len(todo), prefill_tokens_cached=len(slots))
+        self._waiting.extendleft(reversed(postponed))
+        if not admitted:
+            return
+        first = len(self._batch)
+        workspace.reserve(workspace.num_rows, 64 + max(len(request.ids) for request in admitted))
+        self._batch.append(admitted)
+        self._sampler = None
+        for _ in self._runner.feed(first, missing):
+            pass
+        for row, request in enumerate(admitted, first):
+            if missing[row - first]:
+                self._runner.store(self.tree, row, request.prefix)
+
+    def _decode(self) -> None:
+        """One token for every row; rows whose step ends leave."""
+        batch = self._batch
+        if self._sampler is None:
+            self._sampler = Sampler([request.sampling for request in batch.requests], self._runner.device)
+            self._tables = self._delimiter_tables()
+        hidden = self._runner.forward(0, torch.from_numpy(batch.token)[:, None])
+        tokens, logprobs = self._sampler(self._head(hidden[:, -1]), uniforms(batch.seed, batch.count))
+        token = tokens.cpu().numpy()
+        if batch.drawn.shape[1] <= batch.count.max():
+            wider = np.zeros((len(batch), max(32, 2 * batch.drawn.shape[1])), dtype=np.int64)
+            wider[:, : batch.drawn.shape[1]] = batch.drawn
+            batch.drawn = wider
+        batch.token = token
+        batch.drawn[np.arange(len(batch)), batch.count] = token
+        batch.count += 1
+        batch.logprob += logprobs.double().cpu().numpy()
+        tables, of_row = self._tables
+        batch.state = tables[of_row, batch.state, token]
+        eos = self._is_eos[token]
+        ended = eos | (batch.state == HIT) | (batch.count >= batch.limit)
+        for row in np.flatnonzero(ended)[::-1]:
+            end: StepEnd = "eos" if eos[row] else "step" if batch.state[row] == HIT else "length"
+            self._finish(int(row), end)
+
+    def _delimiter_tables(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """The automata in use, (automata, states, vocabulary), and each row's, (rows,)."""
+        of_row = [request.sampling.delimiters for request in self._batch.requests]
+        in_use = tuple(dict.fromkeys(of_row))
+        if in_use not in self._stacked:
+            automata = [self.vocabulary.automaton(delimiters) for delimiters in in_use]
+            stacked = np.zeros((len(in_use), max(map(len, automata)), len(self._is_eos)), dtype=np.int32)
+            for i, table in enumerate(automata):
+                stacked[i, : len(table), : table.shape[1]] = table
+            self._stacked = {in_use: stacked}
+        return self._stacked[in_use], np.array([in_use.index(delimiters) for delimiters in of_row])
+
+    def _finish(self, row: int, end: StepEnd) -> None:
+        batch = self._batch
+        request = batch.requests[row]
+        drawn = batch.drawn[row, : batch.count[row]].tolist()
+        logprob = float(batch.logprob[row])
+        ids = request.ids + drawn
+        before = self.vocabulary.decode(request.ids)
+        text = self.vocabulary.decode(ids)[len(before) :]
+        if end != "eos":  # an ended answer is never extended
+            self._runner.store(self.tree, row, ids[:-1])
+        self._take_out(row)
+        usage = request.prompt_usage + Usage(generated_tokens=len(drawn))
+        request.resolve(Step(text, end, tuple(drawn), logprob, usage))
+
+    def _take_out(self, row: int) -> None:
+        self._batch.remove(row)
+        self._runner.workspace.remove(row)
+        self._sampler = None
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError unless the cache and the batch are sound. For tests, between calls."""
+        self.tree.check_integrity()
+        assert self._runner.workspace.num_rows == len(self._batch)
+
+    def __repr__(self) -> str:
+        return f"LocalLanguageModel({self.name!r})"
+
+
+def _end_tokens(model: PreTrainedModel, vocabulary: Vocabulary) -> list[int]:
+    """Every token that ends an answer: the checkpoint may name several, the tokenizer one more."""
+    configured = getattr(model.generation_config, "eos_token_id", None) or getattr(model.config, "eos_token_id", None)
+    ids = [configured] if isinstance(configured, int) else list(configured or [])
+    if (own := vocabulary.tokenizer.eos_token_id) is not None:
+        ids.append(own)
+    if not ids:
+        raise ConfigurationError("the checkpoint names no end-of-sequence token: set eos_token_id in its config")
+    return sorted(set(ids))

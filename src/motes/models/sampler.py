@@ -1,0 +1,91 @@
+"""Sampling a batch of tokens, each sequence from its own seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from motes.types import Sampling
+
+
+def uniforms(seeds: npt.NDArray[np.uint64], positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """(B,) numbers in [0, 1): a hash of each sequence's seed and the token's position in the step, nothing else.
+
+    SplitMix64 (Steele, Lea, Flood, 2014), once over the seed and once over its sum with the position.
+    """
+
+    def mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        z = z + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+    with np.errstate(over="ignore"):
+        bits = mix(mix(seeds) + positions.astype(np.uint64))
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+class Sampler:
+    """The sampling parameters of a batch, as tensors. Made anew when the batch changes."""
+
+    # One row of parameters serves a batch whose rows are all sampled alike.
+
+    def __init__(self, samplings: Sequence[Sampling], device: torch.device) -> None:
+        if all(sampling is samplings[0] for sampling in samplings):
+            samplings = samplings[:1]
+
+        def column(values: list[float]) -> Tensor:
+            return torch.tensor(values, dtype=torch.float32, device=device)[:, None]
+
+        temperatures = [s.temperature for s in samplings]
+        self.greedy = torch.tensor([t == 0 for t in temperatures], device=device)
+        self.any_greedy = any(t == 0 for t in temperatures)
+        self.temperature = column([t or 1.0 for t in temperatures])
+        self.top_k = torch.tensor([s.top_k for s in samplings], device=device)[:, None]
+        self.top_p = column([s.top_p for s in samplings])
+        self.min_p = column([s.min_p for s in samplings])
+        self.sorts = any(s.top_k or s.top_p < 1 for s in samplings)
+        self.any_min_p = any(s.min_p for s in samplings)
+
+    def __call__(self, logits: Tensor, uniform: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+        """Draw one token a row by inverting the cumulative distribution at the row's uniform.
+
+        Order of the filters: temperature, top_k, top_p, min_p (as in transformers).
+
+        Args:
+            logits: (B, V)
+            uniform: (B,) in [0, 1)
+
+        Returns:
+            (B,) tokens and (B,) their log-probabilities at temperature 1, unfiltered.
+        """
+        logits = logits.float()
+        scaled = logits / self.temperature
+        if self.sorts:
+            scaled = self._keep_top(scaled)
+        probabilities = scaled.softmax(-1)
+        if self.any_min_p:
+            floor = self.min_p * probabilities.amax(-1, keepdim=True)
+            probabilities = probabilities.masked_fill(probabilities < floor, 0.0)
+        cumulative = probabilities.double().cumsum(-1)
+        u = torch.from_numpy(uniform).to(logits.device)[:, None]
+        # The last sum is the total, whatever rounding made of it; u < 1 keeps the target under it.
+        tokens = torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True).squeeze(-1)
+        tokens = tokens.clamp_max_(logits.shape[-1] - 1)
+        if self.any_greedy:
+            tokens = torch.where(self.greedy, logits.argmax(-1), tokens)
+        logprobs = logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(-1)
+        return tokens, logprobs
+
+    def _keep_top(self, scaled: Tensor) -> Tensor:
+        ordered, order = scaled.sort(-1, descending=True)
+        rank = torch.arange(scaled.shape[-1], device=scaled.device)
+        ordered = ordered.masked_fill((self.top_k > 0) & (rank >= self.top_k), -torch.inf)
+        mass = ordered.softmax(-1).cumsum(-1)
+        before = torch.cat([torch.zeros_like(mass[:, :1]), mass[:, :-1]], -1)
+        ordered = ordered.masked_fill((before >= self.top_p) & (self.top_p < 1) & (rank > 0), -torch.inf)
+        return torch.empty_like(scaled).scatter_(-1, order, ordered)

@@ -1,0 +1,266 @@
+"""The local process reward model: Qwen2.5-Math-PRM's layout, with shared prefixes and incremental scoring.
+
+A step's score depends on what comes before it only, so a step is read once: its keys and values are kept, and a longer
+trajectory costs only the tokens of its new steps.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import Qwen2Config, Qwen2Model, Qwen2PreTrainedModel
+
+from motes.errors import ConfigurationError, ContextLengthError, RewardError, UnknownNameError
+from motes.kv import PrefixTree, Runner, Worker
+from motes.kv.checkpoint import cache_budget, open_checkpoint
+from motes.kv.vocabulary import Vocabulary
+from motes.kv.worker import Request
+from motes.rewards.format import QwenFormat
+from motes.types import Problem, Scores, Trajectory, Usage
+
+MAX_ROWS = 256
+"""Texts read together."""
+
+Prefix = Literal["steps", "whole"]
+
+
+class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
+    """Qwen2 with a two-way head, in the layout of Qwen2.5-Math-PRM: weights `model.*`, `score.0.*`, `score.2.*`.
+
+    A class of our own: the code published beside those weights does not run on transformers 5 (and would be remote
+    code).
+    """
+
+    def __init__(self, config: Qwen2Config) -> None:
+        super().__init__(config)
+        self.model = Qwen2Model(config)
+        self.score = nn.Sequential(
+            nn.Linear(config.hidden_size, config.hidden_size), nn.ReLU(), nn.Linear(config.hidden_size, 2)
+        )
+        self.post_init()
+
+
+@dataclass(eq=False)
+class _Reading(Request):
+    """A text to be read, and where in it probabilities are wanted. Its result is one probability for each place."""
+
+    ids: list[int]
+    at: list[int]  # positions in `ids`, ascending
+    nodes: list[list[Trajectory]]  # for each position, the partial answers whose score is read there
+    prompt: int  # tokens of `ids` that every text about this problem begins with
+    keep: int  # tokens of `ids` that longer texts will begin with
+    computed: int = 0
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(reward_tokens=self.computed, reward_tokens_cached=len(self.ids) - self.computed)
+
+
+class LocalPRM(Worker[_Reading]):
+    """A process reward model in Qwen2.5-Math-PRM's layout, on CPU or GPU.
+
+    Args:
+        model: in evaluation mode.
+        vocabulary: its tokenizer.
+        prefix: "steps": each step is followed by the tag, all are read in one text. "whole": a prefix is read as one
+            single step, blank lines collapsed (the paper's "model" aggregation, arXiv 2502.01618); the score of step t
+            is then that of the text up to t.
+        max_cached_tokens, max_batch_tokens, num_threads: as for `motes.models.local.LocalLanguageModel`.
+    """
+
+    def __init__(
+        self,
+        model: Qwen2ForProcessRewardModel,
+        vocabulary: Vocabulary,
+        *,
+        prefix: Prefix = "steps",
+        max_cached_tokens: int | None = None,
+        max_batch_tokens: int | None = None,
+        num_threads: int | None = None,
+        name: str = "local",
+    ) -> None:
+        super().__init__(f"motes-{name}", num_threads)
+        if prefix not in ("steps", "whole"):
+            raise UnknownNameError("prefix", prefix, ("steps", "whole"))
+        config, dtype, device = model.config, model.dtype, model.device
+        fits = cache_budget(Runner.bytes_per_token(config, dtype), device)
+        self.name = name
+        self.prefix = prefix
+        self.format = QwenFormat(vocabulary)
+        self.context_length = Runner.context_length(config)
+        self.max_batch_tokens = max_batch_tokens or fits
+        self.tree = PrefixTree(Runner.pool_for(config, max_cached_tokens or fits, dtype, device))
+        self._head = model.score
+        self._runner = Runner(model.model, self.tree.pool)
+        self._known: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
+        self._waiting: list[_Reading] = []
+        self._in_progress: list[_Reading] = []
+        self._step_ids: WeakKeyDictionary[Trajectory, list[int]] = WeakKeyDictionary()
+
+    @classmethod
+    def open(cls, path: str, *, device: str | None = None, dtype: str | None = None, **options: object) -> LocalPRM:
+        """Open a checkpoint; see `motes.kv.checkpoint.open_checkpoint`.
+
+        Raises:
+            ConfigurationError: there is no such checkpoint, it is of another kind, or its scores do not vary.
+        """
+        model, vocabulary = open_checkpoint(Qwen2ForProcessRewardModel, path, device, dtype)
+        prm = cls(model, vocabulary, name=Path(path).name, **options)  # type: ignore[arg-type]
+        prm._refuse_constant()
+        return prm
+
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
+        """See `motes.protocols.RewardModel`. Concurrent calls are read in one batch; equal texts are read once."""
+        unread: dict[tuple[int, ...], _Reading] = {}
+        mine: list[list[_Reading]] = []
+        for trajectory in trajectories:
+            mine.append([])
+            for reading in self._readings(trajectory):
+                key = (len(reading.at), *reading.ids)
+                if key not in unread:
+                    unread[key] = reading
+                    mine[-1].append(reading)
+                else:
+                    for nodes, more in zip(unread[key].nodes, reading.nodes, strict=True):
+                        nodes.extend(more)
+        results = await self.submit(list(unread.values()))
+        for reading, values in zip(unread.values(), results, strict=True):
+            for nodes, value in zip(reading.nodes, values, strict=True):
+                self._known.update((node, value) for node in nodes)
+        return [
+            Scores((self._known[node] for node in trajectory.path), sum((r.usage for r in readings), Usage()))
+            for trajectory, readings in zip(trajectories, mine, strict=True)
+        ]
+
+    # What is read, as tokens:
+
+    def _readings(self, trajectory: Trajectory) -> Iterator[_Reading]:
+        """What must be read for the steps of a trajectory that have no score yet."""
+        path = trajectory.path
+        unread = [node for node in path if node not in self._known]
+        if not unread:
+            return
+        prompt = self.format.prompt(trajectory.problem)
+        if self.prefix == "whole":
+            for node in unread:
+                ids = [*prompt, *self.format.step(re.sub(r"\n{2,}", "\n", node.text), first=True)]
+                yield self._checked(_Reading(ids, [len(ids) - 1], [[node]], len(prompt), len(ids) - 1))
+            return
+        ids, tags = list(prompt), []
+        for node in path:
+            ids += self._ids(node)
+            tags.append(len(ids) - 1)
+        at = tags[len(path) - len(unread) :]  # a step is never scored before those that lead to it
+        yield self._checked(_Reading(ids, at, [[node] for node in unread], len(prompt), len(ids)))
+
+    def _checked(self, reading: _Reading) -> _Reading:
+        if len(reading.ids) > self.context_length:
+            raise ContextLengthError(
+                f"a partial answer takes {len(reading.ids)} tokens and {self.name!r} has a context of "
+                f"{self.context_length}: lower max_tokens or max_steps"
+            )
+        return reading
+
+    def _ids(self, node: Trajectory) -> list[int]:
+        """A step's tokens, tag included."""
+        if node not in self._step_ids:
+            assert node.step is not None
+            self._step_ids[node] = self.format.step(node.step.text, first=node.depth == 1)
+        return self._step_ids[node]
+
+    # In the worker's thread:
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting)
+
+    def work(self, arrived: list[_Reading]) -> None:
+        self._waiting += arrived
+        self._waiting.sort(key=lambda reading: len(reading.ids))
+        group = [reading for reading in self._fitting() if not reading.cancelled]
+        self._read_prompts(group)
+        self._in_progress = group
+        for reading, values in zip(group, self._read(group), strict=True):
+            reading.resolve(values)
+        self._in_progress = []
+
+    def abandon(self) -> list[_Reading]:
+        dropped = [*self._waiting, *self._in_progress]
+        self._waiting, self._in_progress = [], []
+        self._runner.workspace.clear()
+        return dropped
+
+    def rest(self) -> None:
+        self._runner.workspace.clear()
+
+    def failure(self, error: Exception) -> RewardError:
+        return RewardError(f"the reward model {self.name!r} failed: {error!r}")
+
+    def _fitting(self) -> list[_Reading]:
+        """Take from the waiting as many as may be read together."""
+        n = 1
+        while n < min(len(self._waiting), MAX_ROWS) and (n + 1) * len(self._waiting[n].ids) <= self.max_batch_tokens:
+            n += 1
+        group, self._waiting = self._waiting[:n], self._waiting[n:]
+        return group
+
+    def _read_prompts(self, group: list[_Reading]) -> None:
+        """Prompts that are not stored yet are read first, each once; the first text about it bears the cost."""
+        first_of: dict[tuple[int, ...], _Reading] = {}
+        for reading in group:
+            prompt = tuple(reading.ids[: reading.prompt])
+            if prompt not in first_of and len(self.tree.match(prompt)) < len(prompt):
+                first_of[prompt] = reading
+        prompts = [_Reading(list(prompt), [], [], len(prompt), len(prompt)) for prompt in first_of]
+        self._read(prompts)
+        for prompt, reading in zip(prompts, first_of.values(), strict=True):
+            reading.computed += prompt.computed
+
+    def _read(self, group: list[_Reading]) -> list[list[float]]:
+        """Probabilities at each reading's places; what was computed on the way is stored."""
+        workspace = self._runner.workspace
+        starts: list[int] = []
+        for reading in group:
+            slots = self.tree.match(reading.ids[: reading.at[0]] if reading.at else reading.ids)
+            workspace.append(slots)
+            starts.append(len(slots))
+        found: list[list[Tensor]] = [[] for _ in group]
+        missing = [reading.ids[start:] for reading, start in zip(group, starts, strict=True)]
+        for i, at, hidden in self._runner.feed(0, missing):
+            begin = starts[i] + at
+            group[i].computed += len(hidden)
+            found[i] += [hidden[p - begin] for p in group[i].at if begin <= p < begin + len(hidden)]
+        values: list[float] = []
+        if any(found):
+            logits = self._head(torch.stack([state for states in found for state in states]))
+            values = logits.float().softmax(-1)[:, 1].tolist()
+        for row, reading in enumerate(group):
+            self._runner.store(self.tree, row, reading.ids[: reading.keep])
+        workspace.lengths.clear()
+        remaining = iter(values)
+        return [[next(remaining) for _ in states] for states in found]
+
+    def _refuse_constant(self) -> None:
+        """Raise unless scores vary: a head whose weights were lost gives the same score to everything."""
+        prompt = self.format.prompt(Problem("What is 2+2?"))
+        texts = ([*prompt, *self.format.step(text, first=True)] for text in ("2+2=4.", "I do not know.", "\\boxed{7}"))
+        readings = [_Reading(ids, [len(ids) - 1], [[]], 0, 0) for ids in texts]
+        with torch.inference_mode():
+            values = [round(value, 6) for (value,) in self._read(readings)]
+        if len(set(values)) == 1:
+            raise ConfigurationError(f"{self.name!r} scores everything {values[0]}: its weights are not a reward model's")
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError unless the cache is sound. For tests, between calls."""
+        self.tree.check_integrity()
+        assert self._runner.workspace.num_rows == 0
+
+    def __repr__(self) -> str:
+        return f"LocalPRM({self.name!r})"
