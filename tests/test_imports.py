@@ -1,0 +1,131 @@
+"""`import motes` is light, and imports point down only."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import motes
+
+SOURCE = Path(motes.__file__).parent
+HEAVY = ("torch", "transformers", "tokenizers", "safetensors", "matplotlib", "fastapi", "starlette", "uvicorn", "ray")
+
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("types", "protocols", "errors"),
+    ("smc", "kv"),
+    ("methods", "models", "rewards", "tasks", "bundled"),
+    ("api", "contracts", ""),  # "": the package itself, which gathers the public names
+    ("lab",),
+    ("cli", "gateway", "__main__"),
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+CLOSED = {1, 2}  # floors whose rooms do not import each other
+
+
+def imported(source: str, module: str, *, is_package: bool = False) -> Iterator[str]:
+    """The modules of motes that `source` imports, in functions too, `if TYPE_CHECKING` left out."""
+
+    def walk(node: ast.AST) -> Iterator[ast.AST]:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            children: list[ast.AST] = list(node.orelse)
+        else:
+            yield node
+            children = list(ast.iter_child_nodes(node))
+        for child in children:
+            yield from walk(child)
+
+    for node in walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = module.split(".")[: None if is_package and node.level == 1 else int(is_package) - node.level]
+                base = ".".join([*package, *([base] if base else [])])
+            names = [f"motes.{a.name}" if base == "motes" and a.name in FLOOR else base for a in node.names]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] == "motes")
+
+
+def room(module: str) -> str:
+    """The part of the house a module is in: the first name below `motes`."""
+    return [*module.split("."), ""][1]
+
+
+def offences(source: str, module: str, *, is_package: bool = False) -> list[str]:
+    """The imports of `source` that do not point down."""
+    here = room(module)
+    found = []
+    for name in imported(source, module, is_package=is_package):
+        there = room(name)
+        closed = FLOOR[here] in CLOSED
+        if there != here and (FLOOR[there] > FLOOR[here] or (closed and FLOOR[there] == FLOOR[here])):
+            found.append(f"{module} imports {name}")
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_point_down(path: Path):
+    parts = ("motes", *path.relative_to(SOURCE).with_suffix("").parts)
+    is_package = parts[-1] == "__init__"
+    module = ".".join(parts[:-1] if is_package else parts)
+    assert room(module) in FLOOR, f"{module} has no floor in design.md"
+    assert not offences(path.read_text(), module, is_package=is_package)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("motes.types", "from motes.smc import Weights"),
+        ("motes.smc.weights", "import motes.methods.population"),
+        ("motes.smc.weights", "from motes.kv import tree"),
+        ("motes.methods.selectors", "from motes.tasks.boxed import BoxedAnswers"),
+        ("motes.models.local", "from motes import rewards"),
+        ("motes.models.local", "def late():\n    from motes.api import solve"),
+        ("motes.rewards.prm", "from motes import Problem"),
+        ("motes.rewards.prm", "from ..models import local"),
+        ("motes.methods.population", "if TYPE_CHECKING:\n    pass\nelse:\n    import motes.api"),
+        ("motes.api", "from motes.lab import report"),
+        ("motes.lab.report", "from motes.cli import main"),
+    ],
+)
+def test_an_import_that_points_up_or_sideways_is_found(module: str, source: str):
+    assert len(offences(source, module)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("motes.protocols", "if TYPE_CHECKING:\n    from motes.methods.population import Run"),
+        ("motes.methods.selectors", "from .population import Run"),
+        ("motes.methods.selectors", "from motes.methods.population import Run"),
+        ("motes.models.local", "from motes.kv.tree import Tree\nimport torch"),
+        ("motes.cli.main", "from motes import Problem\nfrom motes.lab import report\nfrom motes import gateway"),
+    ],
+)
+def test_an_import_that_points_down_is_allowed(module: str, source: str):
+    assert not offences(source, module)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import motes",
+        "import motes.smc, motes.methods, motes.tasks, motes.contracts, motes.bundled",
+        "from motes import *; solve('?', lm=TabularLanguageModel({(): {'a': 1.0}}), reward=TabularReward({}))",
+    ],
+)
+def test_import_is_light(statement: str):
+    code = f"{statement}\nimport sys\nprint(*[name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_public_names_exist():
+    assert [name for name in motes.__all__ if not hasattr(motes, name)] == []
