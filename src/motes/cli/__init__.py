@@ -1,0 +1,65 @@
+"""The command line: `motes COMMAND`. One module a command; errors that motes raises on purpose become one line.
+
+Exit codes: 0 done; 1 something failed while running; 2 the input cannot work; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import cast
+
+import typer
+
+from motes.cli import check, demo, evaluate, report, solve
+from motes.errors import ConfigurationError, ContextLengthError, MotesError, RunDirectoryError
+
+INPUT_ERRORS = (ConfigurationError, ContextLengthError, RunDirectoryError)
+USAGE_ERROR = cast(type[Exception], typer.BadParameter.__bases__[0])  # of typer's click, wherever that lives
+
+app = typer.Typer(
+    name="motes",
+    help="Inference-time scaling of language models by particle-based Monte Carlo.",
+    add_completion=False,
+    rich_markup_mode=None,
+)
+app.command("solve")(solve.command)
+app.command("eval")(evaluate.command)
+app.command("report")(report.command)
+app.command("demo")(demo.command)
+app.command("check")(check.command)
+
+
+@app.callback(invoke_without_command=True)
+def _root(context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+    if version:
+        from motes import __version__
+
+        typer.echo(f"motes {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: the words after `motes`; by default this process's.
+    """
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=None if argv is None else list(argv), prog_name="motes", standalone_mode=False)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except MotesError as error:
+        return _fail(str(error), 2 if isinstance(error, INPUT_ERRORS) else 1)
+    except typer.Abort:
+        return _fail("interrupted", 130)
+    except USAGE_ERROR as error:
+        return _fail(error.format_message(), 2)  # type: ignore[attr-defined]
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"motes: {' '.join(message.split())}", file=sys.stderr)
+    return code

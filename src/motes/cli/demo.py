@@ -1,0 +1,71 @@
+"""`motes demo`: one problem live, then a small evaluation with its table and plot."""
+
+from __future__ import annotations
+
+import time
+from itertools import count
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.rule import Rule
+
+from motes import api
+from motes.cli import evaluate, options
+from motes.cli.solve import show_question
+from motes.cli.views import Watch, compact_table, print_trimmed, show_result
+from motes.errors import MissingExtraError
+from motes.lab.evaluation import Evaluation
+from motes.lab.report import Report, write_report
+from motes.methods import ParticleFilter
+from motes.tasks import Arithmetic
+
+PROBLEM = 3
+"""Which of the test problems is solved live: the first of level 4."""
+
+
+def command(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Directory of the evaluation; by default a new one.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Problems of the small evaluation.")] = 25,
+    model: options.Model = "tiny",
+    reward: options.Reward = "tiny",
+) -> None:
+    """See it work: a problem live, a small evaluation, its plot."""
+    console = Console()
+    evaluation = Evaluation(
+        methods=("greedy", "majority", "bon", "wbon", "pf"), budgets=(1, 4, 16), limit=limit, lm=model, reward=reward
+    )
+    directory = out or _new_directory()
+    evaluation.claim(directory)
+
+    console.print(Rule("one problem, 16 particles", style="dim"))
+    lm, prm = options.open_models(model, reward)
+    problem = Arithmetic().problems()[PROBLEM]
+    show_question(console, problem)
+    started = time.perf_counter()
+    with Watch(console) as watch:
+        result = api.solve(problem, lm=lm, reward=prm, method=ParticleFilter(16), seed=0, observe=watch.observe)
+    show_result(console, result, time.perf_counter() - started)
+    console.print(f"the right answer is {problem.answer}\n", highlight=False)
+
+    console.print(Rule(f"{limit} problems: more particles, better answers", style="dim"))
+    evaluate.run(console, evaluation, directory)
+    found = Report.load(directory)
+    print_trimmed(console, compact_table(found))
+    console.print("95 % intervals beside; tokens per problem at the largest budget, both models\n", style="dim")
+    try:
+        paths = write_report(directory, found)
+    except MissingExtraError as error:
+        paths = []
+        console.print(str(error), markup=False, highlight=False)
+    plots = " ".join(str(path) for path in paths if path.suffix == ".png")
+    console.print(f"plots: {plots}\nmore:  motes report {directory}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _new_directory() -> Path:
+    """The first of runs/demo, runs/demo-2, … that is not there yet."""
+    names = (Path("runs") / ("demo" if number == 1 else f"demo-{number}") for number in count(1))
+    return next(path for path in names if not path.exists())

@@ -1,0 +1,146 @@
+"""`motes eval`: methods against budgets on a task's problems, into a directory that can be resumed."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+from motes.cli import options
+from motes.cli.views import accuracy_grid, print_trimmed, report_table
+from motes.errors import ConfigurationError
+from motes.lab.evaluation import Evaluation
+from motes.lab.report import Report
+from motes.lab.run import Progress, evaluate
+from motes.types import Sampling
+
+
+def command(
+    out: Annotated[Path, typer.Option("--out", help="Directory of the evaluation; an unfinished one is resumed.")],
+    task: Annotated[str, typer.Option(help="Whose problems.")] = "arithmetic",
+    methods: Annotated[
+        str, typer.Option(help="Methods separated by commas, e.g. pf,pf:paper,pf:ess_threshold=1.0,bon.")
+    ] = "pf,bon,wbon,majority,greedy",
+    budgets: Annotated[str, typer.Option(help="Numbers of trajectories, separated by commas.")] = "1,4,16",
+    limit: Annotated[int | None, typer.Option(help="The first so many problems; by default all.")] = None,
+    split: Annotated[str, typer.Option(help="Part of the task.")] = "test",
+    seeds: Annotated[str, typer.Option(help="The evaluation is repeated with each, separated by commas.")] = "0",
+    model: options.Model = "tiny",
+    reward: options.Reward = "tiny",
+    concurrency: Annotated[int, typer.Option(help="Problems in flight.")] = 64,
+    temperature: options.Temperature = options.DEFAULTS.temperature,
+    top_p: options.TopP = options.DEFAULTS.top_p,
+    top_k: options.TopK = options.DEFAULTS.top_k,
+    min_p: options.MinP = options.DEFAULTS.min_p,
+    max_step_tokens: options.MaxStepTokens = options.DEFAULTS.max_step_tokens,
+    max_tokens: options.MaxTokens = options.DEFAULTS.max_tokens,
+    max_steps: options.MaxSteps = options.DEFAULTS.max_steps,
+    delimiter: options.Delimiter = options.DEFAULT_DELIMITER,
+) -> None:
+    """Evaluate methods over budgets; resumes where it stopped."""
+    evaluation = Evaluation(
+        task=task,
+        split=split,
+        limit=limit,
+        methods=options.names(methods, "--methods"),
+        budgets=options.numbers(budgets, "--budgets"),
+        seeds=options.numbers(seeds, "--seeds"),
+        lm=model,
+        reward=None if reward == "none" else reward,
+        sampling=Sampling(
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            max_step_tokens=max_step_tokens,
+            max_tokens=max_tokens,
+            max_steps=max_steps,
+            delimiter=options.delimiter(delimiter),
+        ),
+    )
+    if concurrency < 1:
+        raise ConfigurationError(f"--concurrency must be at least 1, not {concurrency}")
+    evaluation.claim(out)
+    try:
+        progress = run(Console(), evaluation, out, concurrency=concurrency)
+    except KeyboardInterrupt:
+        again = shlex.join(["motes", *sys.argv[1:]])
+        print(f"motes: interrupted; what is done is in {out}, this goes on with it: {again}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    print_trimmed(console, report_table(Report.load(out)))
+    print(f"{progress.done} runs in {out}; plots: motes report {shlex.quote(str(out))}")
+    if progress.failed:
+        print(f"motes: {progress.failed} runs failed; the same command does them again", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def run(console: Console, evaluation: Evaluation, out: Path, *, concurrency: int = 64) -> Progress:
+    """Carry an evaluation out, showing how far it is."""
+    lm, prm = options.open_models(evaluation.lm, evaluation.reward or "none")
+    with View(console) as view:
+        return asyncio.run(evaluate(evaluation, out, lm=lm, reward=prm, concurrency=concurrency, observe=view.observe))
+
+
+class View:
+    """An evaluation's progress: a bar with the accuracies so far on a terminal, about twenty plain lines elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.started = time.perf_counter()
+        self._bar = Bar(
+            BarColumn(bar_width=36), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn(),
+            console=console,
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=None)
+        self._live = Live(console=console, refresh_per_second=5, transient=True)
+        self._printed = -1
+
+    def __enter__(self) -> View:
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.console.is_terminal:
+            self._live.stop()
+
+    def observe(self, progress: Progress) -> None:
+        if self.console.is_terminal:
+            self._bar.update(self._task, completed=progress.done, total=progress.total, description=_words(progress))
+            tokens = f"{progress.usage.total_tokens:,} tokens computed"
+            self._live.update(Group(self._bar, accuracy_grid(progress.cells), Text(tokens, style="dim")))
+        elif (part := 20 * progress.done // max(1, progress.total)) != self._printed:
+            self._printed = part
+            self.console.print(
+                f"{progress.done}/{progress.total} runs   {_words(progress)}   {self._time_left(progress)}".rstrip(),
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def _time_left(self, progress: Progress) -> str:
+        new = progress.done - progress.resumed
+        if not new or progress.done == progress.total:
+            return ""
+        left = round((time.perf_counter() - self.started) * (progress.total - progress.done) / new)
+        return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+
+
+def _words(progress: Progress) -> str:
+    words = [] if progress.accuracy != progress.accuracy else [f"accuracy {100 * progress.accuracy:.1f} %"]
+    if progress.failed:
+        words.append(f"{progress.failed} failed")
+    return ", ".join(words)

@@ -1,0 +1,70 @@
+"""Options that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from motes import api
+from motes.errors import ConfigurationError
+from motes.protocols import LanguageModel, RewardModel
+from motes.types import Sampling
+
+Model = Annotated[
+    str, typer.Option("--model", help="Language model: tiny, hf:PATH_OR_NAME, or MODULE:ATTRIBUTE of your own.")
+]
+Reward = Annotated[
+    str, typer.Option("--reward", help="Reward model: tiny, hf:PATH_OR_NAME, MODULE:ATTRIBUTE, or none.")
+]
+
+DEFAULTS = Sampling()
+Temperature = Annotated[float, typer.Option(help="Of the language model; 0 is greedy.")]
+TopP = Annotated[float, typer.Option(help="Nucleus mass, in (0, 1].")]
+TopK = Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")]
+MinP = Annotated[float, typer.Option(help="Keep tokens at least this fraction as likely as the likeliest.")]
+MaxStepTokens = Annotated[int, typer.Option(help="Tokens of one step.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Tokens of one answer; by default what the model's context holds.")]
+MaxSteps = Annotated[int, typer.Option(help="Steps of one answer.")]
+Delimiter = Annotated[
+    str, typer.Option(help=r"Text that ends a step, with \n for a new line; none: the answer is one step.")
+]
+DEFAULT_DELIMITER = r"\n\n"
+
+
+def delimiter(text: str) -> str | None:
+    """The delimiter that an option's text stands for."""
+    return None if text == "none" else text.replace(r"\n", "\n").replace(r"\t", "\t")
+
+
+def names(text: str, option: str) -> tuple[str, ...]:
+    """The words of a list separated by commas.
+
+    Raises:
+        ConfigurationError: it is empty.
+    """
+    words = tuple(word.strip() for word in text.split(",") if word.strip())
+    if not words:
+        raise ConfigurationError(f"{option} is empty: give at least one")
+    return words
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """The whole numbers of a list separated by commas.
+
+    Raises:
+        ConfigurationError: it is empty, or something in it is no whole number.
+    """
+    try:
+        return tuple(int(word) for word in names(text, option))
+    except ValueError:
+        raise ConfigurationError(f"{option} must be whole numbers separated by commas, not {text!r}") from None
+
+
+def open_models(model: str, reward: str) -> tuple[LanguageModel, RewardModel | None]:
+    """The models of those names. Modules beside the user are found as well."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    return api.language_model(model), None if reward == "none" else api.reward_model(reward)

@@ -1,0 +1,113 @@
+"""`motes solve`: one question, its particles live, its answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from motes import api
+from motes.cli import options
+from motes.cli.views import Round, Watch, show_result
+from motes.errors import ConfigurationError
+from motes.lab.method_spec import describe, method_from_spec
+from motes.methods import METHODS
+from motes.smc import Weights
+from motes.tasks import Arithmetic
+from motes.types import Problem, Result, Sampling
+
+
+def command(
+    question: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.", show_default=False)],
+    model: options.Model = "tiny",
+    reward: options.Reward = "tiny",
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}; pf:paper is the paper's preset.")] = "pf",
+    budget: Annotated[int, typer.Option("-n", "--budget", help="Number of trajectories: particles, samples.")] = 16,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A setting of the method; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same answer.")] = 0,
+    temperature: options.Temperature = options.DEFAULTS.temperature,
+    top_p: options.TopP = options.DEFAULTS.top_p,
+    top_k: options.TopK = options.DEFAULTS.top_k,
+    min_p: options.MinP = options.DEFAULTS.min_p,
+    max_step_tokens: options.MaxStepTokens = options.DEFAULTS.max_step_tokens,
+    max_tokens: options.MaxTokens = options.DEFAULTS.max_tokens,
+    max_steps: options.MaxSteps = options.DEFAULTS.max_steps,
+    delimiter: options.Delimiter = options.DEFAULT_DELIMITER,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
+) -> None:
+    """Solve one problem, with its particles live."""
+    problem = Problem(sys.stdin.read() if question == "-" else question)
+    for setting in settings or ():
+        if "=" not in setting:
+            raise ConfigurationError(f"--set wants FIELD=VALUE, not {setting!r}")
+    spec = ":".join([method, *(settings or ())])
+    made = method_from_spec(spec, budget)
+    sampling = Sampling(
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        max_step_tokens=max_step_tokens,
+        max_tokens=max_tokens,
+        max_steps=max_steps,
+        delimiter=options.delimiter(delimiter),
+    )
+    lm, prm = options.open_models(model, reward)
+    console = Console(quiet=as_json)
+    note = out_of_kind(model, problem)
+    started = time.perf_counter()
+    with Watch(console) as watch:
+        result = api.solve(problem, lm=lm, reward=prm, method=made, sampling=sampling, seed=seed, observe=watch.observe)
+    seconds = time.perf_counter() - started
+    if as_json:
+        asked = {"model": model, "reward": reward, "method": spec, "budget": made.budget, "settings": describe(made)}
+        typer.echo(json.dumps(to_dict(result, asked, note, seconds), ensure_ascii=False, allow_nan=False))
+    else:
+        show_result(console, result, seconds, note)
+
+
+def out_of_kind(model: str, problem: Problem) -> str | None:
+    """What to say beside an answer of the bundled model to a question that it cannot know."""
+    if model != "tiny" or Arithmetic().recognizes(problem.question):
+        return None
+    return (
+        "the bundled model knows one kind of question only, little stories about who has how many (`motes demo` shows "
+        "one). This is none: do not believe the answer"
+    )
+
+
+def show_question(console: Console, problem: Problem) -> None:
+    console.print(Text(problem.question + "\n", style="bold"), soft_wrap=not console.is_terminal)
+
+
+def to_dict(result: Result, asked: dict[str, Any], note: str | None, seconds: float) -> dict[str, Any]:
+    """A result as JSON can hold it."""
+    weights = Weights(result.log_weights).normalized.tolist()
+    scores = [None if math.isnan(score) else score for score in result.records[-1].scores.tolist()]
+    return {
+        "question": result.problem.question,
+        "answer": result.answer,
+        "note": note,
+        "confidence": result.confidence,
+        "posterior": dict(result.posterior),
+        "text": result.text,
+        **asked,
+        "seed": result.seed,
+        "log_evidence": result.log_evidence,
+        "rounds": [dataclasses.asdict(Round.of(i, record)) for i, record in enumerate(result.records, start=1)],
+        "trajectories": [
+            {"text": trajectory.text, "finished": trajectory.finished, "weight": weight, "score": score}
+            for trajectory, weight, score in zip(result.trajectories, weights, scores, strict=True)
+        ],
+        "usage": result.usage.to_dict(),
+        "seconds": round(seconds, 3),
+    }

@@ -1,0 +1,237 @@
+"""What a person sees: a population while it runs, a result, an evaluation's progress and its table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from motes.lab.report import COLUMNS, Report, table_row
+from motes.methods import Run
+from motes.smc import Weights
+from motes.types import Record, Result, Usage
+
+SHOWN = 6
+"""Partial answers and answers shown at most."""
+
+NAMES = {
+    "greedy": "pass@1 (greedy)",
+    "majority": "majority vote",
+    "bon": "best of N",
+    "wbon": "weighted best of N",
+    "pf": "particle filter",
+}
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round in numbers.
+
+    Attributes:
+        survivors: how many of the previous population have a descendant.
+    """
+
+    number: int
+    ess: float
+    particles: int
+    resampled: bool
+    survivors: int
+    finished: int
+    log_evidence: float | None
+
+    @classmethod
+    def of(cls, number: int, record: Record) -> Round:
+        return cls(
+            number=number,
+            ess=round(record.ess, 3),
+            particles=len(record.trajectories),
+            resampled=record.resampled,
+            survivors=len(set(record.ancestors.tolist())),
+            finished=sum(trajectory.finished is not None for trajectory in record.trajectories),
+            log_evidence=float(record.log_evidence) if np.isfinite(record.log_evidence) else None,
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"round {self.number:>2}   ESS {self.ess:5.1f} of {self.particles}   survivors {self.survivors:>3}   "
+            f"finished {self.finished:>3}{'   resampled' if self.resampled else ''}"
+        )
+
+
+class Watch:
+    """Shows a run round by round: drawn in place on a terminal, one plain line a round elsewhere.
+
+    Use as a context manager, and `observe` as the run's observer.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.rounds: list[Round] = []
+        self._live = Live(console=console, refresh_per_second=8, transient=False)
+
+    def __enter__(self) -> Watch:
+        if self.console.is_terminal:
+            self._live.start()
+            self._live.update(Text("the first step is being drawn …", style="dim"))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.console.is_terminal:
+            if not self.rounds:
+                self._live.update(Text(""))
+            self._live.stop()
+
+    def observe(self, run: Run, record: Record) -> None:
+        self.rounds.append(Round.of(len(self.rounds) + 1, record))
+        if self.console.is_terminal:
+            self._live.update(self._draw(run, record))
+        else:
+            self.console.print(str(self.rounds[-1]), highlight=False, markup=False, soft_wrap=True)
+
+    def _draw(self, run: Run, record: Record) -> RenderableType:
+        table = _table("round", "effective sample size", "", "survivors", "finished")
+        for one in self.rounds[-10:]:
+            table.add_row(
+                str(one.number),
+                _bar(one.ess / one.particles, 24, "green" if one.ess > one.particles / 2 else "yellow"),
+                f"{one.ess:.1f} of {one.particles}",
+                f"{one.survivors}{' resampled' if one.resampled else ''}",
+                str(one.finished),
+            )
+        return Group(table, Text(""), partial_answers(record), Text(_cost(run.usage), style="dim"))
+
+
+def partial_answers(record: Record) -> RenderableType:
+    """The heaviest partial answers: how many particles hold each, its weight, its score, its latest step."""
+    weights = Weights(record.log_weights)
+    shares = weights.normalized if not weights.degenerate else np.zeros(len(weights))
+    groups: dict[str, list[int]] = {}
+    for i, trajectory in enumerate(record.trajectories):
+        groups.setdefault(trajectory.text, []).append(i)
+    heaviest = sorted(groups.values(), key=lambda group: -float(shares[group].sum()))[:SHOWN]
+    table = _table("particles", "weight", "", "score", "latest step")
+    for group in heaviest:
+        trajectory, share, score = record.trajectories[group[0]], float(shares[group].sum()), record.scores[group[0]]
+        step = " ".join(trajectory.step.text.split()) if trajectory.step is not None else ""
+        table.add_row(
+            str(len(group)),
+            _bar(share, 12, "cyan"),
+            f"{share:.2f}",
+            "" if np.isnan(score) else f"{score:.2f}",
+            Text(step + (" ■" if trajectory.finished else ""), overflow="ellipsis", no_wrap=True),
+        )
+    return table
+
+
+def show_result(console: Console, result: Result, seconds: float, note: str | None = None) -> None:
+    """The answer with what supports it, and what it cost."""
+    if result.text:
+        console.print(Text("\n" + result.text.strip() + "\n"), style="dim", soft_wrap=True)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row("answer", Text(result.answer if result.answer is not None else "none", style="bold green"))
+    if note:
+        table.add_row("note", Text(note, style="yellow"))
+    table.add_row("confidence", f"{100 * result.confidence:.0f} %")
+    table.add_row("posterior", posterior(result.posterior))
+    table.add_row("cost", Text(f"{_cost(result.usage)}, {seconds:.1f} s"))
+    print_trimmed(console, table)
+
+
+def posterior(masses: Mapping[str, float]) -> RenderableType:
+    """A small bar table of the posterior over answers."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for answer, mass in list(masses.items())[:SHOWN]:
+        table.add_row(Text(answer), _bar(mass, 24, "green"), f"{mass:.2f}")
+    if len(masses) > SHOWN:
+        table.add_row(f"{len(masses) - SHOWN} more", "", f"{sum(list(masses.values())[SHOWN:]):.2f}")
+    if (unanswered := 1 - sum(masses.values())) > 5e-3:
+        table.add_row("no answer", _bar(unanswered, 24, "red"), f"{unanswered:.2f}")
+    return table
+
+
+def report_table(report: Report) -> Table:
+    """An evaluation's cells."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
+    previous = None
+    for cell in report.cells:
+        method, *rest = table_row(cell)
+        table.add_row(Text(method if method != previous else "", style="bold"), *rest)
+        previous = method
+    return table
+
+
+def compact_table(report: Report) -> Table:
+    """Accuracy with its interval, a row for each method and a column for each budget, and what the largest cost."""
+    budgets = sorted({cell.budget for cell in report.cells})
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    table.add_column("accuracy in %", no_wrap=True)
+    for budget in budgets:
+        table.add_column(f"N = {budget}", justify="right", no_wrap=True)
+    table.add_column("tokens computed", justify="right")
+    for method in dict.fromkeys(cell.method for cell in report.cells):
+        cells = {cell.budget: cell for cell in report.cells if cell.method == method}
+        row = [Text(NAMES.get(method, method), style="bold")]
+        for budget in budgets:
+            if budget not in cells:
+                row.append(Text(""))
+                continue
+            accuracy = cells[budget].accuracy
+            between = f" {100 * accuracy.low:3.0f}–{100 * accuracy.high:<3.0f}"
+            row.append(Text.assemble((f"{100 * accuracy.value:.0f}", "bold"), (between, "dim")))
+        table.add_row(*row, f"{cells[max(cells)].total_tokens:,.0f}")
+    return table
+
+
+def accuracy_grid(cells: Mapping[tuple[str, int], tuple[int, int]]) -> Table:
+    """Accuracy so far, a row for each method and a column for each budget."""
+    budgets = sorted({budget for _, budget in cells})
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("accuracy at budget")
+    for budget in budgets:
+        table.add_column(str(budget), justify="right", min_width=7)
+    for method in dict.fromkeys(method for method, _ in sorted(cells)):
+        row = []
+        for budget in budgets:
+            graded, right = cells.get((method, budget), (0, 0))
+            row.append(f"{100 * right / graded:.1f} %" if graded else "")
+        table.add_row(method, *row)
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table
+
+
+def _bar(share: float, width: int, colour: str) -> Text:
+    filled = round(max(0.0, min(1.0, share)) * width)
+    return Text.assemble(("━" * filled, colour), ("─" * (width - filled), "bright_black"))
+
+
+def _cost(usage: Usage) -> str:
+    cached = usage.prefill_tokens_cached + usage.reward_tokens_cached
+    computed = (usage.generated_tokens, usage.prefill_tokens, usage.reward_tokens)
+    spent = "{:,} generated + {:,} prefill + {:,} reward tokens".format(*computed)
+    return f"{spent}, {cached:,} more from caches" if cached else spent
+
+
+def print_trimmed(console: Console, renderable: RenderableType) -> None:
+    """Print without blanks at the ends of lines where the output is not a terminal's."""
+    if console.is_terminal or console.quiet:
+        console.print(renderable)
+        return
+    with console.capture() as captured:
+        console.print(renderable)
+    for line in captured.get().splitlines():
+        console.print(Text(line.rstrip()), soft_wrap=True)
