@@ -124,7 +124,7 @@ def offspring_of_two(w: float, scheme: str) -> list[tuple[tuple[int, int], float
 
 def two_particle_moments(world: World, method: ParticleFilter) -> np.ndarray:
     """The exact means of `two_particle_statistics`, by enumeration of everything that two particles can do."""
-    total = np.zeros(4)
+    total = np.zeros(5)
 
     def extensions(path: Path) -> list[tuple[Path, float]]:
         if path and path not in world.lm.table:
@@ -139,11 +139,11 @@ def two_particle_moments(world: World, method: ParticleFilter) -> np.ndarray:
             return 1.0
         return now / world.phi(before, method.link, method.beta) if before else now
 
-    def walk(pair: tuple[Path, Path], w: tuple[float, float], z: float, p: float, rounds: int) -> None:
+    def walk(pair: tuple[Path, Path], w: tuple[float, float], z: float, p: float, rounds: int, met: bool) -> None:
         if rounds and all(path not in world.lm.table for path in pair):
             estimate = z * sum(w) / 2
             mean = sum(v * FUNCTIONS[2](x) for v, x in zip(w, pair, strict=True)) / sum(w)
-            total[:] += p * np.array([estimate, estimate**2, mean, rounds])
+            total[:] += p * np.array([estimate, estimate**2, mean, rounds, met])
             return
         branches: list[tuple[tuple[int, int], float]] = [((0, 1), 1.0)]
         if rounds and (method.ess_threshold == 1 or sum(w) ** 2 / (w[0] ** 2 + w[1] ** 2) < 2 * method.ess_threshold):
@@ -152,21 +152,21 @@ def two_particle_moments(world: World, method: ParticleFilter) -> np.ndarray:
         for (i, j), chance in branches:
             for (x, px), (y, py) in itertools.product(extensions(pair[i]), extensions(pair[j])):
                 weights = (w[0] * g(pair[i], x), w[1] * g(pair[j], y))
-                walk((x, y), weights, z, p * chance * px * py, rounds + 1)
+                walk((x, y), weights, z, p * chance * px * py, rounds + 1, met or i == j)
 
-    walk(((), ()), (1.0, 1.0), 1.0, 1.0, 0)
+    walk(((), ()), (1.0, 1.0), 1.0, 1.0, 0, False)
     return total
 
 
 def two_particle_statistics(world: World, method: ParticleFilter, runs: int, seed: int = 0) -> np.ndarray:
-    """(runs, 4): Ẑ, Ẑ², the self-normalised ΣWf (biased, and here exactly so), and the number of rounds."""
-    return np.array(
-        [
-            (np.exp(r.log_evidence), np.exp(2 * r.log_evidence), mean_of(r, FUNCTIONS[2]), len(r.records))
-            for r in results(world, method, runs, seed)
-            if r is not None
-        ]
-    )
+    """(runs, 5): Ẑ, Ẑ², the self-normalised ΣWf (biased, and here exactly so), the number of rounds, and whether
+    both particles descend from one."""
+    rows = []
+    for result in results(world, method, runs, seed):
+        estimate = np.exp(result.log_evidence)
+        first, second = (trajectory.path[0] for trajectory in result.trajectories)
+        rows.append((estimate, estimate**2, mean_of(result, FUNCTIONS[2]), len(result.records), first is second))
+    return np.array(rows)
 
 
 # ------------------------------------------------------------------------------------------------- one run's records

@@ -2,6 +2,7 @@
 
 The statistical tests here are one family: two-sided z-tests on fixed seeds, Bonferroni over all of them. With the
 normal approximation the whole family raises a false alarm with probability below 1e-6 over the choice of seeds.
+test_mutations.py shows that it can fail.
 """
 
 from __future__ import annotations
@@ -106,11 +107,6 @@ def offspring(rng: np.random.Generator, weights: np.ndarray, n: int, scheme: str
     return np.bincount(ancestors, minlength=weights.size)
 
 
-def biased_multinomial(rng: np.random.Generator, weights: np.ndarray, n: int) -> np.ndarray:
-    """A mutant: squares make small uniforms, and so early particles, a little likelier."""
-    return np.searchsorted(np.cumsum(weights), np.sort(rng.random(n) ** 1.2), side="right").clip(max=weights.size - 1)
-
-
 @pytest.mark.parametrize("name", W)
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_expected_offspring_is_n_times_weight(scheme: str, name: str):
@@ -119,13 +115,6 @@ def test_expected_offspring_is_n_times_weight(scheme: str, name: str):
     samples = np.array([offspring(rng, weights, n, scheme) for _ in range(RUNS)])
     assert np.abs(z_scores(samples, n * weights)).max() < LIMIT
     assert (samples[:, weights == 0] == 0).all()
-
-
-def test_a_biased_scheme_is_found(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("motes.smc.resampling.RESAMPLING", {"multinomial": biased_multinomial})
-    rng = np.random.default_rng(1)
-    samples = np.array([offspring(rng, W["skewed"], 8, "multinomial") for _ in range(RUNS)])
-    assert np.abs(z_scores(samples, 8 * W["skewed"])).max() > LIMIT
 
 
 distributions = arrays(np.float64, st.integers(1, 12), elements=st.floats(0, 1)).filter(lambda w: w.sum() > 1e-3)
