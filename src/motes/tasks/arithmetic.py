@@ -430,11 +430,25 @@ def stories(level: int, split: Split, seed: int) -> Iterator[Story]:
             yield story
 
 
+PROBLEMS_PER_LEVEL = 100
+
+
+@lru_cache
+def _fixed_problems(split: Split) -> tuple[Problem, ...]:
+    streams = {level: stories(level, split, seed=0) for level in LEVELS}
+    return tuple(
+        Problem(story.question, id=f"{Arithmetic.name}/{split}/{level}-{i:03}", answer=str(story.answer))
+        for i in range(PROBLEMS_PER_LEVEL)
+        for level in LEVELS
+        for story in [next(streams[level])]
+    )
+
+
 class Arithmetic(BoxedAnswers):
     """The bundled task, with 100 fixed problems a level in each of its test and validation splits."""
 
     name = "arithmetic"
-    problems_per_level = 100
+    problems_per_level = PROBLEMS_PER_LEVEL
 
     def problems(self, split: str = "test", limit: int | None = None) -> list[Problem]:
         """The fixed problems, levels in turn (so that any limit covers all of them evenly).
@@ -444,13 +458,7 @@ class Arithmetic(BoxedAnswers):
         """
         if split not in ("test", "validation"):
             raise UnknownNameError("split", split, ("test", "validation"))
-        streams = {level: stories(level, "test" if split == "test" else "validation", seed=0) for level in LEVELS}
-        return [
-            Problem(story.question, id=f"{self.name}/{split}/{level}-{i:03}", answer=str(story.answer))
-            for i in range(self.problems_per_level)
-            for level in LEVELS
-            for story in [next(streams[level])]
-        ][:limit]
+        return list(_fixed_problems("test" if split == "test" else "validation")[:limit])
 
     def grade(self, problem: Problem, answer: str) -> bool:
         return problem.answer is not None and self.equivalent(problem.answer, answer)

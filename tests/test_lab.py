@@ -1,0 +1,376 @@
+"""The lab in-process: planning, records, resuming, numbers, reports and plots."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import dataclasses
+import io
+import json
+import math
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+import worlds
+from motes import Sampling, Usage, api
+from motes.errors import ConfigurationError, RewardError, RunDirectoryError, UnknownNameError
+from motes.lab import Evaluation, RecordStore, Report, RunRecord, evaluate, method_from_spec, read_records, write_report
+from motes.lab.evaluation import derive_seed
+from motes.lab.plot import _spread
+from motes.lab.statistics import proportion_interval, wilson
+from motes.methods import BestOfN, Greedy, ParticleFilter
+
+SMALL = Evaluation(
+    methods=("pf", "bon", "greedy"), budgets=(1, 4), limit=10, lm="worlds:language_model", reward="worlds:reward_model"
+)
+
+
+def run(directory: Path, evaluation: Evaluation = SMALL, **options):
+    return asyncio.run(evaluate(evaluation, directory, **options))
+
+
+def lines(directory: Path) -> list[dict]:
+    return [json.loads(line) for line in (directory / "records.jsonl").read_text().splitlines()]
+
+
+def results(directory: Path) -> dict:
+    """What each run came to, without what depends on the clock."""
+    return {
+        record.key: dataclasses.replace(record, seconds=0.0) for record in read_records(directory / "records.jsonl")
+    }
+
+
+class TestMethodSpec:
+    def test_reads_what_is_written(self):
+        assert method_from_spec("pf", 8) == ParticleFilter(8)
+        assert method_from_spec("pf:paper", 8) == ParticleFilter.paper(8)
+        made = method_from_spec("pf:ess_threshold=1:selector=argmax", 8)
+        assert made == ParticleFilter(8, ess_threshold=1.0, selector="argmax")
+        assert method_from_spec("pf:paper:beta=2", 8) == dataclasses.replace(ParticleFilter.paper(8), beta=2.0)
+        assert method_from_spec("bon:aggregation=min", 3) == BestOfN(3, aggregation="min")
+        assert method_from_spec("greedy", 64) == Greedy()
+
+    @pytest.mark.parametrize("spec", ["pff", "pf:papr", "pf:bta=1", "bon:paper", "pf:potential=nothing"])
+    def test_unknown_names(self, spec):
+        with pytest.raises(UnknownNameError):
+            method_from_spec(spec, 4)
+
+    @pytest.mark.parametrize("spec", ["pf:beta=x", "pf:beta=-1", "pf:paper:paper", "pf:num_particles=3", "bon:n=2"])
+    def test_values_that_cannot_work(self, spec):
+        with pytest.raises(ConfigurationError):
+            method_from_spec(spec, 4)
+
+
+class TestPlan:
+    def test_greedy_is_run_once_and_every_run_once(self):
+        keys = [planned.key for planned in SMALL.plan()]
+        assert len(keys) == len(set(keys)) == 10 * 5
+        assert {key[2] for key in keys if key[1] == "greedy"} == {1}
+        assert SMALL.to_dict()["num_runs"] == 50
+
+    def test_seeds_are_stable_and_apart(self):
+        assert derive_seed(0, "arithmetic/test/1-000", "pf", 16) == 8118671243181376767
+        seeds = {planned.run_seed for planned in dataclasses.replace(SMALL, seeds=(0, 1)).plan()}
+        assert len(seeds) == 100
+        assert all(0 <= seed < 2**63 for seed in seeds)
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"methods": ()}, {"budgets": (0,)}, {"budgets": ()}, {"seeds": (-1,)}, {"limit": 0}, {"task": "x"},
+         {"split": "x"}, {"methods": ("x",)}],
+    )  # fmt: skip
+    def test_what_cannot_work_is_refused_when_made(self, change):
+        with pytest.raises(ConfigurationError):
+            dataclasses.replace(SMALL, **change)
+
+
+class TestRun:
+    def test_records_hold_what_is_promised(self, tmp_path):
+        progress = run(tmp_path)
+        assert (progress.total, progress.done, progress.resumed, progress.failed) == (50, 50, 0, 0)
+        for line in lines(tmp_path):
+            assert line["outcome"] == ("correct" if line["answer"] == line["reference"] else "wrong")
+            assert line["oracle"] == (line["reference"] in line["answers"])
+            assert len(line["answers"]) == line["budget"]
+            assert line["level"] == int(line["problem_id"].split("/")[2][0])
+            assert line["answer"] in line["posterior"]
+            assert line["confidence"] == line["posterior"][line["answer"]]
+            assert line["text"].endswith(f"\\boxed{{{line['answer']}}}.")
+            assert line["usage"]["generated_tokens"] > 0
+            assert line["rounds"] >= 1
+            assert (line["log_evidence"] is None) == (line["method"] != "pf")
+        spent = sum((record.usage for record in read_records(tmp_path / "records.jsonl")), Usage())
+        assert progress.usage == spent
+
+    def test_a_recorded_run_can_be_done_alone(self, tmp_path):
+        run(tmp_path)
+        problems = {problem.id: problem for problem in SMALL.problems()}
+        for record in read_records(tmp_path / "records.jsonl")[::7]:
+            alone = api.solve(
+                problems[record.problem_id],
+                lm=worlds.StoryLanguageModel(merges_calls=False),
+                reward=worlds.reward_model(),
+                method=method_from_spec(record.method, record.budget),
+                seed=record.run_seed,
+            )
+            assert (alone.answer, alone.text) == (record.answer, record.text)
+
+    def test_neither_order_nor_concurrency_nor_selection_changes_results(self, tmp_path):
+        run(tmp_path / "a", concurrency=1)
+        run(tmp_path / "b", concurrency=64, lm=worlds.StoryLanguageModel(merges_calls=False))
+        run(tmp_path / "c", dataclasses.replace(SMALL, methods=("greedy", "bon", "pf"), limit=4))
+        a, c = results(tmp_path / "a"), results(tmp_path / "c")
+        assert a == results(tmp_path / "b")
+        assert c == {key: a[key] for key in c}
+
+    def test_resuming_does_only_what_is_missing(self, tmp_path):
+        run(tmp_path / "whole")
+        run(tmp_path / "cut")
+        path = tmp_path / "cut" / "records.jsonl"
+        content = path.read_bytes()
+        kept = content.splitlines(keepends=True)[:23]
+        path.write_bytes(b"".join(kept) + content.splitlines(keepends=True)[23][:-9])  # torn
+        lm = worlds.StoryLanguageModel()
+        progress = run(tmp_path / "cut", lm=lm)
+        assert (progress.resumed, progress.done) == (23, 50)
+        assert path.read_bytes().startswith(b"".join(kept))
+        assert len(lines(tmp_path / "cut")) == 50
+        assert results(tmp_path / "cut") == results(tmp_path / "whole")
+        lm = worlds.StoryLanguageModel()
+        assert run(tmp_path / "cut", lm=lm).resumed == 50
+        assert lm.calls == 0
+
+    def test_failed_runs_are_recorded_and_done_again(self, tmp_path):
+        question = SMALL.problems()[3].question
+        progress = run(tmp_path, lm=worlds.StoryLanguageModel(fails_on=question))
+        assert progress.failed == 5
+        assert progress.done == 50
+        failed = [line for line in lines(tmp_path) if line["outcome"] == "failed"]
+        assert {line["error"] for line in failed} == {"EngineError: the fake model fails on this question, as told"}
+        assert Report.load(tmp_path).cells[0].outcomes["failed"] == 1
+        assert Report.load(tmp_path).cells[0].runs == 10
+        again = run(tmp_path)
+        assert (again.resumed, again.failed, again.done) == (45, 0, 50)
+        assert len(lines(tmp_path)) == 55
+        run(tmp_path / "whole")
+        assert results(tmp_path) == results(tmp_path / "whole")
+
+    def test_any_exception_of_a_model_fails_its_run_only(self, tmp_path):
+        class Broken:
+            async def score(self, trajectories):
+                raise ZeroDivisionError("by the user's own model")
+
+        progress = run(tmp_path, reward=Broken())
+        assert progress.outcomes["failed"] == 40  # greedy needs no score
+        errors = {line["error"] for line in lines(tmp_path) if line["error"]}
+        assert errors == {"ZeroDivisionError: by the user's own model"}
+
+    def test_what_every_run_would_fail_of_ends_the_evaluation(self, tmp_path):
+        with pytest.raises(ConfigurationError, match="reward model"):
+            run(tmp_path, dataclasses.replace(SMALL, reward=None))
+        assert "failed" not in (tmp_path / "records.jsonl").read_text()
+
+    def test_partial_cost_of_a_failed_run_is_kept(self, tmp_path):
+        class Nonsense:
+            async def score(self, trajectories):
+                raise RewardError("no score today")
+
+        run(tmp_path, dataclasses.replace(SMALL, methods=("pf",)), reward=Nonsense())
+        assert all(line["usage"]["generated_tokens"] > 0 for line in lines(tmp_path))
+
+
+class TestDirectory:
+    @pytest.mark.parametrize(
+        ("change", "key"),
+        [
+            ({"limit": 11}, "limit is 10 there and 11 here"),
+            ({"budgets": (1, 8)}, "budgets"),
+            ({"seeds": (0, 1)}, "seeds"),
+            ({"lm": "other:model"}, "lm is 'worlds:language_model' there and 'other:model' here"),
+            ({"sampling": Sampling(temperature=1.0)}, "sampling.temperature is 0.8 there and 1.0 here"),
+            ({"methods": ("pf", "bon")}, "methods is 'pf,bon,greedy' there and 'pf,bon' here"),
+        ],
+    )
+    def test_another_configuration_is_refused_by_key(self, tmp_path, change, key):
+        SMALL.claim(tmp_path)
+        with pytest.raises(RunDirectoryError, match=key):
+            dataclasses.replace(SMALL, **change).claim(tmp_path)
+
+    def test_the_same_configuration_written_otherwise_is_accepted(self, tmp_path):
+        SMALL.claim(tmp_path)
+        dataclasses.replace(SMALL, budgets=(4, 1, 4), methods=("pf", "bon", " greedy")).claim(tmp_path)
+
+    def test_what_is_no_evaluation(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(RunDirectoryError, match="is a file"):
+            SMALL.claim(tmp_path / "file")
+        with pytest.raises(RunDirectoryError, match="holds no evaluation"):
+            Report.load(tmp_path)
+        (tmp_path / "records.jsonl").write_text("")
+        with pytest.raises(RunDirectoryError, match="holds records but no"):
+            SMALL.claim(tmp_path)
+        (tmp_path / "config.json").write_text("{")
+        with pytest.raises(RunDirectoryError, match="cannot be read"):
+            SMALL.claim(tmp_path)
+
+    def test_two_evaluations_do_not_write_to_one_directory(self, tmp_path):
+        with (
+            RecordStore(tmp_path / "records.jsonl"),
+            pytest.raises(RunDirectoryError, match="another evaluation is writing"),
+        ):
+            RecordStore(tmp_path / "records.jsonl")
+        RecordStore(tmp_path / "records.jsonl").close()
+
+
+RECORD = RunRecord(problem_id="a/1-0", method="pf", budget=2, seed=0, outcome="correct", answer="½", text="so ½\n")
+
+
+class TestRecords:
+    def test_round_trip(self):
+        assert RunRecord.from_json(RECORD.to_json()) == RECORD
+        assert "\n" not in RECORD.to_json()
+
+    def test_later_fields_are_passed_over(self):
+        assert RunRecord.from_json(json.dumps({**json.loads(RECORD.to_json()), "new": 1})) == RECORD
+
+    @pytest.mark.parametrize("tail", [b'{"problem_id": "a', b"\x00\x00\x00\n", b"{}\n", b"\xff"])
+    def test_a_torn_last_line_is_dropped(self, tmp_path, tail):
+        path = tmp_path / "records.jsonl"
+        whole = RECORD.to_json().encode() + b"\n"
+        path.write_bytes(whole + tail)
+        assert read_records(path) == [RECORD]
+        assert path.read_bytes() == whole + tail  # reading alters nothing
+        with RecordStore(path) as store:
+            assert store.records == [RECORD]
+            assert path.read_bytes() == whole
+            store.append(dataclasses.replace(RECORD, seed=1))
+        assert [record.seed for record in read_records(path)] == [0, 1]
+
+    def test_a_damaged_line_inside_is_an_error(self, tmp_path):
+        path = tmp_path / "records.jsonl"
+        path.write_text(f"{RECORD.to_json()}\nnonsense\n{RECORD.to_json()}\n")
+        with pytest.raises(RunDirectoryError, match="line 2"):
+            read_records(path)
+
+    def test_the_last_line_of_a_run_counts(self, tmp_path):
+        path = tmp_path / "records.jsonl"
+        with RecordStore(path) as store:
+            store.append(dataclasses.replace(RECORD, outcome="failed"))
+            store.append(dataclasses.replace(RECORD, seed=5))
+            store.append(RECORD)
+        assert [(record.seed, record.outcome) for record in read_records(path)] == [(0, "correct"), (5, "correct")]
+
+    def test_a_full_disk_leaves_whole_lines(self, tmp_path, monkeypatch):
+        path = tmp_path / "records.jsonl"
+        with RecordStore(path) as store:
+            store.append(RECORD)
+            write = worlds.os.write
+            monkeypatch.setattr("motes.lab.records.os.write", lambda file, data: write(file, data[:20]))
+            with pytest.raises(RunDirectoryError, match="disk is full"):
+                store.append(RECORD)
+            monkeypatch.undo()
+            store.append(dataclasses.replace(RECORD, seed=1))
+        assert [record.seed for record in read_records(path)] == [0, 1]
+
+
+class TestStatistics:
+    def test_wilson_of_a_textbook(self):
+        interval = wilson(0.8, 10)
+        assert (interval.low, interval.high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+
+    def test_one_run_a_problem_is_plain_wilson(self):
+        runs = {str(i): [i < 30] for i in range(80)}
+        assert proportion_interval(runs) == wilson(30 / 80, 80)
+
+    def test_seeds_that_agree_add_nothing(self):
+        once = {str(i): [i < 30] for i in range(80)}
+        five = {problem: values * 5 for problem, values in once.items()}
+        expected = pytest.approx(dataclasses.astuple(proportion_interval(once)))
+        assert dataclasses.astuple(proportion_interval(five)) == expected
+
+    def test_the_extremes_are_not_certain(self):
+        everything = proportion_interval({str(i): [True] * 3 for i in range(20)})
+        assert everything == wilson(1.0, 20)
+        assert everything.low < 0.9
+        assert proportion_interval({str(i): [True, False] for i in range(20)}) == wilson(0.5, 40)
+        assert math.isnan(proportion_interval({}).value)
+
+    def test_coverage_with_clusters(self):
+        """Problems of very different difficulty, five seeds each: the interval holds its level, and a naive one,
+        which takes all runs for independent, would not."""
+        rng = np.random.default_rng(7)
+        trials, problems, seeds, truth = 1500, 60, 5, 0.4
+        covered = naive = 0
+        for _ in range(trials):
+            chances = rng.beta(0.4, 0.6, size=problems)
+            runs = rng.random((problems, seeds)) < chances[:, None]
+            interval = proportion_interval({str(i): row.tolist() for i, row in enumerate(runs)})
+            covered += interval.low <= truth <= interval.high
+            plain = wilson(runs.mean(), runs.size)
+            naive += plain.low <= truth <= plain.high
+        assert 0.93 <= covered / trials <= 0.97
+        assert naive / trials < 0.8
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("finished")
+    run(directory, dataclasses.replace(SMALL, methods=("pf", "pf:paper", "majority", "greedy"), seeds=(0, 1)))
+    return directory
+
+
+class TestReport:
+    def test_cells(self, finished):
+        report = Report.load(finished)
+        assert [(cell.method, cell.budget) for cell in report.cells] == [
+            ("pf", 1), ("pf", 4), ("pf:paper", 1), ("pf:paper", 4), ("majority", 1), ("majority", 4), ("greedy", 1)
+        ]  # fmt: skip
+        assert report.warnings() == []
+        everything = read_records(finished / "records.jsonl")
+        for cell in report.cells:
+            records = [r for r in everything if (r.method, r.budget) == (cell.method, cell.budget)]
+            assert (cell.problems, cell.runs, cell.missing) == (10, 20, 0)
+            assert cell.accuracy.value == sum(r.outcome == "correct" for r in records) / 20
+            assert cell.oracle.value == sum(r.oracle for r in records) / 20
+            assert cell.oracle.value >= cell.accuracy.value
+            assert cell.tokens[0] == sum(r.usage.generated_tokens for r in records) / 20
+        assert {cell.level for cell in report.levels} == {1, 2, 3, 4, 5}
+        assert all(cell.runs == 4 for cell in report.levels)
+
+    def test_an_unfinished_evaluation_says_so(self, finished, tmp_path):
+        for name in ("config.json", "records.jsonl"):
+            (tmp_path / name).write_bytes((finished / name).read_bytes())
+        path = tmp_path / "records.jsonl"
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:100]))
+        report = Report.load(tmp_path)
+        assert report.missing == sum(cell.missing for cell in report.cells) == 40
+        assert "40 runs are missing" in report.markdown()
+
+    def test_files(self, finished):
+        paths = write_report(finished, Report.load(finished))
+        assert sorted(path.name for path in paths) == [
+            "accuracy.png", "accuracy.svg", "levels.png", "levels.svg", "report.csv", "report.md"
+        ]  # fmt: skip
+        rows = list(csv.DictReader(io.StringIO((finished / "report.csv").read_text())))
+        assert len(rows) == 7 * 6
+        assert float(rows[1]["accuracy_low"]) <= float(rows[1]["accuracy"]) <= float(rows[1]["accuracy_high"])
+        assert "| pf:paper | 4 |" in (finished / "report.md").read_text()
+        assert (finished / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+        assert ElementTree.parse(finished / "accuracy.svg").getroot().tag.endswith("svg")
+
+    def test_drawing_twice_gives_the_same_files(self, finished):
+        first = {path: path.read_bytes() for path in write_report(finished, Report.load(finished))}
+        assert first == {path: path.read_bytes() for path in write_report(finished, Report.load(finished))}
+
+    @pytest.mark.parametrize("methods", [("greedy",), ("pf",), ("bon:aggregation=min", "greedy")])
+    def test_any_selection_can_be_drawn(self, tmp_path, methods):
+        run(tmp_path, dataclasses.replace(SMALL, methods=methods, limit=3))
+        assert len(write_report(tmp_path, Report.load(tmp_path))) == 6
+
+    def test_labels_are_moved_apart_as_little_as_it_takes(self):
+        assert _spread([0.1, 0.5, 0.9], [0.0, 0.1, 0.1], 1.0) == pytest.approx([0.1, 0.5, 0.9])
+        assert _spread([0.5, 0.5, 0.9], [0.0, 0.1, 0.1], 1.0) == pytest.approx([0.45, 0.55, 0.9])
+        assert _spread([0.98, 1.0], [0.0, 0.1], 1.0) == pytest.approx([0.9, 1.0])
