@@ -48,7 +48,7 @@ class StoryLanguageModel:
         if self.fails_on is not None and self.fails_on in question:
             raise EngineError("the fake model fails on this question, as told")
         story = parse(question)
-        steps = ("I have no idea.", "The answer is \\boxed{0}.") if story is None else story.steps
+        steps = ("I count about 4.", "The answer is \\boxed{0}.") if story is None else story.steps
         text = steps[min(trajectory.depth, len(steps) - 1)]
         seed = 0 if sampling.temperature == 0 else seed
         chance = random.Random(hashlib.sha256(f"{question}|{trajectory.text}|{seed}".encode()).digest())

@@ -96,7 +96,10 @@ def _own(spec: str, protocol: Any, options: Mapping[str, Any]) -> Any:
     if model is None:
         raise ConfigurationError(f"{spec!r}: the module {module_name!r} has no {attribute!r}")
     if callable(model) and (isinstance(model, type) or not isinstance(model, protocol)):
-        model = model(**options)
+        try:
+            model = model(**options)
+        except TypeError as error:
+            raise ConfigurationError(f"{spec!r} makes no {protocol.__name__}: {error}") from error
     if not isinstance(model, protocol):
         raise ConfigurationError(f"{spec!r} is no {protocol.__name__}: it must be one, or a function that makes one")
     return model

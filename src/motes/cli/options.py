@@ -57,8 +57,9 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     Raises:
         ConfigurationError: it is empty, or something in it is no whole number.
     """
+    words = names(text, option)
     try:
-        return tuple(int(word) for word in names(text, option))
+        return tuple(map(int, words))
     except ValueError:
         raise ConfigurationError(f"{option} must be whole numbers separated by commas, not {text!r}") from None
 

@@ -79,10 +79,7 @@ def out_of_kind(model: str, problem: Problem) -> str | None:
     """What to say beside an answer of the bundled model to a question that it cannot know."""
     if model != "tiny" or Arithmetic().recognizes(problem.question):
         return None
-    return (
-        "the bundled model knows one kind of question only, little stories about who has how many (`motes demo` shows "
-        "one). This is none: do not believe the answer"
-    )
+    return "tiny knows nothing but stories of who has how many (`motes demo` shows one): do not believe the answer"
 
 
 def show_question(console: Console, problem: Problem) -> None:
