@@ -2,277 +2,20 @@
 
     python recipes/train_tiny.py tokenizer
     python recipes/train_tiny.py lm
-    python recipes/train_tiny.py rollouts
+    python recipes/train_tiny.py rollouts      # or --shard 0/2 and --shard 1/2, side by side
     python recipes/train_tiny.py prm
-    python recipes/train_tiny.py export      # half precision, into src/motes/bundled/
+    python recipes/train_tiny.py export        # half precision, into src/motes/bundled/
 
-Every stage is seeded, writes its state under --work (default build/tiny) every few minutes and continues from there
-when called again. Arithmetic is float32 with bfloat16 matrix products. Times and results: see the model cards.
+Every stage is seeded, writes its state under --work (default build/tiny) as it goes and continues from there when
+called again. Arithmetic is float32 with bfloat16 matrix products. Times and results: see the model cards.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import os
-import random
-import shutil
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
-import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from torch.nn.functional import cross_entropy
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-
-from motes.tasks import arithmetic
-from motes.tasks.arithmetic import LEVELS, Story
-
-# Qwen2's own pre-tokenizer: loaders that recognise `model_type: qwen2` put this pattern in, so it must be this one.
-# It splits numbers into single digits and lets "." and "\n\n" share a token, as the real models' vocabularies do.
-QWEN2_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<extra_0>")
-PRM_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-VOCAB_SIZE = 512  # the task's own words saturate at 507
-CONTEXT = 1024
-DETOURS = 0.15
-
-
-def chat_prompt(question: str) -> str:
-    return f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
-
-
-def build_tokenizer(work: Path) -> None:
-    tokenizer = Tokenizer(models.BPE(byte_fallback=False))
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN2_PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
-        special_tokens=[],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    rng = random.Random(0)
-    texts = []
-    for _ in range(20_000):
-        story = arithmetic.generate(rng.choice(LEVELS), "train", rng)
-        texts.append(f"system\n{PRM_SYSTEM}\nuser\n{story.question}\nassistant\n{story.solution}")
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        model_max_length=CONTEXT,
-        clean_up_tokenization_spaces=False,
-    )
-    wrapped.chat_template = CHAT_TEMPLATE
-    wrapped.save_pretrained(work / "tokenizer")
-    sample = tokenizer.encode(chat_prompt(story.question) + story.solution)
-    print(tokenizer.get_vocab_size(), "tokens;", sample.tokens)
-
-
-def load_tokenizer(work: Path) -> Tokenizer:
-    return Tokenizer.from_file(str(work / "tokenizer" / "tokenizer.json"))
-
-
-def model_config(tokenizer: Tokenizer) -> Qwen2Config:
-    return Qwen2Config(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=5,
-        num_attention_heads=6,
-        num_key_value_heads=3,
-        max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True,
-        use_sliding_window=False,
-        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
-        bos_token_id=None,
-        eos_token_id=tokenizer.token_to_id("<|im_end|>"),
-        pad_token_id=tokenizer.token_to_id("<|endoftext|>"),
-    )
-
-
-@dataclass(frozen=True)
-class Batch:
-    ids: torch.Tensor  # (B, L)
-    labels: torch.Tensor  # (B, L), the next token, or -100 outside the solution
-
-
-def encode(tokenizer: Tokenizer, story: Story, solution: str) -> tuple[list[int], int]:
-    """Token ids of prompt and solution, and the length of the prompt."""
-    prompt = tokenizer.encode(chat_prompt(story.question)).ids
-    return prompt + tokenizer.encode(solution + "<|im_end|>").ids, len(prompt)
-
-
-def example(tokenizer: Tokenizer, level: int, rng: random.Random) -> tuple[list[int], int]:
-    """A training example. Some solutions derive a bit more than they need, so that a detour is not the end."""
-    story = arithmetic.generate(level, "train", rng)
-    return encode(tokenizer, story, "\n\n".join(story.detour(rng, DETOURS)))
-
-
-def collate(rows: list[tuple[list[int], int]], length: int) -> Batch:
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    labels = torch.full((len(rows), length), -100)
-    for i, (tokens, prompt) in enumerate(rows):
-        ids[i, : len(tokens)] = torch.tensor(tokens)
-        labels[i, prompt - 1 : len(tokens) - 1] = torch.tensor(tokens[prompt:])
-    return Batch(ids, labels)
-
-
-def level_weights(progress: float) -> list[float]:
-    """Curriculum: single operations first, all levels alike from a tenth of the way on, the long ones favoured."""
-    ramp = min(1.0, progress / 0.1)
-    late = (1.0, 1.2, 1.4, 1.6, 1.8)
-    return [(1 - ramp) * math.exp(-1.5 * i) + ramp * w for i, w in enumerate(late)]
-
-
-def round_up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
-
-
-def training_batches(tokenizer: Tokenizer, tokens: int, step: int, total: int) -> Iterator[Batch]:
-    """Endless batches of about `tokens` tokens, sorted by length within a window. A window is seeded by its step."""
-    while True:
-        rng = random.Random(f"window/{step}")
-        weights = level_weights(step / total)
-        rows = [
-            example(tokenizer, rng.choices(LEVELS, weights)[0], rng)
-            for _ in range(32 * tokens // 128)
-        ]
-        rows.sort(key=lambda row: len(row[0]))
-        batches: list[Batch] = []
-        while rows:
-            length = round_up(len(rows[-1][0]), 32)
-            size = tokens // length
-            batches.append(collate(rows[-size:], length))
-            whole = len(rows) >= size
-            rows = rows[:-size]
-            if not whole:
-                batches.pop()  # a last, short batch would be one more shape to compile
-        rng.shuffle(batches)
-        yield from batches
-        step += len(batches)
-
-
-@torch.no_grad()
-def validate(model: torch.nn.Module, tokenizer: Tokenizer) -> str:
-    """Per level: loss a token, chance that a sample at temperature 0.8 / greedy decoding follows the reference."""
-    out = []
-    for level in LEVELS:
-        stream = arithmetic.stories(level, "validation", 0)
-        rows = [encode(tokenizer, story, story.solution) for story in islice(stream, 64)]
-        batch = collate(rows, round_up(max(len(row[0]) for row in rows), 32))
-        logits = model(batch.ids).logits.float()
-        used = batch.labels != -100
-        target = batch.labels.clamp_min(0).unsqueeze(-1)
-        logp = logits.log_softmax(-1).gather(-1, target).squeeze(-1)
-        sampled = (logits / 0.8).log_softmax(-1).gather(-1, target).squeeze(-1)
-        loss = -logp[used].mean().item()
-        chance = (sampled * used).sum(-1).exp().mean().item()
-        greedy = ((logits.argmax(-1) == batch.labels) | ~used).all(-1).float().mean().item()
-        out.append(f"L{level} {loss:.3f} {chance:.0%}/{greedy:.0%}")
-    return "  ".join(out)
-
-
-def optimizers(model: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for embeddings, norms, biases (and a reward head)."""
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
-    chosen = set(map(id, matrices))
-    rest = [p for p in model.parameters() if id(p) not in chosen]
-    return [
-        torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
-
-
-def learning_rate(step: int, total: int, peak: float) -> float:
-    """Warm up over 100 steps, hold, fall linearly to zero over the last 30 %."""
-    return peak * min((step + 1) / 100, 1.0, (total - step) / (0.3 * total))
-
-
-def save_atomically(state: object, path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
-
-
-def train_lm(work: Path, total: int, tokens: int, lr: float) -> None:
-    torch.manual_seed(0)
-    tokenizer = load_tokenizer(work)
-    model = Qwen2ForCausalLM(model_config(tokenizer))
-    model.set_attn_implementation("eager")  # at these lengths faster on a CPU than sdpa; torch.compile gained 9 %
-    print(sum(p.numel() for p in model.parameters()), "parameters", flush=True)
-    opts = optimizers(model, lr)
-    checkpoint = work / "lm.pt"
-    step = 0
-    seconds = 0.0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=False)
-        model.load_state_dict(state["model"])
-        for opt, saved in zip(opts, state["optimizers"], strict=True):
-            opt.load_state_dict(saved)
-        step, seconds = state["step"], state["seconds"]
-        print("continuing at step", step, flush=True)
-
-    def loss_of(ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model(ids, use_cache=False).logits
-        return cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100)
-
-    batches = training_batches(tokenizer, tokens, step, total)
-    began = last = time.monotonic()
-    window: list[float] = []
-    done_tokens = 0
-    while step < total:
-        batch = next(batches)
-        loss = loss_of(batch.ids, batch.labels)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for opt in opts:
-            for group in opt.param_groups:
-                group["lr"] = learning_rate(step, total, lr)
-            opt.step()
-            opt.zero_grad(set_to_none=True)
-        step += 1
-        window.append(loss.item())
-        done_tokens += batch.ids.numel()
-        if step % 50 == 0:
-            elapsed = time.monotonic() - began
-            mean = sum(window) / len(window)
-            print(f"step {step} loss {mean:.4f} {done_tokens / elapsed:.0f} tok/s {seconds + elapsed:.0f} s", flush=True)
-            window.clear()
-        if time.monotonic() - last > 240 or step == total:
-            last = time.monotonic()
-            spent = seconds + last - began
-            saved = [opt.state_dict() for opt in opts]
-            save_atomically(
-                {"model": model.state_dict(), "optimizers": saved, "step": step, "seconds": spent}, checkpoint
-            )
-            print(f"step {step}: {validate(model, tokenizer)}", flush=True)
-    model.save_pretrained(work / "lm")
-    tokenizer_files = work / "tokenizer"
-    for file in tokenizer_files.iterdir():
-        shutil.copy(file, work / "lm" / file.name)
-    (work / "lm" / "training.json").write_text(json.dumps({"steps": step, "tokens_a_step": tokens, "seconds": seconds}))
+from tiny import export, language, reward
 
 
 def main() -> None:
@@ -284,13 +27,29 @@ def main() -> None:
     lm.add_argument("--steps", type=int, default=6000)
     lm.add_argument("--tokens", type=int, default=4096, help="tokens a step")
     lm.add_argument("--lr", type=float, default=3e-3)
+    rollouts = commands.add_parser("rollouts")
+    rollouts.add_argument("--problems", type=int, default=10_000)
+    rollouts.add_argument("-k", type=int, default=4, help="continuations of each prefix")
+    rollouts.add_argument("--shard", default="0/1", metavar="I/N")
+    prm = commands.add_parser("prm")
+    prm.add_argument("--epochs", type=int, default=3)
+    prm.add_argument("--tokens", type=int, default=4096, help="tokens a step")
+    prm.add_argument("--lr", type=float, default=1e-3)
+    commands.add_parser("export")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     match args.command:
         case "tokenizer":
-            build_tokenizer(args.work)
+            language.build_tokenizer(args.work)
         case "lm":
-            train_lm(args.work, args.steps, args.tokens, args.lr)
+            language.train(args.work, args.steps, args.tokens, args.lr)
+        case "rollouts":
+            shard, shards = map(int, args.shard.split("/"))
+            reward.roll_out(args.work, args.problems, args.k, shard, shards)
+        case "prm":
+            reward.train(args.work, args.epochs, args.tokens, args.lr)
+        case "export":
+            export.export(args.work)
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ class Unmarked(Faithful):
 class Overrunning(Faithful):
     def _step(self, trajectory: Trajectory, sampling: Sampling, seed: int) -> Step:
         step = super()._step(trajectory, sampling, seed)
-        return replace(step, text=step.text + " and")
+        return replace(step, text=step.text + " and on and on and on")
 
 
 class Undecided(Faithful):

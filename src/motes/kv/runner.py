@@ -36,14 +36,13 @@ class Workspace:
 
     def __init__(self, like: TokenPool) -> None:
         self.pool = like
-        self.data = self._empty(0, 0)
+        self.data = self._blank(0, 0)
         self.lengths: list[int] = []
 
-    def _empty(self, rows: int, length: int) -> Tensor:
+    def _blank(self, rows: int, length: int) -> Tensor:
         layers, two, heads, _, dim = self.pool.data.shape
-        return torch.empty(
-            layers, two, rows, heads, length, dim, dtype=self.pool.data.dtype, device=self.pool.data.device
-        )
+        # Zeros, not whatever the memory held: attention gives unwritten places weight 0, and 0 · NaN is NaN.
+        return self.pool.data.new_zeros(layers, two, rows, heads, length, dim)
 
     @property
     def num_rows(self) -> int:
@@ -54,7 +53,7 @@ class Workspace:
         have_rows, have_length = self.data.shape[2], self.data.shape[4]
         if rows <= have_rows and length <= have_length:
             return
-        grown = self._empty(
+        grown = self._blank(
             have_rows if rows <= have_rows else max(rows, have_rows * 3 // 2),
             have_length if length <= have_length else max(length, have_length * 5 // 4),
         )
@@ -65,7 +64,7 @@ class Workspace:
     def clear(self) -> None:
         """Take every row out, and give the memory back."""
         self.lengths.clear()
-        self.data = self._empty(0, 0)
+        self.data = self._blank(0, 0)
 
     def append(self, slots: Tensor) -> int:
         """A new row that begins with the pool's tokens in `slots`; its index."""

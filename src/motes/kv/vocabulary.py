@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -83,7 +83,7 @@ class Vocabulary:
         prefixes = sorted({b"", *(target[:i] for target in targets for i in range(len(target)))}, key=len)
         number = {prefix: i for i, prefix in enumerate(prefixes)}
 
-        @lru_cache(maxsize=None)
+        @cache
         def after(state: int, byte: int) -> int:
             seen = prefixes[state] + bytes([byte])
             if any(seen.endswith(target) for target in targets):

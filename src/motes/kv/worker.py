@@ -60,9 +60,7 @@ class Worker(ABC, Generic[RequestT]):
 
     def __init__(self, name: str, num_threads: int | None = None) -> None:
         self._name = name
-        self._num_threads = num_threads or int(
-            os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // 2)
-        )
+        self._num_threads = num_threads or int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // 2))
         self._arrived: list[RequestT] = []
         self._condition = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -102,7 +100,11 @@ class Worker(ABC, Generic[RequestT]):
         torch.set_num_threads(self._num_threads)
         while True:
             with self._condition:
-                if not self._arrived and not self.busy and not self._condition.wait_for(self._has_arrived, IDLE_SECONDS):
+                if (
+                    not self._arrived
+                    and not self.busy
+                    and not self._condition.wait_for(self._has_arrived, IDLE_SECONDS)
+                ):
                     self.rest()
                     self._thread = None
                     return

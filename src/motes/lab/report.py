@@ -18,8 +18,9 @@ from motes.types import Usage
 NOTE = (
     "Accuracy: right answers over all runs, failed ones included, with Wilson's 95 % interval at the effective sample "
     "size of the problems (runs of one problem with several seeds are not independent). Oracle: runs in which any "
-    "trajectory is right (pass@N). Tokens: computed per problem, mean, without what caches spared. Seconds: mean from "
-    "a run's start to its answer while others shared the models."
+    "trajectory is right (pass@N). Tokens: computed per problem, mean, without what caches spared; a prompt that runs "
+    "share is computed once, for the first of them. Seconds: mean from a run's start to its answer while others shared "
+    "the models."
 )
 
 

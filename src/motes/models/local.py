@@ -150,9 +150,7 @@ class LocalLanguageModel(Worker[_Extension]):
         model, vocabulary = open_checkpoint(AutoModelForCausalLM, path, device, dtype)
         return cls(model, vocabulary, name=Path(path).name, **options)  # type: ignore[arg-type]
 
-    async def extend(
-        self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
-    ) -> list[Step]:
+    async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
         """See `motes.protocols.LanguageModel`. Concurrent calls decode in one batch."""
         steps: list[Step | None] = [None] * len(trajectories)
         requests: list[_Extension] = []

@@ -255,7 +255,9 @@ class LocalPRM(Worker[_Reading]):
         with torch.inference_mode():
             values = [round(value, 6) for (value,) in self._read(readings)]
         if len(set(values)) == 1:
-            raise ConfigurationError(f"{self.name!r} scores everything {values[0]}: its weights are not a reward model's")
+            raise ConfigurationError(
+                f"{self.name!r} scores everything {values[0]}: its weights are not a reward model's"
+            )
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless the cache is sound. For tests, between calls."""

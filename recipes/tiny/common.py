@@ -1,0 +1,48 @@
+"""What both trainings share: batches, the optimiser, its schedule, checkpoints."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+CONTEXT = 1024
+
+
+def load_tokenizer(work: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(work / "tokenizer" / "tokenizer.json"))
+
+
+@dataclass(frozen=True)
+class Batch:
+    ids: torch.Tensor  # (B, L)
+    labels: torch.Tensor  # (B, L), what is to be predicted there, or IGNORED
+
+
+def round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+def optimizers(model: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for embeddings, norms, biases (and a reward head)."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
+    chosen = set(map(id, matrices))
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def learning_rate(step: int, total: int, peak: float) -> float:
+    """Warm up over 100 steps, hold, fall linearly to zero over the last 30 %."""
+    return peak * min((step + 1) / 100, 1.0, (total - step) / (0.3 * total))
+
+
+def save_atomically(state: object, path: Path) -> None:
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)

@@ -1,0 +1,225 @@
+"""Rollouts of the language model, and the reward model trained on what became of them (Math-Shepherd, arXiv 2312.08935).
+
+The label of a step is the share of K continuations, sampled from the language model, that reach the right answer. The
+exact checker is never consulted: the reward model is to be imperfect for the reason real ones are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM
+
+from motes import Problem, Sampling, Trajectory
+from motes.kv.vocabulary import Vocabulary
+from motes.models.local import LocalLanguageModel
+from motes.rewards.format import QwenFormat
+from motes.rewards.prm import Qwen2ForProcessRewardModel
+from motes.tasks import Arithmetic, arithmetic
+from motes.tasks.arithmetic import LEVELS
+from tiny.common import learning_rate, optimizers, round_up, save_atomically
+
+STEP = Sampling(temperature=0.8, max_step_tokens=64, max_tokens=320, max_steps=12)
+REST = STEP.replace(delimiter=None, max_step_tokens=320)
+TASK = Arithmetic()
+
+
+async def label(lm: LocalLanguageModel, index: int, k: int) -> dict[str, Any]:
+    """Sample a solution of the problem of that index; from each of its prefixes, sample k continuations."""
+    level = LEVELS[index % len(LEVELS)]
+    rng = random.Random(f"rollouts/{index}")
+    story = arithmetic.generate(level, "train", rng)
+    trajectory = Trajectory(Problem(story.question))
+    while trajectory.finished is None and trajectory.depth < STEP.max_steps:
+        (step,) = await lm.extend([trajectory], STEP, [rng.getrandbits(63)])
+        trajectory = trajectory.extend(step, "answer" if TASK.answer(step.text) is not None else None)
+
+    async def successes(node: Trajectory) -> int:
+        if node.finished is not None:
+            return k * _right(node.text, story.answer)
+        rest = await lm.extend([node] * k, REST, [rng.getrandbits(63) for _ in range(k)])
+        return sum(_right(node.text + step.text, story.answer) for step in rest)
+
+    return {
+        "index": index,
+        "question": story.question,
+        "answer": str(story.answer),
+        "steps": [step.text for step in trajectory.steps],
+        "successes": [await successes(node) for node in trajectory.path],
+        "k": k,
+    }
+
+
+def _right(text: str, answer: int) -> bool:
+    return TASK.answer(text) == str(answer)
+
+
+def roll_out(work: Path, problems: int, k: int, shard: int, shards: int) -> None:
+    """Label `problems` solutions, one JSON line each. Continues where it stopped."""
+    path = work / f"rollouts-{shard}-of-{shards}.jsonl"
+    done = {row["index"] for row in _rows(path)}
+    todo = [index for index in range(shard, problems, shards) if index not in done]
+    lm = LocalLanguageModel.open(str(work / "lm"))
+    began = time.monotonic()
+
+    async def run() -> None:
+        pending = iter(todo)
+        finished = tokens = 0
+        with path.open("a") as file:
+
+            async def work_off() -> None:
+                nonlocal finished, tokens
+                for index in pending:
+                    row = await label(lm, index, k)
+                    file.write(json.dumps(row) + "\n")
+                    finished += 1
+                    if finished % 200 == 0:
+                        file.flush()
+                        elapsed = time.monotonic() - began
+                        print(f"{finished}/{len(todo)} in {elapsed:.0f} s", flush=True)
+
+            await asyncio.gather(*(work_off() for _ in range(48)))
+
+    asyncio.run(run())
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:  # cut off by an interruption
+                continue
+
+
+class Example:
+    """A labelled solution as the reward model reads it: tokens, and at each tag the share of successes."""
+
+    def __init__(self, row: dict[str, Any], form: QwenFormat) -> None:
+        problem = Problem(row["question"])
+        self.ids = list(form.prompt(problem))
+        self.tags: list[int] = []
+        self.shares = [won / row["k"] for won in row["successes"]]
+        for i, step in enumerate(row["steps"]):
+            self.ids += form.step(step, first=i == 0)
+            self.tags.append(len(self.ids) - 1)
+        right = [TASK.check_step(problem, step) for step in row["steps"]]
+        self.right = list(np.cumprod(right).astype(bool))  # for evaluation only: right up to and including each step
+        self.level = row["index"] % len(LEVELS) + 1
+
+
+def batches(examples: list[Example], tokens: int, seed: int) -> Iterator[list[Example]]:
+    """One epoch, in batches of about `tokens` tokens, of similar lengths, in random order."""
+    rng = random.Random(seed)
+    ordered = sorted(examples, key=lambda example: (len(example.ids) // 16, rng.random()))
+    out: list[list[Example]] = [[]]
+    for example in ordered:
+        if out[-1] and (len(out[-1]) + 1) * len(example.ids) > tokens:
+            out.append([])
+        out[-1].append(example)
+    rng.shuffle(out)
+    yield from out
+
+
+def tag_logits(model: Qwen2ForProcessRewardModel, batch: list[Example]) -> torch.Tensor:
+    """(tags of the batch, 2)"""
+    length = round_up(max(len(example.ids) for example in batch), 16)
+    ids = torch.zeros(len(batch), length, dtype=torch.long)
+    for i, example in enumerate(batch):
+        ids[i, : len(example.ids)] = torch.tensor(example.ids)
+    rows = torch.tensor([i for i, example in enumerate(batch) for _ in example.tags])
+    columns = torch.tensor([tag for example in batch for tag in example.tags])
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = model.model(ids, use_cache=False).last_hidden_state
+        return model.score(hidden[rows, columns]).float()
+
+
+def auroc(scores: list[float], right: list[bool]) -> float:
+    """Chance that a right step scores above a wrong one."""
+    positive = np.asarray(right)
+    n, m = int(positive.sum()), int((~positive).sum())
+    return float((rankdata(scores)[positive].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
+
+
+@torch.no_grad()
+def evaluate(model: Qwen2ForProcessRewardModel, examples: list[Example]) -> str:
+    """Held-out loss, and AUROC of steps against the exact checker, overall and per level."""
+    scores: dict[int, list[float]] = {level: [] for level in LEVELS}
+    right: dict[int, list[bool]] = {level: [] for level in LEVELS}
+    losses: list[float] = []
+    for batch in batches(examples, 16_384, 0):
+        logits = tag_logits(model, batch)
+        shares = torch.tensor([share for example in batch for share in example.shares])
+        losses.append(cross_entropy(logits, torch.stack([1 - shares, shares], -1)).item())
+        values = iter(logits.softmax(-1)[:, 1].tolist())
+        for example in batch:
+            scores[example.level] += [next(values) for _ in example.tags]
+            right[example.level] += example.right
+    levels = " ".join(f"L{level} {auroc(scores[level], right[level]):.3f}" for level in LEVELS)
+    overall = auroc([*chain(*scores.values())], [*chain(*right.values())])
+    return f"held-out loss {np.mean(losses):.4f} AUROC {overall:.3f} ({levels})"
+
+
+def train(work: Path, epochs: int, tokens: int, lr: float) -> None:
+    torch.manual_seed(0)
+    vocabulary = Vocabulary.load(str(work / "lm"))
+    form = QwenFormat(vocabulary)
+    rows = [row for path in sorted(work.glob("rollouts-*.jsonl")) for row in _rows(path)]
+    examples = [Example(row, form) for row in sorted(rows, key=lambda row: row["index"]) if row["steps"]]
+    held_out, examples = examples[:500], examples[500:]
+    language = AutoModelForCausalLM.from_pretrained(work / "lm", dtype=torch.float32)
+    model = Qwen2ForProcessRewardModel(language.config)
+    model.model.load_state_dict(language.model.state_dict())
+    model.set_attn_implementation("eager")
+    opts = optimizers(model, lr)
+    epoch_steps = sum(1 for _ in batches(examples, tokens, 0))
+    total = epochs * epoch_steps
+    print(len(examples), "solutions,", sum(len(e.tags) for e in examples), "labels,", total, "steps", flush=True)
+    checkpoint, epoch, step, seconds = work / "prm.pt", 0, 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=False)
+        model.load_state_dict(state["model"])
+        for opt, saved in zip(opts, state["optimizers"], strict=True):
+            opt.load_state_dict(saved)
+        epoch, step, seconds = state["epoch"], state["step"], state["seconds"]
+    began = time.monotonic()
+    while epoch < epochs:
+        losses: list[float] = []
+        for batch in batches(examples, tokens, epoch):
+            shares = torch.tensor([share for example in batch for share in example.shares])
+            loss = cross_entropy(tag_logits(model, batch), torch.stack([1 - shares, shares], -1))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for opt in opts:
+                for group in opt.param_groups:
+                    group["lr"] = learning_rate(step, total, lr)
+                opt.step()
+                opt.zero_grad(set_to_none=True)
+            step += 1
+            losses.append(loss.item())
+            if step % 100 == 0:
+                spent = seconds + time.monotonic() - began
+                print(f"step {step} loss {np.mean(losses[-100:]):.4f} {spent:.0f} s", flush=True)
+        epoch += 1
+        spent = seconds + time.monotonic() - began
+        saved = [opt.state_dict() for opt in opts]
+        save_atomically(
+            {"model": model.state_dict(), "optimizers": saved, "epoch": epoch, "step": step, "seconds": spent},
+            checkpoint,
+        )
+        print(f"epoch {epoch}: {evaluate(model, held_out)}", flush=True)
+    model.save_pretrained(work / "prm")
+    for file in (work / "tokenizer").iterdir():
+        shutil.copy(file, work / "prm" / file.name)

@@ -1,0 +1,169 @@
+"""Stored prefixes and what tokens mean as bytes."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.checkpoints import TOKENIZER, vocabulary
+from transformers import AutoTokenizer
+
+from motes.kv import PrefixTree, TokenPool
+from motes.kv.vocabulary import HIT, Vocabulary
+
+VOCABULARY = vocabulary()
+
+
+def pool(capacity: int) -> TokenPool:
+    return TokenPool(capacity, layers=1, kv_heads=1, head_dim=1, dtype=torch.float32, device=torch.device("cpu"))
+
+
+def values_of(ids: list[int]):
+    """A "key" that depends on the whole prefix, as a real one does, so that a slot mixed up would show."""
+    keys = torch.tensor([float(hash(tuple(ids[: i + 1])) % 100_003) for i in range(len(ids))])
+    return lambda start, stop: keys[start:stop].expand(1, 2, 1, -1)[..., None]
+
+
+def assert_stored(tree: PrefixTree, ids: list[int]) -> int:
+    slots = tree.match(ids)
+    found = tree.pool.read(slots)
+    assert torch.equal(found, values_of(ids)(0, len(slots)))
+    return len(slots)
+
+
+def test_match_returns_the_longest_stored_prefix() -> None:
+    tree = PrefixTree(pool(100))
+    tree.insert([1, 2, 3, 4], values_of([1, 2, 3, 4]))
+    tree.insert([1, 2, 7], values_of([1, 2, 7]))
+    assert tree.num_tokens == 5  # the common beginning is stored once
+    for ids, longest in (([1, 2, 3, 4, 5], 4), ([1, 2, 3], 3), ([1, 2, 7, 8], 3), ([1, 9], 1), ([2], 0), ([], 0)):
+        assert assert_stored(tree, ids) == longest
+    tree.check_integrity()
+
+
+def test_what_is_stored_is_not_asked_for_again() -> None:
+    tree = PrefixTree(pool(100))
+    tree.insert([1, 2, 3], values_of([1, 2, 3]))
+    asked: list[tuple[int, int]] = []
+
+    def values(start: int, stop: int) -> torch.Tensor:
+        asked.append((start, stop))
+        return values_of([1, 2, 3, 4, 5])(start, stop)
+
+    tree.insert([1, 2, 3, 4, 5], values)
+    tree.insert([1, 2, 3], values)
+    assert asked == [(3, 5)]
+
+
+def test_least_recently_used_prefixes_make_room() -> None:
+    tree = PrefixTree(pool(6))
+    for ids in ([1, 1], [2, 2], [3, 3]):
+        tree.insert(ids, values_of(ids))
+    tree.match([1, 1])
+    tree.insert([4, 4], values_of([4, 4]))
+    assert [len(tree.match([i, i])) for i in (1, 2, 3, 4)] == [2, 0, 2, 2]
+    tree.check_integrity()
+
+
+def test_a_prefix_longer_than_the_pool_is_stored_as_far_as_it_fits() -> None:
+    tree = PrefixTree(pool(4))
+    ids = list(range(10))
+    tree.insert(ids, values_of(ids))
+    assert assert_stored(tree, ids) == 4
+    tree.check_integrity()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(4, 60))
+def test_any_history_keeps_the_tree_sound(seed: int, capacity: int) -> None:
+    rng = random.Random(seed)
+    tree = PrefixTree(pool(capacity))
+    for _ in range(60):
+        ids = [rng.randrange(3) for _ in range(rng.randrange(12))]
+        tree.insert(ids, values_of(ids))
+        assert_stored(tree, [rng.randrange(3) for _ in range(rng.randrange(12))])
+        tree.check_integrity()
+    tree.clear()
+    assert tree.pool.num_free == capacity
+    tree.check_integrity()
+
+
+def test_integrity_check_finds_a_lost_slot() -> None:
+    tree = PrefixTree(pool(4))
+    tree.insert([1, 2], values_of([1, 2]))
+    tree.pool.allocate(1)
+    with pytest.raises(AssertionError, match="lost"):
+        tree.check_integrity()
+
+
+# Vocabulary
+
+
+def test_the_tokenizer_gives_the_ids_that_the_models_were_trained_with() -> None:
+    raw = VOCABULARY.tokenizer.backend_tokenizer
+    for text in ("Ben has 12+5=17.\n\nThe answer is \\boxed{17}.", "Ünïcode — 東京 🍐", "  two  spaces\n\n\nlines\t"):
+        assert VOCABULARY.encode(text) == raw.encode(text, add_special_tokens=False).ids
+        assert AutoTokenizer.from_pretrained(TOKENIZER).encode(text) == VOCABULARY.encode(text)
+        assert VOCABULARY.decode(VOCABULARY.encode(text)) == text
+    assert len(VOCABULARY.encode("2026")) == 4  # one token a digit
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text())
+def test_any_text_is_the_bytes_of_its_tokens(text: str) -> None:
+    ids = VOCABULARY.encode(text, special=False)
+    normal = VOCABULARY.tokenizer.backend_tokenizer.normalizer.normalize_str(text)
+    assert b"".join(PIECES[i] for i in ids) == normal.encode(errors="surrogatepass")
+
+
+PIECES = VOCABULARY.token_bytes()
+
+
+def test_special_tokens_in_a_text_are_text_unless_asked_for() -> None:
+    tag = VOCABULARY.tokenizer.convert_tokens_to_ids("<extra_0>")
+    assert VOCABULARY.encode("<extra_0>") == [tag]
+    assert tag not in VOCABULARY.encode("<extra_0>", special=False)
+
+
+class Pieces(Vocabulary):
+    """A vocabulary of given byte strings."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+
+    def token_bytes(self) -> list[bytes]:
+        return self._pieces
+
+
+def first_hit(vocabulary: Vocabulary, delimiters: tuple[str, ...], ids: list[int]) -> int | None:
+    table, state = vocabulary._automaton(delimiters), 0
+    for i, token in enumerate(ids):
+        state = table[state, token]
+        if state == HIT:
+            return i
+    return None
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.sampled_from(["\n\n", "ab", "aab", "\n\n\n", "ba\n"]), min_size=1, max_size=3),
+    st.lists(st.text("ab\n", min_size=0, max_size=5), min_size=1, max_size=12),
+)
+def test_a_step_ends_with_the_token_that_completes_a_delimiter(delimiters: list[str], pieces: list[str]) -> None:
+    """However tokens cut the text: delimiters inside a token, split over several, overlapping one another."""
+    text, expected = "", None
+    for i, piece in enumerate(pieces):
+        text += piece
+        if any(delimiter in text for delimiter in delimiters):
+            expected = i
+            break
+    vocabulary = Pieces([piece.encode() for piece in pieces])
+    assert first_hit(vocabulary, tuple(delimiters), list(range(len(pieces)))) == expected
+
+
+def test_no_delimiter_never_ends_a_step() -> None:
+    assert (np.asarray(Pieces([b"a", b"\n\n"])._automaton(())) == 0).all()

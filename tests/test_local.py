@@ -1,0 +1,255 @@
+"""The local language model against transformers' own code, and its promises: sharing, order, memory, failure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chi2
+from tests.checkpoints import FAMILIES, local, random_language_model, random_prm, save, vocabulary
+from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+import motes
+from motes import Problem, Sampling, Step, Trajectory
+from motes.errors import ConfigurationError, ContextLengthError, EngineError
+from motes.models.local import LocalLanguageModel
+from motes.models.sampler import Sampler, uniforms
+
+QUESTION = "Ben has 7 pears. Rosa has 5 more pears than Ben. How many pears does Rosa have?"
+GREEDY = Sampling(temperature=0.0, max_step_tokens=12, delimiter="e")
+
+
+def extend(lm: LocalLanguageModel, trajectories: list[Trajectory], sampling: Sampling, seeds: list[int]) -> list[Step]:
+    return asyncio.run(lm.extend(trajectories, sampling, seeds))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_steps_are_what_transformers_generates(family: str) -> None:
+    lm = local(family)
+    trajectory = Trajectory(Problem(QUESTION))
+    prompt = lm.vocabulary.prompt(trajectory.problem)
+    reference = (
+        random_language_model(family)
+        .generate(torch.tensor([prompt]), max_new_tokens=60, do_sample=False, pad_token_id=0, eos_token_id=[509])[
+            0, len(prompt) :
+        ]
+        .tolist()
+    )
+    drawn: list[int] = []
+    while trajectory.finished is None and len(drawn) < 60:
+        (step,) = extend(lm, [trajectory], GREEDY, [0])
+        trajectory = trajectory.extend(step)
+        drawn += step.token_ids
+        assert step.text == lm.vocabulary.decode(drawn)[-len(step.text) :]
+    assert drawn[:60] == reference[: len(drawn)]
+    assert trajectory.depth > 1
+    lm.check_integrity()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_keeps_the_contract(family: str) -> None:
+    motes.check_language_model(local(family), sampling=Sampling(max_step_tokens=12, delimiter=("e", "\n")))
+
+
+def test_logprob_is_the_models_at_temperature_one() -> None:
+    lm, model = local(), random_language_model()
+    root = Trajectory(Problem(QUESTION))
+    (step,) = extend(lm, [root], Sampling(temperature=0.5, top_p=0.9, max_step_tokens=9, delimiter=None), [3])
+    prompt = lm.vocabulary.prompt(root.problem)
+    logits = model(torch.tensor([prompt + list(step.token_ids)])).logits[0].log_softmax(-1)
+    expected = sum(logits[len(prompt) + i - 1, token].item() for i, token in enumerate(step.token_ids))
+    assert step.logprob == pytest.approx(expected, abs=1e-3)
+
+
+def test_first_tokens_follow_the_models_distribution() -> None:
+    """χ² over the likely tokens and a rest, 4,000 draws, seeds 0 … 3999; false-alarm rate 1e-6."""
+    lm, model, n = local(), random_language_model(), 4000
+    root = Trajectory(Problem(QUESTION))
+    sampling = Sampling(temperature=0.7, max_step_tokens=1)
+    steps = extend(lm, [root] * n, sampling, list(range(n)))
+    logits = model(torch.tensor([lm.vocabulary.prompt(root.problem)])).logits[0, -1]
+    expected = (logits.detach() / 0.7).softmax(-1).double().numpy() * n
+    counts = np.bincount([step.token_ids[0] for step in steps], minlength=len(expected))
+    likely = expected >= 8
+    observed = [*counts[likely], counts[~likely].sum()]
+    wanted = [*expected[likely], expected[~likely].sum()]
+    statistic = sum((o - w) ** 2 / w for o, w in zip(observed, wanted, strict=True))
+    assert len(observed) > 10
+    assert statistic < chi2.isf(1e-6, len(observed) - 1)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "warper"),
+    [
+        (Sampling(temperature=1.3, top_k=5), TopKLogitsWarper(5)),
+        (Sampling(temperature=1.3, top_p=0.6), TopPLogitsWarper(0.6)),
+        (Sampling(temperature=1.3, min_p=0.2), MinPLogitsWarper(0.2)),
+    ],
+)
+def test_filters_keep_the_tokens_that_transformers_keeps(sampling: Sampling, warper: object) -> None:
+    logits = torch.randn(1, 40, generator=torch.Generator().manual_seed(0)) * 2
+    kept = LogitsProcessorList([warper])(torch.zeros(1, 1, dtype=torch.long), logits / 1.3).softmax(-1)[0]
+    n = 3000
+    drawn, _ = Sampler([sampling], torch.device("cpu"))(
+        logits.expand(n, -1), uniforms(np.arange(n, dtype=np.uint64), np.zeros(n, dtype=np.int64))
+    )
+    assert set(drawn.tolist()) <= set(torch.nonzero(kept).flatten().tolist())
+    frequencies = torch.bincount(drawn, minlength=40) / n
+    assert (frequencies - kept).abs().max() < 6 * 0.5 / n**0.5  # six standard deviations
+
+
+def test_a_batch_may_mix_ways_of_sampling() -> None:
+    logits = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
+    mixed = [Sampling(temperature=0.0), Sampling(top_k=1), Sampling(temperature=0.3, top_p=1e-6)]
+    tokens, _ = Sampler(mixed, torch.device("cpu"))(logits, np.array([0.99, 0.99, 0.99]))
+    assert tokens.tolist() == logits.argmax(-1).tolist()
+
+
+def test_uniforms_are_uniform_and_never_one() -> None:
+    """Kolmogorov–Smirnov over 50,000 seeds and, separately, positions; 1.36/√n is its 5 % point, 3/√n its 1e-7."""
+    n = 50_000
+    for u in (
+        uniforms(np.arange(n, dtype=np.uint64), np.zeros(n, dtype=np.int64)),
+        uniforms(np.zeros(n, dtype=np.uint64), np.arange(n)),
+    ):
+        assert u.min() >= 0
+        assert u.max() < 1
+        assert np.abs(np.sort(u) - (np.arange(n) + 0.5) / n).max() < 3 / n**0.5
+        assert abs(np.corrcoef(u[1:], u[:-1])[0, 1]) < 6 / n**0.5
+
+
+def test_forks_share_everything_before_them() -> None:
+    lm = local()
+    root = Trajectory(Problem(QUESTION))
+    prompt = len(lm.vocabulary.prompt(root.problem))
+    sampling = Sampling(temperature=1.5, max_step_tokens=6, delimiter=None)
+    steps = extend(lm, [root] * 8, sampling, list(range(8)))
+    assert sum(step.usage.prefill_tokens for step in steps) == prompt - 1  # the last token is fed when drawing
+    children = [root.extend(step) for step in steps if step.end != "eos"]
+    assert children
+    again = extend(lm, children * 3, sampling, list(range(3 * len(children))))
+    assert sum(step.usage.prefill_tokens for step in again) == 0
+    lm.check_integrity()
+
+
+@pytest.mark.parametrize("options", [{"max_cached_tokens": 40}, {"max_batch_tokens": 150}, {"max_batch_size": 2}])
+def test_bounds_change_cost_not_results(options: dict[str, int]) -> None:
+    sampling = Sampling(temperature=1.2, max_step_tokens=8, delimiter="e")
+    questions = [QUESTION, "What is 2+2?", "Mia has 3 coins. How many coins does Mia have?"]
+
+    def rounds(lm: LocalLanguageModel) -> list[str]:
+        population = [Trajectory(Problem(question)) for question in questions for _ in range(3)]
+        for t in range(3):
+            seeds = [100 * t + i for i in range(len(population))]
+            steps = extend(lm, population, sampling, seeds)
+            lm.check_integrity()
+            population = [p.extend(s) for p, s in zip(population, steps, strict=True) if s.end != "eos"]
+        return [trajectory.text for trajectory in population]
+
+    bounded = local(**options)
+    assert rounds(bounded) == rounds(local())
+    assert bounded.tree.num_tokens <= bounded.tree.pool.capacity
+
+
+def test_text_made_elsewhere_can_be_continued() -> None:
+    lm = local()
+    written = Trajectory(Problem(QUESTION)).extend(Step("Rosa has 12 pears.\n\n", "step"))
+    (step,) = extend(lm, [written], GREEDY, [0])
+    ids = lm.vocabulary.prompt(written.problem) + lm.vocabulary.encode(written.text)
+    assert random_language_model()(torch.tensor([ids])).logits[0, -1].argmax() == step.token_ids[0]
+
+
+def test_limits_on_tokens() -> None:
+    lm = local()
+    root = Trajectory(Problem(QUESTION))
+    few = Sampling(temperature=1.0, max_step_tokens=5, max_tokens=7, delimiter=None)
+    (first,) = extend(lm, [root], few, [1])
+    assert (len(first.token_ids), first.end) == (5, "length")
+    (second,) = extend(lm, [root.extend(first)], few, [2])
+    assert (len(second.token_ids), second.end) == (2, "length")
+    (third,) = extend(lm, [root.extend(first).extend(second)], few, [3])
+    assert (third.text, third.end, third.token_ids) == ("", "length", ())
+
+
+def test_the_context_is_the_end() -> None:
+    lm = LocalLanguageModel(random_language_model(max_position_embeddings=64), vocabulary())
+    root = Trajectory(Problem(QUESTION))
+    room = 64 - len(lm.vocabulary.prompt(root.problem))
+    (step,) = extend(lm, [root], Sampling(temperature=0.0, delimiter=None), [0])
+    assert (len(step.token_ids), step.end) == (room, "length")
+    with pytest.raises(ContextLengthError, match="shorten the question"):
+        extend(lm, [Trajectory(Problem(QUESTION * 4))], GREEDY, [0])
+
+
+def test_mistrals_window_bounds_the_context() -> None:
+    lm = LocalLanguageModel(random_language_model("mistral", sliding_window=96), vocabulary())
+    assert lm.context_length == 96
+
+
+def test_concurrent_runs_do_not_change_each_other() -> None:
+    lm = local()
+    reward = motes.FunctionReward(lambda problem, text: (sum(map(ord, text)) % 97 + 1) / 99)
+    sampling = Sampling(temperature=1.0, max_step_tokens=8, max_steps=4, delimiter="e")
+
+    def run(i: int):
+        return motes.asolve(
+            f"{QUESTION} {i}", lm=lm, reward=reward, method=motes.ParticleFilter(4), sampling=sampling, seed=i
+        )
+
+    async def together() -> list[motes.Result]:
+        return await asyncio.gather(*(run(i) for i in range(6)))
+
+    merged = asyncio.run(together())
+    alone = [asyncio.run(run(i)) for i in range(6)]
+    for a, b in zip(merged, alone, strict=True):
+        assert [t.text for t in a.trajectories] == [t.text for t in b.trajectories]
+        assert a.usage.generated_tokens == b.usage.generated_tokens
+
+
+def test_a_cancelled_call_leaves_the_batch() -> None:
+    lm = local()
+    endless = Sampling(temperature=1.0, max_step_tokens=400, delimiter=None)
+
+    async def main() -> Step:
+        task = asyncio.create_task(lm.extend([Trajectory(Problem(QUESTION))] * 3, endless, [1, 2, 3]))
+        (step,) = await lm.extend([Trajectory(Problem(QUESTION))], GREEDY, [0])  # by then the others decode
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await lm.extend([Trajectory(Problem(QUESTION))], GREEDY, [0])  # one more round, which sees the cancellation
+        return step
+
+    assert asyncio.run(main()).token_ids
+    assert not lm.busy
+    lm.check_integrity()
+
+
+def test_a_failure_reaches_the_callers_and_the_engine_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = local()
+    root = Trajectory(Problem(QUESTION))
+    before = extend(lm, [root], GREEDY, [0])
+    with monkeypatch.context() as patch:
+        patch.setattr(lm, "_head", lambda hidden: 1 / 0)
+        with pytest.raises(EngineError, match="division by zero") as caught:
+            extend(lm, [root] * 2, GREEDY, [0, 1])
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert extend(lm, [root], GREEDY, [0]) == before
+    lm.check_integrity()
+
+
+def test_checkpoints_open_by_path_and_wrong_ones_are_refused(tmp_path) -> None:
+    path = save(random_language_model("llama"), tmp_path / "lm")
+    lm = motes.language_model(f"hf:{path}")
+    assert (
+        Counter(len(step.token_ids) for step in extend(lm, [Trajectory(Problem(QUESTION))], GREEDY, [0])).total() == 1
+    )
+    with pytest.raises(ConfigurationError, match="nowhere"):
+        motes.language_model(f"hf:{tmp_path}/nowhere")
+    with pytest.raises(ConfigurationError, match="dtype"):
+        motes.language_model(f"hf:{path}", dtype="float12")
+    prm = save(random_prm(), tmp_path / "prm")
+    with pytest.raises(ConfigurationError):
+        motes.language_model(f"hf:{prm}")
