@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import builtins
 import sys
+from collections.abc import Callable
 
 import pytest
 
 import motes
 from exact import UNEVEN, path_of
-from motes import Greedy, Majority, ParticleFilter, Problem, Result
+from motes import Greedy, Majority, ParticleFilter, Problem, Result, TabularLanguageModel
 from motes.errors import ConfigurationError, MissingExtraError, MotesError, UnknownNameError
 from motes.tasks import TASKS, Arithmetic, task
 
@@ -18,7 +19,7 @@ MODELS = {"lm": UNEVEN.lm, "reward": UNEVEN.reward}
 
 
 class Initials:
-    """An answer rule of one's own: the last letter, once the answer is complete."""
+    """An answer rule of one's own."""
 
     def answer(self, text: str) -> str | None:
         return "C" if text.endswith("c") else None
@@ -42,9 +43,10 @@ def test_sixteen_particles_are_the_default():
 
 
 def test_an_answer_rule_of_ones_own():
-    result = motes.solve("?", **MODELS, task=Initials())
-    assert result.answer == "C"
-    assert all((t.finished == "answer") == t.text.endswith("c") for t in result.trajectories)
+    lm = TabularLanguageModel({(): {"a": 1.0}, ("a",): {"c": 1.0}, ("a", "c"): {"d": 1.0}})
+    result = motes.solve("?", lm=lm, reward=UNEVEN.reward, task=Initials())
+    assert (result.answer, result.text, result.confidence) == ("C", "ac", pytest.approx(1.0))
+    assert {t.finished for t in result.trajectories} == {"answer"}
 
 
 def test_solve_inside_a_running_loop_names_the_remedy():
@@ -84,11 +86,10 @@ def test_methods_that_do_not_score_need_no_reward_model(method: Greedy):
     assert motes.solve("?", lm=UNEVEN.lm, reward=None, method=method).usage.reward_calls == 0
 
 
-@pytest.mark.parametrize(
-    ("open_", "module"), [(motes.language_model, "models.local"), (motes.reward_model, "rewards.prm")]
-)
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, open_: object, module: str):
-    monkeypatch.setitem(sys.modules, f"motes.{module}", None)  # as where its own imports fail
+@pytest.mark.parametrize("open_", [motes.language_model, motes.reward_model])
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, open_: Callable[[str], object]):
+    for module in ("motes.models.local", "motes.rewards.prm"):
+        monkeypatch.setitem(sys.modules, module, None)  # as where its own imports fail
     with pytest.raises(MissingExtraError, match=r"pip install 'motes\[local\]'"):
         open_("tiny")
     with pytest.raises(ConfigurationError, match="names no model") as caught:

@@ -162,7 +162,7 @@ class PrefixTree:
         self.root.children.clear()
 
     def check_integrity(self) -> None:
-        """Raise AssertionError unless every slot is either free or held by exactly one node, and every edge is sound."""
+        """Raise AssertionError unless every slot is free or held by exactly one node, and every edge is sound."""
         held = [slot for node in self._nodes() for slot in node.slots.tolist()]
         free = self.pool._free[: self.pool.num_free].tolist()
         assert sorted(held + free) == list(range(self.pool.capacity)), "a slot is lost or held twice"

@@ -33,10 +33,9 @@ class Vocabulary:
         """Token ids of the conversation up to where the answer begins. Without a chat template: the bare question."""
         if problem not in self._prompts:
             if self.tokenizer.chat_template:
-                text = self.tokenizer.apply_chat_template(
-                    [dict(message) for message in problem.messages], add_generation_prompt=True, tokenize=False
-                )
-                ids = self.encode(text)
+                messages = [dict(message) for message in problem.messages]
+                text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+                ids = self.encode(str(text))
             else:
                 text = "\n\n".join(message["content"] for message in problem.messages)
                 ids = self.tokenizer.encode(text)
@@ -44,14 +43,14 @@ class Vocabulary:
         return self._prompts[problem]
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Token ids of a piece of text, none added. Special tokens that it spells are recognised, unless told not to."""
+        """Token ids of a piece of text, none added. Special tokens that it spells are recognised, or only text."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=not special)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of tokens, special ones left out; an incomplete character at the end is left out, too."""
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text.rstrip("\ufffd")
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text).rstrip("\ufffd")
 
     def token_bytes(self) -> list[bytes]:
         """Each token's bytes, by id; special tokens have none, as they have no text."""

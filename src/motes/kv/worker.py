@@ -100,11 +100,8 @@ class Worker(ABC, Generic[RequestT]):
         torch.set_num_threads(self._num_threads)
         while True:
             with self._condition:
-                if (
-                    not self._arrived
-                    and not self.busy
-                    and not self._condition.wait_for(self._has_arrived, IDLE_SECONDS)
-                ):
+                idle = not self._arrived and not self.busy
+                if idle and not self._condition.wait_for(lambda: bool(self._arrived), IDLE_SECONDS):
                     self.rest()
                     self._thread = None
                     return
@@ -117,6 +114,3 @@ class Worker(ABC, Generic[RequestT]):
                 failure.__cause__ = error
                 for request in (*arrived, *self.abandon()):
                     request.fail(failure)
-
-    def _has_arrived(self) -> bool:
-        return bool(self._arrived)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,7 @@ class _Extension(Request):
     sampling: Sampling
     seed: int
     limit: int  # tokens that this step may have
-    prompt_usage: Usage = Usage()
+    prompt_usage: Usage = field(default_factory=Usage)
 
     @property
     def prefix(self) -> list[int]:
@@ -137,7 +138,9 @@ class LocalLanguageModel(Worker[_Extension]):
         self._is_eos[_end_tokens(model, vocabulary)] = True
 
     @classmethod
-    def open(cls, path: str, *, device: str | None = None, dtype: str | None = None, **options: object) -> LocalLanguageModel:  # fmt: skip
+    def open(
+        cls, path: str, *, device: str | None = None, dtype: str | None = None, **options: Any
+    ) -> LocalLanguageModel:
         """Open a checkpoint: a folder, or a name that the hub knows.
 
         Args:
@@ -148,7 +151,7 @@ class LocalLanguageModel(Worker[_Extension]):
             ConfigurationError: there is no such checkpoint, or it is not a causal language model.
         """
         model, vocabulary = open_checkpoint(AutoModelForCausalLM, path, device, dtype)
-        return cls(model, vocabulary, name=Path(path).name, **options)  # type: ignore[arg-type]
+        return cls(model, vocabulary, name=Path(path).name, **options)
 
     async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
         """See `motes.protocols.LanguageModel`. Concurrent calls decode in one batch."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -44,7 +44,7 @@ class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
         self.score = nn.Sequential(
             nn.Linear(config.hidden_size, config.hidden_size), nn.ReLU(), nn.Linear(config.hidden_size, 2)
         )
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
 
 @dataclass(eq=False)
@@ -105,14 +105,14 @@ class LocalPRM(Worker[_Reading]):
         self._step_ids: WeakKeyDictionary[Trajectory, list[int]] = WeakKeyDictionary()
 
     @classmethod
-    def open(cls, path: str, *, device: str | None = None, dtype: str | None = None, **options: object) -> LocalPRM:
+    def open(cls, path: str, *, device: str | None = None, dtype: str | None = None, **options: Any) -> LocalPRM:
         """Open a checkpoint; see `motes.kv.checkpoint.open_checkpoint`.
 
         Raises:
             ConfigurationError: there is no such checkpoint, it is of another kind, or its scores do not vary.
         """
         model, vocabulary = open_checkpoint(Qwen2ForProcessRewardModel, path, device, dtype)
-        prm = cls(model, vocabulary, name=Path(path).name, **options)  # type: ignore[arg-type]
+        prm = cls(model, vocabulary, name=Path(path).name, **options)
         prm._refuse_constant()
         return prm
 
@@ -218,10 +218,10 @@ class LocalPRM(Worker[_Reading]):
             prompt = tuple(reading.ids[: reading.prompt])
             if prompt not in first_of and len(self.tree.match(prompt)) < len(prompt):
                 first_of[prompt] = reading
-        prompts = [_Reading(list(prompt), [], [], len(prompt), len(prompt)) for prompt in first_of]
-        self._read(prompts)
-        for prompt, reading in zip(prompts, first_of.values(), strict=True):
-            reading.computed += prompt.computed
+        alone = [_Reading(list(prompt), [], [], len(prompt), len(prompt)) for prompt in first_of]
+        self._read(alone)
+        for prompt_only, reading in zip(alone, first_of.values(), strict=True):
+            reading.computed += prompt_only.computed
 
     def _read(self, group: list[_Reading]) -> list[list[float]]:
         """Probabilities at each reading's places; what was computed on the way is stored."""
@@ -256,7 +256,7 @@ class LocalPRM(Worker[_Reading]):
             values = [round(value, 6) for (value,) in self._read(readings)]
         if len(set(values)) == 1:
             raise ConfigurationError(
-                f"{self.name!r} scores everything {values[0]}: its weights are not a reward model's"
+                f"{self.name!r} scores everything {values[0]}: its weights are not those of a reward model"
             )
 
     def check_integrity(self) -> None:
