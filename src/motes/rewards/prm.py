@@ -112,6 +112,7 @@ class LocalPRM(Worker[_Reading]):
             ConfigurationError: there is no such checkpoint, it is of another kind, or its scores do not vary.
         """
         model, vocabulary = open_checkpoint(Qwen2ForProcessRewardModel, path, device, dtype)
+        assert isinstance(model, Qwen2ForProcessRewardModel)
         prm = cls(model, vocabulary, name=Path(path).name, **options)
         prm._refuse_constant()
         return prm
