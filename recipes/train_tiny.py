@@ -5,6 +5,7 @@
     python recipes/train_tiny.py rollouts      # or --shard 0/2 and --shard 1/2, side by side
     python recipes/train_tiny.py prm
     python recipes/train_tiny.py export        # half precision, into src/motes/bundled/
+    python recipes/train_tiny.py quality       # pass@1, pass@64, AUROC by level, for the model cards
 
 Every stage is seeded, writes its state under --work (default build/tiny) as it goes and continues from there when
 called again. Arithmetic is float32 with bfloat16 matrix products. Times and results: see the model cards.
@@ -16,6 +17,7 @@ import argparse
 from pathlib import Path
 
 from tiny import export, language, reward
+from tiny.quality import measure
 
 
 def main() -> None:
@@ -36,6 +38,9 @@ def main() -> None:
     prm.add_argument("--tokens", type=int, default=4096, help="tokens a step")
     prm.add_argument("--lr", type=float, default=1e-3)
     commands.add_parser("export")
+    quality = commands.add_parser("quality", help="measure on the 500 test problems")
+    quality.add_argument("--model", default="tiny")
+    quality.add_argument("--reward", default="tiny")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     match args.command:
@@ -50,6 +55,8 @@ def main() -> None:
             reward.train(args.work, args.epochs, args.tokens, args.lr)
         case "export":
             export.export(args.work)
+        case "quality":
+            measure(args.model, args.reward, args.work / "quality.json")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
@@ -30,6 +29,7 @@ from motes.rewards.prm import Qwen2ForProcessRewardModel
 from motes.tasks import Arithmetic, arithmetic
 from motes.tasks.arithmetic import LEVELS
 from tiny.common import learning_rate, optimizers, round_up, save_atomically
+from tiny.quality import auroc
 
 STEP = Sampling(temperature=0.8, max_step_tokens=64, max_tokens=320, max_steps=12)
 REST = STEP.replace(delimiter=None, max_step_tokens=320)
@@ -144,13 +144,6 @@ def tag_logits(model: Qwen2ForProcessRewardModel, batch: list[Example]) -> torch
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(ids, use_cache=False).last_hidden_state
         return model.score(hidden[rows, columns]).float()
-
-
-def auroc(scores: list[float], right: list[bool]) -> float:
-    """Chance that a right step scores above a wrong one."""
-    positive = np.asarray(right)
-    n, m = int(positive.sum()), int((~positive).sum())
-    return float((rankdata(scores)[positive].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
 
 
 @torch.no_grad()

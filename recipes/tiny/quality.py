@@ -1,0 +1,69 @@
+"""What the bundled models can do, measured on the 500 test problems; goes into the model cards."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+import motes
+from motes.methods import BestOfN
+from motes.tasks import Arithmetic
+from motes.tasks.arithmetic import LEVELS, parse
+
+SAMPLES = 64
+CONCURRENT = 16
+
+
+def auroc(scores: list[float], right: list[bool]) -> float:
+    """Chance that a right step scores above a wrong one; ties count half."""
+    positive = np.asarray(right, dtype=bool)
+    n, m = int(positive.sum()), int((~positive).sum())
+    return float((rankdata(scores)[positive].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
+
+
+def measure(lm_spec: str, reward_spec: str, target: Path | None) -> None:
+    """Sample 64 answers a problem at temperature 0.8; print pass@1, pass@64 and the reward model's AUROC by level."""
+    lm, reward = motes.language_model(lm_spec), motes.reward_model(reward_spec)
+    task = Arithmetic()
+    limit = asyncio.Semaphore(CONCURRENT)
+
+    async def one(problem: motes.Problem) -> dict[str, Any]:
+        async with limit:
+            result = await motes.asolve(problem, lm=lm, reward=reward, method=BestOfN(SAMPLES), task=task)
+            story = parse(problem.question)
+            assert story is not None
+            right = [task.answer(t.text) == problem.answer for t in result.trajectories]
+            labels: list[bool] = []
+            own: list[bool] = []
+            scores: list[float] = []
+            for trajectory, values in zip(
+                result.trajectories, await reward.score(list(result.trajectories)), strict=True
+            ):
+                steps = [story.check_step(step.text) for step in trajectory.steps]
+                own += steps
+                labels += np.cumprod(steps).astype(bool).tolist()
+                scores += values
+            return {"level": story.level, "right": right, "labels": labels, "own": own, "scores": scores}
+
+    async def everything() -> list[dict[str, Any]]:
+        return await asyncio.gather(*(one(problem) for problem in task.problems()))
+
+    rows = asyncio.run(everything())
+    out: dict[str, Any] = {}
+    for name, levels in (*((str(level), (level,)) for level in LEVELS), ("all", LEVELS)):
+        chosen = [row for row in rows if row["level"] in levels]
+        scores = [score for row in chosen for score in row["scores"]]
+        out[name] = {
+            "pass@1": round(float(np.mean([np.mean(row["right"]) for row in chosen])), 4),
+            f"pass@{SAMPLES}": round(float(np.mean([any(row["right"]) for row in chosen])), 4),
+            "auroc": round(auroc(scores, [label for row in chosen for label in row["labels"]]), 4),
+            "auroc_own_step": round(auroc(scores, [label for row in chosen for label in row["own"]]), 4),
+        }
+        print(name, json.dumps(out[name]), flush=True)
+    if target is not None:
+        target.write_text(json.dumps(out, indent=2) + "\n")
