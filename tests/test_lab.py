@@ -27,6 +27,8 @@ SMALL = Evaluation(
     methods=("pf", "bon", "greedy"), budgets=(1, 4), limit=10, lm="worlds:language_model", reward="worlds:reward_model"
 )
 
+RECORD = RunRecord(problem_id="a/1-0", method="pf", budget=2, seed=0, outcome="correct", answer="½", text="so ½\n")
+
 
 def run(directory: Path, evaluation: Evaluation = SMALL, **options):
     return asyncio.run(evaluate(evaluation, directory, **options))
@@ -182,6 +184,14 @@ class TestRun:
         assert all(line["usage"]["generated_tokens"] > 0 for line in lines(tmp_path))
 
 
+@pytest.fixture
+def one_run(tmp_path) -> Path:
+    with RecordStore(tmp_path / "records.jsonl") as store:
+        SMALL.claim(tmp_path)
+        store.append(RECORD)
+    return tmp_path
+
+
 class TestDirectory:
     @pytest.mark.parametrize(
         ("change", "key"),
@@ -194,27 +204,40 @@ class TestDirectory:
             ({"methods": ("pf", "bon")}, "methods is 'pf,bon,greedy' there and 'pf,bon' here"),
         ],
     )
-    def test_another_configuration_is_refused_by_key(self, tmp_path, change, key):
-        SMALL.claim(tmp_path)
+    def test_another_configuration_is_refused_by_key(self, one_run, change, key):
+        before = {path: path.read_bytes() for path in one_run.iterdir()}
         with pytest.raises(RunDirectoryError, match=key):
-            dataclasses.replace(SMALL, **change).claim(tmp_path)
+            run(one_run, dataclasses.replace(SMALL, **change), lm=worlds.language_model())
+        assert before == {path: path.read_bytes() for path in one_run.iterdir()}
 
-    def test_the_same_configuration_written_otherwise_is_accepted(self, tmp_path):
-        SMALL.claim(tmp_path)
-        dataclasses.replace(SMALL, budgets=(4, 1, 4), methods=("pf", "bon", " greedy")).claim(tmp_path)
+    def test_the_same_configuration_written_otherwise_is_accepted(self, one_run):
+        dataclasses.replace(SMALL, budgets=(4, 1, 4), methods=("pf", "bon", " greedy")).check(one_run)
+
+    def test_a_directory_without_records_is_free(self, tmp_path):
+        with pytest.raises(ConfigurationError, match="reward model"):
+            run(tmp_path, dataclasses.replace(SMALL, reward=None))
+        assert (tmp_path / "config.json").exists()
+        assert run(tmp_path).done == 50
+
+    def test_nothing_is_made_where_a_model_cannot_be_opened(self, tmp_path):
+        with pytest.raises(ConfigurationError):
+            run(tmp_path / "new", dataclasses.replace(SMALL, lm="worlds:none"))
+        assert not (tmp_path / "new").exists()
 
     def test_what_is_no_evaluation(self, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(RunDirectoryError, match="is a file"):
-            SMALL.claim(tmp_path / "file")
+            run(tmp_path / "file")
+        with pytest.raises(RunDirectoryError, match="cannot be written"):
+            run(tmp_path / "file" / "below")
         with pytest.raises(RunDirectoryError, match="holds no evaluation"):
             Report.load(tmp_path)
-        (tmp_path / "records.jsonl").write_text("")
+        (tmp_path / "records.jsonl").write_text("{}")
         with pytest.raises(RunDirectoryError, match="holds records but no"):
-            SMALL.claim(tmp_path)
+            run(tmp_path)
         (tmp_path / "config.json").write_text("{")
         with pytest.raises(RunDirectoryError, match="cannot be read"):
-            SMALL.claim(tmp_path)
+            run(tmp_path)
 
     def test_two_evaluations_do_not_write_to_one_directory(self, tmp_path):
         with (
@@ -223,9 +246,6 @@ class TestDirectory:
         ):
             RecordStore(tmp_path / "records.jsonl")
         RecordStore(tmp_path / "records.jsonl").close()
-
-
-RECORD = RunRecord(problem_id="a/1-0", method="pf", budget=2, seed=0, outcome="correct", answer="½", text="so ½\n")
 
 
 class TestRecords:

@@ -39,7 +39,7 @@ def command(
         methods=("greedy", "majority", "bon", "wbon", "pf"), budgets=(1, 4, 16), limit=limit, lm=model, reward=reward
     )
     directory = out or _new_directory()
-    evaluation.claim(directory)
+    evaluation.check(directory)
 
     console.print(Rule("one problem, 16 particles", style="dim"))
     lm, prm = options.open_models(model, reward)
@@ -52,7 +52,7 @@ def command(
     console.print(f"the right answer is {problem.answer}\n", highlight=False)
 
     console.print(Rule(f"{limit} problems: more particles, better answers", style="dim"))
-    evaluate.run(console, evaluation, directory)
+    evaluate.run(console, evaluation, directory, lm, prm)
     found = Report.load(directory)
     print_trimmed(console, compact_table(found))
     console.print("95 % intervals beside; tokens per problem at the largest budget, both models\n", style="dim")

@@ -23,6 +23,7 @@ from motes.errors import ConfigurationError
 from motes.lab.evaluation import Evaluation
 from motes.lab.report import Report
 from motes.lab.run import Progress, evaluate
+from motes.protocols import LanguageModel, RewardModel
 from motes.types import Sampling
 
 
@@ -71,9 +72,10 @@ def command(
     )
     if concurrency < 1:
         raise ConfigurationError(f"--concurrency must be at least 1, not {concurrency}")
-    evaluation.claim(out)
+    evaluation.check(out)
     try:
-        progress = run(Console(), evaluation, out, concurrency=concurrency)
+        lm, prm = options.open_models(model, reward)
+        progress = run(Console(), evaluation, out, lm, prm, concurrency=concurrency)
     except KeyboardInterrupt:
         again = shlex.join(["motes", *sys.argv[1:]])
         print(f"motes: interrupted; what is done is in {out}, this goes on with it: {again}", file=sys.stderr)
@@ -86,11 +88,20 @@ def command(
         raise typer.Exit(1)
 
 
-def run(console: Console, evaluation: Evaluation, out: Path, *, concurrency: int = 64) -> Progress:
+def run(
+    console: Console,
+    evaluation: Evaluation,
+    out: Path,
+    lm: LanguageModel,
+    reward: RewardModel | None,
+    *,
+    concurrency: int = 64,
+) -> Progress:
     """Carry an evaluation out, showing how far it is."""
-    lm, prm = options.open_models(evaluation.lm, evaluation.reward or "none")
     with View(console) as view:
-        return asyncio.run(evaluate(evaluation, out, lm=lm, reward=prm, concurrency=concurrency, observe=view.observe))
+        return asyncio.run(
+            evaluate(evaluation, out, lm=lm, reward=reward, concurrency=concurrency, observe=view.observe)
+        )
 
 
 class View:

@@ -130,31 +130,39 @@ class Evaluation:
         small, large = (describe(method_from_spec(spec, budget)) for budget in (1, 2))
         return {name: value for name, value in small.items() if value == large[name]}
 
-    def claim(self, directory: Path) -> None:
-        """Make `directory` this evaluation's, or make sure that it already is.
+    def check(self, directory: Path) -> None:
+        """Make sure that `directory` can hold this evaluation; nothing is written.
 
         Raises:
-            RunDirectoryError: it belongs to a different evaluation, or cannot be written.
+            RunDirectoryError: it holds records of a different evaluation, or is no directory.
         """
-        path = directory / CONFIGURATION
         if directory.exists() and not directory.is_dir():
             raise RunDirectoryError(f"{directory} is a file: name a directory")
-        if path.exists():
-            if different := _differences(self.to_dict(), read_configuration(directory)):
-                raise RunDirectoryError(
-                    f"{directory} holds an evaluation with another configuration: {'; '.join(different)}. "
-                    "Use the same settings, or another directory"
-                )
+        records = directory / RECORDS
+        if not records.exists() or not records.stat().st_size:
             return
-        if (directory / RECORDS).exists():
+        if not (directory / CONFIGURATION).exists():
             raise RunDirectoryError(f"{directory} holds records but no {CONFIGURATION}: use another directory")
+        if different := _differences(self.to_dict(), read_configuration(directory)):
+            raise RunDirectoryError(
+                f"{directory} holds an evaluation with another configuration: {'; '.join(different)}. "
+                "Use the same settings, or another directory"
+            )
+
+    def claim(self, directory: Path) -> None:
+        """Make `directory`, which must exist, this evaluation's. Only who holds its record file may do so.
+
+        Raises:
+            RunDirectoryError: as `check`, or it cannot be written.
+        """
+        self.check(directory)
+        path = directory / CONFIGURATION
         try:
-            directory.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".partial")
             partial.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             os.replace(partial, path)
         except OSError as error:
-            raise RunDirectoryError(f"{directory} cannot be written: {error.strerror}") from error
+            raise RunDirectoryError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def read_configuration(directory: Path) -> dict[str, Any]:

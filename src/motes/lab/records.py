@@ -140,7 +140,7 @@ class RecordStore:
     """The record file of an evaluation, open for appending by this process alone.
 
     Args:
-        path: of the file; it is made if missing.
+        path: of the file; it and its directory are made if missing.
 
     Attributes:
         records: what it held when it was opened, one per run.
@@ -152,6 +152,7 @@ class RecordStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
             raise RunDirectoryError(f"{path} cannot be written: {error.strerror}") from error

@@ -83,11 +83,12 @@ async def evaluate(
     """
     if concurrency < 1:
         raise ConfigurationError(f"concurrency must be at least 1, not {concurrency}")
-    evaluation.claim(directory)
+    evaluation.check(directory)
+    lm = api.language_model(evaluation.lm) if lm is None else lm
+    if reward is None and evaluation.reward is not None:
+        reward = api.reward_model(evaluation.reward)
     with RecordStore(directory / RECORDS) as store:
-        lm = api.language_model(evaluation.lm) if lm is None else lm
-        if reward is None and evaluation.reward is not None:
-            reward = api.reward_model(evaluation.reward)
+        evaluation.claim(directory)
         task = task_named(evaluation.task)
         plan = evaluation.plan()
         progress = Progress(total=len(plan))
