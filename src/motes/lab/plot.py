@@ -124,7 +124,7 @@ def _heading(figure: Figure, title: str, subtitle: str) -> None:
 def _limits(axes: Axes, cells: Sequence[Cell]) -> None:
     low = min(cell.accuracy.low for cell in cells)
     high = max(max(cell.accuracy.high, cell.oracle.value) for cell in cells)
-    axes.set_ylim(max(0.0, math.floor(low * 10 - 0.2) / 10), min(1.0, math.ceil(high * 10) / 10) + 0.005)
+    axes.set_ylim(math.floor(low * 10) / 10, min(1.0, math.ceil(high * 10) / 10) + 0.005)
     axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.0f} %")
 
 
