@@ -43,7 +43,7 @@ def by_evidence(world: World, **config: object) -> Finds:
 
     def finds(cls: type[ParticleFilter]) -> bool:
         method = cls(**{"num_particles": 3, "ess_threshold": 1.0, "resampling": "multinomial", **config})
-        z = z_scores(unbiased_estimates(world, method, runs=500), world.target(method, FUNCTIONS))
+        z = z_scores(unbiased_estimates(world, method, runs=400), world.target(method, FUNCTIONS))
         return bool(np.abs(z).max() > LIMIT)
 
     return finds
@@ -55,7 +55,7 @@ def by_two_particles(**config: object) -> Finds:
 
     def finds(cls: type[ParticleFilter]) -> bool:
         method = cls(**{"num_particles": 2, "ess_threshold": 1.0, "resampling": "multinomial", **config})
-        z = z_scores(two_particle_statistics(UNEVEN, method, runs=500), two_particle_moments(UNEVEN, method))
+        z = z_scores(two_particle_statistics(UNEVEN, method, runs=400), two_particle_moments(UNEVEN, method))
         return bool(np.abs(z).max() > LIMIT)
 
     return finds

@@ -64,7 +64,7 @@ def run(world: World, method: ParticleFilter, **options: object) -> Result:
 def test_evidence_and_weighted_means_are_unbiased(potential: str, world: World, link: str, scheme: str, beta: float):
     for threshold in THRESHOLDS:
         method = ParticleFilter(3, potential, link, beta, threshold, scheme)
-        estimates = unbiased_estimates(world, method, runs=150)
+        estimates = unbiased_estimates(world, method, runs=120)
         z = z_scores(estimates, world.target(method, FUNCTIONS))
         assert np.abs(z).max() < LIMIT, (threshold, z)
 
@@ -75,7 +75,7 @@ def test_evidence_and_weighted_means_are_unbiased(potential: str, world: World, 
 @pytest.mark.parametrize("potential", POTENTIALS)
 def test_two_particles_do_exactly_what_the_algorithm_says(potential: str, link: str, scheme: str, threshold: float):
     method = ParticleFilter(2, potential, link, 1.0, threshold, scheme)
-    z = z_scores(two_particle_statistics(UNEVEN, method, runs=300), two_particle_moments(UNEVEN, method))
+    z = z_scores(two_particle_statistics(UNEVEN, method, runs=200), two_particle_moments(UNEVEN, method))
     assert np.abs(z).max() < LIMIT, z
 
 

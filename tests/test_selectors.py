@@ -90,6 +90,7 @@ def test_equivalent_answers_are_one_named_by_the_first():
         ("argmax", [1, 1, 1, 1], [0.2, 0.7, 0.7, 0.1], 1),
         ("vote", [2, 1, 1, 2], None, 0),  # 3 against 3: the answer that appears first
         ("vote", [1, 1, 1, 1], [0.1, 0.9, 0.3, 0.2], 2),  # of its particles the best scored
+        ("vote", [1, 1, 3, 1], [0.3, 0.9, 0.1, 0.2], 0),  # the best scored, not the heaviest
         ("majority", [1, 9, 1, 9], None, 0),
         ("majority", [1, 1, 2, 1], None, 2),  # equal scores: the heavier
     ],
