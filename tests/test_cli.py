@@ -198,6 +198,7 @@ class TestBadInput:
             (["eval", "--out", "x", *FAKE, "--limit", "0"], "limit"),
             (["eval", "--out", "x", *FAKE, "--concurrency", "0"], "concurrency"),
             (["eval", "--out", "x", "--model", "hf:no/such/model/anywhere"], "no/such/model"),
+            (["demo", "--model", "hf:no/such/model/anywhere"], "no/such/model"),
             (["report", "missing"], "holds no evaluation"),
             (["no-such-command"], "No such command"),
             (["solve", "q", "--no-such-option"], "No such option"),

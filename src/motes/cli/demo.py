@@ -40,9 +40,9 @@ def command(
     )
     directory = out or _new_directory()
     evaluation.check(directory)
+    lm, prm = options.open_models(model, reward)
 
     console.print(Rule("one problem, 16 particles", style="dim"))
-    lm, prm = options.open_models(model, reward)
     problem = Arithmetic().problems()[PROBLEM]
     show_question(console, problem)
     started = time.perf_counter()
