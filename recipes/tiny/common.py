@@ -38,8 +38,8 @@ def optimizers(model: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer]
 
 
 def learning_rate(step: int, total: int, peak: float) -> float:
-    """Warm up over 100 steps, hold, fall linearly to zero over the last 30 %."""
-    return peak * min((step + 1) / 100, 1.0, (total - step) / (0.3 * total))
+    """Warm up over 100 steps, fall linearly to zero."""
+    return peak * min((step + 1) / 100, (total - step) / total)
 
 
 def save_atomically(state: object, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rollouts of the language model, and the reward model trained on what became of them (Math-Shepherd, arXiv 2312.08935).
+"""Rollouts of the language model, and the reward model trained on their outcomes (Math-Shepherd, arXiv 2312.08935).
 
 The label of a step is the share of K continuations, sampled from the language model, that reach the right answer. The
 exact checker is never consulted: the reward model is to be imperfect for the reason real ones are.

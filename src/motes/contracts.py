@@ -12,8 +12,8 @@ from motes.protocols import LanguageModel, RewardModel
 from motes.types import Problem, Sampling, Step, Trajectory
 
 QUESTIONS = (
-    "Ben has 7 pears. Rosa has 5 more pears than Ben. How many pears does Rosa have?",
-    "Mia has 3 coins. Leo has twice as many coins as Mia. Carl has 4 fewer coins than Leo. Paul has 9 coins. "
+    "Ben owns 7 pears. Rosa has 5 more pears than Ben. How many pears does Rosa have?",
+    "Mia owns 3 coins. Leo has twice as many coins as Mia. Carl has 4 fewer coins than Leo. Paul owns 9 coins. "
     "How many coins do Carl and Mia have together?",
     "What is 2+2?",
 )

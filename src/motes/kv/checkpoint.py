@@ -49,7 +49,7 @@ def open_checkpoint(
     return model.to(chosen).eval().requires_grad_(False), vocabulary
 
 
-def cache_budget(bytes_per_token: int, device: torch.device, fraction: float = 0.125, at_most: int = 1 << 20) -> int:
+def cache_budget(bytes_per_token: int, device: torch.device, fraction: float = 0.125, at_most: int = 1 << 18) -> int:
     """Tokens whose keys and values fit in a fraction of the memory that is free now."""
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]

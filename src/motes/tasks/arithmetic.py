@@ -2,7 +2,7 @@
 
 A verbatim example, level 3 (three operations; the facts are shuffled, Emma's is a distractor):
 
-    Ben has twice as many pears as Rosa. Emma has 4 fewer pears than Ben. Rosa has 6 pears.
+    Ben has twice as many pears as Rosa. Emma has 4 fewer pears than Ben. Rosa owns 6 pears.
     Jack has 5 more pears than Ben. How many pears do Rosa and Jack have together?
 
     Ben has twice Rosa's 6: 6*2=12.
@@ -37,9 +37,9 @@ LEVELS = (1, 2, 3, 4, 5)
 """A problem's level is the number of arithmetic operations that its answer needs."""
 
 NAMES = (  # noqa: SIM905
-    "Anna Ben Carl Dora Emma Finn Grace Hugo Iris Jack Kate Leo Mia Noah Olga Paul Rosa Sam Tina Victor Wendy Zoe"
+    "Anna Ben Carl Dora Emma Finn Hugo Iris Jack Kate Leo Mia Noah Paul Rosa Tina"
 ).split()
-ITEMS = "apples pears plums books pens coins cards shells stamps marbles cakes eggs".split()  # noqa: SIM905
+ITEMS = "apples pears plums books pens coins cards shells".split()  # noqa: SIM905
 
 MAX_VALUE = 60
 MAX_NUMBER = 12
@@ -64,7 +64,7 @@ class Fact:
         k, who = self.number, self.person
         match self.kind:
             case "base":
-                return f"{who} has {k} {item}."
+                return f"{who} owns {k} {item}."
             case "more" | "fewer":
                 return f"{who} has {k} {self.kind} {item} than {self.sources[0]}."
             case "times":
@@ -283,7 +283,7 @@ _NAME = r"([A-Z][a-z]+)"
 _ITEM = r"(?P<item>[a-z]+)"
 _NUMBER = r"(?P<k>\d{1,9})"
 _FACTS: tuple[tuple[RelationKind, re.Pattern[str]], ...] = (
-    ("base", re.compile(rf"{_NAME} has {_NUMBER} {_ITEM}\.")),
+    ("base", re.compile(rf"{_NAME} owns {_NUMBER} {_ITEM}\.")),
     ("more", re.compile(rf"{_NAME} has {_NUMBER} more {_ITEM} than {_NAME}\.")),
     ("fewer", re.compile(rf"{_NAME} has {_NUMBER} fewer {_ITEM} than {_NAME}\.")),
     ("times", re.compile(rf"{_NAME} has (?:twice|{_NUMBER} times) as many {_ITEM} as {_NAME}\.")),
