@@ -23,7 +23,7 @@ PROBLEMS = TASK.problems()
 SPLITS = ("train", "validation", "test")
 
 EXAMPLE = (
-    "Ben has twice as many pears as Rosa. Emma has 4 fewer pears than Ben. Rosa has 6 pears. "
+    "Ben has twice as many pears as Rosa. Emma has 4 fewer pears than Ben. Rosa owns 6 pears. "
     "Jack has 5 more pears than Ben. How many pears do Rosa and Jack have together?"
 )
 SOLUTION = (
@@ -113,7 +113,7 @@ def test_the_test_set_is_what_it_was():
     """Published numbers rest on these very problems: a change here makes them another benchmark."""
     text = "\n".join(f"{p.id}\t{p.question}\t{p.answer}" for p in PROBLEMS)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    assert digest == "7c3713eb671ddeb748252af46cff757616741cf312ce8c9b2892bc27e6c55365"
+    assert digest == "2ad8702213f01ae8e7f600241432dbcfb0bc0418f486e0472fae6bae8bc1ed94"
     assert PROBLEMS[0].id == "arithmetic/test/1-000"
 
 
@@ -241,7 +241,7 @@ def test_the_checker_rejects_every_step_with_a_mistake(mistake: Callable[[str], 
         ("Together Jack's 17 and Rosa's 6 are 17+6=23.", True),  # sums may be told in either order
         ("Together Jack's 17 and Rosa's 6 are 6+17=23.", False),
         ("Together Rosa's 6 and Ben's 12 are 6+12=18.", False),  # true, but nobody asked
-        ("Rosa has 6 pears.", False),  # a fact, not a step
+        ("Rosa owns 6 pears.", False),  # a fact, not a step
         ("The answer is \\boxed{23}.", True),
         ("The answer is \\boxed{17}.", False),
         ("The answer is \\boxed{" + "9" * 5000 + "}.", False),
@@ -263,19 +263,19 @@ def test_other_questions_are_not_recognised():
     [
         "",
         "What is 2+2?",
-        "Rosa has 6 pears.",
+        "Rosa owns 6 pears.",
         "How many pears does Rosa have?",
-        "Rosa has 6 pears. How many plums does Rosa have?",
-        "Rosa has 6 pears. How many pears does Ben have?",
-        "Rosa has 6 pears. Rosa has 7 pears. How many pears does Rosa have?",
+        "Rosa owns 6 pears. How many plums does Rosa have?",
+        "Rosa owns 6 pears. How many pears does Ben have?",
+        "Rosa owns 6 pears. Rosa owns 7 pears. How many pears does Rosa have?",
         "Rosa has 6 more pears than Rosa. How many pears does Rosa have?",
         "Rosa has 2 more pears than Ben. Ben has 3 more pears than Rosa. How many pears does Ben have?",
-        "Rosa has 6 pears. Ben has 9 fewer pears than Rosa. How many pears does Ben have?",
-        "Rosa has 7 pears. Ben has half as many pears as Rosa. How many pears does Ben have?",
-        "Rosa has 7 pears. Ben gets one share when the pears of Rosa are shared out among 0. "
+        "Rosa owns 6 pears. Ben has 9 fewer pears than Rosa. How many pears does Ben have?",
+        "Rosa owns 7 pears. Ben has half as many pears as Rosa. How many pears does Ben have?",
+        "Rosa owns 7 pears. Ben gets one share when the pears of Rosa are shared out among 0. "
         "How many pears does Ben have?",
-        "Rosa has " + "9" * 5000 + " pears. How many pears does Rosa have?",
-        "Rosa has 6 pears. The sky is blue. How many pears does Rosa have?",
+        "Rosa owns " + "9" * 5000 + " pears. How many pears does Rosa have?",
+        "Rosa owns 6 pears. The sky is blue. How many pears does Rosa have?",
     ],
     ids=lambda question: question[:60],
 )

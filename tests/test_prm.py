@@ -15,7 +15,7 @@ from motes.errors import ConfigurationError, ContextLengthError, RewardError
 from motes.rewards.prm import LocalPRM, Prefix
 
 SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
-QUESTION = "Ben has 7 pears. Rosa has 5 more pears than Ben. How many pears does Rosa have?"
+QUESTION = "Ben owns 7 pears. Rosa has 5 more pears than Ben. How many pears does Rosa have?"
 STEPS = ("Rosa has 5 more than Ben's 7: 7+5=12.\n\n", "Nobody\nknows.\n\n", "The answer is \\boxed{12}.")
 
 
