@@ -31,6 +31,9 @@ def open_checkpoint(
     arithmetic = getattr(torch, dtype, None) if dtype else torch.float32 if chosen.type == "cpu" else torch.bfloat16
     if not isinstance(arithmetic, torch.dtype):
         raise ConfigurationError(f"unknown dtype {dtype!r}: use float32, bfloat16 or float16")
+    path = os.path.expanduser(path)
+    if path.startswith((".", "/")) and not os.path.isdir(path):
+        raise ConfigurationError(f"there is no folder {path!r}")
     progress, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what it would warn of is checked below

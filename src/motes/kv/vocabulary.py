@@ -44,7 +44,10 @@ class Vocabulary:
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of a piece of text, none added. Special tokens that it spells are recognised, or only text."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=not special)
+        # Whether it is too long is for the engines to say: the tokenizer's own warning is silenced.
+        ids: list[int] = self.tokenizer.encode(
+            text, add_special_tokens=False, split_special_tokens=not special, verbose=False
+        )
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
