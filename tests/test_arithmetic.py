@@ -88,6 +88,13 @@ def test_streams_are_reproducible_distinct_and_differ_by_seed():
     assert not set(first) & set(other)
 
 
+def test_a_stream_tells_no_story_twice(monkeypatch: pytest.MonkeyPatch):
+    first, second = a_few("train", 1)[:2]
+    drawn = iter([first, first, second, first])
+    monkeypatch.setattr(arithmetic, "generate", lambda level, split, rng: next(drawn))
+    assert list(itertools.islice(stories(1, "train", seed=0), 2)) == [first, second]
+
+
 @given(some_stories, st.randoms(use_true_random=False))
 def test_splits_are_disjoint_by_construction(story: Story, rng: random.Random):
     """The split is a function of the facts told, whatever their order: no story can be drawn from two."""

@@ -108,14 +108,15 @@ def test_without_resampling_weights_are_the_potentials_of_the_paths(potential: s
 @pytest.mark.parametrize("world", [EVEN, UNEVEN], ids=["even", "uneven"])
 def test_constant_potential_gives_the_prior_back(potential: str, link: str, world: World):
     constant = World(world.lm, TabularReward({}, default=0.6))
-    method = ParticleFilter(3, potential, link, ess_threshold=1.0, resampling="multinomial")
+    method = ParticleFilter(4, potential, link, ess_threshold=1.0, resampling="multinomial")
     paths = dict(world.lm.paths())
     counts = []
     for result in results(constant, method, 300):
         rounds = len(result.records) if potential == "absolute" else 1
         assert result.log_evidence == pytest.approx(rounds * np.log(constant.phi((), link, 1.0)))
         assert np.ptp(result.log_weights) == pytest.approx(0.0, abs=1e-12)
-        counts.append([sum(path_of(t) == path for t in result.trajectories) / 3 for path in paths])
+        assert all(record.resampled for record in result.records[1:]), "a threshold of 1 is always, even weights too"
+        counts.append([sum(path_of(t) == path for t in result.trajectories) / 4 for path in paths])
     z = z_scores(np.array(counts), np.array(list(paths.values())))
     assert np.abs(z).max() < LIMIT, z
 

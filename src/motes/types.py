@@ -41,7 +41,7 @@ class Problem:
     question: str
     id: str | None
     answer: str | None
-    messages: tuple[Mapping[str, str], ...] = field(hash=False)
+    messages: tuple[Mapping[str, str], ...]
 
     def __init__(
         self,
