@@ -115,3 +115,12 @@ def test_every_error_is_a_motes_error_and_a_usual_one():
         if isinstance(error, type) and issubclass(error, Exception) and error is not MotesError:
             assert issubclass(error, MotesError)
             assert any(base.__name__ in vars(builtins) and base is not Exception for base in error.__mro__[:-3]), name
+
+
+def test_no_reward_model_is_opened_for_methods_that_never_score():
+    """`reward=` names one that does not exist."""
+    lm = motes.TabularLanguageModel({(): {"\\boxed{1}": 1.0}})
+    for method in (motes.Majority(2), motes.Greedy()):
+        assert motes.solve("What?", lm=lm, reward="nowhere", method=method).answer == "1"
+    with pytest.raises(ConfigurationError, match="nowhere"):
+        motes.solve("What?", lm=lm, reward="nowhere", method=motes.BestOfN(2))

@@ -170,8 +170,8 @@ def test_every_method_has_an_id_and_runs_at_a_budget(name: str):
 
 def test_methods_that_cannot_work_are_refused():
     for cls in (Majority, BestOfN, WeightedBestOfN):
-        for n in (0, -1):
-            with pytest.raises(ConfigurationError, match="n must be at least 1"):
+        for n in (0, -1, 2.5):
+            with pytest.raises(ConfigurationError, match="whole number of at least 1"):
                 cls(n)
         with pytest.raises(UnknownNameError, match="did you mean 'mean'"):
             cls(2, "meen")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.checkpoints import TOKENIZER, vocabulary
 from transformers import AutoTokenizer
 
+from checkpoints import TOKENIZER, vocabulary
 from motes.kv import PrefixTree, TokenPool
 from motes.kv.vocabulary import HIT, Vocabulary
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2
-from tests.checkpoints import FAMILIES, local, random_language_model, random_prm, save, vocabulary
 from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 import motes
+from checkpoints import FAMILIES, local, random_language_model, random_prm, save, vocabulary
 from motes import Problem, Sampling, Step, Trajectory
 from motes.errors import ConfigurationError, ContextLengthError, EngineError
 from motes.models.local import LocalLanguageModel

@@ -7,9 +7,9 @@ import re
 
 import pytest
 import torch
-from tests.checkpoints import local_prm, random_language_model, random_prm, save, vocabulary
 
 import motes
+from checkpoints import local_prm, random_language_model, random_prm, save, vocabulary
 from motes import Problem, Step, Trajectory
 from motes.errors import ConfigurationError, ContextLengthError, RewardError
 from motes.rewards.prm import LocalPRM, Prefix

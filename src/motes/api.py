@@ -139,7 +139,7 @@ async def asolve(
     run = Run(
         problem=problem,
         lm=language_model(lm),
-        reward=None if reward is None else reward_model(reward),
+        reward=reward_model(reward) if reward is not None and getattr(method, "needs_reward", True) else None,
         rule=task or BoxedAnswers(),
         sampling=sampling or Sampling(),
         rng=np.random.default_rng(seed),

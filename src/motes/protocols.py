@@ -74,7 +74,10 @@ class Task(AnswerRule, Protocol):
 
 
 class Method(Protocol):
-    """How compute is spent on one problem. A frozen configuration: everything that happens, happens in `run`."""
+    """How compute is spent on one problem. A frozen configuration: everything that happens, happens in `run`.
+
+    A method that never scores may say so, `needs_reward: ClassVar[bool] = False`: no reward model is opened for it.
+    """
 
     @property
     def budget(self) -> int:

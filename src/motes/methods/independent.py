@@ -6,6 +6,7 @@ They differ in the weights they give to N complete answers and in how they choos
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,8 +30,8 @@ class _Independent:
     aggregation: Aggregation = "last"
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ConfigurationError(f"n must be at least 1, not {self.n}")
+        if not isinstance(self.n, int) or self.n < 1:
+            raise ConfigurationError(f"n must be a whole number of at least 1, not {self.n!r}")
         if self.aggregation not in AGGREGATIONS:
             raise UnknownNameError("aggregation", self.aggregation, AGGREGATIONS)
 
@@ -56,6 +57,8 @@ class _Independent:
 class Greedy(_Independent):
     """One answer at temperature 0: the baseline called pass@1 in the paper."""
 
+    needs_reward: ClassVar[bool] = False
+
     n: int = 1
 
     def __post_init__(self) -> None:
@@ -70,6 +73,8 @@ class Greedy(_Independent):
 @dataclass(frozen=True)
 class Majority(_Independent):
     """The most frequent of n answers: self-consistency (arXiv 2203.11171). Needs no reward model."""
+
+    needs_reward: ClassVar[bool] = False
 
     async def run(self, run: Run) -> Result:
         population = await self._draw(run, score=False)

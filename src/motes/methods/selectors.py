@@ -79,8 +79,9 @@ Selector = Callable[[np.random.Generator, Candidates], int]
 
 
 def argmax(rng: np.random.Generator, candidates: Candidates) -> int:
-    """The largest final score (the paper's choice); the first of equals."""
-    return int(np.argmax(candidates.scores))
+    """The largest final score (the paper's choice); the first of equals. Weight zero only where there is no other."""
+    alive = candidates.weights > 0
+    return int(np.argmax(np.where(alive, candidates.scores, -np.inf) if alive.any() else candidates.scores))
 
 
 def sample(rng: np.random.Generator, candidates: Candidates) -> int:

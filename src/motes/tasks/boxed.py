@@ -7,7 +7,7 @@ from fractions import Fraction
 
 
 class BoxedAnswers:
-    """The answer is what stands in the last complete ``\\boxed{…}``, braces balanced."""
+    """The answer is what stands in the last complete ``\\boxed{…}`` that is not empty, braces balanced."""
 
     def answer(self, text: str) -> str | None:
         start = text.rfind("\\boxed{")
@@ -16,8 +16,10 @@ class BoxedAnswers:
             for i in range(start + len("\\boxed"), len(text)):
                 depth += (text[i] == "{") - (text[i] == "}")
                 if depth == 0:
-                    return text[start + len("\\boxed{") : i].strip()
-            start = text.rfind("\\boxed{", 0, start)  # this one is still open
+                    if answer := text[start + len("\\boxed{") : i].strip():
+                        return answer
+                    break
+            start = text.rfind("\\boxed{", 0, start)  # this one is empty, or still open
         return None
 
     def equivalent(self, first: str, second: str) -> bool:
