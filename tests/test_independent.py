@@ -161,10 +161,10 @@ def test_the_result_does_not_depend_on_merged_calls(cls: type[BestOfN]):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_an_id_and_runs_at_a_budget(name: str):
-    made = method(name, 4)
-    assert made.budget == (1 if name == "greedy" else 4)
+    made = method(name, 16)
+    assert made.budget == (1 if name == "greedy" else 16)
     result = motes.solve("?", lm=LM, reward=REWARD, method=made, seed=1)
-    assert len(result.trajectories) == made.budget
+    assert len(result.trajectories) == (8 if name == "pt" else made.budget)  # pt answers from one of its two chains
     assert result.method == type(made).__name__
 
 

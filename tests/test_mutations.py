@@ -95,8 +95,8 @@ INCREMENT, ABSOLUTE = {"potential": "increment"}, {"potential": "absolute"}
 MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
     "weights are not reset after resampling": (
         particle_filter,
-        "log_evidence += weights.log_mean\n                weights = Weights.uniform(n)",
-        "log_evidence += weights.log_mean",
+        "weights = self._carried(weights, chances, ancestors)",
+        "pass",
         by_evidence(UNEVEN, **INCREMENT),
     ),
     "the intervals' evidence is not kept": (
@@ -107,8 +107,8 @@ MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
     ),
     "the last interval's evidence is left out": (
         particle_filter,
-        "log_evidence=log_evidence + weights.log_mean,\n        )",
-        "log_evidence=log_evidence,\n        )",
+        "return Sweep(population, weights, log_evidence + weights.log_mean",
+        "return Sweep(population, weights, log_evidence",
         by_evidence(UNEVEN, **INCREMENT),
     ),
     "evidence is of the mean log-weight": (
@@ -119,14 +119,14 @@ MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
     ),
     "resampling ignores the weights": (
         particle_filter,
-        "weights.normalized, n",
-        "np.full(n, 1 / n), n",
+        "run.rng, chances, free",
+        "run.rng, np.full(n, 1 / n), free",
         by_evidence(EVEN, **ABSOLUTE),
     ),
     "resampling sharpens the weights": (
         particle_filter,
-        "weights.normalized, n",
-        "Weights(2 * weights.log_weights).normalized, n",
+        "run.rng, chances, free",
+        "run.rng, Weights(2 * weights.log_weights).normalized, free",
         by_evidence(EVEN, **ABSOLUTE),
     ),
     "multinomial resampling is biased": (
@@ -197,8 +197,8 @@ MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
     ),
     "resampled twice a round": (
         particle_filter,
-        "ancestors = resample(run.rng, weights.normalized, n, self.resampling)",
-        "ancestors = resample(run.rng, weights.normalized, n, self.resampling)\n"
+        "ancestors[:free] = resample(run.rng, chances, free, self.resampling)",
+        "ancestors = resample(run.rng, chances, n, self.resampling)\n"
         "                ancestors = ancestors[resample(run.rng, np.full(n, 1 / n), n, self.resampling)]",
         by_two_particles(**ABSOLUTE),
     ),
@@ -210,9 +210,9 @@ MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
     ),
     "resampled after the last step": (
         particle_filter,
-        "        return conclude(",
+        "        return Sweep(",
         "        population = population.select(resample(run.rng, weights.normalized, n, self.resampling))\n"
-        "        return conclude(",
+        "        return Sweep(",
         by_records(ess_threshold=1.0),
     ),
     "resampled where the weights are even": (

@@ -3,7 +3,18 @@
 from motes.api import asolve, language_model, reward_model, solve
 from motes.contracts import check_language_model, check_reward_model
 from motes.errors import MotesError
-from motes.methods import METHODS, BestOfN, Greedy, Majority, ParticleFilter, WeightedBestOfN
+from motes.methods import (
+    METHODS,
+    BestOfN,
+    EntropicParticleFilter,
+    Greedy,
+    Islands,
+    Majority,
+    ParallelTempering,
+    ParticleFilter,
+    ParticleGibbs,
+    WeightedBestOfN,
+)
 from motes.models.tabular import TabularLanguageModel
 from motes.protocols import LanguageModel, RewardModel
 from motes.rewards.function import FunctionReward
@@ -15,12 +26,16 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS",
     "BestOfN",
+    "EntropicParticleFilter",
     "FunctionReward",
     "Greedy",
+    "Islands",
     "LanguageModel",
     "Majority",
     "MotesError",
+    "ParallelTempering",
     "ParticleFilter",
+    "ParticleGibbs",
     "Problem",
     "Record",
     "Result",

@@ -278,8 +278,10 @@ class Record:
         scores: (N,) the reward model's score of each trajectory, NaN where it has none.
         ess: effective sample size of `log_weights`, in [1, N].
         resampled: whether the round began by resampling.
-        log_evidence: of the run so far.
+        log_evidence: of the sweep so far; of the run, for methods that have one sweep.
         usage: spent in this round.
+        sweep: which pass over the answer the round belongs to, from 0; methods of one pass have no other.
+        chain: which of the run's parts side by side, from 0: a temperature of the ladder, an island.
     """
 
     trajectories: tuple[Trajectory, ...]
@@ -290,6 +292,8 @@ class Record:
     resampled: bool
     log_evidence: float
     usage: Usage
+    sweep: int = 0
+    chain: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -302,10 +306,13 @@ class Result:
         text: the text of the trajectory that the answer is taken from.
         posterior: normalised weight of each distinct answer, largest first. What is missing from 1 is the weight of
             trajectories without an answer.
-        trajectories: (N,) the final population; `log_weights`: (N,) theirs, unnormalised.
+        trajectories: (N,) the final population, that of several sweeps or islands together where the method pools
+            them; `log_weights`: (N,) theirs, unnormalised; `scores`: (N,) theirs, NaN where there is none.
         log_evidence: estimate of the log normalising constant; None for methods that have none.
-        records: one per round.
+        records: one per round, in the order of (sweep, chain, round).
         usage: everything spent.
+        swap_rates: (K − 1,) of parallel tempering: the share of proposed swaps between inverse temperatures k and
+            k + 1 that were accepted, NaN where none was proposed. Empty for other methods.
         error: why the run ended early, where it did; such a result is only ever found on the error that was raised.
     """
 
@@ -317,10 +324,12 @@ class Result:
     posterior: Mapping[str, float] = field(default_factory=dict)
     trajectories: tuple[Trajectory, ...] = field(default=(), repr=False)
     log_weights: FloatArray = field(default_factory=lambda: np.zeros(0), repr=False)
+    scores: FloatArray = field(default_factory=lambda: np.zeros(0), repr=False)
     log_evidence: float | None = None
     records: tuple[Record, ...] = field(default=(), repr=False)
     usage: Usage = field(default_factory=Usage)
     error: MotesError | None = None
+    swap_rates: tuple[float, ...] = ()
 
     @cached_property
     def confidence(self) -> float:

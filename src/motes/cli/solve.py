@@ -89,7 +89,7 @@ def show_question(console: Console, problem: Problem) -> None:
 def to_dict(result: Result, asked: dict[str, Any], note: str | None, seconds: float) -> dict[str, Any]:
     """A result as JSON can hold it."""
     weights = Weights(result.log_weights).normalized.tolist()
-    scores = [None if math.isnan(score) else score for score in result.records[-1].scores.tolist()]
+    scores = [None if math.isnan(score) else score for score in result.scores.tolist()]
     return {
         "question": result.problem.question,
         "answer": result.answer,

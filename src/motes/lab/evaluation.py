@@ -127,7 +127,7 @@ class Evaluation:
 
     def _describe(self, spec: str) -> dict[str, Any]:
         """The method's fields, less the one that holds the budget."""
-        small, large = (describe(method_from_spec(spec, budget)) for budget in (1, 2))
+        small, large = (describe(method_from_spec(spec, budget)) for budget in (self.budgets[0], 2 * self.budgets[0]))
         return {name: value for name, value in small.items() if value == large[name]}
 
     def check(self, directory: Path) -> None:

@@ -3,8 +3,9 @@
     pf                                     the method with that id, as it comes
     pf:paper                               a preset of it
     pf:ess_threshold=1.0:selector=argmax   with fields set; after a preset, these win
+    pt:num_sweeps=8:ladder=1/0.5/0.25      a field of several values: with strokes between
 
-The budget is never part of it.
+The budget is never part of it. Methods of several sweeps, chains or islands share it out evenly.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def method_from_spec(spec: str, budget: int) -> Method:
         ConfigurationError: a value is not of its field's type or range, or the budget is less than 1.
     """
     name, *parts = spec.split(":")
-    made = method(name, budget)
+    if name not in METHODS:
+        raise UnknownNameError("method", name, METHODS)
+    preset: Callable[[int], Method] | None = None
     settings: dict[str, str] = {}
     for i, part in enumerate(parts):
         field, equals, value = part.partition("=")
@@ -42,28 +45,33 @@ def method_from_spec(spec: str, budget: int) -> Method:
             presets = PRESETS.get(name, {})
             if part not in presets:
                 raise UnknownNameError(f"preset of {name}", part, presets or ("none",))
-            made = presets[part](budget)
+            preset = presets[part]
         else:
             raise ConfigurationError(f"{part!r} in the method {spec!r} is no setting: write FIELD=VALUE")
-    return _with_settings(made, settings, budget) if settings else made
-
-
-def _with_settings(made: Method, settings: Mapping[str, str], budget: int) -> Method:
-    assert dataclasses.is_dataclass(made)
-    assert not isinstance(made, type)
-    hints = typing.get_type_hints(type(made))
-    fields = [field.name for field in dataclasses.fields(made)]
-    for name in settings:
-        if name not in fields:
-            raise UnknownNameError(f"setting of {type(made).__name__}", name, fields)
-    changed = dataclasses.replace(made, **{name: _parse(name, text, hints[name]) for name, text in settings.items()})
-    if changed.budget != made.budget:
-        raise ConfigurationError(f"{', '.join(settings)}: set the number of trajectories as the budget, not so")
+    values = _values(METHODS[name], settings)
+    if preset is None:
+        return method(name, budget, **values)
+    made: Any = preset(budget)
+    changed: Method = dataclasses.replace(made, **values)
     return changed
+
+
+def _values(cls: Any, settings: Mapping[str, str]) -> dict[str, Any]:
+    """The settings as values of the fields of a method's class. Its first field is the budget's."""
+    hints = typing.get_type_hints(cls)
+    budget, *fields = [field.name for field in dataclasses.fields(cls)]
+    for name in settings:
+        if name == budget:
+            raise ConfigurationError(f"{name}: set the number of trajectories as the budget, not so")
+        if name not in fields:
+            raise UnknownNameError(f"setting of {cls.__name__}", name, fields)
+    return {name: _parse(name, text, hints[name]) for name, text in settings.items()}
 
 
 def _parse(name: str, text: str, hint: Any) -> Any:
     """`text` as a value of the field's type."""
+    if typing.get_origin(hint) is tuple:
+        return tuple(_parse(name, part, typing.get_args(hint)[0]) for part in text.split("/"))
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     if types.NoneType in options and text.lower() == "none":
         return None

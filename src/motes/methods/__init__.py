@@ -4,46 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from motes.errors import UnknownNameError
+from motes.methods.entropic import EntropicParticleFilter
 from motes.methods.independent import BestOfN, Greedy, Majority, WeightedBestOfN
+from motes.methods.islands import Islands
+from motes.methods.parallel_tempering import ParallelTempering
 from motes.methods.particle_filter import ParticleFilter
+from motes.methods.particle_gibbs import ParticleGibbs
 from motes.methods.population import Population, Run
 from motes.methods.potential import log_increment
 from motes.methods.selectors import SELECTORS, conclude
 from motes.protocols import Method
 
-METHODS: Mapping[str, Callable[[int], Method]] = MappingProxyType(
+METHODS: Mapping[str, type[Method]] = MappingProxyType(
     {
-        "greedy": lambda budget: Greedy(),
+        "greedy": Greedy,
         "majority": Majority,
         "bon": BestOfN,
         "wbon": WeightedBestOfN,
         "pf": ParticleFilter,
+        "pg": ParticleGibbs,
+        "pt": ParallelTempering,
+        "epf": EntropicParticleFilter,
+        "islands": Islands,
     }
 )
-"""Method ids and what makes one of a budget (number of trajectories). `greedy` always draws one."""
+"""The methods by id: what stands on a command line."""
 
 
-def method(name: str, budget: int) -> Method:
-    """The method of that id at that budget.
+def method(name: str, budget: int, **settings: Any) -> Method:
+    """The method of that id at that budget (number of trajectories), with the given fields set.
+
+    A method's first field is its budget, unless it says otherwise by a class method `of_budget(budget, **settings)`.
 
     Raises:
         UnknownNameError: no method has that id.
-        ConfigurationError: the budget is less than 1.
+        ConfigurationError: the budget or a setting is out of its range.
     """
     if name not in METHODS:
         raise UnknownNameError("method", name, METHODS)
-    return METHODS[name](budget)
+    make: Callable[..., Method] = getattr(METHODS[name], "of_budget", METHODS[name])
+    return make(budget, **settings)
 
 
 __all__ = [
     "METHODS",
     "SELECTORS",
     "BestOfN",
+    "EntropicParticleFilter",
     "Greedy",
+    "Islands",
     "Majority",
+    "ParallelTempering",
     "ParticleFilter",
+    "ParticleGibbs",
     "Population",
     "Run",
     "WeightedBestOfN",

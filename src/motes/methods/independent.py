@@ -6,7 +6,7 @@ They differ in the weights they give to N complete answers and in how they choos
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -64,6 +64,11 @@ class Greedy(_Independent):
     def __post_init__(self) -> None:
         if self.n != 1:
             raise ConfigurationError("greedy decoding draws one answer: n must be 1")
+
+    @classmethod
+    def of_budget(cls, budget: int, **settings: Any) -> Self:
+        """One answer, whatever the budget."""
+        return cls(**settings)
 
     async def run(self, run: Run) -> Result:
         population = await self._draw(run, run.sampling.replace(temperature=0.0), score=False)

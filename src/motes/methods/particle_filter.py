@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from motes.errors import ConfigurationError, UnknownNameError
-from motes.methods.population import AGGREGATIONS, Aggregation, Run
+from motes.methods.population import AGGREGATIONS, Aggregation, Population, Run
 from motes.methods.potential import Link, Potential, log_increment
 from motes.methods.selectors import SELECTORS, conclude
+from motes.methods.sweep import Sweep
 from motes.smc import RESAMPLING, Weights, resample
 from motes.types import Result
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class ParticleFilter:
                 raise UnknownNameError(kind, name, known)
 
     @classmethod
-    def paper(cls, num_particles: int) -> ParticleFilter:
+    def paper(cls, num_particles: int) -> Self:
         """The configuration of the paper's experiments (arXiv 2502.01618): softmax over logits, multinomial
         resampling after every step, the answer with the largest last score.
 
@@ -86,18 +92,45 @@ class ParticleFilter:
         return self.num_particles
 
     async def run(self, run: Run) -> Result:
+        sweep = await self.sweep(run)
+        return self._conclude(run, sweep.population, sweep.weights, sweep.log_evidence)
+
+    async def sweep(
+        self, run: Run, *, number: int = 0, reference: Population | None = None, horizon: int | None = None
+    ) -> Sweep:
+        """One pass over the answer: resample, extend, reweight, until every particle is finished.
+
+        With a reference it is a conditional filter (Andrieu, Doucet, Holenstein, "Particle Markov chain Monte Carlo
+        methods", 2010): the last slot holds the reference's own first t steps at round t, weighted as those of any
+        other particle; the free slots choose among all N. If the reference is an exact draw from the target, so is a
+        draw from the final weights, where the scheme is multinomial. That holds for adaptive resampling too: whether
+        to resample depends on all N weights, whatever their order, so each interval contributes the mean weight to
+        Ẑ and 1/N to the reference's place, as with resampling in every round.
+
+        Args:
+            number: of the sweep, for the records.
+            reference: (1,) a finished trajectory of positive weight, with its scores.
+            horizon: the number of rounds in which a finished answer's last φ counts again under the potential
+                "absolute"; the sweep has at least as many. None: as many rounds as it takes to finish all.
+        """
         n = self.num_particles
+        free = n if reference is None else n - 1
         population = run.start(n)
         weights = Weights.uniform(n)
         log_evidence = 0.0  # of the intervals that a resampling has closed
-        while population.alive:
+        t = 0
+        while population.alive or t < (horizon or 0):
             ancestors = np.arange(n)
-            if resampled := self._resamples(weights, first=not run.records):
-                ancestors = resample(run.rng, weights.normalized, n, self.resampling)
+            if resampled := self._resamples(weights, first=t == 0):
+                chances = await self._chances(run, population, weights, t)
+                ancestors[:free] = resample(run.rng, chances, free, self.resampling)
                 log_evidence += weights.log_mean
-                weights = Weights.uniform(n)
-            population = await run.extend(population.select(ancestors))
-            weights = weights.add(log_increment(population, self.potential, self.link, self.beta, self.aggregation))
+                weights = self._carried(weights, chances, ancestors)
+            t += 1
+            population = await run.extend(population.select(ancestors[:free]))
+            if reference is not None:
+                population = Population.concatenate([population, reference.until(t)])
+            weights = weights.add(self._log_increment(population, waiting_counts=horizon is None or t <= horizon))
             run.record(
                 population,
                 ancestors=ancestors,
@@ -105,17 +138,36 @@ class ParticleFilter:
                 resampled=resampled,
                 log_evidence=log_evidence + weights.log_mean,
                 aggregation=self.aggregation,
+                sweep=number,
             )
-        return conclude(
-            run,
-            population,
-            weights,
-            self.selector,
-            aggregation=self.aggregation,
-            log_evidence=log_evidence + weights.log_mean,
-        )
+        return Sweep(population, weights, log_evidence + weights.log_mean, num_rounds=t)
+
+    def log_weights_of(self, complete: Population, horizon: int) -> FloatArray:
+        """log Φ of complete answers, (N,): what their weights would be after a pass without resampling."""
+        rounds = max(horizon, *(trajectory.depth for trajectory in complete.trajectories))
+        increments = [self._log_increment(complete.until(t), t <= horizon) for t in range(1, rounds + 1)]
+        return np.asarray(np.sum(increments, axis=0))
 
     def _resamples(self, weights: Weights, first: bool) -> bool:
         if first:  # N empty particles: nothing to choose between
             return False
         return self.ess_threshold >= 1.0 or weights.ess < self.ess_threshold * len(weights)
+
+    async def _chances(self, run: Run, population: Population, weights: Weights, t: int) -> FloatArray:
+        """(N,) by which ancestors are drawn after t rounds; positive where the weight is."""
+        return weights.normalized
+
+    def _carried(self, weights: Weights, chances: FloatArray, ancestors: IntArray) -> Weights:
+        """The weights that offspring start with: the ratio of their ancestor's weight to its chance."""
+        return Weights(np.log(weights.normalized[ancestors] / chances[ancestors]))
+
+    def _log_increment(self, population: Population, waiting_counts: bool) -> FloatArray:
+        increment = log_increment(population, self.potential, self.link, self.beta, self.aggregation)
+        if waiting_counts:
+            return increment
+        return np.where(population.extended | np.isneginf(increment), increment, 0.0)
+
+    def _conclude(self, run: Run, population: Population, weights: Weights, log_evidence: float) -> Result:
+        return conclude(
+            run, population, weights, self.selector, aggregation=self.aggregation, log_evidence=log_evidence
+        )

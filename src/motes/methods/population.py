@@ -7,6 +7,7 @@ population into the next one, counts what that costs and keeps the record. Metho
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -59,6 +60,25 @@ class Population:
             tuple(self.trajectories[i] for i in index), tuple(self.scores[i] for i in index), self.extended[index]
         )
 
+    @classmethod
+    def concatenate(cls, parts: Iterable[Population]) -> Population:
+        """All of them as one, in order."""
+        parts = tuple(parts)
+        return cls(
+            tuple(trajectory for part in parts for trajectory in part.trajectories),
+            tuple(scores for part in parts for scores in part.scores),
+            np.concatenate([part.extended for part in parts]),
+        )
+
+    def until(self, t: int) -> Population:
+        """The prefixes of t ≥ 1 steps, each with the scores it had then; a shorter trajectory as it ended."""
+        paths = [trajectory.path[:t] or (trajectory,) for trajectory in self.trajectories]
+        return Population(
+            tuple(path[-1] for path in paths),
+            tuple(scores[:t] for scores in self.scores),
+            np.array([trajectory.depth >= t for trajectory in self.trajectories], dtype=bool),
+        )
+
     @property
     def alive(self) -> bool:
         """Whether any trajectory is unfinished."""
@@ -81,6 +101,7 @@ class Run:
     Args:
         rng: the run's only source of randomness; every particle's seed is drawn from it.
         observe: called with each record as it is made; must not block.
+        chain: the number that records of this run carry, where it is a part of a larger one.
     """
 
     problem: Problem
@@ -94,6 +115,8 @@ class Run:
     observe: Observer | None = None
     usage: Usage = field(default_factory=Usage)
     records: list[Record] = field(default_factory=list)
+    chain: int = 0
+    _whole: Run | None = None
     _recorded: Usage = field(default_factory=Usage)
 
     def start(self, n: int) -> Population:
@@ -166,12 +189,40 @@ class Run:
 
         if not self._merges:
             return await finish(population, streams)
-        parts = await gather(finish(population.select([i]), [stream]) for i, stream in enumerate(streams))
-        return Population(
-            tuple(part.trajectories[0] for part in parts),
-            tuple(part.scores[0] for part in parts),
-            np.array([part.extended[0] for part in parts]),
+        return Population.concatenate(
+            await gather(finish(population.select([i]), [stream]) for i, stream in enumerate(streams))
         )
+
+    async def side_by_side(self, works: Sequence[Callable[[Run], Coroutine[Any, Any, T]]]) -> list[T]:
+        """What each of `works` makes of a part of this run, all at once, so that their calls meet in one batch.
+
+        Each part has a generator of its own: what it does depends neither on the others nor on the order in which
+        they end. What it spends is spent by this run; what it recorded follows, part by part, when all have ended.
+        """
+        seeds = self.rng.integers(2**63, size=len(works))
+        parts = [
+            dataclasses.replace(
+                self,
+                rng=np.random.default_rng(seed),
+                usage=Usage(),
+                records=[],
+                chain=i,
+                _whole=self,
+                _recorded=Usage(),
+            )
+            for i, seed in enumerate(seeds)
+        ]
+        try:
+            return await gather(work(part) for work, part in zip(works, parts, strict=True))
+        finally:
+            for part in parts:
+                self.records += part.records
+                self._recorded += part._recorded
+
+    def _spend(self, usage: Usage) -> None:
+        self.usage += usage
+        if self._whole is not None:
+            self._whole._spend(usage)
 
     def _require_reward(self, score: bool) -> None:
         if score and self.reward is None:
@@ -182,7 +233,7 @@ class Run:
         return bool(getattr(self.lm, "merges_calls", False))
 
     def _child(self, parent: Trajectory, step: Step, sampling: Sampling) -> Trajectory:
-        self.usage += (step.usage or Usage(generated_tokens=len(step.token_ids))) + Usage(lm_calls=1)
+        self._spend((step.usage or Usage(generated_tokens=len(step.token_ids))) + Usage(lm_calls=1))
         if step.end == "length" and not step.text and not step.token_ids:
             return parent.finish("max_tokens")
         child = parent.extend(step)
@@ -211,7 +262,7 @@ class Run:
             if not all(0.0 <= value <= 1.0 for value in values):
                 raise RewardError(f"{self.reward!r} gave {list(values)}: every score must be a number in [0, 1]")
             scores[i] = values
-            self.usage += (values.usage if isinstance(values, Scores) else Usage()) + Usage(reward_calls=1)
+            self._spend((values.usage if isinstance(values, Scores) else Usage()) + Usage(reward_calls=1))
 
     def record(
         self,
@@ -222,6 +273,7 @@ class Run:
         resampled: bool,
         log_evidence: float = np.nan,
         aggregation: Aggregation = "last",
+        sweep: int = 0,
     ) -> None:
         """Keep what happened in a round.
 
@@ -237,11 +289,13 @@ class Run:
             resampled=resampled,
             log_evidence=log_evidence,
             usage=self.usage - self._recorded,
+            sweep=sweep,
+            chain=self.chain,
         )
         self._recorded = self.usage
         self.records.append(record)
         if self.observe is not None:
-            self.observe(self, record)
+            self.observe(self._whole or self, record)
         if weights.degenerate:
             raise DegenerateWeightsError(
                 f"every particle's weight is zero after step {len(self.records)}: {self.reward!r} scored all "

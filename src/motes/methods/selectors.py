@@ -129,5 +129,6 @@ def conclude(
         posterior=candidates.posterior(),
         trajectories=population.trajectories,
         log_weights=weights.log_weights,
+        scores=population.aggregate(aggregation),
         log_evidence=log_evidence,
     )

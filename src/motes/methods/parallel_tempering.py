@@ -1,0 +1,102 @@
+"""Parallel tempering: particle Gibbs chains at several inverse temperatures that exchange their references."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+
+from motes.errors import ConfigurationError
+from motes.methods.particle_gibbs import ParticleGibbs
+from motes.methods.population import Population, Run
+from motes.methods.sweep import Sweep, pool, share
+from motes.types import Result
+
+
+@dataclass(frozen=True)
+class ParallelTempering(ParticleGibbs):
+    """K particle Gibbs chains side by side; after each sweep neighbours may exchange their references.
+
+        ladder             1 = β_1 > β_2 > … > β_K ≥ 0
+        target of chain k  π_k(x) ∝ p(x) · Φ(x)^β_k
+        swap k, k+1        with probability min(1, exp((β_k − β_{k+1}) · (log Φ(x^{k+1}) − log Φ(x^k))))
+
+    Pairs (1, 2), (3, 4), … after even sweeps, (2, 3), (4, 5), … after odd ones. The product of the π_k is left
+    invariant. Answers come from the chain at β = 1; hotter ones, which see a flatter reward, find other answers for
+    it. Φ is the whole accumulated potential of a complete answer, as for `ParticleGibbs` (with "absolute", H is set by
+    the first sweep at β = 1). `Result.swap_rates` has the share of swaps accepted, records carry the chain's number.
+
+    Source: arXiv 2502.01618 (stated there, never run); Geyer (1991) for the swap.
+
+    Args:
+        num_particles: N of each sweep of each chain.
+        num_sweeps: of each chain.
+        ladder: the β_k, multiplied by `beta`.
+        others: as for `ParticleGibbs`.
+
+    Raises:
+        ConfigurationError: a value is out of its range.
+    """
+
+    ladder: tuple[float, ...] = (1.0, 0.5)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ladder = tuple(self.ladder)
+        steps = all(hot < cold for cold, hot in itertools.pairwise(ladder))
+        if not ladder or ladder[0] != 1.0 or not steps or not ladder[-1] >= 0.0:
+            raise ConfigurationError(f"the ladder must begin with 1, fall strictly and end at 0 or above, not {ladder}")
+        object.__setattr__(self, "ladder", ladder)
+
+    @classmethod
+    def of_budget(
+        cls, budget: int, *, num_sweeps: int = 4, ladder: tuple[float, ...] = (1.0, 0.5), **settings: Any
+    ) -> Self:
+        """Chains of `num_sweeps` sweeps of budget/(num_sweeps·K) particles.
+
+        Raises:
+            ConfigurationError: the budget is no multiple of num_sweeps·K, or leaves fewer than 2 particles.
+        """
+        num_particles = share(budget, "num_sweeps or ladder", num_sweeps * len(ladder))
+        return cls(num_particles, num_sweeps, ladder=ladder, **settings)
+
+    @property
+    def budget(self) -> int:
+        return super().budget * len(self.ladder)
+
+    async def run(self, run: Run) -> Result:
+        chains = [dataclasses.replace(self, beta=self.beta * beta) for beta in self.ladder]
+        references: list[Population | None] = [None] * len(chains)
+        horizon = None
+        sweeps: list[Sweep] = []  # of the chain at β = 1
+        swaps: list[list[bool]] = [[] for _ in chains[1:]]  # what became of those proposed between k and k + 1
+        for number in range(self.num_sweeps):
+            latest = await run.side_by_side(
+                [
+                    partial(chain.sweep, number=number, reference=reference, horizon=horizon)
+                    for chain, reference in zip(chains, references, strict=True)
+                ]
+            )
+            sweeps.append(latest[0])
+            horizon = sweeps[0].num_rounds
+            drawn = [sweep.draw(run.rng) for sweep in latest]
+            for k in range(number % 2, len(chains) - 1, 2):
+                swaps[k].append(self._swaps(run.rng, drawn[k], drawn[k + 1], k, horizon))
+                if swaps[k][-1]:
+                    drawn[k], drawn[k + 1] = drawn[k + 1], drawn[k]
+            references = list(drawn)
+        population, weights = pool(sweeps[self.burn_in :])
+        result = self._conclude(run, population, weights, sweeps[0].log_evidence)
+        rates = tuple(sum(accepted) / len(accepted) if accepted else math.nan for accepted in swaps)
+        return dataclasses.replace(result, swap_rates=rates)
+
+    def _swaps(self, rng: np.random.Generator, cold: Population, hot: Population, k: int, horizon: int) -> bool:
+        """Whether chains k and k + 1, whose references are `cold` and `hot`, exchange them."""
+        log_phi = self.log_weights_of(Population.concatenate([cold, hot]), horizon)
+        log_ratio = (self.ladder[k] - self.ladder[k + 1]) * (log_phi[1] - log_phi[0])
+        return bool(rng.random() < math.exp(min(0.0, log_ratio)))

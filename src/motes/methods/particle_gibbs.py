@@ -1,0 +1,91 @@
+"""Particle Gibbs: a Markov chain over answers, each of its moves a conditional particle filter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from motes.errors import ConfigurationError
+from motes.methods.particle_filter import ParticleFilter
+from motes.methods.population import Run
+from motes.methods.sweep import pool, share
+from motes.types import Result
+
+
+@dataclass(frozen=True)
+class _Sweeps:
+    """The first fields of a method that sweeps: `num_particles, num_sweeps`, before those of `ParticleFilter`."""
+
+    num_particles: int
+    num_sweeps: int = 4
+
+
+@dataclass(frozen=True)
+class ParticleGibbs(ParticleFilter, _Sweeps):
+    """`num_sweeps` particle filters, each but the first conditional on a trajectory drawn from the one before.
+
+        x^0 ~ PF                          the first sweep: a plain particle filter, its reference drawn by weight
+        x^s ~ cPF(· | x^{s−1})            one slot holds x^{s−1}; a new reference is drawn with the final weights
+        posterior = mean over s > burn_in of Σ_i W_i^s δ(x_i^s)
+
+    Target: that of the potential (`motes.methods.potential`), p(x) · Φ(x), for any N ≥ 2. It is left invariant
+    exactly, so that the bias of a small filter is forgotten as sweeps go on. At round t the reference's weight is that
+    of its own first t steps, and the free slots may choose its prefix.
+
+    With "increment", Φ(x) = φ(x_≤T). With "absolute" the plain filter counts a finished answer's last φ again as long
+    as it waits for others, which defines no target unless the number of rounds is given: it is set by the first sweep.
+    With H its number of rounds, the later ones target Φ(x) = Π_{t ≤ max(H, T)} φ(x_≤min(t, T)): an answer shorter
+    than H waits until H, no answer waits for one longer than H.
+
+    `Result.log_evidence` is that of the first sweep, the only one whose Ẑ is unbiased; under the conditional ones,
+    started in the target, E[1/Ẑ] = 1/Z (their records have it).
+
+    Source: Andrieu, Doucet, Holenstein, "Particle Markov chain Monte Carlo methods" (2010); for language models
+    arXiv 2502.01618, algorithm 2, but for the reference's weight, which there is not that of its own prefix.
+
+    Args:
+        num_particles: N of each sweep, the reference included; at least 2 where there is more than one sweep.
+        num_sweeps: at least 1.
+        burn_in: first sweeps that are left out of the answer, fewer than `num_sweeps`.
+        others: as for `ParticleFilter`; `resampling` is multinomial, the only scheme that is valid with a reference.
+
+    Raises:
+        ConfigurationError: a value is out of its range.
+    """
+
+    resampling: str = "multinomial"
+    burn_in: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_sweeps < 1:
+            raise ConfigurationError(f"num_sweeps must be at least 1, not {self.num_sweeps}")
+        if self.num_sweeps > 1 and self.num_particles < 2:
+            raise ConfigurationError("a sweep beside its reference needs num_particles of at least 2, or num_sweeps=1")
+        if self.resampling != "multinomial":
+            raise ConfigurationError(
+                f"{self.resampling} resampling is not valid beside a reference: use resampling='multinomial'"
+            )
+        if not 0 <= self.burn_in < self.num_sweeps:
+            raise ConfigurationError(f"burn_in must be at least 0 and less than num_sweeps, not {self.burn_in}")
+
+    @classmethod
+    def of_budget(cls, budget: int, *, num_sweeps: int = 4, **settings: Any) -> Self:
+        """`num_sweeps` sweeps of budget/num_sweeps particles.
+
+        Raises:
+            ConfigurationError: the budget is no multiple of `num_sweeps`, or leaves fewer than 2 particles.
+        """
+        return cls(share(budget, "num_sweeps", num_sweeps), num_sweeps, **settings)
+
+    @property
+    def budget(self) -> int:
+        return self.num_particles * self.num_sweeps
+
+    async def run(self, run: Run) -> Result:
+        sweeps = [await self.sweep(run)]
+        for number in range(1, self.num_sweeps):
+            reference = sweeps[-1].draw(run.rng)
+            sweeps.append(await self.sweep(run, number=number, reference=reference, horizon=sweeps[0].num_rounds))
+        population, weights = pool(sweeps[self.burn_in :])
+        return self._conclude(run, population, weights, sweeps[0].log_evidence)

@@ -1,0 +1,47 @@
+"""What one pass over the answer gives, and what several give together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from motes.errors import ConfigurationError
+from motes.methods.population import Population
+from motes.smc import Weights
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """One pass over the answer: N finished particles, their weights since the last resampling, log Ẑ."""
+
+    population: Population
+    weights: Weights
+    log_evidence: float
+    num_rounds: int
+
+    def draw(self, rng: np.random.Generator) -> Population:
+        """(1,) a particle, by weight."""
+        return self.population.select([rng.choice(len(self.weights), p=self.weights.normalized)])
+
+
+def pool(sweeps: Sequence[Sweep], log_masses: Sequence[float] | None = None) -> tuple[Population, Weights]:
+    """The particles of several passes as one population, each pass with the given mass, by default the same."""
+    masses = log_masses if log_masses is not None else [0.0] * len(sweeps)
+    with np.errstate(divide="ignore"):
+        shares = [np.log(sweep.weights.normalized) + mass for sweep, mass in zip(sweeps, masses, strict=True)]
+    return Population.concatenate(sweep.population for sweep in sweeps), Weights(np.concatenate(shares))
+
+
+def share(budget: int, name: str, parts: int) -> int:
+    """The budget of each of `parts`.
+
+    Raises:
+        ConfigurationError: the budget is no multiple of `parts`.
+    """
+    if parts < 1 or budget < 1 or budget % parts:
+        raise ConfigurationError(
+            f"a budget of {budget} has no {parts} equal parts: give a multiple of {parts}, or set {name}"
+        )
+    return budget // parts
