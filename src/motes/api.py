@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from motes.errors import ConfigurationError, MissingExtraError, MotesError
 from motes.methods import ParticleFilter, Run
+from motes.methods.limits import Limits
 from motes.methods.population import Observer
 from motes.protocols import AnswerRule, LanguageModel, Method, RewardModel
 from motes.tasks import BoxedAnswers
@@ -115,6 +117,8 @@ async def asolve(
     seed: int = 0,
     task: AnswerRule | None = None,
     observe: Observer | None = None,
+    deadline: float | None = None,
+    token_budget: int | None = None,
 ) -> Result:
     r"""Solve one problem.
 
@@ -127,10 +131,18 @@ async def asolve(
         seed: the same seed, models and settings give the same result.
         task: how answers are read and compared; by default the last \boxed{…}.
         observe: called with each round's record as it is made.
+        deadline: seconds from now at which the answer is wanted. Steps in flight are then cancelled (by engines that
+            can be interrupted; what a cancelled step had cost is not in `Result.usage`) and the best answer so far is
+            returned, marked by `Result.stopped`. What was there when depends on the machine: such a run is not
+            reproducible from its seed.
+        token_budget: generated tokens, all trajectories together (`Usage.generated_tokens`; not the reward model's).
+            Once they are spent no further step is begun, those begun are completed: it is exceeded by less than one
+            round. The result is marked by `Result.stopped`.
 
     Raises:
-        MotesError: the run failed. What it had computed is the error's `result`.
+        MotesError: the run failed. What it had computed is the error's `result`. A limit reached is no failure.
     """
+    limits = _limits(deadline, token_budget)
     if isinstance(problem, str):
         problem = Problem(problem)
     if seed < 0:
@@ -146,12 +158,22 @@ async def asolve(
         method=type(method).__name__,
         seed=seed,
         observe=observe,
+        limits=limits,
     )
     try:
         return await method.run(run)
     except MotesError as error:
         error.result = run.result(error=error)
         raise
+
+
+def _limits(deadline: float | None, token_budget: int | None) -> Limits:
+    if deadline is not None and not (deadline > 0 and math.isfinite(deadline)):
+        raise ConfigurationError(f"deadline must be finite and more than 0 seconds from now, not {deadline}")
+    if token_budget is not None and token_budget < 1:
+        raise ConfigurationError(f"token_budget must be at least 1, not {token_budget}")
+    now = asyncio.get_running_loop().time()
+    return Limits(None if deadline is None else now + deadline, token_budget)
 
 
 def solve(problem: Problem | str, **options: Any) -> Result:

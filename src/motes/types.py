@@ -8,7 +8,7 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,10 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 StepEnd = Literal["step", "eos", "length"]
-Finish = Literal["eos", "answer", "max_steps", "max_tokens"]
+Stop = Literal["deadline", "token_budget"]
+STOPS: tuple[Stop, ...] = get_args(Stop)
+"""Limits on a whole run. What they cut off ends with the limit's name."""
+Finish = Literal["eos", "answer", "max_steps", "max_tokens", "deadline", "token_budget"]
 
 
 @dataclass(frozen=True, init=False)
@@ -313,7 +316,10 @@ class Result:
         usage: everything spent.
         swap_rates: (K − 1,) of parallel tempering: the share of proposed swaps between inverse temperatures k and
             k + 1 that were accepted, NaN where none was proposed. Empty for other methods.
-        error: why the run ended early, where it did; such a result is only ever found on the error that was raised.
+        stopped: "deadline" or "token_budget" where that limit cut the run short: the answer is the best of what there
+            was, weights, posterior and log_evidence are those of that moment, and unfinished trajectories, finished by
+            the limit's name, carry no answer. None: the run is complete.
+        error: why the run failed, where it did; such a result is only ever found on the error that was raised.
     """
 
     problem: Problem
@@ -328,6 +334,7 @@ class Result:
     log_evidence: float | None = None
     records: tuple[Record, ...] = field(default=(), repr=False)
     usage: Usage = field(default_factory=Usage)
+    stopped: Stop | None = None
     error: MotesError | None = None
     swap_rates: tuple[float, ...] = ()
 

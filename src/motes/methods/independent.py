@@ -12,7 +12,7 @@ import numpy as np
 
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.methods.population import AGGREGATIONS, Aggregation, Population, Run
-from motes.methods.selectors import conclude
+from motes.methods.selectors import conclude, score_weights
 from motes.smc import Weights
 from motes.types import Result, Sampling
 
@@ -101,6 +101,4 @@ class WeightedBestOfN(_Independent):
 
     async def run(self, run: Run) -> Result:
         population = await self._draw(run, score=True)
-        scores = np.nan_to_num(population.aggregate(self.aggregation), nan=0.0)
-        with np.errstate(divide="ignore"):
-            return self._conclude(run, population, Weights(np.log(scores)), "vote")
+        return self._conclude(run, population, score_weights(population, self.aggregation), "vote")

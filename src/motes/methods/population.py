@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from motes.errors import ConfigurationError, ContractError, DegenerateWeightsError, RewardError
+from motes.methods.limits import Limits
 from motes.protocols import AnswerRule, LanguageModel, RewardModel
 from motes.smc import Weights
-from motes.types import Problem, Record, Result, Sampling, Scores, Step, Trajectory, Usage
+from motes.types import STOPS, Problem, Record, Result, Sampling, Scores, Step, Trajectory, Usage
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -101,6 +102,8 @@ class Run:
     Args:
         rng: the run's only source of randomness; every particle's seed is drawn from it.
         observe: called with each record as it is made; must not block.
+        limits: on time and tokens. `extend` and `complete` keep to them: whatever cannot be extended any more is
+            finished, so that methods end by themselves, with the weights they have.
         chain: the number that records of this run carry, where it is a part of a larger one.
     """
 
@@ -113,6 +116,7 @@ class Run:
     method: str = ""
     seed: int = 0
     observe: Observer | None = None
+    limits: Limits = field(default_factory=Limits)
     usage: Usage = field(default_factory=Usage)
     records: list[Record] = field(default_factory=list)
     chain: int = 0
@@ -136,6 +140,9 @@ class Run:
         Finished trajectories stay as they are, at no cost. Where the language model merges concurrent calls, each
         particle's step is scored as soon as it ends, while the others are still being generated.
 
+        Once a limit is reached, what is unfinished is finished for that reason. At a deadline, steps in flight are
+        cancelled: their trajectories stay as they were. For a budget of tokens, steps that were begun are completed.
+
         Args:
             streams: (N,) where each trajectory's seed is drawn from; by default all from the run's generator.
         """
@@ -154,17 +161,21 @@ class Run:
             steps = await self.lm.extend(parents, sampling, seeds)
             if len(steps) != len(parents):
                 raise ContractError(f"the language model returned {len(steps)} steps for {len(parents)} trajectories")
-            for i, parent, step in zip(indices, parents, steps, strict=True):
-                trajectories[i] = self._child(parent, step, sampling)
-            if score:
-                await self._score(trajectories, scores, [i for i in indices if trajectories[i].depth > len(scores[i])])
+            children = [self._child(parent, step, sampling) for parent, step in zip(parents, steps, strict=True)]
+            grown = [k for k, i in enumerate(indices) if children[k].depth > parents[k].depth]
+            scored = await self._score([children[k] for k in grown]) if score else []
+            for i, child in zip(indices, children, strict=True):  # only now: a deadline leaves no step without score
+                trajectories[i] = child
+            for k, values in zip(grown, scored, strict=score):
+                scores[indices[k]] = values
 
-        if self._merges:
-            await gather(advance([i], [seed]) for i, seed in zip(live, seeds, strict=True))
-        elif live:
-            await advance(live, seeds)
+        if live and not self.exhausted():
+            batches = [[k] for k in range(len(live))] if self._merges else [list(range(len(live)))]
+            await self._before_deadline(advance([live[k] for k in ks], [seeds[k] for k in ks]) for ks in batches)
         extended = np.zeros(len(population), dtype=bool)
         extended[[i for i in live if trajectories[i].depth > population.trajectories[i].depth]] = True
+        if any(trajectory.finished is None for trajectory in trajectories) and self.exhausted():
+            trajectories = [t if t.finished else t.finish(self.limits.stopped or "deadline") for t in trajectories]
         return Population(tuple(trajectories), tuple(scores), extended)
 
     async def complete(
@@ -181,13 +192,10 @@ class Run:
         async def finish(part: Population, streams: Sequence[np.random.Generator]) -> Population:
             while part.alive:
                 part = await self.extend(part, score=False, sampling=sampling, streams=streams)
-            if score:
-                scores = list(part.scores)
-                await self._score(part.trajectories, scores, [i for i, t in enumerate(part.trajectories) if t.depth])
-                part = Population(part.trajectories, tuple(scores), part.extended)
-            return part
+            return await self._score_complete(part) if score else part
 
-        if not self._merges:
+        # Under a budget of tokens all go on in step: who is cut off must not depend on who is ahead.
+        if not self._merges or self.limits.token_budget is not None:
             return await finish(population, streams)
         return Population.concatenate(
             await gather(finish(population.select([i]), [stream]) for i, stream in enumerate(streams))
@@ -219,6 +227,25 @@ class Run:
                 self.records += part.records
                 self._recorded += part._recorded
 
+    def exhausted(self) -> bool:
+        """Whether a limit on the run is reached. The result is then marked as stopped by it: ask where more would be
+        done, as a method of several sweeps does before each."""
+        return self.limits.stop(self._root.usage.generated_tokens)
+
+    @property
+    def _root(self) -> Run:
+        return self if self._whole is None else self._whole._root
+
+    async def _before_deadline(self, work: Iterable[Coroutine[Any, Any, None]]) -> None:
+        """Do all of it at once; at the deadline cancel what is still in flight."""
+        try:
+            async with asyncio.timeout_at(self.limits.deadline) as timeout:
+                await gather(work)
+        except TimeoutError:
+            if not timeout.expired():
+                raise  # a model's own
+            self.limits.stopped = "deadline"
+
     def _spend(self, usage: Usage) -> None:
         self.usage += usage
         if self._whole is not None:
@@ -246,23 +273,36 @@ class Run:
                 return child.finish("max_steps")
         return child
 
-    async def _score(
-        self, trajectories: Sequence[Trajectory], scores: list[Sequence[float]], indices: list[int]
-    ) -> None:
-        """Score the trajectories of the given indices, writing to `scores`."""
-        if not indices:
-            return
+    async def _score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
+        """The scores of each, one per step."""
+        if not trajectories:
+            return []
         assert self.reward is not None
-        scored = await self.reward.score([trajectories[i] for i in indices])
-        if len(scored) != len(indices):
-            raise ContractError(f"the reward model scored {len(scored)} of {len(indices)} trajectories")
-        for i, values in zip(indices, scored, strict=True):
-            if len(values) != trajectories[i].depth:
-                raise ContractError(f"the reward model gave {len(values)} scores for {trajectories[i].depth} steps")
+        scored = await self.reward.score(trajectories)
+        if len(scored) != len(trajectories):
+            raise ContractError(f"the reward model scored {len(scored)} of {len(trajectories)} trajectories")
+        for trajectory, values in zip(trajectories, scored, strict=True):
+            if len(values) != trajectory.depth:
+                raise ContractError(f"the reward model gave {len(values)} scores for {trajectory.depth} steps")
             if not all(0.0 <= value <= 1.0 for value in values):
                 raise RewardError(f"{self.reward!r} gave {list(values)}: every score must be a number in [0, 1]")
-            scores[i] = values
             self._spend((values.usage if isinstance(values, Scores) else Usage()) + Usage(reward_calls=1))
+        return scored
+
+    async def _score_complete(self, population: Population) -> Population:
+        """With scores for all that a limit on the run has not cut off, as far as the deadline lets it."""
+        scores = list(population.scores)
+        complete = [i for i, t in enumerate(population.trajectories) if t.depth and t.finished not in STOPS]
+
+        async def fill() -> None:
+            for i, values in zip(
+                complete, await self._score([population.trajectories[i] for i in complete]), strict=True
+            ):
+                scores[i] = values
+
+        if self.limits.stopped != "deadline":
+            await self._before_deadline([fill()])
+        return Population(population.trajectories, tuple(scores), population.extended)
 
     def record(
         self,
@@ -278,7 +318,7 @@ class Run:
         """Keep what happened in a round.
 
         Raises:
-            DegenerateWeightsError: every weight is zero.
+            DegenerateWeightsError: every weight is zero, though not for want of time to score anything.
         """
         record = Record(
             trajectories=population.trajectories,
@@ -296,7 +336,7 @@ class Run:
         self.records.append(record)
         if self.observe is not None:
             self.observe(self._whole or self, record)
-        if weights.degenerate:
+        if weights.degenerate and not (self.limits.stopped and np.isnan(record.scores).all()):
             raise DegenerateWeightsError(
                 f"every particle's weight is zero after step {len(self.records)}: {self.reward!r} scored all "
                 f"{len(population)} partial answers 0. Check its prompt format, or use more particles"
@@ -310,6 +350,7 @@ class Run:
             seed=self.seed,
             records=tuple(self.records),
             usage=self.usage,
+            stopped=self.limits.stopped,
             **outcome,
         )
 

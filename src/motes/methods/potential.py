@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from motes.methods.population import Aggregation, Population
+from motes.types import STOPS
 
 FloatArray = npt.NDArray[np.float64]
 Potential = Literal["absolute", "increment"]
@@ -42,7 +43,18 @@ def log_potential(scores: FloatArray, link: Link, beta: float) -> FloatArray:
 def log_increment(
     population: Population, potential: Potential, link: Link, beta: float, aggregation: Aggregation = "last"
 ) -> FloatArray:
-    """log G_t of each particle after an extension, (N,). A particle that never had a step has weight zero."""
+    """log G_t of each particle after an extension, (N,).
+
+    A particle that never had a step has weight zero; one that a limit on the run cut off keeps the weight it had.
+    """
+    cut = [trajectory.finished in STOPS for trajectory in population.trajectories]
+    increment = _log_increment(population, potential, link, beta, aggregation)
+    return np.where(population.extended | ~np.array(cut), increment, 0.0)
+
+
+def _log_increment(
+    population: Population, potential: Potential, link: Link, beta: float, aggregation: Aggregation
+) -> FloatArray:
     now = log_potential(population.aggregate(aggregation), link, beta)
     if potential == "absolute":
         return np.where(np.isnan(now), -np.inf, now)

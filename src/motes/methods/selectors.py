@@ -106,6 +106,12 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType({f.__name__: f for f in (ar
 """The selectors by name. Each takes at least one candidate and returns a position among the candidates."""
 
 
+def score_weights(population: Population, aggregation: Aggregation) -> Weights:
+    """Each trajectory's final score as its weight; zero where it has none."""
+    with np.errstate(divide="ignore"):
+        return Weights(np.log(np.nan_to_num(population.aggregate(aggregation), nan=0.0)))
+
+
 def conclude(
     run: Run,
     population: Population,
@@ -115,7 +121,12 @@ def conclude(
     aggregation: Aggregation = "last",
     log_evidence: float | None = None,
 ) -> Result:
-    """The result of a run whose final weighted population is given."""
+    """The result of a run whose final weighted population is given.
+
+    Where every weight is zero (scores of 0 in a search; no time to score anything), all count the same.
+    """
+    if weights.degenerate:
+        weights = Weights.uniform(len(population))
     candidates = Candidates.of(population, weights, run.rule, aggregation)
     answer = None
     text = ""
