@@ -4,7 +4,9 @@ from motes.api import asolve, language_model, reward_model, solve
 from motes.contracts import check_language_model, check_reward_model
 from motes.errors import MotesError
 from motes.methods import (
+    DVTS,
     METHODS,
+    BeamSearch,
     BestOfN,
     EntropicParticleFilter,
     Greedy,
@@ -13,6 +15,7 @@ from motes.methods import (
     ParallelTempering,
     ParticleFilter,
     ParticleGibbs,
+    Rebase,
     WeightedBestOfN,
 )
 from motes.models.tabular import TabularLanguageModel
@@ -24,7 +27,9 @@ from motes.types import Problem, Record, Result, Sampling, Scores, Step, Traject
 __version__ = "0.1.0"
 
 __all__ = [
+    "DVTS",
     "METHODS",
+    "BeamSearch",
     "BestOfN",
     "EntropicParticleFilter",
     "FunctionReward",
@@ -37,6 +42,7 @@ __all__ = [
     "ParticleFilter",
     "ParticleGibbs",
     "Problem",
+    "Rebase",
     "Record",
     "Result",
     "RewardModel",

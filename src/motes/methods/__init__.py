@@ -15,6 +15,7 @@ from motes.methods.particle_filter import ParticleFilter
 from motes.methods.particle_gibbs import ParticleGibbs
 from motes.methods.population import Population, Run
 from motes.methods.potential import log_increment
+from motes.methods.searches import DVTS, BeamSearch, Rebase
 from motes.methods.selectors import SELECTORS, conclude
 from motes.protocols import Method
 
@@ -24,6 +25,9 @@ METHODS: Mapping[str, type[Method]] = MappingProxyType(
         "majority": Majority,
         "bon": BestOfN,
         "wbon": WeightedBestOfN,
+        "beam": BeamSearch,
+        "dvts": DVTS,
+        "rebase": Rebase,
         "pf": ParticleFilter,
         "pg": ParticleGibbs,
         "pt": ParallelTempering,
@@ -50,8 +54,10 @@ def method(name: str, budget: int, **settings: Any) -> Method:
 
 
 __all__ = [
+    "DVTS",
     "METHODS",
     "SELECTORS",
+    "BeamSearch",
     "BestOfN",
     "EntropicParticleFilter",
     "Greedy",
@@ -61,6 +67,7 @@ __all__ = [
     "ParticleFilter",
     "ParticleGibbs",
     "Population",
+    "Rebase",
     "Run",
     "WeightedBestOfN",
     "conclude",

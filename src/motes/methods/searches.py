@@ -1,0 +1,186 @@
+"""Searches: N candidates, the best of which are continued. Beam search, its split into subtrees (DVTS), REBASE.
+
+A search keeps N places. A candidate that has finished keeps its place, as an answer of the pool, and costs nothing
+more; the places of the L unfinished ones are given anew in every round. So each round extends L ≤ N candidates, exactly
+N trajectories come out, and a budget buys the same number of answers as with any other method. The searches differ in
+who gets the L places, alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from motes.errors import ConfigurationError, UnknownNameError
+from motes.methods.population import AGGREGATIONS, Aggregation, Population, Run
+from motes.methods.selectors import SELECTORS, conclude, score_weights
+from motes.smc import Weights
+from motes.types import Result
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Search:
+    """select → extend → score, until every candidate has finished."""
+
+    n: int
+    aggregation: Aggregation = field(default="last", kw_only=True)
+    selector: str = field(default="vote", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.n, int) or self.n < 1:
+            raise ConfigurationError(f"n must be a whole number of at least 1, not {self.n!r}")
+        if self.aggregation not in AGGREGATIONS:
+            raise UnknownNameError("aggregation", self.aggregation, AGGREGATIONS)
+        if self.selector not in SELECTORS:
+            raise UnknownNameError("selector", self.selector, SELECTORS)
+
+    @property
+    def budget(self) -> int:
+        return self.n
+
+    @property
+    def num_subtrees(self) -> int:
+        """Parts of the search that do not compete with each other."""
+        return 1
+
+    async def run(self, run: Run) -> Result:
+        population = run.start(self.n)
+        ancestors = np.arange(self.n)
+        while population.alive:
+            if selected := bool(run.records):
+                ancestors = self._select(population)
+            population = await run.extend(population.select(ancestors))
+            run.record(
+                population,
+                ancestors=ancestors,
+                weights=Weights.uniform(self.n),  # a search has none
+                resampled=selected,
+                aggregation=self.aggregation,
+            )
+        weights = score_weights(population, self.aggregation)
+        return conclude(run, population, weights, self.selector, aggregation=self.aggregation)
+
+    def _select(self, population: Population) -> IntArray:
+        """(N,) whom each place continues; a finished candidate keeps its own."""
+        alive = np.array([trajectory.finished is None for trajectory in population.trajectories])
+        scores = population.aggregate(self.aggregation)
+        ancestors = np.arange(self.n)
+        for subtree in ancestors.reshape(self.num_subtrees, -1).copy():
+            live = subtree[alive[subtree]]
+            ancestors[live] = live[self._continued(scores[live])]
+        return ancestors
+
+    def _continued(self, scores: FloatArray) -> IntArray:
+        """Whom L unfinished candidates with the given scores, (L,), continue as: (L,) indices into them, ascending."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class BeamSearch(_Search):
+    """The best N/M of N candidates are continued M times each, round by round.
+
+    Once F have finished, L = N − F places are left: the best ⌈L/M⌉ get M of them each, the last of these what is left.
+    Equal scores: the earlier place first. Continuations of one parent share its prefix in the engine's cache.
+
+    The answer is chosen among the finished candidates; "vote" weighs each with its score, "argmax" takes the largest.
+    Where none of them states an answer (all were cut off by a limit), the answer is None.
+
+    Source: Snell, Lee, Xu, Kumar, "Scaling LLM test-time compute optimally …" (arXiv 2408.03314), section 5.
+
+    Args:
+        n: N, the number of trajectories: a multiple of `beam_width`, or less than it.
+        beam_width: M, continuations of each kept candidate. Where n is less, M = n: one candidate is kept. So n = 1 is
+            plain sampling. With M = 1 nothing is ever dropped.
+        aggregation: how the step scores of a candidate become its score.
+        selector: "vote", "argmax", "sample" (all with the scores as weights) or "majority".
+
+    Raises:
+        ConfigurationError: a value is out of its range.
+    """
+
+    beam_width: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.beam_width, int) or self.beam_width < 1:
+            raise ConfigurationError(f"beam_width must be a whole number of at least 1, not {self.beam_width!r}")
+        if self.n % self.width:
+            below = self.n - self.n % self.width
+            raise ConfigurationError(
+                f"n must be a multiple of beam_width, and {self.n} is not one of {self.beam_width}: "
+                f"use n={below} or n={below + self.width}, or another beam_width"
+            )
+
+    @property
+    def width(self) -> int:
+        """M: `beam_width`, or n where that is less."""
+        return min(self.beam_width, self.n)
+
+    def _continued(self, scores: FloatArray) -> IntArray:
+        best_first = np.argsort(-scores, kind="stable")
+        return np.sort(np.repeat(best_first, self.width)[: len(scores)])
+
+
+@dataclass(frozen=True)
+class DVTS(BeamSearch):
+    """Diverse verifier tree search: beam search in N/M subtrees of M places, each of which continues its single best.
+
+    Subtrees never meet, so that the answers stay as diverse as their first steps. A subtree in which F candidates have
+    finished continues its best unfinished one in the other M − F places, and ends when all M have finished.
+
+    Source: Beeching, Tunstall, Rush, "Scaling test-time compute with open models" (Hugging Face, 2024).
+
+    Args and Raises: as for `BeamSearch`.
+    """
+
+    @property
+    def num_subtrees(self) -> int:
+        return self.n // self.width
+
+
+@dataclass(frozen=True)
+class Rebase(_Search):
+    """Reward-balanced search: every candidate is continued in proportion to softmax(score / temperature).
+
+        c_i = round(L_i · e^{r_i/τ} / Σ_{j≥i} e^{r_j/τ}),   best first, with L_1 = L and L_{i+1} = L_i − c_i
+
+    L is the number of unfinished candidates: finished ones reduce it. Taking each share of what the better ones have
+    left, as the authors' code does, makes the counts add up to L. Halves are rounded up. The answer is chosen as by
+    `BeamSearch`.
+
+    Source: Wu, Sun, Li, Welleck, Yang, "Inference scaling laws …" (arXiv 2408.00724), section 3.
+
+    Args:
+        n: N, the number of trajectories.
+        balance_temperature: τ > 0; towards 0 only the best is continued, towards infinity all are, evenly.
+        aggregation, selector: as for `BeamSearch`.
+
+    Raises:
+        ConfigurationError: a value is out of its range.
+    """
+
+    balance_temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.balance_temperature > 0 and np.isfinite(self.balance_temperature)):
+            raise ConfigurationError(
+                f"balance_temperature must be finite and greater than 0, not {self.balance_temperature}"
+            )
+
+    def _continued(self, scores: FloatArray) -> IntArray:
+        left = len(scores)
+        counts = np.zeros(left, dtype=np.int64)
+        best_first = np.argsort(-scores, kind="stable")
+        weights = np.exp((scores[best_first] - scores.max(initial=0.0)) / self.balance_temperature)
+        for i, weight, rest in zip(best_first, weights, np.cumsum(weights[::-1])[::-1], strict=True):
+            if left == 0:  # whoever is still to come has a share too small to be told from 0
+                break
+            counts[i] = np.floor(left * (weight / rest) + 0.5)
+            left -= counts[i]
+        return np.repeat(np.arange(len(scores)), counts)
