@@ -11,7 +11,7 @@ import torch
 import motes
 from checkpoints import local_prm, random_language_model, random_prm, save, vocabulary
 from motes import Problem, Step, Trajectory
-from motes.errors import ConfigurationError, ContextLengthError, RewardError
+from motes.errors import ConfigurationError, ContextLengthError, RewardError, UnknownNameError
 from motes.rewards.prm import LocalPRM, Prefix
 
 SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -152,3 +152,14 @@ def test_checkpoints_that_are_no_reward_models_are_refused(tmp_path) -> None:
     torch.nn.init.zeros_(dead.score[2].weight)
     with pytest.raises(ConfigurationError, match="scores everything"):
         motes.reward_model(f"hf:{save(dead, tmp_path / 'dead')}")
+
+
+def test_options_may_follow_the_name(tmp_path) -> None:
+    path = save(random_prm(), tmp_path / "prm")
+    prm = motes.reward_model(f"hf:{path}?prefix=whole&max_cached_tokens=100")
+    assert isinstance(prm, LocalPRM)
+    assert (prm.prefix, prm.tree.pool.capacity) == ("whole", 100)
+    with pytest.raises(UnknownNameError, match="did you mean 'prefix'"):
+        motes.reward_model(f"hf:{path}?prefx=whole")
+    with pytest.raises(UnknownNameError, match="known are steps, whole"):
+        motes.reward_model(f"hf:{path}?prefix=hole")

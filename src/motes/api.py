@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import inspect
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 import numpy as np
 
-from motes.errors import ConfigurationError, MissingExtraError, MotesError
+from motes.errors import ConfigurationError, MissingExtraError, MotesError, UnknownNameError
 from motes.methods import ParticleFilter, Run
 from motes.methods.limits import Limits
 from motes.methods.population import Observer
@@ -25,7 +27,8 @@ def language_model(spec: str | LanguageModel, **options: Any) -> LanguageModel:
 
     Args:
         spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "MODULE:ATTRIBUTE" (a model of your own, or
-            what makes one of `options`), or a model already, which is returned as is.
+            what makes one of `options`), or a model already, which is returned as is. Options may follow, as in
+            "hf:PATH?device=cuda&max_batch_size=64".
         options: of the engine, see `motes.models.local.LocalLanguageModel`.
 
     Raises:
@@ -34,6 +37,7 @@ def language_model(spec: str | LanguageModel, **options: Any) -> LanguageModel:
     """
     if not isinstance(spec, str):
         return spec
+    spec, options = _parsed(spec, options)
     if _names_own(spec):
         own: LanguageModel = _own(spec, LanguageModel, options)
         return own
@@ -42,7 +46,8 @@ def language_model(spec: str | LanguageModel, **options: Any) -> LanguageModel:
         from motes.models.local import LocalLanguageModel
     except ImportError as error:
         raise MissingExtraError(f"the language model {spec!r}", "local") from error
-    return LocalLanguageModel.open(path, **options)
+    lm: LanguageModel = _opened(LocalLanguageModel, path, options)
+    return lm
 
 
 def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
@@ -50,7 +55,8 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
 
     Args:
         spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "MODULE:ATTRIBUTE" (a model of your own, or
-            what makes one of `options`), or a model already, which is returned as is.
+            what makes one of `options`), or a model already, which is returned as is. Options may follow, as in
+            "tiny?prefix=whole".
         options: of the engine, see `motes.rewards.prm.LocalPRM`.
 
     Raises:
@@ -59,6 +65,7 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
     """
     if not isinstance(spec, str):
         return spec
+    spec, options = _parsed(spec, options)
     if _names_own(spec):
         own: RewardModel = _own(spec, RewardModel, options)
         return own
@@ -67,7 +74,25 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
         from motes.rewards.prm import LocalPRM
     except ImportError as error:
         raise MissingExtraError(f"the reward model {spec!r}", "local") from error
-    return LocalPRM.open(path, **options)
+    reward: RewardModel = _opened(LocalPRM, path, options)
+    return reward
+
+
+def _parsed(spec: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name and all options of a model: those that follow the name, and those given beside it, which win."""
+    name, _, query = spec.partition("?")
+    written = {key: int(value) if value.isdigit() else value for key, value in parse_qsl(query)}
+    return name, {**written, **options}
+
+
+def _opened(engine: Any, path: str, options: Mapping[str, Any]) -> Any:
+    """An engine over a checkpoint, its options checked by name."""
+    known = {**inspect.signature(engine.open).parameters, **inspect.signature(engine).parameters}.keys()
+    known -= {"path", "options", "model", "vocabulary", "name"}
+    for option in options:
+        if option not in known:
+            raise UnknownNameError("option", option, known)
+    return engine.open(path, **options)
 
 
 def _local_path(spec: str, role: str) -> str:
