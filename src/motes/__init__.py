@@ -15,6 +15,7 @@ from motes.methods import (
     ParallelTempering,
     ParticleFilter,
     ParticleGibbs,
+    PowerFilter,
     Rebase,
     WeightedBestOfN,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "ParallelTempering",
     "ParticleFilter",
     "ParticleGibbs",
+    "PowerFilter",
     "Problem",
     "Rebase",
     "Record",

@@ -139,6 +139,8 @@ class Step:
         token_ids: every token sampled, the end-of-sequence token included; empty where the engine knows only text.
         logprob: sum of the tokens' log-probabilities under the model at temperature 1, where the engine knows it.
         usage: what making it cost, where the engine knows more than the number of tokens.
+        proposal_logprob: sum of the tokens' log-probabilities under the distributions that they were drawn from, at the
+            sampling's temperature, filtered and renormalised (0 for greedy tokens), where the engine knows it.
     """
 
     text: str
@@ -146,6 +148,7 @@ class Step:
     token_ids: tuple[int, ...] = ()
     logprob: float | None = None
     usage: Usage | None = field(default=None, compare=False, repr=False)
+    proposal_logprob: float | None = None
 
 
 class Trajectory:

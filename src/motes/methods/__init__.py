@@ -15,6 +15,7 @@ from motes.methods.particle_filter import ParticleFilter
 from motes.methods.particle_gibbs import ParticleGibbs
 from motes.methods.population import Population, Run
 from motes.methods.potential import log_increment
+from motes.methods.power import PowerFilter
 from motes.methods.searches import DVTS, BeamSearch, Rebase
 from motes.methods.selectors import SELECTORS, conclude
 from motes.protocols import Method
@@ -33,6 +34,7 @@ METHODS: Mapping[str, type[Method]] = MappingProxyType(
         "pt": ParallelTempering,
         "epf": EntropicParticleFilter,
         "islands": Islands,
+        "power": PowerFilter,
     }
 )
 """The methods by id: what stands on a command line."""
@@ -67,6 +69,7 @@ __all__ = [
     "ParticleFilter",
     "ParticleGibbs",
     "Population",
+    "PowerFilter",
     "Rebase",
     "Run",
     "WeightedBestOfN",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,8 @@ class ParticleFilter:
     Raises:
         ConfigurationError: a value is out of its range.
     """
+
+    needs_reward: ClassVar[bool] = True
 
     num_particles: int
     potential: Potential = "increment"
@@ -127,7 +129,7 @@ class ParticleFilter:
                 log_evidence += weights.log_mean
                 weights = self._carried(weights, chances, ancestors)
             t += 1
-            population = await run.extend(population.select(ancestors[:free]))
+            population = await run.extend(population.select(ancestors[:free]), score=self.needs_reward)
             if reference is not None:
                 population = Population.concatenate([population, reference.until(t)])
             weights = weights.add(self._log_increment(population, waiting_counts=horizon is None or t <= horizon))

@@ -64,7 +64,9 @@ class TabularLanguageModel:
             chosen = int(np.searchsorted(cumulative, u, side="right"))
         text = texts[chosen]
         end: StepEnd = "step" if (*prefix, text) in self.table else "eos"
-        return Step(text, end, token_ids=(chosen,), logprob=float(np.log(probabilities[chosen])))
+        logprob = float(np.log(probabilities[chosen]))
+        proposal_logprob = 0.0 if sampling.temperature == 0 else logprob
+        return Step(text, end, token_ids=(chosen,), logprob=logprob, proposal_logprob=proposal_logprob)
 
     def paths(self) -> Iterator[tuple[Path, float]]:
         """Every complete answer, as its steps, with its probability."""

@@ -1,0 +1,104 @@
+"""A particle filter without a reward model: its target is a power of the language model itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from motes.errors import ConfigurationError
+from motes.methods.particle_filter import ParticleFilter
+from motes.methods.population import Population, Run
+from motes.methods.selectors import SELECTORS
+from motes.types import Result, Sampling, Step
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PowerFilter:
+    """N partial answers, weighted by the model's own probability of them: power sampling, sharper than sampling cold.
+
+        target   π(x) ∝ p(x)^α over complete answers x; p: the model at temperature 1, unfiltered
+        G_t      p(x_t | x_<t)^α / q(x_t | x_<t);  q: what steps are drawn from, the model at its temperature, filtered
+
+    Z = Σ_x p(x)^α is estimated without bias (`Result.log_evidence`), and Ẑ·ΣWf, for any temperature above 0: the
+    increment corrects for it. What top_p, top_k and min_p never draw is not in the sum. A low temperature prefers the
+    likeliest next token; a power of the whole sequence prefers prefixes that have likely continuations. The weights
+    are most even at temperature 1/α; far from it few particles carry all the weight, the more so the longer the steps.
+
+    Reads no reward model, only log-probabilities: of each step under p (`Step.logprob`) and under q
+    (`Step.proposal_logprob`, which may be missing where q is p: at temperature 1, unfiltered).
+
+    Source: Karan, Du, "Reasoning with sampling" (arXiv 2510.14901) for the target, Power-SMC (arXiv 2602.10273) for
+    the filter, which there weighs every token, here every step.
+
+    Args:
+        num_particles: N ≥ 1.
+        alpha: the power, above 0; 1 is the model itself.
+        ess_threshold, resampling: as for `ParticleFilter`.
+        selector: "vote", "sample" or "majority"; there are no scores for "argmax".
+
+    Raises:
+        ConfigurationError: a value is out of its range, or, in a run, the engine gives no such log-probabilities.
+    """
+
+    needs_reward: ClassVar[bool] = False
+
+    num_particles: int
+    alpha: float = 4.0
+    ess_threshold: float = 0.5
+    resampling: str = "systematic"
+    selector: str = "vote"
+
+    def __post_init__(self) -> None:
+        if not (self.alpha > 0 and np.isfinite(self.alpha)):
+            raise ConfigurationError(f"alpha must be finite and greater than 0, not {self.alpha}")
+        if self.selector == "argmax":
+            known = ", ".join(sorted(SELECTORS.keys() - {"argmax"}))
+            raise ConfigurationError(f"without a reward model there are no scores for 'argmax': use one of {known}")
+        self._filter(Sampling())  # which refuses what else cannot work
+
+    @property
+    def budget(self) -> int:
+        return self.num_particles
+
+    async def run(self, run: Run) -> Result:
+        return await self._filter(run.sampling).run(run)
+
+    def _filter(self, sampling: Sampling) -> _PowerWeighted:
+        return _PowerWeighted(
+            self.num_particles,
+            ess_threshold=self.ess_threshold,
+            resampling=self.resampling,
+            selector=self.selector,
+            alpha=self.alpha,
+            sampling=sampling,
+        )
+
+
+@dataclass(frozen=True)
+class _PowerWeighted(ParticleFilter):
+    """The particle filter with another G_t: potential, link, beta and aggregation have no part in it."""
+
+    needs_reward: ClassVar[bool] = False
+
+    alpha: float = 1.0
+    sampling: Sampling = Sampling()  # noqa: RUF009 (frozen)
+
+    def _log_increment(self, population: Population, waiting_counts: bool) -> FloatArray:
+        pairs = zip(population.trajectories, population.extended, strict=True)
+        return np.array([self._log_g(t.step) if extended and t.step else 0.0 for t, extended in pairs])
+
+    def _log_g(self, step: Step) -> float:
+        target, proposal = step.logprob, step.proposal_logprob
+        s = self.sampling
+        if proposal is None and (s.temperature, s.top_p, s.top_k, s.min_p) == (1.0, 1.0, 0, 0.0):
+            proposal = target
+        if target is None or proposal is None:
+            missing = "log-probabilities" if target is None else "log-probabilities at other temperatures than 1"
+            remedy = "use another engine" if target is None else "sample at temperature 1, without top_p, top_k, min_p"
+            raise ConfigurationError(f"the power filter needs {missing}, which the language model lacks: {remedy}")
+        return self.alpha * target - proposal
