@@ -87,7 +87,7 @@ def _parsed(spec: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]
 
 def _opened(engine: Any, path: str, options: Mapping[str, Any]) -> Any:
     """An engine over a checkpoint, its options checked by name."""
-    known = {**inspect.signature(engine.open).parameters, **inspect.signature(engine).parameters}.keys()
+    known = {*inspect.signature(engine.open).parameters, *inspect.signature(engine).parameters}
     known -= {"path", "options", "model", "vocabulary", "name"}
     for option in options:
         if option not in known:
