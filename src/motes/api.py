@@ -110,18 +110,27 @@ def _names_own(spec: str) -> bool:
     return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", spec) is not None and not spec.startswith(("hf:", "judge:"))
 
 
-def _own(spec: str, protocol: Any, options: Mapping[str, Any]) -> Any:
-    """The model that a module holds or makes."""
-    module_name, _, attribute = spec.partition(":")
+def attribute(spec: str) -> Any:
+    """What "MODULE:ATTRIBUTE" names.
+
+    Raises:
+        ConfigurationError: there is no such module, or it has no such attribute.
+    """
+    module_name, _, name = spec.partition(":")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise ConfigurationError(f"{spec!r}: there is no module {error.name!r} on the Python path") from error
-    model = getattr(module, attribute, None)
-    if model is None:
-        raise ConfigurationError(f"{spec!r}: the module {module_name!r} has no {attribute!r}")
+    if (value := getattr(module, name, None)) is None:
+        raise ConfigurationError(f"{spec!r}: the module {module_name!r} has no {name!r}")
+    return value
+
+
+def _own(spec: str, protocol: Any, options: Mapping[str, Any]) -> Any:
+    """The model that a module holds or makes."""
+    model = attribute(spec)
     if callable(model) and (isinstance(model, type) or not isinstance(model, protocol)):
         try:
             model = model(**options)

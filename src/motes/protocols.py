@@ -73,6 +73,7 @@ class Task(AnswerRule, Protocol):
         ...
 
 
+@runtime_checkable
 class Method(Protocol):
     """How compute is spent on one problem. A frozen configuration: everything that happens, happens in `run`.
 

@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 something failed while running; 2 the input cannot work; 1
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import cast
@@ -38,6 +39,8 @@ def _root(context: typer.Context, version: bool = typer.Option(False, "--version
         typer.echo(f"motes {__version__}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
+    if os.getcwd() not in sys.path:  # models and methods of one's own are found in the working directory as well
+        sys.path.append(os.getcwd())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

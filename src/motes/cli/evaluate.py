@@ -31,7 +31,7 @@ def command(
     out: Annotated[Path, typer.Option("--out", help="Directory of the evaluation; an unfinished one is resumed.")],
     task: Annotated[str, typer.Option(help="Whose problems.")] = "arithmetic",
     methods: Annotated[
-        str, typer.Option(help="Methods separated by commas, e.g. pf,pf:paper,pf:ess_threshold=1.0,bon.")
+        str, typer.Option(help="Methods separated by commas, e.g. pf,pf:paper,beam:beam_width=2,MODULE:CLASS.")
     ] = "pf,bon,wbon,majority,greedy",
     budgets: Annotated[str, typer.Option(help="Numbers of trajectories, separated by commas.")] = "1,4,16",
     limit: Annotated[int | None, typer.Option(help="The first so many problems; by default all.")] = None,

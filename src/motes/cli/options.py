@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Annotated
 
 import typer
@@ -65,8 +64,6 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
 
 
 def open_models(model: str, reward: str) -> tuple[LanguageModel, RewardModel | None]:
-    """The models of those names. Modules in the working directory are found as well."""
+    """The models of those names."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what matters is raised
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
     return api.language_model(model), None if reward == "none" else api.reward_model(reward)

@@ -28,12 +28,22 @@ def command(
     question: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.", show_default=False)],
     model: options.Model = "tiny",
     reward: options.Reward = "tiny",
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}; pf:paper is the paper's preset.")] = "pf",
+    method: Annotated[
+        str,
+        typer.Option(help=f"One of {', '.join(METHODS)}; pf:paper, the paper's preset; or MODULE:CLASS of your own."),
+    ] = "pf",
     budget: Annotated[int, typer.Option("-n", "--budget", help="Number of trajectories: particles, samples.")] = 16,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A setting of the method; may be repeated.")
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same answer.")] = 0,
+    deadline: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Answer by then, with what there is; counted once the models are open."),
+    ] = None,
+    token_budget: Annotated[
+        int | None, typer.Option(help="Begin no step once so many tokens are generated; answer with what there is.")
+    ] = None,
     temperature: options.Temperature = options.DEFAULTS.temperature,
     top_p: options.TopP = options.DEFAULTS.top_p,
     top_k: options.TopK = options.DEFAULTS.top_k,
@@ -66,7 +76,17 @@ def command(
     note = out_of_kind(model, problem)
     started = time.perf_counter()
     with Watch(console) as watch:
-        result = api.solve(problem, lm=lm, reward=prm, method=made, sampling=sampling, seed=seed, observe=watch.observe)
+        result = api.solve(
+            problem,
+            lm=lm,
+            reward=prm,
+            method=made,
+            sampling=sampling,
+            seed=seed,
+            observe=watch.observe,
+            deadline=deadline,
+            token_budget=token_budget,
+        )
     seconds = time.perf_counter() - started
     if as_json:
         asked = {"model": model, "reward": reward, "method": spec, "budget": made.budget, "settings": describe(made)}
@@ -94,6 +114,7 @@ def to_dict(result: Result, asked: dict[str, Any], note: str | None, seconds: fl
         "question": result.problem.question,
         "answer": result.answer,
         "note": note,
+        "stopped": result.stopped,
         "confidence": result.confidence,
         "posterior": dict(result.posterior),
         "text": result.text,

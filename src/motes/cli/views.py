@@ -14,7 +14,7 @@ from rich.text import Text
 from motes.lab.report import COLUMNS, Report, table_row
 from motes.methods import Run
 from motes.smc import Weights
-from motes.types import Record, Result, Usage
+from motes.types import Record, Result, Stop, Usage
 
 SHOWN = 6
 """Partial answers and answers shown at most."""
@@ -25,6 +25,11 @@ NAMES = {
     "bon": "best of N",
     "wbon": "weighted best of N",
     "pf": "particle filter",
+}
+
+STOPPED: Mapping[Stop, str] = {
+    "deadline": "at the deadline: the answer is the best so far",
+    "token_budget": "when the tokens were spent: the answer is the best so far",
 }
 
 
@@ -138,6 +143,8 @@ def show_result(console: Console, result: Result, seconds: float, note: str | No
     table.add_row("answer", Text(result.answer if result.answer is not None else "none", style="bold green"))
     if note:
         table.add_row("note", Text(note, style="yellow"))
+    if result.stopped:
+        table.add_row("stopped", Text(STOPPED[result.stopped], style="yellow"))
     table.add_row("confidence", f"{100 * result.confidence:.0f} %")
     table.add_row("posterior", posterior(result.posterior))
     table.add_row("cost", Text(f"{_cost(result.usage)}, {seconds:.1f} s"))

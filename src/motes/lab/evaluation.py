@@ -19,6 +19,9 @@ from motes.types import Problem, Sampling
 CONFIGURATION = "config.json"
 RECORDS = "records.jsonl"
 
+MULTIPLE = 720_720
+"""Of every number up to 16: this many times a budget can be shared out to as many beams, sweeps or islands."""
+
 
 class PlannedRun(NamedTuple):
     """One run that an evaluation asks for."""
@@ -127,7 +130,8 @@ class Evaluation:
 
     def _describe(self, spec: str) -> dict[str, Any]:
         """The method's fields, less the one that holds the budget."""
-        small, large = (describe(method_from_spec(spec, budget)) for budget in (self.budgets[0], 2 * self.budgets[0]))
+        budget = self.budgets[0]
+        small, large = (describe(method_from_spec(spec, n)) for n in (budget, MULTIPLE * budget))
         return {name: value for name, value in small.items() if value == large[name]}
 
     def check(self, directory: Path) -> None:

@@ -3,6 +3,7 @@
     pf                                     the method with that id, as it comes
     pf:paper                               a preset of it
     pf:ess_threshold=1.0:selector=argmax   with fields set; after a preset, these win
+    my_methods:Mine:patience=2             a class of your own, its module on the Python path, with a field set
     pt:num_sweeps=8:ladder=1/0.5/0.25      a field of several values: with strokes between
 
 The budget is never part of it. Methods of several sweeps, chains or islands share it out evenly.
@@ -17,6 +18,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from motes import api
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.methods import METHODS, ParticleFilter, method
 from motes.protocols import Method
@@ -32,32 +34,56 @@ def method_from_spec(spec: str, budget: int) -> Method:
         UnknownNameError: no method, preset or field has that name.
         ConfigurationError: a value is not of its field's type or range, or the budget is less than 1.
     """
-    name, *parts = spec.split(":")
-    if name not in METHODS:
-        raise UnknownNameError("method", name, METHODS)
+    name, parts = _split(spec)
+    cls = METHODS[name] if name in METHODS else api.attribute(name)
     preset: Callable[[int], Method] | None = None
     settings: dict[str, str] = {}
     for i, part in enumerate(parts):
         field, equals, value = part.partition("=")
         if equals:
             settings[field] = value
-        elif i == 0:
+        elif i == 0 and name in METHODS:
             presets = PRESETS.get(name, {})
             if part not in presets:
                 raise UnknownNameError(f"preset of {name}", part, presets or ("none",))
             preset = presets[part]
         else:
             raise ConfigurationError(f"{part!r} in the method {spec!r} is no setting: write FIELD=VALUE")
-    values = _values(METHODS[name], settings)
+    values = _values(cls, settings)
     if preset is None:
-        return method(name, budget, **values)
+        return method(name, budget, **values) if name in METHODS else _own(name, cls, budget, values)
     made: Any = preset(budget)
     changed: Method = dataclasses.replace(made, **values)
     return changed
 
 
+def _split(spec: str) -> tuple[str, list[str]]:
+    """A method's name, which is an id or MODULE:CLASS, and what follows it."""
+    name, *parts = spec.split(":")
+    if name in METHODS:
+        return name, parts
+    if not parts or "=" in parts[0]:
+        raise UnknownNameError("method", name, METHODS)
+    return f"{name}:{parts[0]}", parts[1:]
+
+
+def _own(name: str, cls: Any, budget: int, values: Mapping[str, Any]) -> Method:
+    """A method that is not one of ours, made in the same way."""
+    try:
+        made = getattr(cls, "of_budget", cls)(budget, **values)
+    except TypeError as error:
+        raise ConfigurationError(f"{name!r} makes no method of a budget: {error}") from error
+    if not isinstance(made, Method):
+        raise ConfigurationError(f"{name!r} makes no method of a budget: it needs `budget` and `run`")
+    return made
+
+
 def _values(cls: Any, settings: Mapping[str, str]) -> dict[str, Any]:
     """The settings as values of the fields of a method's class. Its first field is the budget's."""
+    if not settings:
+        return {}
+    if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
+        raise ConfigurationError(f"{', '.join(settings)}: {cls!r} has no settings, only a dataclass has")
     hints = typing.get_type_hints(cls)
     budget, *fields = [field.name for field in dataclasses.fields(cls)]
     for name in settings:
@@ -91,19 +117,19 @@ def _parse(name: str, text: str, hint: Any) -> Any:
 
 def describe(made: Method) -> dict[str, Any]:
     """A method's whole configuration, as JSON can hold it."""
-    assert dataclasses.is_dataclass(made)
+    named = {"type": type(made).__name__}
+    if not dataclasses.is_dataclass(made):
+        return named
     assert not isinstance(made, type)
-    return {"type": type(made).__name__, **dataclasses.asdict(made)}
+    return {**named, **dataclasses.asdict(made)}
 
 
 def canonical(spec: str) -> str:
-    """The spec without blanks; known ids only.
+    """The spec without blanks; known ids, and classes by their module, only.
 
     Raises:
         UnknownNameError: no method has that id.
     """
     spec = "".join(spec.split())
-    name = spec.partition(":")[0]
-    if name not in METHODS:
-        raise UnknownNameError("method", name, METHODS)
+    _split(spec)
     return spec

@@ -17,7 +17,7 @@ from motes.methods.population import Population, Run
 from motes.methods.potential import log_increment
 from motes.methods.power import PowerFilter
 from motes.methods.searches import DVTS, BeamSearch, Rebase
-from motes.methods.selectors import SELECTORS, conclude
+from motes.methods.selectors import SELECTORS, conclude, score_weights
 from motes.protocols import Method
 
 METHODS: Mapping[str, type[Method]] = MappingProxyType(
@@ -76,4 +76,5 @@ __all__ = [
     "conclude",
     "log_increment",
     "method",
+    "score_weights",
 ]

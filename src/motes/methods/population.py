@@ -322,7 +322,7 @@ class Run:
         """
         record = Record(
             trajectories=population.trajectories,
-            ancestors=np.asarray(ancestors, dtype=np.int64),
+            ancestors=np.array(ancestors, dtype=np.int64),
             log_weights=weights.log_weights,
             scores=population.aggregate(aggregation),
             ess=weights.ess,

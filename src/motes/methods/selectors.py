@@ -106,7 +106,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType({f.__name__: f for f in (ar
 """The selectors by name. Each takes at least one candidate and returns a position among the candidates."""
 
 
-def score_weights(population: Population, aggregation: Aggregation) -> Weights:
+def score_weights(population: Population, aggregation: Aggregation = "last") -> Weights:
     """Each trajectory's final score as its weight; zero where it has none."""
     with np.errstate(divide="ignore"):
         return Weights(np.log(np.nan_to_num(population.aggregate(aggregation), nan=0.0)))
