@@ -112,6 +112,14 @@ class Undecided(Faithful):
         return super()._step(trajectory, sampling.replace(temperature=1.0), seed)
 
 
+class Colder(Faithful):
+    """Draws from another distribution than its own at temperature 1."""
+
+    def _step(self, trajectory: Trajectory, sampling: Sampling, seed: int) -> Step:
+        step = super()._step(trajectory, sampling, seed)
+        return replace(step, proposal_logprob=step.logprob / 2) if sampling.temperature else step
+
+
 def test_a_faithful_language_model_passes():
     check_language_model(Faithful())
 
@@ -136,6 +144,7 @@ def test_a_delimiter_need_not_be_white_space():
         (Verbose, "max_step_tokens holds"),
         (Unmarked, "a step contains its delimiter"),
         (Overrunning, "a step ends at its delimiter"),
+        (Colder, "at temperature 1 proposal = model"),
         (Undecided, "temperature 0 does not depend on the seed"),
     ],
 )

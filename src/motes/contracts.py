@@ -78,6 +78,11 @@ async def acheck_language_model(
         population = [t for t in population if t.finished is None and t.step is not None and t.step.text]
         if not population:
             break
+    plain = sampling.replace(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0)
+    for step in await lm.extend([roots[0]] * 4, plain, list(range(4))):
+        if step.logprob is not None and step.proposal_logprob is not None:
+            gap = abs(step.logprob - step.proposal_logprob)
+            _require(gap <= 1e-3 * max(1, len(step.token_ids)), "at temperature 1 proposal = model", f"{gap} apart")
     greedy = sampling.replace(temperature=0.0)
     first, second = await lm.extend([roots[0]] * 2, greedy, [1, 2])
     _require(_same(first, second), "temperature 0 does not depend on the seed", (first.text, second.text))
@@ -139,7 +144,8 @@ def check_language_model(
     """Prove that a language model keeps its contract on the given questions.
 
     Checked: batch = single, concurrent = sequential, fork = fresh, same seed = same tokens, order does not matter,
-    different seeds differ, temperature 0 ignores the seed, steps end where and why they say.
+    different seeds differ, temperature 0 ignores the seed, at temperature 1 steps are drawn with the probability that
+    the model gives them (where both are told), steps end where and why they say.
 
     Raises:
         ContractError: naming the broken law, with the difference.
