@@ -60,7 +60,9 @@ class TestSolve:
         assert sum(one["weight"] for one in answer["trajectories"]) == pytest.approx(1)
         assert [one["number"] for one in answer["rounds"]] == [1, 2, 3, 4]
 
-    @pytest.mark.parametrize("method", ["greedy", "majority", "bon", "wbon", "pf", "pf:paper"])
+    @pytest.mark.parametrize(
+        "method", ["greedy", "majority", "bon", "wbon", "beam", "dvts:beam_width=2", "rebase", "pf", "pf:paper"]
+    )
     def test_every_method(self, capsys, method):
         code, out, _ = motes(capsys, "solve", PROBLEM.question, *FAKE, "--method", method, "-n", 4, "--json")
         assert code == 0

@@ -24,7 +24,11 @@ NAMES = {
     "majority": "majority vote",
     "bon": "best of N",
     "wbon": "weighted best of N",
+    "beam": "beam search",
+    "dvts": "DVTS",
+    "rebase": "REBASE",
     "pf": "particle filter",
+    "power": "power filter",
 }
 
 STOPPED: Mapping[Stop, str] = {
