@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import motes
+from checkpoints import local
 from exact import UNEVEN, path_of, prefixes
 from motes import (
     DVTS,
@@ -347,6 +348,15 @@ def test_a_mistake_is_found(mistake: str):
     except (AssertionError, ValueError, IndexError):
         return
     pytest.fail("the mistake went unnoticed")
+
+
+@pytest.mark.parametrize("made", [BeamSearch(8), DVTS(8), Rebase(8)])
+def test_the_engine_computes_no_prefix_twice(made: Any):
+    """What continuations of one parent share is read from the cache: only the prompt is ever computed."""
+    lm, sampling = local(), Sampling(temperature=1.0, max_step_tokens=8, max_steps=4, delimiter=None)
+    usage = motes.solve("What is 2+2?", lm=lm, reward=TabularReward({}), method=made, sampling=sampling).usage
+    assert usage.lm_calls > 8
+    assert usage.prefill_tokens < len(lm.vocabulary.prompt(motes.Problem("What is 2+2?"))) < usage.prefill_tokens_cached
 
 
 # ------------------------------------------------------------------------------------------------------ configuration
