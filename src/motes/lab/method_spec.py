@@ -20,10 +20,12 @@ from typing import Any
 
 from motes import api
 from motes.errors import ConfigurationError, UnknownNameError
-from motes.methods import METHODS, ParticleFilter, method
+from motes.methods import METHODS, EntropicParticleFilter, ParticleFilter, method
 from motes.protocols import Method
 
-PRESETS: Mapping[str, Mapping[str, Callable[[int], Method]]] = MappingProxyType({"pf": {"paper": ParticleFilter.paper}})
+PRESETS: Mapping[str, Mapping[str, Callable[[int], Method]]] = MappingProxyType(
+    {"pf": {"paper": ParticleFilter.paper}, "epf": {"paper": EntropicParticleFilter.paper}}
+)
 """For each method id, its presets: what makes one of a budget."""
 
 

@@ -21,6 +21,10 @@ IntArray = npt.NDArray[np.int64]
 ANNEALED_UNTIL = 0.5
 """Annealing ends at this fraction of the expected number of steps, and rests while ESS/N is not below it."""
 
+BLIND = 0.1
+"""The share of ancestors drawn without the look ahead, where it is corrected: no offspring then weighs more than ten
+times what it would without (a defensive mixture, Hesterberg 1995). One bad look is no verdict."""
+
 
 @dataclass(frozen=True)
 class EntropicParticleFilter(ParticleFilter):
@@ -28,6 +32,7 @@ class EntropicParticleFilter(ParticleFilter):
 
         annealing     ρ_i ∝ w_i^(1/τ),  τ = max(1, (N/ESS) · (1 − t/T)),  while ESS/N < 1/2 and t/T < 1/2; else τ = 1
         look-ahead    ρ_i ∝ w_i^(1/τ) · G_{t+1}(x_≤t^i, x̃^i),  x̃^i ~ M(· | x_≤t^i): one more step, drawn to look only
+                      (with the correction, a tenth of the ancestors is drawn without)
         correction    offspring of i start with weight W_i/ρ_i, rather than 1
 
     Target: with the correction that of `ParticleFilter`, where the same is unbiased: Ẑ, and Ẑ·ΣWf (the resampling
@@ -65,11 +70,13 @@ class EntropicParticleFilter(ParticleFilter):
         return dataclasses.replace(super().paper(num_particles), correction=False)
 
     async def _chances(self, run: Run, population: Population, weights: Weights, t: int) -> FloatArray:
-        modulated = Weights(weights.log_weights / self._temperature(weights, t))
-        if self.look_ahead:
-            ahead = self._log_increment(await run.extend(population), waiting_counts=True)
-            modulated = modulated.add(np.maximum(ahead, np.log(CLIP)))  # who has weight keeps a chance
-        return modulated.normalized
+        tempered = Weights(weights.log_weights / self._temperature(weights, t))
+        if not self.look_ahead:
+            return tempered.normalized
+        ahead = self._log_increment(await run.extend(population), waiting_counts=True)
+        guided = tempered.add(np.maximum(ahead, np.log(CLIP)))  # never all of weight zero
+        blind = BLIND if self.correction else 0.0
+        return (1 - blind) * guided.normalized + blind * tempered.normalized
 
     def _temperature(self, weights: Weights, t: int) -> float:
         """τ after t rounds."""

@@ -82,7 +82,11 @@ class ParallelTempering(ParticleGibbs):
                     for chain, reference in zip(chains, references, strict=True)
                 ]
             )
+            if number and run.limits.stopped is not None:  # within this sweep, which is none then
+                break
             sweeps.append(latest[0])
+            if run.exhausted():
+                break
             horizon = sweeps[0].num_rounds
             drawn = [sweep.draw(run.rng) for sweep in latest]
             for k in range(number % 2, len(chains) - 1, 2):
@@ -90,7 +94,7 @@ class ParallelTempering(ParticleGibbs):
                 if swaps[k][-1]:
                     drawn[k], drawn[k + 1] = drawn[k + 1], drawn[k]
             references = list(drawn)
-        population, weights = pool(sweeps[self.burn_in :])
+        population, weights = pool(sweeps[self.burn_in :] or sweeps[-1:])
         result = self._conclude(run, population, weights, sweeps[0].log_evidence)
         rates = tuple(sum(accepted) / len(accepted) if accepted else math.nan for accepted in swaps)
         return dataclasses.replace(result, swap_rates=rates)

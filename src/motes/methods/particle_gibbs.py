@@ -84,8 +84,11 @@ class ParticleGibbs(ParticleFilter, _Sweeps):
 
     async def run(self, run: Run) -> Result:
         sweeps = [await self.sweep(run)]
-        for number in range(1, self.num_sweeps):
+        while len(sweeps) < self.num_sweeps and not run.exhausted():
             reference = sweeps[-1].draw(run.rng)
-            sweeps.append(await self.sweep(run, number=number, reference=reference, horizon=sweeps[0].num_rounds))
-        population, weights = pool(sweeps[self.burn_in :])
+            latest = await self.sweep(run, number=len(sweeps), reference=reference, horizon=sweeps[0].num_rounds)
+            if run.limits.stopped is not None:  # within the sweep, which is none then
+                break
+            sweeps.append(latest)
+        population, weights = pool(sweeps[self.burn_in :] or sweeps[-1:])
         return self._conclude(run, population, weights, sweeps[0].log_evidence)

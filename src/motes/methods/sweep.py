@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from motes.errors import ConfigurationError
 from motes.methods.population import Population
 from motes.smc import Weights
+from motes.smc.weights import log_sum_exp
+
+FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +29,16 @@ class Sweep:
         """(1,) a particle, by weight."""
         return self.population.select([rng.choice(len(self.weights), p=self.weights.normalized)])
 
+    @property
+    def log_shares(self) -> FloatArray:
+        """(N,) logs of the normalised weights; −inf where every weight is zero."""
+        return self.weights.log_weights - (0.0 if self.weights.degenerate else log_sum_exp(self.weights.log_weights))
+
 
 def pool(sweeps: Sequence[Sweep], log_masses: Sequence[float] | None = None) -> tuple[Population, Weights]:
     """The particles of several passes as one population, each pass with the given mass, by default the same."""
     masses = log_masses if log_masses is not None else [0.0] * len(sweeps)
-    with np.errstate(divide="ignore"):
-        shares = [np.log(sweep.weights.normalized) + mass for sweep, mass in zip(sweeps, masses, strict=True)]
+    shares = [sweep.log_shares + mass for sweep, mass in zip(sweeps, masses, strict=True)]
     return Population.concatenate(sweep.population for sweep in sweeps), Weights(np.concatenate(shares))
 
 
