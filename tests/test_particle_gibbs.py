@@ -80,7 +80,7 @@ def test_an_exact_draw_leads_to_an_exact_draw(case: str, n: int):
     for threshold in THRESHOLDS:
         method = ParticleGibbs(n, 2, potential, beta=beta, ess_threshold=threshold)
         target = Target.of(world, method, horizon)
-        found = moves(world, method, target, horizon, runs=220, seed=n)
+        found = moves(world, method, target, horizon, runs=160, seed=n)
         assert p_value([move.after for move in found], target.paths, target.probabilities) > RATE
         z = z_scores(conditional_means(found), expected_means(target))
         assert np.abs(z).max() < LIMIT, (threshold, z)
@@ -136,7 +136,7 @@ def test_log_weights_of_complete_answers(potential: str):
 
 @pytest.mark.parametrize("method", WHOLE.values(), ids=WHOLE)
 def test_whole_runs_weighted_by_their_first_evidence_are_unbiased(method: ParticleGibbs):
-    z = whole_run_z_scores(UNEVEN, method, runs=250)
+    z = whole_run_z_scores(UNEVEN, method, runs=150)
     assert np.abs(z).max() < LIMIT, z
 
 
@@ -156,7 +156,7 @@ def test_many_sweeps_forget_the_bias_of_a_small_filter():
 def test_constant_potential_gives_the_prior_back(method: ParticleGibbs):
     constant = World(UNEVEN.lm, TabularReward({}, default=0.5))
     paths, prior = zip(*constant.lm.paths(), strict=True)
-    found = moves(constant, method, Target.of(constant, method, 3), 3, runs=800)
+    found = moves(constant, method, Target.of(constant, method, 3), 3, runs=400)
     assert p_value([move.after for move in found], paths, np.array(prior)) > RATE
     assert {move.sweep.log_evidence for move in found} == {0.0}
 
