@@ -126,6 +126,13 @@ def test_what_was_computed_before_stays_as_it_is(made: Any):
             assert result.log_weights.tolist() == full.records[rounds - 1].log_weights.tolist()
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_budget_that_was_enough_stops_nothing(name: str):
+    full, _ = solve(method(name, 16))
+    result, _ = solve(method(name, 16), token_budget=full.usage.generated_tokens)
+    assert (result.stopped, result.answer, result.usage) == (None, full.answer, full.usage)
+
+
 def test_a_budget_spent_on_the_last_step_stops_nothing():
     full, _ = solve(ParticleFilter(8))
     tokens = full.usage.generated_tokens

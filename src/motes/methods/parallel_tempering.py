@@ -85,7 +85,7 @@ class ParallelTempering(ParticleGibbs):
             if number and run.limits.stopped is not None:  # within this sweep, which is none then
                 break
             sweeps.append(latest[0])
-            if run.exhausted():
+            if run.limits.stopped is not None or (number + 1 < self.num_sweeps and run.exhausted()):
                 break
             horizon = sweeps[0].num_rounds
             drawn = [sweep.draw(run.rng) for sweep in latest]
