@@ -16,6 +16,7 @@ import worlds
 from motes.cli import main
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.lab import Evaluation, method_from_spec, read_records
+from motes.methods import METHODS
 from motes.tasks import Arithmetic
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "adding-a-method.md"
@@ -120,3 +121,8 @@ def test_limits_on_the_command_line(capsys: Any):
         code, out, err = run(capsys, "solve", QUESTION, *FAKE, *words)
         assert (code, out) == (2, "")
         assert complaint in err
+
+
+def test_every_method_has_its_section():
+    text = (DOCUMENT.parent / "methods.md").read_text()
+    assert [name for name in METHODS if f": `{name}`\n" not in text or f"| `{name}` |" not in text] == []
