@@ -69,7 +69,7 @@ def bare(lm: LocalLanguageModel, rows: int, length: int, tokens: int, total: int
             began = time.perf_counter()
             for t in range(tokens):
                 hidden = runner.forward(0, token[:, None])
-                token, _ = sampler(lm._head(hidden[:, -1]), uniforms(seeds, np.full(rows, t)))
+                token, _, _ = sampler(lm._head(hidden[:, -1]), uniforms(seeds, np.full(rows, t)))
                 token = token.cpu()
             seconds += time.perf_counter() - began
             done += rows * tokens

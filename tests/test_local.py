@@ -63,6 +63,24 @@ def test_logprob_is_the_models_at_temperature_one() -> None:
     assert step.logprob == pytest.approx(expected, abs=1e-3)
 
 
+def test_proposal_logprob_is_that_of_the_draw() -> None:
+    lm, model = local(), random_language_model()
+    root = Trajectory(Problem(QUESTION))
+    (step,) = extend(lm, [root], Sampling(temperature=0.7, top_k=6, max_step_tokens=9, delimiter=None), [3])
+    prompt = lm.vocabulary.prompt(root.problem)
+    logits = model(torch.tensor([prompt + list(step.token_ids)])).logits[0, len(prompt) - 1 : -1] / 0.7
+    kept = logits.topk(6)
+    ranks = [row.tolist().index(token) for row, token in zip(kept.indices, step.token_ids, strict=True)]
+    expected = sum(row.log_softmax(-1)[rank].item() for row, rank in zip(kept.values, ranks, strict=True))
+    assert step.proposal_logprob == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_power_filter_runs_on_the_engine_at_any_temperature() -> None:
+    sampling = Sampling(temperature=0.6, top_k=20, max_step_tokens=6, max_steps=3, delimiter="e")
+    result = motes.solve(QUESTION, lm=local(), reward=None, method=motes.PowerFilter(4), sampling=sampling)
+    assert np.isfinite(result.log_evidence)
+
+
 def test_first_tokens_follow_the_models_distribution() -> None:
     """χ² over the likely tokens and a rest, 4,000 draws, seeds 0 … 3999; false-alarm rate 1e-6."""
     lm, model, n = local(), random_language_model(), 4000
@@ -92,7 +110,7 @@ def test_filters_keep_the_tokens_that_transformers_keeps(sampling: Sampling, war
     logits = torch.randn(1, 40, generator=torch.Generator().manual_seed(0)) * 2
     kept = LogitsProcessorList([warper])(torch.zeros(1, 1, dtype=torch.long), logits / 1.3).softmax(-1)[0]
     n = 3000
-    drawn, _ = Sampler([sampling], torch.device("cpu"))(
+    drawn, _, _ = Sampler([sampling], torch.device("cpu"))(
         logits.expand(n, -1), uniforms(np.arange(n, dtype=np.uint64), np.zeros(n, dtype=np.int64))
     )
     assert set(drawn.tolist()) <= set(torch.nonzero(kept).flatten().tolist())
@@ -103,8 +121,9 @@ def test_filters_keep_the_tokens_that_transformers_keeps(sampling: Sampling, war
 def test_a_batch_may_mix_ways_of_sampling() -> None:
     logits = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
     mixed = [Sampling(temperature=0.0), Sampling(top_k=1), Sampling(temperature=0.3, top_p=1e-6)]
-    tokens, _ = Sampler(mixed, torch.device("cpu"))(logits, np.array([0.99, 0.99, 0.99]))
+    tokens, _, proposals = Sampler(mixed, torch.device("cpu"))(logits, np.array([0.99, 0.99, 0.99]))
     assert tokens.tolist() == logits.argmax(-1).tolist()
+    assert proposals.tolist() == pytest.approx([0.0, 0.0, 0.0], abs=1e-6)  # each had one token to choose from
 
 
 def test_uniforms_are_uniform_and_never_one() -> None:

@@ -58,6 +58,7 @@ class _Batch:
         self.limit = np.zeros(0, dtype=np.int64)
         self.seed = np.zeros(0, dtype=np.uint64)
         self.logprob = np.zeros(0)
+        self.proposal_logprob = np.zeros(0)
         self.drawn = np.zeros((0, 0), dtype=np.int64)  # (rows, longest limit so far)
 
     def __len__(self) -> int:
@@ -72,6 +73,7 @@ class _Batch:
         self.limit = np.append(self.limit, [request.limit for request in requests])
         self.seed = np.append(self.seed, np.array([request.seed for request in requests], dtype=np.uint64))
         self.logprob = np.append(self.logprob, np.zeros(n))
+        self.proposal_logprob = np.append(self.proposal_logprob, np.zeros(n))
         self.drawn = np.concatenate([self.drawn, np.zeros((n, self.drawn.shape[1]), dtype=np.int64)])
 
     def remove(self, row: int) -> None:
@@ -79,7 +81,7 @@ class _Batch:
         last = self.requests.pop()
         if row < len(self.requests):
             self.requests[row] = last
-        for name in ("token", "state", "count", "limit", "seed", "logprob", "drawn"):
+        for name in ("token", "state", "count", "limit", "seed", "logprob", "proposal_logprob", "drawn"):
             array = getattr(self, name)
             array[row] = array[-1]
             setattr(self, name, array[:-1])
@@ -262,7 +264,7 @@ class LocalLanguageModel(Worker[_Extension]):
             self._sampler = Sampler([request.sampling for request in batch.requests], self._runner.device)
             self._tables = self._delimiter_tables()
         hidden = self._runner.forward(0, torch.from_numpy(batch.token)[:, None])
-        tokens, logprobs = self._sampler(self._head(hidden[:, -1]), uniforms(batch.seed, batch.count))
+        tokens, logprobs, proposals = self._sampler(self._head(hidden[:, -1]), uniforms(batch.seed, batch.count))
         token = tokens.cpu().numpy()
         if batch.drawn.shape[1] <= batch.count.max():
             wider = np.zeros((len(batch), max(32, 2 * batch.drawn.shape[1])), dtype=np.int64)
@@ -272,6 +274,7 @@ class LocalLanguageModel(Worker[_Extension]):
         batch.drawn[np.arange(len(batch)), batch.count] = token
         batch.count += 1
         batch.logprob += logprobs.double().cpu().numpy()
+        batch.proposal_logprob += proposals.cpu().numpy()
         tables, of_row = self._tables
         batch.state = tables[of_row, batch.state, token]
         eos = self._is_eos[token]
@@ -296,7 +299,7 @@ class LocalLanguageModel(Worker[_Extension]):
         batch = self._batch
         request = batch.requests[row]
         drawn = batch.drawn[row, : batch.count[row]].tolist()
-        logprob = float(batch.logprob[row])
+        logprob, proposal_logprob = float(batch.logprob[row]), float(batch.proposal_logprob[row])
         ids = request.ids + drawn
         before = self.vocabulary.decode(request.ids)
         text = self.vocabulary.decode(ids)[len(before) :]
@@ -304,7 +307,7 @@ class LocalLanguageModel(Worker[_Extension]):
             self._runner.store(self.tree, row, ids[:-1])
         self._take_out(row)
         usage = request.prompt_usage + Usage(generated_tokens=len(drawn))
-        request.resolve(Step(text, end, tuple(drawn), logprob, usage))
+        request.resolve(Step(text, end, tuple(drawn), logprob, usage, proposal_logprob=proposal_logprob))
 
     def _take_out(self, row: int) -> None:
         self._batch.remove(row)

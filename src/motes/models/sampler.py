@@ -51,7 +51,7 @@ class Sampler:
         self.sorts = any(s.top_k or s.top_p < 1 for s in samplings)
         self.any_min_p = any(s.min_p for s in samplings)
 
-    def __call__(self, logits: Tensor, uniform: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+    def __call__(self, logits: Tensor, uniform: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor, Tensor]:
         """Draw one token a row by inverting the cumulative distribution at the row's uniform.
 
         Order of the filters: temperature, top_k, top_p, min_p (as in transformers).
@@ -61,7 +61,8 @@ class Sampler:
             uniform: (B,) in [0, 1)
 
         Returns:
-            (B,) tokens and (B,) their log-probabilities at temperature 1, unfiltered.
+            (B,) tokens, (B,) their log-probabilities at temperature 1, unfiltered, and (B,) their log-probabilities
+            as they were drawn: 0 in greedy rows.
         """
         logits = logits.float()
         scaled = logits / self.temperature
@@ -76,10 +77,12 @@ class Sampler:
         # The last sum is the total, whatever rounding made of it; u < 1 keeps the target under it.
         tokens = torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True).squeeze(-1)
         tokens = tokens.clamp_max_(logits.shape[-1] - 1)
+        drawn = probabilities.gather(-1, tokens[:, None]).squeeze(-1).double() / cumulative[:, -1]
         if self.any_greedy:
             tokens = torch.where(self.greedy, logits.argmax(-1), tokens)
+            drawn = drawn.masked_fill(self.greedy, 1.0)
         logprobs = logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(-1)
-        return tokens, logprobs
+        return tokens, logprobs, drawn.log()
 
     def _keep_top(self, scaled: Tensor) -> Tensor:
         ordered, order = scaled.sort(-1, descending=True)
