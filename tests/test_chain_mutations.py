@@ -84,7 +84,7 @@ def by_swaps(method: ParallelTempering, runs: int = 8000) -> Finds:
 
 
 @cache
-def by_whole_runs(world: World, method: ParticleFilter, runs: int = 500) -> Finds:
+def by_whole_runs(world: World, method: ParticleFilter, runs: int = 400) -> Finds:
     """Found by the pooled particles of whole runs, weighted by the evidence of the first sweeps."""
     return lambda: bool(np.abs(whole_run_z_scores(world, method, runs)).max() > LIMIT)
 
@@ -202,13 +202,13 @@ MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
         parallel_tempering,
         "beta=self.beta * beta)",
         "beta=self.beta)",
-        by_whole_runs(MISLEADING, TEMPERED, runs=400),
+        by_whole_runs(MISLEADING, TEMPERED, runs=300),
     ),
     "answers come from the hottest chain": (
         parallel_tempering,
         "sweeps.append(latest[0])",
         "sweeps.append(latest[-1])",
-        by_whole_runs(MISLEADING, TEMPERED, runs=400),
+        by_whole_runs(MISLEADING, TEMPERED, runs=300),
     ),
     "annealing is not corrected": (
         entropic,

@@ -65,8 +65,8 @@ def test_as_published_it_is_biased(form: dict[str, bool]):
     corrected = EntropicParticleFilter(3, "absolute", "odds", 2.0, 0.9, "multinomial", expected_steps=6.0, **form)
     expected = EVEN.target(corrected, FUNCTIONS)
     published = replace(corrected, correction=False)
-    assert np.abs(z_scores(unbiased_estimates(EVEN, published, runs=600), expected)).max() > LIMIT
-    assert np.abs(z_scores(unbiased_estimates(EVEN, corrected, runs=600), expected)).max() < LIMIT
+    assert np.abs(z_scores(unbiased_estimates(EVEN, published, runs=420), expected)).max() > LIMIT
+    assert np.abs(z_scores(unbiased_estimates(EVEN, corrected, runs=420), expected)).max() < LIMIT
 
 
 def test_zero_scores_ahead_keep_a_chance():
@@ -159,10 +159,10 @@ def test_islands_are_unbiased(potential: str, scheme: str):
 def test_dead_islands_count_as_evidence_zero():
     world = World(EVEN.lm, TabularReward({**EVEN.reward.table, ("a",): 0.0}))
     method = Islands(1, 3, "absolute", "probability")
-    found = results(world, method, 300)
+    found = results(world, method, 150)
     assert {len(result.trajectories) for result in found if result is not None} == {1, 2, 3}
     assert None in found, "all of them dead is an error"
-    z = z_scores(unbiased_estimates(world, method, runs=600), world.target(method, FUNCTIONS))
+    z = z_scores(unbiased_estimates(world, method, runs=350), world.target(method, FUNCTIONS))
     assert np.abs(z).max() < LIMIT, z
     with pytest.raises(DegenerateWeightsError, match="after step 1"):
         run(World(EVEN.lm, TabularReward(dict.fromkeys(prefixes(EVEN.lm), 0.0))), method)
