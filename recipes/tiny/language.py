@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from motes.rewards.format import QwenFormat
 from motes.tasks import arithmetic
-from motes.tasks.arithmetic import LEVELS, Story
+from motes.tasks.arithmetic import LEVELS, LOOKUP, Story
 from tiny.common import CONTEXT, Batch, learning_rate, load_tokenizer, optimizers, round_up, save_atomically
 
 # Qwen2's own pre-tokenizer: loaders that recognise `model_type: qwen2` put this pattern in, so it must be this one.
@@ -117,9 +117,10 @@ def collate(rows: list[tuple[list[int], int]], length: int) -> Batch:
 
 
 def level_weights(progress: float) -> list[float]:
-    """Curriculum: single operations first, all levels alike from a tenth of the way on, the long ones favoured."""
+    """Curriculum over levels 0 … 5: who owns what first, then one operation, and from a tenth of the way on all of
+    them, the long ones favoured."""
     ramp = min(1.0, progress / 0.1)
-    late = (1.0, 1.2, 1.4, 1.6, 1.8)
+    late = (0.6, 1.0, 1.2, 1.4, 1.6, 1.8)
     return [(1 - ramp) * math.exp(-1.5 * i) + ramp * w for i, w in enumerate(late)]
 
 
@@ -128,7 +129,7 @@ def training_batches(tokenizer: Tokenizer, tokens: int, step: int, total: int) -
     while True:
         rng = random.Random(f"window/{step}")
         weights = level_weights(step / total)
-        rows = [example(tokenizer, rng.choices(LEVELS, weights)[0], rng) for _ in range(32 * tokens // 128)]
+        rows = [example(tokenizer, rng.choices((LOOKUP, *LEVELS), weights)[0], rng) for _ in range(32 * tokens // 128)]
         rows.sort(key=lambda row: len(row[0]))
         batches: list[Batch] = []
         while rows:
@@ -148,7 +149,7 @@ def training_batches(tokenizer: Tokenizer, tokens: int, step: int, total: int) -
 def validate(model: torch.nn.Module, tokenizer: Tokenizer) -> str:
     """Per level: loss a token, chance that a sample at temperature 0.8 / greedy decoding follows the reference."""
     out = []
-    for level in LEVELS:
+    for level in (LOOKUP, *LEVELS):
         stream = arithmetic.stories(level, "validation", 0)
         rows = [encode(tokenizer, story, story.solution) for story in islice(stream, 64)]
         batch = collate(rows, round_up(max(len(row[0]) for row in rows), 32))
