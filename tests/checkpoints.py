@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -23,6 +24,7 @@ from motes.models.local import LocalLanguageModel
 from motes.rewards.prm import LocalPRM, Qwen2ForProcessRewardModel
 
 TOKENIZER = str(bundled.path("lm"))
+END, TAG = (AutoTokenizer.from_pretrained(TOKENIZER).convert_tokens_to_ids(t) for t in ("<|im_end|>", "<extra_0>"))
 
 SMALL = {
     "vocab_size": 512,
@@ -34,7 +36,7 @@ SMALL = {
     "head_dim": 16,
     "max_position_embeddings": 512,
     "bos_token_id": None,
-    "eos_token_id": 509,  # <|im_end|>
+    "eos_token_id": END,
     "pad_token_id": None,
 }
 FAMILIES = {

@@ -11,7 +11,7 @@ from scipy.stats import chi2
 from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 import motes
-from checkpoints import FAMILIES, local, random_language_model, random_prm, save, vocabulary
+from checkpoints import END, FAMILIES, local, random_language_model, random_prm, save, vocabulary
 from motes import Problem, Sampling, Step, Trajectory
 from motes.errors import ConfigurationError, ContextLengthError, EngineError
 from motes.models.local import LocalLanguageModel
@@ -32,7 +32,7 @@ def test_greedy_steps_are_what_transformers_generates(family: str) -> None:
     prompt = lm.vocabulary.prompt(trajectory.problem)
     reference = (
         random_language_model(family)
-        .generate(torch.tensor([prompt]), max_new_tokens=60, do_sample=False, pad_token_id=0, eos_token_id=[509])[
+        .generate(torch.tensor([prompt]), max_new_tokens=60, do_sample=False, pad_token_id=0, eos_token_id=[END])[
             0, len(prompt) :
         ]
         .tolist()

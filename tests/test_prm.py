@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import motes
-from checkpoints import local_prm, random_language_model, random_prm, save, vocabulary
+from checkpoints import TAG, local_prm, random_language_model, random_prm, save, vocabulary
 from motes import Problem, Step, Trajectory
 from motes.errors import ConfigurationError, ContextLengthError, RewardError, UnknownNameError
 from motes.rewards.prm import LocalPRM, Prefix
@@ -36,7 +36,7 @@ def reference(text: str) -> list[float]:
     model = random_prm()
     with torch.no_grad():
         logits = model.score(model.model(torch.tensor([ids])).last_hidden_state[0])
-    return [logits[i].softmax(-1)[1].item() for i, token in enumerate(ids) if token == 510]
+    return [logits[i].softmax(-1)[1].item() for i, token in enumerate(ids) if token == TAG]
 
 
 def published_form(question: str, assistant: str) -> str:
