@@ -258,6 +258,27 @@ def test_a_failure_reaches_the_callers_and_the_engine_goes_on(monkeypatch: pytes
     lm.check_integrity()
 
 
+def test_a_failure_on_the_way_into_the_batch_reaches_those_who_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = local(max_batch_size=1)
+    append, calls = lm._runner.workspace.append, iter(range(9))
+
+    def second_fails(slots: torch.Tensor) -> int:
+        if next(calls) == 1:
+            raise MemoryError("no room")
+        return append(slots)
+
+    monkeypatch.setattr(lm._runner.workspace, "append", second_fails)
+
+    async def main() -> list[object]:
+        calls = (lm.extend([Trajectory(Problem(QUESTION))], GREEDY, [i]) for i in range(3))
+        return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 20)
+
+    done, *failed = asyncio.run(main())
+    assert isinstance(done, list)
+    assert [type(error) for error in failed] == [EngineError] * 2
+    lm.check_integrity()
+
+
 def test_checkpoints_open_by_path_and_wrong_ones_are_refused(tmp_path) -> None:
     path = save(random_language_model("llama"), tmp_path / "lm")
     lm = motes.language_model(f"hf:{path}")

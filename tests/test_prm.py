@@ -144,6 +144,21 @@ def test_a_failure_reaches_the_callers_and_the_model_goes_on(monkeypatch: pytest
     prm.check_integrity()
 
 
+def test_a_failure_on_a_prompt_reaches_those_who_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("motes.rewards.prm.MAX_ROWS", 1)
+    prm = local_prm()
+    read_prompts, calls = prm._read_prompts, iter(range(9))
+    monkeypatch.setattr(prm, "_read_prompts", lambda group: read_prompts(group) if next(calls) != 1 else 1 / 0)
+
+    async def main() -> list[object]:
+        return await asyncio.wait_for(
+            asyncio.gather(*(prm.score([trajectory(step)]) for step in STEPS), return_exceptions=True), 20
+        )
+
+    assert [type(result) for result in asyncio.run(main())] == [RewardError, RewardError, list]
+    prm.check_integrity()
+
+
 def test_checkpoints_that_are_no_reward_models_are_refused(tmp_path) -> None:
     motes.reward_model(f"hf:{save(random_prm(), tmp_path / 'good')}")
     with pytest.raises(ConfigurationError, match=r"lacks score\.0"):

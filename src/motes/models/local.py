@@ -220,6 +220,7 @@ class LocalLanguageModel(Worker[_Extension]):
         workspace = self._runner.workspace
         longest = max((request.longest for request in self._batch.requests), default=0)
         admitted: list[_Extension] = []
+        stored: list[torch.Tensor] = []
         missing: list[list[int]] = []
         postponed: list[_Extension] = []
         computing: set[tuple[int, ...]] = set()
@@ -240,17 +241,19 @@ class LocalLanguageModel(Worker[_Extension]):
                     postponed.append(request)
                     continue
                 computing.add(key)
-            workspace.append(slots)
             admitted.append(request)
+            stored.append(slots)
             missing.append(todo)
             request.prompt_usage = Usage(prefill_tokens=len(todo), prefill_tokens_cached=len(slots))
         self._waiting.extendleft(reversed(postponed))
         if not admitted:
             return
         first = len(self._batch)
-        workspace.reserve(workspace.num_rows, 64 + max(len(request.ids) for request in admitted))
-        self._batch.append(admitted)
+        self._batch.append(admitted)  # before anything can fail for want of memory: `abandon` must know them all
         self._sampler = None
+        workspace.reserve(len(self._batch), 64 + max(len(request.ids) for request in admitted))
+        for slots in stored:
+            workspace.append(slots)
         for _ in self._runner.feed(first, missing):
             pass
         for row, request in enumerate(admitted, first):

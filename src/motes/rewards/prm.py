@@ -186,8 +186,8 @@ class LocalPRM(Worker[_Reading]):
         self._waiting += arrived
         self._waiting.sort(key=lambda reading: len(reading.ids))
         group = [reading for reading in self._fitting() if not reading.cancelled]
-        self._read_prompts(group)
         self._in_progress = group
+        self._read_prompts(group)
         for reading, values in zip(group, self._read(group), strict=True):
             reading.resolve(values)
         self._in_progress = []
