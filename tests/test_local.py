@@ -279,6 +279,16 @@ def test_a_failure_on_the_way_into_the_batch_reaches_those_who_waited(monkeypatc
     lm.check_integrity()
 
 
+def test_one_long_sequence_after_many_short_ones_stays_within_the_batch() -> None:
+    lm = local(max_batch_tokens=2000)
+    short, long = Sampling(temperature=1.0, max_step_tokens=4), Sampling(temperature=1.0, max_step_tokens=300)
+    extend(lm, [Trajectory(Problem("Hi"))] * 32, short, list(range(32)))
+    assert lm._runner.workspace.data.shape[2] > 8
+    extend(lm, [Trajectory(Problem(QUESTION))], long.replace(delimiter=None), [4])
+    rows, length = lm._runner.workspace.data.shape[2], lm._runner.workspace.data.shape[4]
+    assert rows * length <= 2000
+
+
 def test_checkpoints_open_by_path_and_wrong_ones_are_refused(tmp_path) -> None:
     path = save(random_language_model("llama"), tmp_path / "lm")
     lm = motes.language_model(f"hf:{path}")

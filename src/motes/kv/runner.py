@@ -27,15 +27,17 @@ PASS_TOKENS = 8192
 class Workspace:
     """Keys and values of the sequences at work, a row each, contiguous so that a step of decoding gathers nothing.
 
-    Rows 0 … num_rows−1 are in use; taking one out moves the last into its place. The space grows as it is needed.
+    Rows 0 … num_rows−1 are in use; taking one out moves the last into its place. The space grows as it is needed, with
+    room to spare as long as rows × length stays within `max_tokens`.
 
     Attributes:
         data: (layers, 2, rows, kv_heads, length, head_dim)
         lengths: (num_rows,) tokens whose keys and values a row holds.
     """
 
-    def __init__(self, like: TokenPool) -> None:
+    def __init__(self, like: TokenPool, max_tokens: int) -> None:
         self.pool = like
+        self.max_tokens = max_tokens
         self.data = self._blank(0, 0)
         self.lengths: list[int] = []
 
@@ -53,11 +55,13 @@ class Workspace:
         have_rows, have_length = self.data.shape[2], self.data.shape[4]
         if rows <= have_rows and length <= have_length:
             return
-        grown = self._blank(
-            have_rows if rows <= have_rows else max(rows, have_rows * 3 // 2),
-            have_length if length <= have_length else max(length, have_length * 5 // 4),
-        )
         used = max(self.lengths, default=0)
+        grown_rows = have_rows if rows <= have_rows else max(rows, have_rows * 3 // 2)
+        grown_length = have_length if length <= have_length else max(length, have_length * 5 // 4)
+        if grown_rows * grown_length > self.max_tokens:  # many short rows once, a long one now: not many long ones
+            grown_rows = max(rows, self.num_rows)
+            grown_length = max(length, used, min(grown_length, self.max_tokens // grown_rows))
+        grown = self._blank(grown_rows, grown_length)
         grown[:, :, : self.num_rows, :, :used] = self.data[:, :, : self.num_rows, :, :used]
         self.data = grown
 
@@ -137,12 +141,13 @@ class Runner:
     Args:
         body: the model without its head, in evaluation mode: `model(input_ids=…)` returns hidden states.
         pool: where finished prefixes are kept; gives the workspace its shape.
+        max_batch_tokens: rows × length of the workspace that it grows to unasked; by default the pool's capacity.
 
     Raises:
         ConfigurationError: the model does not let its attention be replaced.
     """
 
-    def __init__(self, body: nn.Module, pool: TokenPool) -> None:
+    def __init__(self, body: nn.Module, pool: TokenPool, max_batch_tokens: int | None = None) -> None:
         self.config: PretrainedConfig = body.config  # type: ignore[assignment]
         if not getattr(body, "_supports_attention_backend", False):
             raise ConfigurationError(
@@ -150,7 +155,7 @@ class Runner:
             )
         body.set_attn_implementation(BACKEND)  # type: ignore[operator]
         self.body = body
-        self.workspace = Workspace(pool)
+        self.workspace = Workspace(pool, max_batch_tokens or pool.capacity)
         self.device = pool.data.device
         self._groups = self.config.num_attention_heads // pool.data.shape[2]
 

@@ -130,7 +130,7 @@ class LocalLanguageModel(Worker[_Extension]):
         self.max_batch_tokens = max_batch_tokens or fits
         self.tree = PrefixTree(Runner.pool_for(config, max_cached_tokens or fits, dtype, device))
         self._head = model.get_output_embeddings()
-        self._runner = Runner(model.get_decoder(), self.tree.pool)
+        self._runner = Runner(model.get_decoder(), self.tree.pool, self.max_batch_tokens)
         self._waiting: deque[_Extension] = deque()
         self._batch = _Batch()
         self._sampler: Sampler | None = None

@@ -98,7 +98,7 @@ class LocalPRM(Worker[_Reading]):
         self.max_batch_tokens = max_batch_tokens or fits
         self.tree = PrefixTree(Runner.pool_for(config, max_cached_tokens or fits, dtype, device))
         self._head = model.score
-        self._runner = Runner(model.model, self.tree.pool)
+        self._runner = Runner(model.model, self.tree.pool, self.max_batch_tokens)
         self._known: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
         self._waiting: list[_Reading] = []
         self._in_progress: list[_Reading] = []
