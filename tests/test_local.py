@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import motes
 from checkpoints import END, FAMILIES, local, random_language_model, random_prm, save, vocabulary
 from motes import Problem, Sampling, Step, Trajectory
 from motes.errors import ConfigurationError, ContextLengthError, EngineError
+from motes.kv.worker import Request
 from motes.models.local import LocalLanguageModel
 from motes.models.sampler import Sampler, uniforms
 
@@ -287,6 +290,21 @@ def test_one_long_sequence_after_many_short_ones_stays_within_the_batch() -> Non
     extend(lm, [Trajectory(Problem(QUESTION))], long.replace(delimiter=None), [4])
     rows, length = lm._runner.workspace.data.shape[2], lm._runner.workspace.data.shape[4]
     assert rows * length <= 2000
+
+
+def test_a_dead_thread_is_replaced() -> None:
+    lm = local()
+    lm._thread = threading.Thread()  # as a forked process sees it
+    assert extend(lm, [Trajectory(Problem(QUESTION))], GREEDY, [0])
+
+
+def test_a_loop_that_closes_meanwhile_does_not_disturb() -> None:
+    def closed(settle: object) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    request = Request()
+    request.loop = SimpleNamespace(is_closed=lambda: False, call_soon_threadsafe=closed)  # open when looked at
+    request.resolve(1)
 
 
 def test_checkpoints_open_by_path_and_wrong_ones_are_refused(tmp_path) -> None:

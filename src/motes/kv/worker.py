@@ -7,6 +7,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -43,7 +44,7 @@ class Request:
         self._post(lambda: None if self.future.done() else self.future.set_exception(error))
 
     def _post(self, settle: Any) -> None:
-        if not self.loop.is_closed():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self.loop.call_soon_threadsafe(settle)
 
 
@@ -70,7 +71,7 @@ class Worker(ABC, Generic[RequestT]):
         futures = [request.attach() for request in requests]
         with self._condition:
             self._arrived.extend(requests)
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():  # a forked process inherits a thread that is not
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
             self._condition.notify()
