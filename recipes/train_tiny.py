@@ -26,7 +26,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("tokenizer")
     lm = commands.add_parser("lm")
-    lm.add_argument("--steps", type=int, default=4400)
+    lm.add_argument("--steps", type=int, default=12_000)
     lm.add_argument("--tokens", type=int, default=4096, help="tokens a step")
     lm.add_argument("--lr", type=float, default=2e-3)
     rollouts = commands.add_parser("rollouts")

@@ -50,8 +50,6 @@ _NUM_DISTRACTORS = (0, 1, 1, 2)
 RelationKind = Literal["base", "more", "fewer", "times", "half", "share", "sum"]
 QueryKind = Literal["value", "sum", "difference"]
 
-LOOKUP = 0
-
 
 @dataclass(frozen=True)
 class Fact:
@@ -337,10 +335,7 @@ def parse(question: str) -> Story | None:
 
 
 def generate(level: int, split: Split, rng: random.Random) -> Story:
-    """Draw a story of `level` operations from `split`, with shuffled facts and up to two distractors.
-
-    Level 0 (`LOOKUP`) asks for what is told, among more distractors: an exercise, not part of the task.
-    """
+    """Draw a story of `level` operations from `split`, with shuffled facts and up to two distractors."""
     while True:
         story = _draw(level, rng)
         if story is not None and story.level == level and story.split == split:
@@ -396,7 +391,7 @@ def _draw(level: int, rng: random.Random) -> Story | None:
         asked = tuple(pair)
         if query == "sum" and values[head] + values[other] > MAX_VALUE:
             return None
-    for _ in range(rng.choice(_NUM_DISTRACTORS) + (2 if level == LOOKUP else 0)):
+    for _ in range(rng.choice(_NUM_DISTRACTORS)):
         if rng.random() < 0.4:
             base()
         elif derive(rng.choice(list(values))) is None:
