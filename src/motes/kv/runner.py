@@ -24,6 +24,10 @@ PASS_TOKENS = 8192
 """Rows × tokens of one forward pass over many tokens: bounds the memory of activations."""
 
 
+LEFT_OUT = ("attn_logit_softcapping", "final_logit_softcapping", "logits_scaling", "logit_scale")
+"""Settings that change attention or logits in ways that are not computed here: such a model is refused."""
+
+
 class Workspace:
     """Keys and values of the sequences at work, a row each, contiguous so that a step of decoding gathers nothing.
 
@@ -153,6 +157,11 @@ class Runner:
             raise ConfigurationError(
                 f"{type(body).__name__} does not support attention backends: the local engine cannot run it"
             )
+        own = [name for name in LEFT_OUT if getattr(self.config, name, None) not in (None, 0, 1)]
+        kinds = getattr(self.config, "layer_types", None) or []
+        own += sorted(set(kinds) - {"full_attention", "sliding_attention"})
+        if own:
+            raise ConfigurationError(f"{type(body).__name__} uses {', '.join(own)}: the local engine cannot run it")
         body.set_attn_implementation(BACKEND)  # type: ignore[operator]
         self.body = body
         self.workspace = Workspace(pool, max_batch_tokens or pool.capacity)
