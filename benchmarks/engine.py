@@ -22,6 +22,7 @@ import argparse
 import asyncio
 import resource
 import time
+import zlib
 
 import numpy as np
 import torch
@@ -129,7 +130,7 @@ def main() -> None:
     args = parser.parse_args()
     lm = motes.language_model(args.model)
     assert isinstance(lm, LocalLanguageModel)
-    reward = motes.FunctionReward(lambda problem, text: (hash(text) % 89 + 5) / 100)
+    reward = motes.FunctionReward(lambda problem, text: (zlib.crc32(text.encode()) % 89 + 5) / 100)
     test = Arithmetic().problems()
     problems = [problem for problem in test if problem.id is not None and "/4-" in problem.id]
     asyncio.run(run_filters(lm, reward, problems[:1], 16, 0))  # warm up

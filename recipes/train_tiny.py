@@ -41,6 +41,7 @@ def main() -> None:
     quality = commands.add_parser("quality", help="measure on the 500 test problems")
     quality.add_argument("--model", default="tiny")
     quality.add_argument("--reward", default="tiny")
+    quality.add_argument("--samples", type=int, default=64)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     match args.command:
@@ -56,7 +57,7 @@ def main() -> None:
         case "export":
             export.export(args.work)
         case "quality":
-            measure(args.model, args.reward, args.work / "quality.json")
+            measure(args.model, args.reward, args.samples, args.work / "quality.json")
 
 
 if __name__ == "__main__":

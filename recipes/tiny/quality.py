@@ -15,7 +15,6 @@ from motes.methods import BestOfN
 from motes.tasks import Arithmetic
 from motes.tasks.arithmetic import LEVELS, parse
 
-SAMPLES = 64
 CONCURRENT = 16
 
 
@@ -26,15 +25,15 @@ def auroc(scores: list[float], right: list[bool]) -> float:
     return float((rankdata(scores)[positive].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
 
 
-def measure(lm_spec: str, reward_spec: str, target: Path | None) -> None:
-    """Sample 64 answers a problem at temperature 0.8; print pass@1, pass@64 and the reward model's AUROC by level."""
+def measure(lm_spec: str, reward_spec: str, samples: int, target: Path | None) -> None:
+    """Sample answers to each problem at temperature 0.8; print pass@1, pass@n and the reward model's AUROC by level."""
     lm, reward = motes.language_model(lm_spec), motes.reward_model(reward_spec)
     task = Arithmetic()
     limit = asyncio.Semaphore(CONCURRENT)
 
     async def one(problem: motes.Problem) -> dict[str, Any]:
         async with limit:
-            result = await motes.asolve(problem, lm=lm, reward=reward, method=BestOfN(SAMPLES), task=task)
+            result = await motes.asolve(problem, lm=lm, reward=reward, method=BestOfN(samples), task=task)
             story = parse(problem.question)
             assert story is not None
             right = [task.answer(t.text) == problem.answer for t in result.trajectories]
@@ -60,7 +59,7 @@ def measure(lm_spec: str, reward_spec: str, target: Path | None) -> None:
         scores = [score for row in chosen for score in row["scores"]]
         out[name] = {
             "pass@1": round(float(np.mean([np.mean(row["right"]) for row in chosen])), 4),
-            f"pass@{SAMPLES}": round(float(np.mean([any(row["right"]) for row in chosen])), 4),
+            f"pass@{samples}": round(float(np.mean([any(row["right"]) for row in chosen])), 4),
             "auroc": round(auroc(scores, [label for row in chosen for label in row["labels"]]), 4),
             "auroc_own_step": round(auroc(scores, [label for row in chosen for label in row["own"]]), 4),
         }
