@@ -19,9 +19,10 @@ from motes import Sampling, Usage, api
 from motes.errors import ConfigurationError, RewardError, RunDirectoryError, UnknownNameError
 from motes.lab import Evaluation, RecordStore, Report, RunRecord, evaluate, method_from_spec, read_records, write_report
 from motes.lab.evaluation import derive_seed
-from motes.lab.plot import _spread
+from motes.lab.method_spec import NAMES
+from motes.lab.plot import STYLES, _spread
 from motes.lab.statistics import proportion_interval, wilson
-from motes.methods import BestOfN, Greedy, ParticleFilter
+from motes.methods import METHODS, BestOfN, Greedy, ParticleFilter
 
 SMALL = Evaluation(
     methods=("pf", "bon", "greedy"), budgets=(1, 4), limit=10, lm="worlds:language_model", reward="worlds:reward_model"
@@ -394,3 +395,8 @@ class TestReport:
         assert _spread([0.1, 0.5, 0.9], [0.0, 0.1, 0.1], 1.0) == pytest.approx([0.1, 0.5, 0.9])
         assert _spread([0.5, 0.5, 0.9], [0.0, 0.1, 0.1], 1.0) == pytest.approx([0.45, 0.55, 0.9])
         assert _spread([0.98, 1.0], [0.0, 0.1], 1.0) == pytest.approx([0.9, 1.0])
+
+
+def test_every_method_has_a_name_and_a_look_of_its_own():
+    assert set(METHODS) == set(NAMES) == set(STYLES)
+    assert len(set(NAMES.values())) == len(set(STYLES.values())) == len(METHODS)

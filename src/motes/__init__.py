@@ -6,6 +6,7 @@ from motes.errors import MotesError
 from motes.methods import (
     DVTS,
     METHODS,
+    AdaptiveFilter,
     BeamSearch,
     BestOfN,
     EntropicParticleFilter,
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DVTS",
     "METHODS",
+    "AdaptiveFilter",
     "BeamSearch",
     "BestOfN",
     "EntropicParticleFilter",

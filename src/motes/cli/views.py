@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from motes.lab.method_spec import NAMES
 from motes.lab.report import COLUMNS, Report, table_row
 from motes.methods import Run
 from motes.smc import Weights
@@ -18,18 +19,6 @@ from motes.types import Record, Result, Stop, Usage
 
 SHOWN = 6
 """Partial answers and answers shown at most."""
-
-NAMES = {
-    "greedy": "pass@1 (greedy)",
-    "majority": "majority vote",
-    "bon": "best of N",
-    "wbon": "weighted best of N",
-    "beam": "beam search",
-    "dvts": "DVTS",
-    "rebase": "REBASE",
-    "pf": "particle filter",
-    "power": "power filter",
-}
 
 STOPPED: Mapping[Stop, str] = {
     "deadline": "at the deadline: the answer is the best so far",

@@ -28,6 +28,26 @@ PRESETS: Mapping[str, Mapping[str, Callable[[int], Method]]] = MappingProxyType(
 )
 """For each method id, its presets: what makes one of a budget."""
 
+NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "greedy": "pass@1 (greedy)",
+        "majority": "majority vote",
+        "bon": "best of N",
+        "wbon": "weighted best of N",
+        "beam": "beam search",
+        "dvts": "DVTS",
+        "rebase": "REBASE",
+        "pf": "particle filter",
+        "pg": "particle Gibbs",
+        "pt": "parallel tempering",
+        "epf": "entropic filter",
+        "islands": "islands",
+        "adaptive": "adaptive budget",
+        "power": "power filter",
+    }
+)
+"""What people call each method id."""
+
 
 def method_from_spec(spec: str, budget: int) -> Method:
     """The method that `spec` writes out, at that budget (number of trajectories; `greedy` always draws one).

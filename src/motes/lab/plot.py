@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from motes.errors import MissingExtraError
+from motes.lab.method_spec import NAMES
 from motes.lab.report import Cell, Report
 
 if TYPE_CHECKING:
@@ -16,20 +17,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, FAINT = "#222222", "#8a8a8a"
-STYLES: dict[str, tuple[str, str, str]] = {
-    "greedy": ("greedy", FAINT, "D"),
-    "majority": ("majority", "#009E73", "s"),
-    "bon": ("best of N", "#0072B2", "^"),
-    "wbon": ("weighted best of N", "#56B4E9", "v"),
-    "beam": ("beam search", "#332288", "P"),
-    "dvts": ("DVTS", "#999933", "X"),
-    "rebase": ("REBASE", "#44AA99", "p"),
-    "pf": ("particle filter", "#D55E00", "o"),
-    "pg": ("particle Gibbs", "#E69F00", "h"),
-    "pt": ("parallel tempering", "#CC79A7", "*"),
-    "epf": ("entropic PF", "#882255", "8"),
+STYLES: dict[str, tuple[str, str]] = {
+    "greedy": (FAINT, "D"),
+    "majority": ("#009E73", "s"),
+    "bon": ("#0072B2", "^"),
+    "wbon": ("#56B4E9", "v"),
+    "beam": ("#332288", "P"),
+    "dvts": ("#999933", "X"),
+    "rebase": ("#44AA99", "p"),
+    "pf": ("#D55E00", "o"),
+    "pg": ("#E69F00", "h"),
+    "pt": ("#CC79A7", "*"),
+    "epf": ("#882255", "8"),
+    "islands": ("#661100", "d"),
+    "adaptive": ("#AA4499", "H"),
+    "power": ("#117733", "<"),
 }
-"""Name, colour (Okabe and Ito's and Tol's colour-blind-safe palettes) and marker of each method id."""
+"""Colour (Okabe and Ito's and Tol's colour-blind-safe palettes) and marker of each method id."""
 SPARE = ("#882255", "#332288", "#999933", "#CC79A7", "#44AA99", "#E69F00")
 
 SETTINGS: Any = {
@@ -134,7 +138,8 @@ def _styles(cells: Sequence[Cell]) -> dict[str, tuple[str, str, str]]:
     spare = iter(SPARE * len(cells))
     for method in dict.fromkeys(cell.method for cell in cells):
         name, _, settings = method.partition(":")
-        label, colour, marker = STYLES.get(name, (name, FAINT, "o"))
+        label = NAMES.get(name, name)
+        colour, marker = STYLES.get(name, (FAINT, "o"))
         if settings or name not in STYLES:
             label, colour = "\n".join([label, *settings.split(":")]).strip(), next(spare)
         styles[method] = label, colour, marker

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from motes.errors import UnknownNameError
+from motes.methods.adaptive import AdaptiveFilter
 from motes.methods.entropic import EntropicParticleFilter
 from motes.methods.independent import BestOfN, Greedy, Majority, WeightedBestOfN
 from motes.methods.islands import Islands
@@ -34,6 +35,7 @@ METHODS: Mapping[str, type[Method]] = MappingProxyType(
         "pt": ParallelTempering,
         "epf": EntropicParticleFilter,
         "islands": Islands,
+        "adaptive": AdaptiveFilter,
         "power": PowerFilter,
     }
 )
@@ -59,6 +61,7 @@ __all__ = [
     "DVTS",
     "METHODS",
     "SELECTORS",
+    "AdaptiveFilter",
     "BeamSearch",
     "BestOfN",
     "EntropicParticleFilter",

@@ -1,0 +1,101 @@
+"""Adaptive budget: particle filters added one after another while the answer is in doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from motes.errors import ConfigurationError, DegenerateWeightsError
+from motes.methods.particle_filter import ParticleFilter
+from motes.methods.population import Run
+from motes.methods.selectors import Candidates
+from motes.methods.sweep import Sweep, pool
+from motes.smc.weights import log_sum_exp
+from motes.types import Result
+
+
+@dataclass(frozen=True)
+class _Adaptive:
+    """The first fields, before those of `ParticleFilter`."""
+
+    num_particles: int
+    num_waves: int = 4
+    decided: float = 0.9
+
+
+@dataclass(frozen=True)
+class AdaptiveFilter(ParticleFilter, _Adaptive):
+    """At most N particles, in waves; no further wave once one answer has most of the posterior.
+
+        sizes  N/2^{K−1}, N/2^{K−1}, N/2^{K−2}, …, N/2     each wave doubles what there was; N in all
+        mass of particle i of wave k:  n_k · Ẑ_k · W_i^k     stop when the largest answer's share ≥ decided
+
+    A wave is an independent particle filter; together they are islands of unequal size, each with a say in proportion
+    to its size and its evidence. Easy problems end after the first wave, at 1/2^{K−1} of the budget.
+
+    Target: that of `ParticleFilter`. With all waves run (`decided` above 1) Ẑ and Ẑ·ΣWf are unbiased. Stopping
+    depends on what was found, so otherwise they are not, and `Result.log_evidence` is an estimate without that
+    guarantee. Evidences are comparable between waves with the potential "increment"; with "absolute" a wave's depends
+    on how long its slowest particle took.
+
+    Args:
+        num_particles: N, the most that may be used.
+        num_waves: K ≥ 1.
+        decided: share of the posterior that ends the run; more than 1 for never.
+        others: as for `ParticleFilter`.
+
+    Raises:
+        ConfigurationError: a value is out of its range.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_waves < 1:
+            raise ConfigurationError(f"num_waves must be at least 1, not {self.num_waves}")
+        if not self.decided > 0:
+            raise ConfigurationError(f"decided is a share of the posterior, more than 0, not {self.decided}")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Particles of each wave. Where N is too small for all of them, there are fewer waves."""
+        totals = [-(-self.num_particles // 2**k) for k in reversed(range(self.num_waves))]
+        return tuple(int(size) for size in np.diff([0, *totals]) if size)
+
+    async def run(self, run: Run) -> Result:
+        sweeps: list[Sweep] = []
+        drawn = 0
+        failure: DegenerateWeightsError | None = None
+        for number, size in enumerate(self.sizes):
+            if self._settled(run, sweeps) or (number and run.exhausted()):
+                break
+            try:
+                latest = await replace(self, num_particles=size).sweep(run, number=number)
+            except DegenerateWeightsError as error:  # a wave of evidence zero
+                failure = failure or error
+            else:
+                if sweeps and run.limits.stopped is not None:  # within the wave, which is none then
+                    break
+                sweeps.append(latest)
+            drawn += size
+        if failure is not None and not sweeps:
+            raise failure
+        population, weights = pool(sweeps, _masses(sweeps))
+        log_evidence = log_sum_exp(np.array(_masses(sweeps))) - float(np.log(drawn))
+        return self._conclude(run, population, weights, log_evidence)
+
+    def _settled(self, run: Run, sweeps: Sequence[Sweep]) -> bool:
+        """Whether one answer has the share of the posterior that is wanted."""
+        if not sweeps:
+            return False
+        population, weights = pool(sweeps, _masses(sweeps))
+        if weights.degenerate:  # no time to score anything
+            return False
+        candidates = Candidates.of(population, weights, run.rule, self.aggregation)
+        return max(candidates.posterior().values(), default=0.0) >= self.decided
+
+
+def _masses(sweeps: Sequence[Sweep]) -> list[float]:
+    """log(n_k Ẑ_k) of each."""
+    return [sweep.log_evidence + float(np.log(len(sweep.population))) for sweep in sweeps]

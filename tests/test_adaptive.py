@@ -1,0 +1,144 @@
+"""The adaptive filter: unbiased while it does not stop early, and cheap where the answer is clear.
+
+Bonferroni over all z-statistics on fixed seeds: a correct method fails with probability below 1e-6 over the choice of
+seeds, by the normal approximation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import motes
+from exact import EVEN, FUNCTIONS, UNEVEN, World, prefixes, results, unbiased_estimates, z_limit, z_scores
+from motes import AdaptiveFilter, ParticleFilter, Result, Sampling, TabularLanguageModel, TabularReward
+from motes.errors import ConfigurationError, DegenerateWeightsError
+from motes.lab.method_spec import method_from_spec
+from motes.methods import adaptive
+from motes.methods.sweep import Sweep
+from test_particle_filter import Merging, fingerprint
+
+NEVER = 2.0
+LIMIT = z_limit(4 * len(FUNCTIONS))
+WORLDS = {"absolute": EVEN, "increment": UNEVEN}
+
+
+def run(world: World, method: AdaptiveFilter, **options: object) -> Result:
+    return motes.solve("?", **{"lm": world.lm, "reward": world.reward, "method": method, **options})
+
+
+def deviations(world: World, method: AdaptiveFilter, runs: int) -> np.ndarray:
+    return np.abs(z_scores(unbiased_estimates(world, method, runs=runs), world.target(method, FUNCTIONS)))
+
+
+@pytest.mark.parametrize("potential", WORLDS)
+def test_it_is_unbiased_when_all_waves_run(potential: str):
+    method = AdaptiveFilter(6, 3, NEVER, potential=potential, beta=1.5, ess_threshold=0.9)
+    assert deviations(WORLDS[potential], method, 200).max() < LIMIT
+
+
+@pytest.mark.parametrize("mistake", [lambda sweep: sweep.log_evidence, lambda sweep: np.log(len(sweep.population))])
+def test_a_wave_that_has_not_its_say_is_noticed(mistake: Callable[[Sweep], float], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(adaptive, "_masses", lambda sweeps: [float(mistake(sweep)) for sweep in sweeps])
+    method = AdaptiveFilter(6, 3, NEVER, potential="increment", beta=1.5, ess_threshold=0.9)
+    assert deviations(UNEVEN, method, 200).max() > LIMIT
+
+
+def test_a_dead_wave_counts_as_evidence_zero():
+    world = World(EVEN.lm, TabularReward({**EVEN.reward.table, ("a",): 0.0}))
+    method = AdaptiveFilter(4, 3, NEVER, potential="absolute", link="probability")
+    found = results(world, method, 100)
+    assert {2, 3, 4} <= {len(result.trajectories) for result in found if result is not None}
+    assert deviations(world, method, 350).max() < LIMIT
+    with pytest.raises(DegenerateWeightsError, match="after step 1"):
+        run(World(EVEN.lm, TabularReward(dict.fromkeys(prefixes(EVEN.lm), 0.0))), method)
+
+
+@pytest.mark.parametrize(
+    ("particles", "waves", "sizes"),
+    [
+        (64, 4, (8, 8, 16, 32)),
+        (64, 1, (64,)),
+        (5, 4, (1, 1, 1, 2)),
+        (3, 4, (1, 1, 1)),
+        (1, 4, (1,)),
+        (100, 3, (25, 25, 50)),
+    ],
+)
+def test_waves_double_what_there_was(particles: int, waves: int, sizes: tuple[int, ...]):
+    assert AdaptiveFilter(particles, waves).sizes == sizes
+    assert sum(sizes) == particles
+
+
+def boxed(*answers: str) -> World:
+    """Each of the answers as likely as the others, all scored the same."""
+    texts = {f"\\boxed{{{answer}}}": 1 / len(answers) for answer in answers}
+    return World(TabularLanguageModel({(): texts}), TabularReward({}, default=0.5))
+
+
+def test_it_stops_when_an_answer_has_the_posterior():
+    sure, torn = boxed("7"), boxed("7", "8")
+    for seed in range(10):
+        result = run(sure, AdaptiveFilter(64), seed=seed)
+        assert (len(result.trajectories), result.usage.lm_calls, result.confidence) == (8, 8, 1.0)
+        result = run(torn, AdaptiveFilter(64), seed=seed)
+        assert (len(result.trajectories), result.usage.lm_calls) == (64, 64)
+        assert [len(record.trajectories) for record in result.records] == [8, 8, 16, 32]
+        assert [record.sweep for record in result.records] == [0, 1, 2, 3]
+        assert len(run(torn, AdaptiveFilter(64, decided=0.5), seed=seed).trajectories) == 8
+
+
+def test_it_stops_where_the_pooled_posterior_says_so():
+    """Each wave is a filter by itself; what is decided, is decided over all so far."""
+    method = AdaptiveFilter(16, 4, 0.7, potential="increment")
+    lengths = set()
+    for result in results(boxed("7", "8"), method, 40):
+        counts = np.cumsum(
+            [[sum(a in t.text for t in r.trajectories) for a in ("{7}", "{8}")] for r in result.records], axis=0
+        )
+        shares = counts.max(1) / counts.sum(1)
+        assert (shares[:-1] < 0.7).all()
+        assert shares[-1] >= 0.7 or len(result.trajectories) == 16
+        lengths.add(len(result.records))
+    assert len(lengths) > 1
+
+
+def test_one_wave_is_the_particle_filter():
+    for first, second in zip(
+        results(UNEVEN, ParticleFilter(4), 20), results(UNEVEN, AdaptiveFilter(4, 1), 20), strict=True
+    ):
+        assert fingerprint(replace(second, method=first.method)) == fingerprint(first)
+
+
+def test_same_seed_same_result_whatever_the_order_of_completion():
+    method = AdaptiveFilter(6, decided=NEVER)
+    merging = World(Merging(UNEVEN.lm.table), UNEVEN.reward)
+    for seed in range(4):
+        first = run(UNEVEN, method, seed=seed)
+        assert fingerprint(run(UNEVEN, method, seed=seed)) == fingerprint(first)
+        assert fingerprint(run(merging, method, seed=seed)) == fingerprint(first)
+
+
+def test_a_limit_ends_it_with_the_waves_there_are():
+    for seed in range(5):
+        result = run(EVEN, AdaptiveFilter(8, decided=NEVER), seed=seed, token_budget=4)
+        assert result.stopped == "token_budget"
+        assert 1 <= len(result.trajectories) < 8
+    decided = run(boxed("7"), AdaptiveFilter(8), token_budget=1)
+    assert decided.answer == "7"
+    assert decided.stopped is None, "nothing more would have been done"
+
+
+def test_configuration():
+    assert method_from_spec("adaptive:num_waves=3:decided=0.8", 12) == AdaptiveFilter(12, 3, 0.8)
+    assert AdaptiveFilter(12).budget == 12
+    with pytest.raises(ConfigurationError, match="num_waves"):
+        AdaptiveFilter(4, 0)
+    with pytest.raises(ConfigurationError, match="decided"):
+        AdaptiveFilter(4, decided=0.0)
+    lm = TabularLanguageModel({("a",) * k: {"a": 1.0} for k in range(9)})
+    result = run(World(lm, TabularReward({})), AdaptiveFilter(4), sampling=Sampling(max_steps=3))
+    assert {t.finished for t in result.trajectories} == {"max_steps"}
