@@ -27,7 +27,8 @@ class ParticleFilter:
         a_t ~ resample(W_{t−1})  if ESS < ess_threshold · N     x_t ~ M(· | x_<t^{a_t})     w_t = w_{t−1} · G_t
 
     Z = E_M[Π G] is estimated without bias by the product, over the intervals between resamplings, of the mean weight:
-    `Result.log_evidence`. The self-normalised posterior is consistent, and biased for finite N.
+    `Result.log_evidence`. The self-normalised posterior is consistent, and biased for finite N. Under "absolute" a
+    finished answer counts again while others are unfinished, so that there Z, too, depends on how long they take.
 
     Args:
         num_particles: N ≥ 1.

@@ -338,8 +338,9 @@ class Run:
             self.observe(self._whole or self, record)
         if weights.degenerate and not (self.limits.stopped and np.isnan(record.scores).all()):
             raise DegenerateWeightsError(
-                f"every particle's weight is zero after step {len(self.records)}: {self.reward!r} scored all "
-                f"{len(population)} partial answers 0. Check its prompt format, or use more particles"
+                f"every particle's weight is zero after step {len(self.records)}: by the scores of {self.reward!r} "
+                f"none of {len(population)} partial answers can go on. Check its prompt format, use link='odds', "
+                "which gives no weight of zero, or more particles"
             )
 
     def result(self, **outcome: Any) -> Result:

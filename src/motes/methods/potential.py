@@ -9,7 +9,8 @@ With r(x_≤t) the score of a prefix, φ = link(r)^beta and G_t the factor by wh
 
     link           φ at beta = 1
     "odds"         r/(1 − r), r clipped to [1e−7, 1 − 1e−7]: softmax over logits, what the paper's experiments use
-    "probability"  r: the Bernoulli emission of the paper's equations (arXiv 2502.01618, section 3)
+    "probability"  r: the Bernoulli emission of the paper's equations (arXiv 2502.01618, section 3); r = 0 ends a path
+                   for good, also under "increment", where the telescoping product would let it come back
 """
 
 from __future__ import annotations
