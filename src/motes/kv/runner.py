@@ -245,6 +245,20 @@ class Runner:
                     yield i, at[i], hidden[i - start, : len(piece)]
                     at[i] += len(piece)
 
+    def require_numbers(self, values: Tensor) -> None:
+        """Raise unless a head's output consists of numbers.
+
+        Raises:
+            FloatingPointError: some are NaN or infinite; says what to try.
+        """
+        if not values.isfinite().all():
+            dtype = str(self.workspace.data.dtype).removeprefix("torch.")
+            raise FloatingPointError(
+                f"its logits are not numbers in {dtype} on {self.device.type}: try dtype=float32 (or bfloat16, whose "
+                "range is that of float32) or device=cpu; if that does not help, the weights are damaged: fetch the "
+                "checkpoint again"
+            )
+
     def store(self, tree: PrefixTree, row: int, ids: Sequence[int]) -> None:
         """Keep what a row holds of `ids` in a tree over the same pool."""
         tree.insert(ids, lambda start, stop: self.workspace.values(row, start, stop))

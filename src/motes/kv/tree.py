@@ -21,8 +21,12 @@ class TokenPool:
     ) -> None:
         self.capacity = capacity
         self.data = torch.empty(layers, 2, kv_heads, capacity, head_dim, dtype=dtype, device=device)
-        self._free = torch.arange(capacity)
-        self.num_free = capacity
+        self.clear()
+
+    def clear(self) -> None:
+        """Free every slot."""
+        self._free = torch.arange(self.capacity)
+        self.num_free = self.capacity
 
     def allocate(self, n: int) -> Tensor:
         """(n,) slots. The caller has made sure that n ≤ `num_free`."""
@@ -157,9 +161,8 @@ class PrefixTree:
 
     def clear(self) -> None:
         """Forget everything."""
-        for node in self._nodes():
-            self.pool.release(node.slots)
         self.root.children.clear()
+        self.pool.clear()
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless every slot is free or held by exactly one node, and every edge is sound."""

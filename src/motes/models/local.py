@@ -19,8 +19,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from motes.errors import ConfigurationError, ContextLengthError, EngineError
-from motes.kv import PrefixTree, Runner, Worker
-from motes.kv.checkpoint import cache_budget, open_checkpoint
+from motes.kv.checkpoint import open_checkpoint
+from motes.kv.engine import Engine
 from motes.kv.vocabulary import HIT, Vocabulary
 from motes.kv.worker import Request
 from motes.models.sampler import Sampler, uniforms
@@ -87,18 +87,14 @@ class _Batch:
             setattr(self, name, array[:-1])
 
 
-class LocalLanguageModel(Worker[_Extension]):
+class LocalLanguageModel(Engine[_Extension]):
     """A causal language model of transformers, on CPU or GPU.
 
     Args:
         model: in evaluation mode.
         vocabulary: its tokenizer.
         max_batch_size: sequences that decode together.
-        max_cached_tokens: tokens whose keys and values are kept for reuse; by default what fits in an eighth of the
-            free memory. Prefixes used least recently are forgotten and computed again when needed.
-        max_batch_tokens: rows × length of the batch's own keys and values; by default another eighth. A request that
-            does not fit beside the others waits; one alone always runs.
-        num_threads: of torch; see `Worker`.
+        max_cached_tokens, max_batch_tokens, num_threads: see `motes.kv.engine.Engine`.
 
     The same (trajectory, sampling, seed) gives the same tokens whatever else is in the batch, up to rounding: products
     of matrices of other shapes round differently in the last bit, and a draw that falls within that bit of the
@@ -106,6 +102,7 @@ class LocalLanguageModel(Worker[_Extension]):
     """
 
     merges_calls = True
+    role, error = "language model", EngineError
 
     def __init__(
         self,
@@ -118,25 +115,25 @@ class LocalLanguageModel(Worker[_Extension]):
         num_threads: int | None = None,
         name: str = "local",
     ) -> None:
-        super().__init__(f"motes-{name}", num_threads)
         if max_batch_size < 1:
             raise ConfigurationError(f"max_batch_size must be at least 1, not {max_batch_size}")
-        config, dtype, device = model.config, model.dtype, model.device
-        fits = cache_budget(Runner.bytes_per_token(config, dtype), device)
-        self.name = name
-        self.vocabulary = vocabulary
-        self.context_length = Runner.context_length(config)
+        head = model.get_output_embeddings()
+        super().__init__(
+            model,
+            head,
+            vocabulary,
+            max_cached_tokens=max_cached_tokens,
+            max_batch_tokens=max_batch_tokens,
+            num_threads=num_threads,
+            name=name,
+        )
         self.max_batch_size = max_batch_size
-        self.max_batch_tokens = max_batch_tokens or fits
-        self.tree = PrefixTree(Runner.pool_for(config, max_cached_tokens or fits, dtype, device))
-        self._head = model.get_output_embeddings()
-        self._runner = Runner(model.get_decoder(), self.tree.pool, self.max_batch_tokens)
         self._waiting: deque[_Extension] = deque()
         self._batch = _Batch()
         self._sampler: Sampler | None = None
         self._stacked: dict[tuple[tuple[str, ...], ...], npt.NDArray[np.int32]] = {}
         # Checkpoints may have more logits than tokens, or fewer.
-        self._is_eos = np.zeros(max(self._head.weight.shape[0], len(vocabulary.tokenizer)), dtype=bool)
+        self._is_eos = np.zeros(max(head.weight.shape[0], len(vocabulary.tokenizer)), dtype=bool)
         self._is_eos[_end_tokens(model, vocabulary)] = True
 
     @classmethod
@@ -203,14 +200,8 @@ class LocalLanguageModel(Worker[_Extension]):
         self._waiting.clear()
         self._batch = _Batch()
         self._sampler = None
-        self._runner.workspace.clear()
+        self._clear()
         return dropped
-
-    def rest(self) -> None:
-        self._runner.workspace.clear()
-
-    def failure(self, error: Exception) -> EngineError:
-        return EngineError(f"the language model {self.name!r} failed: {error!r}")
 
     def _admit(self) -> None:
         """Give rows to waiting requests, as many as fit, and compute what of their prefixes is not stored.
@@ -268,6 +259,7 @@ class LocalLanguageModel(Worker[_Extension]):
             self._tables = self._delimiter_tables()
         hidden = self._runner.forward(0, torch.from_numpy(batch.token)[:, None])
         tokens, logprobs, proposals = self._sampler(self._head(hidden[:, -1]), uniforms(batch.seed, batch.count))
+        self._runner.require_numbers(logprobs)  # which no row of logits with a NaN or an infinity among them has
         token = tokens.cpu().numpy()
         if batch.drawn.shape[1] <= batch.count.max():
             wider = np.zeros((len(batch), max(32, 2 * batch.drawn.shape[1])), dtype=np.int64)
@@ -321,9 +313,6 @@ class LocalLanguageModel(Worker[_Extension]):
         """Raise AssertionError unless the cache and the batch are sound. For tests, between calls."""
         self.tree.check_integrity()
         assert self._runner.workspace.num_rows == len(self._batch)
-
-    def __repr__(self) -> str:
-        return f"LocalLanguageModel({self.name!r})"
 
 
 def _end_tokens(model: PreTrainedModel, vocabulary: Vocabulary) -> list[int]:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2Model, Qwen2PreTrainedModel
 
 from motes.errors import ConfigurationError, ContextLengthError, RewardError, UnknownNameError
-from motes.kv import PrefixTree, Runner, Worker
-from motes.kv.checkpoint import cache_budget, open_checkpoint
+from motes.kv.checkpoint import open_checkpoint
+from motes.kv.engine import Engine
 from motes.kv.vocabulary import Vocabulary
 from motes.kv.worker import Request
 from motes.rewards.format import QwenFormat
@@ -63,7 +63,7 @@ class _Reading(Request):
         return Usage(reward_tokens=self.computed, reward_tokens_cached=len(self.ids) - self.computed)
 
 
-class LocalPRM(Worker[_Reading]):
+class LocalPRM(Engine[_Reading]):
     """A process reward model in Qwen2.5-Math-PRM's layout, on CPU or GPU.
 
     Args:
@@ -72,8 +72,10 @@ class LocalPRM(Worker[_Reading]):
         prefix: "steps": each step is followed by the tag, all are read in one text. "whole": a prefix is read as one
             single step, blank lines collapsed (the paper's "model" aggregation, arXiv 2502.01618); the score of step t
             is then that of the text up to t.
-        max_cached_tokens, max_batch_tokens, num_threads: as for `motes.models.local.LocalLanguageModel`.
+        max_cached_tokens, max_batch_tokens, num_threads: see `motes.kv.engine.Engine`.
     """
+
+    role, error = "reward model", RewardError
 
     def __init__(
         self,
@@ -86,19 +88,19 @@ class LocalPRM(Worker[_Reading]):
         num_threads: int | None = None,
         name: str = "local",
     ) -> None:
-        super().__init__(f"motes-{name}", num_threads)
         if prefix not in ("steps", "whole"):
             raise UnknownNameError("prefix", prefix, ("steps", "whole"))
-        config, dtype, device = model.config, model.dtype, model.device
-        fits = cache_budget(Runner.bytes_per_token(config, dtype), device)
-        self.name = name
+        super().__init__(
+            model,
+            model.score,
+            vocabulary,
+            max_cached_tokens=max_cached_tokens,
+            max_batch_tokens=max_batch_tokens,
+            num_threads=num_threads,
+            name=name,
+        )
         self.prefix = prefix
         self.format = QwenFormat(vocabulary)
-        self.context_length = Runner.context_length(config)
-        self.max_batch_tokens = max_batch_tokens or fits
-        self.tree = PrefixTree(Runner.pool_for(config, max_cached_tokens or fits, dtype, device))
-        self._head = model.score
-        self._runner = Runner(model.model, self.tree.pool, self.max_batch_tokens)
         self._known: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
         self._waiting: list[_Reading] = []
         self._in_progress: list[_Reading] = []
@@ -195,14 +197,8 @@ class LocalPRM(Worker[_Reading]):
     def abandon(self) -> list[_Reading]:
         dropped = [*self._waiting, *self._in_progress]
         self._waiting, self._in_progress = [], []
-        self._runner.workspace.clear()
+        self._clear()
         return dropped
-
-    def rest(self) -> None:
-        self._runner.workspace.clear()
-
-    def failure(self, error: Exception) -> RewardError:
-        return RewardError(f"the reward model {self.name!r} failed: {error!r}")
 
     def _fitting(self) -> list[_Reading]:
         """Take from the waiting as many as may be read together."""
@@ -241,6 +237,7 @@ class LocalPRM(Worker[_Reading]):
         values: list[float] = []
         if any(found):
             logits = self._head(torch.stack([state for states in found for state in states]))
+            self._runner.require_numbers(logits)
             values = logits.float().softmax(-1)[:, 1].tolist()
         for row, reading in enumerate(group):
             self._runner.store(self.tree, row, reading.ids[: reading.keep])
@@ -264,6 +261,3 @@ class LocalPRM(Worker[_Reading]):
         """Raise AssertionError unless the cache is sound. For tests, between calls."""
         self.tree.check_integrity()
         assert self._runner.workspace.num_rows == 0
-
-    def __repr__(self) -> str:
-        return f"LocalPRM({self.name!r})"

@@ -1,0 +1,72 @@
+"""What the local language model and the local reward model share: one model, its runner, its stored prefixes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from motes.errors import MotesError
+from motes.kv.checkpoint import cache_budget
+from motes.kv.runner import Runner
+from motes.kv.tree import PrefixTree
+from motes.kv.vocabulary import Vocabulary
+from motes.kv.worker import RequestT, Worker
+
+
+class Engine(Worker[RequestT]):
+    """A worker that runs one model.
+
+    Args:
+        model: in evaluation mode.
+        head: hidden states → logits.
+        vocabulary: the model's tokenizer.
+        max_cached_tokens: tokens whose keys and values are kept for reuse; by default what fits in an eighth of the
+            free memory. Prefixes used least recently are forgotten and computed again when needed.
+        max_batch_tokens: rows × length of the keys and values at work; by default another eighth. A request that does
+            not fit beside the others waits; one alone always runs.
+        num_threads: of torch; see `Worker`.
+    """
+
+    role: ClassVar[str]
+    """What it is called in messages."""
+    error: ClassVar[type[MotesError]]
+    """What callers get when it fails."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        head: Callable[[Tensor], Tensor],
+        vocabulary: Vocabulary,
+        *,
+        max_cached_tokens: int | None,
+        max_batch_tokens: int | None,
+        num_threads: int | None,
+        name: str,
+    ) -> None:
+        super().__init__(f"motes-{name}", num_threads)
+        body, dtype, device = model.get_decoder(), model.dtype, model.device
+        fits = cache_budget(Runner.bytes_per_token(body.config, dtype), device)
+        self.name = name
+        self.vocabulary = vocabulary
+        self.context_length = Runner.context_length(body.config)
+        self.max_batch_tokens = max_batch_tokens or fits
+        self.tree = PrefixTree(Runner.pool_for(body.config, max_cached_tokens or fits, dtype, device))
+        self._head = head
+        self._runner = Runner(body, self.tree.pool, self.max_batch_tokens)
+
+    def failure(self, error: Exception) -> MotesError:
+        return self.error(f"the {self.role} {self.name!r} failed: {type(error).__name__}: {error}")
+
+    def rest(self) -> None:
+        self._runner.workspace.clear()
+
+    def _clear(self) -> None:
+        """Forget all keys and values: what failed may have spoilt some."""
+        self.tree.clear()
+        self._runner.workspace.clear()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
