@@ -4,14 +4,35 @@ wrongly, threads that fail, queues that starve, memory."""
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import (
+    AttentionInterface,
+    Cohere2Config,
+    Cohere2ForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
-from checkpoints import local, local_prm, random_language_model, vocabulary
+import motes
+from checkpoints import FAMILIES, SMALL, local, local_prm, random_language_model, random_prm, save, vocabulary
 from motes import Problem, Sampling, Step, Trajectory
-from motes.errors import EngineError, RewardError
+from motes.errors import ConfigurationError, EngineError, RewardError
+from motes.kv.runner import BACKEND, attend
+from motes.kv.selfcheck import self_check
 from motes.models.local import LocalLanguageModel
 from motes.rewards.prm import LocalPRM
 
@@ -68,3 +89,77 @@ def test_float16_that_overflows_is_an_error() -> None:
     model.lm_head.weight.data *= 1e4
     with pytest.raises(EngineError, match="not numbers in float16"):
         ask(LocalLanguageModel(model.half(), vocabulary()))
+
+
+def test_damaged_weights_are_found_when_opening(tmp_path: Path) -> None:
+    model, prm = random_language_model(), random_prm()
+    for damaged in (model, prm):
+        damaged.model.layers[1].mlp.down_proj.weight.data[3, 5] = torch.nan
+    with pytest.raises(EngineError, match=r"language model 'lm' failed: .*not numbers"):
+        motes.language_model(f"hf:{save(model, tmp_path / 'lm')}")
+    with pytest.raises(RewardError, match=r"reward model 'prm' failed: .*not numbers"):
+        motes.reward_model(f"hf:{save(prm, tmp_path / 'prm')}")
+
+
+# The engine against the model's own code
+
+
+def test_models_that_the_engine_computes_wrongly_are_refused() -> None:
+    """Attention with sinks, scaled logits, soft caps, keys of another shape: silently wrong, were they not checked."""
+    for config_class, model_class, change, what in (
+        (GptOssConfig, GptOssForCausalLM, {"num_local_experts": 4}, "GptOss.* its attention .* apart .* family"),
+        (GraniteConfig, GraniteForCausalLM, {"logits_scaling": 8.0}, "Granite.* its logits .* apart .* family"),
+        (Cohere2Config, Cohere2ForCausalLM, {"pad_token_id": 0}, "Cohere2.* its logits .* apart .* family"),
+        (GPTNeoXConfig, GPTNeoXForCausalLM, {}, "cannot run GPTNeoX.* family"),
+        (Gemma2Config, Gemma2ForCausalLM, {"pad_token_id": 0}, "attn_logit_softcapping, final_logit_softcapping"),
+    ):
+        torch.manual_seed(0)
+        model = model_class(config_class(**{**SMALL, **change}, initializer_range=0.2)).eval()
+        with pytest.raises(ConfigurationError, match=what):
+            LocalLanguageModel(model, vocabulary())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_models_that_the_engine_computes_rightly_are_not(dtype: torch.dtype) -> None:
+    for family in FAMILIES:
+        for seed in range(3):
+            LocalLanguageModel(random_language_model(family, seed).to(dtype), vocabulary())
+    LocalPRM(random_prm().to(dtype), vocabulary())
+    torch.manual_seed(0)
+    mixture = MixtralForCausalLM(MixtralConfig(**{**SMALL, "num_local_experts": 4}, initializer_range=0.2))
+    LocalLanguageModel(mixture.eval().to(dtype), vocabulary())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda options: options.update(scaling=options["scaling"] * 2),
+        lambda options: options["view"].mask.zero_(),  # sees the future
+        lambda options: options["view"].positions.sub_(options["view"].positions.min()),  # writes over its prefix
+    ],
+)
+def test_any_fault_of_attention_is_found(
+    monkeypatch: pytest.MonkeyPatch, fault: Callable[[dict[str, Any]], object], dtype: torch.dtype
+) -> None:
+    def faulty(*args: object, **options: Any) -> object:
+        fault(options)
+        return attend(*args, **options)
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, BACKEND, faulty)
+    with pytest.raises(ConfigurationError, match="its attention"):
+        LocalLanguageModel(random_language_model().to(dtype), vocabulary())
+    with pytest.raises(ConfigurationError, match="its attention"):
+        LocalPRM(random_prm().to(dtype), vocabulary())
+
+
+def test_the_check_is_cheap_and_leaves_nothing_behind() -> None:
+    model = random_language_model()
+    seconds = []
+    for _ in range(3):
+        began = time.process_time()
+        self_check(model, model.get_output_embeddings())
+        seconds.append(time.process_time() - began)
+    assert min(seconds) < 0.1  # of the processor; about 0.01 where nothing else runs
+    assert model.config._attn_implementation == BACKEND
+    assert local().tree.num_tokens == 0

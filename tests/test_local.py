@@ -210,13 +210,6 @@ def test_mistrals_window_bounds_the_context() -> None:
     assert lm.context_length == 96
 
 
-def test_models_that_compute_more_are_refused() -> None:
-    """Soft-capped attention (Gemma 2), scaled logits (Granite, Cohere): ignored, they would give wrong tokens."""
-    for change in ({"attn_logit_softcapping": 50.0}, {"logits_scaling": 8.0}):
-        with pytest.raises(ConfigurationError, match=next(iter(change))):
-            LocalLanguageModel(random_language_model(**change), vocabulary())
-
-
 def test_concurrent_runs_do_not_change_each_other() -> None:
     lm = local()
     reward = motes.FunctionReward(lambda problem, text: (sum(map(ord, text)) % 97 + 1) / 99)

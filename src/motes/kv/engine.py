@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from motes.errors import MotesError
 from motes.kv.checkpoint import cache_budget
 from motes.kv.runner import Runner
+from motes.kv.selfcheck import self_check
 from motes.kv.tree import PrefixTree
 from motes.kv.vocabulary import Vocabulary
 from motes.kv.worker import RequestT, Worker
@@ -28,6 +29,10 @@ class Engine(Worker[RequestT]):
         max_batch_tokens: rows × length of the keys and values at work; by default another eighth. A request that does
             not fit beside the others waits; one alone always runs.
         num_threads: of torch; see `Worker`.
+
+    Raises:
+        ConfigurationError: the model computes something that the engine does not (see `self_check`).
+        MotesError: of type `error`: its logits are not numbers.
     """
 
     role: ClassVar[str]
@@ -56,6 +61,10 @@ class Engine(Worker[RequestT]):
         self.tree = PrefixTree(Runner.pool_for(body.config, max_cached_tokens or fits, dtype, device))
         self._head = head
         self._runner = Runner(body, self.tree.pool, self.max_batch_tokens)
+        try:
+            self_check(model, head)
+        except FloatingPointError as error:
+            raise self.failure(error) from error
 
     def failure(self, error: Exception) -> MotesError:
         return self.error(f"the {self.role} {self.name!r} failed: {type(error).__name__}: {error}")

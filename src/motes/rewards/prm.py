@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2Model, Qwen2PreTrainedModel
+from transformers.modeling_outputs import TokenClassifierOutput
 
 from motes.errors import ConfigurationError, ContextLengthError, RewardError, UnknownNameError
 from motes.kv.checkpoint import open_checkpoint
@@ -45,6 +46,9 @@ class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
             nn.Linear(config.hidden_size, config.hidden_size), nn.ReLU(), nn.Linear(config.hidden_size, 2)
         )
         self.post_init()  # type: ignore[no-untyped-call]
+
+    def forward(self, input_ids: Tensor, **options: Any) -> TokenClassifierOutput:
+        return TokenClassifierOutput(logits=self.score(self.model(input_ids, **options).last_hidden_state))
 
 
 @dataclass(eq=False)
