@@ -25,7 +25,7 @@ def command(
     try:
         paths = write_report(directory, report, plots=plots)
     except MissingExtraError as error:
-        paths = [directory / "report.md", directory / "report.csv"]
+        paths = [directory / name for name in report.tables()]
         print(f"motes: {error}", file=sys.stderr)
     print("written: " + " ".join(map(str, paths)))
 

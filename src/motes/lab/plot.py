@@ -1,16 +1,19 @@
-"""Draw a report: accuracy against budget, against tokens, and by level."""
+"""Draw a report: accuracy against budget, against tokens, against FLOPs, and by level."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from motes.errors import MissingExtraError
+from motes.lab.comparison import chief_of
 from motes.lab.method_spec import NAMES
-from motes.lab.report import Cell, Report
+from motes.lab.report import Cell, Report, flops
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +37,7 @@ STYLES: dict[str, tuple[str, str]] = {
     "power": ("#117733", "<"),
 }
 """Colour (Okabe and Ito's and Tol's colour-blind-safe palettes) and marker of each method id."""
-SPARE = ("#882255", "#332288", "#999933", "#CC79A7", "#44AA99", "#E69F00")
+SPARE = ("#882255", "#332288", "#999933", "#CC79A7", "#44AA99", "#E69F00", "#004488", "#CC6677", "#997700", "#88CCEE")
 
 SETTINGS: Any = {
     "font.family": "sans-serif",
@@ -59,8 +62,32 @@ SETTINGS: Any = {
 }
 
 
+class Style(NamedTuple):
+    label: str
+    colour: str
+    marker: str
+
+
+class Scale(NamedTuple):
+    """What accuracy is drawn against: its name, a cell's place on it, and the ticks for places."""
+
+    label: str
+    place: Callable[[Cell], float]
+    ticks: Callable[[Sequence[float]], dict[float, str]]
+
+
 def draw(report: Report, directory: Path) -> list[Path]:
-    """Write `accuracy` and, where there are levels, `levels`, each as PNG and SVG.
+    """Write `accuracy`, where models' sizes are known `cost`, and where there are levels `levels`, as PNG and SVG.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    figures = {"accuracy": accuracy_figure, "cost": cost_figure, "levels": levels_figure}
+    return [path for name, figure in figures.items() for path in save(partial(figure, report), directory / name)]
+
+
+def save(figure: Callable[[], Figure | None], path: Path) -> list[Path]:
+    """Draw a figure in the house's style, as PNG and SVG beside each other; the same figure gives the same files.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -69,30 +96,69 @@ def draw(report: Report, directory: Path) -> list[Path]:
         import matplotlib
     except ImportError as error:
         raise MissingExtraError("the plot", "plot") from error
-    paths: list[Path] = []
+    paths = []
     with matplotlib.rc_context(SETTINGS):
-        for name, figure in (("accuracy", accuracy_figure(report)), ("levels", levels_figure(report))):
-            if figure is not None:
-                for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-                    paths.append(directory / f"{name}.{suffix}")
-                    figure.savefig(paths[-1], dpi=200, metadata=metadata, facecolor="white")
+        if (drawn := figure()) is not None:
+            for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+                paths.append(path.with_suffix(suffix))
+                drawn.savefig(paths[-1], dpi=200, metadata=metadata, facecolor="white")
     return paths
 
 
 def accuracy_figure(report: Report) -> Figure:
     """Two panels with a common accuracy axis: against the budget, and against all tokens computed."""
-    from matplotlib.figure import Figure
+    return curves_figure(report, [BUDGET, TOKENS])
 
-    figure = Figure(figsize=(11, 5))
-    left, right = figure.subplots(1, 2, sharey=True)
-    figure.subplots_adjust(left=0.065, right=0.865, top=0.8, bottom=0.13, wspace=0.4)
-    _limits(left, report.cells)
-    _curves(left, report.cells, [float(cell.budget) for cell in report.cells])
-    _curves(right, report.cells, [cell.total_tokens for cell in report.cells])
-    _log2_axis(left, {float(cell.budget) for cell in report.cells}, "budget: trajectories drawn per problem")
-    _log2_axis(right, _powers([cell.total_tokens for cell in report.cells]), "tokens computed per problem, both models")
+
+def cost_figure(report: Report) -> Figure | None:
+    """Against all tokens computed, and against FLOPs; None where a model's size is unknown."""
+    if any(cell.total_flops is None for cell in report.cells):
+        return None
+    return curves_figure(report, [TOKENS, FLOPS])
+
+
+def curves_figure(
+    report: Report, scales: Sequence[Scale], groups: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> Figure:
+    """A panel for each scale, side by side. With groups, a column for each, of its methods and the chief one, and a row
+    for each scale.
+
+    Args:
+        groups: the methods of each group, by its name; methods that the report lacks are passed over.
+    """
+    styles = _styles(report.cells)
+    columns = [(name, [cell for cell in report.cells if cell.method in (report.chief, *methods)])
+               for name, methods in groups.items() if any(method in styles for method in methods)]  # fmt: skip
+    panels = [(scale, name, cells) for scale in scales for name, cells in columns or [("", list(report.cells))]]
+    num_columns = len(columns) or len(scales)
+    figure, grid = _panels(len(panels) // num_columns, num_columns)
+    for axes, (scale, name, cells) in zip(grid, panels, strict=True):
+        everywhere = [scale.place(cell) for cell in report.cells]
+        _limits(axes, report.cells)
+        _curves(axes, cells, [scale.place(cell) for cell in cells], styles)
+        _log2_axis(axes, scale.ticks(everywhere), scale.label)
+        if columns:
+            margin = (max(everywhere) / min(everywhere)) ** 0.05
+            axes.set_xlim(min(everywhere) / margin, max(everywhere) * margin)
+        axes.set_title(name, loc="left", fontsize=10, color="#555555")
     _heading(figure, f"Accuracy on {report.title}", f"{report.models}; band and whiskers: 95 % intervals")
     return figure
+
+
+def _panels(rows: int, columns: int) -> tuple[Figure, list[Axes]]:
+    """Panels of one size with a common vertical axis, room for labels on the right of each; all in inches."""
+    from matplotlib.figure import Figure
+
+    across, down, gap, below, above, left = 3.67, 3.35, 1.47, 0.95, 1.0, 0.715
+    width = left + columns * (across + gap)
+    height = above + rows * down + (rows - 1) * below + 0.65
+    figure = Figure(figsize=(width, height))
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    figure.subplots_adjust(
+        left=left / width, right=1 - gap / width, top=1 - above / height, bottom=0.65 / height,
+        wspace=gap / across, hspace=below / down,
+    )  # fmt: skip
+    return figure, list(grid.flat)
 
 
 def levels_figure(report: Report) -> Figure | None:
@@ -109,8 +175,9 @@ def levels_figure(report: Report) -> Figure | None:
     for level, panel in zip(levels, panels, strict=True):
         cells = [cell for cell in report.levels if cell.level == level]
         _limits(panel, report.levels)
-        _curves(panel, cells, [float(cell.budget) for cell in cells], labels=level == levels[-1], whiskers=False)
-        _log2_axis(panel, {float(cell.budget) for cell in report.cells}, "")
+        budgets = [float(cell.budget) for cell in cells]
+        _curves(panel, cells, budgets, _styles(report.cells), labels=level == levels[-1], whiskers=False)
+        _log2_axis(panel, BUDGET.ticks([BUDGET.place(cell) for cell in report.cells]), "")
         panel.set_title(f"level {level}", loc="left", fontsize=10, color="#555555")
     figure.supxlabel("budget: trajectories drawn per problem", fontsize=10, x=(0.6 + width - 1.75) / 2 / width, y=0.02)
     each = max(cell.problems for cell in report.levels)
@@ -132,38 +199,46 @@ def _limits(axes: Axes, cells: Sequence[Cell]) -> None:
     axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.0f} %")
 
 
-def _styles(cells: Sequence[Cell]) -> dict[str, tuple[str, str, str]]:
-    """Name, colour and marker for each method spec; a method with settings gets a colour of its own."""
-    styles: dict[str, tuple[str, str, str]] = {}
-    spare = iter(SPARE * len(cells))
-    for method in dict.fromkeys(cell.method for cell in cells):
+def _styles(cells: Sequence[Cell]) -> dict[str, Style]:
+    """For each method spec; a method with settings gets a colour of its own."""
+    styles: dict[str, Style] = {}
+    methods = list(dict.fromkeys(cell.method for cell in cells))
+    taken = {STYLES[method][0] for method in methods if method in STYLES}
+    spare = itertools.cycle([colour for colour in SPARE if colour not in taken] or SPARE)
+    for method in methods:
         name, _, settings = method.partition(":")
         label = NAMES.get(name, name)
         colour, marker = STYLES.get(name, (FAINT, "o"))
         if settings or name not in STYLES:
             label, colour = "\n".join([label, *settings.split(":")]).strip(), next(spare)
-        styles[method] = label, colour, marker
+        styles[method] = Style(label, colour, marker)
     return styles
 
 
 def _curves(
-    axes: Axes, cells: Sequence[Cell], positions: Sequence[float], *, labels: bool = True, whiskers: bool = True
+    axes: Axes,
+    cells: Sequence[Cell],
+    positions: Sequence[float],
+    styles: Mapping[str, Style],
+    *,
+    labels: bool = True,
+    whiskers: bool = True,
 ) -> None:
     """A line for each method, the chief one with a band and the others with whiskers set side by side; a level line
     for one that has a single budget; a dashed line for what any of the samples reached."""
-    styles = _styles(cells)
-    chief = next((method for method in styles if method.startswith("pf")), next(iter(styles)))
+    chief = chief_of(list(styles))
+    shown = {method: styles[method] for method in styles if any(cell.method == method for cell in cells)}
     ends: list[tuple[float, float, str, str]] = []  # x and y of a line's end, label, colour
     right = max(positions)
     apart = 0.012 * (math.log2(right) - math.log2(min(positions)))
-    for place, (method, (label, colour, marker)) in enumerate(styles.items()):
+    for place, (method, (label, colour, marker)) in enumerate(shown.items()):
         points = sorted((x, cell.accuracy) for x, cell in zip(positions, cells, strict=True) if cell.method == method)
         x = [point[0] for point in points]
         y, low, high = ([getattr(point[1], end) for point in points] for end in ("value", "low", "high"))
         if method == chief and len(points) > 1:
             axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0, zorder=2)
         elif whiskers:
-            beside = [value * 2 ** (apart * (place - (len(styles) - 1) / 2)) for value in x]
+            beside = [value * 2 ** (apart * (place - (len(shown) - 1) / 2)) for value in x]
             axes.vlines(beside, low, high, color=colour, linewidth=1.1, alpha=0.45, zorder=3, clip_on=False)
         if len(points) == 1 and right > x[0]:
             axes.plot([x[0], right], [y[0], y[0]], color=colour, linewidth=1.2, linestyle=(0, (1, 2)), zorder=3)
@@ -194,7 +269,8 @@ def _label(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
         axes.annotate(
             label, (x, y), (1.04, height), textcoords=("axes fraction", "data"), color=colour, va="center",
             fontsize=9.5, linespacing=1.0, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.5, "shrinkA": 1, "shrinkB": 5},
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.5, "shrinkA": 1, "shrinkB": 5,
+                        "relpos": (0, 0.5)},
         )  # fmt: skip
 
 
@@ -212,16 +288,34 @@ def _spread(values: Sequence[float], gaps: Sequence[float], high: float) -> list
     return [min(mean + offset, high - offsets[-1] + offset) for mean, offset in zip(spread, offsets, strict=True)]
 
 
-def _powers(values: Sequence[float]) -> set[float]:
+def _budgets(values: Sequence[float]) -> dict[float, str]:
+    return {value: _short(value) for value in values}
+
+
+def _powers(values: Sequence[float]) -> dict[float, str]:
     """The powers of two among the values, at most seven or so."""
     low, high = (math.log2(max(1.0, value)) for value in (min(values), max(values)))
     step = max(1, math.ceil((high - low) / 7))
-    return {2.0**power for power in range(math.ceil(low - 0.3), math.floor(high + 0.3) + 1, step)}
+    powers = [2.0**power for power in range(math.ceil(low - 0.3), math.floor(high + 0.3) + 1, step)]
+    return {power: _short(power) for power in powers}
 
 
-def _log2_axis(axes: Axes, ticks: set[float], label: str) -> None:
+def _decades(values: Sequence[float]) -> dict[float, str]:
+    """The powers of ten among the values; where there are few, multiples of them as well."""
+    low, high = (math.log10(max(1.0, value)) for value in (min(values), max(values)))
+    factors = (1, 2, 5) if high - low < 1.4 else (1, 3) if high - low < 4 else (1,)
+    ticks = [factor * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for factor in factors]
+    return {tick: flops(tick) for tick in ticks if low - 0.1 <= math.log10(tick) <= high + 0.1}
+
+
+BUDGET = Scale("budget: trajectories drawn per problem", lambda cell: float(cell.budget), _budgets)
+TOKENS = Scale("tokens computed per problem, both models", lambda cell: cell.total_tokens, _powers)
+FLOPS = Scale("FLOPs per problem, both models", lambda cell: cell.total_flops or math.nan, _decades)
+
+
+def _log2_axis(axes: Axes, ticks: Mapping[float, str], label: str) -> None:
     axes.set_xscale("log", base=2)
-    axes.set_xticks(sorted(ticks), labels=[_short(tick) for tick in sorted(ticks)])
+    axes.set_xticks(sorted(ticks), labels=[ticks[tick] for tick in sorted(ticks)])
     axes.minorticks_off()
     axes.set_xlabel(label)
 

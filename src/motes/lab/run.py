@@ -10,6 +10,7 @@ from pathlib import Path
 from motes import api
 from motes.errors import ConfigurationError, MotesError, RunDirectoryError
 from motes.lab.evaluation import RECORDS, Evaluation, PlannedRun
+from motes.lab.flops import Sizes
 from motes.lab.method_spec import method_from_spec
 from motes.lab.records import Outcome, RecordStore, RunRecord
 from motes.methods.population import gather
@@ -89,6 +90,7 @@ async def evaluate(
         reward = api.reward_model(evaluation.reward)
     with RecordStore(directory / RECORDS) as store:
         evaluation.claim(directory)
+        Sizes.of(lm, reward).record(directory)
         task = task_named(evaluation.task)
         plan = evaluation.plan()
         progress = Progress(total=len(plan))
