@@ -84,7 +84,8 @@ def results(world: World, method: ParticleFilter, runs: int, seed: int = 0) -> l
 def mean_of(result: Result, f: Callable[[Path], float]) -> float:
     """Σ W f over the final particles."""
     w = np.exp(result.log_weights - result.log_weights.max())
-    return float(np.average([f(path_of(trajectory)) for trajectory in result.trajectories], weights=w))
+    values = [f(path_of(t)) if weight else 0.0 for t, weight in zip(result.trajectories, w, strict=True)]
+    return float(np.average(values, weights=w))
 
 
 def unbiased_estimates(world: World, method: ParticleFilter, runs: int, seed: int = 0) -> np.ndarray:

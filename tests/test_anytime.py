@@ -311,7 +311,7 @@ MUTATIONS = {
     "a model's own timeout counts as the deadline": ("if not timeout.expired():", "if False:"),
     "a deadline does not interrupt": ("asyncio.timeout_at(self.limits.deadline)", "asyncio.timeout_at(None)"),
     "who is ahead spends the budget": (" or self.limits.token_budget is not None:", ":"),
-    "the cut off are scored": ("if t.depth and t.finished not in STOPS]", "if t.depth]"),
+    "the cut off are scored": ("if t.depth and not t.error and t.finished not in STOPS]", "if t.depth]"),
     "the result does not say so": ("stopped=self.limits.stopped,", "stopped=None,"),
 }
 

@@ -3,11 +3,18 @@
     MotesError
     ├── ConfigurationError      a value the caller gave cannot work; nothing was computed
     │   ├── UnknownNameError    a method, task, model or option of that name does not exist
-    │   └── MissingExtraError   an optional dependency is not installed
+    │   ├── MissingExtraError   an optional dependency is not installed
+    │   └── UnauthorizedError   a server wants a key that it was not given
     ├── ContextLengthError      a prompt does not fit the model's context
     ├── EngineError             a language model failed while running
+    │   ├── StepsFailedError    some trajectories could not be extended, the others were
+    │   └── ServerError         a server failed a request, and trying again did not help
+    │       ├── UnreachableError    nothing answers there, or not in time
+    │       ├── RejectedError       it refused the request as such
+    │       └── BadResponseError    what it answered cannot be understood
     ├── RewardError             a reward model failed, or its scores cannot be used
     ├── DegenerateWeightsError  every particle's weight is zero
+    │   └── NoParticlesError    every particle was dropped (an EngineError as well)
     ├── ContractError           an implementation broke the contract of its protocol
     └── RunDirectoryError       an evaluation's directory cannot be used as asked
 
@@ -18,11 +25,11 @@ computed as `result`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from motes.types import Result
+    from motes.types import Result, Step
 
 
 class MotesError(Exception):
@@ -53,6 +60,10 @@ class MissingExtraError(ConfigurationError, ImportError):
         super().__init__(f"{feature} needs an optional dependency: pip install 'motes[{extra}]'")
 
 
+class UnauthorizedError(ConfigurationError):
+    """A server wants a key that it was not given."""
+
+
 class ContextLengthError(MotesError, ValueError):
     """A prompt does not fit the model's context."""
 
@@ -61,12 +72,48 @@ class EngineError(MotesError, RuntimeError):
     """A language model failed while running."""
 
 
+class StepsFailedError(EngineError):
+    """Some trajectories could not be extended, the others were.
+
+    What a language model raises instead of returning steps. A run drops the particles that failed and goes on with the
+    others; for whoever does not expect it, it is an error like any other.
+
+    Attributes:
+        outcomes: (B,) for each trajectory of the call its step, or why there is none.
+    """
+
+    def __init__(self, outcomes: Sequence[Step | MotesError]) -> None:
+        self.outcomes = tuple(outcomes)
+        failed = [outcome for outcome in self.outcomes if isinstance(outcome, MotesError)]
+        super().__init__(f"{len(failed)} of {len(self.outcomes)} steps failed: {failed[0] if failed else ''}")
+
+
+class ServerError(EngineError):
+    """A server failed a request, and trying again did not help."""
+
+
+class UnreachableError(ServerError):
+    """Nothing answers there, or not in time."""
+
+
+class RejectedError(ServerError):
+    """A server refused the request as such: the same again would be refused again."""
+
+
+class BadResponseError(ServerError):
+    """What a server answered cannot be understood."""
+
+
 class RewardError(MotesError, RuntimeError):
     """A reward model failed, or its scores cannot be used."""
 
 
 class DegenerateWeightsError(MotesError, ArithmeticError):
     """Every particle's weight is zero."""
+
+
+class NoParticlesError(DegenerateWeightsError, EngineError):
+    """Every particle was dropped, because the language model could not extend it."""
 
 
 class ContractError(MotesError, AssertionError):

@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """Extends partial answers. `motes.check_language_model` is this contract, executable."""
+    """Extends partial answers. `motes.check_language_model` is this contract, executable.
+
+    A model may say more of itself by attributes: `merges_calls = True`, concurrent calls meet in one batch, so that
+    each particle is better asked for by a call of its own; `continues_prefixes = False`, it writes whole answers only,
+    and methods that work step by step refuse it.
+    """
 
     async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
         """One step for each trajectory, in order.
@@ -27,6 +32,8 @@ class LanguageModel(Protocol):
 
         Raises:
             ContextLengthError: a prompt alone does not fit the model's context.
+            StepsFailedError: some trajectories could not be extended; it holds the steps of the others. A run drops
+                the particles that failed.
             EngineError: the model cannot go on.
         """
         ...

@@ -22,7 +22,7 @@ StepEnd = Literal["step", "eos", "length"]
 Stop = Literal["deadline", "token_budget"]
 STOPS: tuple[Stop, ...] = get_args(Stop)
 """Limits on a whole run. What they cut off ends with the limit's name."""
-Finish = Literal["eos", "answer", "max_steps", "max_tokens", "deadline", "token_budget"]
+Finish = Literal["eos", "answer", "max_steps", "max_tokens", "deadline", "token_budget", "failed"]
 
 
 @dataclass(frozen=True, init=False)
@@ -150,19 +150,29 @@ class Step:
     usage: Usage | None = field(default=None, compare=False, repr=False)
     proposal_logprob: float | None = None
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens sampled, as the engine counted them where it knows no ids."""
+        return len(self.token_ids) or (self.usage.generated_tokens if self.usage is not None else 0)
+
 
 class Trajectory:
     """A partial answer: an immutable node of a tree whose edges are steps.
 
     Forking is free: a child points to its parent and shares everything before its own step. Equality is identity.
+
+    Attributes:
+        finished: why nothing follows, None as long as something may. "failed": the language model could not extend it,
+            and `error` says why. Such a particle is dropped: its weight is zero and it gives no answer.
     """
 
-    __slots__ = ("__weakref__", "_text", "depth", "finished", "parent", "problem", "step")
+    __slots__ = ("__weakref__", "_text", "depth", "error", "finished", "parent", "problem", "step")
 
     problem: Problem
     parent: Trajectory | None
     step: Step | None
     finished: Finish | None
+    error: MotesError | None
     depth: int
 
     def __init__(
@@ -171,11 +181,13 @@ class Trajectory:
         parent: Trajectory | None = None,
         step: Step | None = None,
         finished: Finish | None = None,
+        error: MotesError | None = None,
     ) -> None:
         self.problem = problem
         self.parent = parent
         self.step = step
         self.finished = finished
+        self.error = error
         self.depth = 0 if parent is None else parent.depth + 1
         self._text: str | None = None
 
@@ -192,6 +204,10 @@ class Trajectory:
     def finish(self, reason: Finish) -> Trajectory:
         """The same partial answer, finished."""
         return Trajectory(self.problem, self.parent, self.step, reason)
+
+    def fail(self, error: MotesError) -> Trajectory:
+        """The same partial answer, which could not be extended."""
+        return Trajectory(self.problem, self.parent, self.step, "failed", error)
 
     @property
     def path(self) -> tuple[Trajectory, ...]:
@@ -216,7 +232,7 @@ class Trajectory:
     @property
     def num_tokens(self) -> int:
         """Tokens generated on the whole path."""
-        return sum(len(step.token_ids) for step in self.steps)
+        return sum(step.num_tokens for step in self.steps)
 
     def __repr__(self) -> str:
         return f"Trajectory(depth={self.depth}, finished={self.finished!r}, text={self.text[-60:]!r})"
@@ -288,6 +304,8 @@ class Record:
         usage: spent in this round.
         sweep: which pass over the answer the round belongs to, from 0; methods of one pass have no other.
         chain: which of the run's parts side by side, from 0: a temperature of the ladder, an island.
+
+    A particle that was dropped, because the language model could not extend it, has log-weight −inf.
     """
 
     trajectories: tuple[Trajectory, ...]
@@ -300,6 +318,11 @@ class Record:
     usage: Usage
     sweep: int = 0
     chain: int = 0
+
+    @property
+    def failures(self) -> dict[int, MotesError]:
+        """The places of particles that are dropped, and why."""
+        return {i: t.error for i, t in enumerate(self.trajectories) if t.error is not None}
 
 
 @dataclass(frozen=True, eq=False)

@@ -134,6 +134,7 @@ class ParticleFilter:
             if reference is not None:
                 population = Population.concatenate([population, reference.until(t)])
             weights = weights.add(self._log_increment(population, waiting_counts=horizon is None or t <= horizon))
+            weights = population.without_dropped(weights)
             run.record(
                 population,
                 ancestors=ancestors,

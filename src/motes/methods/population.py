@@ -15,7 +15,15 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from motes.errors import ConfigurationError, ContractError, DegenerateWeightsError, RewardError
+from motes.errors import (
+    ConfigurationError,
+    ContractError,
+    DegenerateWeightsError,
+    MotesError,
+    NoParticlesError,
+    RewardError,
+    StepsFailedError,
+)
 from motes.methods.limits import Limits
 from motes.protocols import AnswerRule, LanguageModel, RewardModel
 from motes.smc import Weights
@@ -81,6 +89,15 @@ class Population:
         )
 
     @property
+    def dropped(self) -> BoolArray:
+        """(N,) which ones the language model could not extend. They have no scores, weight zero, and no answer."""
+        return np.array([trajectory.finished == "failed" for trajectory in self.trajectories], dtype=bool)
+
+    def without_dropped(self, weights: Weights) -> Weights:
+        """The weights, (N,), with zero for what is dropped."""
+        return weights.add(np.where(self.dropped, -np.inf, 0.0)) if self.dropped.any() else weights
+
+    @property
     def alive(self) -> bool:
         """Whether any trajectory is unfinished."""
         return any(trajectory.finished is None for trajectory in self.trajectories)
@@ -143,11 +160,15 @@ class Run:
         Once a limit is reached, what is unfinished is finished for that reason. At a deadline, steps in flight are
         cancelled: their trajectories stay as they were. For a budget of tokens, steps that were begun are completed.
 
+        Particles that the language model cannot extend (`StepsFailedError`) are dropped: they end as "failed", lose
+        their scores, and have weight zero from then on. The run goes on with the others.
+
         Args:
             streams: (N,) where each trajectory's seed is drawn from; by default all from the run's generator.
         """
         self._require_reward(score)
         sampling = sampling or self.sampling
+        self._require_steps(sampling)
         live = [i for i, trajectory in enumerate(population.trajectories) if trajectory.finished is None]
         if streams is None:
             seeds = [int(seed) for seed in self.rng.integers(2**63, size=len(live))]
@@ -158,14 +179,14 @@ class Run:
 
         async def advance(indices: list[int], seeds: list[int]) -> None:
             parents = [trajectories[i] for i in indices]
-            steps = await self.lm.extend(parents, sampling, seeds)
-            if len(steps) != len(parents):
-                raise ContractError(f"the language model returned {len(steps)} steps for {len(parents)} trajectories")
+            steps = await self._steps(parents, sampling, seeds)
             children = [self._child(parent, step, sampling) for parent, step in zip(parents, steps, strict=True)]
             grown = [k for k, i in enumerate(indices) if children[k].depth > parents[k].depth]
             scored = await self._score([children[k] for k in grown]) if score else []
             for i, child in zip(indices, children, strict=True):  # only now: a deadline leaves no step without score
                 trajectories[i] = child
+                if child.finished == "failed":
+                    scores[i] = ()
             for k, values in zip(grown, scored, strict=score):
                 scores[indices[k]] = values
 
@@ -184,9 +205,13 @@ class Run:
         """Extend every trajectory until it is finished, then score it, unless told otherwise, once.
 
         Trajectories do not wait for each other where the language model merges concurrent calls; what they become
-        does not depend on that.
+        does not depend on that. A language model that cannot continue a prefix writes each answer as one step.
         """
         self._require_reward(score)
+        sampling = sampling or self.sampling
+        if not self._continues_prefixes:
+            longest = sampling.max_tokens or sampling.max_steps * sampling.max_step_tokens
+            sampling = sampling.replace(delimiter=None, max_steps=1, max_step_tokens=longest)
         streams = [np.random.default_rng(seed) for seed in self.rng.integers(2**63, size=len(population))]
 
         async def finish(part: Population, streams: Sequence[np.random.Generator]) -> Population:
@@ -255,11 +280,37 @@ class Run:
         if score and self.reward is None:
             raise ConfigurationError("this method needs a reward model: give `reward=`")
 
+    def _require_steps(self, sampling: Sampling) -> None:
+        if sampling.max_steps > 1 and not self._continues_prefixes:
+            raise ConfigurationError(
+                f"{self.lm!r} writes whole answers only, it cannot continue one step by step: use a method that needs "
+                "nothing else (greedy, majority, bon, wbon), or a server that completes a prefix (`motes doctor URL`)"
+            )
+
+    @property
+    def _continues_prefixes(self) -> bool:
+        return bool(getattr(self.lm, "continues_prefixes", True))
+
     @property
     def _merges(self) -> bool:
         return bool(getattr(self.lm, "merges_calls", False))
 
-    def _child(self, parent: Trajectory, step: Step, sampling: Sampling) -> Trajectory:
+    async def _steps(
+        self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
+    ) -> Sequence[Step | MotesError]:
+        """For each trajectory its next step, or why there is none."""
+        try:
+            steps: Sequence[Step | MotesError] = await self.lm.extend(parents, sampling, seeds)
+        except StepsFailedError as error:
+            steps = error.outcomes
+        if len(steps) != len(parents):
+            raise ContractError(f"the language model returned {len(steps)} steps for {len(parents)} trajectories")
+        return steps
+
+    def _child(self, parent: Trajectory, step: Step | MotesError, sampling: Sampling) -> Trajectory:
+        if isinstance(step, MotesError):
+            self._spend(Usage(lm_calls=1))
+            return parent.fail(step)
         self._spend((step.usage or Usage(generated_tokens=len(step.token_ids))) + Usage(lm_calls=1))
         if step.end == "length" and not step.text and not step.token_ids:
             return parent.finish("max_tokens")
@@ -292,7 +343,9 @@ class Run:
     async def _score_complete(self, population: Population) -> Population:
         """With scores for all that a limit on the run has not cut off, as far as the deadline lets it."""
         scores = list(population.scores)
-        complete = [i for i, t in enumerate(population.trajectories) if t.depth and t.finished not in STOPS]
+        complete = [
+            i for i, t in enumerate(population.trajectories) if t.depth and not t.error and t.finished not in STOPS
+        ]
 
         async def fill() -> None:
             for i, values in zip(
@@ -315,11 +368,13 @@ class Run:
         aggregation: Aggregation = "last",
         sweep: int = 0,
     ) -> None:
-        """Keep what happened in a round.
+        """Keep what happened in a round. Dropped particles are recorded with weight zero.
 
         Raises:
+            NoParticlesError: no particle has a weight above zero any more, and some were dropped.
             DegenerateWeightsError: every weight is zero, though not for want of time to score anything.
         """
+        weights = population.without_dropped(weights)
         record = Record(
             trajectories=population.trajectories,
             ancestors=np.array(ancestors, dtype=np.int64),
@@ -336,12 +391,21 @@ class Run:
         self.records.append(record)
         if self.observe is not None:
             self.observe(self._whole or self, record)
-        if weights.degenerate and not (self.limits.stopped and np.isnan(record.scores).all()):
-            raise DegenerateWeightsError(
-                f"every particle's weight is zero after step {len(self.records)}: by the scores of {self.reward!r} "
-                f"none of {len(population)} partial answers can go on. Check its prompt format, use link='odds', "
-                "which gives no weight of zero, or more particles"
-            )
+        if not weights.degenerate:
+            return
+        if self.limits.stopped and np.isnan(record.scores).all() and not population.dropped.all():
+            return  # there was no time to score anything
+        if record.failures:
+            first = next(iter(record.failures.values()))
+            raise NoParticlesError(
+                f"no particle is left after step {len(self.records)}: {len(record.failures)} of {len(population)} were "
+                f"dropped, because the language model could not extend them; the first: {first}"
+            ) from first
+        raise DegenerateWeightsError(
+            f"every particle's weight is zero after step {len(self.records)}: by the scores of {self.reward!r} "
+            f"none of {len(population)} partial answers can go on. Check its prompt format, use link='odds', "
+            "which gives no weight of zero, or more particles"
+        )
 
     def result(self, **outcome: Any) -> Result:
         """A result of this run, with what it spent and recorded; `outcome` fills the other fields of `Result`."""

@@ -23,7 +23,7 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """The trajectories that gave an answer.
+    """The trajectories that gave an answer; none that was dropped.
 
     Attributes:
         index: (M,) their places in the population.
@@ -44,7 +44,7 @@ class Candidates:
         names: list[str] = []
         canonical: dict[str, str] = {}
         for i, trajectory in enumerate(population.trajectories):
-            if (answer := rule.answer(trajectory.text)) is None:
+            if trajectory.finished == "failed" or (answer := rule.answer(trajectory.text)) is None:
                 continue
             if answer not in canonical:
                 canonical[answer] = next((name for name in names if rule.equivalent(name, answer)), answer)
@@ -123,10 +123,12 @@ def conclude(
 ) -> Result:
     """The result of a run whose final weighted population is given.
 
-    Where every weight is zero (scores of 0 in a search; no time to score anything), all count the same.
+    Where every weight is zero (scores of 0 in a search; no time to score anything), all count the same, but for
+    dropped particles, whose weight is zero.
     """
+    weights = population.without_dropped(weights)
     if weights.degenerate:
-        weights = Weights.uniform(len(population))
+        weights = population.without_dropped(Weights.uniform(len(population)))
     candidates = Candidates.of(population, weights, run.rule, aggregation)
     answer = None
     text = ""
