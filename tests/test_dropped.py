@@ -80,13 +80,17 @@ FILTERS = [
 
 
 @pytest.mark.parametrize("made", FILTERS, ids=lambda made: type(made).__name__)
-def test_dropping_scales_the_evidence_by_the_chance_to_survive(made: ParticleFilter, runs: int = 1000):
-    estimates = unbiased_estimates(FRAIL, made, runs=runs)
+def test_dropping_scales_the_evidence_by_the_chance_to_survive(made: ParticleFilter):
+    estimates = unbiased_estimates(FRAIL, made, runs=1000)
     expected = (1 - RATE) ** 3 * EVEN.target(made, FUNCTIONS)
     assert np.abs(z_scores(estimates, expected)).max() < z_limit(100)
 
 
-def test_a_filter_without_rewards_drops_as_well(runs: int = 1000):
+def test_a_filter_without_rewards_drops_as_well():
+    filter_without_rewards(runs=1000)
+
+
+def filter_without_rewards(runs: int) -> None:
     made = PowerFilter(3, alpha=2.0, ess_threshold=1.0, resampling="multinomial")
     estimates = unbiased_estimates(FRAIL, made, runs=runs)  # type: ignore[arg-type]
     sums = [sum(p**2 * f(path) for path, p in EVEN.lm.paths()) for f in FUNCTIONS]
@@ -105,9 +109,9 @@ def test_every_method_goes_on_with_the_others(name: str, merges_calls: bool):
     for seed in range(8):
         try:
             result = solve(method(name, 16), lm, seed=seed)
-        except NoParticlesError as error:
-            assert name in ("greedy", "pt")  # one particle, and chains of two
-            assert error.result is not None
+        except NoParticlesError:
+            if name not in ("greedy", "pt"):  # one particle, and chains of two
+                raise
             continue
         for record in result.records:
             assert set(record.failures) == {i for i, t in enumerate(record.trajectories) if t.finished == "failed"}
@@ -257,7 +261,7 @@ def test_a_mistake_is_found(mistake: str, monkeypatch: pytest.MonkeyPatch):
 
 
 def every_check() -> None:
-    test_a_filter_without_rewards_drops_as_well(300)
+    filter_without_rewards(300)
     for name in ("pf", "majority", "beam"):
         test_every_method_goes_on_with_the_others(name, True)
         test_a_run_with_none_left_is_an_error(name, False)
