@@ -33,6 +33,7 @@ from motes import Problem, Sampling, Step, Trajectory
 from motes.errors import ConfigurationError, EngineError, RewardError
 from motes.kv.runner import BACKEND, attend
 from motes.kv.selfcheck import self_check
+from motes.kv.worker import Request, Worker
 from motes.models.local import LocalLanguageModel
 from motes.rewards.prm import LocalPRM
 
@@ -163,3 +164,133 @@ def test_the_check_is_cheap_and_leaves_nothing_behind() -> None:
     assert min(seconds) < 0.1  # of the processor; about 0.01 where nothing else runs
     assert model.config._attn_implementation == BACKEND
     assert local().tree.num_tokens == 0
+
+
+# The thread
+
+
+class Echo(Worker[Request]):
+    """Does nothing, fails as told, notes what happens."""
+
+    busy = False
+
+    def __init__(self) -> None:
+        super().__init__("echo")
+        self.faults: dict[str, BaseException] = {}
+        self.events: list[str] = []
+        self.holds = False
+
+    def happen(self, what: str) -> None:
+        self.events.append(what)
+        if error := self.faults.pop(what, None):
+            raise error
+
+    def work(self, arrived: list[Request]) -> None:
+        self.happen("work")
+        for request in arrived:
+            if not self.holds:
+                request.resolve("done")
+
+    def abandon(self) -> None:
+        self.happen("abandon")
+
+    def failure(self, error: BaseException) -> EngineError:
+        self.happen("failure")
+        return EngineError(f"failed: {error}")
+
+    async def ask(self, n: int = 1) -> list[object]:
+        calls = (self.submit([Told(self)]) for _ in range(n))
+        return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 20)
+
+
+class Told(Request):
+    def __init__(self, echo: Echo) -> None:
+        self.echo = echo
+
+    def fail(self, error: BaseException) -> None:
+        self.echo.events.append("told")
+        super().fail(error)
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), MemoryError("broken"), SystemExit("broken")])
+def test_those_who_wait_are_told_before_cleaning_up(error: BaseException) -> None:
+    worker = Echo()
+    worker.faults = {"work": error}
+    (failure,) = asyncio.run(worker.ask())
+    assert isinstance(failure, EngineError)
+    assert failure.__cause__ is error
+    assert asyncio.run(worker.ask()) == [["done"]]
+    assert worker.events == ["work", "failure", "told", "abandon", "work"]
+
+
+def test_a_failure_reaches_those_who_came_earlier() -> None:
+    worker = Echo()
+
+    async def main() -> list[object]:
+        assert await worker.ask() == [["done"]]
+        worker.holds = True
+        early = asyncio.create_task(worker.ask())
+        while worker.events.count("work") < 2:
+            await asyncio.sleep(0)
+        worker.faults = {"work": ValueError("broken")}
+        return [*await worker.ask(), *await early]
+
+    assert [str(error) for error in asyncio.run(main())] == ["failed: broken"] * 2
+    assert worker.events.count("told") == 2
+
+
+def test_a_cleanup_that_fails_leaves_nobody_waiting() -> None:
+    worker = Echo()
+    worker.faults = {"work": ValueError("first"), "abandon": ValueError("second")}
+
+    async def main() -> None:
+        assert [str(e) for e in await worker.ask(3)] == ["failed: first"] * 3
+        late = await worker.ask(2)  # while the thread dies, or after
+        assert all(str(e) == "failed: second" for e in late) or late == [["done"]] * 2
+        assert await worker.ask() == [["done"]]
+
+    asyncio.run(main())
+
+
+def test_what_arrives_while_cleaning_up_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, late = Echo(), []
+    loop: asyncio.AbstractEventLoop
+
+    def abandon() -> None:
+        late.append(asyncio.run_coroutine_threadsafe(worker.submit([Told(worker)]), loop))
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(5)
+        raise ValueError("second")
+
+    monkeypatch.setattr(worker, "abandon", abandon)
+    worker.faults = {"work": ValueError("first")}
+
+    async def main() -> object:
+        nonlocal loop
+        loop = asyncio.get_running_loop()
+        await worker.ask()
+        while not late:
+            await asyncio.sleep(0)
+        return (await asyncio.wait_for(asyncio.gather(asyncio.wrap_future(late[0]), return_exceptions=True), 20))[0]
+
+    assert str(asyncio.run(main())) == "failed: second"
+
+
+def test_a_thread_that_cannot_start_its_work_says_so() -> None:
+    worker = Echo()
+    worker._num_threads = -1
+    (failure,) = asyncio.run(worker.ask())
+    assert isinstance(failure, EngineError)
+    worker._num_threads = 1
+    assert asyncio.run(worker.ask()) == [["done"]]
+
+
+def test_a_request_that_is_in_no_list_of_the_engine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On its way from the queue into the batch."""
+    lm = local()
+    monkeypatch.setattr(lm.tree, "match", lambda ids: 1 / 0)
+
+    async def main() -> list[object]:
+        calls = (lm.extend([ROOT], Sampling(max_step_tokens=4), [i]) for i in range(3))
+        return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 20)
+
+    assert [type(error) for error in asyncio.run(main())] == [EngineError] * 3

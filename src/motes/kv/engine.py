@@ -66,15 +66,14 @@ class Engine(Worker[RequestT]):
         except FloatingPointError as error:
             raise self.failure(error) from error
 
-    def failure(self, error: Exception) -> MotesError:
+    def failure(self, error: BaseException) -> MotesError:
         return self.error(f"the {self.role} {self.name!r} failed: {type(error).__name__}: {error}")
 
-    def rest(self) -> None:
+    def abandon(self) -> None:
+        self.tree.clear()  # what failed may have spoilt some of it
         self._runner.workspace.clear()
 
-    def _clear(self) -> None:
-        """Forget all keys and values: what failed may have spoilt some."""
-        self.tree.clear()
+    def rest(self) -> None:
         self._runner.workspace.clear()
 
     def __repr__(self) -> str:

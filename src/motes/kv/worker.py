@@ -33,9 +33,9 @@ class Request:
         return self.future
 
     @property
-    def cancelled(self) -> bool:
-        """Whether nobody waits any more."""
-        return self.future.cancelled() or self.loop.is_closed()
+    def settled(self) -> bool:
+        """Whether nobody waits any more: it has a result, or was withdrawn."""
+        return self.future.done() or self.loop.is_closed()
 
     def resolve(self, result: object) -> None:
         self._post(lambda: None if self.future.done() else self.future.set_result(result))
@@ -63,6 +63,7 @@ class Worker(ABC, Generic[RequestT]):
         self._name = name
         self._num_threads = num_threads or int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // 2))
         self._arrived: list[RequestT] = []
+        self._accepted: list[RequestT] = []  # what `work` was given, until it is settled
         self._condition = threading.Condition()
         self._thread: threading.Thread | None = None
 
@@ -90,28 +91,50 @@ class Worker(ABC, Generic[RequestT]):
         """Give back memory that only work needs."""
 
     @abstractmethod
-    def abandon(self) -> list[RequestT]:
-        """Drop what is in progress, start clean, return what was dropped."""
+    def abandon(self) -> None:
+        """Drop what is in progress, start clean. Those who waited for it have been told."""
 
     @abstractmethod
-    def failure(self, error: Exception) -> MotesError:
+    def failure(self, error: BaseException) -> MotesError:
         """What callers are told when `work` raised `error`."""
 
     def _run(self) -> None:
-        torch.set_num_threads(self._num_threads)
-        while True:
+        try:
+            torch.set_num_threads(self._num_threads)
+            while self._wait():
+                try:
+                    with torch.inference_mode():
+                        self.work(self._accept())
+                except BaseException as error:  # whatever went wrong belongs to the callers, who are waiting
+                    self._fail(error)
+                    self.abandon()
+        except BaseException as error:  # not even cleaning up worked: the next request gets a new thread
             with self._condition:
-                idle = not self._arrived and not self.busy
-                if idle and not self._condition.wait_for(lambda: bool(self._arrived), IDLE_SECONDS):
-                    self.rest()
-                    self._thread = None
-                    return
-                arrived, self._arrived = self._arrived, []
-            try:
-                with torch.inference_mode():
-                    self.work(arrived)
-            except Exception as error:  # whatever went wrong belongs to the callers, who are waiting
-                failure = self.failure(error)
-                failure.__cause__ = error
-                for request in (*arrived, *self.abandon()):
-                    request.fail(failure)
+                self._thread = None
+                self._accepted += self._arrived
+                self._arrived = []
+                self._fail(error)
+
+    def _wait(self) -> bool:
+        """Until there is work. False when it is time to end."""
+        with self._condition:
+            if self._arrived or self.busy or self._condition.wait_for(lambda: bool(self._arrived), IDLE_SECONDS):
+                return True
+            self.rest()
+            self._thread, self._accepted = None, []
+            return False
+
+    def _accept(self) -> list[RequestT]:
+        with self._condition:
+            arrived, self._arrived = self._arrived, []
+        if arrived:
+            self._accepted = [*(request for request in self._accepted if not request.settled), *arrived]
+        return arrived
+
+    def _fail(self, error: BaseException) -> None:
+        """Tell everyone who waits."""
+        failure = self.failure(error)
+        failure.__cause__ = error
+        for request in self._accepted:
+            request.fail(failure)
+        self._accepted = []

@@ -192,16 +192,14 @@ class LocalLanguageModel(Engine[_Extension]):
         self._admit()
         if self._batch:
             self._decode()
-            for row in np.flatnonzero([request.cancelled for request in self._batch.requests])[::-1]:
+            for row in np.flatnonzero([request.settled for request in self._batch.requests])[::-1]:
                 self._take_out(int(row))
 
-    def abandon(self) -> list[_Extension]:
-        dropped = [*self._batch.requests, *self._waiting]
+    def abandon(self) -> None:
         self._waiting.clear()
         self._batch = _Batch()
         self._sampler = None
-        self._clear()
-        return dropped
+        super().abandon()
 
     def _admit(self) -> None:
         """Give rows to waiting requests, as many as fit, and compute what of their prefixes is not stored.
@@ -222,7 +220,7 @@ class LocalLanguageModel(Engine[_Extension]):
             if rows > 1 and rows * longest > self.max_batch_tokens:
                 break
             self._waiting.popleft()
-            if request.cancelled:
+            if request.settled:
                 continue
             prefix = request.prefix
             slots = self.tree.match(prefix)
@@ -240,7 +238,7 @@ class LocalLanguageModel(Engine[_Extension]):
         if not admitted:
             return
         first = len(self._batch)
-        self._batch.append(admitted)  # before anything can fail for want of memory: `abandon` must know them all
+        self._batch.append(admitted)
         self._sampler = None
         workspace.reserve(len(self._batch), 64 + max(len(request.ids) for request in admitted))
         for slots in stored:

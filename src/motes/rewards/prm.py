@@ -107,7 +107,6 @@ class LocalPRM(Engine[_Reading]):
         self.format = QwenFormat(vocabulary)
         self._known: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
         self._waiting: list[_Reading] = []
-        self._in_progress: list[_Reading] = []
         self._step_ids: WeakKeyDictionary[Trajectory, list[int]] = WeakKeyDictionary()
 
     @classmethod
@@ -191,18 +190,14 @@ class LocalPRM(Engine[_Reading]):
     def work(self, arrived: list[_Reading]) -> None:
         self._waiting += arrived
         self._waiting.sort(key=lambda reading: len(reading.ids))
-        group = [reading for reading in self._fitting() if not reading.cancelled]
-        self._in_progress = group
+        group = [reading for reading in self._fitting() if not reading.settled]
         self._read_prompts(group)
         for reading, values in zip(group, self._read(group), strict=True):
             reading.resolve(values)
-        self._in_progress = []
 
-    def abandon(self) -> list[_Reading]:
-        dropped = [*self._waiting, *self._in_progress]
-        self._waiting, self._in_progress = [], []
-        self._clear()
-        return dropped
+    def abandon(self) -> None:
+        self._waiting = []
+        super().abandon()
 
     def _fitting(self) -> list[_Reading]:
         """Take from the waiting as many as may be read together."""
