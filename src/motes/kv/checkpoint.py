@@ -25,11 +25,13 @@ def open_checkpoint(
         dtype: of weights and arithmetic; by default float32 on a CPU, bfloat16 on a GPU.
 
     Raises:
-        ConfigurationError: there is no such checkpoint, it is of another kind, or the dtype does not exist.
+        ConfigurationError: there is no such checkpoint, it is of another kind or damaged, or the device or the dtype
+            does not exist.
     """
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    arithmetic = getattr(torch, dtype, None) if dtype else torch.float32 if chosen.type == "cpu" else torch.bfloat16
-    if not isinstance(arithmetic, torch.dtype):
+    chosen = _device(device)
+    default = torch.float32 if chosen.type == "cpu" else torch.bfloat16
+    arithmetic = getattr(torch, str(dtype), None) if dtype else default
+    if not isinstance(arithmetic, torch.dtype) or not arithmetic.is_floating_point:
         raise ConfigurationError(f"unknown dtype {dtype!r}: use float32, bfloat16 or float16")
     path = os.path.expanduser(path)
     if path.startswith((".", "/")) and not os.path.isdir(path):
@@ -38,18 +40,39 @@ def open_checkpoint(
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what it would warn of is checked below
     try:
-        model, info = model_class.from_pretrained(path, dtype=arithmetic, output_loading_info=True)
+        model, info = model_class.from_pretrained(
+            path, dtype=arithmetic, output_loading_info=True, ignore_mismatched_sizes=True
+        )
         vocabulary = Vocabulary.load(path)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"cannot open {path!r}: {str(error).strip().splitlines()[0]}") from error
+        model = model.to(chosen)
+    except Exception as error:  # whatever the libraries that read these files raise: safetensors' errors have no base
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ConfigurationError(
+            f"cannot open {path!r}: {reason[:300]}. A checkpoint is config.json, model.safetensors and tokenizer.json; "
+            "where one is damaged, fetch it again"
+        ) from error
     finally:
         logging.set_verbosity(verbosity)
         if progress:
             logging.enable_progress_bar()
-    if info["missing_keys"]:
-        lacking = ", ".join(sorted(info["missing_keys"])[:3])
-        raise ConfigurationError(f"{path!r} is no checkpoint of a {model_class.__name__}: it lacks {lacking}")
-    return model.to(chosen).eval().requires_grad_(False), vocabulary
+    for what, names in (("lacks", info["missing_keys"]), ("has another shape of", info["mismatched_keys"])):
+        if names:
+            some = ", ".join(sorted(name if isinstance(name, str) else name[0] for name in names)[:3])
+            raise ConfigurationError(
+                f"{path!r} is no checkpoint of a {model_class.__name__} as its config.json says: it {what} {some}. "
+                "Check that its files belong together"
+            )
+    return model.eval().requires_grad_(False), vocabulary
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if name is None else torch.device(name)
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:  # how torch says that it was built without such a device
+        reason = str(error).splitlines()[0]
+        raise ConfigurationError(f"cannot use device {name!r} ({reason}): use device=cpu, or leave it out") from error
+    return device
 
 
 def cache_budget(bytes_per_token: int, device: torch.device, fraction: float = 0.125, at_most: int = 1 << 18) -> int:

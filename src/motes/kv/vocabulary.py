@@ -10,8 +10,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from motes.errors import ConfigurationError
 from motes.types import Problem
 
 HIT = -1
@@ -27,20 +29,43 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str) -> Vocabulary:
-        return cls(AutoTokenizer.from_pretrained(path))
+        """Raises whatever the libraries that read these files raise."""
+        vocabulary = cls(AutoTokenizer.from_pretrained(path))
+        if not vocabulary.encode("1"):  # an empty one is what transformers makes of a folder without the file
+            raise ValueError("its tokenizer knows no tokens: is tokenizer.json missing?")
+        return vocabulary
 
     def prompt(self, problem: Problem) -> list[int]:
-        """Token ids of the conversation up to where the answer begins. Without a chat template: the bare question."""
+        """Token ids of the conversation up to where the answer begins. Without a chat template: the bare question.
+
+        Raises:
+            ConfigurationError: the model has no form for such a conversation.
+        """
         if problem not in self._prompts:
             if self.tokenizer.chat_template:
-                messages = [dict(message) for message in problem.messages]
-                text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-                ids = self.encode(str(text))
+                ids = self.encode(self._conversation(problem))
+            elif len(problem.messages) == 1:
+                ids = self.tokenizer.encode(problem.question)
             else:
-                text = "\n\n".join(message["content"] for message in problem.messages)
-                ids = self.tokenizer.encode(text)
+                raise ConfigurationError(
+                    "the model has no chat template, so it knows neither system prompts nor conversations: ask the "
+                    "question alone, or use a checkpoint that was trained to chat"
+                )
             self._prompts[problem] = ids
         return self._prompts[problem]
+
+    def _conversation(self, problem: Problem) -> str:
+        messages = [dict(message) for message in problem.messages]
+        try:
+            text = str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        except (TemplateError, TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"the model's chat template refuses the conversation ({error}): "
+                + ("put the system prompt into the question" if problem.system else "use another checkpoint")
+            ) from error
+        if problem.system and problem.system.strip() not in text:
+            raise ConfigurationError("the model's chat template leaves the system prompt out: put it into the question")
+        return text
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of a piece of text, none added. Special tokens that it spells are recognised, or only text."""
