@@ -18,9 +18,10 @@ from motes.errors import RunDirectoryError
 from motes.lab import Report, RunRecord, write_report
 from motes.lab.comparison import PairedRuns, chief_of, differences, points, rates
 from motes.lab.flops import MODELS, Sizes
+from motes.lab.forest import Forest, whole_points
 from motes.lab.plot import BUDGET, TOKENS, _decades, curves_figure, save
 from motes.lab.report import flops
-from motes.lab.statistics import budget_to_reach, percentile_interval, resamples
+from motes.lab.statistics import Interval, budget_to_reach, percentile_interval, resamples
 from test_lab import SMALL, results, run
 
 INF = math.inf
@@ -271,6 +272,14 @@ def compared(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("compared")
     run(directory, dataclasses.replace(SMALL, methods=("bon", "pf", "greedy"), budgets=(1, 2, 4)))
     return directory
+
+
+def test_a_forest_tells_what_is_beyond_measure():
+    forest = Forest("", {"a": Interval(0.0, 0.0, 4.0), "b": Interval(INF, 0.5, INF)}, reference=1.0, log2=True)
+    assert forest.ends("a") == (-INF, -INF, 2.0)
+    assert forest.ends("b") == (-1.0, INF, INF)
+    assert Forest("", {"a": Interval(0.1, -0.1, 0.2)}).ends("a") == (-0.1, 0.1, 0.2)
+    assert [whole_points(share) for share in (-0.1, 0.0, 0.025)] == ["−10", "0", "+2.5"]
 
 
 class TestReport:

@@ -1,5 +1,6 @@
 """The lab: plan an evaluation, run it so that nothing is lost, summarise it honestly, draw it."""
 
+from motes.lab.corruption import CorruptedReward
 from motes.lab.evaluation import Evaluation, PlannedRun, derive_seed
 from motes.lab.method_spec import method_from_spec
 from motes.lab.records import RecordStore, RunRecord, read_records
@@ -9,6 +10,7 @@ from motes.lab.statistics import Interval, proportion_interval
 
 __all__ = [
     "Cell",
+    "CorruptedReward",
     "Evaluation",
     "Interval",
     "PlannedRun",

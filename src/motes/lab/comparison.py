@@ -83,7 +83,7 @@ class Difference:
         return f"{points(self.value.value)} ({points(self.value.low)} to {points(self.value.high)})"
 
     def row(self) -> dict[str, Any]:
-        return {"method": self.method, "chief": self.chief, "budget": self.budget, **_ends(self.value, "difference")}
+        return {"method": self.method, "chief": self.chief, "budget": self.budget, **ends(self.value, "difference")}
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,9 @@ def points(share: float) -> str:
     return f"{round(100 * share, 1) + 0.0:+.1f}".replace("-", "−") if share == share else "–"
 
 
-def differences(runs: PairedRuns, methods: Sequence[str]) -> list[Difference]:
+def differences(runs: PairedRuns, methods: Sequence[str], chief: str | None = None) -> list[Difference]:
     """Each method against the chief one of `methods`, at each budget that both were measured at."""
-    chief = chief_of(methods)
+    chief = chief or chief_of(methods)
     found = []
     for method in methods:
         own = runs.budgets(method)
@@ -157,7 +157,8 @@ def rates(runs: PairedRuns, methods: Sequence[str], references: Sequence[int] = 
     return found
 
 
-def _ends(interval: Interval, name: str) -> dict[str, float]:
+def ends(interval: Interval, name: str) -> dict[str, float]:
+    """An interval as three fields of a flat row."""
     return {
         name: round(interval.value, 6),
         f"{name}_low": round(interval.low, 6),

@@ -76,6 +76,17 @@ class Scale(NamedTuple):
     ticks: Callable[[Sequence[float]], dict[float, str]]
 
 
+class Panel(NamedTuple):
+    """Cells, each at its place on a logarithmic axis that spans `span`."""
+
+    title: str
+    cells: Sequence[Cell]
+    places: Sequence[float]
+    span: Sequence[float]
+    ticks: Mapping[float, str]
+    label: str
+
+
 def draw(report: Report, directory: Path) -> list[Path]:
     """Write `accuracy`, where models' sizes are known `cost`, and where there are levels `levels`, as PNG and SVG.
 
@@ -126,39 +137,42 @@ def curves_figure(
     Args:
         groups: the methods of each group, by its name; methods that the report lacks are passed over.
     """
-    styles = _styles(report.cells)
-    columns = [(name, [cell for cell in report.cells if cell.method in (report.chief, *methods)])
-               for name, methods in groups.items() if any(method in styles for method in methods)]  # fmt: skip
-    panels = [(scale, name, cells) for scale in scales for name, cells in columns or [("", list(report.cells))]]
-    num_columns = len(columns) or len(scales)
-    figure, grid = _panels(len(panels) // num_columns, num_columns)
-    for axes, (scale, name, cells) in zip(grid, panels, strict=True):
+    columns = {name: [cell for cell in report.cells if cell.method in (report.chief, *methods)]
+               for name, methods in groups.items() if any(cell.method in methods for cell in report.cells)}  # fmt: skip
+    panels = []
+    for scale in scales:
         everywhere = [scale.place(cell) for cell in report.cells]
-        _limits(axes, report.cells)
-        _curves(axes, cells, [scale.place(cell) for cell in cells], styles)
-        _log2_axis(axes, scale.ticks(everywhere), scale.label)
-        if columns:
-            margin = (max(everywhere) / min(everywhere)) ** 0.05
-            axes.set_xlim(min(everywhere) / margin, max(everywhere) * margin)
-        axes.set_title(name, loc="left", fontsize=10, color="#555555")
-    _heading(figure, f"Accuracy on {report.title}", f"{report.models}; band and whiskers: 95 % intervals")
-    return figure
+        for name, cells in (columns or {"": list(report.cells)}).items():
+            places = [scale.place(cell) for cell in cells]
+            panels.append(Panel(name, cells, places, everywhere, scale.ticks(everywhere), scale.label))
+    title, subtitle = f"Accuracy on {report.title}", f"{report.models}; band and whiskers: 95 % intervals"
+    return panels_figure(panels, len(columns) or len(scales), title, subtitle)
 
 
-def _panels(rows: int, columns: int) -> tuple[Figure, list[Axes]]:
-    """Panels of one size with a common vertical axis, room for labels on the right of each; all in inches."""
+def panels_figure(panels: Sequence[Panel], columns: int, title: str, subtitle: str) -> Figure:
+    """Panels of one size, row by row, with a common accuracy axis and room for labels on the right of each."""
     from matplotlib.figure import Figure
 
-    across, down, gap, below, above, left = 3.67, 3.35, 1.47, 0.95, 1.0, 0.715
-    width = left + columns * (across + gap)
-    height = above + rows * down + (rows - 1) * below + 0.65
+    across, down, gap, below, above, left = 3.67, 3.35, 1.47, 0.95, 1.0, 0.715  # all in inches
+    rows = len(panels) // columns
+    width, height = left + columns * (across + gap), above + rows * down + (rows - 1) * below + 0.65
     figure = Figure(figsize=(width, height))
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     figure.subplots_adjust(
         left=left / width, right=1 - gap / width, top=1 - above / height, bottom=0.65 / height,
         wspace=gap / across, hspace=below / down,
     )  # fmt: skip
-    return figure, list(grid.flat)
+    everything = [cell for panel in panels for cell in panel.cells]
+    styles = _styles(everything)
+    for axes, panel in zip(grid.flat, panels, strict=True):
+        _limits(axes, everything)
+        _curves(axes, panel.cells, panel.places, styles)
+        _log2_axis(axes, panel.ticks, panel.label)
+        margin = max(1.02, (max(panel.span) / min(panel.span)) ** 0.045)
+        axes.set_xlim(min(panel.span) / margin, max(panel.span) * margin)
+        axes.set_title(panel.title, loc="left", fontsize=10, color="#555555")
+    heading(figure, title, subtitle)
+    return figure
 
 
 def levels_figure(report: Report) -> Figure | None:
@@ -181,13 +195,14 @@ def levels_figure(report: Report) -> Figure | None:
         panel.set_title(f"level {level}", loc="left", fontsize=10, color="#555555")
     figure.supxlabel("budget: trajectories drawn per problem", fontsize=10, x=(0.6 + width - 1.75) / 2 / width, y=0.02)
     each = max(cell.problems for cell in report.levels)
-    _heading(figure, f"Accuracy by level on {report.title}", f"{each} problems a level; band: 95 % interval")
+    heading(figure, f"Accuracy by level on {report.title}", f"{each} problems a level; band: 95 % interval")
     return figure
 
 
-def _heading(figure: Figure, title: str, subtitle: str) -> None:
-    """Title and subtitle, at the left edge of the first panel, set in inches from the top."""
-    left, height = figure.axes[0].get_position().x0, figure.get_figheight()
+def heading(figure: Figure, title: str, subtitle: str, left: float | None = None) -> None:
+    """Title and subtitle, at the left edge of the first panel or as told, set in inches from the top."""
+    left = figure.axes[0].get_position().x0 if left is None else left
+    height = figure.get_figheight()
     figure.text(left, 1 - 0.2 / height, title, fontsize=14, fontweight="bold", va="top")
     figure.text(left, 1 - 0.5 / height, subtitle, fontsize=10, color="#666666", va="top")
 
