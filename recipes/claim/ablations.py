@@ -1,0 +1,127 @@
+"""Which settings of the particle filter matter: one factor at a time about the default.
+
+Potential, link and beta are crossed, since together they make the target. Particles and sweeps share 64 trajectories.
+On the validation split, unless told otherwise: defaults may be chosen by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from claim.cells import Cell, Measured, write
+from motes.lab.comparison import Difference, ends
+from motes.lab.forest import Forest, forest_figure
+from motes.lab.plot import save
+from motes.lab.report import csv_text, markdown_rows, table_row
+from motes.lab.statistics import Interval
+from motes.methods import ParticleFilter
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BUDGETS = (16,)
+SHARED = 64
+"""Trajectories that particles and sweeps share."""
+SWEEPS = f"particles × sweeps (default {SHARED} × 1)"
+DEFAULT = "pf"
+NOTE = (
+    "Accuracy with Wilson's 95 % interval; difference to the default, `pf`, at the same budget, in percentage points "
+    "with the 95 % interval of a bootstrap over problems. Where nothing differs, one interval in twenty leaves 0 out."
+)
+
+
+class Variant(NamedTuple):
+    """The default with one factor changed; `factor` and `setting` are what tables say."""
+
+    factor: str
+    setting: str
+    cell: Cell
+
+
+def variants(budgets: Sequence[int], reward: str) -> list[Variant]:
+    """All of them, at the budgets; particles and sweeps at their own."""
+    default = ParticleFilter(1)
+    found: list[Variant] = []
+
+    def add(factor: str, setting: str, spec: str = DEFAULT, **changes: object) -> None:
+        label = spec if spec != DEFAULT else f"{DEFAULT} {setting}"
+        found.extend(Variant(factor, setting, Cell(spec, budget, label, **changes)) for budget in budgets)  # type: ignore[arg-type]
+
+    for potential in ("increment", "absolute"):
+        for link in ("odds", "probability"):
+            for beta in (0.25, 0.5, 1.0, 2.0):
+                if (potential, link, beta) != (default.potential, default.link, default.beta):
+                    spec = f"pf:potential={potential}:link={link}:beta={beta:g}"
+                    factor = f"target (default {default.potential}, {default.link}, β=1)"
+                    add(factor, f"{potential}, {link}, β={beta:g}", spec)
+    for field, levels in (
+        ("resampling", ("multinomial", "stratified", "systematic", "residual")),
+        ("ess_threshold", (0.0, 0.25, 0.5, 0.75, 1.0)),
+        ("aggregation", ("last", "min", "prod", "mean")),
+    ):
+        usual = getattr(default, field)
+        for level in levels:
+            if level != usual:
+                add(f"{field} (default {usual})", f"{field}={level}", f"pf:{field}={level}")
+        if field == "aggregation" and (reward == "tiny" or reward.startswith("hf:")):  # others may not know the option
+            add(
+                f"{field} (default {usual})",
+                "prefix=whole",
+                reward=f"{reward}{'&' if '?' in reward else '?'}prefix=whole",
+            )
+    for temperature in (0.4, 0.6, 1.0, 1.2):
+        add("temperature (default 0.8)", f"temperature={temperature}", temperature=temperature)
+    for sweeps in (4, 8, 16, 32):
+        cell = Cell(f"pg:num_sweeps={sweeps}", SHARED)
+        found.append(Variant(SWEEPS, f"{SHARED // sweeps} × {sweeps}", cell))
+    return found
+
+
+def cells(budgets: Sequence[int], reward: str) -> list[Cell]:
+    defaults = [Cell(DEFAULT, budget) for budget in sorted({*budgets, SHARED})]
+    return [*defaults, *(variant.cell for variant in variants(budgets, reward))]
+
+
+def tell(measured: Measured) -> None:
+    report = measured.report()
+    found = {(cell.method, cell.budget): cell for cell in report.cells}
+    differences = {(difference.method, difference.budget): difference for difference in report.differences}
+    budgets = sorted({cell.budget for cell in measured.records})
+    asked = variants([budget for budget in budgets if (DEFAULT, budget) in found], measured.setting.reward)
+    asked = [variant for variant in asked if variant.cell in measured.records]
+    table, rows = [], []
+    for budget in budgets:
+        default = found[DEFAULT, budget]
+        table.append(["default", "", *table_row(default)[1:4], "", f"{default.total_tokens:,.0f}"])
+        rows.append({"factor": "default", "setting": "", **default.row(), **ends(Interval(0, 0, 0), "difference")})
+        for factor, setting, cell in asked:
+            if cell.budget == budget:
+                key = cell.name, budget
+                tokens = f"{found[key].total_tokens:,.0f}"
+                table.append([factor, setting, *table_row(found[key])[1:4], str(differences[key]), tokens])
+                difference = ends(differences[key].value, "difference")
+                rows.append({"factor": factor, "setting": setting, **found[key].row(), **difference})
+    header = ["factor", "setting", "budget", "accuracy", "95 % interval", "difference", "tokens"]
+    page = measured.page(report, "\n".join(markdown_rows(header, table)), NOTE)
+    write(measured.setting.out, {"report.md": page, "report.csv": csv_text(rows)})
+    sweeps = [variant for variant in asked if variant.factor == SWEEPS]
+    for name, shown in (("ablations", [variant for variant in asked if variant not in sweeps]), ("sweeps", sweeps)):
+        if shown:
+            save(partial(_figure, shown, differences, report.title), measured.setting.out / name)
+
+
+def _figure(shown: Sequence[Variant], differences: Mapping[tuple[str, int], Difference], title: str) -> Figure:
+    forests = [
+        Forest(
+            f"percentage points, budget {budget}",
+            {setting: differences[cell.name, budget].value for _, setting, cell in shown if cell.budget == budget},
+        )
+        for budget in sorted({variant.cell.budget for variant in shown})
+    ]
+    groups: dict[str, dict[str, None]] = {}
+    for factor, setting, _ in shown:
+        groups.setdefault(factor, {})[setting] = None
+    rows = {factor: list(settings) for factor, settings in groups.items()}
+    return forest_figure(forests, rows, "Accuracy less that of the default filter", f"{title}; 95 % intervals")

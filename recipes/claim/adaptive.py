@@ -1,0 +1,66 @@
+"""Claim: an adaptive budget is as accurate as the whole budget, for a share of its tokens.
+
+`adaptive` at several `decided`, the share of the posterior that ends a run, against `pf` at the same budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from claim.cells import Cell, Measured, write
+from motes.lab.comparison import PairedRuns, ends
+from motes.lab.forest import Forest, forest_figure
+from motes.lab.plot import save
+from motes.lab.report import csv_text, markdown_rows, percent, table_row
+from motes.lab.statistics import Interval, percentile_interval
+
+BUDGETS = (64,)
+DECIDED = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+CHIEF = "pf"
+NOTE = (
+    "Difference of accuracy to `pf` at the same budget, in percentage points, and tokens computed by both models as a "
+    "share of those of `pf`, each with the 95 % interval of a bootstrap over problems."
+)
+
+
+def cells(budgets: Sequence[int], decided: Sequence[float] = DECIDED) -> list[Cell]:
+    methods = [CHIEF, *(f"adaptive:decided={share:g}" for share in decided)]
+    return [Cell(method, budget) for budget in budgets for method in methods]
+
+
+def tell(measured: Measured) -> None:
+    report, runs = measured.report(), PairedRuns(measured.named())
+    differences = {(difference.method, difference.budget): difference for difference in report.differences}
+    table, rows = [], []
+    panels: list[Forest] = []
+    for budget in sorted({cell.budget for cell in report.cells}):
+        shares, gains = {}, {}
+        for cell in (cell for cell in report.cells if cell.budget == budget):
+            share, gain = Interval(1, 1, 1), Interval(0, 0, 0)
+            written = ["", ""]
+            if cell.method != CHIEF:
+                difference = differences[cell.method, budget]
+                share, gain = token_share(runs, cell.method, budget), difference.value
+                written = [str(difference), f"{percent(share.value)} ({percent(share.low)} – {percent(share.high)})"]
+                name = cell.method.partition(":")[2].replace("=", " = ")
+                shares[name], gains[name] = share, gain
+            table.append([*table_row(cell)[:4], *written])
+            rows.append({**cell.row(), **ends(gain, "difference"), **ends(share, "token_share")})
+        at = f", N = {budget}"
+        panels.append(Forest(f"accuracy less that of pf{at}", gains))
+        panels.append(
+            Forest(f"share of pf's tokens{at}", shares, reference=1.0, words=lambda share: f"{100 * share:g} %")
+        )
+    header = ["method", "budget", "accuracy", "95 % interval", "difference", "share of tokens"]
+    page = measured.page(report, "\n".join(markdown_rows(header, table)), NOTE)
+    write(measured.setting.out, {"report.md": page, "report.csv": csv_text(rows)})
+    title, subtitle = "Waves of particles while the answer is in doubt", f"{report.title}; 95 % intervals"
+    groups = {"": list(panels[0].values)}
+    save(partial(forest_figure, panels, groups, title, subtitle), measured.setting.out / "adaptive")
+
+
+def token_share(runs: PairedRuns, method: str, budget: int) -> Interval:
+    """Tokens computed by both models, over those of the chief method at the same budget."""
+    means = runs.means([(method, budget), (CHIEF, budget)], lambda record: float(record.usage.total_tokens))
+    return percentile_interval(means[:, 0] / means[:, 1])

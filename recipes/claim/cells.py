@@ -1,0 +1,186 @@
+"""What the claims share: cells, measured once each into a directory of its own, and told together."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import shlex
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import motes
+from motes import Sampling
+from motes.errors import ConfigurationError, UnknownNameError
+from motes.lab import Evaluation, Report, RunRecord, evaluate, method_from_spec, read_records
+from motes.lab.corruption import CorruptedReward
+from motes.lab.evaluation import RECORDS
+from motes.lab.flops import Sizes
+from motes.methods.population import gather
+
+AT_ONCE = 2
+"""Cells in flight, so that the last runs of one do not leave the models idle."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all cells of a claim have in common, as the command line gives it."""
+
+    claim: str
+    split: str
+    limit: int | None
+    seeds: tuple[int, ...]
+    model: str
+    reward: str
+    concurrency: int
+    work: Path
+    out: Path
+
+    @property
+    def made_by(self) -> str:
+        words = ["python", "recipes/claims.py", self.claim, "--split", self.split, "--model", self.model]
+        words += ["--reward", self.reward, "--seeds", ",".join(map(str, self.seeds))]
+        words += [] if self.limit is None else ["--limit", str(self.limit)]
+        return f"Made by `{shlex.join(words)}`."
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method at one budget.
+
+    Attributes:
+        label: what tables call the method; by default its spec.
+        temperature: of the language model. reward: another one than the setting's.
+        corruption: arguments of `CorruptedReward`.
+    """
+
+    method: str
+    budget: int
+    label: str = ""
+    temperature: float = Sampling().temperature
+    reward: str = ""
+    corruption: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.label or self.method
+
+    def reward_name(self, setting: Setting) -> str:
+        words = [self.reward or setting.reward, *(f"{name}={value:g}" for name, value in self.corruption)]
+        return " ".join(words)
+
+    def evaluation(self, setting: Setting) -> Evaluation:
+        return Evaluation(
+            split=setting.split,
+            limit=setting.limit,
+            methods=(self.method,),
+            budgets=(self.budget,),
+            seeds=setting.seeds,
+            lm=setting.model,
+            reward=self.reward_name(setting),
+            sampling=Sampling(temperature=self.temperature),
+        )
+
+    def directory(self, setting: Setting) -> Path:
+        """Its own, by everything that makes its records what they are: claims that share --work share cells."""
+        configuration = json.dumps(self.evaluation(setting).to_dict(), sort_keys=True)
+        words = "_".join([self.method, *(f"{name}={level:g}" for name, level in self.corruption)])
+        name = re.sub(r"[^\w.=-]+", "_", words)
+        return setting.work / f"{name}-{self.budget}-{hashlib.sha256(configuration.encode()).hexdigest()[:10]}"
+
+
+def possible(methods: Iterable[str], budgets: Sequence[int]) -> list[Cell]:
+    """A cell for each method and budget that it takes; `greedy` has one. A method that takes none is an error."""
+    cells: list[Cell] = []
+    for method in methods:
+        refusals, known = [], len(cells)
+        for budget in budgets:
+            try:
+                cells.append(Cell(method, method_from_spec(method, budget).budget))
+            except UnknownNameError:
+                raise
+            except ConfigurationError as refusal:
+                refusals.append(refusal)
+        if len(cells) == known:
+            raise refusals[0]
+    return list(dict.fromkeys(cells))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The records of cells, under the cells' names."""
+
+    setting: Setting
+    records: Mapping[Cell, Sequence[RunRecord]]
+    sizes: Sizes
+
+    def report(self, cells: Sequence[Cell] | None = None) -> Report:
+        """Of some of the cells, by default of all: each is a method at a budget, and methods stand in their order."""
+        cells = list(self.records) if cells is None else cells
+        evaluation = cells[0].evaluation(self.setting).to_dict()
+        configuration: dict[str, Any] = {
+            **{name: evaluation[name] for name in ("task", "split", "lm", "num_problems")},
+            "reward": self.setting.reward,
+            "seeds": list(self.setting.seeds),
+            "methods": list(dict.fromkeys(cell.name for cell in cells)),
+            "num_runs": len(cells) * evaluation["num_runs"],
+        }
+        return Report.of(self.named(cells), configuration, self.sizes)
+
+    def named(self, cells: Sequence[Cell] | None = None) -> list[RunRecord]:
+        return [
+            dataclasses.replace(record, method=cell.name)
+            for cell in (self.records if cells is None else cells)
+            for record in self.records[cell]
+        ]
+
+    def page(self, report: Report, *parts: str) -> str:
+        """A Markdown page: title, warnings, the parts, and the command that made it."""
+        warnings = [f"**{warning}.**" for warning in report.warnings()]
+        title = f"# {self.setting.claim}: {report.title}"
+        return "\n\n".join([title, f"{report.models}.", *warnings, *parts, self.setting.made_by]) + "\n"
+
+
+async def measure(setting: Setting, cells: Sequence[Cell]) -> Measured:
+    """Do every run of the cells that has no record yet; what was done is kept if it is interrupted."""
+    cells = list(dict.fromkeys(cells))
+    own = {cell.directory(setting): cell for cell in cells}
+    problems = len(cells[0].evaluation(setting).problems()) * len(setting.seeds)
+    trajectories = sum(cell.budget for cell in own.values())
+    print(f"{len(own)} cells, {trajectories:,} trajectories a problem, {trajectories * problems:,} in all", flush=True)
+    lm = motes.language_model(setting.model)
+    rewards = {spec: motes.reward_model(spec) for spec in {cell.reward or setting.reward for cell in cells}}
+    pending = iter(own.items())
+    done = 0
+
+    async def work() -> None:
+        nonlocal done
+        for directory, cell in pending:  # shared by all workers
+            started = time.perf_counter()
+            reward, corruption = rewards[cell.reward or setting.reward], cast(dict[str, Any], dict(cell.corruption))
+            progress = await evaluate(
+                cell.evaluation(setting),
+                directory,
+                lm=lm,
+                reward=CorruptedReward(reward, **corruption) if corruption else reward,
+                concurrency=max(1, setting.concurrency // AT_ONCE),
+            )
+            done += 1
+            words = f"{done}/{len(own)}  {cell.name} {cell.budget}  {cell.reward_name(setting)}"
+            failed = f", {progress.failed} failed" if progress.failed else ""
+            seconds = time.perf_counter() - started
+            print(f"{words}: {100 * progress.accuracy:.1f} %{failed}, {seconds:.0f} s", flush=True)
+
+    await gather(work() for _ in range(AT_ONCE))
+    records = {cell: read_records(cell.directory(setting) / RECORDS) for cell in cells}
+    return Measured(setting, records, Sizes.read(next(iter(own))))
+
+
+def write(directory: Path, files: Mapping[str, str]) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (directory / name).write_text(text, encoding="utf-8")

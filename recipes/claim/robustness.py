@@ -1,0 +1,95 @@
+"""Claim: a particle filter suffers less than searches from a reward model that is wrong.
+
+Methods at budgets 16 and 64 with the reward model's logits corrupted, see `motes.lab.corruption`: by noise, by
+overconfidence (a factor), by a bias for the first two steps, by misjudging the first two steps. The same prefix always
+gets the same corrupted score. A bias is the same for all candidates of as many steps: methods that compare only such
+cannot notice it, and it stands here as a check that they do not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from claim.cells import Cell, Measured, possible, write
+from motes.lab.comparison import Difference, PairedRuns, differences, ends
+from motes.lab.plot import Panel, panels_figure, save
+from motes.lab.report import Cell as ReportedCell
+from motes.lab.report import csv_text, markdown_rows, table_row
+from motes.lab.statistics import Interval
+
+BUDGETS = (16, 64)
+METHODS = ("pf", "bon", "wbon", "beam", "dvts", "rebase")
+LEVELS: Mapping[str, Sequence[float]] = {
+    "noise": (0, 0.5, 1, 2, 4),
+    "factor": (1, 2, 4, 8),
+    "bias": (0, 1, 2),
+    "early": (0, 0.5, 1, 2),
+}
+"""For each kind of corruption, its levels; the first leaves the reward model as it is."""
+NAMES = {
+    "noise": "noise: standard deviation added to every logit",
+    "factor": "overconfidence: factor of the logit",
+    "bias": "bias b: b · max(0, 3 − t) added at step t",
+    "early": "misjudged start: deviation b · max(0, 3 − t) at step t",
+}
+NOTE = (
+    "Accuracy with Wilson's 95 % interval; difference to the particle filter at the same budget and corruption, and to "
+    "the same method without corruption, in percentage points with the 95 % interval of a bootstrap over problems."
+)
+
+
+def cells(methods: Sequence[str], budgets: Sequence[int], kinds: Sequence[str] = tuple(LEVELS)) -> list[Cell]:
+    whole = possible(methods, budgets)
+    return [*whole, *(_corrupted(cell, kind, level) for kind in kinds for level in LEVELS[kind][1:] for cell in whole)]
+
+
+def _corrupted(cell: Cell, kind: str, level: float) -> Cell:
+    return cell if level == LEVELS[kind][0] else dataclasses.replace(cell, corruption=((kind, float(level)),))
+
+
+def tell(measured: Measured) -> None:
+    whole = [cell for cell in measured.records if not cell.corruption]
+    kinds = list(dict.fromkeys(name for cell in measured.records for name, _ in cell.corruption))
+    report = measured.report(whole)
+    table, rows, panels = [], [], []
+    for budget in sorted({cell.budget for cell in whole}):
+        uncorrupted = [cell for cell in whole if cell.budget == budget]
+        for kind in kinds:
+            found: dict[float, list[ReportedCell]] = {}
+            for level in LEVELS[kind]:
+                corrupted = [_corrupted(cell, kind, level) for cell in uncorrupted]
+                now = measured.report(corrupted)
+                found[level] = list(now.cells)
+                beside = {difference.method: difference for difference in now.differences}
+                for cell, before, after in zip(now.cells, uncorrupted, corrupted, strict=True):
+                    fall = _difference(measured, before, after)
+                    to_chief = beside.get(cell.method)
+                    written = "" if to_chief is None else str(to_chief)
+                    table.append([kind, f"{level:g}", *table_row(cell)[:4], written, str(fall)])
+                    columns = ends(to_chief.value if to_chief else Interval(0, 0, 0), "to_chief")
+                    name = {"corruption": kind, "corruption_level": level}
+                    rows.append({**name, **cell.row(), **columns, **ends(fall.value, "to_none")})
+            panels.append(_panel(budget, kind, found))
+    header = ["corruption", "level", "method", "budget", "accuracy", "95 % interval", f"to {report.chief}", "to none"]
+    page = measured.page(report, "\n".join(markdown_rows(header, table)), NOTE)
+    write(measured.setting.out, {"report.md": page, "report.csv": csv_text(rows)})
+    title, subtitle = f"Accuracy with a corrupted reward model, {report.title}", f"{report.models}; 95 % intervals"
+    save(partial(panels_figure, panels, len(kinds), title, subtitle), measured.setting.out / "robustness")
+
+
+def _difference(measured: Measured, before: Cell, after: Cell) -> Difference:
+    """How much the corruption changes a method's accuracy."""
+    records = [dataclasses.replace(record, method="without") for record in measured.records[before]]
+    (found,) = differences(PairedRuns([*records, *measured.records[after]]), ["without", after.name], "without")
+    return found
+
+
+def _panel(budget: int, kind: str, found: Mapping[float, Sequence[ReportedCell]]) -> Panel:
+    """Accuracy against the level, which stand at even distances."""
+    at = {level: 2.0**place for place, level in enumerate(found)}
+    cells = [cell for level in found for cell in found[level]]
+    places = [at[level] for level in found for _ in found[level]]
+    ticks = {at[level]: f"{level:g}" for level in found}
+    return Panel(f"budget {budget}", cells, places, places, ticks, NAMES[kind])

@@ -1,0 +1,102 @@
+"""Measure the claims, one command each: records under --work, tables and plots under --out.
+
+    python recipes/claims.py scaling        # accuracy against budget, tokens, FLOPs; scaling rates
+    python recipes/claims.py robustness     # with a corrupted reward model
+    python recipes/claims.py ablations      # settings of the particle filter, one at a time, on the validation split
+    python recipes/claims.py adaptive       # accuracy and tokens of the adaptive budget
+
+Each cell (a method at a budget) is an evaluation of its own below --work: interrupted, the same command goes on;
+with more methods or budgets, only what is new is measured; claims that are given one --work share cells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from claim import ablations, adaptive, robustness, scaling
+from claim.cells import Setting, measure
+from motes.errors import MotesError
+
+CLAIMS = {"scaling": scaling, "robustness": robustness, "ablations": ablations, "adaptive": adaptive}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(argv)
+    setting = Setting(
+        claim=args.claim,
+        split=args.split or ("validation" if args.claim == "ablations" else "test"),
+        limit=args.limit,
+        seeds=args.seeds,
+        model=args.model,
+        reward=args.reward,
+        concurrency=args.concurrency,
+        work=args.work or Path("build/claims") / args.claim,
+        out=args.out or Path("results") / args.claim,
+    )
+    budgets = args.budgets or CLAIMS[args.claim].BUDGETS
+    try:
+        match args.claim:
+            case "scaling":
+                cells = scaling.cells(args.methods or scaling.METHODS, budgets)
+            case "robustness":
+                cells = robustness.cells(args.methods or robustness.METHODS, budgets, args.kinds)
+            case "ablations":
+                cells = ablations.cells(budgets, args.reward)
+            case "adaptive":
+                cells = adaptive.cells(budgets, args.decided)
+        measured = asyncio.run(measure(setting, cells))
+        CLAIMS[args.claim].tell(measured)
+    except KeyboardInterrupt:
+        print(f"interrupted; what is done is in {setting.work}, the same command goes on", file=sys.stderr)
+        return 130
+    except MotesError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"written: {setting.out}")
+    failed = sum(record.outcome == "failed" for records in measured.records.values() for record in records)
+    if failed:
+        print(f"{failed} runs failed; the same command does them again", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="claim", required=True)
+    for name, module in CLAIMS.items():
+        command = commands.add_parser(name, description=module.__doc__)
+        command.add_argument("--work", type=Path, help="records; default build/claims/NAME")
+        command.add_argument("--out", type=Path, help="tables and plots; default results/NAME")
+        command.add_argument("--split", help="part of the task; default test, for ablations validation")
+        command.add_argument("--limit", type=int, help="the first so many problems; default all")
+        command.add_argument("--seeds", "--seed", type=whole, default=(0,), help="separated by commas")
+        command.add_argument("--model", default="tiny")
+        command.add_argument("--reward", default="tiny")
+        command.add_argument("--concurrency", type=int, default=64, help="problems in flight")
+        command.add_argument("--budgets", type=whole, help="numbers of trajectories, separated by commas")
+    for name in ("scaling", "robustness"):
+        commands.choices[name].add_argument("--methods", type=words, help="specs, separated by commas")
+    kinds = commands.choices["robustness"]
+    kinds.add_argument("--kinds", type=words, default=tuple(robustness.LEVELS), help="of corruption; default all")
+    decided = commands.choices["adaptive"]
+    decided.add_argument("--decided", type=fractions, default=adaptive.DECIDED, help="separated by commas")
+    return parser.parse_args(argv)
+
+
+def words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def whole(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
+
+
+def fractions(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split(",")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

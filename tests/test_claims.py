@@ -1,0 +1,155 @@
+"""The recipe that measures the claims, on the fake world: what it runs, keeps, shares and writes."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+
+from motes import ParticleFilter, Usage
+from motes.errors import ConfigurationError, UnknownNameError
+from motes.lab import RunRecord, method_from_spec
+from motes.lab.comparison import PairedRuns
+from motes.methods import METHODS
+
+sys.path.append(str(Path(__file__).parents[1] / "recipes"))
+
+import claims
+from claim import ablations, adaptive, robustness, scaling
+from claim.cells import Cell, possible
+
+FAKE = ["--model", "worlds:language_model", "--reward", "worlds:reward_model", "--limit", "2"]
+
+
+def claim(directory: Path, name: str, *words: str) -> Path:
+    out = directory / "out" / name
+    assert claims.main([name, *FAKE, "--work", str(directory / "work"), "--out", str(out), *words]) == 0
+    return out
+
+
+def rows(path: Path) -> list[dict]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def records(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted((directory / "work").glob("*/records.jsonl"))}
+
+
+class TestCells:
+    def test_what_a_method_refuses_is_left_out(self):
+        assert possible(["pg", "greedy"], (1, 2, 4, 8, 16)) == [Cell("pg", 8), Cell("pg", 16), Cell("greedy", 1)]
+
+    def test_what_it_refuses_throughout_is_an_error(self):
+        with pytest.raises(ConfigurationError):
+            possible(["pg"], (1, 2))
+        with pytest.raises(UnknownNameError):
+            possible(["pff"], (1, 2))
+
+    def test_every_method_of_the_family_is_measured(self):
+        assert {cell.method.partition(":")[0] for cell in scaling.cells(scaling.METHODS, scaling.BUDGETS)} == set(
+            METHODS
+        )
+
+    def test_one_factor_at_a_time(self):
+        default = ParticleFilter(16)
+        found = ablations.variants((16,), "tiny")
+        assert len(found) == 15 + 3 + 4 + 3 + 1 + 4 + 4
+        assert len({(variant.cell.name, variant.cell.budget) for variant in found}) == len(found)
+        for factor, _, cell in found:
+            made = method_from_spec(cell.method, cell.budget)
+            if factor == ablations.SWEEPS:
+                assert made.num_particles * made.num_sweeps == 64
+                continue
+            changed = [f.name for f in dataclasses.fields(default) if getattr(made, f.name) != getattr(default, f.name)]
+            beside = (cell.temperature != 0.8) + bool(cell.reward)
+            if factor.startswith("target"):
+                assert 1 <= len(changed) <= 3
+                assert set(changed) <= {"potential", "link", "beta"}
+            else:
+                assert len(changed) + beside == 1
+
+    def test_a_reward_model_of_ones_own_is_not_asked_to_read_otherwise(self):
+        assert all(not cell.reward for cell in ablations.cells((16,), "worlds:reward_model"))
+
+    def test_the_first_level_of_a_corruption_is_none(self):
+        cells = robustness.cells(("pf",), (4,))
+        assert len(set(cells)) == len(cells) == 1 + sum(len(levels) - 1 for levels in robustness.LEVELS.values())
+
+
+def test_scaling(tmp_path):
+    words = ["--methods", "pf,pf:paper,bon,greedy,pg", "--budgets", "1,4,8"]
+    out = claim(tmp_path, "scaling", *words)
+    assert {path.name for path in out.iterdir()} == {
+        "report.md", "report.csv", "differences.csv", "rates.csv",
+        *(f"{name}.{kind}" for name in ("accuracy", "cost", "rates") for kind in ("png", "svg")),
+    }  # fmt: skip
+    assert "Made by `python recipes/claims.py scaling" in (out / "report.md").read_text()
+    assert str(tmp_path) not in (out / "report.md").read_text()
+    found = {(row["method"], row["budget"]) for row in rows(out / "report.csv")}
+    assert found == {*((m, b) for m in ("pf", "pf:paper", "bon") for b in "148"), ("greedy", "1"), ("pg", "8")}
+    before = records(tmp_path)
+    assert len(before) == 11
+    tables = (out / "report.csv").read_bytes()
+    claim(tmp_path, "scaling", *words)
+    assert (records(tmp_path), (out / "report.csv").read_bytes()) == (before, tables)
+    claim(tmp_path, "scaling", "--methods", "pf,bon", "--budgets", "1,2,4")
+    assert len(records(tmp_path)) == 13
+    assert before.items() < records(tmp_path).items()
+
+
+def test_robustness(tmp_path):
+    words = ["--methods", "pf,bon", "--budgets", "2,4"]
+    claim(tmp_path, "scaling", *words)
+    shared = records(tmp_path)
+    out = claim(tmp_path, "robustness", *words, "--kinds", "noise,early")
+    assert {path.name for path in out.iterdir()} == {"report.md", "report.csv", "robustness.png", "robustness.svg"}
+    assert len(records(tmp_path)) == len(shared) + 2 * 2 * (4 + 3)
+    assert shared.items() < records(tmp_path).items()
+    found = rows(out / "report.csv")
+    assert len(found) == 2 * 2 * (5 + 4)
+    assert all(float(row["to_none"]) == 0 for row in found if float(row["corruption_level"]) == 0)
+    assert all(float(row["to_chief"]) == 0 for row in found if row["method"] == "pf")
+    accuracy = {(r["corruption"], r["corruption_level"], r["method"], r["budget"]): float(r["accuracy"]) for r in found}
+    for row in found:
+        own = row["corruption"], row["corruption_level"]
+        chief = accuracy[*own, "pf", row["budget"]]
+        assert float(row["to_chief"]) == pytest.approx(float(row["accuracy"]) - chief)
+        clean = accuracy[row["corruption"], "0", row["method"], row["budget"]]
+        assert float(row["to_none"]) == pytest.approx(float(row["accuracy"]) - clean)
+
+
+def test_ablations(tmp_path):
+    out = claim(tmp_path, "ablations", "--budgets", "2")
+    assert {path.suffix for path in out.iterdir()} == {".md", ".csv", ".png", ".svg"}
+    found = rows(out / "report.csv")
+    assert [(row["factor"], row["budget"]) for row in found if row["factor"] == "default"] == [
+        ("default", "2"),
+        ("default", "64"),
+    ]
+    assert len(found) == 2 + 15 + 3 + 4 + 3 + 4 + 4
+    assert "validation" in next(iter(records(tmp_path))).read_text()
+
+
+def test_adaptive(tmp_path):
+    out = claim(tmp_path, "adaptive", "--budgets", "16", "--decided", "0.5,2")
+    half, never = rows(out / "report.csv")[1:]
+    assert float(half["token_share"]) < float(never["token_share"])
+    assert float(never["token_share"]) == pytest.approx(1.0, abs=0.2)  # all waves run
+
+
+def test_token_share_by_hand():
+    every = [
+        RunRecord(problem_id=str(i), method=method, budget=64, seed=0, outcome="wrong", usage=Usage(generated_tokens=n))
+        for method, tokens in (("pf", (100, 300)), ("adaptive", (20, 80)))
+        for i, n in enumerate(tokens)
+    ]
+    share = adaptive.token_share(PairedRuns(every), "adaptive", 64)
+    assert (share.value, share.low, share.high) == pytest.approx((0.25, 0.2, 80 / 300))
+
+
+def test_an_error_is_one_line(tmp_path, capsys):
+    assert claims.main(["scaling", *FAKE, "--methods", "pff", "--work", str(tmp_path), "--out", str(tmp_path)]) == 1
+    assert "did you mean 'pf'" in capsys.readouterr().err
