@@ -13,11 +13,22 @@ import pytest
 import motes
 
 SOURCE = Path(motes.__file__).parent
-HEAVY = ("torch", "transformers", "tokenizers", "safetensors", "matplotlib", "fastapi", "starlette", "uvicorn", "ray")
+HEAVY = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "matplotlib",
+    "httpx2",
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "ray",
+)
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("types", "protocols", "errors"),
-    ("smc", "kv"),
+    ("smc", "kv", "http"),
     ("methods", "models", "rewards", "tasks", "bundled"),
     ("api", "contracts", ""),  # "": the package itself, which gathers the public names
     ("lab",),

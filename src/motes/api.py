@@ -26,13 +26,15 @@ def language_model(spec: str | LanguageModel, **options: Any) -> LanguageModel:
     """Open a language model.
 
     Args:
-        spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "MODULE:ATTRIBUTE" (a model of your own, or
-            what makes one of `options`), or a model already, which is returned as is. Options may follow, as in
-            "hf:PATH?device=cuda&max_batch_size=64".
-        options: of the engine, see `motes.models.local.LocalLanguageModel`.
+        spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "http://HOST:PORT/v1#MODEL" (served, extra
+            `http`; https, too), "MODULE:ATTRIBUTE" (a model of your own, or what makes one of `options`), or a model
+            already, which is returned as is. Options may follow, as in "hf:PATH?device=cuda&max_batch_size=64".
+        options: of the engine, see `motes.models.local.LocalLanguageModel` and
+            `motes.models.served.HTTPLanguageModel.open`.
 
     Raises:
         ConfigurationError: the spec is not understood, or there is no such model.
+        ServerError: the server cannot be asked what it can do.
         MissingExtraError: the engine's packages are not installed.
     """
     if not isinstance(spec, str):
@@ -41,6 +43,13 @@ def language_model(spec: str | LanguageModel, **options: Any) -> LanguageModel:
     if _names_own(spec):
         own: LanguageModel = _own(spec, LanguageModel, options)
         return own
+    if spec.startswith(("http://", "https://")):
+        try:
+            from motes.models.served import HTTPLanguageModel
+        except ImportError as error:
+            raise MissingExtraError(f"the language model {spec!r}", "http") from error
+        served: LanguageModel = _opened(HTTPLanguageModel, spec, options)
+        return served
     path = _local_path(spec, "lm")
     try:
         from motes.models.local import LocalLanguageModel
@@ -87,8 +96,11 @@ def _parsed(spec: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]
 
 def _opened(engine: Any, path: str, options: Mapping[str, Any]) -> Any:
     """An engine over a checkpoint, its options checked by name."""
-    known = {*inspect.signature(engine.open).parameters, *inspect.signature(engine).parameters}
-    known -= {"path", "options", "model", "vocabulary", "name"}
+    parameters = inspect.signature(engine.open).parameters
+    known = set(parameters)
+    if "options" in parameters:  # which go to the engine itself
+        known |= set(inspect.signature(engine).parameters)
+    known -= {"path", "options", "model", "vocabulary", "name", "transport"}
     for option in options:
         if option not in known:
             raise UnknownNameError("option", option, known)
@@ -103,7 +115,9 @@ def _local_path(spec: str, role: str) -> str:
     scheme, _, rest = spec.partition(":")
     if scheme == "hf" and rest:
         return rest
-    raise ConfigurationError(f"{spec!r} names no model: use 'tiny', 'hf:PATH_OR_NAME' or 'MODULE:ATTRIBUTE'")
+    raise ConfigurationError(
+        f"{spec!r} names no model: use 'tiny', 'hf:PATH_OR_NAME', 'http://HOST:PORT/v1#MODEL' or 'MODULE:ATTRIBUTE'"
+    )
 
 
 def _names_own(spec: str) -> bool:

@@ -89,7 +89,13 @@ class StepsFailedError(EngineError):
 
 
 class ServerError(EngineError):
-    """A server failed a request, and trying again did not help."""
+    """A server failed a request, and trying again did not help.
+
+    Attributes:
+        status: the HTTP status it answered with, where it did.
+    """
+
+    status: int | None = None
 
 
 class UnreachableError(ServerError):

@@ -12,7 +12,7 @@ from typing import cast
 
 import typer
 
-from motes.cli import check, demo, evaluate, report, solve
+from motes.cli import check, demo, doctor, evaluate, report, solve
 from motes.errors import ConfigurationError, ContextLengthError, MotesError, RunDirectoryError
 
 INPUT_ERRORS = (ConfigurationError, ContextLengthError, RunDirectoryError)
@@ -29,6 +29,7 @@ app.command("eval")(evaluate.command)
 app.command("report")(report.command)
 app.command("demo")(demo.command)
 app.command("check")(check.command)
+app.command("doctor")(doctor.command)
 
 
 @app.callback(invoke_without_command=True)

@@ -13,7 +13,11 @@ from motes.protocols import LanguageModel, RewardModel
 from motes.types import Sampling
 
 Model = Annotated[
-    str, typer.Option("--model", help="Language model: tiny, hf:PATH_OR_NAME, or MODULE:ATTRIBUTE of your own.")
+    str,
+    typer.Option(
+        "--model",
+        help="Language model: tiny, hf:PATH_OR_NAME, http://HOST:PORT/v1#MODEL, or MODULE:ATTRIBUTE of your own.",
+    ),
 ]
 Reward = Annotated[
     str, typer.Option("--reward", help="Reward model: tiny, hf:PATH_OR_NAME, MODULE:ATTRIBUTE, or none.")

@@ -1,0 +1,358 @@
+"""One pooled HTTP client: bounded concurrency, timeouts, and trying again where that can help.
+
+429, 408, 409, 5xx, no connection, a broken one, a body that is no JSON    tried again
+401, 403                                                                   UnauthorizedError, at once
+the context does not hold the request                                      ContextLengthError, at once
+any other 4xx                                                              RejectedError, at once
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import json
+import random
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import httpx2
+
+from motes.errors import (
+    BadResponseError,
+    ConfigurationError,
+    ContextLengthError,
+    MotesError,
+    RejectedError,
+    ServerError,
+    UnauthorizedError,
+    UnreachableError,
+)
+from motes.http.address import KEY_VARIABLE
+
+T = TypeVar("T")
+Reader = Callable[[AsyncIterator[dict[str, Any]]], Awaitable[T]]
+"""Makes something of a stream of events."""
+
+CONTEXT = re.compile(
+    r"context[ _](length|size|window)|maximum (context|model) length|max_model_len|max_total_tokens"
+    r"|max_new_tokens.{0,40}must be|longer than the model|input.{0,20} too long",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """In seconds: to connect, between two pieces of an answer, and for a request with all its attempts."""
+
+    connect: float = 10.0
+    read: float = 600.0
+    total: float = 1800.0
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How often and how patiently.
+
+    The pause before attempt k + 1 is drawn evenly from [0, min(longest, first · 2^(k−1))] ("full jitter"); what the
+    server says in Retry-After is waited for in full, with that jitter on top. A server that wants longer than
+    `patience` is not waited for.
+    """
+
+    attempts: int = 6
+    first: float = 0.5
+    longest: float = 20.0
+    patience: float = 120.0
+
+    def pause(self, attempt: int, retry_after: float | None, rng: random.Random) -> float:
+        """Seconds before the next attempt, after `attempt` of them."""
+        jitter = rng.uniform(0, min(self.longest, self.first * 2 ** (attempt - 1)))
+        return jitter + (retry_after or 0.0)
+
+
+@dataclass(eq=False)
+class _TransientError(Exception):
+    """An attempt that failed in a way that another may not."""
+
+    error: MotesError
+    retry_after: float | None = None
+
+
+@dataclass(eq=False)
+class _Pool:
+    """What belongs to one event loop."""
+
+    http: httpx2.AsyncClient
+    slots: asyncio.Semaphore
+    lifetime: AsyncGenerator[None, None] | None = field(default=None, repr=False)
+
+
+class Client:
+    """Talks JSON with one server. May be used from any number of event loops; connections belong to one each, and are
+    closed with it.
+
+    Args:
+        base: what relative paths are below; absolute URLs are taken as they are.
+        api_key: sent as a bearer token.
+        max_concurrency: requests in flight, in each event loop. Others wait; a request that pauses before its next
+            attempt keeps its place, so that a busy server is not pressed harder.
+        transport: instead of sockets, for tests.
+        sleep, clock: for tests; `clock` gives seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        base: str,
+        *,
+        api_key: str | None = None,
+        timeouts: Timeouts | None = None,
+        retries: Retries | None = None,
+        max_concurrency: int = 128,
+        transport: httpx2.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if max_concurrency < 1:
+            raise ConfigurationError(f"max_concurrency must be at least 1, not {max_concurrency}")
+        self.base = base.rstrip("/")
+        self.timeouts = timeouts or Timeouts()
+        self.retries = retries or Retries()
+        self.max_concurrency = max_concurrency
+        self._api_key = api_key
+        self._transport = transport
+        self._sleep = sleep
+        self._clock = clock
+        self._jitter = random.Random()
+        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
+
+    async def get(self, path: str, *, attempts: int | None = None) -> Any:
+        """What a GET answers, as JSON."""
+        return await self._request("GET", path, None, _json, attempts)
+
+    async def post(self, path: str, body: Mapping[str, Any], *, attempts: int | None = None) -> Any:
+        """What a POST answers, as JSON.
+
+        Args:
+            attempts: instead of those of `Retries`.
+
+        Raises:
+            UnauthorizedError, ContextLengthError, RejectedError, ServerError, UnreachableError, BadResponseError: see
+                above; the last three after several attempts.
+        """
+        return await self._request("POST", path, body, _json)
+
+    async def stream(self, path: str, body: Mapping[str, Any], read: Reader[T]) -> T:
+        """What `read` makes of the events of a POST. When it returns, the connection is closed, whatever is to come.
+
+        An attempt that breaks off is repeated from the beginning: `read` must begin anew.
+        """
+
+        async def receive(response: httpx2.Response) -> T:
+            return await read(_events(response))
+
+        return await self._request("POST", path, body, receive)
+
+    async def aclose(self) -> None:
+        """Close this event loop's connections. Otherwise they are closed with the loop."""
+        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        if pool is not None and pool.lifetime is not None:
+            await pool.lifetime.aclose()
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        receive: Callable[[httpx2.Response], Awaitable[T]],
+        attempts: int | None = None,
+    ) -> T:
+        url = path if path.startswith("http") else f"{self.base}/{path.lstrip('/')}"
+        pool = await self._pool()
+        async with pool.slots:
+            try:
+                async with asyncio.timeout(self.timeouts.total) as limit:
+                    return await self._persist(pool.http, method, url, body, receive, attempts)
+            except TimeoutError as error:
+                if not limit.expired():
+                    raise
+                raise UnreachableError(
+                    f"{url} did not answer within {self.timeouts.total:g} s, all attempts together: "
+                    "ask for less at once, or give it more time with total_timeout"
+                ) from error
+
+    async def _persist(
+        self,
+        http: httpx2.AsyncClient,
+        method: str,
+        url: str,
+        body: Mapping[str, Any] | None,
+        receive: Callable[[httpx2.Response], Awaitable[T]],
+        attempts: int | None,
+    ) -> T:
+        content = None if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await self._attempt(http, method, url, content, receive)
+            except _TransientError as failure:
+                impatient = failure.retry_after is not None and failure.retry_after > self.retries.patience
+                if attempt >= (attempts or self.retries.attempts) or impatient:
+                    raise failure.error from failure.__cause__
+                await self._sleep(self.retries.pause(attempt, failure.retry_after, self._jitter))
+
+    async def _attempt(
+        self,
+        http: httpx2.AsyncClient,
+        method: str,
+        url: str,
+        content: bytes | None,
+        receive: Callable[[httpx2.Response], Awaitable[T]],
+    ) -> T:
+        try:
+            async with http.stream(method, url, content=content) as response:
+                if response.status_code >= 400:
+                    await response.aread()
+                    raise self._refusal(response, url)
+                return await receive(response)
+        except httpx2.TimeoutException as error:
+            wanted = f"connect within {self.timeouts.connect:g} s"
+            if not isinstance(error, (httpx2.ConnectTimeout, httpx2.PoolTimeout)):
+                wanted = f"send anything for {self.timeouts.read:g} s"
+            raise _TransientError(
+                UnreachableError(f"{url} did not {wanted}: is it running, and is it overloaded? See read_timeout")
+            ) from error
+        except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
+            raise ConfigurationError(f"{url!r} is no URL that can be asked: {error}") from error
+        except httpx2.ConnectError as error:
+            raise _TransientError(
+                UnreachableError(f"nothing answers at {url}: start the server, or correct the address ({error})")
+            ) from error
+        except httpx2.TransportError as error:
+            raise _TransientError(
+                UnreachableError(
+                    f"the connection to {url} broke off ({error or type(error).__name__}): is it still up?"
+                )
+            ) from error
+        except (BadResponseError, httpx2.DecodingError) as error:
+            raise _TransientError(
+                error
+                if isinstance(error, MotesError)
+                else BadResponseError(f"{url} answered what cannot be decoded ({error}): is it the right address?")
+            ) from error
+
+    def _refusal(self, response: httpx2.Response, url: str) -> Exception:
+        """What an answer of 4xx or 5xx is."""
+        status = response.status_code
+        said = f"{url} answered {status} {_phrase(status)}: {_message(response)}"
+        if status in (401, 403):
+            hint = "the key it was given is not accepted" if self._api_key else f"put a key into {KEY_VARIABLE}"
+            return UnauthorizedError(f"{said}. It wants an API key: {hint}")
+        if status in (408, 409, 429) or status >= 500:
+            wait = _retry_after(response.headers.get("retry-after"), self._clock())
+            hint = "fewer requests at once (max_concurrency) may help" if status in (408, 429) else "look into its log"
+            return _TransientError(_with_status(ServerError(f"{said}. {hint[0].upper()}{hint[1:]}"), status), wait)
+        if status in (400, 413, 422) and CONTEXT.search(response.text):
+            return ContextLengthError(f"{said}. Shorten the question, or ask for fewer tokens")
+        return _with_status(RejectedError(f"{said}. `motes doctor` shows what this server can do"), status)
+
+    async def _pool(self) -> _Pool:
+        loop = asyncio.get_running_loop()
+        if (pool := self._pools.get(loop)) is None:
+            n = self.max_concurrency
+            http = httpx2.AsyncClient(
+                headers={"Authorization": f"Bearer {self._api_key}"} if self._api_key else None,
+                timeout=httpx2.Timeout(
+                    self.timeouts.read, connect=self.timeouts.connect, pool=None, write=self.timeouts.read
+                ),
+                limits=httpx2.Limits(max_connections=n, max_keepalive_connections=n),
+                transport=self._transport,
+                follow_redirects=False,
+            )
+            http.headers["Content-Type"] = "application/json"
+            pool = self._pools[loop] = _Pool(http, asyncio.Semaphore(n))
+            # A started asynchronous generator is closed by the loop before it closes itself: `asyncio.run` leaves no
+            # connection behind.
+            pool.lifetime = _lifetime(http)
+            await anext(pool.lifetime)
+        return pool
+
+
+async def _lifetime(http: httpx2.AsyncClient) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        await http.aclose()
+
+
+async def _json(response: httpx2.Response) -> Any:
+    content = await response.aread()
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise BadResponseError(
+            f"{response.url} answered what is no JSON ({content[:80]!r}): is it an OpenAI-compatible server?"
+        ) from error
+
+
+async def _events(response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
+    """The events of a stream: of server-sent ones (`data: …`) or lines of JSON, up to its end."""
+    async for line in response.aiter_lines():
+        text = line.removeprefix("data:").strip()
+        if not text or line.startswith((":", "event:", "id:", "retry:")):
+            continue
+        if text == "[DONE]":
+            return
+        try:
+            event = json.loads(text)
+        except ValueError as error:
+            raise BadResponseError(f"{response.url} sent an event that is no JSON: {text[:80]!r}") from error
+        if not isinstance(event, dict):
+            raise BadResponseError(f"{response.url} sent an event that is no object: {text[:80]!r}")
+        if event.get("error"):
+            raise BadResponseError(f"{response.url} failed while it answered: {_said(event)}")
+        yield event
+
+
+def _with_status(error: ServerError, status: int) -> ServerError:
+    error.status = status
+    return error
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def _message(response: httpx2.Response) -> str:
+    try:
+        return _said(response.json())
+    except ValueError:
+        return response.text.strip()[:200] or "(nothing said)"
+
+
+def _said(body: Any) -> str:
+    """What an error's body says, in whichever of the usual places."""
+    while isinstance(body, dict):
+        body = next((body[key] for key in ("error", "message", "detail") if body.get(key)), None) or json.dumps(body)
+    return str(body)[:500]
+
+
+def _retry_after(value: str | None, now: float) -> float | None:
+    """Seconds that a server wants to be left alone: written as such, or as a date."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
+    except ValueError:
+        return None

@@ -1,0 +1,154 @@
+"""Who answers at an address: which engine, which version, which models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from motes.errors import (
+    BadResponseError,
+    ConfigurationError,
+    MotesError,
+    RejectedError,
+    UnknownNameError,
+)
+from motes.http.address import OPENAI_HOST, Address
+from motes.http.client import Client
+
+
+@dataclass(frozen=True)
+class Sign:
+    """How an engine is recognised.
+
+    Attributes:
+        owned_by: what it says of its models in the list of models.
+        path: a route of its own, below the root, that tells its version; None: there is none.
+        key: where in that route's answer the version stands.
+        context: where in that route's answer the longest context stands.
+        proof: what no other engine's answer has; by default the version.
+    """
+
+    owned_by: str | None = None
+    path: str | None = None
+    key: tuple[str, ...] = ()
+    context: tuple[str, ...] = ()
+    proof: tuple[str, ...] = ()
+
+
+SIGNS: Mapping[str, Sign] = MappingProxyType(
+    {
+        "vllm": Sign("vllm", "version", ("version",)),
+        "sglang": Sign("sglang", "server_info", ("version",), ("context_length",), ("model_path",)),
+        "llama.cpp": Sign("llamacpp", "props", ("build_info",), ("default_generation_settings", "n_ctx")),
+        "tgi": Sign(None, "info", ("version",), ("max_total_tokens",), ("model_id",)),
+        "ollama": Sign("library", "api/version", ("version",)),
+        "transformers": Sign(),
+        "openai": Sign(),
+    }
+)
+"""The engines by name. The last two give no sign: OpenAI is known by its host, `transformers serve` must be named."""
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Server:
+    """What answers at an address.
+
+    Attributes:
+        engine: a name in `SIGNS`, or "unknown".
+        version: as the engine tells it.
+        models: those it has, by name; empty where it does not tell.
+        model: the one that is used.
+        context_length: tokens of prompt and answer together, None where it does not tell.
+    """
+
+    engine: str
+    version: str | None
+    models: tuple[str, ...]
+    model: str
+    context_length: int | None
+
+
+async def identify(client: Client, address: Address, engine: str | None = None) -> Server:
+    """Ask who is there. Nothing is generated.
+
+    Args:
+        engine: its name, where it gives no sign of itself.
+
+    Raises:
+        UnreachableError: nothing answers.
+        UnauthorizedError: it wants a key.
+        UnknownNameError: it has no such model, or `engine` names none.
+        ConfigurationError: it is no OpenAI-compatible server, or has several models and none was chosen.
+    """
+    if engine is not None and engine not in (*SIGNS, UNKNOWN):
+        raise UnknownNameError("engine", engine, (*SIGNS, UNKNOWN))
+    try:
+        listed = await client.get(f"{address.base}/models", attempts=3)
+    except (RejectedError, BadResponseError) as error:
+        if address.model is None or (isinstance(error, RejectedError) and error.status != 404):
+            raise ConfigurationError(
+                f"{address.base} lists no models, as an OpenAI-compatible server does: is the path right? {error}"
+            ) from error
+        listed = {"data": []}  # some gateways list none
+    entries = listed.get("data") if isinstance(listed, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) and "id" in entry for entry in entries):
+        raise ConfigurationError(f"{address.base}/models answers no list of models: is it an OpenAI-compatible server?")
+    chosen = _chosen(address, entries)
+    if engine is None and address.host == OPENAI_HOST:
+        engine = "openai"
+    engine, told = await _sign(client, address, chosen, engine)
+    sign = SIGNS.get(engine, Sign())
+    lengths = (chosen.get("max_model_len"), _at(chosen, ("meta", "n_ctx")), _at(told, sign.context))
+    version = _at(told, sign.key) if sign.key else None
+    return Server(
+        engine=engine,
+        version=None if version is None else str(version),
+        models=tuple(str(entry["id"]) for entry in entries),
+        model=str(chosen["id"]),
+        context_length=next((int(n) for n in lengths if isinstance(n, int) and n > 0), None),
+    )
+
+
+def _chosen(address: Address, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """The entry of the model that is wanted."""
+    names = [str(entry["id"]) for entry in entries]
+    if address.model is None:
+        if len(entries) != 1:
+            raise ConfigurationError(
+                f"{address.base} has {len(entries)} models, {', '.join(names) or 'by its own account'}: "
+                f"choose one, as in {address.base}#{names[0] if names else 'MODEL'}"
+            )
+        return entries[0]
+    if not entries:
+        return {"id": address.model}
+    for entry in entries:
+        if address.model in (entry["id"], entry.get("root"), f"{entry['id']}".removesuffix(":latest")):
+            return entry
+    raise UnknownNameError(f"model at {address.base}", address.model, names)
+
+
+async def _sign(client: Client, address: Address, entry: Mapping[str, Any], engine: str | None) -> tuple[str, Any]:
+    """The engine, and what its own route says."""
+    owners = {sign.owned_by: name for name, sign in SIGNS.items() if sign.owned_by}
+    named = engine or owners.get(str(entry.get("owned_by")))
+    for name in [named] if named else SIGNS:
+        sign = SIGNS.get(name, Sign())
+        if sign.path is None:
+            continue
+        try:
+            told = await client.get(f"{address.root}/{sign.path}", attempts=1)
+        except MotesError:
+            continue
+        if _at(told, sign.proof or sign.key) is not None:
+            return name, told
+    return named or UNKNOWN, {}
+
+
+def _at(value: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if path else None

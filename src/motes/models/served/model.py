@@ -1,0 +1,387 @@
+"""A language model behind an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from collections.abc import Coroutine, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+
+from motes.errors import (
+    ConfigurationError,
+    ContextLengthError,
+    MissingExtraError,
+    MotesError,
+    RejectedError,
+    ServerError,
+    StepsFailedError,
+    UnknownNameError,
+)
+from motes.http import Address, Client, Retries, Timeouts
+from motes.models.served.capabilities import Capabilities
+from motes.models.served.native import WIRES
+from motes.models.served.probe import probe
+from motes.models.served.profiles import PROFILES
+from motes.models.served.prompts import renderer
+from motes.models.served.stream import follow
+from motes.models.served.turn import Ask, Turns
+from motes.models.served.wires import Completions, Drawn, Prompt, Request, Wire
+from motes.types import Sampling, Step, Trajectory, Usage
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from motes.kv.vocabulary import Vocabulary
+
+Seeding = Literal["particle", "group", "none"]
+T = TypeVar("T")
+
+PROMPTS_PER_CALL = 256
+"""Prompts of one merged request at most."""
+
+
+class HTTPLanguageModel:
+    """A language model behind an OpenAI-compatible server.
+
+    Args:
+        client, address: of the server.
+        capabilities: what it can do, see `motes.models.served.probe.probe`.
+        vocabulary: its tokenizer on this side, where the server cannot render conversations.
+        seeds: how draws are seeded.
+            "particle": every particle's own seed is sent, a request each. The same (trajectory, sampling, seed) gives
+            the same step, as far as the server keeps its word. The default where it draws by seeds.
+            "group": particles at one and the same node of a run become one prompt with as many answers, drawn by the
+            seed of the first. The same run with the same seed gives the same result; a step alone does not depend on
+            its seed alone.
+            "none": no seeds. As "group", and the prompts of all runs travel in one request where the server takes
+            several and answers each as it ends. Nothing can be repeated. The default where seeds mean nothing.
+            Whatever is chosen, particles that are alike are drawn apart; at temperature 0 they are drawn once.
+        logprobs: whether log-probabilities are asked for; by default where they cost little.
+    """
+
+    merges_calls = True
+
+    def __init__(
+        self,
+        client: Client,
+        address: Address,
+        capabilities: Capabilities,
+        *,
+        vocabulary: Vocabulary | None = None,
+        seeds: Seeding | None = None,
+        logprobs: bool | None = None,
+    ) -> None:
+        if seeds is not None and seeds not in get_args(Seeding):
+            raise UnknownNameError("way to seed", str(seeds), get_args(Seeding))
+        self.client = client
+        self.address = address
+        self.capabilities = capabilities
+        self.profile = PROFILES[capabilities.engine]
+        self.seeds: Seeding = seeds or ("particle" if capabilities.seeds else "none")
+        self.logprobs = capabilities.logprobs and (self.profile.logprobs if logprobs is None else bool(logprobs))
+        completes = capabilities.route in ("ids", "text") and self.profile.wire is not None
+        name = self.profile.wire if completes and self.profile.wire is not None else "chat"
+        self._wire: Wire = WIRES[name](address, capabilities.model, self.profile)
+        self._cutter: Wire = (
+            self._wire if self._wire.streams else Completions(address, capabilities.model, self.profile)
+        )
+        self._renderer = renderer(
+            capabilities.engine,
+            client,
+            address,
+            capabilities.model,
+            vocabulary,
+            kind=capabilities.rendering if completes else "messages",
+            ids=self.profile.takes_ids,
+        )
+        self._most: int | None = None  # tokens of one answer, once the server has said so
+        self._turns = Turns(self._carry_out)
+
+    @classmethod
+    def open(
+        cls,
+        path: str,
+        *,
+        engine: str | None = None,
+        api_key: str | None = None,
+        api_key_env: str | None = None,
+        tokenizer: str | None = None,
+        seeds: Seeding | None = None,
+        logprobs: bool | None = None,
+        context_length: int | None = None,
+        max_concurrency: int = 128,
+        connect_timeout: float = 10.0,
+        read_timeout: float = 600.0,
+        total_timeout: float = 1800.0,
+        attempts: int = 6,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> HTTPLanguageModel:
+        """Open a served model: ask the server what it can do.
+
+        Args:
+            path: its address, "http://HOST:PORT/v1#MODEL".
+            engine: "vllm", "sglang", "llama.cpp", "tgi", "transformers", "ollama" or "openai", where the server gives
+                no sign of which it is.
+            api_key: by default that of the environment, in MOTES_API_KEY (or OPENAI_API_KEY, for OpenAI).
+            api_key_env: the environment variable that holds it.
+            tokenizer: the model's tokenizer, a folder or a name that the hub knows (extra `local`), for servers that
+                complete prompts but do not render conversations.
+            seeds, logprobs: see the class.
+            context_length: where the server does not tell it.
+            max_concurrency: requests in flight.
+            connect_timeout, read_timeout, total_timeout: seconds, see `motes.http.Timeouts`.
+            attempts: of each request.
+            transport: instead of sockets, for tests.
+
+        Raises:
+            UnreachableError: nothing answers.
+            UnauthorizedError: it wants a key.
+            UnknownNameError: it has no such model.
+            ConfigurationError: it is no OpenAI-compatible server, or an option is out of its range.
+        """
+        address = Address.parse(path)
+        for name, value in (
+            ("connect_timeout", connect_timeout),
+            ("read_timeout", read_timeout),
+            ("total_timeout", total_timeout),
+            ("attempts", attempts),
+        ):
+            if not float(value) > 0:
+                raise ConfigurationError(f"{name} must be more than 0, not {value}")
+        client = Client(
+            address.base,
+            api_key=api_key or address.key(api_key_env),
+            timeouts=Timeouts(float(connect_timeout), float(read_timeout), float(total_timeout)),
+            retries=Retries(attempts=int(attempts)),
+            max_concurrency=max_concurrency,
+            transport=transport,
+        )
+        vocabulary = None if tokenizer is None else _vocabulary(tokenizer)
+        found = _now(probe(client, address, engine=engine, vocabulary=vocabulary))
+        if context_length is not None:
+            found = replace(found, context_length=context_length)
+        return cls(client, address, found, vocabulary=vocabulary, seeds=seeds, logprobs=logprobs)
+
+    @property
+    def continues_prefixes(self) -> bool:
+        """Whether it can be used step by step; otherwise it writes whole answers only."""
+        return self.capabilities.continues_prefixes
+
+    async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
+        """See `motes.protocols.LanguageModel`. What concurrent calls ask for in one turn of the event loop is asked of
+        the server together. Cancelling a call closes its requests at once, unless others wait for them too.
+
+        Raises:
+            ConfigurationError: the server cannot sample so, or cannot continue what is begun.
+            UnauthorizedError: the server does not accept the key any more.
+            ContextLengthError: a prompt alone does not fit.
+            StepsFailedError: some requests failed for good.
+        """
+        self.profile.sampling_fields(sampling)
+        if not self.continues_prefixes and any(trajectory.depth for trajectory in trajectories):
+            raise ConfigurationError(f"{self!r} cannot continue an answer: draw whole ones")
+        asks = [Ask(trajectory, sampling, seed) for trajectory, seed in zip(trajectories, seeds, strict=True)]
+        outcomes = await self._turns.submit(asks)
+        steps = [outcome for outcome in outcomes if isinstance(outcome, Step)]
+        if len(steps) == len(asks):
+            return steps
+        for outcome in outcomes:
+            if isinstance(outcome, MotesError) and not isinstance(outcome, ServerError):
+                raise outcome
+        raise StepsFailedError(outcomes)
+
+    async def aclose(self) -> None:
+        """Close this event loop's connections; otherwise they are closed with the loop."""
+        await self.client.aclose()
+
+    async def _carry_out(self, asks: list[Ask]) -> None:
+        """Everything that one turn of the event loop asks for."""
+        groups: dict[int, list[Ask]] = {}
+        for ask in asks:
+            groups.setdefault(id(ask.trajectory), []).append(ask)
+        prompts = await asyncio.gather(
+            *(self._renderer.extended(group[0].trajectory) for group in groups.values()), return_exceptions=True
+        )
+        merged: dict[tuple[Any, ...], list[tuple[Prompt, list[Ask]]]] = {}
+        for prompt, group in zip(prompts, groups.values(), strict=True):
+            if isinstance(prompt, MotesError):
+                for ask in group:
+                    ask.settle(prompt)
+            elif isinstance(prompt, BaseException):
+                raise prompt
+            else:
+                self._ask(prompt, group, merged)
+        for (sampling, limit, n, seed, *_), parts in merged.items():
+            for start in range(0, len(parts), PROMPTS_PER_CALL):
+                part = parts[start : start + PROMPTS_PER_CALL]
+                request = Request(
+                    prompts=tuple(prompt for prompt, _ in part),
+                    sampling=sampling,
+                    limit=limit,
+                    n=n,
+                    seed=seed,
+                    logprobs=self.logprobs,
+                    cut=self._cuts(sampling),
+                )
+                # Each answer's asks: one, or all that are alike, where they are drawn once.
+                receivers = [ask for _, group in part for ask in ([[a] for a in group] if n == len(group) else [group])]
+                flat = [ask for _, group in part for ask in group]
+                self._turns.start(self._call(request, receivers), flat)
+
+    def _ask(
+        self, prompt: Prompt, group: list[Ask], merged: dict[tuple[Any, ...], list[tuple[Prompt, list[Ask]]]]
+    ) -> None:
+        """Put asks for one and the same node into requests: `merged` by what a request's prompts must share."""
+        by_sampling: dict[Sampling, list[Ask]] = {}
+        for ask in group:
+            by_sampling.setdefault(ask.sampling, []).append(ask)
+        for sampling, asks in by_sampling.items():
+            limit = self._limit(asks[0].trajectory, prompt, sampling)
+            if isinstance(limit, ContextLengthError) or limit < 1:
+                for ask in asks:
+                    ask.settle(limit if isinstance(limit, ContextLengthError) else Step("", "length"))
+                continue
+            alone = () if self._merges_prompts else (len(merged),)  # a request of its own
+            if sampling.temperature == 0:
+                merged.setdefault((sampling, limit, 1, None, "drawn once", *alone), []).append((prompt, asks))
+            elif self.seeds == "particle" or (len(asks) > 1 and not self.capabilities.choices):
+                for ask in asks:
+                    merged[sampling, limit, 1, self._seed(ask), id(ask)] = [(prompt, [ask])]
+            elif self.seeds == "group":
+                merged[sampling, limit, len(asks), self._seed(asks[0]), id(asks[0])] = [(prompt, asks)]
+            else:
+                merged.setdefault((sampling, limit, len(asks), None, *alone), []).append((prompt, asks))
+
+    def _seed(self, ask: Ask) -> int | None:
+        return None if self.seeds == "none" else ask.seed % self.profile.seed_below
+
+    @property
+    def _merges_prompts(self) -> bool:
+        """Whether prompts of different runs travel together: only where none has to wait for the slowest."""
+        return self.capabilities.several_prompts and self.profile.stream_interval
+
+    def _cuts(self, sampling: Sampling) -> bool:
+        """Whether delimiters are found on this side."""
+        most = self.profile.max_stops
+        too_many = most is not None and len(sampling.delimiters) > most
+        return bool(sampling.delimiters) and (too_many or not self.capabilities.tells_end)
+
+    def _limit(self, trajectory: Trajectory, prompt: Prompt, sampling: Sampling) -> int | ContextLengthError:
+        """Tokens that the next step may have."""
+        limit = sampling.max_step_tokens
+        if sampling.max_tokens is not None:
+            limit = min(limit, sampling.max_tokens - trajectory.num_tokens)
+        if self._most is not None:
+            limit = min(limit, self._most)
+        context = self.capabilities.context_length
+        if context is not None and prompt.ids is not None:
+            if len(prompt.ids) >= context and not trajectory.depth:
+                return ContextLengthError(
+                    f"the prompt has {len(prompt.ids)} tokens and {self!r} a context of {context}: shorten the question"
+                )
+            limit = min(limit, context - len(prompt.ids))
+        return limit
+
+    async def _call(self, request: Request, receivers: list[list[Ask]]) -> None:
+        """One request, and what becomes of its answers."""
+        try:
+            await self._send(request, receivers)
+        except (ContextLengthError, RejectedError) as error:
+            room = _room(str(error))
+            if room is not None and 0 < room < request.limit:
+                if isinstance(error, RejectedError):
+                    self._most = room
+                await self._send(replace(request, limit=room), receivers)
+            elif isinstance(error, ContextLengthError):
+                for ask in _all(receivers):  # what was begun is as long as it can be
+                    ask.settle(Step("", "length") if ask.trajectory.depth else error)
+            else:
+                raise
+
+    async def _send(self, request: Request, receivers: list[list[Ask]]) -> None:
+        settled: set[int] = set()
+
+        def settle(index: int, drawn: Drawn) -> None:
+            if index not in settled:
+                settled.add(index)
+                self._turns.start(self._finish(request, index, drawn, receivers[index]), receivers[index])
+
+        wire = self._cutter if request.cut else self._wire
+        if request.cut or (request.count > 1 and self.profile.stream_interval):
+            answers = await self.client.stream(
+                wire.url, wire.streamed(request), lambda events: follow(events, wire, request, settle)
+            )
+        else:
+            answers = wire.read(await self.client.post(wire.url, wire.body(request)), request)
+        rest = [index for index in range(request.count) if index not in settled]
+        await asyncio.gather(*(self._finish(request, i, answers[i], receivers[i]) for i in rest))
+
+    async def _finish(self, request: Request, index: int, drawn: Drawn, asks: list[Ask]) -> None:
+        """An answer becomes a step."""
+        text = drawn.text
+        if drawn.end == "step" and drawn.token_ids and not drawn.whole:
+            with suppress(ServerError):  # the step's ids, which are what is continued, are right all the same
+                text += await self._renderer.rest_of_token(text, drawn.token_ids)
+        step = Step(text, drawn.end, drawn.token_ids, drawn.logprob, self._usage(request, index, drawn))
+        for ask in asks:
+            ask.settle(step)
+            step = replace(step, usage=Usage())  # drawn once, paid for once
+
+    def _usage(self, request: Request, index: int, drawn: Drawn) -> Usage:
+        prompt = drawn.prompt_tokens
+        if prompt is None and index % request.n == 0 and not (request.count > 1 and self.profile.stream_interval):
+            ids = request.prompts[index // request.n].ids
+            prompt = len(ids) if ids is not None else 0
+        cached = min(drawn.cached_tokens or 0, prompt or 0)
+        return Usage(
+            generated_tokens=drawn.num_tokens, prefill_tokens=(prompt or 0) - cached, prefill_tokens_cached=cached
+        )
+
+    def __repr__(self) -> str:
+        return f"HTTPLanguageModel({str(self.address)!r})"
+
+
+def _all(receivers: Iterable[list[Ask]]) -> list[Ask]:
+    return [ask for asks in receivers for ask in asks]
+
+
+def _room(message: str) -> int | None:
+    """How many tokens an answer may have, as a server says that refuses to draw as many as asked for."""
+    if match := re.search(r"at most (\d+) (?:completion|output) tokens", message):
+        return int(match[1])
+    context = re.search(r"maximum context length is (\d+)", message)
+    prompt = re.search(r"(\d+) (?:in the messages|in your prompt|in the prompt|input tokens)", message)
+    return int(context[1]) - int(prompt[1]) if context and prompt else None
+
+
+def _vocabulary(path: str) -> Vocabulary:
+    try:
+        from motes.kv.vocabulary import Vocabulary
+    except ImportError as error:
+        raise MissingExtraError("a tokenizer on this side", "local") from error
+    try:
+        return Vocabulary.load(path)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"there is no tokenizer at {path!r}: {error}") from error
+
+
+def _now(work: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine gives, in a thread with an event loop of its own: wherever this is called from may have one."""
+    outcome: list[T] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(asyncio.run(work))
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name="motes-probe")
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return outcome[0]

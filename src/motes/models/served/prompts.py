@@ -1,0 +1,185 @@
+"""How conversations become prompts, and text tokens, on whichever side can do it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from motes.errors import BadResponseError
+from motes.http import Address, Client
+from motes.models.served.wires import Prompt
+from motes.types import Problem, Trajectory
+
+if TYPE_CHECKING:
+    from motes.kv.vocabulary import Vocabulary
+
+
+class Renderer:
+    """Turns conversations into prompts by the server's own routes.
+
+    Here without any: prompts are the messages themselves.
+    """
+
+    name = "messages"
+
+    def __init__(self, client: Client, address: Address, model: str) -> None:
+        self.client = client
+        self.address = address
+        self.model = model
+        self._prompts: WeakKeyDictionary[Problem, Prompt] = WeakKeyDictionary()
+        self._rests: dict[tuple[int, ...], str] = {}
+
+    async def prompt(self, problem: Problem) -> Prompt:
+        """The conversation up to where the answer begins. Asked for once."""
+        if problem not in self._prompts:
+            self._prompts[problem] = await self._prompt(problem)
+        return self._prompts[problem]
+
+    async def extended(self, trajectory: Trajectory) -> Prompt:
+        """The conversation with what is written of the answer."""
+        prompt = await self.prompt(trajectory.problem)
+        if prompt.ids is None:
+            return Prompt(
+                text=None if prompt.text is None else prompt.text + trajectory.text,
+                messages=prompt.messages,
+                prefix=trajectory.text,
+            )
+        ids = list(prompt.ids)
+        for step in trajectory.steps:
+            ids.extend(step.token_ids or await self.encode(step.text))
+        return Prompt(ids=tuple(ids))
+
+    async def rest_of_token(self, text: str, ids: tuple[int, ...]) -> str:
+        """What stands behind the end of `text`, which a delimiter cut, in the last of the tokens it was drawn as.
+
+        Two tokens say it nearly always, and few pairs end steps, so that the server is asked rarely.
+        """
+        for length in (2, len(ids)):
+            tail = ids[-length:]
+            last = await self._decoded(tail[-1:])
+            before = (await self._decoded(tail)).removesuffix(last) if len(tail) > 1 else ""
+            places = [k for k in range(1, len(last) + 1) if text.endswith(before + last[:k])]
+            if len(places) == 1:
+                return last[places[0] :]
+        return ""
+
+    async def _decoded(self, ids: tuple[int, ...]) -> str:
+        if ids not in self._rests:
+            if len(self._rests) > 10_000:
+                self._rests.clear()
+            self._rests[ids] = await self.decode(ids)
+        return self._rests[ids]
+
+    async def _prompt(self, problem: Problem) -> Prompt:
+        return Prompt(messages=problem.messages)
+
+    async def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of a piece of text, none added."""
+        raise NotImplementedError
+
+    async def decode(self, ids: tuple[int, ...]) -> str:
+        """Text of tokens, special ones left out."""
+        raise NotImplementedError
+
+    async def _post(self, route: str, key: str, body: dict[str, Any]) -> Any:
+        answer = await self.client.post(f"{self.address.root}/{route}", body)
+        if not isinstance(answer, dict) or key not in answer:
+            raise BadResponseError(f"{self.address.root}/{route} answered without {key!r}: {str(answer)[:120]}")
+        return answer[key]
+
+
+class OfVLLM(Renderer):
+    """vLLM's /tokenize takes messages. (SGLang's takes text; should it learn to, this finds out.)"""
+
+    name = "server"
+
+    async def _prompt(self, problem: Problem) -> Prompt:
+        messages = [dict(message) for message in problem.messages]
+        body = {"model": self.model, "messages": messages, "add_generation_prompt": True, "add_special_tokens": False}
+        return Prompt(ids=_ids(await self._post("tokenize", "tokens", body)))
+
+    async def encode(self, text: str) -> tuple[int, ...]:
+        body = {"model": self.model, "prompt": text, "add_special_tokens": False}
+        return _ids(await self._post("tokenize", "tokens", body))
+
+    async def decode(self, ids: tuple[int, ...]) -> str:
+        return str(await self._post("detokenize", "prompt", {"model": self.model, "tokens": list(ids)}))
+
+
+class OfSGLang(OfVLLM):
+    async def decode(self, ids: tuple[int, ...]) -> str:
+        return str(await self._post("detokenize", "text", {"model": self.model, "tokens": list(ids)}))
+
+
+class OfLlamaCpp(Renderer):
+    name = "server"
+
+    async def _prompt(self, problem: Problem) -> Prompt:
+        messages = [dict(message) for message in problem.messages]
+        text = str(await self._post("apply-template", "prompt", {"messages": messages}))
+        body = {"content": text, "add_special": True, "parse_special": True}
+        return Prompt(ids=_ids(await self._post("tokenize", "tokens", body)))
+
+    async def encode(self, text: str) -> tuple[int, ...]:
+        body = {"content": text, "add_special": False, "parse_special": False}
+        return _ids(await self._post("tokenize", "tokens", body))
+
+    async def decode(self, ids: tuple[int, ...]) -> str:
+        return str(await self._post("detokenize", "content", {"tokens": list(ids)}))
+
+
+class OfTGI(Renderer):
+    name = "server"
+
+    async def _prompt(self, problem: Problem) -> Prompt:
+        messages = [dict(message) for message in problem.messages]
+        return Prompt(text=str(await self._post("chat_tokenize", "templated_text", {"messages": messages})))
+
+
+class OfTokenizer(Renderer):
+    """By a tokenizer on this side.
+
+    Args:
+        ids: whether the server takes token ids; otherwise prompts are text.
+    """
+
+    name = "tokenizer"
+
+    def __init__(self, client: Client, address: Address, model: str, vocabulary: Vocabulary, *, ids: bool) -> None:
+        super().__init__(client, address, model)
+        self.vocabulary = vocabulary
+        self.ids = ids
+
+    async def _prompt(self, problem: Problem) -> Prompt:
+        ids = tuple(self.vocabulary.prompt(problem))
+        return Prompt(ids=ids) if self.ids else Prompt(text=str(self.vocabulary.tokenizer.decode(list(ids))))
+
+    async def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.vocabulary.encode(text))
+
+    async def decode(self, ids: tuple[int, ...]) -> str:
+        return self.vocabulary.decode(ids)
+
+
+RENDERERS: dict[str, type[Renderer]] = {
+    "vllm": OfVLLM,
+    "sglang": OfSGLang,
+    "llama.cpp": OfLlamaCpp,
+    "tgi": OfTGI,
+}
+"""By engine."""
+
+
+def renderer(
+    engine: str, client: Client, address: Address, model: str, vocabulary: Vocabulary | None, *, kind: str, ids: bool
+) -> Renderer:
+    """The renderer of a kind that probing found: "server", "tokenizer" or "messages"."""
+    if kind == "tokenizer" and vocabulary is not None:
+        return OfTokenizer(client, address, model, vocabulary, ids=ids)
+    return (RENDERERS.get(engine, Renderer) if kind == "server" else Renderer)(client, address, model)
+
+
+def _ids(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(isinstance(token, int) for token in value):
+        raise BadResponseError(f"token ids were expected, not {str(value)[:120]}")
+    return tuple(value)

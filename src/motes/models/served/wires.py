@@ -1,0 +1,286 @@
+"""How engines are asked to continue a prompt, and what their answers mean: one small class per format.
+
+Here the ground and OpenAI's two formats; `native` has the others, and all of them by name.
+
+    completions   POST /v1/completions        vLLM (token ids), transformers serve, unknown servers
+    chat          POST /v1/chat/completions   the last resort
+    llama.cpp     POST /completion            token ids, `stop_type`
+    sglang        POST /generate              token ids, `finish_reason.matched`
+    tgi           POST /generate              text, `details.finish_reason`
+    ollama        POST /api/generate          text, raw prompts
+
+A format that does not tell a delimiter from the end of sequence is asked without delimiters, as a stream that is cut on
+this side (`Request.cut`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from motes.errors import BadResponseError
+from motes.http import Address
+from motes.models.served.profiles import Profile
+from motes.types import Sampling, StepEnd
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation and what is written of the answer, as ids, as text, or as messages with the answer's prefix."""
+
+    ids: tuple[int, ...] | None = None
+    text: str | None = None
+    messages: tuple[Mapping[str, str], ...] = ()
+    prefix: str = ""
+
+    @property
+    def wired(self) -> list[int] | str:
+        """As it stands in a request."""
+        return list(self.ids) if self.ids is not None else self.text or ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of a server.
+
+    Attributes:
+        prompts: (P,); n: answers to each; so P·n answers, those of a prompt together.
+        limit: tokens of each answer.
+        seed: None: the server's own choice.
+        cut: whether delimiters are found on this side, in a stream.
+    """
+
+    prompts: tuple[Prompt, ...]
+    sampling: Sampling
+    limit: int
+    n: int = 1
+    seed: int | None = None
+    logprobs: bool = False
+    cut: bool = False
+
+    @property
+    def count(self) -> int:
+        return len(self.prompts) * self.n
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One answer.
+
+    Attributes:
+        text: with the delimiter that ended it.
+        whole: whether the text is that of the tokens to the last letter; otherwise what stands behind a delimiter in
+            the token that completed it is missing.
+        token_ids: every token drawn; empty where they are not told.
+        num_tokens: how many were drawn.
+        prompt_tokens, cached_tokens: of its prompt, where told; a prompt's count stands on one of its answers only.
+    """
+
+    text: str
+    end: StepEnd
+    token_ids: tuple[int, ...] = ()
+    num_tokens: int = 0
+    logprob: float | None = None
+    whole: bool = True
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+
+
+class Wire:
+    """A format. What it reads may be malformed in any way: `KeyError`, `TypeError`, `IndexError` and `ValueError` that
+    come of it are turned into `BadResponseError` by `read`."""
+
+    streams = False
+
+    def __init__(self, address: Address, model: str, profile: Profile) -> None:
+        self.address = address
+        self.model = model
+        self.profile = profile
+
+    @property
+    def url(self) -> str:
+        raise NotImplementedError
+
+    def body(self, request: Request) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def read(self, answer: Any, request: Request) -> list[Drawn]:
+        """The answers of a call, in order."""
+        try:
+            drawn = self._read(answer, request)
+        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+            raise self.misread(answer, error) from error
+        if len(drawn) != request.count:
+            raise BadResponseError(f"{self.url} gave {len(drawn)} answers where {request.count} were asked for")
+        return drawn
+
+    def misread(self, answer: Any, error: Exception) -> BadResponseError:
+        return BadResponseError(
+            f"{self.url} answered in a form that is not its own ({type(error).__name__}: {error} in "
+            f"{str(answer)[:120]}): is another engine behind it? See `engine`"
+        )
+
+    def _read(self, answer: Any, request: Request) -> list[Drawn]:
+        raise NotImplementedError
+
+    def streamed(self, request: Request) -> dict[str, Any]:
+        """The body that is answered as a stream in which every answer comes as soon as it has ended."""
+        raise NotImplementedError
+
+    def delta(self, event: dict[str, Any]) -> list[tuple[int, Delta]]:
+        """What an event of a stream adds, to which answer; −1: to the whole call."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A piece of an answer: `finish` with the last one."""
+
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    finish: str | None = None
+    stop: str | int | None = None
+    usage: Mapping[str, Any] | None = None
+
+
+def stops(request: Request) -> list[str]:
+    return [] if request.cut else list(request.sampling.delimiters)
+
+
+def counted(usage: Mapping[str, Any] | None) -> list[tuple[int, Delta]]:
+    """What a stream says of the whole call."""
+    return [(-1, Delta(usage=usage))] if usage else []
+
+
+def cached_tokens(usage: Mapping[str, Any]) -> int | None:
+    value = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    return None if value is None else int(value)
+
+
+class Completions(Wire):
+    """OpenAI's format; with vLLM's `stop_reason`, `return_token_ids` and `include_stop_str_in_output`."""
+
+    streams = True
+
+    @property
+    def url(self) -> str:
+        return f"{self.address.base}/completions"
+
+    def body(self, request: Request) -> dict[str, Any]:
+        prompts = [prompt.wired for prompt in request.prompts]
+        body: dict[str, Any] = {
+            "model": self.model,
+            "prompt": prompts[0] if len(prompts) == 1 else prompts,
+            "max_tokens": request.limit,
+            "stream": request.cut,
+            **self.profile.sampling_fields(request.sampling),
+        }
+        self._add(request, body)
+        if self.profile.takes_ids:
+            body |= {"return_token_ids": True, "add_special_tokens": False}
+        if request.logprobs:
+            body["logprobs"] = 0
+        return body
+
+    def _add(self, request: Request, body: dict[str, Any]) -> None:
+        """The fields that both of OpenAI's formats have."""
+        if sent := stops(request):
+            body["stop"] = sent
+            if self.profile.keeps_stop is not None:
+                body[self.profile.keeps_stop] = True
+        if request.n > 1 and self.profile.choices:
+            body["n"] = request.n
+        if request.seed is not None:
+            body["seed"] = request.seed
+
+    def streamed(self, request: Request) -> dict[str, Any]:
+        rare = {} if request.cut or not self.profile.stream_interval else {"stream_interval": 1 << 16}
+        return {**self.body(request), "stream": True, "stream_options": {"include_usage": True}, **rare}
+
+    def _read(self, answer: Any, request: Request) -> list[Drawn]:
+        usage = answer.get("usage") or {}
+        choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
+        shares = _shared(int(usage.get("completion_tokens") or 0), len(choices))
+        return [
+            self._drawn(self._delta(choice), request, usage if i == 0 else {}, shares[i])
+            for i, choice in enumerate(choices)
+        ]
+
+    def _drawn(self, delta: Delta, request: Request, usage: Mapping[str, Any], share: int) -> Drawn:
+        return Drawn(
+            text=delta.text,
+            end=end_of(delta, request, self.url),
+            token_ids=delta.token_ids,
+            num_tokens=len(delta.token_ids) or share,
+            logprob=sum(delta.logprobs) if delta.logprobs else None,
+            whole=not delta.token_ids,
+            prompt_tokens=int(usage["prompt_tokens"]) if "prompt_tokens" in usage else None,
+            cached_tokens=cached_tokens(usage),
+        )
+
+    def _delta(self, choice: Mapping[str, Any]) -> Delta:
+        logprobs = choice.get("logprobs") or {}
+        return Delta(
+            text=str(choice["text"] or ""),
+            token_ids=tuple(int(token) for token in choice.get("token_ids") or ()),
+            logprobs=tuple(float(value) for value in logprobs.get("token_logprobs") or ()),
+            finish=choice.get("finish_reason"),
+            stop=_stop(choice),
+        )
+
+    def delta(self, event: dict[str, Any]) -> list[tuple[int, Delta]]:
+        deltas = [(int(choice["index"]), self._delta(choice)) for choice in event["choices"]]
+        return [*deltas, *counted(event.get("usage"))]
+
+
+class Chat(Completions):
+    """OpenAI's chat, the answer's prefix as a last message of the assistant that is to be continued."""
+
+    @property
+    def url(self) -> str:
+        return f"{self.address.base}/chat/completions"
+
+    def body(self, request: Request) -> dict[str, Any]:
+        (prompt,) = request.prompts
+        messages: list[Mapping[str, str]] = list(prompt.messages)
+        if prompt.prefix:
+            messages.append({"role": "assistant", "content": prompt.prefix})
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": messages,
+            self.profile.chat_limit: request.limit,
+            "stream": request.cut,
+            **self.profile.sampling_fields(request.sampling),
+        }
+        if prompt.prefix:
+            body |= self.profile.prefill or {}
+        self._add(request, body)
+        return body
+
+    def _delta(self, choice: Mapping[str, Any]) -> Delta:
+        message = choice["message"] if "message" in choice else choice["delta"]
+        if message.get("refusal"):
+            return Delta(text=str(message["refusal"]), finish=choice.get("finish_reason"))
+        return Delta(str(message.get("content") or ""), finish=choice.get("finish_reason"), stop=_stop(choice))
+
+
+def _stop(choice: Mapping[str, Any]) -> str | int | None:
+    """The stop string that ended an answer (or a token's id), where the engine says so in OpenAI's formats."""
+    stop: str | int | None = choice.get("stop_reason", choice.get("matched_stop"))  # vLLM's name, SGLang's
+    return stop
+
+
+def end_of(delta: Delta, request: Request, url: str) -> StepEnd:
+    """What ended an answer that was not cut on this side."""
+    if delta.finish == "length":
+        return "length"
+    if delta.finish != "stop":
+        raise BadResponseError(f"{url} ended an answer for the reason {delta.finish!r}, which is none that is known")
+    return "step" if isinstance(delta.stop, str) and stops(request) else "eos"
+
+
+def _shared(total: int, parts: int) -> list[int]:
+    """A total split into near equal parts, for servers that count several answers together."""
+    return [total // parts + (i < total % parts) for i in range(parts)] if parts else []
