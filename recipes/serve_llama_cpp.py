@@ -1,0 +1,35 @@
+"""Serve a GGUF file with llama.cpp's own server (package xllamacpp, in an environment of its own) until interrupted.
+
+    python recipes/serve_llama_cpp.py tiny.gguf 8090 16        # file, port (0: a free one), slots
+
+Prints the server's address once it answers.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import xllamacpp
+
+
+def serve(path: str, port: int, slots: int, context: int) -> xllamacpp.Server:
+    params = xllamacpp.CommonParams()
+    params.model.path = path
+    params.hostnames = ["127.0.0.1"]
+    params.port = port
+    params.n_parallel = slots
+    params.n_ctx = context * slots
+    params.n_gpu_layers = 0
+    params.cpuparams.n_threads = 1
+    params.cpuparams_batch.n_threads = 1
+    params.warmup = False
+    return xllamacpp.Server(params)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        raise SystemExit(__doc__)
+    server = serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), context=1024)
+    print(server.listening_address, flush=True)
+    threading.Event().wait()
