@@ -12,7 +12,6 @@ with more methods or budgets, only what is new is measured; claims that are give
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 cells = ablations.cells(budgets, args.reward)
             case "adaptive":
                 cells = adaptive.cells(budgets, args.decided)
-        measured = asyncio.run(measure(setting, cells))
+        measured = measure(setting, cells)
         CLAIMS[args.claim].tell(measured)
     except KeyboardInterrupt:
         print(f"interrupted; what is done is in {setting.work}, the same command goes on", file=sys.stderr)

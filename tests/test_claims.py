@@ -42,7 +42,9 @@ class TestCells:
     def test_what_a_method_refuses_is_left_out(self):
         assert possible(["pg", "greedy"], (1, 2, 4, 8, 16)) == [Cell("pg", 8), Cell("pg", 16), Cell("greedy", 1)]
 
-    def test_what_it_refuses_throughout_is_an_error(self):
+    def test_a_method_that_refuses_all_is_left_out_aloud(self, capsys):
+        assert possible(["pg", "pf"], (1,)) == [Cell("pf", 1)]
+        assert "left out: pg: a budget of 1" in capsys.readouterr().err
         with pytest.raises(ConfigurationError):
             possible(["pg"], (1, 2))
         with pytest.raises(UnknownNameError):

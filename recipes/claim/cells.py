@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import json
 import re
 import shlex
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +22,6 @@ from motes.lab import Evaluation, Report, RunRecord, evaluate, method_from_spec,
 from motes.lab.corruption import CorruptedReward
 from motes.lab.evaluation import RECORDS
 from motes.lab.flops import Sizes
-from motes.methods.population import gather
-
-AT_ONCE = 2
-"""Cells in flight, so that the last runs of one do not leave the models idle."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,11 @@ class Cell:
 
 
 def possible(methods: Iterable[str], budgets: Sequence[int]) -> list[Cell]:
-    """A cell for each method and budget that it takes; `greedy` has one. A method that takes none is an error."""
+    """A cell for each method and budget that it takes; `greedy` has one. A method that takes none is left out aloud.
+
+    Raises:
+        ConfigurationError: a name is unknown, or nothing is left.
+    """
     cells: list[Cell] = []
     for method in methods:
         refusals, known = [], len(cells)
@@ -106,7 +108,9 @@ def possible(methods: Iterable[str], budgets: Sequence[int]) -> list[Cell]:
             except ConfigurationError as refusal:
                 refusals.append(refusal)
         if len(cells) == known:
-            raise refusals[0]
+            print(f"left out: {method}: {refusals[0]}", file=sys.stderr)
+    if not cells:
+        raise ConfigurationError("no method takes any of these budgets")
     return list(dict.fromkeys(cells))
 
 
@@ -145,37 +149,35 @@ class Measured:
         return "\n\n".join([title, f"{report.models}.", *warnings, *parts, self.setting.made_by]) + "\n"
 
 
-async def measure(setting: Setting, cells: Sequence[Cell]) -> Measured:
-    """Do every run of the cells that has no record yet; what was done is kept if it is interrupted."""
+def measure(setting: Setting, cells: Sequence[Cell]) -> Measured:
+    """Do every run of the cells that has no record yet; what was done is kept if it is interrupted.
+
+    One cell after another, each with models of its own: what a cell costs does not depend on prompts that another one
+    left in the caches, nor on the order of cells.
+    """
     cells = list(dict.fromkeys(cells))
     own = {cell.directory(setting): cell for cell in cells}
     problems = len(cells[0].evaluation(setting).problems()) * len(setting.seeds)
     trajectories = sum(cell.budget for cell in own.values())
     print(f"{len(own)} cells, {trajectories:,} trajectories a problem, {trajectories * problems:,} in all", flush=True)
-    lm = motes.language_model(setting.model)
-    rewards = {spec: motes.reward_model(spec) for spec in {cell.reward or setting.reward for cell in cells}}
-    pending = iter(own.items())
-    done = 0
-
-    async def work() -> None:
-        nonlocal done
-        for directory, cell in pending:  # shared by all workers
-            started = time.perf_counter()
-            reward, corruption = rewards[cell.reward or setting.reward], cast(dict[str, Any], dict(cell.corruption))
-            progress = await evaluate(
+    for number, (directory, cell) in enumerate(own.items(), start=1):
+        held = read_records(directory / RECORDS)
+        if sum(record.outcome != "failed" for record in held) == problems:
+            continue
+        started = time.perf_counter()
+        reward, corruption = motes.reward_model(cell.reward or setting.reward), dict(cell.corruption)
+        progress = asyncio.run(
+            evaluate(
                 cell.evaluation(setting),
                 directory,
-                lm=lm,
-                reward=CorruptedReward(reward, **corruption) if corruption else reward,
-                concurrency=max(1, setting.concurrency // AT_ONCE),
+                lm=motes.language_model(setting.model),
+                reward=CorruptedReward(reward, **cast(dict[str, Any], corruption)) if corruption else reward,
+                concurrency=setting.concurrency,
             )
-            done += 1
-            words = f"{done}/{len(own)}  {cell.name} {cell.budget}  {cell.reward_name(setting)}"
-            failed = f", {progress.failed} failed" if progress.failed else ""
-            seconds = time.perf_counter() - started
-            print(f"{words}: {100 * progress.accuracy:.1f} %{failed}, {seconds:.0f} s", flush=True)
-
-    await gather(work() for _ in range(AT_ONCE))
+        )
+        words = f"{number}/{len(own)}  {cell.name} {cell.budget}  {cell.reward_name(setting)}"
+        failed = f", {progress.failed} failed" if progress.failed else ""
+        print(f"{words}: {100 * progress.accuracy:.1f} %{failed}, {time.perf_counter() - started:.0f} s", flush=True)
     records = {cell: read_records(cell.directory(setting) / RECORDS) for cell in cells}
     return Measured(setting, records, Sizes.read(next(iter(own))))
 
