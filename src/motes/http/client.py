@@ -3,7 +3,7 @@
 429, 408, 409, 5xx, no connection, a broken one, a body that is no JSON    tried again
 401, 403                                                                   UnauthorizedError, at once
 the context does not hold the request                                      ContextLengthError, at once
-any other 4xx                                                              RejectedError, at once
+any other 4xx, 3xx                                                         RejectedError, at once
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class Client:
 
     async def aclose(self) -> None:
         """Close this event loop's connections. Otherwise they are closed with the loop."""
-        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        pool = self._pools.get(asyncio.get_running_loop())
         if pool is not None and pool.lifetime is not None:
             await pool.lifetime.aclose()
 
@@ -215,7 +215,7 @@ class Client:
     ) -> T:
         try:
             async with http.stream(method, url, content=content) as response:
-                if response.status_code >= 400:
+                if response.status_code >= 300:
                     await response.aread()
                     raise self._refusal(response, url)
                 return await receive(response)
@@ -248,6 +248,9 @@ class Client:
     def _refusal(self, response: httpx2.Response, url: str) -> Exception:
         """What an answer of 4xx or 5xx is."""
         status = response.status_code
+        if status < 400:
+            moved = f"{url} has moved to {response.headers.get('location', 'an unknown place')}: give that address"
+            return _with_status(RejectedError(moved), status)
         said = f"{url} answered {status} {_phrase(status)}: {_message(response)}"
         if status in (401, 403):
             hint = "the key it was given is not accepted" if self._api_key else f"put a key into {KEY_VARIABLE}"
@@ -277,16 +280,16 @@ class Client:
             pool = self._pools[loop] = _Pool(http, asyncio.Semaphore(n))
             # A started asynchronous generator is closed by the loop before it closes itself: `asyncio.run` leaves no
             # connection behind.
-            pool.lifetime = _lifetime(http)
+            pool.lifetime = self._lifetime(http, loop)
             await anext(pool.lifetime)
         return pool
 
-
-async def _lifetime(http: httpx2.AsyncClient) -> AsyncGenerator[None, None]:
-    try:
-        yield
-    finally:
-        await http.aclose()
+    async def _lifetime(self, http: httpx2.AsyncClient, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self._pools.pop(loop, None)  # which would keep the loop, and so itself, alive
+            await http.aclose()
 
 
 async def _json(response: httpx2.Response) -> Any:

@@ -1,0 +1,534 @@
+"""The HTTP client: what it tries again and how patiently, what it does not, what it says. No test waits on a clock."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from email.utils import formatdate
+from typing import Any
+
+import httpx2
+import pytest
+
+from motes.errors import (
+    BadResponseError,
+    ConfigurationError,
+    ContextLengthError,
+    EngineError,
+    MotesError,
+    RejectedError,
+    ServerError,
+    UnauthorizedError,
+    UnreachableError,
+)
+from motes.http import Address, Client, Retries, Timeouts
+from virtual_time import timed
+
+BASE = "http://server.test/v1"
+NOW = 1_795_000_000.0
+
+
+class Script:
+    """Answers one thing after another; the last one for ever. An exception is raised, a function is called."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = answers
+        self.requests: list[httpx2.Request] = []
+        self.pauses: list[float] = []
+
+    async def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        answer = self.answers[min(len(self.requests), len(self.answers) - 1)]
+        self.requests.append(request)
+        if isinstance(answer, Exception):
+            raise answer
+        if callable(answer):
+            answer = answer()
+        if isinstance(answer, Awaitable):
+            answer = await answer
+        return answer if isinstance(answer, httpx2.Response) else httpx2.Response(200, json=answer)
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+
+    def client(self, **options: Any) -> Client:
+        options = {"transport": httpx2.MockTransport(self), "sleep": self.sleep, "clock": lambda: NOW, **options}
+        return Client(BASE, **options)
+
+
+def failure(status: int, message: str = "no", **headers: str) -> Callable[[], httpx2.Response]:
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda: httpx2.Response(status, json={"error": {"message": message}}, headers=headers)
+
+
+def post(script: Script, **options: Any) -> Any:
+    return asyncio.run(script.client(**options).post("completions", {"prompt": "ü"}))
+
+
+# ----------------------------------------------------------------------------------------------------------- addresses
+
+
+@pytest.mark.parametrize(
+    ("spec", "base", "root", "model"),
+    [
+        ("http://localhost:8000/v1#Qwen/Q-1.5B", "http://localhost:8000/v1", "http://localhost:8000", "Qwen/Q-1.5B"),
+        ("http://localhost:8000", "http://localhost:8000/v1", "http://localhost:8000", None),
+        ("https://a.test/openai/v1/", "https://a.test/openai/v1", "https://a.test/openai", None),
+        ("https://a.test/api#m", "https://a.test/api", "https://a.test/api", "m"),
+        ("http://[::1]:80/v1#m:latest", "http://[::1]:80/v1", "http://[::1]:80", "m:latest"),
+    ],
+)
+def test_addresses(spec: str, base: str, root: str, model: str | None):
+    address = Address.parse(spec)
+    assert (address.base, address.root, address.model) == (base, root, model)
+    assert Address.parse(str(address)) == address
+
+
+@pytest.mark.parametrize("spec", ["http://", "ftp://a.test/v1", "http:///v1#m", "https://user:secret@a.test/v1"])
+def test_what_is_no_address(spec: str):
+    with pytest.raises(ConfigurationError) as caught:
+        Address.parse(spec)
+    assert "secret" not in str(caught.value)
+
+
+def test_keys_go_where_they_belong(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "for-openai")
+    monkeypatch.delenv("MOTES_API_KEY", raising=False)
+    local, openai = Address.parse("http://localhost:8000"), Address.parse("https://api.openai.com/v1#m")
+    assert (local.key(), openai.key()) == (None, "for-openai")
+    monkeypatch.setenv("MOTES_API_KEY", "mine")
+    monkeypatch.setenv("OTHER", "another")
+    assert (local.key(), openai.key(), local.key("OTHER")) == ("mine", "mine", "another")
+    with pytest.raises(ConfigurationError, match="NOWHERE is not set"):
+        local.key("NOWHERE")
+
+
+# ------------------------------------------------------------------------------------------------------ what is asked
+
+
+def test_what_is_sent():
+    script = Script({"fine": 1})
+    assert post(script, api_key="secret") == {"fine": 1}
+    (request,) = script.requests
+    assert (request.method, str(request.url)) == ("POST", f"{BASE}/completions")
+    assert request.headers["authorization"] == "Bearer secret"
+    assert request.headers["content-type"] == "application/json"
+    assert json.loads(request.content) == {"prompt": "ü"}
+    asyncio.run(script.client().get("http://server.test/version"))
+    assert (script.requests[-1].method, str(script.requests[-1].url)) == ("GET", "http://server.test/version")
+    assert "authorization" not in script.requests[-1].headers
+
+
+# ------------------------------------------------------------------------------------------------------- trying again
+
+BROKEN = [
+    httpx2.ConnectError("refused"),
+    httpx2.ConnectTimeout("slow"),
+    httpx2.ReadTimeout("silent"),
+    httpx2.WriteTimeout("stuck"),
+    httpx2.ReadError("reset"),
+    httpx2.RemoteProtocolError("peer closed connection without sending complete message body"),
+    lambda: httpx2.Response(200, content=b'{"choices": [{"te'),
+    lambda: httpx2.Response(200, content=b"<html>Bad day</html>"),
+    lambda: httpx2.Response(200, content=b"no gzip", headers={"content-encoding": "gzip"}),
+    *map(failure, (408, 409, 429, 500, 502, 503, 504, 529)),
+]
+
+
+@pytest.mark.parametrize("answer", BROKEN)
+def test_what_may_pass_is_tried_again(answer: Any):
+    script = Script(answer, answer, {"fine": 1})
+    assert post(script) == {"fine": 1}
+    assert len(script.requests) == 3
+    assert len(script.pauses) == 2
+    assert {request.content for request in script.requests} == {script.requests[0].content}
+
+
+@pytest.mark.parametrize("answer", BROKEN)
+def test_patience_ends(answer: Any):
+    script = Script(answer)
+    with pytest.raises(ServerError) as caught:
+        post(script, retries=Retries(attempts=4))
+    assert (len(script.requests), len(script.pauses)) == (4, 3)
+    assert isinstance(caught.value, EngineError)
+    assert "server.test" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "says"),
+    [
+        (httpx2.ConnectError("refused"), UnreachableError, "start the server"),
+        (httpx2.ConnectTimeout("slow"), UnreachableError, "did not connect within 10 s"),
+        (httpx2.ReadTimeout("silent"), UnreachableError, "did not send anything for 600 s"),
+        (httpx2.ReadError(""), UnreachableError, "broke off"),
+        (lambda: httpx2.Response(200, content=b"<html>"), BadResponseError, "no JSON .*OpenAI-compatible"),
+        (failure(429, "too fast"), ServerError, "429 Too Many Requests: too fast.*max_concurrency"),
+        (failure(500, "out of memory"), ServerError, "500 Internal Server Error: out of memory.*its log"),
+    ],
+)
+def test_what_is_said_in_the_end(answer: Any, error: type[MotesError], says: str):
+    with pytest.raises(error, match=says) as caught:
+        post(Script(answer), retries=Retries(attempts=2))
+    assert type(caught.value) is error
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "says"),
+    [
+        (failure(401), UnauthorizedError, "put a key into MOTES_API_KEY"),
+        (failure(403), UnauthorizedError, "wants an API key"),
+        (failure(400, "top_k is unknown"), RejectedError, "400 Bad Request: top_k is unknown"),
+        (failure(404, "no such route"), RejectedError, "no such route"),
+        (failure(422, "Input validation error"), RejectedError, "Input validation"),
+        (failure(307, location="https://b.test/v1"), RejectedError, "moved to https://b.test/v1"),
+        (failure(400, "This model's maximum context length is 1024 tokens"), ContextLengthError, "Shorten"),
+        (failure(400, "request (1100 tokens) exceeds the available context size"), ContextLengthError, "Shorten"),
+        (failure(413, "inputs must be shorter: max_total_tokens"), ContextLengthError, "Shorten"),
+    ],
+)
+def test_what_cannot_succeed_is_not_tried_again(answer: Any, error: type[MotesError], says: str):
+    script = Script(answer)
+    with pytest.raises(error, match=says):
+        post(script)
+    assert (len(script.requests), script.pauses) == (1, [])
+
+
+def test_a_key_that_is_wrong_is_not_told():
+    with pytest.raises(UnauthorizedError, match="the key it was given is not accepted") as caught:
+        post(Script(failure(401)), api_key="very-secret")
+    assert "very-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"error": {"message": "a"}}, "a"),
+        ({"error": "b"}, "b"),
+        ({"message": "c"}, "c"),
+        ({"detail": [{"msg": "d"}]}, "d"),
+        ({"error": {}}, "error"),
+        ("plain", "plain"),
+    ],
+)
+def test_a_reason_is_found_wherever_it_stands(body: Any, says: str):
+    with pytest.raises(RejectedError, match=f"Bad Request: .*{says}"):
+        post(Script(lambda: httpx2.Response(400, json=body)))
+    with pytest.raises(RejectedError, match="nothing said"):
+        post(Script(lambda: httpx2.Response(400)))
+
+
+def test_pauses_grow_and_are_drawn():
+    retries, rng = Retries(first=1.0, longest=8.0), random.Random(0)
+    pauses = [[retries.pause(attempt, None, rng) for _ in range(2000)] for attempt in range(1, 7)]
+    for drawn, most in zip(pauses, (1, 2, 4, 8, 8, 8), strict=True):
+        assert 0 <= min(drawn) < 0.01 * most
+        assert 0.99 * most < max(drawn) <= most
+    assert min(retries.pause(1, 5.0, rng) for _ in range(100)) >= 5.0
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7.0), ("0", 0.0), ("1.5", 1.5), (formatdate(NOW + 30, usegmt=True), 30.0), (formatdate(NOW - 30), 0.0)],
+)
+def test_retry_after_is_honoured(header: str, seconds: float):
+    script = Script(failure(429, retry_after=header), {"fine": 1})
+    assert post(script, retries=Retries(first=0.0)) == {"fine": 1}
+    assert script.pauses == [seconds]
+
+
+@pytest.mark.parametrize("header", ["soon", "", "Wed, 99 Nov"])
+def test_a_retry_after_that_says_nothing_is_none(header: str):
+    script = Script(failure(503, retry_after=header), {"fine": 1})
+    post(script, retries=Retries(first=0.0))
+    assert script.pauses == [0.0]
+
+
+def test_who_wants_to_be_left_alone_for_long_is():
+    script = Script(failure(429, "come back tomorrow", retry_after="86400"))
+    with pytest.raises(ServerError, match="tomorrow"):
+        post(script)
+    assert (len(script.requests), script.pauses) == (1, [])
+
+
+def test_all_attempts_together_have_a_time():
+    async def silence() -> Any:
+        await asyncio.sleep(10_000)
+
+    async def main() -> None:
+        client = Script(silence).client(timeouts=Timeouts(total=300))
+        with pytest.raises(UnreachableError, match="within 300 s, all attempts together"):
+            await client.post("completions", {})
+
+    assert timed(main)[1] == pytest.approx(300)
+
+
+def test_a_timeout_around_the_call_is_the_callers():
+    async def silence() -> Any:
+        await asyncio.sleep(10_000)
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(5):
+                await Script(silence).client().post("completions", {})
+
+    assert timed(main)[1] == pytest.approx(5)
+
+
+def test_so_many_at_once():
+    at_once, most = 0, 0
+
+    async def answer() -> Any:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(1)
+        at_once -= 1
+        return {}
+
+    async def main() -> None:
+        client = Script(answer).client(max_concurrency=3)
+        await asyncio.gather(*(client.post("x", {}) for _ in range(10)))
+
+    assert timed(main)[1] == pytest.approx(4)
+    assert most == 3
+    with pytest.raises(ConfigurationError, match="max_concurrency"):
+        Script().client(max_concurrency=0)
+
+
+# ------------------------------------------------------------------------------------------------------------- streams
+
+
+def sse(*events: Any) -> Callable[[], httpx2.Response]:
+    lines = [event if isinstance(event, str) else f"data: {json.dumps(event)}" for event in events]
+    return lambda: httpx2.Response(200, content="\n\n".join(lines).encode())
+
+
+async def collect(events: AsyncIterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [event async for event in events]
+
+
+def stream(script: Script, read: Any = collect) -> Any:
+    return asyncio.run(script.client().stream("completions", {}, read))
+
+
+def test_events_are_read_in_either_form():
+    noise = (": ping", "event: message", "id: 7")
+    assert stream(Script(sse(*noise, {"a": 1}, {"a": 2}, "data: [DONE]", {"a": 3}))) == [{"a": 1}, {"a": 2}]
+    assert stream(Script(lambda: httpx2.Response(200, content=b'{"a": 1}\n{"a": 2}\n'))) == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize("broken", ['data: {"a":', "data: [1]", {"error": {"message": "the engine died"}}])
+def test_a_stream_that_breaks_off_is_read_again(broken: Any):
+    script = Script(sse({"a": 1}, broken), sse({"a": 1}, {"a": 2}))
+    assert stream(script) == [{"a": 1}, {"a": 2}]
+    assert len(script.requests) == 2
+    with pytest.raises(BadResponseError):
+        stream(Script(sse(broken)))
+
+
+# ------------------------------------------------------------------------------------------------ over real connections
+
+
+class Server:
+    """A server on a real socket, whose answers are what `serve` writes."""
+
+    def __init__(self, serve: Callable[[int, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> None:
+        self.serve = serve
+        self.count = 0
+        self.connections = 0
+        self.closed = asyncio.Event()
+        self.port = 0
+
+    async def __aenter__(self) -> Server:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        self._server.close()
+        await self._server.wait_closed()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while await self._request(reader):
+                self.count += 1
+                await self.serve(self.count, reader, writer)
+                await writer.drain()
+                if writer.is_closing():
+                    break
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            self.closed.set()
+            writer.close()
+
+    async def _request(self, reader: asyncio.StreamReader) -> bool:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            if not (line := await reader.readline()):
+                return False
+            head += line
+        length = next((int(h.split(b":")[1]) for h in head.split(b"\r\n") if h.lower().startswith(b"content-len")), 0)
+        await reader.readexactly(length)
+        return True
+
+    def client(self, **options: Any) -> Client:
+        async def at_once(seconds: float) -> None:
+            pass
+
+        return Client(f"http://127.0.0.1:{self.port}/v1", **{"sleep": at_once, **options})
+
+
+def full(body: bytes = b'{"fine": 1}', length: int | None = None) -> bytes:
+    length = len(body) if length is None else length
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (length, body)
+
+
+def test_a_connection_is_used_again_and_closed_with_its_loop():
+    async def serve(count: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(full())
+
+    async def main(client: Client | None = None) -> tuple[Client, int]:
+        async with Server(serve) as server:
+            client = server.client()
+            for _ in range(5):
+                assert await client.post("x", {}) == {"fine": 1}
+            await client.aclose()
+            await asyncio.wait_for(server.closed.wait(), 20)
+            assert await client.post("x", {}) == {"fine": 1}, "it opens anew"
+            await client.aclose()
+            return client, server.connections
+
+    _, connections = asyncio.run(main())
+    assert connections == 2
+
+
+def test_no_connection_outlives_its_loop():
+    """Were one left open, its transport would warn when it is collected, and warnings are errors."""
+
+    async def serve(count: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(full())
+
+    async def main(clients: list[Client]) -> None:
+        server = Server(serve)
+        await server.start()
+        clients += [server.client(), server.client()]
+        for client in clients:
+            assert await client.post("x", {}) == {"fine": 1}
+        await clients[1].aclose()
+        server._server.close()
+
+    clients: list[Client] = []
+    asyncio.run(main(clients))
+    gc.collect()
+    assert [len(client._pools) for client in clients] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        full(length=500),
+        b'HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{"fin',
+        b"HTTP/1.1 20",
+        b"",
+        b"what is this?\r\n\r\n",
+    ],
+)
+def test_an_answer_that_breaks_off_half_way_is_asked_for_again(broken: bytes):
+    async def serve(count: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(broken if count <= 2 else full())
+        if count <= 2:
+            writer.close()
+
+    async def main() -> None:
+        async with Server(serve) as server:
+            client = server.client()
+            assert await client.post("x", {}) == {"fine": 1}
+            assert server.count == 3
+            await client.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_server_that_dies_and_returns():
+    async def serve(count: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(full())
+        if count == 1:  # it dies, its connections with it
+            server._server.close()
+            await writer.drain()
+            writer.close()
+
+    async def later(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            await server.start()
+
+    async def main() -> None:
+        nonlocal server
+        server = Server(serve)
+        await server.start()
+        client = server.client(sleep=later)
+        assert await client.post("x", {}) == {"fine": 1}
+        assert await client.post("x", {}) == {"fine": 1}
+        assert len(pauses) == 2
+        await client.aclose()
+        await server.stop()
+
+    server: Server = None  # type: ignore[assignment]
+    pauses: list[float] = []
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_cancelling_closes_the_connection_at_once(streamed: bool):
+    async def serve(count: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if streamed:
+            writer.write(b'HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n8\r\n{"a":1}\n\r\n')
+        asked.set()
+        assert await reader.read() == b"", "the other side has hung up"
+        writer.close()
+
+    async def main() -> None:
+        nonlocal asked
+        asked = asyncio.Event()
+        async with Server(serve) as server:
+            client = server.client()
+            work = client.stream("x", {}, collect) if streamed else client.post("x", {})
+            task = asyncio.ensure_future(work)
+            await asked.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await asyncio.wait_for(server.closed.wait(), 20)
+            await client.aclose()
+
+    asked: asyncio.Event = None  # type: ignore[assignment]
+    asyncio.run(main())
+
+
+def test_who_has_read_enough_of_a_stream_hangs_up():
+    async def serve(count: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n8\r\n{"a":1}\n\r\n')
+        await reader.read()
+        writer.close()
+
+    async def first(events: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
+        return await anext(events)
+
+    async def main() -> None:
+        async with Server(serve) as server:
+            client = server.client()
+            assert await client.stream("x", {}, first) == {"a": 1}
+            await asyncio.wait_for(server.closed.wait(), 20)
+            await client.aclose()
+
+    asyncio.run(main())
