@@ -120,7 +120,7 @@ def test_any_text_is_the_bytes_of_its_tokens(text: str) -> None:
     assert b"".join(PIECES[i] for i in ids) == normal.encode(errors="surrogatepass")
 
 
-PIECES = VOCABULARY.token_bytes()
+PIECES = VOCABULARY.pieces
 
 
 def test_special_tokens_in_a_text_are_text_unless_asked_for() -> None:
@@ -133,10 +133,7 @@ class Pieces(Vocabulary):
     """A vocabulary of given byte strings."""
 
     def __init__(self, pieces: list[bytes]) -> None:
-        self._pieces = pieces
-
-    def token_bytes(self) -> list[bytes]:
-        return self._pieces
+        self.pieces = pieces
 
 
 def first_hit(vocabulary: Vocabulary, delimiters: tuple[str, ...], ids: list[int]) -> int | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from motes.errors import MotesError
+from motes.errors import ConfigurationError, MotesError
 from motes.kv.checkpoint import cache_budget
 from motes.kv.runner import Runner
 from motes.kv.selfcheck import self_check
@@ -60,11 +60,25 @@ class Engine(Worker[RequestT]):
         self.max_batch_tokens = max_batch_tokens or fits
         self.tree = PrefixTree(Runner.pool_for(body.config, max_cached_tokens or fits, dtype, device))
         self._head = head
+        self._num_tokens = int(body.config.vocab_size)
         self._runner = Runner(body, self.tree.pool, self.max_batch_tokens)
         try:
             self_check(model, head)
         except FloatingPointError as error:
             raise self.failure(error) from error
+
+    def require_known(self, ids: Sequence[int]) -> None:
+        """Raise unless the model has all these tokens: a tokenizer may have more.
+
+        Raises:
+            ConfigurationError: it does not.
+        """
+        if (largest := max(ids, default=0)) >= self._num_tokens:
+            token = self.vocabulary.tokenizer.convert_ids_to_tokens(largest)
+            raise ConfigurationError(
+                f"the text has token {largest}, {token!r}, and {self.name!r} knows {self._num_tokens}: its tokenizer "
+                "or its chat template is another model's"
+            )
 
     def failure(self, error: BaseException) -> MotesError:
         return self.error(f"the {self.role} {self.name!r} failed: {type(error).__name__}: {error}")
@@ -75,6 +89,12 @@ class Engine(Worker[RequestT]):
 
     def rest(self) -> None:
         self._runner.workspace.clear()
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError unless the stored prefixes and the workspace are sound. For tests, between calls."""
+        with self._round:
+            self.tree.check_integrity()
+            assert self.busy or self._runner.workspace.num_rows == 0
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"

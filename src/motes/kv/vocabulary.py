@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any
@@ -11,7 +13,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 from jinja2 import TemplateError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from motes.errors import ConfigurationError
 from motes.types import Problem
@@ -24,6 +27,11 @@ class Vocabulary:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
+        spec: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+        self.pieces = _pieces(tokenizer.get_vocab(), spec)
+        self._inner = tokenizer
+        if _forget_edges(spec):
+            self._inner = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)))
         self._prompts: WeakKeyDictionary[Problem, list[int]] = WeakKeyDictionary()
         self.automaton = lru_cache(maxsize=32)(self._automaton)
 
@@ -31,8 +39,12 @@ class Vocabulary:
     def load(cls, path: str) -> Vocabulary:
         """Raises whatever the libraries that read these files raise."""
         vocabulary = cls(AutoTokenizer.from_pretrained(path))
-        if not vocabulary.encode("1"):  # an empty one is what transformers makes of a folder without the file
+        ids = vocabulary.encode("1 a\n\nB")
+        if not ids:  # an empty one is what transformers makes of a folder without the file
             raise ValueError("its tokenizer knows no tokens: is tokenizer.json missing?")
+        theirs = vocabulary.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        if vocabulary.decode(ids).strip() != str(theirs).strip():
+            raise ValueError("its tokenizer is neither of the byte-level nor of the sentencepiece kind")
         return vocabulary
 
     def prompt(self, problem: Problem) -> list[int]:
@@ -43,7 +55,8 @@ class Vocabulary:
         """
         if problem not in self._prompts:
             if self.tokenizer.chat_template:
-                ids = self.encode(self._conversation(problem))
+                text = self._conversation(problem)
+                ids = self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
             elif len(problem.messages) == 1:
                 ids = self.tokenizer.encode(problem.question)
             else:
@@ -68,43 +81,32 @@ class Vocabulary:
         return text
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Token ids of a piece of text, none added. Special tokens that it spells are recognised, or only text."""
+        """Token ids of a piece of text, none added: of text that continues a text, so no space is put before it.
+
+        Special tokens that it spells are recognised, or only text.
+        """
         # Whether it is too long is for the engines to say: the tokenizer's own warning is silenced.
-        ids: list[int] = self.tokenizer.encode(
+        ids: list[int] = self._inner.encode(
             text, add_special_tokens=False, split_special_tokens=not special, verbose=False
         )
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of tokens, special ones left out; an incomplete character at the end is left out, too."""
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return str(text).rstrip("\ufffd")
+        """Text of tokens, special ones left out; an incomplete character at the end is left out, too.
 
-    def token_bytes(self) -> list[bytes]:
-        """Each token's bytes, by id; special tokens have none, as they have no text."""
-        spec: dict[str, Any] = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        byte_level = "ByteLevel" in json.dumps(spec.get("decoder")) or "ByteLevel" in json.dumps(
-            spec.get("pre_tokenizer")
-        )
-        of_character = _bytes_of_characters()
-        pieces = [b""] * len(self.tokenizer)
-        added = {token["id"]: token for token in spec.get("added_tokens", [])}
-        for token, i in self.tokenizer.get_vocab().items():
-            if i in added:
-                pieces[i] = b"" if added[i]["special"] else token.encode()
-            elif byte_level:
-                pieces[i] = bytes(of_character[c] for c in token if c in of_character)
-            elif len(token) == 6 and token.startswith("<0x"):
-                pieces[i] = bytes([int(token[3:5], 16)])
-            else:
-                pieces[i] = token.replace("▁", " ").encode()
-        return pieces
+        The text of a prefix is a prefix of the text, whatever bytes the tokens hold.
+        """
+        data = b"".join(self.pieces[i] for i in ids if i < len(self.pieces))
+        return codecs.getincrementaldecoder("utf-8")("replace").decode(data)
 
-    def _automaton(self, delimiters: tuple[str, ...]) -> npt.NDArray[np.int32]:
-        """(states, vocabulary) → the next state, or `HIT` where the token completes a delimiter.
+    def _automaton(self, delimiters: tuple[str, ...], num_tokens: int = 0) -> npt.NDArray[np.int32]:
+        """(states, tokens) → the next state, or `HIT` where the token completes a delimiter.
 
         State 0 is where a step begins. Built on bytes, so it does not matter how tokens cut a delimiter, or what a
         token holds before or after it. (Aho and Corasick, 1975.)
+
+        Args:
+            num_tokens: of the model, which may know more tokens than the vocabulary; they have no bytes.
         """
         targets = [delimiter.encode() for delimiter in delimiters]
         prefixes = sorted({b"", *(target[:i] for target in targets for i in range(len(target)))}, key=len)
@@ -117,16 +119,75 @@ class Vocabulary:
                 return HIT
             return next(number[seen[i:]] for i in range(len(seen) + 1) if seen[i:] in number)
 
-        pieces = self.token_bytes()
-        table = np.zeros((len(prefixes), len(pieces)), dtype=np.int32)
+        states = np.arange(len(prefixes), dtype=np.int32)
+        table = np.repeat(states[:, None], max(num_tokens, len(self.pieces)), axis=1)
         for state in range(len(prefixes)):
-            for token, piece in enumerate(pieces):
+            for token, piece in enumerate(self.pieces):
                 at = state
                 for byte in piece:
                     if (at := after(at, byte)) == HIT:
                         break
                 table[state, token] = at
         return table
+
+
+def _pieces(vocabulary: dict[str, int], spec: dict[str, Any]) -> list[bytes]:
+    """Each token's bytes, by id; special tokens have none, as they have no text, and neither have ids without token.
+
+    Args:
+        spec: of a fast tokenizer, as in tokenizer.json.
+    """
+    decoders = _parts(spec["decoder"]) or [
+        part for part in _parts(spec["pre_tokenizer"]) if part["type"] == "ByteLevel"
+    ]
+    byte_of = _bytes_of_characters()
+
+    def spelled(token: str) -> bytes:
+        for part in decoders:
+            match part["type"]:
+                case "ByteLevel" if all(character in byte_of for character in token):
+                    return bytes(byte_of[character] for character in token)
+                case "ByteFallback" if written := re.fullmatch("<0x([0-9A-F]{2})>", token):
+                    return bytes.fromhex(written[1])
+                case "Metaspace":
+                    token = token.replace(part["replacement"], " ")
+                case "Replace" if "String" in part["pattern"]:
+                    token = token.replace(part["pattern"]["String"], part["content"])
+        return token.encode()
+
+    added = {token["id"]: token for token in spec["added_tokens"]}
+    pieces = [b""] * (1 + max(vocabulary.values(), default=-1))
+    for token, i in vocabulary.items():
+        if i not in added:
+            pieces[i] = spelled(token)
+        elif not added[i]["special"]:
+            pieces[i] = token.encode()
+    return pieces
+
+
+def _forget_edges(spec: dict[str, Any]) -> bool:
+    """Take out of a fast tokenizer what it does to the ends of a text only; returns whether there was anything."""
+    before = json.dumps(spec)
+    normalizers = _parts(spec["normalizer"])
+    inner = [part for part in normalizers if part["type"] not in ("Prepend", "Strip")]
+    if len(inner) < len(normalizers):
+        spec["normalizer"] = {"type": "Sequence", "normalizers": inner}
+    for part in _parts(spec["pre_tokenizer"]):
+        if part["type"] == "Metaspace":
+            part["prepend_scheme"] = "never"
+        elif part["type"] == "ByteLevel":
+            part["add_prefix_space"] = False
+    return json.dumps(spec) != before
+
+
+def _parts(part: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The parts of a tokenizer's normalizer, pre-tokenizer or decoder, sequences taken apart."""
+    if part is None:
+        return []
+    if part["type"] != "Sequence":
+        return [part]
+    inner = next(value for value in part.values() if isinstance(value, list))
+    return [leaf for each in inner for leaf in _parts(each)]
 
 
 def _bytes_of_characters() -> dict[str, int]:

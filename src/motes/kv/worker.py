@@ -65,6 +65,7 @@ class Worker(ABC, Generic[RequestT]):
         self._arrived: list[RequestT] = []
         self._accepted: list[RequestT] = []  # what `work` was given, until it is settled
         self._condition = threading.Condition()
+        self._round = threading.Lock()  # held while the thread works or cleans up
         self._thread: threading.Thread | None = None
 
     async def submit(self, requests: Sequence[RequestT]) -> list[Any]:
@@ -102,12 +103,12 @@ class Worker(ABC, Generic[RequestT]):
         try:
             torch.set_num_threads(self._num_threads)
             while self._wait():
-                try:
-                    with torch.inference_mode():
+                with self._round, torch.inference_mode():
+                    try:
                         self.work(self._accept())
-                except BaseException as error:  # whatever went wrong belongs to the callers, who are waiting
-                    self._fail(error)
-                    self.abandon()
+                    except BaseException as error:  # whatever went wrong belongs to the callers, who are waiting
+                        self._fail(error)
+                        self.abandon()
         except BaseException as error:  # not even cleaning up worked: the next request gets a new thread
             with self._condition:
                 self._thread = None

@@ -131,10 +131,9 @@ class LocalLanguageModel(Engine[_Extension]):
         self._waiting: deque[_Extension] = deque()
         self._batch = _Batch()
         self._sampler: Sampler | None = None
-        self._stacked: dict[tuple[tuple[str, ...], ...], npt.NDArray[np.int32]] = {}
-        # Checkpoints may have more logits than tokens, or fewer.
-        self._is_eos = np.zeros(max(head.weight.shape[0], len(vocabulary.tokenizer)), dtype=bool)
-        self._is_eos[_end_tokens(model, vocabulary)] = True
+        self._automata: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.intp]]] = []
+        self._is_eos = np.zeros(head.weight.shape[0], dtype=bool)  # (tokens,), of the model
+        self._is_eos[[token for token in _end_tokens(model, vocabulary) if token < len(self._is_eos)]] = True
 
     @classmethod
     def open(
@@ -179,6 +178,7 @@ class LocalLanguageModel(Engine[_Extension]):
         ids = list(prompt)
         for step in trajectory.steps:
             ids.extend(step.token_ids or self.vocabulary.encode(step.text))
+        self.require_known(ids)
         return ids, len(ids) - len(prompt)
 
     # In the worker's thread:
@@ -254,7 +254,7 @@ class LocalLanguageModel(Engine[_Extension]):
         batch = self._batch
         if self._sampler is None:
             self._sampler = Sampler([request.sampling for request in batch.requests], self._runner.device)
-            self._tables = self._delimiter_tables()
+            self._automata = self._find_automata()
         hidden = self._runner.forward(0, torch.from_numpy(batch.token)[:, None])
         tokens, logprobs, proposals = self._sampler(self._head(hidden[:, -1]), uniforms(batch.seed, batch.count))
         self._runner.require_numbers(logprobs)  # which no row of logits with a NaN or an infinity among them has
@@ -268,25 +268,21 @@ class LocalLanguageModel(Engine[_Extension]):
         batch.count += 1
         batch.logprob += logprobs.double().cpu().numpy()
         batch.proposal_logprob += proposals.cpu().numpy()
-        tables, of_row = self._tables
-        batch.state = tables[of_row, batch.state, token]
+        for table, rows in self._automata:
+            batch.state[rows] = table[batch.state[rows], token[rows]]
         eos = self._is_eos[token]
         ended = eos | (batch.state == HIT) | (batch.count >= batch.limit)
         for row in np.flatnonzero(ended)[::-1]:
             end: StepEnd = "eos" if eos[row] else "step" if batch.state[row] == HIT else "length"
             self._finish(int(row), end)
 
-    def _delimiter_tables(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """The automata in use, (automata, states, vocabulary), and each row's, (rows,)."""
-        of_row = [request.sampling.delimiters for request in self._batch.requests]
-        in_use = tuple(dict.fromkeys(of_row))
-        if in_use not in self._stacked:
-            automata = [self.vocabulary.automaton(delimiters) for delimiters in in_use]
-            stacked = np.zeros((len(in_use), max(map(len, automata)), len(self._is_eos)), dtype=np.int32)
-            for i, table in enumerate(automata):
-                stacked[i, : len(table), : table.shape[1]] = table
-            self._stacked = {in_use: stacked}
-        return self._stacked[in_use], np.array([in_use.index(delimiters) for delimiters in of_row])
+    def _find_automata(self) -> list[tuple[npt.NDArray[np.int32], npt.NDArray[np.intp]]]:
+        """The automata of the delimiters in use, each with the rows that use it."""
+        rows: dict[tuple[str, ...], list[int]] = {}
+        for row, request in enumerate(self._batch.requests):
+            rows.setdefault(request.sampling.delimiters, []).append(row)
+        find = self.vocabulary.automaton
+        return [(find(delimiters, len(self._is_eos)), np.array(of)) for delimiters, of in rows.items()]
 
     def _finish(self, row: int, end: StepEnd) -> None:
         batch = self._batch
@@ -306,11 +302,6 @@ class LocalLanguageModel(Engine[_Extension]):
         self._batch.remove(row)
         self._runner.workspace.remove(row)
         self._sampler = None
-
-    def check_integrity(self) -> None:
-        """Raise AssertionError unless the cache and the batch are sound. For tests, between calls."""
-        self.tree.check_integrity()
-        assert self._runner.workspace.num_rows == len(self._batch)
 
 
 def _end_tokens(model: PreTrainedModel, vocabulary: Vocabulary) -> list[int]:

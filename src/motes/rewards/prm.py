@@ -172,6 +172,7 @@ class LocalPRM(Engine[_Reading]):
                 f"a partial answer takes {len(reading.ids)} tokens and {self.name!r} has a context of "
                 f"{self.context_length}: lower max_tokens or max_steps"
             )
+        self.require_known(reading.ids)
         return reading
 
     def _ids(self, node: Trajectory) -> list[int]:
@@ -255,8 +256,3 @@ class LocalPRM(Engine[_Reading]):
             raise ConfigurationError(
                 f"{self.name!r} scores everything {values[0]}: its weights are not those of a reward model"
             )
-
-    def check_integrity(self) -> None:
-        """Raise AssertionError unless the cache is sound. For tests, between calls."""
-        self.tree.check_integrity()
-        assert self._runner.workspace.num_rows == 0
