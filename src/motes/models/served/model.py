@@ -217,14 +217,15 @@ class HTTPLanguageModel:
         for (sampling, limit, n, seed, *_), parts in merged.items():
             for start in range(0, len(parts), PROMPTS_PER_CALL):
                 part = parts[start : start + PROMPTS_PER_CALL]
+                cut = self._cuts(sampling)
                 request = Request(
                     prompts=tuple(prompt for prompt, _ in part),
                     sampling=sampling,
                     limit=limit,
                     n=n,
                     seed=seed,
-                    logprobs=self.logprobs,
-                    cut=self._cuts(sampling),
+                    logprobs=self.logprobs and not (cut and self._cutter is not self._wire),
+                    cut=cut,
                 )
                 # Each answer's asks: one, or all that are alike, where they are drawn once.
                 receivers = [ask for _, group in part for ask in ([[a] for a in group] if n == len(group) else [group])]
@@ -247,7 +248,7 @@ class HTTPLanguageModel:
             alone = () if self._merges_prompts else (len(merged),)  # a request of its own
             if sampling.temperature == 0:
                 merged.setdefault((sampling, limit, 1, None, "drawn once", *alone), []).append((prompt, asks))
-            elif self.seeds == "particle" or (len(asks) > 1 and not self.capabilities.choices):
+            elif self.seeds == "particle" or (len(asks) > 1 and not self._shares_prompts):
                 for ask in asks:
                     merged[sampling, limit, 1, self._seed(ask), id(ask)] = [(prompt, [ask])]
             elif self.seeds == "group":
@@ -257,6 +258,11 @@ class HTTPLanguageModel:
 
     def _seed(self, ask: Ask) -> int | None:
         return None if self.seeds == "none" else ask.seed % self.profile.seed_below
+
+    @property
+    def _shares_prompts(self) -> bool:
+        """Whether particles that are alike can be drawn as several answers to one prompt, and differ."""
+        return self.capabilities.choices and (self.seeds == "none" or self.profile.choices_differ)
 
     @property
     def _merges_prompts(self) -> bool:
@@ -333,8 +339,7 @@ class HTTPLanguageModel:
     def _usage(self, request: Request, index: int, drawn: Drawn) -> Usage:
         prompt = drawn.prompt_tokens
         if prompt is None and index % request.n == 0 and not (request.count > 1 and self.profile.stream_interval):
-            ids = request.prompts[index // request.n].ids
-            prompt = len(ids) if ids is not None else 0
+            prompt = request.prompts[index // request.n].num_tokens
         cached = min(drawn.cached_tokens or 0, prompt or 0)
         return Usage(
             generated_tokens=drawn.num_tokens, prefill_tokens=(prompt or 0) - cached, prefill_tokens_cached=cached

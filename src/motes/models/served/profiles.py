@@ -29,6 +29,7 @@ class Profile:
             did; None: there is no such thing, and these formats do not tell.
         seeds: whether a request's seed decides its tokens; `seed_below`: seeds it takes.
         choices: what it calls the number of answers to one prompt; None: one at a time.
+        choices_differ: whether several answers that one seed draws differ.
         several_prompts: whether one request takes several prompts.
         stream_interval: whether it can be told to send a stream in large pieces.
         takes_ids: whether prompts may be token ids.
@@ -48,6 +49,7 @@ class Profile:
     seeds: bool = False
     seed_below: int = 2**63
     choices: str | None = None
+    choices_differ: bool = False
     several_prompts: bool = False
     stream_interval: bool = False
     takes_ids: bool = False
@@ -83,6 +85,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             keeps_stop="include_stop_str_in_output",
             seeds=True,
             choices="n",
+            choices_differ=True,  # child i is drawn by seed + i
             several_prompts=True,
             stream_interval=True,
             takes_ids=True,
@@ -112,6 +115,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             seeds=True,
             seed_below=2**32 - 1,  # the largest one means: a random one
             choices="n_cmpl",
+            choices_differ=True,
             takes_ids=True,
             prefill={},
         ),

@@ -39,6 +39,13 @@ class Prompt:
         """As it stands in a request."""
         return list(self.ids) if self.ids is not None else self.text or ""
 
+    @property
+    def num_tokens(self) -> int:
+        """Its length; of text an estimate, four characters to a token."""
+        if self.ids is not None:
+            return len(self.ids)
+        return -(-sum(map(len, (self.text or "", self.prefix, *(m["content"] for m in self.messages)))) // 4)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -196,8 +203,12 @@ class Completions(Wire):
             body["seed"] = request.seed
 
     def streamed(self, request: Request) -> dict[str, Any]:
-        rare = {} if request.cut or not self.profile.stream_interval else {"stream_interval": 1 << 16}
-        return {**self.body(request), "stream": True, "stream_options": {"include_usage": True}, **rare}
+        body = self.body(request)
+        if not request.cut:  # a stream that is left early ends before its usage
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+            if self.profile.stream_interval:
+                body["stream_interval"] = 1 << 16
+        return body
 
     def _read(self, answer: Any, request: Request) -> list[Drawn]:
         usage = answer.get("usage") or {}
