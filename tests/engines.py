@@ -6,11 +6,14 @@ model's tokens cut delimiters in awkward ways: some hold more behind a delimiter
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import json
 import math
 import random
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -521,3 +524,46 @@ async def connect(
     found = await probe(client, address, engine=name, vocabulary=vocabulary)
     engine.requests.clear()
     return HTTPLanguageModel(client, address, found, vocabulary=vocabulary, **options)
+
+
+@contextlib.contextmanager
+def on_a_socket(engine: Engine) -> Iterator[str]:
+    """The engine on a real socket, in a thread of its own; gives its address."""
+    loop = asyncio.new_event_loop()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+                method, path, _ = head[0].split(" ")
+                headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+                content = await reader.readexactly(int(headers.get("content-length", 0)))
+                request = httpx2.Request(method, f"http://{headers['host']}{path}", headers=headers, content=content)
+                response = await engine(request)
+                writer.write(f"HTTP/1.1 {response.status_code} X\r\ntransfer-encoding: chunked\r\n\r\n".encode())
+                async for piece in response.stream:  # type: ignore[union-attr]
+                    if piece:
+                        writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                        await writer.drain()
+                writer.write(b"0\r\n\r\n")
+                await writer.drain()
+        writer.close()
+
+    server = loop.run_until_complete(asyncio.start_server(connected, "127.0.0.1", 0))
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    finally:
+
+        async def stop() -> None:
+            server.close()
+            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(stop(), loop).result(20)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(20)
+        loop.close()
