@@ -26,7 +26,8 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("tokenizer")
     lm = commands.add_parser("lm")
-    lm.add_argument("--steps", type=int, default=12_000)
+    lm.add_argument("--steps", type=int, default=3000, help="of the schedule")
+    lm.add_argument("--until", type=int, default=2000, help="the step to stop at")
     lm.add_argument("--tokens", type=int, default=4096, help="tokens a step")
     lm.add_argument("--lr", type=float, default=2e-3)
     rollouts = commands.add_parser("rollouts")
@@ -48,7 +49,7 @@ def main() -> None:
         case "tokenizer":
             language.build_tokenizer(args.work)
         case "lm":
-            language.train(args.work, args.steps, args.tokens, args.lr)
+            language.train(args.work, args.steps, args.until, args.tokens, args.lr)
         case "rollouts":
             shard, shards = map(int, args.shard.split("/"))
             reward.roll_out(args.work, args.problems, args.k, shard, shards)

@@ -20,7 +20,7 @@ from motes.kv.worker import Request
 from motes.models.local import LocalLanguageModel
 from motes.models.sampler import Sampler, uniforms
 
-QUESTION = "Ben owns 7 pears. Rosa has 5 more pears than Ben. How many pears does Rosa have?"
+QUESTION = "Some friends collect pears. Ben owns 7. Rosa has 5 more than Ben. How many does Rosa have?"
 GREEDY = Sampling(temperature=0.0, max_step_tokens=12, delimiter="e")
 
 
@@ -159,7 +159,7 @@ def test_forks_share_everything_before_them() -> None:
 @pytest.mark.parametrize("options", [{"max_cached_tokens": 40}, {"max_batch_tokens": 150}, {"max_batch_size": 2}])
 def test_bounds_change_cost_not_results(options: dict[str, int]) -> None:
     sampling = Sampling(temperature=1.2, max_step_tokens=8, delimiter="e")
-    questions = [QUESTION, "What is 2+2?", "Mia owns 3 coins. How many coins does Mia have?"]
+    questions = [QUESTION, "What is 2+2?", "Some friends collect coins. Mia owns 3. How many does Mia have?"]
 
     def rounds(lm: LocalLanguageModel) -> list[str]:
         population = [Trajectory(Problem(question)) for question in questions for _ in range(3)]
@@ -177,7 +177,7 @@ def test_bounds_change_cost_not_results(options: dict[str, int]) -> None:
 
 def test_text_made_elsewhere_can_be_continued() -> None:
     lm = local()
-    written = Trajectory(Problem(QUESTION)).extend(Step("Rosa owns 12 pears.\n\n", "step"))
+    written = Trajectory(Problem(QUESTION)).extend(Step("So Rosa owns 12.\n\n", "step"))
     (step,) = extend(lm, [written], GREEDY, [0])
     ids = lm.vocabulary.prompt(written.problem) + lm.vocabulary.encode(written.text)
     assert random_language_model()(torch.tensor([ids])).logits[0, -1].argmax() == step.token_ids[0]

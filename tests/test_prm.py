@@ -15,7 +15,7 @@ from motes.errors import ConfigurationError, ContextLengthError, RewardError, Un
 from motes.rewards.prm import LocalPRM, Prefix
 
 SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
-QUESTION = "Ben owns 7 pears. Rosa has 5 more pears than Ben. How many pears does Rosa have?"
+QUESTION = "Some friends collect pears. Ben owns 7. Rosa has 5 more than Ben. How many does Rosa have?"
 STEPS = ("Rosa has 5 more than Ben's 7: 7+5=12.\n\n", "Nobody\nknows.\n\n", "The answer is \\boxed{12}.")
 
 

@@ -62,7 +62,7 @@ def build_tokenizer(work: Path) -> None:
     for _ in range(20_000):
         story = arithmetic.generate(rng.choice(LEVELS), "train", rng)
         texts.append(f"system\n{QwenFormat.system}\nuser\n{story.question}\nassistant\n{story.solution}")
-        texts.append("How many does each own?")
+        texts.append("How many does each have?")
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     wrapped = PreTrainedTokenizerFast(
@@ -89,11 +89,47 @@ def model_config(tokenizer: Tokenizer) -> Qwen2Config:
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
         use_sliding_window=False,
-        rope_parameters={"rope_type": "default", "rope_theta": 1_000.0},
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
         bos_token_id=None,
         eos_token_id=tokenizer.token_to_id("<|im_end|>"),
         pad_token_id=tokenizer.token_to_id("<|endoftext|>"),
     )
+
+
+@torch.no_grad()
+def initialize(model: Qwen2ForCausalLM) -> None:
+    """Begin where attention can already look things up (mimetic initialisation, arXiv 2305.09828).
+
+    Telling whose number is whose takes two attention layers that only make sense together: one that carries a name to
+    the number a few tokens on, one that matches names. From random weights that pair does not form in tens of millions
+    of tokens: the model learns which numbers there are, and guesses. So four heads of the first layer begin as heads
+    that look 1, 2, 3 and 4 tokens back and write what they see to the same place, by constant queries and keys that
+    only the rotation tells apart; and in the other layers queries begin equal to keys, so that like attends to like.
+    With this, 200 steps suffice. Everything is trained on from there.
+    """
+    config = model.config
+    dim = config.hidden_size // config.num_attention_heads
+    groups = config.num_attention_heads // config.num_key_value_heads
+    first, *others = (layer.self_attn for layer in model.model.layers)
+    pairs, strength = 6, 6.0  # the fastest rotations, and how sharply they choose
+    frequencies = model.model.rotary_emb.inv_freq[:pairs]
+    for head, offset in enumerate((1, 2, 3, 4)):
+        key_head = head // groups
+        q, k = slice(head * dim, (head + 1) * dim), slice(key_head * dim, (key_head + 1) * dim)
+        first.q_proj.weight[q] *= 0.1
+        first.k_proj.weight[k] *= 0.1
+        first.k_proj.bias[k] = torch.cat([torch.full((pairs,), strength), torch.zeros(dim - pairs)])
+        query = torch.zeros(2, dim // 2)
+        query[0, :pairs] = strength * torch.cos(-offset * frequencies)
+        query[1, :pairs] = strength * torch.sin(-offset * frequencies)
+        first.q_proj.bias[q] = query.flatten()
+        first.v_proj.weight[k] = first.v_proj.weight[:dim]
+        first.o_proj.weight[:, q] = first.o_proj.weight[:, :dim]
+    for attention in others:
+        keys = torch.randn_like(attention.k_proj.weight) * 0.7 * config.hidden_size**-0.5
+        attention.k_proj.weight.copy_(keys)
+        queries = keys.view(-1, dim, config.hidden_size).repeat_interleave(groups, 0).flatten(0, 1)
+        attention.q_proj.weight.copy_(queries + 0.02 * torch.randn_like(queries))
 
 
 def encode(tokenizer: Tokenizer, story: Story, solution: str) -> tuple[list[int], int]:
@@ -117,34 +153,39 @@ def collate(rows: list[tuple[list[int], int]], length: int) -> Batch:
     return Batch(ids, labels)
 
 
-def recitation(tokenizer: Tokenizer, rng: random.Random) -> tuple[list[int], int]:
-    """An exercise: say of many people, in any order, what each owns. What is hard for a model this small is to tell
-    whose number is whose, and a problem asks that only a few times; here every number does."""
-    names = rng.sample(arithmetic.NAMES, rng.randint(3, 10))
+def recitation(tokenizer: Tokenizer, rng: random.Random, people: int = 7) -> tuple[list[int], int]:
+    """An exercise: say of several people, in any order, what each owns. A problem asks whose number is whose only a
+    few times; here every number does."""
+    names = rng.sample(arithmetic.NAMES, rng.randint(2, people))
     owners = [Fact(name, "base", rng.randint(2, 20)) for name in names[: rng.randint(2, len(names))]]
     others = [Fact(name, "more", rng.randint(2, 12), (rng.choice(owners).person,)) for name in names[len(owners) :]]
-    item = rng.choice(arithmetic.ITEMS)
-    told = " ".join(fact.sentence(item) for fact in rng.sample(owners + others, len(names)))
-    prompt = tokenizer.encode(chat_prompt(f"{told} How many {item} does each own?")).ids
+    told = " ".join(fact.sentence for fact in rng.sample(owners + others, len(names)))
+    question = f"Some friends collect {rng.choice(arithmetic.ITEMS)}. {told} How many does each have?"
     recited = " and".join(f" {fact.person}'s {fact.number}" for fact in rng.sample(owners, len(owners)))
+    prompt = tokenizer.encode(chat_prompt(question)).ids
     return prompt + tokenizer.encode(f"Together{recited}.<|im_end|>").ids, len(prompt)
 
 
-def level_weights(progress: float) -> list[float]:
-    """Curriculum: recitations first, then one operation, and from a tenth of the way on all levels, the long ones
-    favoured, with a recitation in between."""
-    ramp = min(1.0, progress / 0.1)
-    late = (1.5, 1.0, 1.2, 1.4, 1.6, 1.8)
-    return [(1 - ramp) * math.exp(-1.5 * i) + ramp * w for i, w in enumerate(late)]
+def curriculum(progress: float) -> list[float]:
+    """Weights of recitations and of levels 1 … 5: recitations alone until they are learnt, then single operations,
+    then all levels, the long ones favoured."""
+    if progress < 0.1:
+        return [1, 0, 0, 0, 0, 0]
+    ramp = min(1.0, (progress - 0.1) / 0.06)
+    late = (0.5, 1.0, 1.2, 1.4, 1.6, 1.8)
+    return [(1 - ramp) * math.exp(-i) + ramp * w for i, w in enumerate(late)]
 
 
 def training_batches(tokenizer: Tokenizer, tokens: int, step: int, total: int) -> Iterator[Batch]:
     """Endless batches of about `tokens` tokens, sorted by length within a window. A window is seeded by its step."""
     while True:
         rng = random.Random(f"window/{step}")
-        weights = level_weights(step / total)
+        weights = curriculum(step / total)
+        people = 4 if step < 0.05 * total else 7
         kinds = rng.choices((None, *LEVELS), weights, k=32 * tokens // 128)
-        rows = [recitation(tokenizer, rng) if level is None else example(tokenizer, level, rng) for level in kinds]
+        rows = [
+            recitation(tokenizer, rng, people) if level is None else example(tokenizer, level, rng) for level in kinds
+        ]
         rows.sort(key=lambda row: len(row[0]))
         batches: list[Batch] = []
         while rows:
@@ -185,10 +226,13 @@ def validate(model: torch.nn.Module, tokenizer: Tokenizer) -> str:
     return "  ".join(out)
 
 
-def train(work: Path, total: int, tokens: int, lr: float) -> None:
+def train(work: Path, total: int, until: int, tokens: int, lr: float) -> None:
+    """Train on a schedule of `total` steps, and stop at step `until`: a model that is right every time leaves nothing
+    for a reward model to do."""
     torch.manual_seed(0)
     tokenizer = load_tokenizer(work)
     model = Qwen2ForCausalLM(model_config(tokenizer))
+    initialize(model)
     model.set_attn_implementation("eager")  # at these lengths faster on a CPU than sdpa; torch.compile gained 9 %
     print(sum(p.numel() for p in model.parameters()), "parameters", flush=True)
     opts = optimizers(model, lr)
@@ -212,7 +256,7 @@ def train(work: Path, total: int, tokens: int, lr: float) -> None:
     began = last = time.monotonic()
     window: list[float] = []
     done_tokens = 0
-    while step < total:
+    while step < until:
         batch = next(batches)
         loss = loss_of(batch.ids, batch.labels)
         loss.backward()
@@ -232,7 +276,7 @@ def train(work: Path, total: int, tokens: int, lr: float) -> None:
                 f"step {step} loss {mean:.4f} {done_tokens / elapsed:.0f} tok/s {seconds + elapsed:.0f} s", flush=True
             )
             window.clear()
-        if time.monotonic() - last > 240 or step == total:
+        if time.monotonic() - last > 120 or step == until:
             last = time.monotonic()
             spent = seconds + last - began
             saved = [opt.state_dict() for opt in opts]

@@ -1,7 +1,9 @@
 """Rollouts of the language model, and the reward model trained on their outcomes (Math-Shepherd, arXiv 2312.08935).
 
 The label of a step is the share of K continuations, sampled from the language model, that reach the right answer. The
-exact checker is never consulted: the reward model is to be imperfect for the reason real ones are.
+continuations are solutions, too: one from each prefix is trained on as well, its own steps labelled by its outcome,
+which is the same estimate with K = 1, for free. The exact checker is never consulted: the reward model is to be
+imperfect for the reason real ones are.
 """
 
 from __future__ import annotations
@@ -9,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -46,24 +50,19 @@ async def label(lm: LocalLanguageModel, index: int, k: int) -> dict[str, Any]:
         (step,) = await lm.extend([trajectory], STEP, [rng.getrandbits(63)])
         trajectory = trajectory.extend(step, "answer" if TASK.answer(step.text) is not None else None)
 
-    async def successes(node: Trajectory) -> int:
+    async def continuations(node: Trajectory) -> list[str]:
         if node.finished is not None:
-            return k * _right(node.text, story.answer)
-        rest = await lm.extend([node] * k, REST, [rng.getrandbits(63) for _ in range(k)])
-        return sum(_right(node.text + step.text, story.answer) for step in rest)
+            return [""]
+        steps = await lm.extend([node] * k, REST, [rng.getrandbits(63) for _ in range(k)])
+        return [step.text for step in steps]
 
     return {
         "index": index,
         "question": story.question,
         "answer": str(story.answer),
         "steps": [step.text for step in trajectory.steps],
-        "successes": [await successes(node) for node in trajectory.path],
-        "k": k,
+        "continuations": [await continuations(node) for node in trajectory.path],
     }
-
-
-def _right(text: str, answer: int) -> bool:
-    return TASK.answer(text) == str(answer)
 
 
 def roll_out(work: Path, problems: int, k: int, shard: int, shards: int) -> None:
@@ -104,20 +103,47 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
                 continue
 
 
+@dataclass(frozen=True)
 class Example:
-    """A labelled solution as the reward model reads it: tokens, and at each tag the share of successes."""
+    """A solution as the reward model reads it.
 
-    def __init__(self, row: dict[str, Any], form: QwenFormat) -> None:
+    Attributes:
+        ids: its tokens; `tags`: where the scores of its labelled steps, the last ones, are read.
+        shares: of each labelled step, the share of successes.
+        right: of each, whether it and all before are right, by the exact checker: for evaluation only.
+    """
+
+    ids: list[int]
+    tags: list[int]
+    shares: list[float]
+    right: list[bool]
+    level: int
+
+    @classmethod
+    def of(cls, form: QwenFormat, row: dict[str, Any], steps: list[str], shares: list[float]) -> Example:
         problem = Problem(row["question"])
-        self.ids = list(form.prompt(problem))
-        self.tags: list[int] = []
-        self.shares = [won / row["k"] for won in row["successes"]]
-        for i, step in enumerate(row["steps"]):
-            self.ids += form.step(step, first=i == 0)
-            self.tags.append(len(self.ids) - 1)
-        right = [TASK.check_step(problem, step) for step in row["steps"]]
-        self.right = list(np.cumprod(right).astype(bool))  # for evaluation only: right up to and including each step
-        self.level = row["index"] % len(LEVELS) + 1
+        ids, tags = list(form.prompt(problem)), []
+        for i, step in enumerate(steps):
+            ids += form.step(step, first=i == 0)
+            tags.append(len(ids) - 1)
+        right = np.cumprod([TASK.check_step(problem, step) for step in steps]).astype(bool).tolist()
+        n = len(shares)
+        return cls(ids, tags[-n:], shares, right[-n:], row["index"] % len(LEVELS) + 1)
+
+
+def examples_of(form: QwenFormat, row: dict[str, Any]) -> list[Example]:
+    """The solution of a row, labelled by its continuations; and one continuation of each of its prefixes."""
+    steps, continuations = row["steps"], row["continuations"]
+
+    def outcome(prefix: int, rest: str) -> float:
+        return float(TASK.answer("".join(steps[:prefix]) + rest) == row["answer"])
+
+    shares = [float(np.mean([outcome(t, rest) for rest in rests])) for t, rests in enumerate(continuations, start=1)]
+    examples = [Example.of(form, row, steps, shares)]
+    for t, (rest, *_) in enumerate(continuations, start=1):
+        if more := re.findall(r".+?(?:\n\n|$)", rest, re.DOTALL):
+            examples.append(Example.of(form, row, steps[:t] + more, [outcome(t, rest)] * len(more)))
+    return examples
 
 
 def batches(examples: list[Example], tokens: int, seed: int) -> Iterator[list[Example]]:
@@ -170,8 +196,9 @@ def train(work: Path, epochs: int, tokens: int, lr: float) -> None:
     vocabulary = Vocabulary.load(str(work / "lm"))
     form = QwenFormat(vocabulary)
     rows = [row for path in sorted(work.glob("rollouts-*.jsonl")) for row in _rows(path)]
-    examples = [Example(row, form) for row in sorted(rows, key=lambda row: row["index"]) if row["steps"]]
-    held_out, examples = examples[:500], examples[500:]
+    rows = sorted((row for row in rows if row["steps"]), key=lambda row: row["index"])
+    held_out = [examples_of(form, row)[0] for row in rows[:500]]
+    examples = [example for row in rows[500:] for example in examples_of(form, row)]
     language = AutoModelForCausalLM.from_pretrained(work / "lm", dtype=torch.float32)
     model = Qwen2ForProcessRewardModel(language.config)
     model.model.load_state_dict(language.model.state_dict())
@@ -179,7 +206,8 @@ def train(work: Path, epochs: int, tokens: int, lr: float) -> None:
     opts = optimizers(model, lr)
     epoch_steps = sum(1 for _ in batches(examples, tokens, 0))
     total = epochs * epoch_steps
-    print(len(examples), "solutions,", sum(len(e.tags) for e in examples), "labels,", total, "steps", flush=True)
+    labels = sum(len(example.tags) for example in examples)
+    print(len(rows) - 500, "problems,", len(examples), "solutions,", labels, "labels,", total, "steps", flush=True)
     checkpoint, epoch, step, seconds = work / "prm.pt", 0, 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=False)

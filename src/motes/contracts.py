@@ -12,9 +12,9 @@ from motes.protocols import LanguageModel, RewardModel
 from motes.types import Problem, Sampling, Step, Trajectory
 
 QUESTIONS = (
-    "Ben owns 7 pears. Rosa has 5 more pears than Ben. How many pears does Rosa have?",
-    "Mia owns 3 coins. Leo has twice as many coins as Mia. Carl has 4 fewer coins than Leo. Paul owns 9 coins. "
-    "How many coins do Carl and Mia have together?",
+    "Some friends collect pears. Ben owns 7. Rosa has 5 more than Ben. How many does Rosa have?",
+    "Some friends collect coins. Mia owns 3. Leo has twice as many as Mia. Carl has 4 fewer than Leo. Paul owns 9. "
+    "How many do Carl and Mia have together?",
     "What is 2+2?",
 )
 """Short questions of different lengths; any model can be asked them."""

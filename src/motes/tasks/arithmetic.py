@@ -2,12 +2,12 @@
 
 A verbatim example, level 3 (three operations; the facts are shuffled, Emma's is a distractor):
 
-    Ben has twice as many pears as Rosa. Emma has 4 fewer pears than Ben. Rosa owns 6 pears.
-    Jack has 5 more pears than Ben. How many pears do Rosa and Jack have together?
+    Some friends collect pears. Ben has twice as many as Rosa. Emma has 4 fewer than Ben. Rosa owns 6.
+    Jack has 5 more than Ben. How many do Rosa and Jack have together?
 
-    Ben has twice Rosa's 6: 6*2=12.
+    Now Ben has twice Rosa's 6: 6*2=12, so Ben owns 12.
 
-    Jack has 5 more than Ben's 12: 12+5=17.
+    Now Jack has 5 more than Ben's 12: 12+5=17, so Jack owns 17.
 
     Together Rosa's 6 and Jack's 17 are 6+17=23.
 
@@ -60,22 +60,22 @@ class Fact:
     number: int = 0
     sources: tuple[str, ...] = ()
 
-    def sentence(self, item: str) -> str:
+    @property
+    def sentence(self) -> str:
         k, who = self.number, self.person
         match self.kind:
             case "base":
-                return f"{who} owns {k} {item}."
+                return f"{who} owns {k}."
             case "more" | "fewer":
-                return f"{who} has {k} {self.kind} {item} than {self.sources[0]}."
+                return f"{who} has {k} {self.kind} than {self.sources[0]}."
             case "times":
-                factor = "twice" if k == 2 else f"{k} times"
-                return f"{who} has {factor} as many {item} as {self.sources[0]}."
+                return f"{who} has {'twice' if k == 2 else f'{k} times'} as many as {self.sources[0]}."
             case "half":
-                return f"{who} has half as many {item} as {self.sources[0]}."
+                return f"{who} has half as many as {self.sources[0]}."
             case "share":
-                return f"{who} gets one share when the {item} of {self.sources[0]} are shared out among {k}."
+                return f"{who} has one of {k} equal shares of what {self.sources[0]} has."
             case "sum":
-                return f"{who} has as many {item} as {self.sources[0]} and {self.sources[1]} together."
+                return f"{who} has as many as {self.sources[0]} and {self.sources[1]} together."
 
     def operation(self, values: dict[str, int]) -> tuple[int, str, int]:
         """Left operand, operator and right operand of the step that derives this fact (not for `base`)."""
@@ -97,7 +97,7 @@ class Fact:
                 raise ValueError("a base fact is given, not derived")
 
     def step(self, values: dict[str, int]) -> str:
-        """The step that derives this fact from true quantities: the relation, on whom, and the operation."""
+        """The step that derives this fact from true quantities: the relation, on whom, the operation, the result."""
         left, operator, right = self.operation(values)
         k, source = self.number, f"{self.sources[0]}'s {left}"
         match self.kind:
@@ -111,7 +111,8 @@ class Fact:
                 how = f"one of {k} shares of {source}"
             case _:
                 how = f"{source} and {self.sources[1]}'s {right}"
-        return f"{self.person} has {how}: {left}{operator}{right}={_apply(left, operator, right)}."
+        value = _apply(left, operator, right)
+        return f"Now {self.person} has {how}: {left}{operator}{right}={value}, so {self.person} owns {value}."
 
 
 @dataclass(frozen=True)
@@ -125,17 +126,17 @@ class Story:
 
     @cached_property
     def question(self) -> str:
-        told = " ".join(fact.sentence(self.item) for fact in self.facts)
-        return f"{told} {self._question_sentence()}"
+        told = " ".join(fact.sentence for fact in self.facts)
+        return f"Some friends collect {self.item}. {told} {self._question_sentence()}"
 
     def _question_sentence(self) -> str:
         match self.query:
             case "value":
-                return f"How many {self.item} does {self.asked[0]} have?"
+                return f"How many does {self.asked[0]} have?"
             case "sum":
-                return f"How many {self.item} do {self.asked[0]} and {self.asked[1]} have together?"
+                return f"How many do {self.asked[0]} and {self.asked[1]} have together?"
             case "difference":
-                return f"How many more {self.item} does {self.asked[0]} have than {self.asked[1]}?"
+                return f"How many more does {self.asked[0]} have than {self.asked[1]}?"
 
     @cached_property
     def values(self) -> dict[str, int]:
@@ -206,7 +207,7 @@ class Story:
         (first, left), (second, right) = ((person, self.values[person]) for person in asked)
         if self.query == "sum":
             return (f"Together {first}'s {left} and {second}'s {right} are {left}+{right}={self.answer}.", boxed)
-        return (f"{first}'s {left} less {second}'s {right} is {left}-{right}={self.answer}.", boxed)
+        return (f"Now {first}'s {left} less {second}'s {right} is {left}-{right}={self.answer}.", boxed)
 
     def detour(self, rng: random.Random, chance: float) -> tuple[str, ...]:
         """A right solution that, before each needed step with that chance, derives somebody not needed."""
@@ -280,21 +281,21 @@ def _apply(left: int, operator: str, right: int) -> int:
 
 
 _NAME = r"([A-Z][a-z]+)"
-_ITEM = r"(?P<item>[a-z]+)"
 _NUMBER = r"(?P<k>\d{1,9})"
+_OPENING = re.compile(r"Some friends collect ([a-z]+)\.")
 _FACTS: tuple[tuple[RelationKind, re.Pattern[str]], ...] = (
-    ("base", re.compile(rf"{_NAME} owns {_NUMBER} {_ITEM}\.")),
-    ("more", re.compile(rf"{_NAME} has {_NUMBER} more {_ITEM} than {_NAME}\.")),
-    ("fewer", re.compile(rf"{_NAME} has {_NUMBER} fewer {_ITEM} than {_NAME}\.")),
-    ("times", re.compile(rf"{_NAME} has (?:twice|{_NUMBER} times) as many {_ITEM} as {_NAME}\.")),
-    ("half", re.compile(rf"{_NAME} has half as many {_ITEM} as {_NAME}\.")),
-    ("share", re.compile(rf"{_NAME} gets one share when the {_ITEM} of {_NAME} are shared out among {_NUMBER}\.")),
-    ("sum", re.compile(rf"{_NAME} has as many {_ITEM} as {_NAME} and {_NAME} together\.")),
+    ("base", re.compile(rf"{_NAME} owns {_NUMBER}\.")),
+    ("more", re.compile(rf"{_NAME} has {_NUMBER} more than {_NAME}\.")),
+    ("fewer", re.compile(rf"{_NAME} has {_NUMBER} fewer than {_NAME}\.")),
+    ("times", re.compile(rf"{_NAME} has (?:twice|{_NUMBER} times) as many as {_NAME}\.")),
+    ("half", re.compile(rf"{_NAME} has half as many as {_NAME}\.")),
+    ("share", re.compile(rf"{_NAME} has one of {_NUMBER} equal shares of what {_NAME} has\.")),
+    ("sum", re.compile(rf"{_NAME} has as many as {_NAME} and {_NAME} together\.")),
 )
 _QUERIES: tuple[tuple[QueryKind, re.Pattern[str]], ...] = (
-    ("value", re.compile(rf"How many {_ITEM} does {_NAME} have\?")),
-    ("sum", re.compile(rf"How many {_ITEM} do {_NAME} and {_NAME} have together\?")),
-    ("difference", re.compile(rf"How many more {_ITEM} does {_NAME} have than {_NAME}\?")),
+    ("value", re.compile(rf"How many does {_NAME} have\?")),
+    ("sum", re.compile(rf"How many do {_NAME} and {_NAME} have together\?")),
+    ("difference", re.compile(rf"How many more does {_NAME} have than {_NAME}\?")),
 )
 
 
@@ -306,26 +307,23 @@ def _names(match: re.Match[str]) -> tuple[str, ...]:
 @lru_cache(maxsize=4096)
 def parse(question: str) -> Story | None:
     """The story that `question` tells, or None where it is not a question of this kind (or has no answer)."""
+    sentences = re.split(r"(?<=[.?])\s+", question.strip())
+    opening = _OPENING.fullmatch(sentences[0])
+    if opening is None or len(sentences) < 3:
+        return None
     facts: list[Fact] = []
-    items: set[str] = set()
-    *told, asked = re.split(r"(?<=[.?])\s+", question.strip())
-    for sentence in told:
+    for sentence in sentences[1:-1]:
         for kind, pattern in _FACTS:
             if match := pattern.fullmatch(sentence):
-                groups = match.groupdict()
-                number = int(groups.get("k") or (2 if kind == "times" else 0))
+                number = int(match.groupdict().get("k") or (2 if kind == "times" else 0))
                 person, *sources = _names(match)
                 facts.append(Fact(person, kind, number, tuple(sources)))
-                items.add(groups["item"])
                 break
         else:
             return None
     for query, pattern in _QUERIES:
-        if match := pattern.fullmatch(asked):
-            items.add(match["item"])
-            if len(items) != 1:
-                return None
-            story = Story(items.pop(), tuple(facts), query, _names(match))
+        if match := pattern.fullmatch(sentences[-1]):
+            story = Story(opening[1], tuple(facts), query, _names(match))
             try:
                 story.answer  # noqa: B018  (raises where the facts have no solution)
             except (ValueError, KeyError, ZeroDivisionError):
