@@ -4,6 +4,7 @@ wrongly, threads that fail, queues that starve, memory."""
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,7 @@ import motes
 from checkpoints import FAMILIES, SMALL, local, local_prm, random_language_model, random_prm, save, vocabulary
 from motes import Problem, Sampling, Step, Trajectory
 from motes.errors import ConfigurationError, EngineError, RewardError
-from motes.kv.runner import BACKEND, attend
+from motes.kv.runner import BACKEND, _View, attend
 from motes.kv.selfcheck import self_check
 from motes.kv.worker import Request, Worker
 from motes.models.local import LocalLanguageModel
@@ -294,3 +295,48 @@ def test_a_request_that_is_in_no_list_of_the_engine_is_told(monkeypatch: pytest.
         return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 20)
 
     assert [type(error) for error in asyncio.run(main())] == [EngineError] * 3
+
+
+# Memory
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "max_pairs", "most"), [(10**9, 600, 26), (24, 10**9, 11), (24, 600, 26), (10**9, 7, 182)]
+)
+def test_passes_over_many_tokens_are_bounded(
+    monkeypatch: pytest.MonkeyPatch, max_tokens: int, max_pairs: int, most: int
+) -> None:
+    """Many long rows, which begin unequally far: the mask never exceeds its bound, and the result does not change."""
+    runner = local()._runner
+    rng = random.Random(0)
+    texts = [[rng.randrange(512) for _ in range(length)] for length in (70, 3, 40, 40, 41, 0, 64, 1)]
+    cuts = [(text[:n], text[n:]) for text, n in zip(texts, (30, 0, 39, 7, 0, 0, 1, 0), strict=True)]
+    passes: list[tuple[int, int]] = []  # tokens, entries of the mask
+
+    class Seen(_View):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            passes.append((self.positions.numel(), self.mask.numel()))
+
+    def read() -> list[torch.Tensor]:
+        runner.workspace.clear()
+        found: list[list[torch.Tensor]] = [[] for _ in texts]
+        for _ in texts:
+            runner.workspace.append(torch.empty(0, dtype=torch.long))
+        for part in (0, 1):
+            passes.clear()
+            for i, _, hidden in runner.feed(0, [cut[part] for cut in cuts]):
+                found[i].append(hidden)
+        return [torch.cat(pieces) if pieces else torch.empty(0) for pieces in found]
+
+    monkeypatch.setattr("motes.kv.runner._View", Seen)
+    with torch.inference_mode():
+        expected = read()
+        assert len(passes) == 1
+        monkeypatch.setattr("motes.kv.runner.PASS_TOKENS", max_tokens)
+        monkeypatch.setattr("motes.kv.runner.PASS_PAIRS", max_pairs)
+        for mine, theirs in zip(read(), expected, strict=True):
+            torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-3)
+    assert all(tokens == 1 or (tokens <= max_tokens and pairs <= max_pairs) for tokens, pairs in passes)
+    assert len(passes) <= most
+    assert [len(hidden) for hidden in expected] == [len(text) for text in texts]

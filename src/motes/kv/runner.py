@@ -7,6 +7,7 @@ workspace that the call passes along. The model keeps no cache of its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ BACKEND = "motes"
 
 PASS_TOKENS = 8192
 """Rows × tokens of one forward pass over many tokens: bounds the memory of activations."""
+
+PASS_PAIRS = 1 << 26
+"""Rows × tokens × length × query heads a key head of such a pass: bounds the memory of its mask, 256 MiB in float32."""
 
 
 LEFT_OUT = ("attn_logit_softcapping", "final_logit_softcapping")
@@ -226,6 +230,9 @@ class Runner:
     def feed(self, first: int, tokens: Sequence[Sequence[int]]) -> Iterator[tuple[int, int, Tensor]]:
         """As `forward`, for any number of tokens, in passes of bounded size.
 
+        A pass has at most `PASS_TOKENS` tokens, rows × the most that one of them gets, and a mask of at most
+        `PASS_PAIRS` entries; it has one token at least.
+
         Yields:
             (i, at, hidden): the hidden states, (count, hidden), of tokens[i][at : at + count].
         """
@@ -233,18 +240,26 @@ class Runner:
         while any(done < len(row) for done, row in zip(at, tokens, strict=True)):
             # A pass goes over neighbouring rows, from the first that still lacks tokens; some of them may lack none.
             start = next(i for i, (done, row) in enumerate(zip(at, tokens, strict=True)) if done < len(row))
-            stop, width = start, 0
+            stop, width, held = start, 0, 0
             while stop < len(tokens):
-                wider = max(width, min(PASS_TOKENS, len(tokens[stop]) - at[stop]))
-                if stop > start and (stop + 1 - start) * wider > PASS_TOKENS:
+                longest = max(held, self.workspace.lengths[first + stop])
+                wider = max(width, min(self._widest(1, longest), len(tokens[stop]) - at[stop]))
+                if stop > start and wider > self._widest(stop + 1 - start, longest):
                     break
-                stop, width = stop + 1, wider
+                stop, width, held = stop + 1, wider, longest
             pieces = [row[done : done + width] for done, row in zip(at[start:stop], tokens[start:stop], strict=True)]
             hidden = self.forward(first + start, pieces)
             for i, piece in enumerate(pieces, start):
                 if piece:
                     yield i, at[i], hidden[i - start, : len(piece)]
                     at[i] += len(piece)
+
+    def _widest(self, rows: int, held: int) -> int:
+        """Tokens for each of so many rows in one pass, when the longest row holds `held` already; 0 where one is too
+        many, but for a single row."""
+        pairs = PASS_PAIRS // (rows * self._groups)
+        within_pairs = (math.isqrt(held * held + 4 * pairs) - held) // 2  # n (held + n) ≤ pairs
+        return max(int(rows == 1), min(PASS_TOKENS // rows, within_pairs))
 
     def require_numbers(self, values: Tensor) -> None:
         """Raise unless a head's output consists of numbers.
