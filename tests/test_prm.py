@@ -12,7 +12,7 @@ import motes
 from checkpoints import TAG, local_prm, random_language_model, random_prm, save, vocabulary
 from motes import Problem, Step, Trajectory
 from motes.errors import ConfigurationError, ContextLengthError, RewardError, UnknownNameError
-from motes.rewards.prm import LocalPRM, Prefix
+from motes.rewards.prm import LocalPRM, Prefix, _Reading
 
 SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 QUESTION = "Some friends collect pears. Ben owns 7. Rosa has 5 more than Ben. How many does Rosa have?"
@@ -151,12 +151,52 @@ def test_a_failure_on_a_prompt_reaches_those_who_waited(monkeypatch: pytest.Monk
     monkeypatch.setattr(prm, "_read_prompts", lambda group: read_prompts(group) if next(calls) != 1 else 1 / 0)
 
     async def main() -> list[object]:
-        return await asyncio.wait_for(
-            asyncio.gather(*(prm.score([trajectory(step)]) for step in STEPS), return_exceptions=True), 20
-        )
+        with prm._round:  # until all are there
+            calls = asyncio.gather(*(prm.score([trajectory(step)]) for step in STEPS), return_exceptions=True)
+            await asyncio.sleep(0)
+        return await asyncio.wait_for(calls, 20)
 
-    assert [type(result) for result in asyncio.run(main())] == [RewardError, RewardError, list]
+    assert [type(result) for result in asyncio.run(main())] == [list, RewardError, RewardError]
     prm.check_integrity()
+
+
+def queued(prm: LocalPRM, *lengths: int) -> list[_Reading]:
+    readings = [_Reading([0] * n, [n - 1], [[]], 0, 0) for n in lengths]
+    for reading in readings:
+        reading.attach()
+    prm._waiting += readings
+    return readings
+
+
+@pytest.mark.parametrize(("waits", "others"), [(300, 5), (5, 300), (300, 299)])
+def test_nobody_starves(waits: int, others: int) -> None:
+    """More than can be read arrives in every round; who was there before goes first, at the latest."""
+
+    async def main() -> None:
+        prm = local_prm(max_batch_tokens=600)
+        before = 3
+        queued(prm, *[others] * before)
+        (waiting,) = queued(prm, waits)
+        for _ in range(before + 1):
+            queued(prm, *[others] * 300)
+            if waiting in prm._take():
+                return
+        pytest.fail("overtaken by those who came later")
+
+    asyncio.run(main())
+
+
+def test_what_is_read_together_is_alike_and_fits() -> None:
+    async def main() -> None:
+        prm = local_prm(max_batch_tokens=99)
+        first, long, withdrawn, near, same, short = queued(prm, 20, 90, 20, 25, 20, 2)
+        withdrawn.future.cancel()
+        assert prm._take() == [first, same, near]  # a fourth one of 2 tokens would be padded to 25
+        assert prm._take() == [long]
+        assert prm._take() == [short]
+        assert not prm.busy
+
+    asyncio.run(main())
 
 
 def test_checkpoints_that_are_no_reward_models_are_refused(tmp_path) -> None:

@@ -190,8 +190,7 @@ class LocalPRM(Engine[_Reading]):
 
     def work(self, arrived: list[_Reading]) -> None:
         self._waiting += arrived
-        self._waiting.sort(key=lambda reading: len(reading.ids))
-        group = [reading for reading in self._fitting() if not reading.settled]
+        group = self._take()
         self._read_prompts(group)
         for reading, values in zip(group, self._read(group), strict=True):
             reading.resolve(values)
@@ -200,13 +199,21 @@ class LocalPRM(Engine[_Reading]):
         self._waiting = []
         super().abandon()
 
-    def _fitting(self) -> list[_Reading]:
-        """Take from the waiting as many as may be read together."""
-        n = 1
-        while n < min(len(self._waiting), MAX_ROWS) and (n + 1) * len(self._waiting[n].ids) <= self.max_batch_tokens:
-            n += 1
-        group, self._waiting = self._waiting[:n], self._waiting[n:]
-        return group
+    def _take(self) -> list[_Reading]:
+        """Out of the waiting, what is read together: the one that waits longest, and as many as fit of those that are
+        nearest to it in length. So nobody waits for more than those who were there before."""
+        waiting = [reading for reading in self._waiting if not reading.settled]
+        nearest = sorted(waiting, key=lambda reading: abs(len(reading.ids) - len(waiting[0].ids)))
+        group: list[_Reading] = []
+        longest = 0
+        for reading in nearest[:MAX_ROWS]:
+            longest = max(longest, len(reading.ids))
+            if group and (len(group) + 1) * longest > self.max_batch_tokens:
+                break
+            group.append(reading)
+        taken = set(group)
+        self._waiting = [reading for reading in waiting if reading not in taken]
+        return sorted(group, key=lambda reading: len(reading.ids))
 
     def _read_prompts(self, group: list[_Reading]) -> None:
         """Prompts that are not stored yet are read first, each once; the first text about it bears the cost."""
