@@ -10,7 +10,7 @@ For each number of particles and problems, side by side in one run:
     bare    tokens per second of a loop that only decodes: the same model and attention, the same batch size and mean
             lengths, no requests, no delimiters, no seeds
     naive   tokens per second of `transformers.generate`, called once per particle and step with the whole prefix, on
-            a sample of the steps that the filter took
+            a sample of the steps that the filter took; in the same dtype on the same device
 
 The ratios are what to read; absolute speeds are the machine's. Then the same filter with the bundled reward model:
 reward tokens computed per token generated, and the peak of the process's memory.
@@ -77,11 +77,11 @@ def bare(lm: LocalLanguageModel, rows: int, length: int, tokens: int, total: int
     return seconds * total / done
 
 
-def naive(path: str, results: list[motes.Result], sample: int, num_threads: int) -> float:
+def naive(lm: LocalLanguageModel, path: str, results: list[motes.Result], sample: int) -> float:
     """Tokens per second of one `generate` call per particle and step, over a sample of the steps taken."""
-    torch.set_num_threads(num_threads)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-    lm = LocalLanguageModel.open(path, max_cached_tokens=1024)
+    torch.set_num_threads(lm._num_threads)
+    keys = lm.tree.pool.data
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=keys.dtype).to(keys.device).eval()
     steps = [
         node
         for result in results
@@ -95,11 +95,11 @@ def naive(path: str, results: list[motes.Result], sample: int, num_threads: int)
         parent = steps[i].parent
         ids = lm.vocabulary.encode(lm.vocabulary.tokenizer.decode(lm._ids(parent)[0]))
         out = model.generate(
-            torch.tensor([ids]),
-            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+            torch.tensor([ids], device=model.device),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=model.device),
             do_sample=True,
             temperature=0.8,
-            max_new_tokens=1024 - len(ids),
+            max_new_tokens=lm.context_length - len(ids),
             stop_strings=["\n\n"],
             tokenizer=lm.vocabulary.tokenizer,
         )
@@ -148,7 +148,7 @@ def main() -> None:
                 length, tokens = mean_shape(results, lm)
                 rows = min(lm.max_batch_size, count * particles)
                 best_bare = max(best_bare, total / bare(lm, rows, length, tokens, total))
-            slow = naive(_local_path(args.model, "lm"), results, 24, lm._num_threads)
+            slow = naive(lm, _local_path(args.model.partition("?")[0], "lm"), results, 24)
             print(
                 f"{count:>8} {particles:>9} {best:>9.0f} {best_bare:>9.0f} {slow:>9.0f} "
                 f"{best / best_bare:>11.2f} {best / slow:>12.1f}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import runpy
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -340,3 +341,24 @@ def test_passes_over_many_tokens_are_bounded(
     assert all(tokens == 1 or (tokens <= max_tokens and pairs <= max_pairs) for tokens, pairs in passes)
     assert len(passes) <= most
     assert [len(hidden) for hidden in expected] == [len(text) for text in texts]
+
+
+def test_the_context_ends_where_all_angles_would_change() -> None:
+    """LongRoPE turns every key by other angles as soon as one text in the batch is long."""
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8, "rope_theta": 1e4}
+    long = {**rope, "original_max_position_embeddings": 64}
+    assert LocalLanguageModel(random_language_model("llama", rope_parameters=long), vocabulary()).context_length == 64
+    assert local("llama").context_length == 512
+
+
+# The benchmark
+
+
+def test_the_naive_way_runs_in_the_engines_dtype(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(random_language_model(), tmp_path / "lm")
+    lm = LocalLanguageModel.open(path, dtype="bfloat16")
+    benchmark = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "engine.py"))
+    models: list[torch.nn.Module] = []
+    monkeypatch.setattr("transformers.Qwen2ForCausalLM.eval", lambda model: models.append(model) or model)
+    assert benchmark["naive"](lm, path, [], 0) == 0
+    assert {(model.dtype, model.device) for model in models} == {(torch.bfloat16, lm._runner.device)}

@@ -194,11 +194,15 @@ class Runner:
 
     @staticmethod
     def context_length(config: PretrainedConfig) -> int:
-        """Tokens of a sequence within which every layer sees every earlier token."""
+        """Tokens of a sequence within which every layer sees every earlier token, at an angle that does not change."""
+        bounds = [int(config.max_position_embeddings)]
         window = getattr(config, "sliding_window", None)
         if window and any("sliding" in kind for kind in getattr(config, "layer_types", None) or ["sliding"]):
-            return min(int(config.max_position_embeddings), int(window))
-        return int(config.max_position_embeddings)
+            bounds.append(int(window))
+        rope = getattr(config, "rope_parameters", None) or {}
+        if rope.get("rope_type") == "longrope":  # beyond, all angles change: those of stored keys, and of the batch
+            bounds.append(int(rope["original_max_position_embeddings"]))
+        return min(bounds)
 
     def forward(self, first: int, tokens: Sequence[Sequence[int]] | Tensor) -> Tensor:
         """Feed new tokens to rows `first` … `first` + B − 1, after what they hold. Rows may get unequal numbers.
