@@ -160,7 +160,9 @@ class Engine:
         return self.random.getrandbits(60) if seed is None else seed
 
     def draw(self, ids: list[int], body: dict[str, Any], *, limit: int, stops: Any, seed: int | None) -> Draw:
-        return draw(ids, limit=limit, stops=list(stops or ()), temperature=body["temperature"], seed=self.seed(seed))
+        return draw(
+            ids, limit=limit, stops=list(stops or ()), temperature=body.get("temperature", 1.0), seed=self.seed(seed)
+        )
 
     def refused(self, message: str, status: int = 400) -> httpx2.Response:
         return httpx2.Response(status, json={"error": {"message": message, "code": status}})
@@ -311,14 +313,17 @@ class VLLM(Engine):
         }
 
 
+@dataclass
 class LlamaCpp(Engine):
     owned_by = "llamacpp"
+    slots: int = 16
 
     def v1_models(self, body: dict[str, Any]) -> Any:
         return {"data": [{"id": self.model, "owned_by": "llamacpp", "meta": {"n_ctx": self.context}}]}
 
     def props(self, body: dict[str, Any]) -> Any:
-        return {"build_info": "b11549-abc", "default_generation_settings": {"n_ctx": self.context}}
+        told = {"build_info": "b11549-abc", "default_generation_settings": {"n_ctx": self.context}}
+        return {**told, "total_slots": self.slots}
 
     def apply_template(self, body: dict[str, Any]) -> Any:
         return {"prompt": render(body["messages"])}
@@ -336,6 +341,8 @@ class LlamaCpp(Engine):
                 f"request ({len(ids)} tokens) exceeds the available context size ({self.context} tokens)"
             )
         n, seed = body.get("n_cmpl", 1), body.get("seed")
+        if n > self.slots:
+            return self.refused(f"Field 'n_cmpl': Value must be between 1 <= value <= {self.slots}, but got {n}")
         assert seed is None or 0 <= seed < 2**32 - 1
         answers = []
         for i in range(n):

@@ -297,6 +297,21 @@ def test_particles_that_are_alike_can_be_one_prompt(name: str):
     asyncio.run(main())
 
 
+def test_no_more_answers_to_one_prompt_than_a_server_gives():
+    async def main() -> None:
+        lm = await connect(LlamaCpp(), seeds="group")
+        await extended(lm, [ROOT] * 40, range(40))
+        assert [(body["n_cmpl"], body["seed"]) for body in server(lm).asked[:2]] == [(16, 0), (16, 16)]
+        assert server(lm).asked[2]["n_cmpl"] == 8
+        alone = LlamaCpp(slots=1)
+        lm = await connect(alone, seeds="group")
+        assert lm.capabilities.choices == 1
+        await extended(lm, [ROOT] * 3, range(3))
+        assert all("n_cmpl" not in body for body in alone.asked)
+
+    asyncio.run(main())
+
+
 def test_particles_that_are_alike_are_asked_for_apart_where_one_seed_would_make_them_one():
     async def main() -> None:
         lm = await connect(SGLangThatRenders(), seeds="group")
@@ -474,6 +489,7 @@ def found(engine: Engine, **options: Any) -> Capabilities:
     return asyncio.run(connect(engine, **options)).capabilities
 
 
+MOST = {"vllm": 1024, "llama.cpp": 16, "sglang": 1024, "openai": 128}
 ABILITIES = ("token_ids", "tells_end", "seeds", "choices", "several_prompts", "logprobs", "cached_tokens")
 
 
@@ -512,7 +528,13 @@ def test_what_is_found(engine: Engine, options: Any, name: str, route: str, rend
     capabilities = found(engine, **options)
     assert f"{capabilities.engine} {capabilities.version}" == name
     assert (capabilities.route, capabilities.rendering) == (route, rendering)
-    assert {ability for ability in ABILITIES if getattr(capabilities, ability)} == set(abilities)
+    there = {
+        ability
+        for ability in ABILITIES
+        if getattr(capabilities, ability) not in (False, 1) or getattr(capabilities, ability) is True
+    }
+    assert there == set(abilities)
+    assert capabilities.choices == (MOST[capabilities.engine] if "choices" in abilities else 1)
     known = engine.context if isinstance(engine, (VLLM, LlamaCpp, SGLang, TGI)) else None
     assert capabilities.context_length == known
     lost = [loss for _, there, loss in capabilities.findings() if not there]
@@ -688,6 +710,35 @@ def test_a_limit_that_a_model_does_not_allow_is_lowered_once():
             result = await motes.asolve("How many?", lm=lm, method=motes.Greedy())
             assert result.trajectories[0].text
         assert [body["max_completion_tokens"] for body in engine.asked] == [40960, 100, 100]
+
+    engine = Closed()
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("field", ["temperature", "top_p", "presence_penalty", "n"])
+def test_a_model_that_takes_fewer_fields_is_asked_without_them(field: str):
+    """As OpenAI's reasoning models are: what is at its default can be left out, anything else cannot."""
+
+    def fewer(path: str, body: dict[str, Any]) -> httpx2.Response | None:
+        if field in body and "messages" in body:
+            return engine.refused(f"Unsupported parameter: '{field}' is not supported with this model.")
+        return None
+
+    async def main() -> None:
+        lm = await connect(engine, base="https://api.openai.com/v1#tiny")
+        engine.fails = fewer
+        plain = Sampling(temperature=1.0, max_step_tokens=20)
+        result = await motes.asolve("How many?", lm=lm, method=Majority(6), sampling=plain)
+        assert result.answer in ("1", "2")
+        assert all(trajectory.finished != "failed" for trajectory in result.trajectories)
+        before = len(engine.asked)
+        await motes.asolve("How many?", lm=lm, method=Majority(6), sampling=plain)
+        assert len(engine.asked) - before == (6 if field == "n" else 1), "it is remembered"
+        if field in ("temperature", "top_p"):
+            other = plain.replace(**{field: 0.5})
+            lm = await connect(engine, base="https://api.openai.com/v1#tiny")
+            with pytest.raises(NoParticlesError, match=f"Unsupported parameter: '{field}'"):
+                await motes.asolve("How many?", lm=lm, method=Majority(6), sampling=other)
 
     engine = Closed()
     asyncio.run(main())

@@ -13,9 +13,11 @@ import email.utils
 import json
 import random
 import re
+import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from http import HTTPStatus
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -84,10 +86,15 @@ class _TransientError(Exception):
 
 @dataclass(eq=False)
 class _Pool:
-    """What belongs to one event loop."""
+    """What belongs to one event loop: places for requests, and connections that wait for the next one.
 
-    http: httpx2.AsyncClient
+    Each connection is a client of its own, because what httpx does for a request grows with the connections of a
+    client: with 128 of them a request cost more than twice as much.
+    """
+
     slots: asyncio.Semaphore
+    idle: list[httpx2.AsyncClient] = field(default_factory=list)
+    all: list[httpx2.AsyncClient] = field(default_factory=list)
     lifetime: AsyncGenerator[None, None] | None = field(default=None, repr=False)
 
 
@@ -111,7 +118,7 @@ class Client:
         api_key: str | None = None,
         timeouts: Timeouts | None = None,
         retries: Retries | None = None,
-        max_concurrency: int = 128,
+        max_concurrency: int = 256,
         transport: httpx2.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
@@ -173,9 +180,10 @@ class Client:
         url = path if path.startswith("http") else f"{self.base}/{path.lstrip('/')}"
         pool = await self._pool()
         async with pool.slots:
+            http = pool.idle.pop() if pool.idle else self._connection(pool)
             try:
                 async with asyncio.timeout(self.timeouts.total) as limit:
-                    return await self._persist(pool.http, method, url, body, receive, attempts)
+                    return await self._persist(http, method, url, body, receive, attempts)
             except TimeoutError as error:
                 if not limit.expired():
                     raise
@@ -183,6 +191,8 @@ class Client:
                     f"{url} did not answer within {self.timeouts.total:g} s, all attempts together: "
                     "ask for less at once, or give it more time with total_timeout"
                 ) from error
+            finally:
+                pool.idle.append(http)
 
     async def _persist(
         self,
@@ -266,30 +276,40 @@ class Client:
     async def _pool(self) -> _Pool:
         loop = asyncio.get_running_loop()
         if (pool := self._pools.get(loop)) is None:
-            n = self.max_concurrency
-            http = httpx2.AsyncClient(
-                headers={"Authorization": f"Bearer {self._api_key}"} if self._api_key else None,
-                timeout=httpx2.Timeout(
-                    self.timeouts.read, connect=self.timeouts.connect, pool=None, write=self.timeouts.read
-                ),
-                limits=httpx2.Limits(max_connections=n, max_keepalive_connections=n),
-                transport=self._transport,
-                follow_redirects=False,
-            )
-            http.headers["Content-Type"] = "application/json"
-            pool = self._pools[loop] = _Pool(http, asyncio.Semaphore(n))
+            pool = self._pools[loop] = _Pool(asyncio.Semaphore(self.max_concurrency))
             # A started asynchronous generator is closed by the loop before it closes itself: `asyncio.run` leaves no
             # connection behind.
-            pool.lifetime = self._lifetime(http, loop)
+            pool.lifetime = self._lifetime(pool, loop)
             await anext(pool.lifetime)
         return pool
 
-    async def _lifetime(self, http: httpx2.AsyncClient, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
+    async def _lifetime(self, pool: _Pool, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
         try:
             yield
         finally:
             self._pools.pop(loop, None)  # which would keep the loop, and so itself, alive
-            await http.aclose()
+            for http in pool.all:
+                await http.aclose()
+
+    def _connection(self, pool: _Pool) -> httpx2.AsyncClient:
+        seconds = self.timeouts
+        http = httpx2.AsyncClient(
+            headers={"Content-Type": "application/json"},
+            timeout=httpx2.Timeout(seconds.read, connect=seconds.connect, pool=None),
+            limits=httpx2.Limits(max_connections=1, max_keepalive_connections=1),
+            transport=self._transport,
+            verify=self._certificates,
+            follow_redirects=False,
+        )
+        if self._api_key:
+            http.headers["Authorization"] = f"Bearer {self._api_key}"
+        pool.all.append(http)
+        return http
+
+    @cached_property
+    def _certificates(self) -> ssl.SSLContext | bool:
+        """Made once: it takes longer than a request."""
+        return httpx2.create_ssl_context() if self.base.startswith("https") else False
 
 
 async def _json(response: httpx2.Response) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -63,6 +63,7 @@ class Server:
         models: those it has, by name; empty where it does not tell.
         model: the one that is used.
         context_length: tokens of prompt and answer together, None where it does not tell.
+        told: what the engine's own route answered.
     """
 
     engine: str
@@ -70,6 +71,7 @@ class Server:
     models: tuple[str, ...]
     model: str
     context_length: int | None
+    told: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 async def identify(client: Client, address: Address, engine: str | None = None) -> Server:
@@ -110,6 +112,7 @@ async def identify(client: Client, address: Address, engine: str | None = None) 
         models=tuple(str(entry["id"]) for entry in entries),
         model=str(chosen["id"]),
         context_length=next((int(n) for n in lengths if isinstance(n, int) and n > 0), None),
+        told=told if isinstance(told, dict) else {},
     )
 
 

@@ -27,7 +27,7 @@ class Capabilities:
         token_ids: whether the ids of drawn tokens are told.
         tells_end: whether it says if a delimiter or the end of sequence ended an answer.
         seeds: whether a request's seed decides its tokens.
-        choices: whether one prompt can have several answers.
+        choices: how many answers one prompt can have in one request; 1: one at a time.
         several_prompts: whether one request can have several prompts.
         logprobs: whether log-probabilities are told.
         cached_tokens: whether it says what its prefix cache spared.
@@ -43,7 +43,7 @@ class Capabilities:
     token_ids: bool = False
     tells_end: bool = False
     seeds: bool = False
-    choices: bool = False
+    choices: int = 1
     several_prompts: bool = False
     logprobs: bool = False
     cached_tokens: bool = False
@@ -83,7 +83,7 @@ class Capabilities:
             ),
             (
                 "several answers to one prompt",
-                self.choices,
+                self.choices > 1,
                 "particles that are alike are asked for one by one; the server's prefix cache has to do the sharing",
             ),
             ("several prompts in one request", self.several_prompts, "more requests, each with its overhead"),

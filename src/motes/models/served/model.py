@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import threading
 from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ from motes.models.served.native import WIRES
 from motes.models.served.probe import probe
 from motes.models.served.profiles import PROFILES
 from motes.models.served.prompts import renderer
+from motes.models.served.refusals import is_about, room, unsupported
 from motes.models.served.stream import follow
 from motes.models.served.turn import Ask, Turns
 from motes.models.served.wires import Completions, Drawn, Prompt, Request, Wire
@@ -41,6 +41,9 @@ T = TypeVar("T")
 
 PROMPTS_PER_CALL = 256
 """Prompts of one merged request at most."""
+
+ADAPTATIONS = 6
+"""How often a request is asked in another way."""
 
 
 class HTTPLanguageModel:
@@ -112,7 +115,7 @@ class HTTPLanguageModel:
         seeds: Seeding | None = None,
         logprobs: bool | None = None,
         context_length: int | None = None,
-        max_concurrency: int = 128,
+        max_concurrency: int = 256,
         connect_timeout: float = 10.0,
         read_timeout: float = 600.0,
         total_timeout: float = 1800.0,
@@ -248,21 +251,23 @@ class HTTPLanguageModel:
             alone = () if self._merges_prompts else (len(merged),)  # a request of its own
             if sampling.temperature == 0:
                 merged.setdefault((sampling, limit, 1, None, "drawn once", *alone), []).append((prompt, asks))
-            elif self.seeds == "particle" or (len(asks) > 1 and not self._shares_prompts):
-                for ask in asks:
-                    merged[sampling, limit, 1, self._seed(ask), id(ask)] = [(prompt, [ask])]
-            elif self.seeds == "group":
-                merged[sampling, limit, len(asks), self._seed(asks[0]), id(asks[0])] = [(prompt, asks)]
-            else:
-                merged.setdefault((sampling, limit, len(asks), None, *alone), []).append((prompt, asks))
+                continue
+            size = self.capabilities.choices if self._shares_prompts else 1
+            for start in range(0, len(asks), size):
+                part = asks[start : start + size]
+                if self.seeds == "none" and size > 1:
+                    merged.setdefault((sampling, limit, len(part), None, *alone, start), []).append((prompt, part))
+                else:
+                    merged[sampling, limit, len(part), self._seed(part[0]), id(part[0])] = [(prompt, part)]
 
     def _seed(self, ask: Ask) -> int | None:
         return None if self.seeds == "none" else ask.seed % self.profile.seed_below
 
     @property
     def _shares_prompts(self) -> bool:
-        """Whether particles that are alike can be drawn as several answers to one prompt, and differ."""
-        return self.capabilities.choices and (self.seeds == "none" or self.profile.choices_differ)
+        """Whether particles that are alike are drawn as several answers to one prompt: only where these differ."""
+        differ = self.seeds == "none" or (self.seeds == "group" and self.profile.choices_differ)
+        return differ and self.capabilities.choices > 1
 
     @property
     def _merges_prompts(self) -> bool:
@@ -292,20 +297,32 @@ class HTTPLanguageModel:
         return limit
 
     async def _call(self, request: Request, receivers: list[list[Ask]]) -> None:
-        """One request, and what becomes of its answers."""
-        try:
-            await self._send(request, receivers)
-        except (ContextLengthError, RejectedError) as error:
-            room = _room(str(error))
-            if room is not None and 0 < room < request.limit:
-                if isinstance(error, RejectedError):
-                    self._most = room
-                await self._send(replace(request, limit=room), receivers)
-            elif isinstance(error, ContextLengthError):
-                for ask in _all(receivers):  # what was begun is as long as it can be
-                    ask.settle(Step("", "length") if ask.trajectory.depth else error)
-            else:
-                raise
+        """One request, asked in another way where the server says how, and what becomes of its answers."""
+        for last in (False,) * ADAPTATIONS + (True,):
+            try:
+                await self._send(request, receivers)
+            except (ContextLengthError, RejectedError) as error:
+                limit = room(str(error))
+                if limit is not None and 0 < limit < request.limit and not last:
+                    if isinstance(error, RejectedError):
+                        self._most = limit
+                    request = replace(request, limit=limit)
+                    continue
+                if isinstance(error, ContextLengthError):
+                    for ask in _all(receivers):  # what was begun is as long as it can be
+                        ask.settle(Step("", "length") if ask.trajectory.depth else error)
+                elif request.n > 1 and is_about(str(error), "n"):
+                    self.capabilities = replace(self.capabilities, choices=1)
+                    for i, asks in enumerate(receivers):
+                        alone = replace(
+                            request, prompts=(request.prompts[i // request.n],), n=1, seed=self._seed(asks[0])
+                        )
+                        self._turns.start(self._call(alone, [asks]), asks)
+                elif not last and self._wire.leave_out(unsupported(str(error)), request):
+                    continue
+                else:
+                    raise
+            return
 
     async def _send(self, request: Request, receivers: list[list[Ask]]) -> None:
         settled: set[int] = set()
@@ -318,10 +335,10 @@ class HTTPLanguageModel:
         wire = self._cutter if request.cut else self._wire
         if request.cut or (request.count > 1 and self.profile.stream_interval):
             answers = await self.client.stream(
-                wire.url, wire.streamed(request), lambda events: follow(events, wire, request, settle)
+                wire.url, wire.asked(request, streamed=True), lambda events: follow(events, wire, request, settle)
             )
         else:
-            answers = wire.read(await self.client.post(wire.url, wire.body(request)), request)
+            answers = wire.read(await self.client.post(wire.url, wire.asked(request)), request)
         rest = [index for index in range(request.count) if index not in settled]
         await asyncio.gather(*(self._finish(request, i, answers[i], receivers[i]) for i in rest))
 
@@ -351,15 +368,6 @@ class HTTPLanguageModel:
 
 def _all(receivers: Iterable[list[Ask]]) -> list[Ask]:
     return [ask for asks in receivers for ask in asks]
-
-
-def _room(message: str) -> int | None:
-    """How many tokens an answer may have, as a server says that refuses to draw as many as asked for."""
-    if match := re.search(r"at most (\d+) (?:completion|output) tokens", message):
-        return int(match[1])
-    context = re.search(r"maximum context length is (\d+)", message)
-    prompt = re.search(r"(\d+) (?:in the messages|in your prompt|in the prompt|input tokens)", message)
-    return int(context[1]) - int(prompt[1]) if context and prompt else None
 
 
 def _vocabulary(path: str) -> Vocabulary:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from motes.errors import ContextLengthError, MotesError, ServerError
+from motes.errors import ContextLengthError, ServerError
 from motes.http import Address, Client, Server, identify
 from motes.models.served.capabilities import Capabilities, Rendering, Route
 from motes.models.served.native import WIRES
@@ -39,14 +39,24 @@ async def probe(
     """
     server = await identify(client, address, engine)
     profile = PROFILES[server.engine]
-    known = Capabilities(**vars(server), route="answers")
+    known = Capabilities(
+        engine=server.engine,
+        version=server.version,
+        model=server.model,
+        models=server.models,
+        context_length=server.context_length,
+        route="answers",
+    )
     rendering = await _rendering(client, address, server, vocabulary)
     if profile.wire is not None and rendering != "messages":
         made = renderer(server.engine, client, address, server.model, vocabulary, kind=rendering, ids=profile.takes_ids)
         wire = WIRES[profile.wire](address, server.model, profile)
         found = await _completes(client, wire, profile, made, replace(known, rendering=rendering))
         if found is not None:
-            return replace(found, seeds=await _seeds(client, address, server, profile))
+            deterministic = bool(server.told.get("enable_deterministic_inference"))  # SGLang's word for it
+            slots = server.told.get(profile.slots or "") or profile.most_choices
+            most = min(profile.most_choices, int(slots)) if found.choices > 1 else 1
+            return replace(found, seeds=profile.seeds or deterministic, choices=most)
     return await _chats(client, Chat(address, server.model, profile), profile, known)
 
 
@@ -87,21 +97,11 @@ async def _completes(
         route="ids" if prompt.ids is not None else "text",
         token_ids=bool(one[0].token_ids),
         tells_end=profile.tells_end,
-        choices=two is not None,
+        choices=1 if two is None else profile.most_choices,
         several_prompts=both is not None,
         logprobs=scored is not None and scored[0].logprob is not None,
         cached_tokens=one[0].cached_tokens is not None,
     )
-
-
-async def _seeds(client: Client, address: Address, server: Server, profile: Profile) -> bool:
-    if server.engine != "sglang":
-        return profile.seeds
-    try:
-        told = await client.get(f"{address.root}/server_info", attempts=1)
-    except MotesError:
-        return False
-    return bool(isinstance(told, dict) and told.get("enable_deterministic_inference"))
 
 
 async def _chats(client: Client, chat: Chat, profile: Profile, known: Capabilities) -> Capabilities:
@@ -123,7 +123,7 @@ async def _chats(client: Client, chat: Chat, profile: Profile, known: Capabiliti
         route=route,
         seeds=profile.seeds,
         tells_end=profile.keeps_stop is not None or route == "answers",
-        choices=profile.choices is not None,
+        choices=1 if profile.choices is None else profile.most_choices,
     )
 
 

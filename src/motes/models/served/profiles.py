@@ -29,6 +29,7 @@ class Profile:
             did; None: there is no such thing, and these formats do not tell.
         seeds: whether a request's seed decides its tokens; `seed_below`: seeds it takes.
         choices: what it calls the number of answers to one prompt; None: one at a time.
+        most_choices: answers to one prompt at most; `slots`: where what the engine tells of itself lowers that.
         choices_differ: whether several answers that one seed draws differ.
         several_prompts: whether one request takes several prompts.
         stream_interval: whether it can be told to send a stream in large pieces.
@@ -49,6 +50,8 @@ class Profile:
     seeds: bool = False
     seed_below: int = 2**63
     choices: str | None = None
+    most_choices: int = 1024
+    slots: str | None = None
     choices_differ: bool = False
     several_prompts: bool = False
     stream_interval: bool = False
@@ -115,6 +118,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             seeds=True,
             seed_below=2**32 - 1,  # the largest one means: a random one
             choices="n_cmpl",
+            slots="total_slots",
             choices_differ=True,
             takes_ids=True,
             prefill={},
@@ -131,7 +135,12 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             prefill={},
         ),
         "openai": Profile(
-            wire=None, neutral=NO_PENALTIES, choices="n", closed=True, chat_limit="max_completion_tokens"
+            wire=None,
+            neutral=NO_PENALTIES,
+            choices="n",
+            most_choices=128,
+            closed=True,
+            chat_limit="max_completion_tokens",
         ),
         UNKNOWN: Profile(),
     }

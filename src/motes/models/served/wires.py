@@ -24,6 +24,9 @@ from motes.http import Address
 from motes.models.served.profiles import Profile
 from motes.types import Sampling, StepEnd
 
+DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+"""What OpenAI's format says that a field is where it is not sent."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -104,6 +107,7 @@ class Wire:
         self.address = address
         self.model = model
         self.profile = profile
+        self.left_out: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -111,6 +115,19 @@ class Wire:
 
     def body(self, request: Request) -> dict[str, Any]:
         raise NotImplementedError
+
+    def asked(self, request: Request, *, streamed: bool = False) -> dict[str, Any]:
+        """The body of a request, without the fields that this server turned out not to take."""
+        body = self.streamed(request) if streamed else self.body(request)
+        return {field: value for field, value in body.items() if field not in self.left_out}
+
+    def leave_out(self, field: str, request: Request) -> bool:
+        """Send this field no more, if what is sent is what everyone means by leaving it out. Whether it will help."""
+        value = self.body(request).get(field)
+        if field in self.left_out or field not in DEFAULTS or value != DEFAULTS[field]:
+            return False
+        self.left_out.add(field)
+        return True
 
     def read(self, answer: Any, request: Request) -> list[Drawn]:
         """The answers of a call, in order."""
