@@ -38,6 +38,7 @@ from motes.errors import (
     ConfigurationError,
     ContextLengthError,
     MissingExtraError,
+    MotesError,
     NoParticlesError,
     ServerError,
     StepsFailedError,
@@ -46,7 +47,8 @@ from motes.errors import (
     UnreachableError,
 )
 from motes.http import Retries
-from motes.models.served import Capabilities, HTTPLanguageModel
+from motes.models.served import Capabilities, HTTPLanguageModel, model, profiles, prompts, stream, turn
+from test_mutations import mutant
 
 QUESTION = Problem("How many?", system="Be brief.")
 PROMPT = encode(render([dict(message) for message in QUESTION.messages]))
@@ -968,8 +970,8 @@ def test_opening_works_where_an_event_loop_runs_and_in_several_loops():
     async def inside() -> HTTPLanguageModel:
         return opened(VLLM())
 
-    for model in (lm, asyncio.run(inside())):
-        answers = [motes.solve("How many?", lm=model, method=Majority(4), seed=2).answer for _ in range(2)]
+    for served in (lm, asyncio.run(inside())):
+        answers = [motes.solve("How many?", lm=served, method=Majority(4), seed=2).answer for _ in range(2)]
         assert answers[0] == answers[1]
 
 
@@ -1022,3 +1024,86 @@ def test_a_value_can_be_shown():
     assert MissingExtraError("x", "http").args
     assert engines.VOCABULARY[0] == "<eos>"
     assert Retries().attempts == 6
+
+
+# ----------------------------------------------------------------------------------------------------------- mutations
+
+MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
+    "all particles have one seed": (model, "HTTPLanguageModel", "ask.seed % self.profile.seed_below", "7"),
+    "a large seed is sent as it is": (model, "HTTPLanguageModel", "ask.seed % self.profile.seed_below", "ask.seed"),
+    "one seed draws answers that are alike": (model, "HTTPLanguageModel", "and self.profile.choices_differ", ""),
+    "groups are as large as one likes": (model, "HTTPLanguageModel", "self.capabilities.choices if", "1024 if"),
+    "runs are grouped together": (model, "HTTPLanguageModel", "id(ask.trajectory)", "ask.trajectory.text"),
+    "greedy particles are paid for each": (model, "HTTPLanguageModel", "usage=Usage())", "usage=step.usage)"),
+    "the answer's own limit is ignored": (model, "HTTPLanguageModel", "if sampling.max_tokens is not None:", "if 0:"),
+    "the context is ignored": (model, "HTTPLanguageModel", "limit = min(limit, context - len(prompt.ids))", "pass"),
+    "too many delimiters are sent": (model, "HTTPLanguageModel", "len(sampling.delimiters) > most", "False"),
+    "who cannot tell is believed": (model, "HTTPLanguageModel", "or not self.capabilities.tells_end)", ")"),
+    "the rest of a token is forgotten": (model, "HTTPLanguageModel", "and not drawn.whole:", "and False:"),
+    "any failure fails the run": (model, "HTTPLanguageModel", "and not isinstance(outcome, ServerError)", ""),
+    "a full context fails the particle": (
+        model,
+        "HTTPLanguageModel",
+        "if ask.trajectory.depth else error",
+        "if 0 else error",
+    ),
+    "a lower limit is not learnt": (model, "HTTPLanguageModel", "self._most = limit", "pass"),
+    "the last token is guessed from one": (prompts, "Renderer", "for length in (2, len(ids)):", "for length in (1,):"),
+    "steps are tokenised again": (prompts, "Renderer", "step.token_ids or ", ""),
+    "prompts are rendered each time": (prompts, "Renderer", "if problem not in self._prompts:", "if True:"),
+    "a delimiter in two pieces is missed": (stream, "_Answer", "max(0, before - len(delimiter) + 1)", "before"),
+    "a stream is cut behind its piece": (stream, "_Answer", "self.text[:end]", "self.text"),
+    "cancelled requests go on": (turn, "Turns", "task.cancel()", "pass"),
+    "a cancelled call takes others with it": (turn, "Turns", "if left == 0 and", "if"),
+    "penalties are left to the server": (profiles, "Profile", "**self.neutral", ""),
+    "every token is kept by 0": (
+        profiles,
+        "Profile",
+        'self.keep_all if name == "top_k" and not value else value',
+        "value",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MUTATIONS)
+def test_a_mistake_is_found(mistake: str, monkeypatch: pytest.MonkeyPatch):
+    replaced(monkeypatch, *MUTATIONS[mistake])
+    with pytest.raises((AssertionError, pytest.fail.Exception, MotesError, TypeError)):
+        every_check()
+
+
+def replaced(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, old: str, new: str) -> None:
+    """Let a class do what it would do if its module read `new`."""
+    for attribute, value in vars(getattr(mutant(module, old, new), name)).items():
+        if (callable(value) or isinstance(value, property)) and not attribute.startswith("__"):
+            monkeypatch.setattr(getattr(module, name), attribute, value)
+
+
+def every_check() -> None:
+    for name in ("vllm", "llama.cpp", "sglang"):
+        test_every_field_is_sent(name)
+    test_all_tokens_are_kept_where_that_is_wanted()
+    test_steps_are_the_servers_own_tokens("vllm", "\n\n")
+    test_steps_are_the_servers_own_tokens("vllm", "; o")
+    test_steps_of_text_end_at_their_delimiter_and_for_the_right_reason("unknown, tokenizer")
+    test_a_prompt_is_rendered_once()
+    test_each_particle_has_a_request_and_a_seed_of_its_own()
+    test_particles_that_are_alike_can_be_one_prompt("vllm")
+    test_no_more_answers_to_one_prompt_than_a_server_gives()
+    test_particles_that_are_alike_are_asked_for_apart_where_one_seed_would_make_them_one()
+    test_the_same_run_is_the_same_whatever_else_is_in_flight()
+    test_at_temperature_0_what_is_alike_is_drawn_once()
+    test_more_delimiters_than_a_server_takes_are_found_on_this_side()
+    test_tokens_of_an_answer_are_limited()
+    test_the_context_is_the_end(VLLM)
+    test_a_context_that_is_not_told_is_found_out()
+    test_a_limit_that_a_model_does_not_allow_is_lowered_once()
+    test_a_particle_whose_request_fails_for_good_is_dropped("500")
+    test_a_cancelled_call_closes_its_requests_at_once()
+
+
+@pytest.mark.parametrize("mistake", {module: mistake for mistake, (module, *_) in MUTATIONS.items()}.values())
+def test_without_the_mistake_nothing_is_found(mistake: str, monkeypatch: pytest.MonkeyPatch):
+    module, name, passage, _ = MUTATIONS[mistake]
+    replaced(monkeypatch, module, name, passage, passage)
+    every_check()
