@@ -295,6 +295,7 @@ def test_one_long_sequence_after_many_short_ones_stays_within_the_batch() -> Non
 def test_a_dead_thread_is_replaced() -> None:
     lm = local()
     lm._thread = threading.Thread()  # as a forked process sees it
+    lm._round.acquire()  # where it was forked while the thread worked
     assert extend(lm, [Trajectory(Problem(QUESTION))], GREEDY, [0])
 
 

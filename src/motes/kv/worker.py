@@ -74,6 +74,7 @@ class Worker(ABC, Generic[RequestT]):
         with self._condition:
             self._arrived.extend(requests)
             if self._thread is None or not self._thread.is_alive():  # a forked process inherits a thread that is not
+                self._round = threading.Lock()  # which the process may have inherited locked
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
             self._condition.notify()
