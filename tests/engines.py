@@ -359,8 +359,6 @@ class LlamaCpp(Engine):
                 "tokens_evaluated": len(ids),
                 "timings": {"cache_n": 3, "prompt_n": len(ids) - 3},
             }
-            if body.get("n_probs"):
-                answer["completion_probabilities"] = [{"logprob": value} for value in one.logprobs]
             answers.append(answer)
         return answers[::-1] if n > 1 else answers[0]
 

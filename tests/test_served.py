@@ -141,7 +141,7 @@ def test_steps_are_the_servers_own_tokens(name: str, delimiter: Any):
                 ids = PROMPT + [token for step in trajectory.steps for token in step.token_ids]
                 drawn = draw(ids, limit=LIMIT, stops=list(sampling.delimiters), temperature=0.9, seed=seed)
                 assert the_same(step, drawn), (step, drawn)
-                assert step.logprob == pytest.approx(sum(drawn.logprobs))
+                assert step.logprob == (None if name == "llama.cpp" else pytest.approx(sum(drawn.logprobs)))
                 assert step.proposal_logprob is None
                 assert step.usage is not None
                 assert step.usage.generated_tokens == len(drawn.ids)
@@ -499,7 +499,7 @@ ABILITIES = ("token_ids", "tells_end", "seeds", "choices", "several_prompts", "l
     ("engine", "options", "name", "route", "rendering", "abilities"),
     [
         (VLLM(), {}, "vllm 0.33.0", "ids", "server", ABILITIES),
-        (LlamaCpp(), {}, "llama.cpp b11549-abc", "ids", "server", set(ABILITIES) - {"several_prompts"}),
+        (LlamaCpp(), {}, "llama.cpp b11549-abc", "ids", "server", set(ABILITIES) - {"several_prompts", "logprobs"}),
         (SGLangThatRenders(), {}, "sglang 0.5.23", "ids", "server", set(ABILITIES) - {"several_prompts"}),
         (
             SGLang(),
@@ -1002,7 +1002,7 @@ def test_the_key_is_sent(monkeypatch: pytest.MonkeyPatch):
         ({"attempts": 0}, "attempts must be more than 0"),
         ({"read_timeout": -1}, "read_timeout"),
         ({"max_concurrency": 0}, "max_concurrency"),
-        ({"tokenizer": "no/such/tokenizer/anywhere"}, "no tokenizer at"),
+        ({"tokenizer": "./nowhere/at/all"}, "no tokenizer at"),
         ({"engine": "tgii"}, "did you mean 'tgi'"),
     ],
 )

@@ -12,7 +12,10 @@ from motes.types import StepEnd
 
 
 class LlamaCpp(Wire):
-    """llama.cpp's own format. Text ends before a stop string; the tokens hold it."""
+    """llama.cpp's own format. Text ends before a stop string; the tokens hold it.
+
+    Its log-probabilities leave out the tokens of a stop string, and so are not those of a step: they are not asked for.
+    """
 
     @property
     def url(self) -> str:
@@ -33,8 +36,6 @@ class LlamaCpp(Wire):
             body[self.profile.choices] = request.n
         if request.seed is not None:
             body["seed"] = request.seed
-        if request.logprobs:
-            body["n_probs"] = 1
         return body
 
     def _read(self, answer: Any, request: Request) -> list[Drawn]:
@@ -44,13 +45,11 @@ class LlamaCpp(Wire):
     def _drawn(self, answer: Mapping[str, Any], first: bool) -> Drawn:
         ends: Mapping[str, StepEnd] = {"eos": "eos", "word": "step", "limit": "length"}
         timings = answer.get("timings") or {}
-        probabilities = answer.get("completion_probabilities")
         return Drawn(
             text=str(answer["content"]) + str(answer.get("stopping_word") or ""),
             end=ends[answer["stop_type"]],
             token_ids=tuple(int(token) for token in answer.get("tokens") or ()),
             num_tokens=int(answer["tokens_predicted"]),
-            logprob=sum(float(token["logprob"]) for token in probabilities) if probabilities else None,
             whole=False,
             prompt_tokens=int(answer["tokens_evaluated"]) if first else None,
             cached_tokens=int(timings["cache_n"]) if first and "cache_n" in timings else None,
