@@ -24,7 +24,7 @@ from motes.models.served import HTTPLanguageModel
 from motes.models.served.probe import probe
 
 WORDS = (
-    "one ", "two ", "so ", "then\n\n", "add\n", "\n", "\n\n", ".\n\nAnd ", ";", "; or ", "3 ",
+    "one ", "two ", "so ", "then\n\n", "add\n", "\n", "\n\n", "\n\n\n", ".\n\nAnd ", ";", "; or ", "3 ",
     "\\boxed{1}", "\\boxed{2}",
 )  # fmt: skip
 SPECIAL = ("<eos>", "<user>", "<end>", "<assistant>")

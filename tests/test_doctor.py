@@ -98,6 +98,19 @@ def test_a_problem_is_solved_and_the_same_seed_gives_the_same(capsys: Any):
     assert {**runs[0], "seconds": 0} == {**runs[1], "seconds": 0}
 
 
+def test_what_was_dropped_is_said(capsys: Any):
+    engine = VLLM()
+    engine.fails = lambda path, body: httpx2.Response(400, text="ill") if body.get("seed", 1) % 3 == 0 else None
+    words = ["solve", "How many?", "--reward", "none", "--method", "majority", "-n", "12"]
+    with on_a_socket(engine) as url:
+        code, out, _ = motes(capsys, *words, "--model", url)
+        told = json.loads(motes(capsys, *words, "--model", url, "--json")[1])
+    assert code == 0
+    assert f"dropped {len(told['dropped'])} that the language model could not extend; {url}" in " ".join(out.split())
+    assert [t["finished"] for t in told["trajectories"]].count("failed") == len(told["dropped"]) > 0
+    assert told["rounds"][0]["dropped"] == len(told["dropped"])
+
+
 def test_a_method_that_needs_steps_is_refused(capsys: Any):
     with on_a_socket(engine := Closed()) as url:
         code, _, err = motes(capsys, "solve", "How many?", "--model", url, "--reward", "none", "--method", "power")

@@ -119,6 +119,8 @@ def test_every_method_goes_on_with_the_others(name: str, merges_calls: bool):
             assert np.isnan(record.scores[list(record.failures)]).all()
             dropped += len(record.failures)
         lost = [i for i, t in enumerate(result.trajectories) if t.finished == "failed"]
+        assert {id(result.trajectories[i]) for i in lost} <= set(map(id, result.dropped))
+        assert all("call a doctor" in str(trajectory.error) for trajectory in result.dropped)
         assert np.isneginf(result.log_weights[lost]).all()
         assert all("call a doctor" in str(result.trajectories[i].error) for i in lost)
         assert all(t.error is None for i, t in enumerate(result.trajectories) if i not in lost)

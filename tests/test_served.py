@@ -1023,7 +1023,7 @@ def test_a_value_can_be_shown():
     assert json.dumps(asdict(found(VLLM())))
     assert MissingExtraError("x", "http").args
     assert engines.VOCABULARY[0] == "<eos>"
-    assert Retries().attempts == 6
+    assert Retries().attempts == 8
 
 
 # ----------------------------------------------------------------------------------------------------------- mutations

@@ -365,6 +365,12 @@ class Result:
     swap_rates: tuple[float, ...] = ()
 
     @cached_property
+    def dropped(self) -> tuple[Trajectory, ...]:
+        """Every trajectory that the language model could not extend, as recorded; its `error` says why."""
+        nodes = {id(t): t for record in self.records for t in record.trajectories if t.error is not None}
+        return tuple(nodes.values())
+
+    @cached_property
     def confidence(self) -> float:
         """Posterior mass of the answer given, in [0, 1]; 0 without an answer."""
         return self.posterior.get(self.answer, 0.0) if self.answer is not None else 0.0

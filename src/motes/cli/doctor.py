@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
@@ -15,6 +15,9 @@ from motes.contracts import check_language_model
 from motes.errors import ConfigurationError, ContractError
 from motes.types import Sampling
 
+if TYPE_CHECKING:
+    from motes.models.served import HTTPLanguageModel
+
 SAMPLING = Sampling(max_step_tokens=32)
 
 
@@ -25,10 +28,7 @@ def command(
     """Show what a server can do, what is lost without the rest, and check it."""
     if not url.startswith(("http://", "https://")):
         raise ConfigurationError(f"{url!r} is no server: write http://HOST:PORT/v1#MODEL (for others, `motes check`)")
-    lm = api.language_model(url)
-    from motes.models.served import HTTPLanguageModel
-
-    assert isinstance(lm, HTTPLanguageModel)
+    lm = cast("HTTPLanguageModel", api.language_model(url))
     found = lm.capabilities
     console = Console()
     others = [name for name in found.models if name != found.model]
@@ -61,10 +61,7 @@ def command(
         _check(console, lm)
 
 
-def _check(console: Console, lm: object) -> None:
-    from motes.models.served import HTTPLanguageModel
-
-    assert isinstance(lm, HTTPLanguageModel)
+def _check(console: Console, lm: HTTPLanguageModel) -> None:
     sampling, rounds, how = SAMPLING, 3, ""
     if not lm.continues_prefixes:
         sampling, rounds, how = sampling.replace(delimiter=None), 1, ", whole answers only"

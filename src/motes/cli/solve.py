@@ -115,6 +115,7 @@ def to_dict(result: Result, asked: dict[str, Any], note: str | None, seconds: fl
         "answer": result.answer,
         "note": note,
         "stopped": result.stopped,
+        "dropped": [str(trajectory.error) for trajectory in result.dropped],
         "confidence": result.confidence,
         "posterior": dict(result.posterior),
         "text": result.text,

@@ -32,6 +32,7 @@ class Round:
 
     Attributes:
         survivors: how many of the previous population have a descendant.
+        dropped: how many the language model could not extend.
     """
 
     number: int
@@ -41,6 +42,7 @@ class Round:
     survivors: int
     finished: int
     log_evidence: float | None
+    dropped: int = 0
 
     @classmethod
     def of(cls, number: int, record: Record) -> Round:
@@ -52,12 +54,14 @@ class Round:
             survivors=len(set(record.ancestors.tolist())),
             finished=sum(trajectory.finished is not None for trajectory in record.trajectories),
             log_evidence=float(record.log_evidence) if np.isfinite(record.log_evidence) else None,
+            dropped=len(record.failures),
         )
 
     def __str__(self) -> str:
         return (
             f"round {self.number:>2}   ESS {self.ess:5.1f} of {self.particles}   survivors {self.survivors:>3}   "
             f"finished {self.finished:>3}{'   resampled' if self.resampled else ''}"
+            f"{f'   dropped {self.dropped}' if self.dropped else ''}"
         )
 
 
@@ -138,6 +142,9 @@ def show_result(console: Console, result: Result, seconds: float, note: str | No
         table.add_row("note", Text(note, style="yellow"))
     if result.stopped:
         table.add_row("stopped", Text(STOPPED[result.stopped], style="yellow"))
+    if result.dropped:
+        why = f"{len(result.dropped)} that the language model could not extend; {result.dropped[0].error}"
+        table.add_row("dropped", Text(" ".join(why.split()), style="yellow"))
     table.add_row("confidence", f"{100 * result.confidence:.0f} %")
     table.add_row("posterior", posterior(result.posterior))
     table.add_row("cost", Text(f"{_cost(result.usage)}, {seconds:.1f} s"))

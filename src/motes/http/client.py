@@ -65,9 +65,9 @@ class Retries:
     `patience` is not waited for.
     """
 
-    attempts: int = 6
+    attempts: int = 8
     first: float = 0.5
-    longest: float = 20.0
+    longest: float = 30.0
     patience: float = 120.0
 
     def pause(self, attempt: int, retry_after: float | None, rng: random.Random) -> float:

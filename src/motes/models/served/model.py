@@ -119,7 +119,7 @@ class HTTPLanguageModel:
         connect_timeout: float = 10.0,
         read_timeout: float = 600.0,
         total_timeout: float = 1800.0,
-        attempts: int = 6,
+        attempts: int = 8,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> HTTPLanguageModel:
         """Open a served model: ask the server what it can do.

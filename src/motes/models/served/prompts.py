@@ -58,7 +58,9 @@ class Renderer:
             tail = ids[-length:]
             last = await self._decoded(tail[-1:])
             before = (await self._decoded(tail)).removesuffix(last) if len(tail) > 1 else ""
-            places = [k for k in range(1, len(last) + 1) if text.endswith(before + last[:k])]
+            ends = {k: before + last[:k] for k in range(1, len(last) + 1)}
+            places = [k for k, end in ends.items() if len(tail) == len(ids) and text == end]
+            places = places or [k for k, end in ends.items() if text.endswith(end)]
             if len(places) == 1:
                 return last[places[0] :]
         return ""
