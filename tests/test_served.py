@@ -73,7 +73,15 @@ WITHOUT_SEEDS = {
 
 
 class Transformers(OpenAICompatible):
-    fields = OpenAICompatible.fields | {"repetition_penalty"}
+    """Draws only where its own field says so, and begins a new message always."""
+
+    fields = OpenAICompatible.fields - {"temperature", "top_p"} | {"generation_config"}
+    continues = False
+
+    def draw(self, ids: list[int], body: dict[str, Any], **rest: Any) -> Draw:
+        told = json.loads(body["generation_config"])
+        assert told["do_sample"] == ("temperature" in told)
+        return super().draw(ids, {"temperature": told.get("temperature", 0.0)}, **rest)
 
 
 async def extended(lm: HTTPLanguageModel, trajectories: Any, seeds: Any, sampling: Sampling = SAMPLING) -> list[Step]:
@@ -227,6 +235,20 @@ def test_every_field_is_sent(name: str):
     seed = body.get("seed", body.get("sampling_seed"))
     limits = {"llama.cpp": 2**32 - 1, "sglang": 2**31, "sglang, tokenizer": 2**31, "ollama, tokenizer": 2**31}
     assert seed == (2**62 + 12345) % limits.get(name, 2**63)
+
+
+def test_what_transformers_is_asked_for_stands_in_one_field():
+    async def main() -> None:
+        lm = await connect(Transformers(), name="transformers", vocabulary=Tokenizer())
+        await extended(lm, [ROOT], [1], Sampling(temperature=0.7, top_k=40, min_p=0.1, top_p=0.9))
+        await extended(lm, [ROOT], [1], Sampling(temperature=0.0))
+        drawn, greedy = (json.loads(body["generation_config"]) for body in server(lm).asked)
+        assert drawn == {
+            "do_sample": True, "temperature": 0.7, "top_k": 40, "min_p": 0.1, "top_p": 0.9, "repetition_penalty": 1.0,
+        }  # fmt: skip
+        assert greedy == {"do_sample": False}
+
+    asyncio.run(main())
 
 
 def test_all_tokens_are_kept_where_that_is_wanted():
@@ -514,7 +536,7 @@ ABILITIES = ("token_ids", "tells_end", "seeds", "choices", "several_prompts", "l
         (Ollama(), {}, "ollama 0.20.1", "chat", "messages", {"seeds"}),
         (OpenAICompatible(), {}, "unknown None", "chat", "messages", set()),
         (OpenAICompatible(), {"vocabulary": Tokenizer()}, "unknown None", "text", "tokenizer", set()),
-        (Transformers(), {"name": "transformers"}, "transformers None", "chat", "messages", set()),
+        (Transformers(), {"name": "transformers"}, "transformers None", "answers", "messages", {"tells_end"}),
         (Closed(), {}, "unknown None", "answers", "messages", {"tells_end"}),
         (
             Closed(),
@@ -658,6 +680,14 @@ def test_a_gateway_that_lists_no_models_is_believed():
     engine = OpenAICompatible()
     engine.fails = lambda path, body: httpx2.Response(404) if path == "/v1/models" else None
     assert found(engine, base="http://server.test/v1#gpt").model == "gpt"
+
+
+def test_a_named_engine_that_fails_to_list_its_models_is_believed():
+    engine = Transformers()
+    engine.fails = lambda path, body: httpx2.Response(500) if path == "/v1/models" else None
+    assert found(engine, name="transformers", base="http://server.test/v1#tiny").model == "tiny"
+    with pytest.raises(ServerError):
+        found(engine, name="transformers")
 
 
 def test_an_engine_can_be_named():

@@ -12,6 +12,7 @@ from motes.errors import (
     ConfigurationError,
     MotesError,
     RejectedError,
+    ServerError,
     UnknownNameError,
 )
 from motes.http.address import OPENAI_HOST, Address
@@ -90,12 +91,15 @@ async def identify(client: Client, address: Address, engine: str | None = None) 
         raise UnknownNameError("engine", engine, (*SIGNS, UNKNOWN))
     try:
         listed = await client.get(f"{address.base}/models", attempts=3)
-    except (RejectedError, BadResponseError) as error:
-        if address.model is None or (isinstance(error, RejectedError) and error.status != 404):
+    except ServerError as error:
+        named = address.model is not None and (error.status == 404 or (error.status == 500 and engine is not None))
+        if isinstance(error, (RejectedError, BadResponseError)) and not named:
             raise ConfigurationError(
                 f"{address.base} lists no models, as an OpenAI-compatible server does: is the path right? {error}"
             ) from error
-        listed = {"data": []}  # some gateways list none
+        if not named:
+            raise
+        listed = {"data": []}  # some gateways list none; `transformers serve` fails where it has no cache of models
     entries = listed.get("data") if isinstance(listed, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) and "id" in entry for entry in entries):
         raise ConfigurationError(f"{address.base}/models answers no list of models: is it an OpenAI-compatible server?")

@@ -53,8 +53,8 @@ class Capabilities:
         return self.route != "answers"
 
     def findings(self) -> list[tuple[str, bool, str]]:
-        """Each capability: what it is, whether it is there, and what is lost where it is not."""
-        return [
+        """Each capability that matters: what it is, whether it is there, and what is lost where it is not."""
+        findings = [
             (
                 "continues an answer step by step",
                 self.continues_prefixes,
@@ -99,6 +99,8 @@ class Capabilities:
                 "what does not fit is known only when the server refuses it",
             ),
         ]
+        whole = (0, 4, 5, 9)  # what matters for whole answers
+        return findings if self.continues_prefixes else [findings[i] for i in whole]
 
     _chat_loss = (
         "; where the chat template trims messages, a step that ends in blank lines loses them, and the next one may "

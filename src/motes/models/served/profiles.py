@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -22,6 +23,7 @@ class Profile:
         wire: the format of requests that continue a prompt, a name in `WIRES`; None: only chat.
         names: what it calls `top_k` and `min_p`; what is missing cannot be sent, and is refused unless it is neutral.
         keep_all: the value of top_k that keeps every token.
+        packed_as: the field that all of these stand in, as JSON and with `do_sample`; None: each is a field of its own.
         neutral: sent with every request, so that nothing is left to the server's or the model's own defaults.
         max_stops: stop strings it takes; more delimiters than that are found on this side, None: any number.
         tells_end: whether its wire says which of a delimiter and the end of sequence ended an answer.
@@ -43,6 +45,7 @@ class Profile:
     wire: str | None = "completions"
     names: Mapping[str, str] = field(default_factory=dict)
     keep_all: int = 0
+    packed_as: str | None = None
     neutral: Mapping[str, Any] = field(default_factory=dict)
     max_stops: int | None = 4
     tells_end: bool = False
@@ -73,6 +76,9 @@ class Profile:
                 fields[self.names[name]] = self.keep_all if name == "top_k" and not value else value
             elif value:
                 raise ConfigurationError(f"this server cannot sample with {name}: leave it out, or use another server")
+        if self.packed_as is not None:
+            drawn = {"do_sample": True, **fields} if sampling.temperature > 0 else {"do_sample": False}
+            return {self.packed_as: json.dumps(drawn)}
         return fields
 
 
@@ -124,7 +130,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             prefill={},
         ),
         "tgi": Profile(wire="tgi", names={"top_k": "top_k"}, tells_end=True, seeds=True, logprobs=True),
-        "transformers": Profile(neutral={"repetition_penalty": 1.0}),
+        # Its field `temperature` alone draws nothing: whether it draws is the model's own default.
+        "transformers": Profile(names=BOTH, packed_as="generation_config", neutral={"repetition_penalty": 1.0}),
         "ollama": Profile(
             wire="ollama",
             names=BOTH,
