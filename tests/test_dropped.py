@@ -35,10 +35,12 @@ from motes import (
 )
 from motes.errors import (
     ConfigurationError,
+    ContextLengthError,
     DegenerateWeightsError,
     EngineError,
     MotesError,
     NoParticlesError,
+    ScoresFailedError,
     ServerError,
     StepsFailedError,
 )
@@ -243,7 +245,7 @@ def test_methods_that_work_step_by_step_refuse_before_anything_is_asked(name: st
 MUTATIONS = {
     "a filter keeps the weight": (particle_filter, "weights = population.without_dropped(weights)\n", "pass\n"),
     "records keep the weight": (population, "weights = population.without_dropped(weights)\n", "pass\n"),
-    "scores are kept": (population, 'if child.finished == "failed":', "if False:"),
+    "scores are kept": (population, '() if trajectory.finished == "failed" else scores', "scores"),
     "the reason is lost": (population, "return parent.fail(step)", "return parent.finish('max_tokens')"),
     "none left is no error": (population, "if not weights.degenerate:\n            return", "return"),
     "step by step is never refused": (population, "if sampling.max_steps > 1 and not", "if False and not"),
@@ -272,3 +274,39 @@ def every_check() -> None:
 
 def test_without_the_mistake_nothing_is_found():
     every_check()
+
+
+class Unreadable(TabularReward):
+    """Cannot read whatever holds the step "b"."""
+
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
+        scores = await super().score(trajectories)
+        outcomes: list[Sequence[float] | MotesError] = [
+            ContextLengthError("too long") if "b" in path_of(trajectory) else values
+            for trajectory, values in zip(trajectories, scores, strict=True)
+        ]
+        if any(isinstance(outcome, MotesError) for outcome in outcomes):
+            raise ScoresFailedError(outcomes)
+        return scores
+
+
+@pytest.mark.parametrize("merges_calls", [True, False])
+@pytest.mark.parametrize(
+    "make", [ParticleFilter, BestOfN, WeightedBestOfN, Islands, BeamSearch], ids=lambda c: c.__name__
+)
+def test_what_the_reward_model_cannot_read_is_dropped(make: Any, merges_calls: bool):
+    lm = Failing(EVEN.lm.table, merges_calls=merges_calls)
+    method = make(8)
+    kept = 0
+    for seed in range(10):
+        try:
+            result = motes.solve("?", lm=lm, reward=Unreadable(EVEN.reward.table), method=method, seed=seed)
+        except NoParticlesError:
+            continue
+        dropped = np.array(["b" in path_of(trajectory) for trajectory in result.trajectories])
+        assert [trajectory.finished == "failed" for trajectory in result.trajectories] == dropped.tolist()
+        assert np.isneginf(result.log_weights[dropped]).all()
+        assert np.isnan(result.scores[dropped]).all()
+        assert all(isinstance(t.error, ContextLengthError) for t in np.array(result.trajectories)[dropped])
+        kept += (~dropped).sum()
+    assert kept > 0

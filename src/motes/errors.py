@@ -13,6 +13,7 @@
     │       ├── RejectedError       it refused the request as such
     │       └── BadResponseError    what it answered cannot be understood
     ├── RewardError             a reward model failed, or its scores cannot be used
+    │   └── ScoresFailedError   some trajectories could not be scored, the others were
     ├── DegenerateWeightsError  every particle's weight is zero
     │   └── NoParticlesError    every particle was dropped (an EngineError as well)
     ├── ContractError           an implementation broke the contract of its protocol
@@ -114,12 +115,28 @@ class RewardError(MotesError, RuntimeError):
     """A reward model failed, or its scores cannot be used."""
 
 
+class ScoresFailedError(RewardError):
+    """Some trajectories could not be scored, the others were.
+
+    What a reward model raises instead of returning scores. A run drops the particles that failed and goes on with the
+    others; for whoever does not expect it, it is an error like any other.
+
+    Attributes:
+        outcomes: (B,) for each trajectory of the call its scores, or why there are none.
+    """
+
+    def __init__(self, outcomes: Sequence[Sequence[float] | MotesError]) -> None:
+        self.outcomes = tuple(outcomes)
+        failed = [outcome for outcome in self.outcomes if isinstance(outcome, MotesError)]
+        super().__init__(f"{len(failed)} of {len(self.outcomes)} were not scored: {failed[0] if failed else ''}")
+
+
 class DegenerateWeightsError(MotesError, ArithmeticError):
     """Every particle's weight is zero."""
 
 
 class NoParticlesError(DegenerateWeightsError, EngineError):
-    """Every particle was dropped, because the language model could not extend it."""
+    """Every particle was dropped, because a model could not extend or score it."""
 
 
 class ContractError(MotesError, AssertionError):

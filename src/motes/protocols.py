@@ -50,7 +50,9 @@ class RewardModel(Protocol):
         returns `motes.types.Scores`, which carry it.
 
         Raises:
-            ContextLengthError: a trajectory does not fit the model's context.
+            ContextLengthError: a problem alone does not fit the model's context.
+            ScoresFailedError: some trajectories could not be scored (they do not fit the context, say); it holds the
+                scores of the others. A run drops the particles that failed.
             RewardError: the model cannot go on, or a score is not a number in [0, 1].
         """
         ...

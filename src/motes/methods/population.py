@@ -22,6 +22,7 @@ from motes.errors import (
     MotesError,
     NoParticlesError,
     RewardError,
+    ScoresFailedError,
     StepsFailedError,
 )
 from motes.methods.limits import Limits
@@ -90,7 +91,7 @@ class Population:
 
     @property
     def dropped(self) -> BoolArray:
-        """(N,) which ones the language model could not extend. They have no scores, weight zero, and no answer."""
+        """(N,) which ones a model could not extend or score. They have no scores, weight zero, and no answer."""
         return np.array([trajectory.finished == "failed" for trajectory in self.trajectories], dtype=bool)
 
     def without_dropped(self, weights: Weights) -> Weights:
@@ -160,8 +161,8 @@ class Run:
         Once a limit is reached, what is unfinished is finished for that reason. At a deadline, steps in flight are
         cancelled: their trajectories stay as they were. For a budget of tokens, steps that were begun are completed.
 
-        Particles that the language model cannot extend (`StepsFailedError`) are dropped: they end as "failed", lose
-        their scores, and have weight zero from then on. The run goes on with the others.
+        Particles that a model cannot extend (`StepsFailedError`) or score (`ScoresFailedError`) are dropped: they end
+        as "failed", lose their scores, and have weight zero from then on. The run goes on with the others.
 
         Args:
             streams: (N,) where each trajectory's seed is drawn from; by default all from the run's generator.
@@ -182,19 +183,19 @@ class Run:
             steps = await self._steps(parents, sampling, seeds)
             children = [self._child(parent, step, sampling) for parent, step in zip(parents, steps, strict=True)]
             grown = [k for k, i in enumerate(indices) if children[k].depth > parents[k].depth]
-            scored = await self._score([children[k] for k in grown]) if score else []
-            for i, child in zip(indices, children, strict=True):  # only now: a deadline leaves no step without score
-                trajectories[i] = child
-                if child.finished == "failed":
-                    scores[i] = ()
-            for k, values in zip(grown, scored, strict=score):
-                scores[indices[k]] = values
+            found = {k: scores[i] for k, i in enumerate(indices)}
+            if score:
+                scored = await self._score([children[k] for k in grown])
+                found.update(zip(grown, scored, strict=True))
+            for k, i in enumerate(indices):  # only now: a deadline leaves no step without score
+                trajectories[i], scores[i] = _dropped_if_failed(children[k], found[k])
 
         if live and not self.exhausted():
             batches = [[k] for k in range(len(live))] if self._merges else [list(range(len(live)))]
             await self._before_deadline(advance([live[k] for k in ks], [seeds[k] for k in ks]) for ks in batches)
         extended = np.zeros(len(population), dtype=bool)
-        extended[[i for i in live if trajectories[i].depth > population.trajectories[i].depth]] = True
+        grown = [i for i in live if trajectories[i].depth > population.trajectories[i].depth]
+        extended[[i for i in grown if trajectories[i].finished != "failed"]] = True
         if any(trajectory.finished is None for trajectory in trajectories) and self.exhausted():
             trajectories = [t if t.finished else t.finish(self.limits.stopped or "deadline") for t in trajectories]
         return Population(tuple(trajectories), tuple(scores), extended)
@@ -324,15 +325,21 @@ class Run:
                 return child.finish("max_steps")
         return child
 
-    async def _score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
-        """The scores of each, one per step."""
+    async def _score(self, trajectories: Sequence[Trajectory]) -> Sequence[Sequence[float] | MotesError]:
+        """The scores of each, one per step, or why there are none."""
         if not trajectories:
             return []
         assert self.reward is not None
-        scored = await self.reward.score(trajectories)
+        try:
+            scored: Sequence[Sequence[float] | MotesError] = await self.reward.score(trajectories)
+        except ScoresFailedError as error:
+            scored = error.outcomes
         if len(scored) != len(trajectories):
             raise ContractError(f"the reward model scored {len(scored)} of {len(trajectories)} trajectories")
         for trajectory, values in zip(trajectories, scored, strict=True):
+            if isinstance(values, MotesError):
+                self._spend(Usage(reward_calls=1))
+                continue
             if len(values) != trajectory.depth:
                 raise ContractError(f"the reward model gave {len(values)} scores for {trajectory.depth} steps")
             if not all(0.0 <= value <= 1.0 for value in values):
@@ -342,20 +349,16 @@ class Run:
 
     async def _score_complete(self, population: Population) -> Population:
         """With scores for all that a limit on the run has not cut off, as far as the deadline lets it."""
-        scores = list(population.scores)
-        complete = [
-            i for i, t in enumerate(population.trajectories) if t.depth and not t.error and t.finished not in STOPS
-        ]
+        trajectories, scores = list(population.trajectories), list(population.scores)
+        complete = [i for i, t in enumerate(trajectories) if t.depth and not t.error and t.finished not in STOPS]
 
         async def fill() -> None:
-            for i, values in zip(
-                complete, await self._score([population.trajectories[i] for i in complete]), strict=True
-            ):
-                scores[i] = values
+            for i, values in zip(complete, await self._score([trajectories[i] for i in complete]), strict=True):
+                trajectories[i], scores[i] = _dropped_if_failed(trajectories[i], values)
 
         if self.limits.stopped != "deadline":
             await self._before_deadline([fill()])
-        return Population(population.trajectories, tuple(scores), population.extended)
+        return Population(tuple(trajectories), tuple(scores), population.extended)
 
     def record(
         self,
@@ -399,7 +402,7 @@ class Run:
             first = next(iter(record.failures.values()))
             raise NoParticlesError(
                 f"no particle is left after step {len(self.records)}: {len(record.failures)} of {len(population)} were "
-                f"dropped, because the language model could not extend them; the first: {first}"
+                f"dropped, because a model could not extend or score them; the first: {first}"
             ) from first
         raise DegenerateWeightsError(
             f"every particle's weight is zero after step {len(self.records)}: by the scores of {self.reward!r} "
@@ -418,6 +421,15 @@ class Run:
             stopped=self.limits.stopped,
             **outcome,
         )
+
+
+def _dropped_if_failed(
+    trajectory: Trajectory, scores: Sequence[float] | MotesError
+) -> tuple[Trajectory, Sequence[float]]:
+    """The trajectory with its scores; failed, and without any, where either could not be had."""
+    if isinstance(scores, MotesError):
+        return trajectory.fail(scores), ()
+    return trajectory, () if trajectory.finished == "failed" else scores
 
 
 async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2Model, Qwen2PreTrainedModel
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from motes.errors import ConfigurationError, ContextLengthError, RewardError, UnknownNameError
+from motes.errors import (
+    ConfigurationError,
+    ContextLengthError,
+    MotesError,
+    RewardError,
+    ScoresFailedError,
+    UnknownNameError,
+)
 from motes.kv.checkpoint import open_checkpoint
 from motes.kv.engine import Engine
 from motes.kv.vocabulary import Vocabulary
@@ -126,9 +133,17 @@ class LocalPRM(Engine[_Reading]):
         """See `motes.protocols.RewardModel`. Concurrent calls are read in one batch; equal texts are read once."""
         unread: dict[tuple[int, ...], _Reading] = {}
         mine: list[list[_Reading]] = []
-        for trajectory in trajectories:
+        failures: dict[int, MotesError] = {}
+        for i, trajectory in enumerate(trajectories):
             mine.append([])
-            for reading in self._readings(trajectory):
+            try:
+                readings = list(self._readings(trajectory))
+            except ContextLengthError as error:
+                if len(self.format.prompt(trajectory.problem)) >= self.context_length:
+                    raise
+                failures[i] = error
+                continue
+            for reading in readings:
                 key = (len(reading.at), *reading.ids)
                 if key not in unread:
                     unread[key] = reading
@@ -140,10 +155,14 @@ class LocalPRM(Engine[_Reading]):
         for reading, values in zip(unread.values(), results, strict=True):
             for nodes, value in zip(reading.nodes, values, strict=True):
                 self._known.update((node, value) for node in nodes)
-        return [
-            Scores((self._known[node] for node in trajectory.path), sum((r.usage for r in readings), Usage()))
-            for trajectory, readings in zip(trajectories, mine, strict=True)
-        ]
+        scores = {
+            i: Scores((self._known[node] for node in trajectory.path), sum((r.usage for r in readings), Usage()))
+            for i, (trajectory, readings) in enumerate(zip(trajectories, mine, strict=True))
+            if i not in failures
+        }
+        if failures:
+            raise ScoresFailedError([failures.get(i) or scores[i] for i in range(len(trajectories))])
+        return list(scores.values())
 
     # What is read, as tokens:
 
