@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import Any
@@ -566,6 +567,17 @@ def test_what_is_found(engine: Engine, options: Any, name: str, route: str, rend
     assert capabilities.model in str(capabilities)
 
 
+def test_an_older_sglang_is_known():
+    class Older(SGLangThatRenders):
+        server_info = None
+
+        def get_server_info(self, body: dict[str, Any]) -> Any:
+            return {**super().server_info(body), "version": "0.4.9"}
+
+    capabilities = found(Older())
+    assert (capabilities.engine, capabilities.version, capabilities.seeds) == ("sglang", "0.4.9", True)
+
+
 def test_an_sglang_server_that_cannot_render_is_used_as_a_chat():
     class Chats(SGLang):
         def v1_chat_completions(self, body: dict[str, Any]) -> Any:
@@ -994,6 +1006,12 @@ def test_a_model_is_opened_by_its_address(monkeypatch: pytest.MonkeyPatch):
         motes.language_model("https://a.test/v1#Q?seed=3")
 
 
+def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "motes.models.served", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'motes\[http\]'"):
+        motes.language_model("http://a.test/v1#m")
+
+
 def test_opening_works_where_an_event_loop_runs_and_in_several_loops():
     lm = opened(VLLM())
 
@@ -1051,7 +1069,6 @@ def test_nothing_there():
 
 def test_a_value_can_be_shown():
     assert json.dumps(asdict(found(VLLM())))
-    assert MissingExtraError("x", "http").args
     assert engines.VOCABULARY[0] == "<eos>"
     assert Retries().attempts == 8
 

@@ -25,14 +25,14 @@ class Sign:
 
     Attributes:
         owned_by: what it says of its models in the list of models.
-        path: a route of its own, below the root, that tells its version; None: there is none.
+        paths: routes of its own, below the root, one of which tells its version, the newest first.
         key: where in that route's answer the version stands.
         context: where in that route's answer the longest context stands.
         proof: what no other engine's answer has; by default the version.
     """
 
     owned_by: str | None = None
-    path: str | None = None
+    paths: tuple[str, ...] = ()
     key: tuple[str, ...] = ()
     context: tuple[str, ...] = ()
     proof: tuple[str, ...] = ()
@@ -40,11 +40,13 @@ class Sign:
 
 SIGNS: Mapping[str, Sign] = MappingProxyType(
     {
-        "vllm": Sign("vllm", "version", ("version",)),
-        "sglang": Sign("sglang", "server_info", ("version",), ("context_length",), ("model_path",)),
-        "llama.cpp": Sign("llamacpp", "props", ("build_info",), ("default_generation_settings", "n_ctx")),
-        "tgi": Sign(None, "info", ("version",), ("max_total_tokens",), ("model_id",)),
-        "ollama": Sign("library", "api/version", ("version",)),
+        "vllm": Sign("vllm", ("version",), ("version",)),
+        "sglang": Sign(
+            "sglang", ("server_info", "get_server_info"), ("version",), ("context_length",), ("model_path",)
+        ),
+        "llama.cpp": Sign("llamacpp", ("props",), ("build_info",), ("default_generation_settings", "n_ctx")),
+        "tgi": Sign(None, ("info",), ("version",), ("max_total_tokens",), ("model_id",)),
+        "ollama": Sign("library", ("api/version",), ("version",)),
         "transformers": Sign(),
         "openai": Sign(),
     }
@@ -144,14 +146,13 @@ async def _sign(client: Client, address: Address, entry: Mapping[str, Any], engi
     named = engine or owners.get(str(entry.get("owned_by")))
     for name in [named] if named else SIGNS:
         sign = SIGNS.get(name, Sign())
-        if sign.path is None:
-            continue
-        try:
-            told = await client.get(f"{address.root}/{sign.path}", attempts=1)
-        except MotesError:
-            continue
-        if _at(told, sign.proof or sign.key) is not None:
-            return name, told
+        for path in sign.paths:
+            try:
+                told = await client.get(f"{address.root}/{path}", attempts=1)
+            except MotesError:
+                continue
+            if _at(told, sign.proof or sign.key) is not None:
+                return name, told
     return named or UNKNOWN, {}
 
 

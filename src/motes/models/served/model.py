@@ -392,7 +392,7 @@ def _now(work: Coroutine[Any, Any, T]) -> T:
         except BaseException as error:
             failure.append(error)
 
-    thread = threading.Thread(target=run, name="motes-probe")
+    thread = threading.Thread(target=run, name="motes-probe", daemon=True)
     thread.start()
     thread.join()
     if failure:
