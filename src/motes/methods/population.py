@@ -183,7 +183,7 @@ class Run:
             steps = await self._steps(parents, sampling, seeds)
             children = [self._child(parent, step, sampling) for parent, step in zip(parents, steps, strict=True)]
             grown = [k for k, i in enumerate(indices) if children[k].depth > parents[k].depth]
-            found = {k: scores[i] for k, i in enumerate(indices)}
+            found: dict[int, Sequence[float] | MotesError] = {k: scores[i] for k, i in enumerate(indices)}
             if score:
                 scored = await self._score([children[k] for k in grown])
                 found.update(zip(grown, scored, strict=True))
