@@ -106,7 +106,7 @@ def test_what_was_dropped_is_said(capsys: Any):
         code, out, _ = motes(capsys, *words, "--model", url)
         told = json.loads(motes(capsys, *words, "--model", url, "--json")[1])
     assert code == 0
-    assert f"dropped {len(told['dropped'])} that the language model could not extend; {url}" in " ".join(out.split())
+    assert f"dropped {len(told['dropped'])} that could not be extended or scored; {url}" in " ".join(out.split())
     assert [t["finished"] for t in told["trajectories"]].count("failed") == len(told["dropped"]) > 0
     assert told["rounds"][0]["dropped"] == len(told["dropped"])
 

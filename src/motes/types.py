@@ -162,7 +162,7 @@ class Trajectory:
     Forking is free: a child points to its parent and shares everything before its own step. Equality is identity.
 
     Attributes:
-        finished: why nothing follows, None as long as something may. "failed": the language model could not extend it,
+        finished: why nothing follows, None as long as something may. "failed": a model could not extend or score it,
             and `error` says why. Such a particle is dropped: its weight is zero and it gives no answer.
     """
 
@@ -305,7 +305,7 @@ class Record:
         sweep: which pass over the answer the round belongs to, from 0; methods of one pass have no other.
         chain: which of the run's parts side by side, from 0: a temperature of the ladder, an island.
 
-    A particle that was dropped, because the language model could not extend it, has log-weight −inf.
+    A particle that was dropped, because a model could not extend or score it, has log-weight −inf.
     """
 
     trajectories: tuple[Trajectory, ...]
@@ -366,7 +366,7 @@ class Result:
 
     @cached_property
     def dropped(self) -> tuple[Trajectory, ...]:
-        """Every trajectory that the language model could not extend, as recorded; its `error` says why."""
+        """Every trajectory that a model could not extend or score, as recorded; its `error` says why."""
         nodes = {id(t): t for record in self.records for t in record.trajectories if t.error is not None}
         return tuple(nodes.values())
 

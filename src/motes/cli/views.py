@@ -32,7 +32,7 @@ class Round:
 
     Attributes:
         survivors: how many of the previous population have a descendant.
-        dropped: how many the language model could not extend.
+        dropped: how many could not be extended or scored.
     """
 
     number: int
@@ -143,7 +143,7 @@ def show_result(console: Console, result: Result, seconds: float, note: str | No
     if result.stopped:
         table.add_row("stopped", Text(STOPPED[result.stopped], style="yellow"))
     if result.dropped:
-        why = f"{len(result.dropped)} that the language model could not extend; {result.dropped[0].error}"
+        why = f"{len(result.dropped)} that could not be extended or scored; {result.dropped[0].error}"
         table.add_row("dropped", Text(" ".join(why.split()), style="yellow"))
     table.add_row("confidence", f"{100 * result.confidence:.0f} %")
     table.add_row("posterior", posterior(result.posterior))
