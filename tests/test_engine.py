@@ -362,3 +362,17 @@ def test_the_naive_way_runs_in_the_engines_dtype(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("transformers.Qwen2ForCausalLM.eval", lambda model: models.append(model) or model)
     assert benchmark["naive"](lm, path, [], 0) == 0
     assert {(model.dtype, model.device) for model in models} == {(torch.bfloat16, lm._runner.device)}
+
+
+def test_parameters_that_are_multiplied_are_counted() -> None:
+    config = random_language_model().config
+    embedding = config.vocab_size * config.hidden_size
+
+    def count(model: torch.nn.Module) -> int:
+        return sum(p.numel() for p in model.parameters())
+
+    for tied in (True, False):
+        model = random_language_model(tie_word_embeddings=tied)
+        assert LocalLanguageModel(model, vocabulary()).num_parameters == count(model) - (0 if tied else embedding)
+    prm = random_prm()
+    assert LocalPRM(prm, vocabulary()).num_parameters == count(prm) - prm.config.vocab_size * prm.config.hidden_size

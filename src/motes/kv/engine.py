@@ -30,6 +30,9 @@ class Engine(Worker[RequestT]):
             not fit beside the others waits; one alone always runs.
         num_threads: of torch; see `Worker`.
 
+    Attributes:
+        num_parameters: that every token is multiplied by: all but an embedding that is only looked up.
+
     Raises:
         ConfigurationError: the model computes something that the engine does not (see `self_check`).
         MotesError: of type `error`: its logits are not numbers.
@@ -57,6 +60,7 @@ class Engine(Worker[RequestT]):
         self.name = name
         self.vocabulary = vocabulary
         self.context_length = Runner.context_length(body.config)
+        self.num_parameters = _multiplied(model)
         self.max_batch_tokens = max_batch_tokens or fits
         self.tree = PrefixTree(Runner.pool_for(body.config, max_cached_tokens or fits, dtype, device))
         self._head = head
@@ -98,3 +102,11 @@ class Engine(Worker[RequestT]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
+
+
+def _multiplied(model: PreTrainedModel) -> int:
+    total = sum(parameter.numel() for parameter in model.parameters())
+    embedding = next(model.get_input_embeddings().parameters())
+    head = model.get_output_embeddings()
+    shared = head is not None and any(parameter is embedding for parameter in head.parameters())
+    return total if shared else total - embedding.numel()
