@@ -237,7 +237,9 @@ def test_a_failure_reaches_those_who_came_earlier() -> None:
         worker.faults = {"work": ValueError("broken")}
         return [*await worker.ask(), *await early]
 
-    assert [str(error) for error in asyncio.run(main())] == ["failed: broken"] * 2
+    errors = asyncio.run(main())
+    assert [str(error) for error in errors] == ["failed: broken"] * 2
+    assert errors[0] is not errors[1], "each is raised elsewhere, and collects a traceback of its own"
     assert worker.events.count("told") == 2
 
 

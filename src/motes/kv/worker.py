@@ -134,9 +134,9 @@ class Worker(ABC, Generic[RequestT]):
         return arrived
 
     def _fail(self, error: BaseException) -> None:
-        """Tell everyone who waits."""
-        failure = self.failure(error)
-        failure.__cause__ = error
+        """Tell everyone who waits, each by an error of its own: one that many raise collects all their tracebacks."""
         for request in self._accepted:
+            failure = self.failure(error)
+            failure.__cause__ = error
             request.fail(failure)
         self._accepted = []
