@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 import motes
 from motes import bundled
+from motes.tasks import Arithmetic
 
 MEBIBYTE = 2**20
 
@@ -77,3 +79,38 @@ def test_both_keep_their_contracts(lm: motes.LanguageModel, reward: motes.Reward
     motes.check_language_model(lm)
     motes.check_reward_model(reward)
     motes.check_reward_model(motes.reward_model("tiny", prefix="whole"))
+
+
+def test_a_right_step_scores_above_a_wrong_one(reward: motes.RewardModel) -> None:
+    problem = motes.Problem(
+        "Some friends collect pears. Ben owns 7. Emma owns 12. Rosa has 5 more than Ben. How many does Rosa have?"
+    )
+
+    def score(step: str) -> float:
+        trajectory = motes.Trajectory(problem).extend(motes.Step(f"{step}\n\n", "step"))
+        return asyncio.run(reward.score([trajectory]))[0][0]
+
+    right = score("Now Rosa has 5 more than Ben's 7: 7+5=12, so Rosa owns 12.")
+    for wrong in (
+        "Now Rosa has 5 more than Ben's 7: 7+5=19, so Rosa owns 19.",  # the sum
+        "Now Rosa has 5 more than Ben's 12: 12+5=17, so Rosa owns 17.",  # somebody else's number
+        "Now Rosa has 5 more than Emma's 12: 12+5=17, so Rosa owns 17.",  # than somebody else
+    ):
+        assert right > score(wrong) + 0.3, wrong
+
+
+def test_particles_help(lm: motes.LanguageModel, reward: motes.RewardModel) -> None:
+    """On fixed seeds. The measured difference on all 500 problems is in the README."""
+    task = Arithmetic()
+    problems = task.problems()[:40]
+
+    async def accuracy(particles: int) -> float:
+        method = motes.ParticleFilter(particles)
+        results = await asyncio.gather(
+            *(motes.asolve(p, lm=lm, reward=reward, method=method, task=task, seed=0) for p in problems)
+        )
+        return (
+            sum(r.answer is not None and task.grade(p, r.answer) for p, r in zip(problems, results, strict=True)) / 40
+        )
+
+    assert asyncio.run(accuracy(16)) > asyncio.run(accuracy(1)) + 0.1

@@ -278,14 +278,20 @@ def train(work: Path, total: int, until: int, tokens: int, lr: float) -> None:
             window.clear()
         if time.monotonic() - last > 120 or step == until:
             last = time.monotonic()
-            spent = seconds + last - began
             saved = [opt.state_dict() for opt in opts]
             save_atomically(
-                {"model": model.state_dict(), "optimizers": saved, "step": step, "seconds": spent}, checkpoint
+                {
+                    "model": model.state_dict(),
+                    "optimizers": saved,
+                    "step": step,
+                    "seconds": seconds + last - began,
+                },
+                checkpoint,
             )
             print(f"step {step}: {validate(model, tokenizer)}", flush=True)
     model.save_pretrained(work / "lm")
     tokenizer_files = work / "tokenizer"
     for file in tokenizer_files.iterdir():
         shutil.copy(file, work / "lm" / file.name)
-    (work / "lm" / "training.json").write_text(json.dumps({"steps": step, "tokens_a_step": tokens, "seconds": seconds}))
+    spent = round(seconds + time.monotonic() - began)
+    (work / "lm" / "training.json").write_text(json.dumps({"steps": step, "tokens_a_step": tokens, "seconds": spent}))
