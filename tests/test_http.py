@@ -161,7 +161,7 @@ def test_patience_ends(answer: Any):
     [
         (httpx2.ConnectError("refused"), UnreachableError, "start the server"),
         (httpx2.ConnectTimeout("slow"), UnreachableError, "did not connect within 10 s"),
-        (httpx2.ReadTimeout("silent"), UnreachableError, "did not send anything for 600 s"),
+        (httpx2.ReadTimeout("silent"), UnreachableError, "did not send anything for 300 s"),
         (httpx2.ReadError(""), UnreachableError, "broke off"),
         (lambda: httpx2.Response(200, content=b"<html>"), BadResponseError, "no JSON .*OpenAI-compatible"),
         (failure(429, "too fast"), ServerError, "429 Too Many Requests: too fast.*max_concurrency"),

@@ -52,7 +52,7 @@ class Timeouts:
     """In seconds: to connect, between two pieces of an answer, and for a request with all its attempts."""
 
     connect: float = 10.0
-    read: float = 600.0
+    read: float = 300.0
     total: float = 1800.0
 
 
@@ -323,13 +323,18 @@ async def _json(response: httpx2.Response) -> Any:
 
 
 async def _events(response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
-    """The events of a stream: of server-sent ones (`data: …`) or lines of JSON, up to its end."""
+    """The events of a stream: of server-sent ones (`data: …`) or lines of JSON, up to its end.
+
+    It is read to the last byte even when it has said that it is done: only then is its connection used again.
+    """
+    done = False
     async for line in response.aiter_lines():
         text = line.removeprefix("data:").strip()
-        if not text or line.startswith((":", "event:", "id:", "retry:")):
+        if done or not text or line.startswith((":", "event:", "id:", "retry:")):
             continue
         if text == "[DONE]":
-            return
+            done = True
+            continue
         try:
             event = json.loads(text)
         except ValueError as error:

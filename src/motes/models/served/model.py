@@ -117,7 +117,7 @@ class HTTPLanguageModel:
         context_length: int | None = None,
         max_concurrency: int = 256,
         connect_timeout: float = 10.0,
-        read_timeout: float = 600.0,
+        read_timeout: float = 300.0,
         total_timeout: float = 1800.0,
         attempts: int = 8,
         transport: httpx2.AsyncBaseTransport | None = None,

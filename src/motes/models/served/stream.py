@@ -77,7 +77,7 @@ async def follow(events: AsyncIterator[dict[str, Any]], wire: Wire, request: Req
                         settle(index, drawn[index])
         except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
             raise wire.misread(event, error) from error
-        if len(drawn) == len(answers) and (request.cut or usage):
+        if len(drawn) == len(answers) and request.cut:
             break  # closes the connection, and so stops the server
     if len(drawn) < len(answers):
         raise BadResponseError(f"{wire.url} broke off {len(answers) - len(drawn)} of {len(answers)} answers")
