@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 
+import numpy as np
 import pytest
 from safetensors import safe_open
+from scipy.stats import rankdata
 from transformers import AutoModelForCausalLM
 
 import motes
 from motes import bundled
 from motes.tasks import Arithmetic
+from motes.tasks.arithmetic import LEVELS, parse
 
 MEBIBYTE = 2**20
 
@@ -81,22 +84,30 @@ def test_both_keep_their_contracts(lm: motes.LanguageModel, reward: motes.Reward
     motes.check_reward_model(motes.reward_model("tiny", prefix="whole"))
 
 
-def test_a_right_step_scores_above_a_wrong_one(reward: motes.RewardModel) -> None:
-    problem = motes.Problem(
-        "Some friends collect pears. Ben owns 7. Emma owns 12. Rosa has 5 more than Ben. How many does Rosa have?"
-    )
+def test_right_steps_score_above_wrong_ones(lm: motes.LanguageModel, reward: motes.RewardModel) -> None:
+    """Within a level, so that it does not count to know which problems are hard. On fixed seeds; the cards have the
+    numbers for all problems."""
+    task = Arithmetic()
+    scores: dict[int, list[float]] = {level: [] for level in LEVELS}
+    right: dict[int, list[bool]] = {level: [] for level in LEVELS}
 
-    def score(step: str) -> float:
-        trajectory = motes.Trajectory(problem).extend(motes.Step(f"{step}\n\n", "step"))
-        return asyncio.run(reward.score([trajectory]))[0][0]
+    async def sample(problem: motes.Problem) -> None:
+        result = await motes.asolve(problem, lm=lm, reward=reward, method=motes.BestOfN(8), task=task, seed=0)
+        story = parse(problem.question)
+        for trajectory, values in zip(result.trajectories, await reward.score(list(result.trajectories)), strict=True):
+            so_far = np.cumprod([story.check_step(step.text) for step in trajectory.steps]).astype(bool)
+            right[story.level] += so_far.tolist()
+            scores[story.level] += values
 
-    right = score("Now Rosa has 5 more than Ben's 7: 7+5=12, so Rosa owns 12.")
-    for wrong in (
-        "Now Rosa has 5 more than Ben's 7: 7+5=19, so Rosa owns 19.",  # the sum
-        "Now Rosa has 5 more than Ben's 12: 12+5=17, so Rosa owns 17.",  # somebody else's number
-        "Now Rosa has 5 more than Emma's 12: 12+5=17, so Rosa owns 17.",  # than somebody else
-    ):
-        assert right > score(wrong) + 0.3, wrong
+    async def sample_all() -> None:
+        await asyncio.gather(*map(sample, task.problems("validation")[:50]))
+
+    asyncio.run(sample_all())
+    for level in (2, 3, 4, 5):  # of the first, nearly all steps are right
+        ranks = rankdata(scores[level])
+        good = np.array(right[level])
+        n, m = good.sum(), (~good).sum()
+        assert (ranks[good].sum() - n * (n + 1) / 2) / (n * m) > 0.7, level
 
 
 def test_particles_help(lm: motes.LanguageModel, reward: motes.RewardModel) -> None:

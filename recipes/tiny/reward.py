@@ -2,9 +2,8 @@
 
 The label of a step is the share of K continuations, sampled from the language model, that reach the right answer. The
 continuations are solutions, too: one from each prefix is trained on as well, its own steps labelled by its outcome,
-which is the same estimate with K = 1, for free. Mistakes that this language model seldom makes must be seen, too: a
-third of the solutions is sampled hotter, and in another third steps get a digit changed before they are continued. The
-exact checker is never consulted: the reward model is to be imperfect for the reason real ones are.
+which is the same estimate with K = 1, for free. The exact checker is never consulted: the reward model is to be
+imperfect for the reason real ones are.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
-from motes import Problem, Sampling, Step, Trajectory
+from motes import Problem, Sampling, Trajectory
 from motes.kv.vocabulary import Vocabulary
 from motes.models.local import LocalLanguageModel
 from motes.rewards.format import QwenFormat
@@ -39,18 +38,6 @@ from tiny.quality import auroc
 STEP = Sampling(temperature=0.8, max_step_tokens=64, max_tokens=320, max_steps=12)
 REST = STEP.replace(delimiter=None, max_step_tokens=320)
 TASK = Arithmetic()
-HOT = STEP.replace(temperature=1.2)
-CHANGED = 0.3  # share of the steps with a digit changed, where steps are changed
-
-
-def changed(step: Step, rng: random.Random) -> Step:
-    """The step with one digit, any, replaced by another."""
-    places = [match.start() for match in re.finditer(r"\d", step.text)]
-    if not places:
-        return step
-    i = rng.choice(places)
-    digit = rng.choice([digit for digit in "0123456789" if digit != step.text[i]])
-    return Step(step.text[:i] + digit + step.text[i + 1 :], step.end)
 
 
 async def label(lm: LocalLanguageModel, index: int, k: int) -> dict[str, Any]:
@@ -59,11 +46,8 @@ async def label(lm: LocalLanguageModel, index: int, k: int) -> dict[str, Any]:
     rng = random.Random(f"rollouts/{index}")
     story = arithmetic.generate(level, "train", rng)
     trajectory = Trajectory(Problem(story.question))
-    kind = ("plain", "hot", "changed")[index // len(LEVELS) % 3]
     while trajectory.finished is None and trajectory.depth < STEP.max_steps:
-        (step,) = await lm.extend([trajectory], HOT if kind == "hot" else STEP, [rng.getrandbits(63)])
-        if kind == "changed" and rng.random() < CHANGED:
-            step = changed(step, rng)
+        (step,) = await lm.extend([trajectory], STEP, [rng.getrandbits(63)])
         trajectory = trajectory.extend(step, "answer" if TASK.answer(step.text) is not None else None)
 
     async def continuations(node: Trajectory) -> list[str]:
