@@ -33,7 +33,7 @@ import motes
 from checkpoints import FAMILIES, SMALL, local, local_prm, random_language_model, random_prm, save, vocabulary
 from motes import Problem, Sampling, Step, Trajectory
 from motes.errors import ConfigurationError, EngineError, RewardError
-from motes.kv.runner import BACKEND, _View, attend
+from motes.kv.runner import BACKEND, _parts, _View, attend
 from motes.kv.selfcheck import self_check
 from motes.kv.worker import Request, Worker
 from motes.models.local import LocalLanguageModel
@@ -248,7 +248,7 @@ def test_a_cleanup_that_fails_leaves_nobody_waiting() -> None:
     worker.faults = {"work": ValueError("first"), "abandon": ValueError("second")}
 
     async def main() -> None:
-        assert [str(e) for e in await worker.ask(3)] == ["failed: first"] * 3
+        assert [str(e) for e in await worker.ask()] == ["failed: first"]
         late = await worker.ask(2)  # while the thread dies, or after
         assert all(str(e) == "failed: second" for e in late) or late == [["done"]] * 2
         assert await worker.ask() == [["done"]]
@@ -343,6 +343,40 @@ def test_passes_over_many_tokens_are_bounded(
     assert all(tokens == 1 or (tokens <= max_tokens and pairs <= max_pairs) for tokens, pairs in passes)
     assert len(passes) <= most
     assert [len(hidden) for hidden in expected] == [len(text) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("ends", "parts"),
+    [
+        ([5, 5, 5, 5, 5], [(5, 5)]),
+        ([9, 9, 8, 8, 8], [(5, 9)]),  # spares too little
+        ([5, 5, 90, 5, 5], [(2, 5), (2, 90), (1, 5)]),
+        ([7], [(1, 7)]),
+    ],
+)
+def test_a_long_row_does_not_make_all_rows_long(
+    ends: list[int], parts: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("motes.kv.runner.PART_ROWS", 2)
+    assert [(len(ends[rows]), length) for rows, length in _parts(ends)] == parts
+
+
+def test_rows_that_attend_in_parts_see_what_they_saw_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = local()._runner
+    rng = random.Random(0)
+    texts = [[rng.randrange(512) for _ in range(length)] for length in (3, 5, 60, 4, 2)]
+
+    def read(part_rows: int) -> torch.Tensor:
+        monkeypatch.setattr("motes.kv.runner.PART_ROWS", part_rows)
+        runner.workspace.clear()
+        for _ in texts:
+            runner.workspace.append(torch.empty(0, dtype=torch.long))
+        for _ in runner.feed(0, texts):
+            pass
+        return runner.forward(0, [[7]] * len(texts))
+
+    with torch.inference_mode():
+        torch.testing.assert_close(read(2), read(10**9), atol=1e-4, rtol=1e-3)
 
 
 def test_the_context_ends_where_all_angles_would_change() -> None:

@@ -27,6 +27,8 @@ PASS_TOKENS = 8192
 PASS_PAIRS = 1 << 26
 """Rows × tokens × length × query heads a key head of such a pass: bounds the memory of its mask, 256 MiB in float32."""
 
+PART_ROWS = 32
+"""Rows that attend together, as far as the longest of them, where lengths differ much."""
 
 LEFT_OUT = ("attn_logit_softcapping", "final_logit_softcapping")
 """Settings that are not computed here, and that `self_check` may miss where logits are small: such a model is refused.
@@ -103,8 +105,10 @@ class Workspace:
 class _View:
     """The part of a workspace that one forward pass sees: rows `first` … `first` + B − 1, each at its own length."""
 
-    def __init__(self, workspace: Workspace, first: int, positions: Tensor, length: int, groups: int) -> None:
+    def __init__(self, workspace: Workspace, first: int, positions: Tensor, ends: Sequence[int], groups: int) -> None:
         size, n = positions.shape  # (B, n)
+        length = max(ends)
+        self.parts = _parts(ends)
         self.data = workspace.data[:, :, first : first + size, :, :length]
         self.rows = torch.arange(size, device=positions.device)[:, None]
         self.positions = positions
@@ -122,6 +126,15 @@ class _View:
         return keys, values
 
 
+def _parts(ends: Sequence[int]) -> list[tuple[slice, int]]:
+    """Rows to attend over together, and how far: all as far as the longest row, or neighbours by themselves where
+    that spares much. A single long row must not make all the others long."""
+    rows = range(0, len(ends), PART_ROWS)
+    cut = [(slice(i, i + PART_ROWS), max(ends[i : i + PART_ROWS])) for i in rows]
+    work = sum(len(ends[part]) * length for part, length in cut)
+    return cut if work < 0.8 * len(ends) * max(ends) else [(slice(None), max(ends))]
+
+
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -137,7 +150,17 @@ def attend(
     keys, values = view.write(module.layer_idx, key, value)  # type: ignore[arg-type]
     size, heads, n, dim = query.shape
     grouped = query.reshape(size, keys.shape[1], -1, dim)
-    out = scaled_dot_product_attention(grouped, keys, values, attn_mask=view.mask, scale=scaling)
+    outs = [
+        scaled_dot_product_attention(
+            grouped[rows],
+            keys[rows, :, :length],
+            values[rows, :, :length],
+            attn_mask=view.mask[rows, ..., :length],
+            scale=scaling,
+        )
+        for rows, length in view.parts
+    ]
+    out = torch.cat(outs) if len(outs) > 1 else outs[0]
     return out.reshape(size, heads, n, dim).transpose(1, 2), None
 
 
@@ -219,11 +242,11 @@ class Runner:
             for i, row in enumerate(tokens):
                 ids[i, : len(row)] = torch.as_tensor(row)
         n = ids.shape[1]
-        length = max(starts) + n
-        self.workspace.reserve(self.workspace.num_rows, length)
+        ends = [start + n for start in starts]
+        self.workspace.reserve(self.workspace.num_rows, max(ends))
         positions = torch.tensor(starts)[:, None] + torch.arange(n)
         positions = positions.to(self.device)
-        view = _View(self.workspace, first, positions, length, self._groups)
+        view = _View(self.workspace, first, positions, ends, self._groups)
         hidden: Tensor = self.body(
             input_ids=ids.to(self.device), position_ids=positions, use_cache=False, view=view
         ).last_hidden_state
