@@ -94,7 +94,8 @@ def test_right_steps_score_above_wrong_ones(lm: motes.LanguageModel, reward: mot
     async def sample(problem: motes.Problem) -> None:
         result = await motes.asolve(problem, lm=lm, reward=reward, method=motes.BestOfN(8), task=task, seed=0)
         story = parse(problem.question)
-        for trajectory, values in zip(result.trajectories, await reward.score(list(result.trajectories)), strict=True):
+        readable = [trajectory for trajectory in result.trajectories if trajectory.error is None]
+        for trajectory, values in zip(readable, await reward.score(readable), strict=True):
             so_far = np.cumprod([story.check_step(step.text) for step in trajectory.steps]).astype(bool)
             right[story.level] += so_far.tolist()
             scores[story.level] += values

@@ -40,9 +40,8 @@ def measure(lm_spec: str, reward_spec: str, samples: int, target: Path | None) -
             labels: list[bool] = []
             own: list[bool] = []
             scores: list[float] = []
-            for trajectory, values in zip(
-                result.trajectories, await reward.score(list(result.trajectories)), strict=True
-            ):
+            readable = [trajectory for trajectory in result.trajectories if trajectory.error is None]
+            for trajectory, values in zip(readable, await reward.score(readable), strict=True):
                 steps = [story.check_step(step.text) for step in trajectory.steps]
                 own += steps
                 labels += np.cumprod(steps).astype(bool).tolist()
