@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ import motes
 from checkpoints import END, FAMILIES, local, random_language_model, random_prm, save, vocabulary
 from motes import Problem, Sampling, Step, Trajectory
 from motes.errors import ConfigurationError, ContextLengthError, EngineError
-from motes.kv.worker import Request
+from motes.kv.worker import Outbox, Request
 from motes.models.local import LocalLanguageModel
 from motes.models.sampler import Sampler, uniforms
 
@@ -300,12 +300,14 @@ def test_a_dead_thread_is_replaced() -> None:
 
 
 def test_a_loop_that_closes_meanwhile_does_not_disturb() -> None:
-    def closed(settle: object) -> None:
+    def closed(*_: object) -> None:
         raise RuntimeError("Event loop is closed")
 
-    request = Request()
-    request.loop = SimpleNamespace(is_closed=lambda: False, call_soon_threadsafe=closed)  # open when looked at
+    outbox, request = Outbox(), Request()
+    request.loop = Mock(is_closed=lambda: False, call_soon_threadsafe=closed)  # open when looked at
+    request.outbox = outbox
     request.resolve(1)
+    outbox.deliver()
 
 
 def test_checkpoints_open_by_path_and_wrong_ones_are_refused(tmp_path) -> None:

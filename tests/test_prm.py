@@ -168,7 +168,7 @@ def test_a_failure_on_a_prompt_reaches_those_who_waited(monkeypatch: pytest.Monk
 def queued(prm: LocalPRM, *lengths: int) -> list[_Reading]:
     readings = [_Reading([0] * n, [n - 1], [[]], 0, 0) for n in lengths]
     for reading in readings:
-        reading.attach()
+        reading.attach(prm._outbox)
     prm._waiting += readings
     return readings
 

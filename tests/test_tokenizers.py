@@ -139,6 +139,16 @@ def test_the_text_of_a_prefix_is_a_prefix_of_the_text(kind: str, data: st.DataOb
     ids = data.draw(st.lists(st.integers(0, len(of(kind).pieces) + 3), max_size=12))
     texts = [of(kind).decode(ids[:n]) for n in range(len(ids) + 1)]
     assert all(longer.startswith(shorter) for shorter, longer in pairwise(texts))
+    for n, shorter in enumerate(texts):
+        assert shorter + of(kind).decode_more(ids[:n], ids[n:]) == texts[-1]
+
+
+def test_what_tokens_add_completes_a_character_begun_before_them() -> None:
+    words = of("gpt")
+    (byte, *others) = (words.pieces.index(bytes([b])) for b in "🍐".encode())
+    for n in range(1, 4):
+        assert words.decode_more([byte, *others[: n - 1]], others[n - 1 :]) == "🍐"
+    assert words.decode_more([byte], [byte, *others]) == "\ufffd🍐"
 
 
 @every_kind

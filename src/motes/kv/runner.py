@@ -39,7 +39,8 @@ class Workspace:
     """Keys and values of the sequences at work, a row each, contiguous so that a step of decoding gathers nothing.
 
     Rows 0 … num_rows−1 are in use; taking one out moves the last into its place. The space grows as it is needed, with
-    room to spare as long as rows × length stays within `max_tokens`.
+    room to spare as long as rows × length stays within `max_tokens`; once given back, it grows at once to rows as long
+    as it has seen.
 
     Attributes:
         data: (layers, 2, rows, kv_heads, length, head_dim)
@@ -51,6 +52,7 @@ class Workspace:
         self.max_tokens = max_tokens
         self.data = self._blank(0, 0)
         self.lengths: list[int] = []
+        self._longest = 0  # row that was ever reserved
 
     def _blank(self, rows: int, length: int) -> Tensor:
         layers, two, heads, _, dim = self.pool.data.shape
@@ -68,7 +70,8 @@ class Workspace:
             return
         used = max(self.lengths, default=0)
         grown_rows = have_rows if rows <= have_rows else max(rows, have_rows * 3 // 2)
-        grown_length = have_length if length <= have_length else max(length, have_length * 5 // 4)
+        self._longest = max(self._longest, length)
+        grown_length = have_length if length <= have_length else max(self._longest, have_length * 5 // 4)
         if grown_rows * grown_length > self.max_tokens:  # many short rows once, a long one now: not many long ones
             grown_rows = max(rows, self.num_rows)
             grown_length = max(length, used, min(grown_length, self.max_tokens // grown_rows))

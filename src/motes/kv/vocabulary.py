@@ -96,8 +96,21 @@ class Vocabulary:
 
         The text of a prefix is a prefix of the text, whatever bytes the tokens hold.
         """
-        data = b"".join(self.pieces[i] for i in ids if i < len(self.pieces))
-        return codecs.getincrementaldecoder("utf-8")("replace").decode(data)
+        return codecs.getincrementaldecoder("utf-8")("replace").decode(self._bytes(ids))
+
+    def decode_more(self, before: Sequence[int], ids: Sequence[int]) -> str:
+        """What `ids` add to the text of the tokens before them: decode(before + ids) without decode(before)."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        tail = b""
+        for token in reversed(before):
+            tail = self._bytes([token]) + tail
+            if len(tail) >= 3:  # an incomplete character has no more bytes
+                break
+        decoder.decode(tail)
+        return decoder.decode(self._bytes(ids))
+
+    def _bytes(self, ids: Sequence[int]) -> bytes:
+        return b"".join([self.pieces[i] for i in ids if i < len(self.pieces)])
 
     def _automaton(self, delimiters: tuple[str, ...], num_tokens: int = 0) -> npt.NDArray[np.int32]:
         """(states, tokens) → the next state, or `HIT` where the token completes a delimiter.

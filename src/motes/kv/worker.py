@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
@@ -22,14 +22,16 @@ IDLE_SECONDS = 5.0
 class Request:
     """One unit of work of a call, and the future that its caller awaits."""
 
-    __slots__ = ("future", "loop")
+    __slots__ = ("future", "loop", "outbox")
 
     future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
+    outbox: Outbox
 
-    def attach(self) -> asyncio.Future[Any]:
+    def attach(self, outbox: Outbox) -> asyncio.Future[Any]:
         self.loop = asyncio.get_running_loop()
         self.future = self.loop.create_future()
+        self.outbox = outbox
         return self.future
 
     @property
@@ -38,14 +40,33 @@ class Request:
         return self.future.done() or self.loop.is_closed()
 
     def resolve(self, result: object) -> None:
-        self._post(lambda: None if self.future.done() else self.future.set_result(result))
+        """Tell the caller the result, when the outbox is next delivered."""
+        self.outbox.put(self.loop, lambda: None if self.future.done() else self.future.set_result(result))
 
     def fail(self, error: BaseException) -> None:
-        self._post(lambda: None if self.future.done() else self.future.set_exception(error))
+        """Tell the caller of an error, when the outbox is next delivered."""
+        self.outbox.put(self.loop, lambda: None if self.future.done() else self.future.set_exception(error))
 
-    def _post(self, settle: Any) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self.loop.call_soon_threadsafe(settle)
+
+class Outbox:
+    """What callers are told at the end of a round: each of their event loops is woken once, not once a request."""
+
+    def __init__(self) -> None:
+        self._letters: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = {}
+
+    def put(self, loop: asyncio.AbstractEventLoop, settle: Callable[[], None]) -> None:
+        self._letters.setdefault(loop, []).append(settle)
+
+    def deliver(self) -> None:
+        letters, self._letters = self._letters, {}
+        for loop, settles in letters.items():
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_all, settles)
+
+
+def _all(settles: list[Callable[[], None]]) -> None:
+    for settle in settles:
+        settle()
 
 
 class Worker(ABC, Generic[RequestT]):
@@ -64,13 +85,14 @@ class Worker(ABC, Generic[RequestT]):
         self._num_threads = num_threads or int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // 2))
         self._arrived: list[RequestT] = []
         self._accepted: list[RequestT] = []  # what `work` was given, until it is settled
+        self._outbox = Outbox()
         self._condition = threading.Condition()
         self._round = threading.Lock()  # held while the thread works or cleans up
         self._thread: threading.Thread | None = None
 
     async def submit(self, requests: Sequence[RequestT]) -> list[Any]:
         """Results, in order. The first failure is raised; cancelling the call withdraws its requests."""
-        futures = [request.attach() for request in requests]
+        futures = [request.attach(self._outbox) for request in requests]
         with self._condition:
             self._arrived.extend(requests)
             if self._thread is None or not self._thread.is_alive():  # a forked process inherits a thread that is not
@@ -107,6 +129,7 @@ class Worker(ABC, Generic[RequestT]):
                 with self._round, torch.inference_mode():
                     try:
                         self.work(self._accept())
+                        self._outbox.deliver()
                     except BaseException as error:  # whatever went wrong belongs to the callers, who are waiting
                         self._fail(error)
                         self.abandon()
@@ -139,4 +162,5 @@ class Worker(ABC, Generic[RequestT]):
             failure = self.failure(error)
             failure.__cause__ = error
             request.fail(failure)
+        self._outbox.deliver()
         self._accepted = []

@@ -290,8 +290,7 @@ class LocalLanguageModel(Engine[_Extension]):
         drawn = batch.drawn[row, : batch.count[row]].tolist()
         logprob, proposal_logprob = float(batch.logprob[row]), float(batch.proposal_logprob[row])
         ids = request.ids + drawn
-        before = self.vocabulary.decode(request.ids)
-        text = self.vocabulary.decode(ids)[len(before) :]
+        text = self.vocabulary.decode_more(request.ids, drawn)
         if end != "eos":  # an ended answer is never extended
             self._runner.store(self.tree, row, ids[:-1])
         self._take_out(row)
