@@ -19,6 +19,13 @@ QUESTIONS = (
 )
 """Short questions of different lengths; any model can be asked them."""
 
+STEPS = (
+    Step("Ben has 7+5=12 pears.\n\n", "step"),
+    Step("Nobody knows how many.\n\n", "step"),
+    Step("The answer is \\boxed{12}.", "eos"),
+)
+"""An answer to each of them, finished, so that whoever scores finished answers only has something to score."""
+
 TOKEN_REST = 16
 """Characters that may follow a delimiter: the rest of the token that completed it."""
 
@@ -98,8 +105,8 @@ async def acheck_reward_model(
     ladders: list[list[Trajectory]] = []
     for question in questions:
         ladder = [Trajectory(Problem(question))]
-        for text in ("Ben has 7+5=12 pears.\n\n", "Nobody knows how many.\n\n", "The answer is \\boxed{12}."):
-            ladder.append(ladder[-1].extend(Step(text, "step")))
+        for step in STEPS:
+            ladder.append(ladder[-1].extend(step))
         ladders.append(ladder[1:])
     everything = [trajectory for ladder in ladders for trajectory in ladder]
     whole = await reward.score([ladder[-1] for ladder in ladders])

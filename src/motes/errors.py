@@ -13,6 +13,7 @@
     │       ├── RejectedError       it refused the request as such
     │       └── BadResponseError    what it answered cannot be understood
     ├── RewardError             a reward model failed, or its scores cannot be used
+    │   ├── VerdictError        a judge's reply states no verdict
     │   └── ScoresFailedError   some trajectories could not be scored, the others were
     ├── DegenerateWeightsError  every particle's weight is zero
     │   └── NoParticlesError    every particle was dropped (an EngineError as well)
@@ -30,7 +31,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from motes.types import Result, Step
+    from motes.types import Result, Step, Usage
 
 
 class MotesError(Exception):
@@ -38,6 +39,9 @@ class MotesError(Exception):
 
     result: Result | None = None
     """What the run had computed when it failed; None where nothing had run."""
+
+    usage: Usage | None = None
+    """What a model spent on the one trajectory that it failed for, where it says so."""
 
 
 class ConfigurationError(MotesError, ValueError):
@@ -115,6 +119,10 @@ class RewardError(MotesError, RuntimeError):
     """A reward model failed, or its scores cannot be used."""
 
 
+class VerdictError(RewardError):
+    """A judge's reply states no verdict, however often it is asked."""
+
+
 class ScoresFailedError(RewardError):
     """Some trajectories could not be scored, the others were.
 
@@ -129,6 +137,18 @@ class ScoresFailedError(RewardError):
         self.outcomes = tuple(outcomes)
         failed = [outcome for outcome in self.outcomes if isinstance(outcome, MotesError)]
         super().__init__(f"{len(failed)} of {len(self.outcomes)} were not scored: {failed[0] if failed else ''}")
+
+    @classmethod
+    def unless_all(cls, outcomes: Sequence[Sequence[float] | MotesError]) -> list[Sequence[float]]:
+        """The scores, (B,), where every trajectory has some.
+
+        Raises:
+            ScoresFailedError: one has none.
+        """
+        scores = [outcome for outcome in outcomes if not isinstance(outcome, MotesError)]
+        if len(scores) < len(outcomes):
+            raise cls(outcomes)
+        return scores
 
 
 class DegenerateWeightsError(MotesError, ArithmeticError):

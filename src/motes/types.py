@@ -118,6 +118,11 @@ class Usage:
         return dataclasses.asdict(self)
 
 
+NEUTRAL = 0.5
+"""The score of what an outcome reward model has no say about, an answer that is not finished: odds of one, so that
+weights stay as they are."""
+
+
 class Scores(tuple[float, ...]):
     """One trajectory's scores, one in [0, 1] per step, and what computing them cost."""
 

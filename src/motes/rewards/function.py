@@ -1,33 +1,98 @@
-"""A plain function as a reward model: a unit test, an exact checker, a heuristic."""
+"""A plain function as a reward model: an exact checker, unit tests of answers that are code, a heuristic."""
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal, overload
 from weakref import WeakKeyDictionary
 
-from motes.types import Problem, Trajectory
+from motes.errors import MotesError, RewardError, ScoresFailedError
+from motes.types import NEUTRAL, Problem, Trajectory
+
+Single = Callable[[Problem, str], float | Awaitable[float]]
+Batched = Callable[[Sequence[Problem], Sequence[str]], Sequence[float] | Awaitable[Sequence[float]]]
 
 
 class FunctionReward:
     """Scores each prefix with `fn`, once.
 
     Args:
-        fn: (problem, text of the answer up to and including a step) → score in [0, 1]; may be async.
+        fn: (problem, text of the answer up to and including a step) → score in [0, 1], or True or False. It may be
+            async: then all that a call must score is asked for at once. Sync code holds up everything else meanwhile.
+        batched: `fn` takes all that a call must score at once: (problems, texts), (B,) each → (B,) scores.
+        outcome: only finished answers are scored. The score of anything else is `motes.types.NEUTRAL`.
+
+    By raising an error of motes' own (`motes.errors.RewardError`, say) `fn` refuses this answer: a run drops the
+    particle and goes on with the others. A batched function refuses all that it was asked for.
+
+    Raises:
+        RewardError: while scoring: `fn` raised any other exception, or gave something that is no number in [0, 1].
     """
 
-    def __init__(self, fn: Callable[[Problem, str], float | Awaitable[float]]) -> None:
-        self.fn = fn
+    @overload
+    def __init__(self, fn: Single, *, batched: Literal[False] = False, outcome: bool = False) -> None: ...
+    @overload
+    def __init__(self, fn: Batched, *, batched: Literal[True], outcome: bool = False) -> None: ...
+    def __init__(self, fn: Single | Batched, *, batched: bool = False, outcome: bool = False) -> None:
+        self.fn: Callable[..., Any] = fn
+        self.batched = batched
+        self.outcome = outcome
         self._known: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
-        return [[await self._of(node) for node in trajectory.path] for trajectory in trajectories]
+        """See `motes.protocols.RewardModel`."""
+        nodes = list(dict.fromkeys(node for trajectory in trajectories for node in trajectory.path if self._asks(node)))
+        failures: dict[Trajectory, MotesError] = {}
+        for node, value in zip(nodes, await self._values(nodes) if nodes else (), strict=True):
+            if isinstance(value, MotesError):
+                failures[node] = value
+            else:
+                self._known[node] = self._number(value, node)
+        scores: list[Sequence[float] | MotesError] = []
+        for trajectory in trajectories:
+            failed = [failures[node] for node in trajectory.path if node in failures]
+            scores.append(failed[0] if failed else [self._known.get(node, NEUTRAL) for node in trajectory.path])
+        return ScoresFailedError.unless_all(scores)
 
-    async def _of(self, node: Trajectory) -> float:
-        if node not in self._known:
-            value = self.fn(node.problem, node.text)
-            self._known[node] = float(await value if inspect.isawaitable(value) else value)
-        return self._known[node]
+    def _asks(self, node: Trajectory) -> bool:
+        return node not in self._known and not (self.outcome and node.finished is None)
+
+    async def _values(self, nodes: Sequence[Trajectory]) -> Sequence[Any]:
+        """What `fn` gives for each, or the exception that it raises."""
+        if not self.batched:
+            return await asyncio.gather(
+                *(self._call(node.problem, node.text) for node in nodes), return_exceptions=True
+            )
+        try:
+            values = list(await self._call([node.problem for node in nodes], [node.text for node in nodes]))
+        except Exception as error:
+            return [error] * len(nodes)
+        if len(values) != len(nodes):
+            raise RewardError(f"{self!r} gave {len(values)} scores for {len(nodes)} texts: it must give one for each")
+        return values
+
+    async def _call(self, *arguments: Any) -> Any:
+        value = self.fn(*arguments)
+        return await value if inspect.isawaitable(value) else value
+
+    def _number(self, value: Any, node: Trajectory) -> float:
+        if isinstance(value, Exception):
+            raise RewardError(f"{self!r} raised {type(value).__name__}: {value}, {_where(node)}") from value
+        if isinstance(value, BaseException):  # cancelled from outside
+            raise value
+        try:
+            score = float(value) if hasattr(value, "__float__") else float("nan")
+        except (TypeError, ValueError):
+            score = float("nan")
+        if not 0.0 <= score <= 1.0:
+            raise RewardError(f"{self!r} gave {value!r}, {_where(node)}: a score must be a number in [0, 1]")
+        return score
 
     def __repr__(self) -> str:
         return f"FunctionReward({getattr(self.fn, '__name__', self.fn)})"
+
+
+def _where(node: Trajectory) -> str:
+    return f"for the text that ends with {node.text[-60:]!r}"
