@@ -90,3 +90,8 @@ def language_model() -> StoryLanguageModel:
 
 def reward_model(noise: float = 0.15) -> FunctionReward:
     return FunctionReward(lambda problem, text: _score(problem, text, noise))
+
+
+def contrary() -> FunctionReward:
+    """An outcome reward model that believes what `reward_model` does not."""
+    return FunctionReward(lambda problem, text: 0.01 if _score(problem, text, 0.0) > 0.5 else 0.99, outcome=True)

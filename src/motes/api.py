@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from motes.errors import ConfigurationError, MissingExtraError, MotesError, UnknownNameError
-from motes.methods import ParticleFilter, Run
+from motes.methods import ParticleFilter, Run, select_by_outcome
 from motes.methods.limits import Limits
 from motes.methods.population import Observer
 from motes.protocols import AnswerRule, LanguageModel, Method, RewardModel
@@ -160,6 +160,7 @@ async def asolve(
     *,
     lm: LanguageModel | str = "tiny",
     reward: RewardModel | str | None = "tiny",
+    outcome_reward: RewardModel | str | None = None,
     method: Method | None = None,
     sampling: Sampling | None = None,
     seed: int = 0,
@@ -174,6 +175,8 @@ async def asolve(
         problem: a `Problem`, or the question as text.
         lm, reward: models, or what `language_model` and `reward_model` open. No reward model is needed by methods
             that do not score.
+        outcome_reward: another reward model, which only chooses the answer: `reward` weighs partial answers as ever,
+            then this one scores the complete ones. See `motes.methods.select_by_outcome`.
         method: by default `ParticleFilter(16)`.
         sampling: of the language model.
         seed: the same seed, models and settings give the same result.
@@ -196,6 +199,7 @@ async def asolve(
     if seed < 0:
         raise ConfigurationError(f"seed must be 0 or more, not {seed}")
     method = method or ParticleFilter(16)
+    last_word = reward_model(outcome_reward) if outcome_reward is not None else None
     run = Run(
         problem=problem,
         lm=language_model(lm),
@@ -209,7 +213,8 @@ async def asolve(
         limits=limits,
     )
     try:
-        return await method.run(run)
+        result = await method.run(run)
+        return result if last_word is None else await select_by_outcome(run, result, last_word)
     except MotesError as error:
         error.result = run.result(error=error)
         raise

@@ -337,11 +337,13 @@ class Result:
     Attributes:
         problem, method, seed: what was run.
         answer: the selected answer, None where no trajectory gave one.
+        selector: how it was chosen among the weighted trajectories, see `motes.methods.SELECTORS`.
         text: the text of the trajectory that the answer is taken from.
         posterior: normalised weight of each distinct answer, largest first. What is missing from 1 is the weight of
             trajectories without an answer.
         trajectories: (N,) the final population, that of several sweeps or islands together where the method pools
             them; `log_weights`: (N,) theirs, unnormalised; `scores`: (N,) theirs, NaN where there is none.
+            Where an outcome reward model had the last word, both are what it led to.
         log_evidence: estimate of the log normalising constant; None for methods that have none.
         records: one per round, in the order of (sweep, chain, round).
         usage: everything spent.
@@ -357,6 +359,7 @@ class Result:
     method: str
     seed: int
     answer: str | None = None
+    selector: str | None = None
     text: str = ""
     posterior: Mapping[str, float] = field(default_factory=dict)
     trajectories: tuple[Trajectory, ...] = field(default=(), repr=False)
@@ -372,8 +375,8 @@ class Result:
     @cached_property
     def dropped(self) -> tuple[Trajectory, ...]:
         """Every trajectory that a model could not extend or score, as recorded; its `error` says why."""
-        nodes = {id(t): t for record in self.records for t in record.trajectories if t.error is not None}
-        return tuple(nodes.values())
+        populations = [*(record.trajectories for record in self.records), self.trajectories]
+        return tuple(dict.fromkeys(t for trajectories in populations for t in trajectories if t.error is not None))
 
     @cached_property
     def confidence(self) -> float:

@@ -39,6 +39,7 @@ def command(
     seeds: Annotated[str, typer.Option(help="The evaluation is repeated with each, separated by commas.")] = "0",
     model: options.Model = "tiny",
     reward: options.Reward = "tiny",
+    outcome_reward: options.OutcomeReward = None,
     concurrency: Annotated[int, typer.Option(help="Problems in flight.")] = 64,
     temperature: options.Temperature = options.DEFAULTS.temperature,
     top_p: options.TopP = options.DEFAULTS.top_p,
@@ -59,6 +60,7 @@ def command(
         seeds=options.numbers(seeds, "--seeds"),
         lm=model,
         reward=None if reward == "none" else reward,
+        outcome_reward=None if outcome_reward == "none" else outcome_reward,
         sampling=Sampling(
             temperature=temperature,
             top_p=top_p,
@@ -75,7 +77,8 @@ def command(
     evaluation.check(out)
     try:
         lm, prm = options.open_models(model, reward)
-        progress = run(Console(), evaluation, out, lm, prm, concurrency=concurrency)
+        last_word = options.open_reward_model(outcome_reward)
+        progress = run(Console(), evaluation, out, lm, prm, outcome_reward=last_word, concurrency=concurrency)
     except KeyboardInterrupt:
         again = shlex.join(["motes", *sys.argv[1:]])
         print(f"motes: interrupted; what is done is in {out}, this goes on with it: {again}", file=sys.stderr)
@@ -95,13 +98,13 @@ def run(
     lm: LanguageModel,
     reward: RewardModel | None,
     *,
+    outcome_reward: RewardModel | None = None,
     concurrency: int = 64,
 ) -> Progress:
     """Carry an evaluation out, showing how far it is."""
+    models = {"reward": reward, "outcome_reward": outcome_reward}
     with View(console) as view:
-        return asyncio.run(
-            evaluate(evaluation, out, lm=lm, reward=reward, concurrency=concurrency, observe=view.observe)
-        )
+        return asyncio.run(evaluate(evaluation, out, lm=lm, **models, concurrency=concurrency, observe=view.observe))
 
 
 class View:

@@ -22,6 +22,10 @@ Model = Annotated[
 Reward = Annotated[
     str, typer.Option("--reward", help="Reward model: tiny, hf:PATH_OR_NAME, MODULE:ATTRIBUTE, or none.")
 ]
+OutcomeReward = Annotated[
+    str | None,
+    typer.Option("--outcome-reward", help="Another reward model, which chooses among the complete answers."),
+]
 
 DEFAULTS = Sampling()
 Temperature = Annotated[float, typer.Option(help="Of the language model; 0 is greedy.")]
@@ -70,4 +74,9 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
 def open_models(model: str, reward: str) -> tuple[LanguageModel, RewardModel | None]:
     """The models of those names."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what matters is raised
-    return api.language_model(model), None if reward == "none" else api.reward_model(reward)
+    return api.language_model(model), open_reward_model(reward)
+
+
+def open_reward_model(reward: str | None) -> RewardModel | None:
+    """The reward model of that name, if there is one."""
+    return None if reward in (None, "none") else api.reward_model(reward)

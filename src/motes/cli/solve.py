@@ -28,6 +28,7 @@ def command(
     question: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.", show_default=False)],
     model: options.Model = "tiny",
     reward: options.Reward = "tiny",
+    outcome_reward: options.OutcomeReward = None,
     method: Annotated[
         str,
         typer.Option(help=f"One of {', '.join(METHODS)}; pf:paper, the paper's preset; or MODULE:CLASS of your own."),
@@ -72,6 +73,7 @@ def command(
         delimiter=options.delimiter(delimiter),
     )
     lm, prm = options.open_models(model, reward)
+    last_word = options.open_reward_model(outcome_reward)
     console = Console(quiet=as_json)
     note = out_of_kind(model, problem)
     started = time.perf_counter()
@@ -80,6 +82,7 @@ def command(
             problem,
             lm=lm,
             reward=prm,
+            outcome_reward=last_word,
             method=made,
             sampling=sampling,
             seed=seed,
@@ -89,7 +92,8 @@ def command(
         )
     seconds = time.perf_counter() - started
     if as_json:
-        asked = {"model": model, "reward": reward, "method": spec, "budget": made.budget, "settings": describe(made)}
+        models = {"model": model, "reward": reward, "outcome_reward": outcome_reward}
+        asked = {**models, "method": spec, "budget": made.budget, "settings": describe(made)}
         typer.echo(json.dumps(to_dict(result, asked, note, seconds), ensure_ascii=False, allow_nan=False))
     else:
         show_result(console, result, seconds, note)

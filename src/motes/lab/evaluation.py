@@ -59,7 +59,7 @@ class Evaluation:
         methods: method specs, see `motes.lab.method_spec`.
         budgets: numbers of trajectories. `greedy` draws one whatever the budget: it is run once, at budget 1.
         seeds: the whole evaluation is repeated with each.
-        lm, reward: what the models are called.
+        lm, reward, outcome_reward: what the models are called; see `motes.asolve`.
         sampling: of the language model.
 
     Raises:
@@ -74,6 +74,7 @@ class Evaluation:
     seeds: tuple[int, ...] = (0,)
     lm: str = "tiny"
     reward: str | None = "tiny"
+    outcome_reward: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
@@ -118,8 +119,11 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """The resolved configuration, as JSON can hold it: two evaluations are the same where these are equal."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if self.outcome_reward is None:  # as in the configurations of evaluations from before there were any
+            del fields["outcome_reward"]
         return {
-            **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)},
+            **fields,
             "methods": {spec: self._describe(spec) for spec in self.methods},
             "budgets": list(self.budgets),
             "seeds": list(self.seeds),

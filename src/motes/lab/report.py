@@ -208,8 +208,8 @@ class Report:
 
     @property
     def models(self) -> str:
-        reward = self.configuration.get("reward")
-        return f"language model {self.configuration.get('lm')}" + (f", reward model {reward}" if reward else "")
+        roles = {"lm": "language model", "reward": "reward model", "outcome_reward": "outcome reward model"}
+        return ", ".join(f"{role} {name}" for key, role in roles.items() if (name := self.configuration.get(key)))
 
     @property
     def chief(self) -> str:

@@ -61,6 +61,7 @@ async def evaluate(
     *,
     lm: LanguageModel | None = None,
     reward: RewardModel | None = None,
+    outcome_reward: RewardModel | None = None,
     concurrency: int = 64,
     observe: Callable[[Progress], None] | None = None,
 ) -> Progress:
@@ -71,7 +72,7 @@ async def evaluate(
 
     Args:
         directory: made if missing.
-        lm, reward: the models; by default opened by the names the evaluation gives.
+        lm, reward, outcome_reward: the models; by default opened by the names the evaluation gives.
         concurrency: runs in flight. They share the models, so that batches stay full.
         observe: called before the first run and after each; must not block.
 
@@ -88,9 +89,12 @@ async def evaluate(
     lm = api.language_model(evaluation.lm) if lm is None else lm
     if reward is None and evaluation.reward is not None:
         reward = api.reward_model(evaluation.reward)
+    if outcome_reward is None and evaluation.outcome_reward is not None:
+        outcome_reward = api.reward_model(evaluation.outcome_reward)
     with RecordStore(directory / RECORDS) as store:
         evaluation.claim(directory)
-        Sizes.of(lm, reward).record(directory)
+        # Reward tokens of two models are counted together: no one size is right for them.
+        Sizes.of(lm, reward if outcome_reward is None else None).record(directory)
         task = task_named(evaluation.task)
         plan = evaluation.plan()
         progress = Progress(total=len(plan))
@@ -107,7 +111,7 @@ async def evaluate(
 
         async def work() -> None:
             for run in pending:  # shared by all workers
-                record = await _solve(run, evaluation, task, lm, reward)
+                record = await _solve(run, evaluation, task, lm, reward, outcome_reward)
                 store.append(record)
                 progress._count(record)
                 progress.usage += record.usage
@@ -119,7 +123,12 @@ async def evaluate(
 
 
 async def _solve(
-    run: PlannedRun, evaluation: Evaluation, task: Task, lm: LanguageModel, reward: RewardModel | None
+    run: PlannedRun,
+    evaluation: Evaluation,
+    task: Task,
+    lm: LanguageModel,
+    reward: RewardModel | None,
+    outcome_reward: RewardModel | None,
 ) -> RunRecord:
     started = time.perf_counter()
     result: Result | None = None
@@ -129,6 +138,7 @@ async def _solve(
             run.problem,
             lm=lm,
             reward=reward,
+            outcome_reward=outcome_reward,
             method=method_from_spec(run.method, run.budget),
             sampling=evaluation.sampling,
             seed=run.run_seed,

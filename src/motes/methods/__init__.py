@@ -11,6 +11,7 @@ from motes.methods.adaptive import AdaptiveFilter
 from motes.methods.entropic import EntropicParticleFilter
 from motes.methods.independent import BestOfN, Greedy, Majority, WeightedBestOfN
 from motes.methods.islands import Islands
+from motes.methods.outcome import select_by_outcome
 from motes.methods.parallel_tempering import ParallelTempering
 from motes.methods.particle_filter import ParticleFilter
 from motes.methods.particle_gibbs import ParticleGibbs
@@ -80,4 +81,5 @@ __all__ = [
     "log_increment",
     "method",
     "score_weights",
+    "select_by_outcome",
 ]

@@ -185,7 +185,7 @@ class Run:
             grown = [k for k, i in enumerate(indices) if children[k].depth > parents[k].depth]
             found: dict[int, Sequence[float] | MotesError] = {k: scores[i] for k, i in enumerate(indices)}
             if score:
-                scored = await self._score([children[k] for k in grown])
+                scored = await self._score([children[k] for k in grown], self.reward)
                 found.update(zip(grown, scored, strict=True))
             for k, i in enumerate(indices):  # only now: a deadline leaves no step without score
                 trajectories[i], scores[i] = _dropped_if_failed(children[k], found[k])
@@ -226,6 +226,25 @@ class Run:
         return Population.concatenate(
             await gather(finish(population.select([i]), [stream]) for i, stream in enumerate(streams))
         )
+
+    async def score(self, population: Population, places: npt.ArrayLike, reward: RewardModel | None) -> Population:
+        """The population with the scores that `reward` gives to the trajectories at `places`; those that it cannot
+        score are dropped. At a deadline the population is returned as it is.
+
+        Each trajectory is scored once, at however many places it stands.
+        """
+        index = np.asarray(places, dtype=np.int64).tolist()
+        trajectories, scores = list(population.trajectories), list(population.scores)
+
+        async def fill() -> None:
+            distinct = list(dict.fromkeys(trajectories[i] for i in index))
+            found = dict(zip(distinct, await self._score(distinct, reward), strict=True))
+            for i in index:
+                trajectories[i], scores[i] = _dropped_if_failed(trajectories[i], found[trajectories[i]])
+
+        if self.limits.stopped != "deadline":
+            await self._before_deadline([fill()])
+        return Population(tuple(trajectories), tuple(scores), population.extended)
 
     async def side_by_side(self, works: Sequence[Callable[[Run], Coroutine[Any, Any, T]]]) -> list[T]:
         """What each of `works` makes of a part of this run, all at once, so that their calls meet in one batch.
@@ -325,40 +344,35 @@ class Run:
                 return child.finish("max_steps")
         return child
 
-    async def _score(self, trajectories: Sequence[Trajectory]) -> Sequence[Sequence[float] | MotesError]:
+    async def _score(
+        self, trajectories: Sequence[Trajectory], reward: RewardModel | None
+    ) -> Sequence[Sequence[float] | MotesError]:
         """The scores of each, one per step, or why there are none."""
         if not trajectories:
             return []
-        assert self.reward is not None
+        assert reward is not None
         try:
-            scored: Sequence[Sequence[float] | MotesError] = await self.reward.score(trajectories)
+            scored: Sequence[Sequence[float] | MotesError] = await reward.score(trajectories)
         except ScoresFailedError as error:
             scored = error.outcomes
         if len(scored) != len(trajectories):
             raise ContractError(f"the reward model scored {len(scored)} of {len(trajectories)} trajectories")
         for trajectory, values in zip(trajectories, scored, strict=True):
             if isinstance(values, MotesError):
-                self._spend(Usage(reward_calls=1))
+                self._spend((values.usage or Usage()) + Usage(reward_calls=1))
                 continue
             if len(values) != trajectory.depth:
                 raise ContractError(f"the reward model gave {len(values)} scores for {trajectory.depth} steps")
             if not all(0.0 <= value <= 1.0 for value in values):
-                raise RewardError(f"{self.reward!r} gave {list(values)}: every score must be a number in [0, 1]")
+                raise RewardError(f"{reward!r} gave {list(values)}: every score must be a number in [0, 1]")
             self._spend((values.usage if isinstance(values, Scores) else Usage()) + Usage(reward_calls=1))
         return scored
 
     async def _score_complete(self, population: Population) -> Population:
-        """With scores for all that a limit on the run has not cut off, as far as the deadline lets it."""
-        trajectories, scores = list(population.trajectories), list(population.scores)
+        """With scores for all that a limit on the run has not cut off."""
+        trajectories = population.trajectories
         complete = [i for i, t in enumerate(trajectories) if t.depth and not t.error and t.finished not in STOPS]
-
-        async def fill() -> None:
-            for i, values in zip(complete, await self._score([trajectories[i] for i in complete]), strict=True):
-                trajectories[i], scores[i] = _dropped_if_failed(trajectories[i], values)
-
-        if self.limits.stopped != "deadline":
-            await self._before_deadline([fill()])
-        return Population(tuple(trajectories), tuple(scores), population.extended)
+        return await self.score(population, complete, self.reward)
 
     def record(
         self,

@@ -138,6 +138,7 @@ def conclude(
         text = population.trajectories[candidates.index[chosen]].text
     return run.result(
         answer=answer,
+        selector=selector,
         text=text,
         posterior=candidates.posterior(),
         trajectories=population.trajectories,
