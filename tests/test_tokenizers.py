@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -82,6 +82,17 @@ def mistral() -> PreTrainedTokenizerFast:
     return finished(tokenizer)
 
 
+def sentencepiece() -> PreTrainedTokenizerFast:
+    """What transformers makes of sentencepiece's own file: a space before every text, a second one where it begins with
+    one."""
+    tokenizer = fallback_bpe()
+    doubled = normalizers.Replace(Regex(r"\A▁"), "▁▁")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Replace(" ", "▁"), doubled])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="always", split=False)
+    tokenizer.decoder = sentencepiece_decoder()
+    return finished(tokenizer)
+
+
 def unigram() -> PreTrainedTokenizerFast:
     tokens = list(learnt()[0])
     scored = [(token, 0.0 if i < 3 else -30.0 if token in BYTES else -10.0 - 0.1 * i) for i, token in enumerate(tokens)]
@@ -108,6 +119,7 @@ def gpt() -> PreTrainedTokenizerFast:
 KINDS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     "llama": llama,
     "mistral": mistral,
+    "sentencepiece": sentencepiece,
     "unigram": unigram,
     "gpt": gpt,
 }

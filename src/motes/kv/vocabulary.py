@@ -182,7 +182,7 @@ def _forget_edges(spec: dict[str, Any]) -> bool:
     """Take out of a fast tokenizer what it does to the ends of a text only; returns whether there was anything."""
     before = json.dumps(spec)
     normalizers = _parts(spec["normalizer"])
-    inner = [part for part in normalizers if part["type"] not in ("Prepend", "Strip")]
+    inner = [part for part in normalizers if part["type"] not in ("Prepend", "Strip") and not _is_anchored(part)]
     if len(inner) < len(normalizers):
         spec["normalizer"] = {"type": "Sequence", "normalizers": inner}
     for part in _parts(spec["pre_tokenizer"]):
@@ -191,6 +191,12 @@ def _forget_edges(spec: dict[str, Any]) -> bool:
         elif part["type"] == "ByteLevel":
             part["add_prefix_space"] = False
     return json.dumps(spec) != before
+
+
+def _is_anchored(part: dict[str, Any]) -> bool:
+    """Whether a replacement is one of the beginning only: transformers doubles a space there in tokenizers that it makes
+    of sentencepiece's own files."""
+    return part["type"] == "Replace" and part["pattern"].get("Regex", "").startswith(("\\A", "^"))
 
 
 def _parts(part: dict[str, Any] | None) -> list[dict[str, Any]]:
