@@ -88,10 +88,10 @@ def test_only_new_tokens_are_computed() -> None:
     first = trajectory(STEPS[0])
     (scores,) = asyncio.run(prm.score([first]))
     everything = scores.usage.reward_tokens
-    assert everything == len(prm.format.prompt(first.problem)) + len(prm.format.step(STEPS[0], first=True))
+    assert everything == len(prm.format.prompt(first.problem)) + len(prm.format.step(STEPS[0], 1))
     children = [first.extend(Step(text, "step")) for text in (*STEPS[1:], STEPS[1])]
     new = [s.usage.reward_tokens for s in asyncio.run(prm.score(children))]
-    assert new == [len(prm.format.step(text, first=False)) for text in STEPS[1:]] + [0]  # equal texts are read once
+    assert new == [len(prm.format.step(text, 2)) for text in STEPS[1:]] + [0]  # equal texts are read once
     assert asyncio.run(prm.score(children))[0].usage.reward_tokens == 0
 
 
@@ -101,7 +101,7 @@ def test_a_prompt_shared_by_many_is_read_once() -> None:
     children = [root.extend(Step(text, "step")) for text in STEPS]
     usage = sum((s.usage for s in asyncio.run(prm.score(children))), motes.Usage())
     assert usage.reward_tokens == len(prm.format.prompt(root.problem)) + sum(
-        len(prm.format.step(text, first=True)) for text in STEPS
+        len(prm.format.step(text, 1)) for text in STEPS
     )
 
 
@@ -207,7 +207,7 @@ def test_what_is_read_together_is_alike_and_fits() -> None:
 def test_checkpoints_that_are_no_reward_models_are_refused(tmp_path) -> None:
     motes.reward_model(f"hf:{save(random_prm(), tmp_path / 'good')}")
     with pytest.raises(ConfigurationError, match=r"lacks score\.0"):
-        motes.reward_model(f"hf:{save(random_language_model(), tmp_path / 'lm')}")
+        motes.reward_model(f"hf:{save(random_language_model(), tmp_path / 'lm')}?format=qwen")
     dead = random_prm()
     torch.nn.init.zeros_(dead.score[2].weight)
     with pytest.raises(ConfigurationError, match="scores everything"):

@@ -1,4 +1,4 @@
-"""The local process reward model: Qwen2.5-Math-PRM's layout, with shared prefixes and incremental scoring.
+"""The local process reward model, of any family in `motes.rewards.families`: shared prefixes, incremental scoring.
 
 A step's score depends on what comes before it only, so a step is read once: its keys and values are kept, and a longer
 trajectory costs only the tokens of its new steps.
@@ -14,9 +14,8 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
-from transformers import Qwen2Config, Qwen2Model, Qwen2PreTrainedModel
-from transformers.modeling_outputs import TokenClassifierOutput
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from motes.errors import (
     ConfigurationError,
@@ -26,36 +25,31 @@ from motes.errors import (
     ScoresFailedError,
     UnknownNameError,
 )
-from motes.kv.checkpoint import open_checkpoint
+from motes.kv.checkpoint import checkpoint_config, open_checkpoint
 from motes.kv.engine import Engine
 from motes.kv.vocabulary import Vocabulary
 from motes.kv.worker import Request
-from motes.rewards.format import QwenFormat
+from motes.rewards.families import Family, family, recognise
+from motes.rewards.format import Format
+from motes.rewards.layouts import Qwen2ForProcessRewardModel, head_of, model_class, probability
 from motes.types import Problem, Scores, Trajectory, Usage
+
+__all__ = ["LocalPRM", "Qwen2ForProcessRewardModel"]
 
 MAX_ROWS = 256
 """Texts read together."""
 
 Prefix = Literal["steps", "whole"]
 
-
-class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
-    """Qwen2 with a two-way head, in the layout of Qwen2.5-Math-PRM: weights `model.*`, `score.0.*`, `score.2.*`.
-
-    A class of our own: the code published beside those weights does not run on transformers 5 (and would be remote
-    code).
-    """
-
-    def __init__(self, config: Qwen2Config) -> None:
-        super().__init__(config)
-        self.model = Qwen2Model(config)
-        self.score = nn.Sequential(
-            nn.Linear(config.hidden_size, config.hidden_size), nn.ReLU(), nn.Linear(config.hidden_size, 2)
-        )
-        self.post_init()  # type: ignore[no-untyped-call]
-
-    def forward(self, input_ids: Tensor, **options: Any) -> TokenClassifierOutput:
-        return TokenClassifierOutput(logits=self.score(self.model(input_ids, **options).last_hidden_state))
+SELF_TEST = (
+    "2+2=4. The answer is \\boxed{4}.",
+    "2+2=5. The answer is \\boxed{5}.",
+    "I do not know.",
+    "Bananas are yellow, and the train was late again!",
+)
+"""Answers to "What is 2+2?" that no reward model likes alike."""
+SELF_TEST_SPREAD = 1e-4
+"""Scores that lie closer together than this do not vary."""
 
 
 @dataclass(eq=False)
@@ -75,11 +69,13 @@ class _Reading(Request):
 
 
 class LocalPRM(Engine[_Reading]):
-    """A process reward model in Qwen2.5-Math-PRM's layout, on CPU or GPU.
+    """A process reward model on CPU or GPU.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode. Of a language model's head only the two rows that decide are left, see
+            `motes.rewards.layouts.head_of`.
         vocabulary: its tokenizer.
+        format: the family it is of, by name or as a declaration of your own.
         prefix: "steps": each step is followed by the tag, all are read in one text. "whole": a prefix is read as one
             single step, blank lines collapsed (the paper's "model" aggregation, arXiv 2502.01618); the score of step t
             is then that of the text up to t.
@@ -90,9 +86,10 @@ class LocalPRM(Engine[_Reading]):
 
     def __init__(
         self,
-        model: Qwen2ForProcessRewardModel,
+        model: PreTrainedModel,
         vocabulary: Vocabulary,
         *,
+        format: str | Family = "qwen",
         prefix: Prefix = "steps",
         max_cached_tokens: int | None = None,
         max_batch_tokens: int | None = None,
@@ -101,9 +98,10 @@ class LocalPRM(Engine[_Reading]):
     ) -> None:
         if prefix not in ("steps", "whole"):
             raise UnknownNameError("prefix", prefix, ("steps", "whole"))
+        self.format = Format(family(format), vocabulary)
         super().__init__(
             model,
-            model.score,
+            head_of(model, self.format.words),
             vocabulary,
             max_cached_tokens=max_cached_tokens,
             max_batch_tokens=max_batch_tokens,
@@ -111,22 +109,40 @@ class LocalPRM(Engine[_Reading]):
             name=name,
         )
         self.prefix = prefix
-        self.format = QwenFormat(vocabulary)
         self._known: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
         self._waiting: list[_Reading] = []
         self._step_ids: WeakKeyDictionary[Trajectory, list[int]] = WeakKeyDictionary()
 
     @classmethod
-    def open(cls, path: str, *, device: str | None = None, dtype: str | None = None, **options: Any) -> LocalPRM:
-        """Open a checkpoint; see `motes.kv.checkpoint.open_checkpoint`.
+    def open(
+        cls,
+        path: str,
+        *,
+        format: str | Family | None = None,
+        self_test: bool = True,
+        device: str | None = None,
+        dtype: str | None = None,
+        **options: Any,
+    ) -> LocalPRM:
+        """Open a checkpoint.
+
+        Args:
+            format: its family; by default what its architecture or its name says, see `families.recognise`.
+            self_test: whether to refuse a model whose scores do not vary (0 or 1).
+            path, device, dtype: see `motes.kv.checkpoint.open_checkpoint`.
+            options: see `LocalPRM`.
 
         Raises:
-            ConfigurationError: there is no such checkpoint, it is of another kind, or its scores do not vary.
+            ConfigurationError: there is no such checkpoint, it is of another kind or of a family that cannot be told,
+                or its scores do not vary.
         """
-        model, vocabulary = open_checkpoint(Qwen2ForProcessRewardModel, path, device, dtype)
-        assert isinstance(model, Qwen2ForProcessRewardModel)
-        prm = cls(model, vocabulary, name=Path(path).name, **options)
-        prm._refuse_constant()
+        if self_test not in (0, 1):
+            raise ConfigurationError(f"self_test is 0 or 1, not {self_test!r}")
+        kind = recognise(path, checkpoint_config(path)) if format is None else family(format)
+        model, vocabulary = open_checkpoint(model_class(kind.head), path, device, dtype)
+        prm = cls(model, vocabulary, format=kind, name=Path(path).name, **options)
+        if self_test:
+            prm._refuse_constant()
         return prm
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
@@ -175,14 +191,14 @@ class LocalPRM(Engine[_Reading]):
         prompt = self.format.prompt(trajectory.problem)
         if self.prefix == "whole":
             for node in unread:
-                ids = [*prompt, *self.format.step(re.sub(r"\n{2,}", "\n", node.text), first=True)]
+                ids = [*prompt, *self.format.step(re.sub(r"\n{2,}", "\n", node.text), 1)]
                 yield self._checked(_Reading(ids, [len(ids) - 1], [[node]], len(prompt), len(ids) - 1))
             return
-        ids, tags = list(prompt), []
+        ids, ends = list(prompt), []
         for node in path:
             ids += self._ids(node)
-            tags.append(len(ids) - 1)
-        at = tags[len(path) - len(unread) :]  # a step is never scored before those that lead to it
+            ends.append(len(ids) - 1)
+        at = ends[len(path) - len(unread) :]  # a step is never scored before those that lead to it
         yield self._checked(_Reading(ids, at, [[node] for node in unread], len(prompt), len(ids)))
 
     def _checked(self, reading: _Reading) -> _Reading:
@@ -195,10 +211,10 @@ class LocalPRM(Engine[_Reading]):
         return reading
 
     def _ids(self, node: Trajectory) -> list[int]:
-        """A step's tokens, tag included."""
+        """A step's tokens, up to where its score is read."""
         if node not in self._step_ids:
             assert node.step is not None
-            self._step_ids[node] = self.format.step(node.step.text, first=node.depth == 1)
+            self._step_ids[node] = self.format.step(node.step.text, node.depth)
         return self._step_ids[node]
 
     # In the worker's thread:
@@ -264,7 +280,7 @@ class LocalPRM(Engine[_Reading]):
         if any(found):
             logits = self._head(torch.stack([state for states in found for state in states]))
             self._runner.require_numbers(logits)
-            values = logits.float().softmax(-1)[:, 1].tolist()
+            values = probability(logits).tolist()
         for row, reading in enumerate(group):
             self._runner.store(self.tree, row, reading.ids[: reading.keep])
         workspace.lengths.clear()
@@ -272,13 +288,18 @@ class LocalPRM(Engine[_Reading]):
         return [[next(remaining) for _ in states] for states in found]
 
     def _refuse_constant(self) -> None:
-        """Raise unless scores vary: a head whose weights were lost gives the same score to everything."""
+        """Raise unless scores vary. They do not where weights were lost: of the head, or of the positions."""
         prompt = self.format.prompt(Problem("What is 2+2?"))
-        texts = ([*prompt, *self.format.step(text, first=True)] for text in ("2+2=4.", "I do not know.", "\\boxed{7}"))
-        readings = [_Reading(ids, [len(ids) - 1], [[]], 0, 0) for ids in texts]
+        readings = []
+        for text in SELF_TEST:
+            ids = [*prompt, *self.format.step(text, 1)]
+            self.require_known(ids)
+            readings.append(_Reading(ids, [len(ids) - 1], [[]], 0, 0))
         with torch.inference_mode():
-            values = [round(value, 6) for (value,) in self._read(readings)]
-        if len(set(values)) == 1:
+            values = [value for (value,) in self._read(readings)]
+        if max(values) - min(values) <= SELF_TEST_SPREAD:
             raise ConfigurationError(
-                f"{self.name!r} scores everything {values[0]}: its weights are not those of a reward model"
+                f"{self.name!r} scores everything {values[0]:.6g}, right, wrong or nonsense: its weights are not all "
+                "those of a reward model. Check that its files belong together, fetch them again, or name its family "
+                f"(format={self.format.family.name} was used); self_test=0 opens it all the same"
             )

@@ -1,0 +1,94 @@
+"""The layouts of checkpoints that reward models come in: which class loads them, and what their head computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config, Qwen2Model, Qwen2PreTrainedModel
+from transformers.modeling_outputs import TokenClassifierOutput
+
+from motes.rewards.families import Head
+
+
+class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
+    """Qwen2 with a two-way head, in the layout of Qwen2.5-Math-PRM: weights `model.*`, `score.0.*`, `score.2.*`.
+
+    A class of our own: the code published beside those weights does not run on transformers 5 (and would be remote
+    code).
+    """
+
+    def __init__(self, config: Qwen2Config) -> None:
+        super().__init__(config)
+        self.model = Qwen2Model(config)
+        self.score = nn.Sequential(
+            nn.Linear(config.hidden_size, config.hidden_size), nn.ReLU(), nn.Linear(config.hidden_size, 2)
+        )
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def forward(self, input_ids: Tensor, **options: Any) -> TokenClassifierOutput:
+        return TokenClassifierOutput(logits=self.score(self.model(input_ids, **options).last_hidden_state))
+
+
+class ValueHead(nn.Module):
+    """One number for each token, in the layout of TRL: weights `summary.*`."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.summary = nn.Linear(hidden_size, 1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        value: Tensor = self.summary(hidden)
+        return value
+
+
+class Qwen2ForPrmModel(Qwen2PreTrainedModel):
+    """Qwen2 with a value head, in the layout of Skywork-o1-Open-PRM: weights `model.*`, `v_head.summary.*`.
+
+    The `lm_head.*` that lies beside them is not read: a score does not need it.
+    """
+
+    def __init__(self, config: Qwen2Config) -> None:
+        super().__init__(config)
+        self.model = Qwen2Model(config)
+        self.v_head = ValueHead(config.hidden_size)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def forward(self, input_ids: Tensor, **options: Any) -> TokenClassifierOutput:
+        return TokenClassifierOutput(logits=self.v_head(self.model(input_ids, **options).last_hidden_state))
+
+
+def model_class(head: Head) -> Any:
+    """The class of transformers' kind that loads a checkpoint with such a head."""
+    if head == "pair":
+        return Qwen2ForProcessRewardModel
+    return Qwen2ForPrmModel if head == "value" else AutoModelForCausalLM
+
+
+def head_of(model: PreTrainedModel, words: tuple[int, int] | None) -> nn.Module:
+    """What makes a model's logits of its hidden states: (…, hidden) → (…, 2), bad and good, or (…, 1).
+
+    Args:
+        words: of a language model, the tokens that its logits are wanted for. Its head is narrowed to them, for good:
+            all others would be computed, and kept in memory, for nothing.
+    """
+    if words is None:
+        head: nn.Module = model.v_head if isinstance(model, Qwen2ForPrmModel) else model.score  # type: ignore[assignment]
+        return head
+    full = model.get_output_embeddings()
+    with torch.no_grad():
+        two = nn.Linear(
+            full.in_features, 2, bias=full.bias is not None, device=full.weight.device, dtype=full.weight.dtype
+        )
+        two.weight.copy_(full.weight[list(words)])
+        if full.bias is not None:
+            two.bias.copy_(full.bias[list(words)])
+    model.set_output_embeddings(two.requires_grad_(False))
+    return two
+
+
+def probability(logits: Tensor) -> Tensor:
+    """(n,) of being good, from a head's logits: (n, 2), bad and good, or (n, 1)."""
+    logits = logits.float()
+    return logits.softmax(-1)[:, 1] if logits.shape[-1] == 2 else logits.sigmoid()[:, 0]
