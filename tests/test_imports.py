@@ -27,7 +27,7 @@ HEAVY = (
 )
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("types", "protocols", "errors"),
+    ("types", "steps", "protocols", "errors"),
     ("smc", "kv", "http"),
     ("methods", "models", "rewards", "tasks", "bundled"),
     ("api", "contracts", ""),  # "": the package itself, which gathers the public names

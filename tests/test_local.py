@@ -188,7 +188,7 @@ def test_limits_on_tokens() -> None:
     root = Trajectory(Problem(QUESTION))
     few = Sampling(temperature=1.0, max_step_tokens=5, max_tokens=7, delimiter=None)
     (first,) = extend(lm, [root], few, [1])
-    assert (len(first.token_ids), first.end) == (5, "length")
+    assert (len(first.token_ids), first.end) == (5, "step")  # a step is five tokens
     (second,) = extend(lm, [root.extend(first)], few, [2])
     assert (len(second.token_ids), second.end) == (2, "length")
     (third,) = extend(lm, [root.extend(first).extend(second)], few, [3])

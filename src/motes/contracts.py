@@ -9,6 +9,7 @@ import numpy as np
 
 from motes.errors import ContractError
 from motes.protocols import LanguageModel, RewardModel
+from motes.steps import Cut, first_cut
 from motes.types import Problem, Sampling, Step, Trajectory
 
 QUESTIONS = (
@@ -36,7 +37,7 @@ def _require(holds: bool, law: str, detail: object) -> None:
 
 
 def _same(first: Step, second: Step) -> bool:
-    return (first.text, first.end, first.token_ids) == (second.text, second.end, second.token_ids)
+    return all(getattr(first, name) == getattr(second, name) for name in ("text", "ahead", "end", "token_ids"))
 
 
 async def acheck_language_model(
@@ -51,19 +52,7 @@ async def acheck_language_model(
         steps = await lm.extend(population, sampling, seeds)
         _require(len(steps) == len(population), "one step per trajectory", f"{len(steps)} for {len(population)}")
         for step in steps:
-            _require(step.end in ("step", "eos", "length"), "a step ends for a known reason", step.end)
-            _require(
-                len(step.token_ids) <= sampling.max_step_tokens,
-                "max_step_tokens holds",
-                f"{len(step.token_ids)} tokens",
-            )
-            if step.end == "step":
-                _require(
-                    any(d in step.text for d in sampling.delimiters), "a step contains its delimiter", repr(step.text)
-                )
-            past = [step.text.lstrip().partition(d)[2].strip() for d in sampling.delimiters]
-            _require(max(map(len, past), default=0) <= TOKEN_REST, "a step ends at its delimiter", repr(step.text))
-
+            _require_end(step, sampling)
         again = await lm.extend(population, sampling, seeds)
         _require(all(map(_same, steps, again)), "same seed = same tokens", _first_difference(steps, again))
         alone = [(await lm.extend([t], sampling, [seed]))[0] for t, seed in zip(population, seeds, strict=True)]
@@ -96,6 +85,24 @@ async def acheck_language_model(
     hot = sampling.replace(temperature=2.0, delimiter=None)
     many = await lm.extend([roots[-1]] * 16, hot, list(range(16)))
     _require(len({step.text for step in many}) > 1, "seeds never collapse particles", repr(many[0].text))
+
+
+def _require_end(step: Step, sampling: Sampling) -> None:
+    """A step ends where and why it says."""
+    _require(step.end in ("step", "eos", "length"), "a step ends for a known reason", step.end)
+    most, drawn = sampling.max_step_tokens, len(step.token_ids)
+    _require(drawn <= most, "max_step_tokens holds", f"{drawn} tokens")
+    if sampling.pattern is not None:
+        ends_at = Cut(len(step.text), is_stop=False) if step.end == "step" else None
+        found = first_cut(step.text + step.ahead, sampling)
+        _require(found == ends_at, "a step ends where its pattern first matches", repr((step.text, step.ahead)))
+    elif step.end == "step" and sampling.delimiters:
+        _require(any(d in step.text for d in sampling.delimiters), "a step contains its delimiter", repr(step.text))
+    elif step.end == "step":
+        _require(drawn in (0, most), "a step of so many tokens has them all", f"{drawn} of {most} tokens")
+    past = [step.text.lstrip().partition(d)[2].strip() for d in sampling.delimiters]
+    _require(max(map(len, past), default=0) <= TOKEN_REST, "a step ends at its delimiter", repr(step.text))
+    _require(not any(s in step.text for s in sampling.stops), "an answer ends before a stop text", repr(step.text))
 
 
 async def acheck_reward_model(

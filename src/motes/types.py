@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -45,6 +46,7 @@ class Problem:
     id: str | None
     answer: str | None
     messages: tuple[Mapping[str, str], ...]
+    _plain: Problem | None = field(compare=False, repr=False)
 
     def __init__(
         self,
@@ -72,9 +74,22 @@ class Problem:
         object.__setattr__(self, "id", id)
         object.__setattr__(self, "answer", answer)
         object.__setattr__(self, "messages", turns)
+        object.__setattr__(self, "_plain", None)
+
+    def asked_as(self, messages: Sequence[Mapping[str, str]]) -> Problem:
+        """The same problem, put to a language model in other words. `plain` stays what it was."""
+        asked = Problem(messages=messages, id=self.id, answer=self.answer)
+        object.__setattr__(asked, "_plain", self.plain)
+        return asked
 
     def __hash__(self) -> int:
         return hash((self.question, self.id))
+
+    @property
+    def plain(self) -> Problem:
+        """The problem as it was before a prompt was put around it (`motes.prompts`): what reward models read, which
+        have forms of their own. Without a prompt: the problem itself."""
+        return self._plain or self
 
     @property
     def system(self) -> str | None:
@@ -136,16 +151,18 @@ class Scores(tuple[float, ...]):
 
 @dataclass(frozen=True)
 class Step:
-    """A piece of an answer: the text up to and including a delimiter, or up to the end of the answer.
+    """A piece of an answer: the text up to where a step ends (see `motes.steps`), or up to the end of the answer.
 
     Attributes:
         text: as generated; the concatenation of a trajectory's steps is its text. Without the end-of-sequence token.
-        end: "step" (a delimiter), "eos" (the model ended its answer) or "length" (a limit on tokens cut it).
+        end: "step" (it is complete), "eos" (the model ended its answer) or "length" (a limit on tokens cut it).
         token_ids: every token sampled, the end-of-sequence token included; empty where the engine knows only text.
         logprob: sum of the tokens' log-probabilities under the model at temperature 1, where the engine knows it.
         usage: what making it cost, where the engine knows more than the number of tokens.
         proposal_logprob: sum of the tokens' log-probabilities under the distributions that they were drawn from, at the
             sampling's temperature, filtered and renormalised (0 for greedy tokens), where the engine knows it.
+        ahead: text that was drawn behind the step's end, because a token went on or a pattern had to look ahead. The
+            next step begins with it.
     """
 
     text: str
@@ -154,6 +171,7 @@ class Step:
     logprob: float | None = None
     usage: Usage | None = field(default=None, compare=False, repr=False)
     proposal_logprob: float | None = None
+    ahead: str = ""
 
     @property
     def num_tokens(self) -> int:
@@ -235,6 +253,15 @@ class Trajectory:
         return self._text
 
     @property
+    def added(self) -> str:
+        """What the last step's tokens added to what was drawn before: text that a step has ahead was drawn with it,
+        and not again with the next one, which begins with it."""
+        if self.step is None:
+            return ""
+        before = self.parent.step.ahead if self.parent is not None and self.parent.step is not None else ""
+        return (self.step.text + self.step.ahead).removeprefix(before)
+
+    @property
     def num_tokens(self) -> int:
         """Tokens generated on the whole path."""
         return sum(step.num_tokens for step in self.steps)
@@ -255,10 +282,15 @@ class Sampling:
         max_step_tokens: tokens of one step.
         max_tokens: tokens of one whole answer; None leaves it to the model's context.
         max_steps: steps of one answer.
-        delimiter: text that ends a step and belongs to it; several may be given. None: the answer is one step.
+        delimiter: what ends a step, as `motes.steps` says to the letter. A text, which belongs to the step, or several.
+            Or a compiled regular expression, `re.compile(…)`: the step ends where a match ends. None: a step is
+            `max_step_tokens` tokens.
+        stop: a text, or several, that ends the answer as an end-of-sequence token does, and like it is no part of it.
+            It is looked for within a step.
 
     Raises:
-        ConfigurationError: a field is out of its range.
+        ConfigurationError: a field is out of its range, the pattern matches empty text, or no stop text could ever be
+            found because a step ends before it.
     """
 
     temperature: float = 0.8
@@ -268,7 +300,8 @@ class Sampling:
     max_step_tokens: int = 1024
     max_tokens: int | None = None
     max_steps: int = 40
-    delimiter: str | tuple[str, ...] | None = "\n\n"
+    delimiter: str | tuple[str, ...] | re.Pattern[str] | None = "\n\n"
+    stop: str | tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         def require(holds: bool, what: str) -> None:
@@ -282,13 +315,32 @@ class Sampling:
         require(self.max_step_tokens >= 1, "max_step_tokens must be at least 1")
         require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens must be at least 1, or None")
         require(self.max_steps >= 1, "max_steps must be at least 1")
-        require(all(self.delimiters), "a delimiter must not be empty; None makes the whole answer one step")
+        require(all(self.delimiters), "a delimiter must not be empty; None makes steps of max_step_tokens tokens")
+        if self.pattern is not None:
+            require(isinstance(self.pattern.pattern, str), "the delimiter's pattern must be one of text, not of bytes")
+            require(not self.pattern.search(""), f"the delimiter {self.pattern.pattern!r} matches empty text")
+        require(all(self.stops), "a stop text must not be empty")
+        for stop in self.stops:
+            for delimiter in self.delimiters:
+                holds = f"the stop text {stop!r} holds the delimiter {delimiter!r}: a step ends before it is complete"
+                require(delimiter not in stop, holds)
 
     @property
     def delimiters(self) -> tuple[str, ...]:
-        if self.delimiter is None:
+        """The texts that end a step; empty where a pattern or a number of tokens does."""
+        if self.delimiter is None or isinstance(self.delimiter, re.Pattern):
             return ()
         return (self.delimiter,) if isinstance(self.delimiter, str) else tuple(self.delimiter)
+
+    @property
+    def pattern(self) -> re.Pattern[str] | None:
+        """The pattern that ends a step, where one does."""
+        return self.delimiter if isinstance(self.delimiter, re.Pattern) else None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The texts that end the answer."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     def replace(self, **changes: Any) -> Sampling:
         return dataclasses.replace(self, **changes)

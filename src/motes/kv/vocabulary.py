@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from motes.errors import ConfigurationError
+from motes.steps import THINKING, opening
 from motes.types import Problem
 
 HIT = -1
@@ -67,6 +68,10 @@ class Vocabulary:
             self._prompts[problem] = ids
         return self._prompts[problem]
 
+    def opening(self, problem: Problem) -> str:
+        """What the answer's text begins with before anything is drawn, see `motes.steps.opening`."""
+        return opening(self.decode(self.prompt(problem)[-4:]))
+
     def _conversation(self, problem: Problem) -> str:
         messages = [dict(message) for message in problem.messages]
         try:
@@ -100,6 +105,15 @@ class Vocabulary:
 
     def decode_more(self, before: Sequence[int], ids: Sequence[int]) -> str:
         """What `ids` add to the text of the tokens before them: decode(before + ids) without decode(before)."""
+        return self._decoder(before).decode(self._bytes(ids))
+
+    def reader(self, before: Sequence[int]) -> Callable[[int], str]:
+        """A function that is told one token after another and says what each adds to the text of those before it."""
+        decoder = self._decoder(before)
+        return lambda token: decoder.decode(self._bytes([token]))
+
+    def _decoder(self, before: Sequence[int]) -> codecs.IncrementalDecoder:
+        """One that has read the tokens before: they may end within a character."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         tail = b""
         for token in reversed(before):
@@ -107,7 +121,7 @@ class Vocabulary:
             if len(tail) >= 3:  # an incomplete character has no more bytes
                 break
         decoder.decode(tail)
-        return decoder.decode(self._bytes(ids))
+        return decoder
 
     def _bytes(self, ids: Sequence[int]) -> bytes:
         return b"".join([self.pieces[i] for i in ids if i < len(self.pieces)])
@@ -145,7 +159,8 @@ class Vocabulary:
 
 
 def _pieces(vocabulary: dict[str, int], spec: dict[str, Any]) -> list[bytes]:
-    """Each token's bytes, by id; special tokens have none, as they have no text, and neither have ids without token.
+    """Each token's bytes, by id; special tokens have none, as they have no text (thinking tags are text always), and
+    neither have ids without token.
 
     Args:
         spec: of a fast tokenizer, as in tokenizer.json.
@@ -173,7 +188,7 @@ def _pieces(vocabulary: dict[str, int], spec: dict[str, Any]) -> list[bytes]:
     for token, i in vocabulary.items():
         if i not in added:
             pieces[i] = spelled(token)
-        elif not added[i]["special"]:
+        elif not added[i]["special"] or token in THINKING:
             pieces[i] = token.encode()
     return pieces
 

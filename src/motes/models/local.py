@@ -8,7 +8,7 @@ place.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from motes.kv.engine import Engine
 from motes.kv.vocabulary import HIT, Vocabulary
 from motes.kv.worker import Request
 from motes.models.sampler import Sampler, uniforms
+from motes.steps import divided, drawn_before, end_at_limit, first_cut
 from motes.types import Sampling, Step, StepEnd, Trajectory, Usage
 
 
@@ -35,7 +36,10 @@ class _Extension(Request):
     sampling: Sampling
     seed: int
     limit: int  # tokens that this step may have
+    before: str = ""  # what the step's text begins with: drawn with the last step, or opened by the prompt
     prompt_usage: Usage = field(default_factory=Usage)
+    text: str = ""  # of the step so far, where a pattern is looked for in it
+    read: Callable[[int], str] | None = None  # what a token adds to that text
 
     @property
     def prefix(self) -> list[int]:
@@ -132,6 +136,7 @@ class LocalLanguageModel(Engine[_Extension]):
         self._batch = _Batch()
         self._sampler: Sampler | None = None
         self._automata: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.intp]]] = []
+        self._with_pattern: list[int] = []  # rows
         self._is_eos = np.zeros(head.weight.shape[0], dtype=bool)  # (tokens,), of the model
         self._is_eos[[token for token in _end_tokens(model, vocabulary) if token < len(self._is_eos)]] = True
 
@@ -156,6 +161,10 @@ class LocalLanguageModel(Engine[_Extension]):
         steps: list[Step | None] = [None] * len(trajectories)
         requests: list[_Extension] = []
         for i, (trajectory, seed) in enumerate(zip(trajectories, seeds, strict=True)):
+            before = self._before(trajectory)
+            steps[i] = drawn_before(before, sampling)
+            if steps[i] is not None:
+                continue
             ids, drawn = self._ids(trajectory)
             limit = min(sampling.max_step_tokens, self.context_length - len(ids))
             if sampling.max_tokens is not None:
@@ -163,7 +172,7 @@ class LocalLanguageModel(Engine[_Extension]):
             if limit < 1:
                 steps[i] = Step("", "length")
             else:
-                requests.append(_Extension(ids, sampling, seed, limit))
+                requests.append(_Extension(ids, sampling, seed, limit, before))
         results = iter(await self.submit(requests))
         return [step or next(results) for step in steps]
 
@@ -176,10 +185,16 @@ class LocalLanguageModel(Engine[_Extension]):
                 "shorten the question"
             )
         ids = list(prompt)
-        for step in trajectory.steps:
-            ids.extend(step.token_ids or self.vocabulary.encode(step.text))
+        for node in trajectory.path:
+            assert node.step is not None
+            opened = "" if node.depth > 1 else self.vocabulary.opening(node.problem)
+            ids.extend(node.step.token_ids or self.vocabulary.encode(node.added.removeprefix(opened)))
         self.require_known(ids)
         return ids, len(ids) - len(prompt)
+
+    def _before(self, trajectory: Trajectory) -> str:
+        """What the next step's text begins with."""
+        return self.vocabulary.opening(trajectory.problem) if trajectory.step is None else trajectory.step.ahead
 
     # In the worker's thread:
 
@@ -255,6 +270,7 @@ class LocalLanguageModel(Engine[_Extension]):
         if self._sampler is None:
             self._sampler = Sampler([request.sampling for request in batch.requests], self._runner.device)
             self._automata = self._find_automata()
+            self._with_pattern = [row for row, request in enumerate(batch.requests) if request.sampling.pattern]
         hidden = self._runner.forward(0, torch.from_numpy(batch.token)[:, None])
         tokens, logprobs, proposals = self._sampler(self._head(hidden[:, -1]), uniforms(batch.seed, batch.count))
         self._runner.require_numbers(logprobs)  # which no row of logits with a NaN or an infinity among them has
@@ -270,19 +286,31 @@ class LocalLanguageModel(Engine[_Extension]):
         batch.proposal_logprob += proposals.cpu().numpy()
         for table, rows in self._automata:
             batch.state[rows] = table[batch.state[rows], token[rows]]
+        for row in self._with_pattern:
+            if self._matches(batch.requests[row], int(token[row])):
+                batch.state[row] = HIT
         eos = self._is_eos[token]
         ended = eos | (batch.state == HIT) | (batch.count >= batch.limit)
         for row in np.flatnonzero(ended)[::-1]:
             end: StepEnd = "eos" if eos[row] else "step" if batch.state[row] == HIT else "length"
             self._finish(int(row), end)
 
+    def _matches(self, request: _Extension, token: int) -> bool:
+        """Whether the token completes the end of a step that its pattern is looked for in."""
+        if request.read is None:
+            request.text, request.read = request.before, self.vocabulary.reader(request.ids)
+        seen = len(request.text)
+        request.text += request.read(token)
+        return first_cut(request.text, request.sampling, seen) is not None
+
     def _find_automata(self) -> list[tuple[npt.NDArray[np.int32], npt.NDArray[np.intp]]]:
-        """The automata of the delimiters in use, each with the rows that use it."""
+        """The automata of the texts in use that end a step or the answer, each with the rows that use it."""
         rows: dict[tuple[str, ...], list[int]] = {}
         for row, request in enumerate(self._batch.requests):
-            rows.setdefault(request.sampling.delimiters, []).append(row)
+            if request.sampling.pattern is None:
+                rows.setdefault((*request.sampling.delimiters, *request.sampling.stops), []).append(row)
         find = self.vocabulary.automaton
-        return [(find(delimiters, len(self._is_eos)), np.array(of)) for delimiters, of in rows.items()]
+        return [(find(texts, len(self._is_eos)), np.array(of)) for texts, of in rows.items()]
 
     def _finish(self, row: int, end: StepEnd) -> None:
         batch = self._batch
@@ -290,12 +318,16 @@ class LocalLanguageModel(Engine[_Extension]):
         drawn = batch.drawn[row, : batch.count[row]].tolist()
         logprob, proposal_logprob = float(batch.logprob[row]), float(batch.proposal_logprob[row])
         ids = request.ids + drawn
-        text = self.vocabulary.decode_more(request.ids, drawn)
+        text, ahead = request.before + self.vocabulary.decode_more(request.ids, drawn), ""
+        if end == "step":
+            text, ahead, end = divided(text, request.sampling, len(request.before))
+        elif end == "length":
+            end = end_at_limit(request.sampling, request.limit)
         if end != "eos":  # an ended answer is never extended
             self._runner.store(self.tree, row, ids[:-1])
         self._take_out(row)
         usage = request.prompt_usage + Usage(generated_tokens=len(drawn))
-        request.resolve(Step(text, end, tuple(drawn), logprob, usage, proposal_logprob=proposal_logprob))
+        request.resolve(Step(text, end, tuple(drawn), logprob, usage, proposal_logprob, ahead))
 
     def _take_out(self, row: int) -> None:
         self._batch.remove(row)

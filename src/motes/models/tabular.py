@@ -19,11 +19,12 @@ class TabularLanguageModel:
         table: for each prefix, as the tuple of its steps' texts, the probability of each next step. A step that leads
             to a prefix without an entry ends the answer.
 
-    Sampling: temperature 0 takes the likeliest step; any other temperature samples the table as it stands. Other
-    fields are ignored.
+    Sampling: temperature 0 takes the likeliest step; any other temperature samples the table as it stands. Steps are
+    the table's own, whatever delimiter is asked for. Other fields are ignored.
 
     Raises:
-        ConfigurationError: there is no entry for the empty prefix, or a row is not a distribution.
+        ConfigurationError: there is no entry for the empty prefix, or a row is not a distribution. While extending:
+            a pattern or a stop text is asked for, which has no text to be looked for in.
     """
 
     def __init__(self, table: Mapping[Path, Mapping[str, float]]) -> None:
@@ -51,6 +52,12 @@ class TabularLanguageModel:
         return cls(table)
 
     async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
+        """See `motes.protocols.LanguageModel`."""
+        if sampling.pattern is not None or sampling.stops:
+            raise ConfigurationError(
+                f"{self!r} cannot end steps by a pattern or answers by a stop text: its steps are the table's own. "
+                "Write the table so, or use another language model"
+            )
         return [self._step(t, sampling, seed) for t, seed in zip(trajectories, seeds, strict=True)]
 
     def _step(self, trajectory: Trajectory, sampling: Sampling, seed: int) -> Step:

@@ -29,6 +29,7 @@ from motes.models.served.refusals import is_about, room, unsupported
 from motes.models.served.stream import follow
 from motes.models.served.turn import Ask, Turns
 from motes.models.served.wires import Completions, Drawn, Prompt, Request, Wire
+from motes.steps import divided, drawn_before, end_at_limit
 from motes.types import Sampling, Step, Trajectory, Usage
 
 if TYPE_CHECKING:
@@ -243,6 +244,10 @@ class HTTPLanguageModel:
         for ask in group:
             by_sampling.setdefault(ask.sampling, []).append(ask)
         for sampling, asks in by_sampling.items():
+            if (step := drawn_before(prompt.before, sampling)) is not None:
+                for ask in asks:
+                    ask.settle(step)
+                continue
             limit = self._limit(asks[0].trajectory, prompt, sampling)
             if isinstance(limit, ContextLengthError) or limit < 1:
                 for ask in asks:
@@ -275,10 +280,10 @@ class HTTPLanguageModel:
         return self.capabilities.several_prompts and self.profile.stream_interval
 
     def _cuts(self, sampling: Sampling) -> bool:
-        """Whether delimiters are found on this side."""
-        most = self.profile.max_stops
-        too_many = most is not None and len(sampling.delimiters) > most
-        return bool(sampling.delimiters) and (too_many or not self.capabilities.tells_end)
+        """Whether ends of steps are found on this side."""
+        most, texts = self.profile.max_stops, len(sampling.delimiters) + len(sampling.stops)
+        too_many = most is not None and texts > most
+        return sampling.pattern is not None or (texts > 0 and (too_many or not self.capabilities.tells_end))
 
     def _limit(self, trajectory: Trajectory, prompt: Prompt, sampling: Sampling) -> int | ContextLengthError:
         """Tokens that the next step may have."""
@@ -344,18 +349,24 @@ class HTTPLanguageModel:
 
     async def _finish(self, request: Request, index: int, drawn: Drawn, asks: list[Ask]) -> None:
         """An answer becomes a step."""
-        text = drawn.text
-        if drawn.end == "step" and drawn.token_ids and not drawn.whole:
+        before = request.prompts[index // request.n].before
+        text, ahead, end = before + drawn.text, "", drawn.end
+        if end == "step" and drawn.token_ids and not drawn.whole:
             with suppress(ServerError):  # the step's ids, which are what is continued, are right all the same
-                text += await self._renderer.rest_of_token(text, drawn.token_ids)
-        step = Step(text, drawn.end, drawn.token_ids, drawn.logprob, self._usage(request, index, drawn))
+                text += await self._renderer.rest_of_token(drawn.text, drawn.token_ids)
+        if end == "step":
+            text, ahead, end = divided(text, request.sampling, len(before))
+        elif end == "length":
+            end = end_at_limit(request.sampling, request.limit)
+        step = Step(text, end, drawn.token_ids, drawn.logprob, self._usage(request, index, drawn), ahead=ahead)
         for ask in asks:
             ask.settle(step)
             step = replace(step, usage=Usage())  # drawn once, paid for once
 
     def _usage(self, request: Request, index: int, drawn: Drawn) -> Usage:
         prompt = drawn.prompt_tokens
-        if prompt is None and index % request.n == 0 and not (request.count > 1 and self.profile.stream_interval):
+        told_once = request.count > 1 and self.profile.stream_interval and not request.cut
+        if prompt is None and index % request.n == 0 and not told_once:
             prompt = request.prompts[index // request.n].num_tokens
         cached = min(drawn.cached_tokens or 0, prompt or 0)
         return Usage(

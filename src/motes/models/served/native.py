@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -15,7 +16,10 @@ class LlamaCpp(Wire):
     """llama.cpp's own format. Text ends before a stop string; the tokens hold it.
 
     Its log-probabilities leave out the tokens of a stop string, and so are not those of a step: they are not asked for.
+    A stream leaves out tokens that end within a character.
     """
+
+    streams = True
 
     @property
     def url(self) -> str:
@@ -38,6 +42,22 @@ class LlamaCpp(Wire):
             body["seed"] = request.seed
         return body
 
+    def streamed(self, request: Request) -> dict[str, Any]:
+        return {**self.body(request), "stream": True}
+
+    def delta(self, event: dict[str, Any]) -> list[tuple[int, Delta]]:
+        tokens = tuple(int(token) for token in event.get("tokens") or ())
+        delta = Delta(str(event["content"]), tokens, count=int(event["tokens_predicted"]))
+        index = int(event.get("index") or 0)
+        if not event["stop"]:
+            return [(index, delta)]
+        usage = {
+            "prompt_tokens": event["tokens_evaluated"],
+            "prompt_tokens_details": {"cached_tokens": (event.get("timings") or {}).get("cache_n")},
+        }
+        finish = {"eos": "stop", "limit": "length"}[event["stop_type"]]
+        return [*counted(usage), (index, replace(delta, finish=finish))]
+
     def _read(self, answer: Any, request: Request) -> list[Drawn]:
         answers = sorted(answer if isinstance(answer, list) else [answer], key=lambda one: int(one.get("index") or 0))
         return [self._drawn(one, first=i == 0) for i, one in enumerate(answers)]
@@ -57,7 +77,10 @@ class LlamaCpp(Wire):
 
 
 class SGLang(Wire):
-    """SGLang's own format."""
+    """SGLang's own format. A stream says again with every event all that is drawn so far, unless the server was started
+    to send what is added only."""
+
+    streams = True
 
     @property
     def url(self) -> str:
@@ -76,6 +99,26 @@ class SGLang(Wire):
         wired = request.prompts[0].wired
         prompt = {"text": wired} if isinstance(wired, str) else {"input_ids": wired}
         return {**prompt, "sampling_params": sampling, "return_logprob": request.logprobs, "stream": False}
+
+    def streamed(self, request: Request) -> dict[str, Any]:
+        return {**self.body(request), "stream": True}
+
+    def delta(self, event: dict[str, Any]) -> list[tuple[int, Delta]]:
+        told = event["meta_info"]
+        ids = tuple(int(token) for token in event["output_ids"])
+        delta = Delta(
+            text=str(event["text"] or ""),
+            token_ids=ids,
+            logprobs=tuple(float(value[0]) for value in told.get("output_token_logprobs") or ()),
+            finish=None if told["finish_reason"] is None else str(told["finish_reason"]["type"]),
+            so_far=len(ids) == int(told["completion_tokens"]),
+            count=int(told["completion_tokens"]),
+        )
+        usage = {
+            "prompt_tokens": told["prompt_tokens"],
+            "prompt_tokens_details": {"cached_tokens": told.get("cached_tokens")},
+        }
+        return [*counted(usage), (int(event.get("index") or 0), delta)]
 
     def _read(self, answer: Any, request: Request) -> list[Drawn]:
         answers = answer if isinstance(answer, list) else [answer]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from motes.errors import BadResponseError
+from motes.errors import BadResponseError, ServerError
 from motes.http import Address, Client
 from motes.models.served.wires import Prompt
+from motes.steps import opening
 from motes.types import Problem, Trajectory
 
 if TYPE_CHECKING:
@@ -32,22 +35,28 @@ class Renderer:
     async def prompt(self, problem: Problem) -> Prompt:
         """The conversation up to where the answer begins. Asked for once."""
         if problem not in self._prompts:
-            self._prompts[problem] = await self._prompt(problem)
+            prompt = await self._prompt(problem)
+            text = prompt.text or ""
+            if prompt.ids is not None:
+                with suppress(ServerError):  # few prompts open anything, and all of a model end in the same tokens
+                    text = await self._decoded(prompt.ids[-4:])
+            self._prompts[problem] = replace(prompt, before=opening(text))
         return self._prompts[problem]
 
     async def extended(self, trajectory: Trajectory) -> Prompt:
         """The conversation with what is written of the answer."""
         prompt = await self.prompt(trajectory.problem)
+        before = prompt.before if trajectory.step is None else trajectory.step.ahead
         if prompt.ids is None:
-            return Prompt(
-                text=None if prompt.text is None else prompt.text + trajectory.text,
-                messages=prompt.messages,
-                prefix=trajectory.text,
-            )
+            written = (trajectory.text + before).removeprefix(prompt.before)
+            text = None if prompt.text is None else prompt.text + written
+            return Prompt(text=text, messages=prompt.messages, prefix=written, before=before)
         ids = list(prompt.ids)
-        for step in trajectory.steps:
-            ids.extend(step.token_ids or await self.encode(step.text))
-        return Prompt(ids=tuple(ids))
+        for node in trajectory.path:
+            assert node.step is not None
+            opened = "" if node.depth > 1 else prompt.before
+            ids.extend(node.step.token_ids or await self.encode(node.added.removeprefix(opened)))
+        return Prompt(ids=tuple(ids), before=before)
 
     async def rest_of_token(self, text: str, ids: tuple[int, ...]) -> str:
         """What stands behind the end of `text`, which a delimiter cut, in the last of the tokens it was drawn as.

@@ -10,7 +10,7 @@ Here the ground and OpenAI's two formats; `native` has the others, and all of th
     ollama        POST /api/generate          text, raw prompts
 
 A format that does not tell a delimiter from the end of sequence is asked without delimiters, as a stream that is cut on
-this side (`Request.cut`).
+this side (`Request.cut`). So is every format for steps that a pattern ends.
 """
 
 from __future__ import annotations
@@ -30,12 +30,17 @@ DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "presence_penalty": 0.0, "frequenc
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation and what is written of the answer, as ids, as text, or as messages with the answer's prefix."""
+    """A conversation and what is written of the answer, as ids, as text, or as messages with the answer's prefix.
+
+    Attributes:
+        before: what the next step's text begins with: drawn with the last step, or opened by the conversation's form.
+    """
 
     ids: tuple[int, ...] | None = None
     text: str | None = None
     messages: tuple[Mapping[str, str], ...] = ()
     prefix: str = ""
+    before: str = ""
 
     @property
     def wired(self) -> list[int] | str:
@@ -58,7 +63,7 @@ class Request:
         prompts: (P,); n: answers to each; so P·n answers, those of a prompt together.
         limit: tokens of each answer.
         seed: None: the server's own choice.
-        cut: whether delimiters are found on this side, in a stream.
+        cut: whether ends of steps are found on this side, in a stream.
     """
 
     prompts: tuple[Prompt, ...]
@@ -79,7 +84,8 @@ class Drawn:
     """One answer.
 
     Attributes:
-        text: with the delimiter that ended it.
+        text: what was drawn, with the delimiter or stop text that ended it.
+        end: "step" for a stop text, too.
         whole: whether the text is that of the tokens to the last letter; otherwise what stands behind a delimiter in
             the token that completed it is missing.
         token_ids: every token drawn; empty where they are not told.
@@ -159,7 +165,12 @@ class Wire:
 
 @dataclass(frozen=True)
 class Delta:
-    """A piece of an answer: `finish` with the last one."""
+    """A piece of an answer: `finish` with the last one.
+
+    Attributes:
+        so_far: whether text, ids and log-probabilities are all that there is, and not what was added.
+        count: how many tokens were drawn so far, where it is told: a stream may leave out some of their ids.
+    """
 
     text: str = ""
     token_ids: tuple[int, ...] = ()
@@ -167,10 +178,12 @@ class Delta:
     finish: str | None = None
     stop: str | int | None = None
     usage: Mapping[str, Any] | None = None
+    so_far: bool = False
+    count: int | None = None
 
 
 def stops(request: Request) -> list[str]:
-    return [] if request.cut else list(request.sampling.delimiters)
+    return [] if request.cut else [*request.sampling.delimiters, *request.sampling.stops]
 
 
 def counted(usage: Mapping[str, Any] | None) -> list[tuple[int, Delta]]:
