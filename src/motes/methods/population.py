@@ -336,7 +336,7 @@ class Run:
             return parent.finish("max_tokens")
         child = parent.extend(step)
         if child.finished is None:
-            if self.rule.answer(step.text) is not None:
+            if self.rule.answer(child.text) is not None:  # of the whole text: where thinking ends, it alone says
                 return child.finish("answer")
             if sampling.max_tokens is not None and child.num_tokens >= sampling.max_tokens:
                 return child.finish("max_tokens")

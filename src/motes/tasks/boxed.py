@@ -5,11 +5,19 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+_THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
+
 
 class BoxedAnswers:
-    """The answer is what stands in the last complete ``\\boxed{…}`` that is not empty, braces balanced."""
+    """The answer is what stands in the last complete ``\\boxed{…}`` that is not empty, braces balanced.
+
+    What is thought, between ``<think>`` and ``</think>``, is no answer: drafts are boxed there, too. That is so before
+    the thought is finished, and for what stands before a ``</think>`` that was never opened, as where a chat template
+    opens it.
+    """
 
     def answer(self, text: str) -> str | None:
+        text = _THOUGHT.sub("", text).rpartition("</think>")[2]
         start = text.rfind("\\boxed{")
         while start >= 0:
             depth = 0
