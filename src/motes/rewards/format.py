@@ -57,6 +57,7 @@ class Format:
             ConfigurationError: the problem is a conversation, and the family knows one question alone. (A system
                 prompt is left out there: these models were trained without.)
         """
+        problem = problem.plain  # a language model's prompt is no business of a model that was trained with its own
         if problem not in self._prompts:
             turn = self.family.turn
             self._prompts[problem] = self._question(problem) if turn is None else self._conversation(problem, turn)

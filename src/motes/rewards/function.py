@@ -63,10 +63,10 @@ class FunctionReward:
         """What `fn` gives for each, or the exception that it raises."""
         if not self.batched:
             return await asyncio.gather(
-                *(self._call(node.problem, node.text) for node in nodes), return_exceptions=True
+                *(self._call(node.problem.plain, node.text) for node in nodes), return_exceptions=True
             )
         try:
-            values = list(await self._call([node.problem for node in nodes], [node.text for node in nodes]))
+            values = list(await self._call([node.problem.plain for node in nodes], [node.text for node in nodes]))
         except Exception as error:
             return [error] * len(nodes)
         if len(values) != len(nodes):
