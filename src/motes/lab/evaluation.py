@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 from motes.errors import ConfigurationError, RunDirectoryError
 from motes.lab.method_spec import canonical, describe, method_from_spec
 from motes.lab.records import Key
+from motes.prompts import Prompt
 from motes.tasks import task
 from motes.types import Problem, Sampling
 
@@ -61,6 +63,8 @@ class Evaluation:
         seeds: the whole evaluation is repeated with each.
         lm, reward, outcome_reward: what the models are called; see `motes.asolve`.
         sampling: of the language model.
+        prompt: how it is asked, see `motes.prompt`; None: as the problems stand. Its steps are not taken over: they are
+            `prompt.sampling`.
 
     Raises:
         ConfigurationError: something in it cannot work. Nothing was computed.
@@ -76,6 +80,7 @@ class Evaluation:
     reward: str | None = "tiny"
     outcome_reward: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
+    prompt: Prompt | None = None
 
     def __post_init__(self) -> None:
         for name in ("methods", "budgets", "seeds"):
@@ -120,14 +125,17 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """The resolved configuration, as JSON can hold it: two evaluations are the same where these are equal."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        if self.outcome_reward is None:  # as in the configurations of evaluations from before there were any
-            del fields["outcome_reward"]
+        for name in ("outcome_reward", "prompt"):  # as in the configurations of evaluations from before there were any
+            if fields[name] is None:
+                del fields[name]
+        if self.prompt is not None:
+            fields["prompt"] = {key: getattr(self.prompt, key) for key in ("name", "system", "question")}
         return {
             **fields,
             "methods": {spec: self._describe(spec) for spec in self.methods},
             "budgets": list(self.budgets),
             "seeds": list(self.seeds),
-            "sampling": {**dataclasses.asdict(self.sampling), "delimiter": list(self.sampling.delimiters)},
+            "sampling": _describe_sampling(self.sampling),
             "num_problems": (num_problems := len(self.problems())),
             "num_runs": num_problems * len(self.seeds) * len(self.cells()),
         }
@@ -171,6 +179,16 @@ class Evaluation:
             os.replace(partial, path)
         except OSError as error:
             raise RunDirectoryError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _describe_sampling(sampling: Sampling) -> dict[str, Any]:
+    """Its fields, those that are newer than other evaluations only where they say something."""
+    fields = {**dataclasses.asdict(sampling), "delimiter": list(sampling.delimiters), "stop": list(sampling.stops)}
+    if not sampling.stops:
+        del fields["stop"]
+    if sampling.pattern is not None:
+        fields["delimiter"] = {"pattern": sampling.pattern.pattern, "flags": str(re.RegexFlag(sampling.pattern.flags))}
+    return fields
 
 
 def read_configuration(directory: Path) -> dict[str, Any]:

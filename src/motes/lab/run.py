@@ -135,7 +135,7 @@ async def _solve(
     failure: Exception | None = None
     try:
         result = await api.asolve(
-            run.problem,
+            run.problem if evaluation.prompt is None else evaluation.prompt.problem(run.problem),
             lm=lm,
             reward=reward,
             outcome_reward=outcome_reward,
