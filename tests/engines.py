@@ -29,7 +29,7 @@ WORDS = (
 )  # fmt: skip
 SPECIAL = ("<eos>", "<user>", "<end>", "<assistant>")
 CHARACTERS = tuple(chr(i) for i in range(32, 127))
-VOCABULARY = (*SPECIAL, *WORDS, *CHARACTERS)
+VOCABULARY = (*SPECIAL, *WORDS, *CHARACTERS, "<think>")
 EOS = 0
 FIRST_WORD, LAST_WORD = len(SPECIAL), len(SPECIAL) + len(WORDS)
 
@@ -315,8 +315,13 @@ class VLLM(Engine):
 
 @dataclass
 class LlamaCpp(Engine):
+    """Attributes:
+    unsaid: tokens that a stream leaves out, as those that end within a character; their text comes with the next.
+    """
+
     owned_by = "llamacpp"
     slots: int = 16
+    unsaid: tuple[int, ...] = ()
 
     def v1_models(self, body: dict[str, Any]) -> Any:
         return {"data": [{"id": self.model, "owned_by": "llamacpp", "meta": {"n_ctx": self.context}}]}
@@ -344,11 +349,12 @@ class LlamaCpp(Engine):
         if n > self.slots:
             return self.refused(f"Field 'n_cmpl': Value must be between 1 <= value <= {self.slots}, but got {n}")
         assert seed is None or 0 <= seed < 2**32 - 1
-        answers = []
+        answers, events = [], []
         for i in range(n):
             one = self.draw(
                 ids, body, limit=body["n_predict"], stops=body["stop"], seed=seed if seed is None else seed + i
             )
+            events += self.pieces(one, i)
             answer = {
                 "index": i,
                 "content": one.trimmed,
@@ -360,12 +366,27 @@ class LlamaCpp(Engine):
                 "timings": {"cache_n": 3, "prompt_n": len(ids) - 3},
             }
             answers.append(answer)
+            events.append({**answer, "content": "", "tokens": [], "stop": True})
+        if body.get("stream"):
+            return httpx2.Response(200, content=self.stream(events))
         return answers[::-1] if n > 1 else answers[0]
+
+    def pieces(self, one: Draw, index: int) -> list[dict[str, Any]]:
+        pieces, text = [], ""
+        for k, token in enumerate(one.ids, start=1):
+            text += decode([token])
+            if token not in self.unsaid:
+                pieces.append(
+                    {"index": index, "content": text, "tokens": [token], "stop": False, "tokens_predicted": k}
+                )
+                text = ""
+        return pieces
 
 
 class SGLang(Engine):
     owned_by = "sglang"
     deterministic = True
+    incremental = False
 
     def v1_models(self, body: dict[str, Any]) -> Any:
         return {"data": [{"id": self.model, "owned_by": "sglang", "max_model_len": self.context}]}
@@ -385,8 +406,8 @@ class SGLang(Engine):
         sampling = body["sampling_params"]
         assert sampling["no_stop_trim"]
         seed = sampling.get("sampling_seed") if self.deterministic else None
-        answers = []
-        for _ in range(sampling["n"]):
+        answers, events = [], []
+        for i in range(sampling["n"]):
             one = self.draw(
                 body["input_ids"], sampling, limit=sampling["max_new_tokens"], stops=sampling["stop"], seed=seed
             )
@@ -400,7 +421,23 @@ class SGLang(Engine):
             if body["return_logprob"]:
                 told["output_token_logprobs"] = [[v, i, None] for v, i in zip(one.logprobs, one.ids, strict=True)]
             answers.append({"text": one.text, "output_ids": one.ids, "meta_info": told})
+            events += self.pieces(one, i, told)
+        if body["stream"]:
+            return httpx2.Response(200, content=self.stream(events))
         return answers if sampling["n"] > 1 else answers[0]
+
+    def pieces(self, one: Draw, index: int, told: dict[str, Any]) -> list[dict[str, Any]]:
+        pieces = []
+        for k in range(1, len(one.ids) + 1):
+            part = slice(k - 1 if self.incremental else 0, k)
+            now = {**told, "completion_tokens": k}
+            if k < len(one.ids):
+                now["finish_reason"] = None
+            if "output_token_logprobs" in told:
+                now["output_token_logprobs"] = told["output_token_logprobs"][part]
+            ids = one.ids[part]
+            pieces.append({"index": index, "text": decode(ids), "output_ids": ids, "meta_info": now})
+        return pieces
 
 
 class SGLangThatRenders(SGLang):

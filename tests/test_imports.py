@@ -29,7 +29,7 @@ HEAVY = (
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("types", "steps", "protocols", "errors"),
     ("smc", "kv", "http"),
-    ("methods", "models", "rewards", "tasks", "bundled"),
+    ("methods", "models", "rewards", "tasks", "prompts", "bundled"),
     ("api", "contracts", ""),  # "": the package itself, which gathers the public names
     ("lab",),
     ("cli", "gateway", "__main__"),

@@ -12,8 +12,8 @@ r"""Where steps and answers end, to the letter. Engines that look for ends among
 
 Whichever is complete first counts, and at the same letter the stop text. All of it depends on nothing but what was
 drawn so far: nothing that was drawn is thrown away and drawn again, and so steps follow the language model's own
-distribution. However tokens cut a text, patterns and stop texts end it in the same places. Thinking tags are text like
-any other.
+distribution. However tokens cut a text, a pattern ends its steps in the same places. Thinking tags are text like any
+other.
 """
 
 from __future__ import annotations
