@@ -23,6 +23,8 @@ from motes.methods import (
 from motes.models.tabular import TabularLanguageModel
 from motes.protocols import LanguageModel, RewardModel
 from motes.rewards.function import FunctionReward
+from motes.rewards.judge import Judge
+from motes.rewards.rubric import Rubric
 from motes.rewards.tabular import TabularReward
 from motes.types import Problem, Record, Result, Sampling, Scores, Step, Trajectory, Usage
 
@@ -38,6 +40,7 @@ __all__ = [
     "FunctionReward",
     "Greedy",
     "Islands",
+    "Judge",
     "LanguageModel",
     "Majority",
     "MotesError",
@@ -50,6 +53,7 @@ __all__ = [
     "Record",
     "Result",
     "RewardModel",
+    "Rubric",
     "Sampling",
     "Scores",
     "Step",

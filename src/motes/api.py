@@ -18,6 +18,8 @@ from motes.methods import ParticleFilter, Run, select_by_outcome
 from motes.methods.limits import Limits
 from motes.methods.population import Observer
 from motes.protocols import AnswerRule, LanguageModel, Method, RewardModel
+from motes.rewards.judge import Judge
+from motes.rewards.rubric import Rubric
 from motes.tasks import BoxedAnswers
 from motes.types import Problem, Result, Sampling
 
@@ -63,10 +65,11 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
     """Open a reward model.
 
     Args:
-        spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "MODULE:ATTRIBUTE" (a model of your own, or
-            what makes one of `options`), or a model already, which is returned as is. Options may follow, as in
-            "tiny?prefix=whole".
-        options: of the engine, see `motes.rewards.prm.LocalPRM`.
+        spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "judge:LM", LM being any language model's
+            spec, "MODULE:ATTRIBUTE" (a model of your own, or what makes one of `options`), or a model already, which is
+            returned as is. Options may follow, as in "tiny?prefix=whole".
+        options: of the engine, see `motes.rewards.prm.LocalPRM`; of a judge, see `motes.Judge`, whose `rubric` may be
+            "MODULE:ATTRIBUTE", too: the others are the language model's.
 
     Raises:
         ConfigurationError: the spec is not understood, there is no such model, or its scores do not vary.
@@ -75,6 +78,8 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
     if not isinstance(spec, str):
         return spec
     spec, options = _parsed(spec, options)
+    if spec.startswith("judge:"):
+        return _judge(spec.removeprefix("judge:"), options)
     if _names_own(spec):
         own: RewardModel = _own(spec, RewardModel, options)
         return own
@@ -85,6 +90,17 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
         raise MissingExtraError(f"the reward model {spec!r}", "local") from error
     reward: RewardModel = _opened(LocalPRM, path, options)
     return reward
+
+
+def _judge(lm: str, options: Mapping[str, Any]) -> Judge:
+    mine = {name: options[name] for name in inspect.signature(Judge).parameters if name in options}
+    rubric = mine.get("rubric", "step")
+    if isinstance(rubric, str) and ":" in rubric:
+        mine["rubric"] = attribute(rubric)
+        if not isinstance(mine["rubric"], Rubric):
+            raise ConfigurationError(f"{rubric!r} is no Rubric")
+    rest = {name: value for name, value in options.items() if name not in mine}
+    return Judge(language_model(lm, **rest), **mine)
 
 
 def _parsed(spec: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -117,6 +133,7 @@ def _local_path(spec: str, role: str) -> str:
         return rest
     raise ConfigurationError(
         f"{spec!r} names no model: use 'tiny', 'hf:PATH_OR_NAME', 'http://HOST:PORT/v1#MODEL' or 'MODULE:ATTRIBUTE'"
+        + (", or a 'judge:' before one" if role == "prm" else "")
     )
 
 

@@ -1,0 +1,272 @@
+"""A language model as a reward model: it is asked what it thinks of a partial answer.
+
+Judges (Zheng et al., arXiv 2306.05685) and generative verifiers (Zhang et al., arXiv 2408.15240; ThinkPRM, arXiv
+2504.16828) are one thing here. They differ in their rubric: what is asked, whether the model thinks aloud before its
+verdict, which verdicts there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from weakref import WeakKeyDictionary
+
+from motes.errors import ConfigurationError, ContextLengthError, MotesError, ScoresFailedError, VerdictError
+from motes.protocols import LanguageModel
+from motes.rewards.rubric import Rubric, rubric_named
+from motes.rewards.together import Together
+from motes.types import NEUTRAL, Problem, Sampling, Scores, Step, Trajectory, Usage
+
+REPLY_TOKENS = 64
+"""Of a whole reply, beside its critique."""
+
+Read = Callable[[str], str | None]
+"""From what was said to the verdict in it."""
+
+ONE_TOKEN = Sampling(temperature=1.0, max_step_tokens=1, delimiter=None)
+
+
+class Judge:
+    """Scores each prefix by the verdicts of a language model.
+
+    Where the model tells log-probabilities, the score is the expectation over verdicts, as far as they were drawn:
+
+        r = (Σ_v p(v) s(v) + rest · s̄) / (Σ_v p(v) + rest)      v: the verdicts drawn, p(v): their probabilities
+
+    s(v) is a verdict's score; `rest` the probability of everything that was not drawn, and s̄ the mean score of the
+    verdicts that were not (if all were, the rest is left out). One draw, the likeliest token, is enough where there are
+    two verdicts; of more, `num_verdicts` are drawn. Elsewhere the score is the mean of `num_verdicts` draws and of each
+    verdict once (Laplace's rule of succession), so that no handful of draws makes it 0 or 1. Where the rubric wants
+    critiques, `num_verdicts` of them are written, each with a verdict of its own, and these averaged.
+
+    A draw that states no verdict is repeated. A prefix for which none states one has no score: a run drops the
+    particle. What the model computes counts as reward tokens. A prefix is judged once; the same prefix, seed and model
+    give the same score, whatever else is in the call, since draws are seeded by what is asked.
+
+    Args:
+        lm: any language model; no more than its protocol is used. One that cannot continue a prefix writes whole
+            replies, in which the verdict is found.
+        rubric: one of `motes.rewards.rubric.RUBRICS` by name, or your own.
+        num_verdicts: draws for each prefix; by default 4, with critiques 1.
+        max_retries: times that a draw is repeated.
+        seed: of all draws.
+
+    Raises:
+        ConfigurationError: a value is out of its range.
+        ScoresFailedError: while scoring: some prefixes have no score. Their errors are `VerdictError` (no reply stated
+            a verdict), `ContextLengthError` (what is asked does not fit) or the language model's own.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        rubric: Rubric | str = "step",
+        *,
+        num_verdicts: int | None = None,
+        max_retries: int = 2,
+        seed: int = 0,
+    ) -> None:
+        self.lm = lm
+        self.rubric = rubric_named(rubric) if isinstance(rubric, str) else rubric
+        self.num_verdicts = num_verdicts if num_verdicts is not None else 1 if self.rubric.critique_tokens else 4
+        self.max_retries = max_retries
+        self.seed = seed
+        for name, least in (("num_verdicts", 1), ("max_retries", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ConfigurationError(f"{name} must be a whole number of at least {least}, not {value!r}")
+        self._tells_probabilities = True  # until the model shows that it does not
+        self._known: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
+
+    @property
+    def continues_prefixes(self) -> bool:
+        """Whether the model's verdict can be drawn behind a cue; otherwise it writes whole replies."""
+        return bool(getattr(self.lm, "continues_prefixes", True))
+
+    @property
+    def num_parameters(self) -> int | None:
+        """Of the language model, where it says so."""
+        return getattr(self.lm, "num_parameters", None)
+
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
+        """See `motes.protocols.RewardModel`. All that is new in a call is asked at once, equal texts once."""
+        inquiries: dict[tuple[str, tuple[str, ...]], _Inquiry] = {}
+        of: dict[Trajectory, _Inquiry] = {}
+        for node in dict.fromkeys(node for trajectory in trajectories for node in trajectory.path):
+            if node not in self._known and not (self.rubric.outcome and node.finished is None):
+                asked, ends = self.rubric.asked(node), self.rubric.ends(node)
+                of[node] = inquiries.setdefault((asked, ends), _Inquiry(self, asked, ends))
+        with Together(self.lm) as lm:
+            found = await asyncio.gather(*(inquiry.run(lm) for inquiry in inquiries.values()))
+        results = dict(zip(inquiries.values(), found, strict=True))
+        outcomes: list[Sequence[float] | MotesError] = []
+        for trajectory in trajectories:
+            mine = {node: of[node] for node in trajectory.path if node in of}
+            usage = sum((inquiry.bill() for inquiry in mine.values()), Usage())
+            errors = [result for inquiry in mine.values() if isinstance(result := results[inquiry], MotesError)]
+            if errors:
+                error = copy.copy(errors[0])  # others may have it, too, who paid nothing for it
+                error.usage = usage
+                outcomes.append(error)
+                continue
+            for node, inquiry in mine.items():
+                if not isinstance(result := results[inquiry], MotesError):
+                    self._known[node] = result
+            outcomes.append(Scores((self._known.get(node, NEUTRAL) for node in trajectory.path), usage))
+        return ScoresFailedError.unless_all(outcomes)
+
+    def __repr__(self) -> str:
+        return f"Judge({self.lm!r}, {self.rubric.name!r})"
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """What was said where a verdict was wanted.
+
+    Attributes:
+        text: as it was said.
+        verdict: None where it is none.
+        probability: None where the model does not tell it.
+    """
+
+    text: str
+    verdict: str | None
+    probability: float | None
+
+
+class _Inquiry:
+    """One prefix being judged.
+
+    Args:
+        asked: the user's turn.
+        ends: what ends a critique.
+    """
+
+    def __init__(self, judge: Judge, asked: str, ends: tuple[str, ...]) -> None:
+        self.judge = judge
+        self.rubric = judge.rubric
+        self.asked = asked
+        self.ends = ends
+        self._spent = Usage()
+        self._error: MotesError | None = None
+
+    async def run(self, lm: Together) -> float | MotesError:
+        """The score, or why there is none."""
+        root = Trajectory(Problem(self.asked))
+        n = self.judge.num_verdicts
+        if not self.judge.continues_prefixes:
+            tokens = self.rubric.critique_tokens + REPLY_TOKENS
+            sampling = Sampling(temperature=self.rubric.temperature, max_step_tokens=tokens, delimiter=None)
+            replies = (self._verdict(lm, root, sampling, self.rubric.last_verdict, "reply", i) for i in range(n))
+            places: list[Sequence[_Draw]] = [[draw for draws in await asyncio.gather(*replies) for draw in draws]]
+        elif self.rubric.critique_tokens:
+            places = list(await asyncio.gather(*(self._criticise(lm, root, i) for i in range(n))))
+        else:
+            places = [await self._behind(lm, root.extend(Step(self.rubric.opening + self.rubric.cue, "step")), n)]
+        score = expectation(places, self.rubric.verdicts)
+        if score is not None:
+            return score
+        said = [draw.text for draws in places for draw in draws]
+        return self._error or VerdictError(
+            f"{self.judge!r} stated no verdict in {len(said)} replies, the last of which ends with {said[-1][-80:]!r}: "
+            f"none of {', '.join(self.rubric.verdicts)} stands behind {self.rubric.cue.strip()!r}. Use a model that "
+            "follows instructions, or another rubric"
+        )
+
+    def bill(self) -> Usage:
+        """What was spent since the last bill."""
+        spent, self._spent = self._spent, Usage()
+        computed = spent.generated_tokens + spent.prefill_tokens
+        return Usage(reward_tokens=computed, reward_tokens_cached=spent.prefill_tokens_cached)
+
+    async def _criticise(self, lm: Together, root: Trajectory, number: int) -> Sequence[_Draw]:
+        """A critique, and a verdict behind it."""
+        begun = root.extend(Step(self.rubric.opening, "step")) if self.rubric.opening else root
+        sampling = Sampling(
+            temperature=self.rubric.temperature, max_step_tokens=self.rubric.critique_tokens, delimiter=self.ends
+        )
+        step = await self._extend(lm, begun, sampling, "critique", number)
+        if step is None:
+            return []
+        critique = re.split("|".join(map(re.escape, self.ends)), step.text, maxsplit=1)[0]
+        said = (self.rubric.opening + critique).rstrip() + self.rubric.cue
+        return await self._behind(lm, root.extend(Step(said, "step")), 1, number)
+
+    async def _behind(self, lm: Together, place: Trajectory, count: int, *name: int) -> Sequence[_Draw]:
+        """Draws of a verdict behind a cue: the likeliest token if that is enough, else `count`."""
+        read = self.rubric.verdict
+        likeliest: list[_Draw] = []
+        if len(self.rubric.verdicts) == 2 and self.judge._tells_probabilities:
+            step = await self._extend(lm, place, ONE_TOKEN.replace(temperature=0.0), "likeliest", *name)
+            if step is None:
+                return []
+            self.judge._tells_probabilities = step.logprob is not None
+            if step.logprob is not None:
+                likeliest = [_Draw(step.text, read(step.text), math.exp(step.logprob))]
+                if likeliest[0].verdict is not None:
+                    return likeliest
+        drawn = await asyncio.gather(
+            *(self._verdict(lm, place, ONE_TOKEN, read, "verdict", *name, i) for i in range(count))
+        )
+        return [*likeliest, *(draw for draws in drawn for draw in draws)]
+
+    async def _verdict(
+        self, lm: Together, place: Trajectory, sampling: Sampling, read: Read, *name: str | int
+    ) -> Sequence[_Draw]:
+        """Draws up to one that states a verdict."""
+        draws: list[_Draw] = []
+        for attempt in range(self.judge.max_retries + 1):
+            step = await self._extend(lm, place, sampling, *name, attempt)
+            if step is None:
+                break
+            known = sampling is ONE_TOKEN and step.logprob is not None
+            probability = math.exp(step.logprob or 0.0) if known else None
+            draws.append(_Draw(step.text, read(step.text), probability))
+            if draws[-1].verdict is not None:
+                break
+        return draws
+
+    async def _extend(self, lm: Together, place: Trajectory, sampling: Sampling, *name: str | int) -> Step | None:
+        """A step, drawn by a seed that depends on what is asked and on the draw's name; None where it fails."""
+        digest = hashlib.sha256(json.dumps([self.judge.seed, self.asked, *name]).encode()).digest()
+        step = await lm.extend(place, sampling, int.from_bytes(digest[:8], "big") >> 1)
+        if isinstance(step, MotesError):
+            self._error = step
+            return None
+        self._spent += step.usage or Usage(generated_tokens=len(step.token_ids))
+        if step.end == "length" and not step.text and not step.token_ids:
+            self._error = ContextLengthError(
+                f"{self.judge!r} has no room left in its context: lower max_steps or max_tokens"
+            )
+            return None
+        return step
+
+
+def expectation(places: Sequence[Sequence[_Draw]], verdicts: Mapping[str, float]) -> float | None:
+    """The score that the draws at several places speak for, see `Judge`; None where none of them is a verdict."""
+    heard = [[draw for draw in draws if draw.verdict is not None] for draws in places]
+    if not any(heard):
+        return None
+    if all(draw.probability is not None for draws in heard for draw in draws):
+        return fmean(_expected(draws, verdicts) for draws, stated in zip(places, heard, strict=True) if stated)
+    scores = [verdicts[draw.verdict] for draws in heard for draw in draws if draw.verdict is not None]
+    return fmean([*scores, *verdicts.values()])
+
+
+def _expected(draws: Sequence[_Draw], verdicts: Mapping[str, float]) -> float:
+    """Of draws from one distribution, whose probabilities are known."""
+    distinct = {draw.text: draw for draw in draws}.values()
+    stated = [(draw.verdict, draw.probability or 0.0) for draw in distinct if draw.verdict is not None]
+    total = sum(probability * verdicts[verdict] for verdict, probability in stated)
+    mass = sum(probability for _, probability in stated)
+    if missing := [score for verdict, score in verdicts.items() if verdict not in dict(stated)]:
+        rest = max(0.0, 1.0 - sum(draw.probability or 0.0 for draw in distinct))
+        total, mass = total + rest * fmean(missing), mass + rest
+    return min(1.0, total / mass)

@@ -1,0 +1,196 @@
+"""What a judge is asked, and which verdicts it may give. The prompts are here to be read, and to be replaced."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+
+from motes.errors import ConfigurationError, UnknownNameError
+from motes.types import Problem, Trajectory
+
+YES_OR_NO: Mapping[str, float] = MappingProxyType({"Yes": 1.0, "No": 0.0})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rubric:
+    """A question about a partial answer, and the score of each verdict.
+
+    A model that continues a prefix is made to say
+
+        opening, then up to `critique_tokens` of its own, then cue, then a verdict
+
+    so that its verdict is the one token behind the cue. A model that writes whole replies only must find the cue in
+    `prompt`: its verdict stands behind the last one that it writes.
+
+    Args:
+        name: what messages call it.
+        prompt: the user's turn. `{question}`, `{solution}` (the steps so far, each on a line of its own, as in
+            "Step 1: …"), `{last_step}` and `{number}` (of the last step) are filled in; write other braces twice.
+        cue: what stands before the verdict.
+        verdicts: the score in [0, 1] of each verdict, at least two. Behind a cue each must be one token of the model,
+            as Yes, No and digits are in nearly all of them; upper and lower case are the same.
+        opening: how the reply begins.
+        critique_tokens: tokens that the judge may write before its verdict; 0: the verdict at once.
+        critique_ends: texts that end the critique, the cue aside; `{next}` is the number of the step after the last.
+        temperature: of critiques and of whole replies. (Verdicts behind a cue are drawn at 1.)
+        outcome: only finished answers are judged. The score of anything else is `motes.types.NEUTRAL`.
+
+    Raises:
+        ConfigurationError: the prompt has other fields, or a value is out of its range.
+    """
+
+    name: str
+    prompt: str
+    cue: str = "Verdict:"
+    verdicts: Mapping[str, float] = field(default_factory=lambda: YES_OR_NO)
+    opening: str = ""
+    critique_tokens: int = 0
+    critique_ends: tuple[str, ...] = ()
+    temperature: float = 0.7
+    outcome: bool = False
+
+    def __post_init__(self) -> None:
+        def require(holds: bool, what: str) -> None:
+            if not holds:
+                raise ConfigurationError(f"rubric {self.name!r}: {what}")
+
+        require(bool(self.cue.strip()), "a verdict needs a cue to stand behind")
+        require(len(self.verdicts) >= 2, "there must be at least two verdicts")
+        require(all(word.strip() == word != "" for word in self.verdicts), "a verdict is a word, without blanks around")
+        require(len({word.lower() for word in self.verdicts}) == len(self.verdicts), "two verdicts are the same word")
+        require(all(0 <= score <= 1 for score in self.verdicts.values()), "the score of a verdict must lie in [0, 1]")
+        require(self.critique_tokens >= 0, "critique_tokens must be 0 or more")
+        require(self.temperature >= 0, "temperature must be 0 or more")
+        try:
+            self.prompt.format(question="", solution="", last_step="", number=1)
+            for end in self.critique_ends:
+                end.format(next=2)
+        except (LookupError, ValueError) as error:
+            raise ConfigurationError(
+                f"rubric {self.name!r}: its text cannot be filled in ({error!r}): it has {{question}}, {{solution}}, "
+                "{last_step} and {number}, in critique_ends {next}; write other braces twice"
+            ) from error
+
+    def asked(self, trajectory: Trajectory) -> str:
+        """The user's turn for a partial answer."""
+        steps = [_LABEL.sub("", step.text.strip()) for step in trajectory.steps]
+        return self.prompt.format(
+            question=_question(trajectory.problem.plain),
+            solution="\n".join(f"Step {t}: {step}" for t, step in enumerate(steps, start=1)),
+            last_step=steps[-1],
+            number=len(steps),
+        )
+
+    def ends(self, trajectory: Trajectory) -> tuple[str, ...]:
+        """The texts that end the critique of a partial answer."""
+        return (self.cue.strip(), *(end.format(next=trajectory.depth + 1) for end in self.critique_ends))
+
+    def verdict(self, text: str) -> str | None:
+        """The verdict that a text begins with; None where it begins with none."""
+        return self._named(re.match(rf"\s*{self._any}", text, re.IGNORECASE))
+
+    def last_verdict(self, reply: str) -> str | None:
+        """The verdict behind the last cue of a whole reply; None where there is none."""
+        _, cue, behind = reply.lower().rpartition(self.cue.strip().lower())
+        return self._named(re.match(rf"[\s*_\"'`]*{self._any}", behind, re.IGNORECASE)) if cue else None
+
+    @cached_property
+    def _any(self) -> str:
+        longest_first = sorted(self.verdicts, key=len, reverse=True)
+        return rf"({'|'.join(map(re.escape, longest_first))})(?!\w)"
+
+    def _named(self, found: re.Match[str] | None) -> str | None:
+        return found and next(word for word in self.verdicts if word.lower() == found[1].lower())
+
+
+_LABEL = re.compile(r"^(#+ *)?Step \d+[:.] *")
+"""Some answers number their steps themselves."""
+
+
+def _question(problem: Problem) -> str:
+    if len(problem.messages) == 1:
+        return problem.question
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in problem.messages)
+
+
+_SO_FAR = """\
+Problem:
+{question}
+
+Solution so far:
+{solution}
+
+You are a strict examiner. The solution may not be complete yet; judge what is there. It is correct so far if \
+everything that step {number} says is true and follows from the problem and the steps before it, and none of those is \
+wrong either."""
+
+STEP = Rubric(
+    name="step",
+    prompt=_SO_FAR + '\n\nReply with one line, "Verdict: Yes" if it is correct so far, "Verdict: No" if not.',
+)
+
+CRITIQUE = Rubric(
+    name="critique",
+    prompt=_SO_FAR
+    + "\n\nFirst check each step in a sentence or two, calculations included. Then end your reply with one line, "
+    '"Verdict: Yes" if the solution is correct so far, "Verdict: No" if not.',
+    cue="\n\nVerdict:",
+    critique_tokens=1024,
+)
+
+ANSWER = Rubric(
+    name="answer",
+    prompt="""\
+Problem:
+{question}
+
+Solution:
+{solution}
+
+You are a strict examiner. Is the final answer of this solution right?
+
+Reply with one line, "Verdict: Yes" if it is right, "Verdict: No" if it is wrong or missing.""",
+    outcome=True,
+)
+
+# The form that the ThinkPRM models were trained in and are asked in: the "main template" of the authors' repository,
+# https://github.com/mukhal/ThinkPRM (utils/helper.py, prm/thinkprm_api.py); Khalifa et al., "Process Reward Models That
+# Think" (arXiv 2504.16828). The critique ends each step with \boxed{correct} or \boxed{incorrect}; the score is that of
+# "Yes" behind the question, whatever the boxes say. It stops where a step that does not exist would be judged.
+THINKPRM = Rubric(
+    name="thinkprm",
+    prompt="""\
+You are given a math problem and a proposed step-by-step solution:
+
+[Math Problem]
+
+{question}
+
+[Solution]
+
+{solution}
+
+Review and critique each step in the proposed solution to determine whether each step is correct. If the solution is \
+incomplete, only verify the provided steps.""",
+    opening="\nLet's verify step by step:",
+    critique_tokens=4096,
+    critique_ends=("</think>", "Step {next}:"),
+    cue="\nIs the solution correct?",
+)
+
+RUBRICS: Mapping[str, Rubric] = MappingProxyType({rubric.name: rubric for rubric in (STEP, CRITIQUE, ANSWER, THINKPRM)})
+"""The rubrics by name."""
+
+
+def rubric_named(name: str) -> Rubric:
+    """The rubric of that name.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    if name not in RUBRICS:
+        raise UnknownNameError("rubric", name, RUBRICS)
+    return RUBRICS[name]

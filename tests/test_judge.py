@@ -1,0 +1,550 @@
+"""Language models as reward models: what they are asked, how their verdicts become scores, and what that costs."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import motes
+import worlds
+from engines import VLLM, WORDS, Closed, connect, encode, render, weights
+from examiner import Examiner, belief
+from motes import Judge, ParticleFilter, Problem, Rubric, Sampling, Scores, Step, Trajectory, Usage, bundled
+from motes.cli import main
+from motes.errors import (
+    ConfigurationError,
+    ContextLengthError,
+    EngineError,
+    NoParticlesError,
+    ScoresFailedError,
+    ServerError,
+    UnknownNameError,
+    VerdictError,
+)
+from motes.rewards.rubric import RUBRICS
+from motes.tasks import Arithmetic
+from motes.types import NEUTRAL
+from virtual_time import timed
+
+PROBLEM = Problem("Ben owns 7. Rosa has 5 more. How many do they have together?")
+STEPS = ("Rosa owns 7+5=12.\n\n", "Together 7+12=20.\n\n", "So \\boxed{20}.")
+
+
+def path(*texts: str, problem: Problem = PROBLEM, end: str = "step") -> Trajectory:
+    node = Trajectory(problem)
+    for i, text in enumerate(texts):
+        node = node.extend(Step(text, end if i == len(texts) - 1 else "step"))  # type: ignore[arg-type]
+    return node
+
+
+FULL = path(*STEPS, end="eos")
+
+
+def score(reward: Judge, *trajectories: Trajectory) -> list[list[float]]:
+    return [list(scores) for scores in asyncio.run(reward.score(trajectories))]
+
+
+def beliefs(rubric: str, trajectory: Trajectory = FULL) -> list[float]:
+    return [belief(RUBRICS[rubric].asked(node)) for node in trajectory.path]
+
+
+MODES = [
+    {"logprobs": True},
+    {"logprobs": True, "merges_calls": True},
+    {"logprobs": False},
+    {"logprobs": True, "mumbles": 0.3},
+    {"logprobs": False, "mumbles": 0.3},
+    {"continues_prefixes": False},
+]
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("rubric", RUBRICS)
+def test_every_rubric_keeps_the_contract_with_every_kind_of_model(rubric: str, mode: dict[str, Any]):
+    motes.check_reward_model(Judge(Examiner(**mode), rubric, num_verdicts=3, max_retries=20))
+
+
+# ------------------------------------------------------------------------------------------------ verdicts and scores
+
+
+@pytest.mark.parametrize("rubric", ["step", "critique", "thinkprm"])
+def test_a_told_probability_is_the_score(rubric: str):
+    """One draw says it: the rest belongs to the other verdict."""
+    lm = Examiner()
+    assert score(Judge(lm, rubric), FULL)[0] == pytest.approx(beliefs(rubric))
+    draws = sum(len(call) for call, s in zip(lm.calls, lm.samplings, strict=True) if s.max_step_tokens == 1)
+    assert draws == 3
+
+
+def test_what_is_no_verdict_counts_for_neither_where_its_probability_is_known():
+    """The likeliest token says nothing; of the draws behind it both verdicts come up."""
+    lm = Examiner(says=lambda asked: {" Hmm": 0.6, " Yes": 0.3, " No": 0.1})
+    found = score(Judge(lm, num_verdicts=16, max_retries=9), path("a"))
+    assert found[0] == pytest.approx([0.3 / 0.4])
+
+
+def test_more_verdicts_are_weighed_by_their_probabilities():
+    said = {" 1": 0.05, " 2": 0.15, " 3": 0.5, " 4": 0.3}
+    verdicts = {"1": 0.0, "2": 0.25, "3": 0.5, "4": 0.75, "5": 1.0}
+    rubric = Rubric(name="grades", prompt="{solution}", cue="Verdict:", verdicts=verdicts)
+    lm = Examiner(says=lambda asked: said)
+    mean = sum(p * verdicts[word.strip()] for word, p in said.items())
+    assert score(Judge(lm, rubric, num_verdicts=64), path("a"))[0] == pytest.approx([mean])
+    assert {s.temperature for s in lm.samplings} == {1.0}
+    lm = Examiner(says=lambda asked: {" 4": 0.6, " 5": 0.4 - 1e-12, " 1": 1e-12})
+    (found,) = score(Judge(lm, rubric, num_verdicts=1, seed=1), path("a"))  # one of two was drawn
+    drawn = {4: 0.6 * 0.75 + 0.4 * fmean([0, 0.25, 0.5, 1]), 5: 0.4 * 1.0 + 0.6 * fmean([0, 0.25, 0.5, 0.75])}
+    assert min(abs(found[0] - value) for value in drawn.values()) < 1e-9
+
+
+def test_without_probabilities_draws_are_averaged_with_each_verdict_once():
+    for k in (1, 4):
+        values = {
+            round(s, 9) for scores in score(Judge(Examiner(logprobs=False), num_verdicts=k), FULL) for s in scores
+        }
+        assert values <= {round((j + 1) / (k + 2), 9) for j in range(k + 1)}
+    found = score(Judge(Examiner(logprobs=False), num_verdicts=1000), FULL)[0]
+    for value, probability in zip(found, beliefs("step"), strict=True):
+        z = (value - probability) / math.sqrt(probability * (1 - probability) / 1000)
+        assert abs(z) < 5.5  # a false alarm in ten millions, three times
+
+
+def test_critiques_are_drawn_apart_and_their_verdicts_averaged():
+    lm = Examiner(says=lambda asked: {" Yes": 0.8, " No": 0.2})
+    seen: list[str] = []
+
+    class Follower(Examiner):
+        def _step(self, trajectory: Trajectory, sampling: Sampling, seed: int) -> Step:
+            thoughts = [int(word) for word in trajectory.text.replace(":", " ").split() if word.isdigit()]
+            self.says = lambda asked: {" Yes": p, " No": 1 - p} if (p := (thoughts or [0])[0] / 100) else {" No": 1.0}
+            if thoughts:
+                seen.append(trajectory.text)
+            return super()._step(trajectory, sampling, seed)
+
+    lm = Follower()
+    (found,) = score(Judge(lm, "critique", num_verdicts=8), path("a"))
+    numbers = [int(text.split("Thought ")[1].split(":")[0]) for text in seen]
+    assert len(set(numbers)) > 1
+    assert found[0] == pytest.approx(fmean(numbers) / 100)
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ("Verdict: Yes", "Yes"),
+        ("verdict: no.", "No"),
+        ("All fine.\n\n**Verdict:** Yes", "Yes"),
+        ("Verdict: No, or rather\nVerdict: Yes", "Yes"),
+        ("Yes", None),
+        ("Verdict:", None),
+        ("Verdict: Yesterday", None),
+        ("Verdict: I say Yes", None),
+        ("Verdict: Yes\nVerdict: perhaps", None),
+        ("", None),
+    ],
+)
+def test_a_whole_reply_is_read_strictly(reply: str, verdict: str | None):
+    assert RUBRICS["step"].last_verdict(reply) == verdict
+
+
+@pytest.mark.parametrize(
+    ("token", "verdict"),
+    [(" Yes", "Yes"), ("yes", "Yes"), ("\nNO", "No"), ("Yes.", "Yes"), ("Y", None), ("Nope", None), ("", None)],
+)
+def test_a_token_is_read_strictly(token: str, verdict: str | None):
+    assert RUBRICS["step"].verdict(token) == verdict
+
+
+def test_of_two_verdicts_that_begin_alike_the_longer_is_found():
+    rubric = Rubric(name="r", prompt="{solution}", verdicts={"part": 0.5, "part of it": 0.2})
+    assert (rubric.verdict(" Part of it"), rubric.verdict(" part")) == ("part of it", "part")
+
+
+# ------------------------------------------------------------------------------------------------------ what is asked
+
+
+def test_the_published_form_of_thinkprm():
+    """The text of its repository's own template, and the places where a critique ends."""
+    lm = Examiner()
+    score(Judge(lm, "thinkprm"), path("Step 1: 7+5=12.\n\n", "## Step 2: So {12}."))
+    (first,), (second,) = lm.calls[:2]  # they end in different places, so one call each
+    assert second.problem.messages == (
+        {
+            "role": "user",
+            "content": (
+                "You are given a math problem and a proposed step-by-step solution:\n\n"
+                f"[Math Problem]\n\n{PROBLEM.question}\n\n"
+                "[Solution]\n\nStep 1: 7+5=12.\nStep 2: So {12}.\n\n"
+                "Review and critique each step in the proposed solution to determine whether each step is correct. "
+                "If the solution is incomplete, only verify the provided steps."
+            ),
+        },
+    )
+    assert first.text == second.text == "\nLet's verify step by step:"
+    ends = {s.delimiter for s in lm.samplings if s.max_step_tokens > 1}
+    assert ends == {("Is the solution correct?", "</think>", f"Step {k}:") for k in (2, 3)}
+    behind = [t.text for call, s in zip(lm.calls, lm.samplings, strict=True) if s.max_step_tokens == 1 for t in call]
+    assert len(behind) == 2
+    for text in behind:  # what ended the critique, and what came with it, is cut off
+        assert text.startswith("\nLet's verify step by step:Thought ")
+        assert text.endswith(": \\boxed{correct}.\nIs the solution correct?")
+
+
+@pytest.mark.parametrize("rubric", RUBRICS)
+def test_a_prompt_shows_the_problem_and_the_steps_so_far(rubric: str):
+    problem = Problem(messages=[{"role": "system", "content": "Be {brief}."}, {"role": "user", "content": "2+2?"}])
+    asked = RUBRICS[rubric].asked(path("It is 4.\n\n", "So {4}.", problem=problem))
+    assert "system: Be {brief}.\n\nuser: 2+2?" in asked
+    assert "\nStep 1: It is 4.\nStep 2: So {4}.\n" in asked
+    prompted = problem.asked_as([{"role": "user", "content": "Think hard! 2+2?"}])
+    assert RUBRICS[rubric].asked(path("It is 4.\n\n", "So {4}.", problem=prompted)) == asked
+
+
+def test_the_prompt_of_the_step_rubric():
+    """As it stands in the documentation's table of rubrics, whole."""
+    asked = RUBRICS["step"].asked(path(*STEPS[:2]))
+    assert asked.startswith(f"Problem:\n{PROBLEM.question}\n\nSolution so far:\nStep 1: Rosa owns 7+5=12.\nStep 2: ")
+    assert "everything that step 2 says is true" in asked
+    assert asked.endswith('Reply with one line, "Verdict: Yes" if it is correct so far, "Verdict: No" if not.')
+
+
+def test_an_outcome_rubric_judges_finished_answers_only():
+    lm = Examiner()
+    judge = Judge(lm, "answer")
+    assert score(judge, path(*STEPS[:2])) == [[NEUTRAL, NEUTRAL]]
+    assert lm.calls == []
+    asked = RUBRICS["answer"].asked(FULL)
+    assert score(judge, FULL) == [[NEUTRAL, NEUTRAL, pytest.approx(belief(asked))]]
+    assert [[t.problem.question for t in call] for call in lm.calls] == [[asked]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"prompt": "{answer}"}, "cannot be filled in .*'answer'"),
+        ({"prompt": "{}"}, "cannot be filled in"),
+        ({"prompt": "{question"}, "cannot be filled in"),
+        ({"critique_ends": ("Step {number}:",)}, "cannot be filled in"),
+        ({"cue": " "}, "needs a cue"),
+        ({"verdicts": {"Yes": 1.0}}, "at least two verdicts"),
+        ({"verdicts": {"Yes": 1.0, "No": -0.1}}, r"must lie in \[0, 1\]"),
+        ({"verdicts": {"Yes": 1.0, " No": 0.0}}, "without blanks"),
+        ({"verdicts": {"Yes": 1.0, "": 0.0}}, "without blanks"),
+        ({"verdicts": {"Yes": 1.0, "yes": 0.0}}, "the same word"),
+        ({"critique_tokens": -1}, "critique_tokens"),
+        ({"temperature": -1.0}, "temperature"),
+    ],
+)
+def test_a_rubric_that_cannot_work_is_refused(changes: dict[str, Any], complaint: str):
+    with pytest.raises(ConfigurationError, match=f"rubric 'mine': .*{complaint}"):
+        Rubric(**{"name": "mine", "prompt": "{question} {solution}", **changes})
+
+
+@pytest.mark.parametrize("options", [{"num_verdicts": 0}, {"num_verdicts": "x"}, {"max_retries": -1}, {"seed": -1}])
+def test_a_judge_that_cannot_work_is_refused(options: dict[str, Any]):
+    with pytest.raises(ConfigurationError, match=f"{next(iter(options))} must be a whole number"):
+        Judge(Examiner(), **options)
+    with pytest.raises(UnknownNameError, match="did you mean 'answer'"):
+        Judge(Examiner(), "answers")
+
+
+# ------------------------------------------------------------------------------------------------ calls, seeds, costs
+
+
+def test_all_trajectories_of_a_call_are_one_batch_and_each_prefix_is_judged_once():
+    lm = Examiner()
+    judge = Judge(lm)
+    others = [path("x", problem=Problem(f"{i}?")) for i in range(4)]
+    first = score(judge, FULL, *others, FULL)
+    assert [len(call) for call in lm.calls] == [7]
+    again = score(judge, FULL, *others)
+    longer = score(judge, FULL.path[1].extend(Step("No, 7+12=19.", "step")))
+    assert [len(call) for call in lm.calls] == [7, 1]
+    assert first[0] == first[-1] == again[0]
+    assert longer[0][:2] == first[0][:2]
+
+
+def test_draws_without_probabilities_are_one_batch_as_well():
+    lm = Examiner(logprobs=False)
+    judge = Judge(lm)
+    score(judge, path("a"), path("b"))
+    assert [len(call) for call in lm.calls] == [2, 8]  # once to see that nothing is told
+    score(judge, path("c"), path("d"))
+    assert [len(call) for call in lm.calls] == [2, 8, 8]
+
+
+def test_equal_texts_are_judged_once():
+    lm = Examiner()
+    found = score(Judge(lm), path(*STEPS), path(*STEPS))
+    assert found[0] == found[1]
+    assert [len(call) for call in lm.calls] == [3]
+
+
+def test_models_that_merge_calls_are_asked_one_by_one_at_the_same_time():
+    lm = Examiner(merges_calls=True)
+    score(Judge(lm), FULL, path("x"))
+    assert [len(call) for call in lm.calls] == [1] * 4
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("rubric", ["step", "thinkprm"])
+def test_what_the_model_spends_is_counted_once_as_reward_tokens(rubric: str, mode: dict[str, Any]):
+    lm = Examiner(**mode)
+    found = asyncio.run(Judge(lm, rubric, max_retries=20).score([FULL, path("x"), FULL.path[0], path(*STEPS)]))
+    assert all(isinstance(scores, Scores) for scores in found)
+    total = sum((scores.usage for scores in found if isinstance(scores, Scores)), Usage())
+    assert total.reward_tokens == lm.spent.generated_tokens + lm.spent.prefill_tokens
+    assert total.reward_tokens_cached == lm.spent.prefill_tokens_cached
+    assert total == Usage(reward_tokens=total.reward_tokens, reward_tokens_cached=total.reward_tokens_cached)
+
+
+@pytest.mark.parametrize("merges_calls", [True, False])
+def test_a_run_counts_what_its_judge_spends(merges_calls: bool):
+    problem = Arithmetic().problems()[0]
+    lm = Examiner(merges_calls=merges_calls, mumbles=0.2)
+    result = motes.solve(problem, lm=worlds.language_model(), reward=Judge(lm), method=ParticleFilter(8), seed=1)
+    assert result.usage.reward_tokens == lm.spent.generated_tokens + lm.spent.prefill_tokens
+    assert result.usage.reward_tokens_cached == lm.spent.prefill_tokens_cached
+    assert result.answer is not None
+
+
+@pytest.mark.parametrize("rubric", ["step", "critique"])
+def test_the_seed_decides_the_draws(rubric: str):
+    def found(seed: int, *others: Trajectory) -> list[float]:
+        return score(Judge(Examiner(logprobs=False), rubric, num_verdicts=16, seed=seed), *others, path(*STEPS))[-1]
+
+    assert found(0) == found(0) == found(0, path("x"), path("y", "z"))
+    assert found(0) != found(1)
+
+
+def test_its_size_is_that_of_its_model():
+    lm = Examiner()
+    assert Judge(lm).num_parameters is None
+    lm.num_parameters = 12  # type: ignore[attr-defined]
+    assert Judge(lm).num_parameters == 12
+    assert repr(Judge(lm)).endswith(", 'step')")
+
+
+# ------------------------------------------------------------------------------------------------------------ failures
+
+
+@pytest.mark.parametrize("continues_prefixes", [True, False])
+def test_a_reply_without_a_verdict_is_repeated_and_then_an_error_of_that_trajectory(continues_prefixes: bool):
+    def says(asked: str) -> dict[str, float]:
+        return {" Hmm": 1.0} if "mumble" in asked else {" Yes": 1.0}
+
+    lm = Examiner(says=says, continues_prefixes=continues_prefixes)
+    good, bad, worse = path("fine"), path("mumble"), path("mumble", "fine")
+    with pytest.raises(ScoresFailedError, match=r"2 of 3 were not scored: Judge.*stated no verdict") as caught:
+        asyncio.run(Judge(lm, num_verdicts=2, max_retries=3).score([good, bad, worse]))
+    first, second, third = caught.value.outcomes
+    assert isinstance(first, Scores)
+    assert isinstance(second, VerdictError)
+    assert isinstance(third, VerdictError)
+    assert "Hmm" in str(second)
+    asked = [t for call in lm.calls for t in call if t.problem.question == RUBRICS["step"].asked(bad)]
+    assert len(asked) == 2 * 4 + continues_prefixes  # and the likeliest
+    spent = [outcome.usage for outcome in caught.value.outcomes]  # type: ignore[union-attr]
+    assert sum((usage.reward_tokens for usage in spent if usage), 0) == (
+        lm.spent.generated_tokens + lm.spent.prefill_tokens
+    )
+
+
+def test_some_verdicts_are_enough():
+    lm = Examiner(logprobs=False, mumbles=0.7)
+    (found,) = score(Judge(lm, num_verdicts=16, max_retries=0), path("a"))
+    draws = [t for call in lm.calls for t in call]
+    assert len(draws) == 17
+    assert found[0] in [pytest.approx((j + 1) / (k + 2)) for k in range(1, 16) for j in range(k + 1)]
+
+
+def test_a_run_drops_what_cannot_be_judged():
+    problem = Arithmetic().problems()[0]
+    lm = Examiner(says=lambda asked: {" Yes": 0.8, " No": 0.2} if "Step 2" not in asked else {" Hmm": 1.0})
+    models = {"lm": worlds.language_model(), "method": ParticleFilter(4)}
+    with pytest.raises(NoParticlesError, match=r"4 of 4 were dropped.*stated no verdict") as caught:
+        motes.solve(problem, **models, reward=Judge(lm))
+    assert caught.value.result is not None
+    assert caught.value.result.usage.reward_tokens == lm.spent.generated_tokens + lm.spent.prefill_tokens
+
+
+def test_a_trajectory_that_does_not_fit_fails_alone():
+    for merges_calls in (True, False):
+        lm = Examiner(context=800, merges_calls=merges_calls)
+        with pytest.raises(ScoresFailedError) as caught:
+            asyncio.run(Judge(lm).score([path("short"), path("long " * 200), path("brief")]))
+        first, second, third = caught.value.outcomes
+        assert isinstance(first, Scores)
+        assert isinstance(second, ContextLengthError)
+        assert isinstance(third, Scores)
+
+
+def test_no_room_for_a_verdict_is_an_error_of_that_trajectory():
+    class Full(Examiner):
+        def _step(self, trajectory: Trajectory, sampling: Sampling, seed: int) -> Step:
+            full = "long" in trajectory.problem.question
+            return Step("", "length") if full else super()._step(trajectory, sampling, seed)
+
+    class Told(Full):
+        async def extend(self, trajectories: Any, sampling: Any, seeds: Any) -> list[Step]:
+            return [self._step(t, sampling, seed) for t, seed in zip(trajectories, seeds, strict=True)]
+
+    for rubric in ("step", "critique"):
+        with pytest.raises(ScoresFailedError, match=r"1 of 2 .* no room left") as caught:
+            asyncio.run(Judge(Told(), rubric).score([path("long"), path("brief")]))
+        assert isinstance(caught.value.outcomes[0], ContextLengthError)
+
+
+def test_a_request_that_fails_for_good_costs_its_trajectory_only():
+    gone = ServerError("gone: bring it back")
+    for merges_calls in (True, False):
+        lm = Examiner(merges_calls=merges_calls, fails=lambda asked: gone if "ill" in asked else None)
+        with pytest.raises(ScoresFailedError) as caught:
+            asyncio.run(Judge(lm).score([path("ill"), path("well"), path("ill", "ill")]))
+        first, second, third = caught.value.outcomes
+        assert (type(first), type(third)) == (ServerError, ServerError)
+        assert isinstance(second, Scores)
+    assert gone.usage is None, "the engine's error is not ours to write on"
+
+
+def test_a_broken_model_fails_the_call():
+    class Broken(Examiner):
+        async def extend(self, trajectories: Any, sampling: Any, seeds: Any) -> list[Step]:
+            raise EngineError("out of memory")
+
+    for merges_calls in (True, False):
+        with pytest.raises(EngineError, match="out of memory"):
+            asyncio.run(Judge(Broken(merges_calls=merges_calls)).score([path("a"), path("b")]))
+
+
+@pytest.mark.parametrize("merges_calls", [True, False])
+def test_at_a_deadline_the_judge_is_interrupted(merges_calls: bool):
+    cancelled = 0
+
+    class Slow(Examiner):
+        async def extend(self, trajectories: Any, sampling: Any, seeds: Any) -> list[Step]:
+            nonlocal cancelled
+            try:
+                await asyncio.sleep(10)
+            except asyncio.CancelledError:
+                cancelled += 1
+                raise
+            return await super().extend(trajectories, sampling, seeds)
+
+    models = {"lm": worlds.language_model(), "reward": Judge(Slow(merges_calls=merges_calls))}
+    problem = Arithmetic().problems()[0]
+    result, seconds = timed(lambda: motes.asolve(problem, **models, method=ParticleFilter(4), deadline=15))
+    assert (result.stopped, seconds) == ("deadline", 15.0)
+    assert cancelled > 0
+
+
+# ------------------------------------------------------------------------------------------------------- real engines
+
+
+def test_a_local_model_is_read_where_it_speaks():
+    """Independent of the engine: transformers' own logits behind the cue."""
+    rubric = Rubric(
+        name="digits", prompt="{question}", cue="Now Rosa has 5 more than Ben's 7: 7+5=", verdicts=ONE_OR_TWO
+    )
+    prompt = f"<|im_start|>user\n{PROBLEM.question}<|im_end|>\n<|im_start|>assistant\n{rubric.cue}"
+    tokenizer = AutoTokenizer.from_pretrained(bundled.path("lm"))
+    model = AutoModelForCausalLM.from_pretrained(bundled.path("lm"), dtype=torch.float32).eval()
+    ids = tokenizer.encode(prompt, add_special_tokens=False)
+    with torch.no_grad():
+        p = model(torch.tensor([ids])).logits[0, -1].softmax(-1)[tokenizer.convert_tokens_to_ids("1")].item()
+    assert p > 0.5
+    lm = motes.language_model("tiny")
+    reward = Judge(lm, rubric)
+    found = asyncio.run(reward.score([path("a")]))
+    assert found[0] == (pytest.approx(p, abs=1e-5),)
+    assert found[0].usage == Usage(reward_tokens=len(ids), reward_tokens_cached=0)  # type: ignore[attr-defined]
+
+
+ONE_OR_TWO = {"1": 1.0, "2": 0.0}
+
+
+@pytest.mark.parametrize("seeds", ["particle", "group"])
+def test_a_served_model_is_read_where_it_speaks(seeds: str):
+    cue = "so one"
+    rubric = Rubric(name="words", prompt="{last_step}", cue=cue, verdicts={"one": 1.0, "two": 0.0})
+    w = weights(tuple(encode(render([{"role": "user", "content": "a"}]) + cue)))
+    one, two = (w[1 + WORDS.index(word)] for word in ("one ", "two "))
+
+    async def run() -> Sequence[float]:
+        lm = await connect(VLLM(), seeds=seeds)
+        return (await Judge(lm, rubric, num_verdicts=64, max_retries=9).score([path("a")]))[0]
+
+    assert asyncio.run(run()) == (pytest.approx(one / (one + two)),)
+
+
+def test_a_closed_chat_is_asked_for_whole_replies():
+    rubric = Rubric(name="words", prompt="{last_step}", cue="so", verdicts={"one": 1.0, "two": 0.0})
+
+    async def run() -> tuple[Sequence[float], list[dict[str, Any]]]:
+        engine = Closed()
+        lm = await connect(engine, base="https://api.openai.com/v1#tiny")
+        found = await Judge(lm, rubric, num_verdicts=4, max_retries=50).score([path("a")])
+        return found[0], [body for _, body in engine.requests]
+
+    scores, bodies = asyncio.run(run())
+    assert scores[0] in [pytest.approx((k + 1) / 6) for k in range(5)]
+    assert {str(body["messages"]) for body in bodies} == {str([{"role": "user", "content": "a"}])}
+    assert {(body["max_completion_tokens"], body["temperature"]) for body in bodies} == {(64, 0.7)}
+
+
+# ---------------------------------------------------------------------------------------------------------- by its name
+
+
+def test_it_opens_by_name():
+    judge = motes.reward_model("judge:examiner:model?rubric=answer&num_verdicts=3&seed=5&logprobs=0")
+    assert isinstance(judge, Judge)
+    assert isinstance(judge.lm, Examiner)
+    assert (judge.rubric, judge.num_verdicts, judge.seed, judge.lm.logprobs) == (RUBRICS["answer"], 3, 5, 0)
+    judge = motes.reward_model("judge:examiner:model", rubric=RUBRICS["critique"], merges_calls=True)
+    assert isinstance(judge, Judge)
+    assert (judge.rubric.name, judge.num_verdicts) == ("critique", 1)
+    judge = motes.reward_model("judge:examiner:model?rubric=examiner:STERN")
+    assert isinstance(judge, Judge)
+    assert judge.rubric.name == "stern"
+
+
+@pytest.mark.parametrize(
+    ("spec", "complaint"),
+    [
+        ("judge:", "'' names no model"),
+        ("judge:gpt", "'gpt' names no model"),
+        ("judge:examiner:model?rubric=answers", "did you mean 'answer'"),
+        ("judge:examiner:model?rubric=examiner:belief", "is no Rubric"),
+        ("judge:examiner:model?rubric=examiner:nothing", "has no 'nothing'"),
+        ("judge:examiner:model?num_verdicts=0", "num_verdicts"),
+        ("judge:examiner:model?num_verdicts=many", "num_verdicts"),
+        ("judge:examiner:model?verdicts=3", "verdicts"),
+        ("judge:hf:no/such/model/anywhere", "no/such/model"),
+    ],
+)
+def test_what_names_no_judge_is_one_line(spec: str, complaint: str, capsys: Any):
+    with pytest.raises(ConfigurationError, match=complaint):
+        motes.reward_model(spec)
+    assert main(["solve", "2+2?", "--model", "worlds:language_model", "--reward", spec]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("motes: ")
+    assert captured.err.count("\n") == 1
+
+
+def test_the_command_line_checks_it_and_solves_with_it(capsys: Any):
+    names = ["--model", "worlds:language_model", "--reward", "judge:examiner:model"]
+    assert main(["check", *names]) == 0
+    assert "judge:examiner:model keeps the contract of a reward model" in capsys.readouterr().out
+    question = Arithmetic().problems()[2].question
+    assert main(["solve", question, *names, "-n", "4", "--outcome-reward", "judge:examiner:model?rubric=answer"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "answer" in captured.out
