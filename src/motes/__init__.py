@@ -22,6 +22,7 @@ from motes.methods import (
 )
 from motes.models.tabular import TabularLanguageModel
 from motes.protocols import LanguageModel, RewardModel
+from motes.rewards.calibration import CalibratedReward, Calibration
 from motes.rewards.function import FunctionReward
 from motes.rewards.judge import Judge
 from motes.rewards.rubric import Rubric
@@ -36,6 +37,8 @@ __all__ = [
     "AdaptiveFilter",
     "BeamSearch",
     "BestOfN",
+    "CalibratedReward",
+    "Calibration",
     "EntropicParticleFilter",
     "FunctionReward",
     "Greedy",

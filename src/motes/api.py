@@ -18,6 +18,7 @@ from motes.methods import ParticleFilter, Run, select_by_outcome
 from motes.methods.limits import Limits
 from motes.methods.population import Observer
 from motes.protocols import AnswerRule, LanguageModel, Method, RewardModel
+from motes.rewards.calibration import CalibratedReward, Calibration
 from motes.rewards.judge import Judge
 from motes.rewards.rubric import Rubric
 from motes.tasks import BoxedAnswers
@@ -69,7 +70,8 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
             spec, "MODULE:ATTRIBUTE" (a model of your own, or what makes one of `options`), or a model already, which is
             returned as is. Options may follow, as in "tiny?prefix=whole".
         options: of the engine, see `motes.rewards.prm.LocalPRM`; of a judge, see `motes.Judge`, whose `rubric` may be
-            "MODULE:ATTRIBUTE", too: the others are the language model's.
+            "MODULE:ATTRIBUTE", too: the others are the language model's. `calibration`, of any reward model: the name
+            or file of what `motes calibrate` made, see `motes.Calibration`.
 
     Raises:
         ConfigurationError: the spec is not understood, there is no such model, or its scores do not vary.
@@ -78,6 +80,9 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
     if not isinstance(spec, str):
         return spec
     spec, options = _parsed(spec, options)
+    if (calibration := options.pop("calibration", None)) is not None:
+        calibrated = Calibration.load(str(calibration))  # before anything large is opened
+        return CalibratedReward(reward_model(spec, **options), calibrated)
     if spec.startswith("judge:"):
         return _judge(spec.removeprefix("judge:"), options)
     if _names_own(spec):

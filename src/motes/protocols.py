@@ -41,7 +41,11 @@ class LanguageModel(Protocol):
 
 @runtime_checkable
 class RewardModel(Protocol):
-    """Scores partial answers. `motes.check_reward_model` is this contract, executable."""
+    """Scores partial answers. `motes.check_reward_model` is this contract, executable.
+
+    A model may say by an attribute `outcome = True` that it scores finished answers only: the score of anything else is
+    `motes.types.NEUTRAL`.
+    """
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
         """For each trajectory, one score in [0, 1] per step so far.

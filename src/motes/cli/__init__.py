@@ -12,7 +12,7 @@ from typing import cast
 
 import typer
 
-from motes.cli import check, demo, doctor, evaluate, report, solve
+from motes.cli import calibrate, check, demo, doctor, evaluate, report, solve
 from motes.errors import ConfigurationError, ContextLengthError, MotesError, RunDirectoryError
 
 INPUT_ERRORS = (ConfigurationError, ContextLengthError, RunDirectoryError)
@@ -30,6 +30,7 @@ app.command("report")(report.command)
 app.command("demo")(demo.command)
 app.command("check")(check.command)
 app.command("doctor")(doctor.command)
+app.command("calibrate")(calibrate.command)
 
 
 @app.callback(invoke_without_command=True)

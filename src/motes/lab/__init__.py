@@ -1,5 +1,6 @@
 """The lab: plan an evaluation, run it so that nothing is lost, summarise it honestly, draw it."""
 
+from motes.lab.calibration import HeldOut, Labelled, calibrate, read_labelled, score_labelled
 from motes.lab.corruption import CorruptedReward
 from motes.lab.evaluation import Evaluation, PlannedRun, derive_seed
 from motes.lab.method_spec import method_from_spec
@@ -12,16 +13,21 @@ __all__ = [
     "Cell",
     "CorruptedReward",
     "Evaluation",
+    "HeldOut",
     "Interval",
+    "Labelled",
     "PlannedRun",
     "Progress",
     "RecordStore",
     "Report",
     "RunRecord",
+    "calibrate",
     "derive_seed",
     "evaluate",
     "method_from_spec",
     "proportion_interval",
+    "read_labelled",
     "read_records",
+    "score_labelled",
     "write_report",
 ]

@@ -15,18 +15,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 from motes.protocols import RewardModel
-from motes.types import Scores, Trajectory
+from motes.rewards.mapped import MappedReward
+from motes.types import Trajectory
 
 CLIP = 1e-7
 
 
 @dataclass(frozen=True, eq=False)
-class CorruptedReward:
+class CorruptedReward(MappedReward):
     """A reward model with the scores of the module's docstring, and the costs of the one that it wraps.
 
     Args:
@@ -43,21 +43,7 @@ class CorruptedReward:
     early: float = 0.0
     seed: int = 0
 
-    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
-        return [
-            self._corrupted(trajectory, scores)
-            for trajectory, scores in zip(trajectories, await self.reward.score(trajectories), strict=True)
-        ]
-
-    @property
-    def num_parameters(self) -> int | None:
-        return getattr(self.reward, "num_parameters", None)
-
-    def _corrupted(self, trajectory: Trajectory, scores: Sequence[float]) -> Sequence[float]:
-        worse = [self._score(node, score) for node, score in zip(trajectory.path, scores, strict=True)]
-        return Scores(worse, scores.usage) if isinstance(scores, Scores) else worse
-
-    def _score(self, node: Trajectory, score: float) -> float:
+    def change(self, node: Trajectory, score: float) -> float:
         start = max(0, 3 - node.depth)
         clipped = min(max(score, CLIP), 1 - CLIP)
         logit = self.factor * math.log(clipped / (1 - clipped)) + self.bias * start

@@ -95,6 +95,11 @@ class Judge:
         """Of the language model, where it says so."""
         return getattr(self.lm, "num_parameters", None)
 
+    @property
+    def outcome(self) -> bool:
+        """Whether finished answers only are judged."""
+        return self.rubric.outcome
+
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
         """See `motes.protocols.RewardModel`. All that is new in a call is asked at once, equal texts once."""
         inquiries: dict[tuple[str, tuple[str, ...]], _Inquiry] = {}

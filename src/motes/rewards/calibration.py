@@ -1,0 +1,165 @@
+"""Scores made probabilities: a monotone map, fitted to labelled answers, kept as a small file, used by its name."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from motes.errors import ConfigurationError
+from motes.protocols import RewardModel
+from motes.rewards.mapped import MappedReward
+from motes.types import Trajectory
+
+FORMAT = "motes calibration 1"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A map from scores to probabilities, both in [0, 1], that never inverts an order.
+
+        f(r) = (1 − slope) · g(r) + slope · r
+
+    g joins `probabilities` at `scores` by straight lines and is constant beyond the outer ones. An isotonic regression
+    has plateaus: whatever lies on one would become equal, and a ranking would be lost. With slope > 0 f is strictly
+    increasing, at the price of probabilities that are off by at most `slope`.
+
+    Args:
+        scores: (K,) K ≥ 1, strictly increasing.
+        probabilities: (K,) not decreasing.
+        slope: in [0, 1].
+        provenance: what it was fitted to, as JSON can hold it.
+
+    Raises:
+        ConfigurationError: these are no such numbers.
+    """
+
+    scores: tuple[float, ...]
+    probabilities: tuple[float, ...]
+    slope: float = 0.01
+    provenance: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), compare=False)
+
+    def __post_init__(self) -> None:
+        def require(holds: bool, what: str) -> None:
+            if not holds:
+                raise ConfigurationError(f"a calibration's {what}")
+
+        numbers = (*self.scores, *self.probabilities, self.slope)
+        require(all(isinstance(x, (int, float)) and 0 <= x <= 1 for x in numbers), "numbers must lie in [0, 1]")
+        require(len(self.scores) == len(self.probabilities) >= 1, "scores need a probability each, and one at least")
+        require(all(a < b for a, b in pairwise(self.scores)), "scores must be strictly increasing")
+        require(all(a <= b for a, b in pairwise(self.probabilities)), "probabilities must not decrease")
+
+    def __call__(self, score: float) -> float:
+        """The probability that a score in [0, 1] stands for."""
+        i = bisect_left(self.scores, score)
+        if i == 0:
+            level = self.probabilities[0]
+        elif i == len(self.scores):
+            level = self.probabilities[-1]
+        else:
+            (x0, x1), (y0, y1) = self.scores[i - 1 : i + 1], self.probabilities[i - 1 : i + 1]
+            level = y0 + (y1 - y0) * ((score - x0) / (x1 - x0))
+            level = min(max(level, y0), y1)  # rounding must not invert an order
+        return min(1.0, (1 - self.slope) * level + self.slope * score)
+
+    @classmethod
+    def load(cls, name: str) -> Calibration:
+        """A calibration by its name or file, see `path_of`.
+
+        Raises:
+            ConfigurationError: there is none, or the file is damaged.
+        """
+        path = path_of(name)
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ConfigurationError(
+                f"there is no calibration {name!r} ({path}): `motes calibrate` makes one; a file's name ends in .json"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"{path} cannot be read: {error}") from error
+        if not isinstance(held, dict) or held.get("format") != FORMAT:
+            raise ConfigurationError(f"{path} is no calibration: it does not say {FORMAT!r}")
+        try:
+            return cls(
+                tuple(held.pop("scores")), tuple(held.pop("probabilities")), held.pop("slope"), MappingProxyType(held)
+            )
+        except (KeyError, TypeError, ConfigurationError) as error:
+            raise ConfigurationError(f"{path} is damaged ({error}): make it anew with `motes calibrate`") from error
+
+    def save(self, name: str) -> Path:
+        """Write it under a name or into a file, in place of a calibration that may be there; returns the file.
+
+        Raises:
+            ConfigurationError: it cannot be written, or something else is there.
+        """
+        path = place_for(name)
+        held = {
+            "format": FORMAT,
+            **{key: value for key, value in self.provenance.items() if key != "format"},
+            "slope": self.slope,
+            "scores": self.scores,
+            "probabilities": self.probabilities,
+        }
+        # Lists of numbers on one line each: a person can read the file.
+        lines = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in held.items()]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial")
+            partial.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+            os.replace(partial, path)
+        except OSError as error:
+            raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
+        return path
+
+
+def path_of(name: str) -> Path:
+    """The file of a calibration: `name` itself where it ends in .json or has a directory before it; else a file among
+    the user's calibrations, in the directory that the environment variable MOTES_HOME names, by default ~/.motes.
+
+    Raises:
+        ConfigurationError: it can be neither.
+    """
+    if name.endswith(".json") or "/" in name or os.sep in name:
+        return Path(name).expanduser()
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ConfigurationError(f"{name!r} cannot name a calibration: use letters, digits, '-', '_' and '.'")
+    home = os.environ.get("MOTES_HOME")
+    return (Path(home) if home else Path.home() / ".motes") / "calibrations" / f"{name}.json"
+
+
+def place_for(name: str) -> Path:
+    """The file that a new calibration of that name will be.
+
+    Raises:
+        ConfigurationError: it cannot have that name, or something else than a calibration is there.
+    """
+    path = path_of(name)
+    if path.exists():
+        Calibration.load(str(path))
+    return path
+
+
+@dataclass(frozen=True, eq=False)
+class CalibratedReward(MappedReward):
+    """A reward model whose scores are made probabilities by a calibration.
+
+    Where `reward` scores finished answers only, what it says of others, which is nothing, stays as it is.
+    """
+
+    reward: RewardModel
+    calibration: Calibration
+
+    def change(self, node: Trajectory, score: float) -> float:
+        if math.isnan(score) or (self.outcome and node.finished is None):
+            return score
+        return self.calibration(score)

@@ -1,0 +1,49 @@
+"""A reward model whose scores are another's, each of them changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from motes.errors import MotesError, ScoresFailedError
+from motes.protocols import RewardModel
+from motes.types import Scores, Trajectory
+
+
+class MappedReward:
+    """Scores, costs and failures of `reward`, every score as `change` makes it.
+
+    A subclass has a field `reward` and says what becomes of a score, which may depend on the prefix it is of.
+    """
+
+    reward: RewardModel
+
+    def change(self, node: Trajectory, score: float) -> float:
+        """What becomes of the score in [0, 1] of a prefix: a number in [0, 1]."""
+        raise NotImplementedError
+
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
+        """See `motes.protocols.RewardModel`."""
+        try:
+            scored: Sequence[Sequence[float] | MotesError] = await self.reward.score(trajectories)
+        except ScoresFailedError as error:
+            scored = error.outcomes
+        return ScoresFailedError.unless_all(
+            [
+                scores if isinstance(scores, MotesError) else self._changed(trajectory, scores)
+                for trajectory, scores in zip(trajectories, scored, strict=True)
+            ]
+        )
+
+    @property
+    def num_parameters(self) -> int | None:
+        """Of the model inside, where it says so."""
+        return getattr(self.reward, "num_parameters", None)
+
+    @property
+    def outcome(self) -> bool:
+        """Whether the model inside scores finished answers only."""
+        return bool(getattr(self.reward, "outcome", False))
+
+    def _changed(self, trajectory: Trajectory, scores: Sequence[float]) -> Sequence[float]:
+        changed = [self.change(node, score) for node, score in zip(trajectory.path, scores, strict=True)]
+        return Scores(changed, scores.usage) if isinstance(scores, Scores) else changed
