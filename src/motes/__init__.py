@@ -21,6 +21,7 @@ from motes.methods import (
     WeightedBestOfN,
 )
 from motes.models.tabular import TabularLanguageModel
+from motes.prompts import Prompt, prompt
 from motes.protocols import LanguageModel, RewardModel
 from motes.rewards.calibration import CalibratedReward, Calibration
 from motes.rewards.function import FunctionReward
@@ -52,6 +53,7 @@ __all__ = [
     "ParticleGibbs",
     "PowerFilter",
     "Problem",
+    "Prompt",
     "Rebase",
     "Record",
     "Result",
@@ -69,6 +71,7 @@ __all__ = [
     "check_language_model",
     "check_reward_model",
     "language_model",
+    "prompt",
     "reward_model",
     "solve",
 ]

@@ -24,7 +24,6 @@ from motes.lab.evaluation import Evaluation
 from motes.lab.report import Report
 from motes.lab.run import Progress, evaluate
 from motes.protocols import LanguageModel, RewardModel
-from motes.types import Sampling
 
 
 def command(
@@ -45,12 +44,17 @@ def command(
     top_p: options.TopP = options.DEFAULTS.top_p,
     top_k: options.TopK = options.DEFAULTS.top_k,
     min_p: options.MinP = options.DEFAULTS.min_p,
-    max_step_tokens: options.MaxStepTokens = options.DEFAULTS.max_step_tokens,
+    max_step_tokens: options.MaxStepTokens = None,
     max_tokens: options.MaxTokens = options.DEFAULTS.max_tokens,
     max_steps: options.MaxSteps = options.DEFAULTS.max_steps,
-    delimiter: options.Delimiter = options.DEFAULT_DELIMITER,
+    prompt: options.Prompt = None,
+    delimiter: options.Delimiter = None,
+    pattern: options.Pattern = None,
+    step_tokens: options.StepTokens = None,
+    stop: options.StopText = None,
 ) -> None:
     """Evaluate methods over budgets; resumes where it stopped."""
+    asked = options.prompt(prompt)
     evaluation = Evaluation(
         task=task,
         split=split,
@@ -61,7 +65,8 @@ def command(
         lm=model,
         reward=None if reward == "none" else reward,
         outcome_reward=None if outcome_reward == "none" else outcome_reward,
-        sampling=Sampling(
+        sampling=options.sampling(
+            asked,
             temperature=temperature,
             top_p=top_p,
             top_k=top_k,
@@ -69,8 +74,12 @@ def command(
             max_step_tokens=max_step_tokens,
             max_tokens=max_tokens,
             max_steps=max_steps,
-            delimiter=options.delimiter(delimiter),
+            delimiter=delimiter,
+            pattern=pattern,
+            step_tokens=step_tokens,
+            stop=stop,
         ),
+        prompt=asked,
     )
     if concurrency < 1:
         raise ConfigurationError(f"--concurrency must be at least 1, not {concurrency}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from motes import api
+from motes import api, prompts
 from motes.errors import ConfigurationError
 from motes.protocols import LanguageModel, RewardModel
 from motes.types import Sampling
@@ -32,18 +32,73 @@ Temperature = Annotated[float, typer.Option(help="Of the language model; 0 is gr
 TopP = Annotated[float, typer.Option(help="Nucleus mass, in (0, 1].")]
 TopK = Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")]
 MinP = Annotated[float, typer.Option(help="Keep tokens at least this fraction as likely as the likeliest.")]
-MaxStepTokens = Annotated[int, typer.Option(help="Tokens of one step.")]
+MaxStepTokens = Annotated[
+    int | None, typer.Option(help=f"Tokens of one step at most; by default {DEFAULTS.max_step_tokens:,}.")
+]
 MaxTokens = Annotated[int | None, typer.Option(help="Tokens of one answer; by default what the model's context holds.")]
 MaxSteps = Annotated[int, typer.Option(help="Steps of one answer.")]
-Delimiter = Annotated[
-    str, typer.Option(help=r"Text that ends a step, with \n for a new line; none: the answer is one step.")
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE",
+        help=f"How the model is asked, and the steps that it answers in: {', '.join(prompts.names())}, or a TOML file.",
+    ),
 ]
-DEFAULT_DELIMITER = r"\n\n"
+Delimiter = Annotated[
+    list[str] | None,
+    typer.Option(
+        help=r"Text that ends a step, with \n for a new line; may be repeated; by default \n\n. "
+        "none: a step is --max-step-tokens tokens."
+    ),
+]
+Pattern = Annotated[
+    str | None,
+    typer.Option(metavar="REGEX", help="Instead of a delimiter: a step ends where a match ends; (?=…) looks ahead."),
+]
+StepTokens = Annotated[int | None, typer.Option(help="Instead of a delimiter: a step is so many tokens.")]
+StopText = Annotated[
+    list[str] | None,
+    typer.Option("--stop", help=r"Text that ends the answer, with \n for a new line; may be repeated."),
+]
 
 
-def delimiter(text: str) -> str | None:
-    """The delimiter that an option's text stands for."""
-    return None if text == "none" else text.replace(r"\n", "\n").replace(r"\t", "\t")
+def prompt(spec: str | None) -> prompts.Prompt | None:
+    """The prompt that an option names."""
+    return None if spec is None else prompts.prompt(spec)
+
+
+def sampling(
+    prompt: prompts.Prompt | None,
+    *,
+    max_step_tokens: int | None,
+    delimiter: list[str] | None,
+    pattern: str | None,
+    step_tokens: int | None,
+    stop: list[str] | None,
+    **fields: Any,
+) -> Sampling:
+    """What the options say; where they say nothing of steps and stop texts, what the prompt says of them.
+
+    Raises:
+        ConfigurationError: they contradict each other, or a value cannot work.
+    """
+    if step_tokens is not None and max_step_tokens is not None:
+        raise ConfigurationError("--step-tokens and --max-step-tokens both say how long a step is: give one of them")
+    told = {"delimiter": delimiter and list(map(_text, delimiter)), "pattern": pattern, "step_tokens": step_tokens}
+    steps = prompts.steps(told)
+    if delimiter == ["none"]:
+        steps = {"delimiter": None}
+    if steps:
+        fields |= {"max_step_tokens": DEFAULTS.max_step_tokens, **steps}
+    if max_step_tokens is not None:
+        fields["max_step_tokens"] = max_step_tokens
+    if stop:
+        fields["stop"] = tuple(map(_text, stop))
+    return (DEFAULTS if prompt is None else prompt.sampling).replace(**fields)
+
+
+def _text(option: str) -> str:
+    return option.replace(r"\n", "\n").replace(r"\t", "\t")
 
 
 def names(text: str, option: str) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from motes.lab.method_spec import describe, method_from_spec
 from motes.methods import METHODS
 from motes.smc import Weights
 from motes.tasks import Arithmetic
-from motes.types import Problem, Result, Sampling
+from motes.types import Problem, Result
 
 
 def command(
@@ -49,10 +49,14 @@ def command(
     top_p: options.TopP = options.DEFAULTS.top_p,
     top_k: options.TopK = options.DEFAULTS.top_k,
     min_p: options.MinP = options.DEFAULTS.min_p,
-    max_step_tokens: options.MaxStepTokens = options.DEFAULTS.max_step_tokens,
+    max_step_tokens: options.MaxStepTokens = None,
     max_tokens: options.MaxTokens = options.DEFAULTS.max_tokens,
     max_steps: options.MaxSteps = options.DEFAULTS.max_steps,
-    delimiter: options.Delimiter = options.DEFAULT_DELIMITER,
+    prompt: options.Prompt = None,
+    delimiter: options.Delimiter = None,
+    pattern: options.Pattern = None,
+    step_tokens: options.StepTokens = None,
+    stop: options.StopText = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
 ) -> None:
     """Solve one problem, with its particles live."""
@@ -62,7 +66,9 @@ def command(
             raise ConfigurationError(f"--set wants FIELD=VALUE, not {setting!r}")
     spec = ":".join([method, *(settings or ())])
     made = method_from_spec(spec, budget)
-    sampling = Sampling(
+    asked_by = options.prompt(prompt)
+    sampling = options.sampling(
+        asked_by,
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
@@ -70,7 +76,10 @@ def command(
         max_step_tokens=max_step_tokens,
         max_tokens=max_tokens,
         max_steps=max_steps,
-        delimiter=options.delimiter(delimiter),
+        delimiter=delimiter,
+        pattern=pattern,
+        step_tokens=step_tokens,
+        stop=stop,
     )
     lm, prm = options.open_models(model, reward)
     last_word = options.open_reward_model(outcome_reward)
@@ -79,7 +88,7 @@ def command(
     started = time.perf_counter()
     with Watch(console) as watch:
         result = api.solve(
-            problem,
+            problem if asked_by is None else asked_by.problem(problem),
             lm=lm,
             reward=prm,
             outcome_reward=last_word,
@@ -93,7 +102,7 @@ def command(
     seconds = time.perf_counter() - started
     if as_json:
         models = {"model": model, "reward": reward, "outcome_reward": outcome_reward}
-        asked = {**models, "method": spec, "budget": made.budget, "settings": describe(made)}
+        asked = {**models, "prompt": prompt, "method": spec, "budget": made.budget, "settings": describe(made)}
         typer.echo(json.dumps(to_dict(result, asked, note, seconds), ensure_ascii=False, allow_nan=False))
     else:
         show_result(console, result, seconds, note)
@@ -115,7 +124,7 @@ def to_dict(result: Result, asked: dict[str, Any], note: str | None, seconds: fl
     weights = Weights(result.log_weights).normalized.tolist()
     scores = [None if math.isnan(score) else score for score in result.scores.tolist()]
     return {
-        "question": result.problem.question,
+        "question": result.problem.plain.question,
         "answer": result.answer,
         "note": note,
         "stopped": result.stopped,

@@ -211,7 +211,7 @@ def _forget_edges(spec: dict[str, Any]) -> bool:
 def _is_anchored(part: dict[str, Any]) -> bool:
     """Whether a replacement is one of the beginning only: transformers doubles a space there in tokenizers that it makes
     of sentencepiece's own files."""
-    return part["type"] == "Replace" and part["pattern"].get("Regex", "").startswith(("\\A", "^"))
+    return part["type"] == "Replace" and str(part["pattern"].get("Regex", "")).startswith(("\\A", "^"))
 
 
 def _parts(part: dict[str, Any] | None) -> list[dict[str, Any]]:

@@ -20,14 +20,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.types import Problem, Sampling
 
 SLOT = "{question}"
+KEYS: Mapping[str, tuple[type, ...]] = MappingProxyType(
+    {
+        "system": (str,),
+        "question": (str,),
+        "delimiter": (str, list),
+        "pattern": (str,),
+        "step_tokens": (int,),
+        "stop": (str, list),
+    }
+)
+"""What a file may say, and as what."""
 STEPS = ("delimiter", "pattern", "step_tokens")
-KEYS = ("system", "question", *STEPS, "stop")
+"""What may end a step: one of these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,19 +115,12 @@ def _read(text: str, name: str, where: str) -> Prompt:
     for key, value in told.items():
         if key not in KEYS:
             raise UnknownNameError(f"key of the prompt {where!r}", key, KEYS)
-        wanted: type | tuple[type, ...] = {"delimiter": (str, list), "stop": (str, list), "step_tokens": int}.get(
-            key, str
-        )
-        texts = value if isinstance(value, list) else [""]
-        if not isinstance(value, wanted) or isinstance(value, bool) or not all(isinstance(t, str) for t in texts):
+        parts = value if isinstance(value, list) else ()
+        if type(value) not in KEYS[key] or not all(isinstance(part, str) for part in parts):
             raise ConfigurationError(f"the prompt {where!r}: {key} cannot be {value!r}")
     try:
-        return Prompt(
-            name=name,
-            system=told.get("system"),
-            question=told.get("question", SLOT),
-            sampling=Sampling(**steps(told), **({"stop": _texts(told["stop"])} if "stop" in told else {})),
-        )
+        sampling = Sampling().replace(**steps(told), stop=_texts(told.get("stop", [])))
+        return Prompt(name=name, system=told.get("system"), question=told.get("question", SLOT), sampling=sampling)
     except ConfigurationError as error:
         raise ConfigurationError(f"the prompt {where!r}: {error}") from error
 
