@@ -17,7 +17,7 @@ import numpy as np
 from motes import Rubric, Sampling, Step, Trajectory, Usage
 from motes.errors import ContextLengthError, MotesError, StepsFailedError
 
-CUE = re.compile(r"(Verdict:|Is the solution correct\?)$")
+CUE = re.compile(r"(Verdict:|Grade:|Is the solution correct\?)$")
 STERN = Rubric(name="stern", prompt="{question}\n\n{solution}\n\nWould you stake your life on it?")
 
 
