@@ -256,7 +256,7 @@ def test_conversations(folders: dict[str, Path], name: str) -> None:
         assert briefed != alone
         assert len(form.prompt(Problem(messages=turns))) > len(alone)
         return
-    assert briefed == alone
+    assert briefed == alone == form.prompt(Problem(f" {QUESTION}\n"))
     with pytest.raises(ConfigurationError, match="one question, not a conversation: ask the question alone"):
         form.prompt(Problem(messages=turns))
 

@@ -69,9 +69,9 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
         spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "judge:LM", LM being any language model's
             spec, "MODULE:ATTRIBUTE" (a model of your own, or what makes one of `options`), or a model already, which is
             returned as is. Options may follow, as in "tiny?prefix=whole".
-        options: of the engine, see `motes.rewards.prm.LocalPRM`; of a judge, see `motes.Judge`, whose `rubric` may be
-            "MODULE:ATTRIBUTE", too: the others are the language model's. `calibration`, of any reward model: the name
-            or file of what `motes calibrate` made, see `motes.Calibration`.
+        options: of the engine, see `motes.rewards.prm.LocalPRM.open`; of a judge, see `motes.Judge`, whose `rubric` may
+            be "MODULE:ATTRIBUTE", too: the others are the language model's. `calibration`, of any reward model: the
+            name or file of what `motes calibrate` made, see `motes.Calibration`.
 
     Raises:
         ConfigurationError: the spec is not understood, there is no such model, or its scores do not vary.
