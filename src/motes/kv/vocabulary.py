@@ -209,8 +209,8 @@ def _forget_edges(spec: dict[str, Any]) -> bool:
 
 
 def _is_anchored(part: dict[str, Any]) -> bool:
-    """Whether a replacement is one of the beginning only: transformers doubles a space there in tokenizers that it makes
-    of sentencepiece's own files."""
+    """Whether a replacement is one of the beginning only: in a tokenizer that transformers makes of a sentencepiece file,
+    a space there is doubled."""
     return part["type"] == "Replace" and str(part["pattern"].get("Regex", "")).startswith(("\\A", "^"))
 
 
