@@ -209,8 +209,7 @@ def _forget_edges(spec: dict[str, Any]) -> bool:
 
 
 def _is_anchored(part: dict[str, Any]) -> bool:
-    """Whether a replacement is one of the beginning only: in a tokenizer that transformers makes of a sentencepiece file,
-    a space there is doubled."""
+    """Whether a replacement is one of the beginning only. (Tokenizers made of sentencepiece files double a space.)"""
     return part["type"] == "Replace" and str(part["pattern"].get("Regex", "")).startswith(("\\A", "^"))
 
 
