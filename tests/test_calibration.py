@@ -426,6 +426,17 @@ def test_scores_that_are_there_need_no_reward_model(home: Path, capsys: Any):
     assert Calibration.load(str(home / "new.json")).provenance["reward"] is None
 
 
+def test_it_says_when_scores_are_better_without(home: Path, capsys: Any):
+    file = home / "scored.jsonl"
+    file.write_text("\n".join(json.dumps({"score": a.score, "label": a.label}) for a in drawn(60, lambda r: r)))
+    code, out, err = run(capsys, "calibrate", file, "--out", "useless")
+    assert (code, err) == (
+        0,
+        "motes: held out, the scores as they are do better: use them without, or find more labels\n",
+    )
+    assert "written: " in out
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [

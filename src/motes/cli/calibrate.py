@@ -51,6 +51,10 @@ def command(
     told = calibration.provenance
     print(f"{told['labels']} labels, {told['right']} of them right, {told['questions']} questions")
     print_trimmed(Console(), table(held_out))
+    if held_out.brier[1] >= held_out.brier[0]:
+        print(
+            "motes: held out, the scores as they are do better: use them without, or find more labels", file=sys.stderr
+        )
     spec = reward or "SPEC"
     print(f"written: {path}; use it as --reward '{spec}{'&' if '?' in spec else '?'}calibration={out}'")
 
