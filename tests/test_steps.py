@@ -380,6 +380,17 @@ def test_sglang_streams_all_so_far_or_what_is_added(incremental: bool):
         assert step.usage.prefill_tokens_cached == 2
 
 
+def test_a_stream_that_is_cut_carries_one_prompt():
+    """Otherwise a server would go on with those that have ended until the last one has."""
+    lm = asyncio.run(WITH_IDS["vllm"](seeds="none"))
+    forks = [ROOT.extend(Step(f"{i} ", "step", tuple(encode(f"{i} ")))) for i in range(3)]
+    steps = asyncio.run(lm.extend([node for node in forks for _ in range(4)], BY_PATTERN, range(12)))
+    assert [(len(body["prompt"]) > 3, body["n"]) for body in server(lm).asked] == [(True, 4)] * 3
+    usage = [step.usage for step in steps]
+    assert sum(one.prefill_tokens for one in usage) == 3 * (len(PROMPT) + 2)
+    assert len({step.text for step in steps}) > 6
+
+
 def test_ids_that_a_stream_leaves_out_are_not_made_up():
     unsaid = encode("so ")[0]
     lm = asyncio.run(connect(LlamaCpp(unsaid=(unsaid,))))

@@ -31,6 +31,7 @@ class LanguageModel(Protocol):
             seeds: (B,) non-negative integers below 2^63.
 
         Raises:
+            ConfigurationError: it cannot sample, or end steps, as `sampling` says.
             ContextLengthError: a prompt alone does not fit the model's context.
             StepsFailedError: some trajectories could not be extended; it holds the steps of the others. A run drops
                 the particles that failed.
@@ -66,7 +67,7 @@ class AnswerRule(Protocol):
     """How an answer is read from a text, and when two are the same."""
 
     def answer(self, text: str) -> str | None:
-        """The final answer that `text` states, None where it states none."""
+        """The final answer that `text`, all that is written so far, states; None where it states none."""
         ...
 
     def equivalent(self, first: str, second: str) -> bool:

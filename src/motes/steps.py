@@ -4,9 +4,9 @@ r"""Where steps and answers end, to the letter. Engines that look for ends among
                     the step as well, where the engine knows tokens.
     a pattern       A step ends where a match ends, at the first letter that completes one: `\n+` ends it at its first
                     new line. Text that the pattern has to look ahead at, as in `\n\n(?=## Step \d+:)`, is the next
-                    step's, and so is what a token holds behind the end (`Step.ahead`). A step is never blank: a match
-                    that ends before any text is none. The pattern sees the step only, not those before it. A match,
-                    with what it looks ahead at, is no longer than `MATCH_LENGTH` characters.
+                    step's, and so is what a token holds behind the end (`Step.ahead`). A match that would leave the
+                    step blank is none. The pattern sees the step only, not those before it. A match, with what it
+                    looks ahead at, is no longer than `MATCH_LENGTH` characters.
     tokens          A step ends with the last of `max_step_tokens`.
     stop texts      The answer ends before the first of them. They are looked for within a step.
 

@@ -253,7 +253,8 @@ class HTTPLanguageModel:
                 for ask in asks:
                     ask.settle(limit if isinstance(limit, ContextLengthError) else Step("", "length"))
                 continue
-            alone = () if self._merges_prompts else (len(merged),)  # a request of its own
+            # A request of its own, also for a stream that is cut: where one ends, the server must not go on with it.
+            alone = () if self._merges_prompts and not self._cuts(sampling) else (len(merged),)
             if sampling.temperature == 0:
                 merged.setdefault((sampling, limit, 1, None, "drawn once", *alone), []).append((prompt, asks))
                 continue
