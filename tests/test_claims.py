@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import sys
 from pathlib import Path
 
 import pytest
 
+import claims
+from claim import ablations, adaptive, robustness, scaling
+from claim.cells import Cell, possible
 from motes import ParticleFilter, Usage
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.lab import RunRecord, method_from_spec
 from motes.lab.comparison import PairedRuns
 from motes.methods import METHODS
-
-sys.path.append(str(Path(__file__).parents[1] / "recipes"))
-
-import claims
-from claim import ablations, adaptive, robustness, scaling
-from claim.cells import Cell, possible
 
 FAKE = ["--model", "worlds:language_model", "--reward", "worlds:reward_model", "--limit", "2"]
 
