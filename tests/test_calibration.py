@@ -157,6 +157,12 @@ def test_an_order_is_never_inverted(scores: list[float], seed: int, slope: float
             assert calibration(first) < calibration(second)
 
 
+def test_rounding_inverts_no_order():
+    assert 0.185 + (0.961 - 0.185) * 1.0 > 0.961
+    calibration = Calibration((0.2, 0.8, 0.9), (0.185, 0.961, 0.961), slope=0.0)
+    assert calibration(0.8) == calibration(0.85) == 0.961
+
+
 def test_plateaus_collapse_and_a_slope_keeps_the_ranking():
     answers = drawn(400, lambda r: 0.9 if r > 0.5 else 0.1)
     scores = sorted({a.score for a in answers if a.score is not None})

@@ -179,6 +179,15 @@ def test_answers_that_it_cannot_score_are_dropped_and_what_that_cost_is_counted(
     assert lost
 
 
+def test_what_was_dropped_before_is_not_read():
+    reward = Recorder()
+    prm = Picky("a\\boxed")
+    result = solve(ParticleFilter(16), reward, reward=prm)
+    assert any("boxed" in t.text for t in result.dropped)
+    assert reward.asked
+    assert not any("a\\boxed" in t.text for t in reward.asked)
+
+
 def test_none_that_can_be_scored_is_an_error_with_what_was_computed():
     with pytest.raises(NoParticlesError, match=r"could score none of \d+ complete answers; .* not read that") as caught:
         solve(ParticleFilter(16), Picky("boxed"))

@@ -37,7 +37,6 @@ async def select_by_outcome(run: Run, result: Result, reward: RewardModel) -> Re
     population = Population(result.trajectories, ((),) * n, np.zeros(n, dtype=bool))
     states = [not t.error and run.rule.answer(t.text) is not None for t in result.trajectories]
     population = await run.score(population, np.flatnonzero(states), reward)
-    population = dataclasses.replace(population, scores=tuple(scores[-1:] for scores in population.scores))
     outcomes = population.aggregate()  # (N,), NaN where there is none
     scored = ~np.isnan(outcomes)
     failures = [t.error for t, stated in zip(population.trajectories, states, strict=True) if stated and t.error]
@@ -47,7 +46,7 @@ async def select_by_outcome(run: Run, result: Result, reward: RewardModel) -> Re
                 f"{reward!r} could score none of {len(failures)} complete answers; the first: {failures[0]}"
             ) from failures[0]
         return dataclasses.replace(result, usage=run.usage, stopped=run.limits.stopped)
-    weights = np.where(population.dropped, 0.0, Weights(result.log_weights).normalized)
+    weights = Weights(result.log_weights).normalized
     moved = weights * np.where(scored, outcomes, 1.0)
     if (mass := moved[scored].sum()) > 0:
         weights = np.where(scored, moved * (weights[scored].sum() / mass), moved)
