@@ -24,7 +24,7 @@ async def select_by_outcome(run: Run, result: Result, reward: RewardModel) -> Re
     answer is read once; those that `reward` cannot score are dropped. Log-evidence and records stay.
 
     Nothing is asked where "majority" decides, which looks at neither weight nor score, and after a deadline. Where
-    every o is 0 the weights stay as they are.
+    every o is 0 the weights stay as they are. Of a method that does not say how it chose, "argmax" is taken.
 
     Source: reranking by a verifier, Cobbe et al. (arXiv 2110.14168); for "vote" Li et al. (arXiv 2206.02336).
 
