@@ -47,8 +47,8 @@ from motes.errors import (
     UnknownNameError,
     UnreachableError,
 )
-from motes.http import Retries
-from motes.models.served import Capabilities, HTTPLanguageModel, model, profiles, prompts, stream, turn
+from motes.http import Retries, turns
+from motes.models.served import Capabilities, HTTPLanguageModel, model, profiles, prompts, stream
 from test_mutations import mutant
 
 QUESTION = Problem("How many?", system="Be brief.")
@@ -1105,8 +1105,8 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
         "first_cut(delta.text, self.sampling)",
     ),
     "a stream is cut behind its piece": (stream, "_Answer", "self.text[: cut.end - len(self.before)]", "self.text"),
-    "cancelled requests go on": (turn, "Turns", "task.cancel()", "pass"),
-    "a cancelled call takes others with it": (turn, "Turns", "if left == 0 and", "if"),
+    "cancelled requests go on": (turns, "Turns", "task.cancel()", "pass"),
+    "a cancelled call takes others with it": (turns, "Turns", "if left == 0 and", "if"),
     "penalties are left to the server": (profiles, "Profile", "**self.neutral", ""),
     "every token is kept by 0": (
         profiles,

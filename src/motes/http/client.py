@@ -34,7 +34,7 @@ from motes.errors import (
     UnauthorizedError,
     UnreachableError,
 )
-from motes.http.address import KEY_VARIABLE
+from motes.http.address import KEY_VARIABLE, Address
 
 T = TypeVar("T")
 Reader = Callable[[AsyncIterator[dict[str, Any]]], Awaitable[T]]
@@ -135,6 +135,45 @@ class Client:
         self._clock = clock
         self._jitter = random.Random()
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
+
+    @classmethod
+    def open(
+        cls,
+        address: Address,
+        *,
+        api_key: str | None = None,
+        api_key_env: str | None = None,
+        max_concurrency: int = 256,
+        connect_timeout: float = 10.0,
+        read_timeout: float = 300.0,
+        total_timeout: float = 1800.0,
+        attempts: int = 8,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> Client:
+        """The client of an address, with the options of a model's spec.
+
+        Args:
+            api_key: by default that of the environment, see `Address.key`; `api_key_env`: the variable that holds it.
+
+        Raises:
+            ConfigurationError: an option is out of its range, or the named variable is not set.
+        """
+        for name, value in (
+            ("connect_timeout", connect_timeout),
+            ("read_timeout", read_timeout),
+            ("total_timeout", total_timeout),
+            ("attempts", attempts),
+        ):
+            if not float(value) > 0:
+                raise ConfigurationError(f"{name} must be more than 0, not {value}")
+        return cls(
+            address.base,
+            api_key=api_key or address.key(api_key_env),
+            timeouts=Timeouts(float(connect_timeout), float(read_timeout), float(total_timeout)),
+            retries=Retries(attempts=int(attempts)),
+            max_concurrency=max_concurrency,
+            transport=transport,
+        )
 
     async def get(self, path: str, *, attempts: int | None = None) -> Any:
         """What a GET answers, as JSON."""

@@ -67,6 +67,8 @@ class Server:
         model: the one that is used.
         context_length: tokens of prompt and answer together, None where it does not tell.
         told: what the engine's own route answered.
+        origin: what the model was loaded from, a folder on the server's side or a name that the hub knows, where it
+            tells.
     """
 
     engine: str
@@ -75,6 +77,7 @@ class Server:
     model: str
     context_length: int | None
     told: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    origin: str | None = None
 
 
 async def identify(client: Client, address: Address, engine: str | None = None) -> Server:
@@ -112,6 +115,7 @@ async def identify(client: Client, address: Address, engine: str | None = None) 
     sign = SIGNS.get(engine, Sign())
     lengths = (chosen.get("max_model_len"), _at(chosen, ("meta", "n_ctx")), _at(told, sign.context))
     version = _at(told, sign.key) if sign.key else None
+    origins = (_at(told, ("tokenizer_path",)), chosen.get("root"))  # SGLang's word; everyone's, if they say it
     return Server(
         engine=engine,
         version=None if version is None else str(version),
@@ -119,6 +123,7 @@ async def identify(client: Client, address: Address, engine: str | None = None) 
         model=str(chosen["id"]),
         context_length=next((int(n) for n in lengths if isinstance(n, int) and n > 0), None),
         told=told if isinstance(told, dict) else {},
+        origin=next((name for name in origins if isinstance(name, str) and name), None),
     )
 
 

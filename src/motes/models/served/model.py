@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from motes.errors import (
     ConfigurationError,
@@ -19,7 +18,7 @@ from motes.errors import (
     StepsFailedError,
     UnknownNameError,
 )
-from motes.http import Address, Client, Retries, Timeouts
+from motes.http import Address, Ask, Client, Turns, now
 from motes.models.served.capabilities import Capabilities
 from motes.models.served.native import WIRES
 from motes.models.served.probe import probe
@@ -27,7 +26,6 @@ from motes.models.served.profiles import PROFILES
 from motes.models.served.prompts import renderer
 from motes.models.served.refusals import is_about, room, unsupported
 from motes.models.served.stream import follow
-from motes.models.served.turn import Ask, Turns
 from motes.models.served.wires import Completions, Drawn, Prompt, Request, Wire
 from motes.steps import divided, drawn_before, end_at_limit
 from motes.types import Sampling, Step, Trajectory, Usage
@@ -38,13 +36,21 @@ if TYPE_CHECKING:
     from motes.kv.vocabulary import Vocabulary
 
 Seeding = Literal["particle", "group", "none"]
-T = TypeVar("T")
 
 PROMPTS_PER_CALL = 256
 """Prompts of one merged request at most."""
 
 ADAPTATIONS = 6
 """How often a request is asked in another way."""
+
+
+@dataclass(eq=False)
+class StepAsk(Ask[Step]):
+    """One trajectory to be extended."""
+
+    trajectory: Trajectory
+    sampling: Sampling
+    seed: int
 
 
 class HTTPLanguageModel:
@@ -102,7 +108,7 @@ class HTTPLanguageModel:
             ids=self.profile.takes_ids,
         )
         self._most: int | None = None  # tokens of one answer, once the server has said so
-        self._turns = Turns(self._carry_out)
+        self._turns: Turns[StepAsk, Step] = Turns(self._carry_out)
 
     @classmethod
     def open(
@@ -147,24 +153,19 @@ class HTTPLanguageModel:
             ConfigurationError: it is no OpenAI-compatible server, or an option is out of its range.
         """
         address = Address.parse(path)
-        for name, value in (
-            ("connect_timeout", connect_timeout),
-            ("read_timeout", read_timeout),
-            ("total_timeout", total_timeout),
-            ("attempts", attempts),
-        ):
-            if not float(value) > 0:
-                raise ConfigurationError(f"{name} must be more than 0, not {value}")
-        client = Client(
-            address.base,
-            api_key=api_key or address.key(api_key_env),
-            timeouts=Timeouts(float(connect_timeout), float(read_timeout), float(total_timeout)),
-            retries=Retries(attempts=int(attempts)),
+        client = Client.open(
+            address,
+            api_key=api_key,
+            api_key_env=api_key_env,
             max_concurrency=max_concurrency,
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            total_timeout=total_timeout,
+            attempts=attempts,
             transport=transport,
         )
         vocabulary = None if tokenizer is None else _vocabulary(tokenizer)
-        found = _now(probe(client, address, engine=engine, vocabulary=vocabulary))
+        found = now(probe(client, address, engine=engine, vocabulary=vocabulary))
         if context_length is not None:
             found = replace(found, context_length=context_length)
         return cls(client, address, found, vocabulary=vocabulary, seeds=seeds, logprobs=logprobs)
@@ -187,7 +188,7 @@ class HTTPLanguageModel:
         self.profile.sampling_fields(sampling)
         if not self.continues_prefixes and any(trajectory.depth for trajectory in trajectories):
             raise ConfigurationError(f"{self!r} cannot continue an answer: draw whole ones")
-        asks = [Ask(trajectory, sampling, seed) for trajectory, seed in zip(trajectories, seeds, strict=True)]
+        asks = [StepAsk(trajectory, sampling, seed) for trajectory, seed in zip(trajectories, seeds, strict=True)]
         outcomes = await self._turns.submit(asks)
         steps = [outcome for outcome in outcomes if isinstance(outcome, Step)]
         if len(steps) == len(asks):
@@ -201,15 +202,15 @@ class HTTPLanguageModel:
         """Close this event loop's connections; otherwise they are closed with the loop."""
         await self.client.aclose()
 
-    async def _carry_out(self, asks: list[Ask]) -> None:
+    async def _carry_out(self, asks: list[StepAsk]) -> None:
         """Everything that one turn of the event loop asks for."""
-        groups: dict[int, list[Ask]] = {}
+        groups: dict[int, list[StepAsk]] = {}
         for ask in asks:
             groups.setdefault(id(ask.trajectory), []).append(ask)
         prompts = await asyncio.gather(
             *(self._renderer.extended(group[0].trajectory) for group in groups.values()), return_exceptions=True
         )
-        merged: dict[tuple[Any, ...], list[tuple[Prompt, list[Ask]]]] = {}
+        merged: dict[tuple[Any, ...], list[tuple[Prompt, list[StepAsk]]]] = {}
         for prompt, group in zip(prompts, groups.values(), strict=True):
             if isinstance(prompt, MotesError):
                 for ask in group:
@@ -237,10 +238,10 @@ class HTTPLanguageModel:
                 self._turns.start(self._call(request, receivers), flat)
 
     def _ask(
-        self, prompt: Prompt, group: list[Ask], merged: dict[tuple[Any, ...], list[tuple[Prompt, list[Ask]]]]
+        self, prompt: Prompt, group: list[StepAsk], merged: dict[tuple[Any, ...], list[tuple[Prompt, list[StepAsk]]]]
     ) -> None:
         """Put asks for one and the same node into requests: `merged` by what a request's prompts must share."""
-        by_sampling: dict[Sampling, list[Ask]] = {}
+        by_sampling: dict[Sampling, list[StepAsk]] = {}
         for ask in group:
             by_sampling.setdefault(ask.sampling, []).append(ask)
         for sampling, asks in by_sampling.items():
@@ -266,7 +267,7 @@ class HTTPLanguageModel:
                 else:
                     merged[sampling, limit, len(part), self._seed(part[0]), id(part[0])] = [(prompt, part)]
 
-    def _seed(self, ask: Ask) -> int | None:
+    def _seed(self, ask: StepAsk) -> int | None:
         return None if self.seeds == "none" else ask.seed % self.profile.seed_below
 
     @property
@@ -302,7 +303,7 @@ class HTTPLanguageModel:
             limit = min(limit, context - len(prompt.ids))
         return limit
 
-    async def _call(self, request: Request, receivers: list[list[Ask]]) -> None:
+    async def _call(self, request: Request, receivers: list[list[StepAsk]]) -> None:
         """One request, asked in another way where the server says how, and what becomes of its answers."""
         for last in (False,) * ADAPTATIONS + (True,):
             try:
@@ -330,7 +331,7 @@ class HTTPLanguageModel:
                     raise
             return
 
-    async def _send(self, request: Request, receivers: list[list[Ask]]) -> None:
+    async def _send(self, request: Request, receivers: list[list[StepAsk]]) -> None:
         settled: set[int] = set()
 
         def settle(index: int, drawn: Drawn) -> None:
@@ -348,7 +349,7 @@ class HTTPLanguageModel:
         rest = [index for index in range(request.count) if index not in settled]
         await asyncio.gather(*(self._finish(request, i, answers[i], receivers[i]) for i in rest))
 
-    async def _finish(self, request: Request, index: int, drawn: Drawn, asks: list[Ask]) -> None:
+    async def _finish(self, request: Request, index: int, drawn: Drawn, asks: list[StepAsk]) -> None:
         """An answer becomes a step."""
         before = request.prompts[index // request.n].before
         text, ahead, end = before + drawn.text, "", drawn.end
@@ -378,7 +379,7 @@ class HTTPLanguageModel:
         return f"HTTPLanguageModel({str(self.address)!r})"
 
 
-def _all(receivers: Iterable[list[Ask]]) -> list[Ask]:
+def _all(receivers: Iterable[list[StepAsk]]) -> list[StepAsk]:
     return [ask for asks in receivers for ask in asks]
 
 
@@ -391,22 +392,3 @@ def _vocabulary(path: str) -> Vocabulary:
         return Vocabulary.load(path)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"there is no tokenizer at {path!r}: {error}") from error
-
-
-def _now(work: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine gives, in a thread with an event loop of its own: wherever this is called from may have one."""
-    outcome: list[T] = []
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            outcome.append(asyncio.run(work))
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=run, name="motes-probe", daemon=True)
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    return outcome[0]

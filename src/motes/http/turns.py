@@ -4,41 +4,38 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from motes.errors import MotesError
-from motes.types import Sampling, Step, Trajectory
+
+T = TypeVar("T")
+AskT = TypeVar("AskT", bound="Ask[Any]")
 
 
-@dataclass(eq=False)
-class Ask:
-    """One trajectory to be extended, and the future of its outcome: a step, or why there is none."""
+class Ask(Generic[T]):
+    """Something that is asked for, and the future of its outcome: what was wanted, or why there is none."""
 
-    trajectory: Trajectory
-    sampling: Sampling
-    seed: int
-    future: asyncio.Future[Step | MotesError] = field(init=False)
+    future: asyncio.Future[T | MotesError]
 
-    def settle(self, outcome: Step | MotesError) -> None:
+    def settle(self, outcome: T | MotesError) -> None:
         if not self.future.done():
             self.future.set_result(outcome)
 
 
-class Turns:
+class Turns(Generic[AskT, T]):
     """Collects what concurrent calls ask for until the event loop has run everything that was ready, then hands it to
     `carry_out`. Waits for no clock.
 
     Whatever works for asks is started by `start`, and is cancelled when the last of its asks is.
     """
 
-    def __init__(self, carry_out: Callable[[list[Ask]], Coroutine[Any, Any, None]]) -> None:
+    def __init__(self, carry_out: Callable[[list[AskT]], Coroutine[Any, Any, None]]) -> None:
         self._carry_out = carry_out
-        self._waiting: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Ask]] = WeakKeyDictionary()
+        self._waiting: WeakKeyDictionary[asyncio.AbstractEventLoop, list[AskT]] = WeakKeyDictionary()
         self._at_work: set[asyncio.Task[None]] = set()
 
-    async def submit(self, asks: Sequence[Ask]) -> list[Step | MotesError]:
+    async def submit(self, asks: Sequence[AskT]) -> list[T | MotesError]:
         """Their outcomes, in order. Cancelling the call withdraws what it asked for."""
         loop = asyncio.get_running_loop()
         for ask in asks:
@@ -47,9 +44,10 @@ class Turns:
         if not waiting:
             loop.call_soon(self._flush, loop)
         waiting.extend(asks)
-        return await asyncio.gather(*(ask.future for ask in asks))
+        outcomes: list[T | MotesError] = await asyncio.gather(*(ask.future for ask in asks))
+        return outcomes
 
-    def start(self, work: Coroutine[Any, Any, None], asks: Sequence[Ask]) -> None:
+    def start(self, work: Coroutine[Any, Any, None], asks: Sequence[AskT]) -> None:
         """Do `work`, which settles `asks`, beside everything else. What it raises is the outcome of those left."""
 
         async def guarded() -> None:
