@@ -391,6 +391,14 @@ def test_a_stream_that_is_cut_carries_one_prompt():
     assert len({step.text for step in steps}) > 6
 
 
+@pytest.mark.parametrize("name", ["vllm", "llama.cpp", "sglang"])
+def test_a_prompt_is_counted_once_however_many_streams_are_cut(name: str):
+    lm = asyncio.run(WITH_IDS[name](seeds="none"))
+    steps = asyncio.run(lm.extend([ROOT] * 8, BY_PATTERN, range(8)))
+    assert len(server(lm).asked) == 1
+    assert sum(step.usage.prefill_tokens + step.usage.prefill_tokens_cached for step in steps) == len(PROMPT)
+
+
 def test_ids_that_a_stream_leaves_out_are_not_made_up():
     unsaid = encode("so ")[0]
     lm = asyncio.run(connect(LlamaCpp(unsaid=(unsaid,))))
