@@ -66,15 +66,18 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
     """Open a reward model.
 
     Args:
-        spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "judge:LM", LM being any language model's
-            spec, "MODULE:ATTRIBUTE" (a model of your own, or what makes one of `options`), or a model already, which is
-            returned as is. Options may follow, as in "tiny?prefix=whole".
-        options: of the engine, see `motes.rewards.prm.LocalPRM.open`; of a judge, see `motes.Judge`, whose `rubric` may
+        spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "http://HOST:PORT#MODEL" (served, extras
+            `http` and `local`; https, too), "judge:LM", LM being any language model's spec, "MODULE:ATTRIBUTE" (a model
+            of your own, or what makes one of `options`), or a model already, which is returned as is. Options may
+            follow, as in "tiny?prefix=whole".
+        options: of the engine, see `motes.rewards.prm.LocalPRM.open` and
+            `motes.rewards.served.model.ServedPRM.open`; of a judge, see `motes.Judge`, whose `rubric` may
             be "MODULE:ATTRIBUTE", too: the others are the language model's. `calibration`, of any reward model: the
             name or file of what `motes calibrate` made, see `motes.Calibration`.
 
     Raises:
         ConfigurationError: the spec is not understood, there is no such model, or its scores do not vary.
+        ServerError: the server cannot be asked for scores.
         MissingExtraError: the engine's packages are not installed.
     """
     if not isinstance(spec, str):
@@ -88,6 +91,13 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
     if _names_own(spec):
         own: RewardModel = _own(spec, RewardModel, options)
         return own
+    if spec.startswith(("http://", "https://")):
+        try:
+            from motes.rewards.served.model import ServedPRM
+        except ImportError as error:
+            raise MissingExtraError(f"the reward model {spec!r}", "http,local") from error
+        served: RewardModel = _opened(ServedPRM, spec, options)
+        return served
     path = _local_path(spec, "prm")
     try:
         from motes.rewards.prm import LocalPRM

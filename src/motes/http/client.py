@@ -189,7 +189,7 @@ class Client:
             UnauthorizedError, ContextLengthError, RejectedError, ServerError, UnreachableError, BadResponseError: see
                 above; the last three after several attempts.
         """
-        return await self._request("POST", path, body, _json)
+        return await self._request("POST", path, body, _json, attempts)
 
     async def stream(self, path: str, body: Mapping[str, Any], read: Reader[T]) -> T:
         """What `read` makes of the events of a POST. When it returns, the connection is closed, whatever is to come.

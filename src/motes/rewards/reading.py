@@ -1,0 +1,166 @@
+"""What a process reward model reads to score partial answers, wherever it runs: which tokens, where in them a score is
+read, and which steps have one already.
+
+A step's score depends on what comes before it only, so it is found once and kept as long as the step is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar, get_args
+from weakref import WeakKeyDictionary
+
+from motes.errors import ContextLengthError, MotesError, ScoresFailedError, UnknownNameError
+from motes.rewards.format import Format
+from motes.types import Problem, Scores, Trajectory, Usage
+
+Prefix = Literal["steps", "whole"]
+
+
+@dataclass(eq=False)
+class Reading:
+    """A text to be read, and where in it scores are wanted. Its result is one score for each place, ascending.
+
+    Attributes:
+        ids: its tokens.
+        at: positions in `ids`, ascending.
+        nodes: for each position, the partial answers whose score is read there.
+        prompt: tokens of `ids` that every text about this problem begins with.
+        keep: tokens of `ids` that longer texts will begin with.
+        usage: what reading it cost, once it is read.
+    """
+
+    ids: list[int]
+    at: list[int]
+    nodes: list[list[Trajectory]]
+    prompt: int
+    keep: int
+    usage: Usage = field(default_factory=Usage, kw_only=True)
+
+
+ReadingT = TypeVar("ReadingT", bound=Reading)
+Key = tuple[int, ...]
+Read = Callable[[list[ReadingT]], Awaitable[Sequence[Sequence[float] | MotesError]]]
+"""Reads texts: for each its scores, or why there are none."""
+
+
+class Reader(Generic[ReadingT]):
+    """Scores trajectories by reading what has no score yet.
+
+    Args:
+        format: says which tokens.
+        prefix: "steps": each step is followed by the tag, all are read in one text. "whole": a prefix is read as one
+            single step, blank lines collapsed (the paper's "model" aggregation, arXiv 2502.01618); the score of step t
+            is then that of the text up to t.
+        name: of the model, in messages.
+        context_length: tokens of a text at most; None: as many as the model takes.
+        reading: the class of readings.
+
+    Raises:
+        UnknownNameError: there is no such `prefix`.
+    """
+
+    def __init__(
+        self, format: Format, prefix: Prefix, *, name: str, context_length: int | None, reading: type[ReadingT]
+    ) -> None:
+        if prefix not in get_args(Prefix):
+            raise UnknownNameError("prefix", prefix, get_args(Prefix))
+        self.format = format
+        self.prefix = prefix
+        self.name = name
+        self.context_length = context_length
+        self._reading = reading
+        self._known: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
+        self._step_ids: WeakKeyDictionary[Trajectory, list[int]] = WeakKeyDictionary()
+
+    async def score(self, trajectories: Sequence[Trajectory], read: Read[ReadingT]) -> list[Sequence[float]]:
+        """See `motes.protocols.RewardModel`. Equal texts are read once; the first trajectory bears the cost.
+
+        Raises:
+            ContextLengthError: a problem alone does not fit the context.
+            ScoresFailedError: some trajectories could not be scored.
+        """
+        unread: dict[Key, ReadingT] = {}
+        wanted: list[list[Key]] = []
+        first: list[list[ReadingT]] = []  # of each trajectory: those that nobody before it wanted
+        failures: dict[int, MotesError] = {}
+        for i, trajectory in enumerate(trajectories):
+            wanted.append([])
+            first.append([])
+            try:
+                readings = list(self._readings(trajectory))
+            except ContextLengthError as error:
+                if self.context_length and len(self.format.prompt(trajectory.problem)) >= self.context_length:
+                    raise
+                failures[i] = error
+                continue
+            for reading in readings:
+                key = (len(reading.at), *reading.ids)
+                wanted[-1].append(key)
+                if key not in unread:
+                    unread[key] = reading
+                    first[-1].append(reading)
+                else:
+                    for nodes, more in zip(unread[key].nodes, reading.nodes, strict=True):
+                        nodes.extend(more)
+        failed: dict[Key, MotesError] = {}
+        outcomes = await read(list(unread.values()))
+        for (key, reading), outcome in zip(unread.items(), outcomes, strict=True):
+            if isinstance(outcome, MotesError):
+                failed[key] = outcome
+                continue
+            for nodes, value in zip(reading.nodes, outcome, strict=True):
+                self._known.update((node, value) for node in nodes)
+        for i, keys in enumerate(wanted):
+            why = next((failed[key] for key in keys if key in failed), None)
+            if why is not None:
+                failures[i] = why
+        return ScoresFailedError.unless_all(
+            [
+                failures.get(i)
+                or Scores((self._known[node] for node in trajectory.path), sum((r.usage for r in first[i]), Usage()))
+                for i, trajectory in enumerate(trajectories)
+            ]
+        )
+
+    def texts(self, problem: Problem, steps: Sequence[str]) -> list[ReadingT]:
+        """Each step as the whole answer to a problem, to be read by itself and not to be kept."""
+        prompt = self.format.prompt(problem)
+        texts = [[*prompt, *self.format.step(step, 1)] for step in steps]
+        return [self._reading(ids, [len(ids) - 1], [[]], 0, 0) for ids in texts]
+
+    def _readings(self, trajectory: Trajectory) -> Iterator[ReadingT]:
+        """What must be read for the steps of a trajectory that have no score yet."""
+        path = trajectory.path
+        unread = [node for node in path if node not in self._known]
+        if not unread:
+            return
+        prompt = self.format.prompt(trajectory.problem)
+        if self.prefix == "whole":
+            for node in unread:
+                ids = [*prompt, *self.format.step(re.sub(r"\n{2,}", "\n", node.text), 1)]
+                yield self._checked(self._reading(ids, [len(ids) - 1], [[node]], len(prompt), len(ids) - 1))
+            return
+        ids, ends = list(prompt), []
+        for node in path:
+            ids += self._ids(node)
+            ends.append(len(ids) - 1)
+        at = ends[len(path) - len(unread) :]  # a step is never scored before those that lead to it
+        yield self._checked(self._reading(ids, at, [[node] for node in unread], len(prompt), len(ids)))
+
+    def _checked(self, reading: ReadingT) -> ReadingT:
+        if self.context_length is not None and len(reading.ids) > self.context_length:
+            raise ContextLengthError(
+                f"a partial answer takes {len(reading.ids)} tokens and {self.name!r} has a context of "
+                f"{self.context_length}: lower max_tokens or max_steps"
+            )
+        return reading
+
+    def _ids(self, node: Trajectory) -> list[int]:
+        """A step's tokens, up to where its score is read."""
+        if node not in self._step_ids:
+            assert node.step is not None
+            self._step_ids[node] = self.format.step(node.step.text, node.depth)
+        return self._step_ids[node]

@@ -1,0 +1,301 @@
+"""A process reward model behind a server, of any family that servers can score; see `motes.rewards.served.routes`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from motes.errors import (
+    ConfigurationError,
+    ContextLengthError,
+    MotesError,
+    RejectedError,
+    ServerError,
+)
+from motes.http import Address, Ask, Client, Server, Turns, identify, now
+from motes.kv.checkpoint import checkpoint_config
+from motes.kv.vocabulary import Vocabulary
+from motes.rewards.families import FAMILIES, Family, family
+from motes.rewards.format import Format
+from motes.rewards.reading import Prefix, Reader, Reading
+from motes.rewards.self_test import ANSWERS, QUESTION, is_wanted, refuse_constant
+from motes.rewards.served.probe import family_of
+from motes.rewards.served.routes import ROUTES, Route, kind
+from motes.types import Trajectory
+
+if TYPE_CHECKING:
+    import httpx2
+
+Values = list[float]
+
+
+@dataclass(eq=False)
+class _Ask(Ask[Values]):
+    """A text to be read."""
+
+    reading: Reading
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """What texts that are alike have in common."""
+        return (len(self.reading.at), *self.reading.ids)
+
+
+class ServedPRM:
+    """A process reward model behind a server.
+
+    Args:
+        client, address: of the server.
+        server: what was found there, see `motes.http.identify`.
+        vocabulary: the model's tokenizer, on this side: text that spells a tag must stay text, and a step must get the
+            same tokens whatever stands before it. What servers offer (`/tokenize`) can do neither.
+        format: its family, by name or as a declaration of your own.
+        prefix: "steps" or "whole", see `motes.rewards.reading.Reader`.
+
+    Raises:
+        ConfigurationError: servers of this engine cannot score this family.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        address: Address,
+        server: Server,
+        vocabulary: Vocabulary,
+        *,
+        format: str | Family,
+        prefix: Prefix = "steps",
+    ) -> None:
+        self.client = client
+        self.address = address
+        self.server = server
+        self.vocabulary = vocabulary
+        self.format = Format(family(format), vocabulary)
+        self.prefix = prefix
+        head = kind(self.format.family.head)
+        routes = ROUTES.get(server.engine, {})
+        if head not in routes:
+            able = [engine for engine, routes in ROUTES.items() if head in routes]
+            raise ConfigurationError(
+                f"no way is known to have {server.engine} score reward models of the family "
+                f"{self.format.family.name}: use {', '.join(able) or 'hf:PATH_OR_NAME, on this machine'}"
+            )
+        self.route: Route = routes[head](client, address, server.model, self.format.words)
+        self.context_length = None if server.context_length is None else server.context_length - self.route.drawn
+        self._reader = Reader(
+            self.format, prefix, name=server.model, context_length=self.context_length, reading=Reading
+        )
+        self._turns: Turns[_Ask, Values] = Turns(self._carry_out)
+
+    @classmethod
+    def open(
+        cls,
+        path: str,
+        *,
+        format: str | Family | None = None,
+        tokenizer: str | None = None,
+        prefix: Prefix = "steps",
+        self_test: bool = True,
+        engine: str | None = None,
+        api_key: str | None = None,
+        api_key_env: str | None = None,
+        context_length: int | None = None,
+        max_concurrency: int = 256,
+        connect_timeout: float = 10.0,
+        read_timeout: float = 300.0,
+        total_timeout: float = 1800.0,
+        attempts: int = 8,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> ServedPRM:
+        """Open a served reward model: find out how its server is asked, and have four short answers scored.
+
+        Args:
+            path: its address, "http://HOST:PORT#MODEL"; with or without /v1.
+            format: its family; by default what its architecture or its name says.
+            tokenizer: the model's tokenizer, a folder or a name that the hub knows; by default what the server says
+                that its model was loaded from, if that can be opened here, too.
+            prefix: see `motes.rewards.reading.Reader`.
+            self_test: whether to refuse a model whose scores do not vary (0 or 1).
+            engine: "vllm", "sglang" or "llama.cpp", where the server gives no sign of which it is.
+            context_length: where the server does not tell it.
+            api_key, api_key_env, max_concurrency, connect_timeout, read_timeout, total_timeout, attempts: see
+                `motes.http.Client.open`.
+            transport: instead of sockets, for tests.
+
+        Raises:
+            UnreachableError: nothing answers.
+            UnauthorizedError: it wants a key.
+            UnknownNameError: it has no such model, or there is no such format.
+            ConfigurationError: its family or its tokenizer is not known, its server cannot score it or was started for
+                something else, or its scores do not vary.
+            BadResponseError: what it answers are no scores.
+        """
+        tested = is_wanted(self_test)
+        address = Address.parse(path)
+        client = Client.open(
+            address,
+            api_key=api_key,
+            api_key_env=api_key_env,
+            max_concurrency=max_concurrency,
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            total_timeout=total_timeout,
+            attempts=attempts,
+            transport=transport,
+        )
+        return now(
+            cls.connect(
+                client,
+                address,
+                format=format,
+                tokenizer=tokenizer,
+                prefix=prefix,
+                self_test=tested,
+                engine=engine,
+                context_length=context_length,
+            )
+        )
+
+    @classmethod
+    async def connect(
+        cls,
+        client: Client,
+        address: Address,
+        *,
+        format: str | Family | None = None,
+        tokenizer: str | None = None,
+        prefix: Prefix = "steps",
+        self_test: bool = True,
+        engine: str | None = None,
+        context_length: int | None = None,
+    ) -> ServedPRM:
+        """`open`, with a client that is there already."""
+        server = await identify(client, address, engine)
+        if context_length is not None:
+            server = replace(server, context_length=context_length)
+        form = family(format) if format is not None else _family(server, tokenizer or server.origin)
+        prm = cls(client, address, server, _vocabulary(server, tokenizer), format=form, prefix=prefix)
+        await prm._try(self_test)
+        return prm
+
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
+        """See `motes.protocols.RewardModel`. What concurrent calls ask for in one turn of the event loop is asked of
+        the server together, and what is alike once. A step that has a score is not asked for again.
+
+        Raises:
+            UnauthorizedError: the server does not accept the key any more.
+            ContextLengthError: a problem alone does not fit the context.
+            ScoresFailedError: some requests failed for good, or do not fit the context.
+        """
+        return await self._reader.score(trajectories, self._read)
+
+    async def aclose(self) -> None:
+        """Close this event loop's connections; otherwise they are closed with the loop."""
+        await self.client.aclose()
+
+    async def _read(self, readings: list[Reading]) -> list[Values | MotesError]:
+        outcomes = await self._turns.submit([_Ask(reading) for reading in readings])
+        for outcome in outcomes:
+            if isinstance(outcome, ConfigurationError):
+                raise outcome
+        return outcomes
+
+    async def _carry_out(self, asks: list[_Ask]) -> None:
+        """Everything that one turn of the event loop asks for, what is alike once: the first who asked pays."""
+        alike: dict[tuple[int, ...], list[_Ask]] = {}
+        for ask in asks:
+            alike.setdefault(ask.key, []).append(ask)
+        by_rounds = sorted(alike.values(), key=lambda group: self.route.rounds(group[0].reading))
+        for _, groups in groupby(by_rounds, key=lambda group: self.route.rounds(group[0].reading)):
+            together = list(groups)
+            size = self.route.texts_per_call
+            for start in range(0, len(together), size):
+                self._start(together[start : start + size])
+
+    def _start(self, groups: list[list[_Ask]]) -> None:
+        self._turns.start(self._call(groups), [ask for group in groups for ask in group])
+
+    async def _call(self, groups: list[list[_Ask]]) -> None:
+        """One request, or as many as its texts take rounds. Where one of several texts is refused, each is asked for by
+        itself: the others are not to suffer for it."""
+        try:
+            values = await self.route.read([group[0].reading for group in groups])
+        except (ContextLengthError, RejectedError):
+            if len(groups) == 1:
+                raise
+            for group in groups:
+                self._start([group])
+            return
+        for group, scores in zip(groups, values, strict=True):
+            for ask in group:
+                ask.settle(scores)
+
+    async def _try(self, self_test: bool) -> None:
+        """Find out whether tokens mean there what they mean here, and whether there are scores, which vary."""
+        await self._compare_tokenizers()
+        scores: list[float] = []
+        for outcome in await self._read(self._reader.texts(QUESTION, ANSWERS)):
+            if isinstance(outcome, RejectedError):
+                raise ConfigurationError(
+                    f"{self!r} gives no scores of the family {self.format.family.name}: start the server as "
+                    f"`{self.route.start}`. {outcome}"
+                ) from outcome
+            if isinstance(outcome, MotesError):
+                raise outcome
+            scores += outcome
+        if self_test:
+            refuse_constant(scores, self.server.model, self.format.family.name)
+
+    async def _compare_tokenizers(self) -> None:
+        """Raise unless tokens of this side's tokenizer spell the same text on the server's side, where it can be asked.
+
+        Raises:
+            ConfigurationError: they do not.
+        """
+        text = f"{QUESTION.question} {' '.join(ANSWERS)}"
+        body = {"model": self.server.model, "tokens": self.vocabulary.encode(text, special=False)}
+        try:
+            told = await self.client.post(f"{self.address.root}/detokenize", body, attempts=2)
+        except ServerError:
+            return
+        spelt = [told[key] for key in ("prompt", "text", "content") if key in told] if isinstance(told, dict) else []
+        if spelt and str(spelt[0]).strip() != text.strip():
+            raise ConfigurationError(
+                f"the tokenizer on this side is not that of {self!r}, which reads {str(spelt[0])[:60]!r} where "
+                f"{text[:60]!r} was written: name the right one with tokenizer=PATH_OR_NAME"
+            )
+
+    def __repr__(self) -> str:
+        return f"ServedPRM({str(self.address)!r})"
+
+
+def _family(server: Server, tokenizer: str | None) -> Family:
+    try:
+        config = checkpoint_config(tokenizer) if tokenizer is not None else {}
+    except ConfigurationError:  # a tokenizer alone
+        config = {}
+    found = family_of(server, config)
+    if found is None:
+        raise ConfigurationError(
+            f"cannot tell which family of reward models {server.model!r} is of. If it is one, say which, as in "
+            f"'…#{server.model}?format=NAME'; known are {', '.join(FAMILIES)}"
+        )
+    return found
+
+
+def _vocabulary(server: Server, tokenizer: str | None) -> Vocabulary:
+    path = tokenizer if tokenizer is not None else server.origin
+    if path is None:
+        raise ConfigurationError(
+            f"the tokenizer of {server.model!r} is wanted on this side: name it with tokenizer=PATH_OR_NAME"
+        )
+    try:
+        return Vocabulary.load(path)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        said = f"there is no tokenizer at {path!r}"
+        if tokenizer is None:
+            said = f"the server says that its model is {path!r}, and there is no tokenizer of that name on this side"
+        raise ConfigurationError(f"{said} ({reason}): name it with tokenizer=PATH_OR_NAME") from error

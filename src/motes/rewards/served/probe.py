@@ -1,0 +1,43 @@
+"""Whether a server has a reward model, and of which family: found without a tokenizer, torch or a score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from motes.errors import ConfigurationError, ServerError
+from motes.http import Address, Client, Server, identify
+from motes.rewards.families import Family, recognise
+
+
+async def is_reward_server(client: Client, address: Address, engine: str | None = None) -> bool:
+    """Whether what answers there is a reward model: a server that pools, or a language model by the name of one.
+
+    Raises:
+        UnreachableError, UnauthorizedError, UnknownNameError, ConfigurationError: see `motes.http.identify`.
+    """
+    server = await identify(client, address, engine)
+    return await pools(client, address) or family_of(server) is not None
+
+
+async def pools(client: Client, address: Address) -> bool:
+    """Whether the server has the route `/pooling`, which a POST is wanted for."""
+    try:
+        await client.get(f"{address.root}/pooling", attempts=1)
+    except ServerError as error:
+        return error.status == 405
+    return False
+
+
+def family_of(server: Server, config: Mapping[str, Any] | None = None) -> Family | None:
+    """The family that the model is of, by its architecture or by what the server calls it; None where neither says it.
+
+    Args:
+        config: its config.json, where that is at hand.
+    """
+    for name in filter(None, (server.origin, server.model)):
+        try:
+            return recognise(name, config or {})
+        except ConfigurationError:
+            continue
+    return None

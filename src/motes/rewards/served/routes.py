@@ -1,0 +1,287 @@
+"""How a server is asked for scores, and what its answers mean: one small class per format.
+
+    pooling       POST /pooling           vLLM, `--runner pooling`: two numbers at each token or each tag
+    completions   POST /v1/completions    vLLM, a plain language model: `logprob_token_ids`
+    generate      POST /generate          SGLang, a plain language model: `token_ids_logprob`
+    completion    POST /completion        llama.cpp, a plain language model: `logit_bias`
+
+The last three ask what the next token is, behind the text up to each step, and want the probabilities of two tokens.
+The server's prefix cache spares it the text before the step. A text with several new steps is asked for step by step,
+because prefixes that are read side by side cannot spare each other anything.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from motes.errors import BadResponseError
+from motes.http import Address, Client
+from motes.rewards.families import Head, NextToken
+from motes.rewards.reading import Reading
+from motes.types import Usage
+
+BIAS = 100.0
+"""What is added to the two logits that are wanted, so that no others are among the first two."""
+
+
+class Route(ABC):
+    """A way to have texts read.
+
+    Args:
+        words: the tokens that decide, bad and good, where the head is a language model's.
+
+    Attributes:
+        start: how a server is started so that it has this route.
+        texts_per_call: texts of one request at most.
+        drawn: tokens of the context that a request takes beside its text.
+        spares: whether the server's prefix cache can spare it what was read before.
+    """
+
+    start: ClassVar[str]
+    texts_per_call: ClassVar[int] = 1
+    drawn: ClassVar[int] = 1
+    spares: ClassVar[bool] = True
+
+    def __init__(self, client: Client, address: Address, model: str, words: tuple[int, int] | None) -> None:
+        self.client = client
+        self.address = address
+        self.model = model
+        self.words = words or (0, 0)
+
+    @property
+    @abstractmethod
+    def url(self) -> str: ...
+
+    def rounds(self, reading: Reading) -> int:
+        """Requests that a text takes, one after the other: texts that take as many are read together."""
+        return len(reading.at)
+
+    @abstractmethod
+    async def read(self, readings: Sequence[Reading]) -> list[list[float]]:
+        """The scores at each text's places, and what reading it cost (`Reading.usage`)."""
+
+    def misread(self, answer: Any, why: object) -> BadResponseError:
+        return BadResponseError(
+            f"{self.url} answered in a form that is not its own ({why} in {str(answer)[:120]}): is another engine "
+            "behind it? See `engine`"
+        )
+
+
+class Pooling(Route):
+    """A head of two logits, at every token. There is no prefix cache on this route: each text is read as a whole."""
+
+    start = "vllm serve MODEL --runner pooling"
+    texts_per_call = 64
+    drawn = 0
+    spares = False
+
+    @property
+    def url(self) -> str:
+        return f"{self.address.root}/pooling"
+
+    def rounds(self, reading: Reading) -> int:
+        return 1
+
+    async def read(self, readings: Sequence[Reading]) -> list[list[float]]:
+        body = {
+            "model": self.model,
+            "task": "token_classify",
+            "input": [reading.ids for reading in readings],
+            "add_special_tokens": False,
+            "use_activation": True,
+            "encoding_format": "float",
+        }
+        answer = await self.client.post(self.url, body)
+        try:
+            entries = sorted(answer["data"], key=lambda entry: int(entry["index"]))
+            rows = [entry["data"] for entry in entries]
+            values = [self._at_places(row, reading) for row, reading in zip(rows, readings, strict=True)]
+        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+            raise self.misread(answer, f"{type(error).__name__}: {error}") from error
+        for reading in readings:
+            reading.usage = Usage(reward_tokens=len(reading.ids))
+        return values
+
+    def _at_places(self, rows: Sequence[Sequence[float]], reading: Reading) -> list[float]:
+        """(places,) out of a row for each token, or for each tag, as the server was started: never by value."""
+        tag = reading.ids[reading.at[-1]]
+        if len(rows) == len(reading.ids):
+            chosen = [rows[place] for place in reading.at]
+        else:
+            tags = [place for place, token in enumerate(reading.ids) if token == tag]
+            if len(rows) != len(tags):
+                raise BadResponseError(
+                    f"{self.url} gave {len(rows)} rows for a text of {len(reading.ids)} tokens with {len(tags)} tags: "
+                    f"start the server with --pooler-config '{{\"step_tag_id\": {tag}}}'"
+                )
+            chosen = [rows[tags.index(place)] for place in reading.at]
+        return [self._probability(row) for row in chosen]
+
+    def _probability(self, row: Sequence[float]) -> float:
+        bad, good = map(float, row)
+        if not (0 <= bad <= 1 and 0 <= good <= 1 and abs(bad + good - 1) < 0.02):
+            raise BadResponseError(
+                f"{self.url} gave {list(row)} where the probabilities of bad and good were wanted: is it a process "
+                "reward model of Qwen's family, and is no other activation set by --pooler-config?"
+            )
+        return good
+
+
+class NextTokenRoute(Route):
+    """The probability of one token against another behind the text up to each place."""
+
+    async def read(self, readings: Sequence[Reading]) -> list[list[float]]:
+        values: list[list[float]] = [[] for _ in readings]
+        for turn in range(len(readings[0].at)):
+            prompts = [reading.ids[: reading.at[turn] + 1] for reading in readings]
+            answer = await self.client.post(self.url, self.body(prompts))
+            try:
+                pairs, cached = self.answers(answer)
+                told = [1 / (1 + math.exp(min(bad - good, 700.0))) for bad, good in pairs]
+                spared = _shares(int(cached or 0), [len(prompt) for prompt in prompts])
+            except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+                raise self.misread(answer, f"{type(error).__name__}: {error}") from error
+            if len(told) != len(prompts) or not all(map(math.isfinite, told)):
+                raise self.misread(answer, f"{len(told)} answers where {len(prompts)} were asked for")
+            for i, (reading, prompt) in enumerate(zip(readings, prompts, strict=True)):
+                values[i].append(told[i])
+                reading.usage += Usage(reward_tokens=len(prompt) - spared[i], reward_tokens_cached=spared[i])
+        return values
+
+    @abstractmethod
+    def body(self, prompts: Sequence[list[int]]) -> dict[str, Any]:
+        """What is asked about these texts, of which there is one where `texts_per_call` is 1."""
+
+    @abstractmethod
+    def answers(self, answer: Any) -> tuple[list[tuple[float, float]], int | None]:
+        """For each text the logarithms of the two probabilities, bad and good, up to a number that both have more; and
+        tokens that the cache spared, all texts together."""
+
+    def chosen(self, logprobs: Mapping[int, float]) -> tuple[float, float]:
+        """Those of the two tokens."""
+        bad, good = self.words
+        return float(logprobs[bad]), float(logprobs[good])
+
+
+class Completions(NextTokenRoute):
+    """vLLM. What it tells is taken before anything that sampling does, unless it was started otherwise
+    (`--logprobs-mode`): sampling is left neutral for that case."""
+
+    start = "vllm serve MODEL"
+    texts_per_call = 64
+
+    @property
+    def url(self) -> str:
+        return f"{self.address.base}/completions"
+
+    def body(self, prompts: Sequence[list[int]]) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "prompt": list(prompts),
+            "max_tokens": 1,
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "top_k": -1,
+            "min_p": 0.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "repetition_penalty": 1.0,
+            "logprobs": len(self.words),
+            "logprob_token_ids": list(self.words),
+            "return_tokens_as_token_ids": True,
+            "add_special_tokens": False,
+        }
+
+    def answers(self, answer: Any) -> tuple[list[tuple[float, float]], int | None]:
+        pairs = []
+        for choice in sorted(answer["choices"], key=lambda choice: int(choice["index"])):
+            told = choice["logprobs"]["top_logprobs"][0]
+            logprobs = {int(name.removeprefix("token_id:")): value for name, value in told.items()}
+            if not logprobs.keys() >= set(self.words):
+                raise BadResponseError(
+                    f"{self.url} does not tell the probabilities of the tokens that it is asked for "
+                    "(logprob_token_ids): use a newer vLLM"
+                )
+            pairs.append(self.chosen(logprobs))
+        return pairs, ((answer.get("usage") or {}).get("prompt_tokens_details") or {}).get("cached_tokens")
+
+
+class Generate(NextTokenRoute):
+    """SGLang."""
+
+    start = "python -m sglang.launch_server --model-path MODEL"
+
+    @property
+    def url(self) -> str:
+        return f"{self.address.root}/generate"
+
+    def body(self, prompts: Sequence[list[int]]) -> dict[str, Any]:
+        neutral = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0}
+        return {
+            "input_ids": prompts[0],
+            "sampling_params": {"max_new_tokens": 1, **neutral},
+            "return_logprob": True,
+            "logprob_start_len": -1,
+            "token_ids_logprob": list(self.words),
+            "stream": False,
+        }
+
+    def answers(self, answer: Any) -> tuple[list[tuple[float, float]], int | None]:
+        told = answer["meta_info"]
+        logprobs = {int(token): value for value, token, *_ in told["output_token_ids_logprobs"][0]}
+        return [self.chosen(logprobs)], told.get("cached_tokens")
+
+
+class Completion(NextTokenRoute):
+    """llama.cpp. It tells the likeliest tokens only, so both are made the likeliest: what is added to both logits
+    leaves the ratio of their probabilities as it was."""
+
+    start = "llama-server -m MODEL.gguf"
+
+    @property
+    def url(self) -> str:
+        return f"{self.address.root}/completion"
+
+    def body(self, prompts: Sequence[list[int]]) -> dict[str, Any]:
+        return {
+            "prompt": prompts[0],
+            "n_predict": 1,
+            "n_probs": len(self.words),
+            "post_sampling_probs": True,
+            "logit_bias": [[token, BIAS] for token in self.words],
+            "samplers": ["temperature"],
+            "temperature": 1.0,
+            "cache_prompt": True,
+        }
+
+    def answers(self, answer: Any) -> tuple[list[tuple[float, float]], int | None]:
+        told = answer["completion_probabilities"][0]["top_probs"]
+        logprobs = {int(token["id"]): math.log(max(float(token["prob"]), 1e-45)) for token in told}
+        return [self.chosen(logprobs)], (answer.get("timings") or {}).get("cache_n")
+
+
+ROUTES: Mapping[str, Mapping[str, type[Route]]] = MappingProxyType(
+    {
+        "vllm": {"pair": Pooling, "next": Completions},
+        "sglang": {"next": Generate},
+        "llama.cpp": {"next": Completion},
+    }
+)
+"""By engine, then by the kind of head."""
+
+
+def kind(head: Head) -> str:
+    """What a head is called in `ROUTES`."""
+    return "next" if isinstance(head, NextToken) else head
+
+
+def _shares(total: int, lengths: Sequence[int]) -> list[int]:
+    """(n,) whole numbers that add up to `total`, in proportion to `lengths` and none above its own."""
+    total = min(total, sum(lengths))
+    ends = [total * end // sum(lengths) for end in accumulate(lengths)]
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
