@@ -107,6 +107,27 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
     return reward
 
 
+def serves_rewards(spec: str, **options: Any) -> bool:
+    """Whether the server at an address has a reward model: one that it is started for, or a language model by the name
+    of one; or `spec` names its `format`.
+
+    Raises:
+        ServerError, ConfigurationError: see `motes.http.identify`.
+        MissingExtraError: the packages for servers are not installed.
+    """
+    spec, options = _parsed(spec, options)
+    if "format" in options:
+        return True
+    try:
+        from motes.http import Address, Client, now
+        from motes.rewards.served.probe import is_reward_server
+    except ImportError as error:
+        raise MissingExtraError(f"the server {spec!r}", "http") from error
+    address = Address.parse(spec)
+    mine = {name: options[name] for name in inspect.signature(Client.open).parameters if name in options}
+    return now(is_reward_server(Client.open(address, **mine), address, options.get("engine")))
+
+
 def _judge(lm: str, options: Mapping[str, Any]) -> Judge:
     mine = {name: options[name] for name in inspect.signature(Judge).parameters if name in options}
     rubric = mine.get("rubric", "step")

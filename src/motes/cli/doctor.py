@@ -1,7 +1,8 @@
-"""`motes doctor`: what can this server do, and does it keep the contract of a language model?"""
+"""`motes doctor`: what can this server do, and does it keep the contract of a language model, or of a reward model?"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -11,32 +12,43 @@ from rich.text import Text
 
 from motes import api
 from motes.cli.views import print_trimmed
-from motes.contracts import check_language_model
+from motes.contracts import check_language_model, check_reward_model
 from motes.errors import ConfigurationError, ContractError
 from motes.types import Sampling
 
 if TYPE_CHECKING:
     from motes.models.served import HTTPLanguageModel
+    from motes.rewards.served.model import ServedPRM
 
 SAMPLING = Sampling(max_step_tokens=32)
+TOLERANCE = 0.02
+"""Between scores of the same step: servers compute in half precision, in batches of any size."""
 
 
 def command(
     url: Annotated[str, typer.Argument(help="http://HOST:PORT/v1#MODEL, options behind it: …#MODEL?seeds=group.")],
-    contract: Annotated[bool, typer.Option(help="Draw a few hundred short steps and check them.")] = True,
+    contract: Annotated[bool, typer.Option(help="Draw a few hundred short steps (or score some), and check.")] = True,
 ) -> None:
     """Show what a server can do, what is lost without the rest, and check it."""
     if not url.startswith(("http://", "https://")):
         raise ConfigurationError(f"{url!r} is no server: write http://HOST:PORT/v1#MODEL (for others, `motes check`)")
-    lm = cast("HTTPLanguageModel", api.language_model(url))
-    found = lm.capabilities
     console = Console()
-    others = [name for name in found.models if name != found.model]
+    if api.serves_rewards(url):
+        prm = cast("ServedPRM", api.reward_model(url))
+        _show_reward_model(console, prm)
+        if contract:
+            _check_reward_model(console, prm)
+    else:
+        lm = cast("HTTPLanguageModel", api.language_model(url))
+        _show_language_model(console, lm)
+        if contract:
+            _check(console, lm)
+
+
+def _show_language_model(console: Console, lm: HTTPLanguageModel) -> None:
+    found = lm.capabilities
     facts = {
-        "engine": f"{found.engine} {found.version or '(version not told)'}",
-        "model": found.model,
-        "others": ", ".join(others[:8]) + (f" and {len(others) - 8} more" if len(others) > 8 else ""),
-        "context": f"{found.context_length} tokens" if found.context_length else "not told",
+        **_facts(found.engine, found.version, found.model, found.models, found.context_length),
         "route": str(found).rpartition(": ")[2],
         "prompts": {
             "server": "made by the server",
@@ -45,20 +57,53 @@ def command(
         }[found.rendering],
         "seeds": lm.seeds,
     }
+    _show(console, facts, found.findings())
+
+
+def _show_reward_model(console: Console, prm: ServedPRM) -> None:
+    found = prm.server
+    facts = {
+        **_facts(found.engine, found.version, found.model, found.models, found.context_length),
+        "rewards": f"of the family {prm.format.family.name}, which scores the steps of an answer",
+        "route": prm.route.url,
+        "tokens": f"made by a tokenizer on this side, {prm.vocabulary.tokenizer.name_or_path}",
+    }
+    _show(console, facts, prm.findings())
+
+
+def _facts(
+    engine: str, version: str | None, model: str, models: Sequence[str], context_length: int | None
+) -> dict[str, str]:
+    others = [name for name in models if name != model]
+    return {
+        "engine": f"{engine} {version or '(version not told)'}",
+        "model": model,
+        "others": ", ".join(others[:8]) + (f" and {len(others) - 8} more" if len(others) > 8 else ""),
+        "context": f"{context_length} tokens" if context_length else "not told",
+    }
+
+
+def _show(console: Console, facts: Mapping[str, str], findings: Sequence[tuple[str, bool, str]]) -> None:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in facts.items():
         if value:
             table.add_row(Text(name, style="dim"), Text(value))
     print_trimmed(console, table)
     console.print()
-    for what, there, lost in found.findings():
+    for what, there, lost in findings:
         mark = Text("yes  ", style="green") if there else Text("no   ", style="yellow")
         console.print(mark + Text(what), soft_wrap=True)
         if not there:
             console.print(Text(f"     {lost}", style="dim"), soft_wrap=True)
-    if contract:
-        console.print()
-        _check(console, lm)
+    console.print()
+
+
+def _check_reward_model(console: Console, prm: ServedPRM) -> None:
+    try:
+        check_reward_model(prm, tolerance=TOLERANCE)
+    except ContractError as error:
+        raise ContractError(f"the contract of a reward model does not hold: {error}. See docs/servers.md") from error
+    console.print("keeps the contract of a reward model", soft_wrap=True, highlight=False)
 
 
 def _check(console: Console, lm: HTTPLanguageModel) -> None:

@@ -20,7 +20,11 @@ Model = Annotated[
     ),
 ]
 Reward = Annotated[
-    str, typer.Option("--reward", help="Reward model: tiny, hf:PATH_OR_NAME, judge:LM, MODULE:ATTRIBUTE, or none.")
+    str,
+    typer.Option(
+        "--reward",
+        help="Reward model: tiny, hf:PATH_OR_NAME, http://HOST:PORT#MODEL, judge:LM, MODULE:ATTRIBUTE, or none.",
+    ),
 ]
 OutcomeReward = Annotated[
     str | None,

@@ -191,6 +191,25 @@ class ServedPRM:
         """
         return await self._reader.score(trajectories, self._read)
 
+    def findings(self) -> list[tuple[str, bool, str]]:
+        """What matters of the server: what it is, whether it is there, and what is lost where it is not."""
+        spares, tells = self.route.spares, self.route.tells_spared
+        cached = ("tells what its cache spared", tells, "usage counts every text as computed: an upper bound")
+        return [
+            (
+                "reads new steps only",
+                spares,
+                "its prefix cache does not serve this route: each score costs the whole answer up to its step",
+            ),
+            *([cached] if spares else []),
+            ("several texts in one request", self.route.texts_per_call > 1, "more requests, each with its overhead"),
+            (
+                "tells its context length",
+                self.context_length is not None,
+                "what does not fit is known only when the server refuses it",
+            ),
+        ]
+
     async def aclose(self) -> None:
         """Close this event loop's connections; otherwise they are closed with the loop."""
         await self.client.aclose()

@@ -39,7 +39,8 @@ class Route(ABC):
         start: how a server is started so that it has this route.
         texts_per_call: texts of one request at most.
         drawn: tokens of the context that a request takes beside its text.
-        spares: whether the server's prefix cache can spare it what was read before.
+        spares: whether the server's prefix cache can spare it what was read before; `tells_spared`: whether it said how
+            much, when it was last asked.
     """
 
     start: ClassVar[str]
@@ -52,6 +53,7 @@ class Route(ABC):
         self.address = address
         self.model = model
         self.words = words or (0, 0)
+        self.tells_spared = False
 
     @property
     @abstractmethod
@@ -146,6 +148,7 @@ class NextTokenRoute(Route):
                 spared = _shares(int(cached or 0), [len(prompt) for prompt in prompts])
             except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
                 raise self.misread(answer, f"{type(error).__name__}: {error}") from error
+            self.tells_spared = cached is not None
             if len(told) != len(prompts) or not all(map(math.isfinite, told)):
                 raise self.misread(answer, f"{len(told)} answers where {len(prompts)} were asked for")
             for i, (reading, prompt) in enumerate(zip(readings, prompts, strict=True)):
