@@ -4,6 +4,7 @@
     ├── ConfigurationError      a value the caller gave cannot work; nothing was computed
     │   ├── UnknownNameError    a method, task, model or option of that name does not exist
     │   ├── MissingExtraError   an optional dependency is not installed
+    │   ├── ProblemFileError    a row of a file of problems cannot be used
     │   └── UnauthorizedError   a server wants a key that it was not given
     ├── ContextLengthError      a prompt does not fit the model's context
     ├── EngineError             a language model failed while running
@@ -15,6 +16,8 @@
     ├── RewardError             a reward model failed, or its scores cannot be used
     │   ├── VerdictError        a judge's reply states no verdict
     │   └── ScoresFailedError   some trajectories could not be scored, the others were
+    ├── GraderError             an answer could not be graded: it is neither right nor wrong
+    │   └── GraderTimeoutError  not in time
     ├── DegenerateWeightsError  every particle's weight is zero
     │   └── NoParticlesError    every particle was dropped (an EngineError as well)
     ├── ContractError           an implementation broke the contract of its protocol
@@ -63,6 +66,18 @@ class MissingExtraError(ConfigurationError, ImportError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs an optional dependency: pip install 'motes[{extra}]'")
+
+
+class ProblemFileError(ConfigurationError):
+    """A row of a file of problems cannot be used.
+
+    Attributes:
+        path, line: where it is, lines counted from 1.
+    """
+
+    def __init__(self, path: str, line: int, reason: str) -> None:
+        self.path, self.line = path, line
+        super().__init__(f"{path}, line {line}: {reason}")
 
 
 class UnauthorizedError(ConfigurationError):
@@ -149,6 +164,14 @@ class ScoresFailedError(RewardError):
         if len(scores) < len(outcomes):
             raise cls(outcomes)
         return scores
+
+
+class GraderError(MotesError, RuntimeError):
+    """An answer could not be graded: it is neither right nor wrong."""
+
+
+class GraderTimeoutError(GraderError):
+    """An answer could not be graded in time."""
 
 
 class DegenerateWeightsError(MotesError, ArithmeticError):

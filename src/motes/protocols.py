@@ -76,14 +76,22 @@ class AnswerRule(Protocol):
 
 
 class Task(AnswerRule, Protocol):
-    """A set of problems with an answer rule and a grader."""
+    """A set of problems with an answer rule and a grader.
+
+    Both are asked by several threads. A task whose problems have levels may say so by a method
+    `level(problem) -> int | None`; reports then tell levels apart.
+    """
 
     name: str
 
     def problems(self, split: str = "test", limit: int | None = None) -> list[Problem]: ...
 
     def grade(self, problem: Problem, answer: str) -> bool:
-        """Whether `answer` is right."""
+        """Whether `answer` is right.
+
+        Raises:
+            GraderError: that could not be found out. It is neither right nor wrong.
+        """
         ...
 
 

@@ -24,11 +24,17 @@ from motes.lab.evaluation import Evaluation
 from motes.lab.report import Report
 from motes.lab.run import Progress, evaluate
 from motes.protocols import LanguageModel, RewardModel
+from motes.tasks import DECLARED, TASKS
 
 
 def command(
     out: Annotated[Path, typer.Option("--out", help="Directory of the evaluation; an unfinished one is resumed.")],
-    task: Annotated[str, typer.Option(help="Whose problems.")] = "arithmetic",
+    task: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE.jsonl", help=f"Whose problems: {', '.join((*TASKS, *DECLARED))}, or a file of your own."
+        ),
+    ] = "arithmetic",
     methods: Annotated[
         str, typer.Option(help="Methods separated by commas, e.g. pf,pf:paper,beam:beam_width=2,MODULE:CLASS.")
     ] = "pf,bon,wbon,majority,greedy",

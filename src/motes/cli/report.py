@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from motes.cli.views import print_trimmed, report_table
+from motes.cli.views import outcomes_table, print_trimmed, report_table
 from motes.errors import MissingExtraError
 from motes.lab.report import NOTE, Report, write_report
 
@@ -36,9 +36,11 @@ def console() -> Console:
 
 
 def show(console: Console, report: Report) -> None:
-    """The table, with what must be known to read it."""
+    """The tables, with what must be known to read them."""
     console.print(Text(f"{report.title}; {report.models}", style="bold"))
     print_trimmed(console, report_table(report))
+    console.print()
+    print_trimmed(console, outcomes_table(report))
     for warning in report.warnings():
         console.print(Text(warning, style="yellow"))
     console.print(Text(NOTE, style="dim"))

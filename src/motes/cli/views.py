@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from motes.lab.method_spec import NAMES
-from motes.lab.report import COLUMNS, Report, table_row
+from motes.lab.report import COLUMNS, OUTCOME_COLUMNS, Report, outcomes_row, table_row
 from motes.methods import Run
 from motes.smc import Weights
 from motes.types import Record, Result, Stop, Usage
@@ -164,13 +164,21 @@ def posterior(masses: Mapping[str, float]) -> RenderableType:
 
 
 def report_table(report: Report) -> Table:
-    """An evaluation's cells."""
+    """What an evaluation's cells came to, and cost."""
+    return _cells(COLUMNS, map(table_row, report.cells))
+
+
+def outcomes_table(report: Report) -> Table:
+    """How the runs of an evaluation's cells ended."""
+    return _cells(OUTCOME_COLUMNS, map(outcomes_row, report.cells))
+
+
+def _cells(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in COLUMNS:
+    for column in columns:
         table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
     previous = None
-    for cell in report.cells:
-        method, *rest = table_row(cell)
+    for method, *rest in rows:
         table.add_row(Text(method if method != previous else "", style="bold"), *rest)
         previous = method
     return table
@@ -208,8 +216,8 @@ def accuracy_grid(cells: Mapping[tuple[str, int], tuple[int, int]]) -> Table:
     for method in dict.fromkeys(method for method, _ in sorted(cells)):
         row = []
         for budget in budgets:
-            graded, right = cells.get((method, budget), (0, 0))
-            row.append(f"{100 * right / graded:.1f} %" if graded else "")
+            runs, right = cells.get((method, budget), (0, 0))
+            row.append(f"{100 * right / runs:.1f} %" if runs else "")
         table.add_row(method, *row)
     return table
 

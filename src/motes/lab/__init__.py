@@ -3,6 +3,7 @@
 from motes.lab.calibration import HeldOut, Labelled, calibrate, read_labelled, score_labelled
 from motes.lab.corruption import CorruptedReward
 from motes.lab.evaluation import Evaluation, PlannedRun, derive_seed
+from motes.lab.grading import Regraded, regrade
 from motes.lab.method_spec import method_from_spec
 from motes.lab.records import RecordStore, RunRecord, read_records
 from motes.lab.report import Cell, Report, write_report
@@ -19,6 +20,7 @@ __all__ = [
     "PlannedRun",
     "Progress",
     "RecordStore",
+    "Regraded",
     "Report",
     "RunRecord",
     "calibrate",
@@ -28,6 +30,7 @@ __all__ = [
     "proportion_interval",
     "read_labelled",
     "read_records",
+    "regrade",
     "score_labelled",
     "write_report",
 ]

@@ -2,7 +2,7 @@
 
 A line is written by one call of the operating system, so a killed process leaves at most one torn line, the last;
 it is cut off when the file is opened for appending again, and its run is done again. Of several lines of one run
-the last one counts: a failed run is done again and gets another line.
+the last one counts: a failed run is done again, an answer is graded again, and gets another line.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class RunRecord:
 
     Attributes:
         problem_id, method, budget, seed: which run. `method` is the method's spec, `seed` the evaluation's.
-        outcome: five different ends. A failed run is neither right nor wrong, and is done again on resume.
+        outcome: five different ends. A failed run is neither right nor wrong, and is done again on resume; nor is an
+            answer that the grader could not grade, in time or at all ("grader_timeout"): `motes grade` tries again.
         answer: the selected one, None without one; `reference`: the right one; `text`: of the answer's trajectory.
         level: of the problem, where its task has levels.
         confidence: posterior mass of the answer, in [0, 1].
@@ -48,7 +49,7 @@ class RunRecord:
         usage: see `motes.types.Usage`.
         seconds: from the run's start to its end, while others shared the models.
         run_seed: the seed given to `motes.solve` for this run.
-        error: of a failed run.
+        error: why the run failed, or why its answer could not be graded.
     """
 
     problem_id: str
@@ -164,16 +165,16 @@ class RecordStore:
             os.close(self._file)
             raise
 
-    def append(self, record: RunRecord) -> None:
-        """Write one line, whole or not at all.
+    def append(self, *records: RunRecord) -> None:
+        """Write a line for each, all of them or none.
 
         Raises:
             RunDirectoryError: it could not be written; the file is as it was.
         """
-        line = (record.to_json() + "\n").encode()
+        lines = "".join(record.to_json() + "\n" for record in records).encode()
         size = os.fstat(self._file).st_size
         try:
-            if os.write(self._file, line) != len(line):
+            if os.write(self._file, lines) != len(lines):
                 raise OSError(0, "the disk is full")
         except OSError as error:
             with contextlib.suppress(OSError):

@@ -20,12 +20,16 @@ from motes.types import Usage
 
 UNKNOWN = Sizes()
 NOTE = (
-    "Accuracy: right answers over all runs, failed ones included, with Wilson's 95 % interval at the effective sample "
-    "size of the problems (runs of one problem with several seeds are not independent). Oracle: runs in which any "
-    "trajectory is right (pass@N). Tokens: computed per problem, mean, without what caches spared; a prompt that runs "
-    "share is computed once, for the first of them. FLOPs: 2 · parameters · computed tokens, of both models, per "
-    "problem, mean; attention's own, which grow with the context, are left out (Kaplan et al. 2020, arXiv 2001.08361). "
-    "Seconds: mean from a run's start to its answer while others shared the models."
+    "Accuracy: right answers over all runs, failed and ungraded ones included, with Wilson's 95 % interval at the "
+    "effective sample size of the problems (runs of one problem with several seeds are not independent). Oracle: runs "
+    "in which any trajectory is right (pass@N). Tokens: computed per problem, mean, without what caches spared; a "
+    "prompt that runs share is computed once, for the first of them. FLOPs: 2 · parameters · computed tokens, of both "
+    "models, per problem, mean; attention's own, which grow with the context, are left out (Kaplan et al. 2020, arXiv "
+    "2001.08361). Seconds: mean from a run's start to its answer while others shared the models."
+)
+OUTCOMES_NOTE = (
+    "Of each run one. An answer that the grader failed at or said nothing about in time, and a run that failed, are "
+    "neither right nor wrong; accuracy is over all of them."
 )
 DIFFERENCES_NOTE = (
     "Accuracy less that of `{chief}` at the same budget, in percentage points, over the runs that both have. In "
@@ -218,10 +222,12 @@ class Report:
 
     def warnings(self) -> list[str]:
         """What a reader must know before trusting the numbers."""
-        failed = sum(cell.outcomes["failed"] for cell in self.cells)
+        failed, ungraded = (sum(cell.outcomes[end] for cell in self.cells) for end in ("failed", "grader_timeout"))
         warnings = []
         if failed:
             warnings.append(f"{failed} failed runs stand in the denominator: the same `motes eval` does them again")
+        if ungraded:
+            warnings.append(f"{ungraded} answers could not be graded and count as not right: `motes grade` tries again")
         if self.missing:
             warnings.append(f"unfinished, {self.missing} runs are missing: the same `motes eval` does them")
         return warnings
@@ -231,6 +237,14 @@ class Report:
         lines = [f"# {self.title}", "", f"{self.models}.", ""]
         lines += [f"**{warning}.**" for warning in self.warnings()]
         lines += _markdown_table(self.cells)
+        lines += [
+            "",
+            "## Outcomes",
+            "",
+            *markdown_rows(OUTCOME_COLUMNS, map(outcomes_row, self.cells)),
+            "",
+            OUTCOMES_NOTE,
+        ]
         if self.differences:
             note = DIFFERENCES_NOTE.format(chief=self.chief)
             lines += ["", f"## Differences to `{self.chief}`", "", *_grid(self.differences, "budget {}"), "", note]
@@ -281,6 +295,14 @@ def table_row(cell: Cell) -> list[str]:
         flops(cell.total_flops),
         f"{cell.seconds:.2f}",
     ]
+
+
+OUTCOME_COLUMNS = ("method", "budget", "runs", *(outcome.replace("_", " ") for outcome in OUTCOMES), "missing")
+
+
+def outcomes_row(cell: Cell) -> list[str]:
+    """The cell under `OUTCOME_COLUMNS`."""
+    return [cell.method, *map(str, (cell.budget, cell.runs, *cell.outcomes.values(), cell.missing))]
 
 
 def percent(share: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,22 +12,23 @@ from motes import api
 from motes.errors import ConfigurationError, MotesError, RunDirectoryError
 from motes.lab.evaluation import RECORDS, Evaluation, PlannedRun
 from motes.lab.flops import Sizes
+from motes.lab.grading import any_right, grade
 from motes.lab.method_spec import method_from_spec
 from motes.lab.records import Outcome, RecordStore, RunRecord
 from motes.methods.population import gather
 from motes.protocols import LanguageModel, RewardModel, Task
 from motes.tasks import task as task_named
-from motes.types import Problem, Result, Usage
+from motes.types import Result, Usage
 
 
 @dataclass
 class Progress:
-    """How far an evaluation is. Failed runs are done, but neither right nor wrong.
+    """How far an evaluation is. Failed runs are done, and count as not right, here as in reports.
 
     Attributes:
         total: runs asked for; `resumed`: of these, recorded by earlier calls; `done`: recorded by now.
         outcomes: number of records by outcome, `resumed` ones included.
-        cells: for each (method, budget): graded runs, and right ones.
+        cells: for each (method, budget): runs done, and right ones.
         usage: spent by this call.
     """
 
@@ -39,9 +41,8 @@ class Progress:
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers among the runs that did not fail; NaN before there is one."""
-        graded = sum(graded for graded, _ in self.cells.values())
-        return sum(right for _, right in self.cells.values()) / graded if graded else float("nan")
+        """Share of right answers among the runs done; NaN before there is one."""
+        return self.outcomes.get("correct", 0) / self.done if self.done else float("nan")
 
     @property
     def failed(self) -> int:
@@ -50,9 +51,8 @@ class Progress:
     def _count(self, record: RunRecord) -> None:
         self.done += 1
         self.outcomes[record.outcome] = self.outcomes.get(record.outcome, 0) + 1
-        if record.outcome != "failed":
-            graded, right = self.cells.get((record.method, record.budget), (0, 0))
-            self.cells[record.method, record.budget] = graded + 1, right + (record.outcome == "correct")
+        runs, right = self.cells.get((record.method, record.budget), (0, 0))
+        self.cells[record.method, record.budget] = runs + 1, right + (record.outcome == "correct")
 
 
 async def evaluate(
@@ -149,47 +149,40 @@ async def _solve(
     except Exception as error:  # whatever a user's model raises fails this run, not the evaluation
         failure = error
         result = error.result if isinstance(error, MotesError) else None
-    return _record(run, task, result, failure, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return await asyncio.to_thread(_record, run, task, result, failure, seconds)  # a grader may take its time
 
 
 def _record(run: PlannedRun, task: Task, result: Result | None, failure: Exception | None, seconds: float) -> RunRecord:
     problem_id, method, budget, seed = run.key
     result = result or Result(run.problem, method, run.run_seed)
     answers = tuple(task.answer(trajectory.text) for trajectory in result.trajectories)
+    if failure is None:
+        outcome, error = grade(task, run.problem, result.answer)
+    else:
+        outcome, error = "failed", f"{type(failure).__name__}: {failure}"
+    level = getattr(task, "level", None)
     return RunRecord(
         problem_id=problem_id,
         method=method,
         budget=budget,
         seed=seed,
-        outcome="failed" if failure is not None else grade(task, run.problem, result.answer),
+        outcome=outcome,
         answer=result.answer,
         reference=run.problem.answer,
-        level=level(run.problem),
+        level=None if level is None else level(run.problem),
         confidence=result.confidence,
-        oracle=any(grade(task, run.problem, answer) == "correct" for answer in set(answers)),
+        oracle=any_right(task, run.problem, answers),
         rounds=len(result.records),
         log_evidence=_finite(result.log_evidence),
         usage=result.usage,
         seconds=round(seconds, 4),
         run_seed=run.run_seed,
-        error=None if failure is None else f"{type(failure).__name__}: {failure}",
+        error=error,
         posterior=dict(result.posterior),
         answers=answers,
         text=result.text,
     )
-
-
-def grade(task: Task, problem: Problem, answer: str | None) -> Outcome:
-    """How an answer counts."""
-    if answer is None:
-        return "no_answer"
-    return "correct" if task.grade(problem, answer) else "wrong"
-
-
-def level(problem: Problem) -> int | None:
-    """The level that a problem's id states, "task/split/LEVEL-NUMBER"; None where it states none."""
-    head, dash, _ = (problem.id or "").rpartition("/")[2].partition("-")
-    return int(head) if dash and head.isdigit() else None
 
 
 def _finite(value: float | None) -> float | None:

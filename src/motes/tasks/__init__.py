@@ -2,27 +2,71 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
+from urllib.parse import parse_qsl
 
-from motes.errors import UnknownNameError
+from motes.errors import ConfigurationError, UnknownNameError
 from motes.protocols import Task
 from motes.tasks.arithmetic import Arithmetic
+from motes.tasks.benchmark import DECLARED, Benchmark
 from motes.tasks.boxed import BoxedAnswers
+from motes.tasks.maths import MathAnswers
+from motes.tasks.words import Choices, ExactMatch
 
 TASKS: Mapping[str, Callable[[], Task]] = MappingProxyType({"arithmetic": Arithmetic})
-"""Task names and what makes one."""
+"""The tasks that are code. Those that are data are declared in `motes.tasks.benchmark`."""
+
+FIELDS = ("question", "answer", "id", "level", "choices")
+"""Options that say what a file's fields are called."""
 
 
-def task(name: str) -> Task:
-    """The task of that name.
+def task(spec: str) -> Task:
+    """The task that a spec names: NAME, FILE.jsonl, or NAME:FILE.jsonl, and options.
+
+    "arithmetic"; "math-500", from the hub; "math-500:math500.jsonl", the same from a file; "problems.jsonl",
+    mathematics of your own; "multiple-choice:quiz.jsonl?answer=key"; "gsm8k?revision=main".
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: there is no such task or option.
+        ConfigurationError: it wants a file.
+        MissingExtraError: grading needs a package that is not installed.
     """
-    if name not in TASKS:
-        raise UnknownNameError("task", name, TASKS)
-    return TASKS[name]()
+    source, _, query = spec.partition("?")
+    options = dict(parse_qsl(query))
+    name, _, file = source.partition(":")
+    if source.endswith(".jsonl") and name not in DECLARED:
+        name, file = "math", source
+    if name in TASKS:
+        if source != name or options:
+            raise ConfigurationError(f"the task {name!r} takes neither a file nor options")
+        return TASKS[name]()
+    if name not in DECLARED:
+        raise UnknownNameError("task", source, (*TASKS, *DECLARED, "FILE.jsonl"))
+    declaration = DECLARED[name]
+    fields: dict[str, Any] = {option: (value,) for option, value in options.items() if option in FIELDS}
+    for option in options:
+        if option not in (*FIELDS, "revision"):
+            raise UnknownNameError("option of a task", option, (*FIELDS, "revision"))
+    return Benchmark(
+        Path(file).stem or name,
+        dataclasses.replace(declaration, fields=dataclasses.replace(declaration.fields, **fields)),
+        path=Path(file) if file else None,
+        revision=options.get("revision"),
+    )
 
 
-__all__ = ["TASKS", "Arithmetic", "BoxedAnswers", "task"]
+__all__ = [
+    "DECLARED",
+    "TASKS",
+    "Arithmetic",
+    "Benchmark",
+    "BoxedAnswers",
+    "Choices",
+    "ExactMatch",
+    "MathAnswers",
+    "task",
+]

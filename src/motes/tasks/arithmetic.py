@@ -459,7 +459,12 @@ class Arithmetic(BoxedAnswers):
         return list(_fixed_problems("test" if split == "test" else "validation")[:limit])
 
     def grade(self, problem: Problem, answer: str) -> bool:
-        return problem.answer is not None and self.equivalent(problem.answer, answer)
+        return problem.answer is not None and self.matches(problem.answer, answer)
+
+    def level(self, problem: Problem) -> int | None:
+        """Its level, which its id states; None where the problem is not one of these."""
+        level = (problem.id or "").rpartition("/")[2].partition("-")[0]
+        return int(level) if level.isdigit() else None
 
     def recognizes(self, question: str) -> bool:
         """Whether this is a question of the kind that the bundled models were trained on."""

@@ -17,7 +17,7 @@ class BoxedAnswers:
     """
 
     def answer(self, text: str) -> str | None:
-        text = _THOUGHT.sub("", text).rpartition("</think>")[2]
+        text = said(text)
         start = text.rfind("\\boxed{")
         while start >= 0:
             depth = 0
@@ -32,23 +32,40 @@ class BoxedAnswers:
 
     def equivalent(self, first: str, second: str) -> bool:
         """The same number, or the same text up to spaces, dollar signs and a final full stop."""
-        a, b = _plain(first), _plain(second)
+        a, b = plain(first), plain(second)
         if a == b:
             return True
-        x, y = _number(a), _number(b)
+        x, y = number(a), number(b)
         return x is not None and x == y
 
+    def matches(self, reference: str, answer: str) -> bool:
+        """Whether `answer` is right where `reference` is."""
+        return self.equivalent(reference, answer)
 
-def _plain(answer: str) -> str:
-    return re.sub(r"\s+|\$|\\[,!;]", "", answer).rstrip(".")
+
+def said(text: str) -> str:
+    """A text without what is thought."""
+    return _THOUGHT.sub("", text).rpartition("</think>")[2]
+
+
+_BLANK = re.compile(r"(?<!\d)\s+|\s+(?!\d+\s*/)|\\?\$|\\[,!;]")  # but for the space in 1 1/2
+
+
+def plain(answer: str) -> str:
+    """An answer without spaces, dollar signs and a final full stop."""
+    return _BLANK.sub("", answer).rstrip(".")
 
 
 _THOUSANDS = re.compile(r"(?<=\d),(?=(\d{3})+(?!\d))")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d+)?|\.\d+|\d+/\d+)")
+_FRACTION = re.compile(r"([+-]?)\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 
 
-def _number(text: str) -> Fraction | None:
-    """The number that `text` is: an integer, a decimal or a fraction. (No exponents: 1e999999999 fills the memory.)"""
+def number(text: str) -> Fraction | None:
+    """The number that a plain text is: an integer, a decimal or a fraction, one of LaTeX's too. (No exponents:
+    1e999999999 fills the memory.)"""
+    if fraction := _FRACTION.fullmatch(text):
+        text = "{}{}/{}".format(*fraction.groups())
     text = _THOUSANDS.sub("", text)
     if not _NUMBER.fullmatch(text):
         return None

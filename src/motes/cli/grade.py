@@ -1,0 +1,57 @@
+"""`motes grade`: the answers of an evaluation graded again, without generating anything."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from motes.lab.grading import regrade
+from motes.lab.records import RunRecord
+from motes.tasks import task as task_named
+
+SHOWN = 20
+"""Changes that are printed one by one."""
+
+
+def command(
+    directory: Annotated[Path, typer.Argument(help="Of an evaluation, finished or not.", show_default=False)],
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE.jsonl", help="Grade by this task, with its problems; by default the same."),
+    ] = None,
+) -> None:
+    """Grade recorded answers again, as problems and grader are now."""
+    graded = regrade(directory, None if task is None else task_named(task))
+    for before, after in graded.changed[:SHOWN]:
+        print(_line(before, after))
+    if (more := len(graded.changed) - SHOWN) > 0:
+        print(f"and {more} more")
+    moves = Counter((_words(before), _words(after)) for before, after in graded.changed)
+    moved = ", ".join(f"{count} from {old} to {new}" for (old, new), count in moves.most_common() if old != new)
+    print(f"{graded.graded} answers graded, {len(graded.changed)} records changed" + (f": {moved}" if moved else ""))
+    if graded.failed:
+        print(f"{graded.failed} failed runs have no answer to grade: the same `motes eval` does them again")
+    if ungraded := graded.ungraded:
+        print(f"motes: {ungraded} answers could not be graded, and are neither right nor wrong", file=sys.stderr)
+    if graded.changed:
+        print(f"new tables and plots: motes report {shlex.quote(str(directory))}")
+
+
+def _line(before: RunRecord, after: RunRecord) -> str:
+    run = f"{after.problem_id}  {after.method} {after.budget} seed {after.seed}"
+    move = f"{_words(before)} → {_words(after)}" if before.outcome != after.outcome else _words(after)
+    notes = [f"answer {after.answer!r}", f"reference {after.reference!r}"]
+    if before.reference != after.reference:
+        notes.append(f"which was {before.reference!r}")
+    if before.oracle != after.oracle:
+        notes.append("another one is right" if after.oracle else "none is right")
+    return f"{run}: {move}  ({', '.join(notes)})"
+
+
+def _words(record: RunRecord) -> str:
+    return record.outcome.replace("_", " ")

@@ -1,0 +1,89 @@
+"""Grades: how the answers of a run count, when it ends and again later, without generating anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from motes.errors import GraderError, RunDirectoryError
+from motes.lab.evaluation import RECORDS, read_configuration
+from motes.lab.records import Outcome, RecordStore, RunRecord
+from motes.protocols import Task
+from motes.tasks import task as task_named
+from motes.types import Problem
+
+
+class Grade(NamedTuple):
+    """How an answer counts; `error`: why the grader could not say."""
+
+    outcome: Outcome
+    error: str | None = None
+
+
+def grade(task: Task, problem: Problem, answer: str | None) -> Grade:
+    """How an answer counts. One that the grader fails at, or finds nothing about in time, is not wrong for that."""
+    if answer is None:
+        return Grade("no_answer")
+    try:
+        return Grade("correct" if task.grade(problem, answer) else "wrong")
+    except GraderError as error:
+        return Grade("grader_timeout", f"{type(error).__name__}: {error}")
+
+
+def any_right(task: Task, problem: Problem, answers: Sequence[str | None]) -> bool:
+    """Whether any of these is right; one that cannot be graded is not."""
+    return any(grade(task, problem, answer).outcome == "correct" for answer in dict.fromkeys(answers))
+
+
+@dataclass(frozen=True)
+class Regraded:
+    """What grading again came to.
+
+    Attributes:
+        graded: records graded; `failed`: runs without anything to grade, left as they are.
+        ungraded: answers that the grader failed at, or said nothing about in time.
+        changed: (before, after) of every record that is not as it was.
+    """
+
+    graded: int
+    failed: int
+    ungraded: int
+    changed: tuple[tuple[RunRecord, RunRecord], ...]
+
+
+def regrade(directory: Path, task: Task | None = None) -> Regraded:
+    """Grade the recorded answers of an evaluation again, with the problems and the grader as they are now.
+
+    Nothing is generated, and no answer is chosen again: those recorded are graded. What changes is appended to the
+    records, all of it or nothing, so that what was said before stays readable and the last word counts.
+
+    Args:
+        task: by default the evaluation's.
+
+    Raises:
+        RunDirectoryError: the directory holds no evaluation, another process writes to it, or the task lacks one of
+            its problems.
+        ConfigurationError: the task cannot be opened.
+    """
+    configuration = read_configuration(directory)
+    task = task or task_named(configuration.get("task", ""))
+    problems = {problem.id: problem for problem in task.problems(configuration.get("split", "test"))}
+    with RecordStore(directory / RECORDS) as store:
+        records = [record for record in store.records if record.outcome != "failed"]
+        again = [_graded(record, task, problems, directory) for record in records]
+        changed = tuple((before, after) for before, after in zip(records, again, strict=True) if before != after)
+        store.append(*(after for _, after in changed))
+    ungraded = sum(record.outcome == "grader_timeout" for record in again)
+    return Regraded(len(records), len(store.records) - len(records), ungraded, changed)
+
+
+def _graded(record: RunRecord, task: Task, problems: Mapping[str | None, Problem], directory: Path) -> RunRecord:
+    if (problem := problems.get(record.problem_id)) is None:
+        raise RunDirectoryError(
+            f"the task has no problem {record.problem_id!r}, which {directory} has runs of: name the task it is of"
+        )
+    outcome, error = grade(task, problem, record.answer)
+    oracle = any_right(task, problem, record.answers)
+    return replace(record, outcome=outcome, oracle=oracle, error=error, reference=problem.answer)

@@ -1,0 +1,171 @@
+"""Benchmarks: problems from a hub's data set or from a file, and the rule by which their answers are read and graded.
+
+Each is a declaration of a few lines. The data sets' names and fields are those that their authors publish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
+
+from motes.errors import ConfigurationError, MissingExtraError, UnknownNameError
+from motes.protocols import AnswerRule
+from motes.tasks.maths import MathAnswers
+from motes.tasks.rows import Fields, Row, read_jsonl, read_problems
+from motes.tasks.words import Choices, ExactMatch
+from motes.types import Problem
+
+
+class GradingRule(AnswerRule, Protocol):
+    """An answer rule that grades."""
+
+    def matches(self, reference: str, answer: str) -> bool:
+        """Whether `answer` is right where `reference` is.
+
+        Raises:
+            GraderError: that could not be found out.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class HubData:
+    """A data set on the Hugging Face hub.
+
+    Attributes:
+        repository: its name; `configuration`: the part of it, where it has several.
+        splits: what its splits are called there, by the names they have here.
+    """
+
+    repository: str
+    configuration: str | None = None
+    splits: Mapping[str, str] = field(default_factory=lambda: {"test": "test"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """A benchmark: where its rows are (None: in a file that the user names), what they say where, how it is graded."""
+
+    rule: Callable[[], GradingRule] = MathAnswers
+    fields: Fields = field(default_factory=Fields)
+    hub: HubData | None = None
+
+
+DECLARED: Mapping[str, Declaration] = MappingProxyType(
+    {
+        "math-500": Declaration(
+            hub=HubData("HuggingFaceH4/MATH-500"),
+            fields=Fields(question=("problem",), answer=("answer",), id=("unique_id",)),
+        ),
+        "aime-2024": Declaration(
+            hub=HubData("HuggingFaceH4/aime_2024", splits={"test": "train"}),
+            fields=Fields(question=("problem",), answer=("answer",)),
+        ),
+        "aime-2025": Declaration(
+            hub=HubData("math-ai/aime25"), fields=Fields(question=("problem",), answer=("answer",))
+        ),
+        "amc-2023": Declaration(
+            hub=HubData("math-ai/amc23"), fields=Fields(question=("question",), answer=("answer",))
+        ),
+        "gsm8k": Declaration(
+            hub=HubData("openai/gsm8k", "main", splits={"test": "test", "train": "train"}),
+            fields=Fields(question=("question",), answer=("answer",), after="####"),
+        ),
+        "math": Declaration(),
+        "exact-match": Declaration(rule=ExactMatch),
+        "multiple-choice": Declaration(rule=Choices, fields=Fields(choices=("choices",))),
+    }
+)
+"""The benchmarks by name."""
+
+
+class Benchmark:
+    """A task whose problems are rows of data.
+
+    Args:
+        name: of the task, with which ids begin where rows have none.
+        declaration: of the benchmark.
+        path: of a JSON Lines file to take the rows from, instead of the hub's.
+        revision: of the hub's data set, a commit or a tag; by default the newest.
+
+    Raises:
+        ConfigurationError: it has no data set on the hub, and no file is named.
+        MissingExtraError: grading needs a package that is not installed.
+    """
+
+    def __init__(
+        self, name: str, declaration: Declaration, *, path: Path | None = None, revision: str | None = None
+    ) -> None:
+        if declaration.hub is None and path is None:
+            raise ConfigurationError(f"the task {name!r} needs a file: {name}:FILE.jsonl")
+        if path is not None and revision is not None:
+            raise ConfigurationError("a file has no revision")
+        self.name = name
+        self.declaration = declaration
+        self.path = path
+        self.revision = revision
+        self._rule = declaration.rule()
+        self._levels: dict[str | None, int | None] = {}
+
+    def problems(self, split: str = "test", limit: int | None = None) -> list[Problem]:
+        """The problems, in the order of the rows.
+
+        Raises:
+            UnknownNameError: there is no such split.
+            ConfigurationError: the rows cannot be read or loaded.
+        """
+        return [problem for problem, _ in self._read(split).values()][:limit]
+
+    def answer(self, text: str) -> str | None:
+        return self._rule.answer(text)
+
+    def equivalent(self, first: str, second: str) -> bool:
+        return self._rule.equivalent(first, second)
+
+    def grade(self, problem: Problem, answer: str) -> bool:
+        """Whether `answer` is right.
+
+        Raises:
+            GraderError: that could not be found out.
+        """
+        return problem.answer is not None and self._rule.matches(problem.answer, answer)
+
+    def level(self, problem: Problem) -> int | None:
+        """Its level, where the rows state levels."""
+        return self._levels.get(problem.id)
+
+    def _read(self, split: str) -> dict[str, tuple[Problem, int | None]]:
+        hub = self.declaration.hub
+        splits = {"test": "test"} if self.path is not None or hub is None else hub.splits
+        if split not in splits:
+            raise UnknownNameError("split", split, splits)
+        if self.path is not None:
+            rows, source = read_jsonl(self.path), str(self.path)
+        else:
+            assert hub is not None
+            rows, source = load(hub.repository, hub.configuration, splits[split], self.revision), hub.repository
+        found = read_problems(rows, self.declaration.fields, source=source, name=self.name)
+        self._levels.update((identifier, level) for identifier, (_, level) in found.items())
+        return found
+
+
+@lru_cache(maxsize=8)
+def load(repository: str, configuration: str | None, split: str, revision: str | None) -> list[tuple[int, Row]]:
+    """The numbered rows of a data set on the hub, from the hub's cache on this machine where they are there."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError(f"loading {repository} from the hub", "hub") from error
+    try:
+        rows = datasets.load_dataset(repository, configuration, split=split, revision=revision)
+        return list(enumerate(map(dict, rows), start=1))
+    except Exception as error:  # whatever it meets: no connection, no such data set, no such split
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ConfigurationError(
+            f"{repository} cannot be loaded from the hub ({reason}): look at the connection, or name a file that holds "
+            "its rows, NAME:FILE.jsonl"
+        ) from error

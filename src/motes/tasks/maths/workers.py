@@ -1,0 +1,195 @@
+"""Math-Verify in processes of its own, which can be killed.
+
+What it is asked may take for ever (10^{10^{10}}), and its own time limits are signals, which work in a main thread
+only and do not interrupt a computation in C. So it runs in a few long-lived processes. They are started by their
+command, not forked, so that they share nothing with torch or threads; they are out of reach of Ctrl-C, and end when
+their standard input does.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+from motes.errors import ConfigurationError, GraderError, GraderTimeoutError, MissingExtraError
+
+TIMEOUT = 10.0
+"""Seconds that one comparison may take."""
+STARTING = 120.0
+"""Seconds that a worker may take to start: it loads sympy, from a cold disk perhaps."""
+WORKER = (sys.executable, "-P", str(Path(__file__).with_name("worker.py")))
+
+
+class Worker:
+    """One process, asked one thing at a time.
+
+    Raises:
+        GraderError: it does not start.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True
+        )
+        try:
+            if self._read(STARTING) is None:
+                raise GraderError(f"the grader does not start: {' '.join(command)}")
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, request: Sequence[str], timeout: float) -> dict[str, Any] | None:
+        """Its reply; None where it died instead.
+
+        Raises:
+            GraderTimeoutError: there is none in time. The process is killed.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return None
+        return self._read(timeout)
+
+    def _read(self, timeout: float) -> dict[str, Any] | None:
+        assert self._process.stdout is not None
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            self._process.kill()
+
+        timer = threading.Timer(timeout, expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            timer.cancel()
+        if line.endswith("\n"):
+            reply: dict[str, Any] = json.loads(line)
+            return reply
+        if expired.is_set():
+            raise GraderTimeoutError(f"not graded within {timeout:g} seconds")
+        return None
+
+    def close(self) -> None:
+        """Kill it, and wait until it is gone."""
+        self._process.kill()
+        with contextlib.suppress(OSError), self._process:  # closes the pipes, and waits
+            pass
+
+
+class Grader:
+    """A pool of workers. Any thread may ask; what was asked before is known.
+
+    Args:
+        num_workers: processes at most. They are started when they are needed.
+        timeout: seconds that one request may take.
+        command: what starts a worker; the timeout is its last argument.
+    """
+
+    def __init__(self, num_workers: int = 2, timeout: float = TIMEOUT, command: Sequence[str] = WORKER) -> None:
+        if num_workers < 1 or not timeout > 0:
+            raise ConfigurationError(f"a grader needs a worker and some time, not {num_workers} and {timeout}")
+        self.timeout = timeout
+        self.num_requests = 0
+        self._command = (*command, f"{timeout}")
+        self._slots = threading.BoundedSemaphore(num_workers)
+        self._idle: deque[Worker] = deque()
+        self._closed = False
+        self._answered = lru_cache(maxsize=65536)(self._answer)
+
+    def verify(self, gold: str, prediction: str) -> bool:
+        """Whether Math-Verify finds that `prediction` is `gold`. Not symmetric.
+
+        Raises:
+            GraderTimeoutError: it finds nothing in time.
+            GraderError: it fails.
+        """
+        return bool(self._ask("verify", gold, prediction))
+
+    def canonical(self, answer: str) -> str | None:
+        """A name that answers of the same value share, None for what is no mathematics.
+
+        Raises:
+            GraderError: as `verify`.
+        """
+        name: str | None = self._ask("canonical", answer)
+        return name
+
+    def _ask(self, *request: str) -> Any:
+        outcome = self._answered(request)
+        if isinstance(outcome, GraderError):
+            raise type(outcome)(str(outcome))
+        return outcome
+
+    def _answer(self, request: tuple[str, ...]) -> Any:
+        """The reply's value, or the error: failing again takes as long as failing."""
+        self.num_requests += 1
+        try:
+            # Asked twice, since a worker may have been killed for reasons of others: for memory, by an operator.
+            reply = self._try(request) or self._try(request)
+        except GraderTimeoutError as error:
+            return error
+        if reply is None:
+            return GraderError("the grader died of it, twice")
+        return GraderError(f"Math-Verify failed: {reply['error']}") if "error" in reply else reply["value"]
+
+    def _try(self, request: Sequence[str]) -> dict[str, Any] | None:
+        with self._worker() as worker:
+            reply = worker.ask(request, self.timeout)
+            if reply is None or self._closed:
+                worker.close()
+            else:
+                self._idle.append(worker)
+        return reply
+
+    @contextlib.contextmanager
+    def _worker(self) -> Iterator[Worker]:
+        """A worker that nobody else asks. Where this is left by an exception, it is in an unknown state, and killed."""
+        with self._slots:
+            if self._closed:
+                raise GraderError("the grader is closed")
+            worker = self._idle.pop() if self._idle else Worker(self._command)
+            try:
+                yield worker
+            except BaseException:
+                worker.close()
+                raise
+
+    def close(self) -> None:
+        """End the idle workers; no other is started."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+
+def shared() -> Grader:
+    """This process's grader, closed when the process ends.
+
+    Raises:
+        MissingExtraError: Math-Verify is not installed.
+    """
+    if importlib.util.find_spec("math_verify") is None:
+        raise MissingExtraError("grading mathematics", "math")
+    return _shared(os.getpid())  # a forked process has workers of its own
+
+
+@cache
+def _shared(process: int) -> Grader:
+    grader = Grader()
+    atexit.register(grader.close)
+    return grader

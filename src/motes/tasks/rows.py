@@ -1,0 +1,163 @@
+"""From rows of data, the lines of a JSON Lines file or the rows of a hub's data set, to problems."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from motes.errors import ConfigurationError, ProblemFileError
+from motes.tasks.boxed import BoxedAnswers
+from motes.types import Problem
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fields:
+    """Where a row says what. Of several names, the first that the row has.
+
+    Attributes:
+        question, answer: of the problem, and its reference answer: a text or a number.
+        id: unique; a row without one is called by its number.
+        level: how difficult it is, a whole number or "Level 3".
+        choices: what there is to choose from: a list of texts, a mapping of letters to them, or {"text": […],
+            "label": […]}.
+        after: the reference answer is what follows this in its field.
+    """
+
+    question: tuple[str, ...] = ("question", "problem")
+    answer: tuple[str, ...] = ("answer", "solution")
+    id: tuple[str, ...] = ("id", "unique_id")
+    level: tuple[str, ...] = ("level",)
+    choices: tuple[str, ...] = ()
+    after: str | None = None
+
+    def read(self, row: Row, name: str) -> tuple[Problem, int | None]:
+        """The problem of a row, and its level; `name` is its id where the row has none.
+
+        Raises:
+            ValueError: the row lacks something, or something in it cannot be used.
+        """
+        question = _need(row, self.question)[1]
+        if not (isinstance(question, str) and question.strip()):
+            raise ValueError(f"the question must be a text, not {question!r}")
+        field, answer = _need(row, self.answer)
+        choices = _choices(_find(row, self.choices)[1])
+        reference = self._chosen(answer, choices) if choices else self._reference(field, answer)
+        identifier = _find(row, self.id)[1]
+        laid_out = "".join(f"\n{letter}. {text}" for letter, text in choices.items())
+        problem = Problem(
+            f"{question}\n{laid_out}" if choices else question,
+            id=name if identifier is None else str(identifier),
+            answer=reference,
+        )
+        return problem, _level(_find(row, self.level)[1])
+
+    def _reference(self, field: str, value: Any) -> str:
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
+            raise ValueError(f"`{field}` must be a text or a number, not {value!r}")
+        text = str(value).strip()
+        if self.after is not None:
+            _, found, text = text.rpartition(self.after)
+            if not (found and text.strip()):
+                raise ValueError(f"`{field}` states no answer after {self.after!r}")
+            return text.strip()
+        boxed = BoxedAnswers().answer(text)
+        if boxed is None and field == "solution":
+            raise ValueError("`solution` states no answer in \\boxed{…}")
+        return boxed or text
+
+    def _chosen(self, value: Any, choices: Mapping[str, str]) -> str:
+        """A letter; the number of a choice, from 0, or its text, stand for one."""
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
+            return list(choices)[value]
+        letter = str(value).strip().strip("().")
+        named = [label for label, text in choices.items() if label == letter or text == value]
+        if len(named) != 1:
+            raise ValueError(f"the answer {value!r} is none of the choices {', '.join(choices)}")
+        return named[0]
+
+
+def _find(row: Row, names: tuple[str, ...]) -> tuple[str, Any]:
+    return next(((name, row[name]) for name in names if row.get(name) is not None), ("", None))
+
+
+def _need(row: Row, names: tuple[str, ...]) -> tuple[str, Any]:
+    name, value = _find(row, names)
+    if not name:
+        raise ValueError(f"it has no {' or '.join(f'`{name}`' for name in names)}")
+    return name, value
+
+
+def _choices(value: Any) -> dict[str, str]:
+    if isinstance(value, (list, tuple)) and len(value) <= len(string.ascii_uppercase):
+        value = dict(zip(string.ascii_uppercase, value, strict=False))
+    if isinstance(value, Mapping) and value.keys() == {"text", "label"}:  # as in AI2's data sets
+        value = dict(zip(value["label"], value["text"], strict=True))
+    if value is None:
+        return {}
+    if not (isinstance(value, Mapping) and value and all(isinstance(text, str) for text in value.values())):
+        raise ValueError("the choices must be a list of at most 26 texts, or texts by letter")
+    return dict(value)
+
+
+def _level(value: Any) -> int | None:
+    text = str(value).removeprefix("Level ")
+    return int(text) if text.isdecimal() else None
+
+
+def read_jsonl(path: Path) -> list[tuple[int, Row]]:
+    """The rows of a JSON Lines file with the numbers of their lines, from 1; blank lines are passed over.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or holds no row.
+        ProblemFileError: a line is no JSON object.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    rows: list[tuple[int, Row]] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ProblemFileError(str(path), number, f"it is no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ProblemFileError(str(path), number, "it is no JSON object")
+        rows.append((number, row))
+    if not rows:
+        raise ConfigurationError(f"{path} holds no problems: a line is a JSON object with `question` and `answer`")
+    return rows
+
+
+def read_problems(
+    rows: list[tuple[int, Row]], fields: Fields, *, source: str, name: str
+) -> dict[str, tuple[Problem, int | None]]:
+    """The problems of numbered rows and their levels, by id.
+
+    Args:
+        source: where the rows come from, for errors; `name`: what ids begin with where rows have none.
+
+    Raises:
+        ProblemFileError: a row cannot be used, or has another one's id.
+    """
+    found: dict[str, tuple[Problem, int | None]] = {}
+    lines: dict[str, int] = {}
+    for number, row in rows:
+        try:
+            problem, level = fields.read(row, f"{name}/{number}")
+        except ValueError as error:
+            raise ProblemFileError(source, number, str(error)) from error
+        assert problem.id is not None
+        if problem.id in found:
+            raise ProblemFileError(source, number, f"its id {problem.id!r} is that of line {lines[problem.id]}, too")
+        found[problem.id] = problem, level
+        lines[problem.id] = number
+    return found
