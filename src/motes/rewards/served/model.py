@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from motes.errors import (
+    BadResponseError,
     ConfigurationError,
     ContextLengthError,
     MotesError,
@@ -237,12 +238,12 @@ class ServedPRM:
         self._turns.start(self._call(groups), [ask for group in groups for ask in group])
 
     async def _call(self, groups: list[list[_Ask]]) -> None:
-        """One request, or as many as its texts take rounds. Where one of several texts is refused, each is asked for by
-        itself: the others are not to suffer for it."""
+        """One request, or as many as its texts take rounds. Where one of several texts may be what was wrong, each is
+        asked for by itself: the others are not to suffer for it."""
         try:
             values = await self.route.read([group[0].reading for group in groups])
-        except (ContextLengthError, RejectedError):
-            if len(groups) == 1:
+        except (ContextLengthError, ServerError) as error:
+            if len(groups) == 1 or not _of_a_text(error):
                 raise
             for group in groups:
                 self._start([group])
@@ -290,12 +291,19 @@ class ServedPRM:
         return f"ServedPRM({str(self.address)!r})"
 
 
+def _of_a_text(error: MotesError) -> bool:
+    """Whether a failure may be that of one text among others; otherwise it is that of the server."""
+    if isinstance(error, (ContextLengthError, RejectedError, BadResponseError)):
+        return True
+    return isinstance(error, ServerError) and error.status == 500
+
+
 def _family(server: Server, tokenizer: str | None) -> Family:
     try:
         config = checkpoint_config(tokenizer) if tokenizer is not None else {}
     except ConfigurationError:  # a tokenizer alone
         config = {}
-    found = family_of(server, config)
+    found = family_of(server, tokenizer, config)
     if found is None:
         raise ConfigurationError(
             f"cannot tell which family of reward models {server.model!r} is of. If it is one, say which, as in "

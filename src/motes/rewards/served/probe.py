@@ -29,13 +29,13 @@ async def pools(client: Client, address: Address) -> bool:
     return False
 
 
-def family_of(server: Server, config: Mapping[str, Any] | None = None) -> Family | None:
-    """The family that the model is of, by its architecture or by what the server calls it; None where neither says it.
+def family_of(server: Server, tokenizer: str | None = None, config: Mapping[str, Any] | None = None) -> Family | None:
+    """The family that the model is of, by its architecture or by what it is called; None where neither says it.
 
     Args:
-        config: its config.json, where that is at hand.
+        tokenizer: what its tokenizer was opened from, where that is at hand; config: the config.json that lies there.
     """
-    for name in filter(None, (server.origin, server.model)):
+    for name in filter(None, (tokenizer, server.origin, server.model)):
         try:
             return recognise(name, config or {})
         except ConfigurationError:
