@@ -202,6 +202,8 @@ class TestBadInput:
             (["eval", "--out", "x", "--model", "hf:no/such/model/anywhere"], "no/such/model"),
             (["demo", "--model", "hf:no/such/model/anywhere"], "no/such/model"),
             (["report", "missing"], "holds no evaluation"),
+            (["grade", "missing"], "holds no evaluation"),
+            (["eval", "--out", "x", *FAKE, "--task", "missing.jsonl"], "missing.jsonl cannot be read"),
             (["no-such-command"], "No such command"),
             (["solve", "q", "--no-such-option"], "No such option"),
         ],
@@ -234,9 +236,9 @@ class TestBadInput:
 def test_help_and_version(capsys):
     code, out, _ = motes(capsys)
     assert code == 0
-    assert all(command in out for command in ("solve", "eval", "report", "demo", "check"))
+    assert all(command in out for command in ("solve", "eval", "grade", "report", "demo", "check"))
     assert motes(capsys, "--version")[1].startswith("motes ")
-    for command in ("solve", "eval", "report", "demo", "check"):
+    for command in ("solve", "eval", "grade", "report", "demo", "check"):
         code, out, err = motes(capsys, command, "--help")
         assert (code, err) == (0, "")
         assert out

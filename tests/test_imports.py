@@ -24,6 +24,10 @@ HEAVY = (
     "starlette",
     "uvicorn",
     "ray",
+    "math_verify",
+    "sympy",
+    "datasets",
+    "pyarrow",
 )
 
 FLOORS: tuple[tuple[str, ...], ...] = (

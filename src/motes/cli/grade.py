@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 import sys
 from collections import Counter
@@ -26,7 +27,7 @@ def command(
     ] = None,
 ) -> None:
     """Grade recorded answers again, as problems and grader are now."""
-    graded = regrade(directory, None if task is None else task_named(task))
+    graded = asyncio.run(regrade(directory, None if task is None else task_named(task)))
     for before, after in graded.changed[:SHOWN]:
         print(_line(before, after))
     if (more := len(graded.changed) - SHOWN) > 0:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from motes.errors import ConfigurationError, RunDirectoryError
 from motes.lab.method_spec import canonical, describe, method_from_spec
 from motes.lab.records import Key
 from motes.prompts import Prompt
+from motes.protocols import Task
 from motes.tasks import task
 from motes.types import Problem, Sampling
 
@@ -100,8 +102,13 @@ class Evaluation:
         if len(set(identifiers)) < len(identifiers) or None in identifiers:
             raise ConfigurationError(f"the problems of {self.task!r} need an id each, all different")
 
+    @cached_property
+    def opened(self) -> Task:
+        """The task of that name."""
+        return task(self.task)
+
     def problems(self) -> list[Problem]:
-        return task(self.task).problems(self.split, self.limit)
+        return self.opened.problems(self.split, self.limit)
 
     def cells(self) -> list[tuple[str, int]]:
         """Every (method, budget) once, in the order asked for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,9 +33,18 @@ def grade(task: Task, problem: Problem, answer: str | None) -> Grade:
         return Grade("grader_timeout", f"{type(error).__name__}: {error}")
 
 
-def any_right(task: Task, problem: Problem, answers: Sequence[str | None]) -> bool:
-    """Whether any of these is right; one that cannot be graded is not."""
-    return any(grade(task, problem, answer).outcome == "correct" for answer in dict.fromkeys(answers))
+async def grade_run(
+    task: Task, problem: Problem, answer: str | None, answers: Sequence[str | None]
+) -> tuple[Grade, bool]:
+    """How a run's answer counts, and whether any answer of its population is right (one that cannot be graded is not).
+
+    In another thread, one answer at a time: a grader may take its time, and a run may be cancelled.
+    """
+    chosen = await asyncio.to_thread(grade, task, problem, answer)
+    for other in dict.fromkeys(answers):
+        if (await asyncio.to_thread(grade, task, problem, other)).outcome == "correct":
+            return chosen, True
+    return chosen, False
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class Regraded:
     changed: tuple[tuple[RunRecord, RunRecord], ...]
 
 
-def regrade(directory: Path, task: Task | None = None) -> Regraded:
+async def regrade(directory: Path, task: Task | None = None) -> Regraded:
     """Grade the recorded answers of an evaluation again, with the problems and the grader as they are now.
 
     Nothing is generated, and no answer is chosen again: those recorded are graded. What changes is appended to the
@@ -72,18 +82,17 @@ def regrade(directory: Path, task: Task | None = None) -> Regraded:
     problems = {problem.id: problem for problem in task.problems(configuration.get("split", "test"))}
     with RecordStore(directory / RECORDS) as store:
         records = [record for record in store.records if record.outcome != "failed"]
-        again = [_graded(record, task, problems, directory) for record in records]
+        again = [await _graded(record, task, problems, directory) for record in records]
         changed = tuple((before, after) for before, after in zip(records, again, strict=True) if before != after)
         store.append(*(after for _, after in changed))
     ungraded = sum(record.outcome == "grader_timeout" for record in again)
     return Regraded(len(records), len(store.records) - len(records), ungraded, changed)
 
 
-def _graded(record: RunRecord, task: Task, problems: Mapping[str | None, Problem], directory: Path) -> RunRecord:
+async def _graded(record: RunRecord, task: Task, problems: Mapping[str | None, Problem], directory: Path) -> RunRecord:
     if (problem := problems.get(record.problem_id)) is None:
         raise RunDirectoryError(
             f"the task has no problem {record.problem_id!r}, which {directory} has runs of: name the task it is of"
         )
-    outcome, error = grade(task, problem, record.answer)
-    oracle = any_right(task, problem, record.answers)
+    (outcome, error), oracle = await grade_run(task, problem, record.answer, record.answers)
     return replace(record, outcome=outcome, oracle=oracle, error=error, reference=problem.answer)

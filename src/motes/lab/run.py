@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,12 +11,11 @@ from motes import api
 from motes.errors import ConfigurationError, MotesError, RunDirectoryError
 from motes.lab.evaluation import RECORDS, Evaluation, PlannedRun
 from motes.lab.flops import Sizes
-from motes.lab.grading import any_right, grade
+from motes.lab.grading import Grade, grade_run
 from motes.lab.method_spec import method_from_spec
 from motes.lab.records import Outcome, RecordStore, RunRecord
 from motes.methods.population import gather
 from motes.protocols import LanguageModel, RewardModel, Task
-from motes.tasks import task as task_named
 from motes.types import Result, Usage
 
 
@@ -95,7 +93,6 @@ async def evaluate(
         evaluation.claim(directory)
         # Reward tokens of two models are counted together: no one size is right for them.
         Sizes.of(lm, reward if outcome_reward is None else None).record(directory)
-        task = task_named(evaluation.task)
         plan = evaluation.plan()
         progress = Progress(total=len(plan))
         wanted = {run.key for run in plan}
@@ -111,7 +108,7 @@ async def evaluate(
 
         async def work() -> None:
             for run in pending:  # shared by all workers
-                record = await _solve(run, evaluation, task, lm, reward, outcome_reward)
+                record = await _solve(run, evaluation, lm, reward, outcome_reward)
                 store.append(record)
                 progress._count(record)
                 progress.usage += record.usage
@@ -125,7 +122,6 @@ async def evaluate(
 async def _solve(
     run: PlannedRun,
     evaluation: Evaluation,
-    task: Task,
     lm: LanguageModel,
     reward: RewardModel | None,
     outcome_reward: RewardModel | None,
@@ -142,7 +138,7 @@ async def _solve(
             method=method_from_spec(run.method, run.budget),
             sampling=evaluation.sampling,
             seed=run.run_seed,
-            task=task,
+            task=evaluation.opened,
         )
     except (ConfigurationError, RunDirectoryError):
         raise  # every run would fail so
@@ -150,35 +146,36 @@ async def _solve(
         failure = error
         result = error.result if isinstance(error, MotesError) else None
     seconds = time.perf_counter() - started
-    return await asyncio.to_thread(_record, run, task, result, failure, seconds)  # a grader may take its time
+    return await _record(run, evaluation.opened, result, failure, seconds)
 
 
-def _record(run: PlannedRun, task: Task, result: Result | None, failure: Exception | None, seconds: float) -> RunRecord:
+async def _record(
+    run: PlannedRun, task: Task, result: Result | None, failure: Exception | None, seconds: float
+) -> RunRecord:
     problem_id, method, budget, seed = run.key
     result = result or Result(run.problem, method, run.run_seed)
     answers = tuple(task.answer(trajectory.text) for trajectory in result.trajectories)
-    if failure is None:
-        outcome, error = grade(task, run.problem, result.answer)
-    else:
-        outcome, error = "failed", f"{type(failure).__name__}: {failure}"
+    grade, oracle = await grade_run(task, run.problem, result.answer, answers)
+    if failure is not None:
+        grade = Grade("failed", f"{type(failure).__name__}: {failure}")
     level = getattr(task, "level", None)
     return RunRecord(
         problem_id=problem_id,
         method=method,
         budget=budget,
         seed=seed,
-        outcome=outcome,
+        outcome=grade.outcome,
         answer=result.answer,
         reference=run.problem.answer,
         level=None if level is None else level(run.problem),
         confidence=result.confidence,
-        oracle=any_right(task, run.problem, answers),
+        oracle=oracle,
         rounds=len(result.records),
         log_evidence=_finite(result.log_evidence),
         usage=result.usage,
         seconds=round(seconds, 4),
         run_seed=run.run_seed,
-        error=error,
+        error=grade.error,
         posterior=dict(result.posterior),
         answers=answers,
         text=result.text,

@@ -38,7 +38,7 @@ def task(spec: str) -> Task:
     source, _, query = spec.partition("?")
     options = dict(parse_qsl(query))
     name, _, file = source.partition(":")
-    if source.endswith(".jsonl") and name not in DECLARED:
+    if source.endswith(".jsonl") and name not in (*TASKS, *DECLARED):
         name, file = "math", source
     if name in TASKS:
         if source != name or options:

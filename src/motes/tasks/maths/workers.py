@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,9 @@ class Worker:
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
+            return self._read(timeout)
+        except (BrokenPipeError, ValueError):  # it died before, or was closed by another thread
             return None
-        return self._read(timeout)
 
     def _read(self, timeout: float) -> dict[str, Any] | None:
         assert self._process.stdout is not None
@@ -88,8 +88,10 @@ class Worker:
     def close(self) -> None:
         """Kill it, and wait until it is gone."""
         self._process.kill()
-        with contextlib.suppress(OSError), self._process:  # closes the pipes, and waits
-            pass
+        self._process.wait()
+        for pipe in filter(None, (self._process.stdin, self._process.stdout)):
+            with contextlib.suppress(OSError):  # what could not be written any more
+                pipe.close()
 
 
 class Grader:
@@ -108,6 +110,7 @@ class Grader:
         self.num_requests = 0
         self._command = (*command, f"{timeout}")
         self._slots = threading.BoundedSemaphore(num_workers)
+        self._workers: set[Worker] = set()
         self._idle: deque[Worker] = deque()
         self._closed = False
         self._answered = lru_cache(maxsize=65536)(self._answer)
@@ -149,32 +152,31 @@ class Grader:
         return GraderError(f"Math-Verify failed: {reply['error']}") if "error" in reply else reply["value"]
 
     def _try(self, request: Sequence[str]) -> dict[str, Any] | None:
-        with self._worker() as worker:
-            reply = worker.ask(request, self.timeout)
-            if reply is None or self._closed:
-                worker.close()
-            else:
-                self._idle.append(worker)
-        return reply
-
-    @contextlib.contextmanager
-    def _worker(self) -> Iterator[Worker]:
-        """A worker that nobody else asks. Where this is left by an exception, it is in an unknown state, and killed."""
         with self._slots:
             if self._closed:
                 raise GraderError("the grader is closed")
-            worker = self._idle.pop() if self._idle else Worker(self._command)
+            worker = self._idle.pop() if self._idle else self._start()
+            reply = None
             try:
-                yield worker
-            except BaseException:
-                worker.close()
-                raise
+                reply = worker.ask(request, self.timeout)
+            finally:
+                if reply is None:  # it is dead, or, after an exception, may yet reply to a question of the past
+                    self._workers.discard(worker)
+                    worker.close()
+                else:
+                    self._idle.append(worker)
+        return reply
+
+    def _start(self) -> Worker:
+        worker = Worker(self._command)
+        self._workers.add(worker)
+        return worker
 
     def close(self) -> None:
-        """End the idle workers; no other is started."""
+        """End all workers; no other is started. Who waits for one is told so."""
         self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        for worker in self._workers.copy():
+            worker.close()
 
 
 def shared() -> Grader:

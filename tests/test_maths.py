@@ -1,0 +1,311 @@
+"""Mathematical answers: what is right, what is the same, and a grader whose processes may hang, die and be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from motes import Problem, Sampling, Step, TabularLanguageModel, Trajectory
+from motes.errors import ConfigurationError, GraderError, GraderTimeoutError, MissingExtraError
+from motes.methods import Population, Run, conclude
+from motes.smc import Weights
+from motes.tasks import MathAnswers
+from motes.tasks.maths import Grader
+from motes.tasks.maths.workers import WORKER
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+FAKE = (sys.executable, str(Path(__file__).with_name("fake_grader.py")))
+
+SAME = (
+    ("\\frac{1}{2}", "0.5", "1/2", ".5", "$\\dfrac{1}{2}$", "\\frac12", "x = \\frac{1}{2}", "\\frac{2}{4}"),
+    ("\\left( 3, \\frac{\\pi}{2} \\right)", "(3,\\frac{\\pi}{2})", "(3, \\pi/2)", "(3, 0.5\\pi)"),
+    ("3\\sqrt{13}", "3 \\sqrt{13}", "\\sqrt{117}"),
+    ("\\frac{\\sqrt{3}}{3}", "\\frac{1}{\\sqrt{3}}", "\\dfrac{\\sqrt 3}{3}"),
+    ("p - q", "-q + p"),
+    ("x^2 + 2x + 1", "(x+1)^2", "1 + 2x + x^2"),
+    ("6 - 5i", "-5i + 6"),
+    ("1, -2", "-2, 1", "\\{1, -2\\}"),
+    ("11,\\!111,\\!100", "11111100", "11,111,100"),
+    ("\\text{Evelyn}", "Evelyn"),
+    ("90^\\circ", "90"),
+    ("x \\in [-2,7]", "[-2, 7]"),
+    ("\\begin{pmatrix} -1/3 \\\\ 2 \\end{pmatrix}", "\\begin{pmatrix} -\\frac{1}{3} \\\\ 2 \\end{pmatrix}"),
+    ("1\\frac{4}{5}", "\\frac{9}{5}", "1.8"),
+    ("(-\\infty, 2) \\cup (3, \\infty)", "(3,\\infty)\\cup(-\\infty,2)"),
+)
+"""Answers in several forms, the reference's first. No two groups mean the same."""
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[Grader]:
+    grader = Grader(timeout=60)
+    yield grader
+    grader.close()
+
+
+@pytest.fixture
+def fake() -> Iterator[Grader]:
+    grader = Grader(timeout=60, command=FAKE)
+    yield grader
+    grader.close()
+
+
+@pytest.fixture
+def hasty() -> Iterator[Grader]:
+    grader = Grader(timeout=0.1, command=FAKE)
+    yield grader
+    grader.close()
+
+
+def references(file: str) -> list[str]:
+    path = DATA / file
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    return [json.loads(line)["answer"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+class TestRight:
+    @pytest.mark.parametrize(("file", "count"), [("math500.jsonl", 500), ("aime2024.jsonl", 30)])
+    def test_every_reference_is_right_against_itself(self, grader, file, count):
+        answers = references(file)
+        assert len(answers) == count
+        rule = MathAnswers(grader)
+        assert [answer for answer in answers if not rule.matches(answer, answer)] == []
+        assert [answer for answer in answers if not grader.verify(answer, answer)] == [], "by Math-Verify itself"
+        assert [
+            answer for answer in answers if rule.answer(f"So \\boxed{{1}}, no: \\boxed{{{answer}}}.") != answer
+        ] == []
+
+    def test_leading_zeros_do_not_matter(self, grader):
+        rule = MathAnswers(grader)
+        assert all(rule.matches(answer, str(int(answer))) for answer in references("aime2024.jsonl"))
+
+    @pytest.mark.parametrize("forms", SAME, ids=lambda forms: forms[0])
+    def test_other_forms_are_right(self, grader, forms):
+        assert [form for form in forms if not MathAnswers(grader).matches(forms[0], form)] == []
+
+    def test_what_means_something_else_is_wrong(self, grader):
+        rule = MathAnswers(grader)
+        taken = [(a[0], b[0]) for a in SAME for b in SAME if a is not b and rule.matches(a[0], b[0])]
+        assert taken == []
+
+    @pytest.mark.parametrize(
+        ("reference", "answer"),
+        [
+            ("204", "205"), ("\\frac{1}{2}", "\\frac{1}{3}"), ("3\\sqrt{13}", "\\sqrt{13}"), ("p - q", "q - p"),
+            ("6 - 5i", "6 + 5i"), ("(1,2)", "(2,1)"), ("[-2,7]", "[-2,7)"), ("1 1/2", "11/2"), ("\\text{even}", "odd"),
+            ("1\\frac{4}{5}", "14/5"), ("5", "I do not know"), ("5", "\\frac{"), ("2^{10}", "1023"),
+        ],
+    )  # fmt: skip
+    def test_wrong_answers(self, grader, reference, answer):
+        assert MathAnswers(grader).matches(reference, answer) is False
+
+    def test_the_reference_comes_first(self, grader):
+        rule = MathAnswers(grader)
+        assert rule.matches("1 < x < 2", "(1, 2)")
+        assert not rule.matches("(1, 2)", "1 < x < 2")
+
+    def test_plain_answers_need_no_worker(self, fake):
+        rule = MathAnswers(fake)
+        assert rule.matches("204", "$204.0$")
+        assert rule.matches("\\frac{1}{2}", "0.5")
+        assert rule.matches("x + 1", "x+1")
+        assert not rule.matches("204", "1,204")
+        assert fake.num_requests == 0
+
+    def test_without_math_verify_the_extra_is_named(self, monkeypatch):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(MissingExtraError, match=r"motes\[math\]"):
+            MathAnswers()
+
+
+class TestSame:
+    def test_forms_have_one_name_and_no_two_meanings_share_it(self, grader):
+        rule = MathAnswers(grader)
+        names = [{rule.canonical(form) for form in forms} for forms in SAME]
+        assert [found for found in names if len(found) != 1] == []
+        assert len(set.union(*names)) == len(SAME)
+
+    @pytest.mark.parametrize(
+        ("first", "second", "same"),
+        [
+            ("5x - 7y = 0", "10x - 14y = 0", True), ("5x - 7y = 0", "5x + 7y = 0", False),
+            ("x < 5", "5 > x", True), ("x < 5", "x \\le 5", False), ("x < 5", "x > 5", False),
+            ("(\\sqrt{2}+1)(\\sqrt{2}-1)", "1", True), ("\\sqrt{2}", "1.41421356", False),
+            ("1/3", "0.333333", False), ("2^{100}", "1267650600228229401496703205376", True),
+            ("2^{100}", "1267650600228229401496703205377", False), ("\\text{no solution}", "No solution", True),
+            ("f(x)", "f(y)", False),
+        ],
+    )  # fmt: skip
+    def test_equivalence(self, grader, first, second, same):
+        rule = MathAnswers(grader)
+        assert rule.equivalent(first, second) is rule.equivalent(second, first) is same
+
+    def test_what_cannot_be_named_in_time_is_the_same_as_itself_only(self, hasty):
+        rule = MathAnswers(hasty)
+        assert rule.equivalent("hang 1", "hang  1")
+        assert not rule.equivalent("hang 1", "hang 2")
+
+    def test_a_vote_asks_at_most_once_for_each_different_answer(self, grader):
+        asked = grader.num_requests
+        halves = ["1/2", "0.5", "\\frac{1}{2}", "\\sqrt{\\frac{1}{4}}"] * 8  # the last form alone is no plain number
+        roots = ["\\sqrt{12}", "2\\sqrt{3}"] * 16
+        result = vote(MathAnswers(grader), halves + roots)
+        assert dict(result.posterior) == pytest.approx({"1/2": 0.5, "\\sqrt{12}": 0.5})
+        assert grader.num_requests - asked <= 3
+
+
+def vote(rule: MathAnswers, answers: list[str]):
+    trajectories = tuple(Trajectory(Problem("?")).extend(Step(f"\\boxed{{{answer}}}", "eos")) for answer in answers)
+    population = Population(trajectories, ((0.5,),) * len(answers), np.ones(len(answers), dtype=bool))
+    lm = TabularLanguageModel({(): {"a": 1.0}})
+    run = Run(Problem("?"), lm, None, rule, Sampling(), np.random.default_rng(0))
+    return conclude(run, population, Weights.uniform(len(answers)), "vote")
+
+
+class TestProcesses:
+    def test_a_pathological_answer_is_killed_and_the_next_one_graded(self):
+        grader = Grader(timeout=1.0)
+        assert grader.verify("\\sqrt{4}", "2")  # it is started
+        with pytest.raises(GraderTimeoutError, match="within 1 second"):
+            grader.verify("7", "10^{10^{10}}")
+        assert grader.verify("\\sqrt{9}", "3")
+        grader.close()
+
+    def test_a_time_limit_is_remembered(self, hasty):
+        for _ in range(3):
+            with pytest.raises(GraderTimeoutError):
+                hasty.verify("1", "hang")
+        assert hasty.num_requests == 1
+        assert hasty.verify("1", "1")
+
+    def test_replies_are_remembered(self, fake):
+        assert fake.canonical("pid 1") == fake.canonical("pid 1")
+        assert fake.num_requests == 1
+
+    def test_a_killed_worker_is_replaced(self, fake):
+        first = fake.canonical("pid 1")
+        assert fake.canonical("pid 2") == first, "it lives on"
+        os.kill(int(first), signal.SIGKILL)
+        assert fake.canonical("pid 3") not in (None, first)
+
+    def test_an_answer_that_kills_workers_is_an_error(self, fake):
+        with pytest.raises(GraderError, match="died of it"):
+            fake.verify("1", "die")
+        assert fake.verify("1", "1")
+
+    def test_failures_are_errors_not_wrong_answers(self, fake):
+        with pytest.raises(GraderError, match="ValueError: as told"):
+            fake.verify("1", "fail")
+        assert not fake.verify("1", "2")
+
+    def test_what_does_not_start_says_so(self):
+        with pytest.raises(GraderError, match="does not start"):
+            Grader(command=(sys.executable, "-c", "")).verify("1", "2")
+
+    def test_a_closed_grader_says_so(self, fake):
+        fake.close()
+        with pytest.raises(GraderError, match="closed"):
+            fake.verify("1", "2")
+
+    @pytest.mark.parametrize("options", [{"num_workers": 0}, {"timeout": 0.0}, {"timeout": float("nan")}])
+    def test_settings_that_cannot_work(self, options):
+        with pytest.raises(ConfigurationError):
+            Grader(**options)
+
+    def test_from_many_threads_as_from_one(self, grader):
+        pairs = [(f"\\sqrt{{{n * n}}}", f"{m}") for n in range(6) for m in range(6)]
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda pair: Grader.verify(grader, *pair), pairs))
+        assert found == [grader.verify(*pair) for pair in pairs] == [n == m for n in range(6) for m in range(6)]
+
+    def test_no_more_workers_than_allowed(self, fake):
+        with ThreadPoolExecutor(8) as pool:
+            assert len(set(pool.map(fake.canonical, (f"pid {i}" for i in range(40))))) <= 2
+
+    def test_inside_an_event_loop(self, grader):
+        async def both() -> list[bool]:
+            beside = [asyncio.to_thread(grader.verify, "\\sqrt{16}", str(n)) for n in range(3, 6)]
+            return [grader.verify("\\sqrt{25}", "5"), *await asyncio.gather(*beside)]
+
+        assert asyncio.run(both()) == [True, False, True, False]
+
+
+START = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which may be ignored where the tests run
+from motes.tasks.maths import Grader, workers
+grader = Grader(timeout=120, command=(sys.executable, sys.argv[1]))
+workers.atexit.register(grader.close)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+class TestNothingIsLeftBehind:
+    """A worker holds a named pipe open: it reads as ended once the process is gone, and not before."""
+
+    def run(self, tmp_path: Path, code: str, ends_by: signal.Signals | None) -> tuple[int, str]:
+        os.mkfifo(tmp_path / "pipe")
+        # In a session of its own, which a terminal's Ctrl-C would reach as a whole.
+        process = subprocess.Popen(
+            [sys.executable, "-c", START + code, FAKE[1], str(tmp_path / "pipe")],
+            stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        with open(tmp_path / "pipe") as pipe:
+            assert int(pipe.readline()) != process.pid
+            if ends_by is not None:
+                os.killpg(process.pid, ends_by)
+            _, errors = process.communicate(timeout=60)
+            assert pipe.read() == ""
+        return process.returncode, errors
+
+    def test_by_ctrl_c(self, tmp_path):
+        code, errors = self.run(tmp_path, "grader.verify('1', 'hang in ' + sys.argv[2])", signal.SIGINT)
+        assert code == -signal.SIGINT
+        assert errors.count("Traceback") == 1, "of the process interrupted, none of its workers"
+
+    def test_by_ctrl_c_in_an_event_loop(self, tmp_path):
+        code, _ = self.run(
+            tmp_path,
+            """
+import asyncio
+async def main():
+    try:
+        await asyncio.to_thread(grader.verify, "1", "hang in " + sys.argv[2])
+    except asyncio.CancelledError:
+        grader.close()
+        raise
+asyncio.run(main())
+""",
+            signal.SIGINT,
+        )
+        assert code == -signal.SIGINT
+
+    def test_by_kill_9_of_the_process(self, tmp_path):
+        code, _ = self.run(tmp_path, "grader.verify('1', 'hold ' + sys.argv[2]); signal.pause()", signal.SIGKILL)
+        assert code == -signal.SIGKILL
+
+    def test_by_the_end_of_the_process(self, tmp_path):
+        assert self.run(tmp_path, "grader.verify('1', 'hold ' + sys.argv[2])", None) == (0, "")
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
+def test_a_worker_whose_asker_is_gone_ends_by_its_own_alarm():
+    with subprocess.Popen([*WORKER, "0.2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline()) == {"value": "ready"}
+        process.stdin.write(json.dumps(["verify", "7", "10^{10^{10}}"]) + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == ""
+    assert process.returncode == -signal.SIGALRM

@@ -1,0 +1,280 @@
+"""Tasks that are data: their names, where their rows come from, what is wrong with them, and answers that are words."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from motes.errors import ConfigurationError, MissingExtraError, ProblemFileError, UnknownNameError
+from motes.tasks import DECLARED, Arithmetic, Benchmark, Choices, ExactMatch, MathAnswers, task
+from motes.tasks.benchmark import load
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def written(path: Path, *rows: object) -> Path:
+    """A file of these rows; a text is a line as it stands."""
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def shared(name: str) -> Path:
+    if not (SHARED / name).exists():
+        pytest.skip(f"{SHARED / name} is not there")
+    return SHARED / name
+
+
+class TestSpecs:
+    def test_names(self):
+        assert isinstance(task("arithmetic"), Arithmetic)
+        for name in ("math-500", "aime-2024", "aime-2025", "amc-2023", "gsm8k"):
+            made = task(name)
+            assert isinstance(made, Benchmark)
+            assert made.declaration == DECLARED[name]
+
+    @pytest.mark.parametrize(
+        ("spec", "says"),
+        [
+            ("math500", "did you mean 'math-500'"), ("poetry", "known are"), ("quiz.txt", "FILE.jsonl"),
+            ("exact-match", "needs a file: exact-match:FILE.jsonl"), ("multiple-choice:", "needs a file"),
+            ("math-500?anwser=x", "did you mean 'answer'"), ("arithmetic?answer=x", "neither a file nor options"),
+            ("arithmetic:x.jsonl", "neither a file nor options"), ("p.jsonl?revision=main", "no revision"),
+        ],
+    )  # fmt: skip
+    def test_what_names_no_task(self, spec, says):
+        with pytest.raises(ConfigurationError, match=says):
+            task(spec)
+
+    @pytest.mark.parametrize("prefix", ["", "math:"])
+    def test_a_file_of_ones_own(self, tmp_path, prefix):
+        path = written(
+            tmp_path / "mine.jsonl",
+            {"question": "1+1?", "answer": 2},
+            {
+                "problem": "1/2?",
+                "solution": "First \\boxed{1}, no, \\boxed{\\frac{1}{2}}.",
+                "id": 7,
+                "level": "Level 3",
+            },
+            "",
+            {"question": "π?", "answer": "\\boxed{\\pi}", "unique_id": "pi", "level": 5},
+        )
+        made = task(f"{prefix}{path}")
+        problems = made.problems()
+        assert [(p.id, p.question, p.answer) for p in problems] == [
+            ("mine/1", "1+1?", "2"), ("7", "1/2?", "\\frac{1}{2}"), ("pi", "π?", "\\pi")
+        ]  # fmt: skip
+        assert [made.level(problem) for problem in problems] == [None, 3, 5]
+        assert made.problems(limit=1) == problems[:1]
+        assert made.grade(problems[1], "0.5")
+        with pytest.raises(UnknownNameError, match="split"):
+            made.problems("train")
+
+    def test_fields_by_other_names(self, tmp_path):
+        path = written(tmp_path / "mine.jsonl", {"q": "1+1?", "a": "2", "key": "x"})
+        (problem,) = task(f"exact-match:{path}?question=q&answer=a&id=key").problems()
+        assert (problem.id, problem.question, problem.answer) == ("x", "1+1?", "2")
+
+    @pytest.mark.parametrize(
+        ("spec", "count", "first"),
+        [
+            ("math-500:{}", 500, ("test/precalculus/807.json", 2)), ("{}", 500, ("test/precalculus/807.json", 2)),
+        ],
+    )  # fmt: skip
+    def test_math_500(self, spec, count, first):
+        made = task(spec.format(shared("math500.jsonl")))
+        problems = made.problems()
+        assert len({problem.id for problem in problems}) == len(problems) == count
+        assert (problems[0].id, made.level(problems[0])) == first
+        assert {made.level(problem) for problem in problems} == {1, 2, 3, 4, 5}
+
+    def test_aime_2024(self):
+        made = task(f"aime-2024:{shared('aime2024.jsonl')}?id=unique_id")
+        assert (len(made.problems()), made.problems()[0].id) == (30, "aime2024/60")
+
+
+class TestBadRows:
+    GOOD = {"question": "1+1?", "answer": "2"}  # noqa: RUF012
+
+    @pytest.mark.parametrize(
+        ("row", "says"),
+        [
+            ("{", "it is no JSON: "), ("[1]", "no JSON object"), ({"answer": "2"}, "no `question` or `problem`"),
+            ({"question": "?"}, "no `answer` or `solution`"), ({"question": "  ", "answer": 2}, "must be a text"),
+            ({"question": ["?"], "answer": 2}, "must be a text"),
+            ({"question": "?", "answer": [2]}, "must be a text or a number"),
+            ({"question": "?", "answer": " "}, "must be a text or a number"),
+            ({"question": "?", "answer": True}, "must be a text or a number"),
+            ({"question": "?", "answer": None}, "no `answer`"),
+            ({"question": "?", "solution": "So 2."}, "no answer in"),
+            ({"question": "?", "answer": "2", "id": "first"}, "its id 'first' is that of line 1, too"),
+        ],
+    )  # fmt: skip
+    def test_file_and_line_are_named(self, tmp_path, row, says):
+        path = written(tmp_path / "p.jsonl", {**self.GOOD, "id": "first"}, "", self.GOOD, row)
+        with pytest.raises(ProblemFileError, match=says) as raised:
+            task(str(path)).problems()
+        assert str(raised.value).startswith(f"{path}, line 4: ")
+        assert (raised.value.path, raised.value.line) == (str(path), 4)
+
+    @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe"])
+    def test_files_that_hold_nothing(self, tmp_path, content):
+        (tmp_path / "p.jsonl").write_bytes(content)
+        with pytest.raises(ConfigurationError, match=r"p\.jsonl"):
+            task(str(tmp_path / "p.jsonl")).problems()
+
+    def test_a_missing_file(self, tmp_path):
+        with pytest.raises(ConfigurationError, match="No such file"):
+            task(str(tmp_path / "p.jsonl")).problems()
+
+    @pytest.mark.parametrize(
+        ("choices", "answer", "says"),
+        [(["x", "y"], "C", "none of the choices A, B"), (["x", "y"], 2, "none of"), (["x", "x"], "x", "none of"),
+         ("xy", "A", "must be a list"), ([1, 2], "A", "must be a list"), ({}, "A", "must be a list")],
+    )  # fmt: skip
+    def test_choices(self, tmp_path, choices, answer, says):
+        path = written(tmp_path / "p.jsonl", {"question": "?", "choices": choices, "answer": answer})
+        with pytest.raises(ProblemFileError, match=says):
+            task(f"multiple-choice:{path}").problems()
+
+
+class TestHub:
+    """A folder in the layout that the hub has, read by the real library."""
+
+    @pytest.fixture
+    def repository(self, tmp_path, monkeypatch) -> Path:
+        import datasets
+        import pyarrow
+        from pyarrow import parquet
+
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+        folder = tmp_path / "gsm8k"
+        (folder / "main").mkdir(parents=True)
+        splits = "\n".join(f"  - split: {name}\n    path: main/{name}-*" for name in ("train", "test"))
+        (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: main\n  data_files:\n{splits}\n---\n")
+        for split, last in (("test", "He pays 600*2=$<<600*2=1200>>1200.\n#### 1,200"), ("train", "#### -3")):
+            rows = pyarrow.table({"question": ["1+1?", "How much?"], "answer": ["1+1 is 2.\n#### 2", last]})
+            parquet.write_table(rows, folder / "main" / f"{split}-00000-of-00001.parquet")
+        yield folder
+        load.cache_clear()
+
+    def benchmark(self, repository: Path) -> Benchmark:
+        declared = DECLARED["gsm8k"]
+        assert declared.hub is not None
+        hub = dataclasses.replace(declared.hub, repository=str(repository))
+        return Benchmark("gsm8k", dataclasses.replace(declared, hub=hub))
+
+    def test_rows_become_problems(self, repository):
+        made = self.benchmark(repository)
+        assert [(p.id, p.answer) for p in made.problems()] == [("gsm8k/1", "2"), ("gsm8k/2", "1,200")]
+        assert [problem.answer for problem in made.problems("train")] == ["2", "-3"]
+        assert made.grade(made.problems()[1], "1200")
+        with pytest.raises(UnknownNameError, match="split"):
+            made.problems("validation")
+
+    def test_a_row_without_its_mark_is_named(self, repository):
+        from pyarrow import parquet, table
+
+        rows = table({"question": ["1+1?"], "answer": ["2"]})
+        parquet.write_table(rows, repository / "main" / "test-00000-of-00001.parquet")
+        with pytest.raises(ProblemFileError, match="line 1: `answer` states no answer after '####'"):
+            self.benchmark(repository).problems()
+
+    def test_what_cannot_be_loaded_says_what_to_do(self, repository):
+        with pytest.raises(ConfigurationError, match=r"cannot be loaded .* name a file"):
+            self.benchmark(repository / "missing").problems()
+
+    def test_without_the_library_the_extra_is_named(self, repository, monkeypatch):
+        monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+        with pytest.raises(MissingExtraError, match=r"motes\[hub\]"):
+            self.benchmark(repository).problems()
+
+    @pytest.mark.parametrize(
+        ("name", "row", "expected"),
+        [
+            ("math-500", {"problem": "?", "solution": "\\boxed{2}", "answer": "2", "subject": "Algebra", "level": 3,
+                          "unique_id": "test/algebra/1.json"}, ("test/algebra/1.json", "2", 3)),
+            ("aime-2024", {"id": 60, "problem": "?", "solution": "\\boxed{204}", "answer": "204", "url": "",
+                           "year": "2024"}, ("60", "204", None)),
+            ("aime-2025", {"problem": "?", "answer": "70", "id": "0"}, ("0", "70", None)),
+            ("amc-2023", {"id": 0, "answer": "27", "url": "", "question": "?"}, ("0", "27", None)),
+            ("gsm8k", {"question": "?", "answer": "So 42.\n#### 42"}, ("gsm8k/1", "42", None)),
+        ],
+    )  # fmt: skip
+    def test_rows_as_their_authors_publish_them(self, name, row, expected):
+        problem, level = DECLARED[name].fields.read(row, f"{name}/1")
+        assert (problem.id, problem.answer, level) == expected
+
+
+class TestChoices:
+    @pytest.mark.parametrize(
+        ("choices", "answer"),
+        [
+            (["Bonn", "Wiesbaden", "Mainz"], "B"), (["Bonn", "Wiesbaden", "Mainz"], 1), (["Bonn", "Wiesbaden"], "(B)"),
+            (["Bonn", "Wiesbaden"], "Wiesbaden"), ({"A": "Bonn", "B": "Wiesbaden"}, "B"),
+            ({"text": ["Bonn", "Wiesbaden"], "label": ["A", "B"]}, "B"),
+        ],
+    )  # fmt: skip
+    def test_are_laid_out_below_the_question(self, tmp_path, choices, answer):
+        path = written(
+            tmp_path / "quiz.jsonl", {"question": "The capital of Hesse?", "choices": choices, "answer": answer}
+        )
+        (problem,) = task(f"multiple-choice:{path}").problems()
+        assert problem.question.startswith("The capital of Hesse?\n\nA. Bonn\nB. Wiesbaden")
+        assert problem.answer == "B"
+
+    def test_a_question_that_holds_them_already_stays_as_it_is(self, tmp_path):
+        path = written(tmp_path / "quiz.jsonl", {"question": "Bonn (A) or Mainz (B)?", "answer": "B"})
+        (problem,) = task(f"multiple-choice:{path}").problems()
+        assert (problem.question, problem.answer) == ("Bonn (A) or Mainz (B)?", "B")
+
+    @pytest.mark.parametrize(
+        "text",
+        ["So \\boxed{B}.", "\\boxed{\\text{(B)}}", "\\boxed{B. Wiesbaden}", "The answer is (B).", "Answer: B",
+         "The answer is A. No, the answer is **B** because it is.", "<think>The answer is A.</think>The answer is B",
+         "\\boxed{b}", "The answer is B. The answer is no surprise."],
+    )  # fmt: skip
+    def test_letters_are_read(self, text):
+        rule = Choices()
+        answer = rule.answer(text)
+        assert answer is not None
+        assert rule.matches("B", answer)
+        assert not rule.matches("A", answer)
+
+    def test_what_is_no_letter_is_wrong_and_nothing_is_no_answer(self):
+        rule = Choices()
+        assert rule.answer("Wiesbaden, I think.") is None
+        assert rule.answer("The answer is Bonn. The answer is a town.") is None
+        assert rule.answer("\\boxed{Bonn}") == "Bonn"
+        assert not rule.matches("B", "Bonn")
+        assert not rule.equivalent("Bonn", "B")
+
+
+class TestExactMatch:
+    @pytest.mark.parametrize(
+        "answer", ["Wiesbaden", " wiesbaden. ", "“Wiesbaden”", "\\text{Wiesbaden}", "**Wiesbaden**", "WIESBADEN"]
+    )
+    def test_normalisation(self, answer):
+        assert ExactMatch().matches("Wiesbaden", answer)
+
+    @pytest.mark.parametrize("answer", ["Wies baden", "Mainz", "Wiesbaden, Hesse", "0.5"])
+    def test_other_words_are_wrong(self, answer):
+        assert not ExactMatch().matches("Wiesbaden", answer)
+
+    def test_answers_are_read(self):
+        rule = ExactMatch()
+        assert rule.answer("It is \\boxed{Bad  Homburg}.") == "Bad  Homburg"
+        assert rule.answer("The answer is: Bonn\nNo. Answer: Bad Homburg\n") == "Bad Homburg"
+        assert rule.answer("I do not know.") is None
+        assert rule.equivalent("Bad  Homburg", "bad homburg.")
+        assert not rule.equivalent("1/2", "0.5"), "words, not numbers"
+
+
+def test_the_default_rule_is_mathematics():
+    assert {name for name, declared in DECLARED.items() if declared.rule is not MathAnswers} == {
+        "exact-match", "multiple-choice"
+    }  # fmt: skip
