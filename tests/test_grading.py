@@ -248,3 +248,15 @@ def test_levels_come_from_the_task(tmp_path, grading):
     run(tmp_path)
     assert {record.level for record in read_records(tmp_path / "run" / "records.jsonl")} == {4}
     assert {cell.level for cell in Report.load(tmp_path / "run").levels} == {4}
+
+
+def test_a_task_of_ones_own_is_evaluated_and_graded_again(tmp_path):
+    class Four:
+        async def extend(self, trajectories, sampling, seeds):
+            return [Step("Take 4", "eos") for _ in trajectories]
+
+    evaluation = Evaluation(task="worlds:Evens", methods=("greedy",), lm="told:lm", reward=None)
+    asyncio.run(evaluate(evaluation, tmp_path, lm=Four()))
+    (record,) = read_records(tmp_path / "records.jsonl")
+    assert (record.outcome, record.answer, record.level, record.oracle) == ("correct", "4", None, True)
+    assert asyncio.run(regrade(tmp_path)).changed == ()

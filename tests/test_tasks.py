@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from motes import api
 from motes.errors import ConfigurationError, MissingExtraError, ProblemFileError, UnknownNameError
 from motes.tasks import DECLARED, Arithmetic, Benchmark, Choices, ExactMatch, MathAnswers, task
 from motes.tasks.benchmark import load
@@ -73,6 +74,15 @@ class TestSpecs:
         assert made.grade(problems[1], "0.5")
         with pytest.raises(UnknownNameError, match="split"):
             made.problems("train")
+
+    def test_code_of_ones_own(self):
+        own = api.task("worlds:Evens")
+        assert own.problems()[0].question == "Name an even number."
+        assert api.task(own) is own
+        with pytest.raises(ConfigurationError, match="no Task"):
+            api.task("worlds:parse")
+        with pytest.raises(ConfigurationError, match=r"cannot be read"):
+            api.task("math:parse").problems()  # a file, not the module
 
     def test_fields_by_other_names(self, tmp_path):
         path = written(tmp_path / "mine.jsonl", {"q": "1+1?", "a": "2", "key": "x"})

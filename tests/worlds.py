@@ -95,3 +95,21 @@ def reward_model(noise: float = 0.15) -> FunctionReward:
 def contrary() -> FunctionReward:
     """An outcome reward model that believes what `reward_model` does not."""
     return FunctionReward(lambda problem, text: 0.01 if _score(problem, text, 0.0) > 0.5 else 0.99, outcome=True)
+
+
+class Evens:
+    """A task that needs code: any even number is right."""
+
+    name = "evens"
+
+    def problems(self, split: str = "test", limit: int | None = None) -> list[Problem]:
+        return [Problem("Name an even number.", id="evens/0")][:limit]
+
+    def answer(self, text: str) -> str | None:
+        return text.split()[-1] if text.split() else None
+
+    def equivalent(self, first: str, second: str) -> bool:
+        return first == second
+
+    def grade(self, problem: Problem, answer: str) -> bool:
+        return answer.isdigit() and int(answer) % 2 == 0

@@ -17,11 +17,12 @@ from motes.errors import ConfigurationError, MissingExtraError, MotesError, Unkn
 from motes.methods import ParticleFilter, Run, select_by_outcome
 from motes.methods.limits import Limits
 from motes.methods.population import Observer
-from motes.protocols import AnswerRule, LanguageModel, Method, RewardModel
+from motes.protocols import AnswerRule, LanguageModel, Method, RewardModel, Task
 from motes.rewards.calibration import CalibratedReward, Calibration
 from motes.rewards.judge import Judge
 from motes.rewards.rubric import Rubric
-from motes.tasks import BoxedAnswers
+from motes.tasks import DECLARED, BoxedAnswers
+from motes.tasks import task as task_named
 from motes.types import Problem, Result, Sampling
 
 
@@ -126,6 +127,26 @@ def serves_rewards(spec: str, **options: Any) -> bool:
     address = Address.parse(spec)
     mine = {name: options[name] for name in inspect.signature(Client.open).parameters if name in options}
     return now(is_reward_server(Client.open(address, **mine), address, options.get("engine")))
+
+
+def task(spec: str | Task) -> Task:
+    """Open a task.
+
+    Args:
+        spec: NAME, FILE.jsonl or NAME:FILE.jsonl with options, see `motes.tasks.task`; "MODULE:ATTRIBUTE" (a task of
+            your own, or what makes one of the options), or a task already, which is returned as is.
+
+    Raises:
+        ConfigurationError: the spec is not understood, or there is no such task.
+        MissingExtraError: grading needs a package that is not installed.
+    """
+    if not isinstance(spec, str):
+        return spec
+    name, options = _parsed(spec, {})
+    if _names_own(name) and name.partition(":")[0] not in DECLARED:
+        own: Task = _own(name, Task, options)
+        return own
+    return task_named(spec)
 
 
 def _judge(lm: str, options: Mapping[str, Any]) -> Judge:

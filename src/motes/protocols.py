@@ -75,6 +75,7 @@ class AnswerRule(Protocol):
         ...
 
 
+@runtime_checkable
 class Task(AnswerRule, Protocol):
     """A set of problems with an answer rule and a grader.
 

@@ -32,7 +32,8 @@ def command(
     task: Annotated[
         str,
         typer.Option(
-            metavar="NAME|FILE.jsonl", help=f"Whose problems: {', '.join((*TASKS, *DECLARED))}, or a file of your own."
+            metavar="NAME|FILE.jsonl",
+            help=f"Whose problems: {', '.join((*TASKS, *DECLARED))}, a file or MODULE:ATTRIBUTE of your own.",
         ),
     ] = "arithmetic",
     methods: Annotated[

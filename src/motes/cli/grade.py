@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 
+from motes import api
 from motes.lab.grading import regrade
 from motes.lab.records import RunRecord
-from motes.tasks import task as task_named
 
 SHOWN = 20
 """Changes that are printed one by one."""
@@ -27,7 +27,7 @@ def command(
     ] = None,
 ) -> None:
     """Grade recorded answers again, as problems and grader are now."""
-    graded = asyncio.run(regrade(directory, None if task is None else task_named(task)))
+    graded = asyncio.run(regrade(directory, None if task is None else api.task(task)))
     for before, after in graded.changed[:SHOWN]:
         print(_line(before, after))
     if (more := len(graded.changed) - SHOWN) > 0:

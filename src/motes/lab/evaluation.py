@@ -12,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from motes import api
 from motes.errors import ConfigurationError, RunDirectoryError
 from motes.lab.method_spec import canonical, describe, method_from_spec
 from motes.lab.records import Key
 from motes.prompts import Prompt
 from motes.protocols import Task
-from motes.tasks import task
 from motes.types import Problem, Sampling
 
 CONFIGURATION = "config.json"
@@ -59,7 +59,8 @@ class Evaluation:
     """Every method at every budget and seed on every problem.
 
     Args:
-        task: name of the task; `split` and `limit` (the first so many problems; None for all) choose its problems.
+        task: what it is called, see `motes.api.task`; `split` and `limit` (the first so many problems; None for all)
+            choose its problems.
         methods: method specs, see `motes.lab.method_spec`.
         budgets: numbers of trajectories. `greedy` draws one whatever the budget: it is run once, at budget 1.
         seeds: the whole evaluation is repeated with each.
@@ -105,7 +106,7 @@ class Evaluation:
     @cached_property
     def opened(self) -> Task:
         """The task of that name."""
-        return task(self.task)
+        return api.task(self.task)
 
     def problems(self) -> list[Problem]:
         return self.opened.problems(self.split, self.limit)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from motes import api
 from motes.errors import GraderError, RunDirectoryError
 from motes.lab.evaluation import RECORDS, read_configuration
 from motes.lab.records import Outcome, RecordStore, RunRecord
 from motes.protocols import Task
-from motes.tasks import task as task_named
 from motes.types import Problem
 
 
@@ -78,7 +78,7 @@ async def regrade(directory: Path, task: Task | None = None) -> Regraded:
         ConfigurationError: the task cannot be opened.
     """
     configuration = read_configuration(directory)
-    task = task or task_named(configuration.get("task", ""))
+    task = task or api.task(configuration.get("task", ""))
     problems = {problem.id: problem for problem in task.problems(configuration.get("split", "test"))}
     with RecordStore(directory / RECORDS) as store:
         records = [record for record in store.records if record.outcome != "failed"]

@@ -42,12 +42,15 @@ class Worker:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True
         )
+        ready = None
         try:
-            if self._read(STARTING) is None:
-                raise GraderError(f"the grader does not start: {' '.join(command)}")
-        except BaseException:
-            self.close()
-            raise
+            with contextlib.suppress(GraderTimeoutError):
+                ready = self._read(STARTING)
+        finally:
+            if ready is None:
+                self.close()
+        if ready is None:
+            raise GraderError(f"the grader does not start: {' '.join(command)}")
 
     def ask(self, request: Sequence[str], timeout: float) -> dict[str, Any] | None:
         """Its reply; None where it died instead.
@@ -155,7 +158,10 @@ class Grader:
         with self._slots:
             if self._closed:
                 raise GraderError("the grader is closed")
-            worker = self._idle.pop() if self._idle else self._start()
+            try:
+                worker = self._idle.pop()
+            except IndexError:
+                worker = self._start()
             reply = None
             try:
                 reply = worker.ask(request, self.timeout)
@@ -170,6 +176,8 @@ class Grader:
     def _start(self) -> Worker:
         worker = Worker(self._command)
         self._workers.add(worker)
+        if self._closed:  # meanwhile
+            worker.close()
         return worker
 
     def close(self) -> None:
