@@ -274,22 +274,32 @@ class TestNothingIsLeftBehind:
         assert code == -signal.SIGINT
         assert errors.count("Traceback") == 1, "of the process interrupted, none of its workers"
 
-    def test_by_ctrl_c_in_an_event_loop(self, tmp_path):
-        code, _ = self.run(
+    def test_by_ctrl_c_in_an_evaluation(self, tmp_path):
+        """At once, although a thread waits for a comparison that hangs."""
+        (tmp_path / "p.jsonl").write_text(json.dumps({"question": "?", "answer": "1"}))
+        code, errors = self.run(
             tmp_path,
             """
-import asyncio
-async def main():
-    try:
-        await asyncio.to_thread(grader.verify, "1", "hang in " + sys.argv[2])
-    except asyncio.CancelledError:
-        grader.close()
-        raise
-asyncio.run(main())
+import os
+from pathlib import Path
+import motes.tasks.maths
+from motes import Step
+from motes.cli import main
+motes.tasks.maths.shared = lambda: grader
+folder = Path(sys.argv[2]).parent
+
+class Told:
+    async def extend(self, trajectories, sampling, seeds):
+        return [Step("So \\\\boxed{hang in " + sys.argv[2] + "}.", "eos")]
+
+words = f"eval --task {folder}/p.jsonl --model __main__:Told --reward none --methods greedy --out {folder}/run"
+sys.exit(main(words.split()))
 """,
             signal.SIGINT,
         )
-        assert code == -signal.SIGINT
+        assert code == 130
+        assert errors.startswith("motes: interrupted")
+        assert "Traceback" not in errors
 
     def test_by_kill_9_of_the_process(self, tmp_path):
         code, _ = self.run(tmp_path, "grader.verify('1', 'hold ' + sys.argv[2]); signal.pause()", signal.SIGKILL)

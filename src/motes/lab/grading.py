@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -38,13 +40,30 @@ async def grade_run(
 ) -> tuple[Grade, bool]:
     """How a run's answer counts, and whether any answer of its population is right (one that cannot be graded is not).
 
-    In another thread, one answer at a time: a grader may take its time, and a run may be cancelled.
+    The event loop goes on meanwhile.
     """
-    chosen = await asyncio.to_thread(grade, task, problem, answer)
+    chosen = await _aside(task, problem, answer)
     for other in dict.fromkeys(answers):
-        if (await asyncio.to_thread(grade, task, problem, other)).outcome == "correct":
+        if (await _aside(task, problem, other)).outcome == "correct":
             return chosen, True
     return chosen, False
+
+
+async def _aside(task: Task, problem: Problem, answer: str | None) -> Grade:
+    """`grade`, in another thread. Who is interrupted does not wait for that one to end, as for asyncio's own: it
+    may be waiting for a grader that hangs.
+    """
+    found: Future[Grade] = Future()
+    found.set_running_or_notify_cancel()
+
+    def work() -> None:
+        try:
+            found.set_result(grade(task, problem, answer))
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return await asyncio.wrap_future(found)
 
 
 @dataclass(frozen=True)
