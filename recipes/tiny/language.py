@@ -7,16 +7,16 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2Model
 
-from motes.rewards.format import QwenFormat
+from motes.rewards.families import QWEN
 from motes.tasks import arithmetic
 from motes.tasks.arithmetic import LEVELS, Fact, Story
 from tiny.common import CONTEXT, Batch, learning_rate, load_tokenizer, optimizers, round_up, save_atomically
@@ -28,7 +28,6 @@ QWEN2_PATTERN = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<extra_0>")
-PRM_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -61,7 +60,7 @@ def build_tokenizer(work: Path) -> None:
     texts = []
     for _ in range(20_000):
         story = arithmetic.generate(rng.choice(LEVELS), "train", rng)
-        texts.append(f"system\n{QwenFormat.system}\nuser\n{story.question}\nassistant\n{story.solution}")
+        texts.append(f"system\n{QWEN.system}\nuser\n{story.question}\nassistant\n{story.solution}")
         texts.append("How many does each have?")
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
@@ -97,32 +96,43 @@ def model_config(tokenizer: Tokenizer) -> Qwen2Config:
 
 
 @torch.no_grad()
+def look_back(model: Qwen2Model, layer: int, offsets: Sequence[int]) -> None:
+    """Let the first heads of a layer begin as heads that look so many tokens back, by constant queries and keys that
+    only the rotation tells apart."""
+    config, attention = model.config, model.layers[layer].self_attn
+    dim = config.hidden_size // config.num_attention_heads
+    groups = config.num_attention_heads // config.num_key_value_heads
+    pairs, strength = 6, 6.0  # the fastest rotations, and how sharply they choose
+    frequencies = model.rotary_emb.inv_freq[:pairs]
+    for head, offset in enumerate(offsets):
+        q, k = slice(head * dim, (head + 1) * dim), slice(head // groups * dim, (head // groups + 1) * dim)
+        attention.q_proj.weight[q] *= 0.1
+        attention.k_proj.weight[k] *= 0.1
+        attention.k_proj.bias[k] = torch.cat([torch.full((pairs,), strength), torch.zeros(dim - pairs)])
+        query = torch.zeros(2, dim // 2)
+        query[0, :pairs] = strength * torch.cos(-offset * frequencies)
+        query[1, :pairs] = strength * torch.sin(-offset * frequencies)
+        attention.q_proj.bias[q] = query.flatten()
+
+
+@torch.no_grad()
 def initialize(model: Qwen2ForCausalLM) -> None:
     """Begin where attention can already look things up (mimetic initialisation, arXiv 2305.09828).
 
     Telling whose number is whose takes two attention layers that only make sense together: one that carries a name to
     the number a few tokens on, one that matches names. From random weights that pair does not form in tens of millions
     of tokens: the model learns which numbers there are, and guesses. So four heads of the first layer begin as heads
-    that look 1, 2, 3 and 4 tokens back and write what they see to the same place, by constant queries and keys that
-    only the rotation tells apart; and in the other layers queries begin equal to keys, so that like attends to like.
-    With this, 200 steps suffice. Everything is trained on from there.
+    that look 1, 2, 3 and 4 tokens back and write what they see to the same place; and in the other layers queries begin
+    equal to keys, so that like attends to like. With this, 200 steps suffice. Everything is trained on from there.
     """
     config = model.config
     dim = config.hidden_size // config.num_attention_heads
     groups = config.num_attention_heads // config.num_key_value_heads
     first, *others = (layer.self_attn for layer in model.model.layers)
-    pairs, strength = 6, 6.0  # the fastest rotations, and how sharply they choose
-    frequencies = model.model.rotary_emb.inv_freq[:pairs]
-    for head, offset in enumerate((1, 2, 3, 4)):
-        key_head = head // groups
-        q, k = slice(head * dim, (head + 1) * dim), slice(key_head * dim, (key_head + 1) * dim)
-        first.q_proj.weight[q] *= 0.1
-        first.k_proj.weight[k] *= 0.1
-        first.k_proj.bias[k] = torch.cat([torch.full((pairs,), strength), torch.zeros(dim - pairs)])
-        query = torch.zeros(2, dim // 2)
-        query[0, :pairs] = strength * torch.cos(-offset * frequencies)
-        query[1, :pairs] = strength * torch.sin(-offset * frequencies)
-        first.q_proj.bias[q] = query.flatten()
+    offsets = (1, 2, 3, 4)
+    look_back(model.model, 0, offsets)
+    for head in range(len(offsets)):
+        q, k = slice(head * dim, (head + 1) * dim), slice(head // groups * dim, (head // groups + 1) * dim)
         first.v_proj.weight[k] = first.v_proj.weight[:dim]
         first.o_proj.weight[:, q] = first.o_proj.weight[:, :dim]
     for attention in others:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from motes.errors import ConfigurationError
-from motes.rewards.families import QWEN, Family, NextToken
+from motes.rewards.families import Family, NextToken
 from motes.types import Problem
 
 if TYPE_CHECKING:
@@ -131,19 +131,6 @@ class Format:
                 f"the tokenizer does not know the token {text!r}: not a reward model of the family {self.family.name}"
             )
         return ids[0]
-
-
-class QwenFormat:
-    """The form of Qwen's family alone, as `recipes/tiny` asks for it."""
-
-    system = QWEN.system
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._format = Format(QWEN, vocabulary)
-        self.prompt = self._format.prompt
-
-    def step(self, text: str, *, first: bool) -> list[int]:
-        return self._format.step(text, 1 if first else 2)
 
 
 def _beginning(vocabulary: Vocabulary) -> tuple[list[int], str]:
