@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from motes import Step
+from motes import Step, api
 from motes.cli import main
 from motes.errors import ConfigurationError, EngineError, RunDirectoryError, UnknownNameError
 from motes.lab import Evaluation, RecordStore, Report, evaluate, read_records, regrade
@@ -120,6 +120,13 @@ class TestOutcomes:
         assert "| majority | 2 | 6 | 1 | 1 | 1 | 2 | 1 | 0 |" in markdown
         row = next(csv.DictReader((directory / "report.csv").read_text().splitlines()))
         assert [row[end] for end in ("correct", "wrong", "no_answer", "grader_timeout", "failed")] == list("11121")
+
+    def test_an_evaluation_says_what_could_not_be_graded(self, directory, tmp_path, capsys, monkeypatch):
+        monkeypatch.setattr(api, "language_model", lambda spec: Told())
+        ask = f"eval --task {tmp_path}/told.jsonl --methods greedy,majority --budgets 2 --model told:lm --reward none"
+        code, _, err = motes(capsys, *ask.split(), "--out", directory)
+        assert code == 1, "for the failed runs, as ever"
+        assert f"motes: 4 answers could not be graded; this tries again: motes grade {directory}\n" in err
 
     def test_a_comparison_that_hangs_holds_no_other_run_up(self, tmp_path, grading):
         write_problems(tmp_path / "told.jsonl")

@@ -102,6 +102,9 @@ def command(
     console = Console() if sys.stdout.isatty() else Console(width=160)
     print_trimmed(console, report_table(Report.load(out)))
     print(f"{progress.done} runs in {out}; plots: motes report {shlex.quote(str(out))}")
+    if ungraded := progress.outcomes.get("grader_timeout"):
+        again = shlex.join(["motes", "grade", str(out)])
+        print(f"motes: {ungraded} answers could not be graded; this tries again: {again}", file=sys.stderr)
     if progress.failed:
         print(f"motes: {progress.failed} runs failed; the same command does them again", file=sys.stderr)
         raise typer.Exit(1)
