@@ -1,7 +1,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint clean
+# Servers that tests are run against live in environments of their own. To use one that is there already, name its
+# folder in the variable.
+LLAMA_CPP := $(or $(MOTES_LLAMA_CPP_ENV),.venv-llama-cpp)
+VLLM := $(or $(MOTES_VLLM_ENV),.venv-vllm)
+ITS_HUB := $(or $(MOTES_ITS_HUB_ENV),.venv-its-hub)
+TEST_SERVERS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v --durations=5
+
+.PHONY: setup demo test test-servers test-llama-cpp test-vllm setup-llama-cpp setup-vllm bench-its-hub lint clean
 
 setup: .venv/installed
 
@@ -17,10 +24,41 @@ demo: setup
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
+test-servers: test-llama-cpp test-vllm
+
+test-llama-cpp: setup setup-llama-cpp
+	MOTES_LLAMA_CPP_ENV=$(LLAMA_CPP) $(TEST_SERVERS) tests/servers/on_llama_cpp.py
+
+test-vllm: setup setup-vllm
+	MOTES_VLLM_ENV=$(VLLM) $(TEST_SERVERS) tests/servers/on_vllm.py
+
+bench-its-hub: setup setup-vllm $(if $(MOTES_ITS_HUB_ENV),,.venv-its-hub/installed)
+	MOTES_VLLM_ENV=$(VLLM) MOTES_ITS_HUB_ENV=$(ITS_HUB) $(BIN)/python benchmarks/its_hub.py $(ARGS)
+
+setup-llama-cpp: $(if $(MOTES_LLAMA_CPP_ENV),,.venv-llama-cpp/installed)
+setup-vllm: $(if $(MOTES_VLLM_ENV),,.venv-vllm/installed)
+
+.venv-llama-cpp/installed: tests/servers/llama-cpp.txt
+	$(PYTHON) -m venv .venv-llama-cpp
+	.venv-llama-cpp/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+# What vLLM brings along for images, sound and GPUs fails to load beside torch's CPU build.
+.venv-vllm/installed: tests/servers/vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --requirement $<
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	touch $@
+
+.venv-its-hub/installed: benchmarks/its_hub.txt
+	$(PYTHON) -m venv .venv-its-hub
+	.venv-its-hub/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,114 @@
+"""The bundled language model behind llama.cpp's own server.
+
+`make test-llama-cpp` names this file; a plain `pytest` does not find it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+import motes
+import real_servers
+from alike import GREEDY, answers, problems, right, scores
+from motes import ParticleFilter, Record, bundled
+from motes.http import Address, Client
+from motes.lab.statistics import proportion_interval
+from motes.methods import Run
+from motes.models.served import HTTPLanguageModel
+from motes.models.served.probe import probe
+from motes.tasks import Arithmetic
+from real_servers import Server
+
+READ_AS = f"?format=rlhflow&tokenizer={bundled.path('lm')}"
+"""llama.cpp has no classification heads: the language model itself is asked whether "+" or "-" comes next. That means
+nothing, but is as good as a reward model of this family to compare scores."""
+
+
+@pytest.fixture(scope="module")
+def lm(llama_cpp: Server) -> motes.LanguageModel:
+    return motes.language_model(f"{llama_cpp.root}/v1")
+
+
+def test_it_is_recognised(lm: HTTPLanguageModel):
+    assert lm.capabilities.engine == "llama.cpp"
+    assert lm.capabilities.route == "ids"
+    assert lm.capabilities.context_length == 1024
+    assert lm.capabilities.choices == real_servers.SLOTS
+
+
+def test_the_contract(lm: motes.LanguageModel):
+    motes.check_language_model(lm)
+
+
+def test_grouped_particles_keep_what_is_left_of_it(llama_cpp: Server):
+    motes.check_language_model(motes.language_model(f"{llama_cpp.root}/v1?seeds=group"), sampling=GREEDY)
+
+
+def test_greedy_answers_are_those_of_the_local_engine(lm: motes.LanguageModel):
+    """Token by token: so are the tokens of the prompts."""
+    served, local = answers(lm, 20), answers(motes.language_model("tiny"), 20)
+    assert [t.step.token_ids for t in served if t.step] == [t.step.token_ids for t in local if t.step]
+    assert [t.text for t in served] == [t.text for t in local]
+
+
+def test_scores_are_those_of_the_local_engine(llama_cpp: Server, lm: motes.LanguageModel):
+    served = motes.reward_model(f"{llama_cpp.root}{READ_AS}")
+    local = motes.reward_model(f"hf:{bundled.path('lm')}?format=rlhflow")
+    motes.check_reward_model(served, tolerance=1e-3)
+    written = answers(lm, 20)
+    assert scores(served, written) == pytest.approx(scores(local, written), abs=1e-3)
+
+
+def test_a_filter_answers_as_well_as_over_the_local_engine(lm: motes.LanguageModel):
+    reward, method = motes.reward_model("tiny"), ParticleFilter(8)
+    local = right(motes.language_model("tiny"), reward, method, 20)
+    interval = proportion_interval({str(i): [correct] for i, correct in enumerate(local)})
+    served = right(lm, reward, method, 20)
+    assert interval.low <= sum(served) / 20 <= interval.high
+
+
+def test_a_server_that_is_killed_and_returns_in_the_middle_of_runs(gguf: Path):
+    """Four filters; when one of them has finished its second round, the requests of the others are in flight. It
+    returns when somebody is about to try again."""
+    tries = 0
+
+    def kill(_: Run, record: Record) -> None:
+        if record.trajectories[0].depth == 2 and not tries:
+            server.stop()
+
+    async def return_(_: float) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            server.start()
+        await asyncio.to_thread(server.wait)
+
+    async def main() -> list[motes.Result]:
+        address = Address.parse(f"{server.root}/v1")
+        client = Client(address.base, sleep=return_)
+        lm = HTTPLanguageModel(client, address, await probe(client, address))
+        return await asyncio.gather(
+            *(
+                motes.asolve(
+                    problem,
+                    lm=lm,
+                    reward=motes.FunctionReward(lambda _, text: (len(text) % 7 + 1) / 9),
+                    method=ParticleFilter(16),
+                    task=Arithmetic(),
+                    seed=0,
+                    observe=kill,
+                )
+                for problem in problems(4)
+            )
+        )
+
+    with real_servers.llama_cpp(gguf) as server:
+        results = asyncio.run(main())
+    assert tries >= 16, "requests broke off, and were made again"
+    for result in results:
+        assert not any(record.failures for record in result.records)
+        assert all(trajectory.finished in ("eos", "length") for trajectory in result.trajectories)
+        assert sum(result.posterior.values()) == pytest.approx(1)
