@@ -1,0 +1,70 @@
+"""its_hub's particle filter on problems that stand on standard input, run by its_hub.py in an environment of its own.
+
+As its documentation has it (its quick start and benchmark, version 1.2.0): `StepGeneration` with "\\n\\n" and \\boxed,
+`ParticleFiltering` with its defaults, `OpenAICompatibleLanguageModel` on vLLM. Its own process reward model needs a
+GPU; this one gives the scores of the same kind ("model" aggregation: the whole answer as one step) from a server.
+
+In: {"lm": URL, "lm_name", "reward": URL, "reward_name", "questions", "particles", "together"}.
+Out: {"seconds", "texts"}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from typing import Any
+
+import aiohttp
+from its_hub.api import AbstractProcessRewardModel
+from its_hub.core.algorithms.particle_gibbs import ParticleFiltering
+
+from its_hub import OpenAICompatibleLanguageModel, StepGeneration
+
+SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
+
+
+class Served(AbstractProcessRewardModel):
+    """A reward model of Qwen's family behind vLLM's /pooling; all answers of a round in one request."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self.url, self.name = url, name
+
+    async def ascore(self, prompt_or_messages: Any, steps: list[str]) -> list[float]:
+        texts = [
+            f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{prompt_or_messages}<|im_end|>\n"
+            f"<|im_start|>assistant\n{answer.strip().replace(chr(10) * 2, chr(10))}<extra_0>"
+            for answer in steps
+        ]
+        body = {"model": self.name, "task": "token_classify", "input": texts, "add_special_tokens": False}
+        async with aiohttp.ClientSession() as session, session.post(self.url, json=body) as response:
+            response.raise_for_status()
+            entries = (await response.json())["data"]
+        return [entry["data"][-1][1] for entry in sorted(entries, key=lambda entry: entry["index"])]
+
+    def score(self, prompt_or_messages: Any, steps: list[str]) -> list[float]:
+        return asyncio.run(self.ascore(prompt_or_messages, steps))
+
+
+def main() -> None:
+    given = json.load(sys.stdin)
+    lm = OpenAICompatibleLanguageModel(endpoint=given["lm"], api_key="NO_API_KEY", model_name=given["lm_name"])
+    steps = StepGeneration(step_token="\n\n", max_steps=50, stop_token="\\boxed")
+    method = ParticleFiltering(steps, Served(f"{given['reward']}/pooling", given["reward_name"]))
+    questions, particles = given["questions"], given["particles"]
+
+    async def all_at_once() -> list[Any]:
+        return list(await asyncio.gather(*(method.ainfer(lm, question, particles) for question in questions)))
+
+    began = time.perf_counter()
+    if given["together"]:
+        answers = asyncio.run(all_at_once())
+    else:
+        answers = [method.infer(lm, question, particles) for question in questions]
+    seconds = time.perf_counter() - began
+    json.dump({"seconds": seconds, "texts": [answer["content"] for answer in answers]}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
