@@ -71,6 +71,7 @@ WITHOUT_SEEDS = {
     "unknown, chat": lambda **o: connect(OpenAICompatible(), **o),
     "transformers, tokenizer": lambda **o: connect(Transformers(), name="transformers", vocabulary=Tokenizer(), **o),
 }
+EVERY = WITH_IDS | WITH_TEXT | WITHOUT_SEEDS
 
 
 class Transformers(OpenAICompatible):
@@ -797,11 +798,35 @@ def failing(which: Callable[[dict[str, Any]], bool], answer: Callable[[], httpx2
     return engine
 
 
-FAULTS: dict[str, Callable[[], httpx2.Response]] = {
+def raising(error: Exception) -> Callable[[], httpx2.Response]:
+    def answer() -> httpx2.Response:
+        raise error
+
+    return answer
+
+
+def broken_off() -> httpx2.Response:
+    async def body() -> Any:
+        yield b'data: {"choices": [{"ind'
+        raise httpx2.ReadError("peer closed")
+
+    return httpx2.Response(200, content=body())
+
+
+PASSING: dict[str, Callable[[], httpx2.Response]] = {
     "500": lambda: httpx2.Response(500, json={"error": {"message": "out of memory"}}),
+    "503": lambda: httpx2.Response(503),
     "429": lambda: httpx2.Response(429, headers={"retry-after": "1"}),
-    "400": lambda: httpx2.Response(400, json={"error": {"message": "bad words"}}),
+    "timeout": raising(httpx2.ReadTimeout("slow")),
+    "dropped": raising(httpx2.RemoteProtocolError("server disconnected")),
+    "dead": raising(httpx2.ConnectError("refused")),
+    "broken off": broken_off,
     "truncated": lambda: httpx2.Response(200, content=b'{"choices": [{"te'),
+    "HTML": lambda: httpx2.Response(200, text="<html>"),
+}
+FAULTS: dict[str, Callable[[], httpx2.Response]] = {
+    **PASSING,
+    "400": lambda: httpx2.Response(400, json={"error": {"message": "bad words"}}),
     "another schema": lambda: httpx2.Response(200, json={"answers": ["well"]}),
     "no choices": lambda: httpx2.Response(200, json={"choices": []}),
     "null": lambda: httpx2.Response(200, json=None),
@@ -809,6 +834,25 @@ FAULTS: dict[str, Callable[[], httpx2.Response]] = {
     "aborted": lambda: httpx2.Response(200, json={"choices": [{"index": 0, "text": "a", "finish_reason": "abort"}]}),
     "wrong types": lambda: httpx2.Response(200, json={"choices": [{"index": "x", "text": 5, "finish_reason": "stop"}]}),
 }
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("fault", PASSING)
+def test_a_fault_that_passes_costs_another_attempt(name: str, fault: str):
+    """Also of a server that dies and returns."""
+
+    async def main() -> None:
+        lm = await EVERY[name]()
+        greedy = SAMPLING.replace(temperature=0.0)
+        expected = await extended(lm, [ROOT], [1], greedy)
+        faults = iter((PASSING[fault],) * 2)
+        asked = len(server(lm).asked)
+        draws = ("completions", "completion", "generate")
+        server(lm).fails = lambda path, body: next(faults, lambda: None)() if path.rpartition("/")[2] in draws else None
+        assert await extended(lm, [Trajectory(QUESTION)], [1], greedy) == expected
+        assert len(server(lm).asked) == asked + 3
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("fault", FAULTS)
