@@ -58,9 +58,13 @@ def test_greedy_answers_are_those_of_the_local_engine(lm: motes.LanguageModel):
     assert [t.text for t in served] == [t.text for t in local]
 
 
+@pytest.fixture(scope="module")
+def written() -> list[motes.Trajectory]:
+    return answers(motes.language_model("tiny"), PROBLEMS, motes.Sampling(temperature=1.0))
+
+
 @pytest.mark.parametrize("prefix", ["steps", "whole"])
-def test_scores_are_those_of_the_local_engine(pooling: Server, prefix: str):
-    written = answers(motes.language_model("tiny"), PROBLEMS, motes.Sampling(temperature=1.0))
+def test_scores_are_those_of_the_local_engine(pooling: Server, written: list[motes.Trajectory], prefix: str):
     served = motes.reward_model(f"{pooling.root}?prefix={prefix}")
     local = motes.reward_model(f"tiny?prefix={prefix}")
     assert scores(served, written) == pytest.approx(scores(local, written), abs=1e-3)
