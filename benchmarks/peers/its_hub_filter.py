@@ -40,7 +40,7 @@ class Served(AbstractProcessRewardModel):
         return await self._read(texts)
 
     async def _read(self, texts: list[str]) -> list[float]:
-        """The server refuses all texts of a request if one is too long: that one is the worst, the others have theirs."""
+        """The server refuses all texts of a request if one is too long: that one scores 0, the others as they do."""
         body = {"model": self.name, "task": "token_classify", "input": texts, "add_special_tokens": False}
         async with aiohttp.ClientSession() as session, session.post(self.url, json=body) as response:
             if response.status == 400:
@@ -73,10 +73,7 @@ def main() -> None:
             return error
 
     began = time.perf_counter()
-    if given["together"]:
-        answers = asyncio.run(all_at_once())
-    else:
-        answers = [alone(question) for question in questions]
+    answers = asyncio.run(all_at_once()) if given["together"] else [alone(question) for question in questions]
     seconds = time.perf_counter() - began
     for question, answer in zip(questions, answers, strict=True):
         if isinstance(answer, Exception):
