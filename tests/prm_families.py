@@ -29,9 +29,13 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen2Model,
+    logging,
 )
 
 from checkpoints import SMALL, random_prm, save
+
+logging.disable_progress_bar()  # tests look at what is printed
+logging.set_verbosity_error()
 
 CORPUS = [
     "Ben owns 7 pears.\nRosa has 5 more pears than Ben.\n\nHow many pears does Rosa have?\n",
