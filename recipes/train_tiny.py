@@ -31,7 +31,7 @@ def main() -> None:
     lm.add_argument("--tokens", type=int, default=4096, help="tokens a step")
     lm.add_argument("--lr", type=float, default=2e-3)
     rollouts = commands.add_parser("rollouts")
-    rollouts.add_argument("--problems", type=int, default=6_700)
+    rollouts.add_argument("--problems", type=int, default=17_000)
     rollouts.add_argument("-k", type=int, default=4, help="continuations of each prefix")
     rollouts.add_argument("--shard", default="0/1", metavar="I/N")
     prm = commands.add_parser("prm")
