@@ -33,7 +33,7 @@ def command(
     if (more := len(graded.changed) - SHOWN) > 0:
         print(f"and {more} more")
     moves = Counter((_words(before), _words(after)) for before, after in graded.changed)
-    moved = ", ".join(f"{count} from {old} to {new}" for (old, new), count in moves.most_common() if old != new)
+    moved = ", ".join(f"{count} from {old} to {new}" for (old, new), count in sorted(moves.items()) if old != new)
     print(f"{graded.graded} answers graded, {len(graded.changed)} records changed" + (f": {moved}" if moved else ""))
     if graded.failed:
         print(f"{graded.failed} failed runs have no answer to grade: the same `motes eval` does them again")
