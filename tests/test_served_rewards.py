@@ -628,7 +628,7 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
     "what was spared is paid for": (routes, "NextTokenRoute", "len(prompt) - spared[i]", "len(prompt)"),
     "the likeliest tokens are what they are": (routes, "Completion", "[token, BIAS]", "[token, 0.0]"),
     "a text is asked for at once": (routes, "NextTokenRoute", "range(len(readings[0].at))", "range(1)"),
-    "what is alike is asked for twice": (model, "ServedPRM", "setdefault(ask.key,", "setdefault((id(ask),),"),
+    "what is alike is asked for twice": (model, "ServedPRM", "setdefault(ask.reading.key,", "setdefault((id(ask),),"),
     "one failure is that of all": (model, "ServedPRM", "len(groups) == 1 or", "True or"),
     "a key that is refused fails a particle": (model, "ServedPRM", "isinstance(outcome, ConfigurationError)", "False"),
     "any tokenizer will do": (model, "ServedPRM", "if spelt and", "if False and"),

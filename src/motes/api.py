@@ -125,8 +125,7 @@ def serves_rewards(spec: str, **options: Any) -> bool:
     except ImportError as error:
         raise MissingExtraError(f"the server {spec!r}", "http") from error
     address = Address.parse(spec)
-    mine = {name: options[name] for name in inspect.signature(Client.open).parameters if name in options}
-    return now(is_reward_server(Client.open(address, **mine), address, options.get("engine")))
+    return now(is_reward_server(Client.open(address, **_taken(Client.open, options)), address, options.get("engine")))
 
 
 def task(spec: str | Task) -> Task:
@@ -150,7 +149,7 @@ def task(spec: str | Task) -> Task:
 
 
 def _judge(lm: str, options: Mapping[str, Any]) -> Judge:
-    mine = {name: options[name] for name in inspect.signature(Judge).parameters if name in options}
+    mine = _taken(Judge, options)
     rubric = mine.get("rubric", "step")
     if isinstance(rubric, str) and ":" in rubric:
         mine["rubric"] = attribute(rubric)
@@ -167,13 +166,22 @@ def _parsed(spec: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]
     return name, {**written, **options}
 
 
+def _taken(by: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are parameters of a function or a class."""
+    return {name: options[name] for name in inspect.signature(by).parameters if name in options}
+
+
 def _opened(engine: Any, path: str, options: Mapping[str, Any]) -> Any:
     """An engine over a checkpoint, its options checked by name."""
     parameters = inspect.signature(engine.open).parameters
     known = set(parameters)
     if "options" in parameters:  # which go to the engine itself
         known |= set(inspect.signature(engine).parameters)
-    known -= {"path", "options", "model", "vocabulary", "name", "transport"}
+    if "connection" in parameters:  # which goes to the client
+        from motes.http import Client
+
+        known |= set(inspect.signature(Client.open).parameters)
+    known -= {"path", "options", "connection", "address", "model", "vocabulary", "name", "transport"}
     for option in options:
         if option not in known:
             raise UnknownNameError("option", option, known)

@@ -16,6 +16,7 @@
     ├── RewardError             a reward model failed, or its scores cannot be used
     │   ├── VerdictError        a judge's reply states no verdict
     │   └── ScoresFailedError   some trajectories could not be scored, the others were
+    ├── PartlyFailedError       what StepsFailedError and ScoresFailedError have in common
     ├── GraderError             an answer could not be graded: it is neither right nor wrong
     │   └── GraderTimeoutError  not in time
     ├── DegenerateWeightsError  every particle's weight is zero
@@ -30,11 +31,13 @@ computed as `result`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from motes.types import Result, Step, Usage
+    from motes.types import Result, Step, Usage  # noqa: F401 (Step stands in a string)
+
+T = TypeVar("T")
 
 
 class MotesError(Exception):
@@ -92,20 +95,37 @@ class EngineError(MotesError, RuntimeError):
     """A language model failed while running."""
 
 
-class StepsFailedError(EngineError):
-    """Some trajectories could not be extended, the others were.
+class PartlyFailedError(MotesError, RuntimeError, Generic[T]):
+    """A model could do what it was asked for some trajectories only.
 
-    What a language model raises instead of returning steps. A run drops the particles that failed and goes on with the
-    others; for whoever does not expect it, it is an error like any other.
+    What it raises instead of returning. A run drops the particles that failed and goes on with the others; for whoever
+    does not expect it, it is an error like any other.
 
     Attributes:
-        outcomes: (B,) for each trajectory of the call its step, or why there is none.
+        outcomes: (B,) for each trajectory of the call what was asked for, or why there is none.
     """
 
-    def __init__(self, outcomes: Sequence[Step | MotesError]) -> None:
+    failed: ClassVar[str]
+    """What became of the others, in messages."""
+
+    def __init__(self, outcomes: Sequence[T | MotesError]) -> None:
         self.outcomes = tuple(outcomes)
-        failed = [outcome for outcome in self.outcomes if isinstance(outcome, MotesError)]
-        super().__init__(f"{len(failed)} of {len(self.outcomes)} steps failed: {failed[0] if failed else ''}")
+        errors = [outcome for outcome in self.outcomes if isinstance(outcome, MotesError)]
+        super().__init__(f"{len(errors)} of {len(self.outcomes)} {self.failed}: {errors[0] if errors else ''}")
+
+    @classmethod
+    async def outcomes_of(cls, call: Awaitable[Sequence[T]]) -> Sequence[T | MotesError]:
+        """(B,) what a call gives for each trajectory, or why there is none."""
+        try:
+            return await call
+        except cls as error:
+            return error.outcomes
+
+
+class StepsFailedError(PartlyFailedError["Step"], EngineError):
+    """Some trajectories could not be extended, the others were: `outcomes` has their steps."""
+
+    failed = "steps failed"
 
 
 class ServerError(EngineError):
@@ -138,20 +158,10 @@ class VerdictError(RewardError):
     """A judge's reply states no verdict, however often it is asked."""
 
 
-class ScoresFailedError(RewardError):
-    """Some trajectories could not be scored, the others were.
+class ScoresFailedError(PartlyFailedError[Sequence[float]], RewardError):
+    """Some trajectories could not be scored, the others were: `outcomes` has their scores."""
 
-    What a reward model raises instead of returning scores. A run drops the particles that failed and goes on with the
-    others; for whoever does not expect it, it is an error like any other.
-
-    Attributes:
-        outcomes: (B,) for each trajectory of the call its scores, or why there are none.
-    """
-
-    def __init__(self, outcomes: Sequence[Sequence[float] | MotesError]) -> None:
-        self.outcomes = tuple(outcomes)
-        failed = [outcome for outcome in self.outcomes if isinstance(outcome, MotesError)]
-        super().__init__(f"{len(failed)} of {len(self.outcomes)} were not scored: {failed[0] if failed else ''}")
+    failed = "were not scored"
 
     @classmethod
     def unless_all(cls, outcomes: Sequence[Sequence[float] | MotesError]) -> list[Sequence[float]]:

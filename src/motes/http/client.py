@@ -153,7 +153,12 @@ class Client:
         """The client of an address, with the options of a model's spec.
 
         Args:
-            api_key: by default that of the environment, see `Address.key`; `api_key_env`: the variable that holds it.
+            api_key: by default that of the environment, in MOTES_API_KEY (or OPENAI_API_KEY, for OpenAI).
+            api_key_env: the environment variable that holds it.
+            max_concurrency: requests in flight.
+            connect_timeout, read_timeout, total_timeout: seconds, see `Timeouts`.
+            attempts: of each request.
+            transport: instead of sockets, for tests.
 
         Raises:
             ConfigurationError: an option is out of its range, or the named variable is not set.

@@ -122,10 +122,7 @@ async def score_labelled(reward: RewardModel, answers: Sequence[Labelled]) -> tu
     failure: MotesError | None = None
     for start in range(0, len(new), BATCH):
         part = new[start : start + BATCH]
-        try:
-            outcomes: Sequence[Sequence[float] | MotesError] = await reward.score([a.trajectory for a in part])
-        except ScoresFailedError as error:
-            outcomes = error.outcomes
+        outcomes = await ScoresFailedError.outcomes_of(reward.score([a.trajectory for a in part]))
         for answer, outcome in zip(part, outcomes, strict=True):
             if isinstance(outcome, MotesError):
                 failure = failure or outcome

@@ -319,10 +319,7 @@ class Run:
         self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
     ) -> Sequence[Step | MotesError]:
         """For each trajectory its next step, or why there is none."""
-        try:
-            steps: Sequence[Step | MotesError] = await self.lm.extend(parents, sampling, seeds)
-        except StepsFailedError as error:
-            steps = error.outcomes
+        steps = await StepsFailedError.outcomes_of(self.lm.extend(parents, sampling, seeds))
         if len(steps) != len(parents):
             raise ContractError(f"the language model returned {len(steps)} steps for {len(parents)} trajectories")
         return steps
@@ -351,10 +348,7 @@ class Run:
         if not trajectories:
             return []
         assert reward is not None
-        try:
-            scored: Sequence[Sequence[float] | MotesError] = await reward.score(trajectories)
-        except ScoresFailedError as error:
-            scored = error.outcomes
+        scored = await ScoresFailedError.outcomes_of(reward.score(trajectories))
         if len(scored) != len(trajectories):
             raise ContractError(f"the reward model scored {len(scored)} of {len(trajectories)} trajectories")
         for trajectory, values in zip(trajectories, scored, strict=True):

@@ -187,10 +187,14 @@ class LocalLanguageModel(Engine[_Extension]):
         ids = list(prompt)
         for node in trajectory.path:
             assert node.step is not None
-            opened = "" if node.depth > 1 else self.vocabulary.opening(node.problem)
-            ids.extend(node.step.token_ids or self.vocabulary.encode(node.added.removeprefix(opened)))
+            ids.extend(node.step.token_ids or self._encoded(node))
         self.require_known(ids)
         return ids, len(ids) - len(prompt)
+
+    def _encoded(self, node: Trajectory) -> list[int]:
+        """The tokens of a step that is known as text only."""
+        opened = "" if node.depth > 1 else self.vocabulary.opening(node.problem)
+        return self.vocabulary.encode(node.added.removeprefix(opened))
 
     def _before(self, trajectory: Trajectory) -> str:
         """What the next step's text begins with."""

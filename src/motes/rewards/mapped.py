@@ -23,10 +23,7 @@ class MappedReward:
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
         """See `motes.protocols.RewardModel`."""
-        try:
-            scored: Sequence[Sequence[float] | MotesError] = await self.reward.score(trajectories)
-        except ScoresFailedError as error:
-            scored = error.outcomes
+        scored = await ScoresFailedError.outcomes_of(self.reward.score(trajectories))
         return ScoresFailedError.unless_all(
             [
                 scores if isinstance(scores, MotesError) else self._changed(trajectory, scores)

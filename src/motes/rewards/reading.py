@@ -39,6 +39,11 @@ class Reading:
     keep: int
     usage: Usage = field(default_factory=Usage, kw_only=True)
 
+    @property
+    def key(self) -> tuple[int, ...]:
+        """What texts that are alike have in common."""
+        return (len(self.at), *self.ids)
+
 
 ReadingT = TypeVar("ReadingT", bound=Reading)
 Key = tuple[int, ...]
@@ -97,7 +102,7 @@ class Reader(Generic[ReadingT]):
                 failures[i] = error
                 continue
             for reading in readings:
-                key = (len(reading.at), *reading.ids)
+                key = reading.key
                 wanted[-1].append(key)
                 if key not in unread:
                     unread[key] = reading

@@ -67,10 +67,9 @@ class Together:
                 answer.set_result(outcome)
 
     async def _call(self, asks: Sequence[Ask], sampling: Sampling) -> Sequence[Step | MotesError]:
+        trajectories, seeds = [trajectory for trajectory, _ in asks], [seed for _, seed in asks]
         try:
-            return await self.lm.extend([trajectory for trajectory, _ in asks], sampling, [seed for _, seed in asks])
-        except StepsFailedError as error:
-            return error.outcomes
+            return await StepsFailedError.outcomes_of(self.lm.extend(trajectories, sampling, seeds))
         except ContextLengthError as error:  # of one of them: the others are asked without it
             if len(asks) == 1:
                 return [error]

@@ -31,8 +31,6 @@ from motes.steps import divided, drawn_before, end_at_limit
 from motes.types import Sampling, Step, Trajectory, Usage
 
 if TYPE_CHECKING:
-    import httpx2
-
     from motes.kv.vocabulary import Vocabulary
 
 Seeding = Literal["particle", "group", "none"]
@@ -116,18 +114,11 @@ class HTTPLanguageModel:
         path: str,
         *,
         engine: str | None = None,
-        api_key: str | None = None,
-        api_key_env: str | None = None,
         tokenizer: str | None = None,
         seeds: Seeding | None = None,
         logprobs: bool | None = None,
         context_length: int | None = None,
-        max_concurrency: int = 256,
-        connect_timeout: float = 10.0,
-        read_timeout: float = 300.0,
-        total_timeout: float = 1800.0,
-        attempts: int = 8,
-        transport: httpx2.AsyncBaseTransport | None = None,
+        **connection: Any,
     ) -> HTTPLanguageModel:
         """Open a served model: ask the server what it can do.
 
@@ -135,16 +126,11 @@ class HTTPLanguageModel:
             path: its address, "http://HOST:PORT/v1#MODEL".
             engine: "vllm", "sglang", "llama.cpp", "tgi", "transformers", "ollama" or "openai", where the server gives
                 no sign of which it is.
-            api_key: by default that of the environment, in MOTES_API_KEY (or OPENAI_API_KEY, for OpenAI).
-            api_key_env: the environment variable that holds it.
             tokenizer: the model's tokenizer, a folder or a name that the hub knows (extra `local`), for servers that
                 complete prompts but do not render conversations.
             seeds, logprobs: see the class.
             context_length: where the server does not tell it.
-            max_concurrency: requests in flight.
-            connect_timeout, read_timeout, total_timeout: seconds, see `motes.http.Timeouts`.
-            attempts: of each request.
-            transport: instead of sockets, for tests.
+            connection: see `motes.http.Client.open`.
 
         Raises:
             UnreachableError: nothing answers.
@@ -153,17 +139,7 @@ class HTTPLanguageModel:
             ConfigurationError: it is no OpenAI-compatible server, or an option is out of its range.
         """
         address = Address.parse(path)
-        client = Client.open(
-            address,
-            api_key=api_key,
-            api_key_env=api_key_env,
-            max_concurrency=max_concurrency,
-            connect_timeout=connect_timeout,
-            read_timeout=read_timeout,
-            total_timeout=total_timeout,
-            attempts=attempts,
-            transport=transport,
-        )
+        client = Client.open(address, **connection)
         vocabulary = None if tokenizer is None else _vocabulary(tokenizer)
         found = now(probe(client, address, engine=engine, vocabulary=vocabulary))
         if context_length is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import Any
 
 from motes.errors import (
     BadResponseError,
@@ -26,9 +26,6 @@ from motes.rewards.served.probe import family_of
 from motes.rewards.served.routes import ROUTES, Route, kind
 from motes.types import Trajectory
 
-if TYPE_CHECKING:
-    import httpx2
-
 Values = list[float]
 
 
@@ -37,11 +34,6 @@ class _Ask(Ask[Values]):
     """A text to be read."""
 
     reading: Reading
-
-    @property
-    def key(self) -> tuple[int, ...]:
-        """What texts that are alike have in common."""
-        return (len(self.reading.at), *self.reading.ids)
 
 
 class ServedPRM:
@@ -100,15 +92,8 @@ class ServedPRM:
         prefix: Prefix = "steps",
         self_test: bool = True,
         engine: str | None = None,
-        api_key: str | None = None,
-        api_key_env: str | None = None,
         context_length: int | None = None,
-        max_concurrency: int = 256,
-        connect_timeout: float = 10.0,
-        read_timeout: float = 300.0,
-        total_timeout: float = 1800.0,
-        attempts: int = 8,
-        transport: httpx2.AsyncBaseTransport | None = None,
+        **connection: Any,
     ) -> ServedPRM:
         """Open a served reward model: find out how its server is asked, and have four short answers scored.
 
@@ -121,9 +106,7 @@ class ServedPRM:
             self_test: whether to refuse a model whose scores do not vary (0 or 1).
             engine: "vllm", "sglang" or "llama.cpp", where the server gives no sign of which it is.
             context_length: where the server does not tell it.
-            api_key, api_key_env, max_concurrency, connect_timeout, read_timeout, total_timeout, attempts: see
-                `motes.http.Client.open`.
-            transport: instead of sockets, for tests.
+            connection: see `motes.http.Client.open`.
 
         Raises:
             UnreachableError: nothing answers.
@@ -135,17 +118,7 @@ class ServedPRM:
         """
         tested = is_wanted(self_test)
         address = Address.parse(path)
-        client = Client.open(
-            address,
-            api_key=api_key,
-            api_key_env=api_key_env,
-            max_concurrency=max_concurrency,
-            connect_timeout=connect_timeout,
-            read_timeout=read_timeout,
-            total_timeout=total_timeout,
-            attempts=attempts,
-            transport=transport,
-        )
+        client = Client.open(address, **connection)
         return now(
             cls.connect(
                 client,
@@ -226,7 +199,7 @@ class ServedPRM:
         """Everything that one turn of the event loop asks for, what is alike once: the first who asked pays."""
         alike: dict[tuple[int, ...], list[_Ask]] = {}
         for ask in asks:
-            alike.setdefault(ask.key, []).append(ask)
+            alike.setdefault(ask.reading.key, []).append(ask)
         by_rounds = sorted(alike.values(), key=lambda group: self.route.rounds(group[0].reading))
         for _, groups in groupby(by_rounds, key=lambda group: self.route.rounds(group[0].reading)):
             together = list(groups)
