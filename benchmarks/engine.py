@@ -7,8 +7,10 @@ For each number of particles and problems, side by side in one run:
 
     motes   tokens per second of a particle filter (resampling every step, plain function as reward), orchestration
             and all
-    bare    tokens per second of a loop that only decodes: the same model and attention, the same batch size and mean
-            lengths, no requests, no delimiters, no seeds
+    bare    tokens per second of a loop that only decodes: the same model and attention, pass by pass the same rows at
+            the same lengths as the filter had, and nothing else: no requests, no delimiters, no prompts, no prefixes
+    steady  the same, had the batch been full all the time, all rows of the mean length: what a filter loses beside it
+            that it does not lose beside `bare` is the end of rounds, when few particles are left
     naive   tokens per second of `transformers.generate`, called once per particle and step with the whole prefix, on
             a sample of the steps that the filter took; in the same dtype on the same device
 
@@ -54,27 +56,46 @@ async def run_filters(
     return list(results), time.perf_counter() - began
 
 
-def bare(lm: LocalLanguageModel, rows: int, length: int, tokens: int, total: int) -> float:
-    """Seconds of decoding `total` tokens, `rows` at a time: from a prefix of `length`, `tokens` each."""
+Passes = list[list[int]]
+"""For each forward pass that decodes, the length of each row."""
+
+
+def recorded(lm: LocalLanguageModel) -> Passes:
+    """A list that grows by every pass that the model makes from now on."""
+    passes: Passes = []
+    decode = lm._decode
+
+    def recording() -> None:
+        passes.append(list(lm._runner.workspace.lengths))
+        decode()
+
+    lm._decode = recording  # type: ignore[method-assign]
+    return passes
+
+
+def bare(lm: LocalLanguageModel, passes: Passes) -> float:
+    """Tokens per second of these passes alone."""
     runner, sampling = Runner(lm._runner.body, lm.tree.pool), motes.Sampling()  # a workspace of its own
-    seeds = np.arange(rows, dtype=np.uint64)
-    sampler = Sampler([sampling] * rows, runner.device)
-    seconds, done = 0.0, 0
+    runner.workspace.reserve(max(map(len, passes)), 1 + max(map(max, passes)))
     torch.set_num_threads(lm._num_threads)
+    seconds = 0.0
     with torch.inference_mode():
-        while done < total:
-            runner.workspace.clear()
-            runner.workspace.reserve(rows, length + tokens)
-            runner.workspace.lengths = [length] * rows
-            token = torch.ones(rows, dtype=torch.long)
+        for lengths in passes:
+            rows = len(lengths)
+            runner.workspace.lengths = list(lengths)
+            token, seeds = torch.ones(rows, 1, dtype=torch.long), np.arange(rows, dtype=np.uint64)
+            sampler = Sampler([sampling] * rows, runner.device)
             began = time.perf_counter()
-            for t in range(tokens):
-                hidden = runner.forward(0, token[:, None])
-                token, _, _ = sampler(lm._head(hidden[:, -1]), uniforms(seeds, np.full(rows, t)))
-                token = token.cpu()
+            hidden = runner.forward(0, token)
+            sampler(lm._head(hidden[:, -1]), uniforms(seeds, np.zeros(rows, dtype=np.int64)))[0].cpu()
             seconds += time.perf_counter() - began
-            done += rows * tokens
-    return seconds * total / done
+    return sum(map(len, passes)) / seconds
+
+
+def steady(rows: int, passes: Passes) -> Passes:
+    """As many tokens in full batches of rows that are all of the mean length."""
+    lengths = [length for each in passes for length in each]
+    return [[round(float(np.mean(lengths)))] * rows] * max(1, len(lengths) // rows)
 
 
 def naive(lm: LocalLanguageModel, path: str, results: list[motes.Result], sample: int) -> float:
@@ -107,19 +128,6 @@ def naive(lm: LocalLanguageModel, path: str, results: list[motes.Result], sample
     return tokens / (time.perf_counter() - began)
 
 
-def mean_shape(results: list[motes.Result], lm: LocalLanguageModel) -> tuple[int, int]:
-    """Mean length of a prefix when a step begins, and mean tokens of a step."""
-    lengths, tokens = [], []
-    for result in results:
-        prompt = len(lm.vocabulary.prompt(result.problem))
-        for record in result.records:
-            for node in record.trajectories:
-                if node.step is not None and node.parent is not None:
-                    lengths.append(prompt + node.parent.num_tokens)
-                    tokens.append(len(node.step.token_ids))
-    return round(float(np.mean(lengths))), round(float(np.mean(tokens)))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny")
@@ -134,26 +142,22 @@ def main() -> None:
     test = Arithmetic().problems()
     problems = [problem for problem in test if problem.id is not None and "/4-" in problem.id]
     asyncio.run(run_filters(lm, reward, problems[:1], 16, 0))  # warm up
-    print(
-        f"{'problems':>8} {'particles':>9} {'motes':>9} {'bare':>9} {'naive':>9} {'motes/bare':>11} {'motes/naive':>12}"
-    )
+    passes = recorded(lm)
+    ratios = ("motes/bare", "motes/steady", "motes/naive")
+    print("problems particles    motes     bare   steady    naive", *(f"{ratio:>13}" for ratio in ratios))
     results: list[motes.Result] = []
     for count in args.problems:
         for particles in args.particles:
-            best = best_bare = 0.0
+            best = np.zeros(3)
             for repeat in range(args.repeats):
+                passes.clear()
                 results, seconds = asyncio.run(run_filters(lm, reward, problems[:count], particles, repeat))
-                total = sum(result.usage.generated_tokens for result in results)
-                best = max(best, total / seconds)
-                length, tokens = mean_shape(results, lm)
-                rows = min(lm.max_batch_size, count * particles)
-                best_bare = max(best_bare, total / bare(lm, rows, length, tokens, total))
-            slow = naive(lm, _local_path(args.model.partition("?")[0], "lm"), results, 24)
-            print(
-                f"{count:>8} {particles:>9} {best:>9.0f} {best_bare:>9.0f} {slow:>9.0f} "
-                f"{best / best_bare:>11.2f} {best / slow:>12.1f}",
-                flush=True,
-            )
+                done, rows = list(passes), min(lm.max_batch_size, count * particles)
+                speed = sum(result.usage.generated_tokens for result in results) / seconds
+                best = np.maximum(best, [speed, bare(lm, done), bare(lm, steady(rows, done))])
+            speeds = [*best, naive(lm, _local_path(args.model.partition("?")[0], "lm"), results, 24)]
+            shown = " ".join(f"{speed:8.0f}" for speed in speeds)
+            print(f"{count:8} {particles:9} {shown}", *(f"{best[0] / speed:13.2f}" for speed in speeds[1:]), flush=True)
     prm = motes.reward_model(args.reward)
     for particles in args.particles:
         results, seconds = asyncio.run(run_filters(lm, prm, problems[: args.problems[-1]], particles, 0))

@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import random
 import runpy
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -286,6 +288,41 @@ def test_a_thread_that_cannot_start_its_work_says_so() -> None:
     assert isinstance(failure, EngineError)
     worker._num_threads = 1
     assert asyncio.run(worker.ask()) == [["done"]]
+
+
+def test_a_worker_that_is_stopped_tells_those_who_wait_and_starts_again() -> None:
+    worker = Echo()
+    worker.holds = True
+
+    async def main() -> list[object]:
+        waiting = asyncio.create_task(worker.ask(2))
+        while worker.events.count("work") < 1:
+            await asyncio.sleep(0)
+        await asyncio.to_thread(worker.stop)
+        assert worker._thread is None
+        return await waiting
+
+    assert [str(error) for error in asyncio.run(main())] == ["failed: it was stopped"] * 2
+    worker.holds = False
+    assert asyncio.run(worker.ask()) == [["done"]]
+
+
+def test_a_program_may_end_while_the_engine_works() -> None:
+    """Its thread, found inside torch by Python's end, would abort the process: exit code 134 and a core dump."""
+    program = """
+import asyncio, motes
+lm = motes.language_model("tiny")
+decode, begun = lm._decode, []
+lm._decode = lambda: (begun.append(1), decode())
+root = motes.types.Trajectory(motes.Problem("Ben owns 7 pears."))
+async def main():
+    asyncio.ensure_future(lm.extend([root] * 64, motes.Sampling(delimiter=None), range(64)))
+    while not begun:
+        await asyncio.sleep(0)
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_request_that_is_in_no_list_of_the_engine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

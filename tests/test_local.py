@@ -292,6 +292,15 @@ def test_one_long_sequence_after_many_short_ones_stays_within_the_batch() -> Non
     assert rows * length <= 2000
 
 
+def test_a_long_sequence_lengthens_no_rows_that_nobody_uses() -> None:
+    workspace = local()._runner.workspace
+    workspace.reserve(64, 8)
+    workspace.append(torch.empty(0, dtype=torch.long))
+    workspace.reserve(1, 100)
+    assert workspace.data.shape[2] == 2
+    assert workspace.data.shape[4] >= 100
+
+
 def test_a_dead_thread_is_replaced() -> None:
     lm = local()
     lm._thread = threading.Thread()  # as a forked process sees it

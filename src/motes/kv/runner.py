@@ -69,7 +69,10 @@ class Workspace:
         if rows <= have_rows and length <= have_length:
             return
         used = max(self.lengths, default=0)
-        grown_rows = have_rows if rows <= have_rows else max(rows, have_rows * 3 // 2)
+        if rows <= have_rows:  # longer, but not for rows that nobody uses
+            grown_rows = min(have_rows, max(rows, 2 * self.num_rows))
+        else:
+            grown_rows = max(rows, have_rows * 3 // 2)
         self._longest = max(self._longest, length)
         grown_length = have_length if length <= have_length else max(self._longest, have_length * 5 // 4)
         if grown_rows * grown_length > self.max_tokens:  # many short rows once, a long one now: not many long ones

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,6 +19,15 @@ from motes.errors import MotesError
 RequestT = TypeVar("RequestT", bound="Request")
 
 IDLE_SECONDS = 5.0
+
+_WORKERS: weakref.WeakSet[Worker[Any]] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """A daemon thread that Python's end finds inside torch would abort the process."""
+    for worker in list(_WORKERS):
+        worker.stop()
 
 
 class Request:
@@ -89,6 +100,8 @@ class Worker(ABC, Generic[RequestT]):
         self._condition = threading.Condition()
         self._round = threading.Lock()  # held while the thread works or cleans up
         self._thread: threading.Thread | None = None
+        self._stopping = False
+        _WORKERS.add(self)
 
     async def submit(self, requests: Sequence[RequestT]) -> list[Any]:
         """Results, in order. The first failure is raised; cancelling the call withdraws its requests."""
@@ -110,6 +123,15 @@ class Worker(ABC, Generic[RequestT]):
     @abstractmethod
     def work(self, arrived: list[RequestT]) -> None:
         """One round. Settles the requests that it finishes."""
+
+    def stop(self) -> None:
+        """End the thread when its round ends; who waits is told an error. A later request starts a new one."""
+        with self._condition:
+            thread, self._stopping = self._thread, True
+            self._condition.notify()
+        if thread is not None and thread.is_alive():
+            thread.join()
+        self._stopping = False
 
     def rest(self) -> None:
         """Give back memory that only work needs."""
@@ -143,8 +165,15 @@ class Worker(ABC, Generic[RequestT]):
     def _wait(self) -> bool:
         """Until there is work. False when it is time to end."""
         with self._condition:
-            if self._arrived or self.busy or self._condition.wait_for(lambda: bool(self._arrived), IDLE_SECONDS):
+            if not (self._arrived or self.busy or self._stopping):
+                self._condition.wait_for(lambda: bool(self._arrived) or self._stopping, IDLE_SECONDS)
+            if not self._stopping and (self._arrived or self.busy):
                 return True
+            if self._stopping:
+                self._accepted += self._arrived
+                self._arrived = []
+                self._fail(RuntimeError("it was stopped"))
+                self.abandon()
             self.rest()
             self._thread, self._accepted = None, []
             return False
