@@ -6,7 +6,8 @@
     python recipes/claims.py adaptive       # accuracy and tokens of the adaptive budget
 
 Each cell (a method at a budget) is an evaluation of its own below --work: interrupted, the same command goes on;
-with more methods or budgets, only what is new is measured; claims that are given one --work share cells.
+with more methods or budgets, only what is new is measured; claims that are given one --work share cells. Called
+several times at once, the processes share the cells out among themselves.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ CLAIMS = {"scaling": scaling, "robustness": robustness, "ablations": ablations, 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
     setting = Setting(
         claim=args.claim,
+        words=telling(argv),
         split=args.split or ("validation" if args.claim == "ablations" else "test"),
         limit=args.limit,
         seeds=args.seeds,
@@ -83,6 +86,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     decided = commands.choices["adaptive"]
     decided.add_argument("--decided", type=fractions, default=adaptive.DECIDED, help="separated by commas")
     return parser.parse_args(argv)
+
+
+def telling(argv: Sequence[str]) -> tuple[str, ...]:
+    """The options that say what is measured, not where it is put."""
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument("--work")
+    where.add_argument("--out")
+    where.add_argument("--concurrency")
+    return tuple(where.parse_known_args(argv)[1][1:])
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from motes import ParticleFilter, Usage
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.lab import RunRecord, method_from_spec
 from motes.lab.comparison import PairedRuns
+from motes.lab.records import RecordStore
 from motes.methods import METHODS
 
 FAKE = ["--model", "worlds:language_model", "--reward", "worlds:reward_model", "--limit", "2"]
@@ -84,7 +85,8 @@ def test_scaling(tmp_path):
         "report.md", "report.csv", "differences.csv", "rates.csv",
         *(f"{name}.{kind}" for name in ("accuracy", "cost", "rates") for kind in ("png", "svg")),
     }  # fmt: skip
-    assert "Made by `python recipes/claims.py scaling" in (out / "report.md").read_text()
+    made_by = f"Made by `python recipes/claims.py scaling {' '.join([*FAKE, *words])}`."
+    assert made_by in (out / "report.md").read_text()
     assert str(tmp_path) not in (out / "report.md").read_text()
     found = {(row["method"], row["budget"]) for row in rows(out / "report.csv")}
     assert found == {*((m, b) for m in ("pf", "pf:paper", "bon") for b in "148"), ("greedy", "1"), ("pg", "8")}
@@ -96,6 +98,21 @@ def test_scaling(tmp_path):
     claim(tmp_path, "scaling", "--methods", "pf,bon", "--budgets", "1,2,4")
     assert len(records(tmp_path)) == 13
     assert before.items() < records(tmp_path).items()
+
+
+def test_processes_share_the_cells_out(tmp_path, capsys):
+    words = ["--methods", "pf,bon", "--budgets", "1,2"]
+    claim(tmp_path, "scaling", *words)
+    path = next(iter(records(tmp_path)))
+    others = {own: content for own, content in records(tmp_path).items() if own != path}
+    path.unlink()
+    with RecordStore(path):
+        where = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "none")]
+        assert claims.main(["scaling", *FAKE, *where, *words]) == 1
+    assert f"other processes are at 1 cells, the first is {path.parent}" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+    claim(tmp_path, "scaling", *words)
+    assert others.items() < records(tmp_path).items()
 
 
 def test_robustness(tmp_path):

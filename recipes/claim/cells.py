@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import motes
 from motes import Sampling
-from motes.errors import ConfigurationError, UnknownNameError
+from motes.errors import ConfigurationError, DirectoryBusyError, UnknownNameError
 from motes.lab import Evaluation, Report, RunRecord, evaluate, method_from_spec, read_records
 from motes.lab.corruption import CorruptedReward
 from motes.lab.evaluation import RECORDS
@@ -26,9 +26,14 @@ from motes.lab.flops import Sizes
 
 @dataclass(frozen=True)
 class Setting:
-    """What all cells of a claim have in common, as the command line gives it."""
+    """What all cells of a claim have in common, as the command line gives it.
+
+    Attributes:
+        words: of the command line that say what is measured, after the claim's name.
+    """
 
     claim: str
+    words: tuple[str, ...]
     split: str
     limit: int | None
     seeds: tuple[int, ...]
@@ -40,10 +45,7 @@ class Setting:
 
     @property
     def made_by(self) -> str:
-        words = ["python", "recipes/claims.py", self.claim, "--split", self.split, "--model", self.model]
-        words += ["--reward", self.reward, "--seeds", ",".join(map(str, self.seeds))]
-        words += [] if self.limit is None else ["--limit", str(self.limit)]
-        return f"Made by `{shlex.join(words)}`."
+        return f"Made by `{shlex.join(('python', 'recipes/claims.py', self.claim, *self.words))}`."
 
 
 @dataclass(frozen=True)
@@ -153,31 +155,45 @@ def measure(setting: Setting, cells: Sequence[Cell]) -> Measured:
     """Do every run of the cells that has no record yet; what was done is kept if it is interrupted.
 
     One cell after another, each with models of its own: what a cell costs does not depend on prompts that another one
-    left in the caches, nor on the order of cells.
+    left in the caches, nor on the order of cells. What another process measures is left to it: several may share a
+    claim's cells out among themselves.
+
+    Raises:
+        DirectoryBusyError: all is measured but for what other processes are at.
     """
     cells = list(dict.fromkeys(cells))
     own = {cell.directory(setting): cell for cell in cells}
     problems = len(cells[0].evaluation(setting).problems()) * len(setting.seeds)
     trajectories = sum(cell.budget for cell in own.values())
     print(f"{len(own)} cells, {trajectories:,} trajectories a problem, {trajectories * problems:,} in all", flush=True)
+    busy = []
     for number, (directory, cell) in enumerate(own.items(), start=1):
         held = read_records(directory / RECORDS)
         if sum(record.outcome != "failed" for record in held) == problems:
             continue
         started = time.perf_counter()
         reward, corruption = motes.reward_model(cell.reward or setting.reward), dict(cell.corruption)
-        progress = asyncio.run(
-            evaluate(
-                cell.evaluation(setting),
-                directory,
-                lm=motes.language_model(setting.model),
-                reward=CorruptedReward(reward, **cast(dict[str, Any], corruption)) if corruption else reward,
-                concurrency=setting.concurrency,
+        try:
+            progress = asyncio.run(
+                evaluate(
+                    cell.evaluation(setting),
+                    directory,
+                    lm=motes.language_model(setting.model),
+                    reward=CorruptedReward(reward, **cast(dict[str, Any], corruption)) if corruption else reward,
+                    concurrency=setting.concurrency,
+                )
             )
-        )
+        except DirectoryBusyError:
+            busy.append(directory)
+            continue
         words = f"{number}/{len(own)}  {cell.name} {cell.budget}  {cell.reward_name(setting)}"
         failed = f", {progress.failed} failed" if progress.failed else ""
         print(f"{words}: {100 * progress.accuracy:.1f} %{failed}, {time.perf_counter() - started:.0f} s", flush=True)
+    if busy:
+        raise DirectoryBusyError(
+            f"other processes are at {len(busy)} cells, the first is {busy[0]}: when they have ended, the same command "
+            "writes the tables"
+        )
     records = {cell: read_records(cell.directory(setting) / RECORDS) for cell in cells}
     return Measured(setting, records, Sizes.read(next(iter(own))))
 

@@ -23,6 +23,7 @@
     │   └── NoParticlesError    every particle was dropped (an EngineError as well)
     ├── ContractError           an implementation broke the contract of its protocol
     └── RunDirectoryError       an evaluation's directory cannot be used as asked
+        └── DirectoryBusyError  another process works in it
 
 Each message says what was wrong and what to do about it. An error that ends a run carries what the run had already
 computed as `result`.
@@ -198,3 +199,7 @@ class ContractError(MotesError, AssertionError):
 
 class RunDirectoryError(MotesError, RuntimeError):
     """An evaluation's directory cannot be used as asked."""
+
+
+class DirectoryBusyError(RunDirectoryError):
+    """Another process works in an evaluation's directory."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from motes.errors import RunDirectoryError
+from motes.errors import DirectoryBusyError, RunDirectoryError
 from motes.types import Usage
 
 try:
@@ -189,7 +189,7 @@ class RecordStore:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunDirectoryError(
+            raise DirectoryBusyError(
                 f"another evaluation is writing to {self.path.parent}: wait for it, or choose another directory"
             ) from error
         except OSError:  # a file system without locks
