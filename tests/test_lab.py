@@ -97,7 +97,9 @@ class TestRun:
         for line in lines(tmp_path):
             assert line["outcome"] == ("correct" if line["answer"] == line["reference"] else "wrong")
             assert line["oracle"] == (line["reference"] in line["answers"])
-            assert len(line["answers"]) == line["budget"]
+            assert len(line["answers"]) == len(line["scores"]) == line["budget"]
+            assert line["right"] == [answer == line["reference"] for answer in line["answers"]]
+            assert all((score is None) == (line["method"] == "greedy") for score in line["scores"])
             assert line["level"] == int(line["problem_id"].split("/")[2][0])
             assert line["answer"] in line["posterior"]
             assert line["confidence"] == line["posterior"][line["answer"]]

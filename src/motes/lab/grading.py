@@ -37,16 +37,15 @@ def grade(task: Task, problem: Problem, answer: str | None) -> Grade:
 
 async def grade_run(
     task: Task, problem: Problem, answer: str | None, answers: Sequence[str | None]
-) -> tuple[Grade, bool]:
-    """How a run's answer counts, and whether any answer of its population is right (one that cannot be graded is not).
+) -> tuple[Grade, tuple[bool | None, ...]]:
+    """How a run's answer counts; and (N,) whether each answer of its population is right, None for those that could not
+    be graded.
 
-    The event loop goes on meanwhile.
+    Each distinct answer is graded once. The event loop goes on meanwhile.
     """
-    chosen = await _aside(task, problem, answer)
-    for other in dict.fromkeys(answers):
-        if (await _aside(task, problem, other)).outcome == "correct":
-            return chosen, True
-    return chosen, False
+    grades = {each: await _aside(task, problem, each) for each in dict.fromkeys((answer, *answers))}
+    right = {each: None if grade.error else grade.outcome == "correct" for each, grade in grades.items()}
+    return grades[answer], tuple(right[each] for each in answers)
 
 
 async def _aside(task: Task, problem: Problem, answer: str | None) -> Grade:
@@ -113,5 +112,5 @@ async def _graded(record: RunRecord, task: Task, problems: Mapping[str | None, P
         raise RunDirectoryError(
             f"the task has no problem {record.problem_id!r}, which {directory} has runs of: name the task it is of"
         )
-    (outcome, error), oracle = await grade_run(task, problem, record.answer, record.answers)
-    return replace(record, outcome=outcome, oracle=oracle, error=error, reference=problem.answer)
+    (outcome, error), right = await grade_run(task, problem, record.answer, record.answers)
+    return replace(record, outcome=outcome, right=right, oracle=any(right), error=error, reference=problem.answer)

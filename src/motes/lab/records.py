@@ -44,6 +44,8 @@ class RunRecord:
         confidence: posterior mass of the answer, in [0, 1].
         posterior: normalised weight of each distinct answer.
         answers: (N,) of the final population, None where a trajectory gave none.
+        right: (N,) whether each of them is; None where the grader could not say. scores: (N,) the reward model's of
+            each, None where there is none. Both are empty in records from before there were any.
         oracle: whether any of them is right; over the runs of one cell that is pass@N.
         rounds: number of rounds; `log_evidence`: None for methods that have none.
         usage: see `motes.types.Usage`.
@@ -70,6 +72,8 @@ class RunRecord:
     error: str | None = None
     posterior: dict[str, float] = field(default_factory=dict)
     answers: tuple[str | None, ...] = ()
+    right: tuple[bool | None, ...] = ()
+    scores: tuple[float | None, ...] = ()
     text: str = ""
 
     @property
@@ -92,7 +96,7 @@ class RunRecord:
         known = {name: value for name, value in fields.items() if name in cls.__dataclass_fields__}
         try:
             known["usage"] = Usage(**known.get("usage", {}))
-            known["answers"] = tuple(known.get("answers", ()))
+            known.update((name, tuple(known.get(name, ()))) for name in ("answers", "right", "scores"))
             record = cls(**known)
         except TypeError as error:
             raise ValueError(str(error)) from error

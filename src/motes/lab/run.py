@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -155,7 +156,7 @@ async def _record(
     problem_id, method, budget, seed = run.key
     result = result or Result(run.problem, method, run.run_seed)
     answers = tuple(task.answer(trajectory.text) for trajectory in result.trajectories)
-    grade, oracle = await grade_run(task, run.problem, result.answer, answers)
+    grade, right = await grade_run(task, run.problem, result.answer, answers)
     if failure is not None:
         grade = Grade("failed", f"{type(failure).__name__}: {failure}")
     level = getattr(task, "level", None)
@@ -169,7 +170,7 @@ async def _record(
         reference=run.problem.answer,
         level=None if level is None else level(run.problem),
         confidence=result.confidence,
-        oracle=oracle,
+        oracle=any(right),
         rounds=len(result.records),
         log_evidence=_finite(result.log_evidence),
         usage=result.usage,
@@ -178,9 +179,11 @@ async def _record(
         error=grade.error,
         posterior=dict(result.posterior),
         answers=answers,
+        right=right,
+        scores=tuple(_finite(score) for score in result.scores.tolist()),
         text=result.text,
     )
 
 
 def _finite(value: float | None) -> float | None:
-    return value if value is not None and abs(value) < float("inf") else None
+    return value if value is not None and math.isfinite(value) else None
