@@ -21,6 +21,7 @@ from motes.lab import Evaluation, RecordStore, Report, RunRecord, evaluate, meth
 from motes.lab.evaluation import derive_seed
 from motes.lab.method_spec import NAMES
 from motes.lab.plot import STYLES, _spread
+from motes.lab.run import _groups
 from motes.lab.statistics import proportion_interval, wilson
 from motes.methods import METHODS, BestOfN, Greedy, ParticleFilter
 
@@ -91,6 +92,14 @@ class TestPlan:
 
 
 class TestRun:
+    def test_answers_that_mean_the_same_are_of_one_group(self):
+        class Numbers:
+            @staticmethod
+            def equivalent(first: str, second: str) -> bool:
+                return float(first) == float(second)
+
+        assert _groups(Numbers, ["0.5", "3"], ["3", "0.50", None, "0.5", "7"]) == (1, 0, None, 0, None)
+
     def test_records_hold_what_is_promised(self, tmp_path):
         progress = run(tmp_path)
         assert (progress.total, progress.done, progress.resumed, progress.failed) == (50, 50, 0, 0)
@@ -98,6 +107,7 @@ class TestRun:
             assert line["outcome"] == ("correct" if line["answer"] == line["reference"] else "wrong")
             assert line["oracle"] == (line["reference"] in line["answers"])
             assert len(line["answers"]) == len(line["scores"]) == line["budget"]
+            assert [list(line["posterior"])[group] for group in line["groups"]] == line["answers"]
             assert line["right"] == [answer == line["reference"] for answer in line["answers"]]
             assert all((score is None) == (line["method"] == "greedy") for score in line["scores"])
             assert line["level"] == int(line["problem_id"].split("/")[2][0])

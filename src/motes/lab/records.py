@@ -44,8 +44,9 @@ class RunRecord:
         confidence: posterior mass of the answer, in [0, 1].
         posterior: normalised weight of each distinct answer.
         answers: (N,) of the final population, None where a trajectory gave none.
-        right: (N,) whether each of them is; None where the grader could not say. scores: (N,) the reward model's of
-            each, None where there is none. Both are empty in records from before there were any.
+        groups: (N,) which of the answers in `posterior` each one means, by its place there, None for those that mean
+            none. right: (N,) whether each is right, None where the grader could not say. scores: (N,) the reward
+            model's of each, None where there is none. All three are empty in records from before there were any.
         oracle: whether any of them is right; over the runs of one cell that is pass@N.
         rounds: number of rounds; `log_evidence`: None for methods that have none.
         usage: see `motes.types.Usage`.
@@ -72,6 +73,7 @@ class RunRecord:
     error: str | None = None
     posterior: dict[str, float] = field(default_factory=dict)
     answers: tuple[str | None, ...] = ()
+    groups: tuple[int | None, ...] = ()
     right: tuple[bool | None, ...] = ()
     scores: tuple[float | None, ...] = ()
     text: str = ""
@@ -96,7 +98,7 @@ class RunRecord:
         known = {name: value for name, value in fields.items() if name in cls.__dataclass_fields__}
         try:
             known["usage"] = Usage(**known.get("usage", {}))
-            known.update((name, tuple(known.get(name, ()))) for name in ("answers", "right", "scores"))
+            known.update((name, tuple(known.get(name, ()))) for name in ("answers", "groups", "right", "scores"))
             record = cls(**known)
         except TypeError as error:
             raise ValueError(str(error)) from error
