@@ -235,7 +235,8 @@ class Report:
     def markdown(self) -> str:
         """The report as a Markdown page."""
         lines = [f"# {self.title}", "", f"{self.models}.", ""]
-        lines += [f"**{warning}.**" for warning in self.warnings()]
+        for warning in self.warnings():
+            lines += [f"**{warning}.**", ""]
         lines += _markdown_table(self.cells)
         lines += [
             "",
