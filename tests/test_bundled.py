@@ -8,11 +8,11 @@ import json
 import numpy as np
 import pytest
 from safetensors import safe_open
-from scipy.stats import rankdata
 from transformers import AutoModelForCausalLM
 
 import motes
 from motes import bundled
+from motes.lab.reliability import auroc
 from motes.tasks import Arithmetic
 from motes.tasks.arithmetic import LEVELS, parse
 
@@ -105,10 +105,7 @@ def test_right_steps_score_above_wrong_ones(lm: motes.LanguageModel, reward: mot
 
     asyncio.run(sample_all())
     for level in (2, 3, 4, 5):  # of the first, nearly all steps are right
-        ranks = rankdata(scores[level])
-        good = np.array(right[level])
-        n, m = good.sum(), (~good).sum()
-        assert (ranks[good].sum() - n * (n + 1) / 2) / (n * m) > (0.7 if level < 5 else 0.6), level
+        assert auroc(scores[level], right[level]) > (0.7 if level < 5 else 0.6), level
 
 
 def test_particles_help(lm: motes.LanguageModel, reward: motes.RewardModel) -> None:

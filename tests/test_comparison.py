@@ -20,8 +20,8 @@ from motes.lab.comparison import PairedRuns, chief_of, differences, points, rate
 from motes.lab.flops import MODELS, Sizes
 from motes.lab.forest import Forest, whole_points
 from motes.lab.plot import BUDGET, TOKENS, _decades, curves_figure, save
-from motes.lab.report import flops
 from motes.lab.statistics import Interval, budget_to_reach, percentile_interval, resamples
+from motes.lab.tables import flops
 from test_lab import SMALL, results, run
 
 INF = math.inf

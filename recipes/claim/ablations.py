@@ -14,8 +14,8 @@ from claim.cells import Cell, Measured, write
 from motes.lab.comparison import Difference, ends
 from motes.lab.forest import Forest, forest_figure
 from motes.lab.plot import save
-from motes.lab.report import csv_text, markdown_rows, table_row
 from motes.lab.statistics import Interval
+from motes.lab.tables import csv_text, markdown_rows, table_row
 from motes.methods import ParticleFilter
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from claim.cells import Cell, Measured, write
 from motes.lab.comparison import PairedRuns, ends
 from motes.lab.forest import Forest, forest_figure
 from motes.lab.plot import save
-from motes.lab.report import csv_text, markdown_rows, percent, table_row
 from motes.lab.statistics import Interval, percentile_interval
+from motes.lab.tables import csv_text, markdown_rows, percent, table_row
 
 BUDGETS = (64,)
 DECIDED = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)

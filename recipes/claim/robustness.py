@@ -16,8 +16,8 @@ from claim.cells import Cell, Measured, possible, write
 from motes.lab.comparison import Difference, PairedRuns, differences, ends
 from motes.lab.plot import Panel, panels_figure, save
 from motes.lab.report import Cell as ReportedCell
-from motes.lab.report import csv_text, markdown_rows, table_row
 from motes.lab.statistics import Interval
+from motes.lab.tables import csv_text, markdown_rows, table_row
 
 BUDGETS = (16, 64)
 METHODS = ("pf", "bon", "wbon", "beam", "dvts", "rebase")

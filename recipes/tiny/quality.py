@@ -8,21 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 import motes
+from motes.lab.reliability import auroc
 from motes.methods import BestOfN
 from motes.tasks import Arithmetic
 from motes.tasks.arithmetic import LEVELS, parse
 
 CONCURRENT = 16
-
-
-def auroc(scores: list[float], right: list[bool]) -> float:
-    """Chance that a right step scores above a wrong one; ties count half."""
-    positive = np.asarray(right, dtype=bool)
-    n, m = int(positive.sum()), int((~positive).sum())
-    return float((rankdata(scores)[positive].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
 
 
 def measure(lm_spec: str, reward_spec: str, samples: int, target: Path | None) -> None:

@@ -34,6 +34,7 @@ from transformers import Qwen2ForCausalLM
 
 from motes import Problem, Sampling, Trajectory
 from motes.kv.vocabulary import Vocabulary
+from motes.lab.reliability import auroc
 from motes.models.local import LocalLanguageModel
 from motes.rewards.families import QWEN
 from motes.rewards.format import Format
@@ -42,7 +43,6 @@ from motes.tasks import Arithmetic, arithmetic
 from motes.tasks.arithmetic import LEVELS
 from tiny.common import learning_rate, optimizers, round_up, save_atomically
 from tiny.language import chat_prompt, look_back
-from tiny.quality import auroc
 
 STEP = Sampling(temperature=0.8, max_step_tokens=64, max_tokens=320, max_steps=12)
 REST = STEP.replace(delimiter=None, max_step_tokens=320)

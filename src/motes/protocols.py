@@ -100,7 +100,8 @@ class Task(AnswerRule, Protocol):
 class Method(Protocol):
     """How compute is spent on one problem. A frozen configuration: everything that happens, happens in `run`.
 
-    A method that never scores may say so, `needs_reward: ClassVar[bool] = False`: no reward model is opened for it.
+    A method may say more of itself by attributes of its class: `needs_reward = False`, it never scores, and no reward
+    model is opened for it; `independent = True`, its answers are independent samples of the language model.
     """
 
     @property

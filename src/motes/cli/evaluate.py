@@ -18,11 +18,12 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from motes.cli import options
-from motes.cli.views import accuracy_grid, print_trimmed, report_table
+from motes.cli.views import accuracy_grid, print_trimmed, section_table
 from motes.errors import ConfigurationError
 from motes.lab.evaluation import Evaluation
 from motes.lab.report import Report
 from motes.lab.run import Progress, evaluate
+from motes.lab.tables import accuracy
 from motes.protocols import LanguageModel, RewardModel
 from motes.tasks import DECLARED, TASKS
 
@@ -100,7 +101,7 @@ def command(
         print(f"motes: interrupted; what is done is in {out}, this goes on with it: {again}", file=sys.stderr)
         raise typer.Exit(130) from None
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    print_trimmed(console, report_table(Report.load(out)))
+    print_trimmed(console, section_table(accuracy(Report.load(out))))
     print(f"{progress.done} runs in {out}; plots: motes report {shlex.quote(str(out))}")
     if ungraded := progress.outcomes.get("grader_timeout"):
         again = shlex.join(["motes", "grade", str(out)])

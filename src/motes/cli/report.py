@@ -1,4 +1,4 @@
-"""`motes report`: what an evaluation came to, as a table, files and plots."""
+"""`motes report`: what an evaluation came to, as tables, files and plots."""
 
 from __future__ import annotations
 
@@ -10,17 +10,26 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from motes.cli.views import outcomes_table, print_trimmed, report_table
+from motes.cli.views import print_trimmed, section_table
 from motes.errors import MissingExtraError
-from motes.lab.report import NOTE, Report, write_report
+from motes.lab.prices import Prices
+from motes.lab.report import Report, write_report
+from motes.lab.tables import sections
 
 
 def command(
     directory: Annotated[Path, typer.Argument(help="Of an evaluation, finished or not.", show_default=False)],
     plots: Annotated[bool, typer.Option(help="Draw the plots as well.")] = True,
+    prices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND=PRICE,…",
+            help="Of a million tokens, in any currency: generated, prefill, prefill_cached, reward, reward_cached.",
+        ),
+    ] = None,
 ) -> None:
-    """Report an evaluation: table, Markdown, CSV and plots."""
-    report = Report.load(directory)
+    """Report an evaluation: tables, Markdown, CSV and plots."""
+    report = Report.load(directory, None if prices is None else Prices.parse(prices))
     show(console(), report)
     try:
         paths = write_report(directory, report, plots=plots)
@@ -31,16 +40,19 @@ def command(
 
 
 def console() -> Console:
-    """As wide as the table needs where nobody's terminal limits it."""
+    """As wide as the tables need where nobody's terminal limits it."""
     return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 def show(console: Console, report: Report) -> None:
     """The tables, with what must be known to read them."""
     console.print(Text(f"{report.title}; {report.models}", style="bold"))
-    print_trimmed(console, report_table(report))
-    console.print()
-    print_trimmed(console, outcomes_table(report))
     for warning in report.warnings():
         console.print(Text(warning, style="yellow"))
-    console.print(Text(NOTE, style="dim"))
+    for section in sections(report):
+        if section.title:
+            console.print()
+            console.print(Text(section.title.replace("`", ""), style="bold"))
+        print_trimmed(console, section_table(section))
+        if section.note:
+            console.print(Text(section.note, style="dim"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from motes.lab.method_spec import NAMES
-from motes.lab.report import COLUMNS, OUTCOME_COLUMNS, Report, outcomes_row, table_row
+from motes.lab.report import Report
+from motes.lab.tables import Section
 from motes.methods import Run
 from motes.smc import Weights
 from motes.types import Record, Result, Stop, Usage
@@ -163,24 +164,15 @@ def posterior(masses: Mapping[str, float]) -> RenderableType:
     return table
 
 
-def report_table(report: Report) -> Table:
-    """What an evaluation's cells came to, and cost."""
-    return _cells(COLUMNS, map(table_row, report.cells))
-
-
-def outcomes_table(report: Report) -> Table:
-    """How the runs of an evaluation's cells ended."""
-    return _cells(OUTCOME_COLUMNS, map(outcomes_row, report.cells))
-
-
-def _cells(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+def section_table(section: Section) -> Table:
+    """A table of a report."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
+    for i, column in enumerate(section.header):
+        table.add_column(column, justify="right" if i else "left", no_wrap=True)
     previous = None
-    for method, *rest in rows:
-        table.add_row(Text(method if method != previous else "", style="bold"), *rest)
-        previous = method
+    for first, *rest in section.rows:
+        table.add_row(Text(first if first != previous else "", style="bold"), *rest)
+        previous = first
     return table
 
 

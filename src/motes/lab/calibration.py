@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from motes.errors import ConfigurationError, MotesError, RewardError, ScoresFailedError
+from motes.lab.reliability import brier_score, expected_calibration_error
 from motes.protocols import RewardModel
 from motes.rewards.calibration import Calibration
 from motes.types import Problem, Scores, Step, Trajectory, Usage
@@ -33,8 +34,6 @@ FloatArray = npt.NDArray[np.float64]
 
 BATCH = 256
 """Answers scored together."""
-
-BINS = 10
 
 
 @dataclass(frozen=True)
@@ -230,21 +229,3 @@ def isotonic_regression(scores: FloatArray, labels: FloatArray) -> FloatArray:
         blocks.append((total, size, count))
     levels = np.repeat([total / size for total, size, _ in blocks], [count for *_, count in blocks])
     return np.asarray(levels[place])
-
-
-def expected_calibration_error(probabilities: FloatArray, labels: FloatArray) -> float:
-    """Σ_b n_b/n · |mean label − mean probability| over ten bins of equal width (Naeini et al. 2015; Guo et al., arXiv
-    1706.04599).
-
-    Args:
-        probabilities, labels: (n,)
-    """
-    bins = np.minimum((probabilities * BINS).astype(np.int64), BINS - 1)
-    gaps = np.zeros(BINS)
-    np.add.at(gaps, bins, labels - probabilities)
-    return float(np.abs(gaps).sum() / len(labels))
-
-
-def brier_score(probabilities: FloatArray, labels: FloatArray) -> float:
-    """Mean squared difference (Brier, 1950)."""
-    return float(np.mean((probabilities - labels) ** 2))

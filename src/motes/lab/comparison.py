@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -155,6 +156,28 @@ def rates(runs: PairedRuns, methods: Sequence[str], references: Sequence[int] = 
             value = percentile_interval(needed / reference)
             found.append(Rate(method, chief, reference, value, budgets[0], budgets[-1]))
     return found
+
+
+def pass_at(records: Sequence[RunRecord]) -> dict[int, Interval]:
+    """The chance that any of k independent samples is right, for k = 1, 2, 4, … and n, of runs of n samples each:
+    1 − C(n − c, k)/C(n, k), unbiased (Chen et al., arXiv 2107.03374, equation 1), c of n being right, mean over runs.
+
+    Answers that could not be graded are not right; runs whose records do not tell, and failed ones, are left out.
+    """
+    records = [record for record in records if record.right]
+    sizes = {len(record.right) for record in records}
+    if len(sizes) != 1:
+        return {}
+    (n,) = sizes
+    runs = PairedRuns(records)
+    (cell,) = runs.cells
+
+    def chance(record: RunRecord, k: int) -> float:
+        wrong = n - sum(right is True for right in record.right)
+        return 1 - math.comb(wrong, k) / math.comb(n, k)
+
+    budgets = [2**i for i in range(n.bit_length()) if 2**i < n] + [n]
+    return {k: percentile_interval(runs.means([cell], partial(chance, k=k))[:, 0]) for k in budgets}
 
 
 def ends(interval: Interval, name: str) -> dict[str, float]:

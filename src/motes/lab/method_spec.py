@@ -79,6 +79,12 @@ def method_from_spec(spec: str, budget: int) -> Method:
     return changed
 
 
+def draws_independently(spec: str) -> bool:
+    """Whether the answers of the method are independent samples of the language model; False of one unknown."""
+    cls = METHODS.get(spec.partition(":")[0])
+    return bool(getattr(cls, "independent", False))
+
+
 def _split(spec: str) -> tuple[str, list[str]]:
     """A method's name, which is an id or MODULE:CLASS, and what follows it."""
     name, *parts = spec.split(":")

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from motes.errors import MissingExtraError
 from motes.lab.comparison import chief_of
 from motes.lab.method_spec import NAMES
-from motes.lab.report import Cell, Report, flops
+from motes.lab.report import Cell, Report
+from motes.lab.tables import flops
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,12 +89,18 @@ class Panel(NamedTuple):
 
 
 def draw(report: Report, directory: Path) -> list[Path]:
-    """Write `accuracy`, where models' sizes are known `cost`, and where there are levels `levels`, as PNG and SVG.
+    """Write `accuracy`, where models' sizes are known `cost`, where there are levels `levels`, and where records tell
+    `reliability`, as PNG and SVG.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    figures = {"accuracy": accuracy_figure, "cost": cost_figure, "levels": levels_figure}
+    figures = {
+        "accuracy": accuracy_figure,
+        "cost": cost_figure,
+        "levels": levels_figure,
+        "reliability": reliability_figure,
+    }
     return [path for name, figure in figures.items() for path in save(partial(figure, report), directory / name)]
 
 
@@ -196,6 +203,48 @@ def levels_figure(report: Report) -> Figure | None:
     figure.supxlabel("budget: trajectories drawn per problem", fontsize=10, x=(0.6 + width - 1.75) / 2 / width, y=0.02)
     each = max(cell.problems for cell in report.levels)
     heading(figure, f"Accuracy by level on {report.title}", f"{each} problems a level; band: 95 % interval")
+    return figure
+
+
+def reliability_figure(report: Report) -> Figure | None:
+    """The share of right answers against what was predicted, of scores and of confidences: each method at its largest
+    budget. None where records do not tell."""
+    from matplotlib.figure import Figure
+
+    kinds = {"score": "the reward model's score of an answer", "confidence": "confidence in the answer given"}
+    largest = {quality.method: quality.budget for quality in sorted(report.qualities, key=lambda q: q.budget)}
+    shown = [quality for quality in report.qualities if 1 < quality.budget == largest[quality.method]]
+    panels = [kind for kind in kinds if any(quality.kind == kind for quality in shown)]
+    if not panels:
+        return None
+    side, gap, above, left, below = 3.6, 2.0, 1.0, 0.715, 0.65  # all in inches
+    width, height = left + len(panels) * (side + gap), above + side + below
+    figure = Figure(figsize=(width, height))
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)
+    figure.subplots_adjust(
+        left=left / width, right=1 - gap / width, top=1 - above / height, bottom=below / height, wspace=gap / side
+    )
+    styles = _styles(report.cells)
+    for axes, kind in zip(grid.flat, panels, strict=True):
+        axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        ends = []
+        for quality in (quality for quality in shown if quality.kind == kind):
+            label, colour, marker = styles[quality.method]
+            x = [each.mean for each in quality.bins]
+            y, low, high = ([getattr(each.right, end) for each in quality.bins] for end in ("value", "low", "high"))
+            axes.vlines(x, low, high, color=colour, linewidth=1.1, alpha=0.45, zorder=3)
+            axes.plot(
+                x, y, color=colour, marker=marker, markersize=5.5, linewidth=1.6, markeredgecolor="white",
+                markeredgewidth=0.8, zorder=5, clip_on=False,
+            )  # fmt: skip
+            ends.append((x[-1], y[-1], f"{label}\nECE {quality.ece:.2f}", colour))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
+        axes.set(xlim=(0, 1), ylim=(0, 1.005), xlabel=kinds[kind])
+        axes.set_title("share that is right", loc="left", fontsize=10, color="#555555")
+        _label(axes, ends)
+    subtitle = f"{report.models}; ten bins, 95 % intervals; on the dashed line predictions are probabilities"
+    heading(figure, f"Predictions and what came true, {report.title}", subtitle)
     return figure
 
 

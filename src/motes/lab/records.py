@@ -82,6 +82,15 @@ class RunRecord:
     def key(self) -> Key:
         return self.problem_id, self.method, self.budget, self.seed
 
+    @property
+    def majority(self) -> bool | None:
+        """Whether the most frequent answer is right; the first of those that are equally frequent. None where the
+        grader could not say, or the record does not tell."""
+        given = [group for group in self.groups if group is not None]
+        if not given:
+            return False if self.groups else None
+        return self.right[self.groups.index(max(dict.fromkeys(given), key=given.count))]
+
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
 

@@ -26,6 +26,8 @@ class _Independent:
         aggregation: how the step scores of an answer become its score.
     """
 
+    independent: ClassVar[bool] = True
+
     n: int
     aggregation: Aggregation = "last"
 

@@ -1,0 +1,215 @@
+"""A report in words: the tables of the terminal, of Markdown and of the page, each with what a reader must know."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from motes.lab.comparison import Difference, Rate
+from motes.lab.records import OUTCOMES
+from motes.lab.statistics import Interval
+
+if TYPE_CHECKING:
+    from motes.lab.report import Cell, Report
+
+ACCURACY_NOTE = (
+    "Accuracy: right answers over all runs, failed and ungraded ones included, with Wilson's 95 % interval at the "
+    "effective sample size of the problems (runs of one problem with several seeds are not independent). Tokens: "
+    "computed per problem, mean, without what caches spared; a prompt that runs share is computed once, for the first "
+    "of them. FLOPs: 2 · parameters · computed tokens, of both models, per problem, mean; attention's own, which grow "
+    "with the context, are left out (Kaplan et al. 2020, arXiv 2001.08361). Seconds: mean from a run's start to its "
+    "answer while others shared the models."
+)
+MONEY_NOTE = "Money: per 1,000 problems, at {prices} for a million tokens."
+CHOICE_NOTE = (
+    "Of the answers that a run ended with: how often the one that the method selected is right, how often the most "
+    "frequent one is, and how often any is (the oracle, pass@N of the method)."
+)
+PASS_NOTE = (
+    "Chance that at least one of k independent samples is right, from the {n} samples of `{method}`: the unbiased "
+    "estimator 1 − C(n − c, k)/C(n, k) of Chen et al. (arXiv 2107.03374), c of the n samples being right, with the "
+    "95 % interval of a bootstrap over problems."
+)
+QUALITY_NOTE = (
+    "Of the reward model's final scores of all answers, and of the confidence of the answers given. AUROC: chance that "
+    "a right answer has the larger value, over all pairs, and over pairs of answers to the same problem, which alone "
+    "help to choose; in brackets the 95 % interval of a bootstrap over problems. ECE: expected calibration error, ten "
+    "bins. Answers that a method selected by score are not independent samples: only those of best-of-N and the like "
+    "say how good the reward model is."
+)
+OUTCOMES_NOTE = (
+    "Of each run one. An answer that the grader failed at or said nothing about in time, and a run that failed, are "
+    "neither right nor wrong; accuracy is over all of them."
+)
+DIFFERENCES_NOTE = (
+    "Accuracy less that of `{chief}` at the same budget, in percentage points, over the runs that both have. In "
+    "brackets the 95 % interval of a bootstrap over problems. A method that draws one trajectory whatever the budget "
+    "is compared at each."
+)
+RATES_NOTE = (
+    "How many times the budget of `{chief}` another method needs to be as accurate: the budget at which its curve "
+    "reaches the accuracy of `{chief}` at n, over n. Between measured budgets the running maximum of the curve is "
+    "interpolated, linearly in log2(budget); nothing is extrapolated: ≤ and > stand before the smallest and the "
+    "largest budget measured, over n. In brackets the 95 % interval of a bootstrap over problems."
+)
+
+Rows = list[list[str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table under a title. The first of its columns names what the row is about, the others hold numbers."""
+
+    title: str
+    header: Sequence[str]
+    rows: Rows
+    note: str = ""
+
+    def markdown(self) -> list[str]:
+        heading = [f"## {self.title}", ""] if self.title else []
+        return [*heading, *markdown_rows(self.header, self.rows), "", *([self.note, ""] if self.note else [])]
+
+
+def sections(report: Report) -> Iterator[Section]:
+    """All that a report has to say, the most important first."""
+    yield accuracy(report)
+    yield outcomes(report)
+    header = ("method", "budget", "selected", "majority", "any")
+    yield Section("Selected, majority, any", header, [_choice_row(cell) for cell in report.cells], CHOICE_NOTE)
+    if report.differences:
+        note = DIFFERENCES_NOTE.format(chief=report.chief)
+        yield Section(f"Differences to `{report.chief}`", *_grid(report.differences, "budget {}"), note)
+    if report.rates:
+        yield Section("Scaling rates", *_grid(report.rates, "n = {}"), RATES_NOTE.format(chief=report.chief))
+    if report.passes:
+        method, n = report.sampled
+        rows = [[f"{k}", percent(value.value), between(value)] for k, value in report.passes.items()]
+        yield Section("pass@k", ("k", "pass@k", "95 % interval"), rows, PASS_NOTE.format(n=n, method=method))
+    if report.qualities:
+        columns = ("method", "budget", "of", "number", "mean", "right", "AUROC", "within a problem", "ECE", "Brier")
+        yield Section("Scores and confidence as predictions", columns, _quality_rows(report), QUALITY_NOTE)
+    if report.levels:
+        yield _levels(report)
+
+
+def accuracy(report: Report) -> Section:
+    """What the cells came to, and cost."""
+    header, note = [*COLUMNS], ACCURACY_NOTE
+    rows = [table_row(cell) for cell in report.cells]
+    if report.prices is not None:
+        header.append("money")
+        note += " " + MONEY_NOTE.format(prices=report.prices)
+        for row, cell in zip(rows, report.cells, strict=True):
+            row.append(money(cell.money))
+    return Section("", header, rows, note)
+
+
+COLUMNS = ("method", "budget", "accuracy", "95 % interval", "generated", "prefill", "reward", "FLOPs", "seconds")
+
+
+def table_row(cell: Cell) -> list[str]:
+    """The cell under `COLUMNS`."""
+    return [
+        cell.method,
+        str(cell.budget),
+        percent(cell.accuracy.value),
+        between(cell.accuracy),
+        *(f"{count:,.0f}" for count in cell.tokens),
+        flops(cell.total_flops),
+        f"{cell.seconds:.2f}",
+    ]
+
+
+def outcomes(report: Report) -> Section:
+    """How the runs of the cells ended."""
+    header = ("method", "budget", "runs", *(outcome.replace("_", " ") for outcome in OUTCOMES), "missing")
+    rows = [
+        [cell.method, *map(str, (cell.budget, cell.runs, *cell.outcomes.values(), cell.missing))]
+        for cell in report.cells
+    ]
+    return Section("Outcomes", header, rows, OUTCOMES_NOTE)
+
+
+def _choice_row(cell: Cell) -> list[str]:
+    shares = (cell.accuracy, cell.majority, cell.oracle)
+    return [cell.method, str(cell.budget), *(with_interval(share) for share in shares)]
+
+
+def _quality_rows(report: Report) -> Rows:
+    return [
+        [
+            quality.method, str(quality.budget), quality.kind, f"{quality.predictions:,}", f"{quality.mean:.3f}",
+            f"{quality.right:.3f}", _three(quality.auroc), _three(quality.within), f"{quality.ece:.3f}",
+            f"{quality.brier:.3f}",
+        ]
+        for quality in report.qualities
+    ]  # fmt: skip
+
+
+def _levels(report: Report) -> Section:
+    levels = sorted({cell.level for cell in report.levels if cell.level is not None})
+    value = {(cell.method, cell.budget, cell.level): cell.accuracy.value for cell in report.levels}
+    rows = []
+    for cell in report.cells:
+        shares = [value.get((cell.method, cell.budget, level), math.nan) for level in levels]
+        rows.append([cell.method, str(cell.budget), *map(percent, shares)])
+    return Section("Accuracy by level", ("method", "budget", *(f"level {level}" for level in levels)), rows)
+
+
+def _grid(values: Sequence[Difference] | Sequence[Rate], heading: str) -> tuple[list[str], Rows]:
+    """A row for each method, a column for each budget of the chief one."""
+    written = {(value.method, value.budget): str(value) for value in values}
+    methods, budgets = dict.fromkeys(value.method for value in values), sorted({value.budget for value in values})
+    rows = [[method, *(written.get((method, budget), "") for budget in budgets)] for method in methods]
+    return ["method", *map(heading.format, budgets)], rows
+
+
+def percent(share: float) -> str:
+    return "–" if share != share else f"{100 * share:.1f} %"
+
+
+def between(interval: Interval) -> str:
+    """The ends of a share's interval."""
+    return f"{percent(interval.low)} – {percent(interval.high)}"
+
+
+def with_interval(share: Interval) -> str:
+    return "–" if share.value != share.value else f"{percent(share.value)} ({between(share)})"
+
+
+def _three(value: Interval) -> str:
+    """A number between 0 and 1 to three digits, with its interval."""
+    return "–" if value.value != value.value else f"{value.value:.3f} ({value.low:.3f} – {value.high:.3f})"
+
+
+def flops(number: float | None) -> str:
+    """Three digits and a unit: 21.4 G is 21.4e9 operations."""
+    if number is None:
+        return "–"
+    power = min(max(int(math.log10(max(1.0, number)) // 3), 0), 6)
+    return f"{number / 1000**power:.3g} {' kMGTPE'[power]}".rstrip()
+
+
+def money(amount: float | None) -> str:
+    """Of one problem; written for a thousand."""
+    return "–" if amount is None else f"{1000 * amount:,.4g}"
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A CSV file of at least one row, under the names of the first one's fields."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def markdown_rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    line = "| {} |".format
+    return [line(" | ".join(header)), line(" | ".join(["---"] + ["---:"] * (len(header) - 1)))] + [
+        line(" | ".join(row)) for row in rows
+    ]
