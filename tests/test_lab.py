@@ -19,9 +19,9 @@ from motes import Sampling, Usage, api
 from motes.errors import ConfigurationError, RewardError, RunDirectoryError, UnknownNameError
 from motes.lab import Evaluation, RecordStore, Report, RunRecord, evaluate, method_from_spec, read_records, write_report
 from motes.lab.evaluation import derive_seed
+from motes.lab.grading import groups
 from motes.lab.method_spec import NAMES
 from motes.lab.plot import STYLES, _spread
-from motes.lab.run import _groups
 from motes.lab.statistics import proportion_interval, wilson
 from motes.methods import METHODS, BestOfN, Greedy, ParticleFilter
 
@@ -98,7 +98,7 @@ class TestRun:
             def equivalent(first: str, second: str) -> bool:
                 return float(first) == float(second)
 
-        assert _groups(Numbers, ["0.5", "3"], ["3", "0.50", None, "0.5", "7"]) == (1, 0, None, 0, None)
+        assert groups(Numbers, ["0.5", "3"], ["3", "0.50", None, "0.5", "7"]) == (1, 0, None, 0, None)
 
     def test_records_hold_what_is_promised(self, tmp_path):
         progress = run(tmp_path)

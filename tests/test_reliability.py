@@ -193,6 +193,7 @@ class TestReport:
 
     def test_old_records_say_what_they_can(self):
         records = [record(answers=("1",), posterior={"1": 1.0}, oracle=True, confidence=1.0)]
+        assert not len(Predictions.of_scores([record(right=(True,))])), "graded again"
         report = Report.of(records, CONFIGURATION)
         assert math.isnan(report.cells[0].majority.value)
         assert report.passes == {}

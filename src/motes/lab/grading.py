@@ -48,6 +48,15 @@ async def grade_run(
     return grades[answer], tuple(right[each] for each in answers)
 
 
+def groups(task: Task, names: Sequence[str], answers: Sequence[str | None]) -> tuple[int | None, ...]:
+    """(N,) the place among `names`, the distinct answers of a posterior, of the one that each answer means."""
+    place: dict[str | None, int | None] = {None: None, **{name: i for i, name in enumerate(names)}}
+    for answer in answers:
+        if answer is not None and answer not in place:
+            place[answer] = next((i for i, name in enumerate(names) if task.equivalent(name, answer)), None)
+    return tuple(place[answer] for answer in answers)
+
+
 async def _aside(task: Task, problem: Problem, answer: str | None) -> Grade:
     """`grade`, in another thread. Who is interrupted does not wait for that one to end, as for asyncio's own: it
     may be waiting for a grader that hangs.
@@ -113,4 +122,12 @@ async def _graded(record: RunRecord, task: Task, problems: Mapping[str | None, P
             f"the task has no problem {record.problem_id!r}, which {directory} has runs of: name the task it is of"
         )
     (outcome, error), right = await grade_run(task, problem, record.answer, record.answers)
-    return replace(record, outcome=outcome, right=right, oracle=any(right), error=error, reference=problem.answer)
+    return replace(
+        record,
+        outcome=outcome,
+        groups=record.groups or groups(task, list(record.posterior), record.answers),
+        right=right,
+        oracle=any(right),
+        error=error,
+        reference=problem.answer,
+    )

@@ -57,7 +57,7 @@ class Predictions:
             [
                 (score, right, record.problem_id)
                 for record in records
-                for score, right in zip(record.scores, record.right, strict=True)
+                for score, right in zip(record.scores, record.right, strict=bool(record.scores))  # old ones have none
                 if score is not None and right is not None
             ]
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from motes import api
 from motes.errors import ConfigurationError, MotesError, RunDirectoryError
 from motes.lab.evaluation import RECORDS, Evaluation, PlannedRun
 from motes.lab.flops import Sizes
-from motes.lab.grading import Grade, grade_run
+from motes.lab.grading import Grade, grade_run, groups
 from motes.lab.method_spec import method_from_spec
 from motes.lab.records import Outcome, RecordStore, RunRecord
 from motes.methods.population import gather
@@ -179,20 +179,11 @@ async def _record(
         error=grade.error,
         posterior=dict(result.posterior),
         answers=answers,
-        groups=_groups(task, list(result.posterior), answers),
+        groups=groups(task, list(result.posterior), answers),
         right=right,
         scores=tuple(_finite(score) for score in result.scores.tolist()),
         text=result.text,
     )
-
-
-def _groups(task: Task, names: Sequence[str], answers: Sequence[str | None]) -> tuple[int | None, ...]:
-    """(N,) the place among `names` of the one that each answer means."""
-    place: dict[str | None, int | None] = {None: None, **{name: i for i, name in enumerate(names)}}
-    for answer in answers:
-        if answer is not None and answer not in place:
-            place[answer] = next((i for i, name in enumerate(names) if task.equivalent(name, answer)), None)
-    return tuple(place[answer] for answer in answers)
 
 
 def _finite(value: float | None) -> float | None:
