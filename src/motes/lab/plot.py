@@ -243,8 +243,7 @@ def reliability_figure(report: Report) -> Figure | None:
         axes.set(xlim=(0, 1), ylim=(0, 1.005), xlabel=kinds[kind])
         axes.set_title("share that is right", loc="left", fontsize=10, color="#555555")
         _label(axes, ends)
-    subtitle = f"{report.models}; ten bins, 95 % intervals; on the dashed line predictions are probabilities"
-    heading(figure, f"Predictions and what came true, {report.title}", subtitle)
+    heading(figure, f"Calibration on {report.title}", "largest budgets; ten bins, 95 % intervals; dashed: calibrated")
     return figure
 
 
