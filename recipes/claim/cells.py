@@ -168,8 +168,7 @@ def measure(setting: Setting, cells: Sequence[Cell]) -> Measured:
     print(f"{len(own)} cells, {trajectories:,} trajectories a problem, {trajectories * problems:,} in all", flush=True)
     busy = []
     for number, (directory, cell) in enumerate(own.items(), start=1):
-        held = read_records(directory / RECORDS)
-        if sum(record.outcome != "failed" for record in held) == problems:
+        if _complete(directory, problems):
             continue
         started = time.perf_counter()
         reward, corruption = motes.reward_model(cell.reward or setting.reward), dict(cell.corruption)
@@ -189,13 +188,17 @@ def measure(setting: Setting, cells: Sequence[Cell]) -> Measured:
         words = f"{number}/{len(own)}  {cell.name} {cell.budget}  {cell.reward_name(setting)}"
         failed = f", {progress.failed} failed" if progress.failed else ""
         print(f"{words}: {100 * progress.accuracy:.1f} %{failed}, {time.perf_counter() - started:.0f} s", flush=True)
-    if busy:
+    if busy := [directory for directory in busy if not _complete(directory, problems)]:
         raise DirectoryBusyError(
             f"other processes are at {len(busy)} cells, the first is {busy[0]}: when they have ended, the same command "
             "writes the tables"
         )
     records = {cell: read_records(cell.directory(setting) / RECORDS) for cell in cells}
     return Measured(setting, records, Sizes.read(next(iter(own))))
+
+
+def _complete(directory: Path, runs: int) -> bool:
+    return sum(record.outcome != "failed" for record in read_records(directory / RECORDS)) == runs
 
 
 def write(directory: Path, files: Mapping[str, str]) -> None:
