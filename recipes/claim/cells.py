@@ -148,7 +148,12 @@ class Measured:
         """A Markdown page: title, warnings, the parts, and the command that made it."""
         warnings = [f"**{warning}.**" for warning in report.warnings()]
         title = f"# {self.setting.claim}: {report.title}"
-        return "\n\n".join([title, f"{report.models}.", *warnings, *parts, self.setting.made_by]) + "\n"
+        return (
+            "\n\n".join(
+                [title, f"{report.models}; {self.setting.split} split.", *warnings, *parts, self.setting.made_by]
+            )
+            + "\n"
+        )
 
 
 def measure(setting: Setting, cells: Sequence[Cell]) -> Measured:

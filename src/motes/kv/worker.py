@@ -158,9 +158,7 @@ class Worker(ABC, Generic[RequestT]):
         except BaseException as error:  # not even cleaning up worked: the next request gets a new thread
             with self._condition:
                 self._thread = None
-                self._accepted += self._arrived
-                self._arrived = []
-                self._fail(error)
+                self._fail_all(error)
 
     def _wait(self) -> bool:
         """Until there is work. False when it is time to end."""
@@ -170,9 +168,7 @@ class Worker(ABC, Generic[RequestT]):
             if not self._stopping and (self._arrived or self.busy):
                 return True
             if self._stopping:
-                self._accepted += self._arrived
-                self._arrived = []
-                self._fail(RuntimeError("it was stopped"))
+                self._fail_all(RuntimeError("it was stopped"))
                 self.abandon()
             self.rest()
             self._thread, self._accepted = None, []
@@ -184,6 +180,12 @@ class Worker(ABC, Generic[RequestT]):
         if arrived:
             self._accepted = [*(request for request in self._accepted if not request.settled), *arrived]
         return arrived
+
+    def _fail_all(self, error: BaseException) -> None:
+        """As `_fail`, and those too whom no round has seen yet. Whoever calls it holds the condition."""
+        self._accepted += self._arrived
+        self._arrived = []
+        self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
         """Tell everyone who waits, each by an error of its own: one that many raise collects all their tracebacks."""

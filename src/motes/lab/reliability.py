@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from motes.lab.comparison import ends
 from motes.lab.records import RunRecord
-from motes.lab.statistics import FloatArray, Interval, percentile_interval, proportion_interval, resamples
+from motes.lab.statistics import FloatArray, Interval, percentile_interval, resamples, share_interval
 
 BINS = 10
 LEVELS = 1024
@@ -103,12 +103,9 @@ class Predictions:
         """The bins of equal width that have anything in them."""
         place = _bin(self.values)
         found = []
-        for i in np.unique(place):
-            here = place == i
-            right: dict[str, list[bool]] = {}
-            for problem, is_right in zip(self.problems[here].tolist(), self.right[here].tolist(), strict=True):
-                right.setdefault(problem, []).append(is_right)
-            found.append(Bin(int(here.sum()), float(self.values[here].mean()), proportion_interval(right)))
+        for here in (place == i for i in np.unique(place)):
+            right = share_interval(zip(self.problems[here].tolist(), self.right[here].tolist(), strict=True))
+            found.append(Bin(int(here.sum()), float(self.values[here].mean()), right))
         return found
 
 

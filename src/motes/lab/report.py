@@ -16,7 +16,7 @@ from motes.lab.method_spec import draws_independently
 from motes.lab.prices import Prices
 from motes.lab.records import OUTCOMES, Outcome, RunRecord, read_records
 from motes.lab.reliability import Predictions, Quality
-from motes.lab.statistics import Interval, proportion_interval
+from motes.lab.statistics import Interval, share_interval
 from motes.lab.tables import csv_text, sections
 from motes.types import Usage
 
@@ -76,13 +76,6 @@ class Cell:
         sizes: Sizes = UNKNOWN,
         prices: Prices | None = None,
     ) -> Cell:
-        right: dict[str, list[bool]] = {}
-        reachable: dict[str, list[bool]] = {}
-        frequent: dict[str, list[bool]] = {}
-        for record in records:
-            right.setdefault(record.problem_id, []).append(record.outcome == "correct")
-            reachable.setdefault(record.problem_id, []).append(record.oracle)
-            frequent.setdefault(record.problem_id, []).append(record.majority is True)
         told = all(record.groups or not record.posterior for record in records)
         usage = sum((record.usage for record in records), Usage())
         n = max(1, len(records))
@@ -91,13 +84,13 @@ class Cell:
             method=method,
             budget=budget,
             level=level,
-            problems=len(right),
+            problems=len({record.problem_id for record in records}),
             runs=len(records),
             missing=max(0, expected - len(records)),
             outcomes={outcome: sum(record.outcome == outcome for record in records) for outcome in OUTCOMES},
-            accuracy=proportion_interval(right),
-            oracle=proportion_interval(reachable),
-            majority=proportion_interval(frequent if told else {}),
+            accuracy=share_interval((record.problem_id, record.outcome == "correct") for record in records),
+            oracle=share_interval((record.problem_id, record.oracle) for record in records),
+            majority=share_interval((record.problem_id, record.majority is True) for record in records if told),
             tokens=(usage.generated_tokens / n, usage.prefill_tokens / n, usage.reward_tokens / n),
             cached=(usage.prefill_tokens_cached / n, usage.reward_tokens_cached / n),
             flops=(None if lm is None else lm / n, None if reward is None else reward / n),

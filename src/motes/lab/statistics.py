@@ -18,10 +18,11 @@ level from about fifty problems on, and is too narrow below.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +64,7 @@ def effective_size(clusters: Sequence[Sequence[bool]]) -> float:
     return float(runs) if variance == 0 else min(float(runs), p * (1 - p) / variance)
 
 
-def proportion_interval(runs: Mapping[str, Sequence[bool]], level: float = 0.95) -> Interval:
+def proportion_interval(runs: Mapping[Any, Sequence[bool]], level: float = 0.95) -> Interval:
     """The share of true values with its interval, clustered by problem.
 
     Args:
@@ -74,6 +75,14 @@ def proportion_interval(runs: Mapping[str, Sequence[bool]], level: float = 0.95)
         return Interval(math.nan, math.nan, math.nan)
     p = sum(map(sum, clusters)) / sum(map(len, clusters))
     return wilson(p, effective_size(clusters), level)
+
+
+def share_interval(runs: Iterable[tuple[Hashable, bool]]) -> Interval:
+    """The same of (problem, truth value) pairs, a run each, in any order."""
+    clusters: dict[Hashable, list[bool]] = {}
+    for problem, holds in runs:
+        clusters.setdefault(problem, []).append(holds)
+    return proportion_interval(clusters)
 
 
 @lru_cache(maxsize=4)
