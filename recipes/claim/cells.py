@@ -148,12 +148,8 @@ class Measured:
         """A Markdown page: title, warnings, the parts, and the command that made it."""
         warnings = [f"**{warning}.**" for warning in report.warnings()]
         title = f"# {self.setting.claim}: {report.title}"
-        return (
-            "\n\n".join(
-                [title, f"{report.models}; {self.setting.split} split.", *warnings, *parts, self.setting.made_by]
-            )
-            + "\n"
-        )
+        models = f"{report.models}; {self.setting.split} split."
+        return "\n\n".join([title, models, *warnings, *parts, self.setting.made_by]) + "\n"
 
 
 def measure(setting: Setting, cells: Sequence[Cell]) -> Measured:
