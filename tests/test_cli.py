@@ -118,7 +118,8 @@ class TestEvalAndReport:
         out_directory = tmp_path / "deep" / "run"
         code, out, err = motes(capsys, "eval", *self.ASK, "--out", out_directory)
         assert (code, err) == (0, "")
-        assert re.search(r"^25/25 runs   accuracy [\d.]+ %$", out, re.MULTILINE)
+        pace = r"[\d,]+ runs/min, [\d,]+ tokens computed, [\d,]+/s"
+        assert re.search(rf"^25/25 runs   accuracy [\d.]+ %   {pace}$", out, re.MULTILINE)
         assert "0:00:0" in out
         assert f"motes report {out_directory}" in out
         before = (out_directory / "records.jsonl").read_bytes()

@@ -301,7 +301,7 @@ class TestRecords:
         with RecordStore(path) as store:
             store.append(RECORD)
             write = worlds.os.write
-            monkeypatch.setattr("motes.lab.records.os.write", lambda file, data: write(file, data[:20]))
+            monkeypatch.setattr("motes.lab.appending.os.write", lambda file, data: write(file, data[:20]))
             with pytest.raises(RunDirectoryError, match="disk is full"):
                 store.append(RECORD)
             monkeypatch.undo()

@@ -355,6 +355,7 @@ class Record:
         ancestors: (N,) the index in the previous population that each one comes from.
         log_weights: (N,) accumulated since the last resampling, unnormalised, after the round.
         scores: (N,) the reward model's score of each trajectory, NaN where it has none.
+        step_scores: (N,) the scores it is made of, one per step; empty where nothing was scored.
         ess: effective sample size of `log_weights`, in [1, N].
         resampled: whether the round began by resampling.
         log_evidence: of the sweep so far; of the run, for methods that have one sweep.
@@ -373,6 +374,7 @@ class Record:
     resampled: bool
     log_evidence: float
     usage: Usage
+    step_scores: tuple[Sequence[float], ...] = ()
     sweep: int = 0
     chain: int = 0
 

@@ -8,19 +8,22 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
 from motes.cli import options
-from motes.cli.views import accuracy_grid, print_trimmed, section_table
+from motes.cli.views import accuracy_grid, console, print_trimmed, section_table
 from motes.errors import ConfigurationError
-from motes.lab.evaluation import Evaluation
+from motes.lab.evaluation import Evaluation, Shard
+from motes.lab.flops import Sizes
+from motes.lab.planning import ANSWER_TOKENS, duration, estimate, planned
+from motes.lab.prices import Prices
 from motes.lab.report import Report
 from motes.lab.run import Progress, evaluate
 from motes.lab.tables import accuracy
@@ -60,6 +63,16 @@ def command(
     pattern: options.Pattern = None,
     step_tokens: options.StepTokens = None,
     stop: options.StopText = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Only part I of N, from 1, in a directory of its own; see `motes merge`."),
+    ] = None,
+    traces: Annotated[bool, typer.Option(help="Keep what happened inside each run as well.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and about its cost.")] = False,
+    answer_tokens: Annotated[
+        int, typer.Option(help="With --dry-run: of one answer, as long as no run is recorded.")
+    ] = ANSWER_TOKENS,
+    prices: options.Prices = None,
 ) -> None:
     """Evaluate methods over budgets; resumes where it stopped."""
     asked = options.prompt(prompt)
@@ -91,17 +104,23 @@ def command(
     )
     if concurrency < 1:
         raise ConfigurationError(f"--concurrency must be at least 1, not {concurrency}")
+    part = None if shard is None else Shard.parse(shard)
     evaluation.check(out)
+    if dry_run:
+        show_plan(evaluation, out, part, concurrency, answer_tokens, options.parse_prices(prices))
+        return
+    if prices is not None:
+        raise ConfigurationError("--prices goes with --dry-run; what was done is priced by `motes report --prices`")
     try:
         lm, prm = options.open_models(model, reward)
         last_word = options.open_reward_model(outcome_reward)
-        progress = run(Console(), evaluation, out, lm, prm, outcome_reward=last_word, concurrency=concurrency)
+        settings = {"outcome_reward": last_word, "concurrency": concurrency, "shard": part, "traces": traces}
+        progress = run(Console(), evaluation, out, lm, prm, **settings)
     except KeyboardInterrupt:
         again = shlex.join(["motes", *sys.argv[1:]])
         print(f"motes: interrupted; what is done is in {out}, this goes on with it: {again}", file=sys.stderr)
         raise typer.Exit(130) from None
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    print_trimmed(console, section_table(accuracy(Report.load(out))))
+    print_trimmed(console(), section_table(accuracy(Report.load(out))))
     print(f"{progress.done} runs in {out}; plots: motes report {shlex.quote(str(out))}")
     if ungraded := progress.outcomes.get("grader_timeout"):
         again = shlex.join(["motes", "grade", str(out)])
@@ -117,14 +136,30 @@ def run(
     out: Path,
     lm: LanguageModel,
     reward: RewardModel | None,
-    *,
-    outcome_reward: RewardModel | None = None,
-    concurrency: int = 64,
+    **settings: Any,
 ) -> Progress:
-    """Carry an evaluation out, showing how far it is."""
-    models = {"reward": reward, "outcome_reward": outcome_reward}
+    """Carry an evaluation out, with the settings of `motes.lab.evaluate`, showing how far it is."""
     with View(console) as view:
-        return asyncio.run(evaluate(evaluation, out, lm=lm, **models, concurrency=concurrency, observe=view.observe))
+        return asyncio.run(evaluate(evaluation, out, lm=lm, reward=reward, **settings, observe=view.observe))
+
+
+def show_plan(
+    evaluation: Evaluation,
+    out: Path,
+    shard: Shard | None,
+    concurrency: int,
+    answer_tokens: int,
+    prices: Prices | None,
+) -> None:
+    """What an evaluation would do, and about its cost."""
+    estimates = estimate(evaluation, out, shard=shard, answer_tokens=answer_tokens)
+    sizes = Sizes.read(out)
+    plan = planned(estimates, sizes=sizes, prices=prices, concurrency=concurrency, answer_tokens=answer_tokens)
+    problems = len(evaluation.problems() if shard is None else shard.of(evaluation.problems()))
+    seeds = f", {len(evaluation.seeds)} seeds" if len(evaluation.seeds) > 1 else ""
+    print(f"{evaluation.task}: {problems} problems{'' if shard is None else f' (part {shard})'}{seeds}, to {out}")
+    print_trimmed(console(), section_table(plan))
+    print(plan.note)
 
 
 class View:
@@ -134,9 +169,8 @@ class View:
         self.console = console
         self.started = time.perf_counter()
         self._bar = Bar(
-            BarColumn(bar_width=36), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn(),
-            console=console,
-        )  # fmt: skip
+            BarColumn(bar_width=36), MofNCompleteColumn(), TextColumn("{task.description}"), console=console
+        )
         self._task = self._bar.add_task("", total=None)
         self._live = Live(console=console, refresh_per_second=5, transient=True)
         self._printed = -1
@@ -155,22 +189,23 @@ class View:
     def observe(self, progress: Progress) -> None:
         if self.console.is_terminal:
             self._bar.update(self._task, completed=progress.done, total=progress.total, description=_words(progress))
-            tokens = f"{progress.usage.total_tokens:,} tokens computed"
-            self._live.update(Group(self._bar, accuracy_grid(progress.cells), Text(tokens, style="dim")))
+            pace = Text(self._pace(progress), style="dim")
+            self._live.update(Group(self._bar, accuracy_grid(progress.cells), pace))
         elif (part := 20 * progress.done // max(1, progress.total)) != self._printed:
             self._printed = part
-            self.console.print(
-                f"{progress.done}/{progress.total} runs   {_words(progress)}   {self._time_left(progress)}".rstrip(),
-                highlight=False,
-                soft_wrap=True,
-            )
+            words = [f"{progress.done}/{progress.total} runs", _words(progress), self._pace(progress)]
+            self.console.print("   ".join(filter(None, words)), highlight=False, soft_wrap=True)
 
-    def _time_left(self, progress: Progress) -> str:
-        new = progress.done - progress.resumed
-        if not new or progress.done == progress.total:
+    def _pace(self, progress: Progress) -> str:
+        """How fast this call is, what it has computed, and how long the rest takes at this pace."""
+        new, elapsed = progress.done - progress.resumed, time.perf_counter() - self.started
+        if not new:
             return ""
-        left = round((time.perf_counter() - self.started) * (progress.total - progress.done) / new)
-        return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+        tokens = progress.usage.total_tokens
+        words = [f"{60 * new / elapsed:,.0f} runs/min", f"{tokens:,} tokens computed, {tokens / elapsed:,.0f}/s"]
+        if progress.done < progress.total:
+            words.append(f"{duration(elapsed * (progress.total - progress.done) / new)} left")
+        return ", ".join(words)
 
 
 def _words(progress: Progress) -> str:

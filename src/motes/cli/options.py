@@ -9,6 +9,7 @@ import typer
 
 from motes import api, prompts
 from motes.errors import ConfigurationError
+from motes.lab import prices
 from motes.protocols import LanguageModel, RewardModel
 from motes.types import Sampling
 
@@ -63,6 +64,14 @@ StepTokens = Annotated[int | None, typer.Option(help="Instead of a delimiter: a 
 StopText = Annotated[
     list[str] | None,
     typer.Option("--stop", help=r"Text that ends the answer, with \n for a new line; may be repeated."),
+]
+
+Prices = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND=PRICE,…",
+        help="Of a million tokens, in any currency: generated, prefill, prefill_cached, reward, reward_cached.",
+    ),
 ]
 
 
@@ -128,6 +137,11 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
         return tuple(map(int, words))
     except ValueError:
         raise ConfigurationError(f"{option} must be whole numbers separated by commas, not {text!r}") from None
+
+
+def parse_prices(text: str | None) -> prices.Prices | None:
+    """The prices that an option gives."""
+    return None if text is None else prices.Prices.parse(text)
 
 
 def open_models(model: str, reward: str) -> tuple[LanguageModel, RewardModel | None]:

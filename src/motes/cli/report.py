@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from motes.cli.views import print_trimmed, section_table
+from motes.cli import options
+from motes.cli.views import console, print_trimmed, section_table
 from motes.errors import MissingExtraError
-from motes.lab.prices import Prices
 from motes.lab.report import Report, write_report
 from motes.lab.tables import sections
 
@@ -20,16 +20,10 @@ from motes.lab.tables import sections
 def command(
     directory: Annotated[Path, typer.Argument(help="Of an evaluation, finished or not.", show_default=False)],
     plots: Annotated[bool, typer.Option(help="Draw the plots as well.")] = True,
-    prices: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KIND=PRICE,…",
-            help="Of a million tokens, in any currency: generated, prefill, prefill_cached, reward, reward_cached.",
-        ),
-    ] = None,
+    prices: options.Prices = None,
 ) -> None:
     """Report an evaluation: tables, Markdown, CSV and plots."""
-    report = Report.load(directory, None if prices is None else Prices.parse(prices))
+    report = Report.load(directory, options.parse_prices(prices))
     show(console(), report)
     try:
         paths = write_report(directory, report, plots=plots)
@@ -37,11 +31,6 @@ def command(
         paths = [directory / name for name in report.tables()]
         print(f"motes: {error}", file=sys.stderr)
     print("written: " + " ".join(map(str, paths)))
-
-
-def console() -> Console:
-    """As wide as the tables need where nobody's terminal limits it."""
-    return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 def show(console: Console, report: Report) -> None:

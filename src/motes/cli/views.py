@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -231,6 +232,11 @@ def _cost(usage: Usage) -> str:
     computed = (usage.generated_tokens, usage.prefill_tokens, usage.reward_tokens)
     spent = "{:,} generated + {:,} prefill + {:,} reward tokens".format(*computed)
     return f"{spent}, {cached:,} more from caches" if cached else spent
+
+
+def console() -> Console:
+    """As wide as the tables need where nobody's terminal limits it."""
+    return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 def print_trimmed(console: Console, renderable: RenderableType) -> None:

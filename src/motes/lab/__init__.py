@@ -2,34 +2,45 @@
 
 from motes.lab.calibration import HeldOut, Labelled, calibrate, read_labelled, score_labelled
 from motes.lab.corruption import CorruptedReward
-from motes.lab.evaluation import Evaluation, PlannedRun, derive_seed
+from motes.lab.evaluation import Evaluation, PlannedRun, Shard, derive_seed
 from motes.lab.grading import Regraded, regrade
+from motes.lab.merging import Merged, merge
 from motes.lab.method_spec import method_from_spec
+from motes.lab.planning import Estimate, estimate
 from motes.lab.records import RecordStore, RunRecord, read_records
 from motes.lab.report import Cell, Report, write_report
 from motes.lab.run import Progress, evaluate
 from motes.lab.statistics import Interval, proportion_interval
+from motes.lab.traces import Trace, TraceStore, read_traces
 
 __all__ = [
     "Cell",
     "CorruptedReward",
+    "Estimate",
     "Evaluation",
     "HeldOut",
     "Interval",
     "Labelled",
+    "Merged",
     "PlannedRun",
     "Progress",
     "RecordStore",
     "Regraded",
     "Report",
     "RunRecord",
+    "Shard",
+    "Trace",
+    "TraceStore",
     "calibrate",
     "derive_seed",
+    "estimate",
     "evaluate",
+    "merge",
     "method_from_spec",
     "proportion_interval",
     "read_labelled",
     "read_records",
+    "read_traces",
     "regrade",
     "score_labelled",
     "write_report",

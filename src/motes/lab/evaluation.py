@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,8 @@ from motes.types import Problem, Sampling
 
 CONFIGURATION = "config.json"
 RECORDS = "records.jsonl"
+TRACES = "traces.jsonl.gz"
+LOG = "log.txt"
 
 MULTIPLE = 720_720
 """Of every number up to 16: this many times a budget can be shared out to as many beams, sweeps or islands."""
@@ -43,6 +46,35 @@ class PlannedRun(NamedTuple):
     @property
     def run_seed(self) -> int:
         return derive_seed(self.seed, self.key[0], self.method, self.budget)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `number` of `total`, from 1: every total-th problem, with all its runs.
+
+    Every run is in exactly one part; a part's runs are those of the whole evaluation, seeds included.
+    """
+
+    number: int
+    total: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read "2/8".
+
+        Raises:
+            ConfigurationError: it is something else, or there is no such part.
+        """
+        matched = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        if matched is None or not 1 <= int(matched[1]) <= int(matched[2]):
+            raise ConfigurationError(f"a shard is written I/N, I from 1 to N, such as 2/8, not {text!r}")
+        return cls(int(matched[1]), int(matched[2]))
+
+    def of(self, problems: Sequence[Problem]) -> list[Problem]:
+        return list(problems[self.number - 1 :: self.total])
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.total}"
 
 
 def derive_seed(seed: int, problem_id: str, method: str, budget: int) -> int:
@@ -116,8 +148,8 @@ class Evaluation:
         cells = [(spec, method_from_spec(spec, budget).budget) for spec in self.methods for budget in self.budgets]
         return list(dict.fromkeys(cells))
 
-    def plan(self) -> list[PlannedRun]:
-        """Every run, in the order of work.
+    def plan(self, shard: Shard | None = None) -> list[PlannedRun]:
+        """Every run, or those of one part, in the order of work.
 
         Problem by problem, so that whatever is done so far compares all methods, and what is in flight is always the
         same mixture of budgets; the longest runs of a problem first, so that the last batches are not a few long runs.
@@ -125,7 +157,7 @@ class Evaluation:
         cells = sorted(self.cells(), key=lambda cell: -cell[1])
         return [
             PlannedRun(problem, spec, budget, seed)
-            for problem in self.problems()
+            for problem in (self.problems() if shard is None else shard.of(self.problems()))
             for seed in self.seeds
             for spec, budget in cells
         ]
@@ -160,18 +192,7 @@ class Evaluation:
         Raises:
             RunDirectoryError: it holds records of a different evaluation, or is no directory.
         """
-        if directory.exists() and not directory.is_dir():
-            raise RunDirectoryError(f"{directory} is a file: name a directory")
-        records = directory / RECORDS
-        if not records.exists() or not records.stat().st_size:
-            return
-        if not (directory / CONFIGURATION).exists():
-            raise RunDirectoryError(f"{directory} holds records but no {CONFIGURATION}: use another directory")
-        if different := _differences(self.to_dict(), read_configuration(directory)):
-            raise RunDirectoryError(
-                f"{directory} holds an evaluation with another configuration: {'; '.join(different)}. "
-                "Use the same settings, or another directory"
-            )
+        check(directory, self.to_dict())
 
     def claim(self, directory: Path) -> None:
         """Make `directory`, which must exist, this evaluation's. Only who holds its record file may do so.
@@ -179,14 +200,35 @@ class Evaluation:
         Raises:
             RunDirectoryError: as `check`, or it cannot be written.
         """
-        self.check(directory)
-        path = directory / CONFIGURATION
-        try:
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(partial, path)
-        except OSError as error:
-            raise RunDirectoryError(f"{path} cannot be written: {error.strerror}") from error
+        claim(directory, self.to_dict())
+
+
+def check(directory: Path, configuration: Mapping[str, Any]) -> None:
+    """Make sure that `directory` can hold the evaluation of this configuration; see `Evaluation.check`."""
+    if directory.exists() and not directory.is_dir():
+        raise RunDirectoryError(f"{directory} is a file: name a directory")
+    records = directory / RECORDS
+    if not records.exists() or not records.stat().st_size:
+        return
+    if not (directory / CONFIGURATION).exists():
+        raise RunDirectoryError(f"{directory} holds records but no {CONFIGURATION}: use another directory")
+    if different := differing(configuration, read_configuration(directory)):
+        raise RunDirectoryError(
+            f"{directory} holds an evaluation with another configuration: {'; '.join(different)}. "
+            "Use the same settings, or another directory"
+        )
+
+
+def claim(directory: Path, configuration: Mapping[str, Any]) -> None:
+    """Make `directory` that of the evaluation of this configuration; see `Evaluation.claim`."""
+    check(directory, configuration)
+    path = directory / CONFIGURATION
+    try:
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(configuration, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise RunDirectoryError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _describe_sampling(sampling: Sampling) -> dict[str, Any]:
@@ -217,10 +259,10 @@ def read_configuration(directory: Path) -> dict[str, Any]:
     return configuration
 
 
-def _differences(asked: Any, held: Any, name: str = "") -> list[str]:
-    """What differs, key by key: "sampling.temperature is 0.8 there and 1.0 here"."""
+def differing(asked: Any, held: Any, name: str = "") -> list[str]:
+    """What differs between two configurations, key by key: "sampling.temperature is 0.8 there and 1.0 here"."""
     if isinstance(asked, dict) and isinstance(held, dict) and asked.keys() == held.keys():
-        return [line for key in asked for line in _differences(asked[key], held[key], f"{name}.{key}" if name else key)]
+        return [line for key in asked for line in differing(asked[key], held[key], f"{name}.{key}" if name else key)]
     if isinstance(asked, dict) and isinstance(held, dict):
         if not name or name.startswith("methods."):
             return [f"{f'{name}.{key}' if name else key} is only in one of them" for key in asked.keys() ^ held.keys()]

@@ -7,22 +7,16 @@ the last one counts: a failed run is done again, an answer is graded again, and 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from motes.errors import DirectoryBusyError, RunDirectoryError
+from motes.errors import RunDirectoryError
+from motes.lab.appending import AppendOnly, read_bytes
 from motes.types import Usage
-
-try:
-    import fcntl
-except ImportError:  # no locks on Windows
-    fcntl = None  # type: ignore[assignment]
 
 Outcome = Literal["correct", "wrong", "no_answer", "grader_timeout", "failed"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -125,18 +119,9 @@ def read_records(path: Path) -> list[RunRecord]:
         RunDirectoryError: the file cannot be read, or another line than the last is damaged.
     """
     latest: dict[Key, RunRecord] = {}
-    for record in _parse(path, _read(path)):
+    for record in _parse(path, read_bytes(path)):
         latest[record.key] = record
     return list(latest.values())
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise RunDirectoryError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _parse(path: Path, content: bytes) -> Iterator[RunRecord]:
@@ -152,7 +137,20 @@ def _parse(path: Path, content: bytes) -> Iterator[RunRecord]:
             ) from error
 
 
-class RecordStore:
+def whole_lines(path: Path) -> int:
+    """Where the last whole record of a file ends, in bytes."""
+    content = read_bytes(path)
+    end = content.rfind(b"\n") + 1
+    last = content[content.rfind(b"\n", 0, max(end - 1, 0)) + 1 : end]
+    if last:
+        try:
+            RunRecord.from_json(last.decode())
+        except ValueError:
+            end -= len(last)
+    return end
+
+
+class RecordStore(AppendOnly):
     """The record file of an evaluation, open for appending by this process alone.
 
     Args:
@@ -162,22 +160,16 @@ class RecordStore:
         records: what it held when it was opened, one per run.
 
     Raises:
-        RunDirectoryError: another process has it open, or it cannot be read or written.
+        DirectoryBusyError: another process has it open.
+        RunDirectoryError: it cannot be read or written.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path, whole_lines)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        except OSError as error:
-            raise RunDirectoryError(f"{path} cannot be written: {error.strerror}") from error
-        try:
-            self._lock()
-            self._drop_torn_line()
             self.records = read_records(path)
         except BaseException:
-            os.close(self._file)
+            self.close()
             raise
 
     def append(self, *records: RunRecord) -> None:
@@ -186,47 +178,4 @@ class RecordStore:
         Raises:
             RunDirectoryError: it could not be written; the file is as it was.
         """
-        lines = "".join(record.to_json() + "\n" for record in records).encode()
-        size = os.fstat(self._file).st_size
-        try:
-            if os.write(self._file, lines) != len(lines):
-                raise OSError(0, "the disk is full")
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file, size)
-            raise RunDirectoryError(
-                f"{self.path} cannot be written ({error.strerror}): make room, then run the same command to resume"
-            ) from error
-
-    def _lock(self) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DirectoryBusyError(
-                f"another evaluation is writing to {self.path.parent}: wait for it, or choose another directory"
-            ) from error
-        except OSError:  # a file system without locks
-            return
-
-    def _drop_torn_line(self) -> None:
-        content = _read(self.path)
-        end = content.rfind(b"\n") + 1
-        last = content[content.rfind(b"\n", 0, max(end - 1, 0)) + 1 : end]
-        if last:
-            try:
-                RunRecord.from_json(last.decode())
-            except ValueError:
-                end -= len(last)
-        if end != len(content):
-            os.ftruncate(self._file, end)
-
-    def close(self) -> None:
-        os.close(self._file)
-
-    def __enter__(self) -> RecordStore:
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self.close()
+        self.write("".join(record.to_json() + "\n" for record in records).encode())

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from motes import api
+from motes import __version__, api
 from motes.errors import ConfigurationError, MotesError, RunDirectoryError
-from motes.lab.evaluation import RECORDS, Evaluation, PlannedRun
+from motes.lab.evaluation import LOG, RECORDS, TRACES, Evaluation, PlannedRun, Shard
 from motes.lab.flops import Sizes
 from motes.lab.grading import Grade, grade_run, groups
 from motes.lab.method_spec import method_from_spec
 from motes.lab.records import Outcome, RecordStore, RunRecord
+from motes.lab.traces import Trace, TraceStore
 from motes.methods.population import gather
 from motes.protocols import LanguageModel, RewardModel, Task
 from motes.types import Result, Usage
@@ -47,6 +50,10 @@ class Progress:
     def failed(self) -> int:
         return self.outcomes.get("failed", 0)
 
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {outcome.replace('_', ' ')}" for outcome, count in sorted(self.outcomes.items()))
+        return f"{self.done} of {self.total} runs ({counts}), {self.usage.total_tokens:,} tokens computed by this call"
+
     def _count(self, record: RunRecord) -> None:
         self.done += 1
         self.outcomes[record.outcome] = self.outcomes.get(record.outcome, 0) + 1
@@ -62,9 +69,13 @@ async def evaluate(
     reward: RewardModel | None = None,
     outcome_reward: RewardModel | None = None,
     concurrency: int = 64,
+    shard: Shard | None = None,
+    traces: bool = True,
     observe: Callable[[Progress], None] | None = None,
 ) -> Progress:
     """Do every run of an evaluation that `directory` does not hold yet, or holds as failed.
+
+    The directory then holds the configuration, a record and, if wanted, a trace of each run, and a log.
 
     Cancelling it, or killing the process, leaves a directory that the same call resumes: nothing that was recorded is
     lost or done again.
@@ -73,6 +84,8 @@ async def evaluate(
         directory: made if missing.
         lm, reward, outcome_reward: the models; by default opened by the names the evaluation gives.
         concurrency: runs in flight. They share the models, so that batches stay full.
+        shard: only this part of the problems, in a directory of its own; `motes.lab.merge` puts the parts together.
+        traces: keep what happened inside each run as well, see `motes.lab.traces`.
         observe: called before the first run and after each; must not block.
 
     Returns:
@@ -90,11 +103,13 @@ async def evaluate(
         reward = api.reward_model(evaluation.reward)
     if outcome_reward is None and evaluation.outcome_reward is not None:
         outcome_reward = api.reward_model(evaluation.outcome_reward)
-    with RecordStore(directory / RECORDS) as store:
+    with RecordStore(directory / RECORDS) as store, contextlib.ExitStack() as stack:
         evaluation.claim(directory)
         # Reward tokens of two models are counted together: no one size is right for them.
         Sizes.of(lm, reward if outcome_reward is None else None).record(directory)
-        plan = evaluation.plan()
+        inside = stack.enter_context(TraceStore(directory / TRACES)) if traces else None
+        log = stack.enter_context(run_log(directory))
+        plan = evaluation.plan(shard)
         progress = Progress(total=len(plan))
         wanted = {run.key for run in plan}
         finished = set()
@@ -103,21 +118,57 @@ async def evaluate(
                 finished.add(record.key)
                 progress._count(record)
         progress.resumed = progress.done
+        part = "" if shard is None else f", shard {shard}"
+        log.info("motes %s: %d runs%s, %d of them done before", __version__, len(plan), part, progress.resumed)
         if observe is not None:
             observe(progress)
         pending = iter([run for run in plan if run.key not in finished])
 
         async def work() -> None:
             for run in pending:  # shared by all workers
-                record = await _solve(run, evaluation, lm, reward, outcome_reward)
+                record, result, failure = await _solve(run, evaluation, lm, reward, outcome_reward)
+                if inside is not None:
+                    inside.append(Trace.of(run.key, result))
                 store.append(record)
+                if failure is not None:
+                    log.error("%s %s %d, seed %d, failed", *run.key, exc_info=failure)
+                elif record.error is not None:
+                    log.warning("%s %s %d, seed %d: %s", *run.key, record.error)
                 progress._count(record)
                 progress.usage += record.usage
                 if observe is not None:
                     observe(progress)
 
-        await gather(work() for _ in range(min(concurrency, len(plan) - progress.done)))
+        try:
+            await gather(work() for _ in range(min(concurrency, len(plan) - progress.done)))
+        except BaseException as error:
+            log.error("stopped after %s: %s", progress, repr(error))
+            raise
+        log.info("done: %s", progress)
     return progress
+
+
+@contextlib.contextmanager
+def run_log(directory: Path) -> Iterator[logging.Logger]:
+    """A logger that writes to the log of an evaluation's directory, as do warnings of all of motes meanwhile.
+
+    Raises:
+        RunDirectoryError: it cannot be written.
+    """
+    try:
+        handler = logging.FileHandler(directory / LOG, encoding="utf-8")
+    except OSError as error:
+        raise RunDirectoryError(f"{directory / LOG} cannot be written: {error.strerror}") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk is the records' to report
+    log = logging.Logger(__name__)
+    log.addHandler(handler)
+    logging.getLogger("motes").addHandler(handler)
+    try:
+        yield log
+    finally:
+        logging.getLogger("motes").removeHandler(handler)
+        handler.close()
 
 
 async def _solve(
@@ -126,7 +177,8 @@ async def _solve(
     lm: LanguageModel,
     reward: RewardModel | None,
     outcome_reward: RewardModel | None,
-) -> RunRecord:
+) -> tuple[RunRecord, Result, Exception | None]:
+    """Its record, all that is known of it, and why it failed."""
     started = time.perf_counter()
     result: Result | None = None
     failure: Exception | None = None
@@ -147,14 +199,12 @@ async def _solve(
         failure = error
         result = error.result if isinstance(error, MotesError) else None
     seconds = time.perf_counter() - started
-    return await _record(run, evaluation.opened, result, failure, seconds)
+    result = result or Result(run.problem, run.method, run.run_seed)
+    return await _record(run, evaluation.opened, result, failure, seconds), result, failure
 
 
-async def _record(
-    run: PlannedRun, task: Task, result: Result | None, failure: Exception | None, seconds: float
-) -> RunRecord:
+async def _record(run: PlannedRun, task: Task, result: Result, failure: Exception | None, seconds: float) -> RunRecord:
     problem_id, method, budget, seed = run.key
-    result = result or Result(run.problem, method, run.run_seed)
     answers = tuple(task.answer(trajectory.text) for trajectory in result.trajectories)
     grade, right = await grade_run(task, run.problem, result.answer, answers)
     if failure is not None:

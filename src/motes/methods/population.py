@@ -391,6 +391,7 @@ class Run:
             ancestors=np.array(ancestors, dtype=np.int64),
             log_weights=weights.log_weights,
             scores=population.aggregate(aggregation),
+            step_scores=population.scores,
             ess=weights.ess,
             resampled=resampled,
             log_evidence=log_evidence,

@@ -1,0 +1,28 @@
+"""`motes merge`: the parts of an evaluation, made on several machines, put together."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from motes.lab.merging import merge
+
+
+def command(
+    out: Annotated[Path, typer.Argument(help="Directory of the whole; made, or added to.", show_default=False)],
+    parts: Annotated[list[Path], typer.Argument(help="Directories of the parts.", show_default=False)],
+) -> None:
+    """Put the parts of an evaluation together that `motes eval --shard` made."""
+    merged = merge(out, parts)
+    kept = f", {merged.repeated} of them found more than once" if merged.repeated else ""
+    print(
+        f"{merged.runs} runs in {out}, {merged.added} of them new{kept}; report: motes report {shlex.quote(str(out))}"
+    )
+    print(f"tables and plots: motes report {shlex.quote(str(out))}")
+    if merged.missing or merged.failed:
+        lacking = f"{merged.missing} runs are missing and {merged.failed} failed"
+        print(f"motes: {lacking}: the same `motes eval` with --out {out} does them", file=sys.stderr)
