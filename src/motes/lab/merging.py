@@ -47,7 +47,7 @@ def merge(out: Path, parts: Sequence[Path]) -> Merged:
     for part in parts[1:]:
         if different := differing(read_configuration(part), first):
             raise RunDirectoryError(
-                f"{part} holds another evaluation than {parts[0]}, which differs in: {'; '.join(different)}. "
+                f"{part} holds another evaluation than {parts[0]}: {'; '.join(different)}. "
                 "Only parts of one evaluation can be merged"
             )
     held = [(part, read_records(part / RECORDS)) for part in parts if part.resolve() != out.resolve()]
