@@ -12,7 +12,7 @@ from typing import cast
 
 import typer
 
-from motes.cli import calibrate, check, demo, doctor, evaluate, grade, merge, report, reproduce, solve
+from motes.cli import calibrate, check, demo, doctor, evaluate, export, grade, merge, report, reproduce, solve
 from motes.errors import ConfigurationError, ContextLengthError, MotesError, RunDirectoryError
 
 INPUT_ERRORS = (ConfigurationError, ContextLengthError, RunDirectoryError)
@@ -29,6 +29,7 @@ app.command("eval")(evaluate.command)
 app.command("merge")(merge.command)
 app.command("grade")(grade.command)
 app.command("report")(report.command)
+app.command("export")(export.command)
 app.command("reproduce")(reproduce.command)
 app.command("demo")(demo.command)
 app.command("check")(check.command)

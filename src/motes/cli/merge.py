@@ -19,9 +19,7 @@ def command(
     """Put the parts of an evaluation together that `motes eval --shard` made."""
     merged = merge(out, parts)
     kept = f", {merged.repeated} of them found more than once" if merged.repeated else ""
-    print(
-        f"{merged.runs} runs in {out}, {merged.added} of them new{kept}; report: motes report {shlex.quote(str(out))}"
-    )
+    print(f"{merged.runs} runs in {out}, {merged.added} of them new{kept}")
     print(f"tables and plots: motes report {shlex.quote(str(out))}")
     if merged.missing or merged.failed:
         lacking = f"{merged.missing} runs are missing and {merged.failed} failed"

@@ -3,6 +3,7 @@
 from motes.lab.calibration import HeldOut, Labelled, calibrate, read_labelled, score_labelled
 from motes.lab.corruption import CorruptedReward
 from motes.lab.evaluation import Evaluation, PlannedRun, Shard, derive_seed
+from motes.lab.exporting import export
 from motes.lab.grading import Regraded, regrade
 from motes.lab.merging import Merged, merge
 from motes.lab.method_spec import method_from_spec
@@ -35,6 +36,7 @@ __all__ = [
     "derive_seed",
     "estimate",
     "evaluate",
+    "export",
     "merge",
     "method_from_spec",
     "proportion_interval",

@@ -132,9 +132,10 @@ def planned(
     note = "Tokens, computed ones, of the runs that are left."
     if sources:
         note += " Estimated from " + "; ".join(SOURCES[name].format(tokens=answer_tokens) for name in sources) + "."
-    if any(one.left for one in estimates) and all(one.seconds is not None for one in estimates if one.left):
-        seconds = sum(one.seconds or 0.0 for one in estimates if one.left) / concurrency
-        note += f" About {duration(seconds)} with {concurrency} runs in flight, as fast as before."
+    known = [one.seconds for one in estimates if one.left and one.seconds is not None]
+    if (left := sum(one.left for one in estimates)) and len(known) == sum(one.left > 0 for one in estimates):
+        waited = duration(sum(known) / min(concurrency, left))
+        note += f" About {waited} with up to {concurrency} runs in flight, as fast as before."
     return Section("", header, rows, note)
 
 
