@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Rollout:
-    """One distinct answer of a run.
+    """One of the distinct texts that a run ended with.
 
     Attributes:
         copies: how many of the final particles it is. weight: their share of the posterior's mass, in [0, 1].
@@ -75,7 +75,7 @@ def runs(directory: Path) -> Iterator[Row]:
 
 
 def rollouts(directory: Path) -> Iterator[Rollout]:
-    """Every distinct answer of every run that did not fail and has a trace, run by run in the order of the traces.
+    """Every distinct text that a run ended with, of all runs that did not fail and have a trace, in the traces' order.
 
     Raises:
         RunDirectoryError: the directory holds no evaluation, one without traces, or a damaged one.
@@ -96,12 +96,12 @@ def _rollouts(record: RunRecord, trace: Trace) -> Iterator[Rollout]:
     largest = max(weights, default=-math.inf)
     masses = [math.exp(weight - largest) if weight > -math.inf else 0.0 for weight in weights]
     total = sum(masses) or 1.0
-    places: dict[int, list[int]] = {}
+    places: dict[str, list[int]] = {}
     for place, node in enumerate(final.nodes):
         if node is not None and final.finished[place] != "failed":
-            places.setdefault(node, []).append(place)
-    for node, same in places.items():
-        first, path = same[0], trace.path(node)
+            places.setdefault(trace.text(node), []).append(place)
+    for same in places.values():
+        first, path = same[0], trace.path(final.nodes[same[0]])
         yield Rollout(
             key=trace.key,
             messages=trace.messages,
