@@ -77,8 +77,16 @@ class Scale(NamedTuple):
     ticks: Callable[[Sequence[float]], dict[float, str]]
 
 
+class Reference(NamedTuple):
+    """What others measured of a method, drawn dashed in its colour: shares, each at its place."""
+
+    method: str
+    places: Sequence[float]
+    shares: Sequence[float]
+
+
 class Panel(NamedTuple):
-    """Cells, each at its place on a logarithmic axis that spans `span`."""
+    """Cells, each at its place on a logarithmic axis that spans `span`, and what they are compared with."""
 
     title: str
     cells: Sequence[Cell]
@@ -86,6 +94,7 @@ class Panel(NamedTuple):
     span: Sequence[float]
     ticks: Mapping[float, str]
     label: str
+    references: Sequence[Reference] = ()
 
 
 def draw(report: Report, directory: Path) -> list[Path]:
@@ -170,10 +179,14 @@ def panels_figure(panels: Sequence[Panel], columns: int, title: str, subtitle: s
         wspace=gap / across, hspace=below / down,
     )  # fmt: skip
     everything = [cell for panel in panels for cell in panel.cells]
+    references = [share for panel in panels for reference in panel.references for share in reference.shares]
     styles = _styles(everything)
     for axes, panel in zip(grid.flat, panels, strict=True):
-        _limits(axes, everything)
+        _limits(axes, everything, references)
         _curves(axes, panel.cells, panel.places, styles)
+        for method, places, shares in panel.references:
+            colour = styles[method].colour if method in styles else FAINT
+            axes.plot(places, shares, color=colour, linewidth=1.4, linestyle=(0, (4, 2)), zorder=2.5, clip_on=False)
         _log2_axis(axes, panel.ticks, panel.label)
         margin = max(1.02, (max(panel.span) / min(panel.span)) ** 0.045)
         axes.set_xlim(min(panel.span) / margin, max(panel.span) * margin)
@@ -255,9 +268,11 @@ def heading(figure: Figure, title: str, subtitle: str, left: float | None = None
     figure.text(left, 1 - 0.5 / height, subtitle, fontsize=10, color="#666666", va="top")
 
 
-def _limits(axes: Axes, cells: Sequence[Cell]) -> None:
-    low = min(cell.accuracy.low for cell in cells)
-    high = max(max(cell.accuracy.high, cell.oracle.value) for cell in cells)
+def _limits(axes: Axes, cells: Sequence[Cell], references: Sequence[float] = ()) -> None:
+    """A percent axis that holds everything drawn: of the oracles, those of `majority`."""
+    oracles = [cell.oracle.value for cell in cells if cell.method == "majority"]
+    low = min([cell.accuracy.low for cell in cells] + [*references])
+    high = max([cell.accuracy.high for cell in cells] + oracles + [*references])
     axes.set_ylim(math.floor(low * 10) / 10, min(1.0, math.ceil(high * 10) / 10) + 0.005)
     axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.0f} %")
 
