@@ -52,7 +52,7 @@ def test_every_prompt_that_comes_along_can_be_used(name: str):
     prompt = motes.prompt(name)
     problem = prompt.problem("What is 2+2?")
     assert prompt.name == name
-    assert (problem.system, problem.question) == (prompt.system, "What is 2+2?")
+    assert (problem.system, problem.question) == (prompt.system, prompt.question.replace("{question}", "What is 2+2?"))
     assert prompt.sampling == Sampling(delimiter="\n\n")
     assert motes.prompt(prompt) is prompt
 
