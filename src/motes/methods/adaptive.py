@@ -22,7 +22,7 @@ class _Adaptive:
 
     num_particles: int
     num_waves: int = 4
-    decided: float = 0.9
+    decided: float = 0.8
 
 
 @dataclass(frozen=True)
