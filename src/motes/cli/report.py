@@ -1,4 +1,4 @@
-"""`motes report`: what an evaluation came to, as tables, files and plots."""
+"""`motes report`: what an evaluation came to, as tables, files, plots and a page."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ from rich.text import Text
 from motes.cli import options
 from motes.cli.views import console, print_trimmed, section_table
 from motes.errors import MissingExtraError
-from motes.lab.report import Report, write_report
+from motes.lab.report import PAGE, Report, write_report
 from motes.lab.tables import sections
 
 
 def command(
     directory: Annotated[Path, typer.Argument(help="Of an evaluation, finished or not.", show_default=False)],
     plots: Annotated[bool, typer.Option(help="Draw the plots as well.")] = True,
+    viewer: Annotated[
+        int | None,
+        typer.Option(min=0, help="Problems whose runs the page holds. Default: the first 30, or what 24 MB hold."),
+    ] = None,
     prices: options.Prices = None,
 ) -> None:
-    """Report an evaluation: tables, Markdown, CSV and plots."""
+    """Report an evaluation: tables, Markdown, CSV, plots, and a page to look into its runs."""
     report = Report.load(directory, options.parse_prices(prices))
     show(console(), report)
     try:
-        paths = write_report(directory, report, plots=plots)
+        paths = write_report(directory, report, plots=plots, viewer=viewer)
     except MissingExtraError as error:
-        paths = [directory / name for name in report.tables()]
+        paths = [directory / name for name in (*report.tables(), PAGE)]
         print(f"motes: {error}", file=sys.stderr)
     print("written: " + " ".join(map(str, paths)))
 

@@ -180,7 +180,7 @@ def panels_figure(panels: Sequence[Panel], columns: int, title: str, subtitle: s
     )  # fmt: skip
     everything = [cell for panel in panels for cell in panel.cells]
     references = [share for panel in panels for reference in panel.references for share in reference.shares]
-    styles = _styles(everything)
+    styles = styles_of(everything)
     for axes, panel in zip(grid.flat, panels, strict=True):
         _limits(axes, everything, references)
         _curves(axes, panel.cells, panel.places, styles)
@@ -210,7 +210,7 @@ def levels_figure(report: Report) -> Figure | None:
         cells = [cell for cell in report.levels if cell.level == level]
         _limits(panel, report.levels)
         budgets = [float(cell.budget) for cell in cells]
-        _curves(panel, cells, budgets, _styles(report.cells), labels=level == levels[-1], whiskers=False)
+        _curves(panel, cells, budgets, styles_of(report.cells), labels=level == levels[-1], whiskers=False)
         _log2_axis(panel, BUDGET.ticks([BUDGET.place(cell) for cell in report.cells]), "")
         panel.set_title(f"level {level}", loc="left", fontsize=10, color="#555555")
     figure.supxlabel("budget: trajectories drawn per problem", fontsize=10, x=(0.6 + width - 1.75) / 2 / width, y=0.02)
@@ -237,7 +237,7 @@ def reliability_figure(report: Report) -> Figure | None:
     figure.subplots_adjust(
         left=left / width, right=1 - gap / width, top=1 - above / height, bottom=below / height, wspace=gap / side
     )
-    styles = _styles(report.cells)
+    styles = styles_of(report.cells)
     for axes, kind in zip(grid.flat, panels, strict=True):
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         ends = []
@@ -277,7 +277,7 @@ def _limits(axes: Axes, cells: Sequence[Cell], references: Sequence[float] = ())
     axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.0f} %")
 
 
-def _styles(cells: Sequence[Cell]) -> dict[str, Style]:
+def styles_of(cells: Sequence[Cell]) -> dict[str, Style]:
     """For each method spec; a method with settings gets a colour of its own."""
     styles: dict[str, Style] = {}
     methods = list(dict.fromkeys(cell.method for cell in cells))

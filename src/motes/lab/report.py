@@ -21,6 +21,7 @@ from motes.lab.tables import csv_text, sections
 from motes.types import Usage
 
 UNKNOWN = Sizes()
+PAGE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -276,22 +277,29 @@ def _scientific(number: float | None) -> str:
     return "" if number is None else f"{number:.6g}"
 
 
-def write_report(directory: Path, report: Report, *, plots: bool = True) -> list[Path]:
-    """Write `report.md`, `report.csv`, `differences.csv`, `rates.csv` and `predictions.csv` where there are any, and,
-    if asked for, the plots, beside the records.
+def write_report(directory: Path, report: Report, *, plots: bool = True, viewer: int | None = None) -> list[Path]:
+    """Write `report.md`, `report.csv`, `differences.csv`, `rates.csv` and `predictions.csv` where there are any, the
+    page `report.html` and, if asked for, the plots, beside the records.
+
+    Args:
+        viewer: the number of problems whose runs the page holds, see `motes.lab.page.html`.
 
     Returns:
         the files written.
 
     Raises:
-        RunDirectoryError: the directory cannot be written.
-        MissingExtraError: plots were asked for, and matplotlib is not installed. The tables are written.
+        RunDirectoryError: the directory cannot be written, or its traces cannot be read.
+        MissingExtraError: plots were asked for, and matplotlib is not installed. The tables and the page are written.
     """
+    from motes.lab.page import html
+
     paths = []
     try:
         for name, text in report.tables().items():
             paths.append(directory / name)
             paths[-1].write_text(text, encoding="utf-8")
+        paths.append(directory / PAGE)
+        paths[-1].write_text(html(report, directory, viewer=viewer), encoding="utf-8")
         if plots:
             from motes.lab.plot import draw
 

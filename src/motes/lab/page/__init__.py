@@ -1,0 +1,229 @@
+"""A report as one HTML page that holds everything it needs: curves, tables, and every run's particles to look into.
+
+The page is `page.html` with the stylesheet and the scripts beside this file written into it, and with the numbers as
+JSON. Each run's record and trace are an element of their own, compressed, which the browser inflates when it is
+opened. A policy in the page lets nothing but these scripts run and nothing be loaded; what models and problems say is
+text, never markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import gzip
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from html import escape
+from importlib.resources import files
+from itertools import chain
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from motes.lab.evaluation import TRACES
+from motes.lab.plot import styles_of
+from motes.lab.records import OUTCOMES, Key, RunRecord
+from motes.lab.report import Cell, Report
+from motes.lab.tables import Section, sections
+from motes.lab.traces import read_lines
+
+SCRIPTS = ("dom", "curves", "problems", "genealogy", "drawing", "run", "page")
+PROBLEMS, MEGABYTES = 30, 24
+"""Whose runs a page holds unless told otherwise: those of the first so many problems, in so much of a file."""
+
+
+def html(report: Report, directory: Path, *, viewer: int | None = None) -> str:
+    """The page of a report.
+
+    Args:
+        directory: of the evaluation, whose traces are read.
+        viewer: the number of problems whose runs can be opened, in the order of their names; 0 for none. None: the
+            first 30, or as many of them as 24 MB hold. The page says what it leaves out.
+
+    Raises:
+        RunDirectoryError: the traces cannot be read, or are damaged.
+    """
+    insides = Insides.read(report, directory, viewer)
+    style, script = _source("page.css"), "\n".join(_source(f"{name}.js") for name in SCRIPTS)
+    index = _index(report, insides)
+    return Template(_source("page.html")).substitute(
+        policy=f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; base-uri 'none'",
+        title=escape(report.title),
+        models=escape(report.models),
+        warnings="".join(f'<p class="warning">{escape(warning)}.</p>' for warning in report.warnings()),
+        sections="\n".join(_section(section) for section in sections(report)),
+        style=style,
+        script=script,
+        index=_json(index),
+        runs="\n".join(
+            f'<script type="application/gzip" id="run-{place}">{inside}</script>'
+            for place, inside in insides.numbered.items()
+        ),
+    )
+
+
+@dataclass
+class Insides:
+    """The runs that a page can open.
+
+    Attributes:
+        problems: ids of all problems, in the order of their names; `embedded`: of the first so many runs are held.
+        asked: whether that number was asked for.
+        traced: whether the evaluation kept traces at all.
+        questions: the last message of each problem's conversation, where a trace tells.
+        numbered: each run's record and trace by its place in the report, compressed, in base64.
+    """
+
+    problems: list[str]
+    embedded: int
+    asked: bool
+    traced: bool = False
+    questions: dict[str, str] = field(default_factory=dict)
+    numbered: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, report: Report, directory: Path, viewer: int | None) -> Insides:
+        records = list(chain.from_iterable(report.runs.values()))
+        problems = sorted({record.problem_id for record in records}, key=_natural)
+        wanted = problems[: PROBLEMS if viewer is None else viewer]
+        found = cls(problems, len(wanted), viewer is not None)
+        places = {record.key: (place, record) for place, record in enumerate(records)}
+        held: dict[str, dict[int, str]] = {problem: {} for problem in wanted}
+        for place, record in places.values():
+            if record.problem_id in held:
+                held[record.problem_id][place] = _packed(record, b"null")
+        for head, line in read_lines(directory / TRACES):
+            found.traced = True
+            if head["problem_id"] not in found.questions:
+                found.questions[head["problem_id"]] = head["messages"][-1]["content"]
+            key: Key = head["problem_id"], head["method"], head["budget"], head["seed"]
+            if key in places and key[0] in held:
+                place, record = places[key]
+                held[key[0]][place] = _packed(record, line)
+        room = math.inf if found.asked else MEGABYTES * 1e6
+        for number, runs in enumerate(held.values()):
+            room -= sum(map(len, runs.values()))
+            if room < 0:
+                found.embedded = number
+                break
+            found.numbered.update(runs)
+        return found
+
+    def note(self, directory: str = "DIR") -> str:
+        """What the page leaves out, and how to have it."""
+        total, notes = len(self.problems), []
+        if self.embedded < total:
+            some = f"of the first {self.embedded} of {total} problems" if self.embedded else "of no problem"
+            limit = "" if self.asked else f" (at most {PROBLEMS}, in {MEGABYTES} MB)"
+            notes.append(
+                f"This page holds the runs {some}{limit}; motes report {directory} --viewer {total} embeds all."
+            )
+        if not self.traced:
+            notes.append(
+                "The evaluation kept no traces (--no-traces, or made before there were any): questions and what "
+                "happened inside the runs are not known, their records are."
+            )
+        return " ".join(notes)
+
+
+def _index(report: Report, insides: Insides) -> dict[str, Any]:
+    """What the page draws before any run is opened. Outcomes stand as a letter each: for every problem a text, for
+    every cell and seed one letter of it, "." for a run that there is none of."""
+    styles = styles_of(report.cells)
+    records = list(chain.from_iterable(report.runs.values()))
+    seeds = sorted({record.seed for record in records})
+    columns = {(*cell, seed): i for i, (cell, seed) in enumerate((c, s) for c in report.runs for s in seeds)}
+    rows: dict[str, list[tuple[str, int]]] = {problem: [(".", -1)] * len(columns) for problem in insides.problems}
+    about: dict[str, RunRecord] = {}
+    for place, record in enumerate(records):
+        column = columns[record.method, record.budget, record.seed]
+        rows[record.problem_id][column] = (record.outcome[0], place)
+        about.setdefault(record.problem_id, record)
+    return {
+        "title": report.title,
+        "chief": report.chief,
+        "methods": {
+            name: {"label": style.label.split("\n"), "colour": style.colour, "marker": style.marker}
+            for name, style in styles.items()
+        },
+        "settings": report.configuration.get("methods", {}),
+        "cells": [_cell(cell) for cell in report.cells],
+        "seeds": seeds,
+        "outcomes": {outcome[0]: outcome.replace("_", " ") for outcome in OUTCOMES},
+        "problems": [
+            {
+                "id": problem,
+                "level": about[problem].level,
+                "reference": about[problem].reference,
+                "question": insides.questions.get(problem),
+                "outcomes": "".join(letter for letter, _ in row),
+                "runs": [place for _, place in row] if number < insides.embedded else None,
+            }
+            for number, (problem, row) in enumerate(rows.items())
+        ],
+        "traced": insides.traced,
+        "note": insides.note(),
+    }
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    return {
+        "method": cell.method,
+        "budget": cell.budget,
+        "runs": cell.runs,
+        "accuracy": _ends(cell.accuracy),
+        "oracle": _ends(cell.oracle),
+        "tokens": cell.total_tokens,
+        "flops": cell.total_flops,
+        "seconds": cell.seconds,
+        "money": cell.money,
+    }
+
+
+def _ends(interval: Any) -> list[float | None]:
+    values = (interval.value, interval.low, interval.high)
+    return [value if math.isfinite(value) else None for value in values]
+
+
+def _section(section: Section) -> str:
+    """A table, with its title and its note; the first one, which has no title, stands open."""
+
+    def row(cells: Iterable[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "".join(row(cells, "td") for cells in section.rows)
+    note = f'<p class="note">{escape(section.note.replace("`", ""))}</p>' if section.note else ""
+    table = f'<div class="scroll"><table><thead>{row(section.header, "th")}</thead><tbody>{body}</tbody></table></div>'
+    title = escape(section.title.replace("`", "") or "Accuracy and cost")
+    return f"<details{'' if section.title else ' open'}><summary>{title}</summary>{table}{note}</details>"
+
+
+def _packed(record: RunRecord, trace: bytes) -> str:
+    """A record, the answers of its posterior in their order, and a trace as it stands in the file."""
+    fields: Mapping[str, Any] = {**dataclasses.asdict(record), "posterior": list(record.posterior.items())}
+    text = b'{"record":' + json.dumps(fields, allow_nan=False).encode() + b',"trace":' + trace + b"}"
+    return base64.b64encode(gzip.compress(text, compresslevel=9, mtime=0)).decode()
+
+
+def _json(value: Any) -> str:
+    """JSON that can stand in a script element: whatever could end it, or mean something to HTML, is escaped."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """For sorting: numbers in names count as numbers."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+
+
+def _source(name: str) -> str:
+    return (files(__name__) / name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

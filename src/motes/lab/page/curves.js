@@ -1,0 +1,179 @@
+// Accuracy against what it costs: a line for each method, 95 % intervals, names beside the ends as the legend.
+
+const AXES = [
+  { name: "budget", title: "budget: trajectories drawn per problem", place: (cell) => cell.budget, words: short },
+  { name: "tokens", title: "tokens computed per problem, both models", place: (cell) => cell.tokens, words: (x) => count(x) },
+  { name: "FLOPs", title: "FLOPs per problem, both models", place: (cell) => cell.flops, words: short },
+  { name: "seconds", title: "seconds per problem, while others shared the models", place: (cell) => cell.seconds, words: (x) => Number(x.toPrecision(3)) + " s" },
+  { name: "money", title: "money per 1,000 problems", place: (cell) => (cell.money === null ? null : 1000 * cell.money), words: (x) => Number(x.toPrecision(3)) },
+].filter((axis) => INDEX.cells.every((cell) => axis.place(cell) > 0));
+
+const hidden = new Set();
+
+function curves(root) {
+  const plot = h("div", { class: "plot" });
+  const choose = (axis) => {
+    for (const button of choice.children) button.setAttribute("aria-pressed", button.textContent === axis.name);
+    plot.dataset.axis = axis.name;
+    drawCurves(plot, axis);
+  };
+  const choice = h("div", { class: "choice", role: "group", "aria-label": "What accuracy is drawn against" },
+    AXES.map((axis) => h("button", { type: "button", onclick: () => choose(axis) }, axis.name)));
+  root.append(h("div", { class: "bar" }, h("h2", {}, "Accuracy"), h("span", { class: "against" }, "against"), choice), plot);
+  choose(AXES[0]);
+  let width = plot.clientWidth;
+  new ResizeObserver(() => {
+    if (plot.clientWidth && plot.clientWidth !== width) {
+      width = plot.clientWidth;
+      drawCurves(plot, AXES.find((axis) => axis.name === plot.dataset.axis));
+    }
+  }).observe(plot);
+}
+
+/** Where things are: the frame of the drawing, and the place of an x and of a share. */
+function frameOf(plot, axis, cells) {
+  const wide = plot.clientWidth >= 640;
+  const frame = { wide, left: 46, top: 12, bottom: 44, right: wide ? 210 : 14, width: plot.clientWidth || 900 };
+  frame.height = wide ? Math.min(430, Math.max(340, frame.width * 0.42)) : 300;
+  const [low, high] = [Math.min, Math.max].map((end) => Math.log2(end(...INDEX.cells.map(axis.place))));
+  const margin = high > low ? 0.035 * (high - low) : 1;
+  const span = frame.width - frame.left - frame.right;
+  const bounds = cells.flatMap((cell) => [cell.accuracy[1], cell.accuracy[2], ...(cell.method === "majority" ? [cell.oracle[0]] : [])]);
+  const shares = bounds.filter((share) => share !== null);
+  frame.bottomShare = Math.floor(10 * Math.min(1, ...shares)) / 10;
+  frame.topShare = Math.min(1, Math.ceil(10 * Math.max(frame.bottomShare + 0.1, ...shares)) / 10);
+  frame.x = (value) => frame.left + (span * (Math.log2(value) - low + margin)) / (high - low + 2 * margin);
+  frame.y = (share) => frame.height - frame.bottom - ((frame.height - frame.bottom - frame.top) * (share - frame.bottomShare)) / (frame.topShare - frame.bottomShare);
+  frame.ends = [low - margin, high + margin];
+  return frame;
+}
+
+/** Budgets are their own ticks; elsewhere powers of two, or 1, 2, 5 times powers of ten for what is not counted. */
+function ticksOf(axis, frame) {
+  if (axis.name === "budget") return [...new Set(INDEX.cells.map((cell) => cell.budget))];
+  const [low, high] = frame.ends;
+  const step = Math.max(1, Math.ceil((high - low) / (frame.wide ? 8 : 4)));
+  if (axis.name === "tokens") {
+    const powers = Array.from({ length: 60 }, (_, power) => power).filter((power) => power % step === 0);
+    return powers.filter((power) => power >= low && power <= high).map((power) => 2 ** power);
+  }
+  const all = [];
+  for (let power = -6; power < 24; power++) for (const factor of (high - low) < 14 ? [1, 2, 5] : [1]) all.push(factor * 10 ** power);
+  const inRange = all.filter((value) => Math.log2(value) >= low && Math.log2(value) <= high);
+  return inRange.filter((_, i) => i % Math.max(1, Math.ceil(inRange.length / (frame.wide ? 9 : 4))) === 0);
+}
+
+function grid(axis, frame) {
+  const parts = [];
+  for (let tenth = Math.round(10 * frame.bottomShare); tenth <= Math.round(10 * frame.topShare); tenth++) {
+    const y = frame.y(tenth / 10);
+    parts.push(s("line", { class: "rule", x1: frame.left, x2: frame.width - frame.right, y1: y, y2: y }));
+    parts.push(s("text", { class: "tick", x: frame.left - 8, y: y + 4, "text-anchor": "end" }, `${10 * tenth} %`));
+  }
+  const floor = frame.height - frame.bottom;
+  parts.push(s("line", { class: "axis", x1: frame.left, x2: frame.width - frame.right, y1: floor, y2: floor }));
+  for (const tick of ticksOf(axis, frame)) {
+    const x = frame.x(tick);
+    parts.push(s("line", { class: "axis", x1: x, x2: x, y1: floor, y2: floor + 4 }));
+    parts.push(s("text", { class: "tick", x, y: floor + 18, "text-anchor": "middle" }, axis.name === "tokens" ? binary(tick) : axis.words(tick)));
+  }
+  parts.push(s("text", { class: "title", x: (frame.left + frame.width - frame.right) / 2, y: frame.height - 6, "text-anchor": "middle" }, axis.title));
+  return parts;
+}
+
+const binary = (number) => (number >= 2 ** 20 ? `${number / 2 ** 20}M` : number >= 1024 ? `${number / 1024}k` : `${number}`);
+
+function drawCurves(plot, axis) {
+  const shown = INDEX.cells.filter((cell) => !hidden.has(cell.method));
+  const frame = frameOf(plot, axis, shown.length ? shown : INDEX.cells);
+  const picture = s("svg", {
+    viewBox: `0 0 ${frame.width} ${frame.height}`, width: frame.width, height: frame.height, role: "img",
+    "aria-label": `Accuracy against ${axis.title}; the numbers stand in the table below`,
+  }, grid(axis, frame));
+  const methods = Object.keys(INDEX.methods);
+  const lines = methods.map((method, place) => ({
+    method, aside: (place - (methods.length - 1) / 2) * 1.6,
+    points: INDEX.cells.filter((cell) => cell.method === method && cell.accuracy[0] !== null).sort((a, b) => axis.place(a) - axis.place(b)),
+  })).filter((line) => line.points.length);
+  const visible = lines.filter((line) => !hidden.has(line.method));
+  visible.sort((a, b) => (a.method === INDEX.chief) - (b.method === INDEX.chief));
+  oracleLine(picture, axis, frame);
+  for (const line of visible) picture.append(curve(line, axis, frame));
+  plot.replaceChildren(picture, ...legend(lines, picture, frame, axis, plot));
+}
+
+/** What any of the independent samples reached, dashed. */
+function oracleLine(picture, axis, frame) {
+  const sampled = INDEX.cells.filter((cell) => cell.method === "majority" && cell.oracle[0] !== null);
+  if (sampled.length < 2 || hidden.has("majority")) return;
+  const d = sampled.map((cell, i) => `${i ? "L" : "M"}${frame.x(axis.place(cell))},${frame.y(cell.oracle[0])}`).join("");
+  picture.append(s("path", { class: "oracle", d }));
+  const [x, y] = [frame.x(axis.place(sampled[0])), frame.y(sampled[0].oracle[0])];
+  picture.append(s("text", { class: "tick", x: x + 6, y: y - 8 }, "any of N samples right"));
+}
+
+function curve({ method, aside, points }, axis, frame) {
+  const { colour, marker: sign } = INDEX.methods[method];
+  const chief = method === INDEX.chief;
+  const group = s("g", { class: `curve${chief ? " chief" : ""}`, "data-method": method, "--c": colour });
+  const at = (cell, end) => [frame.x(axis.place(cell)), frame.y(cell.accuracy[end])];
+  const path = (cells, end) => cells.map((cell, i) => `${i ? "L" : "M"}${at(cell, end)}`).join("");
+  if (chief && points.length > 1) {
+    group.append(s("path", { class: "band", d: `${path(points, 1)}${path([...points].reverse(), 2).replace("M", "L")}Z` }));
+  } else {
+    for (const cell of points) {
+      const x = at(cell, 0)[0] + aside;
+      group.append(s("line", { class: "whisker", x1: x, x2: x, y1: at(cell, 1)[1], y2: at(cell, 2)[1] }));
+    }
+  }
+  if (points.length > 1) group.append(s("path", { class: "line", d: path(points, 0) }));
+  else group.append(s("line", { class: "level", x1: at(points[0], 0)[0], x2: frame.width - frame.right, y1: at(points[0], 0)[1], y2: at(points[0], 0)[1] }));
+  for (const cell of points) {
+    const [x, y] = at(cell, 0);
+    const point = s("g", { class: "point", transform: `translate(${x},${y})`, "data-budget": cell.budget },
+      s("circle", { class: "reach", r: 11 }), s("path", { d: marker(sign, chief ? 6 : 5) }));
+    point.addEventListener("pointerenter", (event) => showTip(event, cellTip(cell)));
+    point.addEventListener("pointerleave", hideTip);
+    group.append(point);
+  }
+  return group;
+}
+
+function cellTip(cell) {
+  const [value, low, high] = cell.accuracy;
+  const facts = [`${count(cell.tokens)} tokens`, cell.flops === null ? "" : `${short(cell.flops)} FLOPs`, `${fixed(cell.seconds)} s`];
+  return h("div", {}, h("b", {}, `${label(cell.method)}, N = ${cell.budget}`),
+    h("p", {}, `${percent(value)} right, 95 % interval ${percent(low)} – ${percent(high)}`),
+    h("p", {}, `any answer right: ${percent(cell.oracle[0])}`), h("p", {}, facts.filter(Boolean).join(" · ")),
+    h("p", { class: "faint" }, `per problem, of ${plural(cell.runs, "run")}`));
+}
+
+/** Names beside the ends of their lines; each a button that hides its method, or shows it again. */
+function legend(lines, picture, frame, axis, plot) {
+  const end = (line) => line.points.at(-1);
+  const ordered = [...lines].sort((a, b) => hidden.has(a.method) - hidden.has(b.method) || end(b).accuracy[0] - end(a).accuracy[0]);
+  const tops = spread(ordered.map((line) => (hidden.has(line.method) ? frame.height : frame.y(end(line).accuracy[0]))), 21, frame.height - 22);
+  return ordered.map((line, i) => {
+    const { colour, marker: sign } = INDEX.methods[line.method];
+    const off = hidden.has(line.method);
+    if (!off && frame.wide) {
+      const right = frame.width - frame.right;
+      const x = line.points.length > 1 ? frame.x(axis.place(end(line))) + 8 : right;
+      picture.append(s("path", { class: "leader", "--c": colour, d: `M${x},${frame.y(end(line).accuracy[0])}L${right + 10},${tops[i]}` }));
+    }
+    const emphasise = (on) => {
+      for (const each of picture.querySelectorAll(".curve")) each.classList.toggle("dim", on && each.dataset.method !== line.method);
+    };
+    return h("button", {
+      type: "button", class: "name", "aria-pressed": !off, "--c": colour, "--top": `${tops[i]}px`, title: off ? "show" : "hide",
+      "data-method": line.method,
+      onpointerenter: () => emphasise(true), onpointerleave: () => emphasise(false),
+      onclick: () => {
+        if (!hidden.delete(line.method)) hidden.add(line.method);
+        drawCurves(plot, axis);
+        plot.querySelector(`[data-method="${CSS.escape(line.method)}"].name`).focus();
+      },
+    }, s("svg", { viewBox: "-8 -8 16 16", width: 14, height: 14, "aria-hidden": "true" }, s("path", { d: marker(sign, 6) })),
+      h("span", {}, label(line.method)), h("span", { class: "value" }, percent(end(line).accuracy[0], 0)));
+  });
+}

@@ -1,0 +1,163 @@
+// From a trace to panels: the population of each sweep and chain round by round, in an order in which no two lines cross.
+
+/** Weights from their logarithms, normalised; null is the logarithm of zero. */
+function normalised(logs) {
+  const top = Math.max(...logs.map((log) => log ?? -Infinity));
+  const raw = logs.map((log) => (log === null || top === -Infinity ? 0 : Math.exp(log - top)));
+  const sum = raw.reduce((a, b) => a + b, 0) || 1;
+  return raw.map((weight) => weight / sum);
+}
+
+/** The nodes from the first step to this one. */
+function pathOf(trace, node) {
+  const path = [];
+  for (let at = node; at !== null && at !== undefined; at = trace.nodes[at].parent) path.push(at);
+  return path.reverse();
+}
+
+/** What each final trajectory answers, by its last node: { answer, group, right, chosen }. */
+function answersOf({ record, trace }) {
+  const found = new Map();
+  const groups = record.posterior.map(([answer]) => answer);
+  trace.final.nodes.forEach((node, i) => {
+    const group = record.groups.length ? record.groups[i] : groups.indexOf(record.answers[i]);
+    const known = group !== null && group !== undefined && group >= 0;
+    found.set(node, { answer: known ? groups[group] : record.answers[i] ?? null, group: known ? group : null, right: record.right[i] ?? null });
+  });
+  return found;
+}
+
+/** One panel for each sweep and chain that the run recorded. */
+function panelsOf({ record, trace }) {
+  const byPart = new Map();
+  for (const round of trace.rounds) {
+    const name = `${round.sweep}/${round.chain}`;
+    if (!byPart.has(name)) byPart.set(name, { sweep: round.sweep, chain: round.chain, rounds: [] });
+    byPart.get(name).rounds.push(round);
+  }
+  const answers = answersOf({ record, trace });
+  const panels = [...byPart.values()].map((part) => panelOf(part, trace));
+  const used = { from: 0 };
+  for (const panel of panels) conclude(panel, trace, answers, used);
+  const [sweeps, chains] = ["sweep", "chain"].map((part) => new Set(panels.map((panel) => panel[part])).size);
+  panels.forEach((panel, i) => name(panel, sweeps, chains, record, panels.slice(0, i)));
+  return panels;
+}
+
+function panelOf({ sweep, chain, rounds }, trace) {
+  const whole = rounds.length === 1 && rounds[0].nodes.some((node) => pathOf(trace, node).length > 1);
+  const columns = whole ? stepsOf(rounds[0], trace) : rounds.map((round) => ({
+    ...round, weights: normalised(round.log_weights), uniform: new Set(round.log_weights).size <= 1,
+  }));
+  return { sweep, chain, columns, whole, size: Math.max(...columns.map((column) => column.nodes.length)) };
+}
+
+/** Trajectories drawn whole: a column for each of their steps. */
+function stepsOf(round, trace) {
+  const paths = round.nodes.map((node) => pathOf(trace, node));
+  const depth = Math.max(1, ...paths.map((path) => path.length));
+  return Array.from({ length: depth }, (_, t) => {
+    const last = t === depth - 1;
+    return {
+      nodes: paths.map((path) => path[Math.min(t, path.length - 1)] ?? null),
+      finished: paths.map((path, i) => (t >= path.length - 1 ? round.finished[i] : null)),
+      scores: paths.map((path, i) => (t >= path.length - 1 ? round.scores[i] : trace.nodes[path[t]].score)),
+      weights: last ? normalised(round.log_weights) : round.nodes.map(() => 1 / round.nodes.length),
+      uniform: true, errors: last ? round.errors : {}, ancestors: round.nodes.map((_, i) => i),
+      ess: round.ess, resampled: false, log_evidence: round.log_evidence, usage: last ? round.usage : null,
+    };
+  });
+}
+
+/** Answers and last weights of a panel; and lines of descent, order and places of its particles. */
+function conclude(panel, trace, answers, used) {
+  const last = panel.columns.at(-1);
+  const { nodes, log_weights } = trace.final;
+  for (let from = used.from; from + last.nodes.length <= nodes.length; from++) {
+    if (!last.nodes.every((node, i) => node === nodes[from + i])) continue;
+    const slice = log_weights.slice(from, from + last.nodes.length);
+    const all = normalised(log_weights);
+    panel.share = slice.reduce((sum, _, i) => sum + all[from + i], 0);
+    last.weights = normalised(slice);
+    used.from = from + last.nodes.length;
+    break;
+  }
+  panel.answers = last.nodes.map((node) => answers.get(node) ?? { answer: null, group: null, right: null });
+  descend(panel);
+  arrange(panel);
+}
+
+/** children[t][i]: who of the next column comes from i; leaves[t][i]: how many of the last column do. */
+function descend(panel) {
+  const { columns } = panel;
+  panel.children = columns.map((column, t) => {
+    const kids = column.nodes.map(() => []);
+    columns[t + 1]?.ancestors.forEach((ancestor, i) => kids[ancestor]?.push(i));
+    return kids;
+  });
+  panel.leaves = [];
+  panel.rank = []; // the sum of the ranks of the answers that descendants end with
+  for (let t = columns.length - 1; t >= 0; t--) {
+    const sum = (values, kids) => kids.reduce((total, kid) => total + values[kid], 0);
+    const isLast = t === columns.length - 1;
+    panel.leaves[t] = columns[t].nodes.map((_, i) => (isLast ? 1 : sum(panel.leaves[t + 1], panel.children[t][i])));
+    panel.rank[t] = columns[t].nodes.map((_, i) => (isLast ? panel.answers[i].group ?? 99 : sum(panel.rank[t + 1], panel.children[t][i])));
+  }
+}
+
+/** slots[t][i]: the row of each particle. Children stand in the order of their parents, so that lines never cross. */
+function arrange(panel) {
+  panel.slots = [];
+  let families = [panel.columns[0].nodes.map((_, i) => i)];
+  panel.columns.forEach((column, t) => {
+    const order = families.flatMap((family) => siblings(panel, t, family));
+    panel.slots[t] = [];
+    order.forEach((i, slot) => { panel.slots[t][i] = slot; });
+    families = order.map((i) => panel.children[t][i]);
+  });
+}
+
+/** Siblings by the answers they lead to; those without descendants in between, so that the others stand level with theirs. */
+function siblings(panel, t, family) {
+  const [leaves, rank] = [panel.leaves[t], panel.rank[t]];
+  const score = (i) => panel.columns[t].scores[i] ?? 0;
+  const living = family.filter((i) => leaves[i]).sort((a, b) => rank[a] / leaves[a] - rank[b] / leaves[b] || score(b) - score(a) || a - b);
+  const dead = family.filter((i) => !leaves[i]).sort((a, b) => score(b) - score(a) || a - b);
+  const total = living.reduce((sum, i) => sum + leaves[i], 0);
+  const order = [];
+  let before = 0;
+  while (living.length || dead.length) {
+    const place = living.length ? ((before + leaves[living[0]] / 2) / total) * family.length : Infinity;
+    if (living.length && (!dead.length || place <= order.length + 0.75)) {
+      before += leaves[living[0]];
+      order.push(living.shift());
+    } else order.push(dead.shift());
+  }
+  return order;
+}
+
+/** What a panel is called, and what must be known about it. */
+function name(panel, sweeps, chains, record, earlier) {
+  const method = record.method.split(":")[0];
+  const sweep = method === "adaptive" ? "wave" : "sweep";
+  const chain = method === "islands" ? "island" : "chain";
+  panel.name = [sweeps > 1 ? `${sweep} ${panel.sweep + 1}` : "", chains > 1 ? `${chain} ${panel.chain + 1}` : ""].filter(Boolean).join(", ");
+  const known = new Map(earlier.flatMap((other) => other.columns.at(-1).nodes.map((node) => [node, other])));
+  const i = panel.columns.at(-1).nodes.findIndex((node) => known.has(node));
+  if (i >= 0) panel.reference = { particle: i, from: known.get(panel.columns.at(-1).nodes[i]).name };
+}
+
+/** Every place of a particle's ancestors and descendants, itself among them: [[round, particle], …]. */
+function lineage(panel, t, i) {
+  const line = [];
+  for (let at = i, round = t; round >= 0; round--) {
+    line.push([round, at]);
+    at = panel.columns[round].ancestors[at];
+  }
+  let below = [i];
+  for (let round = t; round < panel.columns.length - 1; round++) {
+    below = below.flatMap((each) => panel.children[round][each]);
+    line.push(...below.map((each) => [round + 1, each]));
+  }
+  return line;
+}

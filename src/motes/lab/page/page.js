@@ -1,0 +1,37 @@
+// The page: the report, or one run of it, as the address says; and what printing needs.
+
+const report = document.getElementById("report");
+const runView = document.getElementById("run");
+let scrolled = 0;
+
+/** Show what stands behind the address's #. */
+async function route() {
+  hideTip();
+  const found = /^#run=(\d+)$/.exec(location.hash);
+  if (!report.hidden) scrolled = scrollY;
+  if (found && (report.hidden = true, runView.hidden = false, await showRun(runView, Number(found[1])))) {
+    scrollTo(0, 0);
+    return;
+  }
+  const wasHidden = report.hidden;
+  runView.hidden = true;
+  report.hidden = false;
+  if (wasHidden) scrollTo(0, scrolled);
+}
+
+curves(document.getElementById("curves"));
+problems(document.getElementById("problems"));
+addEventListener("hashchange", route);
+addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && !runView.hidden && !event.target.closest?.("svg")) location.hash = "#problems";
+});
+let width = innerWidth;
+addEventListener("resize", () => {
+  if (innerWidth !== width && !runView.hidden) view?.redraw?.();
+  width = innerWidth;
+});
+addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("#tables details")) details.open = true;
+});
+document.documentElement.dataset.ready = "true";
+await route();
