@@ -8,7 +8,7 @@ VLLM := $(or $(MOTES_VLLM_ENV),.venv-vllm)
 ITS_HUB := $(or $(MOTES_ITS_HUB_ENV),.venv-its-hub)
 TEST_SERVERS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v --durations=5
 
-.PHONY: setup demo test test-servers test-llama-cpp test-vllm setup-llama-cpp setup-vllm bench-its-hub lint clean
+.PHONY: setup demo test test-servers test-llama-cpp test-vllm setup-chromium setup-llama-cpp setup-vllm bench-its-hub lint clean
 
 setup: .venv/installed
 
@@ -23,6 +23,10 @@ demo: setup
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# The browser that pages are tested in; without one those tests are skipped.
+setup-chromium:
+	command -v chromium || { apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium fonts-dejavu-core; } > /dev/null
 
 test-servers: test-llama-cpp test-vllm
 

@@ -5,9 +5,9 @@ const MINIMUM_COLUMN = 30;
 function frameOfPanel(panel, width) {
   const { columns, size } = panel;
   const pitch = Math.max(6, Math.min(18, 460 / size));
-  const frame = { pitch, left: 34, top: 34, names: width < 560 ? 118 : 190, ess: panel.whole ? 8 : 66, radius: Math.min(5, pitch * 0.42) };
+  const frame = { pitch, left: width < 560 ? 46 : 60, top: 34, names: width < 560 ? 118 : 150, ess: panel.whole ? 8 : 66, radius: Math.min(5, pitch * 0.42) };
   const room = width - frame.left - frame.names - 22;
-  frame.step = columns.length > 1 ? Math.max(MINIMUM_COLUMN, Math.min(150, room / (columns.length - 0.5))) : 80;
+  frame.step = columns.length > 1 ? Math.max(MINIMUM_COLUMN, Math.min(180, room / (columns.length - 0.5))) : 80;
   frame.tall = size * pitch;
   frame.x = (t) => frame.left + t * frame.step;
   frame.y = (t, i) => frame.top + (panel.slots[t][i] + 0.5) * pitch;
@@ -52,7 +52,7 @@ function backdrop(panel, frame) {
       group.append(frame.step > 64 ? s("text", { class: "resampling", x, y: 14, "text-anchor": "middle" }, "resampled") : s("path", { class: "resampling", d: `M${x - 3},14h6l-3,5z` }));
     }
   });
-  group.append(s("text", { class: "tick", x: 2, y: 14 }, panel.whole ? "step" : "round"));
+  group.append(s("text", { class: "tick", x: 0, y: 14 }, panel.whole ? "step" : "round"));
   return group;
 }
 
@@ -63,7 +63,7 @@ function edge(panel, frame, t, i) {
   return `M${x0},${y0}C${middle},${y0},${middle},${y1},${x1},${y1}`;
 }
 
-/** All lines of descent as three paths: of the dead, of the living, and of those that only wait. */
+/** All lines of descent as a path each: of the dead, of the living, of those that only wait, and of the reference. */
 function lines(panel, frame) {
   const paths = { dead: [], waiting: [], alive: [] };
   for (let t = 1; t < panel.columns.length; t++) {
@@ -71,6 +71,10 @@ function lines(panel, frame) {
       const still = panel.columns[t - 1].nodes[panel.columns[t].ancestors[i]] === node;
       paths[!panel.leaves[t][i] ? "dead" : still ? "waiting" : "alive"].push(edge(panel, frame, t, i));
     });
+  }
+  if (panel.reference) {
+    const line = lineage(panel, panel.columns.length - 1, panel.reference.particle).filter(([t]) => t > 0);
+    paths.reference = line.map(([t, i]) => edge(panel, frame, t, i));
   }
   return s("g", { class: "lines" }, Object.entries(paths).map(([kind, parts]) => s("path", { class: kind, d: parts.join("") || "M0,0" })));
 }
@@ -85,7 +89,7 @@ function mark(panel, frame, t, i) {
   const at = `translate(${frame.x(t).toFixed(1)},${frame.y(t, i).toFixed(1)})`;
   const finished = column.finished[i];
   const before = t && panel.columns[t - 1].nodes[column.ancestors[i]] === column.nodes[i];
-  const kind = finished === "failed" ? "dropped" : finished ? (before ? "finished waiting" : "finished") : "going";
+  const kind = finished === "failed" ? "dropped" : finished ? (before && t < panel.columns.length - 1 ? "finished waiting" : "finished") : "going";
   const names = ["mark", kind, scoreClass(column.scores[i]), panel.leaves[t][i] ? "" : "died"].filter(Boolean).join(" ");
   const a = finished === "failed" ? Math.max(r, frame.radius * 0.7) : r * 0.886;
   const shape = finished === "failed" ? s("path", { d: `M${-a},${-a}L${a},${a}M${-a},${a}L${a},${-a}` })
@@ -141,7 +145,7 @@ function names(ordered, record, frame) {
   const limit = [...ordered].sort((a, b) => b.mass - a.mass)[fits - 1]?.mass ?? 0;
   const named = ordered.filter((each) => each.mass >= limit).slice(0, fits);
   const tops = spread(named.map((each) => each.top + each.tall / 2), gap, Math.max(frame.top + frame.tall - 4, frame.top + gap * named.length - 8));
-  const letters = frame.names > 150 ? 15 : 7;
+  const letters = frame.names > 140 ? 11 : 7;
   return s("g", { class: "names" }, named.map((each, i) => {
     const text = each.answer ?? "no answer";
     const cut = text.length > letters ? `${text.slice(0, letters - 1)}…` : text;
@@ -167,7 +171,7 @@ function essChart(panel, frame, run) {
       s("title", {}, `round ${t + 1}: ESS ${fixed(column.ess, 1)} of ${column.nodes.length}`)));
     if (frame.step >= 26) group.append(s("text", { class: "tick", x: frame.x(t), y: top + tall + 13, "text-anchor": "middle" }, fixed(column.ess, frame.step < 34 ? 0 : 1)));
   });
-  group.append(s("text", { class: "tick", x: 2, y: top + tall + 13 }, "ESS"));
+  group.append(s("text", { class: "tick", x: 0, y: top + tall + 13 }, "ESS"));
   if (threshold > 0 && threshold < 1) {
     const y = top + tall * (1 - threshold);
     group.append(s("line", { class: "threshold", x1: frame.left - 12, x2: frame.end + 12, y1: y, y2: y }), s("title", {}, `resampling below ${threshold} N`));

@@ -22,7 +22,7 @@ function answersOf({ record, trace }) {
   trace.final.nodes.forEach((node, i) => {
     const group = record.groups.length ? record.groups[i] : groups.indexOf(record.answers[i]);
     const known = group !== null && group !== undefined && group >= 0;
-    found.set(node, { answer: known ? groups[group] : record.answers[i] ?? null, group: known ? group : null, right: record.right[i] ?? null });
+    found.set(node, { answer: (known ? groups[group] : null) ?? record.answers[i] ?? null, group: known ? group : null, right: record.right[i] ?? null });
   });
   return found;
 }
@@ -120,7 +120,7 @@ function arrange(panel) {
 /** Siblings by the answers they lead to; those without descendants in between, so that the others stand level with theirs. */
 function siblings(panel, t, family) {
   const [leaves, rank] = [panel.leaves[t], panel.rank[t]];
-  const score = (i) => panel.columns[t].scores[i] ?? 0;
+  const score = (i) => (panel.whole ? panel.columns.at(-1) : panel.columns[t]).scores[i] ?? 0;
   const living = family.filter((i) => leaves[i]).sort((a, b) => rank[a] / leaves[a] - rank[b] / leaves[b] || score(b) - score(a) || a - b);
   const dead = family.filter((i) => !leaves[i]).sort((a, b) => score(b) - score(a) || a - b);
   const total = living.reduce((sum, i) => sum + leaves[i], 0);
@@ -143,7 +143,7 @@ function name(panel, sweeps, chains, record, earlier) {
   const chain = method === "islands" ? "island" : "chain";
   panel.name = [sweeps > 1 ? `${sweep} ${panel.sweep + 1}` : "", chains > 1 ? `${chain} ${panel.chain + 1}` : ""].filter(Boolean).join(", ");
   const known = new Map(earlier.flatMap((other) => other.columns.at(-1).nodes.map((node) => [node, other])));
-  const i = panel.columns.at(-1).nodes.findIndex((node) => known.has(node));
+  const i = panel.columns.at(-1).nodes.findLastIndex((node) => known.has(node)); // beside copies of it, the last place
   if (i >= 0) panel.reference = { particle: i, from: known.get(panel.columns.at(-1).nodes[i]).name };
 }
 

@@ -10,7 +10,7 @@ async function showRun(root, place) {
   view = shown;
   const inspector = h("aside", { class: "inspector", "aria-label": "The particle chosen" });
   const main = h("div", { class: "pictures" });
-  root.replaceChildren(top(shown), asked(shown), facts(shown), posterior(run.record),
+  root.replaceChildren(top(shown), asked(shown), h("div", { class: "summary" }, facts(shown), posterior(run.record)),
     run.trace ? h("div", { class: "viewer" }, main, inspector) : h("p", { class: "note" }, INDEX.traced
       ? "This run left no trace: what happened inside it is not known."
       : "The evaluation kept no traces (--no-traces, or made before there were any): what happened inside this run is not known."),
@@ -90,7 +90,7 @@ function drawPanels(shown, main, inspector) {
   };
   const tab = (which, text) => h("button", { type: "button", "data-which": which, onclick: () => pick(which) }, text);
   const tabs = h("div", { class: "choice", role: "group", "aria-label": "Sweeps and chains" }, panels.length > 1 ? [tab("all", "all"), panels.map((panel, i) => tab(i, panel.name))] : []);
-  main.append(h("div", { class: "bar" }, h("h3", {}, panels[0].whole ? "Trajectories" : "Genealogy"), panels.length > 1 ? tabs : ""), keyOf(panels[0]), stage);
+  main.append(h("div", { class: "bar" }, h("h3", {}, panels[0].whole ? "Trajectories" : "Genealogy"), panels.length > 1 ? tabs : ""), keyOf(panels), stage);
   pick(panels.length === 1 ? 0 : all ? "all" : 0);
   shown.redraw = () => pick(shown.visible.length > 1 ? "all" : panels.indexOf(shown.visible[0]));
 }
@@ -107,12 +107,14 @@ function figure(panel, run, width, on) {
 }
 
 /** What the marks mean. */
-function keyOf(panel) {
+function keyOf(panels) {
+  const [panel] = panels;
   const item = (mark, text) => h("li", {}, s("svg", { viewBox: "-9 -9 18 18", width: 16, height: 16, "aria-hidden": "true" }, mark), text);
   const scale = Array.from({ length: 11 }, (_, i) => h("span", { class: `chip s${i}` }));
+  const reference = h("li", {}, s("svg", { class: "lines", viewBox: "0 0 22 16", width: 22, height: 16, "aria-hidden": "true" }, s("path", { class: "reference", d: "M0,8H22" })), "reference");
   return h("ul", { class: "key" }, h("li", {}, h("span", { class: "scale" }, "score 0 ", scale, " 1")), item(s("g", { class: "mark going" }, s("circle", { r: 3, cx: -5 }), s("circle", { r: 5.5, cx: 3 })), "area: weight"),
     item(s("g", { class: "mark finished" }, s("rect", { x: -5, y: -5, width: 10, height: 10 })), "finished"), panel.whole ? "" : item(s("g", { class: "mark going died" }, s("circle", { r: 5 })), "no descendant"),
-    item(s("g", { class: "mark dropped" }, s("path", { d: "M-4,-4L4,4M-4,4L4,-4" })), "dropped"), panel.whole ? "" : item(s("line", { class: "resampling", x1: 0, x2: 0, y1: -9, y2: 9 }), "resampling"));
+    item(s("g", { class: "mark dropped" }, s("path", { d: "M-4,-4L4,4M-4,4L4,-4" })), "dropped"), panel.whole ? "" : item(s("line", { class: "resampling", x1: 0, x2: 0, y1: -9, y2: 9 }), "resampling"), panels.some((each) => each.reference) ? reference : "");
 }
 
 /** The place of the particle that gave the answer: [panel, round, particle]. */
@@ -185,7 +187,7 @@ function numbers(run, panel, t, i) {
   return [
     `score ${fixed(column.scores[i])}`, `weight ${mass(column.weights[i])}`, node ? plural(node.tokens, "token") : "",
     node && node.logprob !== null ? `log p ${fixed(node.logprob)}` : "",
-  ].filter(Boolean);
+  ].filter(Boolean).map((text) => text.replaceAll(" ", "\u00a0"));
 }
 
 function fate(panel, t, i) {
