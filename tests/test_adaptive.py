@@ -84,7 +84,7 @@ def test_it_stops_when_an_answer_has_the_posterior():
     for seed in range(10):
         result = run(sure, AdaptiveFilter(64), seed=seed)
         assert (len(result.trajectories), result.usage.lm_calls, result.confidence) == (8, 8, 1.0)
-        result = run(torn, AdaptiveFilter(64), seed=seed)
+        result = run(torn, AdaptiveFilter(64, decided=0.9), seed=seed)
         assert (len(result.trajectories), result.usage.lm_calls) == (64, 64)
         assert [len(record.trajectories) for record in result.records] == [8, 8, 16, 32]
         assert [record.sweep for record in result.records] == [0, 1, 2, 3]
