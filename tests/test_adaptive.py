@@ -36,20 +36,20 @@ def deviations(world: World, method: AdaptiveFilter, runs: int) -> np.ndarray:
 
 @pytest.mark.parametrize("potential", WORLDS)
 def test_it_is_unbiased_when_all_waves_run(potential: str):
-    method = AdaptiveFilter(6, 3, NEVER, potential=potential, beta=1.5, ess_threshold=0.9)
+    method = AdaptiveFilter(6, 3, NEVER, 1, potential=potential, beta=1.5, ess_threshold=0.9)
     assert deviations(WORLDS[potential], method, 200).max() < LIMIT
 
 
 @pytest.mark.parametrize("mistake", [lambda sweep: sweep.log_evidence, lambda sweep: np.log(len(sweep.population))])
 def test_a_wave_that_has_not_its_say_is_noticed(mistake: Callable[[Sweep], float], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(adaptive, "_masses", lambda sweeps: [float(mistake(sweep)) for sweep in sweeps])
-    method = AdaptiveFilter(6, 3, NEVER, potential="increment", beta=1.5, ess_threshold=0.9)
+    method = AdaptiveFilter(6, 3, NEVER, 1, potential="increment", beta=1.5, ess_threshold=0.9)
     assert deviations(UNEVEN, method, 200).max() > LIMIT
 
 
 def test_a_dead_wave_counts_as_evidence_zero():
     world = World(EVEN.lm, TabularReward({**EVEN.reward.table, ("a",): 0.0}))
-    method = AdaptiveFilter(4, 3, NEVER, potential="absolute", link="probability")
+    method = AdaptiveFilter(4, 3, NEVER, 1, potential="absolute", link="probability")
     found = results(world, method, 100)
     assert {2, 3, 4} <= {len(result.trajectories) for result in found if result is not None}
     assert deviations(world, method, 350).max() < LIMIT
@@ -58,18 +58,23 @@ def test_a_dead_wave_counts_as_evidence_zero():
 
 
 @pytest.mark.parametrize(
-    ("particles", "waves", "sizes"),
+    ("particles", "waves", "smallest", "sizes"),
     [
-        (64, 4, (8, 8, 16, 32)),
-        (64, 1, (64,)),
-        (5, 4, (1, 1, 1, 2)),
-        (3, 4, (1, 1, 1)),
-        (1, 4, (1,)),
-        (100, 3, (25, 25, 50)),
+        (64, 4, 1, (8, 8, 16, 32)),
+        (64, 1, 1, (64,)),
+        (5, 4, 1, (1, 1, 1, 2)),
+        (3, 4, 1, (1, 1, 1)),
+        (1, 4, 1, (1,)),
+        (100, 3, 1, (25, 25, 50)),
+        (64, 4, 8, (8, 8, 16, 32)),
+        (64, 4, 9, (16, 16, 32)),
+        (32, 4, 8, (8, 8, 16)),
+        (8, 4, 8, (8,)),
+        (5, 4, 8, (5,)),
     ],
 )
-def test_waves_double_what_there_was(particles: int, waves: int, sizes: tuple[int, ...]):
-    assert AdaptiveFilter(particles, waves).sizes == sizes
+def test_waves_double_what_there_was(particles: int, waves: int, smallest: int, sizes: tuple[int, ...]):
+    assert AdaptiveFilter(particles, waves, smallest=smallest).sizes == sizes
     assert sum(sizes) == particles
 
 
@@ -93,7 +98,7 @@ def test_it_stops_when_an_answer_has_the_posterior():
 
 def test_it_stops_where_the_pooled_posterior_says_so():
     """Each wave is a filter by itself; what is decided, is decided over all so far."""
-    method = AdaptiveFilter(16, 4, 0.7, potential="increment")
+    method = AdaptiveFilter(16, 4, 0.7, 1, potential="increment")
     lengths = set()
     for result in results(boxed("7", "8"), method, 40):
         counts = np.cumsum(
@@ -114,7 +119,7 @@ def test_one_wave_is_the_particle_filter():
 
 
 def test_same_seed_same_result_whatever_the_order_of_completion():
-    method = AdaptiveFilter(6, decided=NEVER)
+    method = AdaptiveFilter(6, decided=NEVER, smallest=1)
     merging = World(Merging(UNEVEN.lm.table), UNEVEN.reward)
     for seed in range(4):
         first = run(UNEVEN, method, seed=seed)
@@ -124,10 +129,10 @@ def test_same_seed_same_result_whatever_the_order_of_completion():
 
 def test_a_limit_ends_it_with_the_waves_there_are():
     for seed in range(5):
-        result = run(EVEN, AdaptiveFilter(8, decided=NEVER), seed=seed, token_budget=4)
+        result = run(EVEN, AdaptiveFilter(8, decided=NEVER, smallest=1), seed=seed, token_budget=4)
         assert result.stopped == "token_budget"
         assert 1 <= len(result.trajectories) < 8
-    decided = run(boxed("7"), AdaptiveFilter(8), token_budget=1)
+    decided = run(boxed("7"), AdaptiveFilter(8, smallest=1), token_budget=1)
     assert decided.answer == "7"
     assert decided.stopped is None, "nothing more would have been done"
 
@@ -139,6 +144,8 @@ def test_configuration():
         AdaptiveFilter(4, 0)
     with pytest.raises(ConfigurationError, match="decided"):
         AdaptiveFilter(4, decided=0.0)
+    with pytest.raises(ConfigurationError, match="smallest must be at least 1"):
+        AdaptiveFilter(4, smallest=0)
     lm = TabularLanguageModel({("a",) * k: {"a": 1.0} for k in range(9)})
     result = run(World(lm, TabularReward({})), AdaptiveFilter(4), sampling=Sampling(max_steps=3))
     assert {t.finished for t in result.trajectories} == {"max_steps"}

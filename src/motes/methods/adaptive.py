@@ -23,13 +23,15 @@ class _Adaptive:
     num_particles: int
     num_waves: int = 4
     decided: float = 0.8
+    smallest: int = 8
 
 
 @dataclass(frozen=True)
 class AdaptiveFilter(ParticleFilter, _Adaptive):
     """At most N particles, in waves; no further wave once one answer has most of the posterior.
 
-        sizes  N/2^{K−1}, N/2^{K−1}, N/2^{K−2}, …, N/2     each wave doubles what there was; N in all
+        sizes  N/2^{K−1}, N/2^{K−1}, N/2^{K−2}, …, N/2     each wave doubles what there was; N in all; the first waves
+                                                           together where they are smaller than `smallest`
         mass of particle i of wave k:  n_k · Ẑ_k · W_i^k     stop when the largest answer's share ≥ decided
 
     A wave is an independent particle filter; together they are islands of unequal size, each with a say in proportion
@@ -44,6 +46,8 @@ class AdaptiveFilter(ParticleFilter, _Adaptive):
         num_particles: N, the most that may be used.
         num_waves: K ≥ 1.
         decided: share of the posterior that ends the run; more than 1 for never.
+        smallest: particles of the first wave at least (of N, where N is less). Few particles often agree by chance:
+            one always does.
         others: as for `ParticleFilter`.
 
     Raises:
@@ -54,6 +58,8 @@ class AdaptiveFilter(ParticleFilter, _Adaptive):
         super().__post_init__()
         if self.num_waves < 1:
             raise ConfigurationError(f"num_waves must be at least 1, not {self.num_waves}")
+        if self.smallest < 1:
+            raise ConfigurationError(f"smallest must be at least 1, not {self.smallest}")
         if not self.decided > 0:
             raise ConfigurationError(f"decided is a share of the posterior, more than 0, not {self.decided}")
 
@@ -61,7 +67,8 @@ class AdaptiveFilter(ParticleFilter, _Adaptive):
     def sizes(self) -> tuple[int, ...]:
         """Particles of each wave. Where N is too small for all of them, there are fewer waves."""
         totals = [-(-self.num_particles // 2**k) for k in reversed(range(self.num_waves))]
-        return tuple(int(size) for size in np.diff([0, *totals]) if size)
+        enough = [total for total in totals[:-1] if total >= self.smallest]
+        return tuple(int(size) for size in np.diff([0, *enough, self.num_particles]) if size)
 
     async def run(self, run: Run) -> Result:
         sweeps: list[Sweep] = []
