@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("solve")(solve.command)
-app.command("eval")(evaluate.command)
+app.command("eval", cls=evaluate.Command)(evaluate.command)
 app.command("merge")(merge.command)
 app.command("grade")(grade.command)
 app.command("report")(report.command)

@@ -52,7 +52,7 @@ def command(
     console.print(f"the right answer is {problem.answer}\n", highlight=False)
 
     console.print(Rule(f"{limit} problems: more particles, better answers", style="dim"))
-    evaluate.run(console, evaluation, directory, lm, prm)
+    evaluate.run(console, evaluation, directory, lm=lm, reward=prm)
     found = Report.load(directory)
     print_trimmed(console, compact_table(found))
     console.print("95 % intervals beside; tokens per problem at the largest budget, both models\n", style="dim")

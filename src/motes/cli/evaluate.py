@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
+from typer.core import TyperCommand
 
 from motes.cli import options
 from motes.cli.views import accuracy_grid, console, print_trimmed, section_table
@@ -27,8 +28,19 @@ from motes.lab.prices import Prices
 from motes.lab.report import Report
 from motes.lab.run import Progress, evaluate
 from motes.lab.tables import accuracy
-from motes.protocols import LanguageModel, RewardModel
 from motes.tasks import DECLARED, TASKS
+
+RAY = "auto"
+
+
+class Command(TyperCommand):
+    """`--ray` alone means a cluster that is found or started: typer knows no options whose value may be left out."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for i in reversed([i for i, arg in enumerate(args) if arg == "--ray"]):
+            if i + 1 == len(args) or args[i + 1].startswith("-"):
+                args[i] = f"--ray={RAY}"
+        return super().parse_args(ctx, args)
 
 
 def command(
@@ -68,6 +80,20 @@ def command(
         typer.Option(metavar="I/N", help="Only part I of N, from 1, in a directory of its own; see `motes merge`."),
     ] = None,
     traces: Annotated[bool, typer.Option(help="Keep what happened inside each run as well.")] = True,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Solve on a Ray cluster, such as HOST:6379; without an address on the one that RAY_ADDRESS names or "
+            "this machine runs, else on one started here. --concurrency is then each worker's.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="With --ray: processes; by default one a GPU, without GPUs one a node.")
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(help="With --ray: by default 1, if there are any and a model runs in the worker.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and about its cost.")] = False,
     answer_tokens: Annotated[
         int, typer.Option(help="With --dry-run: of one answer, as long as no run is recorded.")
@@ -111,11 +137,18 @@ def command(
         return
     if prices is not None:
         raise ConfigurationError("--prices goes with --dry-run; what was done is priced by `motes report --prices`")
+    if ray is None and (workers, gpus_per_worker) != (None, None):
+        raise ConfigurationError("--workers and --gpus-per-worker go with --ray")
     try:
-        lm, prm = options.open_models(model, reward)
-        last_word = options.open_reward_model(outcome_reward)
-        settings = {"outcome_reward": last_word, "concurrency": concurrency, "shard": part, "traces": traces}
-        progress = run(Console(), evaluation, out, lm, prm, **settings)
+        settings: dict[str, Any] = {"concurrency": concurrency, "shard": part, "traces": traces}
+        if ray is None:
+            settings["lm"], settings["reward"] = options.open_models(model, reward)
+            settings["outcome_reward"] = options.open_reward_model(outcome_reward)
+        else:
+            from motes.lab.on_ray import Ray
+
+            settings["on"] = Ray(None if ray == RAY else ray, workers, gpus_per_worker)
+        progress = run(Console(), evaluation, out, **settings)
     except KeyboardInterrupt:
         again = shlex.join(["motes", *sys.argv[1:]])
         print(f"motes: interrupted; what is done is in {out}, this goes on with it: {again}", file=sys.stderr)
@@ -130,17 +163,10 @@ def command(
         raise typer.Exit(1)
 
 
-def run(
-    console: Console,
-    evaluation: Evaluation,
-    out: Path,
-    lm: LanguageModel,
-    reward: RewardModel | None,
-    **settings: Any,
-) -> Progress:
+def run(console: Console, evaluation: Evaluation, out: Path, **settings: Any) -> Progress:
     """Carry an evaluation out, with the settings of `motes.lab.evaluate`, showing how far it is."""
     with View(console) as view:
-        return asyncio.run(evaluate(evaluation, out, lm=lm, reward=reward, **settings, observe=view.observe))
+        return asyncio.run(evaluate(evaluation, out, **settings, observe=view.observe))
 
 
 def show_plan(

@@ -131,7 +131,7 @@ def _measure(model: str, entries: Sequence[Entry], concurrency: int) -> int:
             rewards[evaluation.reward] = options.open_reward_model(evaluation.reward)
         quiet = Console(quiet=not console.is_terminal)
         prm = rewards[evaluation.reward]
-        progress = run(quiet, evaluation, entry.directory, lm, prm, concurrency=concurrency)
+        progress = run(quiet, evaluation, entry.directory, lm=lm, reward=prm, concurrency=concurrency)
         told = f", {progress.failed} failed" if progress.failed else ""
         print(f"{entry.name}: {100 * progress.accuracy:.1f} % of {progress.done} runs{told}", flush=True)
         failed += progress.failed

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from motes import __version__, api
-from motes.errors import ConfigurationError, MotesError, RunDirectoryError
-from motes.lab.evaluation import LOG, RECORDS, TRACES, Evaluation, PlannedRun, Shard
-from motes.lab.flops import Sizes
-from motes.lab.grading import Grade, grade_run, groups
-from motes.lab.method_spec import method_from_spec
+from motes import __version__
+from motes.errors import ConfigurationError, RunDirectoryError
+from motes.lab.evaluation import LOG, RECORDS, TRACES, Evaluation, Shard
 from motes.lab.records import Outcome, RecordStore, RunRecord
-from motes.lab.traces import Trace, TraceStore
+from motes.lab.traces import TraceStore
+from motes.lab.worker import Elsewhere, Local, Worker
 from motes.methods.population import gather
-from motes.protocols import LanguageModel, RewardModel, Task
-from motes.types import Result, Usage
+from motes.protocols import LanguageModel, RewardModel
+from motes.types import Usage
 
 
 @dataclass
@@ -71,6 +67,7 @@ async def evaluate(
     concurrency: int = 64,
     shard: Shard | None = None,
     traces: bool = True,
+    on: Elsewhere | None = None,
     observe: Callable[[Progress], None] | None = None,
 ) -> Progress:
     """Do every run of an evaluation that `directory` does not hold yet, or holds as failed.
@@ -83,9 +80,11 @@ async def evaluate(
     Args:
         directory: made if missing.
         lm, reward, outcome_reward: the models; by default opened by the names the evaluation gives.
-        concurrency: runs in flight. They share the models, so that batches stay full.
+        concurrency: runs in flight; with `on`, on each worker. They share the models, so that batches stay full.
         shard: only this part of the problems, in a directory of its own; `motes.lab.merge` puts the parts together.
         traces: keep what happened inside each run as well, see `motes.lab.traces`.
+        on: where to solve, such as `motes.lab.on_ray.Ray()`; by default in this process. There models are opened by
+            name, so that none can be given. What is recorded is the same, and this process alone writes it.
         observe: called before the first run and after each; must not block.
 
     Returns:
@@ -97,16 +96,18 @@ async def evaluate(
     """
     if concurrency < 1:
         raise ConfigurationError(f"concurrency must be at least 1, not {concurrency}")
+    if on is not None and (lm, reward, outcome_reward) != (None, None, None):
+        raise ConfigurationError("workers elsewhere open their models themselves: name them in the evaluation")
     evaluation.check(directory)
-    lm = api.language_model(evaluation.lm) if lm is None else lm
-    if reward is None and evaluation.reward is not None:
-        reward = api.reward_model(evaluation.reward)
-    if outcome_reward is None and evaluation.outcome_reward is not None:
-        outcome_reward = api.reward_model(evaluation.outcome_reward)
-    with RecordStore(directory / RECORDS) as store, contextlib.ExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
+        worker: Worker
+        if on is None:
+            worker = Local.open(evaluation, lm, reward, outcome_reward, concurrency=concurrency, traces=traces)
+        else:
+            worker = await stack.enter_async_context(on.open(evaluation, concurrency=concurrency, traces=traces))
+        store = stack.enter_context(RecordStore(directory / RECORDS))
         evaluation.claim(directory)
-        # Reward tokens of two models are counted together: no one size is right for them.
-        Sizes.of(lm, reward if outcome_reward is None else None).record(directory)
+        worker.sizes.record(directory)
         inside = stack.enter_context(TraceStore(directory / TRACES)) if traces else None
         log = stack.enter_context(run_log(directory))
         plan = evaluation.plan(shard)
@@ -122,16 +123,17 @@ async def evaluate(
         log.info("motes %s: %d runs%s, %d of them done before", __version__, len(plan), part, progress.resumed)
         if observe is not None:
             observe(progress)
-        pending = iter([run for run in plan if run.key not in finished])
+        left = [run for run in plan if run.key not in finished]
+        pending = iter(left)
 
         async def work() -> None:
-            for run in pending:  # shared by all workers
-                record, result, failure = await _solve(run, evaluation, lm, reward, outcome_reward)
-                if inside is not None:
-                    inside.append(Trace.of(run.key, result))
+            for run in pending:  # shared by all
+                record, trace, failure = await worker.solve(run)
+                if inside is not None and trace is not None:
+                    inside.append(trace)
                 store.append(record)
                 if failure is not None:
-                    log.error("%s %s %d, seed %d, failed", *run.key, exc_info=failure)
+                    log.error("%s %s %d, seed %d, failed\n%s", *run.key, failure)
                 elif record.error is not None:
                     log.warning("%s %s %d, seed %d: %s", *run.key, record.error)
                 progress._count(record)
@@ -140,7 +142,7 @@ async def evaluate(
                     observe(progress)
 
         try:
-            await gather(work() for _ in range(min(concurrency, len(plan) - progress.done)))
+            await gather(work() for _ in range(min(worker.concurrency, len(left))))
         except BaseException as error:
             log.error("stopped after %s: %s", progress, repr(error))
             raise
@@ -169,72 +171,3 @@ def run_log(directory: Path) -> Iterator[logging.Logger]:
     finally:
         logging.getLogger("motes").removeHandler(handler)
         handler.close()
-
-
-async def _solve(
-    run: PlannedRun,
-    evaluation: Evaluation,
-    lm: LanguageModel,
-    reward: RewardModel | None,
-    outcome_reward: RewardModel | None,
-) -> tuple[RunRecord, Result, Exception | None]:
-    """Its record, all that is known of it, and why it failed."""
-    started = time.perf_counter()
-    result: Result | None = None
-    failure: Exception | None = None
-    try:
-        result = await api.asolve(
-            run.problem if evaluation.prompt is None else evaluation.prompt.problem(run.problem),
-            lm=lm,
-            reward=reward,
-            outcome_reward=outcome_reward,
-            method=method_from_spec(run.method, run.budget),
-            sampling=evaluation.sampling,
-            seed=run.run_seed,
-            task=evaluation.opened,
-        )
-    except (ConfigurationError, RunDirectoryError):
-        raise  # every run would fail so
-    except Exception as error:  # whatever a user's model raises fails this run, not the evaluation
-        failure = error
-        result = error.result if isinstance(error, MotesError) else None
-    seconds = time.perf_counter() - started
-    result = result or Result(run.problem, run.method, run.run_seed)
-    return await _record(run, evaluation.opened, result, failure, seconds), result, failure
-
-
-async def _record(run: PlannedRun, task: Task, result: Result, failure: Exception | None, seconds: float) -> RunRecord:
-    problem_id, method, budget, seed = run.key
-    answers = tuple(task.answer(trajectory.text) for trajectory in result.trajectories)
-    grade, right = await grade_run(task, run.problem, result.answer, answers)
-    if failure is not None:
-        grade = Grade("failed", f"{type(failure).__name__}: {failure}")
-    level = getattr(task, "level", None)
-    return RunRecord(
-        problem_id=problem_id,
-        method=method,
-        budget=budget,
-        seed=seed,
-        outcome=grade.outcome,
-        answer=result.answer,
-        reference=run.problem.answer,
-        level=None if level is None else level(run.problem),
-        confidence=result.confidence,
-        oracle=any(right),
-        rounds=len(result.records),
-        log_evidence=_finite(result.log_evidence),
-        usage=result.usage,
-        seconds=round(seconds, 4),
-        run_seed=run.run_seed,
-        error=grade.error,
-        posterior=dict(result.posterior),
-        answers=answers,
-        groups=groups(task, list(result.posterior), answers),
-        right=right,
-        scores=tuple(_finite(score) for score in result.scores.tolist()),
-        text=result.text,
-    )
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
