@@ -1,0 +1,59 @@
+"""A language model in several replicas of vLLM behind Ray Serve, each particle sent where its prefix is cached.
+
+    pip install 'ray[serve,llm]' vllm                      # on every node, which `ray start` joins to one cluster
+    MODEL=Qwen/Qwen2.5-Math-1.5B-Instruct REPLICAS=4 serve run --working-dir . app:app
+    motes doctor 'http://HEAD:8000/v1#lm?engine=vllm&tokenizer=Qwen/Qwen2.5-Math-1.5B-Instruct'
+
+MODEL: a name or folder; REPLICAS: engines, a GPU each; ENGINE: more arguments of vLLM, as JSON; CPU=1: engines without
+GPUs, for trying it out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from ray.serve.config import RequestRouterConfig
+from ray.serve.llm import LLMConfig, build_openai_app
+from ray.serve.llm.request_router import PrefixCacheAffinityRouter
+
+
+class TokenPrefixRouter(PrefixCacheAffinityRouter):  # type: ignore[misc]  # Ray's is untyped
+    """Ray's prefix-affine router, made to see prompts of token ids.
+
+    The original reads text alone. For token ids it takes the empty text, finds no prefix and divides by its length
+    (Ray 2.60). Here a token is a character of its own, so that prefixes of tokens are prefixes of text; of several
+    prompts in one request, which belong to one problem, the first decides.
+    """
+
+    def _normalize_prompt_to_string(self, prompt: Any) -> str:
+        while isinstance(prompt, list) and prompt and isinstance(prompt[0], list):
+            prompt = prompt[0]
+        if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
+            return "".join(chr(0xE000 + token) for token in prompt)  # beyond the surrogates, which are no characters
+        return super()._normalize_prompt_to_string(prompt)  # type: ignore[no-any-return]
+
+
+CPU = {"accelerator_config": {"kind": "cpu"}, "placement_group_config": {"bundles": [{"CPU": 1}]}}
+
+app = build_openai_app(
+    {
+        "llm_configs": [
+            LLMConfig(
+                model_loading_config={"model_id": "lm", "model_source": os.environ["MODEL"]},
+                engine_kwargs=json.loads(os.environ.get("ENGINE", "{}")),
+                deployment_config={
+                    "num_replicas": int(os.environ.get("REPLICAS", "1")),
+                    "max_ongoing_requests": 512,
+                    "request_router_config": RequestRouterConfig(
+                        request_router_class=TokenPrefixRouter,
+                        # A replica with so many more requests than another gets no more of them, cached or not.
+                        request_router_kwargs={"imbalanced_threshold": 64},
+                    ),
+                },
+                **(CPU if os.environ.get("CPU") == "1" else {}),
+            )
+        ]
+    }
+)
