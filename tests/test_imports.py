@@ -28,6 +28,7 @@ HEAVY = (
     "sympy",
     "datasets",
     "pyarrow",
+    "inspect_ai",
 )
 
 FLOORS: tuple[tuple[str, ...], ...] = (
@@ -36,7 +37,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("methods", "models", "rewards", "tasks", "prompts", "bundled"),
     ("api", "contracts", ""),  # "": the package itself, which gathers the public names
     ("lab",),
-    ("cli", "gateway", "__main__"),
+    ("cli", "gateway", "inspect", "__main__"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 CLOSED = {1, 2}  # floors whose rooms do not import each other
