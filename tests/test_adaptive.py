@@ -36,14 +36,14 @@ def deviations(world: World, method: AdaptiveFilter, runs: int) -> np.ndarray:
 
 @pytest.mark.parametrize("potential", WORLDS)
 def test_it_is_unbiased_when_all_waves_run(potential: str):
-    method = AdaptiveFilter(7, 3, NEVER, 1, potential=potential, beta=1.5, ess_threshold=0.9)
+    method = AdaptiveFilter(6, 3, NEVER, 1, potential=potential, beta=1.5, ess_threshold=0.9)
     assert deviations(WORLDS[potential], method, 200).max() < LIMIT
 
 
 @pytest.mark.parametrize("mistake", [lambda sweep: sweep.log_evidence, lambda sweep: np.log(len(sweep.population))])
 def test_a_wave_that_has_not_its_say_is_noticed(mistake: Callable[[Sweep], float], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(adaptive, "_masses", lambda sweeps: [float(mistake(sweep)) for sweep in sweeps])
-    method = AdaptiveFilter(7, 3, NEVER, 1, potential="increment", beta=1.5, ess_threshold=0.9)
+    method = AdaptiveFilter(6, 3, NEVER, 1, potential="increment", beta=1.5, ess_threshold=0.9)
     assert deviations(UNEVEN, method, 200).max() > LIMIT
 
 
@@ -60,21 +60,20 @@ def test_a_dead_wave_counts_as_evidence_zero():
 @pytest.mark.parametrize(
     ("particles", "waves", "smallest", "sizes"),
     [
-        (64, 4, 1, (16, 16, 16, 16)),
+        (64, 4, 1, (8, 8, 16, 32)),
         (64, 1, 1, (64,)),
-        (5, 4, 1, (2, 1, 1, 1)),
+        (5, 4, 1, (1, 1, 1, 2)),
         (3, 4, 1, (1, 1, 1)),
         (1, 4, 1, (1,)),
-        (100, 3, 1, (34, 33, 33)),
-        (64, 8, 8, (8,) * 8),
-        (64, 8, 9, (10, 9, 9, 9, 9, 9, 9)),
-        (32, 4, 8, (8, 8, 8, 8)),
-        (31, 4, 8, (11, 10, 10)),
+        (100, 3, 1, (25, 25, 50)),
+        (64, 4, 8, (8, 8, 16, 32)),
+        (64, 4, 9, (16, 16, 32)),
+        (32, 4, 8, (8, 8, 16)),
         (8, 4, 8, (8,)),
         (5, 4, 8, (5,)),
     ],
 )
-def test_sizes_of_waves(particles: int, waves: int, smallest: int, sizes: tuple[int, ...]):
+def test_waves_double_what_there_was(particles: int, waves: int, smallest: int, sizes: tuple[int, ...]):
     assert AdaptiveFilter(particles, waves, smallest=smallest).sizes == sizes
     assert sum(sizes) == particles
 
@@ -89,12 +88,12 @@ def test_it_stops_when_an_answer_has_the_posterior():
     sure, torn = boxed("7"), boxed("7", "8")
     for seed in range(10):
         result = run(sure, AdaptiveFilter(64), seed=seed)
-        assert (len(result.trajectories), result.usage.lm_calls, result.confidence) == (16, 16, 1.0)
+        assert (len(result.trajectories), result.usage.lm_calls, result.confidence) == (8, 8, 1.0)
         result = run(torn, AdaptiveFilter(64, decided=0.9), seed=seed)
         assert (len(result.trajectories), result.usage.lm_calls) == (64, 64)
-        assert [len(record.trajectories) for record in result.records] == [16, 16, 16, 16]
+        assert [len(record.trajectories) for record in result.records] == [8, 8, 16, 32]
         assert [record.sweep for record in result.records] == [0, 1, 2, 3]
-        assert len(run(torn, AdaptiveFilter(64, decided=0.5), seed=seed).trajectories) == 16
+        assert len(run(torn, AdaptiveFilter(64, decided=0.5), seed=seed).trajectories) == 8
 
 
 def test_it_stops_where_the_pooled_posterior_says_so():

@@ -22,7 +22,7 @@ class _Adaptive:
 
     num_particles: int
     num_waves: int = 4
-    decided: float = 0.6
+    decided: float = 0.8
     smallest: int = 8
 
 
@@ -30,11 +30,12 @@ class _Adaptive:
 class AdaptiveFilter(ParticleFilter, _Adaptive):
     """At most N particles, in waves; no further wave once one answer has most of the posterior.
 
-        sizes  N/K each; where that is less than `smallest`, fewer and larger waves
+        sizes  N/2^{K−1}, N/2^{K−1}, N/2^{K−2}, …, N/2     each wave doubles what there was; N in all; the first waves
+                                                           together where they are smaller than `smallest`
         mass of particle i of wave k:  n_k · Ẑ_k · W_i^k     stop when the largest answer's share ≥ decided
 
-    A wave is an independent particle filter; together they are islands, each with a say in proportion to its size and
-    its evidence. Easy problems end after the first wave, at 1/K of the budget.
+    A wave is an independent particle filter; together they are islands of unequal size, each with a say in proportion
+    to its size and its evidence. Easy problems end after the first wave, at 1/2^{K−1} of the budget.
 
     Target: that of `ParticleFilter`. With all waves run (`decided` above 1) Ẑ and Ẑ·ΣWf are unbiased. Stopping
     depends on what was found, so otherwise they are not, and `Result.log_evidence` is an estimate without that
@@ -45,8 +46,8 @@ class AdaptiveFilter(ParticleFilter, _Adaptive):
         num_particles: N, the most that may be used.
         num_waves: K ≥ 1.
         decided: share of the posterior that ends the run; more than 1 for never.
-        smallest: particles of a wave at least (of N, where N is less). Few particles often agree by chance: one always
-            does.
+        smallest: particles of the first wave at least (of N, where N is less). Few particles often agree by chance:
+            one always does.
         others: as for `ParticleFilter`.
 
     Raises:
@@ -64,10 +65,10 @@ class AdaptiveFilter(ParticleFilter, _Adaptive):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Particles of each wave, the larger ones first."""
-        waves = max(1, min(self.num_waves, self.num_particles // self.smallest))
-        size, rest = divmod(self.num_particles, waves)
-        return tuple(size + (k < rest) for k in range(waves))
+        """Particles of each wave. Where N is too small for all of them, there are fewer waves."""
+        totals = [-(-self.num_particles // 2**k) for k in reversed(range(self.num_waves))]
+        enough = [total for total in totals[:-1] if total >= self.smallest]
+        return tuple(int(size) for size in np.diff([0, *enough, self.num_particles]) if size)
 
     async def run(self, run: Run) -> Result:
         sweeps: list[Sweep] = []
