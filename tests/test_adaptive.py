@@ -111,6 +111,33 @@ def test_it_stops_where_the_pooled_posterior_says_so():
     assert len(lengths) > 1
 
 
+def test_it_goes_on_where_an_answer_is_agreed_upon_but_not_thought_right():
+    """All particles give the one answer there is; its score alone says whether the run goes on."""
+    lm = boxed("7").lm
+    for score, method, drawn in (
+        (0.51, AdaptiveFilter(64), 8),
+        (0.49, AdaptiveFilter(64), 64),
+        (0.49, AdaptiveFilter(64, assured=0.4), 8),
+        (0.01, AdaptiveFilter(64, assured=0.0), 8),
+    ):
+        assert len(run(World(lm, TabularReward({}, default=score)), method).trajectories) == drawn
+
+
+def test_the_score_that_counts_is_the_mean_of_the_answers_particles_by_weight():
+    trajectories = [f"\\boxed{{7}}{' ' * k}" for k in range(2)] + ["\\boxed{8}"]
+    lm = TabularLanguageModel({(): dict.fromkeys(trajectories, 1 / 3)})
+    reward = TabularReward(dict(zip([(text,) for text in trajectories], (0.9, 0.6, 0.01), strict=True)))
+    lengths = set()
+    for result in results(World(lm, reward), AdaptiveFilter(32, potential="increment", assured=0.75), 40):
+        first = [i for i, t in enumerate(result.records[0].trajectories) if "7" in t.text]
+        record = result.records[0]
+        weights = np.exp(record.log_weights[first])
+        mean = float(np.average(record.scores[first], weights=weights))
+        assert (len(result.records) == 1) == (mean >= 0.75)
+        lengths.add(len(result.records))
+    assert len(lengths) > 1
+
+
 def test_one_wave_is_the_particle_filter():
     for first, second in zip(
         results(UNEVEN, ParticleFilter(4), 20), results(UNEVEN, AdaptiveFilter(4, 1), 20), strict=True
@@ -144,6 +171,8 @@ def test_configuration():
         AdaptiveFilter(4, 0)
     with pytest.raises(ConfigurationError, match="decided"):
         AdaptiveFilter(4, decided=0.0)
+    with pytest.raises(ConfigurationError, match="assured is a score"):
+        AdaptiveFilter(4, assured=1.5)
     with pytest.raises(ConfigurationError, match="smallest must be at least 1"):
         AdaptiveFilter(4, smallest=0)
     lm = TabularLanguageModel({("a",) * k: {"a": 1.0} for k in range(9)})

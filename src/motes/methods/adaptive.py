@@ -22,17 +22,19 @@ class _Adaptive:
 
     num_particles: int
     num_waves: int = 4
-    decided: float = 0.8
+    decided: float = 0.6
     smallest: int = 8
+    assured: float = 0.5
 
 
 @dataclass(frozen=True)
 class AdaptiveFilter(ParticleFilter, _Adaptive):
-    """At most N particles, in waves; no further wave once one answer has most of the posterior.
+    """At most N particles, in waves; no further wave once one answer has most of the posterior and is thought right.
 
         sizes  N/2^{K−1}, N/2^{K−1}, N/2^{K−2}, …, N/2     each wave doubles what there was; N in all; the first waves
                                                            together where they are smaller than `smallest`
-        mass of particle i of wave k:  n_k · Ẑ_k · W_i^k     stop when the largest answer's share ≥ decided
+        mass of particle i of wave k:  n_k · Ẑ_k · W_i^k
+        stop when the answer with the largest share of it has at least `decided`, and a mean score of `assured`
 
     A wave is an independent particle filter; together they are islands of unequal size, each with a say in proportion
     to its size and its evidence. Easy problems end after the first wave, at 1/2^{K−1} of the budget.
@@ -48,6 +50,8 @@ class AdaptiveFilter(ParticleFilter, _Adaptive):
         decided: share of the posterior that ends the run; more than 1 for never.
         smallest: particles of the first wave at least (of N, where N is less). Few particles often agree by chance:
             one always does.
+        assured: mean final score, by weight, that the particles with that answer must have besides. Few particles can
+            agree on something of which the reward model does not think much; 0 for the share alone.
         others: as for `ParticleFilter`.
 
     Raises:
@@ -60,6 +64,8 @@ class AdaptiveFilter(ParticleFilter, _Adaptive):
             raise ConfigurationError(f"num_waves must be at least 1, not {self.num_waves}")
         if self.smallest < 1:
             raise ConfigurationError(f"smallest must be at least 1, not {self.smallest}")
+        if not 0 <= self.assured <= 1:
+            raise ConfigurationError(f"assured is a score, from 0 to 1, not {self.assured}")
         if not self.decided > 0:
             raise ConfigurationError(f"decided is a share of the posterior, more than 0, not {self.decided}")
 
@@ -100,7 +106,11 @@ class AdaptiveFilter(ParticleFilter, _Adaptive):
         if weights.degenerate:  # no time to score anything
             return False
         candidates = Candidates.of(population, weights, run.rule, self.aggregation)
-        return max(candidates.posterior().values(), default=0.0) >= self.decided
+        leading = next(iter(candidates.posterior().items()), None)
+        if leading is None:
+            return False
+        answer, share = leading
+        return share >= self.decided and candidates.mean_score(answer) >= self.assured
 
 
 def _masses(sweeps: Sequence[Sweep]) -> list[float]:

@@ -69,6 +69,11 @@ class Candidates:
             totals[answer] = totals.get(answer, 0.0) + float(value)
         return dict(sorted(totals.items(), key=lambda item: -item[1]))
 
+    def mean_score(self, answer: str) -> float:
+        """Of those with `answer` and weight, which there must be, by weight."""
+        weights = np.where([other == answer for other in self.answers], self.weights, 0.0)
+        return float(np.average(np.where(weights > 0, self.scores, 0.0), weights=weights))
+
     def best_of(self, answer: str) -> int:
         """Among those with `answer`, the one with the largest score, then weight, then first."""
         members = [m for m, other in enumerate(self.answers) if other == answer]
