@@ -33,6 +33,7 @@ from motes.errors import ConfigurationError, DegenerateWeightsError, UnknownName
 from motes.methods import METHODS, method
 from motes.methods.population import AGGREGATIONS
 from motes.protocols import Method
+from motes.tasks import BoxedAnswers
 
 ONE, TWO, NONE = "\\boxed{1}", "\\boxed{2}", "no idea"
 LM = TabularLanguageModel({(): {"a": 0.5, ONE: 0.3, TWO: 0.2}, ("a",): {ONE: 0.3, TWO: 0.6, NONE: 0.1}})
@@ -166,6 +167,9 @@ def test_every_method_has_an_id_and_runs_at_a_budget(name: str):
     result = motes.solve("?", lm=LM, reward=REWARD, method=made, seed=1)
     assert len(result.trajectories) == (8 if name == "pt" else made.budget)  # pt answers from one of its two chains
     assert result.method == type(made).__name__
+    assert len(result.answers) == len(result.trajectories)
+    assert {answer for answer in result.answers if answer is not None} == set(result.posterior)
+    assert all(BoxedAnswers().answer(text) == answer for answer, text in result.texts().items())
 
 
 def test_methods_that_cannot_work_are_refused():

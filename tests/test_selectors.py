@@ -57,6 +57,18 @@ def test_each_selector_follows_its_own_rule(selector: str, answer: str, particle
     assert list(result.posterior) == ["1", "2", "3"], "largest first"
 
 
+def test_every_answer_has_a_text_that_gives_it():
+    """The result's own for the answer given, whatever it scores, the best scored for the others; equal ones are one."""
+    answers, scores = ["1/2", "3", "0.5", None, "4", "3"], [0.5, 0.2, 0.9, 0.99, np.nan, 0.3]
+    for seed in range(20):
+        result = choose("sample", answers, [5, 1, 1, 1, 1, 1], scores, seed)
+        assert result.answers == ("1/2", "3", "1/2", None, "4", "3")
+        texts = result.texts()
+        assert list(texts) == list(result.posterior)
+        places = {answer: int(text.split(".")[0].removeprefix("Particle ")) for answer, text in texts.items()}
+        assert places == {"1/2": 2, "3": 5, "4": 4, result.answer: chosen(result)}
+
+
 def test_sample_draws_in_proportion_to_weight():
     """Exact binomial tests, whose family raises a false alarm with probability below 1e-6."""
     answers, weights = ["1", None, "2", "1", "3"], [1.0, 4.0, 2.0, 3.0, 0.0]

@@ -21,7 +21,6 @@ from motes.errors import ConfigurationError, MissingExtraError, UnknownNameError
 from motes.lab import method_from_spec
 from motes.methods.population import gather
 from motes.protocols import LanguageModel
-from motes.tasks import BoxedAnswers
 from motes.types import Problem, Result, Sampling, Step, Trajectory, Usage
 
 try:
@@ -160,7 +159,8 @@ class Answerer:
         return int.from_bytes(hashlib.sha256(f"{name} {asked[name]}".encode()).digest()[:8], "big") >> 1
 
     def _output(self, result: Result, number: int) -> ModelOutput:
-        usage = result.usage
+        usage, texts = result.usage, result.texts()
+        first = result.text if result.answer is None else texts.pop(result.answer)
         told = {
             "method": self._settings.method,
             "budget": self._settings.budget,
@@ -181,7 +181,7 @@ class Answerer:
                     message=ChatMessageAssistant(content=text, model=self._name, source="generate"),
                     stop_reason="max_tokens" if result.stopped == "token_budget" else "stop",
                 )
-                for text in self._texts(result)[:number]
+                for text in [first, *texts.values()][:number]
             ],
             usage=ModelUsage(
                 input_tokens=usage.prefill_tokens,
@@ -191,17 +191,6 @@ class Answerer:
             ),
             metadata={"motes": told},
         )
-
-    def _texts(self, result: Result) -> list[str]:
-        """The answer given, then for every other one, by weight, the text that scores best."""
-        rule = self._rule or BoxedAnswers()
-        texts = {result.answer: result.text}
-        best = {t.text: score for t, score in zip(result.trajectories, result.scores.tolist(), strict=True)}
-        for answer in result.posterior:
-            if answer not in texts:
-                own = [text for text in best if (a := rule.answer(text)) is not None and rule.equivalent(answer, a)]
-                texts[answer] = max(own, key=lambda text: (best[text] == best[text], best[text]))
-        return list(texts.values())
 
 
 def turn(message: ChatMessage) -> dict[str, str]:

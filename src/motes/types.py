@@ -395,6 +395,7 @@ class Result:
         text: the text of the trajectory that the answer is taken from.
         posterior: normalised weight of each distinct answer, largest first. What is missing from 1 is the weight of
             trajectories without an answer.
+        answers: (N,) what each trajectory answers, named as in the posterior; None for those without.
         trajectories: (N,) the final population, that of several sweeps or islands together where the method pools
             them; `log_weights`: (N,) theirs, unnormalised; `scores`: (N,) theirs, NaN where there is none.
             Where an outcome reward model had the last word, both are what it led to.
@@ -416,6 +417,7 @@ class Result:
     selector: str | None = None
     text: str = ""
     posterior: Mapping[str, float] = field(default_factory=dict)
+    answers: tuple[str | None, ...] = field(default=(), repr=False)
     trajectories: tuple[Trajectory, ...] = field(default=(), repr=False)
     log_weights: FloatArray = field(default_factory=lambda: np.zeros(0), repr=False)
     scores: FloatArray = field(default_factory=lambda: np.zeros(0), repr=False)
@@ -431,6 +433,16 @@ class Result:
         """Every trajectory that a model could not extend or score, as recorded; its `error` says why."""
         populations = [*(record.trajectories for record in self.records), self.trajectories]
         return tuple(dict.fromkeys(t for trajectories in populations for t in trajectories if t.error is not None))
+
+    def texts(self) -> dict[str, str]:
+        """For each answer of the posterior, largest first, a text that gives it: the result's own, or the one that
+        scores best. Dropped trajectories give no answer."""
+        texts: dict[str, str] = {}
+        for answer in self.posterior:
+            own = [i for i, other in enumerate(self.answers) if other == answer]
+            best = max(own, key=lambda i: -math.inf if math.isnan(self.scores[i]) else self.scores[i])
+            texts[answer] = self.text if answer == self.answer else self.trajectories[best].text
+        return texts
 
     @cached_property
     def confidence(self) -> float:

@@ -135,6 +135,9 @@ def conclude(
     if weights.degenerate:
         weights = population.without_dropped(Weights.uniform(len(population)))
     candidates = Candidates.of(population, weights, run.rule, aggregation)
+    answers: list[str | None] = [None] * len(population)
+    for i, name in zip(candidates.index, candidates.answers, strict=True):
+        answers[i] = name
     answer = None
     text = ""
     if candidates.index:
@@ -146,6 +149,7 @@ def conclude(
         selector=selector,
         text=text,
         posterior=candidates.posterior(),
+        answers=tuple(answers),
         trajectories=population.trajectories,
         log_weights=weights.log_weights,
         scores=population.aggregate(aggregation),
