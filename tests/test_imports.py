@@ -21,6 +21,7 @@ HEAVY = (
     "matplotlib",
     "httpx2",
     "fastapi",
+    "pydantic",
     "starlette",
     "uvicorn",
     "ray",

@@ -45,7 +45,6 @@ try:
 except ImportError as error:
     raise MissingExtraError("Inspect", "inspect") from error
 
-STEPS = ("delimiter", "pattern", "step_tokens")
 MESSAGES = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
 REFUSED = (
     "best_of", "extra_body", "frequency_penalty", "logit_bias", "logprobs", "modalities", "presence_penalty",
@@ -104,7 +103,7 @@ class Settings:
             if getattr(config, name, None):
                 raise ConfigurationError(f"motes cannot honour {name}: leave it out")
         base = Sampling() if prompt is None else prompt.sampling
-        steps = prompts.steps({name: getattr(self, name) for name in STEPS})
+        steps = prompts.steps({name: getattr(self, name) for name in prompts.STEPS})
         own = {"min_p": self.min_p, "max_step_tokens": self.max_step_tokens, "max_steps": self.max_steps}
         asked = {name: getattr(config, name) for name in ("temperature", "top_p", "top_k", "max_tokens")}
         asked["stop"] = tuple(config.stop_seqs) if config.stop_seqs else None
