@@ -88,7 +88,7 @@ def test_changes_win(tmp_path):
         (SMALLEST + "[[keys]]\nname = 'a'\nsha256 = 'abc'", "keys.0.sha256: "),
         (SMALLEST + 2 * f"[[keys]]\nname = 'a'\nsha256 = '{digest('x')}'\n", "two keys have the same name"),
         (
-            SMALLEST + f"[[keys]]\nname = 'a'\nmodels = ['maths']\nsha256 = '{digest('x')}'",
+            SMALLEST + f"[[keys]]\nname = 'a'\nmodels = ['m']\nsha256 = '{digest('x')}'",
             "'m', which is no model",
         ),
     ],
