@@ -1,0 +1,213 @@
+"""What clients send: OpenAI's chat completions and completions, and motes' own fields beside theirs.
+
+Every field is honoured, or makes the request one that names it; none is dropped in silence. Taken without effect are
+only values that ask for nothing (`logprobs: false`, `tools: []`, a penalty of 0) and labels (`user`, `metadata`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from motes.errors import MissingExtraError
+
+try:
+    from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+except ImportError as error:
+    raise MissingExtraError("the gateway", "serve") from error
+
+
+def only(*values: Any) -> AfterValidator:
+    """Of a field that cannot be honoured: the values, besides null, that ask for nothing."""
+
+    def check(value: Any) -> Any:
+        if value is None or any(type(value) is type(nothing) and value == nothing for nothing in values):
+            return value
+        raise ValueError("this cannot be honoured here: leave it out")
+
+    return AfterValidator(check)
+
+
+def counted(value: Any) -> Any:
+    """A whole number in JSON may be 0 or 0.0; true is none."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Refused = Annotated[Any, only()]
+Switch = Annotated[Any, only(False)]
+Penalty = Annotated[Any, AfterValidator(counted), only(0.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class TextPart(Part):
+    type: Literal["text"]
+    text: str
+
+
+class Message(Part):
+    """One turn of a conversation, text alone. "developer" is another word for "system"."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    name: Refused = None
+    tool_calls: Annotated[Any, only([])] = None
+    tool_call_id: Refused = None
+    refusal: Refused = None
+    annotations: Annotated[Any, only([])] = None  # these, as clients send back what they were sent
+    audio: Refused = None
+    function_call: Refused = None
+
+    def turn(self) -> dict[str, str]:
+        """As `motes.Problem` has it."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+class StreamOptions(Part):
+    """`include_usage`: a last chunk that holds nothing but the usage."""
+
+    include_usage: bool = False
+    include_obfuscation: Switch = None
+
+
+class Own(Part):
+    """The field `motes` of a request.
+
+    Attributes:
+        method: one of the methods that the model allows. particles: the number of trajectories.
+        deadline: seconds until the best answer so far is given.
+        progress: in a stream, tell of each round of the population.
+    """
+
+    method: str | None = None
+    particles: Positive | None = None
+    deadline: Annotated[float, Field(gt=0)] | None = None
+    progress: bool = False
+
+
+class Request(Part):
+    """What both endpoints take.
+
+    Attributes:
+        temperature: the language model's, for each particle. 0 stands for the model's own setting: it would make all
+            particles the same, and what it is meant for, the same answer again, a `seed` gives at any temperature.
+        top_p: the language model's, for each particle.
+        n: answers, those with the most posterior mass; fewer where there are fewer.
+        seed: the same one gives the same answer, as far as the model behind keeps its word.
+        stop: up to four texts that end an answer; none of them is part of it.
+        user, metadata, safety_identifier, service_tier: labels, without effect.
+    """
+
+    model: Annotated[str, Field(min_length=1)]
+    max_tokens: Positive | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    n: Positive | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    motes: Own = Own()
+
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    safety_identifier: str | None = None
+    service_tier: str | None = None
+
+    frequency_penalty: Penalty = None
+    presence_penalty: Penalty = None
+    logit_bias: Annotated[Any, only({})] = None
+
+    @field_validator("stop")
+    @classmethod
+    def _few(cls, stop: str | list[str] | None) -> str | list[str] | None:
+        texts = [stop] if isinstance(stop, str) else stop or []
+        if len(texts) > 4 or not all(texts):
+            raise ValueError("at most four texts, none of them empty")
+        return stop
+
+    @field_validator("stream_options")
+    @classmethod
+    def _in_streams(cls, options: StreamOptions | None, others: ValidationInfo) -> StreamOptions | None:
+        if options is not None and not others.data.get("stream"):
+            raise ValueError("goes with stream: true")
+        return options
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    def turns(self) -> list[dict[str, str]]:
+        """The conversation, as `motes.Problem` has it."""
+        raise NotImplementedError
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of one answer at most."""
+        return self.max_tokens
+
+
+class ChatRequest(Request):
+    """`POST /v1/chat/completions`."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Positive | None = None
+
+    audio: Refused = None
+    function_call: Annotated[Any, only("none")] = None
+    functions: Annotated[Any, only([])] = None
+    logprobs: Switch = None
+    modalities: Annotated[Any, only(["text"])] = None
+    parallel_tool_calls: bool | None = None
+    prediction: Refused = None
+    reasoning_effort: Refused = None
+    response_format: Annotated[Any, only({"type": "text"})] = None
+    store: Switch = None
+    tool_choice: Annotated[Any, only("none", "auto")] = None
+    tools: Annotated[Any, only([])] = None
+    top_logprobs: Annotated[Any, AfterValidator(counted), only(0.0)] = None
+
+    @field_validator("messages")
+    @classmethod
+    def _asks(cls, messages: list[Message]) -> list[Message]:
+        if messages[-1].role != "user" or not messages[-1].turn()["content"].strip():
+            raise ValueError("the last message must be the user's, and not empty")
+        return messages
+
+    @field_validator("max_completion_tokens")
+    @classmethod
+    def _once(cls, tokens: int | None, others: ValidationInfo) -> int | None:
+        if tokens is not None and others.data.get("max_tokens") not in (None, tokens):
+            raise ValueError("max_tokens says something else: give one of them")
+        return tokens
+
+    def turns(self) -> list[dict[str, str]]:
+        return [message.turn() for message in self.messages]
+
+    @property
+    def longest(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+
+class CompletionRequest(Request):
+    """`POST /v1/completions`. The prompt is the user's turn: what answers is a chat model, not one that goes on."""
+
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+
+    best_of: Annotated[Any, only(1)] = None
+    echo: Switch = None
+    logprobs: Refused = None
+    suffix: Annotated[Any, only("")] = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _asks(cls, prompt: str | list[str]) -> str | list[str]:
+        if not (prompt if isinstance(prompt, str) else prompt[0]).strip():
+            raise ValueError("must not be empty")
+        return prompt
+
+    def turns(self) -> list[dict[str, str]]:
+        return [{"role": "user", "content": self.prompt if isinstance(self.prompt, str) else self.prompt[0]}]

@@ -1,0 +1,101 @@
+"""Requests as clients send them: every field is honoured or named."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from motes.gateway.wire import ChatRequest, CompletionRequest
+
+ASK = {"model": "tiny", "messages": [{"role": "user", "content": "What is 2 + 2?"}]}
+
+
+def chat(**fields: object) -> ChatRequest:
+    return ChatRequest.model_validate({**ASK, **fields})
+
+
+def test_a_conversation_of_parts():
+    request = chat(
+        messages=[
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "What is "}, {"type": "text", "text": "2 + 2?"}]},
+            {"role": "assistant", "content": "4", "tool_calls": None},
+            {"role": "user", "content": "And 3 + 3?"},
+        ]
+    )
+    assert request.turns() == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "What is 2 + 2?"},
+        {"role": "assistant", "content": "4"},
+        {"role": "user", "content": "And 3 + 3?"},
+    ]
+
+
+def test_what_is_honoured():
+    request = chat(
+        max_completion_tokens=9, temperature=0.5, top_p=0.9, n=3, seed=7, stop=["a", "b"], stream=True,
+        stream_options={"include_usage": True}, motes={"method": "pf", "particles": 8, "deadline": 2, "progress": True},
+    )  # fmt: skip
+    assert (request.longest, request.stops, request.n, request.seed) == (9, ("a", "b"), 3, 7)
+    assert (request.motes.particles, request.motes.deadline, request.motes.progress) == (8, 2.0, True)
+    assert (chat(max_tokens=5).longest, chat(stop="x").stops, chat().stops) == (5, ("x",), ())
+
+
+NOTHING = {
+    "frequency_penalty": [0, 0.0], "presence_penalty": [0], "logit_bias": [{}], "logprobs": [False], "top_logprobs": [0],
+    "tools": [[]], "tool_choice": ["none", "auto"], "functions": [[]], "function_call": ["none"],
+    "response_format": [{"type": "text"}], "store": [False], "modalities": [["text"]],
+}  # fmt: skip
+SOMETHING = {
+    "frequency_penalty": [0.1, True, "0"], "presence_penalty": [-1], "logit_bias": [{"5": 1}], "logprobs": [True, 0],
+    "top_logprobs": [2, False], "tools": [[{"type": "function", "function": {"name": "f"}}]],
+    "tool_choice": ["required", {"type": "function"}], "functions": [[{"name": "f"}]], "function_call": ["auto"],
+    "response_format": [{"type": "json_object"}], "store": [True], "modalities": [["audio"]], "audio": [{"voice": "x"}],
+    "prediction": [{"type": "content"}], "reasoning_effort": ["high"], "web_search_options": [{}], "unheard_of": [1],
+    "best_of": [2], "motes": [{"particels": 3}, {"particles": 0}, {"deadline": 0}, {"lm": "http://elsewhere"}],
+    "n": [0], "temperature": [-1, 2.1, "hot"], "top_p": [0, 1.1], "max_tokens": [0], "max_completion_tokens": [-1],
+    "stop": [[""], ["a", "b", "c", "d", "e"], [1]], "seed": ["x", 1.5], "model": ["", None], "stream": ["perhaps"],
+    "stream_options": [{"include_usage": True}],
+    "messages": [
+        [], None, "hello", [{"role": "user"}], [{"role": "user", "content": " "}], [{"role": "tool", "content": "x"}],
+        [{"role": "assistant", "content": "x"}],
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+        [{"role": "user", "content": "x", "name": "bob"}],
+        [{"role": "assistant", "content": "x", "tool_calls": [{}]}, {"role": "user", "content": "x"}],
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), [(f, v) for f, values in NOTHING.items() for v in [None, *values]])
+def test_what_asks_for_nothing_is_taken(field, value):
+    chat(**{field: value})
+
+
+@pytest.mark.parametrize(("field", "value"), [(f, v) for f, values in SOMETHING.items() for v in values])
+def test_what_cannot_be_honoured_is_named(field, value):
+    with pytest.raises(ValidationError) as caught:
+        chat(**{field: value})
+    assert {fault["loc"][0] for fault in caught.value.errors()} == {field}
+
+
+def test_two_limits_that_differ():
+    assert chat(max_tokens=5, max_completion_tokens=5).longest == 5
+    with pytest.raises(ValidationError, match="max_tokens says something else"):
+        chat(max_tokens=5, max_completion_tokens=6)
+
+
+def test_a_completion_is_a_turn():
+    ask = {"model": "tiny", "prompt": "What is 2 + 2?"}
+    turn = [{"role": "user", "content": "What is 2 + 2?"}]
+    assert CompletionRequest.model_validate(ask).turns() == turn
+    assert (
+        CompletionRequest.model_validate({**ask, "prompt": [ask["prompt"]], "best_of": 1, "echo": False}).turns()
+        == turn
+    )
+    for field, value in {"prompt": ["a", "b"], "logprobs": 0, "echo": True, "suffix": "x", "best_of": 2}.items():
+        with pytest.raises(ValidationError) as caught:
+            CompletionRequest.model_validate({**ask, field: value})
+        assert {fault["loc"][0] for fault in caught.value.errors()} == {field}
+    for prompt in ([1, 2, 3], [[1, 2]], "", []):
+        with pytest.raises(ValidationError):
+            CompletionRequest.model_validate({**ask, "prompt": prompt})
