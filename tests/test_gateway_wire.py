@@ -19,7 +19,7 @@ def test_a_conversation_of_parts():
         messages=[
             {"role": "developer", "content": "Be brief."},
             {"role": "user", "content": [{"type": "text", "text": "What is "}, {"type": "text", "text": "2 + 2?"}]},
-            {"role": "assistant", "content": "4", "tool_calls": None},
+            {"role": "assistant", "content": "4", "tool_calls": None, "refusal": None, "annotations": []},
             {"role": "user", "content": "And 3 + 3?"},
         ]
     )
@@ -42,7 +42,8 @@ def test_what_is_honoured():
 
 
 NOTHING = {
-    "frequency_penalty": [0, 0.0], "presence_penalty": [0], "logit_bias": [{}], "logprobs": [False], "top_logprobs": [0],
+    "frequency_penalty": [0, 0.0], "presence_penalty": [0], "logit_bias": [{}], "logprobs": [False],
+    "top_logprobs": [0],
     "tools": [[]], "tool_choice": ["none", "auto"], "functions": [[]], "function_call": ["none"],
     "response_format": [{"type": "text"}], "store": [False], "modalities": [["text"]],
 }  # fmt: skip
