@@ -1,0 +1,236 @@
+"""The gateway's endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import secrets
+import time
+from collections.abc import Awaitable, Mapping
+from typing import Any, TypeVar
+
+from motes.errors import ConfigurationError, ContextLengthError, MissingExtraError, MotesError, UnauthorizedError
+from motes.gateway.admission import Admission, BusyError, Caller
+from motes.gateway.answering import Asked, RefusedError, Served, visible
+from motes.gateway.config import Config
+from motes.gateway.replies import failure, reply
+from motes.gateway.wire import ChatRequest, CompletionRequest, Request
+from motes.types import Result
+
+try:
+    from fastapi import FastAPI, HTTPException
+    from fastapi import Request as HTTPRequest
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse, Response
+    from starlette.exceptions import HTTPException as StarletteHTTPException
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+except ImportError as error:
+    raise MissingExtraError("the gateway", "serve") from error
+
+T = TypeVar("T")
+
+GONE = 499
+"""The status of a request whose client has left: nobody reads it but the log."""
+
+
+class Gateway:
+    """What answers requests: the models, the gate, and who may ask."""
+
+    def __init__(self, config: Config, models: Mapping[str, Served]) -> None:
+        self.config, self.models = config, models
+        self.gate = Admission(config.limits.particles, config.limits.waiting)
+        self.anyone = Caller("anyone", config.limits.waiting + config.limits.particles)
+        self._callers = {key.name: Caller(key.name, key.concurrency, key.requests_per_minute) for key in config.keys}
+        self.began = int(time.time())
+
+    def caller(self, authorization: str | None) -> tuple[Caller, tuple[str, ...] | None]:
+        """Who asks, and for which models it may; None: for all.
+
+        Raises:
+            RefusedError: the key is missing or unknown.
+        """
+        if not self.config.keys:
+            return self.anyone, None
+        scheme, _, secret = (authorization or "").partition(" ")
+        key = self.config.key(secret.strip()) if scheme.lower() == "bearer" else None
+        if key is None:
+            told = "no API key: send it as `Authorization: Bearer KEY`" if not secret else "this API key is not known"
+            raise RefusedError(told, status=401, code="invalid_api_key")
+        return self._callers[key.name], key.models
+
+    def allowed(self, authorization: str | None) -> dict[str, Served]:
+        """The models that somebody may ask for."""
+        _, names = self.caller(authorization)
+        return {name: model for name, model in self.models.items() if names is None or name in names}
+
+    def served(self, name: str, authorization: str | None) -> Served:
+        """Raises RefusedError where there is no such model, or none that this caller may ask for."""
+        known = self.allowed(authorization)
+        if name not in known:
+            told = f"there is no model {name!r}; there are {', '.join(known) or 'none for this key'}"
+            raise RefusedError(told, "model", status=404, code="model_not_found")
+        return known[name]
+
+    async def answer(self, request: Request, authorization: str | None) -> tuple[Asked, Result]:
+        """Wait for room and run.
+
+        Raises:
+            RefusedError, BusyError, MotesError: see `failed`.
+        """
+        caller, _ = self.caller(authorization)
+        served = self.served(request.model, authorization)
+        if isinstance(request, ChatRequest) and len(request.messages) > self.config.limits.messages:
+            raise RefusedError(f"at most {self.config.limits.messages} messages", "messages")
+        asked = served.understand(request)
+        clock = asyncio.get_running_loop().time
+        latest = clock() + asked.deadline
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await asyncio.wait_for(
+                    stack.enter_async_context(self.gate.enter(caller, asked.method.budget)), asked.deadline
+                )
+            except TimeoutError:
+                raise BusyError("the deadline passed while the request was waiting", asked.deadline) from None
+            left = latest - clock()
+            return asked, await served.answer(asked, deadline=max(left, 1e-3))
+
+
+def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
+    """The gateway as an ASGI application."""
+    gateway = Gateway(config, models)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> Any:
+        yield
+        await gateway.gate.close(config.limits.drain)
+
+    app = FastAPI(title="motes", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None)
+    app.state.gateway = gateway
+    app.add_middleware(_BodyLimit, most=config.limits.body_bytes)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Alive."""
+        return {"status": "ok"}
+
+    @app.get("/v1/models")
+    async def list_models(http: HTTPRequest) -> dict[str, Any]:
+        """The virtual models that this caller may ask for."""
+        known = gateway.allowed(http.headers.get("authorization"))
+        return {"object": "list", "data": [_card(name, gateway.began) for name in known]}
+
+    @app.get("/v1/models/{model:path}")
+    async def one_model(model: str, http: HTTPRequest) -> dict[str, Any]:
+        """One of them."""
+        gateway.served(model, http.headers.get("authorization"))
+        return _card(model, gateway.began)
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: ChatRequest, http: HTTPRequest) -> Response:
+        """Answer a conversation."""
+        return await complete(request, http, chat=True)
+
+    @app.post("/v1/completions")
+    async def completions(request: CompletionRequest, http: HTTPRequest) -> Response:
+        """Answer a question."""
+        return await complete(request, http, chat=False)
+
+    async def complete(request: Request, http: HTTPRequest, *, chat: bool) -> Response:
+        answer = gateway.answer(request, http.headers.get("authorization"))
+        asked, result = await _unless_gone(answer, http)
+        shown = visible(result, asked.choices)
+        if not shown:
+            raise RefusedError("no answer was ready when the deadline came", status=504, code="deadline")
+        return JSONResponse(reply(request.model, chat, asked, result, shown))
+
+    for kind in (MotesError, RequestValidationError, StarletteHTTPException, Exception):
+        app.add_exception_handler(kind, _failed)
+    return app
+
+
+def _card(name: str, created: int) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created, "owned_by": "motes"}
+
+
+async def _unless_gone(work: Awaitable[T], http: HTTPRequest) -> T:
+    """What the work comes to; it is cancelled as soon as the client has left."""
+    task = asyncio.ensure_future(work)
+
+    async def gone() -> None:
+        while (await http.receive())["type"] != "http.disconnect":
+            pass
+
+    watch = asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait([task, watch], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise HTTPException(GONE, "the client has left")
+    finally:
+        for each in (task, watch):
+            each.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def _failed(http: HTTPRequest, error: Exception) -> Response:
+    """An error as OpenAI's clients understand it. Of what was not meant for clients nothing is told but a number."""
+    headers: dict[str, str] = {}
+    match error:
+        case RefusedError():
+            status, told = error.status, failure(str(error), _kind(error.status), field=error.field, code=error.code)
+            if status == 401:
+                headers["WWW-Authenticate"] = "Bearer"
+        case BusyError():
+            status = 503 if error.closing else 429
+            told = failure(str(error), "server_error" if error.closing else "rate_limit_error", code="busy")
+            headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+        case RequestValidationError():
+            fault = error.errors()[0]
+            place = ".".join(map(str, fault["loc"][1:]))
+            words = fault["msg"].removeprefix("Value error, ")
+            words = "there is no such field" if fault["type"] == "extra_forbidden" else words
+            status, told = 400, failure(f"{place or 'body'}: {words}", "invalid_request_error", field=place or None)
+        case StarletteHTTPException():
+            status, told = error.status_code, failure(str(error.detail), _kind(error.status_code))
+            headers.update(error.headers or {})
+        case ContextLengthError():
+            status = 400
+            told = failure(str(error), "invalid_request_error", field="messages", code="context_length_exceeded")
+        case ConfigurationError() if not isinstance(error, UnauthorizedError):
+            status, told = 400, failure(str(error), "invalid_request_error")
+        case MotesError():  # whose words may name addresses
+            status, told = 502, failure("a model behind this one failed", "server_error", code="upstream")
+        case _:
+            number = secrets.token_hex(8)
+            status, told = 500, failure(f"something went wrong here; the log knows it as {number}", "server_error")
+    return JSONResponse(told, status, headers)
+
+
+def _kind(status: int) -> str:
+    return {401: "authentication_error", 403: "permission_error"}.get(
+        status, "invalid_request_error" if status < 500 else "server_error"
+    )
+
+
+class _BodyLimit:
+    """Refuses bodies that are too large, whether they say so or not, without reading them to the end."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app, self._most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._most:
+                raise HTTPException(413, f"the body is larger than {self._most:,} bytes")
+            return message
+
+        await self._app(scope, counted, send)

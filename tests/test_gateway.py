@@ -1,0 +1,247 @@
+"""The gateway, listening for real, over the story model."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import pytest
+
+import gateways
+import motes
+import worlds
+from motes.errors import ContextLengthError, EngineError, UnauthorizedError
+from motes.gateway.answering import open_models
+from motes.gateway.config import Key
+from motes.tasks import TASKS
+
+TASK = TASKS["arithmetic"]()
+PROBLEMS = TASK.problems(limit=12)
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx2.Client]:
+    with gateways.gateway(gateways.config()) as client:
+        yield client
+
+
+def ask(client: httpx2.Client, question: str = PROBLEMS[5].question, **fields: object) -> httpx2.Response:
+    messages = [{"role": "user", "content": question}]
+    return client.post(CHAT, json={"model": "story", "messages": messages, **fields})
+
+
+def error(response: httpx2.Response, status: int) -> dict:
+    assert response.status_code == status, response.text
+    told = response.json()["error"]
+    assert set(told) == {"message", "type", "param", "code"}
+    return told
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.id)
+def test_an_answer_is_the_librarys(client, problem):
+    told = ask(client, problem.question, seed=7).json()
+    result = motes.solve(
+        problem.question, lm=worlds.language_model(), reward=worlds.reward_model(), method=motes.ParticleFilter(8),
+        seed=7, task=TASK,
+    )  # fmt: skip
+    (choice,) = told["choices"]
+    assert choice["message"] == {"role": "assistant", "content": result.text, "refusal": None}
+    assert choice["finish_reason"] == "stop"
+    assert (told["object"], told["model"]) == ("chat.completion", "story")
+    own, spent = told["motes"], result.usage
+    assert {each["answer"]: each["mass"] for each in own["posterior"]} == dict(result.posterior)
+    assert (own["answer"], own["confidence"]) == (result.answer, result.confidence)
+    assert (own["method"], own["particles"], own["seed"], own["rounds"]) == ("pf", 8, 7, len(result.records))
+    assert told["usage"]["completion_tokens"] == spent.generated_tokens == own["usage"]["generated_tokens"]
+    assert told["usage"]["prompt_tokens"] == spent.prefill_tokens + spent.prefill_tokens_cached
+    (shown, *_) = [t for t in result.trajectories if t.text == result.text]
+    assert own["usage"]["visible_tokens"] == sum(step.num_tokens for step in shown.steps)
+
+
+def test_several_answers_are_those_with_the_most_mass(client):
+    told = ask(client, PROBLEMS[-1].question, n=3, seed=1, motes={"particles": 32}).json()
+    masses = [each["answer"] for each in told["motes"]["posterior"]]
+    assert [TASK.answer(choice["message"]["content"]) for choice in told["choices"]] == masses[:3]
+    assert [choice["index"] for choice in told["choices"]] == [0, 1, 2]
+
+
+def test_a_request_chooses_within_the_limits(client):
+    own = ask(client, motes={"method": "majority", "particles": 5}).json()["motes"]
+    assert (own["method"], own["particles"]) == ("majority", 5)
+    for fields, field in [
+        ({"motes": {"method": "beam"}}, "motes.method"),
+        ({"motes": {"method": "os:system"}}, "motes.method"),
+        ({"motes": {"particles": 33}}, "motes.particles"),
+        ({"motes": {"method": "pg", "particles": 6}}, "motes.particles"),
+        ({"motes": {"deadline": 101}}, "motes.deadline"),
+        ({"motes": {"lm": "http://elsewhere"}}, "motes.lm"),
+        ({"n": 17}, "n"),
+        ({"logprobs": True}, "logprobs"),
+        ({"stop": ["a\n\nb"]}, "stop"),
+    ]:
+        assert error(ask(client, **fields), 400)["param"] == field
+
+
+def test_temperature_zero_makes_no_copies(client):
+    told = ask(client, PROBLEMS[-1].question, temperature=0, seed=3, motes={"particles": 32}).json()
+    assert len(told["motes"]["posterior"]) > 1
+    assert (
+        told["motes"]["posterior"]
+        == ask(client, PROBLEMS[-1].question, seed=3, motes={"particles": 32}).json()["motes"]["posterior"]
+    )
+
+
+def test_completions(client):
+    body = {"model": "story", "prompt": PROBLEMS[0].question, "seed": 7}
+    told = client.post(COMPLETIONS, json=body).json()
+    chat = ask(client, PROBLEMS[0].question, seed=7).json()
+    assert told["object"] == "text_completion"
+    assert told["choices"][0]["text"] == chat["choices"][0]["message"]["content"]
+
+
+def test_models(client):
+    told = client.get("/v1/models").json()
+    assert [model["id"] for model in told["data"]] == ["story"]
+    assert client.get("/v1/models/story").json() == told["data"][0]
+    assert error(client.get("/v1/models/other"), 404)["code"] == "model_not_found"
+    assert client.get("/health").json() == {"status": "ok"}
+
+
+def test_what_is_wrong_with_a_request_is_told_in_openais_words(client):
+    assert error(ask(client, model="other"), 404)["param"] == "model"
+    assert error(client.post(CHAT, content=b"{", headers={"content-type": "application/json"}), 400)["type"]
+    assert error(client.post(CHAT, json=[1]), 400)["type"] == "invalid_request_error"
+    assert "there is no such field" in error(ask(client, particels=3), 400)["message"]
+    assert error(client.get("/v1/nothing"), 404)["type"] == "invalid_request_error"
+    assert error(client.get(CHAT), 405)["type"] == "invalid_request_error"
+
+
+def test_a_body_that_is_too_large_is_not_read():
+    with gateways.gateway(gateways.config(limits={"body_bytes": 2000, "messages": 3})) as client:
+        assert "larger than 2,000 bytes" in error(ask(client, "x" * 3000), 413)["message"]
+
+        def pieces() -> Iterator[bytes]:
+            for _ in range(10_000):
+                yield b" " * 1000
+
+        response = client.post(CHAT, content=pieces(), headers={"content-type": "application/json"})
+        assert response.status_code == 413
+        messages = [{"role": "user", "content": "?"}] * 4
+        told = error(client.post(CHAT, json={"model": "story", "messages": messages}), 400)
+        assert (told["param"], told["message"]) == ("messages", "at most 3 messages")
+
+
+def test_keys():
+    (first, one), (second, other) = Key.make("one"), Key.make("other")
+    other = other.model_copy(update={"models": ()})
+    with gateways.gateway(gateways.config(host="0.0.0.0", keys=[one.model_dump(), other.model_dump()])) as client:
+        for headers in ({}, {"authorization": "Bearer nonsense"}, {"authorization": f"Basic {first}"}):
+            told = error(client.get("/v1/models", headers=headers), 401)
+            assert (told["type"], told["code"]) == ("authentication_error", "invalid_api_key")
+            assert client.post(CHAT, json={}, headers=headers).status_code in (400, 401)
+        client.headers["authorization"] = f"Bearer {second}"
+        assert client.get("/v1/models").json()["data"] == []
+        assert error(ask(client), 404)["code"] == "model_not_found"
+        client.headers["authorization"] = f"Bearer {first}"
+        assert ask(client).status_code == 200
+        assert client.get("/health").status_code == 200
+
+
+class Failing(worlds.StoryLanguageModel):
+    """Raises what it is told."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    async def extend(self, trajectories, sampling, seeds):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "code"),
+    [
+        (EngineError("http://10.0.0.1 fell over"), 502, "upstream"),
+        (UnauthorizedError("http://10.0.0.1 does not accept the key"), 502, "upstream"),
+        (ContextLengthError("the prompt is too long"), 400, "context_length_exceeded"),
+        (RuntimeError("the password is 1234"), 500, None),
+    ],
+)
+def test_failures_behind_it(raised, status, code):
+    told = gateways.config()
+    models = {name: dataclasses.replace(each, lm=Failing(raised)) for name, each in open_models(told).items()}
+    with gateways.gateway(told, models) as client:
+        found = error(ask(client), status)
+        assert found["code"] == code
+        assert not {"10.0.0.1", "1234"} & set(found["message"].split())
+        assert client.gateway.gate.in_flight == 0
+
+
+class Held(worlds.StoryLanguageModel):
+    """Answers when it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.free, self.cancelled = threading.Event(), threading.Event(), threading.Event()
+
+    async def extend(self, trajectories, sampling, seeds):
+        self.asked.set()
+        try:
+            while not self.free.is_set():
+                await asyncio.sleep(0.001)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        return await super().extend(trajectories, sampling, seeds)
+
+
+@pytest.fixture
+def held() -> Iterator[tuple[httpx2.Client, Held]]:
+    told = gateways.config(limits={"particles": 32, "waiting": 1})
+    lm = Held()
+    models = {name: dataclasses.replace(each, lm=lm) for name, each in open_models(told).items()}
+    with gateways.gateway(told, models) as client:
+        yield client, lm
+        lm.free.set()
+
+
+def test_a_client_that_leaves_is_not_worked_for(held):
+    client, lm = held
+    with ThreadPoolExecutor() as pool:
+
+        def leave() -> None:
+            with pytest.raises(httpx2.ReadTimeout):
+                client.post(
+                    CHAT, json={"model": "story", "messages": [{"role": "user", "content": "?"}]},
+                    timeout=httpx2.Timeout(10, read=0.05),
+                )  # fmt: skip
+
+        pool.submit(leave).result()
+        assert lm.cancelled.wait(10)
+
+
+def test_too_many_requests_are_told_to_come_back(held):
+    client, lm = held
+    with ThreadPoolExecutor(8) as pool:
+        inside = pool.submit(ask, client, motes={"particles": 32})
+        assert lm.asked.wait(10)
+        waiting = pool.submit(ask, client, motes={"particles": 32})
+        while client.gateway.gate.in_queue < 1:
+            pass
+        response = ask(client)
+        assert error(response, 429)["type"] == "rate_limit_error"
+        assert int(response.headers["retry-after"]) >= 1
+        lm.free.set()
+        assert inside.result().status_code == waiting.result().status_code == 200
+    assert (client.gateway.gate.in_flight, client.gateway.gate.in_queue) == (0, 0)
+
+
+def test_a_deadline_gives_the_best_answer_so_far(held):
+    client, _ = held
+    told = error(ask(client, motes={"deadline": 0.1}), 504)
+    assert told["code"] == "deadline", "nothing was there yet"
