@@ -193,3 +193,15 @@ def test_a_missing_reward_model_is_found_before_anything_is_paid_for(scoring: Me
     with pytest.raises(ConfigurationError, match="give `reward=`"):
         motes.solve("?", lm=lm, reward=None, method=scoring)
     assert lm.sizes == []
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_population_that_is_one_holds_the_beginning_of_the_answer(name: str):
+    """And of every other answer; the others say that they are several."""
+    one = getattr(METHODS[name], "one_population", False)
+    assert one == (name in ("pf", "epf", "power", "beam", "dvts", "rebase"))
+    for seed in range(20 if one else 0):
+        result = motes.solve("?", lm=LM, reward=REWARD, method=method(name, 8), seed=seed)
+        for record in result.records:
+            beginnings = tuple(t.text for t in record.trajectories if t.error is None)
+            assert all(text.startswith(beginnings) for text in (result.text, *result.texts().values()))

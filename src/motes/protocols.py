@@ -101,7 +101,8 @@ class Method(Protocol):
     """How compute is spent on one problem. A frozen configuration: everything that happens, happens in `run`.
 
     A method may say more of itself by attributes of its class: `needs_reward = False`, it never scores, and no reward
-    model is opened for it; `independent = True`, its answers are independent samples of the language model.
+    model is opened for it; `independent = True`, its answers are independent samples of the language model;
+    `one_population = True`, every population that it records holds the beginning of whatever it will answer.
     """
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -57,6 +58,8 @@ class AdaptiveFilter(ParticleFilter, _Adaptive):
     Raises:
         ConfigurationError: a value is out of its range.
     """
+
+    one_population: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -44,6 +44,8 @@ class Islands(ParticleFilter, _Islands):
     Raises:
         ConfigurationError: a value is out of its range.
     """
+
+    one_population: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

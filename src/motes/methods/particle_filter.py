@@ -45,6 +45,7 @@ class ParticleFilter:
     """
 
     needs_reward: ClassVar[bool] = True
+    one_population: ClassVar[bool] = True
 
     num_particles: int
     potential: Potential = "increment"

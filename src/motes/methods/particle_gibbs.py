@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from motes.errors import ConfigurationError
 from motes.methods.particle_filter import ParticleFilter
@@ -52,6 +52,8 @@ class ParticleGibbs(ParticleFilter, _Sweeps):
     Raises:
         ConfigurationError: a value is out of its range.
     """
+
+    one_population: ClassVar[bool] = False
 
     resampling: str = "multinomial"
     burn_in: int = 0

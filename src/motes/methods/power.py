@@ -46,6 +46,7 @@ class PowerFilter:
     """
 
     needs_reward: ClassVar[bool] = False
+    one_population: ClassVar[bool] = True
 
     num_particles: int
     alpha: float = 4.0

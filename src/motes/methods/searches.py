@@ -9,6 +9,7 @@ who gets the L places, alone.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,8 @@ IntArray = npt.NDArray[np.int64]
 @dataclass(frozen=True)
 class _Search:
     """select → extend → score, until every candidate has finished."""
+
+    one_population: ClassVar[bool] = True
 
     n: int
     aggregation: Aggregation = field(default="last", kw_only=True)
