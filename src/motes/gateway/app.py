@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import secrets
 import time
 from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from motes.errors import ConfigurationError, ContextLengthError, MissingExtraError, MotesError, UnauthorizedError
@@ -15,8 +17,10 @@ from motes.gateway.admission import Admission, BusyError, Caller
 from motes.gateway.answering import Asked, RefusedError, Served, visible
 from motes.gateway.config import Config
 from motes.gateway.replies import failure, reply
+from motes.gateway.streaming import Chunks, EventStream, events
 from motes.gateway.wire import ChatRequest, CompletionRequest, Request
-from motes.types import Result
+from motes.methods.population import Observer
+from motes.types import Result, Trajectory
 
 try:
     from fastapi import FastAPI, HTTPException
@@ -29,6 +33,7 @@ except ImportError as error:
     raise MissingExtraError("the gateway", "serve") from error
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 GONE = 499
 """The status of a request whose client has left: nobody reads it but the log."""
@@ -72,11 +77,11 @@ class Gateway:
             raise RefusedError(told, "model", status=404, code="model_not_found")
         return known[name]
 
-    async def answer(self, request: Request, authorization: str | None) -> tuple[Asked, Result]:
-        """Wait for room and run.
+    async def enter(self, request: Request, authorization: str | None, held: contextlib.AsyncExitStack) -> Started:
+        """Understand a request and wait for room, which is held until `held` lets go.
 
         Raises:
-            RefusedError, BusyError, MotesError: see `failed`.
+            RefusedError, BusyError: see `_told`.
         """
         caller, _ = self.caller(authorization)
         served = self.served(request.model, authorization)
@@ -85,15 +90,40 @@ class Gateway:
         asked = served.understand(request)
         clock = asyncio.get_running_loop().time
         latest = clock() + asked.deadline
-        async with contextlib.AsyncExitStack() as stack:
-            try:
-                await asyncio.wait_for(
-                    stack.enter_async_context(self.gate.enter(caller, asked.method.budget)), asked.deadline
-                )
-            except TimeoutError:
-                raise BusyError("the deadline passed while the request was waiting", asked.deadline) from None
-            left = latest - clock()
-            return asked, await served.answer(asked, deadline=max(left, 1e-3))
+        try:
+            await asyncio.wait_for(
+                held.enter_async_context(self.gate.enter(caller, asked.method.budget)), asked.deadline
+            )
+        except TimeoutError:
+            raise BusyError("the deadline passed while the request was waiting", asked.deadline) from None
+        return Started(served, asked, latest)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A request that has room.
+
+    Attributes:
+        latest: on the event loop's clock, when its answer is wanted.
+    """
+
+    served: Served
+    asked: Asked
+    latest: float
+
+    async def solve(self, observe: Observer | None = None) -> Result:
+        left = self.latest - asyncio.get_running_loop().time()
+        return await self.served.answer(self.asked, deadline=max(left, 1e-3), observe=observe)
+
+    def shown(self, result: Result) -> list[Trajectory]:
+        """The answers that the client sees.
+
+        Raises:
+            RefusedError: there is none.
+        """
+        if shown := visible(result, self.asked.choices):
+            return shown
+        raise RefusedError("no answer was ready when the deadline came", status=504, code="deadline")
 
 
 def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
@@ -137,12 +167,22 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
         return await complete(request, http, chat=False)
 
     async def complete(request: Request, http: HTTPRequest, *, chat: bool) -> Response:
-        answer = gateway.answer(request, http.headers.get("authorization"))
-        asked, result = await _unless_gone(answer, http)
-        shown = visible(result, asked.choices)
-        if not shown:
-            raise RefusedError("no answer was ready when the deadline came", status=504, code="deadline")
-        return JSONResponse(reply(request.model, chat, asked, result, shown))
+        held = contextlib.AsyncExitStack()
+        try:
+            entering = gateway.enter(request, http.headers.get("authorization"), held)
+            started = await _unless_gone(entering, http)
+            if request.stream:
+                options, own = request.stream_options, request.motes
+                chunks = Chunks(
+                    request.model, chat, started.asked,
+                    with_usage=options is not None and options.include_usage, progress=own.progress,
+                )  # fmt: skip
+                sent = events(chunks, started.solve, started.shown, _told_in_stream, config.limits.heartbeat)
+                return EventStream(sent, held.pop_all())
+            result = await _unless_gone(started.solve(), http)
+            return JSONResponse(reply(request.model, chat, started.asked, result, started.shown(result)))
+        finally:
+            await held.aclose()
 
     for kind in (MotesError, RequestValidationError, StarletteHTTPException, Exception):
         app.add_exception_handler(kind, _failed)
@@ -174,7 +214,17 @@ async def _unless_gone(work: Awaitable[T], http: HTTPRequest) -> T:
 
 
 async def _failed(http: HTTPRequest, error: Exception) -> Response:
-    """An error as OpenAI's clients understand it. Of what was not meant for clients nothing is told but a number."""
+    status, told, headers = _told(error)
+    return JSONResponse(told, status, headers)
+
+
+def _told_in_stream(error: Exception) -> Mapping[str, Any]:
+    return _told(error)[1]
+
+
+def _told(error: Exception) -> tuple[int, Mapping[str, Any], dict[str, str]]:
+    """An error as OpenAI's clients understand it: status, body, headers. Of what was not meant for clients nothing is
+    told but a number."""
     headers: dict[str, str] = {}
     match error:
         case RefusedError():
@@ -200,11 +250,13 @@ async def _failed(http: HTTPRequest, error: Exception) -> Response:
         case ConfigurationError() if not isinstance(error, UnauthorizedError):
             status, told = 400, failure(str(error), "invalid_request_error")
         case MotesError():  # whose words may name addresses
+            log.error("a model failed: %s", error)
             status, told = 502, failure("a model behind this one failed", "server_error", code="upstream")
         case _:
             number = secrets.token_hex(8)
+            log.error("error %s", number, exc_info=error)
             status, told = 500, failure(f"something went wrong here; the log knows it as {number}", "server_error")
-    return JSONResponse(told, status, headers)
+    return status, told, headers
 
 
 def _kind(status: int) -> str:

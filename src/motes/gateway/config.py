@@ -169,6 +169,7 @@ class Limits(Part):
         waiting: requests that may wait; more are told to come back.
         body_bytes, messages: of one request.
         choices: answers (`n`) of one request.
+        heartbeat: seconds without anything to tell after which a stream is told that the gateway is alive.
         drain: seconds that requests in flight have to finish when the gateway is told to stop.
     """
 
@@ -177,6 +178,7 @@ class Limits(Part):
     body_bytes: Positive = 1_000_000
     messages: Positive = 256
     choices: Positive = 16
+    heartbeat: Seconds = 10.0
     drain: Seconds = 30.0
 
 

@@ -1,0 +1,190 @@
+"""Answers as server-sent events, in OpenAI's chunks.
+
+What is certain is sent before the run has ended: where a method has one population, whatever it will answer begins
+with what all of its particles begin with. While nothing is certain, comments keep the connection alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os.path
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+from motes.errors import MissingExtraError
+from motes.gateway.answering import Asked
+from motes.gateway.replies import FINGERPRINT, about, finish_reason, identifier, usage
+from motes.methods.population import Run
+from motes.types import Record, Result, Trajectory
+
+try:
+    from starlette.responses import Response
+    from starlette.types import Receive, Scope, Send
+except ImportError as error:
+    raise MissingExtraError("the gateway", "serve") from error
+
+DONE = b"data: [DONE]\n\n"
+HEARTBEAT = b": the particles are at work\n\n"
+
+
+class Chunks:
+    """The chunks of one answer.
+
+    Args:
+        name: of the model. chat: of a conversation, or of a completion. asked: the request.
+        with_usage: a last chunk holds the usage. progress: tell of each round.
+    """
+
+    def __init__(self, name: str, chat: bool, asked: Asked, *, with_usage: bool, progress: bool) -> None:
+        self._chat, self._asked, self._with_usage, self._progress = chat, asked, with_usage, progress
+        self._frame = {
+            "id": identifier(chat),
+            "object": "chat.completion.chunk" if chat else "text_completion",
+            "created": int(time.time()),
+            "model": name,
+            "system_fingerprint": FINGERPRINT,
+        }
+        self._one_population = bool(getattr(asked.method, "one_population", False))
+        self._sent = ""
+
+    def opening(self) -> list[bytes]:
+        """Who speaks."""
+        return [self._chunk([self._said(0, "", role="assistant")])] if self._chat else []
+
+    def round(self, record: Record) -> list[bytes]:
+        """What a round has made certain, and, if that was asked for, how the particles are."""
+        chunks = []
+        if self._one_population:
+            texts = [trajectory.text for trajectory in record.trajectories if trajectory.error is None]
+            common = os.path.commonprefix(texts)  # noqa: RUF071  # letter by letter, as is meant
+            if len(common) > len(self._sent):
+                chunks.append(self._chunk([self._said(0, common[len(self._sent) :])]))
+                self._sent = common
+        if self._progress:
+            told = {
+                "round": int(max(t.depth for t in record.trajectories)),
+                "sweep": record.sweep,
+                "chain": record.chain,
+                "ess": record.ess,
+                "resampled": record.resampled,
+                "particles": len(record.trajectories),
+                "finished": sum(t.finished is not None for t in record.trajectories),
+                "survivors": len(set(record.ancestors.tolist())),
+            }
+            chunks.append(self._chunk([self._said(0, "")], motes={"progress": told}))
+        return chunks
+
+    def ending(self, result: Result, shown: Sequence[Trajectory]) -> list[bytes]:
+        """What is left of each answer, why it ended, and what is known besides."""
+        chunks = []
+        for i, trajectory in enumerate(shown):
+            if i and self._chat:
+                chunks.append(self._chunk([self._said(i, "", role="assistant")]))
+            rest = trajectory.text.removeprefix(self._sent) if i == 0 else trajectory.text
+            if rest:
+                chunks.append(self._chunk([self._said(i, rest)]))
+        known = about(self._asked, result, shown)
+        for i, trajectory in enumerate(shown):
+            ended = {**self._said(i, None), "finish_reason": finish_reason(trajectory)}
+            chunks.append(self._chunk([ended], **({"motes": known} if i == len(shown) - 1 else {})))
+        if self._with_usage:
+            chunks.append(self._chunk([], usage=usage(result)))
+        return [*chunks, DONE]
+
+    def _said(self, index: int, text: str | None, **delta: Any) -> dict[str, Any]:
+        if self._chat:
+            said = {"delta": {**delta, **({} if text is None else {"content": text})}}
+        else:
+            said = {"text": text or ""}  # type: ignore[dict-item]
+        return {"index": index, **said, "logprobs": None, "finish_reason": None}
+
+    def _chunk(self, choices: list[dict[str, Any]], **fields: Any) -> bytes:
+        empty = {"usage": None} if self._with_usage else {}
+        return event({**self._frame, "choices": choices, **empty, **fields})
+
+
+def event(data: Any) -> bytes:
+    """One server-sent event."""
+    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+async def events(
+    chunks: Chunks,
+    solve: Callable[[Callable[[Run, Record], None]], Awaitable[Result]],
+    shown: Callable[[Result], Sequence[Trajectory]],
+    failed: Callable[[Exception], Any],
+    heartbeat: float,
+) -> AsyncIterator[bytes]:
+    """The events of a run, as it goes.
+
+    Args:
+        solve: begins the run, with somebody to tell of its rounds.
+        shown: the answers that a client sees. failed: an error, in OpenAI's shape.
+        heartbeat: seconds without an event after which one is sent that means nothing.
+    """
+    rounds: asyncio.Queue[Record | None] = asyncio.Queue()
+    task = asyncio.ensure_future(solve(lambda run, record: rounds.put_nowait(record)))
+    task.add_done_callback(lambda _: rounds.put_nowait(None))
+    try:
+        for chunk in chunks.opening():
+            yield chunk
+        while True:
+            try:
+                record = await asyncio.wait_for(rounds.get(), heartbeat)
+            except TimeoutError:
+                yield HEARTBEAT
+                continue
+            if record is None:
+                break
+            for chunk in chunks.round(record):
+                yield chunk
+        try:
+            result = task.result()
+            last = chunks.ending(result, shown(result))
+        except Exception as error:
+            last = [event(failed(error)), DONE]
+        for chunk in last:
+            yield chunk
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+class EventStream(Response):
+    """Sends events until they end or the client leaves, whichever comes first; then they are closed.
+
+    Args:
+        events: what is sent.
+        held: what is let go of at the end.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncIterator[bytes], held: contextlib.AsyncExitStack) -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._events, self._held = events, held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def tell() -> None:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async for chunk in self._events:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        async def gone() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        tasks = [asyncio.ensure_future(tell()), asyncio.ensure_future(gone())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._events.aclose()  # type: ignore[attr-defined]  # it is a generator
+            await self._held.aclose()

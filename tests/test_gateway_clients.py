@@ -1,0 +1,218 @@
+"""The gateway and the `openai` package, unmodified: plain, streaming, async."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os.path
+import threading
+from collections.abc import Iterator
+
+import httpx2
+import openai
+import pytest
+
+import gateways
+import motes
+import worlds
+from motes.gateway.answering import open_models
+from motes.gateway.config import Key
+from motes.tasks import TASKS
+
+PROBLEMS = TASKS["arithmetic"]().problems(limit=12)
+HARD = PROBLEMS[-1].question
+
+
+@pytest.fixture(scope="module")
+def http() -> Iterator[httpx2.Client]:
+    with gateways.gateway(gateways.config(limits={"heartbeat": 0.05})) as client:
+        yield client
+
+
+@pytest.fixture
+def client(http) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def ask(client: openai.OpenAI, question: str = HARD, **fields):
+    messages = [{"role": "user", "content": question}]
+    return client.chat.completions.create(model="story", messages=messages, **{"seed": 5, **fields})
+
+
+def test_a_plain_answer(client):
+    answer = ask(client)
+    assert answer.choices[0].message.role == "assistant"
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.motes["confidence"] > 0
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+@pytest.mark.parametrize("method", ["pf", "majority", "pg"])
+def test_a_stream_comes_to_the_same_answer(client, method):
+    own = {"motes": {"method": method, "particles": 8}}
+    whole = ask(client, extra_body=own)
+    chunks = list(ask(client, extra_body=own, stream=True, stream_options={"include_usage": True}))
+    *said, last = chunks
+    assert last.choices == []
+    assert last.usage == whole.usage
+    assert all(chunk.usage is None for chunk in said)
+    assert said[0].choices[0].delta.role == "assistant"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in said) == whole.choices[0].message.content
+    assert [chunk.choices[0].finish_reason for chunk in said] == [None] * (len(said) - 1) + ["stop"]
+    assert said[-1].motes == whole.motes
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert {chunk.object for chunk in chunks} == {"chat.completion.chunk"}
+
+
+def test_what_is_certain_comes_before_the_end(client):
+    """The text sent after each round is what all particles of that round begin with: the library says which."""
+    rounds = []
+    motes.solve(
+        HARD, lm=worlds.language_model(), reward=worlds.reward_model(), method=motes.ParticleFilter(8), seed=5,
+        task=TASKS["arithmetic"](), observe=lambda run, record: rounds.append(record),
+    )  # fmt: skip
+    expected = [os.path.commonprefix([t.text for t in r.trajectories]) for r in rounds]  # noqa: RUF071
+    said, after = "", []
+    for chunk in ask(client, stream=True, extra_body={"motes": {"progress": True}}):
+        said += chunk.choices[0].delta.content or ""
+        if "progress" in (getattr(chunk, "motes", None) or {}):
+            after.append(said)
+            assert chunk.motes["progress"]["ess"] == pytest.approx(rounds[len(after) - 1].ess)
+    assert after == expected
+    assert 0 < len(after[-2]) < len(said), "something was certain before the end, and not all"
+
+
+def test_several_answers_stream_one_after_the_other(client):
+    whole = ask(client, n=3, extra_body={"motes": {"particles": 32}})
+    said: dict[int, str] = {}
+    for chunk in ask(client, n=3, stream=True, extra_body={"motes": {"particles": 32}}):
+        for choice in chunk.choices:
+            said[choice.index] = said.get(choice.index, "") + (choice.delta.content or "")
+    assert said == {choice.index: choice.message.content for choice in whole.choices}
+
+
+def test_completions_stream_too(client):
+    fields = {"model": "story", "prompt": HARD, "seed": 5}
+    whole = client.completions.create(**fields)
+    chunks = list(client.completions.create(**fields, stream=True))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    assert {chunk.object for chunk in chunks} == {"text_completion"}
+
+
+def test_many_at_once(http):
+    async def test() -> None:
+        async with openai.AsyncOpenAI(base_url=f"{http.base_url}/v1", api_key="none", max_retries=0) as client:
+
+            async def one(problem: motes.Problem, stream: bool) -> str:
+                messages = [{"role": "user", "content": problem.question}]
+                answer = await client.chat.completions.create(model="story", messages=messages, seed=1, stream=stream)
+                if not stream:
+                    return answer.choices[0].message.content
+                return "".join([chunk.choices[0].delta.content or "" async for chunk in answer])
+
+            texts = await asyncio.gather(*(one(problem, stream) for problem in PROBLEMS for stream in (False, True)))
+            assert texts[::2] == texts[1::2]
+            assert len(set(texts)) == len(PROBLEMS)
+
+    asyncio.run(test())
+    assert (http.gateway.gate.in_flight, http.gateway.gate.in_queue) == (0, 0)
+
+
+def test_errors_are_the_packages_own(http, client):
+    with pytest.raises(openai.NotFoundError, match="there is no model 'other'"):
+        client.chat.completions.create(model="other", messages=[{"role": "user", "content": "?"}])
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, logprobs=True)
+    assert caught.value.param == "logprobs"
+    with pytest.raises(openai.BadRequestError, match="at most 32") as caught:
+        ask(client, stream=True, extra_body={"motes": {"particles": 64}})
+    assert caught.value.param == "motes.particles"
+    assert [model.id for model in client.models.list()] == ["story"]
+
+
+def test_a_key():
+    secret, key = Key.make("one")
+    with (
+        gateways.gateway(gateways.config(keys=[key.model_dump()])) as http,
+        openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="wrong", max_retries=0) as client,
+    ):
+        with pytest.raises(openai.AuthenticationError, match="not known"):
+            ask(client)
+        assert ask(client.with_options(api_key=secret)).choices
+
+
+class Slow(worlds.StoryLanguageModel):
+    """Its first step is free, the second waits to be let go; and it may fail then."""
+
+    def __init__(self, fails: bool = False) -> None:
+        super().__init__()
+        self.fails, self.cancelled, self._free = fails, threading.Event(), asyncio.Event()
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def let_go(self) -> None:
+        self.loop.call_soon_threadsafe(self._free.set)
+
+    async def extend(self, trajectories, sampling, seeds):
+        self.loop = asyncio.get_running_loop()
+        if trajectories[0].depth:
+            try:
+                await self._free.wait()
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
+            if self.fails:
+                raise RuntimeError("the password is 1234")
+        return await super().extend(trajectories, sampling, seeds)
+
+
+def slow(lm: Slow):
+    told = gateways.config(limits={"heartbeat": 0.01})
+    return gateways.gateway(told, {n: dataclasses.replace(m, lm=lm) for n, m in open_models(told).items()})
+
+
+def body(**own: object) -> dict:
+    messages = [{"role": "user", "content": HARD}]
+    return {"model": "story", "messages": messages, "stream": True, "motes": {"particles": 2, **own}}
+
+
+def test_a_stream_that_has_nothing_to_say_lives():
+    lm = Slow()
+    with slow(lm) as http, http.stream("POST", "/v1/chat/completions", json=body()) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = response.iter_lines()
+        while next(lines) != ": the particles are at work":
+            pass
+        lm.let_go()
+        assert [line for line in lines if line][-1] == "data: [DONE]"
+
+
+def test_leaving_a_stream_cancels_the_work_at_once():
+    lm = Slow()
+    with slow(lm) as http:
+        with http.stream("POST", "/v1/chat/completions", json=body()) as response:
+            assert next(response.iter_lines()).startswith("data: ")
+            while not lm.loop:
+                pass
+        assert lm.cancelled.wait(10)
+
+
+def test_a_failure_within_a_stream_is_told_in_it(caplog):
+    lm = Slow(fails=True)
+    with (
+        slow(lm) as http,
+        openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        stream = ask(client, stream=True)
+        assert next(stream).choices[0].delta.role == "assistant"
+        while not lm.loop:
+            pass
+        lm.let_go()
+        with pytest.raises(openai.APIError, match="the log knows it as") as caught:
+            list(stream)
+        assert "1234" not in str(caught.value)
+        assert str(caught.value).split()[-1] in caplog.text
+        assert "1234" in caplog.text
+        while http.gateway.gate.in_flight:
+            pass
