@@ -23,7 +23,7 @@ class _Adaptive:
 
     num_particles: int
     num_waves: int = 4
-    decided: float = 0.7
+    decided: float = 0.8
     smallest: int = 8
     assured: float = 0.5
 
