@@ -16,7 +16,7 @@ from motes.gateway.config import Config
 
 MODEL = {
     "lm": "worlds:language_model", "reward": "worlds:reward_model", "task": "arithmetic", "particles": 8,
-    "max_particles": 32, "methods": ["majority", "bon", "pg"], "max_deadline": 100,
+    "max_particles": 32, "methods": ["majority", "bon", "pg", "pf:ess_threshold=1"], "max_deadline": 100,
 }  # fmt: skip
 
 

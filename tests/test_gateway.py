@@ -7,14 +7,16 @@ import dataclasses
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 
 import httpx2
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 import gateways
 import motes
 import worlds
-from motes.errors import ContextLengthError, EngineError, UnauthorizedError
+from motes.errors import ContextLengthError, EngineError, UnauthorizedError, UnreachableError
 from motes.gateway.answering import open_models
 from motes.gateway.config import Key
 from motes.tasks import TASKS
@@ -152,6 +154,12 @@ def test_keys():
         assert client.get("/health").status_code == 200
 
 
+def over(lm: worlds.StoryLanguageModel, **changes: object) -> AbstractContextManager[httpx2.Client]:
+    """A gateway over another language model."""
+    told = gateways.config(**changes)
+    return gateways.gateway(told, {name: dataclasses.replace(m, lm=lm) for name, m in open_models(told).items()})
+
+
 class Failing(worlds.StoryLanguageModel):
     """Raises what it is told."""
 
@@ -173,9 +181,7 @@ class Failing(worlds.StoryLanguageModel):
     ],
 )
 def test_failures_behind_it(raised, status, code):
-    told = gateways.config()
-    models = {name: dataclasses.replace(each, lm=Failing(raised)) for name, each in open_models(told).items()}
-    with gateways.gateway(told, models) as client:
+    with over(Failing(raised)) as client:
         found = error(ask(client), status)
         assert found["code"] == code
         assert not {"10.0.0.1", "1234"} & set(found["message"].split())
@@ -202,10 +208,8 @@ class Held(worlds.StoryLanguageModel):
 
 @pytest.fixture
 def held() -> Iterator[tuple[httpx2.Client, Held]]:
-    told = gateways.config(limits={"particles": 32, "waiting": 1})
     lm = Held()
-    models = {name: dataclasses.replace(each, lm=lm) for name, each in open_models(told).items()}
-    with gateways.gateway(told, models) as client:
+    with over(lm, limits={"particles": 32, "waiting": 1}) as client:
         yield client, lm
         lm.free.set()
 
@@ -245,3 +249,90 @@ def test_a_deadline_gives_the_best_answer_so_far(held):
     client, _ = held
     told = error(ask(client, motes={"deadline": 0.1}), 504)
     assert told["code"] == "deadline", "nothing was there yet"
+
+
+def counted(client: httpx2.Client) -> dict[str, dict[tuple[str, ...], float]]:
+    """What /metrics says, by name and the values of the labels, in the order of their names."""
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in text_string_to_metric_families(client.get("/metrics").text):
+        for sample in family.samples:
+            labels = tuple(value for _, value in sorted(sample.labels.items()))
+            found.setdefault(sample.name, {})[labels] = sample.value
+    return found
+
+
+def test_metrics_are_what_was_sent():
+    with gateways.gateway(gateways.config()) as client:
+        always = {"method": "pf:ess_threshold=1"}
+        answers = [ask(client, problem.question, seed=3, motes=always).json() for problem in PROBLEMS]
+        ask(client, logprobs=True), ask(client, model="other"), ask(client, n=99)
+        messages = [{"role": "user", "content": PROBLEMS[0].question}]
+        asked = {"model": "story", "messages": messages, "seed": 3, "stream": True, "motes": always}
+        with client.stream("POST", CHAT, json=asked) as stream:
+            assert "data: [DONE]" in list(stream.iter_lines())
+        answers.append(answers[0])  # the stream was the same run once more
+        told = counted(client)
+        requests = {(model, status): n for (_, _, model, status), n in told["motes_requests_total"].items()}
+        assert requests == {("story", "200"): 13.0, ("", "400"): 1.0, ("", "404"): 1.0, ("story", "400"): 1.0}
+        for (kind, role), name in {
+            ("generated", "language model"): "generated_tokens", ("prefill", "language model"): "prefill_tokens",
+            ("computed", "reward model"): "reward_tokens",
+        }.items():  # fmt: skip
+            spent = sum(answer["motes"]["usage"][name] for answer in answers)
+            assert told["motes_tokens_total"][kind, "story", role] == spent
+        rounds = sum(answer["motes"]["rounds"] for answer in answers)
+        assert told["motes_rounds_total"]["story",] == told["motes_ess_share_count"]["story",] == rounds
+        assert 0 < told["motes_resamplings_total"]["story",] <= rounds - len(answers), "never before the first round"
+        assert told["motes_request_seconds_count"]["story",] == 14
+        assert told["motes_wait_seconds_count"]["story",] == 13
+        assert told["motes_particles_in_flight"][()] == told["motes_requests_waiting"][()] == 0
+
+
+def test_metrics_of_clients_that_left_and_models_that_failed(held):
+    client, lm = held
+    with pytest.raises(httpx2.ReadTimeout):
+        client.post(
+            CHAT, json={"model": "story", "messages": [{"role": "user", "content": "?"}]},
+            timeout=httpx2.Timeout(10, read=0.05),
+        )  # fmt: skip
+    assert lm.cancelled.wait(10)
+    while not (requests := counted(client).get("motes_requests_total")):
+        pass
+    assert requests == {("anyone", CHAT, "story", "499"): 1.0}
+    told = gateways.config()
+    failing = Failing(EngineError("it fell over"))
+    with gateways.gateway(
+        told, {n: dataclasses.replace(m, lm=failing) for n, m in open_models(told).items()}
+    ) as client:
+        ask(client)
+        assert counted(client)["motes_upstream_errors_total"] == {("story",): 1.0}
+
+
+class Remote(worlds.StoryLanguageModel):
+    """Stands behind a server that may be down."""
+
+    down = False
+    asked = 0
+
+    async def ready(self) -> None:
+        self.asked += 1
+        if self.down:
+            raise UnreachableError("http://10.0.0.1 does not answer")
+
+
+def test_ready_follows_what_it_stands_on():
+    lm = Remote()
+    with over(lm) as client:
+        response = client.get("/ready")
+        assert (response.status_code, response.json()) == (200, {"status": "ready", "missing": {}})
+        lm.down = True
+        assert client.get("/ready").status_code == 200, "asked just now"
+        assert lm.asked == 1
+        while (response := client.get("/ready")).status_code == 200:
+            pass
+        assert response.status_code == 503
+        assert response.json() == {"status": "unready", "missing": {"story": ["language model"]}}
+        lm.down = False
+        while client.get("/ready").status_code == 503:
+            pass
+        assert client.get("/health").status_code == 200

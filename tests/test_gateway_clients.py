@@ -148,15 +148,18 @@ class Slow(worlds.StoryLanguageModel):
 
     def __init__(self, fails: bool = False) -> None:
         super().__init__()
-        self.fails, self.cancelled, self._free = fails, threading.Event(), asyncio.Event()
-        self.loop: asyncio.AbstractEventLoop | None = None
+        self.fails, self._free = fails, asyncio.Event()
+        self.waits, self.cancelled = threading.Event(), threading.Event()
 
     def let_go(self) -> None:
+        """From another thread, once it waits."""
+        assert self.waits.wait(10)
         self.loop.call_soon_threadsafe(self._free.set)
 
     async def extend(self, trajectories, sampling, seeds):
         self.loop = asyncio.get_running_loop()
         if trajectories[0].depth:
+            self.waits.set()
             try:
                 await self._free.wait()
             except asyncio.CancelledError:
@@ -193,8 +196,7 @@ def test_leaving_a_stream_cancels_the_work_at_once():
     with slow(lm) as http:
         with http.stream("POST", "/v1/chat/completions", json=body()) as response:
             assert next(response.iter_lines()).startswith("data: ")
-            while not lm.loop:
-                pass
+            assert lm.waits.wait(10)
         assert lm.cancelled.wait(10)
 
 
@@ -206,8 +208,6 @@ def test_a_failure_within_a_stream_is_told_in_it(caplog):
     ):
         stream = ask(client, stream=True)
         assert next(stream).choices[0].delta.role == "assistant"
-        while not lm.loop:
-            pass
         lm.let_go()
         with pytest.raises(openai.APIError, match="the log knows it as") as caught:
             list(stream)

@@ -17,7 +17,8 @@ class LanguageModel(Protocol):
 
     A model may say more of itself by attributes: `merges_calls = True`, concurrent calls meet in one batch, so that
     each particle is better asked for by a call of its own; `continues_prefixes = False`, it writes whole answers only,
-    and methods that work step by step refuse it.
+    and methods that work step by step refuse it. Models behind a server have `async def ready()`, which raises where
+    that cannot be reached.
     """
 
     async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
@@ -45,7 +46,7 @@ class RewardModel(Protocol):
     """Scores partial answers. `motes.check_reward_model` is this contract, executable.
 
     A model may say by an attribute `outcome = True` that it scores finished answers only: the score of anything else is
-    `motes.types.NEUTRAL`.
+    `motes.types.NEUTRAL`. Of `ready` see `LanguageModel`.
     """
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:

@@ -16,11 +16,13 @@ from motes.errors import ConfigurationError, ContextLengthError, MissingExtraErr
 from motes.gateway.admission import Admission, BusyError, Caller
 from motes.gateway.answering import Asked, RefusedError, Served, visible
 from motes.gateway.config import Config
+from motes.gateway.metrics import Metrics
+from motes.gateway.readiness import Readiness
 from motes.gateway.replies import failure, reply
 from motes.gateway.streaming import Chunks, EventStream, events
 from motes.gateway.wire import ChatRequest, CompletionRequest, Request
-from motes.methods.population import Observer
-from motes.types import Result, Trajectory
+from motes.methods.population import Observer, Run
+from motes.types import Record, Result, Trajectory, Usage
 
 try:
     from fastapi import FastAPI, HTTPException
@@ -35,6 +37,7 @@ except ImportError as error:
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 GONE = 499
 """The status of a request whose client has left: nobody reads it but the log."""
 
@@ -45,6 +48,8 @@ class Gateway:
     def __init__(self, config: Config, models: Mapping[str, Served]) -> None:
         self.config, self.models = config, models
         self.gate = Admission(config.limits.particles, config.limits.waiting)
+        self.metrics = Metrics(self.gate)
+        self.readiness = Readiness(models)
         self.anyone = Caller("anyone", config.limits.waiting + config.limits.particles)
         self._callers = {key.name: Caller(key.name, key.concurrency, key.requests_per_minute) for key in config.keys}
         self.began = int(time.time())
@@ -77,26 +82,40 @@ class Gateway:
             raise RefusedError(told, "model", status=404, code="model_not_found")
         return known[name]
 
-    async def enter(self, request: Request, authorization: str | None, held: contextlib.AsyncExitStack) -> Started:
+    async def enter(
+        self, request: Request, authorization: str | None, held: contextlib.AsyncExitStack, fate: Fate
+    ) -> Started:
         """Understand a request and wait for room, which is held until `held` lets go.
 
         Raises:
             RefusedError, BusyError: see `_told`.
         """
         caller, _ = self.caller(authorization)
+        fate.caller = caller.name
         served = self.served(request.model, authorization)
+        fate.model = served.name
         if isinstance(request, ChatRequest) and len(request.messages) > self.config.limits.messages:
             raise RefusedError(f"at most {self.config.limits.messages} messages", "messages")
         asked = served.understand(request)
         clock = asyncio.get_running_loop().time
-        latest = clock() + asked.deadline
+        came = clock()
         try:
             await asyncio.wait_for(
                 held.enter_async_context(self.gate.enter(caller, asked.method.budget)), asked.deadline
             )
         except TimeoutError:
             raise BusyError("the deadline passed while the request was waiting", asked.deadline) from None
-        return Started(served, asked, latest)
+        self.metrics.waited(served.name, clock() - came)
+        return Started(served, asked, came + asked.deadline, self.metrics)
+
+
+@dataclass
+class Fate:
+    """What becomes of a request, for those who count. `status`: where it is not that of the response."""
+
+    model: str = ""
+    caller: str = ""
+    status: int | None = None
 
 
 @dataclass(frozen=True)
@@ -110,10 +129,33 @@ class Started:
     served: Served
     asked: Asked
     latest: float
+    metrics: Metrics
 
     async def solve(self, observe: Observer | None = None) -> Result:
+        """Run, and count what it costs round by round, so that what a cancelled run had spent is known as well."""
+        name, counted = self.served.name, Usage()
+
+        def told(run: Run, record: Record) -> None:
+            nonlocal counted
+            self.metrics.round(name, record)
+            self.metrics.spent(name, record.usage)
+            counted += record.usage
+            if observe is not None:
+                observe(run, record)
+
         left = self.latest - asyncio.get_running_loop().time()
-        return await self.served.answer(self.asked, deadline=max(left, 1e-3), observe=observe)
+        result: Result | None = None
+        try:
+            result = await self.served.answer(self.asked, deadline=max(left, 1e-3), observe=told)
+        except MotesError as error:
+            result = error.result
+            if not _of_the_request(error):
+                self.metrics.failed(name)
+            raise
+        finally:
+            if result is not None:
+                self.metrics.spent(name, result.usage - counted)
+        return result
 
     def shown(self, result: Result) -> list[Trajectory]:
         """The answers that the client sees.
@@ -138,11 +180,23 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
     app = FastAPI(title="motes", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None)
     app.state.gateway = gateway
     app.add_middleware(_BodyLimit, most=config.limits.body_bytes)
+    app.add_middleware(_Counted, metrics=gateway.metrics)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
         """Alive."""
         return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready() -> Response:
+        """Whether every model that answers stand on can be reached: 200, or 503 with those that cannot."""
+        missing = await gateway.readiness.missing()
+        return JSONResponse({"status": "unready" if missing else "ready", "missing": missing}, 503 if missing else 200)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(gateway.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/v1/models")
     async def list_models(http: HTTPRequest) -> dict[str, Any]:
@@ -156,20 +210,28 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
         gateway.served(model, http.headers.get("authorization"))
         return _card(model, gateway.began)
 
-    @app.post("/v1/chat/completions")
+    @app.post(CHAT)
     async def chat(request: ChatRequest, http: HTTPRequest) -> Response:
         """Answer a conversation."""
         return await complete(request, http, chat=True)
 
-    @app.post("/v1/completions")
+    @app.post(COMPLETIONS)
     async def completions(request: CompletionRequest, http: HTTPRequest) -> Response:
         """Answer a question."""
         return await complete(request, http, chat=False)
 
     async def complete(request: Request, http: HTTPRequest, *, chat: bool) -> Response:
-        held = contextlib.AsyncExitStack()
+        held, fate = contextlib.AsyncExitStack(), http.scope["motes"]
+
+        def told_in_stream(error: Exception) -> Mapping[str, Any]:
+            fate.status, told, _ = _told(error)
+            return told
+
+        def left() -> None:
+            fate.status = GONE
+
         try:
-            entering = gateway.enter(request, http.headers.get("authorization"), held)
+            entering = gateway.enter(request, http.headers.get("authorization"), held, fate)
             started = await _unless_gone(entering, http)
             if request.stream:
                 options, own = request.stream_options, request.motes
@@ -177,8 +239,8 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
                     request.model, chat, started.asked,
                     with_usage=options is not None and options.include_usage, progress=own.progress,
                 )  # fmt: skip
-                sent = events(chunks, started.solve, started.shown, _told_in_stream, config.limits.heartbeat)
-                return EventStream(sent, held.pop_all())
+                sent = events(chunks, started.solve, started.shown, told_in_stream, config.limits.heartbeat)
+                return EventStream(sent, held.pop_all(), left)
             result = await _unless_gone(started.solve(), http)
             return JSONResponse(reply(request.model, chat, started.asked, result, started.shown(result)))
         finally:
@@ -218,10 +280,6 @@ async def _failed(http: HTTPRequest, error: Exception) -> Response:
     return JSONResponse(told, status, headers)
 
 
-def _told_in_stream(error: Exception) -> Mapping[str, Any]:
-    return _told(error)[1]
-
-
 def _told(error: Exception) -> tuple[int, Mapping[str, Any], dict[str, str]]:
     """An error as OpenAI's clients understand it: status, body, headers. Of what was not meant for clients nothing is
     told but a number."""
@@ -247,7 +305,7 @@ def _told(error: Exception) -> tuple[int, Mapping[str, Any], dict[str, str]]:
         case ContextLengthError():
             status = 400
             told = failure(str(error), "invalid_request_error", field="messages", code="context_length_exceeded")
-        case ConfigurationError() if not isinstance(error, UnauthorizedError):
+        case MotesError() if _of_the_request(error):
             status, told = 400, failure(str(error), "invalid_request_error")
         case MotesError():  # whose words may name addresses
             log.error("a model failed: %s", error)
@@ -259,10 +317,41 @@ def _told(error: Exception) -> tuple[int, Mapping[str, Any], dict[str, str]]:
     return status, told, headers
 
 
+def _of_the_request(error: MotesError) -> bool:
+    """Whether an error of a run is the request's own fault, not that of a model behind the gateway."""
+    return isinstance(error, ConfigurationError | ContextLengthError) and not isinstance(error, UnauthorizedError)
+
+
 def _kind(status: int) -> str:
     return {401: "authentication_error", 403: "permission_error"}.get(
         status, "invalid_request_error" if status < 500 else "server_error"
     )
+
+
+class _Counted:
+    """Counts requests that ask for an answer, when they have ended, whichever way."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 500
+        fate = scope["motes"] = Fate()
+
+        async def told(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, told)
+        finally:
+            if scope["path"] in (CHAT, COMPLETIONS):
+                seconds = time.perf_counter() - began
+                self._metrics.ended(scope["path"], fate.model, fate.caller, fate.status or status, seconds)
 
 
 class _BodyLimit:

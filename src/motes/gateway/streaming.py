@@ -158,15 +158,15 @@ class EventStream(Response):
 
     Args:
         events: what is sent.
-        held: what is let go of at the end.
+        held: what is let go of at the end. left: told if the client leaves before it.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[bytes], held: contextlib.AsyncExitStack) -> None:
+    def __init__(self, events: AsyncIterator[bytes], held: contextlib.AsyncExitStack, left: Callable[[], None]) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._events, self._held = events, held
+        self._events, self._held, self._left = events, held, left
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def tell() -> None:
@@ -182,6 +182,8 @@ class EventStream(Response):
         tasks = [asyncio.ensure_future(tell()), asyncio.ensure_future(gone())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not tasks[0].done():
+                self._left()
         finally:
             for task in tasks:
                 task.cancel()

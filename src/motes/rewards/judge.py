@@ -90,6 +90,11 @@ class Judge:
         """Whether the model's verdict can be drawn behind a cue; otherwise it writes whole replies."""
         return bool(getattr(self.lm, "continues_prefixes", True))
 
+    async def ready(self) -> None:
+        """See `motes.protocols.RewardModel`: of the language model."""
+        if (ready := getattr(self.lm, "ready", None)) is not None:
+            await ready()
+
     @property
     def num_parameters(self) -> int | None:
         """Of the language model, where it says so."""

@@ -31,6 +31,11 @@ class MappedReward:
             ]
         )
 
+    async def ready(self) -> None:
+        """See `motes.protocols.RewardModel`: of the model inside."""
+        if (ready := getattr(self.reward, "ready", None)) is not None:
+            await ready()
+
     @property
     def num_parameters(self) -> int | None:
         """Of the model inside, where it says so."""

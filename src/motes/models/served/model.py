@@ -174,6 +174,14 @@ class HTTPLanguageModel:
                 raise outcome
         raise StepsFailedError(outcomes)
 
+    async def ready(self) -> None:
+        """Ask the server for a sign of life, once.
+
+        Raises:
+            ServerError, UnauthorizedError: it gives none.
+        """
+        await self.client.get(f"{self.address.base}/models", attempts=1)
+
     async def aclose(self) -> None:
         """Close this event loop's connections; otherwise they are closed with the loop."""
         await self.client.aclose()

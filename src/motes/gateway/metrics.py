@@ -1,0 +1,82 @@
+"""What the gateway counts, for Prometheus. docs/gateway.md describes each."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from motes.errors import MissingExtraError
+from motes.gateway.admission import Admission
+from motes.types import Record, Usage
+
+try:
+    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+except ImportError as error:
+    raise MissingExtraError("the gateway", "serve") from error
+
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
+SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+KINDS: dict[str, tuple[Literal["language model", "reward model"], str]] = {
+    "generated_tokens": ("language model", "generated"),
+    "prefill_tokens": ("language model", "prefill"),
+    "prefill_tokens_cached": ("language model", "prefill_cached"),
+    "reward_tokens": ("reward model", "computed"),
+    "reward_tokens_cached": ("reward model", "cached"),
+}
+
+
+class Metrics:
+    """The gateway's counters."""
+
+    def __init__(self, gate: Admission) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._requests = Counter(
+            "motes_requests", "Requests that have ended.", ("endpoint", "model", "caller", "status"), registry=registry
+        )
+        self._seconds = Histogram(
+            "motes_request_seconds",
+            "From a request's arrival to its end.",
+            ("model",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._waited = Histogram(
+            "motes_wait_seconds", "Of it, until there was room.", ("model",), buckets=SECONDS, registry=registry
+        )
+        self._tokens = Counter("motes_tokens", "Tokens, all particles.", ("model", "role", "kind"), registry=registry)
+        self._rounds = Counter("motes_rounds", "Rounds of populations.", ("model",), registry=registry)
+        self._resamplings = Counter(
+            "motes_resamplings", "Of these, begun by resampling.", ("model",), registry=registry
+        )
+        self._ess = Histogram(
+            "motes_ess_share", "ESS over particles, each round.", ("model",), buckets=SHARES, registry=registry
+        )
+        self._failures = Counter(
+            "motes_upstream_errors", "Runs that a model behind the gateway failed.", ("model",), registry=registry
+        )
+        particles = Gauge("motes_particles_in_flight", "Particles of requests that have room.", registry=registry)
+        particles.set_function(lambda: gate.in_flight)
+        waiting = Gauge("motes_requests_waiting", "Requests that wait for room.", registry=registry)
+        waiting.set_function(lambda: gate.in_queue)
+
+    def text(self) -> bytes:
+        """In Prometheus' format."""
+        return generate_latest(self._registry)
+
+    def ended(self, endpoint: str, model: str, caller: str, status: int, seconds: float) -> None:
+        self._requests.labels(endpoint, model, caller, str(status)).inc()
+        self._seconds.labels(model).observe(seconds)
+
+    def waited(self, model: str, seconds: float) -> None:
+        self._waited.labels(model).observe(seconds)
+
+    def round(self, model: str, record: Record) -> None:
+        self._rounds.labels(model).inc()
+        self._resamplings.labels(model).inc(record.resampled)
+        self._ess.labels(model).observe(record.ess / len(record.trajectories))
+
+    def spent(self, model: str, usage: Usage) -> None:
+        for name, (role, kind) in KINDS.items():
+            self._tokens.labels(model, role, kind).inc(getattr(usage, name))
+
+    def failed(self, model: str) -> None:
+        self._failures.labels(model).inc()
