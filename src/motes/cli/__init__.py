@@ -12,7 +12,7 @@ from typing import cast
 
 import typer
 
-from motes.cli import calibrate, check, demo, doctor, evaluate, export, grade, merge, report, reproduce, solve
+from motes.cli import calibrate, check, demo, doctor, evaluate, export, grade, merge, report, reproduce, serve, solve
 from motes.errors import ConfigurationError, ContextLengthError, MotesError, RunDirectoryError
 
 INPUT_ERRORS = (ConfigurationError, ContextLengthError, RunDirectoryError)
@@ -35,6 +35,8 @@ app.command("demo")(demo.command)
 app.command("check")(check.command)
 app.command("doctor")(doctor.command)
 app.command("calibrate")(calibrate.command)
+app.command("serve")(serve.command)
+app.command("key")(serve.key)
 
 
 @app.callback(invoke_without_command=True)

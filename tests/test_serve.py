@@ -1,0 +1,90 @@
+"""`motes serve` and `motes key` as commands: a process that listens, is stopped, and says what is wrong."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx2
+import pytest
+
+from motes.cli import main
+from motes.gateway.config import Config
+
+MODELS = ["--model", "worlds:language_model", "--reward", "worlds:reward_model", "--task", "arithmetic"]
+
+
+@contextmanager
+def serving(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process, and where it listens."""
+    command = [sys.executable, "-m", "motes", "serve", "--port", "0", *words]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        line = process.stderr.readline()
+        yield process, re.search(r"http://\S+", line)[0]
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def test_it_serves_until_it_is_told_to_stop():
+    with serving(*MODELS, "-n", "4", "--name", "story") as (process, address):
+        body = {
+            "model": "story",
+            "messages": [{"role": "user", "content": "What is 2 + 2?"}],
+            "motes": {"particles": 4},
+        }
+        answer = httpx2.post(f"{address}/chat/completions", json=body, timeout=60).json()
+        assert answer["motes"]["particles"] == 4
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) in (0, -signal.SIGTERM)
+
+
+def test_a_file_says_what_is_served(tmp_path):
+    (tmp_path / "motes.toml").write_text('[models.vote]\nlm = "worlds:language_model"\nmethod = "majority"\n')
+    with serving("--config", str(tmp_path / "motes.toml")) as (_, address):
+        assert [model["id"] for model in httpx2.get(f"{address}/models").json()["data"]] == ["vote"]
+
+
+def test_a_key_is_made_for_the_file(tmp_path, capsys):
+    assert main(["key", 'team "a"']) == 0
+    told = capsys.readouterr().out
+    secret = re.search(r"motes-\S+", told)[0]
+    config = Config.bundled(keys=tomllib.loads(told)["keys"])
+    assert config.key(secret).name == 'team "a"'
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config", "nowhere.toml"], "nowhere.toml cannot be read"),
+        (["--config", "x.toml", "--model", "tiny"], "--config says which models there are"),
+        (["--reward", "tiny"], "go with --model"),
+        (["--model", "tiny"], "needs a reward model"),
+        (["--model", "tiny", "--reward", "tiny", "--method", "pff"], "did you mean 'pf'"),
+        (["--host", "0.0.0.0"], "there is no key"),
+        (["--port", "70000"], "port: "),
+        (["--host", "127.0.0.1", "--model", "no:thing", "--reward", "tiny"], "there is no module 'no'"),
+    ],
+)
+def test_bad_input_is_one_line(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["serve", "--port", "0", *words] if "--port" not in words else ["serve", *words]) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.splitlines()[-1].startswith("motes: ")
+
+
+def test_a_port_that_is_taken(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["serve", "--port", str(taken.getsockname()[1])]) == 2
+    assert "Address already in use; try another --port" in capsys.readouterr().err
