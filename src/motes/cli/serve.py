@@ -77,9 +77,8 @@ def listening(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise ConfigurationError(
-            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; try another --port"
-        ) from error
+        reason = (error.strerror or str(error)).partition(" (")[0]
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {reason}; try another --port") from error
 
 
 def key(name: Annotated[str, typer.Argument(help="Whose it is: what logs and metrics say.")]) -> None:
