@@ -11,20 +11,37 @@ from typing import Annotated, Any, Literal
 from motes.errors import MissingExtraError
 
 try:
-    from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+    from pydantic import (
+        AfterValidator,
+        BaseModel,
+        ConfigDict,
+        Field,
+        GetCoreSchemaHandler,
+        GetJsonSchemaHandler,
+        ValidationInfo,
+        field_validator,
+    )
+    from pydantic_core import CoreSchema, core_schema
 except ImportError as error:
     raise MissingExtraError("the gateway", "serve") from error
 
 
-def only(*values: Any) -> AfterValidator:
+class Only:
     """Of a field that cannot be honoured: the values, besides null, that ask for nothing."""
 
-    def check(value: Any) -> Any:
-        if value is None or any(type(value) is type(nothing) and value == nothing for nothing in values):
+    def __init__(self, *values: Any) -> None:
+        self._values = values
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"enum": [None, *self._values]}
+
+    def _check(self, value: Any) -> Any:
+        if value is None or any(type(value) is type(nothing) and value == nothing for nothing in self._values):
             return value
         raise ValueError("this cannot be honoured here: leave it out")
-
-    return AfterValidator(check)
 
 
 def counted(value: Any) -> Any:
@@ -32,9 +49,9 @@ def counted(value: Any) -> Any:
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Refused = Annotated[Any, only()]
-Switch = Annotated[Any, only(False)]
-Penalty = Annotated[Any, AfterValidator(counted), only(0.0)]
+Refused = Annotated[Any, Only()]
+Switch = Annotated[Any, Only(False)]
+Penalty = Annotated[Any, AfterValidator(counted), Only(0.0)]
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -53,10 +70,10 @@ class Message(Part):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
     name: Refused = None
-    tool_calls: Annotated[Any, only([])] = None
+    tool_calls: Annotated[Any, Only([])] = None
     tool_call_id: Refused = None
     refusal: Refused = None
-    annotations: Annotated[Any, only([])] = None  # these, as clients send back what they were sent
+    annotations: Annotated[Any, Only([])] = None  # these, as clients send back what they were sent
     audio: Refused = None
     function_call: Refused = None
 
@@ -119,7 +136,7 @@ class Request(Part):
 
     frequency_penalty: Penalty = None
     presence_penalty: Penalty = None
-    logit_bias: Annotated[Any, only({})] = None
+    logit_bias: Annotated[Any, Only({})] = None
 
     @field_validator("stop")
     @classmethod
@@ -157,18 +174,18 @@ class ChatRequest(Request):
     max_completion_tokens: Positive | None = None
 
     audio: Refused = None
-    function_call: Annotated[Any, only("none")] = None
-    functions: Annotated[Any, only([])] = None
+    function_call: Annotated[Any, Only("none")] = None
+    functions: Annotated[Any, Only([])] = None
     logprobs: Switch = None
-    modalities: Annotated[Any, only(["text"])] = None
+    modalities: Annotated[Any, Only(["text"])] = None
     parallel_tool_calls: bool | None = None
     prediction: Refused = None
     reasoning_effort: Refused = None
-    response_format: Annotated[Any, only({"type": "text"})] = None
+    response_format: Annotated[Any, Only({"type": "text"})] = None
     store: Switch = None
-    tool_choice: Annotated[Any, only("none", "auto")] = None
-    tools: Annotated[Any, only([])] = None
-    top_logprobs: Annotated[Any, AfterValidator(counted), only(0.0)] = None
+    tool_choice: Annotated[Any, Only("none", "auto")] = None
+    tools: Annotated[Any, Only([])] = None
+    top_logprobs: Annotated[Any, AfterValidator(counted), Only(0.0)] = None
 
     @field_validator("messages")
     @classmethod
@@ -197,10 +214,10 @@ class CompletionRequest(Request):
 
     prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
 
-    best_of: Annotated[Any, only(1)] = None
+    best_of: Annotated[Any, Only(1)] = None
     echo: Switch = None
     logprobs: Refused = None
-    suffix: Annotated[Any, only("")] = None
+    suffix: Annotated[Any, Only("")] = None
 
     @field_validator("prompt")
     @classmethod
