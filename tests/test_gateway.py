@@ -182,8 +182,11 @@ class Failing(worlds.StoryLanguageModel):
 )
 def test_failures_behind_it(raised, status, code):
     with over(Failing(raised)) as client:
-        found = error(ask(client), status)
+        response = ask(client)
+        found = error(response, status)
+        assert response.headers["x-request-id"].startswith("req_")
         assert found["code"] == code
+        assert client.get("/v1/models").headers["x-request-id"].startswith("req_")
         assert not {"10.0.0.1", "1234"} & set(found["message"].split())
         assert client.gateway.gate.in_flight == 0
 

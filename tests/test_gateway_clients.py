@@ -212,7 +212,8 @@ def test_a_failure_within_a_stream_is_told_in_it(caplog):
         with pytest.raises(openai.APIError, match="the log knows it as") as caught:
             list(stream)
         assert "1234" not in str(caught.value)
-        assert str(caught.value).split()[-1] in caplog.text
+        (record,) = [record for record in caplog.records if record.exc_info]
+        assert str(caught.value).split()[-1] == record.fields["request"] == stream.response.headers["x-request-id"]
         assert "1234" in caplog.text
         while http.gateway.gate.in_flight:
             pass

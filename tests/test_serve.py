@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -43,8 +44,15 @@ def test_it_serves_until_it_is_told_to_stop():
             "messages": [{"role": "user", "content": "What is 2 + 2?"}],
             "motes": {"particles": 4},
         }
-        answer = httpx2.post(f"{address}/chat/completions", json=body, timeout=60).json()
-        assert answer["motes"]["particles"] == 4
+        headers = {"authorization": "Bearer a-secret"}
+        answer = httpx2.post(f"{address}/chat/completions", json=body, headers=headers, timeout=60)
+        assert answer.json()["motes"]["particles"] == 4
+        line = process.stderr.readline()
+        told = json.loads(line)
+        assert told["request"] == answer.headers["x-request-id"]
+        assert (told["model"], told["status"], told["particles"], told["level"]) == ("story", 200, 4, "info")
+        assert "2 + 2" not in line
+        assert "a-secret" not in line
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) in (0, -signal.SIGTERM)
 

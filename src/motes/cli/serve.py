@@ -40,6 +40,7 @@ def command(
         from motes.gateway.answering import open_models
         from motes.gateway.app import application
         from motes.gateway.config import Config, checked
+        from motes.gateway.logs import to_stream
     except ModuleNotFoundError as error:
         raise MissingExtraError("motes serve", "serve") from error
     changes = {key: value for key, value in {"host": host, "port": port}.items() if value is not None}
@@ -64,6 +65,7 @@ def command(
         host, number = listener.getsockname()[:2]
         where = f"http://{f'[{host}]' if ':' in host else host}:{number}"
         print(f"motes serves {', '.join(told.models)} at {where}/v1", file=sys.stderr, flush=True)
+        to_stream()
         server.run(sockets=[listener])
 
 

@@ -9,7 +9,7 @@ import math
 import secrets
 import time
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from motes.errors import ConfigurationError, ContextLengthError, MissingExtraError, MotesError, UnauthorizedError
@@ -97,6 +97,7 @@ class Gateway:
         if isinstance(request, ChatRequest) and len(request.messages) > self.config.limits.messages:
             raise RefusedError(f"at most {self.config.limits.messages} messages", "messages")
         asked = served.understand(request)
+        fate.particles = asked.method.budget
         clock = asyncio.get_running_loop().time
         came = clock()
         try:
@@ -111,10 +112,17 @@ class Gateway:
 
 @dataclass
 class Fate:
-    """What becomes of a request, for those who count. `status`: where it is not that of the response."""
+    """What becomes of a request, for those who count and write it down.
 
+    Attributes:
+        id: its name in logs and in the header X-Request-ID.
+        status: where it is not that of the response.
+    """
+
+    id: str = field(default_factory=lambda: f"req_{secrets.token_hex(12)}")
     model: str = ""
     caller: str = ""
+    particles: int = 0
     status: int | None = None
 
 
@@ -224,7 +232,7 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
         held, fate = contextlib.AsyncExitStack(), http.scope["motes"]
 
         def told_in_stream(error: Exception) -> Mapping[str, Any]:
-            fate.status, told, _ = _told(error)
+            fate.status, told, _ = _told(error, fate.id)
             return told
 
         def left() -> None:
@@ -276,13 +284,13 @@ async def _unless_gone(work: Awaitable[T], http: HTTPRequest) -> T:
 
 
 async def _failed(http: HTTPRequest, error: Exception) -> Response:
-    status, told, headers = _told(error)
+    status, told, headers = _told(error, http.scope["motes"].id)
     return JSONResponse(told, status, headers)
 
 
-def _told(error: Exception) -> tuple[int, Mapping[str, Any], dict[str, str]]:
+def _told(error: Exception, request: str) -> tuple[int, Mapping[str, Any], dict[str, str]]:
     """An error as OpenAI's clients understand it: status, body, headers. Of what was not meant for clients nothing is
-    told but a number."""
+    told but the request's id, under which the log has it."""
     headers: dict[str, str] = {}
     match error:
         case RefusedError():
@@ -308,12 +316,12 @@ def _told(error: Exception) -> tuple[int, Mapping[str, Any], dict[str, str]]:
         case MotesError() if _of_the_request(error):
             status, told = 400, failure(str(error), "invalid_request_error")
         case MotesError():  # whose words may name addresses
-            log.error("a model failed: %s", error)
+            log.error("a model failed: %s", error, extra={"fields": {"request": request}})
             status, told = 502, failure("a model behind this one failed", "server_error", code="upstream")
         case _:
-            number = secrets.token_hex(8)
-            log.error("error %s", number, exc_info=error)
-            status, told = 500, failure(f"something went wrong here; the log knows it as {number}", "server_error")
+            log.error("failed", exc_info=error, extra={"fields": {"request": request}})
+            headers["X-Request-ID"] = request  # it is answered from outside of what adds the others'
+            status, told = 500, failure(f"something went wrong here; the log knows it as {request}", "server_error")
     return status, told, headers
 
 
@@ -329,7 +337,7 @@ def _kind(status: int) -> str:
 
 
 class _Counted:
-    """Counts requests that ask for an answer, when they have ended, whichever way."""
+    """Gives every request an id; counts and writes down those that ask for an answer when they end, whichever way."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -343,7 +351,9 @@ class _Counted:
 
         async def told(message: Message) -> None:
             nonlocal status
-            status = message.get("status", status)
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", fate.id.encode())]}
             await send(message)
 
         try:
@@ -351,7 +361,11 @@ class _Counted:
         finally:
             if scope["path"] in (CHAT, COMPLETIONS):
                 seconds = time.perf_counter() - began
-                self._metrics.ended(scope["path"], fate.model, fate.caller, fate.status or status, seconds)
+                status = fate.status or status
+                self._metrics.ended(scope["path"], fate.model, fate.caller, status, seconds)
+                told_of = {"request": fate.id, "endpoint": scope["path"], "model": fate.model, "caller": fate.caller}
+                told_of |= {"particles": fate.particles, "status": status, "seconds": round(seconds, 4)}
+                log.info("%s %d", scope["path"], status, extra={"fields": told_of})
 
 
 class _BodyLimit:
