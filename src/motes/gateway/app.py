@@ -254,7 +254,7 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
         finally:
             await held.aclose()
 
-    for kind in (MotesError, RequestValidationError, StarletteHTTPException, Exception):
+    for kind in (MotesError, RequestValidationError, StarletteHTTPException):
         app.add_exception_handler(kind, _failed)
     return app
 
@@ -320,7 +320,6 @@ def _told(error: Exception, request: str) -> tuple[int, Mapping[str, Any], dict[
             status, told = 502, failure("a model behind this one failed", "server_error", code="upstream")
         case _:
             log.error("failed", exc_info=error, extra={"fields": {"request": request}})
-            headers["X-Request-ID"] = request  # it is answered from outside of what adds the others'
             status, told = 500, failure(f"something went wrong here; the log knows it as {request}", "server_error")
     return status, told, headers
 
@@ -346,18 +345,22 @@ class _Counted:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 500
+        began, status, started = time.perf_counter(), 500, False
         fate = scope["motes"] = Fate()
 
         async def told(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, started = message["status"], True
                 message = {**message, "headers": [*message["headers"], (b"x-request-id", fate.id.encode())]}
             await send(message)
 
         try:
             await self._app(scope, receive, told)
+        except Exception as error:  # what nobody expected: answered here, so that the connection stays
+            if started:
+                raise
+            await (await _failed(HTTPRequest(scope), error))(scope, receive, told)
         finally:
             if scope["path"] in (CHAT, COMPLETIONS):
                 seconds = time.perf_counter() - began
