@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -91,8 +92,4 @@ def key(name: Annotated[str, typer.Argument(help="Whose it is: what logs and met
         raise MissingExtraError("motes key", "serve") from error
     secret, made = Key.make(name)
     print(f"# the key, which is shown this once: {secret}")
-    print(f'[[keys]]\nname = {_quoted(made.name)}\nsha256 = "{made.sha256}"')
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    print(f'[[keys]]\nname = {json.dumps(made.name, ensure_ascii=False)}\nsha256 = "{made.sha256}"')

@@ -26,20 +26,16 @@ def reply(name: str, chat: bool, asked: Asked, result: Result, shown: Sequence[T
         "created": int(time.time()),
         "model": name,
         "system_fingerprint": FINGERPRINT,
-        "choices": [_choice(i, chat, trajectory, result) for i, trajectory in enumerate(shown)],
+        "choices": [_choice(i, chat, trajectory) for i, trajectory in enumerate(shown)],
         "usage": usage(result),
         "motes": about(asked, result, shown),
     }
 
 
-def _choice(index: int, chat: bool, trajectory: Trajectory, result: Result) -> dict[str, Any]:
-    said = {"message": {"role": "assistant", "content": trajectory.text, "refusal": None}} if chat else {}
-    return {
-        "index": index,
-        **(said or {"text": trajectory.text}),
-        "finish_reason": finish_reason(trajectory),
-        "logprobs": None,
-    }
+def _choice(index: int, chat: bool, trajectory: Trajectory) -> dict[str, Any]:
+    message = {"role": "assistant", "content": trajectory.text, "refusal": None}
+    said = {"message": message} if chat else {"text": trajectory.text}
+    return {"index": index, **said, "finish_reason": finish_reason(trajectory), "logprobs": None}
 
 
 def finish_reason(trajectory: Trajectory) -> str:
