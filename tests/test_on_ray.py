@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import fcntl
 import logging
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -59,14 +61,29 @@ def test_records_and_traces_are_those_of_one_process(here, tmp_path):
     assert {t.key: t for t in read_traces(tmp_path / TRACES)} == {t.key: t for t in read_traces(here / TRACES)}
 
 
+class StuckLanguageModel(worlds.StoryLanguageModel):
+    """Stops answering after its fifth call, and gives the lock on a file back when it does."""
+
+    def __init__(self, lock: IO[str]) -> None:
+        super().__init__(blocks_after=5)
+        self._lock = lock
+
+    async def extend(self, trajectories, sampling, seeds):
+        if self.calls == self.blocks_after:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+        return await super().extend(trajectories, sampling, seeds)
+
+
 def one_stuck(at: str) -> worlds.StoryLanguageModel:
-    """The language model, which in the first process that opens it stops answering after its fifth call."""
-    try:
-        with open(at, "x") as file:
-            file.write(str(os.getpid()))
-    except FileExistsError:
+    """The language model, in the first process that opens it one that gets stuck: until then no other one opens."""
+    file = open(at, "a+")  # noqa: SIM115  (open as long as the process)
+    fcntl.flock(file, fcntl.LOCK_EX)
+    if os.fstat(file.fileno()).st_size:
+        fcntl.flock(file, fcntl.LOCK_UN)
         return worlds.StoryLanguageModel()
-    return worlds.StoryLanguageModel(blocks_after=5)
+    file.write(str(os.getpid()))
+    file.flush()
+    return StuckLanguageModel(file)
 
 
 def test_a_killed_worker_loses_nothing_and_does_nothing_twice(here, tmp_path):
