@@ -1,9 +1,7 @@
 """A report as one HTML page that holds everything it needs: curves, tables, and every run's particles to look into.
 
-The page is `page.html` with the stylesheet and the scripts beside this file written into it, and with the numbers as
-JSON. Each run's record and trace are an element of their own, compressed, which the browser inflates when it is
-opened. A policy in the page lets nothing but these scripts run and nothing be loaded; what models and problems say is
-text, never markup.
+The page, see `motes.pages`, has the numbers in it as JSON. Each run's record and trace are an element of their own,
+compressed, which the browser inflates when it is opened. Nothing is loaded.
 """
 
 from __future__ import annotations
@@ -11,19 +9,17 @@ from __future__ import annotations
 import base64
 import dataclasses
 import gzip
-import hashlib
 import json
 import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
-from importlib.resources import files
 from itertools import chain
 from pathlib import Path
-from string import Template
 from typing import Any
 
+from motes import pages
 from motes.lab.evaluation import TRACES
 from motes.lab.plot import styles_of
 from motes.lab.records import OUTCOMES, Key, RunRecord
@@ -31,7 +27,7 @@ from motes.lab.report import Cell, Report
 from motes.lab.tables import Section, sections
 from motes.lab.traces import read_lines
 
-SCRIPTS = ("dom", "curves", "problems", "genealogy", "drawing", "run", "page")
+SCRIPTS = ("data", "curves", "problems", "run", "page")
 PROBLEMS, MEGABYTES = 30, 24
 """Whose runs a page holds unless told otherwise: those of the first so many problems, in so much of a file."""
 
@@ -48,21 +44,22 @@ def html(report: Report, directory: Path, *, viewer: int | None = None) -> str:
         RunDirectoryError: the traces cannot be read, or are damaged.
     """
     insides = Insides.read(report, directory, viewer)
-    style, script = _source("page.css"), "\n".join(_source(f"{name}.js") for name in SCRIPTS)
-    index = _index(report, insides)
-    return Template(_source("page.html")).substitute(
-        policy=f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; base-uri 'none'",
-        title=escape(report.title),
-        models=escape(report.models),
-        warnings="".join(f'<p class="warning">{escape(warning)}.</p>' for warning in report.warnings()),
-        sections="\n".join(_section(section) for section in sections(report)),
-        style=style,
-        script=script,
-        index=_json(index),
-        runs="\n".join(
-            f'<script type="application/gzip" id="run-{place}">{inside}</script>'
-            for place, inside in insides.numbered.items()
-        ),
+    return pages.page(
+        __name__,
+        "page.html",
+        styles=("report",),
+        scripts=SCRIPTS,
+        title=report.title,
+        data={
+            "models": escape(report.models),
+            "warnings": "".join(f'<p class="warning">{escape(warning)}.</p>' for warning in report.warnings()),
+            "sections": "\n".join(_section(section) for section in sections(report)),
+            "index": pages.embedded(_index(report, insides)),
+            "runs": "\n".join(
+                f'<script type="application/gzip" id="run-{place}">{inside}</script>'
+                for place, inside in insides.numbered.items()
+            ),
+        },
     )
 
 
@@ -209,21 +206,7 @@ def _packed(record: RunRecord, trace: bytes) -> str:
     return base64.b64encode(gzip.compress(text, compresslevel=9, mtime=0)).decode()
 
 
-def _json(value: Any) -> str:
-    """JSON that can stand in a script element: whatever could end it, or mean something to HTML, is escaped."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
 def _natural(name: str) -> list[tuple[bool, int, str]]:
     """For sorting: numbers in names count as numbers."""
     parts = re.split(r"([0-9]+)", name)
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
-
-
-def _source(name: str) -> str:
-    return (files(__name__) / name).read_text(encoding="utf-8")
-
-
-def _digest(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

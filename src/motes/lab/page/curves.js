@@ -177,3 +177,30 @@ function legend(lines, picture, frame, axis, plot) {
       h("span", {}, label(line.method)), h("span", { class: "value" }, percent(end(line).accuracy[0], 0)));
   });
 }
+
+/** A marker of matplotlib's, as a path around the origin. */
+function marker(sign, r) {
+  const polygon = (n, turn = 0, stretch = 1) =>
+    `M${Array.from({ length: n }, (_, i) => {
+      const angle = (2 * Math.PI * i) / n - Math.PI / 2 + turn;
+      return `${(r * Math.cos(angle) * stretch).toFixed(2)},${(r * Math.sin(angle)).toFixed(2)}`;
+    }).join("L")}Z`;
+  const cross = (turn) => {
+    const [a, b] = [r, r / 3];
+    const corners = [[-b, -a], [b, -a], [b, -b], [a, -b], [a, b], [b, b], [b, a], [-b, a], [-b, b], [-a, b], [-a, -b], [-b, -b]];
+    const [c, d] = [Math.cos(turn), Math.sin(turn)];
+    return `M${corners.map(([x, y]) => `${(c * x - d * y).toFixed(2)},${(d * x + c * y).toFixed(2)}`).join("L")}Z`;
+  };
+  const star = () =>
+    `M${Array.from({ length: 10 }, (_, i) => {
+      const reach = (i % 2 ? 0.5 : 1.25) * r;
+      const angle = (Math.PI * i) / 5 - Math.PI / 2;
+      return `${(reach * Math.cos(angle)).toFixed(2)},${(reach * Math.sin(angle)).toFixed(2)}`;
+    }).join("L")}Z`;
+  const shapes = {
+    D: () => polygon(4), d: () => polygon(4, 0, 0.6), s: () => polygon(4, Math.PI / 4), "^": () => polygon(3),
+    v: () => polygon(3, Math.PI), "<": () => polygon(3, -Math.PI / 2), P: () => cross(0), X: () => cross(Math.PI / 4),
+    p: () => polygon(5), h: () => polygon(6), H: () => polygon(6, Math.PI / 6), 8: () => polygon(8, Math.PI / 8), "*": star,
+  };
+  return (shapes[sign] ?? (() => polygon(24)))();
+}

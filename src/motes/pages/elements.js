@@ -1,4 +1,4 @@
-// Elements, numbers as words, and the data that the page carries. Text becomes text nodes, never markup.
+// Elements, and numbers as words. Text becomes text nodes, never markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -38,32 +38,6 @@ function short(number) {
 /** A share of a percent and more, with as many digits as it deserves. */
 const mass = (share) => (share > 0 && share < 0.001 ? "< 0.1 %" : percent(share, share < 0.1 ? 1 : 0));
 
-const INDEX = JSON.parse(document.getElementById("index").textContent);
-
-const inflated = new Map();
-
-/** The record and the trace of a run, inflated when they are first asked for. */
-function inside(place) {
-  if (!inflated.has(place)) inflated.set(place, inflate(document.getElementById(`run-${place}`).textContent));
-  return inflated.get(place);
-}
-
-async function inflate(base64) {
-  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return JSON.parse(await new Response(stream).text());
-}
-
-const label = (method) => INDEX.methods[method].label.join(" ");
-const cellName = (column) => `${label(column.method)}, N = ${column.budget}${INDEX.seeds.length > 1 ? `, seed ${column.seed}` : ""}`;
-
-/** Every (method, budget, seed), in the order of the letters of a problem's outcomes. */
-const COLUMNS = INDEX.cells.flatMap(({ method, budget }) => INDEX.seeds.map((seed) => ({ method, budget, seed })));
-
-/** What a letter stands for, and the mark that is drawn for it: shape tells as much as colour. */
-const OUTCOMES = { ...INDEX.outcomes, ".": "not run" };
-const SIGNS = { c: "✓", w: "✗", n: "–", g: "?", f: "!", ".": "" };
-
 const tip = document.getElementById("tip");
 
 /** Show something beside the pointer, or beside an element. */
@@ -95,31 +69,4 @@ function spread(values, gap, high) {
   });
   const last = (values.length - 1) * gap;
   return pools.flatMap(([mean, n]) => Array(n).fill(mean)).map((mean, i) => Math.min(mean + i * gap, high - last + i * gap));
-}
-
-/** A marker of matplotlib's, as a path around the origin. */
-function marker(sign, r) {
-  const polygon = (n, turn = 0, stretch = 1) =>
-    `M${Array.from({ length: n }, (_, i) => {
-      const angle = (2 * Math.PI * i) / n - Math.PI / 2 + turn;
-      return `${(r * Math.cos(angle) * stretch).toFixed(2)},${(r * Math.sin(angle)).toFixed(2)}`;
-    }).join("L")}Z`;
-  const cross = (turn) => {
-    const [a, b] = [r, r / 3];
-    const corners = [[-b, -a], [b, -a], [b, -b], [a, -b], [a, b], [b, b], [b, a], [-b, a], [-b, b], [-a, b], [-a, -b], [-b, -b]];
-    const [c, d] = [Math.cos(turn), Math.sin(turn)];
-    return `M${corners.map(([x, y]) => `${(c * x - d * y).toFixed(2)},${(d * x + c * y).toFixed(2)}`).join("L")}Z`;
-  };
-  const star = () =>
-    `M${Array.from({ length: 10 }, (_, i) => {
-      const reach = (i % 2 ? 0.5 : 1.25) * r;
-      const angle = (Math.PI * i) / 5 - Math.PI / 2;
-      return `${(reach * Math.cos(angle)).toFixed(2)},${(reach * Math.sin(angle)).toFixed(2)}`;
-    }).join("L")}Z`;
-  const shapes = {
-    D: () => polygon(4), d: () => polygon(4, 0, 0.6), s: () => polygon(4, Math.PI / 4), "^": () => polygon(3),
-    v: () => polygon(3, Math.PI), "<": () => polygon(3, -Math.PI / 2), P: () => cross(0), X: () => cross(Math.PI / 4),
-    p: () => polygon(5), h: () => polygon(6), H: () => polygon(6, Math.PI / 6), 8: () => polygon(8, Math.PI / 8), "*": star,
-  };
-  return (shapes[sign] ?? (() => polygon(24)))();
 }

@@ -161,7 +161,7 @@ function names(ordered, record, frame) {
 function essChart(panel, frame, run) {
   const [top, tall] = [frame.top + frame.tall + 16, 30];
   const group = s("g", { class: "ess" });
-  const threshold = INDEX.settings?.[run.record.method]?.ess_threshold;
+  const threshold = run.threshold;
   const wide = Math.min(16, frame.step * 0.5);
   panel.columns.forEach((column, t) => {
     const share = column.ess / column.nodes.length;

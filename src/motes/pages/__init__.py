@@ -1,0 +1,73 @@
+"""Pages that are one file each, and what they have in common: a population drawn as a genealogy to look into.
+
+A page is an HTML template with stylesheets and scripts written into it, plain modules of JavaScript that share one
+scope; there is no build step. A policy in the page lets nothing but these scripts run. What models, problems and
+people say is text, never markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+COMMON = {"css": ("page",), "js": ("elements", "genealogy", "drawing", "particles")}
+"""Files of this package, in every page before its own."""
+
+
+def page(
+    package: str,
+    template: str,
+    *,
+    styles: Iterable[str],
+    scripts: Iterable[str],
+    title: str,
+    connects: bool = False,
+    data: Mapping[str, str] | None = None,
+) -> str:
+    """A page, whole.
+
+    Args:
+        package: whose files `template`, `styles` and `scripts` are.
+        title: as text.
+        connects: whether the page may talk to where it comes from; otherwise to nobody.
+        data: other fields of the template, as HTML.
+    """
+    style = _together(package, styles, "css")
+    script = _together(package, scripts, "js")
+    sources = {"default-src": "'none'", "style-src": f"'{_digest(style)}'", "script-src": f"'{_digest(script)}'"}
+    sources |= {"base-uri": "'none'", "form-action": "'none'"} | ({"connect-src": "'self'"} if connects else {})
+    return Template(source(package, template)).substitute(
+        policy="; ".join(f"{name} {value}" for name, value in sources.items()),
+        title=escape(title),
+        style=style,
+        script=script,
+        **(data or {}),
+    )
+
+
+def source(package: str, name: str) -> str:
+    """The text of a file of a package."""
+    return (files(package) / name).read_text(encoding="utf-8")
+
+
+def embedded(value: Any) -> str:
+    """JSON that can stand in a script element: whatever could end it, or mean something to HTML, is escaped."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _together(package: str, names: Iterable[str], kind: str) -> str:
+    """Files of a package after those that all pages have."""
+    parts = [(__name__, name) for name in COMMON[kind]] + [(package, name) for name in names]
+    return "\n".join(source(owner, f"{name}.{kind}") for owner, name in parts)
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
