@@ -5,6 +5,7 @@ python tests/chromium.py PAGE OUT.png [HASH] [WIDTH HEIGHT]     a picture of a p
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -69,7 +70,11 @@ class Chromium:
 
     def until(self, condition: str) -> None:
         """Wait for what the page makes of its own accord; half a minute at most."""
-        self._do(lambda: self._page.wait_for_function(condition))
+        told = json.dumps(f"half a minute without: {condition}")
+        self.js(  # Playwright's own waiting evaluates text, which a page's policy may forbid
+            f"new Promise((done, failed) => {{ const last = performance.now() + 30000; const look = () => ({condition}) ? "
+            f"done() : performance.now() > last ? failed(new Error({told})) : setTimeout(look, 20); look(); }})"
+        )
 
     def open(self, path: Path, hash: str = "", *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
         """Show a file in a window of that size, and wait until it says that it is ready."""

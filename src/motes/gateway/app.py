@@ -17,8 +17,9 @@ from motes.gateway.admission import Admission, BusyError, Caller
 from motes.gateway.answering import Asked, RefusedError, Served, visible
 from motes.gateway.config import Config
 from motes.gateway.metrics import Metrics
+from motes.gateway.playground import html
 from motes.gateway.readiness import Readiness
-from motes.gateway.replies import failure, reply
+from motes.gateway.replies import card, failure, reply
 from motes.gateway.streaming import Chunks, EventStream, events
 from motes.gateway.wire import ChatRequest, CompletionRequest, Request
 from motes.methods.population import Observer, Run
@@ -28,7 +29,7 @@ try:
     from fastapi import FastAPI, HTTPException
     from fastapi import Request as HTTPRequest
     from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import JSONResponse, Response
+    from fastapi.responses import HTMLResponse, JSONResponse, Response
     from starlette.exceptions import HTTPException as StarletteHTTPException
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 except ImportError as error:
@@ -38,6 +39,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+NOT_ELSEWHERE = {"X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+"""The page is not to be shown within another one."""
 GONE = 499
 """The status of a request whose client has left: nobody reads it but the log."""
 
@@ -190,6 +193,12 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
     app.add_middleware(_BodyLimit, most=config.limits.body_bytes)
     app.add_middleware(_Counted, metrics=gateway.metrics)
 
+    if config.playground:
+
+        @app.get("/", include_in_schema=False)
+        async def playground() -> Response:
+            return HTMLResponse(html(), headers=NOT_ELSEWHERE)
+
     @app.get("/health")
     async def health() -> dict[str, str]:
         """Alive."""
@@ -210,13 +219,12 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
     async def list_models(http: HTTPRequest) -> dict[str, Any]:
         """The virtual models that this caller may ask for."""
         known = gateway.allowed(http.headers.get("authorization"))
-        return {"object": "list", "data": [_card(name, gateway.began) for name in known]}
+        return {"object": "list", "data": [card(served, gateway.began) for served in known.values()]}
 
     @app.get("/v1/models/{model:path}")
     async def one_model(model: str, http: HTTPRequest) -> dict[str, Any]:
         """One of them."""
-        gateway.served(model, http.headers.get("authorization"))
-        return _card(model, gateway.began)
+        return card(gateway.served(model, http.headers.get("authorization")), gateway.began)
 
     @app.post(CHAT)
     async def chat(request: ChatRequest, http: HTTPRequest) -> Response:
@@ -257,10 +265,6 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
     for kind in (MotesError, RequestValidationError, StarletteHTTPException):
         app.add_exception_handler(kind, _failed)
     return app
-
-
-def _card(name: str, created: int) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": created, "owned_by": "motes"}
 
 
 async def _unless_gone(work: Awaitable[T], http: HTTPRequest) -> T:

@@ -29,6 +29,7 @@ from motes import api, prompts
 from motes.errors import ConfigurationError, MissingExtraError, MotesError
 from motes.lab.method_spec import method_from_spec
 from motes.protocols import Method
+from motes.tasks.arithmetic import Arithmetic
 from motes.types import Sampling
 
 try:
@@ -100,6 +101,7 @@ class VirtualModel(Part):
         max_tokens: of one answer, the most that a request may choose; None: what the model's context holds.
         prompt: how the model is asked, see `motes.prompt`. task: whose rule reads answers, see `motes.api.task`.
         sampling: see `Steps`.
+        examples: questions that the page at `/` offers.
     """
 
     lm: str
@@ -115,6 +117,7 @@ class VirtualModel(Part):
     prompt: str | None = None
     task: str | None = None
     sampling: Steps = Steps()
+    examples: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> VirtualModel:
@@ -187,11 +190,13 @@ class Config(Part):
 
     Attributes:
         host, port: where it listens. Without keys this must be a loopback address.
+        playground: whether there is a page at `/` to ask on.
         models: by the name that clients ask for.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    playground: bool = True
     models: Annotated[Mapping[str, VirtualModel], Field(min_length=1)]
     keys: tuple[Key, ...] = ()
     limits: Limits = Limits()
@@ -222,7 +227,10 @@ class Config(Part):
     def bundled(cls, **changes: Any) -> Config:
         """The bundled models, for whoever is on this machine."""
         methods = ("majority", "bon", "wbon", "beam", "dvts", "rebase", "pg", "epf", "islands", "adaptive")
-        tiny = VirtualModel(lm="tiny", reward="tiny", task="arithmetic", methods=methods, max_particles=256)
+        examples = tuple(problem.question for problem in Arithmetic().problems("validation")[:5])
+        tiny = VirtualModel(
+            lm="tiny", reward="tiny", task="arithmetic", methods=methods, max_particles=256, examples=examples
+        )
         return checked(cls, {"models": {"tiny": tiny}, **changes}, "the settings")
 
     @classmethod

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from motes import __version__
-from motes.gateway.answering import Asked
+from motes.gateway.answering import Asked, Served
 from motes.types import Result, Trajectory
 
 FINGERPRINT = f"motes-{__version__}"
@@ -29,6 +29,27 @@ def reply(name: str, chat: bool, asked: Asked, result: Result, shown: Sequence[T
         "choices": [_choice(i, chat, trajectory) for i, trajectory in enumerate(shown)],
         "usage": usage(result),
         "motes": about(asked, result, shown),
+    }
+
+
+def card(served: Served, created: int) -> dict[str, Any]:
+    """A virtual model, as the list of models shows it: what a request may choose, and nothing of what stands behind."""
+    told = served.told
+    return {
+        "id": served.name,
+        "object": "model",
+        "created": created,
+        "owned_by": "motes",
+        "motes": {
+            "methods": list(dict.fromkeys((told.method, *told.methods))),
+            "particles": told.particles,
+            "max_particles": told.most_particles,
+            "deadline": told.deadline,
+            "max_deadline": told.longest,
+            "max_tokens": told.max_tokens,
+            "temperature": served.base.temperature,
+            "examples": list(told.examples),
+        },
     }
 
 

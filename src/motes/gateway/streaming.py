@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os.path
 import time
@@ -17,6 +18,8 @@ from typing import Any
 from motes.errors import MissingExtraError
 from motes.gateway.answering import Asked
 from motes.gateway.replies import FINGERPRINT, about, finish_reason, identifier, usage
+from motes.gateway.wire import Progress
+from motes.lab.traces import Particles, Tree
 from motes.methods.population import Run
 from motes.types import Record, Result, Trajectory
 
@@ -35,10 +38,10 @@ class Chunks:
 
     Args:
         name: of the model. chat: of a conversation, or of a completion. asked: the request.
-        with_usage: a last chunk holds the usage. progress: tell of each round.
+        with_usage: a last chunk holds the usage. progress: what is told of each round, see `wire.Own`.
     """
 
-    def __init__(self, name: str, chat: bool, asked: Asked, *, with_usage: bool, progress: bool) -> None:
+    def __init__(self, name: str, chat: bool, asked: Asked, *, with_usage: bool, progress: Progress) -> None:
         self._chat, self._asked, self._with_usage, self._progress = chat, asked, with_usage, progress
         self._frame = {
             "id": identifier(chat),
@@ -48,6 +51,7 @@ class Chunks:
             "system_fingerprint": FINGERPRINT,
         }
         self._one_population = bool(getattr(asked.method, "one_population", False))
+        self._tree = Tree() if progress == "particles" else None
         self._sent = ""
 
     def opening(self) -> list[bytes]:
@@ -74,12 +78,25 @@ class Chunks:
                 "finished": sum(t.finished is not None for t in record.trajectories),
                 "survivors": len(set(record.ancestors.tolist())),
             }
+            if self._tree is not None:
+                told |= self._particles(self._tree, self._tree.round(record))
             chunks.append(self._chunk([self._said(0, "")], motes={"progress": told}))
         return chunks
+
+    def _particles(self, tree: Tree, particles: Particles) -> dict[str, Any]:
+        """A population as traces have it, with the nodes that came with it. Why a model failed is not for clients."""
+        errors = dict.fromkeys(particles.errors, "a model failed")
+        return {
+            "population": dataclasses.asdict(dataclasses.replace(particles, errors=errors)),
+            "nodes": {place: dataclasses.asdict(node) for place, node in tree.news().items()},
+        }
 
     def ending(self, result: Result, shown: Sequence[Trajectory]) -> list[bytes]:
         """What is left of each answer, why it ended, and what is known besides."""
         chunks = []
+        if self._tree is not None:
+            told = {"answers": result.answers, **self._particles(self._tree, self._tree.final(result))}
+            chunks.append(self._chunk([self._said(0, "")], motes={"final": told}))
         for i, trajectory in enumerate(shown):
             if i and self._chat:
                 chunks.append(self._chunk([self._said(i, "", role="assistant")]))

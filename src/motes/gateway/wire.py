@@ -53,6 +53,7 @@ Refused = Annotated[Any, Only()]
 Switch = Annotated[Any, Only(False)]
 Penalty = Annotated[Any, AfterValidator(counted), Only(0.0)]
 Positive = Annotated[int, Field(ge=1)]
+Progress = bool | Literal["particles"]
 
 
 class Part(BaseModel):
@@ -96,13 +97,14 @@ class Own(Part):
     Attributes:
         method: one of the methods that the model allows. particles: the number of trajectories.
         deadline: seconds until the best answer so far is given.
-        progress: in a stream, tell of each round of the population.
+        progress: in a stream, tell of each round of the population: true, how it is; "particles", all of it, as
+            `motes.lab.Round` has it, and at the end what the answer was selected from.
     """
 
     method: str | None = None
     particles: Positive | None = None
     deadline: Annotated[float, Field(gt=0)] | None = None
-    progress: bool = False
+    progress: Progress = False
 
 
 class Request(Part):

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from motes.errors import RunDirectoryError
 from motes.lab.appending import AppendOnly
 from motes.lab.records import Key
-from motes.types import Finish, Result, Trajectory, Usage
+from motes.types import Finish, Record, Result, Step, Trajectory, Usage
 
 Numbers = tuple[float | None, ...]
 """What JSON can hold of an array: None stands for NaN, and for the logarithm of zero."""
@@ -105,21 +105,9 @@ class Trace:
 
     @classmethod
     def of(cls, key: Key, result: Result) -> Trace:
-        tree = _Tree()
-        rounds = tuple(
-            Round(
-                **tree.particles(record.trajectories, record.log_weights, record.scores, record.step_scores),
-                ancestors=tuple(record.ancestors.tolist()),
-                ess=_round(record.ess) or 0.0,
-                resampled=record.resampled,
-                log_evidence=_round(record.log_evidence),
-                sweep=record.sweep,
-                chain=record.chain,
-                usage=record.usage,
-            )
-            for record in result.records
-        )
-        final = Particles(**tree.particles(result.trajectories, result.log_weights, result.scores))
+        tree = Tree()
+        rounds = tuple(map(tree.round, result.records))
+        final = tree.final(result)
         problem_id, method, budget, seed = key
         return cls(
             problem_id=problem_id,
@@ -250,27 +238,56 @@ def _members(path: Path) -> Iterator[tuple[int, bytes]]:
         raise RunDirectoryError(f"{path} cannot be read: {error.strerror}") from error
 
 
-class _Tree:
-    """Trajectories as nodes that have numbers. Those that differ in how they ended alone are one node."""
+class Tree:
+    """Trajectories as nodes that have numbers, as a run goes on. Those that differ in how they ended alone are one
+    node."""
 
     def __init__(self) -> None:
         self._places: dict[tuple[int | None, int], int] = {}
-        self._steps: list[tuple[int | None, Trajectory]] = []
+        self._steps: list[tuple[int | None, Step]] = []
         self._scores: dict[int, float] = {}
+        self._new: set[int] = set()
 
-    def place(self, trajectory: Trajectory) -> list[int]:
+    def round(self, record: Record) -> Round:
+        """What happened in a round."""
+        return Round(
+            **self._particles(record.trajectories, record.log_weights, record.scores, record.step_scores),
+            ancestors=tuple(record.ancestors.tolist()),
+            ess=_round(record.ess) or 0.0,
+            resampled=record.resampled,
+            log_evidence=_round(record.log_evidence),
+            sweep=record.sweep,
+            chain=record.chain,
+            usage=record.usage,
+        )
+
+    def final(self, result: Result) -> Particles:
+        """What the answer was selected from."""
+        return Particles(**self._particles(result.trajectories, result.log_weights, result.scores))
+
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes so far."""
+        return tuple(self._node(place) for place in range(len(self._steps)))
+
+    def news(self) -> dict[int, Node]:
+        """The nodes that came, or got another score, since this was last asked; by number."""
+        new, self._new = sorted(self._new), set()
+        return {place: self._node(place) for place in new}
+
+    def _path(self, trajectory: Trajectory) -> list[int]:
         """The numbers of the nodes of its path."""
         path: list[int] = []
-        for node in trajectory.path:
+        for step in trajectory.steps:
             parent = path[-1] if path else None
-            key = parent, id(node.step)
+            key = parent, id(step)
             if key not in self._places:
+                self._new.add(len(self._steps))
                 self._places[key] = len(self._steps)
-                self._steps.append((parent, node))
+                self._steps.append((parent, step))
             path.append(self._places[key])
         return path
 
-    def particles(
+    def _particles(
         self,
         trajectories: tuple[Trajectory, ...],
         log_weights: npt.NDArray[np.float64],
@@ -278,9 +295,12 @@ class _Tree:
         step_scores: tuple[Any, ...] = (),
     ) -> dict[str, Any]:
         """The fields of `Particles`."""
-        paths = [self.place(trajectory) for trajectory in trajectories]
+        paths = [self._path(trajectory) for trajectory in trajectories]
         for path, each in zip(paths, step_scores, strict=False):
-            self._scores.update(zip(path, map(float, each), strict=False))
+            for place, score in zip(path, map(float, each), strict=False):
+                if self._scores.get(place) != score:
+                    self._scores[place] = score
+                    self._new.add(place)
         return {
             "nodes": tuple(path[-1] if path else None for path in paths),
             "finished": tuple(trajectory.finished for trajectory in trajectories),
@@ -289,17 +309,15 @@ class _Tree:
             "errors": {str(i): str(t.error) for i, t in enumerate(trajectories) if t.error is not None},
         }
 
-    def nodes(self) -> tuple[Node, ...]:
-        return tuple(
-            Node(
-                parent,
-                node.step.text,
-                node.step.num_tokens,
-                None if node.step.logprob is None else _round(node.step.logprob),
-                None if place not in self._scores else _round(self._scores[place]),
-            )
-            for place, (parent, node) in enumerate(self._steps)
-            if node.step is not None
+    def _node(self, place: int) -> Node:
+        parent, step = self._steps[place]
+        score = self._scores.get(place)
+        return Node(
+            parent,
+            step.text,
+            step.num_tokens,
+            None if step.logprob is None else _round(step.logprob),
+            None if score is None else _round(score),
         )
 
 

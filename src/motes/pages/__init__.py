@@ -36,13 +36,13 @@ def page(
     Args:
         package: whose files `template`, `styles` and `scripts` are.
         title: as text.
-        connects: whether the page may talk to where it comes from; otherwise to nobody.
+        connects: whether the page may talk to where it comes from, and have an icon; otherwise it stands alone.
         data: other fields of the template, as HTML.
     """
     style = _together(package, styles, "css")
     script = _together(package, scripts, "js")
     sources = {"default-src": "'none'", "style-src": f"'{_digest(style)}'", "script-src": f"'{_digest(script)}'"}
-    sources |= {"base-uri": "'none'", "form-action": "'none'"} | ({"connect-src": "'self'"} if connects else {})
+    sources |= {"base-uri": "'none'", "form-action": "'none'"} | ({"connect-src": "'self'", "img-src": "data:"} if connects else {})
     return Template(source(package, template)).substitute(
         policy="; ".join(f"{name} {value}" for name, value in sources.items()),
         title=escape(title),

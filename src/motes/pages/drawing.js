@@ -25,7 +25,7 @@ function picture(panel, run, width, on) {
     class: "genealogy", viewBox: `0 0 ${frame.width} ${frame.height}`, width: frame.width, height: frame.height, tabindex: 0, role: "group",
     "aria-label": `Genealogy ${panel.name}: ${plural(panel.size, "particle")}, ${plural(panel.columns.length, panel.whole ? "step" : "round")}. Arrow keys go from particle to particle.`,
   });
-  svg.append(backdrop(panel, frame), lines(panel, frame), ribbons(panel, run, frame), marks(panel, frame),
+  svg.append(backdrop(panel, frame), lines(panel, frame), panel.live ? "" : ribbons(panel, run, frame), marks(panel, frame),
     s("g", { class: "lit" }), panel.whole ? "" : essChart(panel, frame, run));
   const particle = (event) => {
     const mark = event.target.closest?.(".mark");
@@ -38,6 +38,23 @@ function picture(panel, run, width, on) {
   panel.svg = svg;
   panel.frame = frame;
   return svg;
+}
+
+/** Let the marks of a panel that is in the page come from where they were in its picture before; new ones from their parents. */
+function move(panel, before) {
+  if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+  const place = ({ frame }, t, i) => [frame.x(t), frame.y(t, i)];
+  let moved = false;
+  for (const mark of panel.svg.querySelectorAll(".mark")) {
+    const [t, i] = [Number(mark.dataset.round), Number(mark.dataset.particle)];
+    const old = t < before.columns.length && i < before.columns[t].nodes.length;
+    const from = old ? place(before, t, i) : t ? place(panel, t - 1, panel.columns[t].ancestors[i]) : null;
+    const to = place(panel, t, i);
+    if (!from || (from[0] === to[0] && from[1] === to[1])) continue;
+    moved ||= old;
+    mark.animate([from, to].map(([x, y]) => ({ transform: `translate(${x}px,${y}px)` })), { duration: 350, easing: "ease-out" });
+  }
+  if (moved) for (const part of panel.svg.querySelectorAll(".lines, .answers")) part.animate([{ opacity: 0 }, { opacity: 1 }], { duration: 500, easing: "ease-in" });
 }
 
 /** Numbers of the rounds, and where resampling took place. */
@@ -122,6 +139,7 @@ function ribbons(panel, run, frame) {
     each.top = top;
     each.tall = room * each.mass;
     each.kind = each.answer === null ? "no-answer" : each.right === true ? "right" : each.right === false ? "wrong" : "ungraded";
+    if (each.answer !== null && each.answer === run.record.answer) each.kind += " selected";
     let from = top;
     const flow = [...each.members].sort((a, b) => panel.slots[last][a] - panel.slots[last][b]).map((i) => {
       const [y, thick, middle] = [frame.y(last, i), room * weights[i], (frame.end + frame.bars) / 2];
@@ -134,12 +152,12 @@ function ribbons(panel, run, frame) {
     group.append(s("rect", { class: `answer ${each.kind}`, x: frame.bars, y: top, width: 6, height: Math.max(0.75, each.tall) }));
     top += each.tall + gap;
   }
-  group.append(names(ordered, run.record, frame));
+  group.append(names(ordered, frame));
   return group;
 }
 
 /** Names beside the answers; where there is no room for all, the smallest go unnamed. */
-function names(ordered, record, frame) {
+function names(ordered, frame) {
   const gap = 15;
   const fits = Math.max(1, Math.floor((frame.tall + 10) / gap));
   const limit = [...ordered].sort((a, b) => b.mass - a.mass)[fits - 1]?.mass ?? 0;
@@ -149,8 +167,7 @@ function names(ordered, record, frame) {
   return s("g", { class: "names" }, named.map((each, i) => {
     const text = each.answer ?? "no answer";
     const cut = text.length > letters ? `${text.slice(0, letters - 1)}…` : text;
-    const selected = each.answer !== null && each.answer === record.answer;
-    return s("g", { class: `${each.kind}${selected ? " selected" : ""}` },
+    return s("g", { class: each.kind },
       s("path", { class: "leader", d: `M${frame.bars + 7},${each.top + each.tall / 2}L${frame.bars + 15},${tops[i]}` }),
       s("text", { x: frame.bars + 18, y: tops[i] + 4 }, s("tspan", { class: "what" }, cut), each.right === true ? s("tspan", { class: "sign", dx: 4 }, "✓") : "",
         s("tspan", { class: "mass", dx: 7 }, mass(each.mass))), s("title", {}, text));

@@ -18,7 +18,7 @@ function pathOf(trace, node) {
 /** What each final trajectory answers, by its last node: { answer, group, right, chosen }. */
 function answersOf({ record, trace }) {
   const found = new Map();
-  const groups = record.posterior.map(([answer]) => answer);
+  const groups = (record.posterior ?? []).map(([answer]) => answer);
   trace.final.nodes.forEach((node, i) => {
     const group = record.groups.length ? record.groups[i] : groups.indexOf(record.answers[i]);
     const known = group !== null && group !== undefined && group >= 0;
@@ -27,7 +27,7 @@ function answersOf({ record, trace }) {
   return found;
 }
 
-/** One panel for each sweep and chain that the run recorded. */
+/** One panel for each sweep and chain that the run recorded; live while it has no posterior yet. */
 function panelsOf({ record, trace }) {
   const byPart = new Map();
   for (const round of trace.rounds) {
@@ -36,7 +36,8 @@ function panelsOf({ record, trace }) {
     byPart.get(name).rounds.push(round);
   }
   const answers = answersOf({ record, trace });
-  const panels = [...byPart.values()].map((part) => panelOf(part, trace));
+  const parts = [...byPart.values()].sort((a, b) => a.sweep - b.sweep || a.chain - b.chain);
+  const panels = parts.map((part) => ({ ...panelOf(part, trace), live: record.posterior === null }));
   const used = { from: 0 };
   for (const panel of panels) conclude(panel, trace, answers, used);
   const [sweeps, chains] = ["sweep", "chain"].map((part) => new Set(panels.map((panel) => panel[part])).size);
@@ -121,6 +122,7 @@ function arrange(panel) {
 function siblings(panel, t, family) {
   const [leaves, rank] = [panel.leaves[t], panel.rank[t]];
   const score = (i) => (panel.whole ? panel.columns.at(-1) : panel.columns[t]).scores[i] ?? 0;
+  if (panel.live) return [...family].sort((a, b) => score(b) - score(a) || a - b); // nobody is to move later
   const living = family.filter((i) => leaves[i]).sort((a, b) => rank[a] / leaves[a] - rank[b] / leaves[b] || score(b) - score(a) || a - b);
   const dead = family.filter((i) => !leaves[i]).sort((a, b) => score(b) - score(a) || a - b);
   const total = living.reduce((sum, i) => sum + leaves[i], 0);

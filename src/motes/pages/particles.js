@@ -4,11 +4,11 @@
 function posterior(record) {
   const right = new Map();
   record.groups.forEach((group, i) => { if (group !== null) right.set(group, record.right[i]); });
-  const rows = record.posterior.map(([answer, share], group) => ({ answer, share, right: record.groups.length ? right.get(group) : answer === record.answer ? record.outcome === "correct" : null }));
+  const rows = record.posterior.map(([answer, share], group) => ({ answer, share, right: record.groups.length ? right.get(group) : answer === record.answer && record.outcome ? record.outcome === "correct" : null }));
   const rest = 1 - rows.reduce((sum, each) => sum + each.share, 0);
   if (!rows.length) return "";
   if (rest > 0.0005) rows.push({ answer: null, share: rest });
-  const bar = (each) => h("li", { class: `${each.answer === null ? "no-answer" : each.right === true ? "right" : "wrong"}${each.answer !== null && each.answer === record.answer ? " selected" : ""}` },
+  const bar = (each) => h("li", { class: `${each.answer === null ? "no-answer" : each.right === true ? "right" : each.right === false ? "wrong" : "ungraded"}${each.answer !== null && each.answer === record.answer ? " selected" : ""}` },
     h("span", { class: "what" }, each.answer ?? "no answer", each.right === true ? h("span", { class: "sign", title: "right" }, " ✓") : ""),
     h("span", { class: "track" }, h("span", { class: "fill", "--share": `${100 * Math.min(1, each.share)}%` })), h("span", { class: "mass" }, mass(each.share)));
   const [large, small] = [rows.slice(0, 6), rows.slice(6)];
@@ -16,26 +16,42 @@ function posterior(record) {
     small.length ? h("details", {}, h("summary", {}, `${plural(small.length, "answer")} more`), h("ol", {}, small.map(bar))) : "");
 }
 
-/** The pictures of all panels, one below the other, or of the one that is picked where they would be too tall. */
+/**
+ * The pictures of all panels, one below the other, or of the one that is picked where they would be too tall. Drawn anew as
+ * a run goes on, what was picked, chosen and in focus stays so.
+ */
 function drawPanels(shown, main, inspector) {
-  const { panels, run } = shown;
+  const { panels, run, visible: before = [] } = shown;
   if (!panels.length) return main.append(h("p", { class: "note" }, "The run ended before its first round."));
   const on = listeners(shown, inspector);
   const all = panels.length > 1 && panels.reduce((sum, panel) => sum + panel.size, 0) <= 128;
   const stage = h("div", { class: "stage" });
+  const focused = main.contains(document.activeElement) ? document.activeElement : null;
+  const same = (panel) => (other) => other.sweep === panel.sweep && other.chain === panel.chain;
+  const again = (panel) => panels.find(same(panel));
   const pick = (which) => {
+    shown.picked = which;
     for (const tab of tabs.children) tab.setAttribute("aria-pressed", tab.dataset.which === `${which}`);
     const chosen = which === "all" ? panels : [panels[which]];
     stage.replaceChildren(...chosen.map((panel) => figure(panel, run, main.clientWidth, on)));
     shown.visible = chosen;
-    const winner = winnerOf(run, chosen);
-    if (winner) on.choose(...winner, true);
+    const [panel, t, i, quiet] = shown.chosen ?? [];
+    const kept = panel && !quiet && chosen.find(same(panel));
+    if (kept && t < kept.columns.length) on.choose(kept, t, i, false, true);
+    else on.choose(...winnerOf(run, chosen), true);
   };
   const tab = (which, text) => h("button", { type: "button", "data-which": which, onclick: () => pick(which) }, text);
   const tabs = h("div", { class: "choice", role: "group", "aria-label": "Sweeps and chains" }, panels.length > 1 ? [tab("all", "all"), panels.map((panel, i) => tab(i, panel.name))] : []);
-  main.append(h("div", { class: "bar" }, h("h3", {}, panels[0].whole ? "Trajectories" : "Genealogy"), panels.length > 1 ? tabs : ""), keyOf(panels), stage);
-  pick(panels.length === 1 ? 0 : all ? "all" : 0);
-  shown.redraw = () => pick(shown.visible.length > 1 ? "all" : panels.indexOf(shown.visible[0]));
+  main.replaceChildren(h("div", { class: "bar" }, h("h3", {}, panels[0].whole ? "Trajectories" : "Genealogy"), panels.length > 1 ? tabs : ""), keyOf(panels), stage);
+  pick(panels.length === 1 ? 0 : shown.picked !== undefined && before.length ? shown.picked : all ? "all" : 0);
+  for (const old of before) {
+    const now = again(old);
+    if (now?.svg?.isConnected && old !== now) move(now, old);
+    if (now && focused === old.svg) now.svg.focus({ preventScroll: true });
+  }
+  if (focused?.dataset.which) tabs.querySelector(`[data-which="${focused.dataset.which}"]`)?.focus({ preventScroll: true });
+  shown.redraw = () => pick(shown.picked);
+  return undefined;
 }
 
 function figure(panel, run, width, on) {
@@ -92,8 +108,8 @@ function listeners(shown, inspector) {
       hideTip();
       settle();
     },
-    choose(panel, t, i, quiet) {
-      const same = shown.chosen && shown.chosen[0] === panel && shown.chosen[1] === t && shown.chosen[2] === i;
+    choose(panel, t, i, quiet, kept) {
+      const same = !kept && shown.chosen && shown.chosen[0] === panel && shown.chosen[1] === t && shown.chosen[2] === i;
       shown.chosen = t === null || (same && !quiet) ? [...winnerOf(run, shown.visible), true] : [panel, t, i, quiet];
       settle();
     },
