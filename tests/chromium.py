@@ -70,17 +70,22 @@ class Chromium:
 
     def until(self, condition: str) -> None:
         """Wait for what the page makes of its own accord; half a minute at most."""
-        told = json.dumps(f"half a minute without: {condition}")
-        self.js(  # Playwright's own waiting evaluates text, which a page's policy may forbid
-            f"new Promise((done, failed) => {{ const last = performance.now() + 30000; const look = () => ({condition}) ? "
-            f"done() : performance.now() > last ? failed(new Error({told})) : setTimeout(look, 20); look(); }})"
+        # Playwright's own waiting evaluates text, which a page's policy may forbid.
+        late = json.dumps(f"half a minute without: {condition}")
+        look = f"({condition}) ? done() : performance.now() > last ? failed(new Error({late})) : setTimeout(look, 20)"
+        self.js(
+            f"new Promise((done, failed) => {{ const last = performance.now() + 3e4, look = () => {look}; look(); }})"
         )
 
-    def open(self, path: Path, hash: str = "", *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Show a file in a window of that size, and wait until it says that it is ready."""
+    def open(
+        self, page: Path | str, hash: str = "", *, width: int = 1280, height: int = 900, dark: bool = False
+    ) -> None:
+        """Show a file, or what stands at an address, in a window of that size; wait until it says that it is ready."""
+        address = page if isinstance(page, str) else page.resolve().as_uri()
         self._do(lambda: self._page.set_viewport_size({"width": width, "height": height}))
         self._do(lambda: self._page.emulate_media(color_scheme="dark" if dark else "light"))
-        for url in ("about:blank", path.resolve().as_uri() + hash):  # a change of the hash alone would load nothing
+        self._do(lambda: self._page.mouse.move(0, 0))
+        for url in ("about:blank", address + hash):  # a change of the hash alone would load nothing
             self._do(lambda url=url: self._page.goto(url))
         self.until("document.documentElement.dataset.ready === 'true'")
 
@@ -88,6 +93,10 @@ class Chromium:
         """Move the mouse to the middle of the first element that the selector finds."""
         found = self._page.locator(selector).first
         self._do(found.click if click else found.hover)
+
+    def type(self, text: str) -> None:
+        """Where the focus is."""
+        self._do(lambda: self._page.keyboard.insert_text(text))
 
     def press(self, key: str) -> None:
         self._do(lambda: self._page.keyboard.press(key))

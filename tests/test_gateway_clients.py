@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import os.path
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ import motes
 import worlds
 from motes.gateway.answering import open_models
 from motes.gateway.config import Key
+from motes.lab import Trace
+from motes.lab.traces import Node
+from motes.methods import Majority
 from motes.tasks import TASKS
 
 PROBLEMS = TASKS["arithmetic"]().problems(limit=12)
@@ -81,6 +85,39 @@ def test_what_is_certain_comes_before_the_end(client):
             assert chunk.motes["progress"]["ess"] == pytest.approx(rounds[len(after) - 1].ess)
     assert after == expected
     assert 0 < len(after[-2]) < len(said), "something was certain before the end, and not all"
+
+
+@pytest.mark.parametrize("method", ["pf", "pg", "majority"])
+def test_all_of_the_particles_can_be_followed(client, method):
+    """What a stream tells of them is the trace of the run, which the library gives."""
+    chosen = {"pf": motes.ParticleFilter, "pg": motes.ParticleGibbs.of_budget, "majority": Majority}[method](8)
+    result = motes.solve(
+        HARD, lm=worlds.language_model(), reward=worlds.reward_model(), method=chosen, seed=5,
+        task=TASKS["arithmetic"](),
+    )  # fmt: skip
+    nodes, rounds, final, apart = {}, [], None, False
+    for chunk in ask(client, stream=True, extra_body={"motes": {"method": method, "progress": "particles"}}):
+        own = getattr(chunk, "motes", None) or {}
+        told = own.get("progress") or own.get("final") or {}
+        nodes.update({int(place): Node(**node) for place, node in told.get("nodes", {}).items()})
+        if "progress" in own:
+            assert final is None
+            rounds = [*([] if apart else rounds), told["population"]]
+            apart = told.get("apart", False)
+        elif "final" in own:
+            final = told
+    trace = Trace.of((HARD, method, 8, 0), result)
+    seen = dataclasses.replace(trace, nodes=tuple(nodes[i] for i in range(len(nodes))))
+
+    def meant(trace: Trace, population: dict) -> dict:
+        """With what stands behind the numbers, which are not the same where answers grow side by side."""
+        paths = [[dataclasses.replace(step, parent=None) for step in trace.path(n)] for n in population["nodes"]]
+        return {**population, "nodes": paths}
+
+    told = json.loads(trace.to_json())
+    assert [meant(seen, each) for each in rounds] == [meant(trace, each) for each in told["rounds"]]
+    assert meant(seen, final["population"]) == meant(trace, told["final"])
+    assert tuple(final["answers"]) == result.answers
 
 
 def test_several_answers_stream_one_after_the_other(client):
@@ -217,3 +254,16 @@ def test_a_failure_within_a_stream_is_told_in_it(caplog):
         assert "1234" in caplog.text
         while http.gateway.gate.in_flight:
             pass
+
+
+def test_an_answer_that_is_drawn_alone_streams_step_by_step():
+    lm = Slow()
+    with slow(lm) as http, openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="none", max_retries=0) as client:
+        stream = ask(client, stream=True, extra_body={"motes": {"method": "majority", "particles": 1}})
+        said = ""
+        while not said:
+            said = next(stream).choices[0].delta.content or ""
+        lm.let_go()
+        rest = [chunk.choices[0].delta.content or "" for chunk in stream]
+        assert said.count("\n\n") == 1, "the first step came while the second one was waited for"
+        assert "boxed" in "".join(rest)

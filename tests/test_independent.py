@@ -205,3 +205,15 @@ def test_a_population_that_is_one_holds_the_beginning_of_the_answer(name: str):
         for record in result.records:
             beginnings = tuple(t.text for t in record.trajectories if t.error is None)
             assert all(text.startswith(beginnings) for text in (result.text, *result.texts().values()))
+
+
+@pytest.mark.parametrize("merges", [False, True])
+def test_whole_answers_can_be_followed(merges: bool):
+    """All of them each time: where calls are merged one has grown by a step, otherwise all that were unfinished."""
+    seen: list[tuple[Trajectory, ...]] = []
+    lm = Batches(LM.table, merges)
+    result = motes.solve("?", lm=lm, reward=None, method=Majority(5), seed=1, follow=seen.append)
+    depths = np.array([[0] * 5, *([trajectory.depth for trajectory in each] for each in seen)])
+    assert np.diff(depths.sum(axis=1)).tolist() == lm.sizes
+    assert (np.diff(depths, axis=0) >= 0).all()
+    assert seen[-1] == result.trajectories

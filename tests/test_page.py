@@ -201,15 +201,6 @@ def hostile(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[chromium.Chromium]:
-    binary = chromium.find()
-    if binary is None:
-        pytest.skip(chromium.REASON)
-    with chromium.Chromium(binary) as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def file(directory, page) -> Path:
     (directory / "report.html").write_text(page)
     return directory / "report.html"

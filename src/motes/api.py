@@ -16,7 +16,7 @@ import numpy as np
 from motes.errors import ConfigurationError, MissingExtraError, MotesError, UnknownNameError
 from motes.methods import ParticleFilter, Run, select_by_outcome
 from motes.methods.limits import Limits
-from motes.methods.population import Observer
+from motes.methods.population import Follower, Observer
 from motes.protocols import AnswerRule, LanguageModel, Method, RewardModel, Task
 from motes.rewards.calibration import CalibratedReward, Calibration
 from motes.rewards.judge import Judge
@@ -248,6 +248,7 @@ async def asolve(
     seed: int = 0,
     task: AnswerRule | None = None,
     observe: Observer | None = None,
+    follow: Follower | None = None,
     deadline: float | None = None,
     token_budget: int | None = None,
 ) -> Result:
@@ -264,6 +265,7 @@ async def asolve(
         seed: the same seed, models and settings give the same result.
         task: how answers are read and compared; by default the last \boxed{…}.
         observe: called with each round's record as it is made.
+        follow: called, by methods that draw whole answers, with all of these as they stand each time some have grown.
         deadline: seconds from now at which the answer is wanted. Steps in flight are then cancelled (by engines that
             can be interrupted; what a cancelled step had cost is not in `Result.usage`) and the best answer so far is
             returned, marked by `Result.stopped`. What was there when depends on the machine: such a run is not
@@ -292,6 +294,7 @@ async def asolve(
         method=type(method).__name__,
         seed=seed,
         observe=observe,
+        follow=follow,
         limits=limits,
     )
     try:

@@ -13,7 +13,7 @@ from motes import api
 from motes.errors import ConfigurationError, MotesError
 from motes.gateway.config import Config, VirtualModel
 from motes.gateway.wire import Request
-from motes.methods.population import Observer
+from motes.methods.population import Follower, Observer
 from motes.prompts import Prompt
 from motes.protocols import AnswerRule, LanguageModel, Method, RewardModel
 from motes.types import Problem, Result, Sampling, Trajectory
@@ -115,7 +115,14 @@ class Served:
             choices=choices,
         )
 
-    async def answer(self, asked: Asked, *, deadline: float | None = None, observe: Observer | None = None) -> Result:
+    async def answer(
+        self,
+        asked: Asked,
+        *,
+        deadline: float | None = None,
+        observe: Observer | None = None,
+        follow: Follower | None = None,
+    ) -> Result:
         """The run of a request. Cancelling it cancels everything upstream.
 
         Args:
@@ -131,6 +138,7 @@ class Served:
             seed=asked.seed,
             task=self.rule,
             observe=observe,
+            follow=follow,
             deadline=asked.deadline if deadline is None else deadline,
         )
 

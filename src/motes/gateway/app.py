@@ -22,7 +22,7 @@ from motes.gateway.readiness import Readiness
 from motes.gateway.replies import card, failure, reply
 from motes.gateway.streaming import Chunks, EventStream, events
 from motes.gateway.wire import ChatRequest, CompletionRequest, Request
-from motes.methods.population import Observer, Run
+from motes.methods.population import Follower, Observer, Run
 from motes.types import Record, Result, Trajectory, Usage
 
 try:
@@ -142,7 +142,7 @@ class Started:
     latest: float
     metrics: Metrics
 
-    async def solve(self, observe: Observer | None = None) -> Result:
+    async def solve(self, observe: Observer | None = None, follow: Follower | None = None) -> Result:
         """Run, and count what it costs round by round, so that what a cancelled run had spent is known as well."""
         name, counted = self.served.name, Usage()
 
@@ -157,7 +157,7 @@ class Started:
         left = self.latest - asyncio.get_running_loop().time()
         result: Result | None = None
         try:
-            result = await self.served.answer(self.asked, deadline=max(left, 1e-3), observe=told)
+            result = await self.served.answer(self.asked, deadline=max(left, 1e-3), observe=told, follow=follow)
         except MotesError as error:
             result = error.result
             if not _of_the_request(error):

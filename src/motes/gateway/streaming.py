@@ -1,7 +1,8 @@
 """Answers as server-sent events, in OpenAI's chunks.
 
-What is certain is sent before the run has ended: where a method has one population, whatever it will answer begins
-with what all of its particles begin with. While nothing is certain, comments keep the connection alive.
+What is certain is sent before the run has ended: where a method has one population, or draws its answers apart,
+whatever it will answer begins with what all of its particles begin with. While nothing is certain, comments keep the
+connection alive.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from motes.errors import MissingExtraError
 from motes.gateway.answering import Asked
 from motes.gateway.replies import FINGERPRINT, about, finish_reason, identifier, usage
 from motes.gateway.wire import Progress
 from motes.lab.traces import Particles, Tree
-from motes.methods.population import Run
-from motes.types import Record, Result, Trajectory
+from motes.methods.population import Follower, Observer
+from motes.types import Record, Result, Trajectory, Usage
 
 try:
     from starlette.responses import Response
@@ -60,8 +63,26 @@ class Chunks:
 
     def round(self, record: Record) -> list[bytes]:
         """What a round has made certain, and, if that was asked for, how the particles are."""
+        return self._told(record, certain=self._one_population)
+
+    def standing(self, trajectories: Sequence[Trajectory]) -> list[bytes]:
+        """The same of answers that are drawn apart, which have neither rounds nor weights."""
+        n = len(trajectories)
+        record = Record(
+            trajectories=tuple(trajectories),
+            ancestors=np.arange(n),
+            log_weights=np.zeros(n),
+            scores=np.full(n, np.nan),
+            ess=n,
+            resampled=False,
+            log_evidence=np.nan,
+            usage=Usage(),
+        )
+        return self._told(record, certain=True, apart=True)
+
+    def _told(self, record: Record, *, certain: bool, **more: Any) -> list[bytes]:
         chunks = []
-        if self._one_population:
+        if certain:
             texts = [trajectory.text for trajectory in record.trajectories if trajectory.error is None]
             common = os.path.commonprefix(texts)  # noqa: RUF071  # letter by letter, as is meant
             if len(common) > len(self._sent):
@@ -77,6 +98,7 @@ class Chunks:
                 "particles": len(record.trajectories),
                 "finished": sum(t.finished is not None for t in record.trajectories),
                 "survivors": len(set(record.ancestors.tolist())),
+                **more,
             }
             if self._tree is not None:
                 told |= self._particles(self._tree, self._tree.round(record))
@@ -130,7 +152,7 @@ def event(data: Any) -> bytes:
 
 async def events(
     chunks: Chunks,
-    solve: Callable[[Callable[[Run, Record], None]], Awaitable[Result]],
+    solve: Callable[[Observer, Follower], Awaitable[Result]],
     shown: Callable[[Result], Sequence[Trajectory]],
     failed: Callable[[Exception], Any],
     heartbeat: float,
@@ -138,25 +160,37 @@ async def events(
     """The events of a run, as it goes.
 
     Args:
-        solve: begins the run, with somebody to tell of its rounds.
+        solve: begins the run, with those who are told of its rounds and of answers drawn apart.
         shown: the answers that a client sees. failed: an error, in OpenAI's shape.
         heartbeat: seconds without an event after which one is sent that means nothing.
     """
-    rounds: asyncio.Queue[Record | None] = asyncio.Queue()
-    task = asyncio.ensure_future(solve(lambda run, record: rounds.put_nowait(record)))
-    task.add_done_callback(lambda _: rounds.put_nowait(None))
+    told: asyncio.Queue[Record | Sequence[Trajectory] | None] = asyncio.Queue()
+    standing: Sequence[Trajectory] = ()  # the latest; those that nobody came to tell of are passed over
+
+    def follow(trajectories: Sequence[Trajectory]) -> None:
+        nonlocal standing
+        if not standing:
+            told.put_nowait(())
+        standing = trajectories
+
+    task = asyncio.ensure_future(solve(lambda run, record: told.put_nowait(record), follow))
+    task.add_done_callback(lambda _: told.put_nowait(None))
     try:
         for chunk in chunks.opening():
             yield chunk
         while True:
             try:
-                record = await asyncio.wait_for(rounds.get(), heartbeat)
+                news = await asyncio.wait_for(told.get(), heartbeat)
             except TimeoutError:
                 yield HEARTBEAT
                 continue
-            if record is None:
+            if news is None:
                 break
-            for chunk in chunks.round(record):
+            if isinstance(news, Record):
+                now = chunks.round(news)
+            else:
+                now, standing = chunks.standing(standing), ()
+            for chunk in now:
                 yield chunk
         try:
             result = task.result()

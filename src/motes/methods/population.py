@@ -111,6 +111,7 @@ class Population:
 
 
 Observer = Callable[["Run", Record], None]
+Follower = Callable[[Sequence[Trajectory]], None]
 
 
 @dataclass(eq=False)
@@ -120,6 +121,8 @@ class Run:
     Args:
         rng: the run's only source of randomness; every particle's seed is drawn from it.
         observe: called with each record as it is made; must not block.
+        follow: called, while whole answers are drawn, with all of them as they stand each time some have grown; must
+            not block.
         limits: on time and tokens. `extend` and `complete` keep to them: whatever cannot be extended any more is
             finished, so that methods end by themselves, with the weights they have.
         chain: the number that records of this run carry, where it is a part of a larger one.
@@ -134,6 +137,7 @@ class Run:
     method: str = ""
     seed: int = 0
     observe: Observer | None = None
+    follow: Follower | None = None
     limits: Limits = field(default_factory=Limits)
     usage: Usage = field(default_factory=Usage)
     records: list[Record] = field(default_factory=list)
@@ -215,17 +219,22 @@ class Run:
             sampling = sampling.replace(delimiter=None, max_steps=1, max_step_tokens=longest)
         streams = [np.random.default_rng(seed) for seed in self.rng.integers(2**63, size=len(population))]
 
-        async def finish(part: Population, streams: Sequence[np.random.Generator]) -> Population:
+        standing = list(population.trajectories)
+
+        async def finish(places: Sequence[int]) -> Population:
+            part = population.select(places)
             while part.alive:
-                part = await self.extend(part, score=False, sampling=sampling, streams=streams)
+                part = await self.extend(part, score=False, sampling=sampling, streams=[streams[i] for i in places])
+                for i, trajectory in zip(places, part.trajectories, strict=True):
+                    standing[i] = trajectory
+                if self.follow is not None:
+                    self.follow(tuple(standing))
             return await self._score_complete(part) if score else part
 
         # Under a budget of tokens all go on in step: who is cut off must not depend on who is ahead.
         if not self._merges or self.limits.token_budget is not None:
-            return await finish(population, streams)
-        return Population.concatenate(
-            await gather(finish(population.select([i]), [stream]) for i, stream in enumerate(streams))
-        )
+            return await finish(range(len(population)))
+        return Population.concatenate(await gather(finish([i]) for i in range(len(population))))
 
     async def score(self, population: Population, places: npt.ArrayLike, reward: RewardModel | None) -> Population:
         """The population with the scores that `reward` gives to the trajectories at `places`; those that it cannot

@@ -42,7 +42,9 @@ def page(
     style = _together(package, styles, "css")
     script = _together(package, scripts, "js")
     sources = {"default-src": "'none'", "style-src": f"'{_digest(style)}'", "script-src": f"'{_digest(script)}'"}
-    sources |= {"base-uri": "'none'", "form-action": "'none'"} | ({"connect-src": "'self'", "img-src": "data:"} if connects else {})
+    sources |= {"base-uri": "'none'", "form-action": "'none'"} | (
+        {"connect-src": "'self'", "img-src": "data:"} if connects else {}
+    )
     return Template(source(package, template)).substitute(
         policy="; ".join(f"{name} {value}" for name, value in sources.items()),
         title=escape(title),

@@ -46,7 +46,7 @@ function panelsOf({ record, trace }) {
 }
 
 function panelOf({ sweep, chain, rounds }, trace) {
-  const whole = rounds.length === 1 && rounds[0].nodes.some((node) => pathOf(trace, node).length > 1);
+  const whole = rounds[0].apart || (rounds.length === 1 && rounds[0].nodes.some((node) => pathOf(trace, node).length > 1));
   const columns = whole ? stepsOf(rounds[0], trace) : rounds.map((round) => ({
     ...round, weights: normalised(round.log_weights), uniform: new Set(round.log_weights).size <= 1,
   }));

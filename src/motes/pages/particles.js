@@ -30,7 +30,7 @@ function drawPanels(shown, main, inspector) {
   const same = (panel) => (other) => other.sweep === panel.sweep && other.chain === panel.chain;
   const again = (panel) => panels.find(same(panel));
   const pick = (which) => {
-    shown.picked = which;
+    shown.drawn = which;
     for (const tab of tabs.children) tab.setAttribute("aria-pressed", tab.dataset.which === `${which}`);
     const chosen = which === "all" ? panels : [panels[which]];
     stage.replaceChildren(...chosen.map((panel) => figure(panel, run, main.clientWidth, on)));
@@ -40,17 +40,17 @@ function drawPanels(shown, main, inspector) {
     if (kept && t < kept.columns.length) on.choose(kept, t, i, false, true);
     else on.choose(...winnerOf(run, chosen), true);
   };
-  const tab = (which, text) => h("button", { type: "button", "data-which": which, onclick: () => pick(which) }, text);
+  const tab = (which, text) => h("button", { type: "button", "data-which": which, onclick: () => pick(shown.picked = which) }, text);
   const tabs = h("div", { class: "choice", role: "group", "aria-label": "Sweeps and chains" }, panels.length > 1 ? [tab("all", "all"), panels.map((panel, i) => tab(i, panel.name))] : []);
   main.replaceChildren(h("div", { class: "bar" }, h("h3", {}, panels[0].whole ? "Trajectories" : "Genealogy"), panels.length > 1 ? tabs : ""), keyOf(panels), stage);
-  pick(panels.length === 1 ? 0 : shown.picked !== undefined && before.length ? shown.picked : all ? "all" : 0);
+  pick(panels.length === 1 ? 0 : shown.picked ?? (all ? "all" : panels[0].live ? panels.length - 1 : 0)); // the latest of a run that goes on
   for (const old of before) {
     const now = again(old);
     if (now?.svg?.isConnected && old !== now) move(now, old);
     if (now && focused === old.svg) now.svg.focus({ preventScroll: true });
   }
   if (focused?.dataset.which) tabs.querySelector(`[data-which="${focused.dataset.which}"]`)?.focus({ preventScroll: true });
-  shown.redraw = () => pick(shown.picked);
+  shown.redraw = () => pick(shown.drawn);
   return undefined;
 }
 

@@ -4,7 +4,7 @@
 function begin(root, asked) {
   const record = { method: asked.motes.method, budget: asked.motes.particles, answer: null, posterior: null, answers: [], groups: [], right: [], text: "" };
   const trace = { nodes: [], rounds: [], final: { nodes: [], log_weights: [] } };
-  const live = { run: { record, trace }, panels: [], chosen: null, rounds: 0, tokens: 0, said: "", text: h("div", { class: "said" }), facts: h("dl"), posterior: h("div"), pictures: h("div", { class: "pictures" }), inspector: h("aside", { class: "inspector", "aria-label": "The particle chosen" }) };
+  const live = { run: { record, trace }, panels: [], chosen: null, said: "", text: h("div", { class: "said" }), facts: h("dl"), posterior: h("div"), pictures: h("div", { class: "pictures" }), inspector: h("aside", { class: "inspector", "aria-label": "The particle chosen" }) };
   live.head = h("h2", {}, "At work");
   root.replaceChildren(h("p", { class: "asked", title: asked.messages.at(-1).content }, asked.messages.at(-1).content),
     h("div", { class: "summary" }, h("div", { class: "facts" }, live.head, live.text, live.facts), live.posterior),
@@ -33,17 +33,17 @@ function say(live, text) {
 function grow(live, progress) {
   const { trace } = live.run;
   const { population } = progress;
-  if (progress.advance) trace.rounds = [population]; // trajectories that go on by themselves
-  else if (live.advanced) trace.rounds = [population];
+  if (progress.apart || live.apart) trace.rounds = [population]; // answers drawn apart; the last one has their scores
   else trace.rounds.push(population);
-  live.advanced = progress.advance;
-  live.rounds = trace.rounds.length;
-  live.tokens += population.usage.generated_tokens;
+  live.apart = progress.apart;
+  if (live.apart) population.apart = true;
+  const tokens = live.apart ? trace.nodes.map((node) => node.tokens) : trace.rounds.map((round) => round.usage.generated_tokens);
   draw(live);
   facts(live, [
-    ["round", progress.advance ? "–" : live.rounds], ["ESS", `${fixed(progress.ess, 1)} of ${progress.particles}`],
-    ["finished", `${progress.finished} of ${progress.particles}`], ["survivors", progress.advance ? "–" : progress.survivors], ["generated", count(live.tokens)],
-  ]);
+    [live.apart ? "step" : "round", live.apart ? progress.round : trace.rounds.length], live.apart ? null : ["ESS", `${fixed(progress.ess, 1)} of ${progress.particles}`],
+    ["finished", `${progress.finished} of ${progress.particles}`], live.apart ? null : ["survivors", progress.survivors],
+    ["generated", `${count(tokens.reduce((sum, each) => sum + each, 0))} tokens`],
+  ].filter(Boolean));
 }
 
 function facts(live, list) {
