@@ -1,14 +1,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Servers that tests are run against live in environments of their own. To use one that is there already, name its
+# Servers and clients that tests are run against live in environments of their own. To use one that is there already, name its
 # folder in the variable.
 LLAMA_CPP := $(or $(MOTES_LLAMA_CPP_ENV),.venv-llama-cpp)
 VLLM := $(or $(MOTES_VLLM_ENV),.venv-vllm)
+CLIENTS := $(or $(MOTES_CLIENTS_ENV),.venv-clients)
 ITS_HUB := $(or $(MOTES_ITS_HUB_ENV),.venv-its-hub)
 TEST_SERVERS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v --durations=5
 
-.PHONY: setup demo test test-servers test-llama-cpp test-vllm setup-chromium setup-llama-cpp setup-vllm bench-its-hub lint clean
+.PHONY: setup demo test test-servers test-llama-cpp test-vllm test-clients setup-chromium setup-llama-cpp setup-vllm setup-clients bench-its-hub lint clean
 
 setup: .venv/installed
 
@@ -36,11 +37,15 @@ test-llama-cpp: setup setup-llama-cpp
 test-vllm: setup setup-vllm
 	MOTES_VLLM_ENV=$(VLLM) $(TEST_SERVERS) tests/servers/on_vllm.py
 
+test-clients: setup setup-clients
+	MOTES_CLIENTS_ENV=$(CLIENTS) $(TEST_SERVERS) tests/clients/unmodified.py
+
 bench-its-hub: setup setup-vllm $(if $(MOTES_ITS_HUB_ENV),,.venv-its-hub/installed)
 	MOTES_VLLM_ENV=$(VLLM) MOTES_ITS_HUB_ENV=$(ITS_HUB) $(BIN)/python benchmarks/its_hub.py $(ARGS)
 
 setup-llama-cpp: $(if $(MOTES_LLAMA_CPP_ENV),,.venv-llama-cpp/installed)
 setup-vllm: $(if $(MOTES_VLLM_ENV),,.venv-vllm/installed)
+setup-clients: $(if $(MOTES_CLIENTS_ENV),,.venv-clients/installed)
 
 .venv-llama-cpp/installed: tests/servers/llama-cpp.txt
 	$(PYTHON) -m venv .venv-llama-cpp
@@ -52,6 +57,11 @@ setup-vllm: $(if $(MOTES_VLLM_ENV),,.venv-vllm/installed)
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip install --quiet --requirement $<
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	touch $@
+
+.venv-clients/installed: tests/clients/clients.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --quiet --requirement $<
 	touch $@
 
 .venv-its-hub/installed: benchmarks/its_hub.txt
