@@ -33,7 +33,7 @@ HEAVY = (
 )
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("types", "steps", "protocols", "errors"),
+    ("types", "steps", "protocols", "errors", "pages"),
     ("smc", "kv", "http"),
     ("methods", "models", "rewards", "tasks", "prompts", "bundled"),
     ("api", "contracts", ""),  # "": the package itself, which gathers the public names
