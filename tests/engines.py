@@ -15,6 +15,7 @@ import random
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -568,30 +569,33 @@ async def connect(
     return HTTPLanguageModel(client, address, found, vocabulary=vocabulary, **options)
 
 
+async def talk(engine: Engine, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer what comes on a connection. An engine that raises ConnectionError breaks it off."""
+    try:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            method, path, _ = head[0].split(" ")
+            headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+            content = await reader.readexactly(int(headers.get("content-length", 0)))
+            request = httpx2.Request(method, f"http://{headers['host']}{path}", headers=headers, content=content)
+            response = await engine(request)
+            writer.write(f"HTTP/1.1 {response.status_code} X\r\ntransfer-encoding: chunked\r\n\r\n".encode())
+            async for piece in response.stream:  # type: ignore[union-attr]
+                if piece:
+                    writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                    await writer.drain()
+            writer.write(b"0\r\n\r\n")
+            await writer.drain()
+    except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+        writer.transport.abort()
+
+
 @contextlib.contextmanager
 def on_a_socket(engine: Engine) -> Iterator[str]:
     """The engine on a real socket, in a thread of its own; gives its address."""
     loop = asyncio.new_event_loop()
 
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-                method, path, _ = head[0].split(" ")
-                headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
-                content = await reader.readexactly(int(headers.get("content-length", 0)))
-                request = httpx2.Request(method, f"http://{headers['host']}{path}", headers=headers, content=content)
-                response = await engine(request)
-                writer.write(f"HTTP/1.1 {response.status_code} X\r\ntransfer-encoding: chunked\r\n\r\n".encode())
-                async for piece in response.stream:  # type: ignore[union-attr]
-                    if piece:
-                        writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-                        await writer.drain()
-                writer.write(b"0\r\n\r\n")
-                await writer.drain()
-        writer.close()
-
-    server = loop.run_until_complete(asyncio.start_server(connected, "127.0.0.1", 0))
+    server = loop.run_until_complete(asyncio.start_server(partial(talk, engine), "127.0.0.1", 0))
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     try:
