@@ -26,6 +26,7 @@ import pytest
 
 import faulty
 import motes
+from motes.gateway.answering import visible
 
 HERE = Path(__file__).parent
 CLIENTS, QUESTIONS = 200, 10
@@ -119,7 +120,8 @@ def expected(upstream) -> list[str]:
     sampling = motes.Sampling(max_steps=4, max_step_tokens=8)
     asked = {"lm": lm, "reward": faulty.reward(), "sampling": sampling}
     methods = [motes.ParticleFilter(particles(i)) for i in range(QUESTIONS)]
-    return [motes.solve(question(i), seed=i, method=method, **asked).text for i, method in enumerate(methods)]
+    results = [motes.solve(question(i), seed=i, method=method, **asked) for i, method in enumerate(methods)]
+    return [visible(result, 1)[0].text for result in results]
 
 
 def faults(upstream: Process, rate: float, seconds: float = 0.0) -> None:

@@ -445,11 +445,6 @@ class Result:
         return texts
 
     @cached_property
-    def dropped(self) -> int:
-        """The number of trajectories that a model could not extend or score, in all rounds."""
-        return len({id(t) for record in self.records for t in record.trajectories if t.error is not None})
-
-    @cached_property
     def confidence(self) -> float:
         """Posterior mass of the answer given, in [0, 1]; 0 without an answer."""
         return self.posterior.get(self.answer, 0.0) if self.answer is not None else 0.0

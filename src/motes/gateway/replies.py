@@ -85,7 +85,7 @@ def about(asked: Asked, result: Result, shown: Sequence[Trajectory]) -> dict[str
         "method": asked.spec,
         "particles": asked.particles,
         "rounds": len(result.records),
-        "dropped": result.dropped,
+        "dropped": len(result.dropped),
         "log_evidence": result.log_evidence,
         "seed": asked.seed,
         "stopped": result.stopped,
