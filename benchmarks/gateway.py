@@ -1,0 +1,208 @@
+"""What the gateway adds to the engine behind it.
+
+    python benchmarks/gateway.py                       # the bundled models, 64 requests at a time, 8 particles each
+    python benchmarks/gateway.py --lm http://127.0.0.1:8000/v1#LM --reward http://127.0.0.1:8001#PRM
+
+The same requests with the same seeds, so many of them in flight at a time, in turns, each in a process of its own:
+
+    library   `motes.asolve`, no HTTP
+    gateway   `motes serve`, asked by a client over HTTP, whole answers
+    stream    the same, streaming
+
+The answers must be the same, letter by letter. Printed are requests a second, latency, and for the gateway the ratios
+to the library, in the median over rounds. `--nothing` answers by a model that costs nothing instead: what is left is
+the gateway's own time for a request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import httpx2
+
+import motes
+from motes.gateway.answering import Served, open_models, visible
+from motes.gateway.config import Config
+from motes.gateway.wire import ChatRequest
+
+CONFIG = """
+[models.served]
+lm = "{lm}"
+reward = "{reward}"
+task = "arithmetic"
+particles = {particles}
+deadline = 600
+
+[limits]
+particles = {most}
+"""
+
+
+@dataclass
+class Took:
+    """Requests that were made: seconds of all and of each, and what was answered."""
+
+    seconds: float
+    latencies: list[float]
+    answers: list[str]
+
+    def __str__(self) -> str:
+        n, sorted_ = len(self.latencies), sorted(self.latencies)
+        p95 = sorted_[int(0.95 * (n - 1))]
+        return f"{n / self.seconds:10.2f} {statistics.mean(sorted_):10.3f} {sorted_[n // 2]:8.3f} {p95:8.3f}"
+
+
+async def all_of(number: int, concurrent: int, one: Callable[[int], Awaitable[str]]) -> Took:
+    """`number` requests, `concurrent` of them at a time."""
+    room, latencies, answers = asyncio.Semaphore(concurrent), [0.0] * number, [""] * number
+
+    async def timed(i: int) -> None:
+        async with room:
+            began = time.perf_counter()
+            answers[i] = await one(i)
+            latencies[i] = time.perf_counter() - began
+
+    began = time.perf_counter()
+    await asyncio.gather(*map(timed, range(number)))
+    return Took(time.perf_counter() - began, latencies, answers)
+
+
+def body(i: int) -> dict[str, object]:
+    problems = motes.tasks.Arithmetic().problems()
+    question = problems[i % len(problems)].question
+    return {"model": "served", "messages": [{"role": "user", "content": question}], "seed": i}
+
+
+opened: dict[str, Served] = {}
+
+
+def library(config: Path, number: int, concurrent: int) -> Took:
+    """In a process that keeps its models open."""
+    if not opened:
+        opened.update(open_models(Config.load(config)))
+    served = opened["served"]
+
+    async def one(i: int) -> str:
+        result = await served.answer(served.understand(ChatRequest(**body(i))))
+        return visible(result, 1)[0].text
+
+    return asyncio.run(all_of(number, concurrent, one))
+
+
+def over_http(address: str, number: int, concurrent: int, *, stream: bool) -> Took:
+    """As clients do."""
+
+    async def test() -> Took:
+        limits = httpx2.Limits(max_connections=concurrent, max_keepalive_connections=concurrent)
+        async with httpx2.AsyncClient(base_url=address, limits=limits, timeout=600) as client:
+
+            async def one(i: int) -> str:
+                if not stream:
+                    response = await client.post("/v1/chat/completions", json=body(i))
+                    return str(response.raise_for_status().json()["choices"][0]["message"]["content"])
+                text = ""
+                async with client.stream("POST", "/v1/chat/completions", json={**body(i), "stream": True}) as response:
+                    response.raise_for_status()
+                    async for line in response.aiter_lines():
+                        if line.startswith("data: {"):
+                            text += json.loads(line.removeprefix("data: "))["choices"][0]["delta"].get("content") or ""
+                return text
+
+            return await all_of(number, concurrent, one)
+
+    return asyncio.run(test())
+
+
+@contextlib.contextmanager
+def gateway(config: Path) -> Iterator[str]:
+    """A gateway in a process of its own, by its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "motes", "serve", "--config", str(config), "--port", str(port)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        while True:
+            with contextlib.suppress(httpx2.TransportError):
+                if httpx2.get(f"http://127.0.0.1:{port}/ready").is_success:
+                    break
+            if process.poll() is not None:
+                raise SystemExit("the gateway did not start: try its command, " + " ".join(command))
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def nothing() -> motes.TabularLanguageModel:
+    """A language model that costs nothing: three steps."""
+    step = {"so.\n\n": 0.5, "then.\n\n": 0.5}
+    paths = [(), *((a,) for a in step), *((a, b) for a in step for b in step)]
+    last = {"\\boxed{1}": 0.5, "\\boxed{2}": 0.5}
+    return motes.TabularLanguageModel({path: last if len(path) == 2 else step for path in paths})
+
+
+def no_reward() -> motes.FunctionReward:
+    return motes.FunctionReward(lambda problem, text: 0.25 + 0.5 * (len(text) % 2))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lm", default="tiny")
+    parser.add_argument("--reward", default="tiny")
+    parser.add_argument("--nothing", action="store_true", help="models that cost nothing")
+    parser.add_argument("--requests", type=int, default=256)
+    parser.add_argument("--concurrent", type=int, default=64)
+    parser.add_argument("-n", "--particles", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    if args.nothing:
+        args.lm, args.reward = "gateway:nothing", "gateway:no_reward"
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        config = Path(folder) / "motes.toml"
+        most = args.particles * args.concurrent
+        config.write_text(CONFIG.format(lm=args.lm, reward=args.reward, particles=args.particles, most=most))
+        with gateway(config) as address:
+            ways: dict[str, Callable[[int], Took]] = {
+                "library": lambda number: pool.submit(library, config, number, args.concurrent).result(),
+                "gateway": lambda number: over_http(address, number, args.concurrent, stream=False),
+                "stream": lambda number: over_http(address, number, args.concurrent, stream=True),
+            }
+            for way in ways.values():  # warm up
+                way(args.concurrent)
+            print(f"{args.requests} requests, {args.concurrent} at a time, {args.particles} particles each; seconds")
+            print("round  way     requests/s  mean time   median      p95", flush=True)
+            seen: dict[str, list[Took]] = {name: [] for name in ways}
+            for number in range(args.rounds):
+                for name, way in ways.items():
+                    took = way(args.requests)
+                    seen[name].append(took)
+                    print(f"{number + 1:5}  {name:7} {took}", flush=True)
+                    assert took.answers == seen["library"][0].answers, f"{name} answers something else"
+    for name in ("gateway", "stream"):
+        pairs = list(zip(seen["library"], seen[name], strict=True))
+        rate = statistics.median(ours.seconds / theirs.seconds for theirs, ours in pairs)
+        wait = statistics.median(
+            statistics.mean(ours.latencies) / statistics.mean(theirs.latencies) for theirs, ours in pairs
+        )
+        own = statistics.median((ours.seconds - theirs.seconds) / args.requests for theirs, ours in pairs)
+        print(f"{name} over library: requests/s {1 / rate:.3f}, mean latency {wait:.3f}, {1000 * own:.2f} ms a request")
+
+
+if __name__ == "__main__":
+    main()
