@@ -30,6 +30,7 @@ HEAVY = (
     "datasets",
     "pyarrow",
     "inspect_ai",
+    "opentelemetry",
 )
 
 FLOORS: tuple[tuple[str, ...], ...] = (

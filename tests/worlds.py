@@ -88,6 +88,10 @@ def language_model() -> StoryLanguageModel:
     return StoryLanguageModel(blocks_after=int(os.environ.get("MOTES_WORLD_BLOCKS_AFTER", "0")))
 
 
+def failing() -> StoryLanguageModel:
+    return StoryLanguageModel(fails_on=" ")
+
+
 def reward_model(noise: float = 0.15) -> FunctionReward:
     return FunctionReward(lambda problem, text: _score(problem, text, noise))
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from motes.errors import ConfigurationError, ContextLengthError, MissingExtraError, MotesError, UnauthorizedError
+from motes.gateway import tracing
 from motes.gateway.admission import Admission, BusyError, Caller
 from motes.gateway.answering import Asked, RefusedError, Served, visible
 from motes.gateway.config import Config
@@ -104,9 +105,9 @@ class Gateway:
         clock = asyncio.get_running_loop().time
         came = clock()
         try:
-            await asyncio.wait_for(
-                held.enter_async_context(self.gate.enter(caller, asked.method.budget)), asked.deadline
-            )
+            with tracing.span("wait for room"):
+                entering = held.enter_async_context(self.gate.enter(caller, asked.method.budget))
+                await asyncio.wait_for(entering, asked.deadline)
         except TimeoutError:
             raise BusyError("the deadline passed while the request was waiting", asked.deadline) from None
         self.metrics.waited(served.name, clock() - came)
@@ -149,6 +150,7 @@ class Started:
         def told(run: Run, record: Record) -> None:
             nonlocal counted
             self.metrics.round(name, record)
+            tracing.note_round(record)
             self.metrics.spent(name, record.usage)
             counted += record.usage
             if observe is not None:
@@ -157,7 +159,10 @@ class Started:
         left = self.latest - asyncio.get_running_loop().time()
         result: Result | None = None
         try:
-            result = await self.served.answer(self.asked, deadline=max(left, 1e-3), observe=told, follow=follow)
+            with tracing.span("run"):
+                tracing.note({"motes.method": self.asked.spec, "motes.particles": self.asked.particles})
+                result = await self.served.answer(self.asked, deadline=max(left, 1e-3), observe=told, follow=follow)
+                tracing.note_result(result)
         except MotesError as error:
             result = error.result
             if not _of_the_request(error):
@@ -188,7 +193,10 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
         yield
         await gateway.gate.close(config.limits.drain)
 
-    app = FastAPI(title="motes", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="motes", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None,
+        telemetry=tracing.settings(CHAT, COMPLETIONS),
+    )  # fmt: skip
     app.state.gateway = gateway
     app.add_middleware(_BodyLimit, most=config.limits.body_bytes)
     app.add_middleware(_Counted, metrics=gateway.metrics)
@@ -241,6 +249,7 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
 
         def told_in_stream(error: Exception) -> Mapping[str, Any]:
             fate.status, told, _ = _told(error, fate.id)
+            tracing.note({"motes.status": fate.status})
             return told
 
         def left() -> None:
@@ -356,6 +365,9 @@ class _Counted:
             nonlocal status, started
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
+                tracing.note(
+                    {"motes.request": fate.id, "motes.caller": fate.caller, "gen_ai.request.model": fate.model}
+                )
                 message = {**message, "headers": [*message["headers"], (b"x-request-id", fate.id.encode())]}
             await send(message)
 
@@ -372,7 +384,7 @@ class _Counted:
                 self._metrics.ended(scope["path"], fate.model, fate.caller, status, seconds)
                 told_of = {"request": fate.id, "endpoint": scope["path"], "model": fate.model, "caller": fate.caller}
                 told_of |= {"particles": fate.particles, "status": status, "seconds": round(seconds, 4)}
-                log.info("%s %d", scope["path"], status, extra={"fields": told_of})
+                log.info("%s %d", scope["path"], status, extra={"fields": told_of | tracing.identity()})
 
 
 class _BodyLimit:

@@ -14,6 +14,7 @@ import json
 import random
 import re
 import ssl
+import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -268,7 +269,7 @@ class Client:
         receive: Callable[[httpx2.Response], Awaitable[T]],
     ) -> T:
         try:
-            async with http.stream(method, url, content=content) as response:
+            async with http.stream(method, url, content=content, headers=_trace()) as response:
                 if response.status_code >= 300:
                     await response.aread()
                     raise self._refusal(response, url)
@@ -364,6 +365,14 @@ async def _json(response: httpx2.Response) -> Any:
         raise BadResponseError(
             f"{response.url} answered what is no JSON ({content[:80]!r}): is it an OpenAI-compatible server?"
         ) from error
+
+
+def _trace() -> dict[str, str]:
+    """In whose name a request is made, where the process has OpenTelemetry at work (the header `traceparent`)."""
+    headers: dict[str, str] = {}
+    if (propagate := sys.modules.get("opentelemetry.propagate")) is not None:
+        propagate.inject(headers)
+    return headers
 
 
 async def _events(response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
