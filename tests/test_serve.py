@@ -12,6 +12,8 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import httpx2
 import pytest
@@ -23,10 +25,10 @@ MODELS = ["--model", "worlds:language_model", "--reward", "worlds:reward_model",
 
 
 @contextmanager
-def serving(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(*words: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process, and where it listens."""
     command = [sys.executable, "-m", "motes", "serve", "--port", "0", *words]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", **variables}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         line = process.stderr.readline()
@@ -55,6 +57,37 @@ def test_it_serves_until_it_is_told_to_stop():
         assert "a-secret" not in line
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) in (0, -signal.SIGTERM)
+
+
+def test_traces_go_where_the_environment_says():
+    """All that there are, also when it is told to stop at once."""
+    received = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *told: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
+        Thread(target=collector.serve_forever).start()
+        variables = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
+            "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
+            "OTEL_SERVICE_NAME": "answers",
+        }
+        with serving(*MODELS, "--name", "story", **variables) as (process, address):
+            body = {"model": "story", "messages": [{"role": "user", "content": "What is 2 + 2?"}]}
+            assert httpx2.post(f"{address}/chat/completions", json=body, timeout=60).is_success
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+        collector.shutdown()
+    ((path, told),) = received
+    assert path == "/v1/traces"
+    assert all(word in told for word in (b"answers", b"wait for room", b"run", b"round", b"motes.ess"))
 
 
 def test_a_file_says_what_is_served(tmp_path):
