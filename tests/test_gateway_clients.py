@@ -6,6 +6,8 @@ import asyncio
 import dataclasses
 import json
 import os.path
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 
@@ -267,3 +269,16 @@ def test_an_answer_that_is_drawn_alone_streams_step_by_step():
         rest = [chunk.choices[0].delta.content or "" for chunk in stream]
         assert said.count("\n\n") == 1, "the first step came while the second one was waited for"
         assert "boxed" in "".join(rest)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
+def test_curl(http, client):
+    """A stream, printed as it comes, as docs/gateway.md has it."""
+    body = {"model": "story", "messages": [{"role": "user", "content": HARD}], "seed": 5, "stream": True}
+    command = ["curl", "--silent", "--show-error", "--fail", "--no-buffer", f"{http.base_url}/v1/chat/completions"]
+    command += ["--header", "Content-Type: application/json", "--data", json.dumps(body)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    chunks = [line.removeprefix("data: ") for line in told.splitlines() if line.startswith("data: ")]
+    assert chunks.pop() == "[DONE]"
+    said = "".join(json.loads(chunk)["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+    assert said == ask(client).choices[0].message.content

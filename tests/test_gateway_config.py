@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from motes.errors import ConfigurationError
 from motes.gateway.config import Config, Key, digest
@@ -124,3 +125,47 @@ def test_a_key_is_told_once_and_kept_as_its_hash():
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_on_loopback_keys_may_be_missing(host):
     assert Config.bundled(host=host).host == host
+
+
+class TestRecipes:
+    """What recipes/gateway deploys."""
+
+    HERE = Path(__file__).parents[1] / "recipes/gateway"
+
+    @pytest.fixture
+    def config(self) -> Config:
+        return Config.load(self.HERE / "motes.toml")
+
+    @pytest.fixture(params=["compose", "kubernetes"])
+    def servers(self, request) -> dict[str, list[str]]:
+        """The arguments of each server, by the name that it has in the network."""
+        if request.param == "compose":
+            services = yaml.safe_load((self.HERE / "compose.yaml").read_text())["services"]
+            return {name: service["command"] for name, service in services.items() if name != "gateway"}
+        objects = list(yaml.safe_load_all((self.HERE / "kubernetes.yaml").read_text()))
+        ports = {each["metadata"]["name"]: each["spec"]["ports"][0] for each in objects if each["kind"] == "Service"}
+        found = {}
+        for each in objects:
+            if each["kind"] == "Deployment" and (name := each["metadata"]["name"]) != "motes":
+                (container,) = each["spec"]["template"]["spec"]["containers"]
+                found[name] = container["args"]
+                assert f"--port={ports[name]['port']}" in container["args"]
+        return found
+
+    def test_the_servers_are_those_of_the_configuration(self, config, servers):
+        (model,) = config.models.values()
+        assert set(servers) == {"lm", "prm"}
+        for spec in (model.lm, model.reward):
+            address, _, name = spec.partition("#")
+            host, _, port = address.removeprefix("http://").removesuffix("/v1").partition(":")
+            assert {f"--model={name}", f"--port={port}"} <= set(servers[host])
+        assert "--runner=pooling" in servers["prm"]
+
+    def test_there_is_time_to_drain(self, config):
+        gateway = yaml.safe_load((self.HERE / "compose.yaml").read_text())["services"]["gateway"]
+        assert int(gateway["stop_grace_period"].removesuffix("s")) > config.limits.drain + 1
+        pod = next(yaml.safe_load_all((self.HERE / "kubernetes.yaml").read_text()))["spec"]["template"]["spec"]
+        assert pod["terminationGracePeriodSeconds"] > config.limits.drain + 1
+
+    def test_nobody_has_the_key_that_is_written_there(self, config):
+        assert [key.sha256 for key in config.keys] == ["0" * 64]

@@ -98,7 +98,7 @@ function lines(panel, frame) {
 
 const scoreClass = (score) => (score === null || score === undefined ? "unscored" : `s${Math.round(10 * Math.max(0, Math.min(1, score)))}`);
 
-/** The mark of a particle: its area is its weight, a circle goes on, a square has finished, a cross was dropped. */
+/** The mark of a particle: its area is its weight, a circle goes on, a square has finished, a cross was dropped; unseen where a whole answer has not come yet. */
 function mark(panel, frame, t, i) {
   const column = panel.columns[t];
   const weight = column.weights[i] * column.nodes.length;
@@ -106,7 +106,7 @@ function mark(panel, frame, t, i) {
   const at = `translate(${frame.x(t).toFixed(1)},${frame.y(t, i).toFixed(1)})`;
   const finished = column.finished[i];
   const before = t && panel.columns[t - 1].nodes[column.ancestors[i]] === column.nodes[i];
-  const kind = finished === "failed" ? "dropped" : finished ? (before && t < panel.columns.length - 1 ? "finished waiting" : "finished") : "going";
+  const kind = finished === "failed" ? "dropped" : finished ? (before && t < panel.columns.length - 1 ? "finished waiting" : "finished") : panel.whole && before ? "ahead" : "going";
   const names = ["mark", kind, scoreClass(column.scores[i]), panel.leaves[t][i] ? "" : "died"].filter(Boolean).join(" ");
   const a = finished === "failed" ? Math.max(r, frame.radius * 0.7) : r * 0.886;
   const shape = finished === "failed" ? s("path", { d: `M${-a},${-a}L${a},${a}M${-a},${a}L${a},${-a}` })
