@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import io
 import json
+import logging
 import math
 from pathlib import Path
 from xml.etree import ElementTree
@@ -22,6 +23,7 @@ from motes.lab.evaluation import derive_seed
 from motes.lab.grading import groups
 from motes.lab.method_spec import NAMES
 from motes.lab.plot import STYLES, _spread
+from motes.lab.run import run_log
 from motes.lab.statistics import proportion_interval, wilson
 from motes.methods import METHODS, BestOfN, Greedy, ParticleFilter
 
@@ -119,6 +121,16 @@ class TestRun:
             assert (line["log_evidence"] is None) == (line["method"] != "pf")
         spent = sum((record.usage for record in read_records(tmp_path / "records.jsonl")), Usage())
         assert progress.usage == spent
+
+    def test_the_log_has_warnings_that_the_program_asks_nobody_for(self, tmp_path, caplog):
+        caplog.set_level(logging.ERROR)
+        with run_log(tmp_path) as log:
+            log.info("begun")
+            logging.getLogger("motes.somewhere").warning("a worker died")
+            logging.getLogger("motes.somewhere").info("a detail")
+        logging.getLogger("motes.somewhere").warning("too late")
+        told = (tmp_path / "log.txt").read_text().splitlines()
+        assert [line.partition(",")[2].partition(" ")[2] for line in told] == ["INFO begun", "WARNING a worker died"]
 
     def test_a_recorded_run_can_be_done_alone(self, tmp_path):
         run(tmp_path)

@@ -152,7 +152,8 @@ async def evaluate(
 
 @contextlib.contextmanager
 def run_log(directory: Path) -> Iterator[logging.Logger]:
-    """A logger that writes to the log of an evaluation's directory, as do warnings of all of motes meanwhile.
+    """A logger that writes to the log of an evaluation's directory, as do warnings of all of motes meanwhile, also
+    where the program as a whole asks for less.
 
     Raises:
         RunDirectoryError: it cannot be written.
@@ -165,9 +166,13 @@ def run_log(directory: Path) -> Iterator[logging.Logger]:
     handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk is the records' to report
     log = logging.Logger(__name__)
     log.addHandler(handler)
-    logging.getLogger("motes").addHandler(handler)
+    all_of_motes = logging.getLogger("motes")
+    all_of_motes.addHandler(handler)
+    level = all_of_motes.level
+    all_of_motes.setLevel(min(all_of_motes.getEffectiveLevel(), logging.WARNING))
     try:
         yield log
     finally:
-        logging.getLogger("motes").removeHandler(handler)
+        all_of_motes.setLevel(level)
+        all_of_motes.removeHandler(handler)
         handler.close()
