@@ -19,10 +19,10 @@ from transformers import (
 )
 
 from motes import bundled
-from motes.kv.vocabulary import Vocabulary
 from motes.models.local import LocalLanguageModel
 from motes.rewards.layouts import Qwen2ForProcessRewardModel
 from motes.rewards.prm import LocalPRM
+from motes.vocabulary import Vocabulary
 
 TOKENIZER = str(bundled.path("lm"))
 END, TAG = (AutoTokenizer.from_pretrained(TOKENIZER).convert_tokens_to_ids(t) for t in ("<|im_end|>", "<extra_0>"))

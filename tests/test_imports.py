@@ -34,7 +34,7 @@ HEAVY = (
 )
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("types", "steps", "protocols", "errors", "pages"),
+    ("types", "steps", "vocabulary", "checkpoint", "protocols", "errors", "pages"),
     ("smc", "kv", "http"),
     ("methods", "models", "rewards", "tasks", "prompts", "bundled"),
     ("api", "contracts", ""),  # "": the package itself, which gathers the public names
@@ -147,3 +147,9 @@ def test_import_is_light(statement: str):
 
 def test_public_names_exist():
     assert [name for name in motes.__all__ if not hasattr(motes, name)] == []
+
+
+def test_models_on_servers_and_the_gateway_need_no_torch():
+    modules = "motes.models.served", "motes.rewards.served.model", "motes.vocabulary", "motes.gateway.app"
+    code = f"import sys; sys.modules['torch'] = None; import {', '.join(modules)}; import motes.cli.serve"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from checkpoints import TOKENIZER, vocabulary
 from motes.kv import PrefixTree, TokenPool
-from motes.kv.vocabulary import HIT, Vocabulary
+from motes.vocabulary import HIT, Vocabulary
 
 VOCABULARY = vocabulary()
 

@@ -20,10 +20,10 @@ from transformers import AutoTokenizer
 import motes
 from motes import Problem, Step, Trajectory
 from motes.errors import ConfigurationError, ContextLengthError, UnknownNameError
-from motes.kv.vocabulary import Vocabulary
 from motes.rewards.families import FAMILIES, NextToken, recognise
 from motes.rewards.format import Format
 from motes.rewards.prm import LocalPRM
+from motes.vocabulary import Vocabulary
 from prm_families import PUBLISHED, write_skywork
 
 QUESTION = "Ben owns 7 pears. Rosa has 5 more pears than Ben. How many pears does Rosa have?"

@@ -21,10 +21,10 @@ from engines import LlamaCpp, SGLangThatRenders, connect, draw, encode, render
 from motes import ParticleFilter, Problem, Sampling, Step, TabularLanguageModel, TabularReward, Trajectory
 from motes.contracts import acheck_language_model
 from motes.errors import ConfigurationError, ContractError, MotesError
-from motes.kv.vocabulary import Vocabulary
 from motes.models.local import LocalLanguageModel
 from motes.steps import MATCH_LENGTH, Cut, divided, first_cut
 from motes.tasks import BoxedAnswers
+from motes.vocabulary import Vocabulary
 from test_mutations import mutant
 from test_served import PROMPT, ROOT, WITH_IDS, WITH_TEXT, WITHOUT_SEEDS, server
 from test_tokenizers import KINDS, of

@@ -22,8 +22,8 @@ import motes
 from checkpoints import SMALL, random_language_model, vocabulary
 from motes import Problem, Sampling, Step, Trajectory
 from motes.errors import ConfigurationError
-from motes.kv.vocabulary import HIT, Vocabulary
 from motes.models.local import LocalLanguageModel
+from motes.vocabulary import HIT, Vocabulary
 
 CORPUS = [
     "Ben owns 7 pears. Rosa has 5 more pears than Ben.",

@@ -33,7 +33,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import Qwen2ForCausalLM
 
 from motes import Problem, Sampling, Trajectory
-from motes.kv.vocabulary import Vocabulary
 from motes.lab.reliability import auroc
 from motes.models.local import LocalLanguageModel
 from motes.rewards.families import QWEN
@@ -41,6 +40,7 @@ from motes.rewards.format import Format
 from motes.rewards.prm import Qwen2ForProcessRewardModel
 from motes.tasks import Arithmetic, arithmetic
 from motes.tasks.arithmetic import LEVELS
+from motes.vocabulary import Vocabulary
 from tiny.common import learning_rate, optimizers, round_up, save_atomically
 from tiny.language import chat_prompt, look_back
 

@@ -68,9 +68,9 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
 
     Args:
         spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "http://HOST:PORT#MODEL" (served, extras
-            `http` and `local`; https, too), "judge:LM", LM being any language model's spec, "MODULE:ATTRIBUTE" (a model
-            of your own, or what makes one of `options`), or a model already, which is returned as is. Options may
-            follow, as in "tiny?prefix=whole".
+            `http` and `tokenizer`; https, too), "judge:LM", LM being any language model's spec, "MODULE:ATTRIBUTE" (a
+            model of your own, or what makes one of `options`), or a model already, which is returned as is. Options
+            may follow, as in "tiny?prefix=whole".
         options: of the engine, see `motes.rewards.prm.LocalPRM.open` and
             `motes.rewards.served.model.ServedPRM.open`; of a judge, see `motes.Judge`, whose `rubric` may
             be "MODULE:ATTRIBUTE", too: the others are the language model's. `calibration`, of any reward model: the
@@ -96,7 +96,7 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
         try:
             from motes.rewards.served.model import ServedPRM
         except ImportError as error:
-            raise MissingExtraError(f"the reward model {spec!r}", "http,local") from error
+            raise MissingExtraError(f"the reward model {spec!r}", "http,tokenizer") from error
         served: RewardModel = _opened(ServedPRM, spec, options)
         return served
     path = _local_path(spec, "prm")

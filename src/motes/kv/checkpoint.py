@@ -6,11 +6,12 @@ import os
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from motes.checkpoint import existing, unreadable
 from motes.errors import ConfigurationError
-from motes.kv.vocabulary import Vocabulary
+from motes.vocabulary import Vocabulary
 
 
 def open_checkpoint(
@@ -33,7 +34,7 @@ def open_checkpoint(
     arithmetic = getattr(torch, str(dtype), None) if dtype else default
     if not isinstance(arithmetic, torch.dtype) or not arithmetic.is_floating_point:
         raise ConfigurationError(f"unknown dtype {dtype!r}: use float32, bfloat16 or float16")
-    path = _existing(path)
+    path = existing(path)
     progress, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what it would warn of is checked below
@@ -44,7 +45,7 @@ def open_checkpoint(
         vocabulary = Vocabulary.load(path)
         model = model.to(chosen)
     except Exception as error:  # whatever the libraries that read these files raise: safetensors' errors have no base
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     finally:
         logging.set_verbosity(verbosity)
         if progress:
@@ -57,35 +58,6 @@ def open_checkpoint(
                 "Check that its files belong together"
             )
     return model.eval().requires_grad_(False), vocabulary
-
-
-def checkpoint_config(path: str) -> dict[str, Any]:
-    """A checkpoint's config.json.
-
-    Raises:
-        ConfigurationError: there is no such checkpoint, or it is damaged.
-    """
-    path = _existing(path)
-    try:
-        config: dict[str, Any] = PretrainedConfig.get_config_dict(path)[0]
-    except Exception as error:
-        raise _unreadable(path, error) from error
-    return config
-
-
-def _existing(path: str) -> str:
-    path = os.path.expanduser(path)
-    if path.startswith((".", "/")) and not os.path.isdir(path):
-        raise ConfigurationError(f"there is no folder {path!r}")
-    return path
-
-
-def _unreadable(path: str, error: Exception) -> ConfigurationError:
-    reason = " ".join(str(error).split()).rstrip(".")
-    return ConfigurationError(
-        f"cannot open {path!r}: {reason[:300]}. A checkpoint is config.json, model.safetensors and tokenizer.json; "
-        "where one is damaged, fetch it again"
-    )
 
 
 def _device(name: str | None) -> torch.device:

@@ -13,8 +13,8 @@ from motes.kv.checkpoint import cache_budget
 from motes.kv.runner import Runner
 from motes.kv.selfcheck import self_check
 from motes.kv.tree import PrefixTree
-from motes.kv.vocabulary import Vocabulary
 from motes.kv.worker import RequestT, Worker
+from motes.vocabulary import Vocabulary
 
 
 class Engine(Worker[RequestT]):

@@ -21,11 +21,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from motes.errors import ConfigurationError, ContextLengthError, EngineError
 from motes.kv.checkpoint import open_checkpoint
 from motes.kv.engine import Engine
-from motes.kv.vocabulary import HIT, Vocabulary
 from motes.kv.worker import Request
 from motes.models.sampler import Sampler, uniforms
 from motes.steps import divided, drawn_before, end_at_limit, first_cut
 from motes.types import Sampling, Step, StepEnd, Trajectory, Usage
+from motes.vocabulary import HIT, Vocabulary
 
 
 @dataclass(eq=False)

@@ -19,7 +19,7 @@ from motes.rewards.families import Family, NextToken
 from motes.types import Problem
 
 if TYPE_CHECKING:
-    from motes.kv.vocabulary import Vocabulary
+    from motes.vocabulary import Vocabulary
 
 CONTENT = ("question", "role", "content", "step")
 CHAT = ("opening", "reply", "next")

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from motes.checkpoint import checkpoint_config
 from motes.errors import RewardError
-from motes.kv.checkpoint import checkpoint_config, open_checkpoint
+from motes.kv.checkpoint import open_checkpoint
 from motes.kv.engine import Engine
-from motes.kv.vocabulary import Vocabulary
 from motes.kv.worker import Request
 from motes.rewards.families import Family, family, recognise
 from motes.rewards.format import Format
@@ -26,6 +26,7 @@ from motes.rewards.layouts import Qwen2ForProcessRewardModel, head_of, model_cla
 from motes.rewards.reading import Prefix, Reader, Reading
 from motes.rewards.self_test import ANSWERS, QUESTION, is_wanted, refuse_constant
 from motes.types import Trajectory, Usage
+from motes.vocabulary import Vocabulary
 
 __all__ = ["LocalPRM", "Qwen2ForProcessRewardModel"]
 

@@ -31,7 +31,7 @@ from motes.steps import divided, drawn_before, end_at_limit
 from motes.types import Sampling, Step, Trajectory, Usage
 
 if TYPE_CHECKING:
-    from motes.kv.vocabulary import Vocabulary
+    from motes.vocabulary import Vocabulary
 
 Seeding = Literal["particle", "group", "none"]
 
@@ -369,9 +369,9 @@ def _all(receivers: Iterable[list[StepAsk]]) -> list[StepAsk]:
 
 def _vocabulary(path: str) -> Vocabulary:
     try:
-        from motes.kv.vocabulary import Vocabulary
+        from motes.vocabulary import Vocabulary
     except ImportError as error:
-        raise MissingExtraError("a tokenizer on this side", "local") from error
+        raise MissingExtraError("a tokenizer on this side", "tokenizer") from error
     try:
         return Vocabulary.load(path)
     except (OSError, ValueError) as error:

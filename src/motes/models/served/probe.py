@@ -15,7 +15,7 @@ from motes.models.served.wires import Chat, Drawn, Prompt, Request, Wire
 from motes.types import Problem, Sampling
 
 if TYPE_CHECKING:
-    from motes.kv.vocabulary import Vocabulary
+    from motes.vocabulary import Vocabulary
 
 GREETING = Problem("Say hello.")
 COUNTING = Problem("Count from 1 to 20, the numbers separated by commas, nothing else.")

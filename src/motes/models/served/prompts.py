@@ -14,7 +14,7 @@ from motes.steps import opening
 from motes.types import Problem, Trajectory
 
 if TYPE_CHECKING:
-    from motes.kv.vocabulary import Vocabulary
+    from motes.vocabulary import Vocabulary
 
 
 class Renderer:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
+from motes.checkpoint import checkpoint_config
 from motes.errors import (
     BadResponseError,
     ConfigurationError,
@@ -16,8 +17,6 @@ from motes.errors import (
     ServerError,
 )
 from motes.http import Address, Ask, Client, Server, Turns, identify, now
-from motes.kv.checkpoint import checkpoint_config
-from motes.kv.vocabulary import Vocabulary
 from motes.rewards.families import FAMILIES, Family, family
 from motes.rewards.format import Format
 from motes.rewards.reading import Prefix, Reader, Reading
@@ -25,6 +24,7 @@ from motes.rewards.self_test import ANSWERS, QUESTION, is_wanted, refuse_constan
 from motes.rewards.served.probe import family_of
 from motes.rewards.served.routes import ROUTES, Route, kind
 from motes.types import Trajectory
+from motes.vocabulary import Vocabulary
 
 Values = list[float]
 
