@@ -34,7 +34,8 @@ class RefusedError(MotesError, ValueError):
 
 @dataclass(frozen=True)
 class Asked:
-    """A request, understood: what `motes.asolve` is given, and what it takes."""
+    """A request, understood: what `motes.asolve` is given, and what it takes. A seed that nobody gave has 53 bits, as
+    readers of JSON may keep no more."""
 
     problem: Problem
     method: Method
@@ -110,7 +111,7 @@ class Served:
             spec=spec,
             particles=particles,
             sampling=sampling,
-            seed=secrets.randbits(63) if request.seed is None else request.seed & (2**63 - 1),
+            seed=secrets.randbits(53) if request.seed is None else request.seed & (2**63 - 1),
             deadline=deadline,
             choices=choices,
         )

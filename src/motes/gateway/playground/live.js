@@ -65,8 +65,9 @@ function conclusion(live, told) {
   live.posterior.replaceChildren(...[posterior(record)].filter(Boolean));
   const { usage } = told;
   facts(live, [
-    ["rounds", told.rounds], ["log evidence", fixed(told.log_evidence)], ["of the answer", `${count(usage.visible_tokens)} tokens`], ["of all particles", count(usage.generated_tokens)],
+    ["rounds", told.rounds], ["log evidence", told.log_evidence === null ? null : fixed(told.log_evidence)], ["of the answer", `${count(usage.visible_tokens)} tokens`], ["of all particles", count(usage.generated_tokens)],
     ["prefill", count(usage.prefill_tokens)], ["reward", count(usage.reward_tokens)], ["from caches", count(usage.prefill_tokens_cached + usage.reward_tokens_cached)], ["seed", told.seed],
-  ].filter(([name]) => name !== "log evidence" || told.log_evidence !== null));
+    ["dropped", told.dropped || null], ["cut short by", told.stopped?.replace("_", " ")],
+  ].filter(([, value]) => (value ?? null) !== null));
   if (trace.rounds.length) draw(live);
 }
