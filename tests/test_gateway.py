@@ -337,3 +337,38 @@ def test_ready_follows_what_it_stands_on():
         while client.get("/ready").status_code == 503:
             pass
         assert client.get("/health").status_code == 200
+
+
+class Meeting(worlds.StoryLanguageModel):
+    """Answers nobody before it is asked for two conversations at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: set[str] = set()
+        self.met = asyncio.Event()
+
+    async def extend(self, trajectories, sampling, seeds):
+        self.asked |= {trajectory.problem.question for trajectory in trajectories}
+        if len(self.asked) == 2:
+            self.met.set()
+        await self.met.wait()
+        return await super().extend(trajectories, sampling, seeds)
+
+
+def test_requests_of_several_callers_meet_in_one_engine():
+    """Which makes one batch of them: that is the engine's part."""
+    keys = [Key.make(name) for name in ("one", "two")]
+    with over(Meeting(), keys=[key.model_dump() for _, key in keys]) as client, ThreadPoolExecutor(2) as pool:
+
+        def asking(secret: str, question: str) -> int:
+            body = {"model": "story", "messages": [{"role": "user", "content": question}]}
+            return client.post(CHAT, json=body, headers={"authorization": f"Bearer {secret}"}).status_code
+
+        questions = [PROBLEMS[0].question, PROBLEMS[5].question]
+        assert list(pool.map(asking, [secret for secret, _ in keys], questions)) == [200, 200]
+
+
+def test_a_seed_that_nobody_gave_survives_javascript(client):
+    told = ask(client).json()["motes"]["seed"]
+    assert 0 <= told < 2**53
+    assert ask(client, seed=told).json()["motes"]["seed"] == told
