@@ -58,33 +58,21 @@ class Gateway:
         self._callers = {key.name: Caller(key.name, key.concurrency, key.requests_per_minute) for key in config.keys}
         self.began = int(time.time())
 
-    def caller(self, authorization: str | None) -> tuple[Caller, tuple[str, ...] | None]:
-        """Who asks, and for which models it may; None: for all.
+    def caller(self, authorization: str | None) -> tuple[Caller, dict[str, Served]]:
+        """Who asks, and the models that it may ask for.
 
         Raises:
             RefusedError: the key is missing or unknown.
         """
         if not self.config.keys:
-            return self.anyone, None
+            return self.anyone, dict(self.models)
         scheme, _, secret = (authorization or "").partition(" ")
         key = self.config.key(secret.strip()) if scheme.lower() == "bearer" else None
         if key is None:
             told = "no API key: send it as `Authorization: Bearer KEY`" if not secret else "this API key is not known"
             raise RefusedError(told, status=401, code="invalid_api_key")
-        return self._callers[key.name], key.models
-
-    def allowed(self, authorization: str | None) -> dict[str, Served]:
-        """The models that somebody may ask for."""
-        _, names = self.caller(authorization)
-        return {name: model for name, model in self.models.items() if names is None or name in names}
-
-    def served(self, name: str, authorization: str | None) -> Served:
-        """Raises RefusedError where there is no such model, or none that this caller may ask for."""
-        known = self.allowed(authorization)
-        if name not in known:
-            told = f"there is no model {name!r}; there are {', '.join(known) or 'none for this key'}"
-            raise RefusedError(told, "model", status=404, code="model_not_found")
-        return known[name]
+        allowed = self.models if key.models is None else key.models
+        return self._callers[key.name], {name: model for name, model in self.models.items() if name in allowed}
 
     async def enter(
         self, request: Request, authorization: str | None, held: contextlib.AsyncExitStack, fate: Fate
@@ -94,9 +82,9 @@ class Gateway:
         Raises:
             RefusedError, BusyError: see `_told`.
         """
-        caller, _ = self.caller(authorization)
+        caller, known = self.caller(authorization)
         fate.caller = caller.name
-        served = self.served(request.model, authorization)
+        served = chosen(known, request.model)
         fate.model = served.name
         if isinstance(request, ChatRequest) and len(request.messages) > self.config.limits.messages:
             raise RefusedError(f"at most {self.config.limits.messages} messages", "messages")
@@ -112,6 +100,14 @@ class Gateway:
             raise BusyError("the deadline passed while the request was waiting", asked.deadline) from None
         self.metrics.waited(served.name, clock() - came)
         return Started(served, asked, came + asked.deadline, self.metrics)
+
+
+def chosen(known: Mapping[str, Served], name: str) -> Served:
+    """Raises RefusedError where there is no such model, or none that this caller may ask for."""
+    if name not in known:
+        told = f"there is no model {name!r}; there are {', '.join(known) or 'none for this key'}"
+        raise RefusedError(told, "model", status=404, code="model_not_found")
+    return known[name]
 
 
 @dataclass
@@ -226,13 +222,14 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
     @app.get("/v1/models")
     async def list_models(http: HTTPRequest) -> dict[str, Any]:
         """The virtual models that this caller may ask for."""
-        known = gateway.allowed(http.headers.get("authorization"))
+        _, known = gateway.caller(http.headers.get("authorization"))
         return {"object": "list", "data": [card(served, gateway.began) for served in known.values()]}
 
     @app.get("/v1/models/{model:path}")
     async def one_model(model: str, http: HTTPRequest) -> dict[str, Any]:
         """One of them."""
-        return card(gateway.served(model, http.headers.get("authorization")), gateway.began)
+        _, known = gateway.caller(http.headers.get("authorization"))
+        return card(chosen(known, model), gateway.began)
 
     @app.post(CHAT)
     async def chat(request: ChatRequest, http: HTTPRequest) -> Response:
