@@ -63,11 +63,14 @@ class Chunks:
 
     def round(self, record: Record) -> list[bytes]:
         """What a round has made certain, and, if that was asked for, how the particles are."""
-        return self._told(record, certain=self._one_population)
+        certain = self._certain(record.trajectories) if self._one_population else []
+        return [*certain, *(self._progressed(record) if self._progress else [])]
 
     def standing(self, trajectories: Sequence[Trajectory]) -> list[bytes]:
         """The same of answers that are drawn apart, which have neither rounds nor weights."""
-        n = len(trajectories)
+        certain, n = self._certain(trajectories), len(trajectories)
+        if not self._progress:
+            return certain
         record = Record(
             trajectories=tuple(trajectories),
             ancestors=np.arange(n),
@@ -78,32 +81,33 @@ class Chunks:
             log_evidence=np.nan,
             usage=Usage(),
         )
-        return self._told(record, certain=True, apart=True)
+        return [*certain, *self._progressed(record, apart=True)]
 
-    def _told(self, record: Record, *, certain: bool, **more: Any) -> list[bytes]:
-        chunks = []
-        if certain:
-            texts = [trajectory.text for trajectory in record.trajectories if trajectory.error is None]
-            common = os.path.commonprefix(texts)  # noqa: RUF071  # letter by letter, as is meant
-            if len(common) > len(self._sent):
-                chunks.append(self._chunk([self._said(0, common[len(self._sent) :])]))
-                self._sent = common
-        if self._progress:
-            told = {
-                "round": int(max(t.depth for t in record.trajectories)),
-                "sweep": record.sweep,
-                "chain": record.chain,
-                "ess": record.ess,
-                "resampled": record.resampled,
-                "particles": len(record.trajectories),
-                "finished": sum(t.finished is not None for t in record.trajectories),
-                "survivors": len(set(record.ancestors.tolist())),
-                **more,
-            }
-            if self._tree is not None:
-                told |= self._particles(self._tree, self._tree.round(record))
-            chunks.append(self._chunk([self._said(0, "")], motes={"progress": told}))
-        return chunks
+    def _certain(self, trajectories: Sequence[Trajectory]) -> list[bytes]:
+        """What all begin with, as far as it has not been sent."""
+        texts = [trajectory.text for trajectory in trajectories if trajectory.error is None]
+        common = os.path.commonprefix(texts)  # noqa: RUF071  # letter by letter, as is meant
+        if len(common) <= len(self._sent):
+            return []
+        new, self._sent = common[len(self._sent) :], common
+        return [self._chunk([self._said(0, new)])]
+
+    def _progressed(self, record: Record, **more: Any) -> list[bytes]:
+        """How the particles are."""
+        told = {
+            "round": int(max(t.depth for t in record.trajectories)),
+            "sweep": record.sweep,
+            "chain": record.chain,
+            "ess": record.ess,
+            "resampled": record.resampled,
+            "particles": len(record.trajectories),
+            "finished": sum(t.finished is not None for t in record.trajectories),
+            "survivors": len(set(record.ancestors.tolist())),
+            **more,
+        }
+        if self._tree is not None:
+            told |= self._particles(self._tree, self._tree.round(record))
+        return [self._chunk([self._said(0, "")], motes={"progress": told})]
 
     def _particles(self, tree: Tree, particles: Particles) -> dict[str, Any]:
         """A population as traces have it, with the nodes that came with it. Why a model failed is not for clients."""
