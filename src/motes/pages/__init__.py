@@ -1,8 +1,8 @@
 """Pages that are one file each, and what they have in common: a population drawn as a genealogy to look into.
 
-A page is an HTML template with stylesheets and scripts written into it, plain modules of JavaScript that share one
-scope; there is no build step. A policy in the page lets nothing but these scripts run. What models, problems and
-people say is text, never markup.
+A page is an HTML template with its head, stylesheets and scripts written into it, plain modules of JavaScript that
+share one scope; there is no build step. A policy in the page lets nothing but these scripts run. What models, problems
+and people say is text, never markup.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def page(
 
     Args:
         package: whose files `template`, `styles` and `scripts` are.
-        title: as text.
+        title: of its window, as text.
         connects: whether the page may talk to where it comes from, and have an icon; otherwise it stands alone.
         data: other fields of the template, as HTML.
     """
@@ -45,16 +45,13 @@ def page(
     sources |= {"base-uri": "'none'", "form-action": "'none'"} | (
         {"connect-src": "'self'", "img-src": "data:"} if connects else {}
     )
-    return Template(source(package, template)).substitute(
-        policy="; ".join(f"{name} {value}" for name, value in sources.items()),
-        title=escape(title),
-        style=style,
-        script=script,
-        **(data or {}),
+    head = Template(_source(__name__, "head.html")).substitute(
+        policy="; ".join(f"{name} {value}" for name, value in sources.items()), title=escape(title), style=style
     )
+    return Template(_source(package, template)).substitute(head=head.rstrip(), script=script, **(data or {}))
 
 
-def source(package: str, name: str) -> str:
+def _source(package: str, name: str) -> str:
     """The text of a file of a package."""
     return (files(package) / name).read_text(encoding="utf-8")
 
@@ -68,7 +65,7 @@ def embedded(value: Any) -> str:
 def _together(package: str, names: Iterable[str], kind: str) -> str:
     """Files of a package after those that all pages have."""
     parts = [(__name__, name) for name in COMMON[kind]] + [(package, name) for name in names]
-    return "\n".join(source(owner, f"{name}.{kind}") for owner, name in parts)
+    return "\n".join(_source(owner, f"{name}.{kind}") for owner, name in parts)
 
 
 def _digest(text: str) -> str:

@@ -49,8 +49,9 @@ def html(report: Report, directory: Path, *, viewer: int | None = None) -> str:
         "page.html",
         styles=("report",),
         scripts=SCRIPTS,
-        title=report.title,
+        title=f"{report.title} · motes",
         data={
+            "title": escape(report.title),
             "models": escape(report.models),
             "warnings": "".join(f'<p class="warning">{escape(warning)}.</p>' for warning in report.warnings()),
             "sections": "\n".join(_section(section) for section in sections(report)),
