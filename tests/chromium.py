@@ -9,8 +9,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,6 +64,15 @@ class Chromium:
     def __exit__(self, *_: object) -> None:
         self._do(self._playwright.stop)
         self._thread.shutdown()
+
+    @contextmanager
+    def undisturbed(self, *addresses: str) -> Iterator[None]:
+        """It must have nothing to complain of meanwhile, and ask for nothing but what begins with these."""
+        self.complaints.clear()
+        self.requested.clear()
+        yield
+        assert self.complaints == []
+        assert all(url.startswith(addresses) for url in self.requested)
 
     def js(self, expression: str) -> Any:
         """What an expression comes to, as JSON; promises are waited for."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import dataclasses
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -10,6 +12,7 @@ from collections.abc import Iterator, Mapping
 import httpx2
 import uvicorn
 
+import worlds
 from motes.gateway.answering import Served, open_models
 from motes.gateway.app import application
 from motes.gateway.config import Config
@@ -22,6 +25,39 @@ MODEL = {
 
 def config(**changes: object) -> Config:
     return Config.model_validate({"models": {"story": MODEL}, **changes})
+
+
+class Stepwise(worlds.StoryLanguageModel):
+    """The first step of an answer is free, the second waits to be let go; and it may fail then."""
+
+    def __init__(self, fails: bool = False) -> None:
+        super().__init__()
+        self.fails, self._free = fails, asyncio.Event()
+        self.waits, self.cancelled = threading.Event(), threading.Event()
+
+    def let_go(self) -> None:
+        """From another thread, once it waits."""
+        assert self.waits.wait(10)
+        self.loop.call_soon_threadsafe(self._free.set)
+
+    async def extend(self, trajectories, sampling, seeds):
+        self.loop = asyncio.get_running_loop()
+        if trajectories[0].depth:
+            self.waits.set()
+            try:
+                await self._free.wait()
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
+            if self.fails:
+                raise RuntimeError("the password is 1234")
+        return await super().extend(trajectories, sampling, seeds)
+
+
+def over(lm: worlds.StoryLanguageModel, **changes: object) -> contextlib.AbstractContextManager[httpx2.Client]:
+    """A gateway over another language model."""
+    told = config(**changes)
+    return gateway(told, {name: dataclasses.replace(model, lm=lm) for name, model in open_models(told).items()})
 
 
 @contextlib.contextmanager

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 
 import httpx2
 import pytest
@@ -19,7 +17,6 @@ import gateways
 import motes
 import worlds
 from motes.errors import ContextLengthError, EngineError, UnauthorizedError, UnreachableError
-from motes.gateway.answering import open_models
 from motes.gateway.config import Key
 from motes.tasks import TASKS
 
@@ -156,12 +153,6 @@ def test_keys():
         assert client.get("/health").status_code == 200
 
 
-def over(lm: worlds.StoryLanguageModel, **changes: object) -> AbstractContextManager[httpx2.Client]:
-    """A gateway over another language model."""
-    told = gateways.config(**changes)
-    return gateways.gateway(told, {name: dataclasses.replace(m, lm=lm) for name, m in open_models(told).items()})
-
-
 class Failing(worlds.StoryLanguageModel):
     """Raises what it is told."""
 
@@ -183,7 +174,7 @@ class Failing(worlds.StoryLanguageModel):
     ],
 )
 def test_failures_behind_it(raised, status, code):
-    with over(Failing(raised)) as client:
+    with gateways.over(Failing(raised)) as client:
         response = ask(client)
         found = error(response, status)
         assert response.headers["x-request-id"].startswith("req_")
@@ -214,7 +205,7 @@ class Held(worlds.StoryLanguageModel):
 @pytest.fixture
 def held() -> Iterator[tuple[httpx2.Client, Held]]:
     lm = Held()
-    with over(lm, limits={"particles": 32, "waiting": 1}) as client:
+    with gateways.over(lm, limits={"particles": 32, "waiting": 1}) as client:
         yield client, lm
         lm.free.set()
 
@@ -300,11 +291,7 @@ def test_metrics_of_clients_that_left_and_models_that_failed(held):
     while not (requests := counted(client).get("motes_requests_total")):
         pass
     assert requests == {("anyone", CHAT, "story", "499"): 1.0}
-    told = gateways.config()
-    failing = Failing(EngineError("it fell over"))
-    with gateways.gateway(
-        told, {n: dataclasses.replace(m, lm=failing) for n, m in open_models(told).items()}
-    ) as client:
+    with gateways.over(Failing(EngineError("it fell over"))) as client:
         ask(client)
         assert counted(client)["motes_upstream_errors_total"] == {("story",): 1.0}
 
@@ -323,7 +310,7 @@ class Remote(worlds.StoryLanguageModel):
 
 def test_ready_follows_what_it_stands_on():
     lm = Remote()
-    with over(lm) as client:
+    with gateways.over(lm) as client:
         response = client.get("/ready")
         assert (response.status_code, response.json()) == (200, {"status": "ready", "missing": {}})
         lm.down = True
@@ -358,7 +345,7 @@ class Meeting(worlds.StoryLanguageModel):
 def test_requests_of_several_callers_meet_in_one_engine():
     """Which makes one batch of them: that is the engine's part."""
     keys = [Key.make(name) for name in ("one", "two")]
-    with over(Meeting(), keys=[key.model_dump() for _, key in keys]) as client, ThreadPoolExecutor(2) as pool:
+    with gateways.over(Meeting(), keys=[key.model_dump() for _, key in keys]) as client, ThreadPoolExecutor(2) as pool:
 
         def asking(secret: str, question: str) -> int:
             body = {"model": "story", "messages": [{"role": "user", "content": question}]}

@@ -8,7 +8,6 @@ import json
 import os.path
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
 
 import httpx2
@@ -18,7 +17,7 @@ import pytest
 import gateways
 import motes
 import worlds
-from motes.gateway.answering import open_models
+from gateways import Stepwise
 from motes.gateway.config import Key
 from motes.lab import Trace
 from motes.lab.traces import Node
@@ -182,36 +181,8 @@ def test_a_key():
         assert ask(client.with_options(api_key=secret)).choices
 
 
-class Slow(worlds.StoryLanguageModel):
-    """Its first step is free, the second waits to be let go; and it may fail then."""
-
-    def __init__(self, fails: bool = False) -> None:
-        super().__init__()
-        self.fails, self._free = fails, asyncio.Event()
-        self.waits, self.cancelled = threading.Event(), threading.Event()
-
-    def let_go(self) -> None:
-        """From another thread, once it waits."""
-        assert self.waits.wait(10)
-        self.loop.call_soon_threadsafe(self._free.set)
-
-    async def extend(self, trajectories, sampling, seeds):
-        self.loop = asyncio.get_running_loop()
-        if trajectories[0].depth:
-            self.waits.set()
-            try:
-                await self._free.wait()
-            except asyncio.CancelledError:
-                self.cancelled.set()
-                raise
-            if self.fails:
-                raise RuntimeError("the password is 1234")
-        return await super().extend(trajectories, sampling, seeds)
-
-
-def slow(lm: Slow):
-    told = gateways.config(limits={"heartbeat": 0.01})
-    return gateways.gateway(told, {n: dataclasses.replace(m, lm=lm) for n, m in open_models(told).items()})
+def slow(lm: Stepwise):
+    return gateways.over(lm, limits={"heartbeat": 0.01})
 
 
 def body(**own: object) -> dict:
@@ -220,7 +191,7 @@ def body(**own: object) -> dict:
 
 
 def test_a_stream_that_has_nothing_to_say_lives():
-    lm = Slow()
+    lm = Stepwise()
     with slow(lm) as http, http.stream("POST", "/v1/chat/completions", json=body()) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         lines = response.iter_lines()
@@ -231,7 +202,7 @@ def test_a_stream_that_has_nothing_to_say_lives():
 
 
 def test_leaving_a_stream_cancels_the_work_at_once():
-    lm = Slow()
+    lm = Stepwise()
     with slow(lm) as http:
         with http.stream("POST", "/v1/chat/completions", json=body()) as response:
             assert next(response.iter_lines()).startswith("data: ")
@@ -240,7 +211,7 @@ def test_leaving_a_stream_cancels_the_work_at_once():
 
 
 def test_a_failure_within_a_stream_is_told_in_it(caplog):
-    lm = Slow(fails=True)
+    lm = Stepwise(fails=True)
     with (
         slow(lm) as http,
         openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="none", max_retries=0) as client,
@@ -259,7 +230,7 @@ def test_a_failure_within_a_stream_is_told_in_it(caplog):
 
 
 def test_an_answer_that_is_drawn_alone_streams_step_by_step():
-    lm = Slow()
+    lm = Stepwise()
     with slow(lm) as http, openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="none", max_retries=0) as client:
         stream = ask(client, stream=True, extra_body={"motes": {"method": "majority", "particles": 1}})
         said = ""

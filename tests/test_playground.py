@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
-import threading
 from collections.abc import Iterator
 
 import httpx2
@@ -14,7 +11,7 @@ import chromium
 import gateways
 import motes
 import worlds
-from motes.gateway.answering import open_models
+from gateways import Stepwise
 from motes.gateway.config import Config, Key
 from motes.tasks import TASKS
 
@@ -26,27 +23,6 @@ VALUE = "document.getElementById({!r}).value".format
 DONE = "!document.getElementById('run').hidden && document.getElementById('stop').hidden"
 
 
-class Stepwise(worlds.StoryLanguageModel):
-    """Goes on with the second step of an answer when it is let go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.free, self.cancelled = asyncio.Event(), threading.Event()
-
-    def let_go(self) -> None:
-        self.loop.call_soon_threadsafe(self.free.set)
-
-    async def extend(self, trajectories, sampling, seeds):
-        self.loop = asyncio.get_running_loop()
-        if trajectories[0].depth:
-            try:
-                await self.free.wait()
-            except asyncio.CancelledError:
-                self.cancelled.set()
-                raise
-        return await super().extend(trajectories, sampling, seeds)
-
-
 @pytest.fixture(scope="module")
 def http() -> Iterator[httpx2.Client]:
     with gateways.gateway(gateways.config(models={"story": MODEL})) as client:
@@ -56,20 +32,14 @@ def http() -> Iterator[httpx2.Client]:
 @pytest.fixture
 def stepwise() -> Iterator[tuple[httpx2.Client, Stepwise]]:
     lm = Stepwise()
-    told = gateways.config(models={"story": MODEL})
-    with gateways.gateway(told, {n: dataclasses.replace(m, lm=lm) for n, m in open_models(told).items()}) as client:
+    with gateways.over(lm, models={"story": MODEL}) as client:
         yield client, lm
-        lm.let_go()
 
 
 @pytest.fixture
 def sight(browser) -> Iterator[chromium.Chromium]:
-    """The browser, which must have nothing to complain of when a test is over."""
-    browser.complaints.clear()
-    browser.requested.clear()
-    yield browser
-    assert browser.complaints == []
-    assert all(url.startswith(("http://127.0.0.1", "about:", "data:")) for url in browser.requested)
+    with browser.undisturbed("http://127.0.0.1", "about:", "data:"):
+        yield browser
 
 
 def open_page(sight: chromium.Chromium, http: httpx2.Client, **window: object) -> None:
