@@ -18,16 +18,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -39,6 +36,7 @@ import motes
 from motes.gateway.answering import Served, open_models, visible
 from motes.gateway.config import Config
 from motes.gateway.wire import ChatRequest
+from real_servers import Server
 
 CONFIG = """
 [models.served]
@@ -128,26 +126,6 @@ def over_http(address: str, number: int, concurrent: int, *, stream: bool) -> To
     return asyncio.run(test())
 
 
-@contextlib.contextmanager
-def gateway(config: Path) -> Iterator[str]:
-    """A gateway in a process of its own, by its address."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "motes", "serve", "--config", str(config), "--port", str(port)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        while True:
-            with contextlib.suppress(httpx2.TransportError):
-                if httpx2.get(f"http://127.0.0.1:{port}/ready").is_success:
-                    break
-            if process.poll() is not None:
-                raise SystemExit("the gateway did not start: try its command, " + " ".join(command))
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def nothing() -> motes.TabularLanguageModel:
     """A language model that costs nothing: three steps."""
     step = {"so.\n\n": 0.5, "then.\n\n": 0.5}
@@ -177,11 +155,12 @@ def main() -> None:
         config = Path(folder) / "motes.toml"
         most = args.particles * args.concurrent
         config.write_text(CONFIG.format(lm=args.lm, reward=args.reward, particles=args.particles, most=most))
-        with gateway(config) as address:
+        command = (sys.executable, "-m", "motes", "serve", "--config", str(config), "--port", "{port}")
+        with Server("gateway-measured", command) as gateway:
             ways: dict[str, Callable[[int], Took]] = {
                 "library": lambda number: pool.submit(library, config, number, args.concurrent).result(),
-                "gateway": lambda number: over_http(address, number, args.concurrent, stream=False),
-                "stream": lambda number: over_http(address, number, args.concurrent, stream=True),
+                "gateway": lambda number: over_http(gateway.root, number, args.concurrent, stream=False),
+                "stream": lambda number: over_http(gateway.root, number, args.concurrent, stream=True),
             }
             for way in ways.values():  # warm up
                 way(args.concurrent)

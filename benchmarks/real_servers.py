@@ -1,4 +1,5 @@
-"""Real servers of the bundled models, started and stopped: llama.cpp, and vLLM as a generator and as a pooling runner.
+"""Servers in processes of their own, started and stopped; of the bundled models: llama.cpp, and vLLM as a generator and
+as a pooling runner.
 
 Their packages live in environments of their own, which `make test-servers` sets up: `.venv-llama-cpp`, `.venv-vllm`,
 or the folders that MOTES_LLAMA_CPP_ENV and MOTES_VLLM_ENV name.
@@ -90,6 +91,17 @@ class Server:
             if time.monotonic() > deadline:
                 raise ServerFailedError(f"{self.name} does not answer after {self.patience:g} s:\n{self.tail()}")
             time.sleep(0.05)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "start it first"
+        return self._process.pid
+
+    def end(self) -> int:
+        """Ask it to end, as `kill` does, and wait until it has; its status."""
+        assert self._process is not None, "start it first"
+        self._process.terminate()
+        return self._process.wait()
 
     def stop(self) -> None:
         """Kill it and its children, as `kill -9` does, and wait until they are gone. Without effect where none runs."""

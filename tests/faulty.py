@@ -30,6 +30,9 @@ class Faulty(VLLM):
     rate, seconds = 0.0, 0.0
     generated = 0
 
+    def health(self, body: dict[str, Any]) -> Any:
+        return {}
+
     async def __call__(self, request: httpx2.Request) -> httpx2.Response:
         if request.url.path == "/faults":
             told = json.loads(request.content)

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
-import socket
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -27,6 +24,7 @@ import pytest
 import faulty
 import motes
 from motes.gateway.answering import visible
+from real_servers import Server
 
 HERE = Path(__file__).parent
 CLIENTS, QUESTIONS = 200, 10
@@ -51,72 +49,36 @@ heartbeat = 0.2
 """
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+ENVIRONMENT = {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
 
 
-@dataclass
-class Process:
-    """A program with the tests' modules in reach, and where it listens."""
-
-    arguments: tuple[str, ...]
-    port: int
-    running: subprocess.Popen[bytes] | None = field(default=None, repr=False)
-
-    def start(self, path: str) -> None:
-        """And wait until it answers."""
-        environment = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
-        self.running = subprocess.Popen([sys.executable, *self.arguments], env=environment, stderr=subprocess.DEVNULL)
-        with httpx2.Client(base_url=f"http://127.0.0.1:{self.port}") as client:
-            until = time.monotonic() + 60
-            while True:
-                try:
-                    if client.get(path).is_success:
-                        return
-                except httpx2.TransportError:
-                    pass
-                assert time.monotonic() < until, f"{self.arguments} did not start"
-                assert self.running.poll() is None, f"{self.arguments} ended"
-
-    def kill(self, sign: int = signal.SIGKILL) -> None:
-        assert self.running is not None
-        self.running.send_signal(sign)
-        self.running.wait(60)
-
-    @property
-    def memory(self) -> int:
-        """Bytes of it that are in memory."""
-        assert self.running is not None
-        status = Path(f"/proc/{self.running.pid}/status").read_text()
-        return 1024 * int(re.search(r"VmRSS:\s+(\d+) kB", status)[1])
+def memory_of(server: Server) -> int:
+    """Bytes of it that are in memory."""
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    return 1024 * int(re.search(r"VmRSS:\s+(\d+) kB", status)[1])
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[Process]:
-    port = free_port()
-    process = Process((str(HERE / "faulty.py"), str(port)), port)
-    process.start("/v1/models")
-    yield process
-    process.kill()
+def upstream() -> Iterator[Server]:
+    with Server("faulty", (sys.executable, str(HERE / "faulty.py"), "{port}"), ENVIRONMENT) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
-def gateway(upstream, tmp_path_factory) -> Iterator[Process]:
-    port, config = free_port(), tmp_path_factory.mktemp("gateway") / "motes.toml"
+def gateway(upstream, tmp_path_factory) -> Iterator[Server]:
+    config = tmp_path_factory.mktemp("gateway") / "motes.toml"
     config.write_text(CONFIG.format(upstream=upstream.port))
-    process = Process(("-m", "motes", "serve", "--config", str(config), "--port", str(port)), port)
-    process.start("/ready")
-    yield process
-    process.kill(signal.SIGTERM)
-    assert process.running.returncode == -signal.SIGTERM, "ended as it was told"
+    command = (sys.executable, "-m", "motes", "serve", "--config", str(config), "--port", "{port}")
+    with Server("gateway-under-load", command, ENVIRONMENT) as server:
+        yield server
+        assert server.end() == -signal.SIGTERM, "ended as it was told"
 
 
 @pytest.fixture
 def expected(upstream) -> list[str]:
     """What is answered over a sound server, by question."""
     faults(upstream, 0.0)
-    lm = motes.language_model(f"http://127.0.0.1:{upstream.port}/v1#tiny")
+    lm = motes.language_model(f"{upstream.root}/v1#tiny")
     sampling = motes.Sampling(max_steps=4, max_step_tokens=8)
     asked = {"lm": lm, "reward": faulty.reward(), "sampling": sampling}
     methods = [motes.ParticleFilter(particles(i)) for i in range(QUESTIONS)]
@@ -124,8 +86,8 @@ def expected(upstream) -> list[str]:
     return [visible(result, 1)[0].text for result in results]
 
 
-def faults(upstream: Process, rate: float, seconds: float = 0.0) -> None:
-    httpx2.post(f"http://127.0.0.1:{upstream.port}/faults", json={"rate": rate, "seconds": seconds})
+def faults(upstream: Server, rate: float, seconds: float = 0.0) -> None:
+    httpx2.post(f"{upstream.root}/faults", json={"rate": rate, "seconds": seconds})
 
 
 def question(i: int) -> str:
@@ -181,12 +143,12 @@ async def ask(client: httpx2.AsyncClient, i: int, *, stream: bool, leaves: bool 
     raise AssertionError("a stream broke off")
 
 
-def wave(gateway: Process, *, leaving: int = 0) -> list[Ended]:
+def wave(gateway: Server, *, leaving: int = 0) -> list[Ended]:
     """All clients at once, every other one streaming; of these so many leave at the first sign of life."""
 
     async def test() -> list[Ended]:
         limits = httpx2.Limits(max_connections=CLIENTS, max_keepalive_connections=0)
-        address = f"http://127.0.0.1:{gateway.port}"
+        address = gateway.root
         async with httpx2.AsyncClient(base_url=address, limits=limits, timeout=HANGS) as client, asyncio.timeout(HANGS):
             stream = [i % 2 == 0 for i in range(CLIENTS)]
             return await asyncio.gather(
@@ -196,10 +158,10 @@ def wave(gateway: Process, *, leaving: int = 0) -> list[Ended]:
     return asyncio.run(test())
 
 
-def counted(gateway: Process) -> Counter[str]:
+def counted(gateway: Server) -> Counter[str]:
     """What /metrics has: requests by status, tokens by kind, what is in flight."""
     found: Counter[str] = Counter()
-    for line in httpx2.get(f"http://127.0.0.1:{gateway.port}/metrics").text.splitlines():
+    for line in httpx2.get(f"{gateway.root}/metrics").text.splitlines():
         name, _, value = line.rpartition(" ")
         for pattern in (
             r'motes_requests_total\{.*status="(\d+)"',
@@ -211,7 +173,7 @@ def counted(gateway: Process) -> Counter[str]:
     return found
 
 
-def settled(gateway: Process, requests: int) -> Counter[str]:
+def settled(gateway: Server, requests: int) -> Counter[str]:
     """The same, once so many requests are counted: of a client that has left this is a moment later."""
     until = time.monotonic() + 30
     while True:
@@ -221,7 +183,7 @@ def settled(gateway: Process, requests: int) -> Counter[str]:
         assert time.monotonic() < until, f"{found} of {requests} requests"
 
 
-def sent(gateway: Process) -> int:
+def sent(gateway: Server) -> int:
     return sum(number for status, number in counted(gateway).items() if status.isdigit())
 
 
@@ -262,23 +224,23 @@ def test_a_slow_and_faulty_server(gateway, upstream, expected):
         assert rate > 0.5 or len(sound) > CLIENTS / 2
         statuses += seen
         assert (after["motes_particles_in_flight"], after["motes_requests_waiting"]) == (0, 0)
-        memory.append(gateway.memory)
+        memory.append(memory_of(gateway))
     assert statuses["502"] > 0, "some had no particle left"
     assert max(memory[1:]) - memory[0] < 8e6
 
 
 def test_a_server_that_is_killed_and_returns(gateway, upstream, expected):
-    ready = f"http://127.0.0.1:{gateway.port}/ready"
+    ready = f"{gateway.root}/ready"
     faults(upstream, 0.0, 0.05)
     before = sent(gateway)
 
     async def test() -> list[Ended]:
-        address = f"http://127.0.0.1:{gateway.port}"
+        address = gateway.root
         async with httpx2.AsyncClient(base_url=address, timeout=HANGS) as client, asyncio.timeout(HANGS):
             tasks = [asyncio.ensure_future(ask(client, i, stream=i % 2 == 0)) for i in range(40)]
             while not counted(gateway)["motes_particles_in_flight"]:
                 await asyncio.sleep(0)
-            upstream.kill()
+            upstream.stop()
             return await asyncio.gather(*tasks)
 
     ended = asyncio.run(test())
@@ -287,8 +249,9 @@ def test_a_server_that_is_killed_and_returns(gateway, upstream, expected):
     settled(gateway, before + 40)
     response = httpx2.get(ready)
     assert (response.status_code, response.json()["missing"]) == (503, {"words": ["language model"]})
-    assert httpx2.get(f"http://127.0.0.1:{gateway.port}/health").is_success
-    upstream.start("/v1/models")
+    assert httpx2.get(f"{gateway.root}/health").is_success
+    upstream.start()
+    upstream.wait()
     until = time.monotonic() + 30
     while not httpx2.get(ready).is_success:
         assert time.monotonic() < until
