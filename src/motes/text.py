@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -19,3 +21,35 @@ def well_formed(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
+
+
+JOINING = "\u0590-\u1cff\u2190-\u2bff\ufb50-\ufe0f\ufe70-\ufefc\U00010000-\U000dffff"
+"""The letters, signs and emoji behind which a joiner has a meaning."""
+
+UNSEEN = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\xad]"  # C0 but tab and newline, DEL, C1
+    "|[\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0]"  # letters and marks that have no picture
+    "|[\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\ufffb\ufffe\uffff]"  # no width; line ends; bidi
+    f"|(?<![{JOINING}])[\u200c\u200d]|(?<=[\ufe00-\ufe0f])[\ufe00-\ufe0f]"  # joiners of nothing, selectors of nothing
+    "|[\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"  # halves of pairs; tags
+)
+"""What a terminal or a page obeys, or shows as nothing at all, where text should be seen."""
+
+
+def escaped(character: str) -> str:
+    r"""A character in Python's notation: `\x1b`, `\u202e`."""
+    return character.encode("unicode_escape").decode()
+
+
+def visible(text: str, *, newlines: bool = False) -> str:
+    r"""`text` with what would act on a terminal instead of being seen in Python's notation: `\x1b`, `\u202e`.
+
+    That is Escape and the other control characters, those that turn the direction of writing, and those without width,
+    tags among them. Ordinary text stays as it is in every script: letters written from right to left, combining marks,
+    the joiners of Persian, of Indic scripts and within emoji.
+
+    Args:
+        newlines: the text may have several lines: newlines and tabs are kept, and a Windows line end is one.
+    """
+    text = text.replace("\r\n", "\n") if newlines else text.replace("\n", r"\n").replace("\t", r"\t")
+    return UNSEEN.sub(lambda found: escaped(found[0]), text)
