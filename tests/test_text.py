@@ -17,7 +17,7 @@ from motes.text import visible, well_formed
         ("plain", "plain"),
         ("naïve 😀", "naïve 😀"),
         ("\ud83d", "�"),
-        ("\ude00", "�"),
+        ("b\ude00", "b�"),
         ("a\ud83d", "a�"),
         ("\ud83d b", "� b"),
         ("\ud83d\ude00", "😀"),
