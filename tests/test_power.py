@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,11 +16,13 @@ import numpy as np
 import pytest
 
 import motes
+from engines import TGI, VLLM, OpenAICompatible, connect
 from exact import FUNCTIONS, UNEVEN, mean_of, path_of, z_limit, z_scores
 from motes import PowerFilter, Result, Sampling, Step, TabularLanguageModel, Trajectory, asolve
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.methods import power
 from test_mutations import mutant
+from test_served import server
 
 ALPHAS = (0.5, 2.5)
 THRESHOLDS = (0.0, 0.9, 1.0)
@@ -136,10 +139,79 @@ def test_at_temperature_one_the_proposal_is_the_model():
         motes.solve("?", lm=Silent(P.table, "logprob", "proposal_logprob"), reward=None, method=method, sampling=plain)
 
 
-def test_greedy_steps_are_certain():
-    result = motes.solve("?", lm=P, reward=None, method=PowerFilter(2, 2.0), sampling=Sampling(temperature=0))
-    path = path_of(result.trajectories[0])
-    assert np.exp(result.log_evidence) == pytest.approx(dict(P.paths())[path] ** 2)
+class Untouched(TabularLanguageModel):
+    """Says of itself what `facts` say; drawing anything would be too late."""
+
+    def __init__(self, **facts: Any) -> None:
+        super().__init__(P.table)
+        vars(self).update(facts)
+
+    async def extend(self, trajectories: Any, sampling: Any, seeds: Any) -> list[Step]:
+        raise AssertionError("a step was drawn")
+
+
+@pytest.mark.parametrize(
+    ("facts", "changes", "says"),
+    [
+        ({}, {"temperature": 0.0}, "temperature above 0 .*, or use greedy"),
+        ({}, {"temperature": 0.0, "top_k": 3}, "temperature above 0"),
+        ({"gives_logprobs": lambda sampling: False}, {}, "no log-probabilities .* another method"),
+        ({"gives_logprobs": lambda sampling: sampling.top_k != 3}, {"top_k": 3}, "no log-probabilities"),
+        ({"proposal_logprobs": False}, {"temperature": 0.8}, "sample at temperature 1, without top_p"),
+        ({"proposal_logprobs": False}, {"top_k": 3}, "sample at temperature 1, without top_p"),
+        ({"continues_prefixes": False}, {}, "whole answers only"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_drawn(facts: Any, changes: dict[str, Any], says: str):
+    lm, sampling = Untouched(**facts), Sampling(temperature=1.0).replace(**changes)
+    for method in (PowerFilter(4), motes.methods.method("power", 4, alpha=1.0)):
+        with pytest.raises(ConfigurationError, match=says):
+            motes.methods.require(method, lm, sampling)
+        with pytest.raises(ConfigurationError, match=says):
+            motes.solve("?", lm=lm, reward=None, method=method, sampling=sampling)
+
+
+def test_what_a_method_does_not_need_is_not_asked_of_it():
+    """Where the model gives log-probabilities of the model alone, temperature 1 is enough; other methods need none."""
+    motes.methods.require(PowerFilter(4), Untouched(proposal_logprobs=False), Sampling(temperature=1.0))
+    silent = Untouched(gives_logprobs=lambda sampling: False, proposal_logprobs=False)
+    for name in motes.methods.METHODS.keys() - {"power"}:
+        motes.methods.require(motes.methods.method(name, 16), silent, Sampling(temperature=0.0))
+
+
+@pytest.mark.parametrize(
+    ("engine", "changes"),
+    [
+        (VLLM, {"temperature": 0.8}),
+        (VLLM, {"temperature": 1.0, "top_p": 0.9}),
+        (TGI, {"temperature": 1.0, "delimiter": re.compile("[.]")}),
+    ],
+)
+def test_servers_are_not_asked_for_what_they_cannot_give(engine: type[OpenAICompatible], changes: dict[str, Any]):
+    """No server gives the log-probabilities of draws at other temperatures; some give none in a stream."""
+
+    async def main() -> None:
+        lm = await connect(engine())
+        plain = Sampling(temperature=1.0, max_step_tokens=8, max_steps=2)
+        assert (await asolve("How many?", lm=lm, reward=None, method=PowerFilter(2), sampling=plain)).usage.lm_calls
+        asked = len(server(lm).asked)
+        with pytest.raises(ConfigurationError):
+            await asolve("How many?", lm=lm, reward=None, method=PowerFilter(2), sampling=plain.replace(**changes))
+        assert len(server(lm).asked) == asked
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("name", sorted(motes.methods.METHODS))
+def test_methods_of_steps_are_refused_by_models_of_whole_answers(name: str):
+    method, lm = motes.methods.method(name, 16), Untouched(continues_prefixes=False)
+    one_step = Sampling(max_steps=1)
+    motes.methods.require(method, lm, one_step)
+    if name in ("greedy", "majority", "bon", "wbon"):
+        motes.methods.require(method, lm, Sampling())
+    else:
+        with pytest.raises(ConfigurationError, match="whole answers only"):
+            motes.methods.require(method, lm, Sampling())
 
 
 def test_values_out_of_range_are_refused():

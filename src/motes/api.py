@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from motes.errors import ConfigurationError, MissingExtraError, MotesError, UnknownNameError
-from motes.methods import ParticleFilter, Run, select_by_outcome
+from motes.methods import ParticleFilter, Run, require, select_by_outcome
 from motes.methods.limits import Limits
 from motes.methods.population import Follower, Observer
 from motes.protocols import AnswerRule, LanguageModel, Method, RewardModel, Task
@@ -298,6 +298,7 @@ async def asolve(
         limits=limits,
     )
     try:
+        require(method, run.lm, run.sampling)
         result = await method.run(run)
         return result if last_word is None else await select_by_outcome(run, result, last_word)
     except MotesError as error:

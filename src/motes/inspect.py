@@ -247,6 +247,9 @@ class WholeAnswers:
     def __init__(self, model: Model) -> None:
         self._model = model
 
+    def gives_logprobs(self, sampling: Sampling) -> bool:
+        return False
+
     def __repr__(self) -> str:
         return str(self._model)
 

@@ -17,8 +17,9 @@ class LanguageModel(Protocol):
 
     A model may say more of itself by attributes: `merges_calls = True`, concurrent calls meet in one batch, so that
     each particle is better asked for by a call of its own; `continues_prefixes = False`, it writes whole answers only,
-    and methods that work step by step refuse it. Models behind a server have `async def ready()`, which raises where
-    that cannot be reached.
+    and methods that work step by step refuse it; `gives_logprobs(sampling)`, whether its steps carry `Step.logprob`
+    when it is sampled so; `proposal_logprobs = False`, they never carry `Step.proposal_logprob`. Models behind a server
+    have `async def ready()`, which raises where that cannot be reached.
     """
 
     async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
@@ -104,6 +105,11 @@ class Method(Protocol):
     A method may say more of itself by attributes of its class: `needs_reward = False`, it never scores, and no reward
     model is opened for it; `independent = True`, its answers are independent samples of the language model;
     `one_population = True`, every population that it records holds the beginning of whatever it will answer.
+
+    It may have a method `require(lm, sampling) -> None` as well, which raises `ConfigurationError` where the method
+    cannot work with that model or sampling: it writes whole answers only, say, or gives no log-probabilities.
+    `motes.methods.require(method, lm, sampling)` asks any method. Each run asks before its first token; whoever
+    plans many runs asks once, before the first of them.
     """
 
     @property

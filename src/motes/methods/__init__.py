@@ -18,6 +18,7 @@ from motes.methods.particle_gibbs import ParticleGibbs
 from motes.methods.population import Population, Run
 from motes.methods.potential import log_increment
 from motes.methods.power import PowerFilter
+from motes.methods.requirements import require
 from motes.methods.searches import DVTS, BeamSearch, Rebase
 from motes.methods.selectors import SELECTORS, conclude, score_weights
 from motes.protocols import Method
@@ -80,6 +81,7 @@ __all__ = [
     "conclude",
     "log_increment",
     "method",
+    "require",
     "score_weights",
     "select_by_outcome",
 ]

@@ -11,10 +11,12 @@ import numpy.typing as npt
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.methods.population import AGGREGATIONS, Aggregation, Population, Run
 from motes.methods.potential import Link, Potential, log_increment
+from motes.methods.requirements import require_steps
 from motes.methods.selectors import SELECTORS, conclude
 from motes.methods.sweep import Sweep
+from motes.protocols import LanguageModel
 from motes.smc import RESAMPLING, Weights, resample
-from motes.types import Result
+from motes.types import Result, Sampling
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -94,6 +96,10 @@ class ParticleFilter:
     @property
     def budget(self) -> int:
         return self.num_particles
+
+    def require(self, lm: LanguageModel, sampling: Sampling) -> None:
+        """See `motes.protocols.Method`."""
+        require_steps(lm, sampling)
 
     async def run(self, run: Run) -> Result:
         sweep = await self.sweep(run)

@@ -26,6 +26,7 @@ from motes.errors import (
     StepsFailedError,
 )
 from motes.methods.limits import Limits
+from motes.methods.requirements import continues_prefixes, require_steps
 from motes.protocols import AnswerRule, LanguageModel, RewardModel
 from motes.smc import Weights
 from motes.types import STOPS, Problem, Record, Result, Sampling, Scores, Step, Trajectory, Usage
@@ -173,7 +174,7 @@ class Run:
         """
         self._require_reward(score)
         sampling = sampling or self.sampling
-        self._require_steps(sampling)
+        require_steps(self.lm, sampling)
         live = [i for i, trajectory in enumerate(population.trajectories) if trajectory.finished is None]
         if streams is None:
             seeds = [int(seed) for seed in self.rng.integers(2**63, size=len(live))]
@@ -214,7 +215,7 @@ class Run:
         """
         self._require_reward(score)
         sampling = sampling or self.sampling
-        if not self._continues_prefixes:
+        if not continues_prefixes(self.lm):
             longest = sampling.max_tokens or sampling.max_steps * sampling.max_step_tokens
             sampling = sampling.replace(delimiter=None, max_steps=1, max_step_tokens=longest)
         streams = [np.random.default_rng(seed) for seed in self.rng.integers(2**63, size=len(population))]
@@ -308,17 +309,6 @@ class Run:
     def _require_reward(self, score: bool) -> None:
         if score and self.reward is None:
             raise ConfigurationError("this method needs a reward model: give `reward=`")
-
-    def _require_steps(self, sampling: Sampling) -> None:
-        if sampling.max_steps > 1 and not self._continues_prefixes:
-            raise ConfigurationError(
-                f"{self.lm!r} writes whole answers only, it cannot continue one step by step: use a method that needs "
-                "nothing else (greedy, majority, bon, wbon), or a server that completes a prefix (`motes doctor URL`)"
-            )
-
-    @property
-    def _continues_prefixes(self) -> bool:
-        return bool(getattr(self.lm, "continues_prefixes", True))
 
     @property
     def _merges(self) -> bool:

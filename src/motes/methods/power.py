@@ -11,7 +11,9 @@ import numpy.typing as npt
 from motes.errors import ConfigurationError
 from motes.methods.particle_filter import ParticleFilter
 from motes.methods.population import Population, Run
+from motes.methods.requirements import draws_from_the_model, require_logprobs, require_steps
 from motes.methods.selectors import SELECTORS
+from motes.protocols import LanguageModel
 from motes.types import Result, Sampling, Step
 
 FloatArray = npt.NDArray[np.float64]
@@ -42,7 +44,8 @@ class PowerFilter:
         selector: "vote", "sample" or "majority"; there are no scores for "argmax".
 
     Raises:
-        ConfigurationError: a value is out of its range, or, in a run, the engine gives no such log-probabilities.
+        ConfigurationError: a value is out of its range, or, in a run, the temperature is 0 or the engine gives no such
+            log-probabilities.
     """
 
     needs_reward: ClassVar[bool] = False
@@ -66,7 +69,23 @@ class PowerFilter:
     def budget(self) -> int:
         return self.num_particles
 
+    def require(self, lm: LanguageModel, sampling: Sampling) -> None:
+        """See `motes.protocols.Method`.
+
+        Raises:
+            ConfigurationError: the temperature is 0: every draw is the same, and says nothing of Σ p(x)^α. Or the
+                model gives no log-probabilities, or is not drawn from step by step.
+        """
+        if sampling.temperature == 0:
+            raise ConfigurationError(
+                "the power filter weighs what is drawn at random, and at temperature 0 nothing is: set a temperature "
+                "above 0 (1/alpha makes the weights most even), or use greedy"
+            )
+        require_steps(lm, sampling)
+        require_logprobs(lm, sampling)
+
     async def run(self, run: Run) -> Result:
+        self.require(run.lm, run.sampling)
         return await self._filter(run.sampling).run(run)
 
     def _filter(self, sampling: Sampling) -> _PowerWeighted:
@@ -95,8 +114,7 @@ class _PowerWeighted(ParticleFilter):
 
     def _log_g(self, step: Step) -> float:
         target, proposal = step.logprob, step.proposal_logprob
-        s = self.sampling
-        if proposal is None and (s.temperature, s.top_p, s.top_k, s.min_p) == (1.0, 1.0, 0, 0.0):
+        if proposal is None and draws_from_the_model(self.sampling):
             proposal = target
         if target is None or proposal is None:
             missing = "log-probabilities" if target is None else "log-probabilities at other temperatures than 1"

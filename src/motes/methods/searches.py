@@ -16,9 +16,11 @@ import numpy.typing as npt
 
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.methods.population import AGGREGATIONS, Aggregation, Population, Run
+from motes.methods.requirements import require_steps
 from motes.methods.selectors import SELECTORS, conclude, score_weights
+from motes.protocols import LanguageModel
 from motes.smc import Weights
-from motes.types import Result
+from motes.types import Result, Sampling
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -50,6 +52,10 @@ class _Search:
     def num_subtrees(self) -> int:
         """Parts of the search that do not compete with each other."""
         return 1
+
+    def require(self, lm: LanguageModel, sampling: Sampling) -> None:
+        """See `motes.protocols.Method`."""
+        require_steps(lm, sampling)
 
     async def run(self, run: Run) -> Result:
         population = run.start(self.n)

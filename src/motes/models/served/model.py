@@ -71,6 +71,7 @@ class HTTPLanguageModel:
     """
 
     merges_calls = True
+    proposal_logprobs = False
 
     def __init__(
         self,
@@ -151,6 +152,10 @@ class HTTPLanguageModel:
         """Whether it can be used step by step; otherwise it writes whole answers only."""
         return self.capabilities.continues_prefixes
 
+    def gives_logprobs(self, sampling: Sampling) -> bool:
+        """Whether steps carry log-probabilities: streams that are cut on this side may have none."""
+        return self.logprobs and not (self._cuts(sampling) and self._cutter is not self._wire)
+
     async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
         """See `motes.protocols.LanguageModel`. What concurrent calls ask for in one turn of the event loop is asked of
         the server together. Cancelling a call closes its requests at once, unless others wait for them too.
@@ -213,7 +218,7 @@ class HTTPLanguageModel:
                     limit=limit,
                     n=n,
                     seed=seed,
-                    logprobs=self.logprobs and not (cut and self._cutter is not self._wire),
+                    logprobs=self.gives_logprobs(sampling),
                     cut=cut,
                 )
                 # Each answer's asks: one, or all that are alike, where they are drawn once.

@@ -1,0 +1,58 @@
+"""What methods need of the language model and the sampling, asked before anything is drawn."""
+
+from __future__ import annotations
+
+from motes.errors import ConfigurationError
+from motes.protocols import LanguageModel, Method
+from motes.types import Sampling
+
+
+def require(method: Method, lm: LanguageModel, sampling: Sampling) -> None:
+    """Ask a method whether it can work with a model, sampled so. See `motes.protocols.Method`.
+
+    Raises:
+        ConfigurationError: it cannot.
+    """
+    if (own := getattr(method, "require", None)) is not None:
+        own(lm, sampling)
+
+
+def continues_prefixes(lm: LanguageModel) -> bool:
+    return bool(getattr(lm, "continues_prefixes", True))
+
+
+def require_steps(lm: LanguageModel, sampling: Sampling) -> None:
+    """Raise unless answers can be drawn step by step.
+
+    Raises:
+        ConfigurationError: the model writes whole answers only, and an answer may have several steps.
+    """
+    if sampling.max_steps > 1 and not continues_prefixes(lm):
+        raise ConfigurationError(
+            f"{lm!r} writes whole answers only, it cannot continue one step by step: use a method that needs "
+            "nothing else (greedy, majority, bon, wbon), or a server that completes a prefix (`motes doctor URL`)"
+        )
+
+
+def require_logprobs(lm: LanguageModel, sampling: Sampling) -> None:
+    """Raise unless the model is known to give the log-probabilities of its steps, and of their draws.
+
+    Raises:
+        ConfigurationError: it says that it does not.
+    """
+    gives = getattr(lm, "gives_logprobs", None)
+    if gives is not None and not gives(sampling):
+        raise ConfigurationError(
+            f"{lm!r} gives no log-probabilities of its steps: open it with logprobs=1 where its server has them "
+            "(`motes doctor URL`), end steps by texts instead of a pattern, or use another method"
+        )
+    if not (getattr(lm, "proposal_logprobs", True) or draws_from_the_model(sampling)):
+        raise ConfigurationError(
+            f"{lm!r} gives log-probabilities of the model alone, not of draws that a temperature or a filter changes: "
+            "sample at temperature 1, without top_p, top_k, min_p, or use another method"
+        )
+
+
+def draws_from_the_model(sampling: Sampling) -> bool:
+    """Whether steps are drawn from the model's own distribution: at temperature 1, unfiltered."""
+    return (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (1.0, 1.0, 0, 0.0)
