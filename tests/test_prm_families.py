@@ -23,6 +23,7 @@ from motes.errors import ConfigurationError, ContextLengthError, UnknownNameErro
 from motes.rewards.families import FAMILIES, NextToken, recognise
 from motes.rewards.format import Format
 from motes.rewards.prm import LocalPRM
+from motes.types import NEUTRAL, Usage
 from motes.vocabulary import Vocabulary
 from prm_families import PUBLISHED, write_skywork
 
@@ -129,6 +130,46 @@ def test_a_whole_prefix_is_one_step(folders: dict[str, Path], name: str) -> None
         PUBLISHED[name].scores(folders[name], QUESTION, ["\n".join(STEPS[:t])])[0] for t in range(1, len(STEPS) + 1)
     ]
     assert score(opened(folders[name], prefix="whole"), trajectory(*STEPS)) == pytest.approx(expected, abs=1e-4)
+
+
+LINES = ("So 7+5=12.", "Rosa has 12 pears.", "The answer is 12.")
+DIVISIONS = [
+    ("\n".join(LINES[:i]), *filter(None, ("\n".join(LINES[i:j]), "\n".join(LINES[j:]))))
+    for i, j in ((1, 2), (1, 3), (2, 3), (3, 3))
+]
+"""Every way to divide three lines into steps."""
+
+
+@every_family
+@pytest.mark.parametrize("prefix", ["steps", "whole"])
+def test_a_text_divided_otherwise_has_scores_of_its_own(folders: dict[str, Path], name: str, prefix: str) -> None:
+    """Also where its tokens are the same, and as many scores are read in them at other places (Skywork)."""
+    together = [list(s) for s in asyncio.run(opened(folders[name], prefix=prefix).score(divided()))]
+    prm = opened(folders[name], prefix=prefix)
+    assert together == [pytest.approx(score(prm, node), abs=1e-5) for node in divided()]
+    if prefix == "steps":
+        for scores, steps in zip(together, DIVISIONS, strict=True):
+            assert scores == pytest.approx(PUBLISHED[name].scores(folders[name], QUESTION, steps), abs=1e-4)
+
+
+def divided() -> list[Trajectory]:
+    return [trajectory(*steps) for steps in DIVISIONS]
+
+
+@every_family
+@pytest.mark.parametrize("prefix", ["steps", "whole"])
+def test_a_blank_step_has_the_score_of_the_text_before_it(folders: dict[str, Path], name: str, prefix: str) -> None:
+    """It adds nothing to read: neither tokens, nor a number, nor anything to the steps that follow."""
+    prm = opened(folders[name], prefix=prefix)
+    first, second, third = score(prm, trajectory(*STEPS))
+    node = Trajectory(Problem(QUESTION))
+    for text in ("\n\n", f"{STEPS[0]}\n\n", "", " \t\n\n", f"{STEPS[1]}\n\n", STEPS[2], "\n\n"):
+        node = node.extend(Step(text, "step"))
+    assert score(prm, node) == pytest.approx([NEUTRAL, first, first, first, second, third, third], abs=1e-5)
+    (ended,) = asyncio.run(prm.score([node.extend(Step("", "eos"))]))
+    assert (ended[-1], ended.usage) == (ended[-2], Usage())
+    (nothing,) = asyncio.run(prm.score([Trajectory(Problem(QUESTION)).extend(Step("", "eos"))]))
+    assert (list(nothing), nothing.usage) == ([NEUTRAL], Usage())
 
 
 @every_family

@@ -4,6 +4,7 @@ those of the local reward model; what is asked for, what becomes of faults, how 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ from motes.errors import (
     UnreachableError,
 )
 from motes.rewards import reading
+from motes.rewards.families import FAMILIES
 from motes.rewards.prm import LocalPRM
 from motes.rewards.served import model, routes
 from motes.rewards.served.model import ServedPRM
@@ -110,6 +112,22 @@ def test_scores_are_those_of_the_local_model(folders: dict[str, Path], route: st
         node = trajectory(text, root=node)
         assert score(prm, node)[0] == pytest.approx(score(local, node)[0], abs=1e-5)
     assert score(prm, *fresh(node)) == [pytest.approx(score(local, node)[0], abs=1e-5)]
+
+
+def test_a_text_divided_otherwise_is_asked_for_by_itself(folders: dict[str, Path]):
+    """Concurrent calls are asked together, what is alike once: the same tokens read at other places are not alike."""
+    by_line = dataclasses.replace(FAMILIES["versaprm"], by_line=True, step="{step}{ \n\n\n\n}")
+    local = motes.reward_model(f"hf:{folders['versaprm']}", format=by_line)
+    engine = engine_of(folders, "vllm")
+    prm = opened(engine, format=by_line)
+    answers = [trajectory("One.\nTwo.", "Three."), trajectory("One.", "Two.\nThree.")]
+
+    async def both() -> list[list[float]]:
+        return [list(found[0]) for found in await asyncio.gather(*(prm.score([answer]) for answer in answers))]
+
+    alone = [pytest.approx(score(local, answer)[0], abs=1e-5) for answer in fresh(*answers)]
+    assert asyncio.run(both()) == alone
+    assert alone[0] != pytest.approx(score(local, fresh(answers[1])[0])[0], abs=1e-3)
 
 
 @every_route

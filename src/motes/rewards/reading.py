@@ -13,6 +13,7 @@ from typing import Generic, Literal, TypeVar, get_args
 from weakref import WeakKeyDictionary
 
 from motes.errors import ContextLengthError, MotesError, ScoresFailedError, UnknownNameError
+from motes.rewards.blank import fill_scores, written_steps
 from motes.rewards.format import Format
 from motes.types import Problem, Scores, Trajectory, Usage
 
@@ -40,13 +41,14 @@ class Reading:
     usage: Usage = field(default_factory=Usage, kw_only=True)
 
     @property
-    def key(self) -> tuple[int, ...]:
-        """What texts that are alike have in common."""
-        return (len(self.at), *self.ids)
+    def key(self) -> Key:
+        """What readings that are alike have in common: the positions too, since a text may be divided into as many
+        steps elsewhere."""
+        return tuple(self.at), tuple(self.ids)
 
 
 ReadingT = TypeVar("ReadingT", bound=Reading)
-Key = tuple[int, ...]
+Key = tuple[tuple[int, ...], tuple[int, ...]]
 Read = Callable[[list[ReadingT]], Awaitable[Sequence[Sequence[float] | MotesError]]]
 """Reads texts: for each its scores, or why there are none."""
 
@@ -125,7 +127,7 @@ class Reader(Generic[ReadingT]):
         return ScoresFailedError.unless_all(
             [
                 failures.get(i)
-                or Scores((self._known[node] for node in trajectory.path), sum((r.usage for r in first[i]), Usage()))
+                or Scores(fill_scores(trajectory, self._known), sum((r.usage for r in first[i]), Usage()))
                 for i, trajectory in enumerate(trajectories)
             ]
         )
@@ -138,19 +140,19 @@ class Reader(Generic[ReadingT]):
 
     def _readings(self, trajectory: Trajectory) -> Iterator[ReadingT]:
         """What must be read for the steps of a trajectory that have no score yet."""
-        path = trajectory.path
+        path = written_steps(trajectory)
         unread = [node for node in path if node not in self._known]
         if not unread:
             return
         prompt = self.format.prompt(trajectory.problem)
         if self.prefix == "whole":
             for node in unread:
-                ids = [*prompt, *self.format.step(re.sub(r"\n{2,}", "\n", node.text), 1)]
+                ids = [*prompt, *self.format.step(re.sub(r"\n\s*\n", "\n", node.text), 1)]
                 yield self._checked(self._reading(ids, [len(ids) - 1], [[node]], len(prompt), len(ids) - 1))
             return
         ids, ends = list(prompt), []
-        for node in path:
-            ids += self._ids(node)
+        for number, node in enumerate(path, 1):
+            ids += self._ids(node, number)
             ends.append(len(ids) - 1)
         at = ends[len(path) - len(unread) :]  # a step is never scored before those that lead to it
         yield self._checked(self._reading(ids, at, [[node] for node in unread], len(prompt), len(ids)))
@@ -163,9 +165,9 @@ class Reader(Generic[ReadingT]):
             )
         return reading
 
-    def _ids(self, node: Trajectory) -> list[int]:
-        """A step's tokens, up to where its score is read."""
+    def _ids(self, node: Trajectory, number: int) -> list[int]:
+        """Tokens of a step, the answer's written step of that number, up to where its score is read."""
         if node not in self._step_ids:
             assert node.step is not None
-            self._step_ids[node] = self.format.step(node.step.text, node.depth)
+            self._step_ids[node] = self.format.step(node.step.text, number)
         return self._step_ids[node]

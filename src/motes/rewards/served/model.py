@@ -19,7 +19,7 @@ from motes.errors import (
 from motes.http import Address, Ask, Client, Server, Turns, identify, now
 from motes.rewards.families import FAMILIES, Family, family
 from motes.rewards.format import Format
-from motes.rewards.reading import Prefix, Reader, Reading
+from motes.rewards.reading import Key, Prefix, Reader, Reading
 from motes.rewards.self_test import ANSWERS, QUESTION, is_wanted, refuse_constant
 from motes.rewards.served.probe import family_of
 from motes.rewards.served.routes import ROUTES, Route, kind
@@ -205,7 +205,7 @@ class ServedPRM:
 
     async def _carry_out(self, asks: list[_Ask]) -> None:
         """Everything that one turn of the event loop asks for, what is alike once: the first who asked pays."""
-        alike: dict[tuple[int, ...], list[_Ask]] = {}
+        alike: dict[Key, list[_Ask]] = {}
         for ask in asks:
             alike.setdefault(ask.reading.key, []).append(ask)
         by_rounds = sorted(alike.values(), key=lambda group: self.route.rounds(group[0].reading))
