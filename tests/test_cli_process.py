@@ -71,7 +71,7 @@ def resume(directory: Path) -> None:
     before = records.read_bytes()
     whole = before[: before.rfind(b"\n") + 1]
     done = subprocess.run(command(*ASK, "--out", directory), cwd=HERE, text=True, capture_output=True, check=True)
-    assert f"{whole.count(10)}/{TOTAL} runs" in done.stdout
+    assert f"{whole.count(10)}/{TOTAL} runs" in done.stderr
     assert records.read_bytes().startswith(whole)
     assert records.read_bytes().count(b"\n") == len(results(directory)) == TOTAL
 

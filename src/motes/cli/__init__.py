@@ -1,19 +1,37 @@
 """The command line: `motes COMMAND`. One module a command; errors that motes raises on purpose become one line.
 
-Exit codes: 0 done; 1 something failed while running; 2 the input cannot work; 130 interrupted.
+Exit codes: 0 done; 1 something failed while running; 2 the input cannot work; 130 interrupted. A reader of stdout that
+goes away (`| head`) changes nothing. MOTES_DEBUG=1 shows where an error comes from.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import cast
 
 import typer
 
-from motes.cli import calibrate, check, demo, doctor, evaluate, export, grade, merge, report, reproduce, serve, solve
+from motes.cli import (
+    calibrate,
+    check,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    grade,
+    merge,
+    report,
+    reproduce,
+    serve,
+    solve,
+    terminal,
+)
 from motes.errors import ConfigurationError, ContextLengthError, MotesError, RunDirectoryError
+from motes.text import visible
 
 INPUT_ERRORS = (ConfigurationError, ContextLengthError, RunDirectoryError)
 USAGE_ERROR = cast(type[Exception], typer.BadParameter.__bases__[0])  # of typer's click, wherever that lives
@@ -57,20 +75,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the words after `motes`; by default this process's.
     """
+    with terminal.opened() as out:
+        code = _run(None if argv is None else list(argv))
+        unwritten = out.error is not None and not isinstance(out.error, BrokenPipeError)
+        return code or int(unwritten)
+
+
+def _run(words: list[str] | None) -> int:
     command = typer.main.get_command(app)
     try:
-        code = command.main(args=None if argv is None else list(argv), prog_name="motes", standalone_mode=False)
-    except KeyboardInterrupt:
+        code = command.main(args=words, prog_name="motes", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
     except MotesError as error:
         return _fail(str(error), 2 if isinstance(error, INPUT_ERRORS) else 1)
-    except typer.Abort:
-        return _fail("interrupted", 130)
     except USAGE_ERROR as error:
         return _fail(error.format_message(), 2)  # type: ignore[attr-defined]
+    except OSError as error:
+        return _fail(_explain(error), 1)
+    except UnicodeError as error:
+        return _fail(f"{error}: convert the text to UTF-8", 2)
+    except Exception as error:  # a mistake in motes, or in code of one's own: where it is matters
+        print(visible(traceback.format_exc(), newlines=True), end="", file=sys.stderr)
+        return _fail(f"unexpected {type(error).__name__}: {error}", 1)
     return code if isinstance(code, int) else 0
 
 
+REMEDIES = {
+    errno.EACCES: "choose another place, or change who may use this one",
+    errno.EPERM: "choose another place, or change who may use this one",
+    errno.EROFS: "choose another place",
+    errno.ENOSPC: "make room, then run the same command again",
+    errno.EDQUOT: "make room, then run the same command again",
+    errno.EISDIR: "name a file",
+    errno.ENOTDIR: "name another place",
+    errno.ENOENT: "check how it is written",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+}
+
+
+def _explain(error: OSError) -> str:
+    """What the operating system refused, and what to do."""
+    what = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part is not None)
+    remedy = REMEDIES.get(error.errno or 0)
+    return what if remedy is None else f"{what}: {remedy}"
+
+
 def _fail(message: str, code: int) -> int:
-    print(f"motes: {' '.join(message.split())}", file=sys.stderr)
+    if os.environ.get("MOTES_DEBUG") and sys.exc_info()[0] is not None:
+        print(visible(traceback.format_exc(), newlines=True), end="", file=sys.stderr)
+    terminal.note(message)
     return code

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from motes.cli import options
-from motes.cli.views import print_trimmed
+from motes.cli import options, terminal
 from motes.errors import ConfigurationError
 from motes.lab.calibration import HeldOut, calibrate, read_labelled, score_labelled
 from motes.rewards.calibration import place_for
@@ -42,21 +39,19 @@ def command(
         if prm is None:
             raise ConfigurationError(f"{labelled} holds answers without scores: name the reward model by --reward")
         scored, usage = asyncio.run(score_labelled(prm, answers))
-        print(f"{len(scored)} answers scored, {usage.reward_tokens:,} reward tokens")
+        terminal.say(f"{len(scored)} answers scored, {usage.reward_tokens:,} reward tokens")
         if len(scored) < len(answers):
-            print(f"motes: {len(answers) - len(scored)} answers could not be scored: left out", file=sys.stderr)
+            terminal.note(f"{len(answers) - len(scored)} answers could not be scored: left out")
         answers = scored
     calibration, held_out = calibrate(answers, slope=slope, folds=folds, reward=reward)
     path = calibration.save(out)
     told = calibration.provenance
-    print(f"{told['labels']} labels, {told['right']} of them right, {told['questions']} questions")
-    print_trimmed(Console(), table(held_out))
+    terminal.say(f"{told['labels']} labels, {told['right']} of them right, {told['questions']} questions")
+    terminal.results().show(table(held_out))
     if held_out.brier[1] >= held_out.brier[0]:
-        print(
-            "motes: held out, the scores as they are do better: use them without, or find more labels", file=sys.stderr
-        )
+        terminal.note("held out, the scores as they are do better: use them without, or find more labels")
     spec = reward or "SPEC"
-    print(f"written: {path}; use it as --reward '{spec}{'&' if '?' in spec else '?'}calibration={out}'")
+    terminal.say(f"written: {path}; use it as --reward '{spec}{'&' if '?' in spec else '?'}calibration={out}'")
 
 
 def table(held_out: HeldOut) -> Table:

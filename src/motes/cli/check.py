@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import typer
-
-from motes.cli import options
+from motes.cli import options, terminal
 from motes.contracts import check_language_model, check_reward_model
 
 
@@ -15,7 +13,7 @@ def command(model: options.Model = "tiny", reward: options.Reward = "tiny") -> N
     """
     lm, prm = options.open_models(model, reward)
     check_language_model(lm)
-    typer.echo(f"{model} keeps the contract of a language model")
+    terminal.say(f"{model} keeps the contract of a language model")
     if prm is not None:
         check_reward_model(prm)
-        typer.echo(f"{reward} keeps the contract of a reward model")
+        terminal.say(f"{reward} keeps the contract of a reward model")

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.rule import Rule
 
 from motes import api
-from motes.cli import evaluate, options
+from motes.cli import evaluate, options, terminal
 from motes.cli.solve import show_question
-from motes.cli.views import Watch, compact_table, print_trimmed, show_result
+from motes.cli.views import Watch, compact_table, show_result
 from motes.errors import MissingExtraError
 from motes.lab.evaluation import Evaluation
 from motes.lab.report import Report, write_report
@@ -34,7 +33,7 @@ def command(
     reward: options.Reward = "tiny",
 ) -> None:
     """See it work: a problem live, a small evaluation, its plot."""
-    console = Console()
+    console = terminal.results()
     evaluation = Evaluation(
         methods=("greedy", "majority", "bon", "wbon", "pf"), budgets=(1, 4, 16), limit=limit, lm=model, reward=reward
     )
@@ -46,23 +45,23 @@ def command(
     problem = Arithmetic().problems()[PROBLEM]
     show_question(console, problem)
     started = time.perf_counter()
-    with Watch(console) as watch:
+    with Watch(terminal.progress()) as watch:
         result = api.solve(problem, lm=lm, reward=prm, method=ParticleFilter(16), seed=0, observe=watch.observe)
     show_result(console, result, time.perf_counter() - started)
-    console.print(f"the right answer is {problem.answer}\n", highlight=False)
+    console.print(f"the right answer is {problem.answer}\n")
 
     console.print(Rule(f"{limit} problems: more particles, better answers", style="dim"))
-    evaluate.run(console, evaluation, directory, lm=lm, reward=prm)
+    evaluate.run(terminal.progress(), evaluation, directory, lm=lm, reward=prm)
     found = Report.load(directory)
-    print_trimmed(console, compact_table(found))
+    console.show(compact_table(found))
     console.print("95 % intervals beside; tokens per problem at the largest budget, both models\n", style="dim")
     try:
         paths = write_report(directory, found)
     except MissingExtraError as error:
         paths = []
-        console.print(str(error), markup=False, highlight=False)
+        terminal.note(str(error))
     plots = " ".join(str(path) for path in paths if path.suffix == ".png")
-    console.print(f"plots: {plots}\nmore:  motes report {directory}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"plots: {plots}\nmore:  motes report {directory}", soft_wrap=True)
 
 
 def _new_directory() -> Path:

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from motes import api
-from motes.cli.views import print_trimmed
+from motes.cli import terminal
+from motes.cli.terminal import Console, Text
 from motes.contracts import check_language_model, check_reward_model
 from motes.errors import ConfigurationError, ContractError
 from motes.types import Sampling
@@ -32,7 +31,7 @@ def command(
     """Show what a server can do, what is lost without the rest, and check it."""
     if not url.startswith(("http://", "https://")):
         raise ConfigurationError(f"{url!r} is no server: write http://HOST:PORT/v1#MODEL (for others, `motes check`)")
-    console = Console()
+    console = terminal.results()
     if api.serves_rewards(url):
         prm = cast("ServedPRM", api.reward_model(url))
         _show_reward_model(console, prm)
@@ -88,7 +87,7 @@ def _show(console: Console, facts: Mapping[str, str], findings: Sequence[tuple[s
     for name, value in facts.items():
         if value:
             table.add_row(Text(name, style="dim"), Text(value))
-    print_trimmed(console, table)
+    console.show(table)
     console.print()
     for what, there, lost in findings:
         mark = Text("yes  ", style="green") if there else Text("no   ", style="yellow")
@@ -103,7 +102,7 @@ def _check_reward_model(console: Console, prm: ServedPRM) -> None:
         check_reward_model(prm, tolerance=TOLERANCE)
     except ContractError as error:
         raise ContractError(f"the contract of a reward model does not hold: {error}. See docs/servers.md") from error
-    console.print("keeps the contract of a reward model", soft_wrap=True, highlight=False)
+    console.print("keeps the contract of a reward model", soft_wrap=True)
 
 
 def _check(console: Console, lm: HTTPLanguageModel) -> None:
@@ -121,4 +120,4 @@ def _check(console: Console, lm: HTTPLanguageModel) -> None:
             "between batches (a law about sameness, broken now and then), answers are as good as any, but runs cannot "
             "be repeated exactly; see docs/servers.md"
         ) from error
-    console.print(f"keeps the contract of a language model{how}", soft_wrap=True, highlight=False)
+    console.print(f"keeps the contract of a language model{how}", soft_wrap=True)

@@ -11,15 +11,15 @@ from types import TracebackType
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
-from rich.text import Text
 from typer.core import TyperCommand
 
-from motes.cli import options
-from motes.cli.views import accuracy_grid, console, print_trimmed, section_table
+from motes.cli import options, terminal
+from motes.cli.terminal import Console, Text
+from motes.cli.views import accuracy_grid, section_table
 from motes.errors import ConfigurationError
 from motes.lab.evaluation import Evaluation, Shard
 from motes.lab.flops import Sizes
@@ -148,18 +148,18 @@ def command(
             from motes.lab.on_ray import Ray
 
             settings["on"] = Ray(None if ray == RAY else ray, workers, gpus_per_worker)
-        progress = run(Console(), evaluation, out, **settings)
+        progress = run(terminal.progress(), evaluation, out, **settings)
     except KeyboardInterrupt:
         again = shlex.join(["motes", *sys.argv[1:]])
-        print(f"motes: interrupted; what is done is in {out}, this goes on with it: {again}", file=sys.stderr)
+        terminal.note(f"interrupted; what is done is in {out}, this goes on with it: {again}")
         raise typer.Exit(130) from None
-    print_trimmed(console(), section_table(accuracy(Report.load(out))))
-    print(f"{progress.done} runs in {out}; plots: motes report {shlex.quote(str(out))}")
+    terminal.results().show(section_table(accuracy(Report.load(out))))
+    terminal.say(f"{progress.done} runs in {out}; plots: motes report {shlex.quote(str(out))}")
     if ungraded := progress.outcomes.get("grader_timeout"):
         again = shlex.join(["motes", "grade", str(out)])
-        print(f"motes: {ungraded} answers could not be graded; this tries again: {again}", file=sys.stderr)
+        terminal.note(f"{ungraded} answers could not be graded; this tries again: {again}")
     if progress.failed:
-        print(f"motes: {progress.failed} runs failed; the same command does them again", file=sys.stderr)
+        terminal.note(f"{progress.failed} runs failed; the same command does them again")
         raise typer.Exit(1)
 
 
@@ -183,9 +183,10 @@ def show_plan(
     plan = planned(estimates, sizes=sizes, prices=prices, concurrency=concurrency, answer_tokens=answer_tokens)
     problems = len(evaluation.problems() if shard is None else shard.of(evaluation.problems()))
     seeds = f", {len(evaluation.seeds)} seeds" if len(evaluation.seeds) > 1 else ""
-    print(f"{evaluation.task}: {problems} problems{'' if shard is None else f' (part {shard})'}{seeds}, to {out}")
-    print_trimmed(console(), section_table(plan))
-    print(plan.note)
+    part = "" if shard is None else f" (part {shard})"
+    terminal.say(f"{evaluation.task}: {problems} problems{part}{seeds}, to {out}")
+    terminal.results().show(section_table(plan))
+    terminal.say(plan.note)
 
 
 class View:
@@ -194,33 +195,32 @@ class View:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.started = time.perf_counter()
-        self._bar = Bar(
-            BarColumn(bar_width=36), MofNCompleteColumn(), TextColumn("{task.description}"), console=console
-        )
+        words = TextColumn("{task.description}", markup=False)
+        self._bar = Bar(BarColumn(bar_width=36), MofNCompleteColumn(), words, console=console)
         self._task = self._bar.add_task("", total=None)
         self._live = Live(console=console, refresh_per_second=5, transient=True)
         self._printed = -1
 
     def __enter__(self) -> View:
-        if self.console.is_terminal:
+        if self.console.is_interactive:
             self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.console.is_terminal:
+        if self.console.is_interactive:
             self._live.stop()
 
     def observe(self, progress: Progress) -> None:
-        if self.console.is_terminal:
+        if self.console.is_interactive:
             self._bar.update(self._task, completed=progress.done, total=progress.total, description=_words(progress))
             pace = Text(self._pace(progress), style="dim")
             self._live.update(Group(self._bar, accuracy_grid(progress.cells), pace))
         elif (part := 20 * progress.done // max(1, progress.total)) != self._printed:
             self._printed = part
             words = [f"{progress.done}/{progress.total} runs", _words(progress), self._pace(progress)]
-            self.console.print("   ".join(filter(None, words)), highlight=False, soft_wrap=True)
+            self.console.print("   ".join(filter(None, words)), soft_wrap=True)
 
     def _pace(self, progress: Progress) -> str:
         """How fast this call is, what it has computed, and how long the rest takes at this pace."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from motes.cli import terminal
 from motes.lab.exporting import KINDS, export
 
 
@@ -26,4 +27,4 @@ def command(
 ) -> None:
     """Export an evaluation: its records as a table, or its answers as a data set to train on."""
     count = export(directory, file, rows, threshold=threshold)
-    print(f"{count} rows in {file}")
+    terminal.say(f"{count} rows in {file}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ from typing import Annotated
 import typer
 
 from motes import api
+from motes.cli import terminal
 from motes.lab.grading import regrade
 from motes.lab.records import RunRecord
 
@@ -29,18 +29,19 @@ def command(
     """Grade recorded answers again, as problems and grader are now."""
     graded = asyncio.run(regrade(directory, None if task is None else api.task(task)))
     for before, after in graded.changed[:SHOWN]:
-        print(_line(before, after))
+        terminal.say(_line(before, after))
     if (more := len(graded.changed) - SHOWN) > 0:
-        print(f"and {more} more")
+        terminal.say(f"and {more} more")
     moves = Counter((_words(before), _words(after)) for before, after in graded.changed)
     moved = ", ".join(f"{count} from {old} to {new}" for (old, new), count in sorted(moves.items()) if old != new)
-    print(f"{graded.graded} answers graded, {len(graded.changed)} records changed" + (f": {moved}" if moved else ""))
+    changed = f"{len(graded.changed)} records changed" + (f": {moved}" if moved else "")
+    terminal.say(f"{graded.graded} answers graded, {changed}")
     if graded.failed:
-        print(f"{graded.failed} failed runs have no answer to grade: the same `motes eval` does them again")
+        terminal.say(f"{graded.failed} failed runs have no answer to grade: the same `motes eval` does them again")
     if ungraded := graded.ungraded:
-        print(f"motes: {ungraded} answers could not be graded, and are neither right nor wrong", file=sys.stderr)
+        terminal.note(f"{ungraded} answers could not be graded, and are neither right nor wrong")
     if graded.changed:
-        print(f"new tables and plots: motes report {shlex.quote(str(directory))}")
+        terminal.say(f"new tables and plots: motes report {shlex.quote(str(directory))}")
 
 
 def _line(before: RunRecord, after: RunRecord) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from motes.cli import terminal
 from motes.lab.merging import merge
 
 
@@ -19,8 +19,8 @@ def command(
     """Put the parts of an evaluation together that `motes eval --shard` made."""
     merged = merge(out, parts)
     kept = f", {merged.repeated} of them found more than once" if merged.repeated else ""
-    print(f"{merged.runs} runs in {out}, {merged.added} of them new{kept}")
-    print(f"tables and plots: motes report {shlex.quote(str(out))}")
+    terminal.say(f"{merged.runs} runs in {out}, {merged.added} of them new{kept}")
+    terminal.say(f"tables and plots: motes report {shlex.quote(str(out))}")
     if merged.missing or merged.failed:
         lacking = f"{merged.missing} runs are missing and {merged.failed} failed"
-        print(f"motes: {lacking}: the same `motes eval` with --out {out} does them", file=sys.stderr)
+        terminal.note(f"{lacking}: the same `motes eval` with --out {out} does them")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
-from motes.cli import options
-from motes.cli.views import console, print_trimmed, section_table
+from motes.cli import options, terminal
+from motes.cli.terminal import Console, Text
+from motes.cli.views import section_table
 from motes.errors import MissingExtraError
 from motes.lab.report import PAGE, Report, write_report
 from motes.lab.tables import sections
@@ -28,13 +26,13 @@ def command(
 ) -> None:
     """Report an evaluation: tables, Markdown, CSV, plots, and a page to look into its runs."""
     report = Report.load(directory, options.parse_prices(prices))
-    show(console(), report)
+    show(terminal.results(), report)
     try:
         paths = write_report(directory, report, plots=plots, viewer=viewer)
     except MissingExtraError as error:
         paths = [directory / name for name in (*report.tables(), PAGE)]
-        print(f"motes: {error}", file=sys.stderr)
-    print("written: " + " ".join(map(str, paths)))
+        terminal.note(str(error))
+    terminal.say("written: " + " ".join(map(str, paths)))
 
 
 def show(console: Console, report: Report) -> None:
@@ -46,6 +44,6 @@ def show(console: Console, report: Report) -> None:
         if section.title:
             console.print()
             console.print(Text(section.title.replace("`", ""), style="bold"))
-        print_trimmed(console, section_table(section))
+        console.show(section_table(section))
         if section.note:
             console.print(Text(section.note, style="dim"))

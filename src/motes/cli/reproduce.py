@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Annotated, cast
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from motes import prompts
-from motes.cli import options
+from motes.cli import options, terminal
 from motes.cli.evaluate import run
-from motes.cli.views import print_trimmed, section_table
+from motes.cli.terminal import Text
+from motes.cli.views import section_table
 from motes.errors import ConfigurationError, MissingExtraError
 from motes.lab.paper import EVERY, EXPERIMENTS, TASKS, Entry, Experiment, Reproduction, read_rows
 from motes.lab.paper.files import write
@@ -73,7 +72,7 @@ def command(
         rows=rows,
     )
     for refusal in reproduction.refused:
-        print(f"motes: left out: {refusal}", file=sys.stderr)
+        terminal.note(f"left out: {refusal}")
     if dry_run:
         show_plan(reproduction)
         return
@@ -81,17 +80,17 @@ def command(
         failed = measure(reproduction, concurrency)
     except KeyboardInterrupt:
         again = shlex.join(["motes", *sys.argv[1:]])
-        print(f"motes: interrupted; what is done is in {out}, this goes on with it: {again}", file=sys.stderr)
+        terminal.note(f"interrupted; what is done is in {out}, this goes on with it: {again}")
         raise typer.Exit(130) from None
     show(reproduction)
     try:
         paths = write(reproduction)
     except MissingExtraError as error:
         paths = write(reproduction, plot=False)
-        print(f"motes: {error}", file=sys.stderr)
-    print("written: " + " ".join(map(str, paths)))
+        terminal.note(str(error))
+    terminal.say("written: " + " ".join(map(str, paths)))
     if failed:
-        print(f"motes: {failed} runs failed; the same command does them again", file=sys.stderr)
+        terminal.note(f"{failed} runs failed; the same command does them again")
         raise typer.Exit(1)
 
 
@@ -115,25 +114,26 @@ def pairs(texts: Sequence[str], option: str, wanted: str | None) -> dict[str, st
 def measure(reproduction: Reproduction, concurrency: int) -> int:
     """Do every run that has no record yet, one model after the other; a line for each number. Runs that failed."""
     pending = [entry for entry in reproduction.entries if entry.num_done < entry.num_runs]
-    print(f"{len(reproduction.entries)} numbers, {len(pending)} of them still to be measured", flush=True)
+    terminal.tell(f"{len(reproduction.entries)} numbers, {len(pending)} of them still to be measured")
     groups = itertools.groupby(pending, key=lambda entry: entry.evaluation.lm)
     return sum(_measure(model, list(entries), concurrency) for model, entries in groups)
 
 
 def _measure(model: str, entries: Sequence[Entry], concurrency: int) -> int:
     """Those of one language model, which is let go at the end."""
-    console, failed = Console(), 0
+    failed = 0
     lm, _ = options.open_models(model, "none")
     rewards: dict[str | None, RewardModel | None] = {}
     for entry in entries:
         evaluation = entry.evaluation
         if evaluation.reward not in rewards:
             rewards[evaluation.reward] = options.open_reward_model(evaluation.reward)
-        quiet = Console(quiet=not console.is_terminal)
         prm = rewards[evaluation.reward]
-        progress = run(quiet, evaluation, entry.directory, lm=lm, reward=prm, concurrency=concurrency)
+        console = terminal.progress()
+        console.quiet = not console.is_interactive
+        progress = run(console, evaluation, entry.directory, lm=lm, reward=prm, concurrency=concurrency)
         told = f", {progress.failed} failed" if progress.failed else ""
-        print(f"{entry.name}: {100 * progress.accuracy:.1f} % of {progress.done} runs{told}", flush=True)
+        terminal.tell(f"{entry.name}: {100 * progress.accuracy:.1f} % of {progress.done} runs{told}")
         failed += progress.failed
     return failed
 
@@ -144,17 +144,17 @@ def show_plan(reproduction: Reproduction) -> None:
     for entry in reproduction.entries:
         left = entry.num_runs - entry.num_done
         runs, trajectories = runs + left, trajectories + left * entry.budget
-        print(f"{entry.name}: {left:,} of {entry.num_runs:,} runs left, `{entry.evaluation.methods[0]}`")
-    print(f"{runs:,} runs, {trajectories:,} trajectories")
+        terminal.say(f"{entry.name}: {left:,} of {entry.num_runs:,} runs left, `{entry.evaluation.methods[0]}`")
+    terminal.say(f"{runs:,} runs, {trajectories:,} trajectories")
 
 
 def show(reproduction: Reproduction) -> None:
     """The table, with what must be known to read it."""
-    console = Console() if sys.stdout.isatty() else Console(width=200)
+    console = terminal.results()
     for warning in reproduction.warnings():
         console.print(Text(warning, style="yellow"))
     section = reproduction.section()
     table = section_table(section)
     table.columns[1].justify = "left"  # the method's name
-    print_trimmed(console, table)
+    console.show(table)
     console.print(Text(section.note, style="dim"))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from motes.cli import terminal
 from motes.errors import ConfigurationError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def command(
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=patience))
         host, number = listener.getsockname()[:2]
         where = f"http://{f'[{host}]' if ':' in host else host}:{number}"
-        print(f"motes serves {', '.join(told.models)} at {where}/v1", file=sys.stderr, flush=True)
+        terminal.tell(f"motes serves {', '.join(told.models)} at {where}/v1")
         to_stream()
         server.run(sockets=[listener])
 
@@ -91,5 +90,6 @@ def key(name: Annotated[str, typer.Argument(help="Whose it is: what logs and met
     except ModuleNotFoundError as error:
         raise MissingExtraError("motes key", "serve") from error
     secret, made = Key.make(name)
-    print(f"# the key, which is shown this once: {secret}")
-    print(f'[[keys]]\nname = {json.dumps(made.name, ensure_ascii=False)}\nsha256 = "{made.sha256}"')
+    terminal.say(f"# the key, which is shown this once: {secret}")
+    for line in ("[[keys]]", f"name = {terminal.exact_json(made.name)}", f'sha256 = "{made.sha256}"'):
+        terminal.say(line)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import sys
 import time
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from motes import api
-from motes.cli import options
+from motes.cli import options, terminal
+from motes.cli.terminal import Console, Text
 from motes.cli.views import Round, Watch, show_result
 from motes.errors import ConfigurationError
 from motes.lab.method_spec import describe, method_from_spec
@@ -60,7 +57,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
 ) -> None:
     """Solve one problem, with its particles live."""
-    problem = Problem(sys.stdin.read() if question == "-" else question)
+    problem = Problem(terminal.read_stdin() if question == "-" else question)
     for setting in settings or ():
         if "=" not in setting:
             raise ConfigurationError(f"--set wants FIELD=VALUE, not {setting!r}")
@@ -83,10 +80,9 @@ def command(
     )
     lm, prm = options.open_models(model, reward)
     last_word = options.open_reward_model(outcome_reward)
-    console = Console(quiet=as_json)
     note = out_of_kind(model, problem)
     started = time.perf_counter()
-    with Watch(console) as watch:
+    with Watch(terminal.progress(quiet=as_json)) as watch:
         result = api.solve(
             problem if asked_by is None else asked_by.problem(problem),
             lm=lm,
@@ -103,9 +99,9 @@ def command(
     if as_json:
         models = {"model": model, "reward": reward, "outcome_reward": outcome_reward}
         asked = {**models, "prompt": prompt, "method": spec, "budget": made.budget, "settings": describe(made)}
-        typer.echo(json.dumps(to_dict(result, asked, note, seconds), ensure_ascii=False, allow_nan=False))
+        terminal.say(terminal.exact_json(to_dict(result, asked, note, seconds)))
     else:
-        show_result(console, result, seconds, note)
+        show_result(terminal.results(), result, seconds, note)
 
 
 def out_of_kind(model: str, problem: Problem) -> str | None:

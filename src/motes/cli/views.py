@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from rich.console import Console, Group, RenderableType
+import rich.console
+from rich.console import ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Table
-from rich.text import Text
 
+from motes.cli.terminal import Console, Text
 from motes.lab.method_spec import NAMES
 from motes.lab.report import Report
 from motes.lab.tables import Section
@@ -79,30 +80,30 @@ class Watch:
         self._live = Live(console=console, refresh_per_second=8, transient=False)
 
     def __enter__(self) -> Watch:
-        if self.console.is_terminal:
+        if self.console.is_interactive:
             self._live.start()
             self._live.update(Text("the first step is being drawn …", style="dim"))
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self.console.is_terminal:
+        if self.console.is_interactive:
             if not self.rounds:
                 self._live.update(Text(""))
             self._live.stop()
 
     def observe(self, run: Run, record: Record) -> None:
         self.rounds.append(Round.of(len(self.rounds) + 1, record))
-        if self.console.is_terminal:
+        if self.console.is_interactive:
             self._live.update(self._draw(run, record))
         else:
-            self.console.print(str(self.rounds[-1]), highlight=False, markup=False, soft_wrap=True)
+            self.console.print(str(self.rounds[-1]), soft_wrap=True)
 
     def _draw(self, run: Run, record: Record) -> RenderableType:
-        table = _table("round", "effective sample size", "", "survivors", "finished")
+        table = _table("round", "effective sample size", "", "survivors", "finished", yielding=(1,))
         for one in self.rounds[-10:]:
             table.add_row(
                 str(one.number),
-                _bar(one.ess / one.particles, 24, "green" if one.ess > one.particles / 2 else "yellow"),
+                Bar(one.ess / one.particles, 24, "green" if one.ess > one.particles / 2 else "yellow"),
                 f"{one.ess:.1f} of {one.particles}",
                 f"{one.survivors}{' resampled' if one.resampled else ''}",
                 str(one.finished),
@@ -118,14 +119,14 @@ def partial_answers(record: Record) -> RenderableType:
     for i, trajectory in enumerate(record.trajectories):
         groups.setdefault(trajectory.text, []).append(i)
     heaviest = sorted(groups.values(), key=lambda group: -float(shares[group].sum()))[:SHOWN]
-    table = _table("particles", "weight", "", "score", "latest step")
+    table = _table("particles", "weight", "", "score", "latest step", yielding=(2, 4))
     for group in heaviest:
         trajectory, share, score = record.trajectories[group[0]], float(shares[group].sum()), record.scores[group[0]]
         step = " ".join(trajectory.step.text.split()) if trajectory.step is not None else ""
         table.add_row(
             str(len(group)),
-            _bar(share, 12, "cyan"),
             f"{share:.2f}",
+            Bar(share, 12, "cyan"),
             "" if np.isnan(score) else f"{score:.2f}",
             Text(step + (" ■" if trajectory.finished else ""), overflow="ellipsis", no_wrap=True),
         )
@@ -150,18 +151,18 @@ def show_result(console: Console, result: Result, seconds: float, note: str | No
     table.add_row("confidence", f"{100 * result.confidence:.0f} %")
     table.add_row("posterior", posterior(result.posterior))
     table.add_row("cost", Text(f"{_cost(result.usage)}, {seconds:.1f} s"))
-    print_trimmed(console, table)
+    console.show(table)
 
 
 def posterior(masses: Mapping[str, float]) -> RenderableType:
     """A small bar table of the posterior over answers."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for answer, mass in list(masses.items())[:SHOWN]:
-        table.add_row(Text(answer), _bar(mass, 24, "green"), f"{mass:.2f}")
+        table.add_row(Text(answer), Bar(mass, 24, "green"), f"{mass:.2f}")
     if len(masses) > SHOWN:
         table.add_row(f"{len(masses) - SHOWN} more", "", f"{sum(list(masses.values())[SHOWN:]):.2f}")
     if (unanswered := 1 - sum(masses.values())) > 5e-3:
-        table.add_row("no answer", _bar(unanswered, 24, "red"), f"{unanswered:.2f}")
+        table.add_row("no answer", Bar(unanswered, 24, "red"), f"{unanswered:.2f}")
     return table
 
 
@@ -187,7 +188,7 @@ def compact_table(report: Report) -> Table:
     table.add_column("tokens computed", justify="right")
     for method in dict.fromkeys(cell.method for cell in report.cells):
         cells = {cell.budget: cell for cell in report.cells if cell.method == method}
-        row = [Text(NAMES.get(method, method), style="bold")]
+        row: list[RenderableType] = [Text(NAMES.get(method, method), style="bold")]
         for budget in budgets:
             if budget not in cells:
                 row.append(Text(""))
@@ -215,16 +216,29 @@ def accuracy_grid(cells: Mapping[tuple[str, int], tuple[int, int]]) -> Table:
     return table
 
 
-def _table(*columns: str) -> Table:
+def _table(*columns: str, yielding: Sequence[int]) -> Table:
+    """A table whose `yielding` columns, by number, become narrower where the terminal is narrow; the others stay."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in columns:
-        table.add_column(column, no_wrap=True)
+    for number, column in enumerate(columns):
+        table.add_column(Text(column, no_wrap=True), no_wrap=number not in yielding)
     return table
 
 
-def _bar(share: float, width: int, colour: str) -> Text:
-    filled = round(max(0.0, min(1.0, share)) * width)
-    return Text.assemble(("━" * filled, colour), ("─" * (width - filled), "bright_black"))
+@dataclass(frozen=True)
+class Bar:
+    """A share drawn as a bar, as wide as there is room."""
+
+    share: float
+    width: int
+    colour: str
+
+    def __rich_measure__(self, console: rich.console.Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, self.width)
+
+    def __rich_console__(self, console: rich.console.Console, options: ConsoleOptions) -> RenderResult:
+        width = min(self.width, options.max_width)
+        filled = round(max(0.0, min(1.0, self.share)) * width)
+        yield Text.assemble(("━" * filled, self.colour), ("─" * (width - filled), "bright_black"))
 
 
 def _cost(usage: Usage) -> str:
@@ -232,19 +246,3 @@ def _cost(usage: Usage) -> str:
     computed = (usage.generated_tokens, usage.prefill_tokens, usage.reward_tokens)
     spent = "{:,} generated + {:,} prefill + {:,} reward tokens".format(*computed)
     return f"{spent}, {cached:,} more from caches" if cached else spent
-
-
-def console() -> Console:
-    """As wide as the tables need where nobody's terminal limits it."""
-    return Console() if sys.stdout.isatty() else Console(width=160)
-
-
-def print_trimmed(console: Console, renderable: RenderableType) -> None:
-    """Print without blanks at the ends of lines where the output is not a terminal's."""
-    if console.is_terminal or console.quiet:
-        console.print(renderable)
-        return
-    with console.capture() as captured:
-        console.print(renderable)
-    for line in captured.get().splitlines():
-        console.print(Text(line.rstrip()), soft_wrap=True)
