@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import random
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from email.utils import formatdate
 from typing import Any
@@ -24,7 +25,8 @@ from motes.errors import (
     UnauthorizedError,
     UnreachableError,
 )
-from motes.http import Address, Client, Retries, Timeouts
+from motes.http import Address, Client, Events, Retries, Timeouts
+from motes.http.events import EventReader
 from virtual_time import timed
 
 BASE = "http://server.test/v1"
@@ -63,6 +65,16 @@ def failure(status: int, message: str = "no", **headers: str) -> Callable[[], ht
     return lambda: httpx2.Response(status, json={"error": {"message": message}}, headers=headers)
 
 
+def shown(error: BaseException) -> str:
+    """An error as a traceback shows it, with what it came of, but without lines of source."""
+    return "".join(
+        line
+        for part in traceback.TracebackException.from_exception(error, lookup_lines=False).format()
+        for line in part.splitlines()
+        if not line.startswith("    ")
+    )
+
+
 def post(script: Script, **options: Any) -> Any:
     return asyncio.run(script.client(**options).post("completions", {"prompt": "ü"}))
 
@@ -86,11 +98,38 @@ def test_addresses(spec: str, base: str, root: str, model: str | None):
     assert Address.parse(str(address)) == address
 
 
-@pytest.mark.parametrize("spec", ["http://", "ftp://a.test/v1", "http:///v1#m", "https://user:secret@a.test/v1"])
-def test_what_is_no_address(spec: str):
-    with pytest.raises(ConfigurationError) as caught:
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("http://", "names no host"),
+        ("http:///v1#m", "names no host"),
+        ("http://a b/v1", "names no host"),
+        ("ftp://a.test/v1", "neither http:// nor https://"),
+        ("http://[::1/v1", r"no IPv6 address.*in brackets, http://\[::1\]:8000/v1"),
+        ("http://[::g]/v1", "no IPv6 address"),
+        ("http://::1:8000/v1", "names no host.*in brackets"),
+        ("http://fe80::1/v1", "its port is no number from 1 to 65535.*in brackets"),
+        ("http://a.test:99999/v1", "its port is no number from 1 to 65535"),
+        ("http://a.test:abc/v1#m", "its port"),
+        ("http://a.test:-1", "its port"),
+        ("http://a.test:0/v1", "its port"),
+        ("http://a.test/v1?x=1#m", "options stand behind the model's name"),
+        ("https://user:secret@a.test/v1", "put it into MOTES_API_KEY"),
+        ("https://:secret@a.test:abc/v1", "put it into MOTES_API_KEY"),
+        ("https://user:secret@[::1/v1", "no IPv6 address"),
+    ],
+)
+def test_what_is_no_address(spec: str, says: str):
+    with pytest.raises(ConfigurationError, match=says) as caught:
         Address.parse(spec)
     assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is None, "what it says may hold a password"
+
+
+@pytest.mark.parametrize("spec", ["HTTP://a.test/v1#M", " http://a.test/v1#M\n", "Http://a.test/v1/#M"])
+def test_an_address_may_be_written_carelessly(spec: str):
+    assert Address.parse(spec) == Address("http://a.test/v1", "M")
 
 
 def test_keys_go_where_they_belong(monkeypatch: pytest.MonkeyPatch):
@@ -103,6 +142,43 @@ def test_keys_go_where_they_belong(monkeypatch: pytest.MonkeyPatch):
     assert (local.key(), openai.key(), local.key("OTHER")) == ("mine", "mine", "another")
     with pytest.raises(ConfigurationError, match="NOWHERE is not set"):
         local.key("NOWHERE")
+
+
+@pytest.mark.parametrize("written", ["sk-abc\n", "\r\nsk-abc", " sk-abc\t", "sk-abc\r", "sk-abc"])
+def test_what_stands_around_a_key_is_left_out(written: str, monkeypatch: pytest.MonkeyPatch):
+    for variable in ("MOTES_API_KEY", "OTHER", "OPENAI_API_KEY"):
+        monkeypatch.setenv(variable, written)
+    local, openai = Address.parse("http://localhost:8000"), Address.parse("https://api.openai.com/v1#m")
+    assert (local.key(), local.key("OTHER"), openai.key()) == ("sk-abc",) * 3
+    monkeypatch.delenv("MOTES_API_KEY")
+    assert (local.key(), openai.key()) == (None, "sk-abc")
+    script = Script({"fine": 1})
+    post(script, api_key=written)
+    assert script.requests[0].headers["authorization"] == "Bearer sk-abc"
+
+
+@pytest.mark.parametrize("written", ["", " ", "\n"])
+def test_a_key_of_blanks_is_none(written: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MOTES_API_KEY", written)
+    local = Address.parse("http://localhost:8000")
+    assert local.key() is None
+    with pytest.raises(ConfigurationError, match="MOTES_API_KEY is not set"):
+        local.key("MOTES_API_KEY")
+    script = Script({"fine": 1})
+    post(script, api_key=written)
+    assert "authorization" not in script.requests[0].headers
+
+
+@pytest.mark.parametrize(
+    "written", ["sk-abc\nsk-def", "sk-schlüssel", "sk–abc", "sk-\udcff", "sk-abc\x01", "sk-abc sk-def"]
+)
+def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(written: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MOTES_API_KEY", written)
+    for give in (Address.parse("http://localhost:8000").key, lambda: Client(BASE, api_key=written)):
+        with pytest.raises(ConfigurationError, match=r"MOTES_API_KEY|api_key") as caught:
+            give()
+        assert written[:5] not in shown(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 # ------------------------------------------------------------------------------------------------------ what is asked
@@ -319,6 +395,141 @@ def test_events_are_read_in_either_form():
     assert stream(Script(lambda: httpx2.Response(200, content=b'{"a": 1}\n{"a": 2}\n'))) == [{"a": 1}, {"a": 2}]
 
 
+EVENTS = 'data: {"a": "one\u2028two\u2029three\u0085 \u000b\u000c\u001c é😀"}'
+READ = [{"a": "one\u2028two\u2029three\u0085 \u000b\u000c\u001c é😀"}]
+
+
+def pieces(content: bytes, *cuts: int) -> Callable[[], httpx2.Response]:
+    async def body() -> AsyncIterator[bytes]:
+        for start, end in zip((0, *cuts), (*cuts, len(content)), strict=True):
+            yield content[start:end]
+
+    return lambda: httpx2.Response(200, content=body())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{0}\n\n",
+        "{0}\r\n\r\n",
+        "{0}\r\r",
+        "{0}",
+        "{0}\n",
+        "\ufeff{0}\n\n",
+        ": ping\n\n{0}\n\n: pong\n\n",
+        ":\nevent: message\nid: 7\nretry: 5\n{0}\n\n",
+        "\n\n\n{0}\n\n\n\n",
+        "{0}\n\ndata: [DONE]\n\n",
+        '{0}\n\ndata:[DONE]\n\ndata: {{"b": 1}}\n\n',
+        "unknown: field\ndata\n\n{0}\n\n",
+    ],
+)
+def test_lines_end_where_the_standard_says(content: str):
+    """At CR, LF or CRLF, wherever the stream is cut, within a character or a line end; nowhere else. (The text's own
+    control characters stand in JSON as they are: this side is as lenient.)"""
+    lenient = EVENTS.replace("\x0b", "\\u000b").replace("\x0c", "\\u000c").replace("\x1c", "\\u001c")
+    for event in (lenient, lenient.replace("data: ", "data:")):
+        raw = content.format(event).encode()
+        assert stream(Script(pieces(raw, *range(1, len(raw))))) == READ
+        whole = EventReader().read(raw, last=True)
+        assert json.loads(whole[0]) == READ[0]
+        for cut in range(1, len(raw)):
+            reader = EventReader()
+            assert reader.read(raw[:cut]) + reader.read(raw[cut:]) + reader.read(b"", last=True) == whole, (raw, cut)
+
+
+def test_several_lines_of_data_are_one_event():
+    raw = b'data: {"a":\ndata: [1,\ndata:2]}\n\ndata: {"b": 1}\n\n'
+    for cut in range(1, len(raw)):
+        assert stream(Script(pieces(raw, cut))) == [{"a": [1, 2]}, {"b": 1}]
+
+
+def test_a_stream_says_whether_it_is_complete():
+    async def read(events: Events) -> tuple[int, bool]:
+        return len([event async for event in events]), events.is_complete
+
+    assert stream(Script(sse({"a": 1}, "data: [DONE]")), read) == (1, True)
+    assert stream(Script(sse({"a": 1})), read) == (1, False)
+
+
+@pytest.mark.parametrize("error", ["overloaded", {"message": "overloaded", "code": 529}, {"message": "overloaded"}])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_error_in_an_answer_of_200_is_tried_again(error: Any, streamed: bool):
+    ask = stream if streamed else post
+    script = Script({"error": error}, {"error": error, "choices": []}, {"fine": 1})
+    assert ask(script) == ([{"fine": 1}] if streamed else {"fine": 1})
+    assert len(script.requests) == 3
+    with pytest.raises(BadResponseError, match=r"overloaded.*its log"):
+        ask(Script({"error": error}))
+    assert ask(Script({"error": None, "fine": 1}))
+    script = Script({"error": {"message": "This model's maximum context length is 1024 tokens", "code": 400}})
+    with pytest.raises(ContextLengthError):
+        ask(script)
+    assert len(script.requests) == 1
+
+
+def test_what_a_reader_refuses_is_tried_again():
+    def read(answer: Any) -> str:
+        if "fine" not in answer:
+            raise BadResponseError("not so")
+        return str(answer["fine"])
+
+    script = Script({}, {"fine": 1})
+    assert asyncio.run(script.client().post("x", {}, read=read)) == "1"
+    assert len(script.requests) == 2
+    with pytest.raises(BadResponseError, match="not so"):
+        asyncio.run(Script({}).client(retries=Retries(attempts=2)).post("x", {}, read=read))
+
+
+KEY = "sk-very/secret-key"
+ECHOES: dict[str, Any] = {
+    "refused": lambda: httpx2.Response(400, json={"error": {"message": f"the key {KEY} is no good"}}),
+    "not accepted": lambda: httpx2.Response(401, json={"error": f"Incorrect API key provided: {KEY}"}),
+    "with slashes escaped": lambda: httpx2.Response(500, text=json.dumps({"x": KEY}).replace("/", r"\/")),
+    "as text": lambda: httpx2.Response(503, text=f"Bearer {KEY}"),
+    "cut": lambda: httpx2.Response(503, text="x" * 185 + KEY + "y"),
+    "moved": lambda: httpx2.Response(307, headers={"location": f"https://b.test/?key={KEY}"}),
+    "no JSON": lambda: httpx2.Response(200, text=f"<html>{KEY}"),
+    "an error in an answer": {"error": KEY},
+    "in what went wrong": httpx2.RemoteProtocolError(f"illegal header line: bytearray(b'{KEY}')"),
+    "where nothing answers": httpx2.ConnectError(f"no {KEY}"),
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("echo", ECHOES)
+def test_no_error_shows_the_key(echo: str, streamed: bool):
+    client = Script(ECHOES[echo]).client(api_key=KEY, retries=Retries(attempts=2))
+    call = client.stream("x", {}, collect) if streamed else client.post("x", {})
+    with pytest.raises(MotesError) as caught:
+        asyncio.run(call)  # type: ignore[arg-type]
+    assert KEY[:8] not in shown(caught.value)
+    assert "[API key]" in shown(caught.value)
+    assert KEY not in repr(client) + repr(client._key)
+
+
+def test_what_a_reader_says_does_not_show_the_key():
+    def read(answer: Any) -> str:
+        try:
+            raise KeyError(answer["x"])
+        except KeyError as error:
+            raise BadResponseError(f"misread {answer}") from error
+
+    with pytest.raises(BadResponseError, match="misread") as caught:
+        asyncio.run(Script({"x": KEY}).client(api_key=KEY).post("x", {}, read=read, attempts=1))
+    assert KEY[:8] not in shown(caught.value)
+
+
+def test_a_short_key_is_hidden_where_it_stands_alone():
+    with pytest.raises(RejectedError, match=r"Bad Request: all of it is \[API key\] \."):
+        post(Script(failure(400, "all of it is a .")), api_key="a")
+
+
+def test_a_key_that_stands_in_the_address_is_no_secret():
+    with pytest.raises(RejectedError, match=r"server\.test.*a server says server"):
+        post(Script(failure(400, "a server says server")), api_key="server")
+
+
 @pytest.mark.parametrize("broken", ['data: {"a":', "data: [1]", {"error": {"message": "the engine died"}}])
 def test_a_stream_that_breaks_off_is_read_again(broken: Any):
     script = Script(sse({"a": 1}, broken), sse({"a": 1}, {"a": 2}))
@@ -326,6 +537,77 @@ def test_a_stream_that_breaks_off_is_read_again(broken: Any):
     assert len(script.requests) == 2
     with pytest.raises(BadResponseError):
         stream(Script(sse(broken)))
+
+
+# ------------------------------------------------------------------------------------------------- what stands between
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("ALL_PROXY", "socks5://user:secret@127.0.0.1:9", "pip install socksio"),
+        ("HTTP_PROXY", "socks5h://127.0.0.1:9", "pip install socksio"),
+        ("all_proxy", "socks://user:secret@127.0.0.1:9", "write http://HOST:PORT"),
+        ("http_proxy", "http://user:secret@proxy:port", "write http://HOST:PORT"),
+        ("HTTP_PROXY", "http://[::1", "write http://HOST:PORT"),
+        ("HTTP_PROXY", "ftp://proxy:1", "write http://HOST:PORT"),
+    ],
+)
+def test_a_proxy_that_cannot_work(variable: str, value: str, says: str, environment: pytest.MonkeyPatch):
+    environment.setenv(variable, value)
+    with pytest.raises(ConfigurationError, match=f"the proxy that the environment names.*{variable}.*{says}") as caught:
+        asyncio.run(Client(BASE).post("x", {}))
+    assert "secret" not in shown(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_proxy_where_nothing_answers_is_named(environment: pytest.MonkeyPatch):
+    refused = Script(httpx2.ConnectError("refused"))
+    with pytest.raises(UnreachableError, match=r"\(refused\)$"):
+        post(refused)
+    environment.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    with pytest.raises(UnreachableError, match="proxy of HTTPS_PROXY: put the host into NO_PROXY"):
+        post(refused)
+
+
+def test_certificates_that_are_not_there(environment: pytest.MonkeyPatch):
+    environment.setenv("SSL_CERT_FILE", "/nowhere.pem")
+    with pytest.raises(ConfigurationError, match="SSL_CERT_FILE"):
+        asyncio.run(Client("https://server.test/v1").post("x", {}))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"attempts": "two"}, "attempts must be more than 0, a whole number, not 'two'"),
+        ({"attempts": 1.5}, "attempts must be"),
+        ({"attempts": "1.5"}, "attempts must be"),
+        ({"attempts": float("inf")}, "attempts must be"),
+        ({"attempts": True}, "attempts must be"),
+        ({"max_concurrency": "1.5"}, "max_concurrency must be"),
+        ({"max_concurrency": 0}, "max_concurrency must be"),
+        ({"read_timeout": "long"}, "read_timeout must be more than 0, a number of seconds, not 'long'"),
+        ({"read_timeout": None}, "read_timeout must be"),
+        ({"total_timeout": float("nan")}, "total_timeout must be"),
+        ({"connect_timeout": "inf"}, "connect_timeout must be"),
+    ],
+)
+def test_options_that_are_no_numbers(options: Any, says: str):
+    with pytest.raises(ConfigurationError, match=says):
+        Client.open(Address(BASE), **options)
+
+
+def test_options_may_come_as_text():
+    client = Client.open(Address(BASE), read_timeout="1.5", attempts="2", max_concurrency="3")  # type: ignore[arg-type]
+    assert (client.timeouts.read, client.retries.attempts, client.max_concurrency) == (1.5, 2, 3)
 
 
 # ------------------------------------------------------------------------------------------------ over real connections

@@ -47,7 +47,7 @@ def language_model(spec: str | LanguageModel, **options: Any) -> LanguageModel:
     if _names_own(spec):
         own: LanguageModel = _own(spec, LanguageModel, options)
         return own
-    if spec.startswith(("http://", "https://")):
+    if _is_address(spec):
         try:
             from motes.models.served import HTTPLanguageModel
         except ImportError as error:
@@ -92,7 +92,7 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
     if _names_own(spec):
         own: RewardModel = _own(spec, RewardModel, options)
         return own
-    if spec.startswith(("http://", "https://")):
+    if _is_address(spec):
         try:
             from motes.rewards.served.model import ServedPRM
         except ImportError as error:
@@ -161,8 +161,8 @@ def _judge(lm: str, options: Mapping[str, Any]) -> Judge:
 
 def _parsed(spec: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The name and all options of a model: those that follow the name, and those given beside it, which win."""
-    name, _, query = spec.partition("?")
-    written = {key: int(value) if value.isdigit() else value for key, value in parse_qsl(query)}
+    name, _, query = spec.strip().partition("?")
+    written = {key: int(value) if value.isascii() and value.isdigit() else value for key, value in parse_qsl(query)}
     return name, {**written, **options}
 
 
@@ -200,6 +200,10 @@ def _local_path(spec: str, role: str) -> str:
         f"{spec!r} names no model: use 'tiny', 'hf:PATH_OR_NAME', 'http://HOST:PORT/v1#MODEL' or 'MODULE:ATTRIBUTE'"
         + (", or a 'judge:' before one" if role == "prm" else "")
     )
+
+
+def _is_address(spec: str) -> bool:
+    return spec.lower().startswith(("http://", "https://"))
 
 
 def _names_own(spec: str) -> bool:

@@ -29,7 +29,7 @@ def command(
     contract: Annotated[bool, typer.Option(help="Draw a few hundred short steps (or score some), and check.")] = True,
 ) -> None:
     """Show what a server can do, what is lost without the rest, and check it."""
-    if not url.startswith(("http://", "https://")):
+    if not url.strip().lower().startswith(("http://", "https://")):
         raise ConfigurationError(f"{url!r} is no server: write http://HOST:PORT/v1#MODEL (for others, `motes check`)")
     console = terminal.results()
     if api.serves_rewards(url):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from motes.errors import ConfigurationError
+from motes.http.key import Key
 
 KEY_VARIABLE = "MOTES_API_KEY"
 OPENAI_HOST = "api.openai.com"
@@ -31,11 +33,24 @@ class Address:
         Raises:
             ConfigurationError: that is no such URL.
         """
-        parts = urlsplit(spec)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigurationError(f"{spec!r} is no address of a model: write http://HOST:PORT/v1#MODEL")
-        if parts.username or parts.password:
+        try:
+            parts = urlsplit(spec.strip())
+        except ValueError:
+            raise _no_address(spec, "its host is no IPv6 address") from None
+        if parts.username is not None or parts.password is not None:
             raise ConfigurationError(f"a key does not belong into an address: put it into {KEY_VARIABLE}")
+        if parts.scheme not in ("http", "https"):
+            raise _no_address(spec, "it begins with neither http:// nor https://")
+        if not parts.hostname or re.search(r"[\s\0-\x1f\x7f]", parts.netloc):
+            raise _no_address(spec, "it names no host")
+        try:
+            is_port = parts.port != 0
+        except ValueError:
+            is_port = False
+        if not is_port:
+            raise _no_address(spec, "its port is no number from 1 to 65535")
+        if parts.query:
+            raise _no_address(spec, "options stand behind the model's name, and a server's own query cannot be sent")
         path = parts.path.rstrip("/") or "/v1"
         return cls(f"{parts.scheme}://{parts.netloc}{path}", parts.fragment or None)
 
@@ -57,14 +72,24 @@ class Address:
             variable: where it is; by default MOTES_API_KEY, and OPENAI_API_KEY for OpenAI.
 
         Raises:
-            ConfigurationError: the named variable is not set.
+            ConfigurationError: the named variable is not set, or a key cannot be sent.
         """
         if variable is not None:
-            if not os.environ.get(variable):
+            key = Key.clean(os.environ.get(variable), variable)
+            if key is None:
                 raise ConfigurationError(f"the environment variable {variable} is not set: put the API key into it")
-            return os.environ[variable]
-        own = os.environ.get("OPENAI_API_KEY") if self.host == OPENAI_HOST else None
-        return os.environ.get(KEY_VARIABLE) or own or None
+            return key.value
+        variables = [KEY_VARIABLE, *(["OPENAI_API_KEY"] if self.host == OPENAI_HOST else [])]
+        keys = (Key.clean(os.environ.get(variable), variable) for variable in variables)
+        return next((key.value for key in keys if key is not None), None)
 
     def __str__(self) -> str:
         return f"{self.base}#{self.model}" if self.model else self.base
+
+
+def _no_address(spec: str, reason: str) -> ConfigurationError:
+    shown = re.sub(r"//[^/]*@", "//", spec.strip())  # a password may stand there
+    return ConfigurationError(
+        f"{shown!r} is no address of a model ({reason}): write http://HOST:PORT/v1#MODEL, an IPv6 host in brackets, "
+        "http://[::1]:8000/v1"
+    )

@@ -1,6 +1,7 @@
 """One pooled HTTP client: bounded concurrency, timeouts, and trying again where that can help.
 
 429, 408, 409, 5xx, no connection, a broken one, a body that is no JSON    tried again
+an answer of 200 that tells of an error, or that its reader cannot use     tried again
 401, 403                                                                   UnauthorizedError, at once
 the context does not hold the request                                      ContextLengthError, at once
 any other 4xx, 3xx                                                         RejectedError, at once
@@ -11,12 +12,13 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import json
+import os
 import random
 import re
 import ssl
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from http import HTTPStatus
@@ -36,10 +38,15 @@ from motes.errors import (
     UnreachableError,
 )
 from motes.http.address import KEY_VARIABLE, Address
+from motes.http.events import Events
+from motes.http.key import Key
+from motes.http.options import seconds, whole_number
 
 T = TypeVar("T")
-Reader = Callable[[AsyncIterator[dict[str, Any]]], Awaitable[T]]
+Reader = Callable[[Events], Awaitable[T]]
 """Makes something of a stream of events."""
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 CONTEXT = re.compile(
     r"context[ _](length|size|window)|maximum (context|model) length|max_model_len|max_total_tokens"
@@ -105,7 +112,7 @@ class Client:
 
     Args:
         base: what relative paths are below; absolute URLs are taken as they are.
-        api_key: sent as a bearer token.
+        api_key: sent as a bearer token; never shown.
         max_concurrency: requests in flight, in each event loop. Others wait; a request that pauses before its next
             attempt keeps its place, so that a busy server is not pressed harder.
         transport: instead of sockets, for tests.
@@ -130,7 +137,7 @@ class Client:
         self.timeouts = timeouts or Timeouts()
         self.retries = retries or Retries()
         self.max_concurrency = max_concurrency
-        self._api_key = api_key
+        self._key = Key.clean(api_key, "`api_key`")
         self._transport = transport
         self._sleep = sleep
         self._clock = clock
@@ -164,38 +171,47 @@ class Client:
         Raises:
             ConfigurationError: an option is out of its range, or the named variable is not set.
         """
-        for name, value in (
-            ("connect_timeout", connect_timeout),
-            ("read_timeout", read_timeout),
-            ("total_timeout", total_timeout),
-            ("attempts", attempts),
-        ):
-            if not float(value) > 0:
-                raise ConfigurationError(f"{name} must be more than 0, not {value}")
         return cls(
             address.base,
             api_key=api_key or address.key(api_key_env),
-            timeouts=Timeouts(float(connect_timeout), float(read_timeout), float(total_timeout)),
-            retries=Retries(attempts=int(attempts)),
-            max_concurrency=max_concurrency,
+            timeouts=Timeouts(
+                seconds("connect_timeout", connect_timeout),
+                seconds("read_timeout", read_timeout),
+                seconds("total_timeout", total_timeout),
+            ),
+            retries=Retries(attempts=whole_number("attempts", attempts)),
+            max_concurrency=whole_number("max_concurrency", max_concurrency),
             transport=transport,
         )
 
     async def get(self, path: str, *, attempts: int | None = None) -> Any:
         """What a GET answers, as JSON."""
-        return await self._request("GET", path, None, _json, attempts)
+        return await self._request("GET", path, None, self._json, attempts)
 
-    async def post(self, path: str, body: Mapping[str, Any], *, attempts: int | None = None) -> Any:
-        """What a POST answers, as JSON.
+    async def post(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        read: Callable[[Any], T] | None = None,
+        attempts: int | None = None,
+    ) -> T:
+        """What a POST answers, as JSON, or what `read` makes of it.
 
         Args:
+            read: an answer that it refuses with a `BadResponseError` is asked for again.
             attempts: instead of those of `Retries`.
 
         Raises:
             UnauthorizedError, ContextLengthError, RejectedError, ServerError, UnreachableError, BadResponseError: see
                 above; the last three after several attempts.
         """
-        return await self._request("POST", path, body, _json, attempts)
+
+        async def receive(response: httpx2.Response) -> T:
+            answer = await self._json(response)
+            return answer if read is None else read(answer)
+
+        return await self._request("POST", path, body, receive, attempts)
 
     async def stream(self, path: str, body: Mapping[str, Any], read: Reader[T]) -> T:
         """What `read` makes of the events of a POST. When it returns, the connection is closed, whatever is to come.
@@ -204,7 +220,7 @@ class Client:
         """
 
         async def receive(response: httpx2.Response) -> T:
-            return await read(_events(response))
+            return await read(Events(str(response.url), response.aiter_bytes(), self._failure))
 
         return await self._request("POST", path, body, receive)
 
@@ -236,6 +252,10 @@ class Client:
                     f"{url} did not answer within {self.timeouts.total:g} s, all attempts together: "
                     "ask for less at once, or give it more time with total_timeout"
                 ) from error
+            except MotesError as error:
+                if self._key is not None and self._key.value not in self.base:  # where it is, it is no secret
+                    self._key.hide_in(error)
+                raise
             finally:
                 pool.idle.append(http)
 
@@ -285,7 +305,9 @@ class Client:
             raise ConfigurationError(f"{url!r} is no URL that can be asked: {error}") from error
         except httpx2.ConnectError as error:
             raise _TransientError(
-                UnreachableError(f"nothing answers at {url}: start the server, or correct the address ({error})")
+                UnreachableError(
+                    f"nothing answers at {url}: start the server, or correct the address ({error}){_through()}"
+                )
             ) from error
         except httpx2.TransportError as error:
             raise _TransientError(
@@ -308,7 +330,7 @@ class Client:
             return _with_status(RejectedError(moved), status)
         said = f"{url} answered {status} {_phrase(status)}: {_message(response)}"
         if status in (401, 403):
-            hint = "the key it was given is not accepted" if self._api_key else f"put a key into {KEY_VARIABLE}"
+            hint = "the key it was given is not accepted" if self._key else f"put a key into {KEY_VARIABLE}"
             return UnauthorizedError(f"{said}. It wants an API key: {hint}")
         if status in (408, 409, 429) or status >= 500:
             wait = _retry_after(response.headers.get("retry-after"), self._clock())
@@ -337,34 +359,75 @@ class Client:
                 await http.aclose()
 
     def _connection(self, pool: _Pool) -> httpx2.AsyncClient:
-        seconds = self.timeouts
-        http = httpx2.AsyncClient(
-            headers={"Content-Type": "application/json"},
-            timeout=httpx2.Timeout(seconds.read, connect=seconds.connect, pool=None),
-            limits=httpx2.Limits(max_connections=1, max_keepalive_connections=1),
-            transport=self._transport,
-            verify=self._certificates,
-            follow_redirects=False,
-        )
-        if self._api_key:
-            http.headers["Authorization"] = f"Bearer {self._api_key}"
+        timeouts, certificates = self.timeouts, self._certificates
+        headers = {"Content-Type": "application/json"}
+        if self._key is not None:
+            headers["Authorization"] = f"Bearer {self._key.value}"
+        try:
+            http = httpx2.AsyncClient(
+                headers=headers,
+                timeout=httpx2.Timeout(timeouts.read, connect=timeouts.connect, pool=None),
+                limits=httpx2.Limits(max_connections=1, max_keepalive_connections=1),
+                transport=self._transport,
+                verify=certificates,
+                follow_redirects=False,
+            )
+        except (ImportError, ValueError, httpx2.InvalidURL) as error:
+            raise _bad_proxy(error) from None  # whose text may hold a password
         pool.all.append(http)
         return http
 
     @cached_property
     def _certificates(self) -> ssl.SSLContext | bool:
         """Made once: it takes longer than a request."""
-        return httpx2.create_ssl_context() if self.base.startswith("https") else False
+        if not self.base.startswith("https"):
+            return False
+        try:
+            return httpx2.create_ssl_context()
+        except OSError as error:
+            raise ConfigurationError(
+                f"the certificates that {' or '.join(CERTIFICATES)} names cannot be read ({error}): name a file or a "
+                "folder that is there, or unset it"
+            ) from error
+
+    async def _json(self, response: httpx2.Response) -> Any:
+        content = await response.aread()
+        try:
+            answer = json.loads(content)
+        except ValueError as error:
+            raise BadResponseError(
+                f"{response.url} answered what is no JSON ({content[:80]!r}): is it an OpenAI-compatible server?"
+            ) from error
+        if isinstance(answer, dict) and answer.get("error"):
+            raise self._failure(str(response.url), answer)
+        return answer
+
+    def _failure(self, url: str, answer: Mapping[str, Any]) -> MotesError:
+        """What an answer of 200 is that tells of an error."""
+        said = f"{url} failed while it answered: {_said(answer)}"
+        if CONTEXT.search(said):
+            return ContextLengthError(f"{said}. Shorten the question, or ask for fewer tokens")
+        return BadResponseError(f"{said}. Look into its log")
 
 
-async def _json(response: httpx2.Response) -> Any:
-    content = await response.aread()
-    try:
-        return json.loads(content)
-    except ValueError as error:
-        raise BadResponseError(
-            f"{response.url} answered what is no JSON ({content[:80]!r}): is it an OpenAI-compatible server?"
-        ) from error
+def _proxies() -> list[str]:
+    """The environment variables that name proxies."""
+    return [name for name in (*PROXIES, *map(str.lower, PROXIES)) if os.environ.get(name)]
+
+
+def _bad_proxy(error: Exception) -> ConfigurationError:
+    remedy = "write http://HOST:PORT there, or unset it"
+    if isinstance(error, ImportError):
+        remedy = "pip install socksio for socks5://, or unset it"
+    return ConfigurationError(
+        f"the proxy that the environment names ({', '.join(_proxies())}) cannot be used: {remedy}"
+    )
+
+
+def _through() -> str:
+    """A hint at the proxies that may stand between."""
+    named = _proxies()
+    return f". Requests may go through the proxy of {', '.join(named)}: put the host into NO_PROXY" if named else ""
 
 
 def _trace() -> dict[str, str]:
@@ -373,30 +436,6 @@ def _trace() -> dict[str, str]:
     if (propagate := sys.modules.get("opentelemetry.propagate")) is not None:
         propagate.inject(headers)
     return headers
-
-
-async def _events(response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
-    """The events of a stream: of server-sent ones (`data: …`) or lines of JSON, up to its end.
-
-    It is read to the last byte even when it has said that it is done: only then is its connection used again.
-    """
-    done = False
-    async for line in response.aiter_lines():
-        text = line.removeprefix("data:").strip()
-        if done or not text or line.startswith((":", "event:", "id:", "retry:")):
-            continue
-        if text == "[DONE]":
-            done = True
-            continue
-        try:
-            event = json.loads(text)
-        except ValueError as error:
-            raise BadResponseError(f"{response.url} sent an event that is no JSON: {text[:80]!r}") from error
-        if not isinstance(event, dict):
-            raise BadResponseError(f"{response.url} sent an event that is no object: {text[:80]!r}")
-        if event.get("error"):
-            raise BadResponseError(f"{response.url} failed while it answered: {_said(event)}")
-        yield event
 
 
 def _with_status(error: ServerError, status: int) -> ServerError:

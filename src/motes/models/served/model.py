@@ -18,7 +18,7 @@ from motes.errors import (
     StepsFailedError,
     UnknownNameError,
 )
-from motes.http import Address, Ask, Client, Turns, now
+from motes.http import Address, Ask, Client, Turns, flag, now, whole_number
 from motes.models.served.capabilities import Capabilities
 from motes.models.served.native import WIRES
 from motes.models.served.probe import probe
@@ -90,7 +90,7 @@ class HTTPLanguageModel:
         self.capabilities = capabilities
         self.profile = PROFILES[capabilities.engine]
         self.seeds: Seeding = seeds or ("particle" if capabilities.seeds else "none")
-        self.logprobs = capabilities.logprobs and (self.profile.logprobs if logprobs is None else bool(logprobs))
+        self.logprobs = capabilities.logprobs and (self.profile.logprobs if logprobs is None else logprobs)
         completes = capabilities.route in ("ids", "text") and self.profile.wire is not None
         name = self.profile.wire if completes and self.profile.wire is not None else "chat"
         self._wire: Wire = WIRES[name](address, capabilities.model, self.profile)
@@ -139,6 +139,10 @@ class HTTPLanguageModel:
             UnknownNameError: it has no such model.
             ConfigurationError: it is no OpenAI-compatible server, or an option is out of its range.
         """
+        if logprobs is not None:
+            logprobs = flag("logprobs", logprobs)
+        if context_length is not None:
+            context_length = whole_number("context_length", context_length)
         address = Address.parse(path)
         client = Client.open(address, **connection)
         vocabulary = None if tokenizer is None else _vocabulary(tokenizer)

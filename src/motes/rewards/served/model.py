@@ -16,7 +16,7 @@ from motes.errors import (
     RejectedError,
     ServerError,
 )
-from motes.http import Address, Ask, Client, Server, Turns, identify, now
+from motes.http import Address, Ask, Client, Server, Turns, identify, now, whole_number
 from motes.rewards.families import FAMILIES, Family, family
 from motes.rewards.format import Format
 from motes.rewards.reading import Key, Prefix, Reader, Reading
@@ -117,6 +117,8 @@ class ServedPRM:
             BadResponseError: what it answers are no scores.
         """
         tested = is_wanted(self_test)
+        if context_length is not None:
+            context_length = whole_number("context_length", context_length)
         address = Address.parse(path)
         client = Client.open(address, **connection)
         return now(
