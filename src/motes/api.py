@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
+from motes.arguments import fit
 from motes.errors import ConfigurationError, MissingExtraError, MotesError, UnknownNameError
 from motes.methods import ParticleFilter, Run, require, select_by_outcome
 from motes.methods.limits import Limits
@@ -42,7 +43,8 @@ def language_model(spec: str | LanguageModel, **options: Any) -> LanguageModel:
         MissingExtraError: the engine's packages are not installed.
     """
     if not isinstance(spec, str):
-        return spec
+        given: LanguageModel = _instance("lm", spec, LanguageModel, "'tiny'")
+        return given
     spec, options = _parsed(spec, options)
     if _names_own(spec):
         own: LanguageModel = _own(spec, LanguageModel, options)
@@ -82,7 +84,8 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
         MissingExtraError: the engine's packages are not installed.
     """
     if not isinstance(spec, str):
-        return spec
+        given: RewardModel = _instance("reward", spec, RewardModel, "'tiny'")
+        return given
     spec, options = _parsed(spec, options)
     if (calibration := options.pop("calibration", None)) is not None:
         calibrated = Calibration.load(str(calibration))  # before anything large is opened
@@ -282,23 +285,25 @@ async def asolve(
         MotesError: the run failed. What it had computed is the error's `result`. A limit reached is no failure.
     """
     limits = _limits(deadline, token_budget)
-    if isinstance(problem, str):
-        problem = Problem(problem)
+    problem = problem if isinstance(problem, Problem) else Problem(fit("problem", problem, str))
+    seed = fit("seed", seed, int)
     if seed < 0:
         raise ConfigurationError(f"seed must be 0 or more, not {seed}")
-    method = method or ParticleFilter(16)
+    method = ParticleFilter(16) if method is None else _instance("method", method, Method, "motes.ParticleFilter(16)")
+    rule = BoxedAnswers() if task is None else _instance("task", task, AnswerRule, "motes.api.task('math-500')")
+    sampling = fit("sampling", sampling, Sampling | None) or Sampling()
     last_word = reward_model(outcome_reward) if outcome_reward is not None else None
     run = Run(
         problem=problem,
         lm=language_model(lm),
         reward=reward_model(reward) if reward is not None and getattr(method, "needs_reward", True) else None,
-        rule=task or BoxedAnswers(),
-        sampling=sampling or Sampling(),
+        rule=rule,
+        sampling=sampling,
         rng=np.random.default_rng(seed),
         method=type(method).__name__,
         seed=seed,
-        observe=observe,
-        follow=follow,
+        observe=fit("observe", observe, Observer | None),
+        follow=fit("follow", follow, Follower | None),
         limits=limits,
     )
     try:
@@ -310,7 +315,20 @@ async def asolve(
         raise
 
 
+def _instance(name: str, value: Any, protocol: Any, example: str) -> Any:
+    """`value`, which is to be an object of a protocol.
+
+    Raises:
+        ConfigurationError: it is none; a class is none of its objects.
+    """
+    if isinstance(value, protocol) and not isinstance(value, type):
+        return value
+    raise ConfigurationError(f"{name} must be {example} or another {protocol.__name__}, not {value!r}")
+
+
 def _limits(deadline: float | None, token_budget: int | None) -> Limits:
+    deadline = fit("deadline", deadline, float | None)
+    token_budget = fit("token_budget", token_budget, int | None)
     if deadline is not None and not (deadline > 0 and math.isfinite(deadline)):
         raise ConfigurationError(f"deadline must be finite and more than 0 seconds from now, not {deadline}")
     if token_budget is not None and token_budget < 1:

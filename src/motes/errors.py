@@ -33,7 +33,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Awaitable, Iterable, Sequence
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from motes.text import well_formed
 
 if TYPE_CHECKING:
     from motes.types import Result, Step, Usage  # noqa: F401 (Step stands in a string)
@@ -42,13 +44,28 @@ T = TypeVar("T")
 
 
 class MotesError(Exception):
-    """Base of every error that motes raises on purpose."""
+    """Base of every error that motes raises on purpose.
+
+    Its message may repeat what a server, a file or somebody's function said, and is made well-formed. Every error can
+    be copied and pickled, whatever its constructor takes.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(well_formed(arg) if isinstance(arg, str) else arg for arg in args))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _copied, (type(self), self.args), self.__dict__
 
     result: Result | None = None
     """What the run had computed when it failed; None where nothing had run."""
 
     usage: Usage | None = None
     """What a model spent on the one trajectory that it failed for, where it says so."""
+
+
+def _copied(cls: type[MotesError], args: tuple[object, ...]) -> MotesError:
+    """An error with the message that another one has; no constructor is called."""
+    return cls.__new__(cls, *args)
 
 
 class ConfigurationError(MotesError, ValueError):

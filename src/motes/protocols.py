@@ -65,6 +65,7 @@ class RewardModel(Protocol):
         ...
 
 
+@runtime_checkable
 class AnswerRule(Protocol):
     """How an answer is read from a text, and when two are the same."""
 

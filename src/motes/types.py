@@ -14,7 +14,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from motes.arguments import fit, fit_fields
 from motes.errors import ConfigurationError, MotesError
+from motes.text import well_formed
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -23,6 +25,7 @@ StepEnd = Literal["step", "eos", "length"]
 Stop = Literal["deadline", "token_budget"]
 STOPS: tuple[Stop, ...] = get_args(Stop)
 """Limits on a whole run. What they cut off ends with the limit's name."""
+Role = Literal["system", "user", "assistant", "tool"]
 Finish = Literal["eos", "answer", "max_steps", "max_tokens", "deadline", "token_budget", "failed"]
 
 
@@ -38,8 +41,11 @@ class Problem:
         messages: a whole conversation instead of `question` and `system`: dicts with `role` and `content`, the last
             one from the user.
 
+    Texts are made well-formed (`motes.text.well_formed`): half of a surrogate pair becomes U+FFFD.
+
     Raises:
-        ConfigurationError: the question is empty, or `messages` is given beside it or does not end with the user.
+        ConfigurationError: the question is empty, `messages` is given beside it or does not end with the user, or
+            something is no text.
     """
 
     question: str
@@ -60,19 +66,16 @@ class Problem:
         if messages is not None:
             if question is not None or system is not None:
                 raise ConfigurationError("give either `messages`, or `question` and `system`, not both")
-            if not messages or messages[-1].get("role") != "user":
-                raise ConfigurationError("`messages` must end with a message whose role is 'user'")
-            turns = tuple(dict(message) for message in messages)
+            turns = _turns(messages)
         else:
-            before = [{"role": "system", "content": system}] if system else []
-            turns = (*before, {"role": "user", "content": question or ""})
-        if not all(isinstance(turn.get("content"), str) for turn in turns):
-            raise ConfigurationError("every message needs a `content` that is text")
+            instruction = fit("system", system, str | None)
+            before = ({"role": "system", "content": instruction},) if instruction else ()
+            turns = (*before, {"role": "user", "content": fit("question", question, str | None) or ""})
         if not turns[-1]["content"].strip():
             raise ConfigurationError("the question is empty: ask something")
         object.__setattr__(self, "question", turns[-1]["content"])
-        object.__setattr__(self, "id", id)
-        object.__setattr__(self, "answer", answer)
+        object.__setattr__(self, "id", fit("id", id, str | None))
+        object.__setattr__(self, "answer", fit("answer", answer, str | None))
         object.__setattr__(self, "messages", turns)
         object.__setattr__(self, "_plain", None)
 
@@ -95,6 +98,24 @@ class Problem:
     def system(self) -> str | None:
         first = self.messages[0]
         return first["content"] if first["role"] == "system" else None
+
+
+def _turns(messages: Sequence[Mapping[str, str]]) -> tuple[Mapping[str, str], ...]:
+    """A conversation as problems hold it.
+
+    Raises:
+        ConfigurationError: it is none, or its last word is not the user's.
+    """
+    turns = fit("messages", messages, tuple[Mapping[str, str], ...])
+    if not turns or turns[-1].get("role") != "user":
+        raise ConfigurationError("`messages` must end with a message whose role is 'user'")
+    for i, turn in enumerate(turns):
+        fit(f"messages[{i}]['role']", turn.get("role"), Role)
+        if not isinstance(turn.get("content"), str):
+            raise ConfigurationError(
+                f"every message needs a `content` that is text: that of messages[{i}] is {turn.get('content')!r}"
+            )
+    return tuple({name: well_formed(v) if isinstance(v, str) else v for name, v in turn.items()} for turn in turns)
 
 
 @dataclass(frozen=True)
@@ -148,6 +169,10 @@ class Scores(tuple[float, ...]):
         scores.usage = usage
         return scores
 
+    def __getnewargs__(self) -> tuple[tuple[float, ...], Usage]:
+        """What copies are made from."""
+        return tuple(self), self.usage
+
 
 @dataclass(frozen=True)
 class Step:
@@ -172,6 +197,10 @@ class Step:
     usage: Usage | None = field(default=None, compare=False, repr=False)
     proposal_logprob: float | None = None
     ahead: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("text", "ahead"):
+            object.__setattr__(self, name, well_formed(getattr(self, name)))
 
     @property
     def num_tokens(self) -> int:
@@ -304,6 +333,8 @@ class Sampling:
     stop: str | tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        fit_fields(self, "Sampling: ")
+
         def require(holds: bool, what: str) -> None:
             if not holds:
                 raise ConfigurationError(f"Sampling: {what}")

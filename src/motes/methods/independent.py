@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from motes.errors import ConfigurationError, UnknownNameError
-from motes.methods.population import AGGREGATIONS, Aggregation, Population, Run
+from motes.arguments import fit_fields, whole_number
+from motes.errors import ConfigurationError
+from motes.methods.population import Aggregation, Population, Run
 from motes.methods.selectors import conclude, score_weights
 from motes.smc import Weights
 from motes.types import Result, Sampling
@@ -32,10 +33,8 @@ class _Independent:
     aggregation: Aggregation = "last"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.n, int) or self.n < 1:
-            raise ConfigurationError(f"n must be a whole number of at least 1, not {self.n!r}")
-        if self.aggregation not in AGGREGATIONS:
-            raise UnknownNameError("aggregation", self.aggregation, AGGREGATIONS)
+        whole_number("n", self.n, least=1)
+        fit_fields(self)
 
     @property
     def budget(self) -> int:
@@ -64,6 +63,7 @@ class Greedy(_Independent):
     n: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.n != 1:
             raise ConfigurationError("greedy decoding draws one answer: n must be 1")
 

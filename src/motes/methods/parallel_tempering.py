@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from motes.arguments import fit, whole_number
 from motes.errors import ConfigurationError
 from motes.methods.particle_gibbs import ParticleGibbs
 from motes.methods.population import Population, Run
@@ -47,11 +48,10 @@ class ParallelTempering(ParticleGibbs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ladder = tuple(self.ladder)
+        ladder = self.ladder
         steps = all(hot < cold for cold, hot in itertools.pairwise(ladder))
         if not ladder or ladder[0] != 1.0 or not steps or not ladder[-1] >= 0.0:
             raise ConfigurationError(f"the ladder must begin with 1, fall strictly and end at 0 or above, not {ladder}")
-        object.__setattr__(self, "ladder", ladder)
 
     @classmethod
     def of_budget(
@@ -62,6 +62,7 @@ class ParallelTempering(ParticleGibbs):
         Raises:
             ConfigurationError: the budget is no multiple of num_sweeps·K, or leaves fewer than 2 particles.
         """
+        num_sweeps, ladder = whole_number("num_sweeps", num_sweeps), fit("ladder", ladder, tuple[float, ...])
         num_particles = share(budget, "num_sweeps or ladder", num_sweeps * len(ladder))
         return cls(num_particles, num_sweeps, ladder=ladder, **settings)
 

@@ -8,8 +8,9 @@ from typing import ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from motes.arguments import fit_fields
 from motes.errors import ConfigurationError, UnknownNameError
-from motes.methods.population import AGGREGATIONS, Aggregation, Population, Run
+from motes.methods.population import Aggregation, Population, Run
 from motes.methods.potential import Link, Potential, log_increment
 from motes.methods.requirements import require_steps
 from motes.methods.selectors import SELECTORS, conclude
@@ -59,21 +60,17 @@ class ParticleFilter:
     aggregation: Aggregation = "last"
 
     def __post_init__(self) -> None:
+        fit_fields(self)
         if self.num_particles < 1:
             raise ConfigurationError(f"num_particles must be at least 1, not {self.num_particles}")
         if not 0.0 <= self.ess_threshold <= 1.0:
             raise ConfigurationError(f"ess_threshold is a fraction of N in [0, 1], not {self.ess_threshold}")
         if not (self.beta >= 0.0 and np.isfinite(self.beta)):
             raise ConfigurationError(f"beta must be finite and at least 0, not {self.beta}")
-        for kind, name, known in (
-            ("potential", self.potential, ("absolute", "increment")),
-            ("link", self.link, ("odds", "probability")),
-            ("resampling scheme", self.resampling, RESAMPLING),
-            ("selector", self.selector, SELECTORS),
-            ("aggregation", self.aggregation, AGGREGATIONS),
-        ):
-            if name not in known:
-                raise UnknownNameError(kind, name, known)
+        if self.resampling not in RESAMPLING:
+            raise UnknownNameError("resampling scheme", self.resampling, RESAMPLING)
+        if self.selector not in SELECTORS:
+            raise UnknownNameError("selector", self.selector, SELECTORS)
 
     @classmethod
     def paper(cls, num_particles: int) -> Self:

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from motes.arguments import fit_fields
 from motes.errors import ConfigurationError
 from motes.methods.particle_filter import ParticleFilter
 from motes.methods.population import Population, Run
@@ -58,6 +59,7 @@ class PowerFilter:
     selector: str = "vote"
 
     def __post_init__(self) -> None:
+        fit_fields(self)
         if not (self.alpha > 0 and np.isfinite(self.alpha)):
             raise ConfigurationError(f"alpha must be finite and greater than 0, not {self.alpha}")
         if self.selector == "argmax":

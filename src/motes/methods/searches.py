@@ -14,8 +14,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from motes.arguments import fit_fields, whole_number
 from motes.errors import ConfigurationError, UnknownNameError
-from motes.methods.population import AGGREGATIONS, Aggregation, Population, Run
+from motes.methods.population import Aggregation, Population, Run
 from motes.methods.requirements import require_steps
 from motes.methods.selectors import SELECTORS, conclude, score_weights
 from motes.protocols import LanguageModel
@@ -37,10 +38,8 @@ class _Search:
     selector: str = field(default="vote", kw_only=True)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.n, int) or self.n < 1:
-            raise ConfigurationError(f"n must be a whole number of at least 1, not {self.n!r}")
-        if self.aggregation not in AGGREGATIONS:
-            raise UnknownNameError("aggregation", self.aggregation, AGGREGATIONS)
+        whole_number("n", self.n, least=1)
+        fit_fields(self)
         if self.selector not in SELECTORS:
             raise UnknownNameError("selector", self.selector, SELECTORS)
 
@@ -115,9 +114,8 @@ class BeamSearch(_Search):
     beam_width: int = 4
 
     def __post_init__(self) -> None:
+        whole_number("beam_width", self.beam_width, least=1)
         super().__post_init__()
-        if not isinstance(self.beam_width, int) or self.beam_width < 1:
-            raise ConfigurationError(f"beam_width must be a whole number of at least 1, not {self.beam_width!r}")
         if self.n % self.width:
             below = self.n - self.n % self.width
             raise ConfigurationError(

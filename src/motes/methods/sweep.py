@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from motes.arguments import whole_number
 from motes.errors import ConfigurationError
 from motes.methods.population import Population
 from motes.smc import Weights
@@ -48,6 +49,7 @@ def share(budget: int, name: str, parts: int) -> int:
     Raises:
         ConfigurationError: the budget is no multiple of `parts`.
     """
+    budget, parts = whole_number("budget", budget), whole_number(name, parts)
     if parts < 1 or budget < 1 or budget % parts:
         raise ConfigurationError(
             f"a budget of {budget} has no {parts} equal parts: give a multiple of {parts}, or set {name}"
