@@ -44,8 +44,7 @@ from motes.errors import (
     ServerError,
     StepsFailedError,
 )
-from motes.methods import METHODS, Population, method, particle_filter, population
-from motes.methods.selectors import Candidates
+from motes.methods import METHODS, Population, Run, conclude, method, particle_filter, population
 from motes.smc import Weights
 from motes.tasks import BoxedAnswers
 from test_mutations import mutant
@@ -154,13 +153,13 @@ def test_a_dropped_particle_has_no_say():
 
 
 def test_what_a_dropped_particle_had_written_is_no_answer():
-    rule = BoxedAnswers()
     root = Trajectory(motes.Problem("?"))
     lost = root.extend(Step("\\boxed{3} or", "step")).fail(ServerError("gone"))
     kept = root.extend(Step("\\boxed{1}", "eos"))
     both = Population((lost, kept), ((), (0.5,)), np.array([False, True]))
-    candidates = Candidates.of(both, Weights.uniform(2), rule, "last")
-    assert (candidates.index, candidates.answers) == ([1], ["1"])
+    run = Run(motes.Problem("?"), EVEN.lm, None, BoxedAnswers(), Sampling(), np.random.default_rng(0))
+    result = asyncio.run(conclude(run, both, Weights.uniform(2), "vote"))
+    assert (result.answers, dict(result.posterior)) == ((None, "1"), {"1": 1.0})
 
 
 @pytest.mark.parametrize("merges_calls", [True, False])

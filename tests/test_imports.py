@@ -34,7 +34,7 @@ HEAVY = (
 )
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("types", "steps", "vocabulary", "checkpoint", "protocols", "errors", "pages", "text", "arguments"),
+    ("types", "steps", "vocabulary", "checkpoint", "protocols", "errors", "pages", "text", "arguments", "threads"),
     ("smc", "kv", "http"),
     ("methods", "models", "rewards", "tasks", "prompts", "bundled"),
     ("api", "contracts", ""),  # "": the package itself, which gathers the public names

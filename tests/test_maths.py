@@ -170,7 +170,7 @@ def vote(rule: MathAnswers, answers: list[str]):
     population = Population(trajectories, ((0.5,),) * len(answers), np.ones(len(answers), dtype=bool))
     lm = TabularLanguageModel({(): {"a": 1.0}})
     run = Run(Problem("?"), lm, None, rule, Sampling(), np.random.default_rng(0))
-    return conclude(run, population, Weights.uniform(len(answers)), "vote")
+    return asyncio.run(conclude(run, population, Weights.uniform(len(answers)), "vote"))
 
 
 class TestProcesses:

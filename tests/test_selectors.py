@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,11 @@ from motes.tasks import BoxedAnswers
 PROBLEM = Problem("?")
 
 
-def choose(
+def choose(*arguments: Any, **options: Any) -> Result:
+    return asyncio.run(choice(*arguments, **options))
+
+
+async def choice(
     selector: str, answers: list[str | None], weights: list[float], scores: list[float] | None = None, seed: int = 0
 ) -> Result:
     """The result for particles of the given answers (None: no answer), weights and scores (NaN: none)."""
@@ -33,7 +39,7 @@ def choose(
     lm = TabularLanguageModel({(): {"a": 1.0}})
     run = Run(PROBLEM, lm, None, BoxedAnswers(), Sampling(), np.random.default_rng(seed))
     with np.errstate(divide="ignore"):
-        return conclude(run, population, Weights(np.log(weights)), selector)
+        return await conclude(run, population, Weights(np.log(weights)), selector)
 
 
 def chosen(result: Result) -> int:
@@ -72,16 +78,21 @@ def test_every_answer_has_a_text_that_gives_it():
 def test_sample_draws_in_proportion_to_weight():
     """Exact binomial tests, whose family raises a false alarm with probability below 1e-6."""
     answers, weights = ["1", None, "2", "1", "3"], [1.0, 4.0, 2.0, 3.0, 0.0]
-    draws = Counter(chosen(choose("sample", answers, weights, seed=seed)) for seed in range(1000))
+
+    async def draw() -> Counter[int]:
+        return Counter([chosen(await choice("sample", answers, weights, seed=seed)) for seed in range(1000)])
+
+    draws = asyncio.run(draw())
     for particle, probability in {0: 1 / 6, 2: 2 / 6, 3: 3 / 6}.items():  # among the particles that have an answer
         assert binomtest(draws[particle], 1000, probability).pvalue > 1e-6 / 3
     assert set(draws) == {0, 2, 3}
 
 
 @pytest.mark.parametrize("selector", SELECTORS)
-def test_a_population_without_answers_gives_none(selector: str):
-    result = choose(selector, [None, None], [1, 1])
-    assert (result.answer, result.text, dict(result.posterior), result.confidence) == (None, "", {}, 0.0)
+def test_a_population_without_answers_gives_none_but_its_likeliest_text(selector: str):
+    result = choose(selector, [None, None, None], [1, 3, 2])
+    assert (result.answer, dict(result.posterior), result.confidence) == (None, {}, 0.0)
+    assert (chosen(result), result.text) == (1, "Particle 1. I give up.")
 
 
 @pytest.mark.parametrize("selector", SELECTORS)

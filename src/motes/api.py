@@ -309,6 +309,8 @@ async def asolve(
     try:
         require(method, run.lm, run.sampling)
         result = await method.run(run)
+        if inspect.isawaitable(result):  # of a method that returns what `conclude` gives without waiting for it
+            result = await result
         return result if last_word is None else await select_by_outcome(run, result, last_word)
     except MotesError as error:
         error.result = run.result(error=error)

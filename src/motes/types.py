@@ -423,7 +423,8 @@ class Result:
         problem, method, seed: what was run.
         answer: the selected answer, None where no trajectory gave one.
         selector: how it was chosen among the weighted trajectories, see `motes.methods.SELECTORS`.
-        text: the text of the trajectory that the answer is taken from.
+        text: the text of the trajectory that the answer is taken from; without an answer, the likeliest text that the
+            model wrote, "" where it wrote none.
         posterior: normalised weight of each distinct answer, largest first. What is missing from 1 is the weight of
             trajectories without an answer.
         answers: (N,) what each trajectory answers, named as in the posterior; None for those without.
@@ -437,7 +438,8 @@ class Result:
             k + 1 that were accepted, NaN where none was proposed. Empty for other methods.
         stopped: "deadline" or "token_budget" where that limit cut the run short: the answer is the best of what there
             was, weights, posterior and log_evidence are those of that moment, and unfinished trajectories, finished by
-            the limit's name, carry no answer. None: the run is complete.
+            the limit's name, carry no answer. At a deadline, answers that there was no time to compare are different
+            ones unless their texts are equal. None: the run is complete.
         error: why the run failed, where it did; such a result is only ever found on the error that was raised.
     """
 
@@ -468,12 +470,13 @@ class Result:
     def texts(self) -> dict[str, str]:
         """For each answer of the posterior, largest first, a text that gives it: the result's own, or the one that
         scores best. Dropped trajectories give no answer."""
-        texts: dict[str, str] = {}
-        for answer in self.posterior:
-            own = [i for i, other in enumerate(self.answers) if other == answer]
-            best = max(own, key=lambda i: -math.inf if math.isnan(self.scores[i]) else self.scores[i])
-            texts[answer] = self.text if answer == self.answer else self.trajectories[best].text
-        return texts
+        scores = np.nan_to_num(self.scores, nan=-np.inf).tolist()
+        best: dict[str | None, int] = {}
+        for i, answer in enumerate(self.answers):
+            if answer not in best or scores[i] > scores[best[answer]]:
+                best[answer] = i
+        texts = {answer: self.trajectories[best[answer]].text for answer in self.posterior if answer != self.answer}
+        return {answer: texts.get(answer, self.text) for answer in self.posterior}
 
     @cached_property
     def confidence(self) -> float:

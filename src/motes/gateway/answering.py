@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ from motes.errors import ConfigurationError, MotesError
 from motes.gateway.config import Config, VirtualModel
 from motes.gateway.wire import Request
 from motes.methods.population import Follower, Observer
+from motes.methods.selectors import likeliest_texts
 from motes.prompts import Prompt
 from motes.protocols import AnswerRule, LanguageModel, Method, RewardModel
+from motes.smc import Weights
 from motes.types import Problem, Result, Sampling, Trajectory
 
 
@@ -172,23 +173,15 @@ def open_models(config: Config) -> Mapping[str, Served]:
 def visible(result: Result, number: int) -> list[Trajectory]:
     """The answers that a client sees: the one given, then others by their mass.
 
-    Texts that state no answer, as in a conversation about nothing in particular, are answers of their own then: the
-    one with the most weight, of these the best scored.
+    Where no text states an answer, as in a conversation about nothing in particular, each text is an answer of its own:
+    the result's, which is the likeliest, then others as likely as they are.
     """
-
-    def rank(place: int) -> tuple[float, float]:
-        weight, score = float(result.log_weights[place]), float(result.scores[place])
-        return weight, -1.0 if math.isnan(score) else score
-
-    by_text: dict[str, Trajectory] = {}
-    for place in sorted(range(len(result.trajectories)), key=rank, reverse=True):
-        trajectory = result.trajectories[place]
-        if trajectory.error is None:
-            by_text.setdefault(trajectory.text, trajectory)
+    places = likeliest_texts(result.trajectories, Weights(result.log_weights), result.scores)
+    by_text = {result.trajectories[place].text: result.trajectories[place] for place in places}
     texts = result.texts()
-    first = [] if result.answer is None else [texts.pop(result.answer)]
-    wanted = [*first, *texts.values()] or [text for text in by_text if text]
-    return [by_text[text] for text in wanted[:number] if text in by_text]
+    first = [result.text] if result.answer is None else [texts.pop(result.answer)]
+    wanted = dict.fromkeys([*first, *(texts.values() or by_text)])
+    return [by_text[text] for text in wanted if text in by_text][:number]
 
 
 def _within(asked: Any, usual: Any, most: Any, field: str) -> Any:

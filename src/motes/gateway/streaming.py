@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-import os.path
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
@@ -86,11 +85,16 @@ class Chunks:
     def _certain(self, trajectories: Sequence[Trajectory]) -> list[bytes]:
         """What all begin with, as far as it has not been sent."""
         texts = [trajectory.text for trajectory in trajectories if trajectory.error is None]
-        common = os.path.commonprefix(texts)  # noqa: RUF071  # letter by letter, as is meant
-        if len(common) <= len(self._sent):
+        if not texts:
             return []
-        new, self._sent = common[len(self._sent) :], common
-        return [self._chunk([self._said(0, new)])]
+        first, last = min(texts), max(texts)  # what these two begin with, all do
+        end = sent = len(self._sent)
+        while end < len(first) and first[end] == last[end]:  # never more than the new letters: rounds are many
+            end += 1
+        if end == sent:
+            return []
+        self._sent = first[:end]
+        return [self._chunk([self._said(0, first[sent:end])])]
 
     def _progressed(self, record: Record, **more: Any) -> list[bytes]:
         """How the particles are."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +12,7 @@ from motes.errors import GraderError, RunDirectoryError
 from motes.lab.evaluation import RECORDS, read_configuration
 from motes.lab.records import Outcome, RecordStore, RunRecord
 from motes.protocols import Task
+from motes.threads import in_thread
 from motes.types import Problem
 
 
@@ -43,7 +41,7 @@ async def grade_run(
 
     Each distinct answer is graded once. The event loop goes on meanwhile.
     """
-    grades = {each: await _aside(task, problem, each) for each in dict.fromkeys((answer, *answers))}
+    grades = {each: await in_thread(grade, task, problem, each) for each in dict.fromkeys((answer, *answers))}
     right = {each: None if grade.error else grade.outcome == "correct" for each, grade in grades.items()}
     return grades[answer], tuple(right[each] for each in answers)
 
@@ -55,23 +53,6 @@ def groups(task: Task, names: Sequence[str], answers: Sequence[str | None]) -> t
         if answer is not None and answer not in place:
             place[answer] = next((i for i, name in enumerate(names) if task.equivalent(name, answer)), None)
     return tuple(place[answer] for answer in answers)
-
-
-async def _aside(task: Task, problem: Problem, answer: str | None) -> Grade:
-    """`grade`, in another thread. Who is interrupted does not wait for that one to end, as for asyncio's own: it
-    may be waiting for a grader that hangs.
-    """
-    found: Future[Grade] = Future()
-    found.set_running_or_notify_cancel()
-
-    def work() -> None:
-        try:
-            found.set_result(grade(task, problem, answer))
-        except BaseException as error:
-            found.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    return await asyncio.wrap_future(found)
 
 
 @dataclass(frozen=True)
@@ -125,7 +106,7 @@ async def _graded(record: RunRecord, task: Task, problems: Mapping[str | None, P
     return replace(
         record,
         outcome=outcome,
-        groups=record.groups or groups(task, list(record.posterior), record.answers),
+        groups=record.groups or await in_thread(groups, task, list(record.posterior), record.answers),
         right=right,
         oracle=any(right),
         error=error,

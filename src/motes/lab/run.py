@@ -130,7 +130,7 @@ async def evaluate(
             for run in pending:  # shared by all
                 record, trace, failure = await worker.solve(run)
                 if inside is not None and trace is not None:
-                    inside.append(trace)
+                    inside.write(trace)
                 store.append(record)
                 if failure is not None:
                     log.error("%s %s %d, seed %d, failed\n%s", *run.key, failure)

@@ -136,6 +136,10 @@ class Trace:
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
+    def to_member(self) -> bytes:
+        """The gzip member that a file of traces has of it."""
+        return gzip.compress(f"{self.to_json()}\n".encode(), compresslevel=6, mtime=0)
+
     @classmethod
     def from_json(cls, line: str) -> Trace:
         """Read a line; fields that a later version added are left out.
@@ -166,7 +170,7 @@ class TraceStore(AppendOnly):
         Raises:
             RunDirectoryError: it could not be written; the file is as it was.
         """
-        self.write(gzip.compress(f"{trace.to_json()}\n".encode(), compresslevel=6, mtime=0))
+        self.write(trace.to_member())
 
 
 def read_traces(path: Path) -> Iterator[Trace]:

@@ -18,14 +18,15 @@ from motes.lab.method_spec import method_from_spec
 from motes.lab.records import RunRecord
 from motes.lab.traces import Trace
 from motes.protocols import LanguageModel, RewardModel, Task
+from motes.threads import in_thread
 from motes.types import Result
 
 
 class Done(NamedTuple):
-    """A run that has ended; `failure` is the traceback of what failed it."""
+    """A run that has ended: its record, its trace as `Trace.to_member` writes it, the traceback of what failed it."""
 
     record: RunRecord
-    trace: Trace | None = None
+    trace: bytes | None = None
     failure: str | None = None
 
 
@@ -115,7 +116,7 @@ class Local:
         result = result or Result(run.problem, run.method, run.run_seed)
         return Done(
             await recorded(run, task, result, failure, seconds),
-            Trace.of(run.key, result) if self.traces else None,
+            await in_thread(lambda: Trace.of(run.key, result).to_member()) if self.traces else None,
             None if failure is None else "".join(traceback.format_exception(failure)).rstrip(),
         )
 
@@ -125,7 +126,7 @@ async def recorded(
 ) -> RunRecord:
     """The record of a run, its answers read and graded."""
     problem_id, method, budget, seed = run.key
-    answers = tuple(task.answer(trajectory.text) for trajectory in result.trajectories)
+    answers = await in_thread(lambda: tuple(task.answer(trajectory.text) for trajectory in result.trajectories))
     grade, right = await grade_run(task, run.problem, result.answer, answers)
     if failure is not None:
         grade = Grade("failed", f"{type(failure).__name__}: {failure}")
@@ -149,7 +150,7 @@ async def recorded(
         error=grade.error,
         posterior=dict(result.posterior),
         answers=answers,
-        groups=groups(task, list(result.posterior), answers),
+        groups=await in_thread(groups, task, list(result.posterior), answers),
         right=right,
         scores=tuple(_finite(score) for score in result.scores.tolist()),
         text=result.text,

@@ -84,7 +84,7 @@ class AdaptiveFilter(ParticleFilter, _Adaptive):
         drawn = 0
         failure: DegenerateWeightsError | None = None
         for number, size in enumerate(self.sizes):
-            if self._settled(run, sweeps) or (number and run.exhausted()):
+            if await self._settled(run, sweeps) or (number and run.exhausted()):
                 break
             try:
                 latest = await replace(self, num_particles=size).sweep(run, number=number)
@@ -99,16 +99,17 @@ class AdaptiveFilter(ParticleFilter, _Adaptive):
             raise failure
         population, weights = pool(sweeps, _masses(sweeps))
         log_evidence = log_sum_exp(np.array(_masses(sweeps))) - float(np.log(drawn))
-        return self._conclude(run, population, weights, log_evidence)
+        return await self._conclude(run, population, weights, log_evidence)
 
-    def _settled(self, run: Run, sweeps: Sequence[Sweep]) -> bool:
+    async def _settled(self, run: Run, sweeps: Sequence[Sweep]) -> bool:
         """Whether one answer has the share of the posterior that is wanted."""
         if not sweeps:
             return False
         population, weights = pool(sweeps, _masses(sweeps))
         if weights.degenerate:  # no time to score anything
             return False
-        candidates = Candidates.of(population, weights, run.rule, self.aggregation)
+        answers = await run.answers(population.trajectories)
+        candidates = Candidates.of(population, weights, answers, self.aggregation)
         leading = next(iter(candidates.posterior().items()), None)
         if leading is None:
             return False

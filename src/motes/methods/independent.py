@@ -43,7 +43,7 @@ class _Independent:
     async def _draw(self, run: Run, sampling: Sampling | None = None, *, score: bool) -> Population:
         return await run.complete(run.start(self.n), score=score, sampling=sampling)
 
-    def _conclude(self, run: Run, population: Population, weights: Weights, selector: str) -> Result:
+    async def _conclude(self, run: Run, population: Population, weights: Weights, selector: str) -> Result:
         run.record(
             population,
             ancestors=np.arange(self.n),
@@ -51,7 +51,7 @@ class _Independent:
             resampled=False,
             aggregation=self.aggregation,
         )
-        return conclude(run, population, weights, selector, aggregation=self.aggregation)
+        return await conclude(run, population, weights, selector, aggregation=self.aggregation)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Greedy(_Independent):
 
     async def run(self, run: Run) -> Result:
         population = await self._draw(run, run.sampling.replace(temperature=0.0), score=False)
-        return self._conclude(run, population, Weights.uniform(1), "majority")
+        return await self._conclude(run, population, Weights.uniform(1), "majority")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Majority(_Independent):
 
     async def run(self, run: Run) -> Result:
         population = await self._draw(run, score=False)
-        return self._conclude(run, population, Weights.uniform(self.n), "majority")
+        return await self._conclude(run, population, Weights.uniform(self.n), "majority")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class BestOfN(_Independent):
 
     async def run(self, run: Run) -> Result:
         population = await self._draw(run, score=True)
-        return self._conclude(run, population, Weights.uniform(self.n), "argmax")
+        return await self._conclude(run, population, Weights.uniform(self.n), "argmax")
 
 
 @dataclass(frozen=True)
@@ -103,4 +103,4 @@ class WeightedBestOfN(_Independent):
 
     async def run(self, run: Run) -> Result:
         population = await self._draw(run, score=True)
-        return self._conclude(run, population, score_weights(population, self.aggregation), "vote")
+        return await self._conclude(run, population, score_weights(population, self.aggregation), "vote")

@@ -81,4 +81,4 @@ class Islands(ParticleFilter, _Islands):
         log_evidence = [sweep.log_evidence for sweep in sweeps]
         population, weights = pool(sweeps, log_evidence)
         log_mean = log_sum_exp(np.array(log_evidence)) - float(np.log(self.num_islands))
-        return self._conclude(run, population, weights, log_mean)
+        return await self._conclude(run, population, weights, log_mean)

@@ -35,7 +35,7 @@ async def select_by_outcome(run: Run, result: Result, reward: RewardModel) -> Re
         return result
     n = len(result.trajectories)
     population = Population(result.trajectories, ((),) * n, np.zeros(n, dtype=bool))
-    states = [not t.error and run.rule.answer(t.text) is not None for t in result.trajectories]
+    states = [answer is not None for answer in await run.answers(result.trajectories)]
     population = await run.score(population, np.flatnonzero(states), reward)
     outcomes = population.aggregate()  # (N,), NaN where there is none
     scored = ~np.isnan(outcomes)
@@ -51,7 +51,7 @@ async def select_by_outcome(run: Run, result: Result, reward: RewardModel) -> Re
     if (mass := moved[scored].sum()) > 0:
         weights = np.where(scored, moved * (weights[scored].sum() / mass), moved)
     with np.errstate(divide="ignore"):
-        chosen = conclude(run, population, Weights(np.log(weights)), result.selector or "argmax")
+        chosen = await conclude(run, population, Weights(np.log(weights)), result.selector or "argmax")
     return dataclasses.replace(
         result,
         answer=chosen.answer,

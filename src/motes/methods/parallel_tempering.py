@@ -96,7 +96,7 @@ class ParallelTempering(ParticleGibbs):
                     drawn[k], drawn[k + 1] = drawn[k + 1], drawn[k]
             references = list(drawn)
         population, weights = pool(sweeps[self.burn_in :] or sweeps[-1:])
-        result = self._conclude(run, population, weights, sweeps[0].log_evidence)
+        result = await self._conclude(run, population, weights, sweeps[0].log_evidence)
         rates = tuple(sum(accepted) / len(accepted) if accepted else math.nan for accepted in swaps)
         return dataclasses.replace(result, swap_rates=rates)
 

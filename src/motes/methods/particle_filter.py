@@ -100,7 +100,7 @@ class ParticleFilter:
 
     async def run(self, run: Run) -> Result:
         sweep = await self.sweep(run)
-        return self._conclude(run, sweep.population, sweep.weights, sweep.log_evidence)
+        return await self._conclude(run, sweep.population, sweep.weights, sweep.log_evidence)
 
     async def sweep(
         self, run: Run, *, number: int = 0, reference: Population | None = None, horizon: int | None = None
@@ -175,7 +175,7 @@ class ParticleFilter:
             return increment
         return np.where(population.extended | np.isneginf(increment), increment, 0.0)
 
-    def _conclude(self, run: Run, population: Population, weights: Weights, log_evidence: float) -> Result:
-        return conclude(
+    async def _conclude(self, run: Run, population: Population, weights: Weights, log_evidence: float) -> Result:
+        return await conclude(
             run, population, weights, self.selector, aggregation=self.aggregation, log_evidence=log_evidence
         )

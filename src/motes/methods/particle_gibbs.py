@@ -93,4 +93,4 @@ class ParticleGibbs(ParticleFilter, _Sweeps):
                 break
             sweeps.append(latest)
         population, weights = pool(sweeps[self.burn_in :] or sweeps[-1:])
-        return self._conclude(run, population, weights, sweeps[0].log_evidence)
+        return await self._conclude(run, population, weights, sweeps[0].log_evidence)

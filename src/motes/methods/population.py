@@ -25,6 +25,7 @@ from motes.errors import (
     ScoresFailedError,
     StepsFailedError,
 )
+from motes.methods.answers import Answers
 from motes.methods.limits import Limits
 from motes.methods.requirements import continues_prefixes, require_steps
 from motes.protocols import AnswerRule, LanguageModel, RewardModel
@@ -145,6 +146,10 @@ class Run:
     chain: int = 0
     _whole: Run | None = None
     _recorded: Usage = field(default_factory=Usage)
+    _answers: Answers | None = None
+
+    def __post_init__(self) -> None:
+        self._answers = self._answers or Answers(self.rule)
 
     def start(self, n: int) -> Population:
         """n empty trajectories (one and the same)."""
@@ -281,6 +286,11 @@ class Run:
             for part in parts:
                 self.records += part.records
                 self._recorded += part._recorded
+
+    async def answers(self, trajectories: Sequence[Trajectory]) -> list[str | None]:
+        """(N,) What each trajectory answers, equivalent answers by the name of the first; see `Answers`."""
+        assert self._answers is not None
+        return await self._answers.of(trajectories, self.limits)
 
     def exhausted(self) -> bool:
         """Whether a limit on the run is reached. The result is then marked as stopped by it: ask where more would be

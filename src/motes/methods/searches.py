@@ -71,7 +71,7 @@ class _Search:
                 aggregation=self.aggregation,
             )
         weights = score_weights(population, self.aggregation)
-        return conclude(run, population, weights, self.selector, aggregation=self.aggregation)
+        return await conclude(run, population, weights, self.selector, aggregation=self.aggregation)
 
     def _select(self, population: Population) -> IntArray:
         """(N,) whom each place continues; a finished candidate keeps its own."""

@@ -6,7 +6,7 @@ keep their weight, so the posterior may sum to less than 1, but no selector choo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from motes.methods.population import Aggregation, Population, Run
-from motes.protocols import AnswerRule
 from motes.smc import Weights
-from motes.types import Result
+from motes.types import Result, Trajectory
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -38,22 +37,14 @@ class Candidates:
     scores: FloatArray
 
     @classmethod
-    def of(cls, population: Population, weights: Weights, rule: AnswerRule, aggregation: Aggregation) -> Candidates:
-        index: list[int] = []
-        answers: list[str] = []
-        names: list[str] = []
-        canonical: dict[str, str] = {}
-        for i, trajectory in enumerate(population.trajectories):
-            if trajectory.finished == "failed" or (answer := rule.answer(trajectory.text)) is None:
-                continue
-            if answer not in canonical:
-                canonical[answer] = next((name for name in names if rule.equivalent(name, answer)), answer)
-                if canonical[answer] == answer:
-                    names.append(answer)
-            index.append(i)
-            answers.append(canonical[answer])
+    def of(
+        cls, population: Population, weights: Weights, answers: Sequence[str | None], aggregation: Aggregation
+    ) -> Candidates:
+        """Those of a population whose `answers` are given, (N,), see `Run.answers`."""
+        stated = {i: answer for i, answer in enumerate(answers) if answer is not None}
+        index = list(stated)
         scores = np.nan_to_num(population.aggregate(aggregation), nan=-np.inf)
-        return cls(index, answers, weights.normalized[index], scores[index])
+        return cls(index, list(stated.values()), weights.normalized[index], scores[index])
 
     def posterior(self) -> dict[str, float]:
         """Total weight of each distinct answer, largest first; ties in order of appearance."""
@@ -111,13 +102,37 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType({f.__name__: f for f in (ar
 """The selectors by name. Each takes at least one candidate and returns a position among the candidates."""
 
 
+def likeliest_texts(trajectories: Sequence[Trajectory], weights: Weights, scores: FloatArray) -> list[int]:
+    """The places of trajectories with distinct texts, the likeliest text first; no dropped ones and no empty texts.
+
+    A text is as likely as all trajectories with it together. Of equally likely texts, one that the model ended comes
+    before one that was cut off, then the one with the better score, then the first.
+
+    Args:
+        trajectories: (N,); weights, scores: (N,) theirs.
+    """
+    best = np.nan_to_num(scores, nan=-np.inf)
+
+    def rank(i: int) -> tuple[bool, float]:
+        return trajectories[i].finished in ("eos", "answer"), float(best[i])
+
+    places: dict[str, list[int]] = {}
+    for i, trajectory in enumerate(trajectories):
+        if trajectory.finished != "failed" and (text := trajectory.text):
+            places.setdefault(text, []).append(i)
+    likeliest = sorted(
+        places.values(), key=lambda same: (weights.normalized[same].sum(), *max(map(rank, same))), reverse=True
+    )
+    return [max(same, key=rank) for same in likeliest]
+
+
 def score_weights(population: Population, aggregation: Aggregation = "last") -> Weights:
     """Each trajectory's final score as its weight; zero where it has none."""
     with np.errstate(divide="ignore"):
         return Weights(np.log(np.nan_to_num(population.aggregate(aggregation), nan=0.0)))
 
 
-def conclude(
+async def conclude(
     run: Run,
     population: Population,
     weights: Weights,
@@ -129,29 +144,28 @@ def conclude(
     """The result of a run whose final weighted population is given.
 
     Where every weight is zero (scores of 0 in a search; no time to score anything), all count the same, but for
-    dropped particles, whose weight is zero.
+    dropped particles, whose weight is zero. At the run's deadline no more answers are compared: those with other texts
+    count as different (`motes.methods.answers`).
     """
     weights = population.without_dropped(weights)
     if weights.degenerate:
         weights = population.without_dropped(Weights.uniform(len(population)))
-    candidates = Candidates.of(population, weights, run.rule, aggregation)
-    answers: list[str | None] = [None] * len(population)
-    for i, name in zip(candidates.index, candidates.answers, strict=True):
-        answers[i] = name
-    answer = None
-    text = ""
+    answers = await run.answers(population.trajectories)
+    candidates = Candidates.of(population, weights, answers, aggregation)
+    scores = population.aggregate(aggregation)
+    chosen: int | None
     if candidates.index:
-        chosen = SELECTORS[selector](run.rng, candidates)
-        answer = candidates.answers[chosen]
-        text = population.trajectories[candidates.index[chosen]].text
+        chosen = candidates.index[SELECTORS[selector](run.rng, candidates)]
+    else:  # nothing states an answer, and the likeliest text says more than none
+        chosen = next(iter(likeliest_texts(population.trajectories, weights, scores)), None)
     return run.result(
-        answer=answer,
+        answer=None if chosen is None else answers[chosen],
         selector=selector,
-        text=text,
+        text="" if chosen is None else population.trajectories[chosen].text,
         posterior=candidates.posterior(),
         answers=tuple(answers),
         trajectories=population.trajectories,
         log_weights=weights.log_weights,
-        scores=population.aggregate(aggregation),
+        scores=scores,
         log_evidence=log_evidence,
     )

@@ -21,8 +21,10 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from motes.errors import ConfigurationError, GraderError, GraderTimeoutError, MissingExtraError
+from motes.threads import abandoned
 
 TIMEOUT = 10.0
 """Seconds that one comparison may take."""
@@ -98,7 +100,7 @@ class Worker:
 
 
 class Grader:
-    """A pool of workers. Any thread may ask; what was asked before is known.
+    """A pool of workers. Any thread may ask; what was asked before is known, what is being asked is asked once.
 
     Args:
         num_workers: processes at most. They are started when they are needed.
@@ -117,6 +119,8 @@ class Grader:
         self._idle: deque[Worker] = deque()
         self._closed = False
         self._answered = lru_cache(maxsize=65536)(self._answer)
+        self._turns: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()  # a lock for each request
+        self._guard = threading.Lock()
 
     def verify(self, gold: str, prediction: str) -> bool:
         """Whether Math-Verify finds that `prediction` is `gold`. Not symmetric.
@@ -137,7 +141,10 @@ class Grader:
         return name
 
     def _ask(self, *request: str) -> Any:
-        outcome = self._answered(request)
+        with self._guard:
+            turn = self._turns.setdefault(request, threading.Lock())
+        with turn:  # whoever asks the same meanwhile waits for the reply
+            outcome = self._answered(request)
         if isinstance(outcome, GraderError):
             raise type(outcome)(str(outcome))
         return outcome
@@ -158,6 +165,8 @@ class Grader:
         with self._slots:
             if self._closed:
                 raise GraderError("the grader is closed")
+            if abandoned():  # while it waited for a worker
+                raise GraderError("the run that asked has ended")
             try:
                 worker = self._idle.pop()
             except IndexError:

@@ -1,0 +1,75 @@
+"""What trajectories answer. The task's rule reads and compares in a thread, since it may wait for another process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from motes.methods.limits import Limits
+from motes.protocols import AnswerRule
+from motes.threads import abandoned, in_thread
+from motes.types import Trajectory
+
+GRACE = 0.5
+"""Seconds that a rule always gets, after the deadline too: most rules need milliseconds."""
+
+
+class Answers:
+    """The answers of one run's trajectories, each read once, and each pair of them compared once.
+
+    At the run's deadline, or `GRACE` after the call where that is later, the rule is asked nothing more: answers that
+    it has not compared are different unless their texts are equal, trajectories that it has not read state no answer,
+    and the run counts as stopped by its deadline.
+    """
+
+    def __init__(self, rule: AnswerRule) -> None:
+        self._rule = rule
+        self._stated: dict[Trajectory, str | None] = {}
+        self._names: dict[str, str] = {}  # of each answer, the first one that is equivalent to it
+
+    async def of(self, trajectories: Sequence[Trajectory], limits: Limits) -> list[str | None]:
+        """(N,) the answer of each trajectory, named by the first that is equivalent; None where it states none. Dropped
+        trajectories state none."""
+        read = [trajectory for trajectory in trajectories if trajectory.finished != "failed"]
+        stated, names = self._stated.copy(), self._names.copy()  # an abandoned thread may still write to its own
+        if not all(t in stated and (stated[t] is None or stated[t] in names) for t in read):
+            now = asyncio.get_running_loop().time()
+            latest = None if limits.deadline is None else max(limits.deadline, now + GRACE)
+            try:
+                async with asyncio.timeout_at(latest) as timeout:
+                    await in_thread(_read_and_compare, self._rule, read, stated, names)
+            except TimeoutError:
+                if not timeout.expired():
+                    raise  # the rule's own
+                limits.stopped = limits.stopped or "deadline"
+            self._stated, self._names = stated, names = stated.copy(), names.copy()
+        answers = [stated.get(trajectory) for trajectory in trajectories]
+        first: dict[str, str] = {}  # in this population, of each equivalence class
+        return [None if a is None else first.setdefault(names.get(a, a), a) for a in answers]
+
+
+def _read_and_compare(
+    rule: AnswerRule, trajectories: Sequence[Trajectory], stated: dict[Trajectory, str | None], names: dict[str, str]
+) -> None:
+    """Add what is not known yet, one by one, so that whoever stops waiting has all that was found until then."""
+    for trajectory in trajectories:
+        if trajectory not in stated:
+            answer = rule.answer(trajectory.text)
+            if abandoned():  # the rule may have said so for want of time
+                return
+            stated[trajectory] = answer
+    distinct = list(dict.fromkeys(names.values()))
+    for answer in dict.fromkeys(stated[trajectory] for trajectory in trajectories):
+        if answer is None or answer in names:
+            continue
+        name = answer
+        for other in distinct:
+            same = rule.equivalent(other, answer)
+            if abandoned():
+                return
+            if same:
+                name = other
+                break
+        else:
+            distinct.append(answer)
+        names[answer] = name

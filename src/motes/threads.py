@@ -1,0 +1,48 @@
+"""Slow work beside the event loop: what waits for others, or computes for long, runs in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_current = threading.local()
+
+
+async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function in a thread of its own, while the event loop goes on; return what it returns.
+
+    The thread is a daemon: neither a cancelled caller nor the end of the process waits for it, as both would with
+    `asyncio.to_thread`. Nobody can stop it, but it can ask `abandoned()` and stop by itself.
+    """
+    outcome: Future[tuple[T | None, BaseException | None]] = Future()
+    outcome.set_running_or_notify_cancel()
+    left = threading.Event()
+    context = contextvars.copy_context()
+
+    def work() -> None:
+        _current.left = left
+        try:
+            outcome.set_result((context.run(function, *arguments), None))
+        except BaseException as error:  # as a value: a future refuses some exceptions, StopIteration for one
+            outcome.set_result((None, error))
+
+    threading.Thread(target=work, name="motes-slow-work", daemon=True).start()
+    try:
+        value, error = await asyncio.wrap_future(outcome)
+    finally:
+        left.set()
+    if error is not None:
+        raise error
+    return value  # type: ignore[return-value]  # None only where the function returned it
+
+
+def abandoned() -> bool:
+    """Whether this thread works for a caller of `in_thread` that was cancelled: nobody will read the result."""
+    left: threading.Event | None = getattr(_current, "left", None)
+    return left is not None and left.is_set()
