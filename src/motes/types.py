@@ -295,8 +295,39 @@ class Trajectory:
         """Tokens generated on the whole path."""
         return sum(step.num_tokens for step in self.steps)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What copies and pickles are made from: the parent, which is another node's, too, in the copy as here.
+
+        Both go from a node to its parent by recursion. Every so many nodes one names those like it before it, the first
+        of them first, so that the recursion ends at the last of these, however long the answer is.
+        """
+        anchors: list[Trajectory] = []
+        if self.depth % ANCHORED == 0:
+            node = self.parent
+            while node is not None:
+                if node.depth % ANCHORED == 0:
+                    anchors.append(node)
+                node = node.parent
+        made = _node, (tuple(reversed(anchors)), self.problem, self.parent, self.step, self.finished)
+        # An error may hold the result that holds this node: it follows when the node is there.
+        return made if self.error is None else (*made, (None, {"error": self.error}))
+
     def __repr__(self) -> str:
         return f"Trajectory(depth={self.depth}, finished={self.finished!r}, text={self.text[-60:]!r})"
+
+
+ANCHORED = 32
+"""Steps between two nodes that name those like them; see `Trajectory.__reduce__`."""
+
+
+def _node(
+    anchors: Sequence[Trajectory],
+    problem: Problem,
+    parent: Trajectory | None,
+    step: Step | None,
+    finished: Finish | None,
+) -> Trajectory:
+    return Trajectory(problem, parent, step, finished)
 
 
 @dataclass(frozen=True, kw_only=True)
