@@ -34,7 +34,19 @@ HEAVY = (
 )
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("types", "steps", "vocabulary", "checkpoint", "protocols", "errors", "pages", "text", "arguments", "threads"),
+    (
+        "types",
+        "steps",
+        "concurrency",
+        "text",
+        "arguments",
+        "threads",
+        "vocabulary",
+        "checkpoint",
+        "protocols",
+        "errors",
+        "pages",
+    ),
     ("smc", "kv", "http"),
     ("methods", "models", "rewards", "tasks", "prompts", "bundled"),
     ("api", "contracts", ""),  # "": the package itself, which gathers the public names
