@@ -23,6 +23,7 @@ from motes.rewards.calibration import CalibratedReward, Calibration
 from motes.rewards.judge import Judge
 from motes.rewards.rubric import Rubric
 from motes.tasks import DECLARED, BoxedAnswers
+from motes.tasks import answer_rule as answer_rule_named
 from motes.tasks import task as task_named
 from motes.types import Problem, Result, Sampling
 
@@ -151,6 +152,25 @@ def task(spec: str | Task) -> Task:
     return task_named(spec)
 
 
+def answer_rule(spec: str | AnswerRule) -> AnswerRule:
+    """Open the rule by which a task reads and compares answers.
+
+    Args:
+        spec: what `task` takes; the name of a task from files needs none here ("math", "exact-match",
+            "multiple-choice"); "MODULE:ATTRIBUTE" may be a rule alone. Or a rule already, which is returned as is.
+
+    Raises:
+        ConfigurationError, MissingExtraError: as for `task`.
+    """
+    if not isinstance(spec, str):
+        return spec
+    name, options = _parsed(spec, {})
+    if _names_own(name) and name.partition(":")[0] not in DECLARED:
+        own: AnswerRule = _own(name, AnswerRule, options)
+        return own
+    return answer_rule_named(spec)
+
+
 def _judge(lm: str, options: Mapping[str, Any]) -> Judge:
     mine = _taken(Judge, options)
     rubric = mine.get("rubric", "step")
@@ -270,7 +290,7 @@ async def asolve(
         method: by default `ParticleFilter(16)`.
         sampling: of the language model.
         seed: the same seed, models and settings give the same result.
-        task: how answers are read and compared; by default the last \boxed{…}.
+        task: how answers are read and compared, see `motes.api.answer_rule`; by default the last \boxed{…}.
         observe: called with each round's record as it is made.
         follow: called, by methods that draw whole answers, with all of these as they stand each time some have grown.
         deadline: seconds from now at which the answer is wanted. Steps in flight are then cancelled (by engines that
@@ -290,7 +310,7 @@ async def asolve(
     if seed < 0:
         raise ConfigurationError(f"seed must be 0 or more, not {seed}")
     method = ParticleFilter(16) if method is None else _instance("method", method, Method, "motes.ParticleFilter(16)")
-    rule = BoxedAnswers() if task is None else _instance("task", task, AnswerRule, "motes.api.task('math-500')")
+    rule = BoxedAnswers() if task is None else _instance("task", task, AnswerRule, "motes.api.answer_rule('math')")
     sampling = fit("sampling", sampling, Sampling | None) or Sampling()
     last_word = reward_model(outcome_reward) if outcome_reward is not None else None
     run = Run(

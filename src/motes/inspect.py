@@ -62,7 +62,8 @@ class Settings:
         reward, outcome_reward: what reward models are called, see `motes.asolve`.
         method, budget: a method spec, see `motes.lab.method_from_spec`, and the number of trajectories.
         prompt: how the model is asked, see `motes.prompt`.
-        task: whose rule says what an answer is and when two are the same, such as "math-500", see `motes.api.task`.
+        task: whose rule says what an answer is and when two are the same, such as "math-500", see
+            `motes.api.answer_rule`.
         seed: the first of the seeds, where the configuration gives none.
         deadline, token_budget: of one question, see `motes.asolve`.
         delimiter, pattern, step_tokens, min_p, max_step_tokens, max_steps: see `motes.Sampling`.
@@ -117,7 +118,7 @@ class Answerer:
         self._lm, self._name, self._settings = lm, name, settings
         self._method = method_from_spec(settings.method, settings.budget)
         self._prompt = None if settings.prompt is None else prompts.prompt(settings.prompt)
-        self._rule = None if settings.task is None else api.task(settings.task)
+        self._rule = None if settings.task is None else api.answer_rule(settings.task)
         self._reward = None
         if settings.reward is not None and getattr(self._method, "needs_reward", True):
             self._reward = api.reward_model(settings.reward)

@@ -11,6 +11,7 @@ from motes import api, prompts
 from motes.errors import ConfigurationError
 from motes.lab import prices
 from motes.protocols import LanguageModel, RewardModel
+from motes.tasks import DECLARED, TASKS
 from motes.types import Sampling
 
 Model = Annotated[
@@ -47,6 +48,15 @@ Prompt = Annotated[
     typer.Option(
         metavar="NAME|FILE",
         help=f"How the model is asked, and the steps that it answers in: {', '.join(prompts.names())}, or a TOML file.",
+    ),
+]
+Rule = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="NAME",
+        help=f"How answers are read and compared, as by {', '.join((*TASKS, *DECLARED))}, or MODULE:ATTRIBUTE of your "
+        r"own; by default the last \boxed{…} counts.",
     ),
 ]
 Delimiter = Annotated[

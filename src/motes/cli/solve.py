@@ -12,7 +12,7 @@ import typer
 from motes import api
 from motes.cli import options, terminal
 from motes.cli.terminal import Console, Text
-from motes.cli.views import Round, Watch, show_result
+from motes.cli.views import Round, Watch, confidence, no_answer, show_result
 from motes.errors import ConfigurationError
 from motes.lab.method_spec import describe, method_from_spec
 from motes.methods import METHODS
@@ -50,6 +50,7 @@ def command(
     max_tokens: options.MaxTokens = options.DEFAULTS.max_tokens,
     max_steps: options.MaxSteps = options.DEFAULTS.max_steps,
     prompt: options.Prompt = None,
+    task: options.Rule = None,
     delimiter: options.Delimiter = None,
     pattern: options.Pattern = None,
     step_tokens: options.StepTokens = None,
@@ -64,6 +65,7 @@ def command(
     spec = ":".join([method, *(settings or ())])
     made = method_from_spec(spec, budget)
     asked_by = options.prompt(prompt)
+    rule = None if task is None else api.answer_rule(task)
     sampling = options.sampling(
         asked_by,
         temperature=temperature,
@@ -91,6 +93,7 @@ def command(
             method=made,
             sampling=sampling,
             seed=seed,
+            task=rule,
             observe=watch.observe,
             deadline=deadline,
             token_budget=token_budget,
@@ -98,7 +101,8 @@ def command(
     seconds = time.perf_counter() - started
     if as_json:
         models = {"model": model, "reward": reward, "outcome_reward": outcome_reward}
-        asked = {**models, "prompt": prompt, "method": spec, "budget": made.budget, "settings": describe(made)}
+        method_asked = {"method": spec, "budget": made.budget, "settings": describe(made)}
+        asked = {**models, "prompt": prompt, "task": task, **method_asked}
         terminal.say(terminal.exact_json(to_dict(result, asked, note, seconds)))
     else:
         show_result(terminal.results(), result, seconds, note)
@@ -122,10 +126,11 @@ def to_dict(result: Result, asked: dict[str, Any], note: str | None, seconds: fl
     return {
         "question": result.problem.plain.question,
         "answer": result.answer,
+        "no_answer": no_answer(result),
         "note": note,
         "stopped": result.stopped,
         "dropped": [str(trajectory.error) for trajectory in result.dropped],
-        "confidence": result.confidence,
+        "confidence": confidence(result),
         "posterior": dict(result.posterior),
         "text": result.text,
         **asked,

@@ -140,7 +140,10 @@ def show_result(console: Console, result: Result, seconds: float, note: str | No
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
-    table.add_row("answer", Text(result.answer if result.answer is not None else "none", style="bold green"))
+    if missing := no_answer(result):
+        table.add_row("answer", Text(missing, style="yellow"))
+    else:
+        table.add_row("answer", Text(result.answer or "", style="bold green"))
     if note:
         table.add_row("note", Text(note, style="yellow"))
     if result.stopped:
@@ -148,10 +151,28 @@ def show_result(console: Console, result: Result, seconds: float, note: str | No
     if result.dropped:
         why = f"{len(result.dropped)} that could not be extended or scored; {result.dropped[0].error}"
         table.add_row("dropped", Text(" ".join(why.split()), style="yellow"))
-    table.add_row("confidence", f"{100 * result.confidence:.0f} %")
-    table.add_row("posterior", posterior(result.posterior))
+    if result.answer is not None and (share := confidence(result)) is not None:
+        table.add_row("confidence", f"{100 * share:.0f} %")
+        table.add_row("posterior", posterior(result.posterior))
     table.add_row("cost", Text(f"{_cost(result.usage)}, {seconds:.1f} s"))
     console.show(table)
+
+
+def no_answer(result: Result) -> str | None:
+    """What to say where no answer was found, and what to do then."""
+    if result.answer is not None:
+        return None
+    if not result.text:
+        return "no answer was found: the model wrote nothing"
+    n = len(result.trajectories)
+    texts = "the text states none" if n == 1 else f"none of {n} texts states one, and this is the likeliest"
+    asked = "" if result.problem.plain is not result.problem else "ask for one that can be read, --prompt boxed, or "
+    return f"no answer was found: {texts}; {asked}read answers by another rule, such as --task exact-match"
+
+
+def confidence(result: Result) -> float | None:
+    """The posterior mass of the answer; None for a single trajectory, with which no other can agree."""
+    return None if len(result.trajectories) == 1 else result.confidence
 
 
 def posterior(masses: Mapping[str, float]) -> RenderableType:

@@ -99,7 +99,8 @@ class VirtualModel(Part):
         deadline: seconds after which the best answer so far is given; `max_deadline`: the longest that a request may
             choose, by default the same.
         max_tokens: of one answer, the most that a request may choose; None: what the model's context holds.
-        prompt: how the model is asked, see `motes.prompt`. task: whose rule reads answers, see `motes.api.task`.
+        prompt: how the model is asked, see `motes.prompt`. task: whose rule reads answers, see
+            `motes.api.answer_rule`.
         sampling: see `Steps`.
         examples: questions that the page at `/` offers.
     """
@@ -155,7 +156,7 @@ class VirtualModel(Part):
 
     def rule(self) -> Any:
         """Whose rule reads answers; None: the last box."""
-        return None if self.task is None else api.task(self.task)
+        return None if self.task is None else api.answer_rule(self.task)
 
     def base(self) -> Sampling:
         """The sampling of requests that say nothing of it."""

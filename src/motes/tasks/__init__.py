@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from motes.errors import ConfigurationError, UnknownNameError
-from motes.protocols import Task
+from motes.protocols import AnswerRule, Task
 from motes.tasks.arithmetic import Arithmetic
 from motes.tasks.benchmark import DECLARED, Benchmark
 from motes.tasks.boxed import BoxedAnswers
@@ -59,6 +59,15 @@ def task(spec: str) -> Task:
     )
 
 
+def answer_rule(spec: str) -> AnswerRule:
+    """How the task of a spec reads and compares answers. Where only the rule is wanted, no file is:
+    "math", "exact-match", "multiple-choice".
+
+    Raises: as `task`.
+    """
+    return DECLARED[spec].rule() if spec in DECLARED else task(spec)
+
+
 __all__ = [
     "DECLARED",
     "TASKS",
@@ -68,5 +77,6 @@ __all__ = [
     "Choices",
     "ExactMatch",
     "MathAnswers",
+    "answer_rule",
     "task",
 ]
