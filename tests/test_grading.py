@@ -266,4 +266,4 @@ def test_a_task_of_ones_own_is_evaluated_and_graded_again(tmp_path):
     asyncio.run(evaluate(evaluation, tmp_path, lm=Four()))
     (record,) = read_records(tmp_path / "records.jsonl")
     assert (record.outcome, record.answer, record.level, record.oracle) == ("correct", "4", None, True)
-    assert asyncio.run(regrade(tmp_path)).changed == ()
+    assert asyncio.run(regrade(tmp_path, run_code=True)).changed == ()

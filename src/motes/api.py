@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import inspect
 import math
+import os
 import re
+import shlex
+import sys
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
@@ -132,23 +136,32 @@ def serves_rewards(spec: str, **options: Any) -> bool:
     return now(is_reward_server(Client.open(address, **_taken(Client.open, options)), address, options.get("engine")))
 
 
-def task(spec: str | Task) -> Task:
+def task(spec: str | Task, *, run_code: bool = True) -> Task:
     """Open a task.
 
     Args:
         spec: NAME, FILE.jsonl or NAME:FILE.jsonl with options, see `motes.tasks.task`; "MODULE:ATTRIBUTE" (a task of
             your own, or what makes one of the options), or a task already, which is returned as is.
+        run_code: False for a spec that comes from somebody else: only motes's own tasks and files of problems are
+            opened then, no code, and of the hub's data sets only what their authors published.
 
     Raises:
-        ConfigurationError: the spec is not understood, or there is no such task.
+        ConfigurationError: the spec is not understood, or there is no such task, or it may not be opened.
         MissingExtraError: grading needs a package that is not installed.
     """
     if not isinstance(spec, str):
         return spec
     name, options = _parsed(spec, {})
-    if _names_own(name) and name.partition(":")[0] not in DECLARED:
-        own: Task = _own(name, Task, options)
-        return own
+    own = _names_own(name) and name.partition(":")[0] not in DECLARED
+    if not run_code and (own or "revision" in options):
+        what = "is code" if own else "is a revision that anybody may have written"
+        raise ConfigurationError(
+            f"the task {spec!r} {what}, and only the directory names it: if you know what it does, name it yourself, "
+            f"`--task {shlex.quote(spec)}`, or allow it by `--run-code`"
+        )
+    if own:
+        made: Task = _own(name, Task, options)
+        return made
     return task_named(spec)
 
 
@@ -234,12 +247,17 @@ def _names_own(spec: str) -> bool:
 
 
 def attribute(spec: str) -> Any:
-    """What "MODULE:ATTRIBUTE" names.
+    """What "MODULE:ATTRIBUTE" names. The module may lie in the working directory as well.
+
+    This runs the module's code: `spec` must come from the person who runs this program, never from a file.
 
     Raises:
         ConfigurationError: there is no such module, or it has no such attribute.
     """
     module_name, _, name = spec.partition(":")
+    with contextlib.suppress(FileNotFoundError):  # the working directory may be gone
+        if (here := os.getcwd()) not in sys.path:
+            sys.path.append(here)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

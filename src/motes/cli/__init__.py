@@ -65,8 +65,6 @@ def _root(context: typer.Context, version: bool = typer.Option(False, "--version
         typer.echo(f"motes {__version__}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
-    if os.getcwd() not in sys.path:  # models and methods of one's own are found in the working directory as well
-        sys.path.append(os.getcwd())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

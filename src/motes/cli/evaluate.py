@@ -21,6 +21,7 @@ from motes.cli import options, terminal
 from motes.cli.terminal import Console, Text
 from motes.cli.views import accuracy_grid, section_table
 from motes.errors import ConfigurationError
+from motes.lab.damage import Damages
 from motes.lab.evaluation import Evaluation, Shard
 from motes.lab.flops import Sizes
 from motes.lab.planning import ANSWER_TOKENS, duration, estimate, planned
@@ -153,6 +154,7 @@ def command(
         again = shlex.join(["motes", *sys.argv[1:]])
         terminal.note(f"interrupted; what is done is in {out}, this goes on with it: {again}")
         raise typer.Exit(130) from None
+    terminal.note_all(progress.damages.lines())
     terminal.results().show(section_table(accuracy(Report.load(out))))
     terminal.say(f"{progress.done} runs in {out}; plots: motes report {shlex.quote(str(out))}")
     if ungraded := progress.outcomes.get("grader_timeout"):
@@ -178,8 +180,10 @@ def show_plan(
     prices: Prices | None,
 ) -> None:
     """What an evaluation would do, and about its cost."""
-    estimates = estimate(evaluation, out, shard=shard, answer_tokens=answer_tokens)
-    sizes = Sizes.read(out)
+    damages = Damages()
+    estimates = estimate(evaluation, out, shard=shard, answer_tokens=answer_tokens, damages=damages)
+    sizes = Sizes.read(out, damages.of("models' sizes"))
+    terminal.note_all(damages.lines())
     plan = planned(estimates, sizes=sizes, prices=prices, concurrency=concurrency, answer_tokens=answer_tokens)
     problems = len(evaluation.problems() if shard is None else shard.of(evaluation.problems()))
     seeds = f", {len(evaluation.seeds)} seeds" if len(evaluation.seeds) > 1 else ""

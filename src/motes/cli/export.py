@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from motes.cli import terminal
+from motes.lab.damage import Damages
 from motes.lab.exporting import KINDS, export
 
 
@@ -26,5 +27,7 @@ def command(
     ] = None,
 ) -> None:
     """Export an evaluation: its records as a table, or its answers as a data set to train on."""
-    count = export(directory, file, rows, threshold=threshold)
+    damages = Damages()
+    count = export(directory, file, rows, threshold=threshold, damages=damages)
+    terminal.note_all(damages.lines())
     terminal.say(f"{count} rows in {file}")

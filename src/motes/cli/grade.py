@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from motes import api
-from motes.cli import terminal
+from motes.cli import options, terminal
+from motes.lab.damage import Damages
 from motes.lab.grading import regrade
 from motes.lab.records import RunRecord
 
@@ -25,9 +26,13 @@ def command(
         str | None,
         typer.Option(metavar="NAME|FILE.jsonl", help="Grade by this task, with its problems; by default the same."),
     ] = None,
+    run_code: options.RunCode = False,
 ) -> None:
     """Grade recorded answers again, as problems and grader are now."""
-    graded = asyncio.run(regrade(directory, None if task is None else api.task(task)))
+    damages = Damages()
+    named = None if task is None else api.task(task)
+    graded = asyncio.run(regrade(directory, named, run_code=run_code, damages=damages))
+    terminal.note_all(damages.lines())
     for before, after in graded.changed[:SHOWN]:
         terminal.say(_line(before, after))
     if (more := len(graded.changed) - SHOWN) > 0:

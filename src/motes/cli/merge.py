@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from motes.cli import terminal
+from motes.lab.damage import Damages
 from motes.lab.merging import merge
 
 
@@ -17,7 +18,9 @@ def command(
     parts: Annotated[list[Path], typer.Argument(help="Directories of the parts.", show_default=False)],
 ) -> None:
     """Put the parts of an evaluation together that `motes eval --shard` made."""
-    merged = merge(out, parts)
+    damages = Damages()
+    merged = merge(out, parts, damages)
+    terminal.note_all(damages.lines())
     kept = f", {merged.repeated} of them found more than once" if merged.repeated else ""
     terminal.say(f"{merged.runs} runs in {out}, {merged.added} of them new{kept}")
     terminal.say(f"tables and plots: motes report {shlex.quote(str(out))}")

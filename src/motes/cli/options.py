@@ -76,6 +76,11 @@ StopText = Annotated[
     typer.Option("--stop", help=r"Text that ends the answer, with \n for a new line; may be repeated."),
 ]
 
+RunCode = Annotated[
+    bool,
+    typer.Option("--run-code", help="Run code (MODULE:ATTRIBUTE) that the directory names, too: only if you trust it."),
+]
+
 Prices = Annotated[
     str | None,
     typer.Option(

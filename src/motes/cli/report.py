@@ -27,11 +27,13 @@ def command(
     """Report an evaluation: tables, Markdown, CSV, plots, and a page to look into its runs."""
     report = Report.load(directory, options.parse_prices(prices))
     show(terminal.results(), report)
+    shown = report.damages.lines()
     try:
         paths = write_report(directory, report, plots=plots, viewer=viewer)
     except MissingExtraError as error:
         paths = [directory / name for name in (*report.tables(), PAGE)]
         terminal.note(str(error))
+    terminal.note_all(line for line in report.damages.lines() if line not in shown)
     terminal.say("written: " + " ".join(map(str, paths)))
 
 
@@ -39,7 +41,7 @@ def show(console: Console, report: Report) -> None:
     """The tables, with what must be known to read them."""
     console.print(Text(f"{report.title}; {report.models}", style="bold"))
     for warning in report.warnings():
-        console.print(Text(warning, style="yellow"))
+        console.print(Text(warning, style="yellow"), soft_wrap=True)
     for section in sections(report):
         if section.title:
             console.print()

@@ -52,11 +52,12 @@ def command(
         Path | None, typer.Option(help="Directory of your own rows, a TOML file each; by default the paper's.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done; nothing is opened.")] = False,
+    run_code: options.RunCode = False,
 ) -> None:
     """Measure the paper's table 1 or figure 2 again; resumes where it stopped."""
     if concurrency < 1:
         raise ConfigurationError(f"--concurrency must be at least 1, not {concurrency}")
-    rows = read_rows(configs)
+    rows = read_rows(configs, run_code=run_code)
     if prompt is not None:
         asked = None if prompt == "none" else prompts.prompt(prompt)
         rows = {name: dataclasses.replace(row, prompt=asked) for name, row in rows.items()}

@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO, cast
 
 import rich.console
@@ -183,6 +183,12 @@ def tell(line: str) -> None:
 def note(message: str) -> None:
     """One line on stderr: an error, a warning, or what else must be known."""
     print(f"motes: {one_line(message)}", file=sys.stderr)
+
+
+def note_all(messages: Iterable[str]) -> None:
+    """Each as `note` does it."""
+    for message in messages:
+        note(message)
 
 
 def one_line(message: str) -> str:

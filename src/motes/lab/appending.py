@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from motes import files
 from motes.errors import DirectoryBusyError, RunDirectoryError
 
 try:
@@ -28,14 +29,14 @@ class AppendOnly:
 
     Raises:
         DirectoryBusyError: another process has it open.
-        RunDirectoryError: it cannot be read or written.
+        RunDirectoryError: it cannot be read or written, or is a link or no file.
     """
 
     def __init__(self, path: Path, end: Callable[[Path], int]) -> None:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._file = files.open_to_append(path)
         except OSError as error:
             raise RunDirectoryError(f"{path} cannot be written: {error.strerror}") from error
         try:
@@ -64,6 +65,14 @@ class AppendOnly:
                 f"{self.path} cannot be written ({error.strerror}): make room, then run the same command to resume"
             ) from error
 
+    @property
+    def last_byte(self) -> bytes:
+        """Of the file; b"" where it is empty."""
+        if not os.lseek(self._file, 0, os.SEEK_END):
+            return b""
+        os.lseek(self._file, -1, os.SEEK_END)
+        return os.read(self._file, 1)
+
     def _lock(self) -> None:
         if fcntl is None:
             return
@@ -77,6 +86,8 @@ class AppendOnly:
             return
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):  # each write has said what it had to say
+            os.fsync(self._file)
         os.close(self._file)
 
     def __enter__(self) -> Self:
@@ -84,17 +95,3 @@ class AppendOnly:
 
     def __exit__(self, *exception: Any) -> None:
         self.close()
-
-
-def read_bytes(path: Path) -> bytes:
-    """What a file holds; nothing where there is none.
-
-    Raises:
-        RunDirectoryError: it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise RunDirectoryError(f"{path} cannot be read: {error.strerror}") from error

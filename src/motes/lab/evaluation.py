@@ -5,20 +5,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from motes import api
-from motes.errors import ConfigurationError, RunDirectoryError
-from motes.lab.method_spec import canonical, describe, method_from_spec
-from motes.lab.records import Key
+from motes import api, files
+from motes.errors import ConfigurationError, MotesError, RunDirectoryError
+from motes.lab.damage import Damage, Damaged, Rule, broken, is_count, is_list, is_text, or_none, parse_json, refuse
+from motes.lab.method_spec import canonical, describe, is_own, method_from_spec
+from motes.lab.records import Foreign, Key
 from motes.prompts import Prompt
 from motes.protocols import Task
+from motes.tasks import TASKS
 from motes.types import Problem, Sampling
 
 CONFIGURATION = "config.json"
@@ -224,9 +226,7 @@ def claim(directory: Path, configuration: Mapping[str, Any]) -> None:
     check(directory, configuration)
     path = directory / CONFIGURATION
     try:
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(configuration, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        files.write_text(path, json.dumps(configuration, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise RunDirectoryError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -241,22 +241,99 @@ def _describe_sampling(sampling: Sampling) -> dict[str, Any]:
     return fields
 
 
-def read_configuration(directory: Path) -> dict[str, Any]:
+_TEXT = Rule(is_text, "a text")
+_NAME = Rule(or_none(is_text), "a text or null")
+_COUNT = Rule(is_count, "a whole number from 0")
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        "task": _TEXT,
+        "split": _TEXT,
+        "limit": Rule(or_none(lambda value: is_count(value, 1)), "a whole number from 1, or null"),
+        "methods": Rule(lambda value: isinstance(value, dict) or is_list(value, is_text), "an object, by method"),
+        "budgets": Rule(lambda value: is_list(value, lambda n: is_count(n, 1)), "a list of whole numbers from 1"),
+        "seeds": Rule(lambda value: is_list(value, is_count), "a list of whole numbers from 0"),
+        "lm": _TEXT,
+        "reward": _NAME,
+        "outcome_reward": _NAME,
+        "num_problems": _COUNT,
+        "num_runs": _COUNT,
+    }
+)
+"""What each field of a configuration that is read again may hold."""
+
+
+def read_configuration(directory: Path, damaged: Damaged = refuse) -> dict[str, Any]:
     """The configuration that an evaluation's directory holds.
+
+    Args:
+        damaged: told of what cannot be read, which is then left out; by default it is an error.
 
     Raises:
         RunDirectoryError: it holds none, or a damaged one.
     """
     path = directory / CONFIGURATION
+    configuration: dict[str, Any] = {}
+    remedy = "use another directory"
     try:
-        configuration = json.loads(path.read_text(encoding="utf-8"))
+        read = parse_json(files.read_text(path))
+        if isinstance(read, dict):
+            configuration = read
+        else:
+            damaged(Damage(path, "", "it is no object", remedy))
     except FileNotFoundError as error:
         raise RunDirectoryError(f"{directory} holds no evaluation: `motes eval --out {directory}` makes one") from error
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"{path} cannot be read: {error}") from error
-    if not isinstance(configuration, dict):
-        raise RunDirectoryError(f"{path} is damaged: use another directory")
+    except OSError as error:
+        damaged(Damage(path, "", error.strerror or str(error), remedy))
+    except ValueError as error:
+        damaged(Damage(path, "", str(error), remedy))
+    for name, reason in list(broken(RULES.items(), configuration)):
+        damaged(Damage(path, "", reason, remedy))
+        del configuration[name]
     return configuration
+
+
+def foreign_to(configuration: Mapping[str, Any]) -> Foreign:
+    """What says which runs an evaluation does not ask for, as far as its configuration alone can tell: no code and no
+    file that it names is opened."""
+    methods, budgets = configuration.get("methods"), configuration.get("budgets")
+    cells = None if methods is None or budgets is None else {method: _budgets(method, budgets) for method in methods}
+    seeds = None if "seeds" not in configuration else set(configuration["seeds"])
+    problems = _problem_ids(configuration)
+
+    def foreign(key: Key) -> str | None:
+        problem_id, method, budget, seed = key
+        if problems is not None and problem_id not in problems:
+            return f"the evaluation has no problem {problem_id!r}"
+        if cells is not None and method not in cells:
+            return f"the evaluation has no method {method!r}"
+        if cells is not None and budget not in (cells[method] or (budget,)):
+            return f"the evaluation has no run of {method!r} at budget {budget}"
+        if seeds is not None and seed not in seeds:
+            return f"the evaluation has no seed {seed}"
+        return None
+
+    return foreign
+
+
+def _budgets(method: str, budgets: Sequence[int]) -> set[int] | None:
+    """The budgets that a method is run at; None of one that is not motes's own: only its code knows."""
+    if is_own(method):
+        return None
+    try:
+        return {method_from_spec(method, budget).budget for budget in budgets}
+    except MotesError:
+        return None
+
+
+def _problem_ids(configuration: Mapping[str, Any]) -> set[str | None] | None:
+    """The ids of the problems, where motes makes them itself."""
+    if (make := TASKS.get(configuration.get("task", ""))) is None:
+        return None
+    try:
+        problems = make().problems(configuration.get("split", "test"), configuration.get("limit"))
+    except MotesError:
+        return None
+    return {problem.id for problem in problems}
 
 
 def differing(asked: Any, held: Any, name: str = "") -> list[str]:

@@ -10,18 +10,19 @@ formats and types"), in conversational form where there is a choice; what TRL do
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from motes import files
 from motes.errors import ConfigurationError, MissingExtraError, RunDirectoryError, UnknownNameError
-from motes.lab.evaluation import RECORDS, TRACES, read_configuration
+from motes.lab.damage import Damage, Damages, told_to
+from motes.lab.evaluation import RECORDS, TRACES, foreign_to, read_configuration
 from motes.lab.records import Key, RunRecord, read_records
 from motes.lab.traces import Trace, read_traces
 
@@ -58,15 +59,14 @@ class Rollout:
         return -math.inf if not self.scores or self.scores[-1] is None else self.scores[-1]
 
 
-def runs(directory: Path) -> Iterator[Row]:
+def runs(directory: Path, damages: Damages | None = None) -> Iterator[Row]:
     """A row for each record. Token counts stand in columns of their own, the posterior as a list of answers and
     masses, best first.
 
     Raises:
-        RunDirectoryError: the directory holds no evaluation, or a damaged one.
+        RunDirectoryError: the directory holds no evaluation, or its records cannot be read at all.
     """
-    read_configuration(directory)
-    for record in read_records(directory / RECORDS):
+    for record in _records(directory, damages):
         fields = dataclasses.asdict(record)
         usage = fields.pop("usage")
         posterior = [{"answer": answer, "mass": mass} for answer, mass in fields.pop("posterior").items()]
@@ -74,20 +74,29 @@ def runs(directory: Path) -> Iterator[Row]:
         yield {**lists, "correct": record.outcome == "correct", "posterior": posterior, **usage}
 
 
-def rollouts(directory: Path) -> Iterator[Rollout]:
+def rollouts(directory: Path, damages: Damages | None = None) -> Iterator[Rollout]:
     """Every distinct text that a run ended with, of all runs that did not fail and have a trace, in the traces' order.
 
     Raises:
-        RunDirectoryError: the directory holds no evaluation, one without traces, or a damaged one.
+        RunDirectoryError: the directory holds no evaluation, or one without traces, or they cannot be read at all.
     """
-    read_configuration(directory)
-    records = {record.key: record for record in read_records(directory / RECORDS) if record.outcome != "failed"}
-    if not (directory / TRACES).exists():
+    records = {record.key: record for record in _records(directory, damages) if record.outcome != "failed"}
+    path = directory / TRACES
+    if not path.exists():
         raise RunDirectoryError(f"{directory} holds no traces: evaluate without --no-traces, into another directory")
-    last = {trace.key: place for place, trace in enumerate(read_traces(directory / TRACES))}
-    for place, trace in enumerate(read_traces(directory / TRACES)):
-        if last[trace.key] == place and trace.key in records:
-            yield from _rollouts(records[trace.key], trace)
+    damaged = told_to(damages, "traces")
+    last = {trace.key: place for place, trace in enumerate(read_traces(path, damaged))}
+    for place, trace in enumerate(read_traces(path, lambda damage: None)):
+        if last[trace.key] == place and (record := records.get(trace.key)) is not None:
+            if record.answers and len(record.answers) != len(trace.final.nodes):
+                damaged(Damage(path, "", f"the trace of {trace.key} ends otherwise than its record"))
+                continue
+            yield from _rollouts(record, trace)
+
+
+def _records(directory: Path, damages: Damages | None) -> list[RunRecord]:
+    configuration = read_configuration(directory, told_to(damages, "configurations"))
+    return read_records(directory / RECORDS, told_to(damages, "records"), foreign_to(configuration))
 
 
 def _rollouts(record: RunRecord, trace: Trace) -> Iterator[Rollout]:
@@ -127,10 +136,10 @@ def _assistant(rollout: Rollout) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": rollout.text.strip()}]
 
 
-def unpaired(directory: Path) -> Iterator[Row]:
+def unpaired(directory: Path, damages: Damages | None = None) -> Iterator[Row]:
     """Every distinct answer that was graded: unpaired preference, for KTO; with `label` true alone, for fine-tuning on
     one's own right answers."""
-    for rollout in rollouts(directory):
+    for rollout in rollouts(directory, damages):
         if rollout.right is not None:
             yield {
                 "prompt": _prompt(rollout),
@@ -146,12 +155,12 @@ def unpaired(directory: Path) -> Iterator[Row]:
             }
 
 
-def pairs(directory: Path) -> Iterator[Row]:
+def pairs(directory: Path, damages: Damages | None = None) -> Iterator[Row]:
     """Preference, for DPO and for reward models: of each problem, over all its runs, the right answer with the largest
     score beside the wrong one with the largest, the second beside the second, as long as there are both. So the
     rejected ones are those that deceive the reward model most. Equal texts count once."""
     problems: dict[str, dict[str, Rollout]] = {}
-    for rollout in rollouts(directory):
+    for rollout in rollouts(directory, damages):
         if rollout.right is not None:
             problems.setdefault(rollout.key[0], {}).setdefault(rollout.text.strip(), rollout)
     for found in problems.values():
@@ -168,11 +177,11 @@ def pairs(directory: Path) -> Iterator[Row]:
             }
 
 
-def stepwise(directory: Path, threshold: float = 0.5) -> Iterator[Row]:
+def stepwise(directory: Path, damages: Damages | None = None, threshold: float = 0.5) -> Iterator[Row]:
     """Stepwise supervision, for process reward models: the steps of every distinct answer whose steps were all scored,
     each labelled by whether its score is at least `threshold`. The scores are there as well. Blank lines at a step's
     ends are left out, and blank steps with them: a trainer puts its own separator there."""
-    for rollout in rollouts(directory):
+    for rollout in rollouts(directory, damages):
         scored = [(step.strip("\n"), score) for step, score in zip(rollout.steps, rollout.scores, strict=True)]
         scored = [(step, score) for step, score in scored if step.strip()]
         if scored and all(score is not None for _, score in scored):
@@ -190,7 +199,7 @@ def _number(score: float) -> float | None:
     return score if math.isfinite(score) else None
 
 
-KINDS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
+KINDS: Mapping[str, Callable[[Path, Damages | None], Iterator[Row]]] = {
     "runs": runs,
     "rollouts": unpaired,
     "pairs": pairs,
@@ -198,7 +207,14 @@ KINDS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
 }
 
 
-def export(directory: Path, file: Path, kind: str = "runs", *, threshold: float | None = None) -> int:
+def export(
+    directory: Path,
+    file: Path,
+    kind: str = "runs",
+    *,
+    threshold: float | None = None,
+    damages: Damages | None = None,
+) -> int:
     """Write rows of an evaluation to a file: Parquet or JSON Lines, as the name ends.
 
     The file is complete, or as it was before.
@@ -206,6 +222,7 @@ def export(directory: Path, file: Path, kind: str = "runs", *, threshold: float 
     Args:
         kind: one of `KINDS`.
         threshold: of `steps`, see `stepwise`.
+        damages: counts what cannot be read, which is left out; None: that is an error.
 
     Returns:
         the number of rows.
@@ -223,30 +240,32 @@ def export(directory: Path, file: Path, kind: str = "runs", *, threshold: float 
     write = {".parquet": _parquet, ".jsonl": _json_lines}.get(file.suffix)
     if write is None:
         raise ConfigurationError(f"the name must end in .parquet or .jsonl, not {file.name!r}")
-    rows = list(KINDS[kind](directory) if threshold is None else stepwise(directory, threshold))
-    if not rows:
-        raise ConfigurationError(f"{directory} has no {kind} to write")
-    partial = file.with_name(file.name + ".partial")
+    rows = KINDS[kind](directory, damages) if threshold is None else stepwise(directory, damages, threshold)
+    if (first := next(rows, None)) is None:
+        told = "".join(f" ({line})" for line in damages.lines()) if damages is not None else ""
+        raise ConfigurationError(f"{directory} has no {kind} to write{told}: choose other rows, or evaluate first")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write(partial, rows)
-        os.replace(partial, file)
+        with files.replacing(file) as partial:
+            return write(partial, chain([first], rows))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise RunDirectoryError(f"{file} cannot be written: {error.strerror or error}") from error
-    return len(rows)
 
 
-def _json_lines(path: Path, rows: list[Row]) -> None:
+def _json_lines(path: Path, rows: Iterable[Row]) -> int:
+    count = 0
     with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        for count, row in enumerate(rows, start=1):  # noqa: B007
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+    return count
 
 
-def _parquet(path: Path, rows: list[Row]) -> None:
+def _parquet(path: Path, rows: Iterable[Row]) -> int:
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise MissingExtraError("writing Parquet", "parquet") from error
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    table = pyarrow.Table.from_pylist(list(rows))
+    pyarrow.parquet.write_table(table, path)
+    return len(table)

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from motes import files
 from motes.errors import RunDirectoryError
+from motes.lab.damage import Damage, Damaged, is_count, parse_json, refuse
 from motes.types import Usage
 
 MODELS = "models.json"
+REMEDY = "delete it, the same `motes eval` writes it again"
 
 
 @dataclass(frozen=True)
@@ -35,20 +37,30 @@ class Sizes:
         return cls(_size(lm), _size(reward))
 
     @classmethod
-    def read(cls, directory: Path) -> Sizes:
+    def read(cls, directory: Path, damaged: Damaged = refuse) -> Sizes:
         """What an evaluation's directory holds; nothing is known of evaluations that recorded none.
+
+        Args:
+            damaged: told of a damaged file, of which nothing is known; by default it is an error.
 
         Raises:
             RunDirectoryError: the file is damaged.
         """
         path = directory / MODELS
         try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-            return cls(*(held[field.name]["num_parameters"] for field in dataclasses.fields(cls)))
+            held = parse_json(files.read_text(path))
+            sizes = [held[field.name]["num_parameters"] for field in dataclasses.fields(cls)]
+            if not all(size is None or is_count(size, 1) for size in sizes):
+                raise ValueError("a number of parameters is a whole number from 1, or null")
+            return cls(*sizes)
         except FileNotFoundError:
-            return cls()
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunDirectoryError(f"{path} is damaged: delete it, the same `motes eval` writes it again") from error
+            pass
+        except OSError as error:
+            damaged(Damage(path, "", error.strerror or str(error), REMEDY))
+        except (ValueError, KeyError, TypeError) as error:
+            reason = str(error) if isinstance(error, ValueError) else "it does not say how large the models are"
+            damaged(Damage(path, "", reason, REMEDY))
+        return cls()
 
     def record(self, directory: Path) -> None:
         """Write what is known into an evaluation's directory. What it holds already stays as it is.
@@ -63,9 +75,7 @@ class Sizes:
         path = directory / MODELS
         models = {role: {"num_parameters": size} for role, size in dataclasses.asdict(known).items()}
         try:
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(models, indent=2) + "\n", encoding="utf-8")
-            os.replace(partial, path)
+            files.write_text(path, json.dumps(models, indent=2) + "\n")
         except OSError as error:
             raise RunDirectoryError(f"{path} cannot be written: {error.strerror}") from error
 

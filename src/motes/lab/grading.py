@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from motes import api
 from motes.errors import GraderError, RunDirectoryError
-from motes.lab.evaluation import RECORDS, read_configuration
+from motes.lab.damage import Damages, told_to
+from motes.lab.evaluation import RECORDS, foreign_to, read_configuration
 from motes.lab.records import Outcome, RecordStore, RunRecord
 from motes.protocols import Task
 from motes.threads import in_thread
@@ -71,7 +72,9 @@ class Regraded:
     changed: tuple[tuple[RunRecord, RunRecord], ...]
 
 
-async def regrade(directory: Path, task: Task | None = None) -> Regraded:
+async def regrade(
+    directory: Path, task: Task | None = None, *, run_code: bool = False, damages: Damages | None = None
+) -> Regraded:
     """Grade the recorded answers of an evaluation again, with the problems and the grader as they are now.
 
     Nothing is generated, and no answer is chosen again: those recorded are graded. What changes is appended to the
@@ -79,16 +82,18 @@ async def regrade(directory: Path, task: Task | None = None) -> Regraded:
 
     Args:
         task: by default the evaluation's.
+        run_code: open a task that is code also where the directory alone names it. Directories may come from others.
+        damages: counts records that cannot be read, which stay as they are. None: the first one is an error.
 
     Raises:
         RunDirectoryError: the directory holds no evaluation, another process writes to it, or the task lacks one of
             its problems.
-        ConfigurationError: the task cannot be opened.
+        ConfigurationError: the task cannot be opened, or is code that nobody but the directory names.
     """
     configuration = read_configuration(directory)
-    task = task or api.task(configuration.get("task", ""))
+    task = task or api.task(configuration.get("task", ""), run_code=run_code)
     problems = {problem.id: problem for problem in task.problems(configuration.get("split", "test"))}
-    with RecordStore(directory / RECORDS) as store:
+    with RecordStore(directory / RECORDS, told_to(damages, "records"), foreign_to(configuration)) as store:
         records = [record for record in store.records if record.outcome != "failed"]
         again = [await _graded(record, task, problems, directory) for record in records]
         changed = tuple((before, after) for before, after in zip(records, again, strict=True) if before != after)

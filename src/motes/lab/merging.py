@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from motes.errors import RunDirectoryError
-from motes.lab.evaluation import RECORDS, TRACES, claim, differing, read_configuration
+from motes.lab.damage import Damages, told_to
+from motes.lab.evaluation import RECORDS, TRACES, check, claim, differing, foreign_to, read_configuration
 from motes.lab.flops import Sizes
 from motes.lab.records import Key, RecordStore, RunRecord, read_records
 from motes.lab.traces import TraceStore, read_traces
@@ -29,7 +31,7 @@ class Merged:
     repeated: int
 
 
-def merge(out: Path, parts: Sequence[Path]) -> Merged:
+def merge(out: Path, parts: Sequence[Path], damages: Damages | None = None) -> Merged:
     """Add to the evaluation in `out`, made if missing, what the directories `parts` hold of it.
 
     Each must hold the same evaluation, whichever of its runs they did. Of a run that several have, one that did not
@@ -37,9 +39,13 @@ def merge(out: Path, parts: Sequence[Path]) -> Merged:
     a directory like any other: `motes eval` does what is missing, `motes report` reports it. Merging again adds what
     is new.
 
+    Args:
+        damages: counts records and traces that cannot be read, or are of runs that the evaluation does not ask for:
+            they are left out. None: the first one is an error.
+
     Raises:
-        RunDirectoryError: a directory holds no evaluation, or another one; or `out` cannot be written. Nothing was
-            added then.
+        RunDirectoryError: a directory holds no evaluation, or another one; or two parts hold different results of one
+            run, or more than the evaluation asks for; or `out` cannot be written. Nothing was added then.
     """
     if not parts:
         raise RunDirectoryError("nothing to merge: name the directories of the parts")
@@ -50,26 +56,66 @@ def merge(out: Path, parts: Sequence[Path]) -> Merged:
                 f"{part} holds another evaluation than {parts[0]}: {'; '.join(different)}. "
                 "Only parts of one evaluation can be merged"
             )
-    held = [(part, read_records(part / RECORDS)) for part in parts if part.resolve() != out.resolve()]
-    with RecordStore(out / RECORDS) as store:
-        claim(out, first)
+    damaged, foreign = told_to(damages, "records"), foreign_to(first)
+    others = [part for part in parts if part.resolve() != out.resolve()]
+    held = [(part, read_records(part / RECORDS, damaged, foreign)) for part in others]
+    check(out, first)
+    with RecordStore(out / RECORDS, damaged, foreign) as store:
         kept: dict[Key, RunRecord] = {record.key: record for record in store.records}
         sources: dict[Key, Path] = {}
         repeated = 0
         for part, records in held:
-            Sizes.read(part).record(out)
             for record in records:
                 before = kept.get(record.key)
+                if before is not None and "failed" not in (before.outcome, record.outcome):
+                    _require_same(before, record, sources.get(record.key, out), part)
                 if before is not None and (before.outcome != "failed" or record.outcome == "failed"):
                     repeated += 1
                     continue
                 repeated += before is not None
                 kept[record.key], sources[record.key] = record, part
+        _require_planned(kept, first)
+        claim(out, first)
+        for part in others:
+            Sizes.read(part, told_to(damages, "models' sizes")).record(out)
         with TraceStore(out / TRACES) as traces:
             for part in dict.fromkeys(sources.values()):
-                for trace in read_traces(part / TRACES):
+                for trace in read_traces(part / TRACES, told_to(damages, "traces")):
                     if sources.get(trace.key) == part:
                         traces.append(trace)
         store.append(*(kept[key] for key in sources))
     failed = sum(record.outcome == "failed" for record in kept.values())
     return Merged(len(kept), failed, max(0, first.get("num_runs", 0) - len(kept)), len(sources), repeated)
+
+
+def _require_same(one: RunRecord, other: RunRecord, part: Path, other_part: Path) -> None:
+    """Two records of a run must be of one result; how it was graded may have changed since, and how long it took.
+
+    Raises:
+        RunDirectoryError: they are not.
+    """
+    for name in ("run_seed", "answer", "answers", "text"):
+        if getattr(one, name) != getattr(other, name):
+            raise RunDirectoryError(
+                f"{part} and {other_part} hold different results of the run {_words(one.key)} ({name} differs): the "
+                "same run gives the same result, so leave the part out that is not of this evaluation"
+            )
+
+
+def _require_planned(kept: Mapping[Key, RunRecord], configuration: Mapping[str, Any]) -> None:
+    """Only problems and runs that the evaluation asks for, as far as their numbers tell.
+
+    Raises:
+        RunDirectoryError: there are more.
+    """
+    found = {"problems": len({problem for problem, *_ in kept}), "runs": len(kept)}
+    for kind, number in found.items():
+        if number > (asked := configuration.get(f"num_{kind}", number)):
+            raise RunDirectoryError(
+                f"the parts hold {number} {kind}, and the evaluation has {asked}: leave the part out that is of another"
+            )
+
+
+def _words(key: Key) -> str:
+    problem, method, budget, seed = key
+    return f"{problem!r}, {method} at {budget}, seed {seed}"

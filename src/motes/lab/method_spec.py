@@ -85,6 +85,11 @@ def draws_independently(spec: str) -> bool:
     return bool(getattr(cls, "independent", False))
 
 
+def is_own(spec: str) -> bool:
+    """Whether the method is code of somebody's, MODULE:CLASS: to make it runs that code."""
+    return spec.partition(":")[0] not in METHODS
+
+
 def _split(spec: str) -> tuple[str, list[str]]:
     """A method's name, which is an id or MODULE:CLASS, and what follows it."""
     name, *parts = spec.split(":")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import re
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -13,11 +14,11 @@ from functools import partial
 from typing import Any
 
 from motes import __version__
-from motes.concurrency import gather
 from motes.errors import ConfigurationError, EngineError, MissingExtraError, MotesError
 from motes.lab.evaluation import Evaluation, PlannedRun
 from motes.lab.flops import Sizes
 from motes.lab.worker import Done, Local, Worker, recorded
+from motes.methods.population import gather
 from motes.types import Result
 
 try:
@@ -91,7 +92,7 @@ class Ray:
             crew = _Crew(evaluation, number * concurrency)
             try:
                 async with asyncio.TaskGroup() as places:
-                    arguments = evaluation, concurrency, traces, __version__, tuple(sys.path)
+                    arguments = evaluation, concurrency, traces, __version__, (*sys.path, os.getcwd())
                     tasks = [places.create_task(crew.place(actor, arguments)) for _ in range(number)]
                     await crew.opened
                     yield crew

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from motes.lab.damage import Damages, told_to
 from motes.lab.evaluation import RECORDS, Evaluation, Shard
 from motes.lab.flops import Sizes
 from motes.lab.method_spec import method_from_spec
@@ -51,18 +52,27 @@ class Estimate:
 
 
 def estimate(
-    evaluation: Evaluation, directory: Path, *, shard: Shard | None = None, answer_tokens: int = ANSWER_TOKENS
+    evaluation: Evaluation,
+    directory: Path,
+    *,
+    shard: Shard | None = None,
+    answer_tokens: int = ANSWER_TOKENS,
+    damages: Damages | None = None,
 ) -> list[Estimate]:
     """For each method at each budget, what is left to do in `directory`, which need not exist.
 
     Nothing is opened or written. Without records, the prompt of a run is taken to be computed once, by each model, and
     each trajectory to be `answer_tokens` long, generated once and, by methods that score, read once.
 
+    Args:
+        damages: counts records that cannot be read, whose runs are not done; None: they are errors.
+
     Raises:
         RunDirectoryError: the directory belongs to another evaluation, or cannot be read.
     """
     evaluation.check(directory)
-    records = [record for record in read_records(directory / RECORDS) if record.outcome != "failed"]
+    damaged = told_to(damages, "records")
+    records = [record for record in read_records(directory / RECORDS, damaged) if record.outcome != "failed"]
     plan = evaluation.plan(shard)
     finished = {record.key for record in records}
     done: dict[tuple[str, int], list[RunRecord]] = {}

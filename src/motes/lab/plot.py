@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from motes import files
 from motes.errors import MissingExtraError
 from motes.lab.comparison import chief_of
 from motes.lab.method_spec import NAMES
@@ -128,7 +129,8 @@ def save(figure: Callable[[], Figure | None], path: Path) -> list[Path]:
         if (drawn := figure()) is not None:
             for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
                 paths.append(path.with_suffix(suffix))
-                drawn.savefig(paths[-1], dpi=200, metadata=metadata, facecolor="white")
+                with files.replacing(paths[-1]) as new:
+                    drawn.savefig(new, format=suffix[1:], dpi=200, metadata=metadata, facecolor="white")
     return paths
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from motes import files
 from motes.errors import RunDirectoryError
 from motes.lab.comparison import CellName, Difference, PairedRuns, Rate, chief_of, differences, pass_at, rates
-from motes.lab.evaluation import RECORDS, read_configuration
+from motes.lab.damage import Damages
+from motes.lab.evaluation import RECORDS, foreign_to, read_configuration
 from motes.lab.flops import Sizes
 from motes.lab.method_spec import draws_independently
 from motes.lab.prices import Prices
@@ -141,6 +144,7 @@ class Report:
         missing: runs that the evaluation asks for and has no record of.
         prices: that cells' money was counted at.
         runs: the records of each cell.
+        damages: what could not be read.
     """
 
     configuration: dict[str, Any]
@@ -151,19 +155,23 @@ class Report:
     missing: int = 0
     prices: Prices | None = None
     runs: Mapping[CellName, Sequence[RunRecord]] = field(default_factory=dict, repr=False)
+    damages: Damages = field(default_factory=Damages, repr=False)
 
     @classmethod
     def load(cls, directory: Path, prices: Prices | None = None) -> Report:
-        """The report of what a directory holds so far.
+        """The report of what a directory holds so far. What cannot be read of it is told, see `warnings`.
 
         Raises:
-            RunDirectoryError: it holds no evaluation, or no record yet, or is damaged.
+            RunDirectoryError: it holds no evaluation, or no record yet, or its records cannot be read at all.
         """
-        configuration = read_configuration(directory)
-        records = read_records(directory / RECORDS)
+        damages = Damages()
+        configuration = read_configuration(directory, damages.of("configurations"))
+        records = read_records(directory / RECORDS, damages.of("records"), foreign_to(configuration))
         if not records:
-            raise RunDirectoryError(f"{directory} holds no finished run yet: run the evaluation first")
-        return cls.of(records, configuration, Sizes.read(directory), prices)
+            told = "".join(f" ({line})" for line in damages.lines())
+            raise RunDirectoryError(f"{directory} holds no finished run yet{told}: run the evaluation first")
+        sizes = Sizes.read(directory, damages.of("models' sizes"))
+        return dataclasses.replace(cls.of(records, configuration, sizes, prices), damages=damages)
 
     @classmethod
     def of(
@@ -241,7 +249,11 @@ class Report:
     def warnings(self) -> list[str]:
         """What a reader must know before trusting the numbers."""
         failed, ungraded = (sum(cell.outcomes[end] for cell in self.cells) for end in ("failed", "grader_timeout"))
-        warnings = []
+        warnings = self.damages.lines()
+        if (asked := self.configuration.get("num_problems", self.problems)) < self.problems:
+            warnings.append(
+                f"records of {self.problems} problems, of {asked} that the evaluation has: not all are its own"
+            )
         if failed:
             warnings.append(f"{failed} failed runs stand in the denominator: the same `motes eval` does them again")
         if ungraded:
@@ -288,7 +300,7 @@ def write_report(directory: Path, report: Report, *, plots: bool = True, viewer:
         the files written.
 
     Raises:
-        RunDirectoryError: the directory cannot be written, or its traces cannot be read.
+        RunDirectoryError: the directory cannot be written.
         MissingExtraError: plots were asked for, and matplotlib is not installed. The tables and the page are written.
     """
     from motes.lab.page import html
@@ -297,9 +309,9 @@ def write_report(directory: Path, report: Report, *, plots: bool = True, viewer:
     try:
         for name, text in report.tables().items():
             paths.append(directory / name)
-            paths[-1].write_text(text, encoding="utf-8")
+            files.write_text(paths[-1], text)
         paths.append(directory / PAGE)
-        paths[-1].write_text(html(report, directory, viewer=viewer), encoding="utf-8")
+        files.write_text(paths[-1], html(report, directory, viewer=viewer))
         if plots:
             from motes.lab.plot import draw
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from motes import __version__
-from motes.concurrency import gather
+from motes import __version__, files
 from motes.errors import ConfigurationError, RunDirectoryError
+from motes.lab.damage import Damages
 from motes.lab.evaluation import LOG, RECORDS, TRACES, Evaluation, Shard
 from motes.lab.records import Outcome, RecordStore, RunRecord
 from motes.lab.traces import TraceStore
 from motes.lab.worker import Elsewhere, Local, Worker
+from motes.methods.population import gather
 from motes.protocols import LanguageModel, RewardModel
 from motes.types import Usage
 
@@ -28,6 +30,7 @@ class Progress:
         outcomes: number of records by outcome, `resumed` ones included.
         cells: for each (method, budget): runs done, and right ones.
         usage: spent by this call.
+        damages: records of earlier calls that could not be read; their runs are done again.
     """
 
     total: int
@@ -36,6 +39,7 @@ class Progress:
     outcomes: dict[Outcome, int] = field(default_factory=dict)
     cells: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
+    damages: Damages = field(default_factory=Damages)
 
     @property
     def accuracy(self) -> float:
@@ -105,13 +109,14 @@ async def evaluate(
             worker = Local.open(evaluation, lm, reward, outcome_reward, concurrency=concurrency, traces=traces)
         else:
             worker = await stack.enter_async_context(on.open(evaluation, concurrency=concurrency, traces=traces))
-        store = stack.enter_context(RecordStore(directory / RECORDS))
+        damages = Damages()
+        store = stack.enter_context(RecordStore(directory / RECORDS, damages.of("records")))
         evaluation.claim(directory)
         worker.sizes.record(directory)
         inside = stack.enter_context(TraceStore(directory / TRACES)) if traces else None
         log = stack.enter_context(run_log(directory))
         plan = evaluation.plan(shard)
-        progress = Progress(total=len(plan))
+        progress = Progress(total=len(plan), damages=damages)
         wanted = {run.key for run in plan}
         finished = set()
         for record in store.records:
@@ -121,6 +126,8 @@ async def evaluate(
         progress.resumed = progress.done
         part = "" if shard is None else f", shard {shard}"
         log.info("motes %s: %d runs%s, %d of them done before", __version__, len(plan), part, progress.resumed)
+        for line in damages.lines():
+            log.warning("%s: what it was of is done again", line)
         if observe is not None:
             observe(progress)
         left = [run for run in plan if run.key not in finished]
@@ -159,9 +166,10 @@ def run_log(directory: Path) -> Iterator[logging.Logger]:
         RunDirectoryError: it cannot be written.
     """
     try:
-        handler = logging.FileHandler(directory / LOG, encoding="utf-8")
+        file = os.fdopen(files.open_to_append(directory / LOG), "a", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise RunDirectoryError(f"{directory / LOG} cannot be written: {error.strerror}") from error
+    handler = logging.StreamHandler(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk is the records' to report
     log = logging.Logger(__name__)
@@ -176,3 +184,5 @@ def run_log(directory: Path) -> Iterator[logging.Logger]:
         all_of_motes.setLevel(level)
         all_of_motes.removeHandler(handler)
         handler.close()
+        with contextlib.suppress(OSError):  # a full disk, again
+            file.close()

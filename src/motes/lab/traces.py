@@ -15,13 +15,27 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from motes.errors import RunDirectoryError
+from motes import files
 from motes.lab.appending import AppendOnly
+from motes.lab.damage import (
+    Damage,
+    Damaged,
+    Rule,
+    broken,
+    is_count,
+    is_list,
+    is_number,
+    is_text,
+    or_none,
+    parse_json,
+    refuse,
+)
 from motes.lab.records import Key
 from motes.types import Finish, Record, Result, Step, Trajectory, Usage
 
@@ -148,14 +162,15 @@ class Trace:
             ValueError: it is not a trace.
         """
         try:
-            fields = _known(cls, json.loads(line))
+            fields = _known(cls, parse_json(line))
+            _require(_HEAD, fields)
             fields["messages"] = tuple(fields["messages"])
-            fields["nodes"] = tuple(Node(**_known(Node, node)) for node in fields["nodes"])
-            fields["rounds"] = tuple(_particles(Round, one) for one in fields["rounds"])
-            fields["final"] = _particles(Particles, fields["final"])
+            fields["nodes"] = tuple(_node(i, node) for i, node in enumerate(fields["nodes"]))
+            fields["rounds"] = tuple(_particles(Round, one, len(fields["nodes"])) for one in fields["rounds"])
+            fields["final"] = _particles(Particles, fields["final"], len(fields["nodes"]))
             return cls(**fields)
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"not a trace: {error}") from error
+        except (TypeError, KeyError, AttributeError):
+            raise ValueError("it is no trace") from None
 
 
 class TraceStore(AppendOnly):
@@ -173,65 +188,80 @@ class TraceStore(AppendOnly):
         self.write(trace.to_member())
 
 
-def read_traces(path: Path) -> Iterator[Trace]:
+def read_traces(path: Path, damaged: Damaged = refuse) -> Iterator[Trace]:
     """The traces of a file in the order written, one after the other; of several of one run the last one counts.
 
-    A torn end is passed over. Nothing where there is no such file.
+    Nothing where there is no such file.
+
+    Args:
+        damaged: told of each piece that is no trace; by default the first one is an error, except a torn end.
 
     Raises:
-        RunDirectoryError: the file cannot be read, or something in it is damaged.
+        RunDirectoryError: the file cannot be read, or something in it, see `damaged`.
     """
-    for end, line in _members(path):
+    for end, content in _members(path, damaged):
         try:
-            yield Trace.from_json(line.decode())
+            yield Trace.from_json(_text(content))
         except ValueError as error:
-            raise RunDirectoryError(f"{path} is damaged before byte {end}: {error}") from error
+            damaged(_damage(path, f"before byte {end}", str(error)))
 
 
-def read_lines(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
+def read_lines(path: Path, damaged: Damaged = refuse) -> Iterator[tuple[dict[str, Any], bytes]]:
     """The traces of a file as they stand there, one after the other, nothing but their heads read: the key and the
     messages as fields, and the line. For those who pass traces on.
 
+    Args:
+        damaged: see `read_traces`.
+
     Raises:
-        RunDirectoryError: the file cannot be read, or something in it is damaged.
+        RunDirectoryError: the file cannot be read, or something in it, see `damaged`.
     """
-    for end, line in _members(path):
-        head, mark, _ = line.partition(b',"nodes":')  # which no text can hold: its quotes have strokes before them
+    for end, content in _members(path, damaged):
         try:
-            fields = json.loads(head + b"}" if mark else line)
-            yield {name: fields[name] for name in ("problem_id", "method", "budget", "seed", "messages")}, line
-        except (ValueError, TypeError, KeyError) as error:
-            raise RunDirectoryError(f"{path} is damaged before byte {end}: {error}") from error
+            head, mark, _ = _text(content).partition(',"nodes":')  # no text holds it: its quotes have strokes before
+            fields = _known(Trace, parse_json(head + "}" if mark else head))
+            _require(_HEAD, fields)
+            yield {name: fields[name] for name in ("problem_id", "method", "budget", "seed", "messages")}, content
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = str(error) if isinstance(error, ValueError) else "it is no trace"
+            damaged(_damage(path, f"before byte {end}", reason))
 
 
 def whole_members(path: Path) -> int:
     """Where the last whole trace of a file ends, in bytes."""
-    return max((end for end, _ in _members(path)), default=0)
+    return max((end for end, _ in _members(path, refuse, inflated=False)), default=0)
 
 
 CHUNK = 1 << 14
 MAGIC = b"\x1f\x8b\x08"
 """How a gzip member begins."""
+SURE, RATIO = 1 << 24, 100
+"""A trace may be inflated to so many bytes, or to so many times what it is in the file: a bomb is a thousand times."""
 
 
-def _members(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Each whole gzip member's end, in bytes, and what it holds."""
+def _members(path: Path, damaged: Damaged, *, inflated: bool = True) -> Iterator[tuple[int, bytes]]:
+    """Each whole gzip member's end, in bytes, and, if asked for, what it holds; nothing behind a damaged one."""
     try:
-        with path.open("rb") as file:
+        with files.open_to_read(path) as file:
             start = 0
             while piece := file.read(CHUNK):
-                member, parts, fed = zlib.decompressobj(wbits=31), [], 0
+                member, parts, fed, size = zlib.decompressobj(wbits=31), [], 0, 0
                 try:
                     while piece and not member.eof:
-                        parts.append(member.decompress(piece))
-                        fed += len(piece)
+                        part = member.decompress(piece)
+                        fed, size = fed + len(piece), size + len(part)
+                        if inflated:
+                            if size > min(files.LINE, max(SURE, RATIO * fed)):
+                                raise ValueError(f"it is larger than {size:,} bytes when it is inflated")
+                            parts.append(part)
                         piece = b"" if member.eof else file.read(CHUNK)
-                except zlib.error as error:
-                    file.seek(start + 1)
-                    if MAGIC in file.read():
-                        raise RunDirectoryError(f"{path} is damaged after byte {start}: move it elsewhere") from error
+                except (zlib.error, ValueError) as error:
+                    torn = isinstance(error, zlib.error) and not _holds_magic(file, start + 1)
+                    reason = "it is no gzip" if isinstance(error, zlib.error) else str(error)
+                    damaged(_damage(path, f"after byte {start}", reason, torn=torn))
                     return
                 if not member.eof:
+                    damaged(_damage(path, f"after byte {start}", "it ends in the middle of a trace", torn=True))
                     return
                 start += fed - len(member.unused_data)
                 yield start, b"".join(parts)
@@ -239,7 +269,29 @@ def _members(path: Path) -> Iterator[tuple[int, bytes]]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise RunDirectoryError(f"{path} cannot be read: {error.strerror}") from error
+        damaged(_damage(path, "", error.strerror or str(error)))
+
+
+def _holds_magic(file: BinaryIO, start: int) -> bool:
+    """Whether another gzip member may begin in what follows."""
+    file.seek(start)
+    before = b""
+    while piece := file.read(CHUNK):
+        if MAGIC in before + piece:
+            return True
+        before = piece[1 - len(MAGIC) :]
+    return False
+
+
+def _damage(path: Path, place: str, reason: str, *, torn: bool = False) -> Damage:
+    return Damage(path, place, reason, "move the file elsewhere, or evaluate again without it", torn)
+
+
+def _text(content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise ValueError("it is no UTF-8") from None
 
 
 class Tree:
@@ -330,12 +382,72 @@ def _round(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
+_NUMBER = Rule(or_none(is_number), "a number or null")
+_NUMBERS = Rule(lambda value: is_list(value, or_none(is_number)), "a list of numbers and nulls")
+_COUNT = Rule(is_count, "a whole number from 0")
+_TURN = ("role", "content")
+_HEAD: Mapping[str, Rule] = MappingProxyType(
+    {
+        "problem_id": Rule(is_text, "a text"),
+        "method": Rule(is_text, "a text"),
+        "budget": Rule(lambda value: is_count(value, 1), "a whole number from 1"),
+        "seed": _COUNT,
+        "run_seed": _COUNT,
+        "messages": Rule(
+            lambda value: bool(value) and is_list(value, lambda turn: all(is_text(turn[name]) for name in _TURN)),
+            "a conversation",
+        ),
+    }
+)
+_NODE: Mapping[str, Rule] = MappingProxyType(
+    {"text": Rule(is_text, "a text"), "tokens": _COUNT, "logprob": _NUMBER, "score": _NUMBER}
+)
+_PARTICLES: Mapping[str, Rule] = MappingProxyType(
+    {
+        "nodes": Rule(lambda value: is_list(value, or_none(is_count)), "a list of whole numbers from 0 and nulls"),
+        "finished": Rule(lambda value: is_list(value, or_none(is_text)), "a list of texts and nulls"),
+        "log_weights": _NUMBERS,
+        "scores": _NUMBERS,
+        "errors": Rule(lambda value: all(map(is_text, value.values())), "texts, by place"),
+        "ancestors": Rule(lambda value: is_list(value, is_count), "a list of whole numbers from 0"),
+        "ess": Rule(is_number, "a number"),
+        "resampled": Rule(lambda value: isinstance(value, bool), "true or false"),
+        "log_evidence": _NUMBER,
+        "sweep": _COUNT,
+        "chain": _COUNT,
+        "usage": Rule(lambda value: all(map(is_count, value.values())), "whole numbers from 0, by name"),
+    }
+)
+"""What the fields of a trace, of its nodes and of its populations may hold."""
+
+
+def _require(rules: Mapping[str, Rule], fields: dict[str, Any]) -> None:
+    for _, reason in broken(rules.items(), fields):
+        raise ValueError(reason)
+
+
 def _known(cls: type[Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name in cls.__dataclass_fields__}
 
 
-def _particles(cls: type[Any], fields: Mapping[str, Any]) -> Any:
+def _node(place: int, fields: Mapping[str, Any]) -> Node:
+    known = _known(Node, fields)
+    _require(_NODE, known)
+    if known["parent"] is not None and not (is_count(known["parent"]) and known["parent"] < place):
+        raise ValueError(f"the parent of node {place} does not stand before it")
+    return Node(**known)
+
+
+def _particles(cls: type[Any], fields: Mapping[str, Any], nodes: int) -> Any:
     known = _known(cls, fields)
     if "usage" in known:
-        known["usage"] = Usage(**_known(Usage, known["usage"]))
+        known["usage"] = _known(Usage, known["usage"])
+    _require(_PARTICLES, known)
+    if any(node is not None and node >= nodes for node in known.get("nodes", ())):
+        raise ValueError("a particle is at a node that there is not")
+    size = len(known.get("nodes", ()))
+    if any(len(known.get(name, ())) != size for name in ("finished", "log_weights", "scores")):
+        raise ValueError("a population is not of one size")
+    if "usage" in known:
+        known["usage"] = Usage(**known["usage"])
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from motes import files
 from motes.errors import ConfigurationError
 from motes.protocols import RewardModel
 from motes.rewards.mapped import MappedReward
@@ -44,7 +46,7 @@ class Calibration:
     scores: tuple[float, ...]
     probabilities: tuple[float, ...]
     slope: float = 0.01
-    provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    provenance: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), compare=False)
 
     def __post_init__(self) -> None:
         def require(holds: bool, what: str) -> None:
@@ -89,7 +91,9 @@ class Calibration:
         if not isinstance(held, dict) or held.get("format") != FORMAT:
             raise ConfigurationError(f"{path} is no calibration: it does not say {FORMAT!r}")
         try:
-            return cls(tuple(held.pop("scores")), tuple(held.pop("probabilities")), held.pop("slope"), held)
+            return cls(
+                tuple(held.pop("scores")), tuple(held.pop("probabilities")), held.pop("slope"), MappingProxyType(held)
+            )
         except (KeyError, TypeError, ConfigurationError) as error:
             raise ConfigurationError(f"{path} is damaged ({error}): make it anew with `motes calibrate`") from error
 
@@ -111,9 +115,7 @@ class Calibration:
         lines = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in held.items()]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            partial.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-            os.replace(partial, path)
+            files.write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
         except OSError as error:
             raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
         return path

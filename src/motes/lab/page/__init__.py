@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from motes import pages
+from motes.lab.damage import Damage, Damaged
 from motes.lab.evaluation import TRACES
 from motes.lab.plot import styles_of
 from motes.lab.records import OUTCOMES, Key, RunRecord
 from motes.lab.report import Cell, Report
 from motes.lab.tables import Section, sections
-from motes.lab.traces import read_lines
+from motes.lab.traces import Trace, read_lines
 
 SCRIPTS = ("data", "curves", "problems", "run", "page")
 PROBLEMS, MEGABYTES = 30, 24
@@ -41,7 +42,7 @@ def html(report: Report, directory: Path, *, viewer: int | None = None) -> str:
             first 30, or as many of them as 24 MB hold. The page says what it leaves out.
 
     Raises:
-        RunDirectoryError: the traces cannot be read, or are damaged.
+        RunDirectoryError: the traces cannot be read at all.
     """
     insides = Insides.read(report, directory, viewer)
     return pages.page(
@@ -94,12 +95,13 @@ class Insides:
         for place, record in places.values():
             if record.problem_id in held:
                 held[record.problem_id][place] = _packed(record, b"null")
-        for head, line in read_lines(directory / TRACES):
+        damaged = report.damages.of("traces")
+        for head, line in read_lines(directory / TRACES, damaged):
             found.traced = True
             if head["problem_id"] not in found.questions:
                 found.questions[head["problem_id"]] = head["messages"][-1]["content"]
             key: Key = head["problem_id"], head["method"], head["budget"], head["seed"]
-            if key in places and key[0] in held:
+            if key in places and key[0] in held and _is_trace(directory / TRACES, line, damaged):
                 place, record = places[key]
                 held[key[0]][place] = _packed(record, line)
         room = math.inf if found.asked else MEGABYTES * 1e6
@@ -205,6 +207,16 @@ def _packed(record: RunRecord, trace: bytes) -> str:
     fields: Mapping[str, Any] = {**dataclasses.asdict(record), "posterior": list(record.posterior.items())}
     text = b'{"record":' + json.dumps(fields, allow_nan=False).encode() + b',"trace":' + trace + b"}"
     return base64.b64encode(gzip.compress(text, compresslevel=9, mtime=0)).decode()
+
+
+def _is_trace(path: Path, line: bytes, damaged: Damaged) -> bool:
+    """Whether a line of traces can be drawn: its head alone has been looked at so far."""
+    try:
+        Trace.from_json(line.decode())
+    except ValueError as error:
+        damaged(Damage(path, "", str(error)))
+        return False
+    return True
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from motes import files
 from motes.errors import RunDirectoryError
 from motes.lab.paper.published import COLUMNS, published
 from motes.lab.paper.reproduction import Reproduction
@@ -31,7 +32,7 @@ def write(reproduction: Reproduction, *, plot: bool = True) -> list[Path]:
     try:
         for suffix, text in ((".md", reproduction.markdown()), (".csv", reproduction.csv())):
             paths.append(path.with_suffix(suffix))
-            paths[-1].write_text(text, encoding="utf-8")
+            files.write_text(paths[-1], text)
         if plot and reproduction.experiment == "figure2":
             paths += save(partial(figure, reproduction), path)
     except OSError as error:

@@ -16,11 +16,12 @@ from typing import Any
 
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.lab.comparison import points
+from motes.lab.damage import Damages
 from motes.lab.evaluation import RECORDS, Evaluation
 from motes.lab.method_spec import method_from_spec
 from motes.lab.paper.published import COLUMNS, SIZES, TASKS, Point, published
 from motes.lab.paper.row import EXPERIMENTS, Experiment, Row, read_rows
-from motes.lab.records import read_records
+from motes.lab.records import RunRecord, read_records
 from motes.lab.report import Cell
 from motes.lab.tables import Section, csv_text
 
@@ -61,7 +62,11 @@ class Entry:
     @property
     def num_done(self) -> int:
         """Runs recorded that did not fail."""
-        return sum(record.outcome != "failed" for record in read_records(self.directory / RECORDS))
+        return sum(record.outcome != "failed" for record in self.records())
+
+    def records(self, damages: Damages | None = None) -> list[RunRecord]:
+        """What is recorded of its runs; `damages` counts what cannot be read."""
+        return read_records(self.directory / RECORDS, (damages or Damages()).of("records"))
 
     @property
     def name(self) -> str:
@@ -69,7 +74,7 @@ class Entry:
 
     def cell(self) -> Cell | None:
         """What its runs came to, under the paper's name of the method; None before there is one."""
-        records = read_records(self.directory / RECORDS)
+        records = self.records()
         return Cell.of(self.point.label, self.budget, None, records, self.num_runs) if records else None
 
 
@@ -263,7 +268,12 @@ class Reproduction:
         if self.budget is not None and self.budget < largest:
             told.append(f"Budgets up to {self.budget}, where the paper's go up to {largest}")
         told += [f"Left out: {refusal}" for refusal in self.refused]
-        missing = sum(entry.num_runs - entry.num_done for entry in self.entries)
+        damages = Damages()
+        missing = sum(
+            entry.num_runs - sum(record.outcome != "failed" for record in entry.records(damages))
+            for entry in self.entries
+        )
+        told += damages.lines()
         if missing:
             told.append(f"Unfinished: {missing} runs are missing or failed; the same command does them")
         return told

@@ -27,9 +27,11 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
+from urllib.parse import quote
 
+from motes import files
 from motes.errors import ConfigurationError, UnknownNameError
-from motes.lab.method_spec import method_from_spec
+from motes.lab.method_spec import is_own, method_from_spec
 from motes.prompts import Prompt, prompt
 from motes.types import Sampling
 
@@ -78,11 +80,14 @@ class Row:
         own = re.match(r"https?:|hf:|tiny\b", reward) is None
         if self.prefix is None or own or "prefix=" in reward:
             return reward
-        return f"{reward}{'&' if '?' in reward else '?'}prefix={self.prefix}"
+        return f"{reward}{'&' if '?' in reward else '?'}prefix={quote(self.prefix, safe='')}"
 
 
-def read_rows(directory: Path | None = None) -> dict[str, Row]:
+def read_rows(directory: Path | None = None, *, run_code: bool = False) -> dict[str, Row]:
     """The rows by name: those that come with motes, or the TOML files of a directory.
+
+    Args:
+        run_code: allow methods that are code, MODULE:CLASS. Directories may come from others.
 
     Raises:
         ConfigurationError: there are none, or one of them cannot be used.
@@ -90,16 +95,16 @@ def read_rows(directory: Path | None = None) -> dict[str, Row]:
     folder: Traversable = resources.files("motes.lab.paper") / "configs" if directory is None else directory
     if not folder.is_dir():
         raise ConfigurationError(f"{directory} is no directory: name one that holds a TOML file for each row")
-    files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".toml")), key=lambda file: file.name)
-    if not files:
+    found = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".toml")), key=lambda file: file.name)
+    if not found:
         raise ConfigurationError(f"{directory} holds no TOML file: docs/reproducing-the-paper.md says what they are")
-    return {row.name: row for row in map(_read, files)}
+    return {row.name: row for row in (_read(file, run_code) for file in found)}
 
 
-def _read(file: Traversable) -> Row:
+def _read(file: Traversable, run_code: bool) -> Row:
     name = file.name.removesuffix(".toml")
     try:
-        told = tomllib.loads(file.read_text(encoding="utf-8"))
+        told = tomllib.loads(files.read_text(file) if isinstance(file, Path) else file.read_text(encoding="utf-8"))
         _known(told, KEYS, "key")
         reward = told.get("reward", {})
         _known(reward, ("model", "prefix"), "key of [reward]")
@@ -113,7 +118,9 @@ def _read(file: Traversable) -> Row:
             sampling=usual.replace(**told.get("sampling", {})),
             reward=reward.get("model"),
             prefix=reward.get("prefix"),
-            wanted={experiment: _wanted(told[experiment]) for experiment in EXPERIMENTS if experiment in told},
+            wanted={
+                experiment: _wanted(told[experiment], run_code) for experiment in EXPERIMENTS if experiment in told
+            },
         )
     except KeyError as error:
         raise ConfigurationError(f"the row {str(file)!r} does not say {error}") from error
@@ -122,7 +129,7 @@ def _read(file: Traversable) -> Row:
     return row
 
 
-def _wanted(told: Mapping[str, Any]) -> tuple[Wanted, ...]:
+def _wanted(told: Mapping[str, Any], run_code: bool) -> tuple[Wanted, ...]:
     _known(told, ("budgets", "methods"), "key of an experiment")
     found = []
     for label, spec in told["methods"].items():
@@ -131,6 +138,11 @@ def _wanted(told: Mapping[str, Any]) -> tuple[Wanted, ...]:
         budgets = own.get("budgets", told["budgets"])
         if not budgets:
             raise ConfigurationError(f"{label!r} has no budgets")
+        if not run_code and is_own(own["method"]):
+            raise ConfigurationError(
+                f"the method {own['method']!r} is code, and only this file names it: if you know what it does, allow "
+                "it by `--run-code`"
+            )
         found.append(Wanted(label, own["method"], tuple(budgets)))
         for budget in budgets:
             method_from_spec(own["method"], budget)
