@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from motes import Rubric, Sampling, Step, Trajectory, Usage
-from motes.errors import ContextLengthError, MotesError, StepsFailedError
+from motes.errors import ContextLengthError, MotesError
+from motes.types import Failure
 
 CUE = re.compile(r"(Verdict:|Grade:|Is the solution correct\?)$")
 STERN = Rubric(name="stern", prompt="{question}\n\n{solution}\n\nWould you stake your life on it?")
@@ -62,21 +63,22 @@ class Examiner:
         self.samplings: list[Sampling] = []
         self.spent = Usage()
 
-    async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
+    async def extend(
+        self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Step | Failure]:
         self.calls.append(list(trajectories))
         self.samplings.append(sampling)
         await asyncio.sleep(0)
         if any(len(t.problem.question) > self.context for t in trajectories):
             raise ContextLengthError("the prompt is too long: shorten the question")
+        errors = [self.fails(t.problem.question) for t in trajectories]
         outcomes = [
-            self.fails(t.problem.question) or self._step(t, sampling, seed)
-            for t, seed in zip(trajectories, seeds, strict=True)
+            Failure(error) if error else self._step(t, sampling, seed)
+            for error, t, seed in zip(errors, trajectories, seeds, strict=True)
         ]
-        if any(isinstance(outcome, MotesError) for outcome in outcomes):
-            raise StepsFailedError(outcomes)
-        for step in outcomes:
-            self.spent += step.usage  # type: ignore[union-attr,operator]
-        return outcomes  # type: ignore[return-value]
+        for outcome in outcomes:
+            self.spent += outcome.usage or Usage()
+        return outcomes
 
     def tokens(self, asked: str) -> dict[str, float]:
         """The probability of each token behind a cue."""

@@ -22,7 +22,7 @@ import motes
 import worlds
 from motes import CalibratedReward, Calibration, FunctionReward, Problem, Scores, Step, Trajectory, Usage
 from motes.cli import main
-from motes.errors import ConfigurationError, MotesError, RewardError, ScoresFailedError
+from motes.errors import ConfigurationError, RewardError
 from motes.lab.calibration import (
     Labelled,
     brier_score,
@@ -35,7 +35,7 @@ from motes.lab.calibration import (
 from motes.lab.corruption import CorruptedReward
 from motes.tasks import Arithmetic
 from motes.tasks.arithmetic import parse
-from motes.types import NEUTRAL
+from motes.types import NEUTRAL, Failure
 
 SCORES = st.lists(
     st.sampled_from([0.0, 0.1, 0.1 + 1e-12, 0.25, 0.5, 0.9, 1.0]) | st.floats(0, 1), min_size=1, max_size=40
@@ -211,12 +211,11 @@ def score(reward: Any, *trajectories: Trajectory) -> list[Sequence[float]]:
 class Costly:
     num_parameters = 12
 
-    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
-        outcomes: list[Sequence[float] | MotesError] = [
-            RewardError("I cannot read x") if "x" in t.text else Scores([0.8] * t.depth, Usage(reward_tokens=t.depth))
-            for t in trajectories
+    async def score(self, trajectories: Sequence[Trajectory]) -> Any:
+        failure = Failure(RewardError("I cannot read x"))
+        return [
+            failure if "x" in t.text else Scores([0.8] * t.depth, Usage(reward_tokens=t.depth)) for t in trajectories
         ]
-        return ScoresFailedError.unless_all(outcomes)
 
 
 @pytest.mark.parametrize(
@@ -228,11 +227,10 @@ def test_costs_failures_and_size_are_those_of_the_model_inside(wrap: Any):
     assert isinstance(found, Scores)
     assert found.usage == Usage(reward_tokens=2)
     assert reward.num_parameters == 12
-    with pytest.raises(ScoresFailedError, match="cannot read x") as caught:
-        score(reward, path("a"), path("x"))
-    first, second = caught.value.outcomes
+    first, second = score(reward, path("a"), path("x"))
     assert first == (found[0],), "those that could be scored are changed like any other"
-    assert isinstance(second, RewardError)
+    assert isinstance(second, Failure)
+    assert str(second.error) == "I cannot read x"
 
 
 def test_every_score_is_mapped():

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from transformers import (
     Cohere2ForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     GptOssConfig,
@@ -29,13 +32,19 @@ from transformers import (
     GraniteForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedModel,
 )
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 import motes
 from checkpoints import FAMILIES, SMALL, local, local_prm, random_language_model, random_prm, save, vocabulary
 from motes import Problem, Sampling, Step, Trajectory
 from motes.errors import ConfigurationError, EngineError, RewardError
-from motes.kv.runner import BACKEND, _parts, _View, attend
+from motes.kv.runner import BACKEND, ROPES, Runner, _parts, _View, attend
 from motes.kv.selfcheck import self_check
 from motes.kv.worker import Request, Worker
 from motes.models.local import LocalLanguageModel
@@ -416,11 +425,135 @@ def test_rows_that_attend_in_parts_see_what_they_saw_together(monkeypatch: pytes
         torch.testing.assert_close(read(2), read(10**9), atol=1e-4, rtol=1e-3)
 
 
+ROPE_SETTINGS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "linear": {"factor": 4.0},
+    "dynamic": {"factor": 4.0},
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 16},
+    "longrope": {
+        "short_factor": [1.0] * 8,
+        "long_factor": [4.0] * 8,
+        "factor": 4.0,
+        "original_max_position_embeddings": 48,
+    },
+    "llama3": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    },
+    "proportional": {"factor": 2.0},
+}
+
+
+def rope(kind: str) -> dict[str, Any]:
+    return {"rope_type": kind, "rope_theta": 1e4, **ROPE_SETTINGS[kind]}
+
+
+END_AT_64 = SMALL | {"max_position_embeddings": 64, "pad_token_id": 0}
+
+
+def phi() -> PreTrainedModel:
+    factors = {"short_factor": [1.0] * 6, "long_factor": [4.0] * 6}
+    sizes = END_AT_64 | {"head_dim": 12}
+    config = Phi3Config(**sizes, original_max_position_embeddings=48, rope_parameters=rope("longrope") | factors)
+    return Phi3ForCausalLM(config)
+
+
+def opt() -> PreTrainedModel:
+    """Learned positions: there are none beyond the context."""
+    sizes = {name: value for name, value in END_AT_64.items() if name not in ("num_key_value_heads", "head_dim")}
+    return OPTForCausalLM(OPTConfig(**sizes, ffn_dim=96, word_embed_proj_dim=48, init_std=0.2))
+
+
+def gemma(kind: str) -> PreTrainedModel:
+    """Rotary embeddings of two kinds in one model."""
+    ropes = {"full_attention": rope(kind), "sliding_attention": rope("default")}
+    layers = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 64, "query_pre_attn_scalar": 16}
+    config = Gemma3TextConfig(**END_AT_64, **layers, rope_parameters=ropes)
+    return Gemma3ForCausalLM(config)
+
+
+AT_THE_END: dict[str, Callable[[], PreTrainedModel]] = {
+    **{
+        kind: lambda kind=kind: random_language_model("llama", max_position_embeddings=64, rope_parameters=rope(kind))
+        for kind in ROPE_SETTINGS
+    },
+    "Phi's": phi,
+    "learned": opt,
+    "a window": lambda: random_language_model("mistral", sliding_window=64),
+    "Gemma's, dynamic": lambda: gemma("dynamic"),
+    "Gemma's, longrope": lambda: gemma("longrope"),
+}
+
+
+def test_every_rope_type_of_transformers_is_tried_or_refused() -> None:
+    assert ROPE_SETTINGS.keys() == ROPES
+    assert {"default", *ROPE_INIT_FUNCTIONS} == ROPES
+
+
+@pytest.mark.parametrize("kind", AT_THE_END)
+def test_no_row_is_changed_by_another_at_the_end_of_its_context(kind: str) -> None:
+    """Against transformers' own code, which reads each text alone. Padding stands at no position of its own: one beyond
+    the context does not exist, or changes the angles of all rows."""
+    model = AT_THE_END[kind]().eval()
+    body = model.get_decoder()
+    context = 48 if "longrope" in kind or kind == "Phi's" else 64
+    assert Runner.context_length(body.config) == context
+    rng = random.Random(0)
+    texts = [[rng.randrange(512) for _ in range(length)] for length in (context, context - 3, 40, 1)]
+    found: list[list[torch.Tensor]] = [[] for _ in texts]
+    with torch.inference_mode():
+        body.set_attn_implementation("eager")
+        expected = [body(input_ids=torch.tensor([text]), use_cache=False).last_hidden_state[0] for text in texts]
+        runner = Runner(body, Runner.pool_for(body.config, 8, model.dtype, model.device))
+        for _ in texts:
+            runner.workspace.append(torch.empty(0, dtype=torch.long))
+        ends = [(0, 0, 0, 0), (context - 1, 7, 0, 0), (context, context - 3, 33, 0), (context, context - 3, 40, 1)]
+        for before, after in pairwise(ends):
+            pieces = [text[start:stop] for text, start, stop in zip(texts, before, after, strict=True)]
+            for i, _, hidden in runner.feed(0, pieces):
+                found[i].append(hidden)
+    for mine, theirs in zip(found, expected, strict=True):
+        error = (torch.cat(mine) - theirs).norm() / theirs.norm()
+        assert error < 1e-5
+
+
+def test_a_full_context_takes_nobody_down() -> None:
+    """Where there are no positions beyond it, one row at the end of its context failed all that were in flight."""
+    torch.manual_seed(0)
+    lm = LocalLanguageModel(opt().eval(), vocabulary())
+    lm.vocabulary.tokenizer.chat_template = None
+    sampling = Sampling(temperature=1.0, max_step_tokens=4, delimiter=None)
+    long, short = Trajectory(Problem("Ben owns 7 pears. " * 9)), Trajectory(Problem("Rosa has 5. " * 4))
+    assert 54 <= len(lm.vocabulary.prompt(long.problem)) <= 56
+    assert len(lm.vocabulary.prompt(short.problem)) > 16
+
+    def extended(*nodes: Trajectory) -> list[Step]:
+        return asyncio.run(lm.extend(nodes, sampling, [1] * len(nodes)))
+
+    alone = extended(short)
+    lm.tree.clear()
+    extended(long)  # whose prompt is stored: it needs few tokens now, the other one all of its own
+    beside, _ = extended(short, long.extend(Step("1234", "step")))
+    assert beside.token_ids == alone[0].token_ids
+    again = extended(short)  # from what was stored then
+    assert again[0].token_ids == alone[0].token_ids
+
+
+def test_rotary_embeddings_that_nobody_tried_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("motes.kv.runner.ROPES", ROPES - {"yarn"})
+    model = AT_THE_END["yarn"]()
+    with pytest.raises(ConfigurationError, match="rope_type 'yarn': the local engine cannot run it"):
+        LocalLanguageModel(model, vocabulary())
+    with pytest.raises(ConfigurationError, match="rope_type 'yarn'"):
+        Runner(gemma("yarn").get_decoder(), local()._runner.workspace.pool)
+
+
 def test_the_context_ends_where_all_angles_would_change() -> None:
     """LongRoPE turns every key by other angles as soon as one text in the batch is long."""
-    rope = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8, "rope_theta": 1e4}
-    long = {**rope, "original_max_position_embeddings": 64}
-    assert LocalLanguageModel(random_language_model("llama", rope_parameters=long), vocabulary()).context_length == 64
+    model = random_language_model("llama", rope_parameters=rope("longrope"))
+    assert LocalLanguageModel(model, vocabulary()).context_length == 48
     assert local("llama").context_length == 512
 
 

@@ -12,8 +12,8 @@ import pytest
 
 import motes
 from motes import FunctionReward, ParticleFilter, Problem, Step, TabularLanguageModel, Trajectory
-from motes.errors import ContextLengthError, RewardError, ScoresFailedError
-from motes.types import NEUTRAL
+from motes.errors import ContextLengthError, RewardError
+from motes.types import NEUTRAL, Failure
 
 PROBLEM = Problem("How much is 3+4?", answer="7")
 
@@ -173,9 +173,8 @@ def test_an_answer_that_the_function_refuses_is_dropped_alone():
             raise ContextLengthError("no room for z")
         return 0.5
 
-    with pytest.raises(ScoresFailedError) as caught:
-        score(FunctionReward(picky), path("a", "z", "c"), path("a"), path("az"))
-    first, second, third = caught.value.outcomes
+    found = asyncio.run(FunctionReward(picky).score([path("a", "z", "c"), path("a"), path("az")]))
+    first, second, third = (scores.error if isinstance(scores, Failure) else scores for scores in found)
     assert (type(first), second, type(third)) == (ContextLengthError, [0.5], ContextLengthError)
     lm = TabularLanguageModel({(): {"a \\boxed{1}": 0.5, "z \\boxed{2}": 0.5}})
     result = motes.solve("?", lm=lm, reward=FunctionReward(picky), method=ParticleFilter(8), seed=0)
@@ -186,5 +185,5 @@ def test_a_batched_function_that_refuses_refuses_all():
     def picky(problems: Any, texts: Any) -> Any:
         raise RewardError("not today")
 
-    with pytest.raises(ScoresFailedError, match="2 of 2 were not scored: not today"):
-        score(FunctionReward(picky, batched=True), path("a"), path("b"))
+    found = asyncio.run(FunctionReward(picky, batched=True).score([path("a"), path("b")]))
+    assert [str(failure.error) for failure in found if isinstance(failure, Failure)] == ["not today"] * 2

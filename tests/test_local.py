@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import math
 import threading
 from unittest.mock import Mock
 
@@ -17,8 +19,10 @@ from checkpoints import END, FAMILIES, local, random_language_model, random_prm,
 from motes import Problem, Sampling, Step, Trajectory
 from motes.errors import ConfigurationError, ContextLengthError, EngineError
 from motes.kv.worker import Outbox, Request
+from motes.models import sampler
 from motes.models.local import LocalLanguageModel
 from motes.models.sampler import Sampler, uniforms
+from test_mutations import mutant
 
 QUESTION = "Some friends collect pears. Ben owns 7. Rosa has 5 more than Ben. How many does Rosa have?"
 GREEDY = Sampling(temperature=0.0, max_step_tokens=12, delimiter="e")
@@ -119,6 +123,77 @@ def test_filters_keep_the_tokens_that_transformers_keeps(sampling: Sampling, war
     assert set(drawn.tolist()) <= set(torch.nonzero(kept).flatten().tolist())
     frequencies = torch.bincount(drawn, minlength=40) / n
     assert (frequencies - kept).abs().max() < 6 * 0.5 / n**0.5  # six standard deviations
+
+
+FILTERS = [
+    Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    for temperature, top_k, top_p, min_p in itertools.product((0.6, 1.0, 1.7), (0, 6), (1.0, 0.85), (0.0, 0.15))
+]
+
+
+def proposal(logits: list[float], sampling: Sampling) -> dict[int, float]:
+    """What a token is drawn from, by definition: the temperature, then the k likeliest, then the fewest whose mass is
+    top_p, then those that are min_p times as likely as the likeliest."""
+    powers = [math.exp(logit / sampling.temperature) for logit in logits]
+    kept = sorted(range(len(logits)), key=lambda token: -powers[token])[: sampling.top_k or None]
+    total, mass, nucleus = sum(powers[token] for token in kept), 0.0, []
+    for token in kept:
+        if mass < sampling.top_p * total:
+            nucleus.append(token)
+        mass += powers[token]
+    likely = [token for token in nucleus if powers[token] >= sampling.min_p * powers[kept[0]]]
+    return {token: powers[token] / sum(powers[other] for other in likely) for token in likely}
+
+
+def check_proposals(kind: type[Sampler]) -> None:
+    """Every token that can be drawn, each filter with each other; all in one batch as well as apart."""
+    logits = 2 * torch.randn(24, generator=torch.Generator().manual_seed(1))
+    grid = (np.arange(400) + 0.5) / 400
+    cpu, rows = torch.device("cpu"), []
+    for sampling in FILTERS:
+        expected = proposal(logits.tolist(), sampling)
+        tokens, _, logprobs = kind([sampling], cpu)(logits.expand(400, -1), grid)
+        counts = torch.bincount(tokens, minlength=24)
+        for token, probability in expected.items():
+            assert abs(counts[token].item() - 400 * probability) < 1.001
+        assert logprobs.tolist() == pytest.approx([math.log(expected[t]) for t in tokens.tolist()], abs=1e-6)
+        rows.append(expected)
+    for u in (0.001, 0.4, 0.999):
+        tokens, _, logprobs = kind(FILTERS, cpu)(logits.expand(len(FILTERS), -1), np.full(len(FILTERS), u))
+        wanted = [math.log(row[token]) for row, token in zip(rows, tokens.tolist(), strict=True)]
+        assert logprobs.tolist() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_proposal_logprobs_hold_every_filter() -> None:
+    check_proposals(Sampler)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("self.any_min_p = any(s.min_p for s in samplings)", "self.any_min_p = False"),
+        ("self.top_k = torch.tensor([s.top_k for", "self.top_k = torch.tensor([0 for"),
+        ("self.top_p = column([s.top_p for", "self.top_p = column([1.0 for"),
+        ("column([t or 1.0 for", "column([1.0 for"),
+        ("self.min_p * probabilities.amax(-1, keepdim=True)", "self.min_p"),
+        ("drawn.log()", "scaled.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)"),
+    ],
+)
+def test_a_proposal_without_a_filter_is_found(old: str, new: str) -> None:
+    with pytest.raises((AssertionError, KeyError)):
+        check_proposals(mutant(sampler, old, new).Sampler)
+
+
+def test_the_engine_says_what_its_filters_made_of_each_draw() -> None:
+    lm, model = local(), random_language_model()
+    root = Trajectory(Problem(QUESTION))
+    prompt = lm.vocabulary.prompt(root.problem)
+    sampling = Sampling(temperature=1.4, top_k=12, top_p=0.9, min_p=0.1, max_step_tokens=9, delimiter=None)
+    for step in extend(lm, [root] * 4, sampling, [1, 2, 3, 4]):
+        logits = model(torch.tensor([prompt + list(step.token_ids)])).logits[0, len(prompt) - 1 : -1].tolist()
+        draws = zip(logits, step.token_ids, strict=True)
+        expected = sum(math.log(proposal(row, sampling)[token]) for row, token in draws)
+        assert step.proposal_logprob == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_batch_may_mix_ways_of_sampling() -> None:

@@ -29,10 +29,11 @@ from motes import (
     WeightedBestOfN,
 )
 from motes.cli import main
-from motes.errors import ConfigurationError, MotesError, NoParticlesError, RewardError, ScoresFailedError
+from motes.errors import ConfigurationError, NoParticlesError, RewardError
 from motes.lab import Evaluation, Report, evaluate, read_records
 from motes.methods import METHODS, method
 from motes.tasks import Arithmetic
+from motes.types import Failure
 from virtual_time import timed
 
 LM = TabularLanguageModel(  # one step, then an answer, or none
@@ -155,14 +156,10 @@ class Picky(Recorder):
         super().__init__()
         self.text = text
 
-    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
-        error = RewardError("I will not read that")
-        error.usage = Usage(reward_tokens=7)
+    async def score(self, trajectories: Sequence[Trajectory]) -> Any:
+        failure = Failure(RewardError("I will not read that"), Usage(reward_tokens=7))
         scores = await super().score(trajectories)
-        outcomes: list[Sequence[float] | MotesError] = [
-            error if self.text in t.text else values for t, values in zip(trajectories, scores, strict=True)
-        ]
-        return ScoresFailedError.unless_all(outcomes)
+        return [failure if self.text in t.text else values for t, values in zip(trajectories, scores, strict=True)]
 
 
 def test_answers_that_it_cannot_score_are_dropped_and_what_that_cost_is_counted():

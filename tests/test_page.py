@@ -17,13 +17,14 @@ import pytest
 import chromium
 import worlds
 from motes import Problem, api
-from motes.errors import EngineError, StepsFailedError
+from motes.errors import EngineError
 from motes.lab import Evaluation, Report, RunRecord, Trace, TraceStore, evaluate, method_from_spec, read_records
 from motes.lab.evaluation import TRACES
 from motes.lab.page import html
 from motes.lab.plot import STYLES
 from motes.lab.tables import sections
 from motes.lab.traces import read_lines, read_traces
+from motes.types import Failure
 
 METHODS = ("pf", "pg:num_sweeps=2", "islands:num_islands=2", "bon", "majority", "greedy")
 SMALL = Evaluation(
@@ -173,7 +174,7 @@ class Dropping(worlds.StoryLanguageModel):
         steps = await super().extend(trajectories, sampling, seeds)
         steps = [dataclasses.replace(step, text=f"{HOSTILE} {step.text}") for step in steps]
         if any(t.depth == 1 for t in trajectories):
-            raise StepsFailedError([EngineError(HOSTILE), *steps[1:]])
+            return [Failure(EngineError(HOSTILE)), *steps[1:]]
         return steps
 
 

@@ -10,8 +10,9 @@ import torch
 
 import motes
 from checkpoints import TAG, local_prm, random_language_model, random_prm, save, vocabulary
+from failures import unwrapped
 from motes import Problem, Step, Trajectory
-from motes.errors import ConfigurationError, ContextLengthError, RewardError, ScoresFailedError, UnknownNameError
+from motes.errors import ConfigurationError, ContextLengthError, RewardError, UnknownNameError
 from motes.rewards.prm import LocalPRM, Prefix, _Reading
 
 SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -130,9 +131,8 @@ def test_own_system_prompt_and_conversation_pass_through() -> None:
 
 def test_too_long_is_an_error_never_a_cut() -> None:
     prm = LocalPRM(random_prm(max_position_embeddings=80), vocabulary())
-    with pytest.raises(ScoresFailedError, match=r"1 of 2 were not scored: .* context of 80") as caught:
-        score(prm, trajectory(STEPS[0]), trajectory(*STEPS))
-    scores, error = caught.value.outcomes
+    scores, error = unwrapped(asyncio.run(prm.score([trajectory(STEPS[0]), trajectory(*STEPS)])))
+    assert "context of 80" in str(error)
     assert list(scores) == pytest.approx(score(prm, trajectory(STEPS[0]))[0], abs=1e-4)
     assert isinstance(error, ContextLengthError)
     with pytest.raises(ContextLengthError, match="context of 80"):

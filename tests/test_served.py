@@ -32,7 +32,8 @@ from engines import (
     encode,
     render,
 )
-from motes import Majority, ParticleFilter, Problem, Sampling, Step, TabularReward, Trajectory
+from failures import unwrapped
+from motes import Majority, ParticleFilter, Problem, Sampling, Step, TabularReward, Trajectory, concurrency
 from motes.contracts import acheck_language_model
 from motes.errors import (
     BadResponseError,
@@ -42,12 +43,11 @@ from motes.errors import (
     MotesError,
     NoParticlesError,
     ServerError,
-    StepsFailedError,
     UnauthorizedError,
     UnknownNameError,
     UnreachableError,
 )
-from motes.http import Retries, turns
+from motes.http import Retries
 from motes.models.served import Capabilities, HTTPLanguageModel, model, profiles, prompts, stream
 from test_mutations import mutant
 
@@ -863,9 +863,7 @@ def test_a_particle_whose_request_fails_for_good_is_dropped(fault: str):
         engine.fails = lambda path, body: (
             FAULTS[fault]() if path == "/v1/completions" and body["seed"] % 5 == 0 else None
         )
-        with pytest.raises(StepsFailedError) as caught:
-            await extended(lm, [ROOT] * 10, range(10))
-        outcomes = caught.value.outcomes
+        outcomes = unwrapped(await extended(lm, [ROOT] * 10, range(10)))
         assert [isinstance(outcome, ServerError) for outcome in outcomes] == [i % 5 == 0 for i in range(10)]
         result = await motes.asolve("How many?", lm=lm, reward=TabularReward({}), method=ParticleFilter(16), seed=1)
         dropped = [error for record in result.records for error in record.failures.values()]
@@ -882,9 +880,8 @@ def test_a_merged_request_that_fails_takes_its_particles_with_it_and_no_others()
     async def main() -> None:
         lm = await connect(VLLM(), seeds="none")
         server(lm).fails = lambda path, body: FAULTS["500"]() if body.get("n") == 4 else None
-        with pytest.raises(StepsFailedError) as caught:
-            await extended(lm, [*forks(2, 4), ROOT], range(9))
-        assert [isinstance(outcome, Step) for outcome in caught.value.outcomes] == [False] * 8 + [True]
+        outcomes = await extended(lm, [*forks(2, 4), ROOT], range(9))
+        assert [isinstance(outcome, Step) for outcome in outcomes] == [False] * 8 + [True]
 
     asyncio.run(main())
 
@@ -926,10 +923,10 @@ def test_a_problem_that_cannot_be_rendered_does_not_stop_the_others():
         bad = Problem("Why?")
         server(lm).fails = lambda path, body: FAULTS["500"]() if "Why?" in json.dumps(body) else None
         good, failed = await asyncio.gather(
-            extended(lm, [ROOT] * 3, range(3)), extended(lm, [Trajectory(bad)] * 2, range(2)), return_exceptions=True
+            extended(lm, [ROOT] * 3, range(3)), extended(lm, [Trajectory(bad)] * 2, range(2))
         )
-        assert isinstance(good, list)
-        assert isinstance(failed, StepsFailedError)
+        assert all(isinstance(step, Step) for step in good)
+        assert all(isinstance(error, ServerError) for error in unwrapped(failed))
         server(lm).fails = lambda path, body: None
         assert len(await extended(lm, [Trajectory(bad)], [1])) == 1, "it is asked for again"
 
@@ -953,9 +950,8 @@ def test_other_formats_refuse_other_schemas(make: type[Engine]):
             engine.fails = lambda path, body, answer=answer: (
                 httpx2.Response(200, json=answer) if path in ("/completion", "/generate") else None
             )
-            with pytest.raises(StepsFailedError) as caught:
-                await extended(lm, [ROOT], [0])
-            assert isinstance(caught.value.outcomes[0], BadResponseError)
+            (error,) = unwrapped(await extended(lm, [ROOT], [0]))
+            assert isinstance(error, BadResponseError)
 
     asyncio.run(main())
 
@@ -993,7 +989,7 @@ def test_a_cancelled_call_closes_its_requests_at_once():
         for _ in range(20):
             await asyncio.sleep(0)
         assert len(closed) == len(asked)
-        assert not lm._turns._at_work
+        assert not lm._batcher._running
 
     asked: list[httpx2.Request] = []
     closed: list[httpx2.Request] = []
@@ -1131,12 +1127,12 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
     "too many delimiters are sent": (model, "HTTPLanguageModel", "texts > most", "False"),
     "who cannot tell is believed": (model, "HTTPLanguageModel", "or not self.capabilities.tells_end)", ")"),
     "the rest of a token is forgotten": (model, "HTTPLanguageModel", "and not drawn.whole:", "and False:"),
-    "any failure fails the run": (model, "HTTPLanguageModel", "and not isinstance(outcome, ServerError)", ""),
+    "any failure fails the run": (model, "HTTPLanguageModel", "and isinstance(outcome.error, ContextLengthError)", ""),
     "a full context fails the particle": (
         model,
         "HTTPLanguageModel",
-        "if ask.trajectory.depth else error",
-        "if 0 else error",
+        "if ask.trajectory.depth else Failure(error)",
+        "if 0 else Failure(error)",
     ),
     "a lower limit is not learnt": (model, "HTTPLanguageModel", "self._most = limit", "pass"),
     "the last token is guessed from one": (prompts, "Renderer", "for length in (2, len(ids)):", "for length in (1,):"),
@@ -1149,8 +1145,8 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
         "first_cut(delta.text, self.sampling)",
     ),
     "a stream is cut behind its piece": (stream, "_Answer", "self.text[: cut.end - len(self.before)]", "self.text"),
-    "cancelled requests go on": (turns, "Turns", "task.cancel()", "pass"),
-    "a cancelled call takes others with it": (turns, "Turns", "if left == 0 and", "if"),
+    "cancelled requests go on": (concurrency, "Batcher", " " * 16 + "task.cancel()", " " * 16 + "pass"),
+    "a cancelled call takes others with it": (concurrency, "Batcher", "if unsettled == 0 and", "if"),
     "penalties are left to the server": (profiles, "Profile", "**self.neutral", ""),
     "every token is kept by 0": (
         profiles,

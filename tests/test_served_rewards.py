@@ -16,6 +16,7 @@ import pytest
 import motes
 from checkpoints import TAG
 from engines import VLLM, Ollama, on_a_socket
+from failures import unwrapped
 from motes import ParticleFilter, Problem, Sampling, Step, Trajectory
 from motes.cli import main as command_line
 from motes.contracts import acheck_reward_model
@@ -25,7 +26,6 @@ from motes.errors import (
     ContextLengthError,
     MotesError,
     RejectedError,
-    ScoresFailedError,
     ServerError,
     UnauthorizedError,
     UnknownNameError,
@@ -314,16 +314,14 @@ def test_a_fault_that_stays_fails_its_trajectory_alone(folders: dict[str, Path],
         return answer() if any(str(mark)[1:-1] in str(ids) for ids in body.values()) else None
 
     async def main() -> list[Any]:
-        return await asyncio.gather(prm.score([well]), prm.score([ill]), return_exceptions=True)
+        return await asyncio.gather(prm.score([well]), prm.score([ill]))
 
     engine.fails = fails
     if route == "pooling":  # where both would travel in one request
         assert len(score(prm, well)[0]) == 1
-    _, failed = asyncio.run(main())
-    assert isinstance(failed, ScoresFailedError)
-    with pytest.raises(ScoresFailedError, match="1 of 2 were not scored") as caught:
-        asyncio.run(prm.score([well, ill]))
-    kept, why = caught.value.outcomes
+    _, (failed,) = map(unwrapped, asyncio.run(main()))
+    assert isinstance(failed, error)
+    kept, why = unwrapped(asyncio.run(prm.score([well, ill])))
     assert len(kept) == 1
     assert isinstance(why, error)
     engine.fails = lambda path, body: None
@@ -347,9 +345,8 @@ def test_what_is_wrong_with_one_text_does_not_take_others_with_it(folders: dict[
     answer, error, requests = WRONG[wrong]
     mark = str(prm.format.step(STEPS[1], 1))[1:-1]
     engine.fails = lambda path, body: answer() if mark in str(body) else None
-    with pytest.raises(ScoresFailedError) as caught:
-        asyncio.run(prm.score([trajectory(step) for step in STEPS]))
-    failed = [isinstance(outcome, error) for outcome in caught.value.outcomes]
+    outcomes = unwrapped(asyncio.run(prm.score([trajectory(step) for step in STEPS])))
+    failed = [isinstance(outcome, error) for outcome in outcomes]
     assert failed == ([True] * 3 if wrong == "429" else [False, True, False])
     assert len(engine.asked) == requests
 
@@ -359,10 +356,10 @@ def test_a_context_that_is_not_told_is_found_out(folders: dict[str, Path], route
     engine = engine_of(folders, route)
     prm = opened(engine)
     prm._reader.context_length = None
-    with pytest.raises(ScoresFailedError, match="1 of 2") as caught:
-        asyncio.run(prm.score([trajectory(STEPS[0]), trajectory("So Rosa has 12 pears. " * 200)]))
-    assert isinstance(caught.value.outcomes[1], ContextLengthError)
-    assert "maximum context length is 512 tokens" in str(caught.value)
+    fits, over = unwrapped(asyncio.run(prm.score([trajectory(STEPS[0]), trajectory("So Rosa has 12 pears. " * 200)])))
+    assert len(fits) == 1
+    assert isinstance(over, ContextLengthError)
+    assert "maximum context length is 512 tokens" in str(over)
 
 
 @each_route
@@ -374,9 +371,9 @@ def test_what_does_not_fit_the_context_is_not_asked(folders: dict[str, Path], ro
     assert prm.context_length == room
     words = next(n for n in range(1, 999) if len(prm._reader.texts(Problem(QUESTION), ["so " * n])[0].ids) > room)
     fits, over = (trajectory("so " * n) for n in (words - 1, words))
-    with pytest.raises(ScoresFailedError, match="1 of 2") as caught:
-        asyncio.run(prm.score([fits, over]))
-    assert isinstance(caught.value.outcomes[1], ContextLengthError)
+    scores, why = unwrapped(asyncio.run(prm.score([fits, over])))
+    assert len(scores) == 1
+    assert isinstance(why, ContextLengthError)
     assert len(engine.asked) == 1
     with pytest.raises(ContextLengthError, match="has a context of"):
         score(prm, trajectory(STEPS[0], question=QUESTION * 40))
@@ -430,10 +427,9 @@ def test_an_answer_of_another_form(folders: dict[str, Path], route: str, answer:
     engine = engine_of(folders, route)
     prm = opened(engine)
     engine.fails = lambda path, body: httpx2.Response(200, json=answer)
-    with pytest.raises(ScoresFailedError) as caught:
-        score(prm, trajectory(STEPS[0]))
-    assert isinstance(caught.value.outcomes[0], BadResponseError)
-    assert prm.route.url in str(caught.value)
+    (why,) = unwrapped(asyncio.run(prm.score([trajectory(STEPS[0])])))
+    assert isinstance(why, BadResponseError)
+    assert prm.route.url in str(why)
 
 
 def test_numbers_that_are_none(folders: dict[str, Path]):
@@ -446,8 +442,8 @@ def test_numbers_that_are_none(folders: dict[str, Path]):
         content=b'{"choices": [{"index": 0, "logprobs": {"top_logprobs": [{"token_id:%d": -Infinity, "token_id:%d": '
         b"-Infinity}]}}]}" % prm.format.words,
     )
-    with pytest.raises(ScoresFailedError, match="form that is not its own"):
-        score(prm, trajectory(STEPS[0]))
+    (why,) = unwrapped(asyncio.run(prm.score([trajectory(STEPS[0])])))
+    assert "form that is not its own" in str(why)
 
 
 def test_a_key_that_is_not_accepted_any_more_ends_the_run(folders: dict[str, Path]):
@@ -491,7 +487,7 @@ def test_a_cancelled_call_withdraws_its_requests(folders: dict[str, Path]):
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        while prm._turns._at_work:
+        while prm._batcher._running:
             await asyncio.sleep(0)
 
     asyncio.run(main())
@@ -646,13 +642,23 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
     "what was spared is paid for": (routes, "NextTokenRoute", "len(prompt) - spared[i]", "len(prompt)"),
     "the likeliest tokens are what they are": (routes, "Completion", "[token, BIAS]", "[token, 0.0]"),
     "a text is asked for at once": (routes, "NextTokenRoute", "range(len(readings[0].at))", "range(1)"),
-    "what is alike is asked for twice": (model, "ServedPRM", "setdefault(ask.reading.key,", "setdefault((id(ask),),"),
-    "one failure is that of all": (model, "ServedPRM", "len(groups) == 1 or", "True or"),
-    "a key that is refused fails a particle": (model, "ServedPRM", "isinstance(outcome, ConfigurationError)", "False"),
+    "what is alike is asked for twice": (
+        model,
+        "ServedPRM",
+        "setdefault(request.reading.key,",
+        "setdefault((id(request),),",
+    ),
+    "one failure is that of all": (model, "ServedPRM", "len(groups) > 1 and", "False and"),
+    "a key that is refused fails a particle": (
+        model,
+        "ServedPRM",
+        "except (ContextLengthError, ServerError) as",
+        "except MotesError as",
+    ),
     "any tokenizer will do": (model, "ServedPRM", "if spelt and", "if False and"),
     "what is known is asked again": (reading, "Reader", "if node not in self._known]", "if True]"),
     "equal texts are read twice": (reading, "Reader", "if key not in unread:", "if True:"),
-    "what failed is not told": (reading, "Reader", "if why is not None:", "if False:"),
+    "what failed is not told": (reading, "Reader", "if failure is None:", "if True:"),
 }
 
 

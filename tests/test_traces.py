@@ -17,6 +17,7 @@ from motes import api
 from motes.errors import RunDirectoryError
 from motes.lab import Evaluation, Trace, TraceStore, evaluate, method_from_spec, read_records, read_traces
 from motes.lab.traces import whole_members
+from motes.types import Failure
 
 METHODS = ("pf", "pg:num_sweeps=2", "islands:num_islands=2", "adaptive", "beam:beam_width=2", "bon", "greedy")
 SMALL = Evaluation(
@@ -101,11 +102,11 @@ class TestTrace:
     def test_dropped_particles_say_why(self):
         class Picky(worlds.StoryLanguageModel):
             async def extend(self, trajectories, sampling, seeds):
-                from motes.errors import EngineError, StepsFailedError
+                from motes.errors import EngineError
 
                 steps = list(await super().extend(trajectories, sampling, seeds))
                 if any(t.depth == 1 for t in trajectories):
-                    raise StepsFailedError([*steps[:-1], EngineError("not this one")])
+                    return [*steps[:-1], Failure(EngineError("not this one"))]
                 return steps
 
         result = api.solve(

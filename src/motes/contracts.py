@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from motes.errors import ContractError
 from motes.protocols import LanguageModel, RewardModel
 from motes.steps import Cut, first_cut
-from motes.types import Problem, Sampling, Step, Trajectory
+from motes.types import Failure, Problem, Sampling, Step, Trajectory
+
+T = TypeVar("T")
 
 QUESTIONS = (
     "Some friends collect pears. Ben owns 7. Rosa has 5 more than Ben. How many does Rosa have?",
@@ -36,6 +39,18 @@ def _require(holds: bool, law: str, detail: object) -> None:
         raise ContractError(f"{law}: {detail}")
 
 
+def _succeeded(outcomes: Sequence[T | Failure]) -> list[T]:
+    """The outcomes of a call, in which nothing may fail.
+
+    Raises:
+        MotesError: why the first that failed did.
+    """
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            raise outcome.error
+    return [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
+
+
 def _same(first: Step, second: Step) -> bool:
     return all(getattr(first, name) == getattr(second, name) for name in ("text", "ahead", "end", "token_ids"))
 
@@ -45,29 +60,33 @@ async def acheck_language_model(
 ) -> None:
     """See `check_language_model`."""
     sampling = sampling or Sampling(max_step_tokens=32)
+
+    async def extend(trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
+        return _succeeded(await lm.extend(trajectories, sampling, seeds))
+
     roots = [Trajectory(Problem(question)) for question in questions]
     population = [root for root in roots for _ in range(3)]
     for round_number in range(rounds):
         seeds = [1000 * round_number + i for i in range(len(population))]
-        steps = await lm.extend(population, sampling, seeds)
+        steps = await extend(population, sampling, seeds)
         _require(len(steps) == len(population), "one step per trajectory", f"{len(steps)} for {len(population)}")
         for step in steps:
             _require_end(step, sampling)
-        again = await lm.extend(population, sampling, seeds)
+        again = await extend(population, sampling, seeds)
         _require(all(map(_same, steps, again)), "same seed = same tokens", _first_difference(steps, again))
-        alone = [(await lm.extend([t], sampling, [seed]))[0] for t, seed in zip(population, seeds, strict=True)]
+        alone = [(await extend([t], sampling, [seed]))[0] for t, seed in zip(population, seeds, strict=True)]
         _require(all(map(_same, steps, alone)), "batch = single", _first_difference(steps, alone))
         order = list(range(len(population)))[::-1]
-        reversed_ = await lm.extend([population[i] for i in order], sampling, [seeds[i] for i in order])
+        reversed_ = await extend([population[i] for i in order], sampling, [seeds[i] for i in order])
         _require(
             all(map(_same, steps, reversed_[::-1])), "order does not matter", _first_difference(steps, reversed_[::-1])
         )
         together = await asyncio.gather(
-            *(lm.extend([t], sampling, [seed]) for t, seed in zip(population, seeds, strict=True))
+            *(extend([t], sampling, [seed]) for t, seed in zip(population, seeds, strict=True))
         )
         merged = [call[0] for call in together]
         _require(all(map(_same, steps, merged)), "concurrent = sequential", _first_difference(steps, merged))
-        fresh = await lm.extend([_rebuilt(t) for t in population], sampling, seeds)
+        fresh = await extend([_rebuilt(t) for t in population], sampling, seeds)
         _require(all(map(_same, steps, fresh)), "fork = fresh", _first_difference(steps, fresh))
 
         population = [t.extend(s) for t, s in zip(population, steps, strict=True)]
@@ -75,15 +94,15 @@ async def acheck_language_model(
         if not population:
             break
     plain = sampling.replace(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0)
-    for step in await lm.extend([roots[0]] * 4, plain, list(range(4))):
+    for step in await extend([roots[0]] * 4, plain, list(range(4))):
         if step.logprob is not None and step.proposal_logprob is not None:
             gap = abs(step.logprob - step.proposal_logprob)
             _require(gap <= 1e-3 * max(1, len(step.token_ids)), "at temperature 1 proposal = model", f"{gap} apart")
     greedy = sampling.replace(temperature=0.0)
-    first, second = await lm.extend([roots[0]] * 2, greedy, [1, 2])
+    first, second = await extend([roots[0]] * 2, greedy, [1, 2])
     _require(_same(first, second), "temperature 0 does not depend on the seed", (first.text, second.text))
     hot = sampling.replace(temperature=2.0, delimiter=None)
-    many = await lm.extend([roots[-1]] * 16, hot, list(range(16)))
+    many = await extend([roots[-1]] * 16, hot, list(range(16)))
     _require(len({step.text for step in many}) > 1, "seeds never collapse particles", repr(many[0].text))
 
 
@@ -117,8 +136,12 @@ async def acheck_reward_model(
             ladder.append(ladder[-1].extend(step))
         ladders.append(ladder[1:])
     everything = [trajectory for ladder in ladders for trajectory in ladder]
-    whole = await reward.score([ladder[-1] for ladder in ladders])
-    batch = await reward.score(everything)
+
+    async def score(trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
+        return _succeeded(await reward.score(trajectories))
+
+    whole = await score([ladder[-1] for ladder in ladders])
+    batch = await score(everything)
     _require(len(batch) == len(everything), "one result per trajectory", f"{len(batch)} for {len(everything)}")
     for trajectory, scores in zip(everything, batch, strict=True):
         _require(len(scores) == trajectory.depth, "one score per step", f"{len(scores)} for {trajectory.depth} steps")
@@ -127,9 +150,9 @@ async def acheck_reward_model(
     def close(first: Sequence[float], second: Sequence[float]) -> bool:
         return bool(np.allclose(first, second, rtol=0, atol=tolerance))
 
-    single = [(await reward.score([trajectory]))[0] for trajectory in everything]
+    single = [(await score([trajectory]))[0] for trajectory in everything]
     _require(all(map(close, batch, single)), "batch = single", (batch, single))
-    fresh = await reward.score([_rebuilt(trajectory) for trajectory in everything])
+    fresh = await score([_rebuilt(trajectory) for trajectory in everything])
     _require(all(map(close, batch, fresh)), "fork = fresh", (batch, fresh))
     for full, ladder, start in zip(whole, ladders, range(0, len(everything), 3), strict=True):
         for t in range(len(ladder)):

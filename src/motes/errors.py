@@ -8,15 +8,12 @@
     │   └── UnauthorizedError   a server wants a key that it was not given
     ├── ContextLengthError      a prompt does not fit the model's context
     ├── EngineError             a language model failed while running
-    │   ├── StepsFailedError    some trajectories could not be extended, the others were
     │   └── ServerError         a server failed a request, and trying again did not help
     │       ├── UnreachableError    nothing answers there, or not in time
     │       ├── RejectedError       it refused the request as such
     │       └── BadResponseError    what it answered cannot be understood
     ├── RewardError             a reward model failed, or its scores cannot be used
-    │   ├── VerdictError        a judge's reply states no verdict
-    │   └── ScoresFailedError   some trajectories could not be scored, the others were
-    ├── PartlyFailedError       what StepsFailedError and ScoresFailedError have in common
+    │   └── VerdictError        a judge's reply states no verdict
     ├── GraderError             an answer could not be graded: it is neither right nor wrong
     │   └── GraderTimeoutError  not in time
     ├── DegenerateWeightsError  every particle's weight is zero
@@ -32,15 +29,10 @@ computed as `result`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Awaitable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
 from motes.text import well_formed
-
-if TYPE_CHECKING:
-    from motes.types import Result, Step, Usage  # noqa: F401 (Step stands in a string)
-
-T = TypeVar("T")
 
 
 class MotesError(Exception):
@@ -56,11 +48,8 @@ class MotesError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         return _copied, (type(self), self.args), self.__dict__
 
-    result: Result | None = None
-    """What the run had computed when it failed; None where nothing had run."""
-
-    usage: Usage | None = None
-    """What a model spent on the one trajectory that it failed for, where it says so."""
+    result: Any = None
+    """A `motes.Result`: what the run had computed when it failed; None where nothing had run."""
 
 
 def _copied(cls: type[MotesError], args: tuple[object, ...]) -> MotesError:
@@ -113,39 +102,6 @@ class EngineError(MotesError, RuntimeError):
     """A language model failed while running."""
 
 
-class PartlyFailedError(MotesError, RuntimeError, Generic[T]):
-    """A model could do what it was asked for some trajectories only.
-
-    What it raises instead of returning. A run drops the particles that failed and goes on with the others; for whoever
-    does not expect it, it is an error like any other.
-
-    Attributes:
-        outcomes: (B,) for each trajectory of the call what was asked for, or why there is none.
-    """
-
-    failed: ClassVar[str]
-    """What became of the others, in messages."""
-
-    def __init__(self, outcomes: Sequence[T | MotesError]) -> None:
-        self.outcomes = tuple(outcomes)
-        errors = [outcome for outcome in self.outcomes if isinstance(outcome, MotesError)]
-        super().__init__(f"{len(errors)} of {len(self.outcomes)} {self.failed}: {errors[0] if errors else ''}")
-
-    @classmethod
-    async def outcomes_of(cls, call: Awaitable[Sequence[T]]) -> Sequence[T | MotesError]:
-        """(B,) what a call gives for each trajectory, or why there is none."""
-        try:
-            return await call
-        except cls as error:
-            return error.outcomes
-
-
-class StepsFailedError(PartlyFailedError["Step"], EngineError):
-    """Some trajectories could not be extended, the others were: `outcomes` has their steps."""
-
-    failed = "steps failed"
-
-
 class ServerError(EngineError):
     """A server failed a request, and trying again did not help.
 
@@ -174,24 +130,6 @@ class RewardError(MotesError, RuntimeError):
 
 class VerdictError(RewardError):
     """A judge's reply states no verdict, however often it is asked."""
-
-
-class ScoresFailedError(PartlyFailedError[Sequence[float]], RewardError):
-    """Some trajectories could not be scored, the others were: `outcomes` has their scores."""
-
-    failed = "were not scored"
-
-    @classmethod
-    def unless_all(cls, outcomes: Sequence[Sequence[float] | MotesError]) -> list[Sequence[float]]:
-        """The scores, (B,), where every trajectory has some.
-
-        Raises:
-            ScoresFailedError: one has none.
-        """
-        scores = [outcome for outcome in outcomes if not isinstance(outcome, MotesError)]
-        if len(scores) < len(outcomes):
-            raise cls(outcomes)
-        return scores
 
 
 class GraderError(MotesError, RuntimeError):

@@ -17,9 +17,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from motes import api, prompts
+from motes.concurrency import gather
 from motes.errors import ConfigurationError, MissingExtraError, UnknownNameError
 from motes.lab import method_from_spec
-from motes.methods.population import gather
 from motes.protocols import LanguageModel
 from motes.types import Problem, Result, Sampling, Step, Trajectory, Usage
 

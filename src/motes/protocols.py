@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from motes.types import Problem, Result, Sampling, Step, Trajectory
+from motes.types import Failure, Problem, Result, Sampling, Step, Trajectory
 
 if TYPE_CHECKING:
     from motes.methods.population import Run
@@ -22,8 +22,11 @@ class LanguageModel(Protocol):
     have `async def ready()`, which raises where that cannot be reached.
     """
 
-    async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
-        """One step for each trajectory, in order.
+    async def extend(
+        self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
+    ) -> Sequence[Step | Failure]:
+        """One step for each trajectory, in order; a `Failure` for each that could not be extended, though others
+        could. A run drops the particles that failed and goes on with the others.
 
         The same (trajectory, sampling, seed) gives the same step, whatever else is in the call or in flight. An empty
         step with end "length" says that there is no room left: the trajectory is finished as it stands.
@@ -35,8 +38,6 @@ class LanguageModel(Protocol):
         Raises:
             ConfigurationError: it cannot sample, or end steps, as `sampling` says.
             ContextLengthError: a prompt alone does not fit the model's context.
-            StepsFailedError: some trajectories could not be extended; it holds the steps of the others. A run drops
-                the particles that failed.
             EngineError: the model cannot go on.
         """
         ...
@@ -47,19 +48,19 @@ class RewardModel(Protocol):
     """Scores partial answers. `motes.check_reward_model` is this contract, executable.
 
     A model may say by an attribute `outcome = True` that it scores finished answers only: the score of anything else is
-    `motes.types.NEUTRAL`. Of `ready` see `LanguageModel`.
+    `motes.types.NEUTRAL`; and `merges_calls = True`: concurrent calls meet in one batch, so that a run sends it each
+    step as soon as it ends. Any other model scores all steps of a round in one call. Of `ready` see `LanguageModel`.
     """
 
-    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
-        """For each trajectory, one score in [0, 1] per step so far.
+    async def score(self, trajectories: Sequence[Trajectory]) -> Sequence[Sequence[float] | Failure]:
+        """For each trajectory, one score in [0, 1] per step so far; a `Failure` for each that could not be scored (it
+        does not fit the context, say), though others could. A run drops the particles that failed.
 
         The score of a step depends on the problem and the steps up to it only. A model that knows what a call cost
         returns `motes.types.Scores`, which carry it.
 
         Raises:
             ContextLengthError: a problem alone does not fit the model's context.
-            ScoresFailedError: some trajectories could not be scored (they do not fit the context, say); it holds the
-                scores of the others. A run drops the particles that failed.
             RewardError: the model cannot go on, or a score is not a number in [0, 1].
         """
         ...

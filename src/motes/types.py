@@ -174,6 +174,19 @@ class Scores(tuple[float, ...]):
         return tuple(self), self.usage
 
 
+@dataclass(frozen=True, eq=False)
+class Failure:
+    """Stands in a model's results for a trajectory that it could not extend or score.
+
+    Attributes:
+        error: why.
+        usage: what the attempt cost.
+    """
+
+    error: MotesError
+    usage: Usage = Usage()
+
+
 @dataclass(frozen=True)
 class Step:
     """A piece of an answer: the text up to where a step ends (see `motes.steps`), or up to the end of the answer.
@@ -216,9 +229,11 @@ class Trajectory:
     Attributes:
         finished: why nothing follows, None as long as something may. "failed": a model could not extend or score it,
             and `error` says why. Such a particle is dropped: its weight is zero and it gives no answer.
+        depth: number of steps.
+        num_tokens: tokens generated on the whole path.
     """
 
-    __slots__ = ("__weakref__", "_text", "depth", "error", "finished", "parent", "problem", "step")
+    __slots__ = ("__weakref__", "_text", "depth", "error", "finished", "num_tokens", "parent", "problem", "step")
 
     problem: Problem
     parent: Trajectory | None
@@ -226,6 +241,7 @@ class Trajectory:
     finished: Finish | None
     error: MotesError | None
     depth: int
+    num_tokens: int
 
     def __init__(
         self,
@@ -241,6 +257,7 @@ class Trajectory:
         self.finished = finished
         self.error = error
         self.depth = 0 if parent is None else parent.depth + 1
+        self.num_tokens = (0 if parent is None else parent.num_tokens) + (0 if step is None else step.num_tokens)
         self._text: str | None = None
 
     def extend(self, step: Step, finished: Finish | None = None) -> Trajectory:
@@ -277,9 +294,14 @@ class Trajectory:
 
     @property
     def text(self) -> str:
-        if self._text is None:
-            self._text = "".join(step.text for step in self.steps)
-        return self._text
+        """The texts of all steps. It is kept once the trajectory is finished, and made anew each time before: if every
+        node of the tree kept its own, memory would grow with the square of the number of steps."""
+        if self._text is not None:
+            return self._text
+        text = "".join(step.text for step in self.steps)
+        if self.finished is not None:
+            self._text = text
+        return text
 
     @property
     def added(self) -> str:
@@ -290,13 +312,39 @@ class Trajectory:
         before = self.parent.step.ahead if self.parent is not None and self.parent.step is not None else ""
         return (self.step.text + self.step.ahead).removeprefix(before)
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens generated on the whole path."""
-        return sum(step.num_tokens for step in self.steps)
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What copies and pickles are made from: the parent, which is another node's, too, in the copy as here.
+
+        Both go from a node to its parent by recursion. Every so many nodes one names those like it before it, the first
+        of them first, so that the recursion ends at the last of these, however long the answer is.
+        """
+        anchors: list[Trajectory] = []
+        if self.depth % ANCHORED == 0:
+            node = self.parent
+            while node is not None:
+                if node.depth % ANCHORED == 0:
+                    anchors.append(node)
+                node = node.parent
+        made = _node, (tuple(reversed(anchors)), self.problem, self.parent, self.step, self.finished)
+        # An error may hold the result that holds this node: it follows when the node is there.
+        return made if self.error is None else (*made, (None, {"error": self.error}))
 
     def __repr__(self) -> str:
         return f"Trajectory(depth={self.depth}, finished={self.finished!r}, text={self.text[-60:]!r})"
+
+
+ANCHORED = 32
+"""Steps between two nodes that name those like them; see `Trajectory.__reduce__`."""
+
+
+def _node(
+    anchors: Sequence[Trajectory],
+    problem: Problem,
+    parent: Trajectory | None,
+    step: Step | None,
+    finished: Finish | None,
+) -> Trajectory:
+    return Trajectory(problem, parent, step, finished)
 
 
 @dataclass(frozen=True, kw_only=True)

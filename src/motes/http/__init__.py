@@ -1,5 +1,4 @@
-"""What models behind HTTP share: an address, one pooled client that tries again, who answers there, and what concurrent
-calls ask for, collected."""
+"""What models behind HTTP share: an address, one pooled client that tries again, and who answers there."""
 
 from motes.http.address import Address
 from motes.http.client import Client, Retries, Timeouts
@@ -7,17 +6,14 @@ from motes.http.events import Events
 from motes.http.options import flag, whole_number
 from motes.http.server import Server, identify
 from motes.http.sync import now
-from motes.http.turns import Ask, Turns
 
 __all__ = [
     "Address",
-    "Ask",
     "Client",
     "Events",
     "Retries",
     "Server",
     "Timeouts",
-    "Turns",
     "flag",
     "identify",
     "now",

@@ -35,6 +35,11 @@ LEFT_OUT = ("attn_logit_softcapping", "final_logit_softcapping")
 So are layers that see long texts differently."""
 
 
+ROPES = {"default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional"}
+"""Rotary embeddings whose angles are known not to change within `Runner.context_length`, whatever else is in the batch.
+Another one may change them where a text is long, which `self_check` does not see: such a model is refused."""
+
+
 class Workspace:
     """Keys and values of the sequences at work, a row each, contiguous so that a step of decoding gathers nothing.
 
@@ -173,6 +178,21 @@ def attend(
 AttentionInterface.register(BACKEND, attend)
 
 
+def _ropes(config: PretrainedConfig) -> list[dict[str, Any]]:
+    """The rotary embeddings of a model: none, one, or one for each type of layer."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return [rope] if "rope_type" in rope else [part for part in rope.values() if isinstance(part, dict)]
+
+
+def _without_padding(places: Tensor, starts: Sequence[int], counts: Sequence[int]) -> Tensor:
+    """(B, n) the positions that the model is told: padding stands where its row's last token does.
+
+    Some models have no positions beyond their context, and the largest one in a batch may choose every row's angles.
+    """
+    last = torch.tensor([max(start + count - 1, 0) for start, count in zip(starts, counts, strict=True)])
+    return places.minimum(last[:, None])
+
+
 class Runner:
     """Runs the body of a causal transformer over a workspace.
 
@@ -194,6 +214,7 @@ class Runner:
         own = [name for name in LEFT_OUT if getattr(self.config, name, None) not in (None, 0, 1)]
         kinds = getattr(self.config, "layer_types", None) or []
         own += sorted(set(kinds) - {"full_attention", "sliding_attention"})
+        own += sorted(f"rope_type {kind!r}" for kind in {rope["rope_type"] for rope in _ropes(self.config)} - ROPES)
         if own:
             raise ConfigurationError(f"{type(body).__name__} uses {', '.join(own)}: the local engine cannot run it")
         body.set_attn_implementation(BACKEND)  # type: ignore[operator]
@@ -224,13 +245,13 @@ class Runner:
     @staticmethod
     def context_length(config: PretrainedConfig) -> int:
         """Tokens of a sequence within which every layer sees every earlier token, at an angle that does not change."""
-        bounds = [int(config.max_position_embeddings)]
+        bounds = [int(config.max_position_embeddings)]  # where "dynamic" begins to change all angles
         window = getattr(config, "sliding_window", None)
         if window and any("sliding" in kind for kind in getattr(config, "layer_types", None) or ["sliding"]):
             bounds.append(int(window))
-        rope = getattr(config, "rope_parameters", None) or {}
-        if rope.get("rope_type") == "longrope":  # beyond, all angles change: those of stored keys, and of the batch
-            bounds.append(int(rope["original_max_position_embeddings"]))
+        for rope in _ropes(config):
+            if rope["rope_type"] == "longrope":  # beyond, all angles change: those of stored keys, and of the batch
+                bounds.append(int(rope["original_max_position_embeddings"]))
         return min(bounds)
 
     def forward(self, first: int, tokens: Sequence[Sequence[int]] | Tensor) -> Tensor:
@@ -250,11 +271,11 @@ class Runner:
         n = ids.shape[1]
         ends = [start + n for start in starts]
         self.workspace.reserve(self.workspace.num_rows, max(ends))
-        positions = torch.tensor(starts)[:, None] + torch.arange(n)
-        positions = positions.to(self.device)
-        view = _View(self.workspace, first, positions, ends, self._groups)
+        places = torch.tensor(starts)[:, None] + torch.arange(n)  # of the keys, those of padding behind a row's own
+        positions = places if min(counts) == n else _without_padding(places, starts, counts)
+        view = _View(self.workspace, first, places.to(self.device), ends, self._groups)
         hidden: Tensor = self.body(
-            input_ids=ids.to(self.device), position_ids=positions, use_cache=False, view=view
+            input_ids=ids.to(self.device), position_ids=positions.to(self.device), use_cache=False, view=view
         ).last_hidden_state
         for i, count in enumerate(counts):
             self.workspace.lengths[first + i] += count

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from motes.errors import ConfigurationError, MotesError, RewardError, ScoresFailedError
+from motes.errors import ConfigurationError, MotesError, RewardError
 from motes.lab.reliability import brier_score, expected_calibration_error
 from motes.protocols import RewardModel
 from motes.rewards.calibration import Calibration
-from motes.types import Problem, Scores, Step, Trajectory, Usage
+from motes.types import Failure, Problem, Scores, Step, Trajectory, Usage
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -121,10 +121,10 @@ async def score_labelled(reward: RewardModel, answers: Sequence[Labelled]) -> tu
     failure: MotesError | None = None
     for start in range(0, len(new), BATCH):
         part = new[start : start + BATCH]
-        outcomes = await ScoresFailedError.outcomes_of(reward.score([a.trajectory for a in part]))
+        outcomes = await reward.score([a.trajectory for a in part])
         for answer, outcome in zip(part, outcomes, strict=True):
-            if isinstance(outcome, MotesError):
-                failure = failure or outcome
+            if isinstance(outcome, Failure):
+                failure = failure or outcome.error
                 continue
             usage += outcome.usage if isinstance(outcome, Scores) else Usage()
             scored.append(replace(answer, score=float(outcome[-1])))

@@ -14,11 +14,11 @@ from functools import partial
 from typing import Any
 
 from motes import __version__
+from motes.concurrency import gather
 from motes.errors import ConfigurationError, EngineError, MissingExtraError, MotesError
 from motes.lab.evaluation import Evaluation, PlannedRun
 from motes.lab.flops import Sizes
 from motes.lab.worker import Done, Local, Worker, recorded
-from motes.methods.population import gather
 from motes.types import Result
 
 try:

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from motes import __version__, files
+from motes.concurrency import gather
 from motes.errors import ConfigurationError, RunDirectoryError
 from motes.lab.damage import Damages
 from motes.lab.evaluation import LOG, RECORDS, TRACES, Evaluation, Shard
 from motes.lab.records import Outcome, RecordStore, RunRecord
 from motes.lab.traces import TraceStore
 from motes.lab.worker import Elsewhere, Local, Worker
-from motes.methods.population import gather
 from motes.protocols import LanguageModel, RewardModel
 from motes.types import Usage
 

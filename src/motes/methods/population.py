@@ -10,27 +10,26 @@ import asyncio
 import dataclasses
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from motes.concurrency import CallBatcher, gather
 from motes.errors import (
     ConfigurationError,
     ContractError,
     DegenerateWeightsError,
-    MotesError,
     NoParticlesError,
     RewardError,
-    ScoresFailedError,
-    StepsFailedError,
 )
 from motes.methods.answers import Answers
 from motes.methods.limits import Limits
 from motes.methods.requirements import continues_prefixes, require_steps
 from motes.protocols import AnswerRule, LanguageModel, RewardModel
 from motes.smc import Weights
-from motes.types import STOPS, Problem, Record, Result, Sampling, Scores, Step, Trajectory, Usage
+from motes.types import STOPS, Failure, Problem, Record, Result, Sampling, Scores, Step, Trajectory, Usage
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -165,14 +164,15 @@ class Run:
     ) -> Population:
         """Extend every unfinished trajectory by one step and, unless told otherwise, score it.
 
-        Finished trajectories stay as they are, at no cost. Where the language model merges concurrent calls, each
-        particle's step is scored as soon as it ends, while the others are still being generated.
+        Finished trajectories stay as they are, at no cost. Where both models merge concurrent calls, each particle's
+        step is scored as soon as it ends, while the others are still being generated; a reward model that does not
+        merge them scores the whole round in one call.
 
         Once a limit is reached, what is unfinished is finished for that reason. At a deadline, steps in flight are
         cancelled: their trajectories stay as they were. For a budget of tokens, steps that were begun are completed.
 
-        Particles that a model cannot extend (`StepsFailedError`) or score (`ScoresFailedError`) are dropped: they end
-        as "failed", lose their scores, and have weight zero from then on. The run goes on with the others.
+        Particles that a model cannot extend or score (`motes.types.Failure`) are dropped: they end as "failed", lose
+        their scores, and have weight zero from then on. The run goes on with the others.
 
         Args:
             streams: (N,) where each trajectory's seed is drawn from; by default all from the run's generator.
@@ -193,7 +193,7 @@ class Run:
             steps = await self._steps(parents, sampling, seeds)
             children = [self._child(parent, step, sampling) for parent, step in zip(parents, steps, strict=True)]
             grown = [k for k, i in enumerate(indices) if children[k].depth > parents[k].depth]
-            found: dict[int, Sequence[float] | MotesError] = {k: scores[i] for k, i in enumerate(indices)}
+            found: dict[int, Sequence[float] | Failure] = {k: scores[i] for k, i in enumerate(indices)}
             if score:
                 scored = await self._score([children[k] for k in grown], self.reward)
                 found.update(zip(grown, scored, strict=True))
@@ -201,7 +201,8 @@ class Run:
                 trajectories[i], scores[i] = _dropped_if_failed(children[k], found[k])
 
         if live and not self.exhausted():
-            batches = [[k] for k in range(len(live))] if self._merges else [list(range(len(live)))]
+            apart = self._merges and (not score or self._scores_at_once)
+            batches = [[k] for k in range(len(live))] if apart else [list(range(len(live)))]
             await self._before_deadline(advance([live[k] for k in ks], [seeds[k] for k in ks]) for ks in batches)
         extended = np.zeros(len(population), dtype=bool)
         grown = [i for i in live if trajectories[i].depth > population.trajectories[i].depth]
@@ -235,12 +236,16 @@ class Run:
                     standing[i] = trajectory
                 if self.follow is not None:
                     self.follow(tuple(standing))
-            return await self._score_complete(part) if score else part
+            return await self._score_complete(part) if score and apart else part
 
         # Under a budget of tokens all go on in step: who is cut off must not depend on who is ahead.
         if not self._merges or self.limits.token_budget is not None:
-            return await finish(range(len(population)))
-        return Population.concatenate(await gather(finish([i]) for i in range(len(population))))
+            groups: list[Sequence[int]] = [range(len(population))]
+        else:
+            groups = [[i] for i in range(len(population))]
+        apart = self._scores_at_once
+        complete = Population.concatenate(await gather(finish(places) for places in groups))
+        return await self._score_complete(complete) if score and not apart else complete
 
     async def score(self, population: Population, places: npt.ArrayLike, reward: RewardModel | None) -> Population:
         """The population with the scores that `reward` gives to the trajectories at `places`; those that it cannot
@@ -324,19 +329,28 @@ class Run:
     def _merges(self) -> bool:
         return bool(getattr(self.lm, "merges_calls", False))
 
+    @property
+    def _scores_at_once(self) -> bool:
+        """Whether each trajectory is scored by itself as soon as it can be, rather than a whole round in one call: by a
+        reward model that merges such calls, and under a deadline, where what ended in time shall count."""
+        return bool(getattr(self.reward, "merges_calls", False)) or self.limits.deadline is not None
+
     async def _steps(
         self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
-    ) -> Sequence[Step | MotesError]:
+    ) -> Sequence[Step | Failure]:
         """For each trajectory its next step, or why there is none."""
-        steps = await StepsFailedError.outcomes_of(self.lm.extend(parents, sampling, seeds))
+        if self._merges and len(parents) > 1:
+            alone = [self._steps([parent], sampling, [seed]) for parent, seed in zip(parents, seeds, strict=True)]
+            return [step for steps in await gather(alone) for step in steps]
+        steps = await self.lm.extend(parents, sampling, seeds)
         if len(steps) != len(parents):
             raise ContractError(f"the language model returned {len(steps)} steps for {len(parents)} trajectories")
         return steps
 
-    def _child(self, parent: Trajectory, step: Step | MotesError, sampling: Sampling) -> Trajectory:
-        if isinstance(step, MotesError):
-            self._spend(Usage(lm_calls=1))
-            return parent.fail(step)
+    def _child(self, parent: Trajectory, step: Step | Failure, sampling: Sampling) -> Trajectory:
+        if isinstance(step, Failure):
+            self._spend(step.usage + Usage(lm_calls=1))
+            return parent.fail(step.error)
         self._spend((step.usage or Usage(generated_tokens=len(step.token_ids))) + Usage(lm_calls=1))
         if step.end == "length" and not step.text and not step.token_ids:
             return parent.finish("max_tokens")
@@ -352,17 +366,19 @@ class Run:
 
     async def _score(
         self, trajectories: Sequence[Trajectory], reward: RewardModel | None
-    ) -> Sequence[Sequence[float] | MotesError]:
+    ) -> Sequence[Sequence[float] | Failure]:
         """The scores of each, one per step, or why there are none."""
         if not trajectories:
             return []
         assert reward is not None
-        scored = await ScoresFailedError.outcomes_of(reward.score(trajectories))
-        if len(scored) != len(trajectories):
-            raise ContractError(f"the reward model scored {len(scored)} of {len(trajectories)} trajectories")
+        scored: Sequence[Sequence[float] | Failure]
+        if reward is self.reward and not getattr(reward, "merges_calls", False):
+            scored = await self._root._batched_scores(trajectories)
+        else:
+            scored = await _require_scores(reward, trajectories)
         for trajectory, values in zip(trajectories, scored, strict=True):
-            if isinstance(values, MotesError):
-                self._spend((values.usage or Usage()) + Usage(reward_calls=1))
+            if isinstance(values, Failure):
+                self._spend(values.usage + Usage(reward_calls=1))
                 continue
             if len(values) != trajectory.depth:
                 raise ContractError(f"the reward model gave {len(values)} scores for {trajectory.depth} steps")
@@ -370,6 +386,13 @@ class Run:
                 raise RewardError(f"{reward!r} gave {list(values)}: every score must be a number in [0, 1]")
             self._spend((values.usage if isinstance(values, Scores) else Usage()) + Usage(reward_calls=1))
         return scored
+
+    @cached_property
+    def _batched_scores(self) -> CallBatcher[Trajectory, Sequence[float] | Failure]:
+        """Scores what this run and its parts side by side ask for at the same time, in one call."""
+        reward = self.reward
+        assert reward is not None
+        return CallBatcher(lambda trajectories: _require_scores(reward, trajectories))
 
     async def _score_complete(self, population: Population) -> Population:
         """With scores for all that a limit on the run has not cut off."""
@@ -441,22 +464,18 @@ class Run:
         )
 
 
-def _dropped_if_failed(
-    trajectory: Trajectory, scores: Sequence[float] | MotesError
-) -> tuple[Trajectory, Sequence[float]]:
+async def _require_scores(
+    reward: RewardModel, trajectories: Sequence[Trajectory]
+) -> Sequence[Sequence[float] | Failure]:
+    """What the reward model makes of each trajectory."""
+    scored = await reward.score(trajectories)
+    if len(scored) != len(trajectories):
+        raise ContractError(f"the reward model scored {len(scored)} of {len(trajectories)} trajectories")
+    return scored
+
+
+def _dropped_if_failed(trajectory: Trajectory, scores: Sequence[float] | Failure) -> tuple[Trajectory, Sequence[float]]:
     """The trajectory with its scores; failed, and without any, where either could not be had."""
-    if isinstance(scores, MotesError):
-        return trajectory.fail(scores), ()
+    if isinstance(scores, Failure):
+        return trajectory.fail(scores.error), ()
     return trajectory, () if trajectory.finished == "failed" else scores
-
-
-async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results, in order. The first failure cancels the rest and is raised as it is."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

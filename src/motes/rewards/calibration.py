@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from motes import files
@@ -46,7 +45,7 @@ class Calibration:
     scores: tuple[float, ...]
     probabilities: tuple[float, ...]
     slope: float = 0.01
-    provenance: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), compare=False)
+    provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         def require(holds: bool, what: str) -> None:
@@ -91,9 +90,7 @@ class Calibration:
         if not isinstance(held, dict) or held.get("format") != FORMAT:
             raise ConfigurationError(f"{path} is no calibration: it does not say {FORMAT!r}")
         try:
-            return cls(
-                tuple(held.pop("scores")), tuple(held.pop("probabilities")), held.pop("slope"), MappingProxyType(held)
-            )
+            return cls(tuple(held.pop("scores")), tuple(held.pop("probabilities")), held.pop("slope"), held)
         except (KeyError, TypeError, ConfigurationError) as error:
             raise ConfigurationError(f"{path} is damaged ({error}): make it anew with `motes calibrate`") from error
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal, overload
 from weakref import WeakKeyDictionary
 
-from motes.errors import MotesError, RewardError, ScoresFailedError
-from motes.types import NEUTRAL, Problem, Trajectory
+from motes.errors import MotesError, RewardError
+from motes.threads import abandoned, in_thread
+from motes.types import NEUTRAL, Failure, Problem, Trajectory
 
 Single = Callable[[Problem, str], float | Awaitable[float]]
 Batched = Callable[[Sequence[Problem], Sequence[str]], Sequence[float] | Awaitable[Sequence[float]]]
@@ -19,8 +21,9 @@ class FunctionReward:
     """Scores each prefix with `fn`, once.
 
     Args:
-        fn: (problem, text of the answer up to and including a step) → score in [0, 1], or True or False. It may be
-            async: then all that a call must score is asked for at once. Sync code holds up everything else meanwhile.
+        fn: (problem, text of the answer up to and including a step) → score in [0, 1], or True or False. One that is
+            declared async is called for all prefixes of a batch at once. Any other is called in a thread, one call at a
+            time, so that it may take long.
         batched: `fn` takes all that a call must score at once: (problems, texts), (B,) each → (B,) scores.
         outcome: only finished answers are scored. The score of anything else is `motes.types.NEUTRAL`.
 
@@ -39,9 +42,11 @@ class FunctionReward:
         self.fn: Callable[..., Any] = fn
         self.batched = batched
         self.outcome = outcome
+        self._is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
+        self._lock = threading.Lock()
         self._known: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
 
-    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
         """See `motes.protocols.RewardModel`."""
         nodes = list(dict.fromkeys(node for trajectory in trajectories for node in trajectory.path if self._asks(node)))
         failures: dict[Trajectory, MotesError] = {}
@@ -50,11 +55,12 @@ class FunctionReward:
                 failures[node] = value
             else:
                 self._known[node] = self._number(value, node)
-        scores: list[Sequence[float] | MotesError] = []
+        scores: list[Sequence[float] | Failure] = []
         for trajectory in trajectories:
             failed = [failures[node] for node in trajectory.path if node in failures]
-            scores.append(failed[0] if failed else [self._known.get(node, NEUTRAL) for node in trajectory.path])
-        return ScoresFailedError.unless_all(scores)
+            known = [self._known.get(node, NEUTRAL) for node in trajectory.path]
+            scores.append(Failure(failed[0]) if failed else known)
+        return scores
 
     def _asks(self, node: Trajectory) -> bool:
         return node not in self._known and not (self.outcome and node.finished is None)
@@ -62,20 +68,35 @@ class FunctionReward:
     async def _values(self, nodes: Sequence[Trajectory]) -> Sequence[Any]:
         """What `fn` gives for each, or the exception that it raises."""
         if not self.batched:
-            return await asyncio.gather(
-                *(self._call(node.problem.plain, node.text) for node in nodes), return_exceptions=True
-            )
-        try:
-            values = list(await self._call([node.problem.plain for node in nodes], [node.text for node in nodes]))
-        except Exception as error:
-            return [error] * len(nodes)
+            return await self._results([(node.problem.plain, node.text) for node in nodes])
+        (values,) = await self._results([([node.problem.plain for node in nodes], [node.text for node in nodes])])
+        if isinstance(values, Exception):
+            return [values] * len(nodes)
         if len(values) != len(nodes):
             raise RewardError(f"{self!r} gave {len(values)} scores for {len(nodes)} texts: it must give one for each")
-        return values
+        return list(values)
 
-    async def _call(self, *arguments: Any) -> Any:
-        value = self.fn(*arguments)
-        return await value if inspect.isawaitable(value) else value
+    async def _results(self, calls: Sequence[tuple[Any, ...]]) -> Sequence[Any]:
+        """What `fn` returns or raises for the arguments of each call."""
+        if self._is_async:
+            return await asyncio.gather(*(self.fn(*arguments) for arguments in calls), return_exceptions=True)
+        results = await in_thread(self._call_each, calls)
+        if any(map(inspect.isawaitable, results)):  # not declared async, but returns what must be awaited
+            return await asyncio.gather(*map(_settled, results), return_exceptions=True)
+        return results
+
+    def _call_each(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """In a thread: what `fn` returns or raises for the arguments of each call, until nobody waits for it."""
+        results: list[Any] = []
+        with self._lock:
+            for arguments in calls:
+                if abandoned():
+                    break
+                try:
+                    results.append(self.fn(*arguments))
+                except Exception as error:
+                    results.append(error)
+        return results
 
     def _number(self, value: Any, node: Trajectory) -> float:
         if isinstance(value, Exception):
@@ -92,6 +113,10 @@ class FunctionReward:
 
     def __repr__(self) -> str:
         return f"FunctionReward({getattr(self.fn, '__name__', self.fn)})"
+
+
+async def _settled(result: Any) -> Any:
+    return await result if inspect.isawaitable(result) else result
 
 
 def _where(node: Trajectory) -> str:

@@ -8,7 +8,6 @@ verdict, which verdicts there are.
 from __future__ import annotations
 
 import asyncio
-import copy
 import hashlib
 import json
 import math
@@ -18,11 +17,12 @@ from dataclasses import dataclass
 from statistics import fmean
 from weakref import WeakKeyDictionary
 
-from motes.errors import ConfigurationError, ContextLengthError, MotesError, ScoresFailedError, VerdictError
+from motes.concurrency import gather
+from motes.errors import ConfigurationError, ContextLengthError, MotesError, VerdictError
 from motes.protocols import LanguageModel
 from motes.rewards.rubric import Rubric, rubric_named
-from motes.rewards.together import Together
-from motes.types import NEUTRAL, Problem, Sampling, Scores, Step, Trajectory, Usage
+from motes.rewards.steps import StepSource
+from motes.types import NEUTRAL, Failure, Problem, Sampling, Scores, Step, Trajectory, Usage
 
 REPLY_TOKENS = 64
 """Of a whole reply, beside its critique."""
@@ -58,10 +58,11 @@ class Judge:
         max_retries: times that a draw is repeated.
         seed: of all draws.
 
+    A prefix that cannot be scored fails with a `VerdictError` (no reply stated a verdict), a `ContextLengthError` (what
+    is asked does not fit) or the language model's own error.
+
     Raises:
         ConfigurationError: a value is out of its range.
-        ScoresFailedError: while scoring: some prefixes have no score. Their errors are `VerdictError` (no reply stated
-            a verdict), `ContextLengthError` (what is asked does not fit) or the language model's own.
     """
 
     def __init__(
@@ -86,6 +87,11 @@ class Judge:
         self._known: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
 
     @property
+    def merges_calls(self) -> bool:
+        """Whether concurrent calls of the language model meet in one batch."""
+        return bool(getattr(self.lm, "merges_calls", False))
+
+    @property
     def continues_prefixes(self) -> bool:
         """Whether the model's verdict can be drawn behind a cue; otherwise it writes whole replies."""
         return bool(getattr(self.lm, "continues_prefixes", True))
@@ -105,7 +111,7 @@ class Judge:
         """Whether finished answers only are judged."""
         return self.rubric.outcome
 
-    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
         """See `motes.protocols.RewardModel`. All that is new in a call is asked at once, equal texts once."""
         inquiries: dict[tuple[str, tuple[str, ...]], _Inquiry] = {}
         of: dict[Trajectory, _Inquiry] = {}
@@ -113,24 +119,22 @@ class Judge:
             if node not in self._known and not (self.rubric.outcome and node.finished is None):
                 asked, ends = self.rubric.asked(node), self.rubric.ends(node)
                 of[node] = inquiries.setdefault((asked, ends), _Inquiry(self, asked, ends))
-        with Together(self.lm) as lm:
-            found = await asyncio.gather(*(inquiry.run(lm) for inquiry in inquiries.values()))
+        lm = StepSource(self.lm)
+        found = await gather(inquiry.run(lm) for inquiry in inquiries.values())
         results = dict(zip(inquiries.values(), found, strict=True))
-        outcomes: list[Sequence[float] | MotesError] = []
+        outcomes: list[Sequence[float] | Failure] = []
         for trajectory in trajectories:
             mine = {node: of[node] for node in trajectory.path if node in of}
             usage = sum((inquiry.bill() for inquiry in mine.values()), Usage())
             errors = [result for inquiry in mine.values() if isinstance(result := results[inquiry], MotesError)]
             if errors:
-                error = copy.copy(errors[0])  # others may have it, too, who paid nothing for it
-                error.usage = usage
-                outcomes.append(error)
+                outcomes.append(Failure(errors[0], usage))
                 continue
             for node, inquiry in mine.items():
                 if not isinstance(result := results[inquiry], MotesError):
                     self._known[node] = result
             outcomes.append(Scores((self._known.get(node, NEUTRAL) for node in trajectory.path), usage))
-        return ScoresFailedError.unless_all(outcomes)
+        return outcomes
 
     def __repr__(self) -> str:
         return f"Judge({self.lm!r}, {self.rubric.name!r})"
@@ -167,7 +171,7 @@ class _Inquiry:
         self._spent = Usage()
         self._error: MotesError | None = None
 
-    async def run(self, lm: Together) -> float | MotesError:
+    async def run(self, lm: StepSource) -> float | MotesError:
         """The score, or why there is none."""
         root = Trajectory(Problem(self.asked))
         n = self.judge.num_verdicts
@@ -196,7 +200,7 @@ class _Inquiry:
         computed = spent.generated_tokens + spent.prefill_tokens
         return Usage(reward_tokens=computed, reward_tokens_cached=spent.prefill_tokens_cached)
 
-    async def _criticise(self, lm: Together, root: Trajectory, number: int) -> Sequence[_Draw]:
+    async def _criticise(self, lm: StepSource, root: Trajectory, number: int) -> Sequence[_Draw]:
         """A critique, and a verdict behind it."""
         begun = root.extend(Step(self.rubric.opening, "step")) if self.rubric.opening else root
         sampling = Sampling(
@@ -209,7 +213,7 @@ class _Inquiry:
         said = (self.rubric.opening + critique).rstrip() + self.rubric.cue
         return await self._behind(lm, root.extend(Step(said, "step")), 1, number)
 
-    async def _behind(self, lm: Together, place: Trajectory, count: int, *name: int) -> Sequence[_Draw]:
+    async def _behind(self, lm: StepSource, place: Trajectory, count: int, *name: int) -> Sequence[_Draw]:
         """Draws of a verdict behind a cue: the likeliest token if that is enough, else `count`."""
         read = self.rubric.verdict
         likeliest: list[_Draw] = []
@@ -228,7 +232,7 @@ class _Inquiry:
         return [*likeliest, *(draw for draws in drawn for draw in draws)]
 
     async def _verdict(
-        self, lm: Together, place: Trajectory, sampling: Sampling, read: Read, *name: str | int
+        self, lm: StepSource, place: Trajectory, sampling: Sampling, read: Read, *name: str | int
     ) -> Sequence[_Draw]:
         """Draws up to one that states a verdict."""
         draws: list[_Draw] = []
@@ -243,12 +247,13 @@ class _Inquiry:
                 break
         return draws
 
-    async def _extend(self, lm: Together, place: Trajectory, sampling: Sampling, *name: str | int) -> Step | None:
+    async def _extend(self, lm: StepSource, place: Trajectory, sampling: Sampling, *name: str | int) -> Step | None:
         """A step, drawn by a seed that depends on what is asked and on the draw's name; None where it fails."""
         digest = hashlib.sha256(json.dumps([self.judge.seed, self.asked, *name]).encode()).digest()
         step = await lm.extend(place, sampling, int.from_bytes(digest[:8], "big") >> 1)
-        if isinstance(step, MotesError):
-            self._error = step
+        if isinstance(step, Failure):
+            self._error = step.error
+            self._spent += step.usage
             return None
         self._spent += step.usage or Usage(generated_tokens=len(step.token_ids))
         if step.end == "length" and not step.text and not step.token_ids:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from motes.errors import MotesError, ScoresFailedError
 from motes.protocols import RewardModel
-from motes.types import Scores, Trajectory
+from motes.types import Failure, Scores, Trajectory
 
 
 class MappedReward:
@@ -21,15 +20,13 @@ class MappedReward:
         """What becomes of the score in [0, 1] of a prefix: a number in [0, 1]."""
         raise NotImplementedError
 
-    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
         """See `motes.protocols.RewardModel`."""
-        scored = await ScoresFailedError.outcomes_of(self.reward.score(trajectories))
-        return ScoresFailedError.unless_all(
-            [
-                scores if isinstance(scores, MotesError) else self._changed(trajectory, scores)
-                for trajectory, scores in zip(trajectories, scored, strict=True)
-            ]
-        )
+        scored = await self.reward.score(trajectories)
+        return [
+            scores if isinstance(scores, Failure) else self._changed(trajectory, scores)
+            for trajectory, scores in zip(trajectories, scored, strict=True)
+        ]
 
     async def ready(self) -> None:
         """See `motes.protocols.RewardModel`: of the model inside."""
@@ -45,6 +42,11 @@ class MappedReward:
     def outcome(self) -> bool:
         """Whether the model inside scores finished answers only."""
         return bool(getattr(self.reward, "outcome", False))
+
+    @property
+    def merges_calls(self) -> bool:
+        """Whether concurrent calls of the model inside meet in one batch."""
+        return bool(getattr(self.reward, "merges_calls", False))
 
     def _changed(self, trajectory: Trajectory, scores: Sequence[float]) -> Sequence[float]:
         changed = [self.change(node, score) for node, score in zip(trajectory.path, scores, strict=True)]

@@ -25,7 +25,7 @@ from motes.rewards.format import Format
 from motes.rewards.layouts import Qwen2ForProcessRewardModel, head_of, model_class, probability
 from motes.rewards.reading import Prefix, Reader, Reading
 from motes.rewards.self_test import ANSWERS, QUESTION, is_wanted, refuse_constant
-from motes.types import Trajectory, Usage
+from motes.types import Failure, Trajectory, Usage
 from motes.vocabulary import Vocabulary
 
 __all__ = ["LocalPRM", "Qwen2ForProcessRewardModel"]
@@ -51,6 +51,7 @@ class LocalPRM(Engine[_Reading]):
         max_cached_tokens, max_batch_tokens, num_threads: see `motes.kv.engine.Engine`.
     """
 
+    merges_calls = True
     role, error = "reward model", RewardError
 
     def __init__(
@@ -110,7 +111,7 @@ class LocalPRM(Engine[_Reading]):
             prm._refuse_constant()
         return prm
 
-    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
         """See `motes.protocols.RewardModel`. Concurrent calls are read in one batch; equal texts are read once."""
         return await self._reader.score(trajectories, self._submit)
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar, get_args
 from weakref import WeakKeyDictionary
 
-from motes.errors import ContextLengthError, MotesError, ScoresFailedError, UnknownNameError
+from motes.errors import ContextLengthError, UnknownNameError
 from motes.rewards.blank import fill_scores, written_steps
 from motes.rewards.format import Format
-from motes.types import Problem, Scores, Trajectory, Usage
+from motes.types import Failure, Problem, Scores, Trajectory, Usage
 
 Prefix = Literal["steps", "whole"]
 
@@ -49,7 +49,7 @@ class Reading:
 
 ReadingT = TypeVar("ReadingT", bound=Reading)
 Key = tuple[tuple[int, ...], tuple[int, ...]]
-Read = Callable[[list[ReadingT]], Awaitable[Sequence[Sequence[float] | MotesError]]]
+Read = Callable[[list[ReadingT]], Awaitable[Sequence[Sequence[float] | Failure]]]
 """Reads texts: for each its scores, or why there are none."""
 
 
@@ -82,17 +82,16 @@ class Reader(Generic[ReadingT]):
         self._known: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
         self._step_ids: WeakKeyDictionary[Trajectory, list[int]] = WeakKeyDictionary()
 
-    async def score(self, trajectories: Sequence[Trajectory], read: Read[ReadingT]) -> list[Sequence[float]]:
+    async def score(self, trajectories: Sequence[Trajectory], read: Read[ReadingT]) -> list[Sequence[float] | Failure]:
         """See `motes.protocols.RewardModel`. Equal texts are read once; the first trajectory bears the cost.
 
         Raises:
             ContextLengthError: a problem alone does not fit the context.
-            ScoresFailedError: some trajectories could not be scored.
         """
         unread: dict[Key, ReadingT] = {}
         wanted: list[list[Key]] = []
         first: list[list[ReadingT]] = []  # of each trajectory: those that nobody before it wanted
-        failures: dict[int, MotesError] = {}
+        failures: dict[int, Failure] = {}
         for i, trajectory in enumerate(trajectories):
             wanted.append([])
             first.append([])
@@ -101,7 +100,7 @@ class Reader(Generic[ReadingT]):
             except ContextLengthError as error:
                 if self.context_length and len(self.format.prompt(trajectory.problem)) >= self.context_length:
                     raise
-                failures[i] = error
+                failures[i] = Failure(error)
                 continue
             for reading in readings:
                 key = reading.key
@@ -112,25 +111,23 @@ class Reader(Generic[ReadingT]):
                 else:
                     for nodes, more in zip(unread[key].nodes, reading.nodes, strict=True):
                         nodes.extend(more)
-        failed: dict[Key, MotesError] = {}
+        failed: dict[Key, Failure] = {}
         outcomes = await read(list(unread.values()))
         for (key, reading), outcome in zip(unread.items(), outcomes, strict=True):
-            if isinstance(outcome, MotesError):
+            if isinstance(outcome, Failure):
                 failed[key] = outcome
                 continue
             for nodes, value in zip(reading.nodes, outcome, strict=True):
                 self._known.update((node, value) for node in nodes)
-        for i, keys in enumerate(wanted):
-            why = next((failed[key] for key in keys if key in failed), None)
-            if why is not None:
-                failures[i] = why
-        return ScoresFailedError.unless_all(
-            [
-                failures.get(i)
-                or Scores(fill_scores(trajectory, self._known), sum((r.usage for r in first[i]), Usage()))
-                for i, trajectory in enumerate(trajectories)
-            ]
-        )
+        scored: list[Sequence[float] | Failure] = []
+        for i, trajectory in enumerate(trajectories):
+            usage = sum((reading.usage for reading in first[i]), Usage())
+            failure = failures.get(i) or next((failed[key] for key in wanted[i] if key in failed), None)
+            if failure is None:
+                scored.append(Scores(fill_scores(trajectory, self._known), usage))
+            else:
+                scored.append(Failure(failure.error, usage + failure.usage))
+        return scored
 
     def texts(self, problem: Problem, steps: Sequence[str]) -> list[ReadingT]:
         """Each step as the whole answer to a problem, to be read by itself and not to be kept."""

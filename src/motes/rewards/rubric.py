@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
+from motes.arguments import fit, fit_fields
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.types import Problem, Trajectory
 
@@ -53,6 +54,13 @@ class Rubric:
     outcome: bool = False
 
     def __post_init__(self) -> None:
+        prefix = f"rubric {self.name!r}: "
+        fit_fields(self, prefix)
+        for word, score in self.verdicts.items():
+            fit(f"{prefix}a verdict", word, str)
+            fit(f"{prefix}the score of {word!r}", score, float)
+        object.__setattr__(self, "verdicts", dict(self.verdicts))
+
         def require(holds: bool, what: str) -> None:
             if not holds:
                 raise ConfigurationError(f"rubric {self.name!r}: {what}")

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from motes.concurrency import Batcher, Pending
 from motes.errors import (
     ConfigurationError,
     ContextLengthError,
     MissingExtraError,
-    MotesError,
     RejectedError,
     ServerError,
-    StepsFailedError,
     UnknownNameError,
 )
-from motes.http import Address, Ask, Client, Turns, flag, now, whole_number
+from motes.http import Address, Client, flag, now, whole_number
 from motes.models.served.capabilities import Capabilities
 from motes.models.served.native import WIRES
 from motes.models.served.probe import probe
@@ -28,7 +27,7 @@ from motes.models.served.refusals import is_about, room, unsupported
 from motes.models.served.stream import follow
 from motes.models.served.wires import Completions, Drawn, Prompt, Request, Wire
 from motes.steps import divided, drawn_before, end_at_limit
-from motes.types import Sampling, Step, Trajectory, Usage
+from motes.types import Failure, Sampling, Step, Trajectory, Usage
 
 if TYPE_CHECKING:
     from motes.vocabulary import Vocabulary
@@ -42,8 +41,12 @@ ADAPTATIONS = 6
 """How often a request is asked in another way."""
 
 
+OF_ITS_PROMPT = (ServerError, ContextLengthError)
+"""Errors of one request, which the others may not share."""
+
+
 @dataclass(eq=False)
-class StepAsk(Ask[Step]):
+class PendingStep(Pending[Step | Failure]):
     """One trajectory to be extended."""
 
     trajectory: Trajectory
@@ -107,7 +110,7 @@ class HTTPLanguageModel:
             ids=self.profile.takes_ids,
         )
         self._most: int | None = None  # tokens of one answer, once the server has said so
-        self._turns: Turns[StepAsk, Step] = Turns(self._carry_out)
+        self._batcher: Batcher[PendingStep, Step | Failure] = Batcher(self._process)
 
     @classmethod
     def open(
@@ -160,7 +163,9 @@ class HTTPLanguageModel:
         """Whether steps carry log-probabilities: streams that are cut on this side may have none."""
         return self.logprobs and not (self._cuts(sampling) and self._cutter is not self._wire)
 
-    async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
+    async def extend(
+        self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Step | Failure]:
         """See `motes.protocols.LanguageModel`. What concurrent calls ask for in one turn of the event loop is asked of
         the server together. Cancelling a call closes its requests at once, unless others wait for them too.
 
@@ -168,20 +173,16 @@ class HTTPLanguageModel:
             ConfigurationError: the server cannot sample so, or cannot continue what is begun.
             UnauthorizedError: the server does not accept the key any more.
             ContextLengthError: a prompt alone does not fit.
-            StepsFailedError: some requests failed for good.
         """
         self.profile.sampling_fields(sampling)
         if not self.continues_prefixes and any(trajectory.depth for trajectory in trajectories):
             raise ConfigurationError(f"{self!r} cannot continue an answer: draw whole ones")
-        asks = [StepAsk(trajectory, sampling, seed) for trajectory, seed in zip(trajectories, seeds, strict=True)]
-        outcomes = await self._turns.submit(asks)
-        steps = [outcome for outcome in outcomes if isinstance(outcome, Step)]
-        if len(steps) == len(asks):
-            return steps
+        asks = [PendingStep(trajectory, sampling, seed) for trajectory, seed in zip(trajectories, seeds, strict=True)]
+        outcomes = await self._batcher.submit(asks)
         for outcome in outcomes:
-            if isinstance(outcome, MotesError) and not isinstance(outcome, ServerError):
-                raise outcome
-        raise StepsFailedError(outcomes)
+            if isinstance(outcome, Failure) and isinstance(outcome.error, ContextLengthError):
+                raise outcome.error
+        return outcomes
 
     async def ready(self) -> None:
         """Ask the server for a sign of life, once.
@@ -195,19 +196,19 @@ class HTTPLanguageModel:
         """Close this event loop's connections; otherwise they are closed with the loop."""
         await self.client.aclose()
 
-    async def _carry_out(self, asks: list[StepAsk]) -> None:
+    async def _process(self, asks: list[PendingStep]) -> None:
         """Everything that one turn of the event loop asks for."""
-        groups: dict[int, list[StepAsk]] = {}
+        groups: dict[int, list[PendingStep]] = {}
         for ask in asks:
             groups.setdefault(id(ask.trajectory), []).append(ask)
         prompts = await asyncio.gather(
             *(self._renderer.extended(group[0].trajectory) for group in groups.values()), return_exceptions=True
         )
-        merged: dict[tuple[Any, ...], list[tuple[Prompt, list[StepAsk]]]] = {}
+        merged: dict[tuple[Any, ...], list[tuple[Prompt, list[PendingStep]]]] = {}
         for prompt, group in zip(prompts, groups.values(), strict=True):
-            if isinstance(prompt, MotesError):
+            if isinstance(prompt, OF_ITS_PROMPT):
                 for ask in group:
-                    ask.settle(prompt)
+                    ask.settle(Failure(prompt))
             elif isinstance(prompt, BaseException):
                 raise prompt
             else:
@@ -228,13 +229,28 @@ class HTTPLanguageModel:
                 # Each answer's asks: one, or all that are alike, where they are drawn once.
                 receivers = [ask for _, group in part for ask in ([[a] for a in group] if n == len(group) else [group])]
                 flat = [ask for _, group in part for ask in group]
-                self._turns.start(self._call(request, receivers), flat)
+                self._start(self._call(request, receivers), flat)
+
+    def _start(self, work: Coroutine[Any, Any, None], asks: Sequence[PendingStep]) -> None:
+        """Do `work` for `asks` beside everything else. Where it fails, they fail, and no others."""
+
+        async def run() -> None:
+            try:
+                await work
+            except OF_ITS_PROMPT as error:
+                for ask in asks:
+                    ask.settle(Failure(error))
+
+        self._batcher.start(run(), asks)
 
     def _ask(
-        self, prompt: Prompt, group: list[StepAsk], merged: dict[tuple[Any, ...], list[tuple[Prompt, list[StepAsk]]]]
+        self,
+        prompt: Prompt,
+        group: list[PendingStep],
+        merged: dict[tuple[Any, ...], list[tuple[Prompt, list[PendingStep]]]],
     ) -> None:
         """Put asks for one and the same node into requests: `merged` by what a request's prompts must share."""
-        by_sampling: dict[Sampling, list[StepAsk]] = {}
+        by_sampling: dict[Sampling, list[PendingStep]] = {}
         for ask in group:
             by_sampling.setdefault(ask.sampling, []).append(ask)
         for sampling, asks in by_sampling.items():
@@ -245,7 +261,7 @@ class HTTPLanguageModel:
             limit = self._limit(asks[0].trajectory, prompt, sampling)
             if isinstance(limit, ContextLengthError) or limit < 1:
                 for ask in asks:
-                    ask.settle(limit if isinstance(limit, ContextLengthError) else Step("", "length"))
+                    ask.settle(Failure(limit) if isinstance(limit, ContextLengthError) else Step("", "length"))
                 continue
             # A request of its own, also for a stream that is cut: where one ends, the server must not go on with it.
             alone = () if self._merges_prompts and not self._cuts(sampling) else (len(merged),)
@@ -260,7 +276,7 @@ class HTTPLanguageModel:
                 else:
                     merged[sampling, limit, len(part), self._seed(part[0]), id(part[0])] = [(prompt, part)]
 
-    def _seed(self, ask: StepAsk) -> int | None:
+    def _seed(self, ask: PendingStep) -> int | None:
         return None if self.seeds == "none" else ask.seed % self.profile.seed_below
 
     @property
@@ -296,7 +312,7 @@ class HTTPLanguageModel:
             limit = min(limit, context - len(prompt.ids))
         return limit
 
-    async def _call(self, request: Request, receivers: list[list[StepAsk]]) -> None:
+    async def _call(self, request: Request, receivers: list[list[PendingStep]]) -> None:
         """One request, asked in another way where the server says how, and what becomes of its answers."""
         for last in (False,) * ADAPTATIONS + (True,):
             try:
@@ -310,27 +326,27 @@ class HTTPLanguageModel:
                     continue
                 if isinstance(error, ContextLengthError):
                     for ask in _all(receivers):  # what was begun is as long as it can be
-                        ask.settle(Step("", "length") if ask.trajectory.depth else error)
+                        ask.settle(Step("", "length") if ask.trajectory.depth else Failure(error))
                 elif request.n > 1 and is_about(str(error), "n"):
                     self.capabilities = replace(self.capabilities, choices=1)
                     for i, asks in enumerate(receivers):
                         alone = replace(
                             request, prompts=(request.prompts[i // request.n],), n=1, seed=self._seed(asks[0])
                         )
-                        self._turns.start(self._call(alone, [asks]), asks)
+                        self._start(self._call(alone, [asks]), asks)
                 elif not last and self._wire.leave_out(unsupported(str(error)), request):
                     continue
                 else:
                     raise
             return
 
-    async def _send(self, request: Request, receivers: list[list[StepAsk]]) -> None:
+    async def _send(self, request: Request, receivers: list[list[PendingStep]]) -> None:
         settled: set[int] = set()
 
         def settle(index: int, drawn: Drawn) -> None:
             if index not in settled:
                 settled.add(index)
-                self._turns.start(self._finish(request, index, drawn, receivers[index]), receivers[index])
+                self._start(self._finish(request, index, drawn, receivers[index]), receivers[index])
 
         wire = self._cutter if request.cut else self._wire
         if request.cut or (request.count > 1 and self.profile.stream_interval):
@@ -342,7 +358,7 @@ class HTTPLanguageModel:
         rest = [index for index in range(request.count) if index not in settled]
         await asyncio.gather(*(self._finish(request, i, answers[i], receivers[i]) for i in rest))
 
-    async def _finish(self, request: Request, index: int, drawn: Drawn, asks: list[StepAsk]) -> None:
+    async def _finish(self, request: Request, index: int, drawn: Drawn, asks: list[PendingStep]) -> None:
         """An answer becomes a step."""
         before = request.prompts[index // request.n].before
         text, ahead, end = before + drawn.text, "", drawn.end
@@ -372,7 +388,7 @@ class HTTPLanguageModel:
         return f"HTTPLanguageModel({str(self.address)!r})"
 
 
-def _all(receivers: Iterable[list[StepAsk]]) -> list[StepAsk]:
+def _all(receivers: Iterable[list[PendingStep]]) -> list[PendingStep]:
     return [ask for asks in receivers for ask in asks]
 
 

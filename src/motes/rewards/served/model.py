@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from motes.checkpoint import checkpoint_config
+from motes.concurrency import Batcher, Pending
 from motes.errors import (
     BadResponseError,
     ConfigurationError,
@@ -16,21 +17,21 @@ from motes.errors import (
     RejectedError,
     ServerError,
 )
-from motes.http import Address, Ask, Client, Server, Turns, identify, now, whole_number
+from motes.http import Address, Client, Server, identify, now, whole_number
 from motes.rewards.families import FAMILIES, Family, family
 from motes.rewards.format import Format
 from motes.rewards.reading import Key, Prefix, Reader, Reading
 from motes.rewards.self_test import ANSWERS, QUESTION, is_wanted, refuse_constant
 from motes.rewards.served.probe import family_of
 from motes.rewards.served.routes import ROUTES, Route, kind
-from motes.types import Trajectory
+from motes.types import Failure, Trajectory
 from motes.vocabulary import Vocabulary
 
 Values = list[float]
 
 
 @dataclass(eq=False)
-class _Ask(Ask[Values]):
+class _PendingReading(Pending[Values | Failure]):
     """A text to be read."""
 
     reading: Reading
@@ -50,6 +51,8 @@ class ServedPRM:
     Raises:
         ConfigurationError: servers of this engine cannot score this family.
     """
+
+    merges_calls = True
 
     def __init__(
         self,
@@ -80,7 +83,7 @@ class ServedPRM:
         self._reader = Reader(
             self.format, prefix, name=server.model, context_length=self.context_length, reading=Reading
         )
-        self._turns: Turns[_Ask, Values] = Turns(self._carry_out)
+        self._batcher: Batcher[_PendingReading, Values | Failure] = Batcher(self._process)
 
     @classmethod
     def open(
@@ -156,14 +159,13 @@ class ServedPRM:
         await prm._try(self_test)
         return prm
 
-    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
-        """See `motes.protocols.RewardModel`. What concurrent calls ask for in one turn of the event loop is asked of
-        the server together, and what is alike once. A step that has a score is not asked for again.
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
+        """See `motes.protocols.RewardModel`. The texts of concurrent calls travel together, equal texts once. A step
+        that has a score is not read again.
 
         Raises:
             UnauthorizedError: the server does not accept the key any more.
             ContextLengthError: a problem alone does not fit the context.
-            ScoresFailedError: some requests failed for good, or do not fit the context.
         """
         return await self._reader.score(trajectories, self._read)
 
@@ -198,55 +200,52 @@ class ServedPRM:
         """Close this event loop's connections; otherwise they are closed with the loop."""
         await self.client.aclose()
 
-    async def _read(self, readings: list[Reading]) -> list[Values | MotesError]:
-        outcomes = await self._turns.submit([_Ask(reading) for reading in readings])
-        for outcome in outcomes:
-            if isinstance(outcome, ConfigurationError):
-                raise outcome
-        return outcomes
+    async def _read(self, readings: list[Reading]) -> list[Values | Failure]:
+        return await self._batcher.submit([_PendingReading(reading) for reading in readings])
 
-    async def _carry_out(self, asks: list[_Ask]) -> None:
-        """Everything that one turn of the event loop asks for, what is alike once: the first who asked pays."""
-        alike: dict[Key, list[_Ask]] = {}
-        for ask in asks:
-            alike.setdefault(ask.reading.key, []).append(ask)
-        by_rounds = sorted(alike.values(), key=lambda group: self.route.rounds(group[0].reading))
+    async def _process(self, requests: list[_PendingReading]) -> None:
+        """Read the texts of one turn of the event loop, equal ones once: the first to request a text pays for it."""
+        equal: dict[Key, list[_PendingReading]] = {}
+        for request in requests:
+            equal.setdefault(request.reading.key, []).append(request)
+        by_rounds = sorted(equal.values(), key=lambda group: self.route.rounds(group[0].reading))
         for _, groups in groupby(by_rounds, key=lambda group: self.route.rounds(group[0].reading)):
             together = list(groups)
             size = self.route.texts_per_call
             for start in range(0, len(together), size):
                 self._start(together[start : start + size])
 
-    def _start(self, groups: list[list[_Ask]]) -> None:
-        self._turns.start(self._call(groups), [ask for group in groups for ask in group])
+    def _start(self, groups: list[list[_PendingReading]]) -> None:
+        self._batcher.start(self._call(groups), [request for group in groups for request in group])
 
-    async def _call(self, groups: list[list[_Ask]]) -> None:
+    async def _call(self, groups: list[list[_PendingReading]]) -> None:
         """One request, or as many as its texts take rounds. Where one of several texts may be what was wrong, each is
-        asked for by itself: the others are not to suffer for it."""
+        sent by itself, so that the others do not fail with it."""
+        outcomes: Sequence[Values | Failure]
         try:
-            values = await self.route.read([group[0].reading for group in groups])
+            outcomes = await self.route.read([group[0].reading for group in groups])
         except (ContextLengthError, ServerError) as error:
-            if len(groups) == 1 or not _of_a_text(error):
-                raise
-            for group in groups:
-                self._start([group])
-            return
-        for group, scores in zip(groups, values, strict=True):
-            for ask in group:
-                ask.settle(scores)
+            if len(groups) > 1 and _of_a_text(error):
+                for group in groups:
+                    self._start([group])
+                return
+            outcomes = [Failure(error)] * len(groups)
+        for group, outcome in zip(groups, outcomes, strict=True):
+            for request in group:
+                request.settle(outcome)
 
     async def _try(self, self_test: bool) -> None:
         """Find out whether tokens mean there what they mean here, and whether there are scores, which vary."""
         await self._compare_tokenizers()
         scores: list[float] = []
         for outcome in await self._read(self._reader.texts(QUESTION, ANSWERS)):
-            if isinstance(outcome, RejectedError):
+            if isinstance(outcome, Failure):
+                if not isinstance(outcome.error, RejectedError):
+                    raise outcome.error
                 raise ConfigurationError(
                     f"{self!r} gives no scores of the family {self.format.family.name}: start the server as "
-                    f"`{self.route.start}`. {outcome}"
-                ) from outcome
-            if isinstance(outcome, MotesError):
-                raise outcome
+                    f"`{self.route.start}`. {outcome.error}"
+                ) from outcome.error
             scores += outcome
         if self_test:
             refuse_constant(scores, self.server.model, self.format.family.name)

@@ -1,0 +1,132 @@
+"""Concurrent calls: those that fail together, and those that become one batch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+T = TypeVar("T")
+ItemT = TypeVar("ItemT")
+PendingT = TypeVar("PendingT", bound="Pending[Any]")
+
+
+async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results, in order. The first failure cancels the rest and is raised as it is."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+class Pending(Generic[T]):
+    """A request that waits for its outcome. Subclasses hold what is requested."""
+
+    future: asyncio.Future[T]
+
+    def settle(self, outcome: T) -> None:
+        """Give the caller the outcome, unless the request is settled or withdrawn already."""
+        if not self.future.done():
+            self.future.set_result(outcome)
+
+    def fail(self, error: Exception) -> None:
+        """Raise an error in the caller, unless the request is settled or withdrawn already."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Batcher(Generic[PendingT, T]):
+    """Collects the requests of concurrent calls until the event loop has run everything that was ready, then passes
+    them to `process` as one batch. It waits for no clock.
+
+    Work on a batch, or on a part of it that `start` was given, is cancelled when all its requests have been withdrawn.
+    An error that the work raises is raised in every caller whose request is not settled yet.
+
+    Args:
+        process: settles each request of the batch, or starts work that does.
+    """
+
+    def __init__(self, process: Callable[[list[PendingT]], Coroutine[Any, Any, None]]) -> None:
+        self._process = process
+        self._waiting: WeakKeyDictionary[asyncio.AbstractEventLoop, list[PendingT]] = WeakKeyDictionary()
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def submit(self, requests: Sequence[PendingT]) -> list[T]:
+        """The outcomes, in order. Cancelling the call withdraws its requests, and so does the first error."""
+        loop = asyncio.get_running_loop()
+        for request in requests:
+            request.future = loop.create_future()
+        waiting = self._waiting.setdefault(loop, [])
+        if not waiting:
+            loop.call_soon(self._flush, loop)
+        waiting.extend(requests)
+        try:
+            return list(await asyncio.gather(*(request.future for request in requests)))
+        finally:
+            for request in requests:
+                request.future.cancel()
+
+    def start(self, work: Coroutine[Any, Any, None], requests: Sequence[PendingT]) -> None:
+        """Run `work`, which settles `requests`, beside everything else."""
+
+        async def run() -> None:
+            try:
+                await work
+            except asyncio.CancelledError:
+                for request in requests:
+                    request.future.cancel()
+                raise
+            except Exception as error:  # whatever went wrong, its callers must not wait for ever
+                for request in requests:
+                    request.fail(error)
+
+        task = asyncio.ensure_future(run())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        unsettled = len(requests)
+
+        def count_down(future: asyncio.Future[Any]) -> None:
+            nonlocal unsettled
+            unsettled -= 1
+            if unsettled == 0 and any(request.future.cancelled() for request in requests):
+                task.cancel()
+
+        for request in requests:
+            request.future.add_done_callback(count_down)
+
+    def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        requests = [request for request in self._waiting.pop(loop, ()) if not request.future.done()]
+        if requests:
+            self.start(self._process(requests), requests)
+
+
+@dataclass(eq=False)
+class _Item(Pending[T], Generic[ItemT, T]):
+    value: ItemT
+
+
+class CallBatcher(Generic[ItemT, T]):
+    """Makes one call of `function` out of all calls of one turn of the event loop.
+
+    Args:
+        function: takes the items of all calls, (B,), and returns an outcome for each, in order.
+    """
+
+    def __init__(self, function: Callable[[list[ItemT]], Awaitable[Sequence[T]]]) -> None:
+        self._function = function
+        self._batcher: Batcher[_Item[ItemT, T], T] = Batcher(self._process)
+
+    async def __call__(self, items: Iterable[ItemT]) -> list[T]:
+        """The outcomes of the items, in order. An error of the batch is raised in each of its callers."""
+        return await self._batcher.submit([_Item(item) for item in items])
+
+    async def _process(self, requests: list[_Item[ItemT, T]]) -> None:
+        outcomes = await self._function([request.value for request in requests])
+        for request, outcome in zip(requests, outcomes, strict=True):
+            request.settle(outcome)
