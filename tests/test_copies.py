@@ -23,7 +23,7 @@ import motes.types
 from motes.errors import ConfigurationError, MissingExtraError, MotesError, ProblemFileError, UnknownNameError
 from motes.gateway.admission import BusyError
 from motes.gateway.answering import RefusedError
-from motes.types import Problem, Record, Result, Sampling, Scores, Step, Trajectory, Usage
+from motes.types import Failure, Problem, Record, Result, Sampling, Scores, Step, Trajectory, Usage
 
 COPIES: dict[str, Callable[[Any], Any]] = {
     **{
@@ -92,6 +92,7 @@ EXAMPLES: dict[type, Any] = {
     Problem: motes.Prompt(question="Think. {question}").problem(Problem("?", id="a", answer="3", system="Be brief.")),
     Usage: Usage(generated_tokens=3, reward_calls=1),
     Scores: Scores([0.25, 1.0], Usage(reward_tokens=7)),
+    Failure: Failure(MissingExtraError("a judge", "http"), Usage(reward_tokens=2)),
     Step: Step("a\n\n", "step", (1, 2), logprob=-1.5, usage=Usage(generated_tokens=2), ahead="b"),
     Trajectory: RESULT.trajectories[0],
     Sampling: Sampling(delimiter=re.compile(r"\n+(?=Step)"), stop=("a", "b")),
@@ -144,8 +145,7 @@ def errors() -> list[type[MotesError]]:
     found: list[type[MotesError]] = [MotesError]
     for cls in found:
         found.extend(other for other in cls.__subclasses__() if other not in found)
-    abstract = {"PartlyFailedError"}
-    return [cls for cls in found if cls.__module__.startswith("motes.") and cls.__name__ not in abstract]
+    return [cls for cls in found if cls.__module__.startswith("motes.")]
 
 
 BUILT: dict[type[MotesError], Any] = {

@@ -120,6 +120,11 @@ class TestBadRows:
             ({"question": "?", "answer": " "}, "must be a text or a number"),
             ({"question": "?", "answer": True}, "must be a text or a number"),
             ({"question": "?", "answer": None}, "no `answer`"),
+            ({"question": "?", "answer": float("nan")}, "`answer` must be a text or a number, not nan"),
+            ({"question": "?", "answer": float("inf")}, "`answer` must be a text or a number, not inf"),
+            ({"question": 3.5, "answer": "2"}, "must be a text"),
+            ({"question": "?", "answer": "2", "id": ["a"]}, "`id` must be a text or a number"),
+            ({"question": "?", "answer": "2", "id": float("nan")}, "`id` must be a text or a number"),
             ({"question": "?", "solution": "So 2."}, "no answer in"),
             ({"question": "?", "answer": "2", "id": "first"}, "its id 'first' is that of line 1, too"),
         ],
@@ -130,6 +135,14 @@ class TestBadRows:
             task(str(path)).problems()
         assert str(raised.value).startswith(f"{path}, line 4: ")
         assert (raised.value.path, raised.value.line) == (str(path), 4)
+
+    @pytest.mark.parametrize(
+        "number", ["0.50", "1e3", "12345678901234567890.5", "1E400", "-7", "100000000000000000000"]
+    )
+    def test_a_number_is_read_as_it_is_written(self, tmp_path, number):
+        (tmp_path / "p.jsonl").write_text(f'{{"question": "?", "answer": {number}, "id": {number}}}')
+        (problem,) = task(f"exact-match:{tmp_path / 'p.jsonl'}").problems()
+        assert (problem.answer, problem.id) == (number, number)
 
     @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe"])
     def test_files_that_hold_nothing(self, tmp_path, content):

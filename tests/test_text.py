@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
 import unicodedata
+from pathlib import Path
 
 import pytest
 
-from motes.text import visible, well_formed
+from motes.gateway.config import Config
+from motes.lab.calibration import read_labelled
+from motes.lab.evaluation import read_configuration
+from motes.prompts import prompt
+from motes.rewards.calibration import Calibration
+from motes.tasks.rows import read_jsonl
+from motes.text import json_line, parse_json, read_text, visible, well_formed
 
 
 @pytest.mark.parametrize(
@@ -87,3 +95,55 @@ def test_nothing_that_unicode_calls_a_control_or_a_format_is_left():
     for code in range(0x110000):
         if unicodedata.category(chr(code)) in ("Cc", "Cf", "Cs", "Zl", "Zp") and code not in signs:
             assert visible(f"a{chr(code)}b").isascii(), hex(code)
+
+
+def test_json_is_read_with_well_formed_texts():
+    assert parse_json(r'{"\ud83d": ["\ud83d\ude00", {"a": "\uDE00"}, 1, null]}') == {"�": ["😀", {"a": "�"}, 1, None]}
+    assert parse_json(b'"\xc3\xa9 \\\\ud83d"') == r"é \ud83d"  # a stroke, and letters
+    assert parse_json("[0.50]", parse_float=str) == ["0.50"]
+
+
+def test_a_line_of_json_is_one_line_for_everybody():
+    value = {"a\u2028": "b\x85c\u2029\n\x0b\x1cé\ud83d", "n": [1, 0.5]}
+    for line in (json_line(value), json_line(value, compact=True)):
+        assert len(line.splitlines()) == 1
+        assert json.loads(line.encode()) == {"a\u2028": "b\x85c\u2029\n\x0b\x1cé�", "n": [1, 0.5]}
+    assert json_line({"a": 1, "b": "é"}) == '{"a": 1, "b": "é"}'
+    assert json_line({"a": 1, "b": "é"}, compact=True) == '{"a":1,"b":"é"}'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        json_line(float("nan"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])  # as editors save it; the last two with a mark
+def test_text_files_of_any_editor(tmp_path: Path, encoding: str):
+    path = tmp_path / "a.txt"
+    path.write_bytes("é\r\n😀\ufeff\u2028.\rb\n".encode(encoding))
+    assert read_text(path) == "é\n😀\ufeff\u2028.\nb\n"
+
+
+def test_a_file_that_is_no_text(tmp_path: Path):
+    (tmp_path / "a.txt").write_bytes(b"a\xff")
+    with pytest.raises(UnicodeDecodeError):
+        read_text(tmp_path / "a.txt")
+
+
+MARK = b"\xef\xbb\xbf"
+
+
+def marked(path: Path, text: str) -> Path:
+    path.write_bytes(MARK + text.encode())
+    return path
+
+
+def test_an_editors_mark_is_accepted_wherever_a_person_may_have_left_one(tmp_path: Path):
+    rows = read_jsonl(marked(tmp_path / "p.jsonl", '{"question": "?", "answer": 1}\n'))
+    assert rows == [(1, {"question": "?", "answer": 1})]
+    labelled = marked(tmp_path / "l.jsonl", '{"label": 1, "score": 0.5, "text": "a\u2028b\x85c"}\n')
+    assert [answer.score for answer in read_labelled(labelled)] == [0.5]
+    assert prompt(marked(tmp_path / "mine.toml", 'system = "Be brief."\n')).system == "Be brief."
+    assert Config.load(marked(tmp_path / "motes.toml", '[models.a]\nlm = "tiny"\nreward = "tiny"\n')).models
+    (tmp_path / "run").mkdir()
+    marked(tmp_path / "run" / "config.json", '{"task": "arithmetic"}')
+    assert read_configuration(tmp_path / "run") == {"task": "arithmetic"}
+    marked(tmp_path / "c.json", '{"format": "motes calibration 1", "slope": 0, "scores": [0.5], "probabilities": [1]}')
+    assert Calibration.load(str(tmp_path / "c.json")).scores == (0.5,)

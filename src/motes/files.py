@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from motes.text import decoded
+
 LINE = 1 << 26
 """Bytes of a line, or of a small file, that are read at most: far more than any that motes writes."""
 
@@ -82,7 +84,7 @@ def read_text(path: Path, limit: int = LINE) -> str:
     if len(content) > limit:
         raise ValueError(f"it is longer than {limit:,} bytes")
     try:
-        return content.decode("utf-8-sig")
+        return decoded(content)
     except UnicodeDecodeError as error:
         raise ValueError(f"it is no UTF-8 (at byte {error.start})") from error
 
@@ -146,9 +148,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Put a file with this text in the place of `path`, see `replacing`."""
+    r"""Put a file with this text in the place of `path`, see `replacing`.
+
+    Half of a surrogate pair, which a file's name may hold, is written out: `\udcff`, as JSON has it.
+    """
     with replacing(path) as partial:
-        partial.write_bytes(text.encode())
+        partial.write_bytes(text.encode(errors="backslashreplace"))
 
 
 def _mode(path: Path) -> int | None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import json
 import re
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -21,6 +27,70 @@ def well_formed(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
+
+
+def well_formed_values(value: Any) -> Any:
+    """What JSON holds with every text in it, names included, made well-formed."""
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, dict):
+        return {well_formed_values(name): well_formed_values(one) for name, one in value.items()}
+    return [well_formed_values(one) for one in value] if isinstance(value, list) else value
+
+
+HALF_WRITTEN_OUT = re.compile(r"\\u[dD][89a-fA-F]")
+"""How JSON writes half of a surrogate pair."""
+
+
+def parse_json(text: str | bytes, **hooks: Any) -> Any:
+    """What JSON says, every text in it well-formed.
+
+    Args:
+        hooks: as for `json.loads`.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    text = (text.decode() if isinstance(text, bytes) else text).removeprefix("\ufeff")
+    value = json.loads(text, **hooks)
+    return well_formed_values(value) if HALF_WRITTEN_OUT.search(text) else value
+
+
+LINE_ENDS = re.compile("[\x85\u2028\u2029]")
+"""What some programs end a line at, where JSON Lines and server-sent events do not."""
+
+
+def json_line(value: Any, *, compact: bool = False) -> str:
+    """One line of JSON that everything reads as one line, without its end.
+
+    Raises:
+        ValueError: there is a number in it that is none, or an infinite one.
+    """
+    separators = (",", ":") if compact else None
+    line = well_formed(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=separators))
+    return LINE_ENDS.sub(lambda found: json.dumps(found[0])[1:-1], line)
+
+
+def read_text(path: Path | Traversable) -> str:
+    """What a text file holds, see `decoded`.
+
+    Raises:
+        OSError: it cannot be read.
+        UnicodeDecodeError: it is no such text.
+    """
+    return decoded(path.read_bytes())
+
+
+def decoded(content: bytes) -> str:
+    """The text of a file, in UTF-8; an editor's mark at its beginning is no part of it, and may say UTF-16. Lines end
+    at newlines, as Windows and old Macs write them, too.
+
+    Raises:
+        UnicodeDecodeError: it is no such text.
+    """
+    is_utf16 = len(content) > 2 and content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-16" if is_utf16 else "utf-8-sig"
+    return io.StringIO(content.decode(encoding), newline=None).read()
 
 
 JOINING = "\u0590-\u1cff\u2190-\u2bff\ufb50-\ufe0f\ufe70-\ufefc\U00010000-\U000dffff"

@@ -30,6 +30,7 @@ from motes.errors import ConfigurationError, MissingExtraError, MotesError
 from motes.lab.method_spec import method_from_spec
 from motes.protocols import Method
 from motes.tasks.arithmetic import Arithmetic
+from motes.text import read_text
 from motes.types import Sampling
 
 try:
@@ -242,7 +243,7 @@ class Config(Part):
             ConfigurationError: it cannot be read, or what it says cannot work: every fault with its place.
         """
         try:
-            told = tomllib.loads(path.read_text(encoding="utf-8"))
+            told = tomllib.loads(read_text(path))
         except OSError as error:
             raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -3,11 +3,12 @@ said, and no key."""
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from datetime import UTC, datetime
 from typing import Any, TextIO
+
+from motes.text import json_line
 
 
 class JSONLines(logging.Formatter):
@@ -22,7 +23,7 @@ class JSONLines(logging.Formatter):
         }
         if record.exc_info:
             told["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(told, ensure_ascii=False)
+        return json_line(told)
 
 
 def to_stream(stream: TextIO = sys.stderr) -> None:

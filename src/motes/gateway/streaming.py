@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from motes.gateway.replies import FINGERPRINT, about, finish_reason, identifier,
 from motes.gateway.wire import Progress
 from motes.lab.traces import Particles, Tree
 from motes.methods.population import Follower, Observer
+from motes.text import json_line
 from motes.types import Record, Result, Trajectory, Usage
 
 try:
@@ -155,7 +155,7 @@ class Chunks:
 
 def event(data: Any) -> bytes:
     """One server-sent event."""
-    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return f"data: {json_line(data, compact=True)}\n\n".encode()
 
 
 async def events(

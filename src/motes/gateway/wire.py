@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from motes.errors import MissingExtraError
+from motes.text import well_formed_values
 
 try:
     from pydantic import (
@@ -20,6 +21,7 @@ try:
         GetJsonSchemaHandler,
         ValidationInfo,
         field_validator,
+        model_validator,
     )
     from pydantic_core import CoreSchema, core_schema
 except ImportError as error:
@@ -139,6 +141,12 @@ class Request(Part):
     frequency_penalty: Penalty = None
     presence_penalty: Penalty = None
     logit_bias: Annotated[Any, Only({})] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _well_formed(cls, body: Any) -> Any:
+        """Half of a surrogate pair, which clients that count in UTF-16 send, becomes U+FFFD."""
+        return well_formed_values(body)
 
     @field_validator("stop")
     @classmethod

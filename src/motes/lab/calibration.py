@@ -13,7 +13,6 @@ question beside it is not asked, and keeps the answers to it together.
 from __future__ import annotations
 
 import datetime
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +27,7 @@ from motes.errors import ConfigurationError, MotesError, RewardError
 from motes.lab.reliability import brier_score, expected_calibration_error
 from motes.protocols import RewardModel
 from motes.rewards.calibration import Calibration
+from motes.text import parse_json, read_text
 from motes.types import Failure, Problem, Scores, Step, Trajectory, Usage
 
 FloatArray = npt.NDArray[np.float64]
@@ -76,14 +76,14 @@ def read_labelled(path: Path) -> list[Labelled]:
         ConfigurationError: it cannot be read, or a line is not as the module's docstring says.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     found = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                found.append(_labelled(json.loads(line)))
+                found.append(_labelled(parse_json(line)))
             except ValueError as error:
                 raise ConfigurationError(f"{path}, line {number}: {error}") from error
     return found

@@ -8,11 +8,11 @@ NaN, no nesting that exhausts the interpreter.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from motes import text as texts
 from motes.errors import RunDirectoryError
 from motes.text import well_formed
 
@@ -91,10 +91,6 @@ def told_to(damages: Damages | None, kind: str) -> Damaged:
     return refuse if damages is None else damages.of(kind)
 
 
-HALF = re.compile(r"\\u[dD][89a-fA-F]")
-"""How JSON writes half of a surrogate pair."""
-
-
 def parse_json(text: str) -> Any:
     """What JSON says, with texts that every file can hold, see `motes.text.well_formed`.
 
@@ -102,8 +98,7 @@ def parse_json(text: str) -> Any:
         ValueError: it is no JSON, or of the kind that a program cannot read in one way only.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_once, parse_int=_whole_number, parse_constant=_no_number)
-        return _well_formed(value) if HALF.search(text) else value
+        return texts.parse_json(text, object_pairs_hook=_once, parse_int=_whole_number, parse_constant=_no_number)
     except json.JSONDecodeError as error:
         raise ValueError(f"it is no JSON: {error}") from error
     except RecursionError:
@@ -125,16 +120,6 @@ def _whole_number(digits: str) -> int:
 
 def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number that JSON knows")
-
-
-def _well_formed(value: Any) -> Any:
-    if isinstance(value, str):
-        return well_formed(value)
-    if isinstance(value, list):
-        return [_well_formed(item) for item in value]
-    if isinstance(value, dict):
-        return {well_formed(name): _well_formed(item) for name, item in value.items()}
-    return value
 
 
 LARGEST = 2**63

@@ -21,6 +21,7 @@ from motes.lab.records import Foreign, Key
 from motes.prompts import Prompt
 from motes.protocols import Task
 from motes.tasks import TASKS
+from motes.text import well_formed_values
 from motes.types import Problem, Sampling
 
 CONFIGURATION = "config.json"
@@ -214,7 +215,8 @@ def check(directory: Path, configuration: Mapping[str, Any]) -> None:
         return
     if not (directory / CONFIGURATION).exists():
         raise RunDirectoryError(f"{directory} holds records but no {CONFIGURATION}: use another directory")
-    if different := differing(configuration, read_configuration(directory)):
+    # What is read is well-formed; the name of a file may not be.
+    if different := differing(well_formed_values(configuration), read_configuration(directory)):
         raise RunDirectoryError(
             f"{directory} holds an evaluation with another configuration: {'; '.join(different)}. "
             "Use the same settings, or another directory"

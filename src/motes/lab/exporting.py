@@ -11,7 +11,6 @@ formats and types"), in conversational form where there is a choice; what TRL do
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from motes.lab.damage import Damage, Damages, told_to
 from motes.lab.evaluation import RECORDS, TRACES, foreign_to, read_configuration
 from motes.lab.records import Key, RunRecord, read_records
 from motes.lab.traces import Trace, read_traces
+from motes.text import json_line
 
 Row = dict[str, Any]
 
@@ -256,7 +256,7 @@ def _json_lines(path: Path, rows: Iterable[Row]) -> int:
     count = 0
     with path.open("w", encoding="utf-8") as file:
         for count, row in enumerate(rows, start=1):  # noqa: B007
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(json_line(row) + "\n")
     return count
 
 

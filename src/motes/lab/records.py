@@ -10,7 +10,6 @@ Files may come from others: a line that is no record, or says what no run can ha
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +32,7 @@ from motes.lab.damage import (
     parse_json,
     refuse,
 )
+from motes.text import json_line
 from motes.types import Usage
 
 Outcome = Literal["correct", "wrong", "no_answer", "grader_timeout", "failed"]
@@ -103,7 +103,7 @@ class RunRecord:
         return self.right[self.groups.index(max(dict.fromkeys(given), key=given.count))]
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
+        return json_line(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, line: str) -> RunRecord:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import json
 import math
 import zlib
 from collections.abc import Iterator, Mapping
@@ -37,6 +36,7 @@ from motes.lab.damage import (
     refuse,
 )
 from motes.lab.records import Key
+from motes.text import json_line
 from motes.types import Finish, Record, Result, Step, Trajectory, Usage
 
 Numbers = tuple[float | None, ...]
@@ -148,7 +148,7 @@ class Trace:
         return "".join(step.text for step in self.path(node))
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return json_line(dataclasses.asdict(self), compact=True)
 
     def to_member(self) -> bytes:
         """The gzip member that a file of traces has of it."""

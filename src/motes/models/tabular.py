@@ -7,9 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from motes.errors import ConfigurationError
+from motes.text import well_formed
 from motes.types import Sampling, Step, StepEnd, Trajectory
 
 Path = tuple[str, ...]
+
+
+def _path(prefix: Path) -> Path:
+    """A prefix as steps have it."""
+    return tuple(map(well_formed, prefix))
 
 
 class TabularLanguageModel:
@@ -28,12 +34,13 @@ class TabularLanguageModel:
     """
 
     def __init__(self, table: Mapping[Path, Mapping[str, float]]) -> None:
+        table = {_path(prefix): {well_formed(text): p for text, p in row.items()} for prefix, row in table.items()}
         if () not in table:
             raise ConfigurationError("the table needs a row for the empty prefix ()")
         for prefix, row in table.items():
             if not row or min(row.values()) < 0 or abs(sum(row.values()) - 1) > 1e-9:
                 raise ConfigurationError(f"the row of {prefix!r} is not a distribution: {dict(row)!r}")
-        self.table = {prefix: dict(row) for prefix, row in table.items()}
+        self.table = table
 
     @classmethod
     def random(

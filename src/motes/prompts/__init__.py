@@ -23,7 +23,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from motes.arguments import fit_fields
 from motes.errors import ConfigurationError, UnknownNameError
+from motes.text import read_text
 from motes.types import Problem, Sampling
 
 SLOT = "{question}"
@@ -62,6 +64,7 @@ class Prompt:
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
+        fit_fields(self, "a prompt's ")
         if SLOT not in self.question:
             raise ConfigurationError(f"the prompt {self.name!r} has no {SLOT} in its `question`: say where it stands")
 
@@ -101,7 +104,7 @@ def prompt(spec: str | Path | Prompt) -> Prompt:
     if not path.is_file():
         raise UnknownNameError("prompt", str(spec), (*names(), "FILE.toml of your own"))
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"the prompt {str(path)!r} cannot be read: {error}") from error
     return _read(text, path.stem, str(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -17,6 +16,7 @@ from motes import files
 from motes.errors import ConfigurationError
 from motes.protocols import RewardModel
 from motes.rewards.mapped import MappedReward
+from motes.text import json_line, parse_json, read_text
 from motes.types import Trajectory
 
 FORMAT = "motes calibration 1"
@@ -80,7 +80,7 @@ class Calibration:
         """
         path = path_of(name)
         try:
-            held = json.loads(path.read_text(encoding="utf-8"))
+            held = parse_json(read_text(path))
         except FileNotFoundError as error:
             raise ConfigurationError(
                 f"there is no calibration {name!r} ({path}): `motes calibrate` makes one; a file's name ends in .json"
@@ -109,7 +109,7 @@ class Calibration:
             "probabilities": self.probabilities,
         }
         # Lists of numbers on one line each: a person can read the file.
-        lines = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in held.items()]
+        lines = [f"  {json_line(key)}: {json_line(value)}" for key, value in held.items()]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from motes.errors import ConfigurationError
+from motes.text import well_formed
 from motes.types import Trajectory
 
 Path = tuple[str, ...]
@@ -27,7 +28,7 @@ class TabularReward:
         for prefix, score in (*table.items(), ((), default)):
             if not 0 <= score <= 1:
                 raise ConfigurationError(f"the score of {prefix!r} is {score}: it must lie in [0, 1]")
-        self.table = dict(table)
+        self.table = {tuple(map(well_formed, prefix)): score for prefix, score in table.items()}
         self.default = default
 
     @classmethod

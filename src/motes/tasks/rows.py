@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +11,20 @@ from typing import Any
 
 from motes.errors import ConfigurationError, ProblemFileError
 from motes.tasks.boxed import BoxedAnswers
+from motes.text import parse_json, read_text
 from motes.types import Problem
 
 Row = Mapping[str, Any]
+
+
+class Numeral(float):
+    """A number of a file, which is read as it is written there: 0.50 is "0.50"."""
+
+    def __init__(self, written: str) -> None:
+        self.written = written
+
+    def __str__(self) -> str:
+        return self.written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,19 +59,17 @@ class Fields:
         field, answer = _need(row, self.answer)
         choices = _choices(_find(row, self.choices)[1])
         reference = self._chosen(answer, choices) if choices else self._reference(field, answer)
-        identifier = _find(row, self.id)[1]
+        named, identifier = _find(row, self.id)
         laid_out = "".join(f"\n{letter}. {text}" for letter, text in choices.items())
         problem = Problem(
             f"{question}\n{laid_out}" if choices else question,
-            id=name if identifier is None else str(identifier),
+            id=_text_or_number(named, identifier) if named else name,
             answer=reference,
         )
         return problem, _level(_find(row, self.level)[1])
 
     def _reference(self, field: str, value: Any) -> str:
-        if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
-            raise ValueError(f"`{field}` must be a text or a number, not {value!r}")
-        text = str(value).strip()
+        text = _text_or_number(field, value).strip()
         if self.after is not None:
             _, found, text = text.rpartition(self.after)
             if not (found and text.strip()):
@@ -80,6 +89,15 @@ class Fields:
         if len(named) != 1:
             raise ValueError(f"the answer {value!r} is none of the choices {', '.join(choices)}")
         return named[0]
+
+
+def _text_or_number(field: str, value: Any) -> str:
+    """A text, or a number as it is written."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_one = isinstance(value, Numeral) or (is_number and math.isfinite(value))
+    if not (is_one or isinstance(value, str)) or not str(value).strip():
+        raise ValueError(f"`{field}` must be a text or a number, not {value!r}")
+    return str(value)
 
 
 def _find(row: Row, names: tuple[str, ...]) -> tuple[str, Any]:
@@ -118,7 +136,7 @@ def read_jsonl(path: Path) -> list[tuple[int, Row]]:
         ProblemFileError: a line is no JSON object.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     rows: list[tuple[int, Row]] = []
@@ -126,7 +144,7 @@ def read_jsonl(path: Path) -> list[tuple[int, Row]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line, parse_float=Numeral)
         except ValueError as error:
             raise ProblemFileError(str(path), number, f"it is no JSON: {error}") from error
         if not isinstance(row, dict):
