@@ -7,6 +7,7 @@ What is slow here waits until the event loop has taken another turn. On the loop
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -100,16 +101,23 @@ LM = TabularLanguageModel({(): {FILLER: 0.5, f"{FILLER}\n\n": 0.5}, (FILLER,): A
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_loop_goes_on_while_answers_of_long_texts_are_compared(name: str):
-    turns = Turns()
-    reward = motes.TabularReward({}, default=0.6)
-    made = method(name, 16)
+def test_the_loop_goes_on_while_long_texts_are_scored_and_their_answers_compared(name: str):
+    turns, made, scored = Turns(), method(name, 16), 0
+
+    def score(problem: Problem, text: str) -> float:
+        nonlocal scored
+        scored += 1
+        turns.wait()
+        return 0.6
+
+    reward = motes.FunctionReward(score)
     result: Result = asyncio.run(
         turns.watch(lambda: motes.asolve("?", lm=LM, reward=reward, method=made, task=SlowRule(turns), seed=1))
     )
     assert turns.stalls == 0
     assert turns.longest < AT_ONE_GO
-    assert (turns.calls > 0) == (name != "greedy")
+    assert (turns.calls > scored) == (name != "greedy"), "what a single trajectory answers is compared with nothing"
+    assert (scored > 0) == getattr(made, "needs_reward", True)
     assert set(result.posterior) <= {"1/2", "0.5", "3"}
     assert not {"1/2", "0.5"} <= set(result.posterior), "equal ones were found to be equal"
 
@@ -307,3 +315,18 @@ def test_the_gateway_is_alive_while_answers_are_compared(rule: StandsStill):
         assert client.get("/health").status_code == 200
         rule.free.set()
         assert reply.result().json()["motes"]["answer"] in ("3", "3.0", "1/2", "0.5")
+
+
+@pytest.mark.parametrize("role", ["lm", "reward", "outcome_reward"])
+def test_a_model_that_is_named_is_opened_beside_the_loop(role: str, monkeypatch: pytest.MonkeyPatch):
+    turns = Turns()
+    opened = {"lm": FOUR, "reward": motes.TabularReward({}), "outcome_reward": motes.TabularReward({})}
+
+    def open_slowly() -> Any:
+        turns.wait()
+        return opened[role]
+
+    monkeypatch.setattr(sys.modules[__name__], "open_slowly", open_slowly, raising=False)
+    options: dict[str, Any] = {**opened, role: "test_event_loop:open_slowly", "method": motes.BestOfN(2)}
+    asyncio.run(turns.watch(lambda: motes.asolve("?", **options)))
+    assert (turns.stalls, turns.calls) == (0, 1)

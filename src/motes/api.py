@@ -11,8 +11,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -29,7 +29,10 @@ from motes.rewards.rubric import Rubric
 from motes.tasks import DECLARED, BoxedAnswers
 from motes.tasks import answer_rule as answer_rule_named
 from motes.tasks import task as task_named
+from motes.threads import in_thread
 from motes.types import Problem, Result, Sampling
+
+T = TypeVar("T")
 
 
 def language_model(spec: str | LanguageModel, **options: Any) -> LanguageModel:
@@ -330,11 +333,12 @@ async def asolve(
     method = ParticleFilter(16) if method is None else _instance("method", method, Method, "motes.ParticleFilter(16)")
     rule = BoxedAnswers() if task is None else _instance("task", task, AnswerRule, "motes.api.answer_rule('math')")
     sampling = fit("sampling", sampling, Sampling | None) or Sampling()
-    last_word = reward_model(outcome_reward) if outcome_reward is not None else None
+    last_word = await _open_beside(reward_model, outcome_reward) if outcome_reward is not None else None
+    scores = reward is not None and getattr(method, "needs_reward", True)
     run = Run(
         problem=problem,
-        lm=language_model(lm),
-        reward=reward_model(reward) if reward is not None and getattr(method, "needs_reward", True) else None,
+        lm=await _open_beside(language_model, lm),
+        reward=await _open_beside(reward_model, reward) if scores else None,
         rule=rule,
         sampling=sampling,
         rng=np.random.default_rng(seed),
@@ -353,6 +357,11 @@ async def asolve(
     except MotesError as error:
         error.result = run.result(error=error)
         raise
+
+
+async def _open_beside(open_model: Callable[[Any], T], model: Any) -> T:
+    """A model; one that has to be opened is opened beside the event loop."""
+    return await in_thread(open_model, model) if isinstance(model, str) else open_model(model)
 
 
 def _instance(name: str, value: Any, protocol: Any, example: str) -> Any:

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from motes import __version__, files
@@ -18,6 +19,7 @@ from motes.lab.records import Outcome, RecordStore, RunRecord
 from motes.lab.traces import TraceStore
 from motes.lab.worker import Elsewhere, Local, Worker
 from motes.protocols import LanguageModel, RewardModel
+from motes.threads import in_thread
 from motes.types import Usage
 
 
@@ -106,7 +108,8 @@ async def evaluate(
     async with contextlib.AsyncExitStack() as stack:
         worker: Worker
         if on is None:
-            worker = Local.open(evaluation, lm, reward, outcome_reward, concurrency=concurrency, traces=traces)
+            open_local = partial(Local.open, concurrency=concurrency, traces=traces)
+            worker = await in_thread(open_local, evaluation, lm, reward, outcome_reward)
         else:
             worker = await stack.enter_async_context(on.open(evaluation, concurrency=concurrency, traces=traces))
         damages = Damages()
