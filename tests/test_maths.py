@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ from motes import Problem, Sampling, Step, TabularLanguageModel, Trajectory
 from motes.errors import ConfigurationError, GraderError, GraderTimeoutError, MissingExtraError
 from motes.methods import Population, Run, conclude
 from motes.smc import Weights
-from motes.tasks import MathAnswers
+from motes.tasks import BoxedAnswers, MathAnswers
 from motes.tasks.maths import Grader
 from motes.tasks.maths.workers import WORKER
+from motes.tasks.numbers import number, tidied
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_grader.py")))
@@ -171,6 +173,86 @@ def vote(rule: MathAnswers, answers: list[str]):
     lm = TabularLanguageModel({(): {"a": 1.0}})
     run = Run(Problem("?"), lm, None, rule, Sampling(), np.random.default_rng(0))
     return asyncio.run(conclude(run, population, Weights.uniform(len(answers)), "vote"))
+
+
+NUMBERS = {
+    "3,125": 3125, "3{,}125": 3125, r"3\,125": 3125, r"3,\!125": 3125, "3~125": 3125, r"10\ 000": 10000,
+    "1\u00a0234": 1234, "1,234,567.5": Fraction("1234567.5"), r"\$3{,}125.50": Fraction("3125.5"), "$3125.0$": 3125,
+    "-1,200": -1200, "−5": -5, "- 5": -5, "+5": 5, "05": 5, "5.": 5, "5 .": 5, ".5": Fraction(1, 2), "٥": 5, "５": 5,
+    "3 / 4": Fraction(3, 4), "½": Fraction(1, 2), r"-\dfrac{1}{2}": Fraction(-1, 2), "**5**": 5,
+    "€18.90": Fraction("18.9"),
+    r"\text{The answer is } 5": 5, "ANSWER: 5": 5, "\u200b5": 5,
+    "3, 125": None, "2, 100": None, "-1, 200": None, "1 2": None, "100 200": None, "10 000": None, "0,123": None,
+    "1,23": None, "1,2345": None, "1234,567": None, "1,234,5": None, "(1,234)": None, "1/0": None, "10²": None,
+    "1½": None, "1 1/2": None, "x": None, "": None, "9" * 5000: None,
+}  # fmt: skip
+"""Answers, and the numbers that they are."""
+
+LISTS = (
+    ("100, 200", "200, 100", True), ("120, 180, 240", "240, 180, 120", True), ("-1, 200", "200, -1", True),
+    ("1,000, 2,000", "2000, 1000", True), ("12, 345", "x = 12, x = 345", True), ("3; 125", "125, 3", True),
+    ("1, 2, 3", "1 2 3", True), (r"\{1,2\}", r"\lbrace 2, 1\rbrace", True), ("(1,234)", "(1, 234)", True),
+    ("3,125", "3125", True), ("1234", r"1\,234", True), ("x = 1{,}234", "1234", True), ("3/2", "1 1/2", True),
+    ("3/2", "1½", True), ("100", "10²", True), ("90", "90°", True), (r"\sqrt{2}", "√2", True),
+    ("3125", "3, 125", False), ("3, 125", "3,125", False), ("2100", "2, 100", False), ("2, 100", "2100", False),
+    ("-1200", "-1, 200", False), ("12", "1 2", False), ("3", "1 2", False), ("100200", "100 200", False),
+    ("0", "10 000", False), ("1000", "1,000, 2,000", False), ("(1,234)", "1234", False), ("(1,2)", "(2,1)", False),
+    ("123", "0,123", False), ("102", "10²", False), ("11/2", "1½", False),
+)  # fmt: skip
+"""A reference, an answer, and whether it is right."""
+
+CASES = (
+    r"f(x)=\begin{cases} x & x>0 \\ 0 & x \le 0 \end{cases}",
+    r"\left\{\begin{array}{ll} 0, & \text{if } x\le 0 \\ x, & \text{if } x>0 \end{array}\right.",
+)
+
+
+class TestNumbersAndLists:
+    @pytest.mark.parametrize(("answer", "value"), NUMBERS.items(), ids=lambda value: str(value)[:20])
+    def test_what_is_a_number(self, answer, value):
+        assert number(tidied(answer)) == value
+
+    @pytest.mark.parametrize(("reference", "answer", "right"), LISTS)
+    def test_a_list_is_no_number(self, grader, reference, answer, right):
+        assert MathAnswers(grader).matches(reference, answer) is right
+
+    @pytest.mark.parametrize(
+        ("first", "second", "same"),
+        [
+            ("2, 100", "2100", False), ("3, 125", "3125", False), ("1 2", "12", False), ("3, 125", "3,125", False),
+            ("3,125", "3125", True), ("1, 2", "1,2", True), ("3 \\sqrt{13}", "3\\sqrt{13}", True), ("5.", "$5$", True),
+        ],
+    )  # fmt: skip
+    def test_a_vote_tells_them_apart(self, grader, first, second, same):
+        assert BoxedAnswers().equivalent(first, second) is MathAnswers(grader).equivalent(first, second) is same
+
+    def test_orders_of_a_list_share_a_vote(self, grader):
+        assert MathAnswers(grader).equivalent("100, 200", "200, 100")
+
+    def test_what_is_known_without_asking_is_what_math_verify_says(self, grader, fake):
+        rule, forms = MathAnswers(fake), [*NUMBERS][:30]
+        for reference in forms:
+            for answer in forms:
+                asked = fake.num_requests
+                right = rule.matches(reference, answer)
+                if fake.num_requests == asked:
+                    assert right is grader.verify(tidied(reference), tidied(answer)), (reference, answer)
+
+    def test_functions_in_cases_are_told_apart(self, grader):
+        rule = MathAnswers(grader)
+        assert rule.matches(*CASES)
+        assert rule.equivalent(CASES[0], CASES[1].replace("0, &", "0 &"))
+        other = CASES[0].replace("x & x>0", "x^2 & x>0")
+        assert not rule.matches(CASES[0], other)
+        assert not rule.equivalent(CASES[0], other)
+        assert not rule.matches("0", CASES[0])
+        assert not rule.matches(CASES[0], "0")
+        assert not rule.matches(CASES[0], CASES[0].replace(r" \\ 0 & x \le 0", ""))
+
+    def test_a_matrix_that_is_an_array(self, grader):
+        array = r"\left(\begin{array}{c} 1 \\ 2 \end{array}\right)"
+        assert MathAnswers(grader).matches(r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", array)
+        assert not MathAnswers(grader).matches(r"\begin{pmatrix} 2 \\ 1 \end{pmatrix}", array)
 
 
 class TestProcesses:

@@ -15,7 +15,7 @@ from motes.tasks.arithmetic import Arithmetic
 from motes.tasks.benchmark import DECLARED, Benchmark
 from motes.tasks.boxed import BoxedAnswers
 from motes.tasks.maths import MathAnswers
-from motes.tasks.words import Choices, ExactMatch
+from motes.tasks.words import Choices, ExactMatch, WholeText
 
 TASKS: Mapping[str, Callable[[], Task]] = MappingProxyType({"arithmetic": Arithmetic})
 """The tasks that are code. Those that are data are declared in `motes.tasks.benchmark`."""
@@ -77,6 +77,7 @@ __all__ = [
     "Choices",
     "ExactMatch",
     "MathAnswers",
+    "WholeText",
     "answer_rule",
     "task",
 ]

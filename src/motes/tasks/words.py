@@ -4,53 +4,132 @@ r"""Answers that are no mathematics: a letter out of several, or a few words.
     It lies on the Rhine. Answer: Wiesbaden
     \boxed{Wiesbaden}
 
-What is boxed counts first, as everywhere; where nothing is, what follows the last "answer is" or "answer:".
+What is boxed counts first, as everywhere, and is final; where nothing is, the last statement that the whole text makes,
+see `motes.tasks.statements`.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 
-from motes.tasks.boxed import BoxedAnswers, said
-
-_STATES = r"(?s:.*)\b[Aa]nswer(?:\s+is\s*:?|\s*:)[\s*]*"
-_WORDS = re.compile(_STATES + r"([^\n]*)")
-_CHOICE = re.compile(_STATES + r"\(?([A-Z])(?!\w)")
-_LETTER = re.compile(r"\(?([A-Za-z])(?!\w)")
-_MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\{([^{}]*)\}")
+from motes.tasks.boxed import BoxedAnswers
+from motes.tasks.characters import folded
+from motes.tasks.statements import ANSWER, CHOICE, statements
+from motes.tasks.tex import Reading, without_markup
+from motes.tasks.thoughts import said
 
 
 class ExactMatch(BoxedAnswers):
     """An answer is right where its words are the reference's, letter by letter once both are normalised."""
 
     def answer(self, text: str) -> str | None:
-        return super().answer(text) or _last(_WORDS, text)
+        if boxed := super().answer(text):
+            return boxed
+        text = said(text)
+        lines = (text[start:].partition("\n")[0].rstrip("* ") for start in statements(text, ANSWER))
+        return next(filter(None, lines), None)
 
     def equivalent(self, first: str, second: str) -> bool:
         """The same once normalised."""
         return self.normalized(first) == self.normalized(second)
 
     def normalized(self, answer: str) -> str:
-        """Unicode's compatibility form (NFKC), case folded, without markup for text, quotation marks and full stops
-        around it, spaces collapsed."""
-        text = unicodedata.normalize("NFKC", _MARKUP.sub(r"\1", answer)).casefold()
+        """Unicode's compatibility form (NFKC) but for raised and lowered digits and fractions, case folded, without
+        characters that nobody sees, markup for text, quotation marks and full stops around it, spaces collapsed."""
+        text = folded(folded(without_markup(answer)).casefold())
         return " ".join(text.split()).strip("\"'“”‘’*$. ")
 
 
-class Choices(ExactMatch):
-    r"""An answer is the letter it begins with: B, (B), \text{B}, or "B. Wiesbaden". What is boxed and begins with a
-    word is an answer, too, and wrong."""
+class WholeText(ExactMatch):
+    """The answer is the whole text, thoughts left out, once the model has ended it: nothing in it is final before."""
+
+    needs_end = True
 
     def answer(self, text: str) -> str | None:
-        return BoxedAnswers.answer(self, text) or _last(_CHOICE, text)
+        return said(text).strip() or None
+
+    def read(self, step: str, before: Reading | None) -> Reading:
+        return Reading()
+
+
+class Choices(ExactMatch):
+    r"""An answer is the letter or number that it begins with: B, (B), \text{B}, "B. Wiesbaden", "option B", 2, "(2)".
+    Several of them are an answer, too ("A and B"), and so is what is boxed and begins with a word: both are wrong where
+    the reference is one letter. A text that is nothing but a letter or number states it."""
+
+    def answer(self, text: str) -> str | None:
+        if boxed := BoxedAnswers.answer(self, text):
+            return boxed
+        text = said(text)
+        for start in statements(text, CHOICE):
+            if stated := _labels(text[start : start + _MOST_CHARACTERS].partition("\n")[0], is_statement=True):
+                return ", ".join(stated)
+        if len(text) <= _MOST_CHARACTERS and (alone := _ALONE.fullmatch(_undecorated(text))):
+            return alone["label"].upper()
+        return None
 
     def normalized(self, answer: str) -> str:
-        """The letter, as a capital; or else as for exact matches."""
-        letter = _LETTER.match(_MARKUP.sub(r"\1", answer).strip("*$ "))
-        return letter[1].upper() if letter else super().normalized(answer)
+        """The letters or numbers, capital, in order; or else as for exact matches."""
+        labels = _labels(answer[:_MOST_CHARACTERS])
+        return ", ".join(sorted(labels)) if labels else super().normalized(answer)
 
 
-def _last(stated: re.Pattern[str], text: str) -> str | None:
-    found = stated.match(said(text))
-    return (found[1].rstrip("* ") or None) if found else None
+_MOST_CHARACTERS = 100
+"""Of an answer, as far as its letter is looked for."""
+_LABEL = r"(?:(?P<opens>[(\[{<【「])\s*)?(?P<label>[A-Za-z]|\d{1,2})(?!\w)(?P<closes>\s*[)\]}>】」])?"
+_ALONE = re.compile(rf"(?:(?:option|choice|answer)\s+)?{_LABEL}\s?[.。]?", re.IGNORECASE)
+_FIRST = re.compile(
+    r"(?:(?:both|either|the|correct|right|best|final|answer|option|choice|letter|alternative|number|is|most|likely"
+    r"|therefore|thus|indeed|hence|then|[a-z]+ly),?(?:\s?[:=])?\s|(?:answer|option|choice)\s?[:=]\s?)*+" + _LABEL,
+    re.IGNORECASE,
+)
+_NEXT = re.compile(
+    rf"\s*(?P<between>,\s*(?:and|or)\b|,|&|/|\band/or\b|\band\b|\bor\b)\s*(?:(?:option|choice)\s+)?{_LABEL}",
+    re.IGNORECASE,
+)
+_ENDS = re.compile(r"\s*(?:\Z|[.,;:!。、，；：](?!\w)|[-–—](?=\s))")
+_REASON = re.compile(
+    r"\s+(?:because|since|as|for|due|given|which|where|in|by|based|from|with|according|after|when|if|on)\b",
+    re.IGNORECASE,
+)
+_WORDS_THEMSELVES = ("A", "I")
+"""Letters that begin a sentence as words."""
+
+
+def _undecorated(text: str) -> str:
+    text = folded(without_markup(re.sub(r"\\?\$|\\[()\[\]]", "", text)))
+    return " ".join(re.sub(r"\\[ ,;:!]|~|[*_`\"“”‘’]", " ", text).split())
+
+
+def _labels(answer: str, *, is_statement: bool = False) -> list[str]:
+    """The letters and numbers that an answer begins with; none where it begins otherwise.
+
+    Args:
+        is_statement: it is part of a text, where "A or B" and "A?" are no decision.
+    """
+    text = _undecorated(answer)
+    labels: list[str] = []
+    found = _FIRST.match(text)
+    while found and _stands_alone(found, text):
+        labels.append(found["label"].upper())
+        last, found = found, _NEXT.match(text, found.end())
+        undecided = found and found["between"].casefold().endswith("or")
+        if found and undecided and _stands_alone(found, text):
+            return []
+    if labels and is_statement and text[last.end() :].lstrip().startswith("?"):
+        return []
+    return labels
+
+
+def _stands_alone(found: re.Match[str], text: str) -> bool:
+    """Whether a letter or number is the name of a choice rather than a word, a quantity or a part of a formula."""
+    label, end = found["label"], found.end()
+    if found["opens"] and found["closes"]:
+        return True
+    if _ENDS.match(text, end) or _NEXT.match(text, end) or text[end:].lstrip().startswith("?"):
+        return True
+    if found["closes"]:  # B) Wiesbaden
+        return text[end : end + 1].isspace()
+    if _REASON.match(text, end):
+        return True
+    return label.isupper() and label not in _WORDS_THEMSELVES and re.match(r"\s+[^\W\d_]", text[end:]) is not None

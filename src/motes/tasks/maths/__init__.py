@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 
 from motes.errors import GraderError
-from motes.tasks.boxed import BoxedAnswers, number, plain
+from motes.tasks.boxed import BoxedAnswers
+from motes.tasks.maths.cases import cases, same_cases
 from motes.tasks.maths.workers import Grader, shared
+from motes.tasks.numbers import number, plain, tidied
 
 _WORD = re.compile(r"(\\(text|mathrm|textbf|mbox)\{)?\(?(?P<word>[A-Za-z]{3,})\)?\}?")
 
@@ -15,7 +17,7 @@ class MathAnswers(BoxedAnswers):
     """Answers that are mathematics, in LaTeX or plain.
 
     What Math-Verify (https://github.com/huggingface/Math-Verify) finds equal to the reference is right. It is asked in
-    other processes, and only about what is not plain: equal texts and equal numbers are right without, different
+    other processes, and only about what is not plain: equal texts, numbers and words are right without, different
     integers wrong.
 
     Args:
@@ -35,12 +37,19 @@ class MathAnswers(BoxedAnswers):
             GraderTimeoutError: it takes too long to say.
             GraderError: the grader failed.
         """
-        if super().equivalent(reference, answer):
+        gold, given = tidied(reference), tidied(answer)
+        if plain(gold) == plain(given):
             return True
-        numbers = number(plain(reference)), number(plain(answer))
+        names = _name_at_once(gold), _name_at_once(given)
+        if None not in names and names[0] == names[1]:
+            return True
+        numbers = number(gold), number(given)
         if all(value is not None and value.denominator == 1 for value in numbers):
             return False
-        return self.grader.verify(reference, answer)
+        gold_cases, given_cases = cases(gold), cases(given)
+        if gold_cases is None and given_cases is None:
+            return self.grader.verify(gold, given)
+        return bool(gold_cases and given_cases) and same_cases(gold_cases or [], given_cases or [], self.matches)
 
     def equivalent(self, first: str, second: str) -> bool:
         """Whether two answers have one canonical form, which is an equivalence relation; Math-Verify's judgement is
@@ -53,16 +62,24 @@ class MathAnswers(BoxedAnswers):
         Numbers and words are named at once, other answers by a worker, once each: a vote over N particles asks it at
         most as often as there are different answers. What it cannot name in time is named by its text.
         """
-        text = plain(answer)
-        if (value := number(text)) is not None:
-            return str(value)
-        if word := _WORD.fullmatch(text):
-            return word["word"].casefold()
+        text = tidied(answer)
+        if name := _name_at_once(text):
+            return name
+        if rows := cases(text):
+            return f"cases {sorted([self.canonical(cell) for cell in row] for row in rows)}"
         try:
-            name = self.grader.canonical(answer)
+            name = self.grader.canonical(text)
         except GraderError:
             name = None
-        return name or text
+        return name or plain(text)
+
+
+def _name_at_once(text: str) -> str | None:
+    """The canonical form of a number or a word."""
+    if (value := number(text)) is not None:
+        return str(value)
+    word = _WORD.fullmatch(plain(text))
+    return word["word"].casefold() if word else None
 
 
 __all__ = ["Grader", "MathAnswers"]

@@ -1,0 +1,131 @@
+r"""What a mathematical answer is, decided before anything of it is left out: a number, or something else.
+
+3,125   3{,}125   3\,125   $3125.0$     the number 3125
+3, 125                                  a list of two
+1 2                                     two numbers
+0,5                                     no number in every country
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from fractions import Fraction
+
+from motes.tasks.characters import folded
+
+_SPACE = r"(?:\s|~|\\[,;:!> ]|\\q?quad(?![A-Za-z]))"
+_SEPARATOR = r",|\{,\}|,\\!|\\[,;: ]|~|[\u00a0\u2009\u202f]"
+_THOUSANDS = rf"[1-9]\d{{0,2}}(?P<separator>{_SEPARATOR})\d{{3}}(?:(?P=separator)\d{{3}})*"
+_NUMBER = re.compile(
+    rf"(?P<sign>[+\-−]?){_SPACE}*"
+    rf"(?:(?P<whole>{_THOUSANDS}|\d+)(?P<decimals>\.\d*)?|(?P<point>\.\d+)"
+    rf"|(?P<numerator>\d+)\s*/\s*(?P<denominator>\d+)"
+    r"|\\[dt]?frac\s?\{\s?(?P<above>\d+)\s?\}\s?\{\s?(?P<below>\d+)\s?\})"
+)
+_AROUND = re.compile(rf"^(?:{_SPACE}|\\?\$|\\\()+|(?<![\s~$.!,;:>\\])(?:{_SPACE}|\\\)|\\?\$|\.)+\Z")
+_SEPARATED = re.compile(
+    rf"(?P<opens>\\\{{|[(\[])|(?P<closes>\\\}}|[)\]])|(?<![\w.,\\]){_THOUSANDS}(?!(?P=separator)?\d)", re.ASCII
+)
+
+
+def number(answer: str) -> Fraction | None:
+    """The number that an answer is: an integer, with or without marks between its thousands, a decimal or a fraction,
+    one of TeX's too. (No exponents: 1e999999999 fills the memory.)"""
+    found = _NUMBER.fullmatch(_AROUND.sub("", answer))
+    if found is None:
+        return None
+    try:
+        if (above := found["numerator"] or found["above"]) is not None:
+            value = Fraction(int(above), int(found["denominator"] or found["below"]))
+        else:
+            whole = re.sub(r"\D", "", found["whole"] or "0")
+            value = Fraction(whole + (found["decimals"] or found["point"] or "").rstrip("."))
+    except (ValueError, ZeroDivisionError):  # more digits than Python converts; a zero denominator
+        return None
+    return -value if found["sign"] in ("-", "−") else value
+
+
+_BLANKS = re.compile(rf"{_SPACE}+")
+_DOLLAR = re.compile(r"\\?\$")
+
+
+def plain(answer: str) -> str:
+    """An answer without spaces, dollar signs and a final full stop. A space stays where numbers would grow together."""
+
+    def space(blanks: re.Match[str]) -> str:
+        before, behind = text[max(0, blanks.start() - 2) : blanks.start()], text[blanks.end() : blanks.end() + 4]
+        apart = before[-1:].isdecimal() and behind[:1].isdecimal()
+        in_list = before[:1].isdecimal() and before.endswith(",") and behind[:3].isdecimal() and len(behind) >= 3
+        return " " if apart or in_list else ""
+
+    text = _DOLLAR.sub("", answer).strip()
+    return _BLANKS.sub(space, text).rstrip(".")
+
+
+_MOST_CHARACTERS = 4000
+"""Of an answer that is looked at so closely; a longer one is a model's loop."""
+_INTRODUCTION = re.compile(
+    r"\A\s*(?:\\text(?:rm|bf|it)?\s?\{)?\s*(?:the\s+)?(?:final\s+)?answer(?:\s+is\s*:?|\s*:)\s*\}?\s*(?=.)",
+    re.IGNORECASE,
+)
+_BOLD = re.compile(r"\A\s*(\*\*|__|`)(.+)\1\s*\Z", re.DOTALL)
+_FULL_STOP = re.compile(r"(?<!\\right)(?<![\s.])[\s.]+\Z")
+_MIXED = re.compile(r"\A\s*([+-]?\d+)\s+(\d+)/(\d+)\s*\Z")
+_SIDE_BY_SIDE = re.compile(r"\s*[+-]?[\d.]+(?:\s+[+-]?[\d.]+)+\s*")
+_ROOT = re.compile(r"√\s*(?:(\d+|[A-Za-z])|\(([^()]*)\)|\{([^{}]*)\})")
+_RAISED = re.compile("[²³¹⁰ⁱ⁴-⁹⁺⁻ⁿ]+")
+_LOWERED = re.compile("[₀-₉₊₋]+")
+_COMMANDS = str.maketrans(
+    {"°": r"^\circ ", "∞": r"\infty ", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "−": "-"}
+    | dict.fromkeys("€£¥", "")
+)
+_MATRIX = re.compile(
+    r"\\left\s?[(\[]\s*\\begin\{array\}\s*(?:\{[^{}]*\})?(.*?)\\end\{array\}\s*\\right\s?[)\]]", re.DOTALL
+)
+_BRACES = re.compile(r"\\([lr])brace(?![A-Za-z])\s?")
+
+
+def tidied(answer: str) -> str:
+    """An answer in the TeX that Math-Verify reads, without what surrounds it (bold face, "the answer is"), and its
+    numbers without marks between thousands."""
+    answer = answer.strip()
+    if len(answer) > _MOST_CHARACTERS:
+        return answer
+    answer = _FULL_STOP.sub("", _INTRODUCTION.sub("", _BOLD.sub(r"\2", answer), count=1))
+    answer = _joined(answer)
+    if not answer.isascii():
+        answer = _in_tex(folded(answer))
+    answer = _BRACES.sub(lambda brace: r"\{" if brace[1] == "l" else r"\}", answer)
+    answer = _MATRIX.sub(lambda array: rf"\begin{{pmatrix}}{array[1]}\end{{pmatrix}}", answer)
+    if _SIDE_BY_SIDE.fullmatch(answer):  # which Math-Verify adds up
+        return ", ".join(answer.split())
+    return _MIXED.sub(r"\1\\frac{\2}{\3}", answer)
+
+
+def _joined(answer: str) -> str:
+    """With the thousands of its numbers joined. A comma within brackets separates: (1,234) is a point."""
+    depth = 0
+
+    def joined(found: re.Match[str]) -> str:
+        nonlocal depth
+        depth += bool(found["opens"]) - bool(found["closes"])
+        separates = found["separator"] == "," and (depth > 0 or answer[found.end() : found.end() + 1].isalpha())
+        return found[0] if found["separator"] is None or separates else re.sub(r"\D", "", found[0])
+
+    return _SEPARATED.sub(joined, answer)
+
+
+def _in_tex(text: str) -> str:
+    """Signs as TeX's commands, digits of all scripts as ours."""
+    text = _RAISED.sub(lambda digits: f"^{{{unicodedata.normalize('NFKC', digits[0])}}}", text)
+    text = _LOWERED.sub(lambda digits: f"_{{{unicodedata.normalize('NFKC', digits[0])}}}", text)
+    text = _ROOT.sub(lambda root: rf"\sqrt{{{root[1] or root[2] or root[3]}}}", text).translate(_COMMANDS)
+    return "".join(map(_character_in_tex, text))
+
+
+def _character_in_tex(character: str) -> str:
+    if not character.isascii() and character.isdecimal():
+        return str(unicodedata.decimal(character))
+    numerator, is_fraction, denominator = unicodedata.normalize("NFKC", character).partition("⁄")
+    return rf"\frac{{{numerator}}}{{{denominator}}}" if is_fraction and numerator and denominator else character
