@@ -17,7 +17,15 @@ import pytest
 
 import worlds
 from motes import Sampling, Usage, api
-from motes.errors import ConfigurationError, RewardError, RunDirectoryError, UnknownNameError
+from motes.errors import (
+    ConfigurationError,
+    ContextLengthError,
+    MissingExtraError,
+    RewardError,
+    RunDirectoryError,
+    UnauthorizedError,
+    UnknownNameError,
+)
 from motes.lab import Evaluation, RecordStore, Report, RunRecord, evaluate, method_from_spec, read_records, write_report
 from motes.lab.evaluation import derive_seed
 from motes.lab.grading import groups
@@ -91,6 +99,33 @@ class TestPlan:
     def test_what_cannot_work_is_refused_when_made(self, change):
         with pytest.raises(ConfigurationError):
             dataclasses.replace(SMALL, **change)
+
+
+class Refusing(worlds.StoryLanguageModel):
+    """Refuses some questions."""
+
+    def __init__(self, questions: set[str], error: type[Exception]) -> None:
+        super().__init__()
+        self.questions, self.error = questions, error
+
+    async def extend(self, trajectories, sampling, seeds):
+        if any(trajectory.problem.question in self.questions for trajectory in trajectories):
+            arguments = {UnknownNameError: ("name", "x", ["y"]), MissingExtraError: ("this", "extra")}
+            raise self.error(*arguments.get(self.error, ("no, not this",)))
+        return await super().extend(trajectories, sampling, seeds)
+
+
+class Careful:
+    """A method of somebody's own that knows what it needs."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+
+    def require(self, lm, sampling):
+        raise ConfigurationError("it wants another model")
+
+    async def run(self, run):
+        raise AssertionError
 
 
 class TestRun:
@@ -199,6 +234,75 @@ class TestRun:
         with pytest.raises(ConfigurationError, match="reward model"):
             run(tmp_path, dataclasses.replace(SMALL, reward=None))
         assert "failed" not in (tmp_path / "records.jsonl").read_text()
+
+    @pytest.mark.parametrize("error", [ConfigurationError, UnknownNameError, ContextLengthError, ValueError])
+    @pytest.mark.parametrize("bad", [{0}, {3, 4}, set(range(9))])
+    def test_what_is_true_of_some_problems_fails_their_runs_alone(self, bad, error, tmp_path):
+        questions = {SMALL.problems()[i].question for i in bad}
+        lm = Refusing(questions, error)
+        progress = run(tmp_path, lm=lm, concurrency=1)
+        assert (progress.done, progress.failed) == (50, 5 * len(bad))
+        errors = {line["error"] for line in lines(tmp_path) if line["outcome"] == "failed"}
+        assert {text.partition(":")[0] for text in errors} == {error.__name__}
+        again = run(tmp_path, lm=lm)
+        assert (again.resumed, again.failed) == (50 - 5 * len(bad), 5 * len(bad))
+        assert run(tmp_path).failed == 0
+
+    @pytest.mark.parametrize("number", [2, 10, 50])
+    def test_what_is_true_of_all_problems_ends_the_evaluation(self, number, tmp_path):
+        evaluation = dataclasses.replace(SMALL, methods=("greedy",), limit=number)
+        everything = {problem.question for problem in evaluation.problems()}
+        with pytest.raises(
+            ConfigurationError, match=f"not one run worked, of {min(32, number)} problems; the last: no"
+        ):
+            run(tmp_path, evaluation, lm=Refusing(everything, ConfigurationError), concurrency=1)
+        assert [line["outcome"] for line in lines(tmp_path)] == ["failed"] * min(32, number)
+        assert run(tmp_path, evaluation).done == number
+
+    @pytest.mark.parametrize("error", [UnauthorizedError, MissingExtraError])
+    def test_a_missing_key_or_package_ends_the_evaluation_at_once(self, error, tmp_path):
+        lm = Refusing({SMALL.problems()[1].question}, error)
+        with pytest.raises(error):
+            run(tmp_path, lm=lm, concurrency=1)
+        assert [line["problem_id"] for line in lines(tmp_path)] == [SMALL.problems()[0].id] * 5
+
+    @pytest.mark.parametrize(
+        ("methods", "sampling", "lm", "name"),
+        [
+            (("majority", "power"), Sampling(temperature=0.0), worlds.StoryLanguageModel(), "power"),
+            (("majority", "pf"), Sampling(), "whole", "pf"),
+            (("greedy", "beam:beam_width=1"), Sampling(), "whole", "beam:beam_width=1"),
+            (("majority", "test_lab:Careful"), Sampling(), worlds.StoryLanguageModel(), "test_lab:Careful"),
+        ],
+    )
+    def test_a_method_that_cannot_work_is_refused_by_its_name_before_the_first_run(
+        self, methods, sampling, lm, name, tmp_path
+    ):
+        if lm == "whole":
+            lm = worlds.StoryLanguageModel()
+            lm.continues_prefixes = False
+        with pytest.raises(ConfigurationError, match=f"the method {name} cannot work here: "):
+            run(tmp_path, dataclasses.replace(SMALL, methods=methods, sampling=sampling), lm=lm)
+        assert lm.calls == 0
+        assert lines(tmp_path) == []
+
+    @pytest.mark.parametrize(("part", "failed"), [("grade", 1), ("level", 1), ("answer", 10)])
+    def test_a_task_that_fails_fails_its_runs_alone(self, part, failed, tmp_path, monkeypatch):
+        problem = SMALL.problems()[2]
+        whole = getattr(SMALL.opened, part)
+
+        def fail(told, *rest):
+            if part == "answer" or told.id == problem.id:
+                raise ZeroDivisionError("by the user's own task")
+            return whole(told, *rest)
+
+        evaluation = dataclasses.replace(SMALL, methods=("greedy",))
+        monkeypatch.setattr(type(evaluation.opened), part, staticmethod(fail))
+        progress = run(tmp_path, evaluation)
+        assert (progress.done, progress.failed) == (10, failed)
+        told = [line for line in lines(tmp_path) if line["outcome"] == "failed"]
+        assert {line["error"] for line in told} == {"ZeroDivisionError: by the user's own task"}
+        assert part == "answer" or all(line["usage"]["generated_tokens"] > 0 for line in told)
 
     def test_partial_cost_of_a_failed_run_is_kept(self, tmp_path):
         class Nonsense:

@@ -148,6 +148,7 @@ class _Actor:
         open_models = partial(Local.open, concurrency=self._concurrency, traces=self._traces)
         try:
             self._local = await asyncio.to_thread(open_models, self._evaluation)
+            self._local.check()
         except MotesError as error:
             return None, str(error)
         return self._local.sizes, None
@@ -189,6 +190,9 @@ class _Crew:
     @property
     def concurrency(self) -> int:
         return self._concurrency
+
+    def check(self) -> None:
+        """Every worker has done so when its models were open."""
 
     async def solve(self, run: PlannedRun) -> Done:
         job = _Job(run, asyncio.get_running_loop().create_future())

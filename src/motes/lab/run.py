@@ -97,7 +97,8 @@ async def evaluate(
         the progress at the end. Runs that failed are counted in `failed`.
 
     Raises:
-        ConfigurationError: some run cannot work with these settings.
+        ConfigurationError: a method cannot work with these settings, which is known before the first run; or nothing
+            works with them, see `REFUSED`. What is recorded stays.
         RunDirectoryError: the directory belongs to another evaluation or process, or cannot be written.
     """
     if concurrency < 1:
@@ -115,6 +116,7 @@ async def evaluate(
         damages = Damages()
         store = stack.enter_context(RecordStore(directory / RECORDS, damages.of("records")))
         evaluation.claim(directory)
+        worker.check()
         worker.sizes.record(directory)
         inside = stack.enter_context(TraceStore(directory / TRACES)) if traces else None
         log = stack.enter_context(run_log(directory))
@@ -135,10 +137,11 @@ async def evaluate(
             observe(progress)
         left = [run for run in plan if run.key not in finished]
         pending = iter(left)
+        refusals = _Refusals(len({run.key[0] for run in left}), begun=progress.resumed > 0)
 
         async def work() -> None:
             for run in pending:  # shared by all
-                record, trace, failure = await worker.solve(run)
+                record, trace, failure, refused = await worker.solve(run)
                 if inside is not None and trace is not None:
                     inside.write(trace)
                 store.append(record)
@@ -150,6 +153,7 @@ async def evaluate(
                 progress.usage += record.usage
                 if observe is not None:
                     observe(progress)
+                refusals.add(record, refused)
 
         try:
             await gather(work() for _ in range(min(worker.concurrency, len(left))))
@@ -158,6 +162,36 @@ async def evaluate(
             raise
         log.info("done: %s", progress)
     return progress
+
+
+REFUSED = 32
+"""Where the runs of so many problems, or of all, are refused as impossible and nothing else has happened, the settings
+are wrong, not the problems."""
+
+
+class _Refusals:
+    """Tells wrong problems, whose runs fail, from wrong settings, which end the evaluation.
+
+    Args:
+        problems: that there are runs of.
+        begun: whether some run has worked already.
+    """
+
+    def __init__(self, problems: int, *, begun: bool) -> None:
+        self._most = min(REFUSED, problems)
+        self._begun = begun or problems < 2
+        self._problems: set[str] = set()
+
+    def add(self, record: RunRecord, refused: str | None) -> None:
+        """Take note of how a run ended.
+
+        Raises:
+            ConfigurationError: nothing works.
+        """
+        self._begun = self._begun or refused is None
+        self._problems.add(record.problem_id)
+        if not self._begun and len(self._problems) == self._most:
+            raise ConfigurationError(f"not one run worked, of {self._most} problems; the last: {refused}")
 
 
 @contextlib.contextmanager

@@ -10,24 +10,32 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from motes import api
-from motes.errors import ConfigurationError, MotesError, RunDirectoryError
+from motes.errors import ConfigurationError, MissingExtraError, MotesError, RunDirectoryError, UnauthorizedError
 from motes.lab.evaluation import Evaluation, PlannedRun
 from motes.lab.flops import Sizes
 from motes.lab.grading import Grade, grade_run, groups
-from motes.lab.method_spec import method_from_spec
+from motes.lab.method_spec import is_own, method_from_spec
 from motes.lab.records import RunRecord
 from motes.lab.traces import Trace
+from motes.methods import require
 from motes.protocols import LanguageModel, RewardModel, Task
 from motes.threads import in_thread
 from motes.types import Result
 
 
 class Done(NamedTuple):
-    """A run that has ended: its record, its trace as `Trace.to_member` writes it, the traceback of what failed it."""
+    """A run that has ended: its record, and its trace as `Trace.to_member` writes it.
+
+    Attributes:
+        failure: the traceback of what failed it.
+        refused: the text of the `ConfigurationError` that failed it, if it was one: its problem cannot be solved so, or
+            none can.
+    """
 
     record: RunRecord
     trace: bytes | None = None
     failure: str | None = None
+    refused: str | None = None
 
 
 class Worker(Protocol):
@@ -43,8 +51,17 @@ class Worker(Protocol):
         """Runs that it takes at once."""
         ...
 
+    def check(self) -> None:
+        """Ask every method whether it can work with the models, before the first run.
+
+        Raises:
+            ConfigurationError: one cannot.
+        """
+        ...
+
     async def solve(self, run: PlannedRun) -> Done:
-        """Carry out one run. What is raised here ends the evaluation; whatever else goes wrong fails the run."""
+        """Carry out one run. What is raised here is true of every run and ends the evaluation: a missing key, a
+        missing package, a directory that cannot be written. Whatever else goes wrong fails the run."""
         ...
 
 
@@ -91,6 +108,16 @@ class Local:
         # Reward tokens of two models are counted together: no one size is right for them.
         return Sizes.of(self.lm, self.reward if self.outcome_reward is None else None)
 
+    def check(self) -> None:
+        for spec, budget in self.evaluation.cells():
+            method = method_from_spec(spec, budget)
+            try:
+                if self.reward is None and not is_own(spec) and getattr(method, "needs_reward", True):
+                    raise ConfigurationError("it needs a reward model: name one, or leave the method out")
+                require(method, self.lm, self.evaluation.sampling)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"the method {spec} cannot work here: {error}") from error
+
     async def solve(self, run: PlannedRun) -> Done:
         started = time.perf_counter()
         evaluation, task = self.evaluation, self.evaluation.opened
@@ -107,17 +134,23 @@ class Local:
                 seed=run.run_seed,
                 task=task,
             )
-        except (ConfigurationError, RunDirectoryError):
-            raise  # every run would fail so
+        except (UnauthorizedError, MissingExtraError, RunDirectoryError):
+            raise
         except Exception as error:  # whatever a user's model raises fails this run, not the evaluation
             failure = error
             result = error.result if isinstance(error, MotesError) else None
         seconds = time.perf_counter() - started
         result = result or Result(run.problem, run.method, run.run_seed)
+        try:
+            record = await recorded(run, task, result, failure, seconds)
+        except Exception as error:  # a user's task cannot read, compare or grade what was answered
+            failure = failure or error
+            record = _unread(run, result, failure, seconds)
         return Done(
-            await recorded(run, task, result, failure, seconds),
+            record,
             await in_thread(lambda: Trace.of(run.key, result).to_member()) if self.traces else None,
             None if failure is None else "".join(traceback.format_exception(failure)).rstrip(),
+            str(failure) if isinstance(failure, ConfigurationError) else None,
         )
 
 
@@ -129,7 +162,7 @@ async def recorded(
     answers = await in_thread(lambda: tuple(task.answer(trajectory.text) for trajectory in result.trajectories))
     grade, right = await grade_run(task, run.problem, result.answer, answers)
     if failure is not None:
-        grade = Grade("failed", f"{type(failure).__name__}: {failure}")
+        grade = Grade("failed", _words(failure))
     level = getattr(task, "level", None)
     return RunRecord(
         problem_id=problem_id,
@@ -155,6 +188,29 @@ async def recorded(
         scores=tuple(_finite(score) for score in result.scores.tolist()),
         text=result.text,
     )
+
+
+def _unread(run: PlannedRun, result: Result, failure: Exception, seconds: float) -> RunRecord:
+    """The record of a run that failed, of whose answers nothing can be said."""
+    problem_id, method, budget, seed = run.key
+    return RunRecord(
+        problem_id=problem_id,
+        method=method,
+        budget=budget,
+        seed=seed,
+        outcome="failed",
+        reference=run.problem.answer,
+        rounds=len(result.records),
+        usage=result.usage,
+        seconds=round(seconds, 4),
+        run_seed=run.run_seed,
+        error=_words(failure),
+        text=result.text,
+    )
+
+
+def _words(failure: Exception) -> str:
+    return f"{type(failure).__name__}: {failure}"
 
 
 def _finite(value: float | None) -> float | None:
