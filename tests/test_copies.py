@@ -9,6 +9,7 @@ import pickle
 import re
 from collections.abc import Callable, Iterator
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,14 @@ import motes.gateway.admission
 import motes.gateway.answering
 import motes.http
 import motes.types
-from motes.errors import ConfigurationError, MissingExtraError, MotesError, ProblemFileError, UnknownNameError
+from motes.errors import (
+    ConfigurationError,
+    MissingExtraError,
+    MotesError,
+    ProblemFileError,
+    UnknownNameError,
+    UnreadableFileError,
+)
 from motes.gateway.admission import BusyError
 from motes.gateway.answering import RefusedError
 from motes.types import Failure, Problem, Record, Result, Sampling, Scores, Step, Trajectory, Usage
@@ -94,6 +102,7 @@ EXAMPLES: dict[type, Any] = {
     Scores: Scores([0.25, 1.0], Usage(reward_tokens=7)),
     Failure: Failure(MissingExtraError("a judge", "http"), Usage(reward_tokens=2)),
     Step: Step("a\n\n", "step", (1, 2), logprob=-1.5, usage=Usage(generated_tokens=2), ahead="b"),
+    Failure: Failure(motes.errors.EngineError("no more"), Usage(generated_tokens=2)),
     Trajectory: RESULT.trajectories[0],
     Sampling: Sampling(delimiter=re.compile(r"\n+(?=Step)"), stop=("a", "b")),
     Record: RESULT.records[0],
@@ -151,6 +160,7 @@ def errors() -> list[type[MotesError]]:
 BUILT: dict[type[MotesError], Any] = {
     UnknownNameError: UnknownNameError("method", "pff", ("pf", "pg")),
     MissingExtraError: MissingExtraError("the gateway", "serve"),
+    UnreadableFileError: UnreadableFileError(Path("p.toml"), PermissionError(13, "Permission denied")),
     ProblemFileError: ProblemFileError("p.jsonl", 3, "it is no JSON"),
     RefusedError: RefusedError("at most 4 answers", "n", status=400, code="too_many"),
     BusyError: BusyError("come back", 2.5),

@@ -12,13 +12,14 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import numpy as np
 
 from motes.arguments import fit
-from motes.errors import ConfigurationError, MissingExtraError, MotesError, UnknownNameError
+from motes.errors import ConfigurationError, MissingExtraError, MotesError, UnknownNameError, closest
 from motes.methods import ParticleFilter, Run, require, select_by_outcome
 from motes.methods.limits import Limits
 from motes.methods.population import Follower, Observer
@@ -235,8 +236,12 @@ def _local_path(spec: str, role: str) -> str:
     scheme, _, rest = spec.partition(":")
     if scheme == "hf" and rest:
         return rest
+    is_path = spec != "" and (Path(spec).exists() or re.fullmatch(r"[\w.-]+/[\w.-]+", spec) is not None)
+    meant = f"hf:{spec}" if is_path else closest(spec, ("tiny",))
+    hint = f"did you mean {meant!r}? " if meant else ""
     raise ConfigurationError(
-        f"{spec!r} names no model: use 'tiny', 'hf:PATH_OR_NAME', 'http://HOST:PORT/v1#MODEL' or 'MODULE:ATTRIBUTE'"
+        f"{spec!r} names no model: {hint}"
+        "use 'tiny', 'hf:PATH_OR_NAME', 'http://HOST:PORT/v1#MODEL' or 'MODULE:ATTRIBUTE'"
         + (", or a 'judge:' before one" if role == "prm" else "")
     )
 
@@ -268,7 +273,9 @@ def attribute(spec: str) -> Any:
             raise
         raise ConfigurationError(f"{spec!r}: there is no module {error.name!r} on the Python path") from error
     if (value := getattr(module, name, None)) is None:
-        raise ConfigurationError(f"{spec!r}: the module {module_name!r} has no {name!r}")
+        close = closest(name, (one for one in dir(module) if not one.startswith("_")))
+        hint = f": did you mean {close!r}?" if close else ""
+        raise ConfigurationError(f"{spec!r}: the module {module_name!r} has no {name!r}{hint}")
     return value
 
 

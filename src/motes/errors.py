@@ -4,6 +4,7 @@
     ├── ConfigurationError      a value the caller gave cannot work; nothing was computed
     │   ├── UnknownNameError    a method, task, model or option of that name does not exist
     │   ├── MissingExtraError   an optional dependency is not installed
+    │   ├── UnreadableFileError a file that the caller named cannot be read
     │   ├── ProblemFileError    a row of a file of problems cannot be used
     │   └── UnauthorizedError   a server wants a key that it was not given
     ├── ContextLengthError      a prompt does not fit the model's context
@@ -30,6 +31,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from motes.text import well_formed
@@ -66,9 +68,37 @@ class UnknownNameError(ConfigurationError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        close = closest(name, known)
+        hint = f"did you mean {close!r}? " if close else ""
         super().__init__(f"unknown {kind} {name!r}: {hint}known are {', '.join(known)}")
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The name that was meant, if one of those known is close; capitals do not count."""
+    folded = {one.casefold(): one for one in known}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return folded[close[0]] if close else None
+
+
+class UnreadableFileError(ConfigurationError):
+    """A file that the caller named cannot be read."""
+
+    def __init__(self, path: Path, error: OSError | UnicodeError) -> None:
+        reason = getattr(error, "strerror", None) or str(error)
+        super().__init__(f"{path} cannot be read: {reason}: {self._remedy(path, error)}")
+
+    @staticmethod
+    def _remedy(path: Path, error: OSError | UnicodeError) -> str:
+        if isinstance(error, UnicodeError):
+            return "save it as UTF-8"
+        if isinstance(error, IsADirectoryError):
+            return "name a file"
+        if not isinstance(error, FileNotFoundError):
+            return "check what it is, and who may read it"
+        if not path.parent.is_dir():
+            return f"there is no directory {str(path.parent)!r}"
+        close = closest(path.stem, (one.stem for one in path.parent.iterdir() if one.suffix == path.suffix))
+        return f"did you mean {str(path.with_stem(close))!r}?" if close else f"check the path, here is {Path.cwd()}"
 
 
 class MissingExtraError(ConfigurationError, ImportError):

@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import traceback
 from collections.abc import Sequence
-from typing import cast
+from typing import Annotated, cast
 
 import typer
+import typer.core
 
 from motes.cli import (
     calibrate,
@@ -30,16 +30,15 @@ from motes.cli import (
     solve,
     terminal,
 )
-from motes.errors import ConfigurationError, ContextLengthError, MotesError, RunDirectoryError
-from motes.text import visible
+from motes.errors import ConfigurationError, ContextLengthError, MotesError, RunDirectoryError, UnknownNameError
 
 INPUT_ERRORS = (ConfigurationError, ContextLengthError, RunDirectoryError)
 USAGE_ERROR = cast(type[Exception], typer.BadParameter.__bases__[0])  # of typer's click, wherever that lives
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="motes",
     help="Inference-time scaling of language models by particle-based Monte Carlo.",
-    add_completion=False,
     rich_markup_mode=None,
 )
 app.command("solve")(solve.command)
@@ -55,6 +54,22 @@ app.command("doctor")(doctor.command)
 app.command("calibrate")(calibrate.command)
 app.command("serve")(serve.command)
 app.command("key")(serve.key)
+
+
+@app.command("help", hidden=True)
+def _help(
+    context: typer.Context,
+    command: Annotated[str | None, typer.Argument(help="Of which command; by default which there are.")] = None,
+) -> None:
+    """Show the help of a command."""
+    root = context.find_root()
+    if command is None:
+        typer.echo(root.get_help())
+        return
+    commands = cast(typer.core.TyperGroup, root.command).commands
+    if command not in commands:
+        raise UnknownNameError("command", command, (name for name, one in commands.items() if not one.hidden))
+    typer.echo(typer.Context(commands[command], info_name=command, parent=root).get_help())
 
 
 @app.callback(invoke_without_command=True)
@@ -84,7 +99,9 @@ def _run(words: list[str] | None) -> int:
     try:
         code = command.main(args=words, prog_name="motes", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", 130)
+        return _fail("interrupted", INTERRUPTED)
+    except terminal.StoppedError as error:
+        return _fail(f"interrupted; {error}", INTERRUPTED)
     except MotesError as error:
         return _fail(str(error), 2 if isinstance(error, INPUT_ERRORS) else 1)
     except USAGE_ERROR as error:
@@ -94,8 +111,10 @@ def _run(words: list[str] | None) -> int:
     except UnicodeError as error:
         return _fail(f"{error}: convert the text to UTF-8", 2)
     except Exception as error:  # a mistake in motes, or in code of one's own: where it is matters
-        print(visible(traceback.format_exc(), newlines=True), end="", file=sys.stderr)
+        terminal.show_traceback()
         return _fail(f"unexpected {type(error).__name__}: {error}", 1)
+    if code == INTERRUPTED:  # typer makes this of Ctrl-C
+        return _fail("interrupted", INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 
@@ -121,6 +140,6 @@ def _explain(error: OSError) -> str:
 
 def _fail(message: str, code: int) -> int:
     if os.environ.get("MOTES_DEBUG") and sys.exc_info()[0] is not None:
-        print(visible(traceback.format_exc(), newlines=True), end="", file=sys.stderr)
+        terminal.show_traceback()
     terminal.note(message)
     return code

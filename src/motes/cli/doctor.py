@@ -32,6 +32,7 @@ def command(
     if not url.strip().lower().startswith(("http://", "https://")):
         raise ConfigurationError(f"{url!r} is no server: write http://HOST:PORT/v1#MODEL (for others, `motes check`)")
     console = terminal.results()
+    terminal.pass_time(f"asking {url}")
     if api.serves_rewards(url):
         prm = cast("ServedPRM", api.reward_model(url))
         _show_reward_model(console, prm)

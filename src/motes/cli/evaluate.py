@@ -29,6 +29,7 @@ from motes.lab.prices import Prices
 from motes.lab.report import Report
 from motes.lab.run import Progress, evaluate
 from motes.lab.tables import accuracy
+from motes.methods import METHODS
 from motes.tasks import DECLARED, TASKS
 
 RAY = "auto"
@@ -50,11 +51,16 @@ def command(
         str,
         typer.Option(
             metavar="NAME|FILE.jsonl",
+            autocompletion=options.complete(*TASKS, *DECLARED),
             help=f"Whose problems: {', '.join((*TASKS, *DECLARED))}, a file or MODULE:ATTRIBUTE of your own.",
         ),
     ] = "arithmetic",
     methods: Annotated[
-        str, typer.Option(help="Methods separated by commas, e.g. pf,pf:paper,beam:beam_width=2,MODULE:CLASS.")
+        str,
+        typer.Option(
+            autocompletion=options.complete(*METHODS),
+            help="Methods separated by commas, e.g. pf,pf:paper,beam:beam_width=2,MODULE:CLASS.",
+        ),
     ] = "pf,bon,wbon,majority,greedy",
     budgets: Annotated[str, typer.Option(help="Numbers of trajectories, separated by commas.")] = "1,4,16",
     limit: Annotated[int | None, typer.Option(help="The first so many problems; by default all.")] = None,
@@ -148,12 +154,12 @@ def command(
         else:
             from motes.lab.on_ray import Ray
 
+            terminal.pass_time(f"opening {model} on Ray")
             settings["on"] = Ray(None if ray == RAY else ray, workers, gpus_per_worker)
         progress = run(terminal.progress(), evaluation, out, **settings)
     except KeyboardInterrupt:
         again = shlex.join(["motes", *sys.argv[1:]])
-        terminal.note(f"interrupted; what is done is in {out}, this goes on with it: {again}")
-        raise typer.Exit(130) from None
+        raise terminal.StoppedError(f"what is done is in {out}, this goes on with it: {again}") from None
     terminal.note_all(progress.damages.lines())
     terminal.results().show(section_table(accuracy(Report.load(out))))
     terminal.say(f"{progress.done} runs in {out}; plots: motes report {shlex.quote(str(out))}")

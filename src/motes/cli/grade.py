@@ -15,6 +15,7 @@ from motes.cli import options, terminal
 from motes.lab.damage import Damages
 from motes.lab.grading import regrade
 from motes.lab.records import RunRecord
+from motes.tasks import DECLARED, TASKS
 
 SHOWN = 20
 """Changes that are printed one by one."""
@@ -24,7 +25,11 @@ def command(
     directory: Annotated[Path, typer.Argument(help="Of an evaluation, finished or not.", show_default=False)],
     task: Annotated[
         str | None,
-        typer.Option(metavar="NAME|FILE.jsonl", help="Grade by this task, with its problems; by default the same."),
+        typer.Option(
+            metavar="NAME|FILE.jsonl",
+            autocompletion=options.complete(*TASKS, *DECLARED),
+            help="Grade by this task, with its problems; by default the same.",
+        ),
     ] = None,
     run_code: options.RunCode = False,
 ) -> None:

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from motes import api, prompts
+from motes.cli import terminal
 from motes.errors import ConfigurationError
 from motes.lab import prices
 from motes.protocols import LanguageModel, RewardModel
 from motes.tasks import DECLARED, TASKS
 from motes.types import Sampling
 
+REWARDS = ("tiny", "none", "judge:", "hf:", "http://", "https://")
+
+
+def complete(*names: str) -> Callable[[str], list[str]]:
+    """What a shell offers for an option that takes one of `names`, or several with commas between."""
+
+    def completions(incomplete: str) -> list[str]:
+        before, comma, word = incomplete.rpartition(",")
+        return [before + comma + name for name in names if name.startswith(word)]
+
+    return completions
+
+
 Model = Annotated[
     str,
     typer.Option(
         "--model",
+        autocompletion=complete("tiny", "hf:", "http://", "https://"),
         help="Language model: tiny, hf:PATH_OR_NAME, http://HOST:PORT/v1#MODEL, or MODULE:ATTRIBUTE of your own.",
     ),
 ]
@@ -25,12 +41,17 @@ Reward = Annotated[
     str,
     typer.Option(
         "--reward",
+        autocompletion=complete(*REWARDS),
         help="Reward model: tiny, hf:PATH_OR_NAME, http://HOST:PORT#MODEL, judge:LM, MODULE:ATTRIBUTE, or none.",
     ),
 ]
 OutcomeReward = Annotated[
     str | None,
-    typer.Option("--outcome-reward", help="Another reward model, which chooses among the complete answers."),
+    typer.Option(
+        "--outcome-reward",
+        autocompletion=complete(*REWARDS),
+        help="Another reward model, which chooses among the complete answers.",
+    ),
 ]
 
 DEFAULTS = Sampling()
@@ -47,6 +68,7 @@ Prompt = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|FILE",
+        autocompletion=complete(*prompts.names()),
         help=f"How the model is asked, and the steps that it answers in: {', '.join(prompts.names())}, or a TOML file.",
     ),
 ]
@@ -162,9 +184,13 @@ def parse_prices(text: str | None) -> prices.Prices | None:
 def open_models(model: str, reward: str) -> tuple[LanguageModel, RewardModel | None]:
     """The models of those names."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what matters is raised
+    terminal.pass_time(f"opening {model}")
     return api.language_model(model), open_reward_model(reward)
 
 
 def open_reward_model(reward: str | None) -> RewardModel | None:
     """The reward model of that name, if there is one."""
-    return None if reward in (None, "none") else api.reward_model(reward)
+    if reward is None or reward == "none":
+        return None
+    terminal.pass_time(f"opening {reward}")
+    return api.reward_model(reward)

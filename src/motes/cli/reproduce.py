@@ -81,8 +81,7 @@ def command(
         failed = measure(reproduction, concurrency)
     except KeyboardInterrupt:
         again = shlex.join(["motes", *sys.argv[1:]])
-        terminal.note(f"interrupted; what is done is in {out}, this goes on with it: {again}")
-        raise typer.Exit(130) from None
+        raise terminal.StoppedError(f"what is done is in {out}, this goes on with it: {again}") from None
     show(reproduction)
     try:
         paths = write(reproduction)

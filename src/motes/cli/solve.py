@@ -28,7 +28,10 @@ def command(
     outcome_reward: options.OutcomeReward = None,
     method: Annotated[
         str,
-        typer.Option(help=f"One of {', '.join(METHODS)}; pf:paper, the paper's preset; or MODULE:CLASS of your own."),
+        typer.Option(
+            autocompletion=options.complete(*METHODS),
+            help=f"One of {', '.join(METHODS)}; pf:paper, the paper's preset; or MODULE:CLASS of your own.",
+        ),
     ] = "pf",
     budget: Annotated[int, typer.Option("-n", "--budget", help="Number of trajectories: particles, samples.")] = 16,
     settings: Annotated[

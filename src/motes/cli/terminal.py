@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO, cast
@@ -27,6 +28,8 @@ WIDE = 200
 """Columns of what is no terminal: as many as the tables need."""
 NARROW = 20
 """Columns of a terminal at least, whatever it says."""
+USUAL = 80
+"""Columns of a terminal that says 0."""
 SPELLED: Mapping[str, str] = {
     "━": "#", "─": "-", "■": "*", "…": "...", "→": "->", "–": "-", "—": "-", "−": "-", "±": "+-", "×": "x", "≥": ">=",
     "≤": "<=", "“": '"', "”": '"', "‘": "'", "’": "'", "·": "-",
@@ -41,6 +44,10 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error("motes.spell", _spell)
+
+
+class StoppedError(Exception):
+    """Somebody pressed Ctrl-C; the message says what is kept."""
 
 
 class Stream:
@@ -133,7 +140,7 @@ class Console(rich.console.Console):
         if not file.isatty():
             self.width = WIDE
         elif self.width < NARROW:
-            self.width = NARROW
+            self.width = NARROW if self.width else USUAL
 
     def render_str(self, text: str, **options: Any) -> rich.text.Text:
         return super().render_str(visible(text, newlines=True), **options)
@@ -180,6 +187,13 @@ def tell(line: str) -> None:
     print(visible(line), file=sys.stderr)
 
 
+def pass_time(doing: str) -> None:
+    """What takes a while now, where somebody waits at a terminal."""
+    console = progress()
+    if console.is_interactive:
+        console.print(Text(f"{doing} …", style="dim"), soft_wrap=True)
+
+
 def note(message: str) -> None:
     """One line on stderr: an error, a warning, or what else must be known."""
     print(f"motes: {one_line(message)}", file=sys.stderr)
@@ -189,6 +203,11 @@ def note_all(messages: Iterable[str]) -> None:
     """Each as `note` does it."""
     for message in messages:
         note(message)
+
+
+def show_traceback() -> None:
+    """Where the error being handled comes from."""
+    print(visible(traceback.format_exc(), newlines=True), end="", file=sys.stderr)
 
 
 def one_line(message: str) -> str:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from motes import api, prompts
-from motes.errors import ConfigurationError, MissingExtraError, MotesError
+from motes.errors import ConfigurationError, MissingExtraError, MotesError, UnreadableFileError
 from motes.lab.method_spec import method_from_spec
 from motes.protocols import Method
 from motes.tasks.arithmetic import Arithmetic
@@ -245,7 +245,7 @@ class Config(Part):
         try:
             told = tomllib.loads(read_text(path))
         except OSError as error:
-            raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+            raise UnreadableFileError(path, error) from error
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigurationError(f"{path} is no TOML: {error}") from error
         return checked(cls, {**told, **changes}, str(path))

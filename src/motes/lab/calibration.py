@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from motes.errors import ConfigurationError, MotesError, RewardError
+from motes.errors import ConfigurationError, MotesError, RewardError, UnreadableFileError
 from motes.lab.reliability import brier_score, expected_calibration_error
 from motes.protocols import RewardModel
 from motes.rewards.calibration import Calibration
@@ -78,7 +78,7 @@ def read_labelled(path: Path) -> list[Labelled]:
     try:
         lines = read_text(path).split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise UnreadableFileError(path, error) from error
     found = []
     for number, line in enumerate(lines, start=1):
         if line.strip():

@@ -24,7 +24,7 @@ from types import MappingProxyType
 from typing import Any
 
 from motes.arguments import fit_fields
-from motes.errors import ConfigurationError, UnknownNameError
+from motes.errors import ConfigurationError, UnknownNameError, UnreadableFileError
 from motes.text import read_text
 from motes.types import Problem, Sampling
 
@@ -101,12 +101,12 @@ def prompt(spec: str | Path | Prompt) -> Prompt:
         text = resources.files(__name__).joinpath(f"{spec}.toml").read_text(encoding="utf-8")
         return _read(text, str(spec), str(spec))
     path = Path(spec)
-    if not path.is_file():
+    if path.name == str(spec) and path.suffix != ".toml" and not path.exists():
         raise UnknownNameError("prompt", str(spec), (*names(), "FILE.toml of your own"))
     try:
         text = read_text(path)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"the prompt {str(path)!r} cannot be read: {error}") from error
+    except (OSError, UnicodeError) as error:
+        raise UnreadableFileError(path, error) from error
     return _read(text, path.stem, str(path))
 
 

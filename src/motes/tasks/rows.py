@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from motes.errors import ConfigurationError, ProblemFileError
+from motes.errors import ConfigurationError, ProblemFileError, UnreadableFileError
 from motes.tasks.boxed import BoxedAnswers
 from motes.text import parse_json, read_text
 from motes.types import Problem
@@ -132,13 +132,14 @@ def read_jsonl(path: Path) -> list[tuple[int, Row]]:
     """The rows of a JSON Lines file with the numbers of their lines, from 1; blank lines are passed over.
 
     Raises:
-        ConfigurationError: the file cannot be read, or holds no row.
+        UnreadableFileError: the file cannot be read.
+        ConfigurationError: it holds no row.
         ProblemFileError: a line is no JSON object.
     """
     try:
         text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise UnreadableFileError(path, error) from error
     rows: list[tuple[int, Row]] = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
