@@ -4,13 +4,15 @@ engine, however tokens cut the text. Thinking is text like any other."""
 from __future__ import annotations
 
 import asyncio
+import random
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import engines
@@ -124,6 +126,95 @@ def test_the_first_cut_is_found_in_whatever_pieces_text_comes(sampling: Sampling
             assert found == expected
             return
     assert expected is None
+
+
+ODD_PATTERNS = [
+    *(
+        r"\n\n(?=#)",
+        r"a+",
+        r"a+b?",
+        r"[ab][.\n]",
+        r"(?<!a)b",
+        r"#(a|ab)\n",
+        r"(?=b)",
+        r"(?m)^b",
+        r"a.*b",
+        r"\s+(?=a)",
+        r"(?i)B",
+    ),
+    *(r"a$", r"\bab\b", r"b\B", r"a\Z", r"(?m)b$", r"a(?!b)", r"a(?!$)", r"(?<!a(?=b))b"),  # which see the end
+    *(r"(?>ab|a)b", r"a++b?\.", r"(?=(ab|a))\1#", r"(?=(?P<x>ab|a))(?P=x)b", r"(?:(?=(ab)|a))(?(1)#|a)"),
+]
+
+
+def letter_by_letter(pattern: re.Pattern[str], text: str, start: int, length: int) -> int | None:
+    """Where the match ends that is complete first: as the engines looked for it before they spared most searches."""
+    blank = len(text) - len(text.lstrip())
+    for complete in range(max(start, blank) + 1, len(text) + 1):
+        for match in pattern.finditer(text, max(0, complete - length), complete):
+            if match.end() > blank:
+                return match.end()
+    return None
+
+
+def assert_found_letter_by_letter(pattern: str, text: str, length: int, cuts: Sequence[int] = ()) -> None:
+    """Whole and in pieces, where a match is no longer than `length`."""
+    compiled = re.compile(pattern)
+    sampling = Sampling(delimiter=compiled)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "MATCH_LENGTH", length)
+        for before, now in ((0, len(text)), *pairwise(sorted({0, *(min(c, len(text)) for c in cuts), len(text)}))):
+            expected = letter_by_letter(compiled, text[:now], before, length)
+            assert first_cut(text[:now], sampling, before) == (None if expected is None else (expected, False))
+
+
+@pytest.mark.parametrize("pattern", ODD_PATTERNS)
+@settings(max_examples=40, deadline=None)
+@given(text=st.text(alphabet="ab.#\n ", max_size=40), cuts=st.lists(st.integers(0, 40)), length=st.integers(1, 12))
+def test_searches_are_spared_and_nothing_is_missed(pattern: str, text: str, cuts: list[int], length: int):
+    assert_found_letter_by_letter(pattern, text, length, cuts)
+
+
+class Counted:
+    """A pattern that counts the characters that searches of it may look at."""
+
+    def __init__(self, pattern: str) -> None:
+        self.compiled, self.pattern, self.seen = re.compile(pattern), pattern, 0
+
+    def search(self, text: str, start: int, stop: int) -> re.Match[str] | None:
+        self.seen += stop - start
+        return self.compiled.search(text, start, stop)
+
+    def finditer(self, text: str, start: int, stop: int) -> Any:
+        self.seen += stop - start
+        return self.compiled.finditer(text, start, stop)
+
+
+@pytest.mark.parametrize("pattern", [r"\n\n(?=## Step \d+:)", r"\n+(?=\S)", r"(?<=[.])\n"])
+def test_a_pattern_is_looked_for_once_in_what_is_new(pattern: str):
+    """Not once a letter: two windows' worth of text a window, and one window a token."""
+    text = "  We multiply both sides by three, and then subtract seven from each. " * 60
+    whole, by_token = Counted(pattern), Counted(pattern)
+    assert steps._end_of_match(whole, text, 0, len(text)) is None
+    assert whole.seen <= 2 * len(text)
+    for now in range(4, len(text), 4):
+        assert steps._end_of_match(by_token, text[:now], now - 4, now) is None
+    assert by_token.seen <= (MATCH_LENGTH + 4) * len(text) / 4
+
+
+def test_a_stop_text_behind_a_delimiter_ends_the_answer():
+    """However tokens cut the text: within one that completes a delimiter as well."""
+    sampling = Sampling(delimiter=("\n", ";"), stop=("Human:", "##"))
+    assert divided("done.\nHuman: 2", sampling) == ("done.\n", "", "eos")
+    assert divided("done.\nso Human:##", sampling) == ("done.\nso ", "", "eos")
+    assert divided("done;##Human:", sampling, 3) == ("done;", "", "eos")
+    assert divided("done;#", sampling) == ("done;#", "", "step")
+    by_pattern = sampling.replace(delimiter=re.compile(r"\n"))
+    text, ahead, end = divided("done.\nHuman: 2", by_pattern)
+    assert (text, ahead, end) == ("done.\n", "Human: 2", "step")
+    following = steps.drawn_before(ahead, by_pattern)
+    assert following is not None
+    assert (following.text, following.ahead, following.end) == ("", "", "eos")
 
 
 def test_what_stands_behind_an_end():
@@ -551,7 +642,7 @@ MUTATIONS = {
         "if match.end() > blank:",
         "return match.end() or None\n            if 1:",
     ),
-    "the whole text at once": ("range(max(start, blank) + 1, stop + 1)", "(stop,)"),
+    "the whole text at once": ("range(_first_possible(pattern, text, before, behind), behind + 1)", "(behind,)"),
     "a delimiter comes before a stop text": (
         "found.append((complete, not is_stop,",
         "found.append((complete, is_stop,",
@@ -559,6 +650,14 @@ MUTATIONS = {
     "a stop text belongs to the answer": ("Cut(at if is_stop else complete, is_stop)", "Cut(complete, is_stop)"),
     "a pattern comes before a stop text": ("first[0] - 1", "first[0]"),
     "a match may be of any length": ("max(0, complete - MATCH_LENGTH)", "0"),
+    "no pattern sees the end": ("if _sees_the_end(pattern):", "if False:"),
+    "a match begins in what is new": ("max(0, before + 1 - MATCH_LENGTH)", "before"),
+    "a match that is there is complete": (
+        "pattern.search(text, start, n) is not",
+        "pattern.search(text, start, n - 1) is not",
+    ),
+    "behind a delimiter nothing is looked for": ("sampling = sampling.replace(delimiter=None)", "pass"),
+    "a match is within one window": ("range(max(start, blank), stop, MATCH_LENGTH)", "[max(start, blank)]"),
 }
 
 
@@ -567,6 +666,8 @@ def test_a_mistake_is_found(mistake: str, monkeypatch: pytest.MonkeyPatch):
     module = mutant(steps, *MUTATIONS[mistake])
     monkeypatch.setitem(globals(), "first_cut", module.first_cut)
     monkeypatch.setitem(globals(), "Cut", module.Cut)
+    monkeypatch.setitem(globals(), "divided", module.divided)
+    monkeypatch.setitem(globals(), "steps", module)
     with pytest.raises((AssertionError, MotesError)):
         every_check()
 
@@ -578,6 +679,11 @@ def every_check() -> None:
     test_a_match_is_no_longer_than_it_may_be()
     test_what_is_complete_first_counts_and_then_the_stop_text()
     assert first_cut("ab", Sampling(delimiter="ab"), 1) == Cut(2, False)
+    test_a_stop_text_behind_a_delimiter_ends_the_answer()
+    rng = random.Random(0)
+    for pattern in ODD_PATTERNS:
+        for _ in range(20):
+            assert_found_letter_by_letter(pattern, "".join(rng.choices("ab.#\n ", k=rng.randrange(40))), 7)
 
 
 def test_without_a_mistake_nothing_is_found():

@@ -121,8 +121,7 @@ def _require_end(step: Step, sampling: Sampling) -> None:
         _require(drawn in (0, most), "a step of so many tokens has them all", f"{drawn} of {most} tokens")
     past = [step.text.lstrip().partition(d)[2].strip() for d in sampling.delimiters]
     _require(max(map(len, past), default=0) <= TOKEN_REST, "a step ends at its delimiter", repr(step.text))
-    cut = first_cut(step.text, sampling)
-    _require(cut is None or not cut.is_stop, "an answer ends before a stop text", repr(step.text))
+    _require(not any(s in step.text for s in sampling.stops), "an answer ends before a stop text", repr(step.text))
 
 
 async def acheck_reward_model(

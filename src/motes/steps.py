@@ -1,7 +1,7 @@
 r"""Where steps and answers end, to the letter. Engines that look for ends among tokens find these.
 
     delimiters      A step ends behind the first of them. What the token that completes one holds behind it belongs to
-                    the step as well, where the engine knows tokens.
+                    the step as well, where the engine knows tokens; a stop text in it ends the answer.
     a pattern       A step ends where a match ends, at the first letter that completes one: `\n+` ends it at its first
                     new line. Text that the pattern has to look ahead at, as in `\n\n(?=## Step \d+:)`, is the next
                     step's, and so is what a token holds behind the end (`Step.ahead`). A match that would leave the
@@ -18,7 +18,9 @@ other.
 
 from __future__ import annotations
 
+import bisect
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from motes.types import Sampling, Step, StepEnd, Usage
@@ -27,6 +29,13 @@ THINKING = ("<think>", "</think>")
 MATCH_LENGTH = 256
 """Characters of a pattern's match at most, so that looking for one costs as much late in a step as at its beginning.
 (Nested repetitions, `(a+)+b`, can take forever even so, as anywhere in `re`.)"""
+
+
+VISIBLE = re.compile(r"\S")
+END_SENSITIVE = re.compile(r"\$|\\[bBZz1-9]|\(\?[!>(]|\(\?P=|[+*?}]\+|(?s:\(\?<!.*\(\?=)")
+"""Whatever can undo a match when more text follows: ends of texts, lines and words, negative lookahead, atomic groups,
+possessive repetitions, references to groups (which lookahead captures once), lookahead where nothing may be behind.
+What only looks alike is taken for it."""
 
 
 def opening(prompt: str) -> str:
@@ -67,12 +76,35 @@ def first_cut(text: str, sampling: Sampling, start: int = 0) -> Cut | None:
 
 def _end_of_match(pattern: re.Pattern[str], text: str, start: int, stop: int) -> int | None:
     """Where the match ends that is complete first, behind `start` and not behind `stop` characters."""
-    blank = len(text) - len(text.lstrip())
-    for complete in range(max(start, blank) + 1, stop + 1):
-        for match in pattern.finditer(text, max(0, complete - MATCH_LENGTH), complete):
-            if match.end() > blank:
-                return match.end()
+    blank = len(text) if (visible := VISIBLE.search(text)) is None else visible.start()
+    for before in range(max(start, blank), stop, MATCH_LENGTH):
+        behind = min(before + MATCH_LENGTH, stop)
+        for complete in range(_first_possible(pattern, text, before, behind), behind + 1):
+            for match in pattern.finditer(text, max(0, complete - MATCH_LENGTH), complete):
+                if match.end() > blank:
+                    return match.end()
     return None
+
+
+def _first_possible(pattern: re.Pattern[str], text: str, before: int, behind: int) -> int:
+    """The first number of characters, of those from before + 1 to `behind`, among which the pattern may match; or one
+    more than `behind`.
+
+    One search where there is no match, which is the rule. What matches does so still when more text follows, unless the
+    pattern looks at where the text ends: then each letter has to be tried.
+    """
+    if _sees_the_end(pattern):
+        return before + 1
+    start = max(0, before + 1 - MATCH_LENGTH)
+    if pattern.search(text, start, behind) is None:
+        return behind + 1
+    numbers = range(before + 1, behind + 1)
+    return numbers[bisect.bisect_left(numbers, True, key=lambda n: pattern.search(text, start, n) is not None)]
+
+
+@lru_cache
+def _sees_the_end(pattern: re.Pattern[str]) -> bool:
+    return END_SENSITIVE.search(pattern.pattern) is not None
 
 
 def divided(text: str, sampling: Sampling, start: int = 0) -> tuple[str, str, StepEnd]:
@@ -81,8 +113,10 @@ def divided(text: str, sampling: Sampling, start: int = 0) -> tuple[str, str, St
     Args:
         start: see `first_cut`.
     """
+    if sampling.pattern is None:  # what a token holds behind a delimiter stays with it, and may hold a stop text
+        sampling = sampling.replace(delimiter=None)
     cut = first_cut(text, sampling, start)
-    if cut is None or not (cut.is_stop or sampling.pattern):  # what a token holds behind a delimiter stays with it
+    if cut is None:
         return text, "", "step"
     return (text[: cut.end], "", "eos") if cut.is_stop else (text[: cut.end], text[cut.end :], "step")
 
