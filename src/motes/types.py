@@ -129,6 +129,8 @@ class Usage:
         reward_tokens: tokens the reward model had to compute.
         reward_tokens_cached: tokens it was spared.
         lm_calls, reward_calls: steps asked for, and trajectories scored.
+        failed_generated_tokens, failed_prefill_tokens: of the language model's server, in attempts that broke off or
+            gave no answer that can be used, as far as they are known. They are in none of the other counts.
     """
 
     generated_tokens: int = 0
@@ -138,6 +140,8 @@ class Usage:
     reward_tokens_cached: int = 0
     lm_calls: int = 0
     reward_calls: int = 0
+    failed_generated_tokens: int = 0
+    failed_prefill_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(*map(operator.add, vars(self).values(), vars(other).values()))
@@ -147,7 +151,7 @@ class Usage:
 
     @property
     def total_tokens(self) -> int:
-        """Every token computed, by whichever model."""
+        """Every token computed, by whichever model, but for those of failed attempts."""
         return self.generated_tokens + self.prefill_tokens + self.reward_tokens
 
     def to_dict(self) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """What models behind HTTP share: an address, one pooled client that tries again, and who answers there."""
 
 from motes.http.address import Address
-from motes.http.client import Client, Retries, Timeouts
+from motes.http.client import Client, Retries, Timeouts, may_be_of_one
 from motes.http.events import Events
 from motes.http.options import flag, whole_number
 from motes.http.server import Server, identify
@@ -16,6 +16,7 @@ __all__ = [
     "Timeouts",
     "flag",
     "identify",
+    "may_be_of_one",
     "now",
     "whole_number",
 ]

@@ -49,10 +49,20 @@ CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 CONTEXT = re.compile(
-    r"context[ _](length|size|window)|maximum (context|model) length|max_model_len|max_total_tokens"
-    r"|max_new_tokens.{0,40}must be|longer than the model|input.{0,20} too long",
+    r"context[ _](length|size|window|limit)|maximum (context|model|allowed) length|max_model_len|max_total_tokens"
+    r"|max_seq_len|max_new_tokens.{0,40}must be|inputs`? must have less than|longer than the model"
+    r"|(input|prompt).{0,20} too long|reduce (the length|your prompt)|maximum number of tokens allowed"
+    r"|tokens exceed the configured limit|too many tokens",
     re.IGNORECASE,
 )
+"""What servers say of a request that their context does not hold."""
+
+
+def may_be_of_one(error: MotesError) -> bool:
+    """Whether what failed a request of several texts may be one of them; otherwise it is the server."""
+    if isinstance(error, (ContextLengthError, RejectedError, BadResponseError)):
+        return True
+    return isinstance(error, ServerError) and error.status == 500
 
 
 @dataclass(frozen=True)
@@ -193,9 +203,9 @@ class Client:
         path: str,
         body: Mapping[str, Any],
         *,
-        read: Callable[[Any], T] | None = None,
+        read: Callable[[Any], Any] | None = None,
         attempts: int | None = None,
-    ) -> T:
+    ) -> Any:
         """What a POST answers, as JSON, or what `read` makes of it.
 
         Args:
@@ -207,7 +217,7 @@ class Client:
                 above; the last three after several attempts.
         """
 
-        async def receive(response: httpx2.Response) -> T:
+        async def receive(response: httpx2.Response) -> Any:
             answer = await self._json(response)
             return answer if read is None else read(answer)
 

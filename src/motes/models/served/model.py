@@ -13,18 +13,19 @@ from motes.errors import (
     ConfigurationError,
     ContextLengthError,
     MissingExtraError,
+    MotesError,
     RejectedError,
     ServerError,
     UnknownNameError,
 )
-from motes.http import Address, Client, flag, now, whole_number
+from motes.http import Address, Client, flag, may_be_of_one, now, whole_number
 from motes.models.served.capabilities import Capabilities
 from motes.models.served.native import WIRES
 from motes.models.served.probe import probe
 from motes.models.served.profiles import PROFILES
 from motes.models.served.prompts import renderer
-from motes.models.served.refusals import is_about, room, unsupported
-from motes.models.served.stream import follow
+from motes.models.served.refusals import is_about, is_about_length, limits, unsupported
+from motes.models.served.stream import Call
 from motes.models.served.wires import Completions, Drawn, Prompt, Request, Wire
 from motes.steps import divided, drawn_before, end_at_limit
 from motes.types import Failure, Sampling, Step, Trajectory, Usage
@@ -37,7 +38,7 @@ Seeding = Literal["particle", "group", "none"]
 PROMPTS_PER_CALL = 256
 """Prompts of one merged request at most."""
 
-ADAPTATIONS = 6
+ADAPTATIONS = 20
 """How often a request is asked in another way."""
 
 
@@ -47,11 +48,18 @@ OF_ITS_PROMPT = (ServerError, ContextLengthError)
 
 @dataclass(eq=False)
 class PendingStep(Pending[Step | Failure]):
-    """One trajectory to be extended."""
+    """One trajectory to be extended.
+
+    Attributes:
+        wasted: what attempts cost that failed on its behalf.
+        is_drawn: whether its answer has come, and is becoming a step: what fails later does not concern it.
+    """
 
     trajectory: Trajectory
     sampling: Sampling
     seed: int
+    wasted: Usage = Usage()  # noqa: RUF009 (frozen)
+    is_drawn: bool = False
 
 
 class HTTPLanguageModel:
@@ -172,16 +180,16 @@ class HTTPLanguageModel:
         Raises:
             ConfigurationError: the server cannot sample so, or cannot continue what is begun.
             UnauthorizedError: the server does not accept the key any more.
-            ContextLengthError: a prompt alone does not fit.
+            ContextLengthError: no prompt fits.
         """
         self.profile.sampling_fields(sampling)
         if not self.continues_prefixes and any(trajectory.depth for trajectory in trajectories):
             raise ConfigurationError(f"{self!r} cannot continue an answer: draw whole ones")
         asks = [PendingStep(trajectory, sampling, seed) for trajectory, seed in zip(trajectories, seeds, strict=True)]
         outcomes = await self._batcher.submit(asks)
-        for outcome in outcomes:
-            if isinstance(outcome, Failure) and isinstance(outcome.error, ContextLengthError):
-                raise outcome.error
+        errors = [outcome.error for outcome in outcomes if isinstance(outcome, Failure)]
+        if errors and len(errors) == len(outcomes) and all(isinstance(error, ContextLengthError) for error in errors):
+            raise errors[0]
         return outcomes
 
     async def ready(self) -> None:
@@ -239,7 +247,8 @@ class HTTPLanguageModel:
                 await work
             except OF_ITS_PROMPT as error:
                 for ask in asks:
-                    ask.settle(Failure(error))
+                    if not ask.is_drawn:
+                        ask.settle(Failure(error, ask.wasted))
 
         self._batcher.start(run(), asks)
 
@@ -317,45 +326,79 @@ class HTTPLanguageModel:
         for last in (False,) * ADAPTATIONS + (True,):
             try:
                 await self._send(request, receivers)
-            except (ContextLengthError, RejectedError) as error:
-                limit = room(str(error))
-                if limit is not None and 0 < limit < request.limit and not last:
-                    if isinstance(error, RejectedError):
-                        self._most = limit
+            except OF_ITS_PROMPT as error:
+                refused = isinstance(error, RejectedError)
+                if refused and request.n > 1 and is_about(str(error), "n"):
+                    self._ask_one_by_one(request, receivers)
+                elif refused and not last and self._wire.leave_out(unsupported(str(error)), request):
+                    continue
+                elif len(request.prompts) > 1 and may_be_of_one(error):
+                    self._split(request, receivers)
+                elif not last and (limit := self._lower_limit(request, error)) > 0:
                     request = replace(request, limit=limit)
                     continue
-                if isinstance(error, ContextLengthError):
+                elif isinstance(error, ContextLengthError):
                     for ask in _all(receivers):  # what was begun is as long as it can be
-                        ask.settle(Step("", "length") if ask.trajectory.depth else Failure(error))
-                elif request.n > 1 and is_about(str(error), "n"):
-                    self.capabilities = replace(self.capabilities, choices=1)
-                    for i, asks in enumerate(receivers):
-                        alone = replace(
-                            request, prompts=(request.prompts[i // request.n],), n=1, seed=self._seed(asks[0])
-                        )
-                        self._start(self._call(alone, [asks]), asks)
-                elif not last and self._wire.leave_out(unsupported(str(error)), request):
-                    continue
+                        ask.settle(Step("", "length") if ask.trajectory.depth else Failure(error, ask.wasted))
                 else:
                     raise
             return
 
-    async def _send(self, request: Request, receivers: list[list[PendingStep]]) -> None:
-        settled: set[int] = set()
+    def _lower_limit(self, request: Request, error: MotesError) -> int:
+        """How many tokens to ask for instead, after a refusal; 0: it is not about that, or the context is full.
 
+        Where the server's sentence is not understood half as many are tried: an answer ends only where not a single
+        token is granted.
+        """
+        full = isinstance(error, ContextLengthError)
+        if not full and not (isinstance(error, RejectedError) and is_about_length(str(error))):
+            return 0
+        told = limits(str(error))
+        if told.most is not None and told.most < request.limit:
+            self._most = told.most
+        if told.context is not None and self.capabilities.context_length is None:
+            self.capabilities = replace(self.capabilities, context_length=told.context)
+        if told.room is not None and told.room < request.limit:
+            return max(0, told.room)
+        return request.limit // 2
+
+    def _ask_one_by_one(self, request: Request, receivers: list[list[PendingStep]]) -> None:
+        """A request for each answer, where the server draws one at a time: from now on, too."""
+        self.capabilities = replace(self.capabilities, choices=1)
+        for i, asks in enumerate(receivers):
+            alone = replace(request, prompts=(request.prompts[i // request.n],), n=1, seed=self._seed(asks[0]))
+            self._start(self._call(alone, [asks]), asks)
+
+    def _split(self, request: Request, receivers: list[list[PendingStep]]) -> None:
+        """Ask in two halves: the prompt that was refused fails by itself, and the others are answered."""
+        waiting = []  # a prompt with the asks of its answers
+        for i, prompt in enumerate(request.prompts):
+            asks = receivers[i * request.n : (i + 1) * request.n]
+            if not all(ask.is_drawn or ask.future.done() for ask in _all(asks)):
+                waiting.append((prompt, asks))
+        middle = -(-len(waiting) // 2)
+        for half in (waiting[:middle], waiting[middle:]):
+            if half:
+                part = replace(request, prompts=tuple(prompt for prompt, _ in half))
+                answers = [ask for _, asks in half for ask in asks]
+                self._start(self._call(part, answers), _all(answers))
+
+    async def _send(self, request: Request, receivers: list[list[PendingStep]]) -> None:
         def settle(index: int, drawn: Drawn) -> None:
-            if index not in settled:
-                settled.add(index)
-                self._start(self._finish(request, index, drawn, receivers[index]), receivers[index])
+            for ask in receivers[index]:
+                ask.is_drawn = True
+            self._start(self._finish(request, index, drawn, receivers[index]), receivers[index])
 
         wire = self._cutter if request.cut else self._wire
-        if request.cut or (request.count > 1 and self.profile.stream_interval):
-            answers = await self.client.stream(
-                wire.url, wire.asked(request, streamed=True), lambda events: follow(events, wire, request, settle)
-            )
-        else:
-            answers = wire.read(await self.client.post(wire.url, wire.asked(request)), request)
-        rest = [index for index in range(request.count) if index not in settled]
+        call = Call(wire, request, settle)
+        try:
+            if request.cut or (request.count > 1 and self.profile.stream_interval):
+                answers = await self.client.stream(wire.url, wire.asked(request, streamed=True), call.follow)
+            else:
+                answers = await self.client.post(wire.url, wire.asked(request), read=call.read)
+        finally:
+            rest = [index for index in range(request.count) if index not in call.settled]
+            receivers[rest[0]][0].wasted += call.wasted
         await asyncio.gather(*(self._finish(request, i, answers[i], receivers[i]) for i in rest))
 
     async def _finish(self, request: Request, index: int, drawn: Drawn, asks: list[PendingStep]) -> None:
@@ -363,16 +406,17 @@ class HTTPLanguageModel:
         before = request.prompts[index // request.n].before
         text, ahead, end = before + drawn.text, "", drawn.end
         if end == "step" and drawn.token_ids and not drawn.whole:
-            with suppress(ServerError):  # the step's ids, which are what is continued, are right all the same
+            with suppress(*OF_ITS_PROMPT):  # the step's ids, which are what is continued, are right all the same
                 text += await self._renderer.rest_of_token(drawn.text, drawn.token_ids)
         if end == "step":
             text, ahead, end = divided(text, request.sampling, len(before))
         elif end == "length":
             end = end_at_limit(request.sampling, request.limit)
-        step = Step(text, end, drawn.token_ids, drawn.logprob, self._usage(request, index, drawn), ahead=ahead)
+        step = Step(text, end, drawn.token_ids, drawn.logprob, ahead=ahead)
+        usage = self._usage(request, index, drawn)
         for ask in asks:
-            ask.settle(step)
-            step = replace(step, usage=Usage())  # drawn once, paid for once
+            ask.settle(replace(step, usage=usage + ask.wasted))
+            usage = Usage()  # drawn once, paid for once
 
     def _usage(self, request: Request, index: int, drawn: Drawn) -> Usage:
         prompt = drawn.prompt_tokens

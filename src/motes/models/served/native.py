@@ -7,9 +7,20 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from motes.errors import BadResponseError
-from motes.models.served.wires import Chat, Completions, Delta, Drawn, Request, Wire, counted, stops
-from motes.types import StepEnd
+from motes.models.served.ends import end_of
+from motes.models.served.messages import Piece, Writer, pieces_of
+from motes.models.served.wires import (
+    Chat,
+    Completions,
+    Delta,
+    Drawn,
+    Request,
+    Wire,
+    cached_tokens,
+    number,
+    of_the_call,
+    stops,
+)
 
 
 class LlamaCpp(Wire):
@@ -45,34 +56,43 @@ class LlamaCpp(Wire):
     def streamed(self, request: Request) -> dict[str, Any]:
         return {**self.body(request), "stream": True}
 
-    def delta(self, event: dict[str, Any]) -> list[tuple[int, Delta]]:
+    def delta(self, event: dict[str, Any]) -> list[tuple[int | None, Delta]]:
+        if "content" not in event:
+            return []
         tokens = tuple(int(token) for token in event.get("tokens") or ())
-        delta = Delta(str(event["content"]), tokens, count=int(event["tokens_predicted"]))
-        index = int(event.get("index") or 0)
-        if not event["stop"]:
+        delta = Delta(str(event["content"]), token_ids=tokens, count=number(event.get("tokens_predicted")))
+        index = number(event.get("index"))
+        if not event.get("stop"):
             return [(index, delta)]
-        usage = {
-            "prompt_tokens": event["tokens_evaluated"],
-            "prompt_tokens_details": {"cached_tokens": (event.get("timings") or {}).get("cache_n")},
+        return [*of_the_call(self._usage(event)), (index, replace(delta, finish=event["stop_type"]))]
+
+    def spent(self, answer: Any) -> tuple[int, int]:
+        answers = answer if isinstance(answer, list) else [answer]
+        totals = [super(LlamaCpp, self).spent({"usage": self._usage(one)}) for one in answers if isinstance(one, dict)]
+        return max((prompt for prompt, _ in totals), default=0), sum(drawn for _, drawn in totals)
+
+    def _usage(self, answer: Mapping[str, Any]) -> dict[str, Any]:
+        """In OpenAI's form."""
+        return {
+            "prompt_tokens": answer.get("tokens_evaluated"),
+            "completion_tokens": answer.get("tokens_predicted"),
+            "prompt_tokens_details": {"cached_tokens": (answer.get("timings") or {}).get("cache_n")},
         }
-        finish = {"eos": "stop", "limit": "length"}[event["stop_type"]]
-        return [*counted(usage), (index, replace(delta, finish=finish))]
 
     def _read(self, answer: Any, request: Request) -> list[Drawn]:
         answers = sorted(answer if isinstance(answer, list) else [answer], key=lambda one: int(one.get("index") or 0))
         return [self._drawn(one, first=i == 0) for i, one in enumerate(answers)]
 
     def _drawn(self, answer: Mapping[str, Any], first: bool) -> Drawn:
-        ends: Mapping[str, StepEnd] = {"eos": "eos", "word": "step", "limit": "length"}
-        timings = answer.get("timings") or {}
+        usage = self._usage(answer) if first else {}
         return Drawn(
             text=str(answer["content"]) + str(answer.get("stopping_word") or ""),
-            end=ends[answer["stop_type"]],
+            end=end_of(answer["stop_type"], self.url, by_text=answer["stop_type"] == "word"),
             token_ids=tuple(int(token) for token in answer.get("tokens") or ()),
-            num_tokens=int(answer["tokens_predicted"]),
+            num_tokens=number(answer.get("tokens_predicted")) or 0,
             whole=False,
-            prompt_tokens=int(answer["tokens_evaluated"]) if first else None,
-            cached_tokens=int(timings["cache_n"]) if first and "cache_n" in timings else None,
+            prompt_tokens=number(usage.get("prompt_tokens")),
+            cached_tokens=cached_tokens(usage),
         )
 
 
@@ -103,44 +123,68 @@ class SGLang(Wire):
     def streamed(self, request: Request) -> dict[str, Any]:
         return {**self.body(request), "stream": True}
 
-    def delta(self, event: dict[str, Any]) -> list[tuple[int, Delta]]:
+    def delta(self, event: dict[str, Any]) -> list[tuple[int | None, Delta]]:
+        if "meta_info" not in event:
+            return []
         told = event["meta_info"]
         ids = tuple(int(token) for token in event["output_ids"])
+        count = number(told.get("completion_tokens"))
+        reason, stop = self._reason(told)
         delta = Delta(
             text=str(event["text"] or ""),
             token_ids=ids,
-            logprobs=tuple(float(value[0]) for value in told.get("output_token_logprobs") or ()),
-            finish=None if told["finish_reason"] is None else str(told["finish_reason"]["type"]),
-            so_far=len(ids) == int(told["completion_tokens"]),
-            count=int(told["completion_tokens"]),
+            logprobs=self._logprobs(told),
+            finish=reason,
+            stop=stop,
+            so_far=len(ids) == count,
+            count=count,
         )
-        usage = {
-            "prompt_tokens": told["prompt_tokens"],
+        return [*of_the_call(self._usage(told)), (number(event.get("index")), delta)]
+
+    def spent(self, answer: Any) -> tuple[int, int]:
+        answers = answer if isinstance(answer, list) else [answer]
+        told = [one["meta_info"] for one in answers if isinstance(one, dict) and isinstance(one.get("meta_info"), dict)]
+        totals = [super(SGLang, self).spent({"usage": self._usage(one)}) for one in told]
+        return max((prompt for prompt, _ in totals), default=0), sum(drawn for _, drawn in totals)
+
+    def _usage(self, told: Mapping[str, Any]) -> dict[str, Any]:
+        """In OpenAI's form."""
+        return {
+            **{name: told.get(name) for name in ("prompt_tokens", "completion_tokens")},
             "prompt_tokens_details": {"cached_tokens": told.get("cached_tokens")},
         }
-        return [*counted(usage), (int(event.get("index") or 0), delta)]
+
+    def _reason(self, told: Mapping[str, Any]) -> tuple[str | None, str | int | None]:
+        """Why an answer ended, and the text or token that ended it."""
+        reason = told["finish_reason"]
+        if isinstance(reason, dict):
+            return str(reason["type"]), reason.get("matched")
+        return reason, None
+
+    def _logprobs(self, told: Mapping[str, Any]) -> tuple[float, ...]:
+        values = [entry[0] for entry in told.get("output_token_logprobs") or ()]
+        return () if None in values else tuple(float(value) for value in values)
 
     def _read(self, answer: Any, request: Request) -> list[Drawn]:
         answers = answer if isinstance(answer, list) else [answer]
-        return [self._drawn(one, first=i == 0) for i, one in enumerate(answers)]
+        return [self._drawn(one, request, first=i == 0) for i, one in enumerate(answers)]
 
-    def _drawn(self, answer: Mapping[str, Any], first: bool) -> Drawn:
+    def _drawn(self, answer: Mapping[str, Any], request: Request, first: bool) -> Drawn:
         told = answer["meta_info"]
-        reason = told["finish_reason"]
-        end: StepEnd = "length"
-        if reason["type"] == "stop":
-            end = "step" if isinstance(reason.get("matched"), str) else "eos"
-        elif reason["type"] != "length":
-            raise BadResponseError(f"{self.url} broke off: {reason}")
-        drawn = told.get("output_token_logprobs")
+        reason, stop = self._reason(told)
+        if reason is None:
+            raise ValueError("an answer that has not ended")
+        logprobs = self._logprobs(told)
+        num_tokens = number(told.get("completion_tokens")) or 0
+        usage = self._usage(told) if first else {}
         return Drawn(
-            text=str(answer["text"]),
-            end=end,
+            text=str(answer["text"] or ""),
+            end=Delta(finish=reason, stop=stop).end(request, self.url, num_tokens),
             token_ids=tuple(int(token) for token in answer.get("output_ids") or ()),
-            num_tokens=int(told["completion_tokens"]),
-            logprob=sum(float(value[0]) for value in drawn) if drawn else None,
-            prompt_tokens=int(told["prompt_tokens"]) if first else None,
-            cached_tokens=int(told["cached_tokens"]) if first and "cached_tokens" in told else None,
+            num_tokens=num_tokens,
+            logprob=sum(logprobs) if logprobs else None,
+            prompt_tokens=number(usage.get("prompt_tokens")),
+            cached_tokens=cached_tokens(usage),
         )
 
 
@@ -174,16 +218,18 @@ class TGI(Wire):
     def _read(self, answer: Any, request: Request) -> list[Drawn]:
         one = answer[0] if isinstance(answer, list) else answer
         details = one["details"]
-        ends: Mapping[str, StepEnd] = {"eos_token": "eos", "stop_sequence": "step", "length": "length"}
-        end = ends[details["finish_reason"]]
+        reason = details["finish_reason"]
         tokens = details.get("tokens") or []
+        num_tokens = number(details.get("generated_tokens")) or len(tokens)
+        by_text = reason == "stop_sequence" and bool(stops(request))
         text = "".join(str(token["text"]) for token in tokens if not token.get("special")) or str(one["generated_text"])
+        logprobs = [token.get("logprob") for token in tokens]
         return [
             Drawn(
                 text=text,
-                end=end,
-                num_tokens=int(details["generated_tokens"]),
-                logprob=sum(float(token["logprob"]) for token in tokens) if tokens else None,
+                end=end_of(reason, self.url, is_full=num_tokens >= request.limit, by_text=by_text),
+                num_tokens=num_tokens,
+                logprob=None if None in logprobs or not logprobs else sum(map(float, logprobs)),
                 prompt_tokens=len(details["prefill"]) if details.get("prefill") else None,
             )
         ]
@@ -216,22 +262,36 @@ class Ollama(Wire):
         return self.body(request)
 
     def _read(self, answer: Any, request: Request) -> list[Drawn]:
-        ends: Mapping[str, StepEnd] = {"stop": "eos", "length": "length"}
+        drawn = number(answer.get("eval_count")) or 0
+        reason = answer.get("done_reason") if "response" in answer else answer["response"]
+        end = end_of(reason, self.url, is_full=drawn >= request.limit)
+        writer = Writer()
+        text = writer.write(self._pieces(answer))
         return [
             Drawn(
-                text=str(answer["response"]),
-                end=ends[answer["done_reason"]],
-                num_tokens=int(answer["eval_count"]),
-                prompt_tokens=int(answer["prompt_eval_count"]) if "prompt_eval_count" in answer else None,
+                text=text if end == "length" else text + writer.close(),
+                end=end,
+                num_tokens=drawn,
+                prompt_tokens=number(answer.get("prompt_eval_count")),
             )
         ]
 
-    def delta(self, event: dict[str, Any]) -> list[tuple[int, Delta]]:
-        text = str(event.get("response") or "")
+    def delta(self, event: dict[str, Any]) -> list[tuple[int | None, Delta]]:
+        pieces = self._pieces(event)
         if not event.get("done"):
-            return [(0, Delta(text))]
-        usage = {"completion_tokens": event.get("eval_count"), "prompt_tokens": event.get("prompt_eval_count")}
-        return [(0, Delta(text, finish=event["done_reason"])), *counted(usage)]
+            return [(None, Delta(pieces=pieces))]
+        finish = event.get("done_reason") or "stop"  # older ones say no more than that it is done
+        return [(None, Delta(pieces=pieces, finish=finish)), *of_the_call(self._usage(event))]
+
+    def spent(self, answer: Any) -> tuple[int, int]:
+        return super().spent({"usage": self._usage(answer)} if isinstance(answer, dict) else {})
+
+    def _usage(self, answer: Mapping[str, Any]) -> dict[str, Any]:
+        """In OpenAI's form."""
+        return {"completion_tokens": answer.get("eval_count"), "prompt_tokens": answer.get("prompt_eval_count")}
+
+    def _pieces(self, answer: Mapping[str, Any]) -> tuple[Piece, ...]:
+        return pieces_of({"thinking": answer.get("thinking"), "content": answer.get("response")})
 
 
 WIRES: Mapping[str, type[Wire]] = MappingProxyType(

@@ -82,9 +82,12 @@ async def _completes(
     async def drawn(**options: object) -> list[Drawn] | None:
         request = replace(Request((prompt,), PLAIN, limit=1), **options)  # type: ignore[arg-type]
         try:
-            return wire.read(await client.post(wire.url, wire.body(request), attempts=2), request)
+            answers: list[Drawn] = await client.post(
+                wire.url, wire.body(request), read=lambda answer: wire.read(answer, request), attempts=2
+            )
         except LEFT_OUT:
             return None
+        return answers
 
     one = await drawn()
     if one is None:
@@ -129,4 +132,7 @@ async def _chats(client: Client, chat: Chat, profile: Profile, known: Capabiliti
 
 async def _said(client: Client, chat: Chat, prompt: Prompt) -> str:
     request = Request((prompt,), Sampling(temperature=0.0, delimiter=None), limit=8)
-    return chat.read(await client.post(chat.url, chat.body(request), attempts=2), request)[0].text
+    answers: list[Drawn] = await client.post(
+        chat.url, chat.body(request), read=lambda answer: chat.read(answer, request), attempts=2
+    )
+    return answers[0].text

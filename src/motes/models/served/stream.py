@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from motes.errors import BadResponseError
-from motes.models.served.wires import Delta, Drawn, Request, Wire, cached_tokens, end_of
+from motes.http import Events
+from motes.models.served.messages import Writer
+from motes.models.served.wires import Delta, Drawn, Request, Wire, cached_tokens, number
 from motes.steps import first_cut
-from motes.types import Sampling
+from motes.types import Sampling, Usage
 
 Settle = Callable[[int, Drawn], None]
+
+
+NOTHING = Delta()
+"""What an answer is before its first piece."""
 
 
 @dataclass
@@ -21,20 +27,46 @@ class _Answer:
     Attributes:
         sampling: what ends its step; None: the server finds that.
         before: what the step's text begins with, before this one.
+        writer: puts thoughts between their tags.
     """
 
     sampling: Sampling | None
     before: str
+    writer: Writer = field(default_factory=Writer)
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     pieces: int = 0
     cut: bool = False
-    last: Delta = field(default_factory=Delta)
+    last: Delta = NOTHING
 
     @property
     def ended(self) -> bool:
-        return self.cut or self.last.finish is not None
+        return self.cut or bool(self.last.finish)
+
+    @property
+    def has_begun(self) -> bool:
+        return self.last is not NOTHING
+
+    @property
+    def count(self) -> int:
+        """How many tokens were drawn, as far as it is known."""
+        told = self.last.count in (None, len(self.token_ids))
+        return len(self.token_ids) if told and self.token_ids else self.last.count or self.pieces
+
+    def drawn(self, request: Request, url: str) -> Drawn:
+        """The answer, which has ended."""
+        told = self.last.count in (None, len(self.token_ids))
+        end = "step" if self.cut else self.last.end(request, url, self.count)
+        closing = "" if self.cut or end == "length" else self.writer.close()
+        return Drawn(
+            text=self.text + closing,
+            end=end,
+            token_ids=tuple(self.token_ids) if told else (),
+            num_tokens=self.count,
+            logprob=sum(self.logprobs) if self.logprobs and len(self.logprobs) == self.count else None,
+            whole=self.cut or not self.token_ids,
+        )
 
     def add(self, delta: Delta) -> None:
         if self.ended:  # what comes behind the cut
@@ -47,10 +79,10 @@ class _Answer:
                 logprobs=delta.logprobs[len(self.logprobs) :],
             )
         seen = len(self.before) + len(self.text)
-        self.text += delta.text
+        self.text += delta.text + self.writer.write(delta.pieces)
         self.token_ids += delta.token_ids
         self.logprobs += delta.logprobs
-        self.pieces += bool(delta.text or delta.token_ids)
+        self.pieces += bool(delta.text or delta.pieces or delta.token_ids)
         self.last = delta
         if self.sampling is None:
             return
@@ -61,61 +93,114 @@ class _Answer:
             self.token_ids, self.logprobs, self.text = [], [], self.text[: cut.end - len(self.before)]
 
 
-async def follow(events: AsyncIterator[dict[str, Any]], wire: Wire, request: Request, settle: Settle) -> list[Drawn]:
-    """Every answer of a streamed call, in order; `settle` is told of each but the last as it ends.
+@dataclass(eq=False)
+class Call:
+    """One request over all its attempts: each answer is settled as it ends, once.
 
-    The last one to end waits for what the server says of the whole call, and carries it.
+    Args:
+        settle: called with each answer of a stream but one as it ends; that one waits for what the server says of the
+            whole call, and carries it.
 
-    Raises:
-        BadResponseError: the stream ended before the answers, or is in no form that is known.
+    Attributes:
+        wasted: what attempts that broke off cost, and answers that had been drawn before.
     """
-    sampling = request.sampling if request.cut else None
-    answers = [_Answer(sampling, prompt.before) for prompt in request.prompts for _ in range(request.n)]
-    drawn: dict[int, Drawn] = {}
-    usage: Mapping[str, Any] = {}
-    async for event in events:
+
+    wire: Wire
+    request: Request
+    settle: Settle
+    settled: set[int] = field(default_factory=set)
+    wasted: Usage = Usage()  # noqa: RUF009 (frozen)
+
+    def read(self, answer: Any) -> list[Drawn]:
+        """Every answer of a call that is answered as a whole, in order.
+
+        Raises:
+            BadResponseError: see `Wire.read`.
+        """
         try:
-            deltas = wire.delta(event)
-            for index, delta in deltas:
-                if index < 0:
-                    usage = delta.usage or {}
-                    continue
-                answers[index].add(delta)
-                if answers[index].ended and index not in drawn:
-                    drawn[index] = _drawn(answers[index], request, wire.url)
-                    if len(drawn) < len(answers):
-                        settle(index, drawn[index])
-        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
-            raise wire.misread(event, error) from error
-        if len(drawn) == len(answers) and request.cut:
-            break  # closes the connection, and so stops the server
-    if len(drawn) < len(answers):
-        raise BadResponseError(f"{wire.url} broke off {len(answers) - len(drawn)} of {len(answers)} answers")
-    if not request.cut or len(answers) == 1:  # a stream that is left early may tell of some of its answers only
-        latest = next(reversed(drawn))
-        drawn[latest] = _with_usage(drawn[latest], usage, alone=len(answers) == 1)
-    return [drawn[index] for index in range(len(answers))]
+            return self.wire.read(answer, self.request)
+        except BadResponseError:
+            prompt, drawn = self.wire.spent(answer)
+            self.wasted += Usage(failed_prefill_tokens=prompt, failed_generated_tokens=drawn)
+            raise
 
+    async def follow(self, events: Events) -> list[Drawn]:
+        """Every answer of a streamed call, in order.
 
-def _drawn(answer: _Answer, request: Request, url: str) -> Drawn:
-    told = answer.last.count in (None, len(answer.token_ids))
-    return Drawn(
-        text=answer.text,
-        end="step" if answer.cut else end_of(answer.last, request, url),
-        token_ids=tuple(answer.token_ids) if told else (),
-        num_tokens=len(answer.token_ids) if told and answer.token_ids else answer.last.count or answer.pieces,
-        logprob=sum(answer.logprobs) if answer.logprobs else None,
-        whole=answer.cut or not answer.token_ids,
-    )
+        Raises:
+            BadResponseError: the stream ended before the answers, or is in no form that is known.
+        """
+        request = self.request
+        sampling = request.sampling if request.cut else None
+        answers = [
+            _Answer(sampling, prompt.before, writer=Writer(prompt.prefix))
+            for prompt in request.prompts
+            for _ in range(request.n)
+        ]
+        drawn: dict[int, Drawn] = {}
+        before = frozenset(self.settled)
+        is_used = False
+        try:
+            await self._receive(events, answers, drawn)
+            is_used = True
+        finally:
+            of_use = (self.settled - before) | (set(range(len(answers))) - before if is_used else set())
+            computed = not is_used and any(answer.has_begun for answer in answers)
+            self.wasted += Usage(
+                failed_generated_tokens=sum(answer.count for i, answer in enumerate(answers) if i not in of_use),
+                failed_prefill_tokens=sum(prompt.num_tokens for prompt in request.prompts) if computed else 0,
+            )
+        return [drawn[index] for index in range(len(answers))]
+
+    async def _receive(self, events: Events, answers: list[_Answer], drawn: dict[int, Drawn]) -> None:
+        usage: Mapping[str, Any] = {}
+        wanted = set(range(len(answers))) - self.settled
+        last = -1
+
+        def end(index: int) -> None:
+            nonlocal last
+            drawn[index] = answers[index].drawn(self.request, self.wire.url)
+            if index in wanted:
+                wanted.discard(index)
+                last = index
+                if wanted:
+                    self.settled.add(index)
+                    self.settle(index, drawn[index])
+
+        async for event in events:
+            try:
+                for index, delta in self.wire.delta(event):
+                    if delta.usage is not None:
+                        usage = delta.usage
+                        continue
+                    if index is None and len(answers) > 1:
+                        raise KeyError("index")
+                    index = index or 0
+                    answers[index].add(delta)
+                    if answers[index].ended and index not in drawn:
+                        end(index)
+            except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+                raise self.wire.misread(event, error) from error
+            if len(drawn) == len(answers) and self.request.cut:
+                break  # closes the connection, and so stops the server
+        if events.is_complete:  # some servers give no reason with the last piece
+            for index, answer in enumerate(answers):
+                if index not in drawn and answer.has_begun:
+                    end(index)
+        if len(drawn) < len(answers):
+            missing = len(answers) - len(drawn)
+            raise BadResponseError(f"{self.wire.url} broke off {missing} of {len(answers)} answers: look into its log")
+        if last >= 0 and (not self.request.cut or len(answers) == 1):  # one that is left early may tell of some only
+            prompts = sum(prompt.num_tokens for prompt in self.request.prompts)
+            drawn[last] = _with_usage(drawn[last], {"prompt_tokens": prompts, **usage}, alone=len(answers) == 1)
 
 
 def _with_usage(drawn: Drawn, usage: Mapping[str, Any], *, alone: bool) -> Drawn:
     """With what the server counted for the whole call."""
-    counted = usage.get("completion_tokens")
-    prompt = usage.get("prompt_tokens")
+    counted = number(usage.get("completion_tokens"))
     return replace(
         drawn,
-        num_tokens=int(counted) if alone and counted and not drawn.token_ids else drawn.num_tokens,
-        prompt_tokens=None if prompt is None else int(prompt),
+        num_tokens=counted if alone and counted and not drawn.token_ids else drawn.num_tokens,
+        prompt_tokens=number(usage.get("prompt_tokens")),
         cached_tokens=cached_tokens(usage),
     )

@@ -21,6 +21,8 @@ from typing import Any
 
 from motes.errors import BadResponseError
 from motes.http import Address
+from motes.models.served.ends import end_of
+from motes.models.served.messages import Piece, Writer, pieces_of
 from motes.models.served.profiles import Profile
 from motes.types import Sampling, StepEnd
 
@@ -158,21 +160,34 @@ class Wire:
         """The body that is answered as a stream in which every answer comes as soon as it has ended."""
         raise NotImplementedError
 
-    def delta(self, event: dict[str, Any]) -> list[tuple[int, Delta]]:
-        """What an event of a stream adds, to which answer; −1: to the whole call."""
+    def delta(self, event: dict[str, Any]) -> list[tuple[int | None, Delta]]:
+        """What an event of a stream adds, to which answer; None: to the only one. An event that adds nothing, sent to
+        keep the connection alive, is left out."""
         raise NotImplementedError
+
+    def spent(self, answer: Any) -> tuple[int, int]:
+        """The tokens that an answer which cannot be used says that it took: of the prompt, and drawn."""
+        try:
+            usage = usage_of(answer)
+            return number(usage.get("prompt_tokens")) or 0, number(usage.get("completion_tokens")) or 0
+        except (KeyError, TypeError, IndexError, ValueError, AttributeError):
+            return 0, 0
 
 
 @dataclass(frozen=True)
 class Delta:
-    """A piece of an answer: `finish` with the last one.
+    """A piece of an answer: `finish` with the last one. Or what a stream says of the whole call: `usage`.
 
     Attributes:
+        pieces: texts and thoughts, in formats that tell them apart; beside them there is no `text`.
+        finish: why it ended, in the server's words; None and "" are said of answers that go on, too.
+        stop: the text that ended it, or a token's id, where the engine says so.
         so_far: whether text, ids and log-probabilities are all that there is, and not what was added.
         count: how many tokens were drawn so far, where it is told: a stream may leave out some of their ids.
     """
 
     text: str = ""
+    pieces: tuple[Piece, ...] = ()
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     finish: str | None = None
@@ -181,19 +196,36 @@ class Delta:
     so_far: bool = False
     count: int | None = None
 
+    def end(self, request: Request, url: str, num_tokens: int) -> StepEnd:
+        """What ended the answer that this is the last piece of."""
+        by_text = isinstance(self.stop, str) and bool(stops(request))
+        return end_of(self.finish, url, is_full=num_tokens >= request.limit, by_text=by_text)
+
 
 def stops(request: Request) -> list[str]:
     return [] if request.cut else [*request.sampling.delimiters, *request.sampling.stops]
 
 
-def counted(usage: Mapping[str, Any] | None) -> list[tuple[int, Delta]]:
+def of_the_call(usage: Mapping[str, Any]) -> list[tuple[int | None, Delta]]:
     """What a stream says of the whole call."""
-    return [(-1, Delta(usage=usage))] if usage else []
+    return [(None, Delta(usage=usage))] if usage else []
+
+
+def number(value: Any) -> int | None:
+    """A count as servers write it: null, or a float, or nothing sensible."""
+    is_count = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 2**53
+    return int(value) if is_count else None
+
+
+def usage_of(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    usage = answer.get("usage")
+    return usage if isinstance(usage, dict) else {}
 
 
 def cached_tokens(usage: Mapping[str, Any]) -> int | None:
-    value = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-    return None if value is None else int(value)
+    details = usage.get("prompt_tokens_details")
+    told = number(details.get("cached_tokens")) if isinstance(details, dict) else None
+    return number(usage.get("prompt_cache_hit_tokens")) if told is None else told  # DeepSeek's word
 
 
 class Completions(Wire):
@@ -241,39 +273,46 @@ class Completions(Wire):
         return body
 
     def _read(self, answer: Any, request: Request) -> list[Drawn]:
-        usage = answer.get("usage") or {}
-        choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
-        shares = _shared(int(usage.get("completion_tokens") or 0), len(choices))
+        usage = usage_of(answer)
+        choices = [(i if index is None else index, choice) for i, (index, choice) in enumerate(_choices(answer))]
+        choices.sort(key=lambda pair: pair[0])
+        shares = _shared(number(usage.get("completion_tokens")) or 0, len(choices))
         return [
-            self._drawn(self._delta(choice), request, usage if i == 0 else {}, shares[i])
-            for i, choice in enumerate(choices)
+            self._drawn(self._delta(choice), request, i, usage if i == 0 else {}, shares[i])
+            for i, (_, choice) in enumerate(choices)
         ]
 
-    def _drawn(self, delta: Delta, request: Request, usage: Mapping[str, Any], share: int) -> Drawn:
+    def _drawn(self, delta: Delta, request: Request, i: int, usage: Mapping[str, Any], share: int) -> Drawn:
+        if not delta.finish and self.profile.tells_end:  # those that always do
+            raise BadResponseError(f"{self.url} did not bring an answer to its end: look into its log")
+        num_tokens = len(delta.token_ids) or share
+        end = delta.end(request, self.url, num_tokens)
+        writer = Writer(request.prompts[i // request.n].prefix) if i < request.count else Writer()
+        text = delta.text + writer.write(delta.pieces)
         return Drawn(
-            text=delta.text,
-            end=end_of(delta, request, self.url),
+            text=text if end == "length" else text + writer.close(),
+            end=end,
             token_ids=delta.token_ids,
-            num_tokens=len(delta.token_ids) or share,
+            num_tokens=num_tokens,
             logprob=sum(delta.logprobs) if delta.logprobs else None,
             whole=not delta.token_ids,
-            prompt_tokens=int(usage["prompt_tokens"]) if "prompt_tokens" in usage else None,
+            prompt_tokens=number(usage.get("prompt_tokens")),
             cached_tokens=cached_tokens(usage),
         )
 
     def _delta(self, choice: Mapping[str, Any]) -> Delta:
-        logprobs = choice.get("logprobs") or {}
+        text = choice.get("text") if choice.get("finish_reason") else choice["text"]
         return Delta(
-            text=str(choice["text"] or ""),
+            text=str(text or ""),
             token_ids=tuple(int(token) for token in choice.get("token_ids") or ()),
-            logprobs=tuple(float(value) for value in logprobs.get("token_logprobs") or ()),
+            logprobs=_logprobs(choice),
             finish=choice.get("finish_reason"),
             stop=_stop(choice),
         )
 
-    def delta(self, event: dict[str, Any]) -> list[tuple[int, Delta]]:
-        deltas = [(int(choice["index"]), self._delta(choice)) for choice in event["choices"]]
-        return [*deltas, *counted(event.get("usage"))]
+    def delta(self, event: dict[str, Any]) -> list[tuple[int | None, Delta]]:
+        deltas = [(index, self._delta(choice)) for index, choice in _choices(event)]
+        return [*deltas, *of_the_call(usage_of(event))]
 
 
 class Chat(Completions):
@@ -301,10 +340,21 @@ class Chat(Completions):
         return body
 
     def _delta(self, choice: Mapping[str, Any]) -> Delta:
-        message = choice["message"] if "message" in choice else choice["delta"]
-        if message.get("refusal"):
-            return Delta(text=str(message["refusal"]), finish=choice.get("finish_reason"))
-        return Delta(str(message.get("content") or ""), finish=choice.get("finish_reason"), stop=_stop(choice))
+        message = choice.get("message") or choice.get("delta")
+        if message is None and not choice.get("finish_reason"):
+            raise KeyError("message")
+        return Delta(pieces=pieces_of(message), finish=choice.get("finish_reason"), stop=_stop(choice))
+
+
+def _choices(answer: Mapping[str, Any]) -> list[tuple[int | None, Mapping[str, Any]]]:
+    """The answers of a call, or pieces of them, with their places, where these are told."""
+    choices = []
+    for choice in answer.get("choices") or ():
+        index = choice.get("index")
+        if index is not None and int(index) < 0:
+            raise ValueError(f"an index of {index}")
+        choices.append((None if index is None else int(index), choice))
+    return choices
 
 
 def _stop(choice: Mapping[str, Any]) -> str | int | None:
@@ -313,13 +363,13 @@ def _stop(choice: Mapping[str, Any]) -> str | int | None:
     return stop
 
 
-def end_of(delta: Delta, request: Request, url: str) -> StepEnd:
-    """What ended an answer that was not cut on this side."""
-    if delta.finish == "length":
-        return "length"
-    if delta.finish != "stop":
-        raise BadResponseError(f"{url} ended an answer for the reason {delta.finish!r}, which is none that is known")
-    return "step" if isinstance(delta.stop, str) and stops(request) else "eos"
+def _logprobs(choice: Mapping[str, Any]) -> tuple[float, ...]:
+    """Those of the tokens: in the completions' own form, or, as llama.cpp gives them, in the chat's. None at all where
+    one is missing: their sum would be that of other tokens."""
+    told = choice.get("logprobs")
+    told = told if isinstance(told, dict) else {}
+    values = told.get("token_logprobs") or [token.get("logprob") for token in told.get("content") or ()]
+    return () if None in values else tuple(float(value) for value in values)
 
 
 def _shared(total: int, parts: int) -> list[int]:

@@ -10,14 +10,12 @@ from typing import Any
 from motes.checkpoint import checkpoint_config
 from motes.concurrency import Batcher, Pending
 from motes.errors import (
-    BadResponseError,
     ConfigurationError,
     ContextLengthError,
-    MotesError,
     RejectedError,
     ServerError,
 )
-from motes.http import Address, Client, Server, identify, now, whole_number
+from motes.http import Address, Client, Server, identify, may_be_of_one, now, whole_number
 from motes.rewards.families import FAMILIES, Family, family
 from motes.rewards.format import Format
 from motes.rewards.reading import Key, Prefix, Reader, Reading
@@ -225,7 +223,7 @@ class ServedPRM:
         try:
             outcomes = await self.route.read([group[0].reading for group in groups])
         except (ContextLengthError, ServerError) as error:
-            if len(groups) > 1 and _of_a_text(error):
+            if len(groups) > 1 and may_be_of_one(error):
                 for group in groups:
                     self._start([group])
                 return
@@ -271,13 +269,6 @@ class ServedPRM:
 
     def __repr__(self) -> str:
         return f"ServedPRM({str(self.address)!r})"
-
-
-def _of_a_text(error: MotesError) -> bool:
-    """Whether a failure may be that of one text among others; otherwise it is that of the server."""
-    if isinstance(error, (ContextLengthError, RejectedError, BadResponseError)):
-        return True
-    return isinstance(error, ServerError) and error.status == 500
 
 
 def _family(server: Server, tokenizer: str | None) -> Family:
