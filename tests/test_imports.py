@@ -42,6 +42,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "arguments",
         "threads",
         "files",
+        "opened",
         "vocabulary",
         "checkpoint",
         "protocols",

@@ -1,6 +1,6 @@
 """Inference-time scaling of language models by particle-based Monte Carlo."""
 
-from motes.api import asolve, language_model, reward_model, solve
+from motes.api import asolve, close_models, language_model, reward_model, solve
 from motes.contracts import check_language_model, check_reward_model
 from motes.errors import MotesError
 from motes.methods import (
@@ -70,6 +70,7 @@ __all__ = [
     "asolve",
     "check_language_model",
     "check_reward_model",
+    "close_models",
     "language_model",
     "prompt",
     "reward_model",

@@ -23,6 +23,7 @@ from motes.errors import ConfigurationError, MissingExtraError, MotesError, Unkn
 from motes.methods import ParticleFilter, Run, require, select_by_outcome
 from motes.methods.limits import Limits
 from motes.methods.population import Follower, Observer
+from motes.opened import Opened
 from motes.protocols import AnswerRule, LanguageModel, Method, RewardModel, Task
 from motes.rewards.calibration import CalibratedReward, Calibration
 from motes.rewards.judge import Judge
@@ -311,8 +312,9 @@ async def asolve(
 
     Args:
         problem: a `Problem`, or the question as text.
-        lm, reward: models, or what `language_model` and `reward_model` open. No reward model is needed by methods
-            that do not score.
+        lm, reward: models, or what `language_model` and `reward_model` open. What is named is opened by the first call
+            and kept for the next ones of this process, see `close_models`. No reward model is needed by methods that
+            do not score.
         outcome_reward: another reward model, which only chooses the answer: `reward` weighs partial answers as ever,
             then this one scores the complete ones. See `motes.methods.select_by_outcome`.
         method: by default `ParticleFilter(16)`.
@@ -366,9 +368,48 @@ async def asolve(
         raise
 
 
-async def _open_beside(open_model: Callable[[Any], T], model: Any) -> T:
-    """A model; one that has to be opened is opened beside the event loop."""
-    return await in_thread(open_model, model) if isinstance(model, str) else open_model(model)
+async def _open_beside(open_model: Callable[..., T], model: Any) -> T:
+    """A model; one that is named is opened once, beside the event loop."""
+    return await in_thread(_open_once, open_model, model) if isinstance(model, str) else open_model(model)
+
+
+_MODELS = Opened()
+
+
+def close_models() -> None:
+    """Let go of the models that `solve` has opened by their names and keeps for its next calls.
+
+    A run that works with one keeps it until it has ended.
+    """
+    _MODELS.forget()
+
+
+def _open_once(open_model: Callable[..., Any], spec: str) -> Any:
+    """The model of that name, opened by the first call that asks for it. A calibration is read each time: it is small,
+    and `motes calibrate` may have changed it."""
+    name, options = _parsed(spec, {})
+    calibration = options.pop("calibration", None) if open_model is reward_model else None
+    calibrated = None if calibration is None else Calibration.load(str(calibration))
+    key = open_model, name, tuple(sorted(options.items()))
+    model = _MODELS.get(key, _state(name, options), lambda: open_model(name, **options))
+    return model if calibrated is None else CalibratedReward(model, calibrated)
+
+
+SETTINGS = re.compile(r"(MOTES|OPENAI|HF|CUDA|SSL)_\w+|\w+_PROXY", re.IGNORECASE)
+"""Variables of the environment that say how models are opened: keys, proxies, folders, devices."""
+
+
+def _state(name: str, options: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What opening a model depends on besides its name: the environment, the files of a checkpoint, and what a module
+    holds by now, which may have been loaded anew."""
+    variables = {key: value for key, value in os.environ.items() if SETTINGS.fullmatch(key)}
+    if (variable := options.get("api_key_env")) is not None:
+        variables[str(variable)] = os.environ.get(str(variable), "")
+    files: list[tuple[str, int]] = []
+    with contextlib.suppress(OSError):
+        folder = os.path.abspath(name.removeprefix("hf:"))
+        files = sorted((entry.path, entry.stat().st_mtime_ns) for entry in os.scandir(folder))
+    return variables, files, attribute(name) if _names_own(name) else None
 
 
 def _instance(name: str, value: Any, protocol: Any, example: str) -> Any:
