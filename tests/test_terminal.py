@@ -10,6 +10,7 @@ import os
 import pty
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ import worlds
 from motes import api
 from motes.cli import main, terminal
 from motes.cli.terminal import Console, Stream, Text, exact_json
-from motes.cli.views import Watch, partial_answers
+from motes.cli.views import Watch, partial_answers, section_table
 from motes.errors import EngineError
+from motes.lab.tables import Section
 from motes.tasks import Arithmetic
 from motes.text import UNSEEN
 from motes.types import Record, Step
@@ -399,3 +401,20 @@ def test_help_of_a_command(capsys):
     assert run(capsys, "help") == run(capsys) == run(capsys, "--help")
     assert run(capsys, "help", "solve") == run(capsys, "solve", "--help")
     assert "did you mean 'solve'?" in run(capsys, "help", "sovle")[2]
+
+
+@pytest.mark.parametrize("width", [200, 80, 40])
+def test_no_number_of_a_report_is_cut(width: int):
+    rows = (("pf:potential=absolute", "128", "100.0 % (56.6 % – 100.0 %)", "1,234,567"),) * 2
+    file = io.StringIO()
+    console = Console(file)
+    console.width = width
+    console.show(section_table(Section("t", ("method", "budget", "accuracy of the runs", "generated"), rows)))
+    whole = " ".join(("methodbudgetaccuracyoftherunsgenerated", *rows[0], *rows[1][1:]))  # the method once
+    assert Counter("".join(file.getvalue().split())) == Counter("".join(whole.split()))
+
+
+def test_a_question_from_stdin_is_text_of_any_editor(monkeypatch):
+    for content in ("\ufeff2 + 2?\r\n".encode(), "2 + 2?\r\n".encode("utf-16")):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        assert terminal.read_stdin() == "2 + 2?\n"

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from motes.cli import terminal
+from motes import prompts
+from motes.cli import options, terminal
 from motes.errors import ConfigurationError, MissingExtraError
+from motes.methods import METHODS
 
 if TYPE_CHECKING:
     from motes.gateway.config import Config
@@ -22,12 +24,22 @@ def command(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Instead of a file: the language model behind it.")] = None,
     reward: Annotated[str | None, typer.Option(help="With --model: the reward model.")] = None,
-    method: Annotated[str | None, typer.Option(help="With --model: the method.  [default: pf]")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(autocompletion=options.complete(*METHODS), help="With --model: the method.  [default: pf]"),
+    ] = None,
     num_particles: Annotated[
         int | None,
         typer.Option("-n", "--num-particles", help="With --model: trajectories.  [default: 16]"),
     ] = None,
-    prompt: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="With --model: how it is asked.")] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            autocompletion=options.complete(*prompts.names()),
+            help="With --model: how it is asked.",
+        ),
+    ] = None,
     task: Annotated[str | None, typer.Option(help="With --model: whose rule reads answers.")] = None,
     name: Annotated[str, typer.Option(help="With --model: what clients call it.")] = "motes",
     host: Annotated[str | None, typer.Option(help="Where to listen.  [default: 127.0.0.1]")] = None,

@@ -22,7 +22,7 @@ import rich.text
 from rich.console import RenderableType
 
 from motes.errors import ConfigurationError
-from motes.text import UNSEEN, escaped, visible
+from motes.text import UNSEEN, decoded, escaped, visible
 
 WIDE = 200
 """Columns of what is no terminal: as many as the tables need."""
@@ -226,6 +226,6 @@ def read_stdin() -> str:
     source = getattr(sys.stdin, "buffer", sys.stdin)
     try:
         content = source.read()
-        return content.decode("utf-8-sig") if isinstance(content, bytes) else content
+        return decoded(content) if isinstance(content, bytes) else content
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"stdin is no UTF-8 ({error.reason} at byte {error.start}): convert it") from error
