@@ -20,9 +20,10 @@ from weakref import WeakKeyDictionary
 from motes.concurrency import gather
 from motes.errors import ConfigurationError, ContextLengthError, MotesError, VerdictError
 from motes.protocols import LanguageModel
+from motes.rewards.blank import fill_scores, written_steps
 from motes.rewards.rubric import Rubric, rubric_named
 from motes.rewards.steps import StepSource
-from motes.types import NEUTRAL, Failure, Problem, Sampling, Scores, Step, Trajectory, Usage
+from motes.types import Failure, Problem, Sampling, Scores, Step, Trajectory, Usage
 
 REPLY_TOKENS = 64
 """Of a whole reply, beside its critique."""
@@ -47,8 +48,9 @@ class Judge:
     critiques, `num_verdicts` of them are written, each with a verdict of its own, and these averaged.
 
     A draw that states no verdict is repeated. A prefix for which none states one has no score: a run drops the
-    particle. What the model computes counts as reward tokens. A prefix is judged once; the same prefix, seed and model
-    give the same score, whatever else is in the call, since draws are seeded by what is asked.
+    particle. A blank step is not asked about: it has the score of the step before. What the model computes counts as
+    reward tokens. A prefix is judged once; the same prefix, seed and model give the same score, whatever else is in the
+    call, since draws are seeded by what is asked.
 
     Args:
         lm: any language model; no more than its protocol is used. One that cannot continue a prefix writes whole
@@ -115,8 +117,8 @@ class Judge:
         """See `motes.protocols.RewardModel`. All that is new in a call is asked at once, equal texts once."""
         inquiries: dict[tuple[str, tuple[str, ...]], _Inquiry] = {}
         of: dict[Trajectory, _Inquiry] = {}
-        for node in dict.fromkeys(node for trajectory in trajectories for node in trajectory.path):
-            if node not in self._known and not (self.rubric.outcome and node.finished is None):
+        for node in dict.fromkeys(node for trajectory in trajectories for node in self._judged(trajectory)):
+            if node not in self._known:
                 asked, ends = self.rubric.asked(node), self.rubric.ends(node)
                 of[node] = inquiries.setdefault((asked, ends), _Inquiry(self, asked, ends))
         lm = StepSource(self.lm)
@@ -133,8 +135,14 @@ class Judge:
             for node, inquiry in mine.items():
                 if not isinstance(result := results[inquiry], MotesError):
                     self._known[node] = result
-            outcomes.append(Scores((self._known.get(node, NEUTRAL) for node in trajectory.path), usage))
+            outcomes.append(Scores(fill_scores(trajectory, self._known), usage))
         return outcomes
+
+    def _judged(self, trajectory: Trajectory) -> list[Trajectory]:
+        """The prefixes of a trajectory that have verdicts of their own."""
+        if self.rubric.outcome:
+            return [node for node in trajectory.path if node.finished is not None]
+        return written_steps(trajectory)
 
     def __repr__(self) -> str:
         return f"Judge({self.lm!r}, {self.rubric.name!r})"
