@@ -440,8 +440,14 @@ def solve(problem: Problem | str, **options: Any) -> Result:
     Raises:
         ConfigurationError: called where an event loop is running: await `asolve` there.
     """
+    if _loop_is_running():
+        raise ConfigurationError("an event loop is running here: use `await motes.asolve(…)`")
+    return asyncio.run(asolve(problem, **options))
+
+
+def _loop_is_running() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(asolve(problem, **options))
-    raise ConfigurationError("an event loop is running here: use `await motes.asolve(…)`")
+        return False
+    return True
