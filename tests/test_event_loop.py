@@ -16,18 +16,20 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 import gateways
 import motes
-from motes import Majority, Problem, Result, TabularLanguageModel
-from motes.errors import GraderError
+from motes import Majority, Problem, Result, Step, TabularLanguageModel, Trajectory
+from motes.errors import ContextLengthError, GraderError
 from motes.gateway.answering import open_models
 from motes.lab import Evaluation, evaluate, read_records, regrade
 from motes.lab.evaluation import RECORDS
 from motes.methods import METHODS, answers, method
 from motes.tasks import BoxedAnswers, MathAnswers
 from motes.tasks.maths import Grader, workers
-from motes.threads import abandoned, in_thread
+from motes.threads import LONG, abandoned, in_thread
+from motes.types import Failure
 from test_maths import FAKE
 
 PATIENCE = 20.0
@@ -330,3 +332,40 @@ def test_a_model_that_is_named_is_opened_beside_the_loop(role: str, monkeypatch:
     options: dict[str, Any] = {**opened, role: "test_event_loop:open_slowly", "method": motes.BestOfN(2)}
     asyncio.run(turns.watch(lambda: motes.asolve("?", **options)))
     assert (turns.stalls, turns.calls) == (0, 1)
+
+
+class TestLongTexts:
+    """What is long is tokenized beside the loop; what is short at once, which costs less than a thread."""
+
+    LONG_TEXT = "word " * (LONG // 4)
+
+    @pytest.fixture
+    def turns(self, monkeypatch: pytest.MonkeyPatch) -> Turns:
+        """Those that whoever tokenizes something long waits for."""
+        turns, encode = Turns(), PreTrainedTokenizerFast.encode
+
+        def slow(tokenizer: Any, text: str, **options: Any) -> Any:
+            if len(text) > LONG:
+                turns.wait()
+            return encode(tokenizer, text, **options)
+
+        monkeypatch.setattr(PreTrainedTokenizerFast, "encode", slow)
+        return turns
+
+    def test_a_prompt_of_the_language_model(self, turns: Turns):
+        lm = motes.language_model("tiny")
+        with pytest.raises(ContextLengthError):
+            asyncio.run(turns.watch(lambda: motes.asolve(self.LONG_TEXT, lm=lm, reward=None, method=Majority(4))))
+        assert (turns.stalls, turns.calls) == (0, 1), "once for all particles"
+
+    @pytest.mark.parametrize("prefix", ["steps", "whole"])
+    def test_a_step_and_a_question_of_the_reward_model(self, turns: Turns, prefix: str):
+        reward = motes.reward_model("tiny", prefix=prefix)
+        answer = Trajectory(Problem("?")).extend(Step(self.LONG_TEXT, "eos"))
+        (scored,) = asyncio.run(turns.watch(lambda: reward.score([answer])))
+        assert (type(scored), turns.stalls, turns.calls > 0) == (Failure, 0, True)
+        with pytest.raises(ContextLengthError):
+            asyncio.run(
+                turns.watch(lambda: reward.score([Trajectory(Problem(self.LONG_TEXT)).extend(Step("4", "eos"))]))
+            )
+        assert turns.stalls == 0

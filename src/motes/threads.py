@@ -42,6 +42,15 @@ async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
     return value  # type: ignore[return-value]  # None only where the function returned it
 
 
+LONG = 20_000
+"""Characters of text that take a tokenizer some hundredths of a second."""
+
+
+async def in_thread_if_long(length: int, function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function that tokenizes `length` characters: in a thread if these are many, at once if they are few."""
+    return await in_thread(function, *arguments) if length > LONG else function(*arguments)
+
+
 def abandoned() -> bool:
     """Whether this thread works for a caller of `in_thread` that was cancelled: nobody will read the result."""
     left: threading.Event | None = getattr(_current, "left", None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import threading
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from typing import Any
@@ -18,6 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from motes.errors import ConfigurationError
 from motes.steps import THINKING, opening
+from motes.threads import in_thread_if_long
 from motes.types import Problem
 
 HIT = -1
@@ -34,6 +36,7 @@ class Vocabulary:
         if _forget_edges(spec):
             self._inner = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)))
         self._prompts: WeakKeyDictionary[Problem, list[int]] = WeakKeyDictionary()
+        self._lock = threading.Lock()  # a tokenizer that is set up for one call must not serve another one
         self.automaton = lru_cache(maxsize=32)(self._automaton)
 
     @classmethod
@@ -55,18 +58,33 @@ class Vocabulary:
             ConfigurationError: the model has no form for such a conversation.
         """
         if problem not in self._prompts:
-            if self.tokenizer.chat_template:
-                text = self._conversation(problem)
-                ids = self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
-            elif len(problem.messages) == 1:
-                ids = self.tokenizer.encode(problem.question)
-            else:
-                raise ConfigurationError(
-                    "the model has no chat template, so it knows neither system prompts nor conversations: ask the "
-                    "question alone, or use a checkpoint that was trained to chat"
-                )
-            self._prompts[problem] = ids
+            with self._lock:
+                if problem not in self._prompts:  # in another thread meanwhile
+                    self._prompts[problem] = self._prompt(problem)
         return self._prompts[problem]
+
+    async def prepare(self, problem: Problem) -> None:
+        """Let `prompt` know a long prompt without holding up the event loop.
+
+        Raises:
+            ConfigurationError: as `prompt`.
+        """
+        if problem not in self._prompts:
+            length = sum(len(message["content"]) for message in problem.messages)
+            await in_thread_if_long(length, self.prompt, problem)
+
+    def _prompt(self, problem: Problem) -> list[int]:
+        ids: list[int]
+        if self.tokenizer.chat_template:
+            ids = self.tokenizer.encode(self._conversation(problem), add_special_tokens=False, verbose=False)
+        elif len(problem.messages) == 1:
+            ids = self.tokenizer.encode(problem.question)
+        else:
+            raise ConfigurationError(
+                "the model has no chat template, so it knows neither system prompts nor conversations: ask the "
+                "question alone, or use a checkpoint that was trained to chat"
+            )
+        return ids
 
     def opening(self, problem: Problem) -> str:
         """What the answer's text begins with before anything is drawn, see `motes.steps.opening`."""
@@ -91,9 +109,10 @@ class Vocabulary:
         Special tokens that it spells are recognised, or only text.
         """
         # Whether it is too long is for the engines to say: the tokenizer's own warning is silenced.
-        ids: list[int] = self._inner.encode(
-            text, add_special_tokens=False, split_special_tokens=not special, verbose=False
-        )
+        with self._lock:
+            ids: list[int] = self._inner.encode(
+                text, add_special_tokens=False, split_special_tokens=not special, verbose=False
+            )
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -160,6 +160,8 @@ class LocalLanguageModel(Engine[_Extension]):
         """See `motes.protocols.LanguageModel`. Concurrent calls decode in one batch."""
         steps: list[Step | None] = [None] * len(trajectories)
         requests: list[_Extension] = []
+        for problem in {trajectory.problem for trajectory in trajectories}:
+            await self.vocabulary.prepare(problem)
         for i, (trajectory, seed) in enumerate(zip(trajectories, seeds, strict=True)):
             before = self._before(trajectory)
             steps[i] = drawn_before(before, sampling)

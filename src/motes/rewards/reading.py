@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 from motes.errors import ContextLengthError, UnknownNameError
 from motes.rewards.blank import fill_scores, written_steps
 from motes.rewards.format import Format
+from motes.threads import in_thread_if_long
 from motes.types import Failure, Problem, Scores, Trajectory, Usage
 
 Prefix = Literal["steps", "whole"]
@@ -96,7 +97,7 @@ class Reader(Generic[ReadingT]):
             wanted.append([])
             first.append([])
             try:
-                readings = list(self._readings(trajectory))
+                readings = await in_thread_if_long(self._length(trajectory), self._readings_of, trajectory)
             except ContextLengthError as error:
                 if self.context_length and len(self.format.prompt(trajectory.problem)) >= self.context_length:
                     raise
@@ -134,6 +135,15 @@ class Reader(Generic[ReadingT]):
         prompt = self.format.prompt(problem)
         texts = [[*prompt, *self.format.step(step, 1)] for step in steps]
         return [self._reading(ids, [len(ids) - 1], [[]], 0, 0) for ids in texts]
+
+    def _length(self, trajectory: Trajectory) -> int:
+        """Characters that have to be tokenized to read it, at most."""
+        new = [node for node in trajectory.path if self.prefix == "whole" or node not in self._step_ids]
+        question = sum(len(message["content"]) for message in trajectory.problem.plain.messages)
+        return question + sum(len(node.step.text) for node in new if node.step is not None)
+
+    def _readings_of(self, trajectory: Trajectory) -> list[ReadingT]:
+        return list(self._readings(trajectory))
 
     def _readings(self, trajectory: Trajectory) -> Iterator[ReadingT]:
         """What must be read for the steps of a trajectory that have no score yet."""

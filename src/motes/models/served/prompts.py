@@ -11,6 +11,7 @@ from motes.errors import BadResponseError, ServerError
 from motes.http import Address, Client
 from motes.models.served.wires import Prompt
 from motes.steps import opening
+from motes.threads import in_thread_if_long
 from motes.types import Problem, Trajectory
 
 if TYPE_CHECKING:
@@ -162,11 +163,12 @@ class OfTokenizer(Renderer):
         self.ids = ids
 
     async def _prompt(self, problem: Problem) -> Prompt:
+        await self.vocabulary.prepare(problem)
         ids = tuple(self.vocabulary.prompt(problem))
         return Prompt(ids=ids) if self.ids else Prompt(text=str(self.vocabulary.tokenizer.decode(list(ids))))
 
     async def encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self.vocabulary.encode(text))
+        return tuple(await in_thread_if_long(len(text), self.vocabulary.encode, text))
 
     async def decode(self, ids: tuple[int, ...]) -> str:
         return self.vocabulary.decode(ids)
