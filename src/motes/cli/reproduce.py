@@ -151,7 +151,7 @@ def show_plan(reproduction: Reproduction) -> None:
 def show(reproduction: Reproduction) -> None:
     """The table, with what must be known to read it."""
     console = terminal.results()
-    for warning in reproduction.warnings():
+    for warning in [*reproduction.damages().lines(), *reproduction.warnings()]:
         console.print(Text(warning, style="yellow"))
     section = reproduction.section()
     table = section_table(section)

@@ -87,17 +87,18 @@ def draws_independently(spec: str) -> bool:
 
 def is_own(spec: str) -> bool:
     """Whether the method is code of somebody's, MODULE:CLASS: to make it runs that code."""
-    return spec.partition(":")[0] not in METHODS
+    name, *parts = spec.split(":")
+    return name not in METHODS and bool(parts) and "=" not in parts[0]
 
 
 def _split(spec: str) -> tuple[str, list[str]]:
     """A method's name, which is an id or MODULE:CLASS, and what follows it."""
     name, *parts = spec.split(":")
-    if name in METHODS:
-        return name, parts
-    if not parts or "=" in parts[0]:
+    if is_own(spec):
+        return f"{name}:{parts[0]}", parts[1:]
+    if name not in METHODS:
         raise UnknownNameError("method", name, METHODS)
-    return f"{name}:{parts[0]}", parts[1:]
+    return name, parts
 
 
 def _own(name: str, cls: Any, budget: int, values: Mapping[str, Any]) -> Method:

@@ -16,6 +16,7 @@ from motes.lab.comparison import chief_of
 from motes.lab.method_spec import NAMES
 from motes.lab.report import Cell, Report
 from motes.lab.tables import flops
+from motes.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,6 +42,9 @@ STYLES: dict[str, tuple[str, str]] = {
 """Colour (Okabe and Ito's and Tol's colour-blind-safe palettes) and marker of each method id."""
 SPARE = ("#882255", "#332288", "#999933", "#CC79A7", "#44AA99", "#E69F00", "#004488", "#CC6677", "#997700", "#88CCEE")
 
+LEVELS = 16
+"""So many levels have room for a panel each."""
+
 SETTINGS: Any = {
     "font.family": "sans-serif",
     "font.size": 10,
@@ -61,6 +65,8 @@ SETTINGS: Any = {
     "xtick.major.size": 3,
     "ytick.major.size": 0,
     "svg.hashsalt": "motes",
+    "text.parse_math": False,  # names and titles are text, whatever stands in them
+    "text.usetex": False,
 }
 
 
@@ -140,8 +146,8 @@ def accuracy_figure(report: Report) -> Figure:
 
 
 def cost_figure(report: Report) -> Figure | None:
-    """Against all tokens computed, and against FLOPs; None where a model's size is unknown."""
-    if any(cell.total_flops is None for cell in report.cells):
+    """Against all tokens computed, and against FLOPs; None where a model's size is unknown, or nothing was counted."""
+    if not all(cell.total_flops for cell in report.cells):
         return None
     return curves_figure(report, [TOKENS, FLOPS])
 
@@ -158,6 +164,7 @@ def curves_figure(
     columns = {name: [cell for cell in report.cells if cell.method in (report.chief, *methods)]
                for name, methods in groups.items() if any(cell.method in methods for cell in report.cells)}  # fmt: skip
     panels = []
+    scales = [scale for scale in scales if all(scale.place(cell) > 0 for cell in report.cells)]  # they are logarithmic
     for scale in scales:
         everywhere = [scale.place(cell) for cell in report.cells]
         for name, cells in (columns or {"": list(report.cells)}).items():
@@ -202,7 +209,7 @@ def levels_figure(report: Report) -> Figure | None:
     from matplotlib.figure import Figure
 
     levels = sorted({cell.level for cell in report.levels if cell.level is not None})
-    if len(levels) < 2:
+    if not 2 <= len(levels) <= LEVELS:
         return None
     figure = Figure(figsize=(2.2 * len(levels) + 2, 3.8))
     panels: Sequence[Axes] = figure.subplots(1, len(levels), sharey=True)
@@ -266,6 +273,7 @@ def heading(figure: Figure, title: str, subtitle: str, left: float | None = None
     """Title and subtitle, at the left edge of the first panel or as told, set in inches from the top."""
     left = figure.axes[0].get_position().x0 if left is None else left
     height = figure.get_figheight()
+    title, subtitle = visible(title), visible(subtitle)
     figure.text(left, 1 - 0.2 / height, title, fontsize=14, fontweight="bold", va="top")
     figure.text(left, 1 - 0.5 / height, subtitle, fontsize=10, color="#666666", va="top")
 
@@ -290,7 +298,7 @@ def styles_of(cells: Sequence[Cell]) -> dict[str, Style]:
         label = NAMES.get(name, name)
         colour, marker = STYLES.get(name, (FAINT, "o"))
         if settings or name not in STYLES:
-            label, colour = "\n".join([label, *settings.split(":")]).strip(), next(spare)
+            label, colour = "\n".join(map(visible, [label, *settings.split(":")])).strip(), next(spare)
         styles[method] = Style(label, colour, marker)
     return styles
 

@@ -20,7 +20,7 @@ from motes.lab.prices import Prices
 from motes.lab.records import OUTCOMES, Outcome, RunRecord, read_records
 from motes.lab.reliability import Predictions, Quality
 from motes.lab.statistics import Interval, share_interval
-from motes.lab.tables import csv_text, sections
+from motes.lab.tables import csv_text, markdown, sections
 from motes.types import Usage
 
 UNKNOWN = Sizes()
@@ -248,8 +248,12 @@ class Report:
 
     def warnings(self) -> list[str]:
         """What a reader must know before trusting the numbers."""
+        return [*self.damages.lines(), *self._cautions()]
+
+    def _cautions(self) -> list[str]:
+        """Those that are about the runs, in Markdown."""
         failed, ungraded = (sum(cell.outcomes[end] for cell in self.cells) for end in ("failed", "grader_timeout"))
-        warnings = self.damages.lines()
+        warnings = []
         if (asked := self.configuration.get("num_problems", self.problems)) < self.problems:
             warnings.append(
                 f"records of {self.problems} problems, of {asked} that the evaluation has: not all are its own"
@@ -264,8 +268,8 @@ class Report:
 
     def markdown(self) -> str:
         """The report as a Markdown page."""
-        lines = [f"# {self.title}", "", f"{self.models}.", ""]
-        for warning in self.warnings():
+        lines = [f"# {markdown(self.title)}", "", f"{markdown(self.models)}.", ""]
+        for warning in [*map(markdown, self.damages.lines()), *self._cautions()]:
             lines += [f"**{warning}.**", ""]
         return "\n".join([*lines, *(line for section in sections(self) for line in section.markdown())])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from motes.lab.comparison import Difference, Rate
 from motes.lab.records import OUTCOMES
 from motes.lab.statistics import Interval
+from motes.text import visible
 
 if TYPE_CHECKING:
     from motes.lab.report import Cell, Report
@@ -30,7 +32,7 @@ CHOICE_NOTE = (
     "frequent one is, and how often any is (the oracle, pass@N of the method)."
 )
 PASS_NOTE = (
-    "Chance that at least one of k independent samples is right, from the {n} samples of `{method}`: the unbiased "
+    "Chance that at least one of k independent samples is right, from the {n} samples of {method}: the unbiased "
     "estimator 1 − C(n − c, k)/C(n, k) of Chen et al. (arXiv 2107.03374), c of the n samples being right, with the "
     "95 % interval of a bootstrap over problems."
 )
@@ -46,13 +48,13 @@ OUTCOMES_NOTE = (
     "neither right nor wrong; accuracy is over all of them."
 )
 DIFFERENCES_NOTE = (
-    "Accuracy less that of `{chief}` at the same budget, in percentage points, over the runs that both have. In "
+    "Accuracy less that of {chief} at the same budget, in percentage points, over the runs that both have. In "
     "brackets the 95 % interval of a bootstrap over problems. A method that draws one trajectory whatever the budget "
     "is compared at each."
 )
 RATES_NOTE = (
-    "How many times the budget of `{chief}` another method needs to be as accurate: the budget at which its curve "
-    "reaches the accuracy of `{chief}` at n, over n. Between measured budgets the running maximum of the curve is "
+    "How many times the budget of {chief} another method needs to be as accurate: the budget at which its curve "
+    "reaches the accuracy of {chief} at n, over n. Between measured budgets the running maximum of the curve is "
     "interpolated, linearly in log2(budget); nothing is extrapolated: ≤ and > stand before the smallest and the "
     "largest budget measured, over n. In brackets the 95 % interval of a bootstrap over problems."
 )
@@ -70,6 +72,7 @@ class Section:
     note: str = ""
 
     def markdown(self) -> list[str]:
+        """Its lines in Markdown, which title and note are already: names in them are `code`."""
         heading = [f"## {self.title}", ""] if self.title else []
         return [*heading, *markdown_rows(self.header, self.rows), "", *([self.note, ""] if self.note else [])]
 
@@ -81,14 +84,14 @@ def sections(report: Report) -> Iterator[Section]:
     header = ("method", "budget", "selected", "majority", "any")
     yield Section("Selected, majority, any", header, [_choice_row(cell) for cell in report.cells], CHOICE_NOTE)
     if report.differences:
-        note = DIFFERENCES_NOTE.format(chief=report.chief)
-        yield Section(f"Differences to `{report.chief}`", *_grid(report.differences, "budget {}"), note)
+        note = DIFFERENCES_NOTE.format(chief=code(report.chief))
+        yield Section(f"Differences to {code(report.chief)}", *_grid(report.differences, "budget {}"), note)
     if report.rates:
-        yield Section("Scaling rates", *_grid(report.rates, "n = {}"), RATES_NOTE.format(chief=report.chief))
+        yield Section("Scaling rates", *_grid(report.rates, "n = {}"), RATES_NOTE.format(chief=code(report.chief)))
     if report.passes:
         method, n = report.sampled
         rows = [[f"{k}", percent(value.value), between(value)] for k, value in report.passes.items()]
-        yield Section("pass@k", ("k", "pass@k", "95 % interval"), rows, PASS_NOTE.format(n=n, method=method))
+        yield Section("pass@k", ("k", "pass@k", "95 % interval"), rows, PASS_NOTE.format(n=n, method=code(method)))
     if report.qualities:
         columns = ("method", "budget", "of", "number", "mean", "right", "AUROC", "within a problem", "ECE", "Brier")
         yield Section("Scores and confidence as predictions", columns, _quality_rows(report), QUALITY_NOTE)
@@ -200,16 +203,54 @@ def money(amount: float | None) -> str:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A CSV file of at least one row, under the names of the first one's fields."""
+    """A CSV file of at least one row, under the names of the first one's fields.
+
+    A text that a spreadsheet would take for a formula has a ' before it.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _inert(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
 
 
+FORMULA = re.compile(r"\s*[-=+@\uff0b\uff0d\uff1d\uff20]|[\t\n]")
+"""How a text begins that a spreadsheet calculates; in some languages the wide signs count, too."""
+
+
+def _inert(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    value = value.replace("\r\n", "\n").replace("\r", "\n")  # before Python 3.13 a lone one is left without quotes
+    if FORMULA.match(value) is None:
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
 def markdown_rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table of texts in Markdown."""
     line = "| {} |".format
-    return [line(" | ".join(header)), line(" | ".join(["---"] + ["---:"] * (len(header) - 1)))] + [
-        line(" | ".join(row)) for row in rows
+    return [line(" | ".join(map(markdown, header))), line(" | ".join(["---"] + ["---:"] * (len(header) - 1)))] + [
+        line(" | ".join(map(markdown, row))) for row in rows
     ]
+
+
+MARKS = re.compile(r"[\\`*\[\]<|~$&]|(?<!\w)_|_(?!\w)")
+"""What means something to Markdown within a line or a cell."""
+
+
+def markdown(text: str) -> str:
+    """A text as one line of Markdown that shows it as it is."""
+    return MARKS.sub(r"\\\g<0>", visible(" ".join(text.split())))
+
+
+def code(name: str) -> str:
+    """A name as code in Markdown."""
+    shown = visible(" ".join(name.split()))
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    space = " " if len(fence) > 1 else ""
+    return f"{fence}{space}{shown}{space}{fence}"

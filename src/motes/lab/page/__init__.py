@@ -27,6 +27,7 @@ from motes.lab.records import OUTCOMES, Key, RunRecord
 from motes.lab.report import Cell, Report
 from motes.lab.tables import Section, sections
 from motes.lab.traces import Trace, read_lines
+from motes.text import visible
 
 SCRIPTS = ("data", "curves", "problems", "run", "page")
 PROBLEMS, MEGABYTES = 30, 24
@@ -50,11 +51,11 @@ def html(report: Report, directory: Path, *, viewer: int | None = None) -> str:
         "page.html",
         styles=("report",),
         scripts=SCRIPTS,
-        title=f"{report.title} · motes",
+        title=f"{visible(report.title)} · motes",
         data={
-            "title": escape(report.title),
-            "models": escape(report.models),
-            "warnings": "".join(f'<p class="warning">{escape(warning)}.</p>' for warning in report.warnings()),
+            "title": escape(visible(report.title)),
+            "models": escape(visible(report.models)),
+            "warnings": "".join(f'<p class="warning">{escape(visible(warning))}.</p>' for warning in report.warnings()),
             "sections": "\n".join(_section(section) for section in sections(report)),
             "index": pages.embedded(_index(report, insides)),
             "runs": "\n".join(
@@ -193,7 +194,7 @@ def _section(section: Section) -> str:
     """A table, with its title and its note; the first one, which has no title, stands open."""
 
     def row(cells: Iterable[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        return "<tr>" + "".join(f"<{tag}>{escape(visible(cell))}</{tag}>" for cell in cells) + "</tr>"
 
     body = "".join(row(cells, "td") for cells in section.rows)
     note = f'<p class="note">{escape(section.note.replace("`", ""))}</p>' if section.note else ""

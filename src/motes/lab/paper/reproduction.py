@@ -23,7 +23,7 @@ from motes.lab.paper.published import COLUMNS, SIZES, TASKS, Point, published
 from motes.lab.paper.row import EXPERIMENTS, Experiment, Row, read_rows
 from motes.lab.records import RunRecord, read_records
 from motes.lab.report import Cell
-from motes.lab.tables import Section, csv_text
+from motes.lab.tables import Section, code, csv_text, markdown
 
 EVERY = "all"
 """Stands for every row, where models are named."""
@@ -253,45 +253,49 @@ class Reproduction:
         for row in self.measured:
             if not _called(model := self._model(row) or "", row.model):
                 replaced.setdefault(model, []).append(row.name)
-        told += [f"`{model}` in the place of {', '.join(names)}" for model, names in replaced.items()]
+        told += [f"{code(model)} in the place of {', '.join(names)}" for model, names in replaced.items()]
         rewards = {row.reward: None for row in self.measured if row.reward and row.needs_reward(self.experiment)}
-        told += [f"`{self.reward}` in the place of {name}" for name in rewards if not _called(self.reward or "", name)]
+        reward = self.reward or ""
+        told += [f"{code(reward)} in the place of {name}" for name in rewards if not _called(reward, name)]
         for task in self.columns:
             problems = next(len(entry.evaluation.problems()) for entry in self.entries if entry.task == task)
             name, own = COLUMNS[task], self.tasks[task]
             source = own.partition("?")[0]
             if source != task and not source.endswith(".jsonl"):
-                told.append(f"{problems} problems of `{own}` in the place of {name}")
+                told.append(f"{problems} problems of {code(own)} in the place of {name}")
             elif problems != SIZES[task]:
                 told.append(f"{problems} problems of {name}, which has {SIZES[task]}")
         largest = max(max(one.budgets) for row in self.measured for one in row.wanted[self.experiment])
         if self.budget is not None and self.budget < largest:
             told.append(f"Budgets up to {self.budget}, where the paper's go up to {largest}")
         told += [f"Left out: {refusal}" for refusal in self.refused]
-        damages = Damages()
-        missing = sum(
-            entry.num_runs - sum(record.outcome != "failed" for record in entry.records(damages))
-            for entry in self.entries
-        )
-        told += damages.lines()
+        missing = sum(entry.num_runs - entry.num_done for entry in self.entries)
         if missing:
             told.append(f"Unfinished: {missing} runs are missing or failed; the same command does them")
         return told
+
+    def damages(self) -> Damages:
+        """Records that cannot be read: their runs are done again."""
+        damages = Damages()
+        for entry in self.entries:
+            entry.records(damages)
+        return damages
 
     def markdown(self) -> str:
         """The table as a page, with what must be known to read it."""
         seeds = f"seed {', '.join(map(str, self.seeds))}"
         lines = [f"# {TITLES[self.experiment]} of arXiv 2502.01618, measured again", ""]
-        for warning in self.warnings():
+        for warning in [*map(markdown, self.damages().lines()), *self.warnings()]:
             lines += [f"**{warning}.**", ""]
         lines += self.section().markdown()
         lines += [f"Measured with ({seeds}):", ""]
         lines += [
-            f"- {row.name}: `{self._model(row)}`{f', prompt {row.prompt.name}' if row.prompt else ''}"
+            f"- {markdown(row.name)}: {code(self._model(row) or '')}"
+            f"{f', prompt {markdown(row.prompt.name)}' if row.prompt else ''}"
             for row in self.measured
         ]
         if any(row.needs_reward(self.experiment) for row in self.measured):
-            lines.append(f"- reward model: `{self.reward}`")
+            lines.append(f"- reward model: {code(self.reward or '')}")
         return "\n".join(lines) + "\n"
 
     def csv(self) -> str:
