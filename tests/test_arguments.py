@@ -15,6 +15,8 @@ import pytest
 import motes
 from motes.arguments import _hints, fit, fit_fields
 from motes.errors import ConfigurationError, UnknownNameError
+from motes.lab import Evaluation
+from motes.lab.prices import Prices
 from motes.methods import METHODS
 from motes.types import Problem, Sampling
 
@@ -136,8 +138,8 @@ def test_problems_are_made_of_texts(arguments: dict[str, Any], complaint: str):
         ({"lm": motes.TabularLanguageModel}, "lm must be 'tiny' or another LanguageModel"),
         ({"reward": 5}, "reward must be 'tiny' or another RewardModel"),
         ({"outcome_reward": lambda problem, text: 1.0}, "reward must be 'tiny' or another RewardModel"),
-        ({"problem": 5}, "problem must be a text"),
-        ({"problem": None}, "problem must be a text"),
+        ({"problem": 5}, "problem must be a Problem or a text"),
+        ({"problem": None}, "problem must be a Problem or a text"),
         ({"observe": 3}, "observe must be"),
         ({"follow": "x"}, "follow must be"),
     ],
@@ -208,3 +210,50 @@ def test_types_that_say_nothing_of_values_take_all():
     anything.call = 3  # type: ignore[assignment]
     with pytest.raises(ConfigurationError, match="call must be a Callable"):
         fit_fields(anything)
+
+
+REWARD, LM = motes.TabularReward({}), motes.TabularLanguageModel({(): {r"\boxed{1}": 1.0}})
+RUBRIC = {"name": "mine", "prompt": "{question} {solution}"}
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: motes.FunctionReward("score"), "fn must be a Callable"),  # type: ignore[call-overload]
+        (lambda: motes.FunctionReward(len, batched=1), "batched must be True or False"),  # type: ignore[call-overload]
+        (lambda: motes.FunctionReward(len, outcome="yes"), "outcome must be True or False"),  # type: ignore[call-overload]
+        (lambda: motes.TabularReward({("a",): "0.5"}), "must be a number"),  # type: ignore[dict-item]
+        (lambda: motes.TabularReward({}, default=None), "must be a number"),  # type: ignore[arg-type]
+        (lambda: motes.Judge("tiny"), "lm must be .* or another LanguageModel"),  # type: ignore[arg-type]
+        (lambda: motes.Judge(LM, num_verdicts=True), "num_verdicts must be a whole number"),
+        (lambda: motes.Judge(LM, seed=1.0), "seed must be a whole number"),  # type: ignore[arg-type]
+        (lambda: motes.Judge(LM, max_retries=None), "max_retries must be a whole number"),  # type: ignore[arg-type]
+        (lambda: motes.Rubric(**RUBRIC, critique_tokens=1.5), "critique_tokens must be a whole number"),
+        (lambda: motes.Rubric(**RUBRIC, temperature="1"), "temperature must be a number"),
+        (lambda: motes.Rubric(**RUBRIC, verdicts={"Yes": "1", "No": 0}), "the score of 'Yes' must be a number"),
+        (lambda: motes.Rubric(**RUBRIC, verdicts=("Yes", "No")), "verdicts must be a dict"),
+        (lambda: motes.Rubric(**RUBRIC, outcome="no"), "outcome must be True or False"),
+        (lambda: motes.Prompt(question=3), "question must be a text"),  # type: ignore[arg-type]
+        (lambda: motes.Prompt(sampling={}), "sampling must be a Sampling"),  # type: ignore[arg-type]
+        (lambda: Evaluation(methods="pf"), "methods must be several, each a text"),  # type: ignore[arg-type]
+        (lambda: Evaluation(budgets=(4.0,)), "budgets must be several, each a whole number"),  # type: ignore[arg-type]
+        (lambda: Evaluation(budgets=4), "budgets must be several"),  # type: ignore[arg-type]
+        (lambda: Evaluation(seeds=(None,)), "seeds must be several, each a whole number"),  # type: ignore[arg-type]
+        (lambda: Evaluation(limit="3"), "limit must be a whole number or None"),  # type: ignore[arg-type]
+        (lambda: Evaluation(sampling=None), "sampling must be a Sampling"),  # type: ignore[arg-type]
+        (lambda: Prices(generated="1"), "the price of generated tokens must be a number"),  # type: ignore[arg-type]
+        (lambda: Prices(reward=True), "the price of reward tokens must be a number"),
+        (lambda: motes.language_model("tiny", max_batch_size=2.5), "max_batch_size must be a whole number"),
+        (lambda: motes.language_model("tiny?max_batch_size=two"), "max_batch_size must be a whole number"),
+        (lambda: motes.language_model("tiny?max_cached_tokens=1.5"), "max_cached_tokens must be a whole number"),
+        (lambda: motes.reward_model("tiny?num_threads=x"), "num_threads must be a whole number"),
+    ],
+)
+def test_models_rubrics_prompts_and_evaluations_refuse_wrong_types_too(make: Callable[[], object], complaint: str):
+    with pytest.raises(ConfigurationError, match=complaint):
+        make()
+
+
+def test_an_evaluation_takes_lists():
+    evaluation = Evaluation(methods=["pf"], budgets=[np.int64(4), 1], seeds=range(2), limit=3)  # type: ignore[arg-type]
+    assert (evaluation.methods, evaluation.budgets, evaluation.seeds) == (("pf",), (1, 4), (0, 1))

@@ -100,7 +100,6 @@ EXAMPLES: dict[type, Any] = {
     Problem: motes.Prompt(question="Think. {question}").problem(Problem("?", id="a", answer="3", system="Be brief.")),
     Usage: Usage(generated_tokens=3, reward_calls=1),
     Scores: Scores([0.25, 1.0], Usage(reward_tokens=7)),
-    Failure: Failure(MissingExtraError("a judge", "http"), Usage(reward_tokens=2)),
     Step: Step("a\n\n", "step", (1, 2), logprob=-1.5, usage=Usage(generated_tokens=2), ahead="b"),
     Trajectory: RESULT.trajectories[0],
     Sampling: Sampling(delimiter=re.compile(r"\n+(?=Step)"), stop=("a", "b")),

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from motes.arguments import fit
+from motes.arguments import fit, instance_of
 from motes.errors import ConfigurationError, MissingExtraError, MotesError, UnknownNameError, closest
 from motes.methods import ParticleFilter, Run, require, select_by_outcome
 from motes.methods.limits import Limits
@@ -53,7 +53,7 @@ def language_model(spec: str | LanguageModel, **options: Any) -> LanguageModel:
         MissingExtraError: the engine's packages are not installed.
     """
     if not isinstance(spec, str):
-        given: LanguageModel = _instance("lm", spec, LanguageModel, "'tiny'")
+        given: LanguageModel = instance_of("lm", spec, LanguageModel, "'tiny'")
         return given
     spec, options = _parsed(spec, options)
     if _names_own(spec):
@@ -94,7 +94,7 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
         MissingExtraError: the engine's packages are not installed.
     """
     if not isinstance(spec, str):
-        given: RewardModel = _instance("reward", spec, RewardModel, "'tiny'")
+        given: RewardModel = instance_of("reward", spec, RewardModel, "'tiny'")
         return given
     spec, options = _parsed(spec, options)
     if (calibration := options.pop("calibration", None)) is not None:
@@ -335,12 +335,13 @@ async def asolve(
         MotesError: the run failed. What it had computed is the error's `result`. A limit reached is no failure.
     """
     limits = _limits(deadline, token_budget)
-    problem = problem if isinstance(problem, Problem) else Problem(fit("problem", problem, str))
+    problem = fit("problem", problem, Problem | str)
+    problem = problem if isinstance(problem, Problem) else Problem(problem)
     seed = fit("seed", seed, int)
     if seed < 0:
         raise ConfigurationError(f"seed must be 0 or more, not {seed}")
-    method = ParticleFilter(16) if method is None else _instance("method", method, Method, "motes.ParticleFilter(16)")
-    rule = BoxedAnswers() if task is None else _instance("task", task, AnswerRule, "motes.api.answer_rule('math')")
+    method = ParticleFilter(16) if method is None else instance_of("method", method, Method, "motes.ParticleFilter(16)")
+    rule = BoxedAnswers() if task is None else instance_of("task", task, AnswerRule, "motes.api.answer_rule('math')")
     sampling = fit("sampling", sampling, Sampling | None) or Sampling()
     last_word = await _open_beside(reward_model, outcome_reward) if outcome_reward is not None else None
     scores = reward is not None and getattr(method, "needs_reward", True)
@@ -410,17 +411,6 @@ def _state(name: str, options: Mapping[str, Any]) -> tuple[Any, ...]:
         folder = os.path.abspath(name.removeprefix("hf:"))
         files = sorted((entry.path, entry.stat().st_mtime_ns) for entry in os.scandir(folder))
     return variables, files, attribute(name) if _names_own(name) else None
-
-
-def _instance(name: str, value: Any, protocol: Any, example: str) -> Any:
-    """`value`, which is to be an object of a protocol.
-
-    Raises:
-        ConfigurationError: it is none; a class is none of its objects.
-    """
-    if isinstance(value, protocol) and not isinstance(value, type):
-        return value
-    raise ConfigurationError(f"{name} must be {example} or another {protocol.__name__}, not {value!r}")
 
 
 def _limits(deadline: float | None, token_budget: int | None) -> Limits:

@@ -78,6 +78,17 @@ def whole_number(name: str, value: Any, least: int | None = None) -> int:
     return number
 
 
+def instance_of(name: str, value: Any, protocol: Any, example: str) -> Any:
+    """`value`, which is to be an object of a protocol, such as `example`.
+
+    Raises:
+        ConfigurationError: it is none; a class is none of its objects.
+    """
+    if isinstance(value, protocol) and not isinstance(value, type):
+        return value
+    raise ConfigurationError(f"{name} must be {example} or another {protocol.__name__}, not {_shown(value)}")
+
+
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     """The types of a class's fields. Of a base whose annotations cannot be resolved nothing is known."""

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from motes.arguments import whole_number
 from motes.errors import ConfigurationError, MotesError
 from motes.kv.checkpoint import cache_budget
 from motes.kv.runner import Runner
@@ -54,6 +55,13 @@ class Engine(Worker[RequestT]):
         num_threads: int | None,
         name: str,
     ) -> None:
+        for option, number in (
+            ("max_cached_tokens", max_cached_tokens),
+            ("max_batch_tokens", max_batch_tokens),
+            ("num_threads", num_threads),
+        ):
+            if number is not None:
+                whole_number(option, number, least=0)
         super().__init__(f"motes-{name}", num_threads)
         body, dtype, device = model.get_decoder(), model.dtype, model.device
         fits = cache_budget(Runner.bytes_per_token(body.config, dtype), device)

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from motes import api, files
+from motes.arguments import fit
 from motes.errors import ConfigurationError, MotesError, RunDirectoryError
 from motes.lab.damage import Damage, Damaged, Rule, broken, is_count, is_list, is_text, or_none, parse_json, refuse
 from motes.lab.method_spec import canonical, describe, is_own, method_from_spec
@@ -121,7 +122,12 @@ class Evaluation:
     prompt: Prompt | None = None
 
     def __post_init__(self) -> None:
-        for name in ("methods", "budgets", "seeds"):
+        fit("limit", self.limit, int | None)
+        fit("sampling", self.sampling, Sampling)
+        fit("prompt", self.prompt, Prompt | None)
+        several = {"methods": tuple[str, ...], "budgets": tuple[int, ...], "seeds": tuple[int, ...]}
+        for name, kind in several.items():
+            object.__setattr__(self, name, fit(name, getattr(self, name), kind))
             if not getattr(self, name):
                 raise ConfigurationError(f"an evaluation needs at least one of: {name}")
         if self.limit is not None and self.limit < 1:

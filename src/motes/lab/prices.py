@@ -6,6 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+from motes.arguments import fit
 from motes.errors import ConfigurationError
 from motes.types import Usage
 
@@ -30,7 +31,7 @@ class Prices:
 
     def __post_init__(self) -> None:
         for name, price in vars(self).items():
-            if not (price >= 0 and math.isfinite(price)):
+            if not (fit(f"the price of {name} tokens", price, float) >= 0 and math.isfinite(price)):
                 raise ConfigurationError(f"the price of {name} tokens must be 0 or more, not {price}")
 
     @classmethod

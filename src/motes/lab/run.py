@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from motes import __version__, files
+from motes.arguments import fit
 from motes.concurrency import gather
 from motes.errors import ConfigurationError, RunDirectoryError
 from motes.lab.damage import Damages
@@ -101,7 +102,7 @@ async def evaluate(
             works with them, see `REFUSED`. What is recorded stays.
         RunDirectoryError: the directory belongs to another evaluation or process, or cannot be written.
     """
-    if concurrency < 1:
+    if fit("concurrency", concurrency, int) < 1:
         raise ConfigurationError(f"concurrency must be at least 1, not {concurrency}")
     if on is not None and (lm, reward, outcome_reward) != (None, None, None):
         raise ConfigurationError("workers elsewhere open their models themselves: name them in the evaluation")

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from motes.arguments import whole_number
 from motes.errors import ConfigurationError, ContextLengthError, EngineError
 from motes.kv.checkpoint import open_checkpoint
 from motes.kv.engine import Engine
@@ -119,8 +120,7 @@ class LocalLanguageModel(Engine[_Extension]):
         num_threads: int | None = None,
         name: str = "local",
     ) -> None:
-        if max_batch_size < 1:
-            raise ConfigurationError(f"max_batch_size must be at least 1, not {max_batch_size}")
+        whole_number("max_batch_size", max_batch_size, least=1)
         head = model.get_output_embeddings()
         super().__init__(
             model,

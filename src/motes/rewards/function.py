@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal, overload
 from weakref import WeakKeyDictionary
 
+from motes.arguments import fit
 from motes.errors import MotesError, RewardError
 from motes.threads import abandoned, in_thread
 from motes.types import NEUTRAL, Failure, Problem, Trajectory
@@ -39,9 +40,9 @@ class FunctionReward:
     @overload
     def __init__(self, fn: Batched, *, batched: Literal[True], outcome: bool = False) -> None: ...
     def __init__(self, fn: Single | Batched, *, batched: bool = False, outcome: bool = False) -> None:
-        self.fn: Callable[..., Any] = fn
-        self.batched = batched
-        self.outcome = outcome
+        self.fn: Callable[..., Any] = fit("fn", fn, Callable)
+        self.batched: bool = fit("batched", batched, bool)
+        self.outcome: bool = fit("outcome", outcome, bool)
         self._is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
         self._lock = threading.Lock()
         self._known: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()

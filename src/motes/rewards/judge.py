@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from weakref import WeakKeyDictionary
 
+from motes.arguments import instance_of, whole_number
 from motes.concurrency import gather
-from motes.errors import ConfigurationError, ContextLengthError, MotesError, VerdictError
+from motes.errors import ContextLengthError, MotesError, VerdictError
 from motes.protocols import LanguageModel
 from motes.rewards.blank import fill_scores, written_steps
 from motes.rewards.rubric import Rubric, rubric_named
@@ -76,15 +77,13 @@ class Judge:
         max_retries: int = 2,
         seed: int = 0,
     ) -> None:
-        self.lm = lm
+        self.lm: LanguageModel = instance_of("lm", lm, LanguageModel, "motes.language_model('tiny')")
         self.rubric = rubric_named(rubric) if isinstance(rubric, str) else rubric
         self.num_verdicts = num_verdicts if num_verdicts is not None else 1 if self.rubric.critique_tokens else 4
         self.max_retries = max_retries
         self.seed = seed
         for name, least in (("num_verdicts", 1), ("max_retries", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ConfigurationError(f"{name} must be a whole number of at least {least}, not {value!r}")
+            setattr(self, name, whole_number(name, getattr(self, name), least))
         self._tells_probabilities = True  # until the model shows that it does not
         self._known: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
 

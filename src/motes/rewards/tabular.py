@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from motes.arguments import fit
 from motes.errors import ConfigurationError
 from motes.text import well_formed
 from motes.types import Trajectory
@@ -26,7 +27,7 @@ class TabularReward:
 
     def __init__(self, table: Mapping[Path, float], default: float = 0.5) -> None:
         for prefix, score in (*table.items(), ((), default)):
-            if not 0 <= score <= 1:
+            if not 0 <= fit(f"the score of {prefix!r}", score, float) <= 1:
                 raise ConfigurationError(f"the score of {prefix!r} is {score}: it must lie in [0, 1]")
         self.table = {tuple(map(well_formed, prefix)): score for prefix, score in table.items()}
         self.default = default

@@ -85,9 +85,7 @@ def room(message: str) -> int | None:
 
 def is_about_length(message: str) -> bool:
     """Whether a refusal is about how many tokens are asked for, so that fewer may be granted."""
-    about = (
-        r"max(imum )?_?(new_?|completion_?|output_?)?tokens|n_predict|num_predict|output tokens|context"
-    )
+    about = r"max(imum )?_?(new_?|completion_?|output_?)?tokens|n_predict|num_predict|output tokens|context"
     return re.search(about, message, re.IGNORECASE) is not None
 
 
