@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from motes.tasks import BoxedAnswers, Choices, ExactMatch, WholeText
+import motes
+from motes.protocols import AnswerRule
+from motes.tasks import BoxedAnswers, Choices, ExactMatch, WholeText, answer_rule, task
 from motes.tasks.tex import Reading, last_box, without_markup
 from motes.tasks.thoughts import said
 
@@ -240,3 +242,110 @@ def test_a_whole_text():
     assert rule.answer("<think>Mainz?") is rule.answer(" ") is None
     assert rule.matches("bonn, on the Rhine", "Bonn,  on the Rhine.")
     assert not rule.read("\\boxed{5} The answer is 5.", None).is_final
+
+
+class Watched(BoxedAnswers):
+    """Counts the characters that are read of growing texts, and the whole texts that are read."""
+
+    def __init__(self) -> None:
+        self.num_read = 0
+        self.whole: list[str] = []
+
+    def answer(self, text: str) -> str | None:
+        self.whole.append(text)
+        return super().answer(text)
+
+    def read(self, step: str, before: Reading | None) -> Reading:
+        self.num_read += len(step)
+        return super().read(step, before)
+
+
+class OwnRule:
+    """A last word of Bonn; it says nothing of what is final."""
+
+    def answer(self, text: str) -> str | None:
+        return "Bonn" if "Bonn" in text.split()[-1:] else None
+
+    def equivalent(self, first: str, second: str) -> bool:
+        return first == second
+
+
+def says(*steps: str) -> motes.TabularLanguageModel:
+    """A model that writes these steps and ends, whatever it is asked."""
+    return motes.TabularLanguageModel({steps[:i]: {step: 1.0} for i, step in enumerate(steps)})
+
+
+def ends(rule: AnswerRule, *steps: str, **options: object) -> tuple[str | None, str | None, int]:
+    """What a model that says these steps answers, why its trajectory ended, and after how many steps."""
+    result = motes.solve("?", lm=says(*steps), reward=None, method=motes.Majority(1), task=rule, **options)
+    (trajectory,) = result.trajectories
+    return result.answer, trajectory.finished, trajectory.depth
+
+
+class TestFinality:
+    FIRST = "Suppose for a moment that the answer is A. Then Bonn would be in Hesse, which is wrong.\n\n"
+
+    def test_half_a_text_ends_nothing(self):
+        assert ends(Choices(), self.FIRST, "So the answer is B.") == ("B", "eos", 2)
+        assert ends(Choices(), "The answer is A.\n\n", "No: the answer is B.") == ("B", "eos", 2)
+        assert ends(ExactMatch(), "To see what the answer is we look at the map.\n\n", "Answer: Bonn") == (
+            "Bonn",
+            "eos",
+            2,
+        )
+
+    def test_a_rule_that_says_nothing_of_it_is_taken_at_its_word(self):
+        assert ends(OwnRule(), "Perhaps Mainz\n\n", "or Bonn\n\n", "or Kassel") == ("Bonn", "answer", 2)
+
+    def test_a_filter_goes_on_as_well(self):
+        method = motes.ParticleFilter(4)
+        lm, reward = says(self.FIRST, "So the answer is B."), motes.TabularReward({})
+        result = motes.solve("?", lm=lm, reward=reward, method=method, task=Choices())
+        assert (result.answer, [t.finished for t in result.trajectories]) == ("B", ["eos"] * 4)
+
+    @pytest.mark.parametrize(
+        ("steps", "answer", "depth"),
+        [
+            (("So \\boxed{5}.\n\n", "No, \\boxed{6}."), "5", 1), (("So \\bo", "xed{", "5", "} so", " on"), "5", 4),
+            (("<think>\\boxed{1} </thi", "nk>", "\\boxed{2} so", " on"), "2", 3),
+            (("\\boxed{1", "</think>", "\\boxed 2"), "2", 3),
+            (("<thi", "nk>\\boxed{1}", "</think>It is 2."), None, 3), (("\\boxed ", "{5}", " so"), "5", 2),
+            (("\\boxed 5", "7", " so"), "57", 3), (("\\boxed 5", "7 so", " on"), "57", 2),
+            (("\\boxed{\\", "{5\\", "}} so", "."), "\\{5\\}", 3),
+        ],
+    )  # fmt: skip
+    def test_a_box_is_final_wherever_steps_end(self, steps, answer, depth):
+        for rule in (BoxedAnswers(), Choices(), ExactMatch()):
+            assert ends(rule, *steps)[::2] == (answer, depth)
+
+    def test_a_step_is_read_once(self):
+        steps = tuple(f"Line {i} of the answer.\n\n" for i in range(30))
+        rule = Watched()
+        options = {"sampling": motes.Sampling(max_steps=100)}
+        assert ends(rule, *steps, "\\boxed{5} so\n\n", "on", **options) == ("5", "answer", 31)
+        text = "".join(steps) + "\\boxed{5} so\n\n"
+        assert rule.num_read == len(text)
+        assert rule.whole == [text] * 2, "once to see that it answers, once for the answer"
+
+    def test_steps_that_particles_share_are_read_once(self):
+        rule = Watched()
+        lm, reward = says("One.\n\n", "Two.\n\n", "Three \\boxed{3}"), motes.TabularReward({})
+        motes.solve("?", lm=lm, reward=reward, method=motes.ParticleGibbs(4, num_sweeps=2), task=rule)
+        assert rule.num_read <= 2 * 4 * len("One.\n\nTwo.\n\n")
+
+    def test_a_whole_text_counts_once_the_model_has_ended_it(self):
+        assert ends(WholeText(), "It lies on the Rhine: \\boxed{5}\n\n", "Bonn.") == (
+            "It lies on the Rhine: \\boxed{5}\n\nBonn.", "eos", 2
+        )  # fmt: skip
+        cut = {"sampling": motes.Sampling(max_steps=1)}
+        assert ends(WholeText(), "It lies on the Rhine.\n\n", "Bonn.", **cut) == (None, "max_steps", 1)
+        assert ends(Choices(), "The answer is B.\n\n", "Bonn.", **cut) == ("B", "max_steps", 1)
+
+    def test_a_named_rule_of_a_whole_text(self, tmp_path):
+        path = tmp_path / "p.jsonl"
+        path.write_text('{"question": "The capital of Hesse?", "answer": "Wiesbaden"}\n')
+        made = task(f"whole-text:{path}")
+        assert ends(made, "It is\n\n", "\\boxed{5}")[1:] == ("eos", 2)
+        assert ends(made, "wiesbaden.\n\n", "So.", sampling=motes.Sampling(max_steps=1))[0] is None
+        assert made.grade(made.problems()[0], "wiesbaden.")
+        assert answer_rule("whole-text").answer("a b") == "a b"

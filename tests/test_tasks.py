@@ -84,6 +84,19 @@ class TestSpecs:
         with pytest.raises(ConfigurationError, match=r"cannot be read"):
             api.task("math:parse").problems()  # a file, not the module
 
+    def test_solutions_in_any_box(self, tmp_path):
+        boxes = (
+            r"\boxed 4",
+            r"\boxed {4}",
+            r"\fbox{4}",
+            r"\boxed\frac12",
+            r"\boxed{\left\{4\right.}",
+            r"\boxed{1} or \boxed4",
+        )
+        path = written(tmp_path / "p.jsonl", *({"question": "?", "solution": f"So ${box}$."} for box in boxes))
+        answers = [problem.answer for problem in task(str(path)).problems()]
+        assert answers == ["4", "4", "4", "\\frac12", "\\left\\{4\\right.", "4"]
+
     def test_fields_by_other_names(self, tmp_path):
         path = written(tmp_path / "mine.jsonl", {"q": "1+1?", "a": "2", "key": "x"})
         (problem,) = task(f"exact-match:{path}?question=q&answer=a&id=key").problems()
@@ -250,6 +263,28 @@ class TestChoices:
         assert problem.question.startswith("The capital of Hesse?\n\nA. Bonn\nB. Wiesbaden")
         assert problem.answer == "B"
 
+    @pytest.mark.parametrize(
+        ("labels", "answer", "label"),
+        [
+            ("1234", "2", "2"),
+            ("1234", 2, "2"),
+            ("ABCD", 2, "C"),
+            ("ABCD", "b", "B"),
+            ("ABCD", "2", "A"),
+            ("1234", "(4)", "4"),
+        ],
+    )
+    def test_numbers_as_labels(self, tmp_path, labels, answer, label):
+        choices = {"text": ["2", "Wiesbaden", "Kassel", "Bonn"], "label": list(labels)}
+        path = written(tmp_path / "quiz.jsonl", {"question": "?", "choices": choices, "answerKey": answer})
+        made = task(f"multiple-choice:{path}?answer=answerKey")
+        (problem,) = made.problems()
+        assert problem.answer == label
+        for text in (rf"\boxed{{{label}}}", rf"\boxed{{({label})}}", f"The answer is {label}.", f"Answer: {label}. It"):
+            stated = made.answer(text)
+            assert stated is not None
+            assert made.grade(problem, stated)
+
     def test_a_question_that_holds_them_already_stays_as_it_is(self, tmp_path):
         path = written(tmp_path / "quiz.jsonl", {"question": "Bonn (A) or Mainz (B)?", "answer": "B"})
         (problem,) = task(f"multiple-choice:{path}").problems()
@@ -299,5 +334,5 @@ class TestExactMatch:
 
 def test_the_default_rule_is_mathematics():
     assert {name for name, declared in DECLARED.items() if declared.rule is not MathAnswers} == {
-        "exact-match", "multiple-choice"
+        "exact-match", "multiple-choice", "whole-text"
     }  # fmt: skip

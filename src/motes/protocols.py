@@ -66,12 +66,30 @@ class RewardModel(Protocol):
         ...
 
 
+class Reading(Protocol):
+    """What a rule knows of a text of which it has read a beginning. Readings are values: never changed."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the text states an answer that stands, whatever follows."""
+        ...
+
+
 @runtime_checkable
 class AnswerRule(Protocol):
-    """How an answer is read from a text, and when two are the same."""
+    """How an answer is read from a text, and when two are the same.
+
+    A rule may have a method `read(step: str, before: Reading | None) -> Reading` as well, which is given the text step
+    by step, with the reading after the step before, None at first. A particle ends as soon as its reading is final.
+    Only what stands whatever follows may be final, such as a box that is closed: a rule that takes half a sentence for
+    an answer ends particles which were about to say something else. A rule without `read` is asked for its answer
+    after every step, about the whole text so far, and any answer ends the particle.
+
+    `needs_end = True`: only a text that the model has ended itself is asked for its answer.
+    """
 
     def answer(self, text: str) -> str | None:
-        """The final answer that `text`, all that is written so far, states; None where it states none."""
+        """The answer that a text states, None where it states none."""
         ...
 
     def equivalent(self, first: str, second: str) -> bool:

@@ -235,9 +235,21 @@ class Trajectory:
             and `error` says why. Such a particle is dropped: its weight is zero and it gives no answer.
         depth: number of steps.
         num_tokens: tokens generated on the whole path.
+        reading: what the run's answer rule knows of the text up to here, once it was asked; see `AnswerRule`.
     """
 
-    __slots__ = ("__weakref__", "_text", "depth", "error", "finished", "num_tokens", "parent", "problem", "step")
+    __slots__ = (
+        "__weakref__",
+        "_text",
+        "depth",
+        "error",
+        "finished",
+        "num_tokens",
+        "parent",
+        "problem",
+        "reading",
+        "step",
+    )
 
     problem: Problem
     parent: Trajectory | None
@@ -246,6 +258,7 @@ class Trajectory:
     error: MotesError | None
     depth: int
     num_tokens: int
+    reading: Any
 
     def __init__(
         self,
@@ -262,6 +275,7 @@ class Trajectory:
         self.error = error
         self.depth = 0 if parent is None else parent.depth + 1
         self.num_tokens = (0 if parent is None else parent.num_tokens) + (0 if step is None else step.num_tokens)
+        self.reading = None
         self._text: str | None = None
 
     def extend(self, step: Step, finished: Finish | None = None) -> Trajectory:

@@ -18,6 +18,7 @@ from motes.lab.method_spec import is_own, method_from_spec
 from motes.lab.records import RunRecord
 from motes.lab.traces import Trace
 from motes.methods import require
+from motes.methods.answers import answer_of
 from motes.protocols import LanguageModel, RewardModel, Task
 from motes.threads import in_thread
 from motes.types import Result
@@ -159,7 +160,7 @@ async def recorded(
 ) -> RunRecord:
     """The record of a run, its answers read and graded."""
     problem_id, method, budget, seed = run.key
-    answers = await in_thread(lambda: tuple(task.answer(trajectory.text) for trajectory in result.trajectories))
+    answers = await in_thread(lambda: tuple(answer_of(trajectory, task) for trajectory in result.trajectories))
     grade, right = await grade_run(task, run.problem, result.answer, answers)
     if failure is not None:
         grade = Grade("failed", _words(failure))

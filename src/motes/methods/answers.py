@@ -8,10 +8,37 @@ from collections.abc import Sequence
 from motes.methods.limits import Limits
 from motes.protocols import AnswerRule
 from motes.threads import abandoned, in_thread
-from motes.types import Trajectory
+from motes.types import STOPS, Trajectory
 
 GRACE = 0.5
 """Seconds that a rule always gets, after the deadline too: most rules need milliseconds."""
+
+
+def answer_of(trajectory: Trajectory, rule: AnswerRule) -> str | None:
+    """What a trajectory answers; None where it states nothing, was dropped or cut off by a limit on the run, or was not
+    ended by the model and the rule needs that."""
+    if trajectory.finished == "failed" or trajectory.finished in STOPS:
+        return None
+    if getattr(rule, "needs_end", False) and trajectory.finished != "eos":
+        return None
+    return rule.answer(trajectory.text)
+
+
+def states_final_answer(trajectory: Trajectory, rule: AnswerRule) -> bool:
+    """Whether a trajectory states an answer that stands, whatever follows. Only steps that were not read yet are."""
+    read = getattr(rule, "read", None)
+    if read is None:  # the rule takes whatever text states an answer for complete
+        return rule.answer(trajectory.text) is not None
+    unread: list[Trajectory] = []
+    node: Trajectory | None = trajectory
+    while node is not None and node.step is not None and node.reading is None:
+        unread.append(node)
+        node = node.parent
+    reading = None if node is None else node.reading
+    for node in reversed(unread):
+        assert node.step is not None
+        node.reading = reading = read(node.step.text, reading)
+    return reading is not None and reading.is_final and rule.answer(trajectory.text) is not None
 
 
 class Answers:
@@ -54,7 +81,7 @@ def _read_and_compare(
     """Add what is not known yet, one by one, so that whoever stops waiting has all that was found until then."""
     for trajectory in trajectories:
         if trajectory not in stated:
-            answer = rule.answer(trajectory.text)
+            answer = answer_of(trajectory, rule)
             if abandoned():  # the rule may have said so for want of time
                 return
             stated[trajectory] = answer

@@ -24,7 +24,7 @@ from motes.errors import (
     NoParticlesError,
     RewardError,
 )
-from motes.methods.answers import Answers
+from motes.methods.answers import Answers, states_final_answer
 from motes.methods.limits import Limits
 from motes.methods.requirements import continues_prefixes, require_steps
 from motes.protocols import AnswerRule, LanguageModel, RewardModel
@@ -356,7 +356,7 @@ class Run:
             return parent.finish("max_tokens")
         child = parent.extend(step)
         if child.finished is None:
-            if self.rule.answer(child.text) is not None:  # of the whole text: where thinking ends, it alone says
+            if states_final_answer(child, self.rule):
                 return child.finish("answer")
             if sampling.max_tokens is not None and child.num_tokens >= sampling.max_tokens:
                 return child.finish("max_tokens")

@@ -10,18 +10,20 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 from motes.errors import ConfigurationError, MissingExtraError, UnknownNameError
-from motes.protocols import AnswerRule
+from motes.protocols import AnswerRule, Reading
 from motes.tasks.maths import MathAnswers
 from motes.tasks.rows import Fields, Row, read_jsonl, read_problems
-from motes.tasks.words import Choices, ExactMatch
+from motes.tasks.words import Choices, ExactMatch, WholeText
 from motes.types import Problem
 
 
 class GradingRule(AnswerRule, Protocol):
-    """An answer rule that grades."""
+    """An answer rule that grades, and says what is final."""
+
+    def read(self, step: str, before: Any) -> Reading: ...
 
     def matches(self, reference: str, answer: str) -> bool:
         """Whether `answer` is right where `reference` is.
@@ -77,6 +79,7 @@ DECLARED: Mapping[str, Declaration] = MappingProxyType(
         ),
         "math": Declaration(),
         "exact-match": Declaration(rule=ExactMatch),
+        "whole-text": Declaration(rule=WholeText),
         "multiple-choice": Declaration(rule=Choices, fields=Fields(choices=("choices",))),
     }
 )
@@ -120,8 +123,15 @@ class Benchmark:
         """
         return [problem for problem, _ in self._read(split).values()][:limit]
 
+    @property
+    def needs_end(self) -> bool:
+        return bool(getattr(self._rule, "needs_end", False))
+
     def answer(self, text: str) -> str | None:
         return self._rule.answer(text)
+
+    def read(self, step: str, before: Any) -> Reading:
+        return self._rule.read(step, before)
 
     def equivalent(self, first: str, second: str) -> bool:
         return self._rule.equivalent(first, second)

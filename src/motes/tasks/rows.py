@@ -81,11 +81,14 @@ class Fields:
         return boxed or text
 
     def _chosen(self, value: Any, choices: Mapping[str, str]) -> str:
-        """A letter; the number of a choice, from 0, or its text, stand for one."""
+        """A label; the number of a choice, from 0, or its text, stand for one. A label that is a number comes first."""
+        label = str(value).strip().strip("().")
+        if label in choices and not isinstance(value, bool):
+            return label
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
             return list(choices)[value]
-        letter = str(value).strip().strip("().")
-        named = [label for label, text in choices.items() if label == letter or text == value]
+        named = [name for name, text in choices.items() if text == value]
+        named = named or [name for name in choices if name.casefold() == label.casefold()]
         if len(named) != 1:
             raise ValueError(f"the answer {value!r} is none of the choices {', '.join(choices)}")
         return named[0]
