@@ -356,6 +356,8 @@ def test_on_a_narrow_terminal_the_text_shrinks(width: int):
         assert (len(weight), len(score)) == (4, 4)
         assert 1 <= int(number) <= len(record.trajectories)
         assert line.endswith("…")
+        bar = line.count("━") + line.count("─")
+        assert bar == 12 if width > 40 else 1 <= bar < 12  # and the bar, once the text is short
 
 
 def test_wide_characters_keep_the_columns(monkeypatch):
