@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from checkpoints import TOKENIZER, vocabulary
 from motes.kv import PrefixTree, TokenPool
-from motes.vocabulary import HIT, Vocabulary
+from motes.vocabulary import Vocabulary
 
 VOCABULARY = vocabulary()
 
@@ -137,12 +137,9 @@ class Pieces(Vocabulary):
 
 
 def first_hit(vocabulary: Vocabulary, delimiters: tuple[str, ...], ids: list[int]) -> int | None:
-    table, state = vocabulary._automaton(delimiters), 0
-    for i, token in enumerate(ids):
-        state = table[state, token]
-        if state == HIT:
-            return i
-    return None
+    ends, drawn = vocabulary.text_ends(delimiters), np.array(ids)
+    hits = (i for i in range(len(ids)) if ends.completed_by_last(drawn[: i + 1]))
+    return next(hits, None)
 
 
 @settings(max_examples=400, deadline=None)
@@ -163,4 +160,33 @@ def test_a_step_ends_with_the_token_that_completes_a_delimiter(delimiters: list[
 
 
 def test_no_delimiter_never_ends_a_step() -> None:
-    assert (np.asarray(Pieces([b"a", b"\n\n"])._automaton(())) == 0).all()
+    assert not Pieces([b"a", b"\n\n"]).text_ends(()).completes.any()
+
+
+def test_most_tokens_cannot_complete_a_text() -> None:
+    """Those that can: that begin with one of its ends, or hold all of it. No text is looked at for the others."""
+    words = Pieces([b"", b"an:", b"n: so", b":", b"Human:", b"a Human: b", b"Hum", b"uma", b"man", b" n:", b"a"])
+    completes = words.text_ends(("Human:",), num_tokens=13).completes
+    assert completes.nonzero()[0].tolist() == [1, 2, 3, 4, 5]
+    assert completes.shape == (13,)
+
+
+def test_tokens_without_bytes_hide_no_text() -> None:
+    words = Pieces([b"a", b"", b"bc"])
+    assert first_hit(words, ("abc",), [0, 1, 1, 1, 1, 1, 1, 2]) == 7
+    assert first_hit(words, ("abc",), [0, 0, 1, 0]) is None
+
+
+def test_finding_texts_costs_what_they_and_the_vocabulary_are_long() -> None:
+    """Not their product: an end of a text that no token is as long as is not looked up."""
+
+    class Counted(bytes):
+        looks = 0
+
+        def startswith(self, text: bytes) -> bool:  # type: ignore[override]
+            Counted.looks += 1
+            return bytes.startswith(self, text)
+
+    words = Pieces([Counted([a, b]) for a in range(97, 123) for b in range(97, 123)] * 4)
+    words.text_ends(("abcdefghij" * 100,))
+    assert 0 < Counted.looks < 100

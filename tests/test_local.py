@@ -22,6 +22,7 @@ from motes.kv.worker import Outbox, Request
 from motes.models import sampler
 from motes.models.local import LocalLanguageModel
 from motes.models.sampler import Sampler, uniforms
+from motes.vocabulary import TextEnds
 from test_mutations import mutant
 
 QUESTION = "Some friends collect pears. Ben owns 7. Rosa has 5 more than Ben. How many does Rosa have?"
@@ -268,6 +269,57 @@ def test_limits_on_tokens() -> None:
     assert (len(second.token_ids), second.end) == (2, "length")
     (third,) = extend(lm, [root.extend(first).extend(second)], few, [3])
     assert (third.text, third.end, third.token_ids) == ("", "length", ())
+
+
+@pytest.mark.parametrize("place", ["generation_config", "config", "both"])
+def test_the_end_token_is_no_part_of_the_text(place: str) -> None:
+    """Whatever names it, and whether or not the tokenizer calls it special."""
+    root = Trajectory(Problem(QUESTION))
+    sampling = Sampling(temperature=0.0, max_step_tokens=12, delimiter=None)
+    (whole,) = extend(local(), [root], sampling, [0])
+    words = vocabulary()
+    n, token = next((n, t) for n, t in enumerate(whole.token_ids) if words.decode([t]) and t not in whole.token_ids[:n])
+    model = random_language_model()
+    model.generation_config.eos_token_id = {"generation_config": [END, token], "config": None, "both": token}[place]
+    model.config.eos_token_id = {"generation_config": END, "config": [token], "both": END}[place]
+    (step,) = extend(LocalLanguageModel(model, words), [root], sampling, [0])
+    assert (step.end, step.token_ids) == ("eos", whole.token_ids[: n + 1])
+    assert step.text == words.decode(whole.token_ids[:n])
+
+
+def test_an_end_token_of_number_zero_is_one() -> None:
+    model = random_language_model()
+    model.generation_config.eos_token_id, model.config.eos_token_id = 0, None
+    assert LocalLanguageModel(model, vocabulary())._is_eos[0]
+
+
+def test_texts_to_look_for_are_made_ready_once_and_beside_the_thread_that_decodes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lm, made = local(), []
+    make = lm.vocabulary.text_ends
+
+    def noted(texts: tuple[str, ...], num_tokens: int) -> TextEnds:
+        made.append((texts, threading.current_thread()))
+        return make(texts, num_tokens)
+
+    monkeypatch.setattr(lm.vocabulary, "text_ends", noted)
+    root, one = (
+        Trajectory(Problem(QUESTION)),
+        Sampling(max_step_tokens=3, stop=("Human:", *(8 * letter for letter in "abcdefgh"))),
+    )
+
+    async def main() -> None:
+        await asyncio.gather(*(lm.extend([root], one, [seed]) for seed in range(5)))
+        for i in range(70):
+            await lm.extend([root], one.replace(max_step_tokens=1, stop=f"stop {i}"), [0])
+        await lm.extend([root], one, [7])
+
+    asyncio.run(main())
+    assert [texts for texts, _ in made].count((*one.delimiters, *one.stops)) == 2, "once, and again when forgotten"
+    assert len(lm._text_ends) <= 64
+    assert lm._thread not in {thread for _, thread in made}
+    assert threading.main_thread() not in {thread for texts, thread in made if len(texts) > 8}
 
 
 def test_the_context_is_the_end() -> None:

@@ -232,6 +232,9 @@ def test_what_stands_behind_an_end():
         ({"stop": ""}, "stop text must not be empty"),
         ({"stop": ("a", "")}, "stop text must not be empty"),
         ({"stop": "\n\nQuestion:"}, "holds the delimiter"),
+        ({"stop": "a" * 1025}, "at most 1,024 characters, not 1,025: its beginning will do"),
+        ({"delimiter": "a" * 1025}, "at most 1,024 characters"),
+        ({"stop": tuple(map(str, range(64)))}, "at most 64 delimiters and stop texts, not 65"),
     ],
 )
 def test_ends_that_cannot_be_found_are_refused(changes: dict[str, Any], says: str):

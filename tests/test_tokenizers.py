@@ -23,7 +23,7 @@ from checkpoints import SMALL, random_language_model, vocabulary
 from motes import Problem, Sampling, Step, Trajectory
 from motes.errors import ConfigurationError
 from motes.models.local import LocalLanguageModel
-from motes.vocabulary import HIT, Vocabulary
+from motes.vocabulary import Vocabulary
 
 CORPUS = [
     "Ben owns 7 pears. Rosa has 5 more pears than Ben.",
@@ -201,9 +201,8 @@ def test_prompts_are_what_transformers_makes_of_them(kind: str) -> None:
 def test_delimiters_are_found_in_whatever_bytes(kind: str, delimiter: str) -> None:
     words = of(kind)
     ids = words.encode(f"Ben has 12{delimiter}and more")
-    table, state, n = words.automaton((delimiter,)), 0, 0
-    while state != HIT:
-        state = table[state, ids[n]]
+    ends, drawn, n = words.text_ends((delimiter,)), np.array(ids), 1
+    while not ends.completed_by_last(drawn[:n]):
         n += 1
     assert delimiter in words.decode(ids[:n])
     assert delimiter not in words.decode(ids[: n - 1])
@@ -290,12 +289,10 @@ def test_a_model_may_know_more_tokens_than_its_tokenizer() -> None:
     """They have no text, and change nothing: a delimiter may go on after one."""
     words, size = of("llama"), len(of("llama").pieces)
     newline = words.encode("\n")[0]
-    table = words.automaton(("\n\n",), size + 3)
-    assert table.shape[1] == size + 3
-    after = table[0, newline]
-    assert after not in (0, HIT)
-    assert table[after, size + 2] == after
-    assert table[after, newline] == HIT
+    ends = words.text_ends(("\n\n",), size + 3)
+    assert len(ends.completes) == size + 3
+    for drawn in ([newline], [newline, size + 2], [newline, size + 2, newline]):
+        assert ends.completed_by_last(np.array(drawn)) == (drawn.count(newline) == 2)
     assert words.decode([newline, size + 2, newline]) == "\n\n"
 
     lm = LocalLanguageModel(random_language_model("llama", vocab_size=4 * size), words)

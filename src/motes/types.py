@@ -365,6 +365,12 @@ def _node(
     return Trajectory(problem, parent, step, finished)
 
 
+MOST_TEXTS = 64
+"""Delimiters and stop texts of one `Sampling`."""
+LONGEST_TEXT = 1024
+"""Characters of one of them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How the language model is sampled, and where a step and an answer end. Every field is sent to every engine.
@@ -384,8 +390,9 @@ class Sampling:
             It is looked for within a step.
 
     Raises:
-        ConfigurationError: a field is out of its range, the pattern matches empty text, or no stop text could ever be
-            found because a step ends before it.
+        ConfigurationError: a field is out of its range, the pattern matches empty text, there are more than 64
+            delimiters and stop texts or one is longer than 1,024 characters, or no stop text could ever be found
+            because a step ends before it.
     """
 
     temperature: float = 0.8
@@ -417,6 +424,13 @@ class Sampling:
             require(isinstance(self.pattern.pattern, str), "the delimiter's pattern must be one of text, not of bytes")
             require(not self.pattern.search(""), f"the delimiter {self.pattern.pattern!r} matches empty text")
         require(all(self.stops), "a stop text must not be empty")
+        texts = (*self.delimiters, *self.stops)
+        require(len(texts) <= MOST_TEXTS, f"at most {MOST_TEXTS} delimiters and stop texts, not {len(texts)}")
+        longest = max(map(len, texts), default=0)
+        require(
+            longest <= LONGEST_TEXT,
+            f"a delimiter or stop text has at most {LONGEST_TEXT:,} characters, not {longest:,}: its beginning will do",
+        )
         for stop in self.stops:
             for delimiter in self.delimiters:
                 holds = f"the stop text {stop!r} holds the delimiter {delimiter!r}: a step ends before it is complete"

@@ -6,9 +6,11 @@ import codecs
 import json
 import re
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -22,8 +24,6 @@ from motes.steps import THINKING, opening
 from motes.threads import in_thread_if_long
 from motes.types import Problem
 
-HIT = -1
-
 
 class Vocabulary:
     """A checkpoint's tokenizer, with what the engines ask of it."""
@@ -35,9 +35,9 @@ class Vocabulary:
         self._inner = tokenizer
         if _forget_edges(spec):
             self._inner = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)))
+        _ = self._spelled  # now, not with the first request
         self._prompts: WeakKeyDictionary[Problem, list[int]] = WeakKeyDictionary()
         self._lock = threading.Lock()  # a tokenizer that is set up for one call must not serve another one
-        self.automaton = lru_cache(maxsize=32)(self._automaton)
 
     @classmethod
     def load(cls, path: str) -> Vocabulary:
@@ -145,36 +145,86 @@ class Vocabulary:
     def _bytes(self, ids: Sequence[int]) -> bytes:
         return b"".join([self.pieces[i] for i in ids if i < len(self.pieces)])
 
-    def _automaton(self, delimiters: tuple[str, ...], num_tokens: int = 0) -> npt.NDArray[np.int32]:
-        """(states, tokens) → the next state, or `HIT` where the token completes a delimiter.
+    @cached_property
+    def _spelled(self) -> _Spelled:
+        return _Spelled.of(self.pieces)
 
-        State 0 is where a step begins. Built on bytes, so it does not matter how tokens cut a delimiter, or what a
-        token holds before or after it. (Aho and Corasick, 1975.)
+    def text_ends(self, texts: Sequence[str], num_tokens: int = 0) -> TextEnds:
+        """What finds, among tokens, where one of some texts is complete.
 
         Args:
             num_tokens: of the model, which may know more tokens than the vocabulary; they have no bytes.
         """
-        targets = [delimiter.encode() for delimiter in delimiters]
-        prefixes = sorted({b"", *(target[:i] for target in targets for i in range(len(target)))}, key=len)
-        number = {prefix: i for i, prefix in enumerate(prefixes)}
+        targets = tuple(dict.fromkeys(text.encode() for text in texts))
+        completes = np.zeros(max(num_tokens, len(self.pieces)), dtype=bool)
+        spelled = self._spelled
+        for target in targets:
+            completes[spelled.holding(target)] = True
+            for n in range(1, min(len(target), spelled.longest) + 1):
+                completes[spelled.beginning_with(target[-n:])] = True
+        return TextEnds(self.pieces, targets, completes)
 
-        @cache
-        def after(state: int, byte: int) -> int:
-            seen = prefixes[state] + bytes([byte])
-            if any(seen.endswith(target) for target in targets):
-                return HIT
-            return next(number[seen[i:]] for i in range(len(seen) + 1) if seen[i:] in number)
 
-        states = np.arange(len(prefixes), dtype=np.int32)
-        table = np.repeat(states[:, None], max(num_tokens, len(self.pieces)), axis=1)
-        for state in range(len(prefixes)):
-            for token, piece in enumerate(self.pieces):
-                at = state
-                for byte in piece:
-                    if (at := after(at, byte)) == HIT:
-                        break
-                table[state, token] = at
-        return table
+@dataclass(frozen=True, eq=False)
+class _Spelled:
+    """The tokens that have bytes, in the order of these.
+
+    Attributes:
+        tokens: (n,) their ids.
+        written: all of their bytes, 0xFF between them, which no text has; `starts`: (n,) where each begins.
+        longest: bytes of one.
+    """
+
+    pieces: list[bytes]
+    tokens: npt.NDArray[np.int64]
+    written: bytes
+    starts: npt.NDArray[np.int64]
+    longest: int
+
+    @classmethod
+    def of(cls, pieces: Sequence[bytes]) -> Self:
+        order = sorted((i for i, piece in enumerate(pieces) if piece), key=pieces.__getitem__)
+        spelled = [pieces[i] for i in order]
+        sizes = np.array([len(piece) for piece in spelled], dtype=np.int64)
+        starts = np.cumsum(sizes + 1) - sizes - 1
+        return cls(spelled, np.array(order, np.int64), b"\xff".join(spelled), starts, int(sizes.max(initial=0)))
+
+    def beginning_with(self, text: bytes) -> npt.NDArray[np.int64]:
+        first = bisect_left(self.pieces, text)
+        last = bisect_left(self.pieces, True, first, key=lambda piece: not piece.startswith(text))
+        return self.tokens[first:last]
+
+    def holding(self, text: bytes) -> npt.NDArray[np.int64]:
+        places = [found.start() for found in re.finditer(re.escape(text), self.written)]
+        return self.tokens[np.searchsorted(self.starts, places, side="right") - 1]
+
+
+@dataclass(frozen=True, eq=False)
+class TextEnds:
+    """Finds, among tokens, where one of some texts is complete, in whatever way tokens cut it.
+
+    Attributes:
+        completes: (tokens,) whether a token can complete one. Most cannot, and so most steps of decoding look at no
+            text at all.
+    """
+
+    pieces: Sequence[bytes]
+    targets: tuple[bytes, ...]
+    completes: npt.NDArray[np.bool_]
+
+    def completed_by_last(self, ids: npt.NDArray[np.int64]) -> bool:
+        """Whether the last of these tokens completes one of the texts."""
+        if not self.completes[ids[-1]]:
+            return False
+        reach = max(map(len, self.targets))
+        new = len(self.pieces[ids[-1]])
+        seen = self._bytes(ids[-reach:])
+        if len(seen) < reach - 1 + new:  # some tokens have no bytes
+            seen = self._bytes(ids)
+        return any(seen.find(target, max(0, len(seen) - new - len(target) + 1)) >= 0 for target in self.targets)
+
+    def _bytes(self, ids: npt.NDArray[np.int64]) -> bytes:
+        return b"".join([self.pieces[i] for i in ids.tolist() if i < len(self.pieces)])
 
 
 def _pieces(vocabulary: dict[str, int], spec: dict[str, Any]) -> list[bytes]:

@@ -7,6 +7,8 @@ place.
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +28,13 @@ from motes.kv.worker import Request
 from motes.models.sampler import Sampler, uniforms
 from motes.steps import divided, drawn_before, end_at_limit, first_cut
 from motes.types import Sampling, Step, StepEnd, Trajectory, Usage
-from motes.vocabulary import HIT, Vocabulary
+from motes.vocabulary import TextEnds, Vocabulary
+
+KEPT_ENDS = 64
+"""Sets of delimiters and stop texts for which it is remembered which tokens can complete them."""
+
+FEW_TEXTS = 8
+"""Delimiters and stop texts that are made ready at once."""
 
 
 @dataclass(eq=False)
@@ -37,6 +45,7 @@ class _Extension(Request):
     sampling: Sampling
     seed: int
     limit: int  # tokens that this step may have
+    ends: TextEnds | None = None  # finds delimiters and stop texts; None: there are none, or a pattern is looked for
     before: str = ""  # what the step's text begins with: drawn with the last step, or opened by the prompt
     prompt_usage: Usage = field(default_factory=Usage)
     text: str = ""  # of the step so far, where a pattern is looked for in it
@@ -58,7 +67,6 @@ class _Batch:
     def __init__(self) -> None:
         self.requests: list[_Extension] = []
         self.token = np.zeros(0, dtype=np.int64)  # the last token of each, to be fed next
-        self.state = np.zeros(0, dtype=np.int32)  # of its delimiters' automaton
         self.count = np.zeros(0, dtype=np.int64)  # tokens drawn
         self.limit = np.zeros(0, dtype=np.int64)
         self.seed = np.zeros(0, dtype=np.uint64)
@@ -73,7 +81,6 @@ class _Batch:
         self.requests.extend(requests)
         n = len(requests)
         self.token = np.append(self.token, [request.ids[-1] for request in requests])
-        self.state = np.append(self.state, np.zeros(n, dtype=np.int32))
         self.count = np.append(self.count, np.zeros(n, dtype=np.int64))
         self.limit = np.append(self.limit, [request.limit for request in requests])
         self.seed = np.append(self.seed, np.array([request.seed for request in requests], dtype=np.uint64))
@@ -86,7 +93,7 @@ class _Batch:
         last = self.requests.pop()
         if row < len(self.requests):
             self.requests[row] = last
-        for name in ("token", "state", "count", "limit", "seed", "logprob", "proposal_logprob", "drawn"):
+        for name in ("token", "count", "limit", "seed", "logprob", "proposal_logprob", "drawn"):
             array = getattr(self, name)
             array[row] = array[-1]
             setattr(self, name, array[:-1])
@@ -135,7 +142,9 @@ class LocalLanguageModel(Engine[_Extension]):
         self._waiting: deque[_Extension] = deque()
         self._batch = _Batch()
         self._sampler: Sampler | None = None
-        self._automata: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.intp]]] = []
+        self._text_ends: dict[tuple[str, ...], TextEnds] = {}  # of texts asked for lately
+        self._making_ends = threading.Lock()
+        self._with_ends: list[tuple[TextEnds, npt.NDArray[np.intp]]] = []  # each with its rows
         self._with_pattern: list[int] = []  # rows
         self._is_eos = np.zeros(head.weight.shape[0], dtype=bool)  # (tokens,), of the model
         self._is_eos[[token for token in _end_tokens(model, vocabulary) if token < len(self._is_eos)]] = True
@@ -158,6 +167,7 @@ class LocalLanguageModel(Engine[_Extension]):
 
     async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
         """See `motes.protocols.LanguageModel`. Concurrent calls decode in one batch."""
+        ends = await self._ends_of(sampling)
         steps: list[Step | None] = [None] * len(trajectories)
         requests: list[_Extension] = []
         for problem in {trajectory.problem for trajectory in trajectories}:
@@ -174,9 +184,28 @@ class LocalLanguageModel(Engine[_Extension]):
             if limit < 1:
                 steps[i] = Step("", "length")
             else:
-                requests.append(_Extension(ids, sampling, seed, limit, before))
+                requests.append(_Extension(ids, sampling, seed, limit, ends, before))
         results = iter(await self.submit(requests))
         return [step or next(results) for step in steps]
+
+    async def _ends_of(self, sampling: Sampling) -> TextEnds | None:
+        """What finds the texts that end a step or the answer. Made once, never by the thread that decodes: a few
+        texts take milliseconds, many a thread of their own."""
+        texts = (*sampling.delimiters, *sampling.stops)
+        if sampling.pattern is not None or not texts:
+            return None
+        if texts not in self._text_ends and len(texts) > FEW_TEXTS:
+            return await asyncio.to_thread(self._make_ends, texts)
+        return self._make_ends(texts)
+
+    def _make_ends(self, texts: tuple[str, ...]) -> TextEnds:
+        with self._making_ends:
+            if texts not in self._text_ends:
+                ends = self.vocabulary.text_ends(texts, len(self._is_eos))
+                if len(self._text_ends) >= KEPT_ENDS:
+                    del self._text_ends[next(iter(self._text_ends))]
+                self._text_ends[texts] = ends
+            return self._text_ends[texts]
 
     def _ids(self, trajectory: Trajectory) -> tuple[list[int], int]:
         """Every token of a partial answer, prompt first; and how many of them are the answer's."""
@@ -275,7 +304,7 @@ class LocalLanguageModel(Engine[_Extension]):
         batch = self._batch
         if self._sampler is None:
             self._sampler = Sampler([request.sampling for request in batch.requests], self._runner.device)
-            self._automata = self._find_automata()
+            self._with_ends = self._rows_by_ends()
             self._with_pattern = [row for row, request in enumerate(batch.requests) if request.sampling.pattern]
         hidden = self._runner.forward(0, torch.from_numpy(batch.token)[:, None])
         tokens, logprobs, proposals = self._sampler(self._head(hidden[:, -1]), uniforms(batch.seed, batch.count))
@@ -290,15 +319,16 @@ class LocalLanguageModel(Engine[_Extension]):
         batch.count += 1
         batch.logprob += logprobs.double().cpu().numpy()
         batch.proposal_logprob += proposals.cpu().numpy()
-        for table, rows in self._automata:
-            batch.state[rows] = table[batch.state[rows], token[rows]]
+        found = np.zeros(len(batch), dtype=bool)  # the end of a step or an answer, in the text
+        for ends, rows in self._with_ends:
+            for row in rows[ends.completes[token[rows]]]:
+                found[row] = ends.completed_by_last(batch.drawn[row, : batch.count[row]])
         for row in self._with_pattern:
-            if self._matches(batch.requests[row], int(token[row])):
-                batch.state[row] = HIT
+            found[row] = self._matches(batch.requests[row], int(token[row]))
         eos = self._is_eos[token]
-        ended = eos | (batch.state == HIT) | (batch.count >= batch.limit)
+        ended = eos | found | (batch.count >= batch.limit)
         for row in np.flatnonzero(ended)[::-1]:
-            end: StepEnd = "eos" if eos[row] else "step" if batch.state[row] == HIT else "length"
+            end: StepEnd = "eos" if eos[row] else "step" if found[row] else "length"
             self._finish(int(row), end)
 
     def _matches(self, request: _Extension, token: int) -> bool:
@@ -309,14 +339,12 @@ class LocalLanguageModel(Engine[_Extension]):
         request.text += request.read(token)
         return first_cut(request.text, request.sampling, seen) is not None
 
-    def _find_automata(self) -> list[tuple[npt.NDArray[np.int32], npt.NDArray[np.intp]]]:
-        """The automata of the texts in use that end a step or the answer, each with the rows that use it."""
-        rows: dict[tuple[str, ...], list[int]] = {}
+    def _rows_by_ends(self) -> list[tuple[TextEnds, npt.NDArray[np.intp]]]:
+        rows: dict[TextEnds, list[int]] = {}
         for row, request in enumerate(self._batch.requests):
-            if request.sampling.pattern is None:
-                rows.setdefault((*request.sampling.delimiters, *request.sampling.stops), []).append(row)
-        find = self.vocabulary.automaton
-        return [(find(texts, len(self._is_eos)), np.array(of)) for texts, of in rows.items()]
+            if request.ends is not None:
+                rows.setdefault(request.ends, []).append(row)
+        return [(ends, np.array(of)) for ends, of in rows.items()]
 
     def _finish(self, row: int, end: StepEnd) -> None:
         batch = self._batch
@@ -324,7 +352,8 @@ class LocalLanguageModel(Engine[_Extension]):
         drawn = batch.drawn[row, : batch.count[row]].tolist()
         logprob, proposal_logprob = float(batch.logprob[row]), float(batch.proposal_logprob[row])
         ids = request.ids + drawn
-        text, ahead = request.before + self.vocabulary.decode_more(request.ids, drawn), ""
+        written = drawn[:-1] if end == "eos" else drawn  # not every end token is one that the tokenizer leaves out
+        text, ahead = request.before + self.vocabulary.decode_more(request.ids, written), ""
         if end == "step":
             text, ahead, end = divided(text, request.sampling, len(request.before))
         elif end == "length":
@@ -343,7 +372,9 @@ class LocalLanguageModel(Engine[_Extension]):
 
 def _end_tokens(model: PreTrainedModel, vocabulary: Vocabulary) -> list[int]:
     """Every token that ends an answer: the checkpoint may name several, the tokenizer one more."""
-    configured = getattr(model.generation_config, "eos_token_id", None) or getattr(model.config, "eos_token_id", None)
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    if configured is None:
+        configured = getattr(model.config, "eos_token_id", None)
     ids = [configured] if isinstance(configured, int) else list(configured or [])
     if (own := vocabulary.tokenizer.eos_token_id) is not None:
         ids.append(own)
