@@ -101,6 +101,7 @@ EXAMPLES: dict[type, Any] = {
     Usage: Usage(generated_tokens=3, reward_calls=1),
     Scores: Scores([0.25, 1.0], Usage(reward_tokens=7)),
     Step: Step("a\n\n", "step", (1, 2), logprob=-1.5, usage=Usage(generated_tokens=2), ahead="b"),
+    Failure: Failure(MissingExtraError("a judge", "http"), Usage(reward_tokens=2)),
     Trajectory: RESULT.trajectories[0],
     Sampling: Sampling(delimiter=re.compile(r"\n+(?=Step)"), stop=("a", "b")),
     Record: RESULT.records[0],
