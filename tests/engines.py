@@ -366,6 +366,9 @@ class LlamaCpp(Engine):
                 "tokens_evaluated": len(ids),
                 "timings": {"cache_n": 3, "prompt_n": len(ids) - 3},
             }
+            if body.get("n_probs"):
+                lost = 0 if one.stop is None else len(encode(one.stop))  # as many as the stop string has by itself
+                answer["completion_probabilities"] = self.probabilities(one)[: len(one.ids) - lost]
             answers.append(answer)
             events.append({**answer, "content": "", "tokens": [], "stop": True})
         if body.get("stream"):
@@ -377,11 +380,15 @@ class LlamaCpp(Engine):
         for k, token in enumerate(one.ids, start=1):
             text += decode([token])
             if token not in self.unsaid:
+                told = {"completion_probabilities": self.probabilities(one)[k - 1 : k]}
                 pieces.append(
-                    {"index": index, "content": text, "tokens": [token], "stop": False, "tokens_predicted": k}
+                    {"index": index, "content": text, "tokens": [token], "stop": False, "tokens_predicted": k, **told}
                 )
                 text = ""
         return pieces
+
+    def probabilities(self, one: Draw) -> list[dict[str, Any]]:
+        return [{"id": i, "logprob": value} for i, value in zip(one.ids, one.logprobs, strict=True)]
 
 
 class SGLang(Engine):

@@ -15,6 +15,8 @@ import pytest
 
 import engines
 import motes
+import test_served_answers as answers
+import test_served_refusals as refusals
 from engines import (
     TGI,
     VLLM,
@@ -151,7 +153,7 @@ def test_steps_are_the_servers_own_tokens(name: str, delimiter: Any):
                 ids = PROMPT + [token for step in trajectory.steps for token in step.token_ids]
                 drawn = draw(ids, limit=LIMIT, stops=list(sampling.delimiters), temperature=0.9, seed=seed)
                 assert the_same(step, drawn, by_tokens=delimiter is None), (step, drawn)
-                assert step.logprob == (None if name == "llama.cpp" else pytest.approx(sum(drawn.logprobs)))
+                assert step.logprob == pytest.approx(sum(drawn.logprobs))
                 assert step.proposal_logprob is None
                 assert step.usage is not None
                 assert step.usage.generated_tokens == len(drawn.ids)
@@ -523,7 +525,7 @@ ABILITIES = ("token_ids", "tells_end", "seeds", "choices", "several_prompts", "l
     ("engine", "options", "name", "route", "rendering", "abilities"),
     [
         (VLLM(), {}, "vllm 0.33.0", "ids", "server", ABILITIES),
-        (LlamaCpp(), {}, "llama.cpp b11549-abc", "ids", "server", set(ABILITIES) - {"several_prompts", "logprobs"}),
+        (LlamaCpp(), {}, "llama.cpp b11549-abc", "ids", "server", set(ABILITIES) - {"several_prompts"}),
         (SGLangThatRenders(), {}, "sglang 0.5.23", "ids", "server", set(ABILITIES) - {"several_prompts"}),
         (
             SGLang(),
@@ -1121,20 +1123,30 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
     "one seed draws answers that are alike": (model, "HTTPLanguageModel", "and self.profile.choices_differ", ""),
     "groups are as large as one likes": (model, "HTTPLanguageModel", "self.capabilities.choices if", "1024 if"),
     "runs are grouped together": (model, "HTTPLanguageModel", "id(ask.trajectory)", "ask.trajectory.text"),
-    "greedy particles are paid for each": (model, "HTTPLanguageModel", "usage=Usage())", "usage=step.usage)"),
+    "greedy particles are paid for each": (
+        model,
+        "HTTPLanguageModel",
+        "usage = Usage()  # drawn",
+        "usage = usage  # drawn",
+    ),
     "the answer's own limit is ignored": (model, "HTTPLanguageModel", "if sampling.max_tokens is not None:", "if 0:"),
     "the context is ignored": (model, "HTTPLanguageModel", "limit = min(limit, context - len(prompt.ids))", "pass"),
     "too many delimiters are sent": (model, "HTTPLanguageModel", "texts > most", "False"),
     "who cannot tell is believed": (model, "HTTPLanguageModel", "or not self.capabilities.tells_end)", ")"),
     "the rest of a token is forgotten": (model, "HTTPLanguageModel", "and not drawn.whole:", "and False:"),
-    "any failure fails the run": (model, "HTTPLanguageModel", "and isinstance(outcome.error, ContextLengthError)", ""),
+    "any failure fails the run": (
+        model,
+        "HTTPLanguageModel",
+        "and all(isinstance(error, ContextLengthError) for error in errors)",
+        "",
+    ),
     "a full context fails the particle": (
         model,
         "HTTPLanguageModel",
-        "if ask.trajectory.depth else Failure(error)",
+        "if ask.trajectory.depth else Failure(error, ask.wasted)",
         "if 0 else Failure(error)",
     ),
-    "a lower limit is not learnt": (model, "HTTPLanguageModel", "self._most = limit", "pass"),
+    "a lower limit is not learnt": (model, "HTTPLanguageModel", "self._most = told.most", "pass"),
     "the last token is guessed from one": (prompts, "Renderer", "for length in (2, len(ids)):", "for length in (1,):"),
     "steps are tokenised again": (prompts, "Renderer", "node.step.token_ids or ", ""),
     "prompts are rendered each time": (prompts, "Renderer", "if problem not in self._prompts:", "if True:"),
@@ -1145,6 +1157,27 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
         "first_cut(delta.text, self.sampling)",
     ),
     "a stream is cut behind its piece": (stream, "_Answer", "self.text[: cut.end - len(self.before)]", "self.text"),
+    "a refused prompt fails the others": (model, "HTTPLanguageModel", "self._split(request, receivers)", "raise"),
+    "a sentence that is not understood ends the answer": (
+        model,
+        "HTTPLanguageModel",
+        "return request.limit // 2",
+        "return 0",
+    ),
+    "the prompt is counted where it was settled before": (stream, "Call", "if index in wanted:", "if True:"),
+    "what broke off is not counted": (stream, "Call", "if i not in of_use", "if False"),
+    "a reply that breaks off costs nothing": (
+        stream,
+        "Call",
+        "self.wasted += Usage(failed_prefill_tokens=prompt",
+        "Usage(failed_prefill_tokens=prompt",
+    ),
+    "a step of llama.cpp loses its delimiter's probability": (
+        model,
+        "HTTPLanguageModel",
+        "too_many or loses_logprobs or not",
+        "too_many or not",
+    ),
     "cancelled requests go on": (concurrency, "Batcher", " " * 16 + "task.cancel()", " " * 16 + "pass"),
     "a cancelled call takes others with it": (concurrency, "Batcher", "if unsettled == 0 and", "if"),
     "penalties are left to the server": (profiles, "Profile", "**self.neutral", ""),
@@ -1177,6 +1210,11 @@ def every_check() -> None:
     test_all_tokens_are_kept_where_that_is_wanted()
     test_steps_are_the_servers_own_tokens("vllm", "\n\n")
     test_steps_are_the_servers_own_tokens("vllm", "; o")
+    test_steps_are_the_servers_own_tokens("llama.cpp", "\n\n")
+    refusals.test_a_prompt_that_is_refused_fails_by_itself("400", "none", 0.0)
+    refusals.test_no_answer_ends_early_because_a_sentence_is_not_understood("no room in the context window", 400)
+    answers.test_the_prompt_is_counted_once_and_what_broke_off_by_itself((2, 0), True)
+    answers.test_what_an_answer_cost_that_cannot_be_used_is_known()
     test_steps_of_text_end_at_their_delimiter_and_for_the_right_reason("unknown, tokenizer")
     test_a_prompt_is_rendered_once()
     test_each_particle_has_a_request_and_a_seed_of_its_own()

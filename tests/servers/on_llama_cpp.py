@@ -6,19 +6,22 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import motes
 import real_servers
 from alike import GREEDY, answers, problems, right, scores
-from motes import ParticleFilter, Record, bundled
+from motes import ParticleFilter, Record, Trajectory, bundled
 from motes.http import Address, Client
 from motes.lab.statistics import proportion_interval
 from motes.methods import Run
 from motes.models.served import HTTPLanguageModel
 from motes.models.served.probe import probe
+from motes.models.served.refusals import limits
 from motes.tasks import Arithmetic
 from real_servers import Server
 
@@ -52,6 +55,86 @@ def test_greedy_answers_are_those_of_the_local_engine(lm: motes.LanguageModel):
     served, local = answers(lm, 20), answers(motes.language_model("tiny"), 20)
     assert [t.step.token_ids for t in served if t.step] == [t.step.token_ids for t in local if t.step]
     assert [t.text for t in served] == [t.text for t in local]
+
+
+PLAIN = motes.Sampling(temperature=1.0, max_step_tokens=48)
+
+
+def test_log_probabilities_are_those_of_the_local_engine(lm: HTTPLanguageModel):
+    """Of every token of a step: its delimiter's, and the end of sequence, too."""
+    drawn = answers(lm, 8, PLAIN)
+    local = motes.language_model("tiny")
+    for trajectory in drawn:
+        for node in trajectory.path:
+            assert node.step is not None
+            assert node.step.logprob == pytest.approx(local_logprob(local, node), abs=5e-3)  # its cache: half precision
+    assert {node.step.end for trajectory in drawn for node in trajectory.path if node.step} >= {"step", "eos"}
+
+
+def local_logprob(lm: motes.LanguageModel, node: motes.Trajectory) -> float:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    global checkpoint
+    checkpoint = checkpoint or AutoModelForCausalLM.from_pretrained(bundled.path("lm"), dtype=torch.float32)
+    assert node.parent is not None
+    assert node.step is not None
+    before = [*lm.vocabulary.prompt(node.problem), *(i for step in node.parent.steps for i in step.token_ids)]  # type: ignore[attr-defined]
+    ids = torch.tensor([[*before, *node.step.token_ids]])
+    with torch.inference_mode():
+        logprobs = checkpoint(ids).logits[0].log_softmax(-1)
+    return float(sum(logprobs[k - 1, ids[0, k]] for k in range(len(before), ids.shape[1])))
+
+
+checkpoint: Any = None
+
+
+def test_the_power_filter_works(lm: motes.LanguageModel):
+    result = motes.solve(problems(1)[0], lm=lm, reward=None, method=motes.PowerFilter(8), sampling=PLAIN, seed=0)
+    assert result.log_evidence is not None
+    assert result.log_evidence < 0
+    assert not result.dropped
+
+
+def test_odd_requests_are_answered_as_the_scripted_server_does(lm: HTTPLanguageModel):
+    """What a scripted server assumes is asked of the real one: refusals, and texts that JSON and streams trip over."""
+    sampling = motes.Sampling(max_step_tokens=4)
+
+    def extended(question: str, sampling: motes.Sampling = sampling) -> Any:
+        return asyncio.run(lm.extend([Trajectory(motes.Problem(question))], sampling, [1]))[0]
+
+    with pytest.raises(motes.errors.ContextLengthError):
+        extended("many words " * 2000)
+    odd = 'a\u2028b\u2029c\u0085d \ud83d \0 😀 <|im_end|> \x1b[2J data: [DONE]\n\n{"a"'
+    assert isinstance(extended(odd), motes.Step)
+    assert isinstance(extended(odd, sampling.replace(delimiter=re.compile("x"))), motes.Step)
+
+    async def refused(path: str, body: dict[str, Any]) -> None:
+        with pytest.raises(motes.errors.MotesError) as caught:
+            await lm.client.post(f"{lm.address.root}/{path}", body, attempts=1)
+        refusals.append(str(caught.value))
+
+    async def main() -> None:
+        await refused("completion", {"prompt": list(range(3, 103)) * 20, "n_predict": 1})
+        await refused("v1/chat/completions", {"messages": [{"role": "user", "content": "word " * 3000}]})
+        await refused("completion", {"prompt": [10**6], "n_predict": 1})
+        await refused("completion", {"n_predict": 1})
+        await refused("no/such/route", {})
+
+    refusals: list[str] = []
+    asyncio.run(main())
+    print("\n".join(refusals))
+    for message in refusals[:2]:
+        told = limits(message)
+        assert told.context == 1024
+        assert told.prompt is not None
+        assert told.prompt > 1024
+
+
+def test_the_beginning_of_a_prompt_is_not_doubled(lm: HTTPLanguageModel):
+    prompt = asyncio.run(lm._renderer.prompt(problems(1)[0]))
+    assert prompt.ids is not None
+    assert list(prompt.ids) == motes.language_model("tiny").vocabulary.prompt(problems(1)[0])  # type: ignore[attr-defined]
 
 
 def test_scores_are_those_of_the_local_engine(llama_cpp: Server, lm: motes.LanguageModel):

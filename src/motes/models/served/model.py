@@ -78,7 +78,8 @@ class HTTPLanguageModel:
             "none": no seeds. As "group", and the prompts of all runs travel in one request where the server takes
             several and answers each as it ends. Nothing can be repeated. The default where seeds mean nothing.
             Whatever is chosen, particles that are alike are drawn apart; at temperature 0 they are drawn once.
-        logprobs: whether log-probabilities are asked for; by default where they cost little.
+        logprobs: whether log-probabilities are asked for; by default where they cost little, and elsewhere at
+            temperature 1, unfiltered, where they are what the power filter needs.
     """
 
     merges_calls = True
@@ -102,6 +103,7 @@ class HTTPLanguageModel:
         self.profile = PROFILES[capabilities.engine]
         self.seeds: Seeding = seeds or ("particle" if capabilities.seeds else "none")
         self.logprobs = capabilities.logprobs and (self.profile.logprobs if logprobs is None else logprobs)
+        self._logprobs_of_the_model = capabilities.logprobs and logprobs is not False
         completes = capabilities.route in ("ids", "text") and self.profile.wire is not None
         name = self.profile.wire if completes and self.profile.wire is not None else "chat"
         self._wire: Wire = WIRES[name](address, capabilities.model, self.profile)
@@ -169,7 +171,12 @@ class HTTPLanguageModel:
 
     def gives_logprobs(self, sampling: Sampling) -> bool:
         """Whether steps carry log-probabilities: streams that are cut on this side may have none."""
-        return self.logprobs and not (self._cuts(sampling) and self._cutter is not self._wire)
+        return self._wants_logprobs(sampling) and not (self._cuts(sampling) and self._cutter is not self._wire)
+
+    def _wants_logprobs(self, sampling: Sampling) -> bool:
+        """Whether log-probabilities are asked for: always, or only where they are those of the draws, too."""
+        own = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (1.0, 1.0, 0, 0.0)
+        return self.logprobs or (self._logprobs_of_the_model and own)
 
     async def extend(
         self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
@@ -303,7 +310,10 @@ class HTTPLanguageModel:
         """Whether ends of steps are found on this side."""
         most, texts = self.profile.max_stops, len(sampling.delimiters) + len(sampling.stops)
         too_many = most is not None and texts > most
-        return sampling.pattern is not None or (texts > 0 and (too_many or not self.capabilities.tells_end))
+        loses_logprobs = not self.profile.logprobs_of_stops and self._wants_logprobs(sampling)
+        return sampling.pattern is not None or (
+            texts > 0 and (too_many or loses_logprobs or not self.capabilities.tells_end)
+        )
 
     def _limit(self, trajectory: Trajectory, prompt: Prompt, sampling: Sampling) -> int | ContextLengthError:
         """Tokens that the next step may have."""

@@ -26,8 +26,9 @@ from motes.models.served.wires import (
 class LlamaCpp(Wire):
     """llama.cpp's own format. Text ends before a stop string; the tokens hold it.
 
-    Its log-probabilities leave out the tokens of a stop string, and so are not those of a step: they are not asked for.
-    A stream leaves out tokens that end within a character.
+    Its log-probabilities are those of the model at temperature 1, whatever is drawn from. They leave out as many tokens
+    as a stop string has: where they are wanted, steps are cut on this side (`Profile.logprobs_of_stops`). A stream
+    leaves out tokens that end within a character, and nothing tells their log-probabilities.
     """
 
     streams = True
@@ -47,6 +48,8 @@ class LlamaCpp(Wire):
             "samplers": ["temperature", "top_k", "top_p", "min_p"],
             **self.profile.sampling_fields(request.sampling),
         }
+        if request.logprobs:
+            body |= {"n_probs": 1, "post_sampling_probs": False}
         if request.n > 1 and self.profile.choices:
             body[self.profile.choices] = request.n
         if request.seed is not None:
@@ -60,7 +63,9 @@ class LlamaCpp(Wire):
         if "content" not in event:
             return []
         tokens = tuple(int(token) for token in event.get("tokens") or ())
-        delta = Delta(str(event["content"]), token_ids=tokens, count=number(event.get("tokens_predicted")))
+        told = () if event.get("stop") else self._logprobs(event, tokens)
+        count = number(event.get("tokens_predicted"))
+        delta = Delta(str(event["content"]), token_ids=tokens, logprobs=told, count=count)
         index = number(event.get("index"))
         if not event.get("stop"):
             return [(index, delta)]
@@ -79,16 +84,26 @@ class LlamaCpp(Wire):
             "prompt_tokens_details": {"cached_tokens": (answer.get("timings") or {}).get("cache_n")},
         }
 
+    def _logprobs(self, answer: Mapping[str, Any], tokens: tuple[int, ...]) -> tuple[float, ...]:
+        """Those of the tokens, where each of them has one."""
+        told = answer.get("completion_probabilities") or ()
+        if tuple(int(token["id"]) for token in told) != tokens:
+            return ()
+        return tuple(float(token["logprob"]) for token in told)
+
     def _read(self, answer: Any, request: Request) -> list[Drawn]:
         answers = sorted(answer if isinstance(answer, list) else [answer], key=lambda one: int(one.get("index") or 0))
         return [self._drawn(one, first=i == 0) for i, one in enumerate(answers)]
 
     def _drawn(self, answer: Mapping[str, Any], first: bool) -> Drawn:
         usage = self._usage(answer) if first else {}
+        tokens = tuple(int(token) for token in answer.get("tokens") or ())
+        logprobs = self._logprobs(answer, tokens)
         return Drawn(
             text=str(answer["content"]) + str(answer.get("stopping_word") or ""),
             end=end_of(answer["stop_type"], self.url, by_text=answer["stop_type"] == "word"),
-            token_ids=tuple(int(token) for token in answer.get("tokens") or ()),
+            token_ids=tokens,
+            logprob=sum(logprobs) if logprobs else None,
             num_tokens=number(answer.get("tokens_predicted")) or 0,
             whole=False,
             prompt_tokens=number(usage.get("prompt_tokens")),

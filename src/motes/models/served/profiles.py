@@ -36,7 +36,9 @@ class Profile:
         several_prompts: whether one request takes several prompts.
         stream_interval: whether it can be told to send a stream in large pieces.
         takes_ids: whether prompts may be token ids.
-        logprobs: whether log-probabilities of drawn tokens are cheap enough to ask for always.
+        logprobs: whether log-probabilities of drawn tokens are cheap enough to ask for always. Otherwise they are asked
+            for where they can be of use: at temperature 1, unfiltered.
+        logprobs_of_stops: whether those of a stop string's tokens are among them.
         prefill: what a chat request says so that the last message is continued; None: whether it is must be tried.
         closed: whether it is known to continue nothing: not tried.
         chat_limit: what a chat request calls the limit on tokens.
@@ -60,6 +62,7 @@ class Profile:
     stream_interval: bool = False
     takes_ids: bool = False
     logprobs: bool = False
+    logprobs_of_stops: bool = True
     prefill: Mapping[str, Any] | None = None
     closed: bool = False
     chat_limit: str = "max_tokens"
@@ -127,6 +130,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             slots="total_slots",
             choices_differ=True,
             takes_ids=True,
+            logprobs_of_stops=False,
             prefill={},
         ),
         "tgi": Profile(wire="tgi", names={"top_k": "top_k"}, tells_end=True, seeds=True, logprobs=True),
