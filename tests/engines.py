@@ -462,6 +462,9 @@ class TGI(OpenAICompatible):
     def info(self, body: dict[str, Any]) -> Any:
         return {"version": "3.3.6", "model_id": self.model, "max_total_tokens": self.context}
 
+    def tokenize(self, body: dict[str, Any]) -> Any:
+        return [{"id": i, "text": VOCABULARY[i], "start": 0, "stop": 0} for i in encode(body["inputs"])]
+
     def chat_tokenize(self, body: dict[str, Any]) -> Any:
         return {"templated_text": render(body["messages"]), "tokenize_response": []}
 
@@ -473,6 +476,8 @@ class TGI(OpenAICompatible):
         if len(p["stop"]) > 4:
             return self.refused("Input validation error: at most 4 stop sequences", 422)
         ids = encode(body["inputs"])
+        if len(ids) + p["max_new_tokens"] > self.context:
+            return self.refused("Input validation error: too much", 422)
         heat = {"temperature": p["temperature"] or 0.0}
         one = self.draw(ids, heat, limit=p["max_new_tokens"], stops=p["stop"], seed=p["seed"])
         tokens = [
@@ -542,6 +547,9 @@ class Tokenizer:
         @staticmethod
         def decode(ids: list[int]) -> str:
             return "".join(VOCABULARY[i] for i in ids)
+
+    async def prepare(self, problem: Any) -> None:
+        pass
 
     def prompt(self, problem: Any) -> list[int]:
         return encode(render([dict(message) for message in problem.messages]))

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 import motes
-from engines import VLLM, Closed, OpenAICompatible, connect, encode
+from engines import TGI, VLLM, Closed, OpenAICompatible, Tokenizer, connect, encode, render
 from motes import Problem, Sampling, Step, Trajectory
 from motes.errors import ContextLengthError
 from motes.http.client import CONTEXT
@@ -235,6 +235,31 @@ def test_a_limit_on_answers_is_learnt():
         for _ in range(2):
             await motes.asolve("How many?", lm=lm, reward=None, method=motes.Greedy())
         assert [body["max_completion_tokens"] for body in engine.asked] == [40960, 100, 100]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("make", [lambda **o: connect(TGI(**o)), lambda **o: connect(TGI(**o), vocabulary=Tokenizer())])
+def test_the_length_of_a_text_is_known_where_it_matters(make: Any):
+    """To the last token of the context, without a refusal."""
+
+    async def main() -> None:
+        prompt = encode(render([dict(message) for message in ROOT.problem.messages]))
+        lm = await make(context=len(prompt) + 30)
+        engine = lm.client._transport.handler
+        trajectory, sampling = ROOT, Sampling(temperature=0.9, max_step_tokens=16, delimiter=None)
+        for seed in range(99):
+            (step,) = await lm.extend([trajectory], sampling, [seed])
+            assert isinstance(step, Step)
+            if step.end == "length" and not step.text:
+                break
+            trajectory = trajectory.extend(Step(step.text, "step"))
+        assert len(encode(trajectory.text)) == 30
+        assert all(isinstance(body["inputs"], str) for body in engine.asked)
+        wanted = [len(encode(body["inputs"])) + body["parameters"]["max_new_tokens"] for body in engine.asked]
+        assert max(wanted) <= engine.context
+        with pytest.raises(ContextLengthError, match="shorten the question"):
+            await lm.extend([Trajectory(Problem("How many? " * 40))], sampling, [0])
 
     asyncio.run(main())
 

@@ -216,9 +216,7 @@ class HTTPLanguageModel:
         groups: dict[int, list[PendingStep]] = {}
         for ask in asks:
             groups.setdefault(id(ask.trajectory), []).append(ask)
-        prompts = await asyncio.gather(
-            *(self._renderer.extended(group[0].trajectory) for group in groups.values()), return_exceptions=True
-        )
+        prompts = await asyncio.gather(*(self._prompt(group) for group in groups.values()), return_exceptions=True)
         merged: dict[tuple[Any, ...], list[tuple[Prompt, list[PendingStep]]]] = {}
         for prompt, group in zip(prompts, groups.values(), strict=True):
             if isinstance(prompt, OF_ITS_PROMPT):
@@ -245,6 +243,18 @@ class HTTPLanguageModel:
                 receivers = [ask for _, group in part for ask in ([[a] for a in group] if n == len(group) else [group])]
                 flat = [ask for _, group in part for ask in group]
                 self._start(self._call(request, receivers), flat)
+
+    async def _prompt(self, group: list[PendingStep]) -> Prompt:
+        """The prompt of a node. The tokens of a text are counted where they may be more than the context has room for:
+        a token is no shorter than a byte."""
+        prompt = await self._renderer.extended(group[0].trajectory)
+        context = self.capabilities.context_length
+        if context is None or prompt.text is None:
+            return prompt
+        wanted = max(ask.sampling.max_step_tokens for ask in group)
+        if len(prompt.text.encode()) + wanted < context:
+            return prompt
+        return replace(prompt, length=await self._renderer.count(prompt.text))
 
     def _start(self, work: Coroutine[Any, Any, None], asks: Sequence[PendingStep]) -> None:
         """Do `work` for `asks` beside everything else. Where it fails, they fail, and no others."""
@@ -323,12 +333,13 @@ class HTTPLanguageModel:
         if self._most is not None:
             limit = min(limit, self._most)
         context = self.capabilities.context_length
-        if context is not None and prompt.ids is not None:
-            if len(prompt.ids) >= context and not trajectory.depth:
+        length = prompt.length if prompt.ids is None else len(prompt.ids)
+        if context is not None and length is not None:
+            if length >= context and not trajectory.depth:
                 return ContextLengthError(
-                    f"the prompt has {len(prompt.ids)} tokens and {self!r} a context of {context}: shorten the question"
+                    f"the prompt has {length} tokens and {self!r} a context of {context}: shorten the question"
                 )
-            limit = min(limit, context - len(prompt.ids))
+            limit = min(limit, context - length)
         return limit
 
     async def _call(self, request: Request, receivers: list[list[PendingStep]]) -> None:

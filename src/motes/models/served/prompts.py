@@ -93,6 +93,10 @@ class Renderer:
         """Text of tokens, special ones left out."""
         raise NotImplementedError
 
+    async def count(self, text: str) -> int | None:
+        """The tokens of a prompt of text, as the server reads it; None: they cannot be counted."""
+        return None
+
     async def _post(self, route: str, key: str, body: dict[str, Any]) -> Any:
         answer = await self.client.post(f"{self.address.root}/{route}", body)
         if not isinstance(answer, dict) or key not in answer:
@@ -130,7 +134,11 @@ class OfLlamaCpp(Renderer):
         messages = [dict(message) for message in problem.messages]
         text = str(await self._post("apply-template", "prompt", {"messages": messages}))
         body = {"content": text, "add_special": True, "parse_special": True}
-        return Prompt(ids=_ids(await self._post("tokenize", "tokens", body)))
+        ids = _ids(await self._post("tokenize", "tokens", body))
+        if ids[:1] == ids[1:2]:  # the template writes the token that begins a text, which was added before it
+            alone = _ids(await self._post("tokenize", "tokens", {**body, "add_special": False}))
+            ids = alone if alone[:1] == ids[:1] else ids
+        return Prompt(ids=ids)
 
     async def encode(self, text: str) -> tuple[int, ...]:
         body = {"content": text, "add_special": False, "parse_special": False}
@@ -145,7 +153,25 @@ class OfTGI(Renderer):
 
     async def _prompt(self, problem: Problem) -> Prompt:
         messages = [dict(message) for message in problem.messages]
-        return Prompt(text=str(await self._post("chat_tokenize", "templated_text", {"messages": messages})))
+        text = str(await self._post("chat_tokenize", "templated_text", {"messages": messages}))
+        with suppress(ServerError):  # older ones do not tokenise
+            tokens = await self._tokens(text)
+            if len(tokens) > 1 and tokens[0].get("id") == tokens[1].get("id"):  # the server puts it before every text
+                text = text.removeprefix(str(tokens[1].get("text")))
+        return Prompt(text=text)
+
+    async def count(self, text: str) -> int | None:
+        with suppress(ServerError):
+            return len(await self._tokens(text))
+        return None
+
+    async def _tokens(self, text: str) -> list[dict[str, Any]]:
+        """As it reads a prompt: with what it adds."""
+        url = f"{self.address.root}/tokenize"
+        told = await self.client.post(url, {"inputs": text}, attempts=2)
+        if not isinstance(told, list) or not all(isinstance(token, dict) for token in told):
+            raise BadResponseError(f"{url} answered no list of tokens: {str(told)[:120]}")
+        return told
 
 
 class OfTokenizer(Renderer):
@@ -161,11 +187,27 @@ class OfTokenizer(Renderer):
         super().__init__(client, address, model)
         self.vocabulary = vocabulary
         self.ids = ids
+        self._added = 0  # tokens that the server puts before a text
 
     async def _prompt(self, problem: Problem) -> Prompt:
         await self.vocabulary.prepare(problem)
         ids = tuple(self.vocabulary.prompt(problem))
-        return Prompt(ids=ids) if self.ids else Prompt(text=str(self.vocabulary.tokenizer.decode(list(ids))))
+        return Prompt(ids=ids) if self.ids else Prompt(text=self._text(ids))
+
+    def _text(self, ids: tuple[int, ...]) -> str:
+        """The text that a server reads as these tokens: without the one that begins every text, where the tokenizer,
+        and so the server, puts it before a text by itself."""
+        tokenizer = self.vocabulary.tokenizer
+        text, begins = str(tokenizer.decode(list(ids))), getattr(tokenizer, "bos_token", None)
+        if begins and text.startswith(begins):
+            rest = text.removeprefix(begins)
+            if list(tokenizer.encode(rest, verbose=False)) == list(ids):
+                self._added = 1
+                return rest
+        return text
+
+    async def count(self, text: str) -> int | None:
+        return len(await self.encode(text)) + self._added
 
     async def encode(self, text: str) -> tuple[int, ...]:
         return tuple(await in_thread_if_long(len(text), self.vocabulary.encode, text))

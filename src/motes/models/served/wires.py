@@ -36,6 +36,7 @@ class Prompt:
 
     Attributes:
         before: what the next step's text begins with: drawn with the last step, or opened by the conversation's form.
+        length: tokens of a text, where they were counted.
     """
 
     ids: tuple[int, ...] | None = None
@@ -43,6 +44,7 @@ class Prompt:
     messages: tuple[Mapping[str, str], ...] = ()
     prefix: str = ""
     before: str = ""
+    length: int | None = None
 
     @property
     def wired(self) -> list[int] | str:
@@ -54,6 +56,8 @@ class Prompt:
         """Its length; of text an estimate, four characters to a token."""
         if self.ids is not None:
             return len(self.ids)
+        if self.length is not None:
+            return self.length
         return -(-sum(map(len, (self.text or "", self.prefix, *(m["content"] for m in self.messages)))) // 4)
 
 
