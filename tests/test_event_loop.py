@@ -82,6 +82,20 @@ class SlowRule(BoxedAnswers):
         return super().equivalent(first, second)
 
 
+class SlowReader:
+    """Reads whole texts, and waits for the event loop whenever it does."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+
+    def answer(self, text: str) -> str | None:
+        self.turns.wait()
+        return BoxedAnswers().answer(text)
+
+    def equivalent(self, first: str, second: str) -> bool:
+        return BoxedAnswers().equivalent(first, second)
+
+
 class SlowTask(SlowRule):
     made: SlowTask
 
@@ -122,6 +136,15 @@ def test_the_loop_goes_on_while_long_texts_are_scored_and_their_answers_compared
     assert (scored > 0) == getattr(made, "needs_reward", True)
     assert set(result.posterior) <= {"1/2", "0.5", "3"}
     assert not {"1/2", "0.5"} <= set(result.posterior), "equal ones were found to be equal"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_and_while_answers_are_read(name: str):
+    turns = Turns()
+    options: dict[str, Any] = {"reward": motes.TabularReward({}, default=0.6), "method": method(name, 16), "seed": 1}
+    slow = asyncio.run(turns.watch(lambda: motes.asolve("?", lm=LM, task=SlowReader(turns), **options)))
+    assert (turns.stalls, turns.calls > 0) == (0, True)
+    assert slow.text == motes.solve("?", lm=LM, **options).text, "it reads what the quick rule reads"
 
 
 def test_and_while_another_model_has_the_last_word():

@@ -41,6 +41,19 @@ def states_final_answer(trajectory: Trajectory, rule: AnswerRule) -> bool:
     return reading is not None and reading.is_final and rule.answer(trajectory.text) is not None
 
 
+async def state_final_answers(trajectories: Sequence[Trajectory], rule: AnswerRule) -> list[bool]:
+    """(B,) which of the unfinished ones state an answer that stands; False for those that are finished.
+
+    A rule that is given each step once is quick. One that reads the whole text after every step need not be: it reads
+    in a thread.
+    """
+
+    def read() -> list[bool]:
+        return [t.finished is None and states_final_answer(t, rule) for t in trajectories]
+
+    return read() if hasattr(rule, "read") else await in_thread(read)
+
+
 class Answers:
     """The answers of one run's trajectories, each read once, and each pair of them compared once.
 

@@ -24,7 +24,7 @@ from motes.errors import (
     NoParticlesError,
     RewardError,
 )
-from motes.methods.answers import Answers, states_final_answer
+from motes.methods.answers import Answers, state_final_answers
 from motes.methods.limits import Limits
 from motes.methods.requirements import continues_prefixes, require_steps
 from motes.protocols import AnswerRule, LanguageModel, RewardModel
@@ -191,7 +191,9 @@ class Run:
         async def advance(indices: list[int], seeds: list[int]) -> None:
             parents = [trajectories[i] for i in indices]
             steps = await self._steps(parents, sampling, seeds)
-            children = [self._child(parent, step, sampling) for parent, step in zip(parents, steps, strict=True)]
+            children = [self._child(parent, step) for parent, step in zip(parents, steps, strict=True)]
+            final = await state_final_answers(children, self.rule)
+            children = [self._ended(child, sampling, stated) for child, stated in zip(children, final, strict=True)]
             grown = [k for k, i in enumerate(indices) if children[k].depth > parents[k].depth]
             found: dict[int, Sequence[float] | Failure] = {k: scores[i] for k, i in enumerate(indices)}
             if score:
@@ -347,22 +349,24 @@ class Run:
             raise ContractError(f"the language model returned {len(steps)} steps for {len(parents)} trajectories")
         return steps
 
-    def _child(self, parent: Trajectory, step: Step | Failure, sampling: Sampling) -> Trajectory:
+    def _child(self, parent: Trajectory, step: Step | Failure) -> Trajectory:
         if isinstance(step, Failure):
             self._spend(step.usage + Usage(lm_calls=1))
             return parent.fail(step.error)
         self._spend((step.usage or Usage(generated_tokens=len(step.token_ids))) + Usage(lm_calls=1))
         if step.end == "length" and not step.text and not step.token_ids:
             return parent.finish("max_tokens")
-        child = parent.extend(step)
-        if child.finished is None:
-            if states_final_answer(child, self.rule):
-                return child.finish("answer")
-            if sampling.max_tokens is not None and child.num_tokens >= sampling.max_tokens:
-                return child.finish("max_tokens")
-            if child.depth >= sampling.max_steps:
-                return child.finish("max_steps")
-        return child
+        return parent.extend(step)
+
+    def _ended(self, child: Trajectory, sampling: Sampling, states_answer: bool) -> Trajectory:
+        """The trajectory, finished where it states an answer that stands or has reached a limit of its own."""
+        if child.finished is not None:
+            return child
+        if states_answer:
+            return child.finish("answer")
+        if sampling.max_tokens is not None and child.num_tokens >= sampling.max_tokens:
+            return child.finish("max_tokens")
+        return child.finish("max_steps") if child.depth >= sampling.max_steps else child
 
     async def _score(
         self, trajectories: Sequence[Trajectory], reward: RewardModel | None
