@@ -100,6 +100,7 @@ EXAMPLES: dict[type, Any] = {
     Problem: motes.Prompt(question="Think. {question}").problem(Problem("?", id="a", answer="3", system="Be brief.")),
     Usage: Usage(generated_tokens=3, reward_calls=1),
     Scores: Scores([0.25, 1.0], Usage(reward_tokens=7)),
+    Failure: Failure(motes.errors.EngineError("no more"), Usage(generated_tokens=2)),
     Step: Step("a\n\n", "step", (1, 2), logprob=-1.5, usage=Usage(generated_tokens=2), ahead="b"),
     Failure: Failure(MissingExtraError("a judge", "http"), Usage(reward_tokens=2)),
     Trajectory: RESULT.trajectories[0],
