@@ -23,7 +23,7 @@ from motes.smc import Weights
 from motes.tasks import BoxedAnswers, MathAnswers
 from motes.tasks.maths import Grader
 from motes.tasks.maths.workers import WORKER
-from motes.tasks.numbers import number, tidied
+from motes.tasks.numbers import number, plain, tidied
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_grader.py")))
@@ -225,6 +225,13 @@ class TestNumbersAndLists:
     )  # fmt: skip
     def test_a_vote_tells_them_apart(self, grader, first, second, same):
         assert BoxedAnswers().equivalent(first, second) is MathAnswers(grader).equivalent(first, second) is same
+
+    def test_what_stands_apart_does_not_grow_together(self):
+        assert plain(r"x_1 2 \, y") == plain("$x_1  2y$.") == "x_1 2y" != plain("x_12y")
+
+    def test_a_loop_is_named_by_its_text(self, fake):
+        assert MathAnswers(fake).canonical("1+" * 3000 + "1") == "1+" * 3000 + "1"
+        assert fake.num_requests == 0
 
     def test_orders_of_a_list_share_a_vote(self, grader):
         assert MathAnswers(grader).equivalent("100, 200", "200, 100")

@@ -54,16 +54,14 @@ def plain(answer: str) -> str:
     """An answer without spaces, dollar signs and a final full stop. A space stays where numbers would grow together."""
 
     def space(blanks: re.Match[str]) -> str:
-        before, behind = text[max(0, blanks.start() - 2) : blanks.start()], text[blanks.end() : blanks.end() + 4]
-        apart = before[-1:].isdecimal() and behind[:1].isdecimal()
-        in_list = before[:1].isdecimal() and before.endswith(",") and behind[:3].isdecimal() and len(behind) >= 3
-        return " " if apart or in_list else ""
+        before, behind = text[max(0, blanks.start() - 1)], text[blanks.end() : blanks.end() + 1]
+        return " " if before.isdecimal() and behind.isdecimal() else ""
 
     text = _DOLLAR.sub("", answer).strip()
     return _BLANKS.sub(space, text).rstrip(".")
 
 
-_MOST_CHARACTERS = 4000
+MOST_CHARACTERS = 4000
 """Of an answer that is looked at so closely; a longer one is a model's loop."""
 _INTRODUCTION = re.compile(
     r"\A\s*(?:\\text(?:rm|bf|it)?\s?\{)?\s*(?:the\s+)?(?:final\s+)?answer(?:\s+is\s*:?|\s*:)\s*\}?\s*(?=.)",
@@ -90,7 +88,7 @@ def tidied(answer: str) -> str:
     """An answer in the TeX that Math-Verify reads, without what surrounds it (bold face, "the answer is"), and its
     numbers without marks between thousands."""
     answer = answer.strip()
-    if len(answer) > _MOST_CHARACTERS:
+    if len(answer) > MOST_CHARACTERS:
         return answer
     answer = _FULL_STOP.sub("", _INTRODUCTION.sub("", _BOLD.sub(r"\2", answer), count=1))
     answer = _joined(answer)

@@ -8,7 +8,7 @@ from motes.errors import GraderError
 from motes.tasks.boxed import BoxedAnswers
 from motes.tasks.maths.cases import cases, same_cases
 from motes.tasks.maths.workers import Grader, shared
-from motes.tasks.numbers import number, plain, tidied
+from motes.tasks.numbers import MOST_CHARACTERS, number, plain, tidied
 
 _WORD = re.compile(r"(\\(text|mathrm|textbf|mbox)\{)?\(?(?P<word>[A-Za-z]{3,})\)?\}?")
 
@@ -67,6 +67,8 @@ class MathAnswers(BoxedAnswers):
             return name
         if rows := cases(text):
             return f"cases {sorted([self.canonical(cell) for cell in row] for row in rows)}"
+        if len(text) > MOST_CHARACTERS:
+            return plain(text)
         try:
             name = self.grader.canonical(text)
         except GraderError:
