@@ -5,9 +5,10 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import secrets
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -36,6 +37,9 @@ class Vocabulary:
         if _forget_edges(spec):
             self._inner = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)))
         _ = self._spelled  # now, not with the first request
+        special = sorted((t["content"] for t in spec["added_tokens"] if t["special"]), key=len, reverse=True)
+        spoken = "|".join(re.escape(token) for token in special if token and token not in THINKING)
+        self._special = re.compile(spoken) if spoken else None
         self._prompts: WeakKeyDictionary[Problem, list[int]] = WeakKeyDictionary()
         self._lock = threading.Lock()  # a tokenizer that is set up for one call must not serve another one
 
@@ -74,24 +78,52 @@ class Vocabulary:
             await in_thread_if_long(length, self.prompt, problem)
 
     def _prompt(self, problem: Problem) -> list[int]:
-        ids: list[int]
+        contents, spoken = self._without_special(problem)
         if self.tokenizer.chat_template:
-            ids = self.tokenizer.encode(self._conversation(problem), add_special_tokens=False, verbose=False)
-        elif len(problem.messages) == 1:
-            ids = self.tokenizer.encode(problem.question)
-        else:
-            raise ConfigurationError(
-                "the model has no chat template, so it knows neither system prompts nor conversations: ask the "
-                "question alone, or use a checkpoint that was trained to chat"
-            )
-        return ids
+            return self._with_special(self._conversation(problem, contents), spoken, add_special_tokens=False)
+        if len(problem.messages) == 1:
+            return self._with_special(contents[-1], spoken)
+        raise ConfigurationError(
+            "the model has no chat template, so it knows neither system prompts nor conversations: ask the "
+            "question alone, or use a checkpoint that was trained to chat"
+        )
 
     def opening(self, problem: Problem) -> str:
         """What the answer's text begins with before anything is drawn, see `motes.steps.opening`."""
         return opening(self.decode(self.prompt(problem)[-4:]))
 
-    def _conversation(self, problem: Problem) -> str:
-        messages = [dict(message) for message in problem.messages]
+    def _without_special(self, problem: Problem) -> tuple[list[str], dict[str, str]]:
+        """The messages' contents, with a mark for each special token that they spell, and what the marks stand for.
+
+        Only the template speaks in special tokens: what a user writes is text. Nobody can guess a mark.
+        """
+        contents = [message["content"] for message in problem.messages]
+        if self._special is None or not any(map(self._special.search, contents)):
+            return contents, {}
+        nonce, spoken = secrets.token_hex(8), dict[str, str]()
+
+        def mark(found: re.Match[str]) -> str:
+            spoken[name := f"[{nonce}:{len(spoken)}]"] = found[0]
+            return name
+
+        return [self._special.sub(mark, content) for content in contents], spoken
+
+    def _with_special(self, text: str, spoken: Mapping[str, str], **options: Any) -> list[int]:
+        """Token ids of a whole text, with what its marks stand for as text."""
+        marks = "|".join(map(re.escape, spoken))
+        first, *rest = re.split(f"({marks})", text) if spoken else [text]
+        ids: list[int] = self.tokenizer.encode(first, verbose=False, **options)
+        for part in rest:
+            if part in spoken:  # cut in two: some tokenizers find special tokens in any text
+                ids += self._encode(spoken[part][:1], special=False) + self._encode(spoken[part][1:], special=False)
+            else:
+                ids += self._encode(part, special=True)
+        return ids
+
+    def _conversation(self, problem: Problem, contents: Sequence[str]) -> str:
+        messages = [
+            {**message, "content": content} for message, content in zip(problem.messages, contents, strict=True)
+        ]
         try:
             text = str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
         except (TemplateError, TypeError, ValueError) as error:
@@ -99,7 +131,7 @@ class Vocabulary:
                 f"the model's chat template refuses the conversation ({error}): "
                 + ("put the system prompt into the question" if problem.system else "use another checkpoint")
             ) from error
-        if problem.system and problem.system.strip() not in text:
+        if problem.system and contents[0].strip() not in text:
             raise ConfigurationError("the model's chat template leaves the system prompt out: put it into the question")
         return text
 
@@ -108,11 +140,14 @@ class Vocabulary:
 
         Special tokens that it spells are recognised, or only text.
         """
-        # Whether it is too long is for the engines to say: the tokenizer's own warning is silenced.
         with self._lock:
-            ids: list[int] = self._inner.encode(
-                text, add_special_tokens=False, split_special_tokens=not special, verbose=False
-            )
+            return self._encode(text, special=special)
+
+    def _encode(self, text: str, *, special: bool) -> list[int]:
+        # Whether it is too long is for the engines to say: the tokenizer's own warning is silenced.
+        ids: list[int] = self._inner.encode(
+            text, add_special_tokens=False, split_special_tokens=not special, verbose=False
+        )
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
