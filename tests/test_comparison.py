@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import worlds
 from motes import Usage
@@ -64,6 +65,30 @@ class TestBootstrap:
         assert percentile_interval(draws).high == INF
         assert math.isnan(percentile_interval(np.array([1.0, math.nan])).low)
 
+    def test_few_problems_have_wider_intervals(self):
+        """The level of the larger quantile √(K/(K − 1)) · t is cut off at each end."""
+        draws = np.array([500.0, *range(1000)])
+        for problems in (2, 5, 20, 1000):
+            wide = math.sqrt(problems / (problems - 1)) * stats.t.ppf(0.975, problems - 1)
+            cut = round(1000 * stats.norm.cdf(-wide))
+            assert dataclasses.astuple(percentile_interval(draws, problems=problems)) == (500.0, cut, 999 - cut)
+        alone = percentile_interval(draws, problems=1)
+        assert (alone.value, alone.is_known) == (500.0, False)
+
+    def test_coverage_of_a_difference_over_few_problems(self):
+        """More than 0.87 of 200 trials, where it is 0.93 or more (a false alarm of 2e-3 at 0.93); the
+        plain percentile interval holds it in 0.83."""
+        rng = np.random.default_rng(5)
+        covered = 0
+        for _ in range(200):
+            a, b = (rng.random((6, 8)) < rng.beta(1, 1, size=(6, 1)) for _ in "ab")
+            runs = PairedRuns([*records("pf", 4, a), *records("bon", 4, b)])
+            value = only(differences(runs, ["pf", "bon"])).value
+            covered += value.low <= 0 <= value.high
+        assert covered / 200 > 0.87
+        alone = PairedRuns([*records("pf", 4, [[1, 0]]), *records("bon", 4, [[1, 1]])])
+        assert str(only(differences(alone, ["pf", "bon"]))) == "+50.0 (– to –)"
+
     def test_its_spread_is_that_of_the_formula(self):
         """The mean of problems that weigh the same has variance Σ(d_i − d̄)²/P²; 4000 resamples know its root to 1.1 %
         (one standard error): 5 % off has a chance of 1e-5."""
@@ -76,19 +101,20 @@ class TestBootstrap:
 
     def test_coverage_of_a_paired_difference(self):
         """100 problems of very different difficulty, three seeds, a true difference of 0.1: 95 % intervals hold it in
-        0.93 to 0.97 of 1000 trials (false alarm 4e-3 at 0.95); taken as unpaired they would be far too wide."""
+        more than 0.85 of 60 trials (false alarm 1e-3 at 0.95); taken as unpaired they would be far too wide. What only
+        one of them has, another hundred of problems, counts for neither."""
         rng = np.random.default_rng(11)
-        trials, covered, narrower = 1000, 0, 0
+        trials, covered, narrower = 60, 0, 0
         for _ in range(trials):
             chances = rng.beta(0.4, 0.6, size=100) * 0.9  # so that nothing is cut off at 1
             a, b = (rng.random((100, 3)) < (chances + gain)[:, None] for gain in (0.1, 0.0))
-            counts = resamples(100, 1000)
-            draws = counts @ (a.mean(axis=1) - b.mean(axis=1)) / 100
-            interval = percentile_interval(draws)
+            runs = PairedRuns([*records("pf", 4, a), *records("bon", 4, np.vstack([b, np.zeros((100, 3))]))])
+            (found,) = differences(runs, ["bon", "pf"], chief="bon")
+            interval = found.value
             covered += interval.low <= 0.1 <= interval.high
             unpaired = 2 * 1.96 * math.sqrt((a.mean(axis=1).var() + b.mean(axis=1).var()) / 100)
             narrower += interval.high - interval.low < 0.8 * unpaired
-        assert 0.93 <= covered / trials <= 0.97
+        assert covered / trials > 0.85
         assert narrower / trials > 0.99
 
 

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import worlds
 from motes import Sampling, Usage, api
@@ -32,7 +33,7 @@ from motes.lab.grading import groups
 from motes.lab.method_spec import NAMES
 from motes.lab.plot import STYLES, _spread
 from motes.lab.run import run_log
-from motes.lab.statistics import proportion_interval, wilson
+from motes.lab.statistics import Interval, proportion_interval, student_quantile, wilson
 from motes.methods import METHODS, BestOfN, Greedy, ParticleFilter
 
 SMALL = Evaluation(
@@ -425,6 +426,10 @@ class TestRecords:
         assert [record.seed for record in read_records(path)] == [0, 1]
 
 
+def close_to(interval: Interval) -> Interval:
+    return Interval(*(pytest.approx(end) for end in dataclasses.astuple(interval)))
+
+
 class TestStatistics:
     def test_wilson_of_a_textbook(self):
         interval = wilson(0.8, 10)
@@ -435,17 +440,45 @@ class TestStatistics:
         assert proportion_interval(runs) == wilson(30 / 80, 80)
 
     def test_seeds_that_agree_add_nothing(self):
-        once = {str(i): [i < 30] for i in range(80)}
-        five = {problem: values * 5 for problem, values in once.items()}
-        expected = pytest.approx(dataclasses.astuple(proportion_interval(once)))
-        assert dataclasses.astuple(proportion_interval(five)) == expected
+        """Their variance is known from 80 problems only, and so are their intervals' quantiles."""
+        five = proportion_interval({str(i): [i < 30] * 5 for i in range(80)})
+        size = 80 * (79 / 80) * (400 / 399) * (stats.t.ppf(0.975, 399) / stats.t.ppf(0.975, 79)) ** 2
+        assert five == close_to(wilson(30 / 80, size))
 
     def test_the_extremes_are_not_certain(self):
         everything = proportion_interval({str(i): [True] * 3 for i in range(20)})
         assert everything == wilson(1.0, 20)
         assert everything.low < 0.9
-        assert proportion_interval({str(i): [True, False] for i in range(20)}) == wilson(0.5, 40)
+        alike = 40 * (stats.t.ppf(0.975, 39) / stats.t.ppf(0.975, 19)) ** 2
+        assert proportion_interval({str(i): [True, False] for i in range(20)}) == close_to(wilson(0.5, alike))
         assert math.isnan(proportion_interval({}).value)
+
+    def test_one_problem_alone_has_no_interval(self):
+        for seeds in (1, 2, 100):
+            found = proportion_interval({"p": [True, False] * seeds})
+            assert (found.value, found.is_known) == (0.5, False)
+        assert not proportion_interval({"p": [True], "q": []}).is_known
+        two = proportion_interval({"p": [True, False] * 25, "q": [True, False] * 25})
+        assert two.is_known
+        assert two.high - two.low > 0.7
+
+    @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 30, 99, 100, 999, 1000, 1001, 20_000])
+    def test_students_quantiles_are_scipys(self, freedom):
+        for p in (0.5, 0.9, 0.975, 0.9995):
+            assert student_quantile(p, freedom) == pytest.approx(stats.t.ppf(p, freedom), rel=1e-5, abs=1e-9)
+
+    @pytest.mark.parametrize(
+        ("problems", "seeds", "a", "b"),
+        [(4, 8, 0.5, 0.5), (6, 8, 0.5, 0.5), (10, 8, 2, 1), (8, 3, 1, 1)],
+    )
+    def test_coverage_with_few_problems(self, problems, seeds, a, b):
+        """Not below 0.935 of 2000 trials, where it is 0.95 or more: a false alarm of 1e-3 a case. Without Student's
+        quantile it is 0.80 to 0.92."""
+        rng = np.random.default_rng(3)
+        chances = rng.beta(a, b, size=(2000, problems, 1))
+        runs = rng.random((2000, problems, seeds)) < chances
+        found = [proportion_interval(dict(enumerate(trial.tolist()))) for trial in runs]
+        assert np.mean([interval.low <= a / (a + b) <= interval.high for interval in found]) > 0.935
 
     def test_coverage_with_clusters(self):
         """Problems of very different difficulty, five seeds each: the interval holds its level, and a naive one,

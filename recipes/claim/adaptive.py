@@ -12,8 +12,8 @@ from claim.cells import Cell, Measured, write
 from motes.lab.comparison import PairedRuns, ends
 from motes.lab.forest import Forest, forest_figure
 from motes.lab.plot import save
-from motes.lab.statistics import Interval, percentile_interval
-from motes.lab.tables import csv_text, markdown_rows, percent, table_row
+from motes.lab.statistics import Interval
+from motes.lab.tables import csv_text, markdown_rows, table_row, with_interval
 
 BUDGETS = (64,)
 DECIDED = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -42,7 +42,7 @@ def tell(measured: Measured) -> None:
             if cell.method != CHIEF:
                 difference = differences[cell.method, budget]
                 share, gain = token_share(runs, cell.method, budget), difference.value
-                written = [str(difference), f"{percent(share.value)} ({percent(share.low)} – {percent(share.high)})"]
+                written = [str(difference), with_interval(share)]
                 name = cell.method.partition(":")[2].replace("=", " = ")
                 shares[name], gains[name] = share, gain
             table.append([*table_row(cell)[:4], *written])
@@ -62,5 +62,6 @@ def tell(measured: Measured) -> None:
 
 def token_share(runs: PairedRuns, method: str, budget: int) -> Interval:
     """Tokens computed by both models, over those of the chief method at the same budget."""
-    means = runs.means([(method, budget), (CHIEF, budget)], lambda record: float(record.usage.total_tokens))
-    return percentile_interval(means[:, 0] / means[:, 1])
+    cells = [(method, budget), (CHIEF, budget)]
+    means = runs.means(cells, lambda record: float(record.usage.total_tokens))
+    return runs.interval(means[:, 0] / means[:, 1], cells)

@@ -215,7 +215,7 @@ def compact_table(report: Report) -> Table:
                 row.append(Text(""))
                 continue
             accuracy = cells[budget].accuracy
-            between = f" {100 * accuracy.low:3.0f}–{100 * accuracy.high:<3.0f}"
+            between = f" {100 * accuracy.low:3.0f}–{100 * accuracy.high:<3.0f}" if accuracy.is_known else " –"
             row.append(Text.assemble((f"{100 * accuracy.value:.0f}", "bold"), (between, "dim")))
         table.add_row(*row, f"{cells[max(cells)].total_tokens:,.0f}")
     return table

@@ -56,7 +56,7 @@ class PairedRuns:
         """The mean value of each cell, over the runs that all of them have (problem and seed): of the sample, then of
         samples of its problems drawn with replacement. (1 + B, C); NaN where they have no run in common."""
         runs = [self.cells.get(cell, {}) for cell in cells]
-        shared = sorted(set.intersection(*map(set, runs)))
+        shared = self._shared(cells)
         if not shared:
             return np.full((1, len(cells)), np.nan)
         index = {problem: i for i, problem in enumerate(dict.fromkeys(problem for problem, _ in shared))}
@@ -66,6 +66,14 @@ class PairedRuns:
         np.add.at(sizes, of_problem, 1.0)
         counts = resamples(len(index))
         return np.asarray((counts @ sums) / (counts @ sizes))
+
+    def interval(self, estimates: FloatArray, cells: Sequence[CellName]) -> Interval:
+        """The interval of what was computed, (1 + B,), from the `means` of these cells."""
+        return percentile_interval(estimates, problems=len({problem for problem, _ in self._shared(cells)}))
+
+    def _shared(self, cells: Sequence[CellName]) -> list[tuple[str, int]]:
+        """The problems and seeds that all of these cells have runs of."""
+        return sorted(set.intersection(*(set(self.cells.get(cell, {})) for cell in cells)))
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,8 @@ class Rate:
     largest: int
 
     def text(self, rate: float) -> str:
+        if math.isnan(rate):  # the end of no interval
+            return "–"
         if rate == 0:
             return f"≤ {self.smallest / self.budget:g}"
         return (
@@ -135,8 +145,9 @@ def differences(runs: PairedRuns, methods: Sequence[str], chief: str | None = No
         for budget in runs.budgets(chief):
             cell = (method, 1 if own == [1] else budget)
             if method != chief and cell in runs.cells:
-                means = runs.means([cell, (chief, budget)])
-                found.append(Difference(method, chief, budget, percentile_interval(means[:, 0] - means[:, 1])))
+                pair = [cell, (chief, budget)]
+                means = runs.means(pair)
+                found.append(Difference(method, chief, budget, runs.interval(means[:, 0] - means[:, 1], pair)))
     return found
 
 
@@ -149,11 +160,12 @@ def rates(runs: PairedRuns, methods: Sequence[str], references: Sequence[int] = 
         if method == chief or len(budgets) < 2:
             continue
         for reference in sorted(set(references) & set(runs.budgets(chief))):
-            means = runs.means([(chief, reference), *((method, budget) for budget in budgets)])
+            cells = [(chief, reference), *((method, budget) for budget in budgets)]
+            means = runs.means(cells)
             if np.isnan(means).any():
                 continue
             needed = budget_to_reach(means[:, 0], budgets, means[:, 1:])
-            value = percentile_interval(needed / reference)
+            value = runs.interval(needed / reference, cells)
             found.append(Rate(method, chief, reference, value, budgets[0], budgets[-1]))
     return found
 
@@ -177,7 +189,7 @@ def pass_at(records: Sequence[RunRecord]) -> dict[int, Interval]:
         return 1 - math.comb(wrong, k) / math.comb(n, k)
 
     budgets = [2**i for i in range(n.bit_length()) if 2**i < n] + [n]
-    return {k: percentile_interval(runs.means([cell], partial(chance, k=k))[:, 0]) for k in budgets}
+    return {k: runs.interval(runs.means([cell], partial(chance, k=k))[:, 0], [cell]) for k in budgets}
 
 
 def ends(interval: Interval, name: str) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -281,8 +282,8 @@ def heading(figure: Figure, title: str, subtitle: str, left: float | None = None
 def _limits(axes: Axes, cells: Sequence[Cell], references: Sequence[float] = ()) -> None:
     """A percent axis that holds everything drawn: of the oracles, those of `majority`."""
     oracles = [cell.oracle.value for cell in cells if cell.method == "majority"]
-    low = min([cell.accuracy.low for cell in cells] + [*references])
-    high = max([cell.accuracy.high for cell in cells] + oracles + [*references])
+    ends = [end for cell in cells for end in dataclasses.astuple(cell.accuracy) if math.isfinite(end)]
+    low, high = min([*ends, *references]), max([*ends, *oracles, *references])
     axes.set_ylim(math.floor(low * 10) / 10, min(1.0, math.ceil(high * 10) / 10) + 0.005)
     axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.0f} %")
 

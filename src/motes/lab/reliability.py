@@ -91,7 +91,7 @@ class Predictions:
             all_pairs = ((drawn @ wins) * drawn).sum(1) / ((drawn @ rights) * (drawn @ wrongs))
             same = (drawn @ wins.diagonal()) / (drawn @ (rights * wrongs))
         all_pairs[0] = auroc(self.values, self.right)  # the levels are all its values, or nearly
-        return _interval(all_pairs), _interval(same)
+        return _interval(all_pairs, problems), _interval(same, problems)
 
     def expected_calibration_error(self) -> float:
         return expected_calibration_error(self.values, self.right.astype(np.float64)) if len(self) else math.nan
@@ -208,7 +208,7 @@ def _bin(values: FloatArray) -> npt.NDArray[np.int64]:
     return np.minimum((values * BINS).astype(np.int64), BINS - 1)
 
 
-def _interval(estimates: FloatArray) -> Interval:
+def _interval(estimates: FloatArray, problems: int) -> Interval:
     """Resamples without a right or a wrong one say nothing."""
     value, drawn = estimates[0], estimates[1:]
-    return percentile_interval(np.concatenate([[value], drawn[~np.isnan(drawn)]]))
+    return percentile_interval(np.concatenate([[value], drawn[~np.isnan(drawn)]]), problems=problems)

@@ -177,7 +177,7 @@ def percent(share: float) -> str:
 
 def between(interval: Interval) -> str:
     """The ends of a share's interval."""
-    return f"{percent(interval.low)} – {percent(interval.high)}"
+    return f"{percent(interval.low)} – {percent(interval.high)}" if interval.is_known else "–"
 
 
 def with_interval(share: Interval) -> str:
@@ -186,7 +186,11 @@ def with_interval(share: Interval) -> str:
 
 def _three(value: Interval) -> str:
     """A number between 0 and 1 to three digits, with its interval."""
-    return "–" if value.value != value.value else f"{value.value:.3f} ({value.low:.3f} – {value.high:.3f})"
+    return "–" if value.value != value.value else f"{value.value:.3f} ({_three_ends(value)})"
+
+
+def _three_ends(value: Interval) -> str:
+    return f"{value.low:.3f} – {value.high:.3f}" if value.is_known else "–"
 
 
 def flops(number: float | None) -> str:

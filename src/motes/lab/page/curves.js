@@ -38,7 +38,7 @@ function frameOf(plot, axis, cells) {
   const [low, high] = [Math.min, Math.max].map((end) => Math.log2(end(...INDEX.cells.map(axis.place))));
   const margin = high > low ? 0.035 * (high - low) : 1;
   const span = frame.width - frame.left - frame.right;
-  const bounds = cells.flatMap((cell) => [cell.accuracy[1], cell.accuracy[2], ...(cell.method === "majority" ? [cell.oracle[0]] : [])]);
+  const bounds = cells.flatMap((cell) => [...cell.accuracy.filter((end) => end !== null), ...(cell.method === "majority" ? [cell.oracle[0]] : [])]);
   const shares = bounds.filter((share) => share !== null);
   frame.bottomShare = Math.floor(10 * Math.min(1, ...shares)) / 10;
   frame.topShare = Math.min(1, Math.ceil(10 * Math.max(frame.bottomShare + 0.1, ...shares)) / 10);
@@ -116,7 +116,7 @@ function curve({ method, aside, points }, axis, frame) {
   const { colour, marker: sign } = INDEX.methods[method];
   const chief = method === INDEX.chief;
   const group = s("g", { class: `curve${chief ? " chief" : ""}`, "data-method": method, "--c": colour });
-  const at = (cell, end) => [frame.x(axis.place(cell)), frame.y(cell.accuracy[end])];
+  const at = (cell, end) => [frame.x(axis.place(cell)), frame.y(cell.accuracy[end] ?? cell.accuracy[0])]; // no interval: no length
   const path = (cells, end) => cells.map((cell, i) => `${i ? "L" : "M"}${at(cell, end)}`).join("");
   if (chief && points.length > 1) {
     group.append(s("path", { class: "band", d: `${path(points, 1)}${path([...points].reverse(), 2).replace("M", "L")}Z` }));
@@ -143,7 +143,7 @@ function cellTip(cell) {
   const [value, low, high] = cell.accuracy;
   const facts = [`${count(cell.tokens)} tokens`, cell.flops === null ? "" : `${short(cell.flops)} FLOPs`, `${fixed(cell.seconds)} s`];
   return h("div", {}, h("b", {}, `${label(cell.method)}, N = ${cell.budget}`),
-    h("p", {}, `${percent(value)} right, 95 % interval ${percent(low)} – ${percent(high)}`),
+    h("p", {}, `${percent(value)} right, 95 % interval ${low === null ? "–" : `${percent(low)} – ${percent(high)}`}`),
     h("p", {}, `any answer right: ${percent(cell.oracle[0])}`), h("p", {}, facts.filter(Boolean).join(" · ")),
     h("p", { class: "faint" }, `per problem, of ${plural(cell.runs, "run")}`));
 }

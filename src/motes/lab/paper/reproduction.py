@@ -348,5 +348,6 @@ def _written(paper: float | None, cell: Cell | None) -> tuple[str, str, str]:
     if cell is None:
         return given, "", ""
     share = cell.accuracy
-    ours = f"{100 * share.value:.1f} ({100 * share.low:.1f} – {100 * share.high:.1f})"
+    ends = f"{100 * share.low:.1f} – {100 * share.high:.1f}" if share.is_known else "–"
+    ours = f"{100 * share.value:.1f} ({ends})"
     return given, ours, "" if paper is None else points(share.value - paper / 100)
