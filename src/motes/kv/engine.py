@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from motes.arguments import whole_number
 from motes.errors import ConfigurationError, MotesError
@@ -16,6 +16,9 @@ from motes.kv.selfcheck import self_check
 from motes.kv.tree import PrefixTree
 from motes.kv.worker import RequestT, Worker
 from motes.vocabulary import Vocabulary
+
+EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_k", "moe_top_k")
+"""What configurations call the number of experts that each token is sent to."""
 
 
 class Engine(Worker[RequestT]):
@@ -32,7 +35,8 @@ class Engine(Worker[RequestT]):
         num_threads: of torch; see `Worker`.
 
     Attributes:
-        num_parameters: that every token is multiplied by: all but an embedding that is only looked up.
+        num_parameters: that every token is multiplied by: all but an embedding that is only looked up, and of a
+            mixture the experts that a token is sent to.
 
     Raises:
         ConfigurationError: the model computes something that the engine does not (see `self_check`).
@@ -113,8 +117,20 @@ class Engine(Worker[RequestT]):
 
 
 def _multiplied(model: PreTrainedModel) -> int:
-    total = sum(parameter.numel() for parameter in model.parameters())
+    total = sum(_active(name, parameter, model.get_decoder().config) for name, parameter in model.named_parameters())
     embedding = next(model.get_input_embeddings().parameters())
     head = model.get_output_embeddings()
     shared = head is not None and any(parameter is embedding for parameter in head.parameters())
     return total if shared else total - embedding.numel()
+
+
+def _active(name: str, parameter: Tensor, config: PretrainedConfig) -> int:
+    """Numbers of a parameter that each token is multiplied by: of a mixture's experts, which transformers stacks, those
+    that a token is sent to. Routers and shared experts are read by every token."""
+    if ".experts." not in name:
+        return parameter.numel()
+    sent_to = next(
+        (number for field in EXPERTS_PER_TOKEN if isinstance(number := getattr(config, field, None), int)),
+        len(parameter),
+    )
+    return parameter.numel() // len(parameter) * min(sent_to, len(parameter))
