@@ -409,3 +409,14 @@ def test_a_worker_whose_asker_is_gone_ends_by_its_own_alarm():
         finally:
             process.kill()
     assert process.returncode == -signal.SIGALRM
+
+
+def test_a_worker_whose_asker_is_gone_before_it_has_started_ends_without_a_word():
+    with subprocess.Popen(
+        [*WORKER, "60"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1

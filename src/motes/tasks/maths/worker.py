@@ -146,4 +146,7 @@ def main(timeout: float) -> None:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]))
+    try:
+        main(float(sys.argv[1]))
+    except BrokenPipeError:  # whoever asked has ended, while this process started perhaps
+        os._exit(1)
