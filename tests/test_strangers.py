@@ -81,6 +81,13 @@ class TestCode:
         assert motes(capsys, "grade", write(mine / "run", task="exact-match:p.jsonl"))[0] == 0
         assert motes(capsys, "grade", write(mine / "run"))[0] == 0
 
+    @pytest.mark.parametrize("path", ["pipe", "/dev/zero", "folder", "missing"])
+    def test_data_is_a_file(self, path, mine):
+        os.mkfifo(mine / "pipe")
+        (mine / "folder").mkdir()
+        with pytest.raises(ConfigurationError, match=f"{path} is no file"):
+            api.task(f"exact-match:{path}", run_code=False)
+
     def test_a_revision_that_anybody_may_have_written(self, mine):
         with pytest.raises(ConfigurationError, match="a revision that anybody may have written"):
             api.task("math-500?revision=refs/pr/7", run_code=False)

@@ -28,7 +28,7 @@ from motes.protocols import AnswerRule, LanguageModel, Method, RewardModel, Task
 from motes.rewards.calibration import CalibratedReward, Calibration
 from motes.rewards.judge import Judge
 from motes.rewards.rubric import Rubric
-from motes.tasks import DECLARED, BoxedAnswers
+from motes.tasks import DECLARED, Benchmark, BoxedAnswers
 from motes.tasks import answer_rule as answer_rule_named
 from motes.tasks import task as task_named
 from motes.threads import in_thread
@@ -167,7 +167,10 @@ def task(spec: str | Task, *, run_code: bool = True) -> Task:
     if own:
         made: Task = _own(name, Task, options)
         return made
-    return task_named(spec)
+    opened = task_named(spec)
+    if not run_code and isinstance(opened, Benchmark) and opened.path is not None and not opened.path.is_file():
+        raise ConfigurationError(f"the task {spec!r}: {opened.path} is no file: name the task yourself, `--task …`")
+    return opened
 
 
 def answer_rule(spec: str | AnswerRule) -> AnswerRule:
