@@ -10,6 +10,11 @@ from motes.lab import RunRecord
 from motes.tasks import Arithmetic
 from motes.types import Usage
 
+GREEDY = (
+    "eval", "--methods", "greedy", "--budgets", 1, "--model", "worlds:language_model", "--reward", "none",
+)  # fmt: skip
+"""A command that opens no model of ours."""
+
 PROBLEMS = Arithmetic().problems(limit=3)
 
 

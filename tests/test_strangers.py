@@ -138,7 +138,20 @@ class TestLinks:
     @pytest.mark.parametrize("make", [os.symlink, os.link])
     @pytest.mark.parametrize("name", ["records.jsonl", "traces.jsonl.gz", "log.txt"])
     def test_nothing_is_appended_to_a_link(self, name, make, tmp_path, capsys):
-        ask = ("eval", "--methods", "greedy", "--budgets", 1, "--limit", 1, "--model", "worlds:language_model", "--out")
+        ask = (
+            "eval",
+            "--methods",
+            "greedy",
+            "--budgets",
+            1,
+            "--limit",
+            1,
+            "--model",
+            "worlds:language_model",
+            "--reward",
+            "none",
+            "--out",
+        )
         directory, outside = tmp_path / "run", tmp_path / "outside"
         directory.mkdir()
         outside.write_bytes(b"")
