@@ -310,3 +310,11 @@ def test_a_failure_says_what_the_attempt_cost():
     failed = len(result.dropped)
     assert 0 < failed < 8
     assert result.usage.reward_tokens == 7 * failed
+
+
+def test_names_of_errors_that_are_gone_can_still_be_caught():
+    with pytest.warns(DeprecationWarning, match="return `motes.types.Failure`"):
+        from motes.errors import StepsFailedError
+    assert issubclass(StepsFailedError, motes.errors.MotesError)
+    with pytest.raises(ImportError):
+        from motes.errors import NeverWasError  # noqa: F401

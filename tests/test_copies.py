@@ -102,7 +102,6 @@ EXAMPLES: dict[type, Any] = {
     Scores: Scores([0.25, 1.0], Usage(reward_tokens=7)),
     Failure: Failure(motes.errors.EngineError("no more"), Usage(generated_tokens=2)),
     Step: Step("a\n\n", "step", (1, 2), logprob=-1.5, usage=Usage(generated_tokens=2), ahead="b"),
-    Failure: Failure(MissingExtraError("a judge", "http"), Usage(reward_tokens=2)),
     Trajectory: RESULT.trajectories[0],
     Sampling: Sampling(delimiter=re.compile(r"\n+(?=Step)"), stop=("a", "b")),
     Record: RESULT.records[0],

@@ -51,6 +51,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("smc", "kv", "http"),
     ("methods", "models", "rewards", "tasks", "prompts", "bundled"),
+    ("opening",),
     ("api", "contracts", ""),  # "": the package itself, which gathers the public names
     ("lab",),
     ("cli", "gateway", "inspect", "__main__"),

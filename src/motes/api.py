@@ -1,299 +1,48 @@
-"""The front door: open models by name, solve a problem."""
+"""The front door: solve a problem, and open models and tasks by name."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import importlib
 import inspect
 import math
-import os
-import re
-import shlex
-import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl
 
 import numpy as np
 
 from motes.arguments import fit, instance_of
-from motes.errors import ConfigurationError, MissingExtraError, MotesError, UnknownNameError, closest
+from motes.errors import ConfigurationError, MotesError
 from motes.methods import ParticleFilter, Run, require, select_by_outcome
 from motes.methods.limits import Limits
 from motes.methods.population import Follower, Observer
-from motes.opened import Opened
-from motes.protocols import AnswerRule, LanguageModel, Method, RewardModel, Task
-from motes.rewards.calibration import CalibratedReward, Calibration
-from motes.rewards.judge import Judge
-from motes.rewards.rubric import Rubric
-from motes.tasks import DECLARED, Benchmark, BoxedAnswers
-from motes.tasks import answer_rule as answer_rule_named
-from motes.tasks import task as task_named
+from motes.opening import (
+    answer_rule,
+    attribute,
+    close_models,
+    language_model,
+    open_once,
+    reward_model,
+    serves_rewards,
+    task,
+)
+from motes.protocols import AnswerRule, LanguageModel, Method, RewardModel
+from motes.tasks import BoxedAnswers
 from motes.threads import in_thread
 from motes.types import Problem, Result, Sampling
 
+__all__ = [
+    "answer_rule",
+    "asolve",
+    "attribute",
+    "close_models",
+    "language_model",
+    "reward_model",
+    "serves_rewards",
+    "solve",
+    "task",
+]
+
 T = TypeVar("T")
-
-
-def language_model(spec: str | LanguageModel, **options: Any) -> LanguageModel:
-    """Open a language model.
-
-    Args:
-        spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "http://HOST:PORT/v1#MODEL" (served, extra
-            `http`; https, too), "MODULE:ATTRIBUTE" (a model of your own, or what makes one of `options`), or a model
-            already, which is returned as is. Options may follow, as in "hf:PATH?device=cuda&max_batch_size=64".
-        options: of the engine, see `motes.models.local.LocalLanguageModel` and
-            `motes.models.served.HTTPLanguageModel.open`.
-
-    Raises:
-        ConfigurationError: the spec is not understood, or there is no such model.
-        ServerError: the server cannot be asked what it can do.
-        MissingExtraError: the engine's packages are not installed.
-    """
-    if not isinstance(spec, str):
-        given: LanguageModel = instance_of("lm", spec, LanguageModel, "'tiny'")
-        return given
-    spec, options = _parsed(spec, options)
-    if _names_own(spec):
-        own: LanguageModel = _own(spec, LanguageModel, options)
-        return own
-    if _is_address(spec):
-        try:
-            from motes.models.served import HTTPLanguageModel
-        except ImportError as error:
-            raise MissingExtraError(f"the language model {spec!r}", "http") from error
-        served: LanguageModel = _opened(HTTPLanguageModel, spec, options)
-        return served
-    path = _local_path(spec, "lm")
-    try:
-        from motes.models.local import LocalLanguageModel
-    except ImportError as error:
-        raise MissingExtraError(f"the language model {spec!r}", "local") from error
-    lm: LanguageModel = _opened(LocalLanguageModel, path, options)
-    return lm
-
-
-def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
-    """Open a reward model.
-
-    Args:
-        spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "http://HOST:PORT#MODEL" (served, extras
-            `http` and `tokenizer`; https, too), "judge:LM", LM being any language model's spec, "MODULE:ATTRIBUTE" (a
-            model of your own, or what makes one of `options`), or a model already, which is returned as is. Options
-            may follow, as in "tiny?prefix=whole".
-        options: of the engine, see `motes.rewards.prm.LocalPRM.open` and
-            `motes.rewards.served.model.ServedPRM.open`; of a judge, see `motes.Judge`, whose `rubric` may
-            be "MODULE:ATTRIBUTE", too: the others are the language model's. `calibration`, of any reward model: the
-            name or file of what `motes calibrate` made, see `motes.Calibration`.
-
-    Raises:
-        ConfigurationError: the spec is not understood, there is no such model, or its scores do not vary.
-        ServerError: the server cannot be asked for scores.
-        MissingExtraError: the engine's packages are not installed.
-    """
-    if not isinstance(spec, str):
-        given: RewardModel = instance_of("reward", spec, RewardModel, "'tiny'")
-        return given
-    spec, options = _parsed(spec, options)
-    if (calibration := options.pop("calibration", None)) is not None:
-        calibrated = Calibration.load(str(calibration))  # before anything large is opened
-        return CalibratedReward(reward_model(spec, **options), calibrated)
-    if spec.startswith("judge:"):
-        return _judge(spec.removeprefix("judge:"), options)
-    if _names_own(spec):
-        own: RewardModel = _own(spec, RewardModel, options)
-        return own
-    if _is_address(spec):
-        try:
-            from motes.rewards.served.model import ServedPRM
-        except ImportError as error:
-            raise MissingExtraError(f"the reward model {spec!r}", "http,tokenizer") from error
-        served: RewardModel = _opened(ServedPRM, spec, options)
-        return served
-    path = _local_path(spec, "prm")
-    try:
-        from motes.rewards.prm import LocalPRM
-    except ImportError as error:
-        raise MissingExtraError(f"the reward model {spec!r}", "local") from error
-    reward: RewardModel = _opened(LocalPRM, path, options)
-    return reward
-
-
-def serves_rewards(spec: str, **options: Any) -> bool:
-    """Whether the server at an address has a reward model: one that it is started for, or a language model by the name
-    of one; or `spec` names its `format`.
-
-    Raises:
-        ServerError, ConfigurationError: see `motes.http.identify`.
-        MissingExtraError: the packages for servers are not installed.
-    """
-    spec, options = _parsed(spec, options)
-    if "format" in options:
-        return True
-    try:
-        from motes.http import Address, Client, now
-        from motes.rewards.served.probe import is_reward_server
-    except ImportError as error:
-        raise MissingExtraError(f"the server {spec!r}", "http") from error
-    address = Address.parse(spec)
-    return now(is_reward_server(Client.open(address, **_taken(Client.open, options)), address, options.get("engine")))
-
-
-def task(spec: str | Task, *, run_code: bool = True) -> Task:
-    """Open a task.
-
-    Args:
-        spec: NAME, FILE.jsonl or NAME:FILE.jsonl with options, see `motes.tasks.task`; "MODULE:ATTRIBUTE" (a task of
-            your own, or what makes one of the options), or a task already, which is returned as is.
-        run_code: False for a spec that comes from somebody else: only motes's own tasks and files of problems are
-            opened then, no code, and of the hub's data sets only what their authors published.
-
-    Raises:
-        ConfigurationError: the spec is not understood, or there is no such task, or it may not be opened.
-        MissingExtraError: grading needs a package that is not installed.
-    """
-    if not isinstance(spec, str):
-        return spec
-    name, options = _parsed(spec, {})
-    own = _names_own(name) and name.partition(":")[0] not in DECLARED
-    if not run_code and (own or "revision" in options):
-        what = "is code" if own else "is a revision that anybody may have written"
-        raise ConfigurationError(
-            f"the task {spec!r} {what}, and only the directory names it: if you know what it does, name it yourself, "
-            f"`--task {shlex.quote(spec)}`, or allow it by `--run-code`"
-        )
-    if own:
-        made: Task = _own(name, Task, options)
-        return made
-    opened = task_named(spec)
-    if not run_code and isinstance(opened, Benchmark) and opened.path is not None and not opened.path.is_file():
-        raise ConfigurationError(f"the task {spec!r}: {opened.path} is no file: name the task yourself, `--task …`")
-    return opened
-
-
-def answer_rule(spec: str | AnswerRule) -> AnswerRule:
-    """Open the rule by which a task reads and compares answers.
-
-    Args:
-        spec: what `task` takes; the name of a task from files needs none here ("math", "exact-match",
-            "multiple-choice"); "MODULE:ATTRIBUTE" may be a rule alone. Or a rule already, which is returned as is.
-
-    Raises:
-        ConfigurationError, MissingExtraError: as for `task`.
-    """
-    if not isinstance(spec, str):
-        return spec
-    name, options = _parsed(spec, {})
-    if _names_own(name) and name.partition(":")[0] not in DECLARED:
-        own: AnswerRule = _own(name, AnswerRule, options)
-        return own
-    return answer_rule_named(spec)
-
-
-def _judge(lm: str, options: Mapping[str, Any]) -> Judge:
-    mine = _taken(Judge, options)
-    rubric = mine.get("rubric", "step")
-    if isinstance(rubric, str) and ":" in rubric:
-        mine["rubric"] = attribute(rubric)
-        if not isinstance(mine["rubric"], Rubric):
-            raise ConfigurationError(f"{rubric!r} is no Rubric")
-    rest = {name: value for name, value in options.items() if name not in mine}
-    return Judge(language_model(lm, **rest), **mine)
-
-
-def _parsed(spec: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The name and all options of a model: those that follow the name, and those given beside it, which win."""
-    name, _, query = spec.strip().partition("?")
-    written = {key: int(value) if value.isascii() and value.isdigit() else value for key, value in parse_qsl(query)}
-    return name, {**written, **options}
-
-
-def _taken(by: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are parameters of a function or a class."""
-    return {name: options[name] for name in inspect.signature(by).parameters if name in options}
-
-
-def _opened(engine: Any, path: str, options: Mapping[str, Any]) -> Any:
-    """An engine over a checkpoint, its options checked by name."""
-    parameters = inspect.signature(engine.open).parameters
-    known = set(parameters)
-    if "options" in parameters:  # which go to the engine itself
-        known |= set(inspect.signature(engine).parameters)
-    if "connection" in parameters:  # which goes to the client
-        from motes.http import Client
-
-        known |= set(inspect.signature(Client.open).parameters)
-    known -= {"path", "options", "connection", "address", "model", "vocabulary", "name", "transport"}
-    for option in options:
-        if option not in known:
-            raise UnknownNameError("option", option, known)
-    return engine.open(path, **options)
-
-
-def _local_path(spec: str, role: str) -> str:
-    if spec == "tiny":
-        from motes import bundled
-
-        return str(bundled.path(role))
-    scheme, _, rest = spec.partition(":")
-    if scheme == "hf" and rest:
-        return rest
-    is_path = spec != "" and (Path(spec).exists() or re.fullmatch(r"[\w.-]+/[\w.-]+", spec) is not None)
-    meant = f"hf:{spec}" if is_path else closest(spec, ("tiny",))
-    hint = f"did you mean {meant!r}? " if meant else ""
-    raise ConfigurationError(
-        f"{spec!r} names no model: {hint}"
-        "use 'tiny', 'hf:PATH_OR_NAME', 'http://HOST:PORT/v1#MODEL' or 'MODULE:ATTRIBUTE'"
-        + (", or a 'judge:' before one" if role == "prm" else "")
-    )
-
-
-def _is_address(spec: str) -> bool:
-    return spec.lower().startswith(("http://", "https://"))
-
-
-def _names_own(spec: str) -> bool:
-    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", spec) is not None and not spec.startswith(("hf:", "judge:"))
-
-
-def attribute(spec: str) -> Any:
-    """What "MODULE:ATTRIBUTE" names. The module may lie in the working directory as well.
-
-    This runs the module's code: `spec` must come from the person who runs this program, never from a file.
-
-    Raises:
-        ConfigurationError: there is no such module, or it has no such attribute.
-    """
-    module_name, _, name = spec.partition(":")
-    with contextlib.suppress(FileNotFoundError):  # the working directory may be gone
-        if (here := os.getcwd()) not in sys.path:
-            sys.path.append(here)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise ConfigurationError(f"{spec!r}: there is no module {error.name!r} on the Python path") from error
-    if (value := getattr(module, name, None)) is None:
-        close = closest(name, (one for one in dir(module) if not one.startswith("_")))
-        hint = f": did you mean {close!r}?" if close else ""
-        raise ConfigurationError(f"{spec!r}: the module {module_name!r} has no {name!r}{hint}")
-    return value
-
-
-def _own(spec: str, protocol: Any, options: Mapping[str, Any]) -> Any:
-    """The model that a module holds or makes."""
-    model = attribute(spec)
-    if callable(model) and (isinstance(model, type) or not isinstance(model, protocol)):
-        try:
-            model = model(**options)
-        except TypeError as error:
-            raise ConfigurationError(f"{spec!r} makes no {protocol.__name__}: {error}") from error
-    if not isinstance(model, protocol):
-        raise ConfigurationError(f"{spec!r} is no {protocol.__name__}: it must be one, or a function that makes one")
-    return model
 
 
 async def asolve(
@@ -374,46 +123,7 @@ async def asolve(
 
 async def _open_beside(open_model: Callable[..., T], model: Any) -> T:
     """A model; one that is named is opened once, beside the event loop."""
-    return await in_thread(_open_once, open_model, model) if isinstance(model, str) else open_model(model)
-
-
-_MODELS = Opened()
-
-
-def close_models() -> None:
-    """Let go of the models that `solve` has opened by their names and keeps for its next calls.
-
-    A run that works with one keeps it until it has ended.
-    """
-    _MODELS.forget()
-
-
-def _open_once(open_model: Callable[..., Any], spec: str) -> Any:
-    """The model of that name, opened by the first call that asks for it. A calibration is read each time: it is small,
-    and `motes calibrate` may have changed it."""
-    name, options = _parsed(spec, {})
-    calibration = options.pop("calibration", None) if open_model is reward_model else None
-    calibrated = None if calibration is None else Calibration.load(str(calibration))
-    key = open_model, name, tuple(sorted(options.items()))
-    model = _MODELS.get(key, _state(name, options), lambda: open_model(name, **options))
-    return model if calibrated is None else CalibratedReward(model, calibrated)
-
-
-SETTINGS = re.compile(r"(MOTES|OPENAI|HF|CUDA|SSL)_\w+|\w+_PROXY", re.IGNORECASE)
-"""Variables of the environment that say how models are opened: keys, proxies, folders, devices."""
-
-
-def _state(name: str, options: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What opening a model depends on besides its name: the environment, the files of a checkpoint, and what a module
-    holds by now, which may have been loaded anew."""
-    variables = {key: value for key, value in os.environ.items() if SETTINGS.fullmatch(key)}
-    if (variable := options.get("api_key_env")) is not None:
-        variables[str(variable)] = os.environ.get(str(variable), "")
-    files: list[tuple[str, int]] = []
-    with contextlib.suppress(OSError):
-        folder = os.path.abspath(name.removeprefix("hf:"))
-        files = sorted((entry.path, entry.stat().st_mtime_ns) for entry in os.scandir(folder))
-    return variables, files, attribute(name) if _names_own(name) else None
+    return await in_thread(open_once, open_model, model) if isinstance(model, str) else open_model(model)
 
 
 def _limits(deadline: float | None, token_budget: int | None) -> Limits:

@@ -30,6 +30,7 @@ computed as `result`.
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -188,3 +189,19 @@ class RunDirectoryError(MotesError, RuntimeError):
 
 class DirectoryBusyError(RunDirectoryError):
     """Another process works in an evaluation's directory."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("PartlyFailedError", "StepsFailedError", "ScoresFailedError"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        f"motes.errors.{name} is deprecated, nothing raises it any more: models return `motes.types.Failure` in the "
+        "place of a result",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return _RetiredError
+
+
+class _RetiredError(MotesError):
+    """What stands for the names of errors that are gone, so that code which catches them can still be imported."""
