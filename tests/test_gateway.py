@@ -141,12 +141,27 @@ def test_keys():
     (first, one), (second, other) = Key.make("one"), Key.make("other")
     other = other.model_copy(update={"models": ()})
     with gateways.gateway(gateways.config(host="0.0.0.0", keys=[one.model_dump(), other.model_dump()])) as client:
-        for headers in ({}, {"authorization": "Bearer nonsense"}, {"authorization": f"Basic {first}"}):
-            told = error(client.get("/v1/models", headers=headers), 401)
-            assert (told["type"], told["code"]) == ("authentication_error", "invalid_api_key")
-            assert client.post(CHAT, json={}, headers=headers).status_code in (400, 401)
+        requests = [
+            ("GET", "/v1/models", None),
+            ("GET", "/v1/models/story", None),
+            ("GET", "/v1/models/other", None),
+            ("POST", CHAT, {"model": "story", "messages": [{"role": "user", "content": PROBLEMS[5].question}]}),
+            ("POST", COMPLETIONS, {"model": "story", "prompt": PROBLEMS[5].question}),
+        ]
+        requests += [(method, path, {**body, "stream": True}) for method, path, body in requests if body]
+        strangers = ["", "Bearer", "Bearer nonsense", f"Bearer {first}x", f"Basic {first}", first]
+        for method, path, body in requests:
+            for header in (None, *strangers):
+                client.headers.pop("authorization", None)
+                if header is not None:
+                    client.headers["authorization"] = header
+                told = error(client.request(method, path, json=body), 401)
+                assert (told["type"], told["code"]) == ("authentication_error", "invalid_api_key")
+            client.headers["authorization"] = f"Bearer {first}"
+            assert client.request(method, path, json=body).status_code == (404 if path.endswith("other") else 200)
         client.headers["authorization"] = f"Bearer {second}"
         assert client.get("/v1/models").json()["data"] == []
+        assert error(client.get("/v1/models/story"), 404)["code"] == "model_not_found"
         assert error(ask(client), 404)["code"] == "model_not_found"
         client.headers["authorization"] = f"Bearer {first}"
         assert ask(client).status_code == 200

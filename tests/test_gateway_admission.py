@@ -100,6 +100,81 @@ def test_callers_get_equal_shares_of_particles_not_of_requests():
     run(test)
 
 
+def test_who_asked_for_nothing_has_saved_up_nothing():
+    """What a caller has been given while it was alone does not count once another comes, nor the other way round."""
+
+    async def test() -> None:
+        gate, started = Admission(1, 1000), []
+        always, late = Caller("always", 1000), Caller("late", 1000)
+        for _ in range(50):
+            Request(gate, always, 1, started).leave.set()
+            await settle()
+        first = [Request(gate, caller, 1, started) for caller in (always, late) for _ in range(20)]
+        for _ in first:
+            await settle()
+            started[-1].leave.set()
+        order = [request.caller.name for request in started[50:]]
+        assert len(order) == 40
+        for count in range(1, 21):
+            assert abs(order[:count].count("always") - order[:count].count("late")) <= 1
+
+    run(test)
+
+
+@pytest.mark.parametrize("gone", [1, 50, 200])
+def test_who_left_before_it_started_was_given_nothing(gone):
+    """Those who gave up while they waited, and those who were let in and left at once."""
+
+    async def test() -> None:
+        gate, started = Admission(4, 1000), []
+        impatient, other = Caller("impatient", 1000), Caller("other", 1000)
+        holder = Request(gate, Caller("holder", 1), 4, started)
+        await settle()
+        left = [Request(gate, impatient, 4, started) for _ in range(gone)]
+        await settle()
+        for request in left[:-1]:
+            request.task.cancel()
+        await settle()
+        assert (gate.in_flight, gate.in_queue, impatient.present) == (4, 1, 1)
+        holder.leave.set()
+        while gate.in_queue:
+            await asyncio.sleep(0)
+        assert gate.in_flight == 4
+        assert left[-1] not in started, "it was let in and does not know yet"
+        left[-1].task.cancel()
+        await settle()
+        assert left[-1].task.cancelled()
+        assert (gate.in_flight, gate.in_queue, impatient.present) == (0, 0, 0)
+        held = Request(gate, other, 2, started)
+        await settle()
+        again = Request(gate, impatient, 4, started)
+        await settle()
+        for _ in range(5):
+            Request(gate, other, 4, started)
+        held.leave.set()
+        await settle()
+        assert started[2] is again
+
+    run(test)
+
+
+def test_who_comes_first_is_let_in_first():
+    """Where nothing else decides."""
+
+    async def test() -> None:
+        gate, started = Admission(1, 1000), []
+        callers = [Caller(str(i), 1) for i in range(20)]
+        holder = Request(gate, Caller("holder", 1), 1, started)
+        await settle()
+        requests = [Request(gate, caller, 1, started) for caller in callers]
+        for _ in range(21):
+            await settle()
+            started[-1].leave.set()
+        assert started == [holder, *requests]
+
+    run(test)
+
+
 def test_small_ones_do_not_overtake_a_large_one_for_ever():
     async def test() -> None:
         gate, started = Admission(8, 1000), []

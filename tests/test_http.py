@@ -328,6 +328,17 @@ def test_who_wants_to_be_left_alone_for_long_is():
     assert (len(script.requests), script.pauses) == (1, [])
 
 
+@pytest.mark.parametrize("header", ["0", "7", "120", formatdate(NOW + 30, usegmt=True)])
+@pytest.mark.parametrize("status", [429, 503])
+def test_attempts_are_limited_where_the_server_says_when_to_come_back(status: int, header: str):
+    seconds = 30.0 if header.endswith("GMT") else float(header)
+    for attempts in (1, 4):
+        script = Script(failure(status, retry_after=header))
+        with pytest.raises(ServerError, match=f"answered {status}"):
+            post(script, retries=Retries(attempts=attempts, first=0.0))
+        assert (len(script.requests), script.pauses) == (attempts, [seconds] * (attempts - 1))
+
+
 def test_all_attempts_together_have_a_time():
     async def silence() -> Any:
         await asyncio.sleep(10_000)

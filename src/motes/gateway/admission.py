@@ -3,7 +3,7 @@
 Requests wait in a queue for each caller. The next to start is of the caller that has been given the fewest particles
 since it began to wait (start-time fair queueing: Goyal, Vin, Cheng 1996), so that one caller's thousand requests do not
 keep another's one waiting for all of them. It starts as soon as its particles have room, and nobody overtakes it
-meanwhile: large requests are not starved by small ones.
+meanwhile: large requests are not starved by small ones. Requests that left before they started were given nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ class BusyError(MotesError, RuntimeError):
 @dataclass(eq=False)
 class _Waiting:
     particles: int
-    start: float  # on the queue's virtual clock
     admitted: asyncio.Future[None]
 
 
@@ -53,7 +52,7 @@ class Caller:
     present: int = 0
     allowance: float = field(init=False)
     refilled: float = -math.inf
-    served: float = 0.0  # where its next request starts on the virtual clock
+    served: float = 0.0  # where what it has been given ends on the virtual clock
     waiting: deque[_Waiting] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
@@ -89,8 +88,8 @@ class Admission:
 
     def __init__(self, particles: int, waiting: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._particles, self._most_waiting, self._clock = particles, waiting, clock
-        self._queued: set[Caller] = set()  # callers with requests that wait
-        self._virtual = 0.0
+        self._queued: dict[Caller, None] = {}  # callers with requests that wait, in the order in which they came
+        self._virtual = 0.0  # where the latest request started
         self._mean = 1.0  # seconds that a request was in flight, lately
         self._requests = 0
         self._closed = False
@@ -149,11 +148,9 @@ class Admission:
 
     async def _admitted(self, caller: Caller, particles: int) -> None:
         admitted = asyncio.get_running_loop().create_future()
-        start = max(self._virtual, caller.served)
-        caller.served = start + particles
-        waiting = _Waiting(particles, start, admitted)
+        waiting = _Waiting(particles, admitted)
         caller.waiting.append(waiting)
-        self._queued.add(caller)
+        self._queued[caller] = None
         self.in_queue += 1
         self._admit()
         try:
@@ -163,28 +160,34 @@ class Admission:
                 self._leave(caller, waiting)
             elif not admitted.cancelled() and admitted.exception() is None:  # it was let in and cancelled at once
                 self.in_flight -= particles
+                caller.served -= particles
             self._admit()
             raise
 
     def _admit(self) -> None:
         """Let in whoever is next, as long as there is room."""
         while self._queued and not self._closed:
-            caller = min(self._queued, key=lambda caller: caller.waiting[0].start)
+            caller = min(self._queued, key=self._start)
             first = caller.waiting[0]
             if self.in_flight + first.particles > self._particles:
                 return
             self._leave(caller, first)
             if first.admitted.done():  # cancelled meanwhile
                 continue
-            self._virtual = first.start
+            self._virtual = self._start(caller)
+            caller.served = self._virtual + first.particles
             self.in_flight += first.particles
             first.admitted.set_result(None)
+
+    def _start(self, caller: Caller) -> float:
+        """Where the caller's next request starts on the virtual clock: time in which it asked for nothing is lost."""
+        return max(self._virtual, caller.served)
 
     def _leave(self, caller: Caller, waiting: _Waiting) -> None:
         caller.waiting.remove(waiting)
         self.in_queue -= 1
         if not caller.waiting:
-            self._queued.discard(caller)
+            del self._queued[caller]
 
     def _release(self, particles: int) -> None:
         self.in_flight -= particles
