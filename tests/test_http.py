@@ -23,6 +23,7 @@ from motes.errors import (
     RejectedError,
     ServerError,
     UnauthorizedError,
+    UnknownFormError,
     UnreachableError,
 )
 from motes.http import Address, Client, Events, Retries, Timeouts
@@ -117,12 +118,15 @@ def test_addresses(spec: str, base: str, root: str, model: str | None):
         ("https://user:secret@a.test/v1", "put it into MOTES_API_KEY"),
         ("https://:secret@a.test:abc/v1", "put it into MOTES_API_KEY"),
         ("https://user:secret@[::1/v1", "no IPv6 address"),
+        ("https://user:se/cret@a.test/v1#m", "its port"),
+        ("https://user:se#cret@a.test/v1#m", "its port"),
     ],
 )
 def test_what_is_no_address(spec: str, says: str):
     with pytest.raises(ConfigurationError, match=says) as caught:
         Address.parse(spec)
     assert "secret" not in str(caught.value)
+    assert "cret@" not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.__cause__ is None, "what it says may hold a password"
 
@@ -477,6 +481,49 @@ def test_an_error_in_an_answer_of_200_is_tried_again(error: Any, streamed: bool)
     with pytest.raises(ContextLengthError):
         ask(script)
     assert len(script.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        'event: error\ndata: {"message": "overloaded", "code": 529}',
+        'event: error\ndata: {"error": {"message": "overloaded"}}',
+        "event:error\ndata: overloaded",
+        'data: {"object": "error", "message": "overloaded", "code": 500}',
+    ],
+)
+def test_an_error_in_a_stream_is_told_in_its_own_words(told: str):
+    script = Script(sse({"a": 1}, told), sse({"a": 1}))
+    assert stream(script) == [{"a": 1}]
+    with pytest.raises(BadResponseError, match="failed while it answered: overloaded"):
+        stream(Script(sse(told)))
+    assert stream(Script(sse("event: message\ndata: {}", {"a": 1}))) == [{}, {"a": 1}]
+
+
+def test_an_answer_of_another_form_is_asked_for_once_more():
+    def read(answer: Any) -> str:
+        if "fine" not in answer:
+            raise UnknownFormError("not so")
+        return str(answer["fine"])
+
+    assert asyncio.run(Script({}, {"fine": 1}).client().post("x", {}, read=read)) == "1"
+    script = Script({}, {}, {"fine": 1})
+    with pytest.raises(UnknownFormError, match="not so"):
+        asyncio.run(script.client().post("x", {}, read=read))
+    assert len(script.requests) == 2
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_is_nested_too_deeply_is_no_json(streamed: bool):
+    script = Script(lambda: httpx2.Response(200, content=b'{"a":' + b"[" * 100_000))
+    with pytest.raises(BadResponseError, match="no JSON"):
+        (stream if streamed else post)(script)
+    with pytest.raises(RejectedError):
+        post(Script(lambda: httpx2.Response(400, content=b"[" * 100_000)))
+
+
+def test_an_event_of_nothing_is_left_out():
+    assert stream(Script(sse("data: null", {"a": 1}))) == [{"a": 1}]
 
 
 def test_what_a_reader_refuses_is_tried_again():

@@ -12,7 +12,7 @@ import pytest
 import motes
 from engines import VLLM, Ollama, OpenAICompatible, SGLangThatRenders, Tokenizer, connect
 from motes import Majority, Problem, Sampling, Step, Trajectory, Usage
-from motes.errors import BadResponseError
+from motes.errors import BadResponseError, UnknownFormError
 from motes.models.served.ends import BROKEN, CUT, ENDED, end_of
 from motes.models.served.messages import Piece, Writer, pieces_of
 from motes.types import Failure
@@ -115,8 +115,33 @@ def test_an_answer_without_any_is_asked_for_again(broken: Any):
 
 
 def test_a_reason_that_nobody_knows_is_told():
-    with pytest.raises(BadResponseError, match="for the reason 'fatigue', which motes does not know"):
+    with pytest.raises(UnknownFormError, match="for the reason 'fatigue', which motes does not know"):
         drawn(answer(finish="fatigue"))
+
+
+@pytest.mark.parametrize("form", [answer(finish="fatigue"), answer(index=0, choices=[7]), answer({"content": 7})])
+def test_what_cannot_be_understood_is_asked_for_once_more_only(form: Any):
+    outcome, engine = asyncio.run(step(form, answer()))
+    assert (outcome.text, len(engine.asked)) == (BOX, 2)
+
+    async def asked() -> int:
+        engine = Scripted()
+        lm = await connect(engine, retries=motes.http.Retries(attempts=8))
+        engine.script = (form,)
+        with pytest.raises(UnknownFormError):
+            await extended(lm, WHOLE)
+        return len(engine.asked)
+
+    assert asyncio.run(asked()) == 2
+
+
+def test_numbers_without_end_are_another_form():
+    reply = answer()
+    reply["choices"][0]["index"] = float("inf")
+    with pytest.raises(UnknownFormError):
+        drawn(reply)
+    with pytest.raises(UnknownFormError):
+        drawn([{"choices": [{"index": float("inf"), "delta": {}}]}], sampling=Sampling(max_step_tokens=50))
 
 
 def test_without_a_reason_a_full_answer_was_cut():
@@ -151,6 +176,7 @@ def test_engines_that_always_give_a_reason_have_not_ended_without_one():
         (without(answer(), "message"), ""),
         (answer({"content": None, "refusal": "I will not."}), "I will not."),
         (answer({"content": None, "tool_calls": [{"function": {"name": "f"}}]}, finish="tool_calls"), ""),
+        (answer(BOX, choices=[{"message": BOX, "finish_reason": "stop"}]), BOX),
         (answer("ab\ud83d"), "ab\N{REPLACEMENT CHARACTER}"),
         (answer(logprobs=None), BOX),
     ],
@@ -163,7 +189,7 @@ def test_what_may_be_missing(reply: Any, text: str):
 @pytest.mark.parametrize("usage", [None, {}, [], "much", {"prompt_tokens": None, "completion_tokens": None}])
 def test_usage_that_says_nothing_is_estimated(usage: Any):
     outcome = drawn(answer(usage=usage))
-    assert outcome.usage == Usage(prefill_tokens=3)  # four characters to a token
+    assert outcome.usage == Usage(generated_tokens=3, prefill_tokens=3)  # four characters to a token
 
 
 @pytest.mark.parametrize(
@@ -205,6 +231,8 @@ NOISE: list[Any] = [
     {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": None}},
     piece("", role="assistant"),
     piece(None, ""),
+    {"choices": [{"index": 0, "delta": None, "finish_reason": None}]},
+    {"choices": [{"index": 0}]},
 ]
 
 

@@ -331,7 +331,7 @@ def test_a_fault_that_stays_fails_its_trajectory_alone(folders: dict[str, Path],
 WRONG: dict[str, tuple[Callable[[], httpx2.Response], type[MotesError], int]] = {
     "refused": (lambda: httpx2.Response(400, text="ill"), RejectedError, 1 + 3),
     "500": (lambda: httpx2.Response(500), ServerError, 3 + 2 + 3),
-    "another form": (lambda: httpx2.Response(200, json={}), BadResponseError, 1 + 3),
+    "another form": (lambda: httpx2.Response(200, json={}), BadResponseError, 2 + 2 + 2 * 1),
     "429": (lambda: httpx2.Response(429), ServerError, 3),
 }
 
@@ -430,6 +430,16 @@ def test_an_answer_of_another_form(folders: dict[str, Path], route: str, answer:
     (why,) = unwrapped(asyncio.run(prm.score([trajectory(STEPS[0])])))
     assert isinstance(why, BadResponseError)
     assert prm.route.url in str(why)
+
+
+@pytest.mark.parametrize("route", SCHEMAS)
+def test_an_answer_of_another_form_is_asked_for_once_more(folders: dict[str, Path], route: str):
+    engine = engine_of(folders, route)
+    prm = opened(engine)
+    others = [httpx2.Response(200, json={})]
+    engine.fails = lambda path, body: others.pop() if others else None
+    (scores,) = asyncio.run(prm.score([trajectory(STEPS[0])]))
+    assert [len(scores), others] == [1, []]
 
 
 def test_numbers_that_are_none(folders: dict[str, Path]):
@@ -653,7 +663,7 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
         model,
         "ServedPRM",
         "except (ContextLengthError, ServerError) as",
-        "except MotesError as",
+        "except (ContextLengthError, ServerError, ConfigurationError) as",
     ),
     "any tokenizer will do": (model, "ServedPRM", "if spelt and", "if False and"),
     "what is known is asked again": (reading, "Reader", "if node not in self._known]", "if True]"),

@@ -13,6 +13,7 @@
     │       ├── UnreachableError    nothing answers there, or not in time
     │       ├── RejectedError       it refused the request as such
     │       └── BadResponseError    what it answered cannot be understood
+    │           └── UnknownFormError    it is in no form that is known
     ├── RewardError             a reward model failed, or its scores cannot be used
     │   └── VerdictError        a judge's reply states no verdict
     ├── GraderError             an answer could not be graded: it is neither right nor wrong
@@ -153,6 +154,10 @@ class RejectedError(ServerError):
 
 class BadResponseError(ServerError):
     """What a server answered cannot be understood."""
+
+
+class UnknownFormError(BadResponseError):
+    """A server's answer is complete, and in no form that is known: the next one will most likely be, too."""
 
 
 class RewardError(MotesError, RuntimeError):

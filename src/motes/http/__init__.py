@@ -4,16 +4,19 @@ from motes.http.address import Address
 from motes.http.client import Client, Retries, Timeouts, may_be_of_one
 from motes.http.events import Events
 from motes.http.options import flag, whole_number
+from motes.http.parsing import MALFORMED, excerpt
 from motes.http.server import Server, identify
 from motes.http.sync import now
 
 __all__ = [
+    "MALFORMED",
     "Address",
     "Client",
     "Events",
     "Retries",
     "Server",
     "Timeouts",
+    "excerpt",
     "flag",
     "identify",
     "may_be_of_one",

@@ -88,7 +88,7 @@ class Address:
 
 
 def _no_address(spec: str, reason: str) -> ConfigurationError:
-    shown = re.sub(r"//[^/]*@", "//", spec.strip())  # a password may stand there
+    shown = re.sub(r"(?s)//.*@", "//", spec.strip())  # a password may stand there, with a slash or a # in it
     return ConfigurationError(
         f"{shown!r} is no address of a model ({reason}): write http://HOST:PORT/v1#MODEL, an IPv6 host in brackets, "
         "http://[::1]:8000/v1"

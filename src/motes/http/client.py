@@ -2,6 +2,7 @@
 
 429, 408, 409, 5xx, no connection, a broken one, a body that is no JSON    tried again
 an answer of 200 that tells of an error, or that its reader cannot use     tried again
+one whose form is not known                                                tried once more
 401, 403                                                                   UnauthorizedError, at once
 the context does not hold the request                                      ContextLengthError, at once
 any other 4xx, 3xx                                                         RejectedError, at once
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import json
+import math
 import os
 import random
 import re
@@ -35,12 +37,14 @@ from motes.errors import (
     RejectedError,
     ServerError,
     UnauthorizedError,
+    UnknownFormError,
     UnreachableError,
 )
 from motes.http.address import KEY_VARIABLE, Address
 from motes.http.events import Events
 from motes.http.key import Key
 from motes.http.options import seconds, whole_number
+from motes.http.parsing import parsed, tells_of_error
 
 T = TypeVar("T")
 Reader = Callable[[Events], Awaitable[T]]
@@ -100,6 +104,11 @@ class _TransientError(Exception):
 
     error: MotesError
     retry_after: float | None = None
+
+    @property
+    def attempts(self) -> float:
+        """How many are worth while."""
+        return 2 if isinstance(self.error, UnknownFormError) else math.inf
 
 
 @dataclass(eq=False)
@@ -286,7 +295,7 @@ class Client:
                 return await self._attempt(http, method, url, content, receive)
             except _TransientError as failure:
                 impatient = failure.retry_after is not None and failure.retry_after > self.retries.patience
-                if attempt >= (attempts or self.retries.attempts) or impatient:
+                if attempt >= min(attempts or self.retries.attempts, failure.attempts) or impatient:
                     raise failure.error from failure.__cause__
                 await self._sleep(self.retries.pause(attempt, failure.retry_after, self._jitter))
 
@@ -403,12 +412,12 @@ class Client:
     async def _json(self, response: httpx2.Response) -> Any:
         content = await response.aread()
         try:
-            answer = json.loads(content)
+            answer = parsed(content)
         except ValueError as error:
             raise BadResponseError(
                 f"{response.url} answered what is no JSON ({content[:80]!r}): is it an OpenAI-compatible server?"
             ) from error
-        if isinstance(answer, dict) and answer.get("error"):
+        if tells_of_error(answer):
             raise self._failure(str(response.url), answer)
         return answer
 
@@ -462,7 +471,7 @@ def _phrase(status: int) -> str:
 
 def _message(response: httpx2.Response) -> str:
     try:
-        return _said(response.json())
+        return _said(parsed(response.content))
     except ValueError:
         return response.text.strip()[:200] or "(nothing said)"
 
@@ -484,5 +493,5 @@ def _retry_after(value: str | None, now: float) -> float | None:
         pass
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

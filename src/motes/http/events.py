@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from motes.errors import BadResponseError, MotesError
+from motes.http.parsing import parsed, tells_of_error
 
 LINE_END = re.compile(r"\r\n|\n|\r")
 """Nothing else ends a line: what `str.splitlines` splits at besides, U+2028 among them, stands in texts as it is."""
@@ -24,7 +25,7 @@ class EventReader:
     """Reads the data of events out of a stream's bytes, however these are cut.
 
     A line that is no field, one that begins with a brace above all, is an event by itself. Comments and fields other
-    than `data` are left out.
+    than `data` are left out, but for the name of an event that tells of an error: its data are put as OpenAI puts them.
     """
 
     def __init__(self) -> None:
@@ -32,6 +33,7 @@ class EventReader:
         self._line: list[str] = []  # the pieces of a line that has not ended
         self._held = ""  # a carriage return at the end of a piece: a line feed may belong to it
         self._data: list[str] = []
+        self._is_error = False
 
     def read(self, piece: bytes, *, last: bool = False) -> list[str]:
         """The data of the events that this piece completes; with the last piece, also of one that has only begun."""
@@ -52,14 +54,26 @@ class EventReader:
     def _read_line(self, line: str, events: list[str]) -> None:
         if not line:
             if data := "\n".join(self._data):
-                events.append(data)
+                events.append(_as_error(data) if self._is_error else data)
             self._data.clear()
+            self._is_error = False
         else:
             name, _, value = line.partition(":")
             if name == "data":
                 self._data.append(value.removeprefix(" "))
+            elif name == "event":
+                self._is_error = value.strip() == "error"
             elif not re.fullmatch(r"[\w-]*", name):
                 events.append(line)
+
+
+def _as_error(data: str) -> str:
+    """What an event tells of an error, under the name "error"."""
+    try:
+        told = parsed(data)
+    except ValueError:
+        told = data
+    return data if tells_of_error(told) else json.dumps({"error": told or "it does not say why"})
 
 
 class Events(AsyncIterator[dict[str, Any]]):
@@ -111,15 +125,17 @@ class Events(AsyncIterator[dict[str, Any]]):
         if self.is_complete or not text:
             return None
         try:
-            event = json.loads(text)
+            event = parsed(text)
         except ValueError as error:
             raise BadResponseError(
                 f"{self._url} sent an event that is no JSON ({text[:80]!r}): is it an OpenAI-compatible server?"
             ) from error
+        if event is None:  # sent to keep the connection alive
+            return None
         if not isinstance(event, dict):
             raise BadResponseError(
                 f"{self._url} sent an event that is no object ({text[:80]!r}): is it an OpenAI-compatible server?"
             )
-        if event.get("error"):
+        if tells_of_error(event):
             raise self._failure(self._url, event)
         return event

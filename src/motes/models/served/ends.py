@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from motes.errors import BadResponseError
+from motes.errors import BadResponseError, UnknownFormError
 from motes.types import StepEnd
 
 ENDED = frozenset(
@@ -48,7 +48,8 @@ def end_of(reason: object, url: str, *, is_full: bool = False, by_text: bool = F
         by_text: whether a text that ends a step is known to have ended it.
 
     Raises:
-        BadResponseError: the server broke the answer off, or no such reason is known.
+        BadResponseError: the server broke the answer off.
+        UnknownFormError: no such reason is known.
     """
     name = "" if reason is None else str(reason).strip().lower()
     if name in CUT or (not name and is_full and not by_text):
@@ -57,7 +58,7 @@ def end_of(reason: object, url: str, *, is_full: bool = False, by_text: bool = F
         return "step" if by_text else "eos"
     if name in BROKEN:
         raise BadResponseError(f"{url} broke off an answer ({name}): look into its log")
-    raise BadResponseError(
+    raise UnknownFormError(
         f"{url} ended an answer for the reason {name[:80]!r}, which motes does not know: name the right `engine`, or "
         "use another server"
     )

@@ -25,7 +25,7 @@ def pieces_of(message: Any) -> tuple[Piece, ...]:
         [{"type": "thinking", "thinking": [{"type": "text", "text": "…"}]}, {"type": "text", "text": "…"}]
     """
     if not isinstance(message, dict):
-        return ()
+        return tuple(_read(message))
     thought = next((message[name] for name in THOUGHTS if message.get(name)), None)
     pieces = [*_read(thought, is_thought=True), *_read(message.get("content"))]
     return tuple(pieces or _read(message.get("refusal")))

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from motes.errors import BadResponseError, ServerError
-from motes.http import Address, Client
+from motes.errors import BadResponseError, ServerError, UnknownFormError
+from motes.http import Address, Client, excerpt
 from motes.models.served.wires import Prompt
 from motes.steps import opening
 from motes.threads import in_thread_if_long
@@ -98,10 +98,12 @@ class Renderer:
         return None
 
     async def _post(self, route: str, key: str, body: dict[str, Any]) -> Any:
-        answer = await self.client.post(f"{self.address.root}/{route}", body)
-        if not isinstance(answer, dict) or key not in answer:
-            raise BadResponseError(f"{self.address.root}/{route} answered without {key!r}: {str(answer)[:120]}")
-        return answer[key]
+        def read(answer: Any) -> Any:
+            if not isinstance(answer, dict) or key not in answer:
+                raise UnknownFormError(f"{self.address.root}/{route} answered without {key!r}: {excerpt(answer)}")
+            return answer[key]
+
+        return await self.client.post(f"{self.address.root}/{route}", body, read=read)
 
 
 class OfVLLM(Renderer):
@@ -170,7 +172,7 @@ class OfTGI(Renderer):
         url = f"{self.address.root}/tokenize"
         told = await self.client.post(url, {"inputs": text}, attempts=2)
         if not isinstance(told, list) or not all(isinstance(token, dict) for token in told):
-            raise BadResponseError(f"{url} answered no list of tokens: {str(told)[:120]}")
+            raise BadResponseError(f"{url} answered no list of tokens: {excerpt(told)}")
         return told
 
 
@@ -236,5 +238,5 @@ def renderer(
 
 def _ids(value: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(isinstance(token, int) for token in value):
-        raise BadResponseError(f"token ids were expected, not {str(value)[:120]}")
+        raise BadResponseError(f"token ids were expected, not {excerpt(value)}")
     return tuple(value)

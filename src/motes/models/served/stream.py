@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from motes.errors import BadResponseError
-from motes.http import Events
+from motes.http import MALFORMED, Events
 from motes.models.served.messages import Writer
 from motes.models.served.wires import Delta, Drawn, Request, Wire, cached_tokens, number
 from motes.steps import first_cut
@@ -179,7 +179,7 @@ class Call:
                     answers[index].add(delta)
                     if answers[index].ended and index not in drawn:
                         end(index)
-            except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+            except MALFORMED as error:
                 raise self.wire.misread(event, error) from error
             if len(drawn) == len(answers) and self.request.cut:
                 break  # closes the connection, and so stops the server

@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from motes.errors import BadResponseError
-from motes.http import Address
+from motes.errors import BadResponseError, UnknownFormError
+from motes.http import MALFORMED, Address, excerpt
 from motes.models.served.ends import end_of
 from motes.models.served.messages import Piece, Writer, pieces_of
 from motes.models.served.profiles import Profile
@@ -110,8 +110,8 @@ class Drawn:
 
 
 class Wire:
-    """A format. What it reads may be malformed in any way: `KeyError`, `TypeError`, `IndexError` and `ValueError` that
-    come of it are turned into `BadResponseError` by `read`."""
+    """A format. What it reads may be malformed in any way: what comes of that (`motes.http.MALFORMED`) is turned into
+    `UnknownFormError` by `read`."""
 
     streams = False
 
@@ -145,16 +145,16 @@ class Wire:
         """The answers of a call, in order."""
         try:
             drawn = self._read(answer, request)
-        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+        except MALFORMED as error:
             raise self.misread(answer, error) from error
         if len(drawn) != request.count:
             raise BadResponseError(f"{self.url} gave {len(drawn)} answers where {request.count} were asked for")
         return drawn
 
-    def misread(self, answer: Any, error: Exception) -> BadResponseError:
-        return BadResponseError(
+    def misread(self, answer: Any, error: Exception) -> UnknownFormError:
+        return UnknownFormError(
             f"{self.url} answered in a form that is not its own ({type(error).__name__}: {error} in "
-            f"{str(answer)[:120]}): is another engine behind it? See `engine`"
+            f"{excerpt(answer)}): is another engine behind it? See `engine`"
         )
 
     def _read(self, answer: Any, request: Request) -> list[Drawn]:
@@ -174,7 +174,7 @@ class Wire:
         try:
             usage = usage_of(answer)
             return number(usage.get("prompt_tokens")) or 0, number(usage.get("completion_tokens")) or 0
-        except (KeyError, TypeError, IndexError, ValueError, AttributeError):
+        except MALFORMED:
             return 0, 0
 
 
@@ -199,6 +199,11 @@ class Delta:
     usage: Mapping[str, Any] | None = None
     so_far: bool = False
     count: int | None = None
+
+    @property
+    def estimate(self) -> int:
+        """About how many tokens this is, four characters to a token."""
+        return -(-sum(map(len, (self.text, *(piece.text for piece in self.pieces)))) // 4)
 
     def end(self, request: Request, url: str, num_tokens: int) -> StepEnd:
         """What ended the answer that this is the last piece of."""
@@ -280,11 +285,12 @@ class Completions(Wire):
         usage = usage_of(answer)
         choices = [(i if index is None else index, choice) for i, (index, choice) in enumerate(_choices(answer))]
         choices.sort(key=lambda pair: pair[0])
-        shares = _shared(number(usage.get("completion_tokens")) or 0, len(choices))
-        return [
-            self._drawn(self._delta(choice), request, i, usage if i == 0 else {}, shares[i])
-            for i, (_, choice) in enumerate(choices)
-        ]
+        for _, choice in choices:
+            _require_answer(choice)
+        deltas = [self._delta(choice) for _, choice in choices]
+        counted = number(usage.get("completion_tokens"))
+        shares = [delta.estimate for delta in deltas] if counted is None else _shared(counted, len(deltas))
+        return [self._drawn(delta, request, i, usage if i == 0 else {}, shares[i]) for i, delta in enumerate(deltas)]
 
     def _drawn(self, delta: Delta, request: Request, i: int, usage: Mapping[str, Any], share: int) -> Drawn:
         if not delta.finish and self.profile.tells_end:  # those that always do
@@ -305,9 +311,8 @@ class Completions(Wire):
         )
 
     def _delta(self, choice: Mapping[str, Any]) -> Delta:
-        text = choice.get("text") if choice.get("finish_reason") else choice["text"]
         return Delta(
-            text=str(text or ""),
+            text=str(choice.get("text") or ""),
             token_ids=tuple(int(token) for token in choice.get("token_ids") or ()),
             logprobs=_logprobs(choice),
             finish=choice.get("finish_reason"),
@@ -344,10 +349,8 @@ class Chat(Completions):
         return body
 
     def _delta(self, choice: Mapping[str, Any]) -> Delta:
-        message = choice.get("message") or choice.get("delta")
-        if message is None and not choice.get("finish_reason"):
-            raise KeyError("message")
-        return Delta(pieces=pieces_of(message), finish=choice.get("finish_reason"), stop=_stop(choice))
+        pieces = pieces_of(choice.get("message") or choice.get("delta"))
+        return Delta(pieces=pieces, finish=choice.get("finish_reason"), stop=_stop(choice))
 
 
 def _choices(answer: Mapping[str, Any]) -> list[tuple[int | None, Mapping[str, Any]]]:
@@ -359,6 +362,13 @@ def _choices(answer: Mapping[str, Any]) -> list[tuple[int | None, Mapping[str, A
             raise ValueError(f"an index of {index}")
         choices.append((None if index is None else int(index), choice))
     return choices
+
+
+def _require_answer(choice: Mapping[str, Any]) -> None:
+    """Raise KeyError unless a choice of a call that is answered as a whole has an answer: one that ended may be
+    empty."""
+    if not choice.get("finish_reason") and all(choice.get(name) is None for name in ("message", "delta", "text")):
+        raise KeyError("message")
 
 
 def _stop(choice: Mapping[str, Any]) -> str | int | None:

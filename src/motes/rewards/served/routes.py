@@ -15,12 +15,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from motes.errors import BadResponseError
-from motes.http import Address, Client
+from motes.errors import BadResponseError, UnknownFormError
+from motes.http import MALFORMED, Address, Client, excerpt
 from motes.rewards.families import Head, NextToken
 from motes.rewards.reading import Reading
 from motes.types import Usage
@@ -67,9 +68,9 @@ class Route(ABC):
     async def read(self, readings: Sequence[Reading]) -> list[list[float]]:
         """The scores at each text's places, and what reading it cost (`Reading.usage`)."""
 
-    def misread(self, answer: Any, why: object) -> BadResponseError:
-        return BadResponseError(
-            f"{self.url} answered in a form that is not its own ({why} in {str(answer)[:120]}): is another engine "
+    def misread(self, answer: Any, why: object) -> UnknownFormError:
+        return UnknownFormError(
+            f"{self.url} answered in a form that is not its own ({why} in {excerpt(answer)}): is another engine "
             "behind it? See `engine`"
         )
 
@@ -98,13 +99,16 @@ class Pooling(Route):
             "use_activation": True,
             "encoding_format": "float",
         }
-        answer = await self.client.post(self.url, body)
-        try:
-            entries = sorted(answer["data"], key=lambda entry: int(entry["index"]))
-            rows = [entry["data"] for entry in entries]
-            values = [self._at_places(row, reading) for row, reading in zip(rows, readings, strict=True)]
-        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
-            raise self.misread(answer, f"{type(error).__name__}: {error}") from error
+
+        def values_of(answer: Any) -> list[list[float]]:
+            try:
+                entries = sorted(answer["data"], key=lambda entry: int(entry["index"]))
+                rows = [entry["data"] for entry in entries]
+                return [self._at_places(row, reading) for row, reading in zip(rows, readings, strict=True)]
+            except MALFORMED as error:
+                raise self.misread(answer, f"{type(error).__name__}: {error}") from error
+
+        values: list[list[float]] = await self.client.post(self.url, body, read=values_of)
         for reading in readings:
             reading.usage = Usage(reward_tokens=len(reading.ids))
         return values
@@ -141,20 +145,26 @@ class NextTokenRoute(Route):
         values: list[list[float]] = [[] for _ in readings]
         for turn in range(len(readings[0].at)):
             prompts = [reading.ids[: reading.at[turn] + 1] for reading in readings]
-            answer = await self.client.post(self.url, self.body(prompts))
-            try:
-                pairs, cached = self.answers(answer)
-                told = [1 / (1 + math.exp(min(bad - good, 700.0))) for bad, good in pairs]
-                spared = _shares(int(cached or 0), [len(prompt) for prompt in prompts])
-            except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
-                raise self.misread(answer, f"{type(error).__name__}: {error}") from error
+            read = partial(self._read, prompts=prompts)
+            told, cached = await self.client.post(self.url, self.body(prompts), read=read)
             self.tells_spared = cached is not None
-            if len(told) != len(prompts) or not all(map(math.isfinite, told)):
-                raise self.misread(answer, f"{len(told)} answers where {len(prompts)} were asked for")
+            spared = _shares(cached or 0, [len(prompt) for prompt in prompts])
             for i, (reading, prompt) in enumerate(zip(readings, prompts, strict=True)):
                 values[i].append(told[i])
                 reading.usage += Usage(reward_tokens=len(prompt) - spared[i], reward_tokens_cached=spared[i])
         return values
+
+    def _read(self, answer: Any, prompts: Sequence[list[int]]) -> tuple[list[float], int | None]:
+        """The scores of these texts, and tokens that the cache spared, where they are told."""
+        try:
+            pairs, cached = self.answers(answer)
+            scores = [1 / (1 + math.exp(min(bad - good, 700.0))) for bad, good in pairs]
+            spared = None if cached is None else max(0, int(cached))
+        except MALFORMED as error:
+            raise self.misread(answer, f"{type(error).__name__}: {error}") from error
+        if len(scores) != len(prompts) or not all(map(math.isfinite, scores)):
+            raise self.misread(answer, f"{len(scores)} answers where {len(prompts)} were asked for")
+        return scores, spared
 
     @abstractmethod
     def body(self, prompts: Sequence[list[int]]) -> dict[str, Any]:

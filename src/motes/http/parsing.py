@@ -1,0 +1,34 @@
+"""JSON as strangers write it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+"""What reading an answer raises that has another form than the one that was expected."""
+
+
+def parsed(content: str | bytes) -> Any:
+    """What JSON says.
+
+    Raises:
+        ValueError: it is no JSON, or nested more deeply than Python reads it.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def excerpt(value: Any) -> str:
+    """The beginning of an answer, for messages."""
+    try:
+        return str(value)[:120]
+    except RecursionError:
+        return "what is nested too deeply"
+
+
+def tells_of_error(answer: Any) -> bool:
+    """Whether an answer of 200, or an event of a stream, says that the request failed."""
+    return isinstance(answer, dict) and bool(answer.get("error") or answer.get("object") == "error")
