@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -187,3 +188,34 @@ def test_a_batched_function_that_refuses_refuses_all():
 
     found = asyncio.run(FunctionReward(picky, batched=True).score([path("a"), path("b")]))
     assert [str(failure.error) for failure in found if isinstance(failure, Failure)] == ["not today"] * 2
+
+
+def exits(problem: Any, text: Any) -> float:
+    sys.exit("done")
+
+
+def interrupts(problem: Any, text: Any) -> float:
+    raise KeyboardInterrupt
+
+
+def cancels(problem: Any, text: Any) -> float:
+    raise asyncio.CancelledError
+
+
+def stops(problem: Any, text: Any) -> float:
+    raise StopIteration
+
+
+async def exits_later(problem: Any, text: Any) -> float:
+    sys.exit("done")
+
+
+async def cancels_later(problem: Any, text: Any) -> float:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("fn", [exits, interrupts, cancels, stops, exits_later, cancels_later])
+def test_what_would_end_a_process_ends_the_run_alone(fn: Callable[..., Any], batched: bool):
+    with pytest.raises(RewardError, match=rf"FunctionReward\({fn.__name__}\) raised"):
+        score(FunctionReward(fn, batched=batched), path("a"))

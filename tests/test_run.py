@@ -121,6 +121,11 @@ class Wrong(TabularReward):
         (lambda n: [[0.5]] * (n - 1), ContractError, "scored 2 of 3"),
         (lambda n: [[0.5, 0.5]] * n, ContractError, "2 scores for 1 steps"),
         (lambda n: [[]] * n, ContractError, "0 scores for 1 steps"),
+        (lambda n: None, ContractError, "`score` returned None: it must return a list"),
+        (lambda n: [None] * n, ContractError, "gave None: the scores of a trajectory are a list of numbers"),
+        (lambda n: [0.5] * n, ContractError, "gave 0.5: the scores of a trajectory are a list of numbers"),
+        (lambda n: [["0.5"]] * n, ContractError, "a list of numbers"),
+        (lambda n: [[None]] * n, ContractError, "a list of numbers"),
     ],
 )
 def test_scores_that_cannot_be_used_are_an_error(answer: Any, error: type[MotesError], complaint: str):
@@ -137,6 +142,48 @@ def test_a_language_model_that_drops_a_step_is_an_error():
 
     with pytest.raises(ContractError, match="2 steps for 3"):
         solve(Dropping(ENDLESS.table))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda n: ((0.5,),) * n,
+        lambda n: np.full((n, 1), 0.5),
+        lambda n: (iter([0.5]) for _ in range(n)),
+        lambda n: [np.array([0.5], dtype=np.float32)] * n,
+    ],
+)
+def test_scores_may_come_in_any_sequence(answer: Any):
+    result = motes.solve("?", lm=ENDLESS, reward=Wrong(answer), method=Majority(3), sampling=Sampling(max_steps=1))
+    assert result.usage.lm_calls == 3
+    result = motes.solve(
+        "?", lm=ENDLESS, reward=Wrong(answer), method=ParticleFilter(3), sampling=Sampling(max_steps=1)
+    )
+    assert result.scores.tolist() == [0.5] * 3
+
+
+@pytest.mark.parametrize(
+    ("returned", "complaint"),
+    [
+        (None, "`extend` returned None: it must return a list"),
+        (["text"] * 3, "returned 'text', which is neither a Step nor a Failure"),
+        ([None] * 3, "returned None, which is neither"),
+    ],
+)
+def test_a_language_model_that_returns_no_steps_is_an_error(returned: Any, complaint: str):
+    class Wrong(TabularLanguageModel):
+        async def extend(self, trajectories: Any, sampling: Any, seeds: Any) -> Any:
+            return returned
+
+    with pytest.raises(ContractError, match=complaint):
+        solve(Wrong(ENDLESS.table))
+
+    class Plain(TabularLanguageModel):
+        def extend(self, trajectories: Any, sampling: Any, seeds: Any) -> Any:
+            return returned
+
+    with pytest.raises(ContractError, match="must be declared `async def`"):
+        solve(Plain(ENDLESS.table))
 
 
 def test_one_failing_call_ends_the_others():

@@ -15,7 +15,8 @@ _current = threading.local()
 
 
 async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function in a thread of its own, while the event loop goes on; return what it returns.
+    """Call a function in a thread of its own, while the event loop goes on; return what it returns, or raise what it
+    raises. What would end the event loop, `SystemExit`, or pass for the caller's cancellation is a RuntimeError.
 
     The thread is a daemon: neither a cancelled caller nor the end of the process waits for it, as both would with
     `asyncio.to_thread`. Nobody can stop it, but it can ask `abandoned()` and stop by itself.
@@ -37,8 +38,10 @@ async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
         value, error = await asyncio.wrap_future(outcome)
     finally:
         left.set()
-    if error is not None:
+    if isinstance(error, Exception):
         raise error
+    if error is not None:
+        raise RuntimeError(f"{function!r} raised {type(error).__name__}: {error}") from error
     return value  # type: ignore[return-value]  # None only where the function returned it
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import inspect
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -344,9 +345,12 @@ class Run:
         if self._merges and len(parents) > 1:
             alone = [self._steps([parent], sampling, [seed]) for parent, seed in zip(parents, seeds, strict=True)]
             return [step for steps in await gather(alone) for step in steps]
-        steps = await self.lm.extend(parents, sampling, seeds)
+        steps = await _listed(self.lm.extend(parents, sampling, seeds), "the language model's `extend`")
         if len(steps) != len(parents):
             raise ContractError(f"the language model returned {len(steps)} steps for {len(parents)} trajectories")
+        for step in steps:
+            if not isinstance(step, (Step, Failure)):
+                raise ContractError(f"the language model returned {step!r}, which is neither a Step nor a Failure")
         return steps
 
     def _child(self, parent: Trajectory, step: Step | Failure) -> Trajectory:
@@ -380,6 +384,7 @@ class Run:
             scored = await self._root._batched_scores(trajectories)
         else:
             scored = await _require_scores(reward, trajectories)
+        scored = [_numbers(values, reward) for values in scored]
         for trajectory, values in zip(trajectories, scored, strict=True):
             if isinstance(values, Failure):
                 self._spend(values.usage + Usage(reward_calls=1))
@@ -472,10 +477,42 @@ async def _require_scores(
     reward: RewardModel, trajectories: Sequence[Trajectory]
 ) -> Sequence[Sequence[float] | Failure]:
     """What the reward model makes of each trajectory."""
-    scored = await reward.score(trajectories)
+    scored = await _listed(reward.score(trajectories), "the reward model's `score`")
     if len(scored) != len(trajectories):
         raise ContractError(f"the reward model scored {len(scored)} of {len(trajectories)} trajectories")
     return scored
+
+
+async def _listed(found: Any, method: str) -> list[Any]:
+    """What a model's method returned, one for each trajectory.
+
+    Raises:
+        ContractError: the method is not async, or returned nothing of the kind.
+    """
+    if not inspect.isawaitable(found):
+        raise ContractError(f"{method} must be declared `async def`, and return a list")
+    returned = await found
+    try:
+        return list(returned)
+    except TypeError:
+        raise ContractError(f"{method} returned {returned!r}: it must return a list, one for each trajectory") from None
+
+
+def _numbers(values: Any, reward: object) -> Sequence[float] | Failure:
+    """One trajectory's scores as a reward model gave them, or its failure.
+
+    Raises:
+        ContractError: they are neither.
+    """
+    if isinstance(values, Failure):
+        return values
+    try:
+        numbers = values if isinstance(values, (list, tuple)) else list(values)
+        if all(hasattr(number, "__float__") for number in numbers):
+            return numbers
+    except TypeError:
+        pass
+    raise ContractError(f"{reward!r} gave {values!r}: the scores of a trajectory are a list of numbers, one per step")
 
 
 def _dropped_if_failed(trajectory: Trajectory, scores: Sequence[float] | Failure) -> tuple[Trajectory, Sequence[float]]:

@@ -71,7 +71,7 @@ class FunctionReward:
         if not self.batched:
             return await self._results([(node.problem.plain, node.text) for node in nodes])
         (values,) = await self._results([([node.problem.plain for node in nodes], [node.text for node in nodes])])
-        if isinstance(values, Exception):
+        if isinstance(values, BaseException):
             return [values] * len(nodes)
         if len(values) != len(nodes):
             raise RewardError(f"{self!r} gave {len(values)} scores for {len(nodes)} texts: it must give one for each")
@@ -80,7 +80,7 @@ class FunctionReward:
     async def _results(self, calls: Sequence[tuple[Any, ...]]) -> Sequence[Any]:
         """What `fn` returns or raises for the arguments of each call."""
         if self._is_async:
-            return await asyncio.gather(*(self.fn(*arguments) for arguments in calls), return_exceptions=True)
+            return await asyncio.gather(*(_settled(self.fn(*arguments)) for arguments in calls), return_exceptions=True)
         results = await in_thread(self._call_each, calls)
         if any(map(inspect.isawaitable, results)):  # not declared async, but returns what must be awaited
             return await asyncio.gather(*map(_settled, results), return_exceptions=True)
@@ -95,15 +95,13 @@ class FunctionReward:
                     break
                 try:
                     results.append(self.fn(*arguments))
-                except Exception as error:
+                except BaseException as error:  # `sys.exit()` in `fn` ends nothing but this call
                     results.append(error)
         return results
 
     def _number(self, value: Any, node: Trajectory) -> float:
-        if isinstance(value, Exception):
+        if isinstance(value, BaseException):
             raise RewardError(f"{self!r} raised {type(value).__name__}: {value}, {_where(node)}") from value
-        if isinstance(value, BaseException):  # cancelled from outside
-            raise value
         try:
             score = float(value) if hasattr(value, "__float__") else float("nan")
         except (TypeError, ValueError):
@@ -117,7 +115,10 @@ class FunctionReward:
 
 
 async def _settled(result: Any) -> Any:
-    return await result if inspect.isawaitable(result) else result
+    try:
+        return await result if inspect.isawaitable(result) else result
+    except SystemExit as error:  # which would end the event loop
+        return error
 
 
 def _where(node: Trajectory) -> str:
