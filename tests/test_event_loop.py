@@ -392,3 +392,30 @@ class TestLongTexts:
                 turns.watch(lambda: reward.score([Trajectory(Problem(self.LONG_TEXT)).extend(Step("4", "eos"))]))
             )
         assert turns.stalls == 0
+
+
+class CountsThreads(BoxedAnswers):
+    """Says for itself that it is quick, and where it was asked."""
+
+    is_quick = True
+
+    def __init__(self) -> None:
+        self.threads: set[int] = set()
+
+    def answer(self, text: str) -> str | None:
+        self.threads.add(threading.get_ident())
+        return super().answer(text)
+
+
+class NotItself(CountsThreads):
+    """A subclass, which may compare in another way."""
+
+
+@pytest.mark.parametrize(
+    ("rule", "padding", "stays"), [(CountsThreads, 0, True), (CountsThreads, 30_000, False), (NotItself, 0, False)]
+)
+def test_only_a_rule_that_says_it_is_quick_is_asked_on_the_loop_and_about_little(rule: Any, padding: int, stays: bool):
+    asked = rule()
+    lm = TabularLanguageModel({(): {"a" * padding + "\\boxed{1}": 1.0}})
+    assert motes.solve("?", lm=lm, reward=None, method=motes.Majority(2), task=asked).answer == "1"
+    assert (asked.threads == {threading.get_ident()}) is stays

@@ -105,15 +105,34 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 def _fitted(value: Any, hint: Any) -> Any:
     """Raises _UnfitError where `value` is not of the type."""
-    for alternative in _alternatives(hint):
-        with contextlib.suppress(_UnfitError):
-            kind = typing.get_origin(alternative) or alternative
-            if (convert := CONVERSIONS.get(kind)) is not None:
-                return convert(value, typing.get_args(alternative))
-            if not _says_nothing(kind):
-                _require(isinstance(value, kind))
-            return value
+    for read in _readers(hint):
+        try:
+            return read(value)
+        except _UnfitError:
+            pass
     raise _UnfitError
+
+
+@functools.cache
+def _readers(hint: Any) -> tuple[Callable[[Any], Any], ...]:
+    """One for each alternative of a type. Made once: values are read each time that anything is configured."""
+    return tuple(map(_reader, _alternatives(hint)))
+
+
+def _reader(hint: Any) -> Callable[[Any], Any]:
+    kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if (convert := CONVERSIONS.get(kind)) is not None:
+        return lambda value: convert(value, arguments)
+    return _anything if _says_nothing(kind) else lambda value: _instance(value, kind)
+
+
+def _anything(value: Any) -> Any:
+    return value
+
+
+def _instance(value: Any, kind: type) -> Any:
+    _require(isinstance(value, kind))
+    return value
 
 
 def _says_nothing(kind: Any) -> bool:

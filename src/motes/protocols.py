@@ -85,7 +85,8 @@ class AnswerRule(Protocol):
     an answer ends particles which were about to say something else. A rule without `read` is asked for its answer
     after every step, about the whole text so far, and any answer ends the particle.
 
-    `needs_end = True`: only a text that the model has ended itself is asked for its answer.
+    `needs_end = True`: only a text that the model has ended itself is asked for its answer. `is_quick = True`, which is
+    not inherited: the rule waits for nothing and takes microseconds, so that it need not be asked in a thread.
     """
 
     def answer(self, text: str) -> str | None:

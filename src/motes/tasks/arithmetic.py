@@ -446,6 +446,7 @@ class Arithmetic(BoxedAnswers):
     """The bundled task, with 100 fixed problems a level in each of its test and validation splits."""
 
     name = "arithmetic"
+    is_quick = True
     problems_per_level = PROBLEMS_PER_LEVEL
 
     def problems(self, split: str = "test", limit: int | None = None) -> list[Problem]:

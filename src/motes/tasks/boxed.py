@@ -15,6 +15,8 @@ class BoxedAnswers:
     opens it.
     """
 
+    is_quick = True
+
     def answer(self, text: str) -> str | None:
         return last_box(text)
 
