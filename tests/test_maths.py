@@ -180,7 +180,8 @@ NUMBERS = {
     "1\u00a0234": 1234, "1,234,567.5": Fraction("1234567.5"), r"\$3{,}125.50": Fraction("3125.5"), "$3125.0$": 3125,
     "-1,200": -1200, "−5": -5, "- 5": -5, "+5": 5, "05": 5, "5.": 5, "5 .": 5, ".5": Fraction(1, 2), "٥": 5, "５": 5,
     "3 / 4": Fraction(3, 4), "½": Fraction(1, 2), r"-\dfrac{1}{2}": Fraction(-1, 2), "**5**": 5,
-    "€18.90": Fraction("18.9"),
+    "€18.90": Fraction("18.9"), "₹50": 50, "–5": -5, "1⁄2": Fraction(1, 2), "5,": 5, "5\\\\": 5, "10\\ ": 10,
+    r"\textbf{5}": 5, r"\mathrm{-5}": -5, "{5}": 5, r"\textcolor{red}{5}": 5, r"\color{red}5": 5,
     r"\text{The answer is } 5": 5, "ANSWER: 5": 5, "\u200b5": 5,
     "3, 125": None, "2, 100": None, "-1, 200": None, "1 2": None, "100 200": None, "10 000": None, "0,123": None,
     "1,23": None, "1,2345": None, "1234,567": None, "1,234,5": None, "(1,234)": None, "1/0": None, "10²": None,
@@ -197,6 +198,10 @@ LISTS = (
     ("3125", "3, 125", False), ("3, 125", "3,125", False), ("2100", "2, 100", False), ("2, 100", "2100", False),
     ("-1200", "-1, 200", False), ("12", "1 2", False), ("3", "1 2", False), ("100200", "100 200", False),
     ("0", "10 000", False), ("1000", "1,000, 2,000", False), ("(1,234)", "1234", False), ("(1,2)", "(2,1)", False),
+    ("100200", r"100\text{ and }200", False), ("100, 200", "200 and 100", True), ("100, 200", "100 or 200", True),
+    ("100000", "1e5", True), ("0.0015", "1.5e-3", True), ("30", "30°C", True), ("30", r"30\degree", True),
+    ("30", "50°C", False), (r"\emptyset", r"\varnothing", True), (r"\emptyset", "∅", True), (r"\emptyset", "0", False),
+    (r"(-\infty,1)\cup(2,\infty)", "(-∞, 1) U (2, ∞)", True), ("[1,2]", "[1, 3]", False),
     ("123", "0,123", False), ("102", "10²", False), ("11/2", "1½", False),
 )  # fmt: skip
 """A reference, an answer, and whether it is right."""
@@ -232,6 +237,27 @@ class TestNumbersAndLists:
     def test_a_loop_is_named_by_its_text(self, fake):
         assert MathAnswers(fake).canonical("1+" * 3000 + "1") == "1+" * 3000 + "1"
         assert fake.num_requests == 0
+
+    @pytest.mark.parametrize(
+        "answer",
+        ["1," * 5000 + "1", "\\frac{1}{" * 25 + "2" + "}" * 25, "\\left(" * 30 + "2" + "\\right)" * 30, "{" * 50],
+        ids=["long", "fractions", "brackets", "open"],
+    )
+    def test_what_nobody_could_read_in_time_is_compared_as_text(self, fake, answer):
+        rule = MathAnswers(fake)
+        assert rule.matches(answer, answer)
+        assert not rule.matches("x + 5", answer)
+        assert not rule.matches(answer, "x + 5")
+        assert rule.equivalent(answer, answer)
+        assert not rule.equivalent(answer, answer + " x")
+        assert fake.num_requests == 0
+
+    def test_several_unknowns_are_told_apart(self, grader):
+        rule = MathAnswers(grader)
+        assert rule.equivalent("x = 5, y = 6", "y = 6, x = 5")
+        assert not rule.equivalent("x = 5, y = 6", "x = 6, y = 5")
+        assert rule.equivalent("x_1 = 5, x_2 = 6", "6, 5")
+        assert rule.equivalent("x = 5, x = 6", "6, 5")
 
     def test_orders_of_a_list_share_a_vote(self, grader):
         assert MathAnswers(grader).equivalent("100, 200", "200, 100")

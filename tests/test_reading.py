@@ -165,6 +165,13 @@ STATED = (
     ("The answer is B. Is it? Whether the answer is A or C, nobody asked.", "B"), ("The answer is B and not C.", "B"),
     ("Answer: A and B", "A, B"), ("The answer is 2.", "2"), ("The answer is (2).", "2"), ("Answer: 2", "2"),
     ("Answer: 2. Wiesbaden", "2"), ("The answer is 2.5", None), ("The answer is 2 apples", None),
+    ("The answer is (ii).", "II"), ("Answer: 'B'", "B"), ('{"answer": "B", "reason": "not A"}', "B"),
+    ("{'answer': 'B'}", "B"), ("| Answer | B |", "B"), ("| Question | Answer |\n|---|---|\n| 1 | B |", None),
+    ("<answer>\nB\n</answer>", "B"), ("Answer: A; C", "A, C"), ("The answer is B. It is not A.", "B"),
+    ("It is wrong to say that the answer is A.", None), ("I doubt that the answer is A.", None),
+    ("There is no doubt that the answer is A.", "A"), ("As C is wrong the answer is A.", "A"),
+    ("The answer is A. That's clearly wrong.", None), ("The answer is B, which is not possible.", None),
+    ("The answer is B. The answer is A is wrong", "B"),
     ("B", "B"), ("(b)", "B"), ("**B**.", "B"), ("Option B", "B"), ("Bonn", None), ("B it is, or C", None),
 )  # fmt: skip
 

@@ -163,13 +163,23 @@ class TestBadRows:
         with pytest.raises(ConfigurationError, match=r"p\.jsonl"):
             task(str(tmp_path / "p.jsonl")).problems()
 
+    def test_an_integer_of_any_length_is_one(self, tmp_path):
+        path = written(tmp_path / "p.jsonl", {"question": "?", "answer": 10**400, "id": 10**400})
+        (problem,) = task(str(path)).problems()
+        assert problem.id == problem.answer == str(10**400)
+
     def test_a_missing_file(self, tmp_path):
         with pytest.raises(ConfigurationError, match="No such file"):
             task(str(tmp_path / "p.jsonl")).problems()
 
     @pytest.mark.parametrize(
         ("choices", "answer", "says"),
-        [(["x", "y"], "C", "none of the choices A, B"), (["x", "y"], 2, "none of"), (["x", "x"], "x", "none of"),
+        [(["x", "y"], "C", "none of the choices A, B"), (["x", "y"], 2, "none of"),
+         (["x", "x"], "x", "several choices, A and B"),
+         ({"text": ["x"], "label": ["A", "B"]}, "A", "as many labels as texts"),
+         ({"text": ["x"], "label": None}, "A", "as many labels as texts"),
+         ({"text": ["x", "y"], "label": ["A", "A"]}, "A", "the same label: A, A"),
+         ({"text": ["x", "y"], "label": [1, 2]}, "3", "none of the choices 1, 2"),
          ("xy", "A", "must be a list"), ([1, 2], "A", "must be a list"), ({}, "A", "must be a list")],
     )  # fmt: skip
     def test_choices(self, tmp_path, choices, answer, says):
@@ -272,6 +282,9 @@ class TestChoices:
             ("ABCD", "b", "B"),
             ("ABCD", "2", "A"),
             ("1234", "(4)", "4"),
+            ([1, 2, 3, 4], 2, "2"),
+            (["1)", "2)", "3)", "4)"], "2", "2"),
+            (["(i)", "(ii)", "(iii)", "(iv)"], "(ii)", "ii"),
         ],
     )
     def test_numbers_as_labels(self, tmp_path, labels, answer, label):
@@ -314,10 +327,26 @@ class TestChoices:
 
 class TestExactMatch:
     @pytest.mark.parametrize(
-        "answer", ["Wiesbaden", " wiesbaden. ", "“Wiesbaden”", "\\text{Wiesbaden}", "**Wiesbaden**", "WIESBADEN"]
+        "answer",
+        [
+            "Wiesbaden",
+            " wiesbaden. ",
+            "“Wiesbaden”",
+            "\\text{Wiesbaden}",
+            "**Wiesbaden**",
+            "WIESBADEN",
+            "„Wiesbaden“",
+            "`Wiesbaden`",
+        ],
     )
     def test_normalisation(self, answer):
         assert ExactMatch().matches("Wiesbaden", answer)
+
+    def test_typography(self):
+        rule = ExactMatch()
+        assert rule.matches("O'Neil's co-op, 1-2", "O’Neil’s co‑op, 1–2")
+        assert rule.matches("-5", "−5")
+        assert not rule.matches("5", "−5")
 
     @pytest.mark.parametrize("answer", ["Wies baden", "Mainz", "Wiesbaden, Hesse", "0.5"])
     def test_other_words_are_wrong(self, answer):
@@ -329,6 +358,14 @@ class TestExactMatch:
         assert rule.answer("The answer is: Bonn\nNo. Answer: Bad Homburg\n") == "Bad Homburg"
         assert rule.answer("I do not know.") is None
         assert rule.equivalent("Bad  Homburg", "bad homburg.")
+        for text in (
+            '{"answer": "Bonn", "sure": true}',
+            "| Answer | Bonn |",
+            "<answer>\nBonn\n</answer>",
+            "Answer: 'Bonn'",
+        ):
+            assert rule.answer(text) == "Bonn"
+        assert rule.answer('Answer: "Bonn" or "Mainz"') == '"Bonn" or "Mainz"'
         assert not rule.equivalent("1/2", "0.5"), "words, not numbers"
 
 

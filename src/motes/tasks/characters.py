@@ -6,10 +6,15 @@ import unicodedata
 from functools import lru_cache
 
 _MEANINGFUL = ("<super>", "<sub>", "<fraction>", "<circle>")
+_ALIKE = (
+    dict.fromkeys("‐‑‒–−", "-") | dict.fromkeys("⁄∕", "/") | dict.fromkeys("‘’‚‛‹›", "'") | dict.fromkeys("“”„‟«»", '"')
+)
+"""What typography makes of a hyphen, a slash and quotation marks."""
 
 
 def folded(text: str) -> str:
-    """A text in Unicode's compatibility form (NFKC), without characters that nobody sees.
+    """A text in Unicode's compatibility form (NFKC), without characters that nobody sees, and with the hyphens, slashes
+    and quotation marks of a typewriter.
 
     Raised, lowered and circled characters and fractions stay what they are: 10² is not 102, and 1½ is not 11/2.
     """
@@ -22,6 +27,8 @@ def folded(text: str) -> str:
 def _folded(character: str) -> str:
     if unicodedata.category(character) == "Cf":
         return ""
+    if character in _ALIKE:
+        return _ALIKE[character]
     form, _, codes = unicodedata.decomposition(character).partition(" ")
     if not form.startswith("<") or form in _MEANINGFUL:
         return character

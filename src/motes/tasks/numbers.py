@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from fractions import Fraction
+from itertools import accumulate
 
 from motes.tasks.characters import folded
 
@@ -63,25 +64,51 @@ def plain(answer: str) -> str:
 
 MOST_CHARACTERS = 4000
 """Of an answer that is looked at so closely; a longer one is a model's loop."""
+DEEPEST = 20
+"""Groups and brackets within each other, of an answer that is looked at; the time to read them grows without bound."""
 _INTRODUCTION = re.compile(
     r"\A\s*(?:\\text(?:rm|bf|it)?\s?\{)?\s*(?:the\s+)?(?:final\s+)?answer(?:\s+is\s*:?|\s*:)\s*\}?\s*(?=.)",
     re.IGNORECASE,
 )
 _BOLD = re.compile(r"\A\s*(\*\*|__|`)(.+)\1\s*\Z", re.DOTALL)
-_FULL_STOP = re.compile(r"(?<!\\right)(?<![\s.])[\s.]+\Z")
+_END = re.compile(r"(?<!\\right)(?<![\s.,;\\])[\s.,;\\]+\Z")
+"""What ends a sentence or a line of a formula."""
 _MIXED = re.compile(r"\A\s*([+-]?\d+)\s+(\d+)/(\d+)\s*\Z")
 _SIDE_BY_SIDE = re.compile(r"\s*[+-]?[\d.]+(?:\s+[+-]?[\d.]+)+\s*")
 _ROOT = re.compile(r"√\s*(?:(\d+|[A-Za-z])|\(([^()]*)\)|\{([^{}]*)\})")
 _RAISED = re.compile("[²³¹⁰ⁱ⁴-⁹⁺⁻ⁿ]+")
 _LOWERED = re.compile("[₀-₉₊₋]+")
 _COMMANDS = str.maketrans(
-    {"°": r"^\circ ", "∞": r"\infty ", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "−": "-"}
-    | dict.fromkeys("€£¥", "")
+    {"°": r"^\circ ", "∞": r"\infty ", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "≈": r"\approx "}
+    | {"∅": r"\emptyset "}
 )
 _MATRIX = re.compile(
     r"\\left\s?[(\[]\s*\\begin\{array\}\s*(?:\{[^{}]*\})?(.*?)\\end\{array\}\s*\\right\s?[)\]]", re.DOTALL
 )
 _BRACES = re.compile(r"\\([lr])brace(?![A-Za-z])\s?")
+_AND = re.compile(
+    rf"(?<=\d){_SPACE}*+(?:,{_SPACE}*+)?(?:\\text(?:rm)?\s?\{{\s*(?:and|or)\s*\}}|(?:and|or)(?![A-Za-z])){_SPACE}*+"
+    r"(?=[+\-]?\.?\d)"
+)
+_UNREAD: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"\\(?:text)?color\s?\{[^{}]*\}"), ""),
+    (re.compile(r"\A\s*\\(?:text(?:bf|it|rm)?|math(?:bf|rm)|boldsymbol|underline)\s?\{([^{}A-Za-z]*)\}\s*\Z"), r"\1"),
+    (re.compile(r"\A\s*\{([^{},A-Za-z]*)\}\s*\Z"), r"\1"),
+    (re.compile(r"(?<![\w\\^_{])(\d+(?:\.\d+)?)[eE]([+-]?\d{1,3})(?![\w^.])"), r"\1\\times 10^{\2}"),
+    (re.compile(r"\^\\circ\s?([CF])(?![A-Za-z])"), r"^\\circ\\text{\1}"),
+    (re.compile(r"\\degree(?![A-Za-z])"), r"^\\circ "),
+    (re.compile(r"\\varnothing(?![A-Za-z])|\\\{\s*\\\}"), r"\\emptyset "),
+    (re.compile(r"(?<=[)\]])\s*U\s*(?=[(\[])"), r"\\cup "),
+)
+"""What Math-Verify does not read, and the same in a form that it reads."""
+
+
+def is_excessive(answer: str) -> bool:
+    """Whether an answer is too long or too deeply nested for more than a comparison of texts."""
+    if len(answer) > MOST_CHARACTERS:
+        return True
+    steps = (1 if character in "{([" else -1 for character in answer if character in "{}()[]")
+    return max(accumulate(steps), default=0) > DEEPEST
 
 
 def tidied(answer: str) -> str:
@@ -90,11 +117,14 @@ def tidied(answer: str) -> str:
     answer = answer.strip()
     if len(answer) > MOST_CHARACTERS:
         return answer
-    answer = _FULL_STOP.sub("", _INTRODUCTION.sub("", _BOLD.sub(r"\2", answer), count=1))
+    answer = _END.sub("", _INTRODUCTION.sub("", _BOLD.sub(r"\2", answer), count=1))
     answer = _joined(answer)
     if not answer.isascii():
         answer = _in_tex(folded(answer))
     answer = _BRACES.sub(lambda brace: r"\{" if brace[1] == "l" else r"\}", answer)
+    answer = _AND.sub(", ", answer)  # for which Math-Verify writes a comma: 100,200 would be one number
+    for pattern, form in _UNREAD:
+        answer = pattern.sub(form, answer)
     answer = _MATRIX.sub(lambda array: rf"\begin{{pmatrix}}{array[1]}\end{{pmatrix}}", answer)
     if _SIDE_BY_SIDE.fullmatch(answer):  # which Math-Verify adds up
         return ", ".join(answer.split())
@@ -125,5 +155,7 @@ def _in_tex(text: str) -> str:
 def _character_in_tex(character: str) -> str:
     if not character.isascii() and character.isdecimal():
         return str(unicodedata.decimal(character))
+    if unicodedata.category(character) == "Sc" and character != "$":  # another currency
+        return ""
     numerator, is_fraction, denominator = unicodedata.normalize("NFKC", character).partition("⁄")
     return rf"\frac{{{numerator}}}{{{denominator}}}" if is_fraction and numerator and denominator else character

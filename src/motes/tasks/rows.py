@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,12 +82,14 @@ class Fields:
 
     def _chosen(self, value: Any, choices: Mapping[str, str]) -> str:
         """A label; the number of a choice, from 0, or its text, stand for one. A label that is a number comes first."""
-        label = str(value).strip().strip("().")
+        label = _label(value)
         if label in choices and not isinstance(value, bool):
             return label
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
             return list(choices)[value]
         named = [name for name, text in choices.items() if text == value]
+        if len(named) > 1:
+            raise ValueError(f"the answer {value!r} is the text of several choices, {' and '.join(named)}: name one")
         named = named or [name for name in choices if name.casefold() == label.casefold()]
         if len(named) != 1:
             raise ValueError(f"the answer {value!r} is none of the choices {', '.join(choices)}")
@@ -97,7 +99,7 @@ class Fields:
 def _text_or_number(field: str, value: Any) -> str:
     """A text, or a number as it is written."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    is_one = isinstance(value, Numeral) or (is_number and math.isfinite(value))
+    is_one = isinstance(value, Numeral) or (is_number and (isinstance(value, int) or math.isfinite(value)))
     if not (is_one or isinstance(value, str)) or not str(value).strip():
         raise ValueError(f"`{field}` must be a text or a number, not {value!r}")
     return str(value)
@@ -115,15 +117,30 @@ def _need(row: Row, names: tuple[str, ...]) -> tuple[str, Any]:
 
 
 def _choices(value: Any) -> dict[str, str]:
-    if isinstance(value, (list, tuple)) and len(value) <= len(string.ascii_uppercase):
-        value = dict(zip(string.ascii_uppercase, value, strict=False))
-    if isinstance(value, Mapping) and value.keys() == {"text", "label"}:  # as in AI2's data sets
-        value = dict(zip(value["label"], value["text"], strict=True))
     if value is None:
         return {}
-    if not (isinstance(value, Mapping) and value and all(isinstance(text, str) for text in value.values())):
+    labels: Sequence[Any] = string.ascii_uppercase
+    texts = value
+    if isinstance(value, Mapping):
+        labels, texts = list(value), list(value.values())
+        if value.keys() == {"text", "label"}:  # as in AI2's data sets
+            labels, texts = value["label"], value["text"]
+            if not (
+                isinstance(labels, (list, tuple)) and isinstance(texts, (list, tuple)) and len(labels) == len(texts)
+            ):
+                raise ValueError("the choices must have as many labels as texts, a list of each")
+    are_texts = isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts)
+    if not (are_texts and 0 < len(texts) <= len(labels)):
         raise ValueError("the choices must be a list of at most 26 texts, or texts by letter")
-    return dict(value)
+    choices = {_label(label): text for label, text in zip(labels, texts, strict=False)}
+    if len(choices) < len(texts):
+        raise ValueError(f"two of the choices have the same label: {', '.join(map(str, labels))}")
+    return choices
+
+
+def _label(value: Any) -> str:
+    """A choice's label without what surrounds it: "(B)" and "B." are "B"."""
+    return str(value).strip().strip("().").strip()
 
 
 def _level(value: Any) -> int | None:

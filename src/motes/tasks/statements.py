@@ -1,26 +1,27 @@
 """Answers that a text states in words.
 
     The answer is (B).    ANSWER: B    **Answer**: b    So the correct option is B.    答案：B
+    {"answer": "B"}    | Answer | B |    <answer>B</answer>
 
     Final Answer
 
     B
 
-The last statement counts. "Suppose the answer is A", "whether the answer is A" and "I do not think the answer is A"
-state nothing.
+The last statement counts. "Suppose the answer is A", "whether the answer is A", "I do not think the answer is A" and
+"it is wrong that the answer is A" state nothing.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import dropwhile, pairwise
 
 _CLOSED = r"[*_`\"'”’)\]}】」』》]*"
 _SAYS = (
-    rf"(?:\s{{0,9}}{_CLOSED}\s{{0,9}}[:：=]"
+    rf"(?:\s{{0,9}}{_CLOSED}\s{{0,9}}[:：=|]"
     rf"|\s{{1,9}}(?:is|would\s{{1,9}}be|must\s{{1,9}}be|should\s{{1,9}}be|will\s{{1,9}}be)\b\s{{0,9}}{_CLOSED}\s{{0,9}}[:：]?"
-    rf"|(?<=案)(?:是|为|為)|(?<=[】」』])|(?P<heading>{_CLOSED}[ \t]{{0,9}}\n))"
+    rf"|(?<=案)(?:是|为|為)|(?<=[】」』])|(?<=<answer)>|(?P<heading>{_CLOSED}[ \t]{{0,9}}\n))"
 )
 ANSWER = re.compile(rf"(?P<cue>\banswer|答案){_CLOSED}{_SAYS}", re.IGNORECASE)
 """What an answer follows."""
@@ -36,9 +37,12 @@ _QUALIFIERS = frozenset("the their its this final correct right best true that".
 _ASKING = frozenset("if whether unless what which why how".split())  # noqa: SIM905
 _SUPPOSING = ("suppos", "assum", "imagin", "pretend")
 _NEGATIONS = ("not", "never", "cannot")
+_DENIALS = frozenset("false wrong incorrect untrue unlikely impossible doubt mistake".split())  # noqa: SIM905
+_SAYING = frozenset("say claim conclude think believe".split())  # noqa: SIM905
+_INTRODUCING = frozenset("that to is".split())  # noqa: SIM905
 _BELIEFS = frozenset("think believe say mean claim conclude true correct certain sure clear".split())  # noqa: SIM905
 _HEADING = re.compile(r"[\s#*_>【-]*(?:(?:the|final|correct)\s+)*", re.IGNORECASE)
-_DECORATION = re.compile(r"[\s*_]*")
+_DECORATION = re.compile(r"[\s*_|]*")
 
 
 def statements(text: str, cue: re.Pattern[str]) -> Iterator[int]:
@@ -53,7 +57,8 @@ def statements(text: str, cue: re.Pattern[str]) -> Iterator[int]:
 
 def _is_no_statement(before: str) -> bool:
     """Whether the clause up to a statement makes a supposition, a question or its contrary of it."""
-    words = _CLAUSE_ENDS.split(before)[-1].casefold().replace("’", "'").split()
+    clause = _CLAUSE_ENDS.split(before)[-1].casefold().replace("’", "'").split()
+    words = list(clause)
     while words and words[-1] in _QUALIFIERS:
         words.pop()
     if not words:
@@ -65,7 +70,21 @@ def _is_no_statement(before: str) -> bool:
         or any(word.startswith(_SUPPOSING) for word in words)
         or ("let's" in words and words[-1] == "say")
         or any(word in _BELIEFS for _, word in denied)
+        or _is_denied(clause)
         or any(pair == ("the", "case") for pair in pairwise(words) if denied)
+    )
+
+
+def _is_denied(words: Sequence[str]) -> bool:
+    """Whether a clause ends as in "it is wrong to say that the" and "I doubt the", but not as in "there is no doubt
+    that the" and "as C is wrong the"."""
+    rest = list(dropwhile((_QUALIFIERS | _SAYING | _INTRODUCING).__contains__, reversed(words)))
+    introduction = words[len(rest) :]
+    return (
+        bool(rest)
+        and rest[0] in _DENIALS
+        and (rest[0] == "doubt" or not _INTRODUCING.isdisjoint(introduction))
+        and {"no", "without", *_NEGATIONS}.isdisjoint(rest)
     )
 
 

@@ -26,7 +26,7 @@ class ExactMatch(BoxedAnswers):
         if boxed := super().answer(text):
             return boxed
         text = said(text)
-        lines = (text[start:].partition("\n")[0].rstrip("* ") for start in statements(text, ANSWER))
+        lines = (_stated(text[start : start + _LONGEST_LINE]) for start in statements(text, ANSWER))
         return next(filter(None, lines), None)
 
     def equivalent(self, first: str, second: str) -> bool:
@@ -37,7 +37,21 @@ class ExactMatch(BoxedAnswers):
         """Unicode's compatibility form (NFKC) but for raised and lowered digits and fractions, case folded, without
         characters that nobody sees, markup for text, quotation marks and full stops around it, spaces collapsed."""
         text = folded(folded(without_markup(answer)).casefold())
-        return " ".join(text.split()).strip("\"'“”‘’*$. ")
+        return " ".join(text.split()).strip("\"'*_`$. ")
+
+
+_LONGEST_LINE = 4000
+"""Characters of an answer in words."""
+_QUOTED = re.compile(r"([\"'`])(?P<inside>(?:(?!\1)[^\n])*)\1(?=\s*(?:[,.;}|]|\Z))")
+_CELL_ENDS = re.compile(r"\s*(?:\||</answer>|\n|\Z)", re.IGNORECASE)
+
+
+def _stated(text: str) -> str:
+    """The answer that a text begins with: up to the end of the line, of its quotation marks, its table's cell, or its
+    tag."""
+    if quoted := _QUOTED.match(text):
+        return quoted["inside"].strip()
+    return text[: end.start() if (end := _CELL_ENDS.search(text)) else None].rstrip("* ")
 
 
 class WholeText(ExactMatch):
@@ -76,7 +90,7 @@ class Choices(ExactMatch):
 
 _MOST_CHARACTERS = 100
 """Of an answer, as far as its letter is looked for."""
-_LABEL = r"(?:(?P<opens>[(\[{<【「])\s*)?(?P<label>[A-Za-z]|\d{1,2})(?!\w)(?P<closes>\s*[)\]}>】」])?"
+_LABEL = r"(?:(?P<opens>[(\[{<【「])\s*)?(?P<label>[A-Za-z]|[ivx]{2,4}|\d{1,2})(?!\w)(?P<closes>\s*[)\]}>】」])?"
 _ALONE = re.compile(rf"(?:(?:option|choice|answer)\s+)?{_LABEL}\s?[.。]?", re.IGNORECASE)
 _FIRST = re.compile(
     r"(?:(?:both|either|the|correct|right|best|final|answer|option|choice|letter|alternative|number|is|most|likely"
@@ -84,28 +98,37 @@ _FIRST = re.compile(
     re.IGNORECASE,
 )
 _NEXT = re.compile(
-    rf"\s*(?P<between>,\s*(?:and|or)\b|,|&|/|\band/or\b|\band\b|\bor\b)\s*(?:(?:option|choice)\s+)?{_LABEL}",
+    rf"\s*(?P<between>,\s*(?:and|or)\b|[,;&/]|\band/or\b|\band\b|\bor\b)\s*(?:(?:option|choice)\s+)?{_LABEL}",
     re.IGNORECASE,
 )
-_ENDS = re.compile(r"\s*(?:\Z|[.,;:!。、，；：](?!\w)|[-–—](?=\s))")
+_ENDS = re.compile(r"\s*(?:\Z|[.,;:!。、，；：](?!\w)|[-—](?=\s)|\||</)")
 _REASON = re.compile(
     r"\s+(?:because|since|as|for|due|given|which|where|in|by|based|from|with|according|after|when|if|on)\b",
+    re.IGNORECASE,
+)
+_TAKEN_BACK = re.compile(
+    r"[\s.,;:!)]{0,3}(?:but\s+)?(?:which|that|this|it)?(?:'s|\s*\b(?:is|was))\s+(?:[a-z]+ly\s+)?"
+    r"(?:wrong|false|incorrect|impossible|not\s+(?:right|correct|true|possible))\b",
     re.IGNORECASE,
 )
 _WORDS_THEMSELVES = ("A", "I")
 """Letters that begin a sentence as words."""
 
 
+_MARKS = re.compile(r"\\[ ,;:!]|~|[*_`\"]|(?<!\w)'|'(?!\w)")
+"""What may stand around a letter: spaces of TeX, marks of Markdown, quotation marks."""
+
+
 def _undecorated(text: str) -> str:
     text = folded(without_markup(re.sub(r"\\?\$|\\[()\[\]]", "", text)))
-    return " ".join(re.sub(r"\\[ ,;:!]|~|[*_`\"“”‘’]", " ", text).split())
+    return " ".join(_MARKS.sub(" ", text).split())
 
 
 def _labels(answer: str, *, is_statement: bool = False) -> list[str]:
     """The letters and numbers that an answer begins with; none where it begins otherwise.
 
     Args:
-        is_statement: it is part of a text, where "A or B" and "A?" are no decision.
+        is_statement: it is part of a text, where "A or B", "A?" and "A. That is wrong." are no decision.
     """
     text = _undecorated(answer)
     labels: list[str] = []
@@ -116,8 +139,10 @@ def _labels(answer: str, *, is_statement: bool = False) -> list[str]:
         undecided = found and found["between"].casefold().endswith("or")
         if found and undecided and _stands_alone(found, text):
             return []
-    if labels and is_statement and text[last.end() :].lstrip().startswith("?"):
-        return []
+    if labels and is_statement:
+        behind = text[last.end() :]
+        if behind.lstrip().startswith("?") or _TAKEN_BACK.match(behind):
+            return []
     return labels
 
 

@@ -8,7 +8,7 @@ from motes.errors import GraderError
 from motes.tasks.boxed import BoxedAnswers
 from motes.tasks.maths.cases import cases, same_cases
 from motes.tasks.maths.workers import Grader, shared
-from motes.tasks.numbers import MOST_CHARACTERS, number, plain, tidied
+from motes.tasks.numbers import is_excessive, number, plain, tidied
 
 _WORD = re.compile(r"(\\(text|mathrm|textbf|mbox)\{)?\(?(?P<word>[A-Za-z]{3,})\)?\}?")
 
@@ -18,7 +18,8 @@ class MathAnswers(BoxedAnswers):
 
     What Math-Verify (https://github.com/huggingface/Math-Verify) finds equal to the reference is right. It is asked in
     other processes, and only about what is not plain: equal texts, numbers and words are right without, different
-    integers wrong.
+    integers wrong. So is what is longer or more deeply nested than it could read in time (`motes.tasks.numbers`), if it
+    is not the reference's own text.
 
     Args:
         grader: by default the one that this process shares.
@@ -46,6 +47,8 @@ class MathAnswers(BoxedAnswers):
         numbers = number(gold), number(given)
         if all(value is not None and value.denominator == 1 for value in numbers):
             return False
+        if is_excessive(gold) or is_excessive(given):
+            return False
         gold_cases, given_cases = cases(gold), cases(given)
         if gold_cases is None and given_cases is None:
             return self.grader.verify(gold, given)
@@ -65,10 +68,10 @@ class MathAnswers(BoxedAnswers):
         text = tidied(answer)
         if name := _name_at_once(text):
             return name
+        if is_excessive(text):
+            return plain(text)
         if rows := cases(text):
             return f"cases {sorted([self.canonical(cell) for cell in row] for row in rows)}"
-        if len(text) > MOST_CHARACTERS:
-            return plain(text)
         try:
             name = self.grader.canonical(text)
         except GraderError:

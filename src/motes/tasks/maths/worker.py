@@ -64,10 +64,20 @@ def name(expression: Any) -> str:
             ends = [name(expression.start), name(expression.end)]
             return f"interval {ends} {bool(expression.left_open)} {bool(expression.right_open)}"
         case FiniteSet() | Union():
-            return f"{type(expression).__name__} {sorted(map(name, expression.args))}"
+            return f"{type(expression).__name__} {sorted(entries(expression))}"
         case Tuple():
             return f"tuple {[name(entry) for entry in expression]}"
     return number(at_a_point(expression, 0))
+
+
+def entries(expression: Any) -> list[str]:
+    """The names of what a set holds. Values of one unknown, x_1 = 2 and x_2 = 3, are named alone; of several, x = 2 and
+    y = 3, with the unknown."""
+    values = [entry for entry in expression.args if isinstance(entry, Eq) and isinstance(entry.lhs, Symbol)]
+    unknowns = {entry.lhs.name.partition("_")[0] for entry in values}
+    if len(unknowns) < 2:
+        return [name(entry) for entry in expression.args]
+    return [f"{entry.lhs} = {name(entry)}" if entry in values else name(entry) for entry in expression.args]
 
 
 def relation(expression: Any) -> str:
