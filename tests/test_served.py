@@ -570,6 +570,42 @@ def test_what_is_found(engine: Engine, options: Any, name: str, route: str, rend
     assert capabilities.model in str(capabilities)
 
 
+@pytest.mark.parametrize(
+    ("entry", "length"),
+    [
+        ({"context_window": 8192}, 8192),  # Groq
+        ({"context_length": 4096, "top_provider": None}, 4096),  # OpenRouter, Together
+        ({"max_context_length": 32768, "loaded_context_length": 2048}, 2048),  # LM Studio
+        ({"max_context_length": 32768}, 32768),
+        ({"meta": {"n_ctx_train": 1024}}, 1024),  # llama.cpp without /props
+        ({"meta": {"n_ctx_train": 1024, "n_ctx": 512}}, 512),
+        ({"context_length": True, "max_model_len": "512", "meta": None}, None),
+    ],
+)
+def test_lists_of_models_tell_the_context_in_several_words(entry: dict[str, Any], length: int | None):
+    class Lists(OpenAICompatible):
+        def v1_models(self, body: dict[str, Any]) -> Any:
+            return {"data": [{**super().v1_models(body)["data"][0], **entry}]}
+
+    assert found(Lists()).context_length == length
+
+
+class OllamaThatTells(Ollama):
+    def api_ps(self, body: dict[str, Any]) -> Any:
+        loaded = [{"model": f"{self.model}:latest", "context_length": 300}] if self.asked else []
+        return {"models": [{"name": "another", "context_length": 7}, *loaded]}
+
+
+class LMStudio(OpenAICompatible):
+    def api_v0_models(self, body: dict[str, Any]) -> Any:
+        return {"data": [{"id": self.model, "max_context_length": 32768, "loaded_context_length": 300}]}
+
+
+@pytest.mark.parametrize("engine", [OllamaThatTells, LMStudio])
+def test_servers_that_load_on_demand_tell_the_context_then(engine: type[Engine]):
+    assert found(engine(), vocabulary=Tokenizer()).context_length == 300
+
+
 def test_an_older_sglang_is_known():
     class Older(SGLangThatRenders):
         server_info = None

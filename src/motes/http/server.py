@@ -55,6 +55,16 @@ SIGNS: Mapping[str, Sign] = MappingProxyType(
 
 UNKNOWN = "unknown"
 
+LENGTHS = (("loaded_context_length",), ("max_model_len",), ("meta", "n_ctx"))
+"""Where lists of models say how long the context is."""
+
+LARGEST_LENGTHS = (("context_window",), ("context_length",), ("max_context_length",), ("meta", "n_ctx_train"))
+"""Where they say how long it can be: servers may have been started with less."""
+
+LOADED = {"ollama": ("api/ps", "models", "context_length"), UNKNOWN: ("api/v0/models", "data", "loaded_context_length")}
+"""Where servers that load models on demand, Ollama and LM Studio, say how long the context is of those that are loaded:
+a route below the root, the list in its answer, and the field of its entries."""
+
 
 @dataclass(frozen=True)
 class Server:
@@ -113,7 +123,11 @@ async def identify(client: Client, address: Address, engine: str | None = None) 
         engine = "openai"
     engine, told = await _sign(client, address, chosen, engine)
     sign = SIGNS.get(engine, Sign())
-    lengths = (chosen.get("max_model_len"), _at(chosen, ("meta", "n_ctx")), _at(told, sign.context))
+    lengths = (
+        *(_at(chosen, path) for path in LENGTHS),
+        _at(told, sign.context),
+        *(_at(chosen, path) for path in LARGEST_LENGTHS),
+    )
     version = _at(told, sign.key) if sign.key else None
     origins = (_at(told, ("tokenizer_path",)), chosen.get("root"))  # SGLang's word; everyone's, if they say it
     return Server(
@@ -121,10 +135,31 @@ async def identify(client: Client, address: Address, engine: str | None = None) 
         version=None if version is None else str(version),
         models=tuple(str(entry["id"]) for entry in entries),
         model=str(chosen["id"]),
-        context_length=next((int(n) for n in lengths if isinstance(n, int) and n > 0), None),
+        context_length=next((length for n in lengths if (length := _length(n)) is not None), None),
         told=told if isinstance(told, dict) else {},
         origin=next((name for name in origins if isinstance(name, str) and name), None),
     )
+
+
+async def loaded_context_length(client: Client, address: Address, server: Server) -> int | None:
+    """The context that a server gave its model when it loaded it, which some do with the first request; None: it does
+    not say."""
+    if server.engine not in LOADED:
+        return None
+    path, listed, name = LOADED[server.engine]
+    try:
+        told = await client.get(f"{address.root}/{path}", attempts=1)
+    except MotesError:
+        return None
+    entries = _at(told, (listed,))
+    for entry in entries if isinstance(entries, list) else ():
+        if server.model in (_at(entry, ("id",)), _at(entry, ("model",)), _at(entry, ("name",))):
+            return _length(_at(entry, (name,)))
+    return None
+
+
+def _length(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _chosen(address: Address, entries: list[dict[str, Any]]) -> dict[str, Any]:

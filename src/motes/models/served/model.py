@@ -377,7 +377,8 @@ class HTTPLanguageModel:
         told = limits(str(error))
         if told.most is not None and told.most < request.limit:
             self._most = told.most
-        if told.context is not None and self.capabilities.context_length is None:
+        known = self.capabilities.context_length
+        if told.context is not None and (known is None or told.context < known):
             self.capabilities = replace(self.capabilities, context_length=told.context)
         if told.room is not None and told.room < request.limit:
             return max(0, told.room)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from motes.errors import ContextLengthError, ServerError
 from motes.http import Address, Client, Server, identify
+from motes.http.server import loaded_context_length
 from motes.models.served.capabilities import Capabilities, Rendering, Route
 from motes.models.served.native import WIRES
 from motes.models.served.profiles import PROFILES, Profile
@@ -38,6 +39,12 @@ async def probe(
         ServerError: it answers neither a completion nor a chat.
     """
     server = await identify(client, address, engine)
+    found = await _abilities(client, address, server, vocabulary)
+    loaded = await loaded_context_length(client, address, server)  # only now that something was drawn
+    return found if loaded is None else replace(found, context_length=loaded)
+
+
+async def _abilities(client: Client, address: Address, server: Server, vocabulary: Vocabulary | None) -> Capabilities:
     profile = PROFILES[server.engine]
     known = Capabilities(
         engine=server.engine,
