@@ -136,6 +136,18 @@ def test_an_address_may_be_written_carelessly(spec: str):
     assert Address.parse(spec) == Address("http://a.test/v1", "M")
 
 
+def test_an_address_is_well_formed():
+    assert Address.parse("http://a.test/v\udcff#m\udcff") == Address("http://a.test/v\ufffd", "m\ufffd")
+
+
+def test_a_key_of_digits_may_come_as_a_number():
+    script = Script({"fine": 1})
+    post(script, api_key=123456)
+    assert script.requests[0].headers["authorization"] == "Bearer 123456"
+    with pytest.raises(ConfigurationError, match="variable 5 is not set"):
+        Address.parse("http://a.test").key(5)  # type: ignore[arg-type]
+
+
 def test_keys_go_where_they_belong(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OPENAI_API_KEY", "for-openai")
     monkeypatch.delenv("MOTES_API_KEY", raising=False)

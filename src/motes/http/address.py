@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from motes.errors import ConfigurationError
 from motes.http.key import Key
+from motes.text import well_formed
 
 KEY_VARIABLE = "MOTES_API_KEY"
 OPENAI_HOST = "api.openai.com"
@@ -33,8 +34,9 @@ class Address:
         Raises:
             ConfigurationError: that is no such URL.
         """
+        spec = well_formed(spec.strip())
         try:
-            parts = urlsplit(spec.strip())
+            parts = urlsplit(spec)
         except ValueError:
             raise _no_address(spec, "its host is no IPv6 address") from None
         if parts.username is not None or parts.password is not None:
@@ -75,7 +77,7 @@ class Address:
             ConfigurationError: the named variable is not set, or a key cannot be sent.
         """
         if variable is not None:
-            key = Key.clean(os.environ.get(variable), variable)
+            key = Key.clean(os.environ.get(str(variable)), str(variable))
             if key is None:
                 raise ConfigurationError(f"the environment variable {variable} is not set: put the API key into it")
             return key.value
@@ -88,7 +90,7 @@ class Address:
 
 
 def _no_address(spec: str, reason: str) -> ConfigurationError:
-    shown = re.sub(r"(?s)//.*@", "//", spec.strip())  # a password may stand there, with a slash or a # in it
+    shown = re.sub(r"(?s)//.*@", "//", spec)  # a password may stand there, with a slash or a # in it
     return ConfigurationError(
         f"{shown!r} is no address of a model ({reason}): write http://HOST:PORT/v1#MODEL, an IPv6 host in brackets, "
         "http://[::1]:8000/v1"

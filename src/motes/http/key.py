@@ -20,16 +20,17 @@ class Key:
     value: str = field(repr=False)
 
     @classmethod
-    def clean(cls, text: str | None, origin: str) -> Key | None:
+    def clean(cls, text: object, origin: str) -> Key | None:
         """The key in `text`, without the blanks and line breaks around it; None where there is nothing else.
 
         Args:
+            text: a key of digits comes out of a model's spec as a number.
             origin: where it comes from, for messages.
 
         Raises:
             ConfigurationError: it cannot be sent.
         """
-        value = (text or "").strip()
+        value = "" if text is None else str(text).strip()
         if not value:
             return None
         if not all("!" <= character <= "~" for character in value):
