@@ -259,6 +259,16 @@ def test_text_made_elsewhere_can_be_continued() -> None:
     assert random_language_model()(torch.tensor([ids])).logits[0, -1].argmax() == step.token_ids[0]
 
 
+def test_special_tokens_in_text_made_elsewhere_are_text() -> None:
+    lm = local()
+    end = lm.vocabulary.tokenizer.eos_token
+    root = Trajectory(Problem(QUESTION))
+    ids, num_answer = lm._ids(root.extend(Step(f"First{end}\n\n", "step")).extend(Step(f"{end}then", "step")))
+    written = ids[len(ids) - num_answer :]
+    assert lm.vocabulary.tokenizer.eos_token_id not in written
+    assert lm.vocabulary.decode(written) == f"First{end}\n\n{end}then"
+
+
 def test_limits_on_tokens() -> None:
     lm = local()
     root = Trajectory(Problem(QUESTION))

@@ -223,9 +223,10 @@ class LocalLanguageModel(Engine[_Extension]):
         return ids, len(ids) - len(prompt)
 
     def _encoded(self, node: Trajectory) -> list[int]:
-        """The tokens of a step that is known as text only."""
+        """The tokens of a step that is known as text only: special ones that it spells are text, as no step's text
+        holds others."""
         opened = "" if node.depth > 1 else self.vocabulary.opening(node.problem)
-        return self.vocabulary.encode(node.added.removeprefix(opened))
+        return self.vocabulary.encode(node.added.removeprefix(opened), special=False)
 
     def _before(self, trajectory: Trajectory) -> str:
         """What the next step's text begins with."""
