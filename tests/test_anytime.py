@@ -32,7 +32,7 @@ from motes import (
 from motes.errors import ConfigurationError, DegenerateWeightsError
 from motes.methods import METHODS, Run, method, population
 from motes.types import STOPS
-from test_mutations import mutant
+from mutations import mutate
 from virtual_time import timed
 
 DEPTH = 9
@@ -318,10 +318,7 @@ MUTATIONS = {
 
 @pytest.mark.parametrize("mistake", MUTATIONS)
 def test_a_mistake_is_found(mistake: str, monkeypatch: pytest.MonkeyPatch):
-    copy = mutant(population, *MUTATIONS[mistake])
-    for name, function in vars(copy.Run).items():
-        if callable(function) and not name.startswith("__"):
-            monkeypatch.setattr(population.Run, name, function)
+    mutate(monkeypatch, population, "Run", *MUTATIONS[mistake])
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         every_check()
 

@@ -1,7 +1,4 @@
-"""The exact tests of chains, entropic filters and islands can fail: each mistake below is found by one of them.
-
-Mutants are made as in test_mutations.py: one passage of a module's source replaced.
-"""
+"""The exact tests of chains, entropic filters and islands can fail: each mistake below is found by one of them."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ from exact_chains import (
     whole_run_z_scores,
 )
 from motes import EntropicParticleFilter, Islands, ParallelTempering, ParticleFilter, ParticleGibbs, TabularReward
-from test_mutations import mutant
+from mutations import mutant, replace_methods
 
 Finds = Callable[[], bool]
 RATE = 1e-8  # at most that of one test of those that the mutants must fail
@@ -258,27 +255,10 @@ def install(monkeypatch: pytest.MonkeyPatch, module: types.ModuleType, old: str,
     """Make the module's class, and `pool`, do what they would if `old` read `new`."""
     copy = mutant(module, old, new)
     for cls in CLASSES[module]:
-        for name, mutated in vars(getattr(copy, cls.__name__)).items():
-            if isinstance(mutated, property):
-                monkeypatch.setattr(cls, name, property(with_class_cell(mutated.fget, cls)))
-            elif isinstance(mutated, types.FunctionType) and not name.startswith("__"):
-                monkeypatch.setattr(cls, name, with_class_cell(mutated, cls))
+        replace_methods(monkeypatch, cls, getattr(copy, cls.__name__))
     if module is sweep:
         for user in (particle_gibbs, parallel_tempering, islands):
             monkeypatch.setattr(user, "pool", copy.pool)
-
-
-def with_class_cell(function: types.FunctionType, cls: type) -> types.FunctionType:
-    """The function as a method of `cls`: what it calls `super()` of is that, not the mutant's own class."""
-    if "__class__" not in function.__code__.co_freevars:
-        return function
-    closure = tuple(
-        types.CellType(cls) if name == "__class__" else cell
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    )
-    return types.FunctionType(
-        function.__code__, function.__globals__, function.__name__, function.__defaults__, closure
-    )
 
 
 @pytest.mark.parametrize("mistake", MUTATIONS)

@@ -41,11 +41,11 @@ from motes.errors import (
     NoParticlesError,
     ServerError,
 )
-from motes.methods import METHODS, Population, Run, conclude, method, particle_filter, population
+from motes.methods import METHODS, Population, Run, conclude, method, particle_filter, population, requirements
 from motes.smc import Weights
 from motes.tasks import BoxedAnswers
 from motes.types import Failure
-from test_mutations import mutant
+from mutations import mutant, mutate
 
 
 class Failing(TabularLanguageModel):
@@ -236,18 +236,18 @@ MUTATIONS = {
     "scores are kept": (population, '() if trajectory.finished == "failed" else scores', "scores"),
     "the reason is lost": (population, "return parent.fail(step.error)", "return parent.finish('max_tokens')"),
     "none left is no error": (population, "if not weights.degenerate:\n            return", "return"),
-    "step by step is never refused": (population, "if sampling.max_steps > 1 and not", "if False and not"),
+    "step by step is never refused": (requirements, "if sampling.max_steps > 1 and not", "if False and not"),
 }
 
 
 @pytest.mark.parametrize("mistake", MUTATIONS)
 def test_a_mistake_is_found(mistake: str, monkeypatch: pytest.MonkeyPatch):
     module, *change = MUTATIONS[mistake]
-    copy = mutant(module, *change)
-    name = "ParticleFilter" if module is particle_filter else "Run"
-    for attribute, value in vars(getattr(copy, name)).items():
-        if callable(value) and not attribute.startswith("__"):
-            monkeypatch.setattr(getattr(module, name), attribute, value)
+    if module is requirements:
+        for user in (particle_filter, population):
+            monkeypatch.setattr(user, "require_steps", mutant(module, *change).require_steps)
+    else:
+        mutate(monkeypatch, module, "ParticleFilter" if module is particle_filter else "Run", *change)
     with pytest.raises((AssertionError, pytest.fail.Exception, LookupError, ValueError)):
         every_check()
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
+import math
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -17,8 +20,10 @@ import gateways
 import motes
 import worlds
 from motes.errors import ContextLengthError, EngineError, UnauthorizedError, UnreachableError
+from motes.gateway.answering import visible
 from motes.gateway.config import Key
 from motes.tasks import TASKS
+from motes.types import Failure, Usage
 
 TASK = TASKS["arithmetic"]()
 PROBLEMS = TASK.problems(limit=12)
@@ -69,6 +74,57 @@ def test_several_answers_are_those_with_the_most_mass(client):
     masses = [each["answer"] for each in told["motes"]["posterior"]]
     assert [TASK.answer(choice["message"]["content"]) for choice in told["choices"]] == masses[:3]
     assert [choice["index"] for choice in told["choices"]] == [0, 1, 2]
+
+
+SHOWN = [  # text, how it ended, weight, score
+    ("four", "eos", 0.2, 0.5), ("five", "eos", 0.15, 0.9), ("six", "max_tokens", 0.1, 0.9), ("seven", "eos", 0.1, 0.2),
+    ("eight", "eos", 0.1, 0.4), ("five", "max_tokens", 0.15, 0.95), ("", "eos", 0.1, 0.9), ("nine", "failed", 0.0, 0.9),
+    ("ten", "eos", 0.1, math.nan),
+]  # fmt: skip
+
+
+def result_of(answers: dict[str, str], **fields: object) -> motes.Result:
+    """A run that ended in the trajectories of `SHOWN`, with the texts' answers."""
+    problem = motes.Problem("?")
+    posterior: dict[str, float] = {}
+    for text, _, weight, _ in SHOWN:
+        if text in answers:
+            posterior[answers[text]] = posterior.get(answers[text], 0.0) + weight
+    return motes.Result(
+        problem, "pf", 0,
+        posterior=dict(sorted(posterior.items(), key=lambda item: -item[1])),
+        answers=tuple(answers.get(text) for text, *_ in SHOWN),
+        trajectories=tuple(
+            motes.Trajectory(problem).extend(motes.Step(text, "step" if ended == "failed" else ended)).finish(ended)
+            for text, ended, *_ in SHOWN
+        ),
+        log_weights=np.log([max(weight, 1e-300) for *_, weight, _ in SHOWN]),
+        scores=np.array([score for *_, score in SHOWN]),
+        **fields,
+    )  # fmt: skip
+
+
+def test_the_likeliest_texts_are_shown_where_none_states_an_answer():
+    """Those with the most mass, which copies have together; of equally likely ones those that the model ended, then
+    the better scored; neither what is empty nor what failed."""
+    ranked = ["five", "four", "eight", "seven", "ten", "six"]
+    result = result_of({}, text="five")
+    for number in range(1, 9):
+        assert [each.text for each in visible(result, number)] == ranked[:number]
+    assert [each.finished for each in visible(result, 9)] == ["eos"] * 5 + ["max_tokens"], (
+        "of copies, the one that ended"
+    )
+    assert visible(result, 1)[0] is result.trajectories[1]
+
+
+def test_answers_are_shown_the_selected_one_first_then_those_with_the_most_mass():
+    answers = {"four": "4", "five": "5", "six": "4", "seven": "7"}  # masses 0.3, 0.3, 0.1
+    result = result_of(answers, answer="7", text="seven")
+    assert [each.text for each in visible(result, 9)] == ["seven", "six", "five"], "of each the best-scored text"
+    assert [each.text for each in visible(result, 2)] == ["seven", "six"]
+    result = result_of({**answers, "ten": "5"}, answer="5", text="five")
+    assert [each.text for each in visible(result, 9)] == ["five", "six", "seven"]
+    assert visible(result, 1)[0].finished == "eos"
 
 
 def test_a_request_chooses_within_the_limits(client):
@@ -282,7 +338,8 @@ def test_metrics_are_what_was_sent():
         with client.stream("POST", CHAT, json=asked) as stream:
             assert "data: [DONE]" in list(stream.iter_lines())
         answers.append(answers[0])  # the stream was the same run once more
-        told = counted(client)
+        while sum((told := counted(client))["motes_requests_total"].values()) < 16:
+            pass  # a stream is counted once it is closed, which is a moment after its client has it all
         requests = {(model, status): n for (_, _, model, status), n in told["motes_requests_total"].items()}
         assert requests == {("story", "200"): 13.0, ("", "400"): 1.0, ("", "404"): 1.0, ("story", "400"): 1.0}
         for (kind, role), name in {
@@ -309,6 +366,36 @@ def test_metrics_of_clients_that_left_and_models_that_failed(held):
     with gateways.over(Failing(EngineError("it fell over"))) as client:
         ask(client)
         assert counted(client)["motes_upstream_errors_total"] == {("story",): 1.0}
+
+
+class Costly(worlds.StoryLanguageModel):
+    """Every step costs tokens of attempts that broke off; for the third step the server is gone."""
+
+    async def extend(self, trajectories, sampling, seeds):
+        steps = await super().extend(trajectories, sampling, seeds)
+        if trajectories[0].depth == 2:
+            return [Failure(EngineError("it fell over"), Usage(prefill_tokens=5)) for _ in trajectories]
+        cost = Usage(
+            generated_tokens=7, prefill_tokens=11, prefill_tokens_cached=13, failed_generated_tokens=3,
+            failed_prefill_tokens=2,
+        )  # fmt: skip
+        return [dataclasses.replace(step, usage=cost) for step in steps]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_run_spent_that_failed_is_counted(stream):
+    with gateways.over(Costly()) as client:
+        response = ask(client, PROBLEMS[-1].question, stream=stream, motes={"method": "pf:ess_threshold=1"})
+        assert "a model behind this one failed" in response.text
+        told = counted(client)
+        assert {kind: n for (kind, _, role), n in told["motes_tokens_total"].items() if role == "language model"} == {
+            "generated": 2 * 8 * 7,
+            "prefill": 2 * 8 * 11 + 8 * 5,
+            "prefill_cached": 2 * 8 * 13,
+            "failed_generated": 2 * 8 * 3,
+            "failed_prefill": 2 * 8 * 2,
+        }
+        assert told["motes_upstream_errors_total"] == {("story",): 1.0}
 
 
 class Remote(worlds.StoryLanguageModel):

@@ -41,6 +41,7 @@ def test_what_is_honoured():
     assert (chat(max_tokens=5).longest, chat(stop="x").stops, chat().stops) == (5, ("x",), ())
 
 
+NAN, INF = float("nan"), float("inf")
 NOTHING = {
     "frequency_penalty": [0, 0.0], "presence_penalty": [0], "logit_bias": [{}], "logprobs": [False],
     "top_logprobs": [0],
@@ -53,15 +54,23 @@ SOMETHING = {
     "tool_choice": ["required", {"type": "function"}], "functions": [[{"name": "f"}]], "function_call": ["auto"],
     "response_format": [{"type": "json_object"}], "store": [True], "modalities": [["audio"]], "audio": [{"voice": "x"}],
     "prediction": [{"type": "content"}], "reasoning_effort": ["high"], "web_search_options": [{}], "unheard_of": [1],
-    "best_of": [2], "motes": [{"particels": 3}, {"particles": 0}, {"deadline": 0}, {"lm": "http://elsewhere"}],
-    "n": [0], "temperature": [-1, 2.1, "hot"], "top_p": [0, 1.1], "max_tokens": [0], "max_completion_tokens": [-1],
-    "stop": [[""], ["a", "b", "c", "d", "e"], [1]], "seed": ["x", 1.5], "model": ["", None], "stream": ["perhaps"],
-    "stream_options": [{"include_usage": True}],
+    "best_of": [2], "motes": [{"particels": 3}, {"particles": 0}, {"deadline": 0}, {"lm": "http://elsewhere"},
+              {"particles": True}, {"particles": "8"}, {"deadline": "3"}, {"deadline": NAN}, {"progress": 1},
+              {"progress": "yes"}, {"method": 1}, None, "pf"],
+    "n": [0, True, "2"], "temperature": [-1, 2.1, "hot", "0.5", True, NAN, INF, 10**400],
+    "top_p": [0, 1.1, True, NAN], "max_tokens": [0, True, "5", 5.5, [5], INF],
+    "max_completion_tokens": [-1, True], "stop": [[""], ["a", "b", "c", "d", "e"], [1], [None], 1, {}],
+    "seed": ["x", 1.5, "1", True, NAN], "model": ["", None, 1, ["tiny"]], "stream": ["perhaps", "yes", 1],
+    "stream_options": [{"include_usage": True}, True], "parallel_tool_calls": ["no", 0], "user": [5],
+    "metadata": [{"a": 1}, []],
     "messages": [
         [], None, "hello", [{"role": "user"}], [{"role": "user", "content": " "}], [{"role": "tool", "content": "x"}],
         [{"role": "assistant", "content": "x"}],
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
-        [{"role": "user", "content": "x", "name": "bob"}],
+        [{"role": "user", "content": "x", "name": "bob"}], ["x"], {"role": "user", "content": "x"},
+        [{"role": "user", "content": None}], [{"role": "user", "content": 5}], [{"role": "user", "content": ["x"]}],
+        [{"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {}}]}],
+        [{"role": "user", "content": [{"type": "text", "text": None}]}],
         [{"role": "assistant", "content": "x", "tool_calls": [{}]}, {"role": "user", "content": "x"}],
     ],
 }  # fmt: skip
@@ -77,6 +86,42 @@ def test_what_cannot_be_honoured_is_named(field, value):
     with pytest.raises(ValidationError) as caught:
         chat(**{field: value})
     assert {fault["loc"][0] for fault in caught.value.errors()} == {field}
+
+
+def test_whole_numbers_may_be_written_with_a_point():
+    request = chat(max_tokens=5.0, n=2.0, seed=7.0, motes={"particles": 8.0})
+    found = (request.max_tokens, request.n, request.seed, request.motes.particles)
+    assert found == (5, 2, 7, 8)
+    assert all(type(number) is int for number in found)
+
+
+def test_who_sends_none_of_several_things_is_told_all_of_them():
+    for fields, place, words in [
+        ({"stop": 5}, ("stop",), "a text or a list of texts"),
+        ({"motes": {"progress": "yes"}}, ("motes", "progress"), 'true, false or "particles"'),
+        ({"messages": [{"role": "user", "content": 5}]}, ("messages", 0, "content"), "a text, or a list of"),
+    ]:
+        with pytest.raises(ValidationError) as caught:
+            chat(**fields)
+        (fault,) = caught.value.errors()
+        assert fault["loc"] == place
+        assert words in fault["msg"]
+
+
+def test_what_is_nested_without_end_is_refused():
+    deep: list[object] = []
+    for _ in range(2000):
+        deep = [deep]
+    for field in ("logit_bias", "messages", "unheard_of"):
+        with pytest.raises(ValidationError, match="it is nested too deeply"):
+            chat(**{field: deep})
+
+
+def test_what_is_asked_of_clients_is_told_in_the_schema():
+    known = ChatRequest.model_json_schema()["properties"]
+    assert known["max_tokens"]["anyOf"][0] == {"type": "integer", "minimum": 1}
+    assert known["temperature"]["anyOf"][0] == {"type": "number", "minimum": 0, "maximum": 2}
+    assert [kind["type"] for kind in known["stop"]["anyOf"]] == ["string", "array", "null"]
 
 
 def test_two_limits_that_differ():

@@ -256,6 +256,8 @@ def test_patience_ends(answer: Any):
         (httpx2.ReadTimeout("silent"), UnreachableError, "did not send anything for 300 s"),
         (httpx2.ReadError(""), UnreachableError, "broke off"),
         (lambda: httpx2.Response(200, content=b"<html>"), BadResponseError, "no JSON .*OpenAI-compatible"),
+        (lambda: httpx2.Response(200, content=b"[" * 99_999), BadResponseError, "no JSON .*OpenAI-compatible"),
+        (lambda: httpx2.Response(500, content=b"[" * 99_999), ServerError, r"500 Internal Server Error: \[\[\["),
         (failure(429, "too fast"), ServerError, "429 Too Many Requests: too fast.*max_concurrency"),
         (failure(500, "out of memory"), ServerError, "500 Internal Server Error: out of memory.*its log"),
     ],

@@ -23,7 +23,7 @@ from motes.models import sampler
 from motes.models.local import LocalLanguageModel
 from motes.models.sampler import Sampler, uniforms
 from motes.vocabulary import TextEnds
-from test_mutations import mutant
+from mutations import mutant
 
 QUESTION = "Some friends collect pears. Ben owns 7. Rosa has 5 more than Ben. How many does Rosa have?"
 GREEDY = Sampling(temperature=0.0, max_step_tokens=12, delimiter="e")

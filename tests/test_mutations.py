@@ -1,12 +1,11 @@
 """The exact tests can fail: each mistake below, made in the source, is found by one of their statistics.
 
-A mutant is a module compiled from its source with one passage replaced. "Unbiased" mistakes, which no mean of Ẑ can
+"Unbiased" mistakes, which no mean of Ẑ can
 show, are found by the second moments of two particles or by the rules that the records must follow.
 """
 
 from __future__ import annotations
 
-import inspect
 import types
 from collections.abc import Callable
 from functools import cache
@@ -32,6 +31,7 @@ from exact import (
     z_scores,
 )
 from motes import ParticleFilter
+from mutations import mutant
 
 Finds = Callable[[type[ParticleFilter]], bool]
 LIMIT = z_limit(1000)  # at least that of the tests that the mutants must fail
@@ -228,15 +228,6 @@ MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
         by_records(ess_threshold=1.0),
     ),
 }
-
-
-def mutant(module: types.ModuleType, old: str, new: str) -> types.ModuleType:
-    """The module as it would be if `old` read `new`."""
-    source = inspect.getsource(module)
-    assert source.count(old) == 1, f"{module.__name__} no longer has the passage that this mutation replaces: {old!r}"
-    copy = types.ModuleType(module.__name__)
-    exec(compile(source.replace(old, new), f"mutant of {module.__name__}", "exec"), copy.__dict__)
-    return copy
 
 
 def method_of(

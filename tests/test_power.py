@@ -21,7 +21,7 @@ from exact import FUNCTIONS, UNEVEN, mean_of, path_of, z_limit, z_scores
 from motes import PowerFilter, Result, Sampling, Step, TabularLanguageModel, Trajectory, asolve
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.methods import power
-from test_mutations import mutant
+from mutations import mutant
 from test_served import server
 
 ALPHAS = (0.5, 2.5)

@@ -34,7 +34,7 @@ from motes import (
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.methods import method, searches
 from motes.methods.population import AGGREGATIONS
-from test_mutations import mutant
+from mutations import mutant
 
 
 class Tree:

@@ -51,7 +51,7 @@ from motes.errors import (
 )
 from motes.http import Retries
 from motes.models.served import Capabilities, HTTPLanguageModel, model, profiles, prompts, stream
-from test_mutations import mutant
+from mutations import mutate
 
 QUESTION = Problem("How many?", system="Be brief.")
 PROMPT = encode(render([dict(message) for message in QUESTION.messages]))
@@ -1228,16 +1228,9 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
 
 @pytest.mark.parametrize("mistake", MUTATIONS)
 def test_a_mistake_is_found(mistake: str, monkeypatch: pytest.MonkeyPatch):
-    replaced(monkeypatch, *MUTATIONS[mistake])
+    mutate(monkeypatch, *MUTATIONS[mistake])
     with pytest.raises((AssertionError, pytest.fail.Exception, MotesError, TypeError)):
         every_check()
-
-
-def replaced(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, old: str, new: str) -> None:
-    """Let a class do what it would do if its module read `new`."""
-    for attribute, value in vars(getattr(mutant(module, old, new), name)).items():
-        if (callable(value) or isinstance(value, property)) and not attribute.startswith("__"):
-            monkeypatch.setattr(getattr(module, name), attribute, value)
 
 
 def every_check() -> None:
@@ -1271,5 +1264,5 @@ def every_check() -> None:
 @pytest.mark.parametrize("mistake", {module: mistake for mistake, (module, *_) in MUTATIONS.items()}.values())
 def test_without_the_mistake_nothing_is_found(mistake: str, monkeypatch: pytest.MonkeyPatch):
     module, name, passage, _ = MUTATIONS[mistake]
-    replaced(monkeypatch, module, name, passage, passage)
+    mutate(monkeypatch, module, name, passage, passage)
     every_check()

@@ -37,9 +37,9 @@ from motes.rewards.prm import LocalPRM
 from motes.rewards.served import model, routes
 from motes.rewards.served.model import ServedPRM
 from motes.types import Scores, Usage
+from mutations import mutate
 from prm_families import PUBLISHED, mistral
 from reward_engines import LlamaCppNext, OfRewards, OldVLLM, Served, SGLangNext, VLLMNext, VLLMPooling, connect
-from test_served import replaced
 
 QUESTION = "Ben owns 7 pears. Rosa has 5 more pears than Ben. How many pears does Rosa have?"
 STEPS = ("So 7+5=12 and Rosa has 12 pears.", "Rosa has 12 pears.\nThe answer is 12 - 7?", "The answer is \\boxed{12}.")
@@ -687,7 +687,7 @@ def every_check(folders: dict[str, Path], another: Path) -> None:
 
 @pytest.mark.parametrize("mistake", MUTATIONS)
 def test_a_mistake_is_found(folders: dict[str, Path], another: Path, mistake: str, monkeypatch: pytest.MonkeyPatch):
-    replaced(monkeypatch, *MUTATIONS[mistake])
+    mutate(monkeypatch, *MUTATIONS[mistake])
     with pytest.raises((AssertionError, pytest.fail.Exception, MotesError, ValueError, KeyError, TypeError)):
         every_check(folders, another)
 
@@ -697,5 +697,5 @@ def test_without_the_mistake_nothing_is_found(
     folders: dict[str, Path], another: Path, mistake: str, monkeypatch: pytest.MonkeyPatch
 ):
     module, name, passage, _ = MUTATIONS[mistake]
-    replaced(monkeypatch, module, name, passage, passage)
+    mutate(monkeypatch, module, name, passage, passage)
     every_check(folders, another)

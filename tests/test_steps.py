@@ -27,7 +27,7 @@ from motes.models.local import LocalLanguageModel
 from motes.steps import MATCH_LENGTH, Cut, divided, first_cut
 from motes.tasks import BoxedAnswers
 from motes.vocabulary import Vocabulary
-from test_mutations import mutant
+from mutations import mutant
 from test_served import PROMPT, ROOT, WITH_IDS, WITH_TEXT, WITHOUT_SEEDS, server
 from test_tokenizers import KINDS, of
 

@@ -30,12 +30,23 @@ def well_formed(text: str) -> str:
 
 
 def well_formed_values(value: Any) -> Any:
-    """What JSON holds with every text in it, names included, made well-formed."""
+    """What JSON holds with every text in it, names included, made well-formed.
+
+    Raises:
+        ValueError: it is nested too deeply to look into.
+    """
+    try:
+        return _well_formed_values(value)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _well_formed_values(value: Any) -> Any:
     if isinstance(value, str):
         return well_formed(value)
     if isinstance(value, dict):
-        return {well_formed_values(name): well_formed_values(one) for name, one in value.items()}
-    return [well_formed_values(one) for one in value] if isinstance(value, list) else value
+        return {well_formed(name): _well_formed_values(one) for name, one in value.items()}
+    return [_well_formed_values(one) for one in value] if isinstance(value, list) else value
 
 
 HALF_WRITTEN_OUT = re.compile(r"\\u[dD][89a-fA-F]")
@@ -52,7 +63,10 @@ def parse_json(text: str | bytes, **hooks: Any) -> Any:
         ValueError: it is no JSON.
     """
     text = (text.decode() if isinstance(text, bytes) else text).removeprefix("\ufeff")
-    value = json.loads(text, **hooks)
+    try:
+        value = json.loads(text, **hooks)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     return well_formed_values(value) if HALF_WRITTEN_OUT.search(text) else value
 
 

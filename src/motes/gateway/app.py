@@ -42,6 +42,12 @@ log = logging.getLogger(__name__)
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 NOT_ELSEWHERE = {"X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 """The page is not to be shown within another one."""
+FAULTS = {
+    "extra_forbidden": "there is no such field",
+    "model_type": "Input should be a JSON object",
+    "model_attributes_type": "Input should be a JSON object, sent as application/json",
+}
+"""What pydantic says for readers of Python, by its kind."""
 GONE = 499
 """The status of a request whose client has left: nobody reads it but the log."""
 
@@ -259,7 +265,7 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
                 options, own = request.stream_options, request.motes
                 chunks = Chunks(
                     request.model, chat, started.asked,
-                    with_usage=options is not None and options.include_usage, progress=own.progress,
+                    with_usage=options is not None and bool(options.include_usage), progress=own.progress,
                 )  # fmt: skip
                 sent = events(chunks, started.solve, started.shown, told_in_stream, config.limits.heartbeat)
                 return EventStream(sent, held.pop_all(), left)
@@ -314,8 +320,7 @@ def _told(error: Exception, request: str) -> tuple[int, Mapping[str, Any], dict[
         case RequestValidationError():
             fault = error.errors()[0]
             place = ".".join(map(str, fault["loc"][1:]))
-            words = fault["msg"].removeprefix("Value error, ")
-            words = "there is no such field" if fault["type"] == "extra_forbidden" else words
+            words = FAULTS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
             status, told = 400, failure(f"{place or 'body'}: {words}", "invalid_request_error", field=place or None)
         case StarletteHTTPException():
             status, told = error.status_code, failure(str(error.detail), _kind(error.status_code))

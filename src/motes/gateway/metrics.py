@@ -19,6 +19,8 @@ KINDS: dict[str, tuple[Literal["language model", "reward model"], str]] = {
     "generated_tokens": ("language model", "generated"),
     "prefill_tokens": ("language model", "prefill"),
     "prefill_tokens_cached": ("language model", "prefill_cached"),
+    "failed_generated_tokens": ("language model", "failed_generated"),
+    "failed_prefill_tokens": ("language model", "failed_prefill"),
     "reward_tokens": ("reward model", "computed"),
     "reward_tokens_cached": ("reward model", "cached"),
 }

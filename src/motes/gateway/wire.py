@@ -15,10 +15,12 @@ try:
     from pydantic import (
         AfterValidator,
         BaseModel,
+        BeforeValidator,
         ConfigDict,
         Field,
         GetCoreSchemaHandler,
         GetJsonSchemaHandler,
+        Strict,
         ValidationInfo,
         field_validator,
         model_validator,
@@ -46,16 +48,36 @@ class Only:
         raise ValueError("this cannot be honoured here: leave it out")
 
 
+class Either:
+    """Of a field that may be one of several things: what is said where it is none of them, instead of what is wrong
+    with it as each."""
+
+    def __init__(self, wanted: str) -> None:
+        self._wanted = wanted
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        words = {"custom_error_type": "none_of_them", "custom_error_message": f"Input should be {self._wanted}"}
+        return {**handler(source), **words}
+
+
 def counted(value: Any) -> Any:
     """A whole number in JSON may be 0 or 0.0; true is none."""
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def whole(value: Any) -> Any:
+    """The same the other way round."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Flag = Annotated[bool, Strict()]  # neither 1 nor "yes"
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Whole = Annotated[int, Strict(), BeforeValidator(whole)]
 Refused = Annotated[Any, Only()]
 Switch = Annotated[Any, Only(False)]
 Penalty = Annotated[Any, AfterValidator(counted), Only(0.0)]
-Positive = Annotated[int, Field(ge=1)]
-Progress = bool | Literal["particles"]
+Positive = Annotated[int, Strict(), Field(ge=1), BeforeValidator(whole)]
+Progress = Annotated[Flag | Literal["particles"], Either('true, false or "particles"')]
 
 
 class Part(BaseModel):
@@ -71,7 +93,9 @@ class Message(Part):
     """One turn of a conversation, text alone. "developer" is another word for "system"."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: Annotated[
+        str | list[TextPart], Either('a text, or a list of {"type": "text", "text": …} and nothing else')
+    ]
     name: Refused = None
     tool_calls: Annotated[Any, Only([])] = None
     tool_call_id: Refused = None
@@ -89,7 +113,7 @@ class Message(Part):
 class StreamOptions(Part):
     """`include_usage`: a last chunk that holds nothing but the usage."""
 
-    include_usage: bool = False
+    include_usage: Flag | None = None
     include_obfuscation: Switch = None
 
 
@@ -105,7 +129,7 @@ class Own(Part):
 
     method: str | None = None
     particles: Positive | None = None
-    deadline: Annotated[float, Field(gt=0)] | None = None
+    deadline: Annotated[Number, Field(gt=0)] | None = None
     progress: Progress = False
 
 
@@ -124,12 +148,12 @@ class Request(Part):
 
     model: Annotated[str, Field(min_length=1)]
     max_tokens: Positive | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     n: Positive | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    stream: bool | None = None
+    seed: Whole | None = None
+    stop: Annotated[str | list[str], Either("a text or a list of texts")] | None = None
+    stream: Flag | None = None
     stream_options: StreamOptions | None = None
     motes: Own = Own()
 
@@ -188,7 +212,7 @@ class ChatRequest(Request):
     functions: Annotated[Any, Only([])] = None
     logprobs: Switch = None
     modalities: Annotated[Any, Only(["text"])] = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: Flag | None = None
     prediction: Refused = None
     reasoning_effort: Refused = None
     response_format: Annotated[Any, Only({"type": "text"})] = None
@@ -222,7 +246,9 @@ class ChatRequest(Request):
 class CompletionRequest(Request):
     """`POST /v1/completions`. The prompt is the user's turn: what answers is a chat model, not one that goes on."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+    prompt: Annotated[
+        str | Annotated[list[str], Field(min_length=1, max_length=1)], Either("a text, or a list of one text")
+    ]
 
     best_of: Annotated[Any, Only(1)] = None
     echo: Switch = None

@@ -101,8 +101,6 @@ def parse_json(text: str) -> Any:
         return texts.parse_json(text, object_pairs_hook=_once, parse_int=_whole_number, parse_constant=_no_number)
     except json.JSONDecodeError as error:
         raise ValueError(f"it is no JSON: {error}") from error
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
