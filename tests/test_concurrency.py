@@ -258,6 +258,27 @@ def test_a_run_that_is_cancelled_makes_no_further_calls():
     assert called == ["a", "c"]
 
 
+def test_a_function_that_never_returns_holds_up_its_own_run_only():
+    goes_on = threading.Event()
+
+    def stuck(problem: Problem, text: str) -> float:
+        return float(goes_on.wait(60)) if "stuck" in text else 0.5
+
+    reward = FunctionReward(stuck)
+
+    async def main() -> Any:
+        call = asyncio.ensure_future(reward.score([node("stuck")]))
+        waiting = asyncio.ensure_future(reward.score([node("well")]))
+        await asyncio.sleep(0.01)
+        call.cancel()
+        return await waiting
+
+    try:
+        assert asyncio.run(main()) == [[0.5]]
+    finally:
+        goes_on.set()
+
+
 @pytest.mark.parametrize("wrap", [lambda fn: fn, lambda fn: lambda *given: fn(*given)], ids=["declared", "returned"])
 def test_async_functions_run_on_the_event_loop(wrap: Callable[[Any], Any]):
     async def fn(problem: Problem, text: str) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -52,6 +53,31 @@ LONG = 20_000
 async def in_thread_if_long(length: int, function: Callable[..., T], *arguments: Any) -> T:
     """Call a function that tokenizes `length` characters: in a thread if these are many, at once if they are few."""
     return await in_thread(function, *arguments) if length > LONG else function(*arguments)
+
+
+class OneAtATime:
+    """Lets threads of `in_thread` work one after the other. It does not wait for one whose caller has gone, since that
+    one may never end."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._working: threading.Event | None = None  # of the thread at work: whether its caller has gone
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait until no other thread is at work; or no longer than one's own caller does."""
+        mine: threading.Event = _current.left
+        with self._condition:
+            while not (self._working is None or self._working.is_set() or mine.is_set()):
+                self._condition.wait(0.1)  # nobody notifies when a caller goes
+            self._working = mine
+        try:
+            yield
+        finally:
+            with self._condition:
+                if self._working is mine:
+                    self._working = None
+                self._condition.notify_all()
 
 
 def abandoned() -> bool:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal, overload
 from weakref import WeakKeyDictionary
 
 from motes.arguments import fit
 from motes.errors import MotesError, RewardError
-from motes.threads import abandoned, in_thread
+from motes.threads import OneAtATime, abandoned, in_thread
 from motes.types import NEUTRAL, Failure, Problem, Trajectory
 
 Single = Callable[[Problem, str], float | Awaitable[float]]
@@ -24,7 +23,7 @@ class FunctionReward:
     Args:
         fn: (problem, text of the answer up to and including a step) → score in [0, 1], or True or False. One that is
             declared async is called for all prefixes of a batch at once. Any other is called in a thread, one call at a
-            time, so that it may take long.
+            time, so that it may take long; a call that goes on when its run has ended is not waited for.
         batched: `fn` takes all that a call must score at once: (problems, texts), (B,) each → (B,) scores.
         outcome: only finished answers are scored. The score of anything else is `motes.types.NEUTRAL`.
 
@@ -44,7 +43,7 @@ class FunctionReward:
         self.batched: bool = fit("batched", batched, bool)
         self.outcome: bool = fit("outcome", outcome, bool)
         self._is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
-        self._lock = threading.Lock()
+        self._queue = OneAtATime()
         self._known: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
@@ -89,7 +88,7 @@ class FunctionReward:
     def _call_each(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         """In a thread: what `fn` returns or raises for the arguments of each call, until nobody waits for it."""
         results: list[Any] = []
-        with self._lock:
+        with self._queue.turn():
             for arguments in calls:
                 if abandoned():
                     break
