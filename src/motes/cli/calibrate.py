@@ -24,7 +24,11 @@ def command(
     ],
     out: Annotated[str, typer.Option("--out", help="A name to use it by, or a file, NAME.json.", show_default=False)],
     reward: Annotated[
-        str | None, typer.Option("--reward", help="Reward model; needed unless all answers have scores.")
+        str | None, typer.Option(
+            "--reward",
+            autocompletion=options.complete(*options.REWARDS),
+            help="Reward model; needed unless all answers have scores.",
+        ),
     ] = None,
     slope: Annotated[
         float, typer.Option(min=0, max=1, help="0: isotonic regression, with its plateaus; more keeps the ranking.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from motes.cli import terminal
+from motes.cli import options, terminal
 from motes.lab.damage import Damages
 from motes.lab.exporting import KINDS, export
 
@@ -19,6 +19,7 @@ def command(
         str,
         typer.Option(
             metavar="|".join(KINDS),
+            autocompletion=options.complete(*KINDS),
             help="The records; or, as TRL reads them, graded answers, right beside wrong ones, answers step by step.",
         ),
     ] = "runs",

@@ -77,6 +77,7 @@ Rule = Annotated[
     typer.Option(
         "--task",
         metavar="NAME",
+        autocompletion=complete(*TASKS, *DECLARED),
         help=f"How answers are read and compared, as by {', '.join((*TASKS, *DECLARED))}, or MODULE:ATTRIBUTE of your "
         r"own; by default the last \boxed{…} counts.",
     ),

@@ -24,7 +24,12 @@ from motes.protocols import RewardModel
 
 
 def command(
-    experiment: Annotated[str, typer.Argument(help=f"{' or '.join(EXPERIMENTS)} of arXiv 2502.01618.")],
+    experiment: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=options.complete(*EXPERIMENTS), help=f"{' or '.join(EXPERIMENTS)} of arXiv 2502.01618."
+        ),
+    ],
     models: Annotated[
         list[str],
         typer.Option(
@@ -33,11 +38,17 @@ def command(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Directory of everything; what is unfinished is resumed.")],
-    reward: Annotated[str | None, typer.Option("--reward", help="Where the reward model is.")] = None,
+    reward: Annotated[
+        str | None,
+        typer.Option(
+            "--reward", autocompletion=options.complete(*options.REWARDS), help="Where the reward model is."
+        ),
+    ] = None,
     tasks: Annotated[
         str | None,
         typer.Option(
             metavar="NAME|NAME=FILE.jsonl,…",
+            autocompletion=options.complete(*TASKS["table1"]),
             help=f"Which of {', '.join(TASKS['table1'])}, and from where; by default all, from the hub.",
         ),
     ] = None,
@@ -46,7 +57,12 @@ def command(
     seeds: Annotated[str, typer.Option(help="Everything is repeated with each, separated by commas.")] = "0",
     concurrency: Annotated[int, typer.Option(help="Problems in flight.")] = 64,
     prompt: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE|none", help="How all are asked; by default as the rows say.")
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE|none",
+            autocompletion=options.complete(*prompts.names(), "none"),
+            help="How all are asked; by default as the rows say.",
+        ),
     ] = None,
     configs: Annotated[
         Path | None, typer.Option(help="Directory of your own rows, a TOML file each; by default the paper's.")

@@ -189,7 +189,7 @@ def posterior(masses: Mapping[str, float]) -> RenderableType:
 
 def section_table(section: Section) -> Table:
     """A table of a report."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for i, column in enumerate(section.header):
         table.add_column(column, justify="right" if i else "left", overflow="fold")  # no number is ever cut
     previous = None
