@@ -18,7 +18,7 @@ from motes.errors import ConfigurationError, UnknownNameError
 from motes.lab import Evaluation
 from motes.lab.prices import Prices
 from motes.methods import METHODS
-from motes.types import Problem, Sampling
+from motes.types import Problem, Sampling, Step
 
 WRONG = (2.5, 3.0, "4", True, math.nan, None, [4], ("a",), b"a", object(), {"a": 1})
 """Values of many types: whatever a field takes, some of these are wrong."""
@@ -257,3 +257,12 @@ def test_models_rubrics_prompts_and_evaluations_refuse_wrong_types_too(make: Cal
 def test_an_evaluation_takes_lists():
     evaluation = Evaluation(methods=["pf"], budgets=[np.int64(4), 1], seeds=range(2), limit=3)  # type: ignore[arg-type]
     assert (evaluation.methods, evaluation.budgets, evaluation.seeds) == (("pf",), (1, 4), (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [({"text": None}, "text must be a text"), ({"ahead": 3}, "ahead must be a text"), ({"end": "stop"}, "'stop'")],
+)
+def test_a_step_of_somebodys_model(fields: dict[str, Any], said: str):
+    with pytest.raises(ConfigurationError, match=said):
+        Step(**{"text": "So", "end": "step", **fields})

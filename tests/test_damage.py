@@ -56,6 +56,7 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "no seconds": (line(1, seconds=-1), "`seconds` must be"),
     "an answer that is a number": (line(1, answer=5), "`answer` must be a text or null"),
     "answers that are a text": (line(1, answers="57"), "`answers` must be a list"),
+    "groups without what is right": (line(1, right=[]), "`groups` and `right` go together"),
     "a group that there is not": (line(1, groups=[0, 7]), "`groups` name answers"),
     "a mass below 0": (line(1, posterior={"5": -0.5}), "`posterior` must be numbers in [0, 1]"),
     "a level that is a text": (line(1, level="high"), "`level` must be"),

@@ -169,3 +169,29 @@ class TestRecipes:
 
     def test_nobody_has_the_key_that_is_written_there(self, config):
         assert [key.sha256 for key in config.keys] == ["0" * 64]
+
+
+@pytest.mark.parametrize(
+    ("told", "place"),
+    [
+        ('playground = "yes"\n' + SMALLEST, "playground: Input should be a valid boolean"),
+        ("port = 80.0\n" + SMALLEST, "port: Input should be a valid integer"),
+        ('port = "80"\n' + SMALLEST, "port: Input should be a valid integer"),
+        (SMALLEST + "particles = true\n", "models.math.particles: Input should be a valid integer"),
+        (SMALLEST + 'deadline = "5"\n', "models.math.deadline: Input should be a valid number"),
+        (SMALLEST + "methods = [1]\n", "models.math.methods.0: Input should be a valid string"),
+        (
+            SMALLEST + 'sampling = {temperature = "1"}\n',
+            "math.sampling.temperature: Input should be a valid number",
+        ),
+    ],
+)
+def test_no_value_is_made_to_fit(tmp_path, told, place):
+    with pytest.raises(ConfigurationError, match=place):
+        load(tmp_path, told)
+
+
+def test_lists_of_a_file_are_taken(tmp_path):
+    config = load(tmp_path, SMALLEST + 'deadline = 5\nexamples = ["1 + 1?"]\nsampling = {delimiter = [";", "."]}\n')
+    model = config.models["math"]
+    assert (model.deadline, model.examples, model.base().delimiter) == (5.0, ("1 + 1?",), (";", "."))

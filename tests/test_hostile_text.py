@@ -123,7 +123,15 @@ class TestSpreadsheets:
     @pytest.mark.parametrize("start", [*"=+-@\t\r\n＝＋－＠", " =", " \t@"])
     def test_formulas_are_text(self, start):
         (row,) = csv.DictReader(io.StringIO(csv_text([{"name": f"{start}cmd|' /C calc'!A0"}]), newline=""))
-        assert row["name"] == f"'{start}cmd|' /C calc'!A0".replace("\r", "\n")
+        guarded = f"'{start}cmd|' /C calc'!A0" if start not in "\r\n" else "'\ncmd|' /C calc'!A0"
+        assert row["name"] == guarded
+
+    @pytest.mark.parametrize("end", [";", "\n", "\r\n", "; "])
+    def test_no_cell_begins_within_a_text(self, end):
+        """Where a semicolon parts cells, quotes in the middle of a line do not count."""
+        (row,) = csv.DictReader(io.StringIO(csv_text([{"name": f"pf{end}=cmd|' /C calc'!A0"}]), newline=""))
+        before, _, after = row["name"].partition("'")
+        assert (before.strip(), after) == (f"pf{end}".strip(), f"{' ' * end.count(' ')}=cmd|' /C calc'!A0")
 
     def test_numbers_stay_numbers(self):
         values = [-0.25, -3, 1e-9, "-1.5e+06", "+7", "", "pf", "a=b", None]

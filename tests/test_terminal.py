@@ -387,6 +387,11 @@ class TestCompletion:
             ("motes solve --prompt ll", ["llama-3"]),
             ("motes solve --reward t", ["tiny"]),
             ("motes solve --token", ["--token-budget"]),
+            ("motes solve --task wh", ["whole-text"]),
+            ("motes reproduce fi", ["figure2"]),
+            ("motes reproduce --prompt no", ["none"]),
+            ("motes calibrate --reward ju", ["judge:"]),
+            ("motes export --rows pa", ["pairs"]),
         ],
     )
     def test_of_commands_options_and_names(self, capsys, monkeypatch, line: str, offered: list[str]):

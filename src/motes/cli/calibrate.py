@@ -24,7 +24,8 @@ def command(
     ],
     out: Annotated[str, typer.Option("--out", help="A name to use it by, or a file, NAME.json.", show_default=False)],
     reward: Annotated[
-        str | None, typer.Option(
+        str | None,
+        typer.Option(
             "--reward",
             autocompletion=options.complete(*options.REWARDS),
             help="Reward model; needed unless all answers have scores.",

@@ -40,9 +40,7 @@ def command(
     out: Annotated[Path, typer.Option("--out", help="Directory of everything; what is unfinished is resumed.")],
     reward: Annotated[
         str | None,
-        typer.Option(
-            "--reward", autocompletion=options.complete(*options.REWARDS), help="Where the reward model is."
-        ),
+        typer.Option("--reward", autocompletion=options.complete(*options.REWARDS), help="Where the reward model is."),
     ] = None,
     tasks: Annotated[
         str | None,

@@ -40,12 +40,14 @@ except ImportError as error:
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
+Texts = Annotated[tuple[str, ...], Field(strict=False)]  # a list, in a file
 
 
 class Part(BaseModel):
-    """A table of the file: what it may not say is an error, and nobody changes it."""
+    """A table of the file: what it may not say is an error, values of another type are not made to fit, and nobody
+    changes it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Key(Part):
@@ -62,7 +64,7 @@ class Key(Part):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     concurrency: Positive = 64
     requests_per_minute: Positive | None = None
-    models: tuple[str, ...] | None = None
+    models: Texts | None = None
 
     @classmethod
     def make(cls, name: str) -> tuple[str, Key]:
@@ -85,7 +87,7 @@ class Steps(Part):
     min_p: float | None = None
     max_step_tokens: int | None = None
     max_steps: int | None = None
-    delimiter: str | tuple[str, ...] | None = None
+    delimiter: str | Texts | None = None
     pattern: str | None = None
     step_tokens: int | None = None
 
@@ -110,7 +112,7 @@ class VirtualModel(Part):
     reward: str | None = None
     outcome_reward: str | None = None
     method: str = "pf"
-    methods: tuple[str, ...] = ()
+    methods: Texts = ()
     particles: Positive = 16
     max_particles: Positive | None = None
     deadline: Seconds = 60.0
@@ -119,7 +121,7 @@ class VirtualModel(Part):
     prompt: str | None = None
     task: str | None = None
     sampling: Steps = Steps()
-    examples: tuple[str, ...] = ()
+    examples: Texts = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> VirtualModel:
@@ -200,7 +202,7 @@ class Config(Part):
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     playground: bool = True
     models: Annotated[Mapping[str, VirtualModel], Field(min_length=1)]
-    keys: tuple[Key, ...] = ()
+    keys: Annotated[tuple[Key, ...], Field(strict=False)] = ()
     limits: Limits = Limits()
 
     @model_validator(mode="after")

@@ -328,7 +328,7 @@ def _budgets(method: str, budgets: Sequence[int]) -> set[int] | None:
     if is_own(method):
         return None
     try:
-        return {method_from_spec(method, budget).budget for budget in budgets}
+        return {method_from_spec(method, budget).budget for budget in set(budgets)}
     except MotesError:
         return None
 

@@ -209,7 +209,7 @@ def money(amount: float | None) -> str:
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """A CSV file of at least one row, under the names of the first one's fields.
 
-    A text that a spreadsheet would take for a formula has a ' before it.
+    What a spreadsheet would take for a formula has a ' before it.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
@@ -218,20 +218,19 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-FORMULA = re.compile(r"\s*[-=+@\uff0b\uff0d\uff1d\uff20]|[\t\n]")
-"""How a text begins that a spreadsheet calculates; in some languages the wide signs count, too."""
+FORMULA = re.compile(r"^(?=[\t\n])|(?:^|(?<=[;\n]))(?=\s*[-=+@\uff0b\uff0d\uff1d\uff20])")
+"""Before what a spreadsheet calculates; in some languages the wide signs count, too. Where it takes a semicolon to part
+cells, quotes in the middle of a line do not count: behind each semicolon and line end in a text a cell may begin."""
 
 
 def _inert(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     value = value.replace("\r\n", "\n").replace("\r", "\n")  # before Python 3.13 a lone one is left without quotes
-    if FORMULA.match(value) is None:
-        return value
     try:
         float(value)
     except ValueError:
-        return f"'{value}"
+        return FORMULA.sub("'", value)
     return value
 
 
