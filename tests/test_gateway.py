@@ -95,7 +95,7 @@ def result_of(answers: dict[str, str], **fields: object) -> motes.Result:
         posterior=dict(sorted(posterior.items(), key=lambda item: -item[1])),
         answers=tuple(answers.get(text) for text, *_ in SHOWN),
         trajectories=tuple(
-            motes.Trajectory(problem).extend(motes.Step(text, "step" if ended == "failed" else ended)).finish(ended)
+            motes.Trajectory(problem).extend(motes.Step(text, "eos" if ended == "eos" else "step")).finish(ended)
             for text, ended, *_ in SHOWN
         ),
         log_weights=np.log([max(weight, 1e-300) for *_, weight, _ in SHOWN]),
