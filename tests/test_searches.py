@@ -177,7 +177,8 @@ def test_rebase_rounds_halves_up_and_shares_what_is_left():
 @pytest.mark.parametrize("made", [BeamSearch(8), BeamSearch(8, 2), DVTS(8), DVTS(8, 2), Rebase(8)])
 def test_when_no_candidate_states_an_answer_there_is_none(made: Any):
     result = search(made, {}, max_steps=3)
-    assert (result.answer, result.text, result.posterior, result.confidence) == (None, "", {}, 0.0)
+    assert (result.answer, result.posterior, result.confidence) == (None, {}, 0.0)
+    assert result.text in {t.text for t in result.trajectories}, "the likeliest text says more than none"
     assert {t.finished for t in result.trajectories} == {"max_steps"}
     assert result.usage.lm_calls == 8 * 3
 
