@@ -165,6 +165,16 @@ def check_proposals(kind: type[Sampler]) -> None:
         assert logprobs.tolist() == pytest.approx(wanted, abs=1e-6)
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-40, 5e-324])
+def test_next_to_nothing_is_a_temperature(temperature: float):
+    """Logits divided by less than a float32 holds would be infinite, and every probability no number."""
+    logits = torch.tensor([[3.0, 50.0, -20.0], [-1.0, -2.0, -3.0]])
+    tokens, _, proposals = Sampler([Sampling(temperature=temperature)] * 2, torch.device("cpu"))(
+        logits, np.array([0.0, 0.999])
+    )
+    assert (tokens.tolist(), proposals.tolist()) == ([1, 0], [0.0, 0.0])
+
+
 def test_proposal_logprobs_hold_every_filter() -> None:
     check_proposals(Sampler)
 

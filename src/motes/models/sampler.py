@@ -29,6 +29,11 @@ def uniforms(seeds: npt.NDArray[np.uint64], positions: npt.NDArray[np.int64]) ->
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+COLDEST = 1e-30
+"""Colder temperatures count as this one, at which logits that differ at all decide the draw: logits divided by less
+would overflow."""
+
+
 class Sampler:
     """The sampling parameters of a batch, as tensors. Made anew when the batch changes."""
 
@@ -44,7 +49,7 @@ class Sampler:
         temperatures = [s.temperature for s in samplings]
         self.greedy = torch.tensor([t == 0 for t in temperatures], device=device)
         self.any_greedy = any(t == 0 for t in temperatures)
-        self.temperature = column([t or 1.0 for t in temperatures])
+        self.temperature = column([max(t, COLDEST) if t else 1.0 for t in temperatures])
         self.top_k = torch.tensor([s.top_k for s in samplings], device=device)[:, None]
         self.top_p = column([s.top_p for s in samplings])
         self.min_p = column([s.min_p for s in samplings])
