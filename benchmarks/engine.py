@@ -31,10 +31,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import motes
-from motes.api import _local_path
 from motes.kv import Runner
 from motes.models.local import LocalLanguageModel
 from motes.models.sampler import Sampler, uniforms
+from motes.opening import _local_path
 from motes.tasks import Arithmetic
 
 METHOD = motes.ParticleFilter

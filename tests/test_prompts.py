@@ -16,7 +16,7 @@ from checkpoints import local_prm, vocabulary
 from engines import VLLM, Closed, LlamaCpp, OpenAICompatible, connect, encode, render
 from motes import Majority, ParticleFilter, Problem, Prompt, Sampling
 from motes.cli import main, options
-from motes.errors import ConfigurationError, UnknownNameError
+from motes.errors import ConfigurationError, UnknownNameError, UnreadableFileError
 from motes.lab import Evaluation
 from motes.prompts import names
 from motes.tasks import Arithmetic
@@ -103,7 +103,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, error: typ
 def test_prompts_that_are_not_there(tmp_path: Path):
     with pytest.raises(UnknownNameError, match=r"'llama3': did you mean 'llama-3'\? known are FILE.toml"):
         motes.prompt("llama3")
-    with pytest.raises(UnknownNameError, match=r"nowhere.toml"):
+    with pytest.raises(UnreadableFileError, match=r"nowhere.toml.*check the path"):
         motes.prompt(tmp_path / "nowhere.toml")
     broken = tmp_path / "broken.toml"
     broken.write_bytes(b"\xff\xfe")

@@ -208,5 +208,5 @@ def __getattr__(name: str) -> Any:
     return _RetiredError
 
 
-class _RetiredError(MotesError):
+class _RetiredError(MotesError, RuntimeError):
     """What stands for the names of errors that are gone, so that code which catches them can still be imported."""

@@ -218,7 +218,6 @@ class Step:
     def __post_init__(self) -> None:
         for name in ("text", "ahead"):
             object.__setattr__(self, name, fit(name, getattr(self, name), str))
-        fit("end", self.end, StepEnd)
 
     @property
     def num_tokens(self) -> int:

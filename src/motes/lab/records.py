@@ -128,8 +128,8 @@ class RunRecord:
         for name in ("groups", "right", "scores"):
             if len(of_each := getattr(record, name)) not in (0, len(record.answers)):
                 raise ValueError(f"`{name}` are {len(of_each)}, of {len(record.answers)} answers")
-        if len(record.groups) != len(record.right):
-            raise ValueError("`groups` and `right` go together")
+        if record.groups and not record.right:  # records of before there were groups have `right` alone
+            raise ValueError("`groups` go together with `right`")
         if any(group is not None and group >= len(record.posterior) for group in record.groups):
             raise ValueError("`groups` name answers that `posterior` does not have")
         return record
