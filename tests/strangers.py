@@ -73,3 +73,9 @@ def write(directory: Path, records: bytes | None = None, **fields: Any) -> Path:
     (directory / "config.json").write_text(json.dumps(configuration(**fields)))
     (directory / "records.jsonl").write_bytes(b"".join(map(line, range(3))) if records is None else records)
     return directory
+
+
+def small_evaluation(limit: int) -> tuple[object, ...]:
+    """The words of an evaluation of the first `limit` problems; its directory follows."""
+    models = ("--model", "worlds:language_model", "--reward", "none")
+    return ("eval", "--methods", "greedy", "--budgets", 1, "--limit", limit, *models, "--out")

@@ -19,7 +19,7 @@ from motes.errors import RunDirectoryError
 from motes.lab import RecordStore, Report, export, merge, read_records, read_traces, regrade
 from motes.lab.damage import Damages, parse_json
 from motes.lab.traces import TraceStore
-from strangers import PROBLEMS, configuration, line, record, write
+from strangers import PROBLEMS, configuration, line, record, small_evaluation, write
 from test_traces import traced
 
 GOOD = line(0)
@@ -131,20 +131,7 @@ def test_a_damaged_last_line_is_told_and_cut_off_only_if_it_is_torn(tail, whole,
 
 
 def test_resuming_tells_what_it_does_again(tmp_path, capsys):
-    ask = (
-        "eval",
-        "--methods",
-        "greedy",
-        "--budgets",
-        1,
-        "--limit",
-        2,
-        "--model",
-        "worlds:language_model",
-        "--reward",
-        "none",
-        "--out",
-    )
+    ask = small_evaluation(2)
     assert motes(capsys, *ask, tmp_path / "run")[0] == 0
     path = tmp_path / "run" / "records.jsonl"
     first, second = path.read_bytes().splitlines(keepends=True)

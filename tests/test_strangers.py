@@ -22,7 +22,7 @@ from motes.lab.flops import Sizes
 from motes.lab.paper import read_rows
 from motes.lab.run import run_log
 from motes.rewards.calibration import Calibration
-from strangers import record, write
+from strangers import record, small_evaluation, write
 
 
 def motes(capsys: Any, *words: object) -> tuple[int, str, str]:
@@ -138,20 +138,7 @@ class TestLinks:
     @pytest.mark.parametrize("make", [os.symlink, os.link])
     @pytest.mark.parametrize("name", ["records.jsonl", "traces.jsonl.gz", "log.txt"])
     def test_nothing_is_appended_to_a_link(self, name, make, tmp_path, capsys):
-        ask = (
-            "eval",
-            "--methods",
-            "greedy",
-            "--budgets",
-            1,
-            "--limit",
-            1,
-            "--model",
-            "worlds:language_model",
-            "--reward",
-            "none",
-            "--out",
-        )
+        ask = small_evaluation(1)
         directory, outside = tmp_path / "run", tmp_path / "outside"
         directory.mkdir()
         outside.write_bytes(b"")

@@ -10,7 +10,8 @@ MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError
 
 
 def parsed(content: str | bytes) -> Any:
-    """What JSON says.
+    """What JSON says. Unlike in `motes.text.parse_json` halves of surrogate pairs stay halves: an event of a stream can
+    hold one, and the next event the other. `Step` joins them.
 
     Raises:
         ValueError: it is no JSON, or nested more deeply than Python reads it.
