@@ -71,7 +71,7 @@ class Chromium:
         self.complaints.clear()
         self.requested.clear()
         yield
-        assert self.complaints == []
+        assert self.complaints == [], self.complaints
         assert all(url.startswith(addresses) for url in self.requested)
 
     def js(self, expression: str) -> Any:

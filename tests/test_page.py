@@ -234,6 +234,11 @@ class TestInABrowser:
         sight.point_at('.point[data-budget="8"]')
         assert "95 % interval" in sight.js("document.getElementById('tip').textContent")
 
+    def test_curves_where_everything_is_right(self, sight, hostile):
+        sight.open(hostile / "report.html")
+        assert [cell["accuracy"] for cell in index((hostile / "report.html").read_text())["cells"]] == [[1, None, None]]
+        assert "NaN" not in sight.js("document.querySelector('.plot').outerHTML")
+
     def test_a_click_on_a_name_hides_its_curve_and_shows_it_again(self, sight, file, page):
         sight.open(file)
         name, curve = '.name[data-method="bon"]', COUNT('.curve[data-method="bon"]')

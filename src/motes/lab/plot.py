@@ -283,7 +283,8 @@ def _limits(axes: Axes, cells: Sequence[Cell], references: Sequence[float] = ())
     """A percent axis that holds everything drawn: of the oracles, those of `majority`."""
     oracles = [cell.oracle.value for cell in cells if cell.method == "majority"]
     ends = [end for cell in cells for end in dataclasses.astuple(cell.accuracy) if math.isfinite(end)]
-    low, high = min([*ends, *references]), max([*ends, *oracles, *references])
+    low = min([*ends, *references, 0.9])  # room for a curve where everything is right
+    high = max([*ends, *oracles, *references])
     axes.set_ylim(math.floor(low * 10) / 10, min(1.0, math.ceil(high * 10) / 10) + 0.005)
     axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.0f} %")
 

@@ -40,7 +40,7 @@ function frameOf(plot, axis, cells) {
   const span = frame.width - frame.left - frame.right;
   const bounds = cells.flatMap((cell) => [...cell.accuracy.filter((end) => end !== null), ...(cell.method === "majority" ? [cell.oracle[0]] : [])]);
   const shares = bounds.filter((share) => share !== null);
-  frame.bottomShare = Math.floor(10 * Math.min(1, ...shares)) / 10;
+  frame.bottomShare = Math.floor(10 * Math.min(0.9, ...shares)) / 10; // room for a curve where everything is right
   frame.topShare = Math.min(1, Math.ceil(10 * Math.max(frame.bottomShare + 0.1, ...shares)) / 10);
   frame.x = (value) => frame.left + (span * (Math.log2(value) - low + margin)) / (high - low + 2 * margin);
   frame.y = (share) => frame.height - frame.bottom - ((frame.height - frame.bottom - frame.top) * (share - frame.bottomShare)) / (frame.topShare - frame.bottomShare);
