@@ -12,6 +12,7 @@ import pytest
 import motes
 from exact import UNEVEN, path_of
 from motes import Greedy, Majority, ParticleFilter, Problem, Result, TabularLanguageModel
+from motes.api import computed
 from motes.errors import ConfigurationError, MissingExtraError, MotesError, UnknownNameError
 from motes.tasks import TASKS, Arithmetic, task
 
@@ -79,6 +80,34 @@ def test_an_error_of_the_run_carries_what_was_computed():
     partial = caught.value.result
     assert partial is not None
     assert (partial.seed, partial.method, partial.records, partial.error) == (5, "ParticleFilter", (), caught.value)
+
+
+class OwnResultError(Exception):
+    """Has a `result` of its own."""
+
+    result = "theirs"
+
+
+class ClosedResultError(Exception):
+    @property
+    def result(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(ZeroDivisionError("a bug"), True), (OwnResultError(), False), (ClosedResultError(), False)]
+)
+def test_whatever_ends_a_run_carries_it_where_it_can(error: Exception, told: bool):
+    class Broken:
+        async def score(self, trajectories: object) -> list[float]:
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        motes.solve("?", lm=UNEVEN.lm, reward=Broken(), method=ParticleFilter(4))
+    assert caught.value is error
+    result = computed(error)
+    assert (result is not None) == told
+    assert result is None or (result.usage.lm_calls, result.error) == (4, error)
 
 
 @pytest.mark.parametrize("method", [Greedy(), Majority(3)])

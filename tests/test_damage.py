@@ -313,7 +313,7 @@ class TestMerging:
         assert "the parts hold 4 problems, and the evaluation has 3" in err
         assert (tmp_path / "all" / "records.jsonl").read_bytes() == b""
         report = Report.load(write(tmp_path / "run", b"".join(line(0, problem_id=f"{j}") for j in range(4)), **own))
-        assert "records of 4 problems, of 3 that the evaluation has: not all are its own" in report.warnings()
+        assert "records of 4 problems where the evaluation has 3: not all are its own" in report.warnings()
 
     @pytest.mark.parametrize("change", [{"answer": "7"}, {"text": "else"}, {"run_seed": 9}, {"answers": ["7", "7"]}])
     def test_two_results_of_one_run(self, tmp_path, capsys, change):

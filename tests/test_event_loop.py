@@ -381,6 +381,12 @@ class TestLongTexts:
             asyncio.run(turns.watch(lambda: motes.asolve(self.LONG_TEXT, lm=lm, reward=None, method=Majority(4))))
         assert (turns.stalls, turns.calls) == (0, 1), "once for all particles"
 
+    def test_a_step_made_elsewhere(self, turns: Turns):
+        lm = motes.language_model("tiny")
+        written = Trajectory(Problem("?")).extend(Step(self.LONG_TEXT, "step"))
+        (step,) = asyncio.run(turns.watch(lambda: lm.extend([written], motes.Sampling(), [1])))
+        assert (step.end, turns.stalls, turns.calls) == ("length", 0, 1)
+
     @pytest.mark.parametrize("prefix", ["steps", "whole"])
     def test_a_step_and_a_question_of_the_reward_model(self, turns: Turns, prefix: str):
         reward = motes.reward_model("tiny", prefix=prefix)

@@ -398,6 +398,22 @@ def test_what_a_run_spent_that_failed_is_counted(stream):
         assert told["motes_upstream_errors_total"] == {("story",): 1.0}
 
 
+def test_and_where_something_of_ones_own_failed():
+    class Broken(worlds.StoryLanguageModel):
+        async def extend(self, trajectories, sampling, seeds):
+            if trajectories[0].depth == 2:
+                raise ZeroDivisionError("by the user's own model")
+            steps = await super().extend(trajectories, sampling, seeds)
+            return [dataclasses.replace(step, usage=Usage(generated_tokens=7)) for step in steps]
+
+    with gateways.over(Broken()) as client:
+        response = ask(client, PROBLEMS[-1].question, motes={"method": "pf:ess_threshold=1"})
+        assert response.status_code == 500
+        told = counted(client)
+        assert told["motes_tokens_total"]["generated", "story", "language model"] == 2 * 8 * 7
+        assert told["motes_upstream_errors_total"] == {("story",): 1.0}
+
+
 class Remote(worlds.StoryLanguageModel):
     """Stands behind a server that may be down."""
 

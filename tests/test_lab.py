@@ -305,10 +305,11 @@ class TestRun:
         assert {line["error"] for line in told} == {"ZeroDivisionError: by the user's own task"}
         assert part == "answer" or all(line["usage"]["generated_tokens"] > 0 for line in told)
 
-    def test_partial_cost_of_a_failed_run_is_kept(self, tmp_path):
+    @pytest.mark.parametrize("error", [RewardError("no score today"), ZeroDivisionError("by the user's own model")])
+    def test_partial_cost_of_a_failed_run_is_kept(self, error, tmp_path):
         class Nonsense:
             async def score(self, trajectories):
-                raise RewardError("no score today")
+                raise type(error)(*error.args)
 
         run(tmp_path, dataclasses.replace(SMALL, methods=("pf",)), reward=Nonsense())
         assert all(line["usage"]["generated_tokens"] > 0 for line in lines(tmp_path))

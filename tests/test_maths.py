@@ -203,6 +203,14 @@ LISTS = (
     ("30", "50°C", False), (r"\emptyset", r"\varnothing", True), (r"\emptyset", "∅", True), (r"\emptyset", "0", False),
     (r"(-\infty,1)\cup(2,\infty)", "(-∞, 1) U (2, ∞)", True), ("[1,2]", "[1, 3]", False),
     ("123", "0,123", False), ("102", "10²", False), ("11/2", "1½", False),
+    ("1/3", r"0.\overline{3}", True), (r"\frac{1}{7}", r"0.\overline{142857}", True), ("1/6", r"0.1\overline{6}", True),
+    (r"0.\overline{3}", "0.3", False), (r"0.\overline{9}", "1", True), ("50", "50 USD", True),
+    ("50", r"50\text{ EUR}", True),
+    ("50", "$50 USD$", True), ("50", "50 USDA", False), ("50", "51 USD", False), ("10", "10cm²", True),
+    ("10", "10 in^3", True),
+    (r"10\text{ cm}^2", "10 cm²", True), (r"2\pi", "2 pi", True), (r"\frac{\pi}{2}", "pi/2", True),
+    ("pi", "3.14", False),
+    ("5", "5m^2", False),
 )  # fmt: skip
 """A reference, an answer, and whether it is right."""
 

@@ -398,4 +398,4 @@ class TestInABrowser:
         assert HOSTILE in sight.js("document.querySelector('h1').textContent")
         sight.point_at(".marks .mark.dropped")
         assert f"dropped: {HOSTILE}" in sight.js("document.getElementById('tip').textContent")
-        assert sight.js("document.title") == f"{HOSTILE}, 1 problems · motes"
+        assert sight.js("document.title") == f"{HOSTILE}, 1 problem · motes"

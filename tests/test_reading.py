@@ -34,6 +34,13 @@ BOXES = (
     (r"use \boxed to show it", None), (r"in `\boxed`", None), (r"\boxed.", None), (r"within \boxed{}.", None),
     (r"<think>\boxed{1}</think>\boxed{2}", "2"), (r"<think>\boxed{1}</think> 2", None), (r"<think>\boxed{1}", None),
     (r"\boxed{1}</think>\boxed 2", "2"), (r"\boxed{1}</think>", None), (r"\boxed{1}<think>\boxed{2}", "1"),
+    (r"\boxed{5} in \boxed{\text{}}", "5"), (r"\boxed{~}", None), (r"\boxed{...}", None), (r"\boxed{\ldots}.", None),
+    (r"\boxed{{}}", None), (r"\boxed{\quad\,}", None), (r"\boxed{\_\_}", None), (r"\boxed{?}", None),
+    (r"\boxed{…}", None), (r"\boxed{\boxed{}}", None), (r"\boxed{$ $}", None), (r"\boxed{\ }", None),
+    (r"\boxed{\\}", None),
+    (r"\boxed{.5}", ".5"), (r"\boxed{\text{a}}", r"\text{a}"), (r"\boxed{\{\}}", r"\{\}"),
+    (r"\boxed{1, \ldots}", r"1, \ldots"),
+    (r"\boxed{\$5}", r"\$5"), (r"\boxed{-}", "-"), (r"\boxed{[]}", "[]"),
     (r"[THINK]\boxed{1}[/THINK] so 2", None), (r"◁think▷\boxed{1}◁/think▷ \boxed{2}", "2"),
 )  # fmt: skip
 

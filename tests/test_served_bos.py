@@ -75,5 +75,8 @@ def test_a_tokenizer_on_this_side_spells_what_a_server_reads_as_its_tokens():
         assert more.text == prompt.text + "so"
         by_ids = OfTokenizer(None, Address("http://x/v1"), "m", vocabulary, ids=True)  # type: ignore[arg-type]
         assert (await by_ids.prompt(problem)).ids == tuple(ids)
+        spells = await by_ids.extended(Trajectory(problem).extend(Step(f"{tokenizer.bos_token}so", "step")))
+        assert spells.ids is not None
+        assert spells.ids.count(tokenizer.bos_token_id) == 1, "what a step spells is text"
 
     asyncio.run(main())

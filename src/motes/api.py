@@ -6,12 +6,13 @@ import asyncio
 import inspect
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
 
 from motes.arguments import fit, instance_of
-from motes.errors import ConfigurationError, MotesError
+from motes.errors import ConfigurationError
 from motes.methods import ParticleFilter, Run, require, select_by_outcome
 from motes.methods.limits import Limits
 from motes.methods.population import Follower, Observer
@@ -84,7 +85,8 @@ async def asolve(
             round. The result is marked by `Result.stopped`.
 
     Raises:
-        MotesError: the run failed. What it had computed is the error's `result`. A limit reached is no failure.
+        MotesError: the run failed. What it had computed is the error's `result`, as it is of any other exception that
+            somebody's own model, method or task raises. A limit reached is no failure.
     """
     limits = _limits(deadline, token_budget)
     problem = fit("problem", problem, Problem | str)
@@ -116,9 +118,17 @@ async def asolve(
         if inspect.isawaitable(result):  # of a method that returns what `conclude` gives without waiting for it
             result = await result
         return result if last_word is None else await select_by_outcome(run, result, last_word)
-    except MotesError as error:
-        error.result = run.result(error=error)
+    except Exception as error:
+        if getattr(error, "result", None) is None:  # somebody's own exception may have one that means something else
+            with suppress(AttributeError, TypeError):  # or take no attributes
+                error.result = run.result(error=error)  # type: ignore[attr-defined]
         raise
+
+
+def computed(error: BaseException) -> Result | None:
+    """What a run had computed when this error ended it; None where nothing had run."""
+    result = getattr(error, "result", None)
+    return result if isinstance(result, Result) else None
 
 
 async def _open_beside(open_model: Callable[..., T], model: Any) -> T:

@@ -137,3 +137,8 @@ def visible(text: str, *, newlines: bool = False) -> str:
     """
     text = text.replace("\r\n", "\n") if newlines else text.replace("\n", r"\n").replace("\t", r"\t")
     return UNSEEN.sub(lambda found: escaped(found[0]), text)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things, in words: "1 problem", "2 problems"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

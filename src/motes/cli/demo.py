@@ -19,6 +19,7 @@ from motes.lab.evaluation import Evaluation
 from motes.lab.report import Report, write_report
 from motes.methods import ParticleFilter
 from motes.tasks import Arithmetic
+from motes.text import counted
 
 PROBLEM = 3
 """Which of the test problems is solved live: the first of level 4."""
@@ -50,7 +51,7 @@ def command(
     show_result(console, result, time.perf_counter() - started)
     console.print(f"the right answer is {problem.answer}\n")
 
-    console.print(Rule(f"{limit} problems: more particles, better answers", style="dim"))
+    console.print(Rule(f"{counted(limit, 'problem')}: more particles, better answers", style="dim"))
     evaluate.run(terminal.progress(), evaluation, directory, lm=lm, reward=prm)
     found = Report.load(directory)
     console.show(compact_table(found))

@@ -31,6 +31,7 @@ from motes.lab.run import Progress, evaluate
 from motes.lab.tables import accuracy
 from motes.methods import METHODS
 from motes.tasks import DECLARED, TASKS
+from motes.text import counted
 
 RAY = "auto"
 
@@ -194,7 +195,7 @@ def show_plan(
     problems = len(evaluation.problems() if shard is None else shard.of(evaluation.problems()))
     seeds = f", {len(evaluation.seeds)} seeds" if len(evaluation.seeds) > 1 else ""
     part = "" if shard is None else f" (part {shard})"
-    terminal.say(f"{evaluation.task}: {problems} problems{part}{seeds}, to {out}")
+    terminal.say(f"{evaluation.task}: {counted(problems, 'problem')}{part}{seeds}, to {out}")
     terminal.results().show(section_table(plan))
     terminal.say(plan.note)
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from motes import api
 from motes.errors import ConfigurationError, ContextLengthError, MissingExtraError, MotesError, UnauthorizedError
 from motes.gateway import tracing
 from motes.gateway.admission import Admission, BusyError, Caller
@@ -165,8 +166,8 @@ class Started:
                 tracing.note({"motes.method": self.asked.spec, "motes.particles": self.asked.particles})
                 result = await self.served.answer(self.asked, deadline=max(left, 1e-3), observe=told, follow=follow)
                 tracing.note_result(result)
-        except MotesError as error:
-            result = error.result
+        except Exception as error:
+            result = api.computed(error)
             if not _of_the_request(error):
                 self.metrics.failed(name)
             raise
@@ -339,7 +340,7 @@ def _told(error: Exception, request: str) -> tuple[int, Mapping[str, Any], dict[
     return status, told, headers
 
 
-def _of_the_request(error: MotesError) -> bool:
+def _of_the_request(error: Exception) -> bool:
     """Whether an error of a run is the request's own fault, not that of a model behind the gateway."""
     return isinstance(error, ConfigurationError | ContextLengthError) and not isinstance(error, UnauthorizedError)
 

@@ -21,6 +21,7 @@ from motes.lab.records import OUTCOMES, Outcome, RunRecord, read_records
 from motes.lab.reliability import Predictions, Quality
 from motes.lab.statistics import Interval, share_interval
 from motes.lab.tables import csv_text, markdown, sections
+from motes.text import counted
 from motes.types import Usage
 
 UNKNOWN = Sizes()
@@ -234,7 +235,7 @@ class Report:
 
     @property
     def title(self) -> str:
-        return f"{self.configuration.get('task', '?')}, {self.problems} problems"
+        return f"{self.configuration.get('task', '?')}, {counted(self.problems, 'problem')}"
 
     @property
     def models(self) -> str:
@@ -256,7 +257,7 @@ class Report:
         warnings = []
         if (asked := self.configuration.get("num_problems", self.problems)) < self.problems:
             warnings.append(
-                f"records of {self.problems} problems, of {asked} that the evaluation has: not all are its own"
+                f"records of {counted(self.problems, 'problem')} where the evaluation has {asked}: not all are its own"
             )
         if failed:
             warnings.append(f"{failed} failed runs stand in the denominator: the same `motes eval` does them again")

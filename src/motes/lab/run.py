@@ -115,13 +115,13 @@ async def evaluate(
         else:
             worker = await stack.enter_async_context(on.open(evaluation, concurrency=concurrency, traces=traces))
         damages = Damages()
-        store = stack.enter_context(RecordStore(directory / RECORDS, damages.of("records")))
+        store = stack.enter_context(await in_thread(RecordStore, directory / RECORDS, damages.of("records")))
         evaluation.claim(directory)
         worker.check()
         worker.sizes.record(directory)
         inside = stack.enter_context(TraceStore(directory / TRACES)) if traces else None
         log = stack.enter_context(run_log(directory))
-        plan = evaluation.plan(shard)
+        plan = await in_thread(evaluation.plan, shard)
         progress = Progress(total=len(plan), damages=damages)
         wanted = {run.key for run in plan}
         finished = set()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from motes import api
-from motes.errors import ConfigurationError, MissingExtraError, MotesError, RunDirectoryError, UnauthorizedError
+from motes.errors import ConfigurationError, MissingExtraError, RunDirectoryError, UnauthorizedError
 from motes.lab.evaluation import Evaluation, PlannedRun
 from motes.lab.flops import Sizes
 from motes.lab.grading import Grade, grade_run, groups
@@ -139,7 +139,7 @@ class Local:
             raise
         except Exception as error:  # whatever a user's model raises fails this run, not the evaluation
             failure = error
-            result = error.result if isinstance(error, MotesError) else None
+            result = api.computed(error)
         seconds = time.perf_counter() - started
         result = result or Result(run.problem, run.method, run.run_seed)
         try:

@@ -27,6 +27,7 @@ from motes.kv.engine import Engine
 from motes.kv.worker import Request
 from motes.models.sampler import Sampler, uniforms
 from motes.steps import divided, drawn_before, end_at_limit, first_cut
+from motes.threads import in_thread_if_long
 from motes.types import Sampling, Step, StepEnd, Trajectory, Usage
 from motes.vocabulary import TextEnds, Vocabulary
 
@@ -177,7 +178,8 @@ class LocalLanguageModel(Engine[_Extension]):
             steps[i] = drawn_before(before, sampling)
             if steps[i] is not None:
                 continue
-            ids, drawn = self._ids(trajectory)
+            unread = (node for node in trajectory.path if node.step is None or not node.step.token_ids)
+            ids, drawn = await in_thread_if_long(sum(len(node.added) for node in unread), self._ids, trajectory)
             limit = min(sampling.max_step_tokens, self.context_length - len(ids))
             if sampling.max_tokens is not None:
                 limit = min(limit, sampling.max_tokens - drawn)

@@ -53,7 +53,7 @@ class _Form:
         word = "|".join(map(re.escape, sorted(self._words, key=len, reverse=True)))
         highest = max((word for word in self._words if word.isdecimal()), key=int, default=None)
         scale = rf"(?:\s*(?:/|out\s+of|of)\s*{highest})?" if highest is not None else ""
-        another = rf"\s*(?:,|or|and|to)\s*[{_QUOTES}]*(?:{word})(?!\w)"
+        another = rf"\s*[,;]\s*[{_QUOTES}]*(?:{word})(?!\w)(?!\s+(?!of\b|out\b)[^\W\d])"  # but: "Yes, no errors"
         number = r"[.,]\d|\s*[-–—~]\s*\d"
         more = rf"\s*[{_QUOTES}]*(?:(?!{_REASON})\w|[/|%?+±=&~])"
         self._verdict = re.compile(

@@ -18,9 +18,10 @@ from motes.tasks.characters import folded
 _SPACE = r"(?:\s|~|\\[,;:!> ]|\\q?quad(?![A-Za-z]))"
 _SEPARATOR = r",|\{,\}|,\\!|\\[,;: ]|~|[\u00a0\u2009\u202f]"
 _THOUSANDS = rf"[1-9]\d{{0,2}}(?P<separator>{_SEPARATOR})\d{{3}}(?:(?P=separator)\d{{3}})*"
+_REPEATING = r"(?:\\(?:overline|bar)\s?\{\s?(?P<repeating>\d+)\s?\})"
 _NUMBER = re.compile(
     rf"(?P<sign>[+\-−]?){_SPACE}*"
-    rf"(?:(?P<whole>{_THOUSANDS}|\d+)(?P<decimals>\.\d*)?|(?P<point>\.\d+)"
+    rf"(?:(?P<whole>{_THOUSANDS}|\d+)(?:(?P<decimals>\.\d*){_REPEATING}?)?|(?P<point>\.\d+)"
     rf"|(?P<numerator>\d+)\s*/\s*(?P<denominator>\d+)"
     r"|\\[dt]?frac\s?\{\s?(?P<above>\d+)\s?\}\s?\{\s?(?P<below>\d+)\s?\})"
 )
@@ -31,8 +32,8 @@ _SEPARATED = re.compile(
 
 
 def number(answer: str) -> Fraction | None:
-    """The number that an answer is: an integer, with or without marks between its thousands, a decimal or a fraction,
-    one of TeX's too. (No exponents: 1e999999999 fills the memory.)"""
+    """The number that an answer is: an integer, with or without marks between its thousands, a decimal, a repeating one
+    too, or a fraction, one of TeX's too. (No exponents: 1e999999999 fills the memory.)"""
     found = _NUMBER.fullmatch(_AROUND.sub("", answer))
     if found is None:
         return None
@@ -41,7 +42,10 @@ def number(answer: str) -> Fraction | None:
             value = Fraction(int(above), int(found["denominator"] or found["below"]))
         else:
             whole = re.sub(r"\D", "", found["whole"] or "0")
-            value = Fraction(whole + (found["decimals"] or found["point"] or "").rstrip("."))
+            decimals = found["decimals"] or found["point"] or ""
+            value = Fraction(whole + decimals.rstrip("."))
+            if repeating := found["repeating"]:
+                value += Fraction(int(repeating), (10 ** len(repeating) - 1) * 10 ** (len(decimals) - 1))
     except (ValueError, ZeroDivisionError):  # more digits than Python converts; a zero denominator
         return None
     return -value if found["sign"] in ("-", "−") else value
@@ -90,6 +94,7 @@ _AND = re.compile(
     rf"(?<=\d){_SPACE}*+(?:,{_SPACE}*+)?(?:\\text(?:rm)?\s?\{{\s*(?:and|or)\s*\}}|(?:and|or)(?![A-Za-z])){_SPACE}*+"
     r"(?=[+\-]?\.?\d)"
 )
+_CURRENCIES = "USD|EUR|GBP|CHF|JPY|CNY|INR|CAD|AUD"
 _UNREAD: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\\(?:text)?color\s?\{[^{}]*\}"), ""),
     (re.compile(r"\A\s*\\(?:text(?:bf|it|rm)?|math(?:bf|rm)|boldsymbol|underline)\s?\{([^{}A-Za-z]*)\}\s*\Z"), r"\1"),
@@ -97,6 +102,12 @@ _UNREAD: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?<![\w\\^_{])(\d+(?:\.\d+)?)[eE]([+-]?\d{1,3})(?![\w^.])"), r"\1\\times 10^{\2}"),
     (re.compile(r"\^\\circ\s?([CF])(?![A-Za-z])"), r"^\\circ\\text{\1}"),
     (re.compile(r"\\degree(?![A-Za-z])"), r"^\\circ "),
+    (re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])"), r"\\pi "),
+    (re.compile(rf"(?<=\d){_SPACE}*+(?:\\text\s?\{{\s*)?(?:{_CURRENCIES})\}}?(?={_SPACE}*\\?\$?\Z)"), ""),
+    (
+        re.compile(rf"(?<=\d){_SPACE}*+(mm|cm|dm|km|in|ft|yd|mi)\s?\^\s?\{{?([23])\}}?(?={_SPACE}*\\?\$?\Z)"),
+        r"\\text{ \1}^\2",
+    ),
     (re.compile(r"\\varnothing(?![A-Za-z])|\\\{\s*\\\}"), r"\\emptyset "),
     (re.compile(r"(?<=[)\]])\s*U\s*(?=[(\[])"), r"\\cup "),
 )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -37,6 +38,8 @@ _LOOKAHEAD = 3
 """Characters that decide whether there is such an argument."""
 _NUM_ARGUMENTS: Mapping[str, int] = MappingProxyType({"frac": 2, "dfrac": 2, "tfrac": 2, "cfrac": 2, "sqrt": 1})
 _PUNCTUATION = ".,;:!?*`'\"”’"
+_NO_INK = string.whitespace + "\u00a0\u2009\u202f~$.…_?"
+"""What leaves a box empty."""
 
 
 class Box(NamedTuple):
@@ -79,7 +82,7 @@ class Reading:
         pending: those behind them, whose meaning the next ones may change.
         group: the innermost open group.
         closing: the tag that closes the thought which the text is in; empty outside of thoughts.
-        ink: where the last character ends that is not blank.
+        ink: where the last piece of text ends that can be part of an answer: no blank, no placeholder, no markup.
         box: of the complete boxes that are neither empty nor thought, the one that begins last.
     """
 
@@ -103,7 +106,8 @@ class Reading:
 
 
 def last_box(text: str) -> str | None:
-    """The content of the last complete box of a whole text that is neither empty nor thought."""
+    """The content of the last complete box of a whole text that is neither empty nor thought. A box of blanks, markup
+    or dots alone is empty."""
     box = Reading().read(text, is_end=True).box
     return None if box is None else box.content(text)
 
@@ -146,14 +150,15 @@ class _Scanner:
 
     def _pass(self, end: int) -> None:
         """Go on to a place before which there is no token."""
-        if end > self._place and not self._text[self._place : end].isspace():
+        if self._text[self._place : end].strip(_NO_INK):
             self._ink = self._origin + end
         self._place = end
 
     def _take(self, token: re.Match[str]) -> None:
         """Go on behind a token."""
         self._place = token.end()
-        self._ink = self._origin + self._place
+        if not _is_blank(token):
+            self._ink = self._origin + self._place
 
     def _leave_thought(self) -> bool:
         """Go on to where the thought ends; false: it does not end in this piece."""
@@ -225,6 +230,14 @@ class _Scanner:
             self._box = Box(group.start, self._origin + end, group.kind == "bare")
 
 
+def _is_blank(token: re.Match[str]) -> bool:
+    r"""Whether a token is nothing to be answered: a brace, a blank, a placeholder (`...`, `\_`, `?`), markup."""
+    is_command = bool(token["backslashes"]) and len(token["backslashes"]) % 2 == 1
+    if is_command and token["name"]:
+        return token["name"] in _BLANK_COMMANDS
+    return not (token["name"] if token["backslashes"] else token[0]).strip(_NO_INK + "{}")
+
+
 def _brace(token: re.Match[str]) -> str:
     """The brace that a token is or ends in; none where it is escaped."""
     if token["backslashes"]:
@@ -245,6 +258,9 @@ _MARKUP = (
     "mathbf",
     "mathsf",
     "mathit",
+)
+_BLANK_COMMANDS = frozenset(
+    {*_MARKUP, "mbox", "hbox", "boxed", "fbox", "quad", "qquad", "dots", "ldots", "cdots", *" \n\t,;:!>~_?"}
 )
 _MARKUP_TOKEN = re.compile(rf"\\(?:{'|'.join(_MARKUP)}|[mhf]box|boxed|operatorname)\s?\{{|\\.|[{{}}]", re.DOTALL)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -86,7 +87,7 @@ class Renderer:
         return Prompt(messages=problem.messages)
 
     async def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids of a piece of text, none added."""
+        """Token ids of a piece of text, none added; special tokens that it spells are text, where that can be said."""
         raise NotImplementedError
 
     async def decode(self, ids: tuple[int, ...]) -> str:
@@ -209,10 +210,11 @@ class OfTokenizer(Renderer):
         return text
 
     async def count(self, text: str) -> int | None:
-        return len(await self.encode(text)) + self._added
+        return len(await in_thread_if_long(len(text), self.vocabulary.encode, text)) + self._added
 
     async def encode(self, text: str) -> tuple[int, ...]:
-        return tuple(await in_thread_if_long(len(text), self.vocabulary.encode, text))
+        as_text = partial(self.vocabulary.encode, special=False)
+        return tuple(await in_thread_if_long(len(text), as_text, text))
 
     async def decode(self, ids: tuple[int, ...]) -> str:
         return self.vocabulary.decode(ids)
