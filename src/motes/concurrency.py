@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -107,8 +108,8 @@ class Batcher(Generic[PendingT, T]):
 
 
 @dataclass(eq=False)
-class _Item(Pending[T], Generic[ItemT, T]):
-    value: ItemT
+class _Call(Pending[list[T]], Generic[ItemT, T]):
+    items: list[ItemT]
 
 
 class CallBatcher(Generic[ItemT, T]):
@@ -120,13 +121,18 @@ class CallBatcher(Generic[ItemT, T]):
 
     def __init__(self, function: Callable[[list[ItemT]], Awaitable[Sequence[T]]]) -> None:
         self._function = function
-        self._batcher: Batcher[_Item[ItemT, T], T] = Batcher(self._process)
+        self._batcher: Batcher[_Call[ItemT, T], list[T]] = Batcher(self._process)
 
     async def __call__(self, items: Iterable[ItemT]) -> list[T]:
         """The outcomes of the items, in order. An error of the batch is raised in each of its callers."""
-        return await self._batcher.submit([_Item(item) for item in items])
+        requested = list(items)
+        if not requested:
+            return []
+        (outcomes,) = await self._batcher.submit([_Call(requested)])
+        return outcomes
 
-    async def _process(self, requests: list[_Item[ItemT, T]]) -> None:
-        outcomes = await self._function([request.value for request in requests])
-        for request, outcome in zip(requests, outcomes, strict=True):
-            request.settle(outcome)
+    async def _process(self, calls: list[_Call[ItemT, T]]) -> None:
+        items = [item for call in calls for item in call.items]
+        outcomes = iter([outcome for _, outcome in zip(items, await self._function(items), strict=True)])
+        for call in calls:
+            call.settle(list(islice(outcomes, len(call.items))))

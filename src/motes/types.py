@@ -216,8 +216,9 @@ class Step:
     ahead: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("text", "ahead"):
-            object.__setattr__(self, name, fit(name, getattr(self, name), str))
+        for name, given in (("text", self.text), ("ahead", self.ahead)):
+            if type(given) is not str or not given.isascii():  # one of very many: what is plain is not looked at
+                object.__setattr__(self, name, fit(name, given, str))
 
     @property
     def num_tokens(self) -> int:
