@@ -236,8 +236,16 @@ class TestRun:
             run(tmp_path, dataclasses.replace(SMALL, reward=None))
         assert "failed" not in (tmp_path / "records.jsonl").read_text()
 
-    @pytest.mark.parametrize("error", [ConfigurationError, UnknownNameError, ContextLengthError, ValueError])
-    @pytest.mark.parametrize("bad", [{0}, {3, 4}, set(range(9))])
+    @pytest.mark.parametrize(
+        ("bad", "error"),
+        [
+            ({0}, ConfigurationError),
+            ({3, 4}, UnknownNameError),
+            ({0}, ContextLengthError),
+            ({3, 4}, ValueError),
+            (set(range(9)), ConfigurationError),
+        ],
+    )
     def test_what_is_true_of_some_problems_fails_their_runs_alone(self, bad, error, tmp_path):
         questions = {SMALL.problems()[i].question for i in bad}
         lm = Refusing(questions, error)
