@@ -45,6 +45,7 @@ def trajectory(text: str, finished: Finish = "eos") -> Trajectory:
         (["a", "b", "a"], [2, 3, 2], [0.5, 0.9, 0.5], "ab"),  # together the heaviest
         (["a", "b", "c"], [1, 1, 1], [0.5, 0.7, 0.6], "bca"),  # equal weights: the best scored
         (["a", "b", "c"], [1, 1, 1], [np.nan, 0.0, np.nan], "bac"),  # any score before none, then the first
+        (["a", "b", "a", "b"], [1, 1, 1, 1], [0.9, 0.5, 0.1, 0.5], "ab"),  # a text is as good as its best
         (["a", "", "b"], [1, 9, 2], [0.5, 0.9, 0.5], "ba"),  # who wrote nothing says nothing
     ],
 )

@@ -204,7 +204,7 @@ class TestStatements:
         rule = Choices()
         answer = rule.answer(rf"\boxed{{{boxed}}}")
         assert answer is not None
-        assert rule.normalized(answer) == label
+        assert rule.canonical(answer) == label
         assert rule.matches("B", answer) is (label == "B")
         assert rule.matches("2", answer) is (label == "2")
 

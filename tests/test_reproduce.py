@@ -73,6 +73,14 @@ class TestThePaper:
             (wanted,) = (one for one in found[row].wanted[experiment] if one.label == label)
             assert budget is None or budget in wanted.budgets
 
+    @pytest.mark.parametrize("place", [SMALL, f"{SMALL}/math-500"])
+    def test_no_directory_of_its_is_a_link_to_another(self, place, tmp_path):
+        (outside := tmp_path / "outside").mkdir()
+        (inside := tmp_path / "out" / place).parent.mkdir(parents=True)
+        inside.symlink_to(outside)
+        with pytest.raises(RunDirectoryError, match="is a link to another directory"):
+            _ = reproduction(tmp_path / "out").entries
+
     def test_rows_are_asked_as_the_paper_says(self, tmp_path):
         found = reproduction(tmp_path, reward="http://localhost:1#Qwen/Qwen2.5-Math-PRM-7B")
         asked = {entry.point.label: entry.evaluation for entry in found.entries}

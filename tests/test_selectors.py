@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,11 @@ from scipy.stats import binomtest
 
 from motes import Problem, Result, Sampling, Step, TabularLanguageModel, Trajectory
 from motes.methods import SELECTORS, Population, Run, conclude
+from motes.methods.answers import Answers, Classes
+from motes.methods.limits import Limits
 from motes.smc import Weights
 from motes.tasks import BoxedAnswers
+from motes.tasks.benchmark import Benchmark, Declaration
 
 PROBLEM = Problem("?")
 
@@ -105,6 +109,51 @@ def test_equivalent_answers_are_one_named_by_the_first():
     result = choose("vote", ["0.5", "3", "1/2", "$0.50$", "1,000", "1000"], [1, 2, 1, 1, 0.5, 0.5])
     assert dict(result.posterior) == pytest.approx({"0.5": 1 / 2, "3": 1 / 3, "1,000": 1 / 6})
     assert (result.answer, result.confidence) == ("0.5", pytest.approx(1 / 2))
+
+
+class Counting(BoxedAnswers):
+    """Counts the forms that it makes, and compares nothing."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def canonical(self, answer: str) -> str:
+        self.made += 1
+        return super().canonical(answer)
+
+
+class Signless(Counting):
+    """Says by `equivalent` alone what it compares."""
+
+    def equivalent(self, first: str, second: str) -> bool:
+        return first.strip("-") == second.strip("-")
+
+
+class TestClasses:
+    def test_many_answers_cost_a_form_each(self):
+        rule = Counting()
+        boxed = [
+            Trajectory(Problem("?")).extend(Step(f"\\boxed{{{i % 300}{'.0' * (i >= 300)}}}", "eos")) for i in range(600)
+        ]
+        answers = asyncio.run(Answers(rule).of(boxed, Limits()))
+        assert answers == [f"{i % 300}" for i in range(600)]
+        assert rule.made == 600
+
+    def test_they_can_be_added_to(self):
+        classes = Classes(BoxedAnswers(), ["1/2", "0.5"])
+        assert (classes.name("0.50"), classes.name("2")) == ("1/2", None)
+        assert (classes.add("2"), classes.name("2.0")) == ("2", "2")
+
+    @pytest.mark.parametrize("rule", [Signless(), type("Further", (Signless,), {})()])
+    def test_a_comparison_of_ones_own_comes_before_an_inherited_form(self, rule):
+        classes = Classes(rule, ["-3", "4"])
+        assert (classes.name("3"), classes.name("-4"), classes.name("3.0"), rule.made) == ("-3", "4", None, 0)
+
+    def test_a_benchmark_groups_as_its_rule_does(self):
+        made = Benchmark("mine", Declaration(rule=Signless), path=Path("rows.jsonl"))
+        assert Classes(made, ["-3"]).name("3") == "-3"
+        made = Benchmark("mine", Declaration(rule=Counting), path=Path("rows.jsonl"))
+        assert Classes(made, ["3"]).name("3.0") == "3"
 
 
 @pytest.mark.parametrize(

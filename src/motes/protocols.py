@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from motes.types import Failure, Problem, Result, Sampling, Step, Trajectory
@@ -85,6 +85,9 @@ class AnswerRule(Protocol):
     an answer ends particles which were about to say something else. A rule without `read` is asked for its answer
     after every step, about the whole text so far, and any answer ends the particle.
 
+    A rule may have a method `canonical(answer: str) -> str` as well, the form that exactly equivalent answers share:
+    N answers are then grouped by N forms, and not by comparing them with each other.
+
     `needs_end = True`: only a text that the model has ended itself is asked for its answer. `is_quick = True`, which is
     not inherited: the rule waits for nothing and takes microseconds, so that it need not be asked in a thread.
     """
@@ -96,6 +99,17 @@ class AnswerRule(Protocol):
     def equivalent(self, first: str, second: str) -> bool:
         """Whether two answers mean the same. An equivalence relation."""
         ...
+
+
+def canonical_form(rule: AnswerRule) -> Callable[[str], str] | None:
+    """A rule's `canonical`; None where it has none, or where a subclass says by `equivalent` alone what it compares."""
+    for cls in type(rule).__mro__:
+        if "canonical" in vars(cls):
+            form: Callable[[str], str] | None = rule.canonical  # type: ignore[attr-defined]
+            return form
+        if "equivalent" in vars(cls):
+            break
+    return None
 
 
 @runtime_checkable

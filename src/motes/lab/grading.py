@@ -12,6 +12,7 @@ from motes.errors import GraderError, RunDirectoryError
 from motes.lab.damage import Damages, told_to
 from motes.lab.evaluation import RECORDS, foreign_to, read_configuration
 from motes.lab.records import Outcome, RecordStore, RunRecord
+from motes.methods.answers import Classes
 from motes.protocols import Task
 from motes.threads import in_thread
 from motes.types import Problem
@@ -50,9 +51,11 @@ async def grade_run(
 def groups(task: Task, names: Sequence[str], answers: Sequence[str | None]) -> tuple[int | None, ...]:
     """(N,) the place among `names`, the distinct answers of a posterior, of the one that each answer means."""
     place: dict[str | None, int | None] = {None: None, **{name: i for i, name in enumerate(names)}}
+    classes = Classes(task, names)
     for answer in answers:
-        if answer is not None and answer not in place:
-            place[answer] = next((i for i, name in enumerate(names) if task.equivalent(name, answer)), None)
+        if answer not in place:
+            assert answer is not None
+            place[answer] = place.get(classes.name(answer))
     return tuple(place[answer] for answer in answers)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from motes.methods.limits import Limits
-from motes.protocols import AnswerRule
+from motes.protocols import AnswerRule, canonical_form
 from motes.threads import abandoned, in_thread
 from motes.types import STOPS, Trajectory
 
@@ -112,18 +112,44 @@ def _read_and_compare(
             if abandoned():  # the rule may have said so for want of time
                 return
             stated[trajectory] = answer
-    distinct = list(dict.fromkeys(names.values()))
+    classes = Classes(rule, dict.fromkeys(names.values()))
     for answer in dict.fromkeys(stated[trajectory] for trajectory in trajectories):
         if answer is None or answer in names:
             continue
-        name = answer
-        for other in distinct:
-            same = rule.equivalent(other, answer)
+        name = classes.name(answer)
+        if abandoned():
+            return
+        names[answer] = classes.add(answer) if name is None else name
+
+
+class Classes:
+    """Equivalence classes of answers, each named by one of them.
+
+    Args:
+        rule: says what is equivalent; by its canonical form, where it has one.
+        names: of the classes that there are already.
+    """
+
+    def __init__(self, rule: AnswerRule, names: Iterable[str] = ()) -> None:
+        self._rule = rule
+        self._form = canonical_form(rule)
+        self._names: dict[str, str] = {}  # by canonical form; by themselves where there is none
+        for name in names:
+            self.add(name)
+
+    def add(self, name: str) -> str:
+        """Found a class, of which this answer is the name."""
+        self._names.setdefault(name if self._form is None else self._form(name), name)
+        return name
+
+    def name(self, answer: str) -> str | None:
+        """The name of the class that an answer belongs to; None where it belongs to none, or the caller has gone."""
+        if self._form is not None:
+            return self._names.get(self._form(answer))
+        for name in self._names:
+            same = self._rule.equivalent(name, answer)
             if abandoned():
-                return
+                return None
             if same:
-                name = other
-                break
-        else:
-            distinct.append(answer)
-        names[answer] = name
+                return name
+        return None

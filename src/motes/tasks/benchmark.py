@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from motes.errors import ConfigurationError, MissingExtraError, UnknownNameError
-from motes.protocols import AnswerRule, Reading
+from motes.protocols import AnswerRule, Reading, canonical_form
 from motes.tasks.maths import MathAnswers
 from motes.tasks.rows import Fields, Row, read_jsonl, read_problems
 from motes.tasks.words import Choices, ExactMatch, WholeText
@@ -135,6 +135,10 @@ class Benchmark:
 
     def equivalent(self, first: str, second: str) -> bool:
         return self._rule.equivalent(first, second)
+
+    @property
+    def canonical(self) -> Callable[[str], str] | None:
+        return canonical_form(self._rule)
 
     def grade(self, problem: Problem, answer: str) -> bool:
         """Whether `answer` is right.

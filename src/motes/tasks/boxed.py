@@ -24,14 +24,16 @@ class BoxedAnswers:
         return (before or Reading()).read(step)
 
     def equivalent(self, first: str, second: str) -> bool:
-        """The same number, or the same text up to spaces, dollar signs and a final full stop."""
-        return self._name(first) == self._name(second)
+        """Whether two answers have one canonical form."""
+        return self.canonical(first) == self.canonical(second)
 
     def matches(self, reference: str, answer: str) -> bool:
         """Whether `answer` is right where `reference` is."""
         return self.equivalent(reference, answer)
 
-    def _name(self, answer: str) -> str:
+    def canonical(self, answer: str) -> str:
+        """The form that equivalent answers share: the same number, or the same text up to spaces, dollar signs and a
+        final full stop."""
         text = tidied(answer)
         value = number(text)
         return plain(text) if value is None else str(value)

@@ -29,11 +29,7 @@ class ExactMatch(BoxedAnswers):
         lines = (_stated(text[start : start + _LONGEST_LINE]) for start in statements(text, ANSWER))
         return next(filter(None, lines), None)
 
-    def equivalent(self, first: str, second: str) -> bool:
-        """The same once normalised."""
-        return self.normalized(first) == self.normalized(second)
-
-    def normalized(self, answer: str) -> str:
+    def canonical(self, answer: str) -> str:
         """Unicode's compatibility form (NFKC) but for raised and lowered digits and fractions, case folded, without
         characters that nobody sees, markup for text, quotation marks and full stops around it, spaces collapsed."""
         text = folded(folded(without_markup(answer)).casefold())
@@ -82,10 +78,10 @@ class Choices(ExactMatch):
             return alone["label"].upper()
         return None
 
-    def normalized(self, answer: str) -> str:
+    def canonical(self, answer: str) -> str:
         """The letters or numbers, capital, in order; or else as for exact matches."""
         labels = _labels(answer[:_MOST_CHARACTERS])
-        return ", ".join(sorted(labels)) if labels else super().normalized(answer)
+        return ", ".join(sorted(labels)) if labels else super().canonical(answer)
 
 
 _MOST_CHARACTERS = 100

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from motes.errors import ConfigurationError, UnknownNameError
+from motes.errors import ConfigurationError, RunDirectoryError, UnknownNameError
 from motes.lab.comparison import points
 from motes.lab.damage import Damages
 from motes.lab.evaluation import RECORDS, Evaluation
@@ -110,6 +110,7 @@ class Reproduction:
 
     Raises:
         ConfigurationError: something in it cannot work. Nothing was computed.
+        RunDirectoryError: a directory below `out` is a link to another one.
     """
 
     experiment: Experiment
@@ -214,7 +215,16 @@ class Reproduction:
         )
         point = Point(row.name, label, None if self.experiment == "table1" else made.budget)
         place = re.sub(r"[^\w.=-]+", "_", f"{method}-{made.budget}")
-        return Entry(point, task, evaluation, self.out / row.name / task / place)
+        return Entry(point, task, evaluation, self._below(row.name, task, place))
+
+    def _below(self, *folders: str) -> Path:
+        """A directory below `out`, which may come from somebody else: its folders are no way out of it."""
+        path = self.out
+        for folder in folders:
+            path /= folder
+            if path.is_symlink():
+                raise RunDirectoryError(f"{path} is a link to another directory: put a copy in its place")
+        return path
 
     def lines(self) -> list[Line]:
         """The paper's table with ours beside it, in its order: also the rows that are not measured."""

@@ -54,13 +54,9 @@ class MathAnswers(BoxedAnswers):
             return self.grader.verify(gold, given)
         return bool(gold_cases and given_cases) and same_cases(gold_cases or [], given_cases or [], self.matches)
 
-    def equivalent(self, first: str, second: str) -> bool:
-        """Whether two answers have one canonical form, which is an equivalence relation; Math-Verify's judgement is
-        none (1/3, 0.333333 and 0.3333333 pass for each other in part)."""
-        return self.canonical(first) == self.canonical(second)
-
     def canonical(self, answer: str) -> str:
-        """A name that answers of the same value share: 0.5, 1/2 and \\frac12 are "1/2".
+        """The form that answers of the same value share: 0.5, 1/2 and \\frac12 are "1/2". To have one form is an
+        equivalence relation; Math-Verify's judgement is none (1/3, 0.333333 and 0.3333333 pass for each other in part).
 
         Numbers and words are named at once, other answers by a worker, once each: a vote over N particles asks it at
         most as often as there are different answers. What it cannot name in time is named by its text.
