@@ -554,7 +554,7 @@ class Tokenizer:
     def prompt(self, problem: Any) -> list[int]:
         return encode(render([dict(message) for message in problem.messages]))
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
         return encode(text)
 
     def decode(self, ids: list[int]) -> str:

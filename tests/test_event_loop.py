@@ -138,10 +138,18 @@ def test_the_loop_goes_on_while_long_texts_are_scored_and_their_answers_compared
     assert not {"1/2", "0.5"} <= set(result.posterior), "equal ones were found to be equal"
 
 
+NUMBER = {**dict.fromkeys(METHODS, 4), "pg": 8, "pt": 16}
+"""Few trajectories, as each reads the whole text after every step."""
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_and_while_answers_are_read(name: str):
     turns = Turns()
-    options: dict[str, Any] = {"reward": motes.TabularReward({}, default=0.6), "method": method(name, 4), "seed": 1}
+    options: dict[str, Any] = {
+        "reward": motes.TabularReward({}, default=0.6),
+        "method": method(name, NUMBER[name]),
+        "seed": 1,
+    }
     slow = asyncio.run(turns.watch(lambda: motes.asolve("?", lm=LM, task=SlowReader(turns), **options)))
     assert (turns.stalls, turns.calls > 0) == (0, True)
     assert slow.text == motes.solve("?", lm=LM, **options).text, "it reads what the quick rule reads"

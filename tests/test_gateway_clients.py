@@ -205,7 +205,8 @@ def test_leaving_a_stream_cancels_the_work_at_once():
     lm = Stepwise()
     with slow(lm) as http:
         with http.stream("POST", "/v1/chat/completions", json=body()) as response:
-            assert next(response.iter_lines()).startswith("data: ")
+            lines = response.iter_lines()  # which closes the stream when nobody holds it any more
+            assert next(lines).startswith("data: ")
             assert lm.waits.wait(10)
         assert lm.cancelled.wait(10)
 

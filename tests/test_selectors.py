@@ -141,19 +141,19 @@ class TestClasses:
 
     def test_they_can_be_added_to(self):
         classes = Classes(BoxedAnswers(), ["1/2", "0.5"])
-        assert (classes.name("0.50"), classes.name("2")) == ("1/2", None)
-        assert (classes.add("2"), classes.name("2.0")) == ("2", "2")
+        assert (classes.find("0.50"), classes.find("2")) == ("1/2", None)
+        assert (classes.name("2"), classes.name("2.0"), classes.find("2.00")) == ("2", "2", "2")
 
     @pytest.mark.parametrize("rule", [Signless(), type("Further", (Signless,), {})()])
     def test_a_comparison_of_ones_own_comes_before_an_inherited_form(self, rule):
         classes = Classes(rule, ["-3", "4"])
-        assert (classes.name("3"), classes.name("-4"), classes.name("3.0"), rule.made) == ("-3", "4", None, 0)
+        assert (classes.find("3"), classes.name("-4"), classes.find("3.0"), rule.made) == ("-3", "4", None, 0)
 
     def test_a_benchmark_groups_as_its_rule_does(self):
         made = Benchmark("mine", Declaration(rule=Signless), path=Path("rows.jsonl"))
-        assert Classes(made, ["-3"]).name("3") == "-3"
+        assert Classes(made, ["-3"]).find("3") == "-3"
         made = Benchmark("mine", Declaration(rule=Counting), path=Path("rows.jsonl"))
-        assert Classes(made, ["3"]).name("3.0") == "3"
+        assert Classes(made, ["3"]).find("3.0") == "3"
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def groups(task: Task, names: Sequence[str], answers: Sequence[str | None]) -> t
     for answer in answers:
         if answer not in place:
             assert answer is not None
-            place[answer] = place.get(classes.name(answer))
+            place[answer] = place.get(classes.find(answer))
     return tuple(place[answer] for answer in answers)
 
 

@@ -119,7 +119,7 @@ def _read_and_compare(
         name = classes.name(answer)
         if abandoned():
             return
-        names[answer] = classes.add(answer) if name is None else name
+        names[answer] = name
 
 
 class Classes:
@@ -135,14 +135,15 @@ class Classes:
         self._form = canonical_form(rule)
         self._names: dict[str, str] = {}  # by canonical form; by themselves where there is none
         for name in names:
-            self.add(name)
+            self._names.setdefault(self._key(name), name)
 
-    def add(self, name: str) -> str:
-        """Found a class, of which this answer is the name."""
-        self._names.setdefault(name if self._form is None else self._form(name), name)
-        return name
+    def name(self, answer: str) -> str:
+        """The name of the class that an answer belongs to: its own, from now on, where there was none."""
+        if self._form is None and (name := self.find(answer)) is not None:
+            return name
+        return self._names.setdefault(self._key(answer), answer)
 
-    def name(self, answer: str) -> str | None:
+    def find(self, answer: str) -> str | None:
         """The name of the class that an answer belongs to; None where it belongs to none, or the caller has gone."""
         if self._form is not None:
             return self._names.get(self._form(answer))
@@ -153,3 +154,6 @@ class Classes:
             if same:
                 return name
         return None
+
+    def _key(self, name: str) -> str:
+        return name if self._form is None else self._form(name)
