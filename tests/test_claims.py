@@ -82,7 +82,7 @@ def test_scaling(tmp_path):
     words = ["--methods", "pf,pf:paper,bon,greedy,pg", "--budgets", "1,4,8"]
     out = claim(tmp_path, "scaling", *words)
     assert {path.name for path in out.iterdir()} == {
-        "report.md", "report.csv", "differences.csv", "rates.csv", "predictions.csv",
+        "report.md", "report.csv", "differences.csv", "rates.csv", "predictions.csv", "steps.csv",
         *(f"{name}.{kind}" for name in ("accuracy", "cost", "rates") for kind in ("png", "svg")),
     }  # fmt: skip
     made_by = f"Made by `python recipes/claims.py scaling {' '.join([*FAKE, *words])}`."

@@ -70,7 +70,7 @@ class TestContent:
         for inside in held.values():
             fields = {**inside["record"], "posterior": dict(inside["record"]["posterior"])}
             record = RunRecord.from_json(json.dumps(fields))
-            assert record == records[record.key]
+            assert record == dataclasses.replace(records[record.key], prefixes=None)  # the trace has them
             assert Trace.from_json(json.dumps(inside["trace"])) == traces[record.key]
 
     def test_the_list_agrees_with_the_records(self, directory, page):

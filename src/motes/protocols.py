@@ -118,6 +118,11 @@ class Task(AnswerRule, Protocol):
 
     Both are asked by several threads. A task whose problems have levels may say so by a method
     `level(problem) -> int | None`; reports then tell levels apart.
+
+    A task that can check steps may say so by a method `check_step(problem, step: str) -> bool | None`: whether a step
+    of any answer to the problem is right, None where it cannot tell. It is asked where steps end at blank lines, the
+    usual delimiter. A partial answer is right if all its steps are; reports then say how well the reward model tells
+    right ones from wrong ones.
     """
 
     name: str

@@ -67,7 +67,8 @@ def runs(directory: Path, damages: Damages | None = None) -> Iterator[Row]:
         RunDirectoryError: the directory holds no evaluation, or its records cannot be read at all.
     """
     for record in _records(directory, damages):
-        fields = dataclasses.asdict(record)
+        fields = dataclasses.asdict(dataclasses.replace(record, prefixes=None))
+        del fields["prefixes"]  # what happened inside is for the other kinds to tell
         usage = fields.pop("usage")
         posterior = [{"answer": answer, "mass": mass} for answer, mass in fields.pop("posterior").items()]
         lists = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}

@@ -32,6 +32,7 @@ from motes.lab.damage import (
     parse_json,
     refuse,
 )
+from motes.lab.prefixes import Prefixes
 from motes.text import json_line
 from motes.types import Usage
 
@@ -64,6 +65,8 @@ class RunRecord:
         seconds: from the run's start to its end, while others shared the models.
         run_seed: the seed given to `motes.solve` for this run.
         error: why the run failed, or why its answer could not be graded.
+        prefixes: its partial answers, those that were not selected included; `prefixes.ends` are the answers'. None in
+            records from before there were any.
     """
 
     problem_id: str
@@ -88,6 +91,7 @@ class RunRecord:
     right: tuple[bool | None, ...] = ()
     scores: tuple[float | None, ...] = ()
     text: str = ""
+    prefixes: Prefixes | None = None
 
     @property
     def key(self) -> Key:
@@ -103,7 +107,10 @@ class RunRecord:
         return self.right[self.groups.index(max(dict.fromkeys(given), key=given.count))]
 
     def to_json(self) -> str:
-        return json_line(dataclasses.asdict(self))
+        fields = dataclasses.asdict(dataclasses.replace(self, prefixes=None))
+        if self.prefixes is not None:
+            fields["prefixes"] = self.prefixes.to_fields()
+        return json_line(fields)
 
     @classmethod
     def from_json(cls, line: str) -> RunRecord:
@@ -121,6 +128,8 @@ class RunRecord:
         spent = {name: count for name, count in known.get("usage", {}).items() if name in Usage.__dataclass_fields__}
         known["usage"] = Usage(**spent)
         known.update((name, tuple(known.get(name, ()))) for name in ("answers", "groups", "right", "scores"))
+        if known.get("prefixes") is not None:
+            known["prefixes"] = Prefixes.from_fields(known["prefixes"])
         try:
             record = cls(**known)
         except TypeError:
@@ -128,6 +137,8 @@ class RunRecord:
         for name in ("groups", "right", "scores"):
             if len(of_each := getattr(record, name)) not in (0, len(record.answers)):
                 raise ValueError(f"`{name}` are {len(of_each)}, of {len(record.answers)} answers")
+        if record.prefixes is not None and len(record.prefixes.ends) != len(record.answers):
+            raise ValueError(f"`prefixes` end {len(record.prefixes.ends)} times, for {len(record.answers)} answers")
         if record.groups and not record.right:  # records of before there were groups have `right` alone
             raise ValueError("`groups` go together with `right`")
         if any(group is not None and group >= len(record.posterior) for group in record.groups):
@@ -182,6 +193,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "right": Rule(lambda value: is_list(value, or_none(_is_bool)), "a list of true, false and null"),
         "scores": Rule(lambda value: is_list(value, or_none(_is_share)), "a list of numbers in [0, 1] and nulls"),
         "text": Rule(is_text, "a text"),
+        "prefixes": Rule(or_none(lambda value: isinstance(value, dict)), "an object or null"),
     }
 )
 """What each field may hold."""

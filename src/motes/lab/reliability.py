@@ -5,8 +5,11 @@ McNeil, 1982). Over all pairs, and over pairs of answers to the same problem: to
 first, and only the second helps a method to choose among answers. Are they probabilities? Expected calibration error,
 Brier score, and the share that is right by bins of the value.
 
-Scores are those of the answers that a run ended with. A method that selects by scores has selected among them: its
+`Quality` is about the answers that a run ended with. A method that selects by scores has selected among them: its
 answers are not independent samples, and the same reward model looks worse on them than on those of best-of-N.
+
+`StepQuality` is about partial answers, all that a run drew, those that were not selected included. Each step counts
+once, however many particles went on from it. They are selected all the same, as each continues one that was.
 """
 
 from __future__ import annotations
@@ -80,18 +83,30 @@ class Predictions:
         if len(levels) > LEVELS:
             edges = np.quantile(self.values, np.linspace(0, 1, LEVELS + 1)[1:-1])
             place = np.searchsorted(edges, self.values)
-        problems = int(self.problems.max()) + 1
-        counts = np.zeros((2, problems, int(place.max()) + 1))
-        np.add.at(counts, (self.right.astype(np.int64), self.problems, place), 1.0)
-        wrong, right = counts  # (P, levels)
-        wins = right @ (wrong.cumsum(1) - wrong / 2).T  # (P, P): right ones of p over wrong ones of q
-        drawn = resamples(problems)  # (1 + B, P)
-        rights, wrongs = right.sum(1), wrong.sum(1)  # (P,)
+        number = int(self.problems.max()) + 1
+        clusters = clusters_of(number)  # (P,)
+        here = clusters[self.problems]  # (n,)
+        counts = np.zeros((2, int(clusters.max()) + 1, int(place.max()) + 1))
+        np.add.at(counts, (self.right.astype(np.int64), here, place), 1.0)
+        wrong, right = counts  # (K, levels)
+        wins = right @ (wrong.cumsum(1) - wrong / 2).T  # (K, K): right ones of j over wrong ones of k
+        drawn = resamples(len(wins))  # (1 + B, K)
+        rights, wrongs = right.sum(1), wrong.sum(1)  # (K,)
         with np.errstate(invalid="ignore"):
             all_pairs = ((drawn @ wins) * drawn).sum(1) / ((drawn @ rights) * (drawn @ wrongs))
-            same = (drawn @ wins.diagonal()) / (drawn @ (rights * wrongs))
         all_pairs[0] = auroc(self.values, self.right)  # the levels are all its values, or nearly
-        return _interval(all_pairs, problems), _interval(same, problems)
+        return _interval(all_pairs, len(wins)), self.auroc_within(self.problems)
+
+    def auroc_within(self, groups: npt.NDArray[np.int64]) -> Interval:
+        """Over the pairs of the same group; with a 95 % interval of a bootstrap over problems.
+
+        Args:
+            groups: (n,) the number of each one's group, from 0: its problem, or a part of it.
+        """
+        wins, pairs = pair_counts(self.values, self.right, groups)  # (G,)
+        problem = np.zeros(len(wins), dtype=np.int64)
+        problem[groups] = self.problems
+        return ratio_interval(wins, pairs, problem)
 
     def expected_calibration_error(self) -> float:
         return expected_calibration_error(self.values, self.right.astype(np.float64)) if len(self) else math.nan
@@ -172,6 +187,101 @@ class Quality:
         }
 
 
+@dataclass(frozen=True)
+class StepQuality:
+    """The numbers that decide whether particles can win, of one method at one budget.
+
+    Attributes:
+        is_independent: whether its answers are independent samples of the language model.
+        steps: mean number of steps of the answers that runs ended with, those of no step left out.
+        right: share of the answers that is right, those of failed runs included; of independent samples that is pass@1.
+        checked: whether the task's step checker says which partial answers are right, or else their final answers.
+        prefixes: partial answers with a score that are known to be right or wrong. `wrong`: the share of wrong ones.
+        within: AUROC of their last steps' scores, over pairs to the same problem; `abreast`: over pairs of as many
+            steps, which is what a method compares in one round.
+        untold: runs whose records are from before partial answers were kept.
+    """
+
+    method: str
+    budget: int
+    is_independent: bool
+    steps: Interval
+    right: Interval
+    checked: bool
+    prefixes: int
+    wrong: float
+    within: Interval
+    abreast: Interval
+    untold: int
+
+    @classmethod
+    def of(cls, method: str, budget: int, is_independent: bool, records: Sequence[RunRecord]) -> StepQuality | None:
+        """None where nothing was scored."""
+        if not any(score is not None for record in records for score in record.scores):
+            return None
+        checked = any(record.prefixes is not None and record.prefixes.right for record in records)
+        numbers = {problem: i for i, problem in enumerate(dict.fromkeys(record.problem_id for record in records))}
+        rows: list[tuple[float, bool, int, int]] = []  # score, right, problem, number of steps
+        lengths: list[tuple[int, int, int]] = []  # steps in all, answers, problem
+        for record in records:
+            if (prefixes := record.prefixes) is None:
+                continue
+            problem, depths = numbers[record.problem_id], prefixes.depths
+            steps = [depths[end] for end in prefixes.ends if end is not None]
+            lengths.append((sum(steps), len(steps), problem))
+            labels = prefixes.right if checked else prefixes.lead_to(record.right)
+            rows += [
+                (score, label, problem, depth)
+                for score, label, depth in zip(prefixes.scores, labels, depths, strict=bool(labels))
+                if score is not None and label is not None
+            ]
+        total, answers, problems = np.array(lengths or [(0, 0, 0)]).T
+        predictions = Predictions(
+            np.array([row[0] for row in rows]),
+            np.array([row[1] for row in rows], dtype=bool),
+            np.array([row[2] for row in rows], dtype=np.int64),
+        )
+        within = abreast = Interval.none()
+        if rows:
+            parts = {part: i for i, part in enumerate(dict.fromkeys(row[2:] for row in rows))}
+            within = predictions.auroc_within(predictions.problems)
+            abreast = predictions.auroc_within(np.array([parts[row[2:]] for row in rows]))
+        right = [
+            (record.problem_id, each is True)
+            for record in records
+            for each in ((False,) * record.budget if record.outcome == "failed" else record.right)
+        ]
+        return cls(
+            method,
+            budget,
+            is_independent,
+            ratio_interval(total.astype(np.float64), answers.astype(np.float64), problems),
+            share_interval(right),
+            checked,
+            len(rows),
+            float((~predictions.right).mean()) if rows else math.nan,
+            within,
+            abreast,
+            sum(record.prefixes is None and bool(record.scores) for record in records),
+        )
+
+    def row(self) -> dict[str, Any]:
+        """As a flat row of a CSV file."""
+        return {
+            "method": self.method,
+            "budget": self.budget,
+            "independent": int(self.is_independent),
+            **ends(self.steps, "steps"),
+            **ends(self.right, "right"),
+            "labelled_by": "step checker" if self.checked else "final answer",
+            "partial_answers": self.prefixes,
+            "wrong": round(self.wrong, 6),
+            **ends(self.within, "auroc_within"),
+            **ends(self.abreast, "auroc_abreast"),
+            "runs_untold": self.untold,
+        }
+
+
 def auroc(values: npt.ArrayLike, right: npt.ArrayLike) -> float:
     """The chance that a right one has a larger value than a wrong one; ties count half. NaN where there are no two.
 
@@ -185,6 +295,63 @@ def auroc(values: npt.ArrayLike, right: npt.ArrayLike) -> float:
     _, place, counts = np.unique(np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True)
     ranks = (counts.cumsum() - (counts - 1) / 2)[place]
     return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def pair_counts(
+    values: FloatArray, right: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64]
+) -> tuple[FloatArray, FloatArray]:
+    """(G,) In each group, the pairs in which a right one has a larger value than a wrong one, ties counting half; and
+    all pairs of a right and a wrong one.
+
+    Args:
+        values, right, groups: (n,) groups are numbered from 0.
+    """
+    if not len(values):
+        return np.zeros(0), np.zeros(0)
+    number = int(groups.max()) + 1
+    rights = np.bincount(groups[right], minlength=number).astype(np.float64)
+    wrongs = np.bincount(groups[~right], minlength=number).astype(np.float64)
+    order = np.lexsort((values, groups))
+    values, right, groups = values[order], right[order], groups[order]
+    changes = np.ones(len(values), dtype=bool)
+    changes[1:] = (values[1:] != values[:-1]) | (groups[1:] != groups[:-1])
+    tie = changes.cumsum() - 1  # (n,) equal values of a group have one number
+    tied = np.bincount(tie[~right], minlength=len(values))  # wrong ones among them
+    before = (wrongs.cumsum() - wrongs)[groups]  # wrong ones of the groups before
+    below = np.cumsum(~right) - before  # (n,) wrong ones of the group up to here
+    last = np.flatnonzero(np.append(changes[1:], True))  # where each tie ends
+    wins = np.zeros(number)
+    np.add.at(wins, groups[right], (below[last][tie] - tied[tie] / 2)[right])
+    return wins, rights * wrongs
+
+
+CLUSTERS = 2000
+"""More problems than these are drawn together, in so many parts: a bootstrap of them varies as much, and its memory
+does not grow with their number."""
+
+
+def clusters_of(problems: int) -> npt.NDArray[np.int64]:
+    """(P,) the number of the cluster that each problem is drawn with, from 0: its own, or a part of many problems."""
+    if problems <= CLUSTERS:
+        return np.arange(problems)
+    return np.random.default_rng(0).permutation(problems) % CLUSTERS
+
+
+def ratio_interval(numerators: FloatArray, denominators: FloatArray, problems: npt.NDArray[np.int64]) -> Interval:
+    """Σ numerators / Σ denominators, with the 95 % percentile interval of a bootstrap over problems; without one where
+    no resample differs.
+
+    Args:
+        numerators, denominators, problems: (n,) problems are numbered from 0.
+    """
+    if not denominators.sum():
+        return Interval.none()
+    number = int(problems.max()) + 1
+    clusters = clusters_of(number)[problems]
+    sums = [np.bincount(clusters, weights) for weights in (numerators, denominators)]  # each (K,)
+    drawn = resamples(len(sums[0]))  # (1 + B, K)
+    with np.errstate(invalid="ignore"):
+        return _interval((drawn @ sums[0]) / (drawn @ sums[1]), len(sums[0]))
 
 
 def expected_calibration_error(probabilities: FloatArray, labels: FloatArray) -> float:
@@ -209,6 +376,9 @@ def _bin(values: FloatArray) -> npt.NDArray[np.int64]:
 
 
 def _interval(estimates: FloatArray, problems: int) -> Interval:
-    """Resamples without a right or a wrong one say nothing."""
+    """Resamples without a right or a wrong one say nothing; where all say the same, how sure it is stays unknown."""
     value, drawn = estimates[0], estimates[1:]
-    return percentile_interval(np.concatenate([[value], drawn[~np.isnan(drawn)]]), problems=problems)
+    drawn = drawn[~np.isnan(drawn)]
+    if not len(drawn) or (drawn == drawn[0]).all():
+        return Interval.none(float(value))
+    return percentile_interval(np.concatenate([[value], drawn]), problems=problems)

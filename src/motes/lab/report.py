@@ -18,7 +18,7 @@ from motes.lab.flops import Sizes
 from motes.lab.method_spec import draws_independently
 from motes.lab.prices import Prices
 from motes.lab.records import OUTCOMES, Outcome, RunRecord, read_records
-from motes.lab.reliability import Predictions, Quality
+from motes.lab.reliability import Predictions, Quality, StepQuality
 from motes.lab.statistics import Interval, share_interval
 from motes.lab.tables import csv_text, markdown, sections
 from motes.text import counted
@@ -218,6 +218,13 @@ class Report:
                     found.append(Quality.of(*name, kind, predictions))
         return tuple(found)
 
+    @cached_property
+    def step_qualities(self) -> tuple[StepQuality, ...]:
+        """Of each cell with scores: how many steps answers have, how often they are right, and how well the reward
+        model tells right partial answers from wrong ones."""
+        found = (StepQuality.of(*name, draws_independently(name[0]), records) for name, records in self.runs.items())
+        return tuple(quality for quality in found if quality is not None)
+
     @property
     def sampled(self) -> CellName:
         """The cell with the most independent samples a run; ("", 0) where there is none."""
@@ -285,6 +292,8 @@ class Report:
             tables["differences.csv"] = csv_text([difference.row() for difference in self.differences])
         if self.rates:
             tables["rates.csv"] = csv_text([rate.row() for rate in self.rates])
+        if self.step_qualities:
+            tables["steps.csv"] = csv_text([quality.row() for quality in self.step_qualities])
         if self.qualities:
             tables["predictions.csv"] = csv_text([quality.row() for quality in self.qualities])
         return tables
@@ -295,8 +304,7 @@ def _scientific(number: float | None) -> str:
 
 
 def write_report(directory: Path, report: Report, *, plots: bool = True, viewer: int | None = None) -> list[Path]:
-    """Write `report.md`, `report.csv`, `differences.csv`, `rates.csv` and `predictions.csv` where there are any, the
-    page `report.html` and, if asked for, the plots, beside the records.
+    """Write the tables (`Report.tables`), the page `report.html` and, if asked for, the plots, beside the records.
 
     Args:
         viewer: the number of problems whose runs the page holds, see `motes.lab.page.html`.

@@ -16,6 +16,7 @@ from motes.lab.statistics import Interval
 from motes.text import visible
 
 if TYPE_CHECKING:
+    from motes.lab.reliability import StepQuality
     from motes.lab.report import Cell, Report
 
 ACCURACY_NOTE = (
@@ -43,6 +44,29 @@ QUALITY_NOTE = (
     "bins. Answers that a method selected by score are not independent samples: only those of best-of-N and the like "
     "say how good the reward model is."
 )
+DECIDING_NOTE = (
+    "Steps: mean number T of the answers that a run ended with. Right: the share P of them that is; of independent "
+    "samples that is pass@1. AUROC: chance that of two partial answers to the same problem, a right and a wrong one, "
+    "the right one has the larger score in its last step, pooled over problems, whatever their lengths, and over those "
+    "of as many steps. {labels} Of all steps that were ever drawn and scored, not of survivors alone; a step counts "
+    "once, however many particles went on from it. In brackets the 95 % interval of a bootstrap over problems (of P "
+    "Wilson's). {reference}"
+)
+CHECKED_NOTE = "A partial answer is right where each of its steps is, by the task's step checker."
+UNCHECKED_NOTE = (
+    "The task has no step checker for these steps: by the final outcome, a partial answer counts as right where any "
+    "answer that goes on from it is, and those that none goes on from are left out, so that of methods that select "
+    "this is about survivors."
+)
+REFERENCE_NOTE = (
+    "A method that selects goes on from steps that it chose, which are no independent samples: of what the models can "
+    "do by themselves, only {names} says something."
+)
+NO_REFERENCE_NOTE = (
+    "Methods that select go on from steps that they chose: what the models can do by themselves is known from "
+    "independent samples alone, such as those of `bon`, which there are none of here."
+)
+UNTOLD_NOTE = "{count} of these runs have records from before partial answers were kept: they cannot tell."
 OUTCOMES_NOTE = (
     "Of each run one. An answer that the grader failed at or said nothing about in time, and a run that failed, are "
     "neither right nor wrong; accuracy is over all of them."
@@ -88,6 +112,8 @@ def sections(report: Report) -> Iterator[Section]:
         yield Section(f"Differences to {code(report.chief)}", *_grid(report.differences, "budget {}"), note)
     if report.rates:
         yield Section("Scaling rates", *_grid(report.rates, "n = {}"), RATES_NOTE.format(chief=code(report.chief)))
+    if report.step_qualities:
+        yield _deciding(report.step_qualities)
     if report.passes:
         method, n = report.sampled
         rows = [[f"{k}", percent(value.value), between(value)] for k, value in report.passes.items()]
@@ -151,6 +177,33 @@ def _quality_rows(report: Report) -> Rows:
         ]
         for quality in report.qualities
     ]  # fmt: skip
+
+
+def _deciding(qualities: Sequence[StepQuality]) -> Section:
+    """The numbers that decide whether particles can win: T, P, and the AUROC between partial answers."""
+    header = ("method", "budget", "steps", "right", "partial answers", "wrong", "AUROC", "as many steps")
+    rows = [
+        [
+            quality.method, str(quality.budget), _number(quality.steps), with_interval(quality.right),
+            f"{quality.prefixes:,}", percent(quality.wrong), _three(quality.within), _three(quality.abreast),
+        ]
+        for quality in qualities
+    ]  # fmt: skip
+    names = " and ".join(dict.fromkeys(code(quality.method) for quality in qualities if quality.is_independent))
+    told = [quality for quality in qualities if quality.prefixes]
+    labels = [CHECKED_NOTE] if any(quality.checked for quality in told) else []
+    labels += [UNCHECKED_NOTE] if any(not quality.checked for quality in told) else []
+    reference = REFERENCE_NOTE.format(names=names) if names else NO_REFERENCE_NOTE
+    if untold := sum(quality.untold for quality in qualities):
+        reference += " " + UNTOLD_NOTE.format(count=f"{untold:,}")
+    note = DECIDING_NOTE.format(labels=" ".join(labels), reference=reference)
+    return Section("Steps, pass@1 and the reward model between steps", header, rows, " ".join(note.split()))
+
+
+def _number(value: Interval) -> str:
+    """A number to two digits, with its interval."""
+    ends = f"{value.low:.2f} – {value.high:.2f}" if value.is_known else "–"
+    return "–" if value.value != value.value else f"{value.value:.2f} ({ends})"
 
 
 def _levels(report: Report) -> Section:

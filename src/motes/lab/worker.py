@@ -6,7 +6,7 @@ import math
 import time
 import traceback
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from motes import api
@@ -15,6 +15,7 @@ from motes.lab.evaluation import Evaluation, PlannedRun
 from motes.lab.flops import Sizes
 from motes.lab.grading import Grade, grade_run, groups
 from motes.lab.method_spec import is_own, method_from_spec
+from motes.lab.prefixes import prefixes_of
 from motes.lab.records import RunRecord
 from motes.lab.traces import Trace
 from motes.methods import require
@@ -142,14 +143,16 @@ class Local:
             result = api.computed(error)
         seconds = time.perf_counter() - started
         result = result or Result(run.problem, run.method, run.run_seed)
+        trace = await in_thread(Trace.of, run.key, result)
         try:
             record = await recorded(run, task, result, failure, seconds)
+            record = replace(record, prefixes=await in_thread(prefixes_of, trace, task, run.problem))
         except Exception as error:  # a user's task cannot read, compare or grade what was answered
             failure = failure or error
             record = _unread(run, result, failure, seconds)
         return Done(
             record,
-            await in_thread(lambda: Trace.of(run.key, result).to_member()) if self.traces else None,
+            await in_thread(trace.to_member) if self.traces else None,
             None if failure is None else "".join(traceback.format_exception(failure)).rstrip(),
             str(failure) if isinstance(failure, ConfigurationError) else None,
         )

@@ -12,7 +12,7 @@ import gzip
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from html import escape
 from itertools import chain
@@ -205,7 +205,8 @@ def _section(section: Section) -> str:
 
 def _packed(record: RunRecord, trace: bytes) -> str:
     """A record, the answers of its posterior in their order, and a trace as it stands in the file."""
-    fields: Mapping[str, Any] = {**dataclasses.asdict(record), "posterior": list(record.posterior.items())}
+    fields = dataclasses.asdict(dataclasses.replace(record, prefixes=None))  # the trace says more
+    fields["posterior"] = list(record.posterior.items())
     text = b'{"record":' + json.dumps(fields, allow_nan=False).encode() + b',"trace":' + trace + b"}"
     return base64.b64encode(gzip.compress(text, compresslevel=9, mtime=0)).decode()
 
