@@ -188,7 +188,7 @@ def test_sizes_that_are_damaged_are_not_known(content, tmp_path, capsys):
     assert f"1 models' size could not be read: {directory}/models.json: " in out
 
 
-@pytest.mark.parametrize("name", ["config.json", "records.jsonl", "models.json", "traces.jsonl.gz"])
+@pytest.mark.parametrize("name", ["config.json", "records.jsonl", "models.json", "provenance.jsonl", "traces.jsonl.gz"])
 @pytest.mark.parametrize("kind", ["directory", "pipe", "device"])
 def test_what_is_no_file_is_not_read(name, kind, tmp_path, capsys):
     directory = write(tmp_path / "run")

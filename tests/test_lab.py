@@ -543,9 +543,9 @@ class TestReport:
     def test_files(self, finished):
         paths = write_report(finished, Report.load(finished))
         assert sorted(path.name for path in paths) == [
-            "accuracy.png", "accuracy.svg", "differences.csv", "levels.png", "levels.svg", "predictions.csv",
-            "rates.csv", "reliability.png", "reliability.svg", "report.csv", "report.html", "report.md",
-            "steps.csv",
+            "accuracy.png", "accuracy.svg", "csv-metadata.json", "differences.csv", "levels.png", "levels.svg",
+            "predictions.csv", "rates.csv", "reliability.png", "reliability.svg", "report.csv", "report.html",
+            "report.md", "steps.csv",
         ]  # fmt: skip
         rows = list(csv.DictReader(io.StringIO((finished / "report.csv").read_text())))
         assert len(rows) == 7 * 6

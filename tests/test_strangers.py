@@ -136,7 +136,7 @@ class TestLinks:
         assert not [path for path in directory.iterdir() if "partial" in path.name]
 
     @pytest.mark.parametrize("make", [os.symlink, os.link])
-    @pytest.mark.parametrize("name", ["records.jsonl", "traces.jsonl.gz", "log.txt"])
+    @pytest.mark.parametrize("name", ["records.jsonl", "traces.jsonl.gz", "provenance.jsonl", "log.txt"])
     def test_nothing_is_appended_to_a_link(self, name, make, tmp_path, capsys):
         ask = small_evaluation(1)
         directory, outside = tmp_path / "run", tmp_path / "outside"

@@ -24,6 +24,7 @@ from motes.cli import (
     export,
     grade,
     merge,
+    options,
     report,
     reproduce,
     serve,
@@ -96,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str] | None) -> int:
     command = typer.main.get_command(app)
+    options.TYPED.set(words)
     try:
         code = command.main(args=words, prog_name="motes", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):

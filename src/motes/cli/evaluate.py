@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -149,6 +148,7 @@ def command(
         raise ConfigurationError("--workers and --gpus-per-worker go with --ray")
     try:
         settings: dict[str, Any] = {"concurrency": concurrency, "shard": part, "traces": traces}
+        settings["command"] = options.command_line()
         if ray is None:
             settings["lm"], settings["reward"] = options.open_models(model, reward)
             settings["outcome_reward"] = options.open_reward_model(outcome_reward)
@@ -159,8 +159,9 @@ def command(
             settings["on"] = Ray(None if ray == RAY else ray, workers, gpus_per_worker)
         progress = run(terminal.progress(), evaluation, out, **settings)
     except KeyboardInterrupt:
-        again = shlex.join(["motes", *sys.argv[1:]])
-        raise terminal.StoppedError(f"what is done is in {out}, this goes on with it: {again}") from None
+        raise terminal.StoppedError(
+            f"what is done is in {out}, this goes on with it: {options.command_line()}"
+        ) from None
     terminal.note_all(progress.damages.lines())
     terminal.results().show(section_table(accuracy(Report.load(out))))
     terminal.say(f"{progress.done} runs in {out}; plots: motes report {shlex.quote(str(out))}")

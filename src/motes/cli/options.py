@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Annotated, Any
 
 import typer
@@ -111,6 +114,16 @@ Prices = Annotated[
         help="Of a million tokens, in any currency: generated, prefill, prefill_cached, reward, reward_cached.",
     ),
 ]
+
+
+TYPED: ContextVar[list[str] | None] = ContextVar("typed", default=None)
+"""The words behind `motes` of the command that runs; None: those of this process."""
+
+
+def command_line() -> str:
+    """What was typed, to be typed again."""
+    typed = TYPED.get()
+    return shlex.join(["motes", *(sys.argv[1:] if typed is None else typed)])
 
 
 def prompt(spec: str | None) -> prompts.Prompt | None:

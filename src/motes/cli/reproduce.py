@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, cast
@@ -94,8 +92,9 @@ def command(
     try:
         failed = measure(reproduction, concurrency)
     except KeyboardInterrupt:
-        again = shlex.join(["motes", *sys.argv[1:]])
-        raise terminal.StoppedError(f"what is done is in {out}, this goes on with it: {again}") from None
+        raise terminal.StoppedError(
+            f"what is done is in {out}, this goes on with it: {options.command_line()}"
+        ) from None
     show(reproduction)
     try:
         paths = write(reproduction)
@@ -145,7 +144,8 @@ def _measure(model: str, entries: Sequence[Entry], concurrency: int) -> int:
         prm = rewards[evaluation.reward]
         console = terminal.progress()
         console.quiet = not console.is_interactive
-        progress = run(console, evaluation, entry.directory, lm=lm, reward=prm, concurrency=concurrency)
+        settings = {"concurrency": concurrency, "command": options.command_line()}
+        progress = run(console, evaluation, entry.directory, lm=lm, reward=prm, **settings)
         told = f", {progress.failed} failed" if progress.failed else ""
         terminal.tell(f"{entry.name}: {100 * progress.accuracy:.1f} % of {progress.done} runs{told}")
         failed += progress.failed

@@ -191,7 +191,9 @@ def section_table(section: Section) -> Table:
     """A table of a report."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for i, column in enumerate(section.header):
-        table.add_column(column, justify="right" if i else "left", overflow="fold")  # no number is ever cut
+        table.add_column(
+            column, justify="right" if i and not section.words else "left", overflow="fold"
+        )  # no number is ever cut
     previous = None
     for first, *rest in section.rows:
         table.add_row(Text(first if first != previous else "", style="bold"), *rest)

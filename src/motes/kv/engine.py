@@ -37,6 +37,8 @@ class Engine(Worker[RequestT]):
     Attributes:
         num_parameters: that every token is multiplied by: all but an embedding that is only looked up, and of a
             mixture the experts that a token is sent to.
+        origin, revision: the folder or the hub's name that it was loaded from, "" where it was made here, and the
+            hub's commit, where there is one. dtype, device: of its weights, in words.
 
     Raises:
         ConfigurationError: the model computes something that the engine does not (see `self_check`).
@@ -70,6 +72,9 @@ class Engine(Worker[RequestT]):
         body, dtype, device = model.get_decoder(), model.dtype, model.device
         fits = cache_budget(Runner.bytes_per_token(body.config, dtype), device)
         self.name = name
+        self.origin: str = model.name_or_path or ""
+        self.revision: str | None = getattr(model.config, "_commit_hash", None)
+        self.dtype, self.device = str(dtype).removeprefix("torch."), device.type
         self.vocabulary = vocabulary
         self.context_length = Runner.context_length(body.config)
         self.num_parameters = _multiplied(model)

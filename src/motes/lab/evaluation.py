@@ -17,6 +17,7 @@ from motes import api, files
 from motes.arguments import fit
 from motes.errors import ConfigurationError, MotesError, RunDirectoryError
 from motes.lab.damage import Damage, Damaged, Rule, broken, is_count, is_list, is_text, or_none, parse_json, refuse
+from motes.lab.keys import without_keys
 from motes.lab.method_spec import canonical, describe, is_own, method_from_spec
 from motes.lab.records import Foreign, Key
 from motes.prompts import Prompt
@@ -28,7 +29,10 @@ from motes.types import Problem, Sampling
 CONFIGURATION = "config.json"
 RECORDS = "records.jsonl"
 TRACES = "traces.jsonl.gz"
+PROVENANCE = "provenance.jsonl"
 LOG = "log.txt"
+
+MODELS = ("lm", "reward", "outcome_reward")
 
 MULTIPLE = 720_720
 """Of every number up to 16: this many times a budget can be shared out to as many beams, sweeps or islands."""
@@ -172,8 +176,11 @@ class Evaluation:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """The resolved configuration, as JSON can hold it: two evaluations are the same where these are equal."""
+        """The resolved configuration, as JSON can hold it, without keys: two evaluations are the same where these are
+        equal."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name in MODELS:
+            fields[name] = None if fields[name] is None else without_keys(fields[name])
         for name in ("outcome_reward", "prompt"):  # as in the configurations of evaluations from before there were any
             if fields[name] is None:
                 del fields[name]
@@ -297,7 +304,8 @@ def read_configuration(directory: Path, damaged: Damaged = refuse) -> dict[str, 
     for name, reason in list(broken(RULES.items(), configuration)):
         damaged(Damage(path, "", reason, remedy))
         del configuration[name]
-    return configuration
+    # Earlier versions wrote a model's options as they stood, a key among them.
+    return {name: without_keys(value) if name in MODELS and value else value for name, value in configuration.items()}
 
 
 def foreign_to(configuration: Mapping[str, Any]) -> Foreign:

@@ -11,6 +11,7 @@ from motes.errors import RunDirectoryError
 from motes.lab.damage import Damages, told_to
 from motes.lab.evaluation import RECORDS, TRACES, check, claim, differing, foreign_to, read_configuration
 from motes.lab.flops import Sizes
+from motes.lab.provenance import sign_merged
 from motes.lab.records import Key, RecordStore, RunRecord, read_records
 from motes.lab.traces import TraceStore, read_traces
 
@@ -33,6 +34,8 @@ class Merged:
 
 def merge(out: Path, parts: Sequence[Path], damages: Damages | None = None) -> Merged:
     """Add to the evaluation in `out`, made if missing, what the directories `parts` hold of it.
+
+    What each of them was made with is kept, see `motes.lab.provenance`.
 
     Each must hold the same evaluation, whichever of its runs they did. Of a run that several have, one that did not
     fail is kept, the first of them; a failed run never replaces another. The parts stay as they are, and the result is
@@ -76,6 +79,7 @@ def merge(out: Path, parts: Sequence[Path], damages: Damages | None = None) -> M
                 kept[record.key], sources[record.key] = record, part
         _require_planned(kept, first)
         claim(out, first)
+        sign_merged(out, others, told_to(damages, "provenance lines"))
         for part in others:
             Sizes.read(part, told_to(damages, "models' sizes")).record(out)
         with TraceStore(out / TRACES) as traces:

@@ -18,6 +18,7 @@ from motes.concurrency import gather
 from motes.errors import ConfigurationError, EngineError, MissingExtraError, MotesError
 from motes.lab.evaluation import Evaluation, PlannedRun
 from motes.lab.flops import Sizes
+from motes.lab.provenance import Made
 from motes.lab.worker import Done, Local, Worker, recorded
 from motes.types import Result
 
@@ -141,8 +142,8 @@ class _Actor:
         self._evaluation, self._concurrency, self._traces, self._version = evaluation, concurrency, traces, version
         sys.path += [path for path in paths if path not in sys.path]
 
-    async def open(self) -> tuple[Sizes | None, str | None]:
-        """The sizes of the models, or why they cannot be opened."""
+    async def open(self) -> tuple[tuple[Sizes, Made] | None, str | None]:
+        """The sizes of the models and what they are, or why they cannot be opened."""
         if self._version != __version__:
             return None, f"a node of the cluster has motes {__version__}, not {self._version}: install one everywhere"
         open_models = partial(Local.open, concurrency=self._concurrency, traces=self._traces)
@@ -151,7 +152,7 @@ class _Actor:
             self._local.check()
         except MotesError as error:
             return None, str(error)
-        return self._local.sizes, None
+        return (self._local.sizes, await self._local.made()), None
 
     async def solve(self, run: PlannedRun) -> Done | str:
         """What `Local.solve` makes of it; the text of an error that ends the evaluation."""
@@ -181,15 +182,19 @@ class _Crew:
         self._evaluation, self._concurrency = evaluation, concurrency
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._places = 0
-        self.opened: asyncio.Future[Sizes] = asyncio.get_running_loop().create_future()
+        self.opened: asyncio.Future[tuple[Sizes, Made]] = asyncio.get_running_loop().create_future()
 
     @property
     def sizes(self) -> Sizes:
-        return self.opened.result()
+        return self.opened.result()[0]
 
     @property
     def concurrency(self) -> int:
         return self._concurrency
+
+    async def made(self) -> Made:
+        """As the first worker tells it."""
+        return self.opened.result()[1]
 
     def check(self) -> None:
         """Every worker has done so when its models were open."""
@@ -219,12 +224,12 @@ class _Crew:
         while True:
             worker = actor.remote(*arguments)
             try:
-                sizes, problem = await worker.open.remote()
+                told, problem = await worker.open.remote()
                 if problem is not None:
                     raise ConfigurationError(problem)
                 deaths = 0
                 if not self.opened.done():
-                    self.opened.set_result(sizes)
+                    self.opened.set_result(told)
                 await gather(work(worker) for _ in range(arguments[1]))
             except DEATHS as error:
                 deaths += 1

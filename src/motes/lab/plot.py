@@ -15,6 +15,7 @@ from motes import files
 from motes.errors import MissingExtraError
 from motes.lab.comparison import chief_of
 from motes.lab.method_spec import NAMES
+from motes.lab.provenance import Provenance
 from motes.lab.report import Cell, Report
 from motes.lab.tables import flops
 from motes.text import visible
@@ -118,11 +119,18 @@ def draw(report: Report, directory: Path) -> list[Path]:
         "levels": levels_figure,
         "reliability": reliability_figure,
     }
-    return [path for name, figure in figures.items() for path in save(partial(figure, report), directory / name)]
+    return [
+        path
+        for name, figure in figures.items()
+        for path in save(partial(figure, report), directory / name, report.provenance)
+    ]
 
 
-def save(figure: Callable[[], Figure | None], path: Path) -> list[Path]:
+def save(figure: Callable[[], Figure | None], path: Path, provenance: Provenance | None = None) -> list[Path]:
     """Draw a figure in the house's style, as PNG and SVG beside each other; the same figure gives the same files.
+
+    Args:
+        provenance: what its numbers come from: kept in the files' metadata, as JSON.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -134,11 +142,18 @@ def save(figure: Callable[[], Figure | None], path: Path) -> list[Path]:
     paths = []
     with matplotlib.rc_context(SETTINGS):
         if (drawn := figure()) is not None:
-            for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+            for suffix, metadata in metadata_of(provenance).items():
                 paths.append(path.with_suffix(suffix))
                 with files.replacing(paths[-1]) as new:
                     drawn.savefig(new, format=suffix[1:], dpi=200, metadata=metadata, facecolor="white")
     return paths
+
+
+def metadata_of(provenance: Provenance | None) -> dict[str, dict[str, str | None]]:
+    """What matplotlib writes into a file of each kind, by its suffix: nothing of the clock and of the drawing program,
+    and where the numbers come from, as JSON."""
+    told = {} if not provenance else {"Description": provenance.to_json()}
+    return {".png": {"Software": None, **told}, ".svg": {"Date": None, **told}}
 
 
 def accuracy_figure(report: Report) -> Figure:

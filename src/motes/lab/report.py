@@ -17,6 +17,7 @@ from motes.lab.evaluation import RECORDS, foreign_to, read_configuration
 from motes.lab.flops import Sizes
 from motes.lab.method_spec import draws_independently
 from motes.lab.prices import Prices
+from motes.lab.provenance import Provenance, read_calls
 from motes.lab.records import OUTCOMES, Outcome, RunRecord, read_records
 from motes.lab.reliability import Predictions, Quality, StepQuality
 from motes.lab.statistics import Interval, share_interval
@@ -26,6 +27,8 @@ from motes.types import Usage
 
 UNKNOWN = Sizes()
 PAGE = "report.html"
+CSV_METADATA = "csv-metadata.json"
+"""What stands beside CSV files and says what they are, by that name (W3C, "Model for Tabular Data and Metadata")."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,7 @@ class Report:
         missing: runs that the evaluation asks for and has no record of.
         prices: that cells' money was counted at.
         runs: the records of each cell.
+        provenance: what they were made with.
         damages: what could not be read.
     """
 
@@ -157,6 +161,7 @@ class Report:
     prices: Prices | None = None
     runs: Mapping[CellName, Sequence[RunRecord]] = field(default_factory=dict, repr=False)
     damages: Damages = field(default_factory=Damages, repr=False)
+    provenance: Provenance = field(default_factory=Provenance, repr=False)
 
     @classmethod
     def load(cls, directory: Path, prices: Prices | None = None) -> Report:
@@ -172,7 +177,9 @@ class Report:
             told = "".join(f" ({line})" for line in damages.lines())
             raise RunDirectoryError(f"{directory} holds no finished run yet{told}: run the evaluation first")
         sizes = Sizes.read(directory, damages.of("models' sizes"))
-        return dataclasses.replace(cls.of(records, configuration, sizes, prices), damages=damages)
+        calls = read_calls(directory, damages.of("provenance lines"))
+        report = cls.of(records, configuration, sizes, prices)
+        return dataclasses.replace(report, damages=damages, provenance=Provenance(configuration, tuple(calls)))
 
     @classmethod
     def of(
@@ -256,7 +263,7 @@ class Report:
 
     def warnings(self) -> list[str]:
         """What a reader must know before trusting the numbers."""
-        return [*self.damages.lines(), *self._cautions()]
+        return [*self.damages.lines(), *self.provenance.warnings(), *self._cautions()]
 
     def _cautions(self) -> list[str]:
         """Those that are about the runs, in Markdown."""
@@ -277,7 +284,8 @@ class Report:
     def markdown(self) -> str:
         """The report as a Markdown page."""
         lines = [f"# {markdown(self.title)}", "", f"{markdown(self.models)}.", ""]
-        for warning in [*map(markdown, self.damages.lines()), *self._cautions()]:
+        texts = [*self.damages.lines(), *self.provenance.warnings()]
+        for warning in [*map(markdown, texts), *self._cautions()]:
             lines += [f"**{warning}.**", ""]
         return "\n".join([*lines, *(line for section in sections(self) for line in section.markdown())])
 
@@ -296,6 +304,8 @@ class Report:
             tables["steps.csv"] = csv_text([quality.row() for quality in self.step_qualities])
         if self.qualities:
             tables["predictions.csv"] = csv_text([quality.row() for quality in self.qualities])
+        if self.provenance:
+            tables[CSV_METADATA] = self.provenance.csv_metadata(self.title, [n for n in tables if n.endswith(".csv")])
         return tables
 
 
@@ -304,7 +314,8 @@ def _scientific(number: float | None) -> str:
 
 
 def write_report(directory: Path, report: Report, *, plots: bool = True, viewer: int | None = None) -> list[Path]:
-    """Write the tables (`Report.tables`), the page `report.html` and, if asked for, the plots, beside the records.
+    """Write the tables (`Report.tables`), the page `report.html` and, if asked for, the plots, beside the records. All
+    of them say what the runs were made with.
 
     Args:
         viewer: the number of problems whose runs the page holds, see `motes.lab.page.html`.

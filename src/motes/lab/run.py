@@ -16,6 +16,7 @@ from motes.concurrency import gather
 from motes.errors import ConfigurationError, RunDirectoryError
 from motes.lab.damage import Damages
 from motes.lab.evaluation import LOG, RECORDS, TRACES, Evaluation, Shard
+from motes.lab.provenance import Call, sign
 from motes.lab.records import Outcome, RecordStore, RunRecord
 from motes.lab.traces import TraceStore
 from motes.lab.worker import Elsewhere, Local, Worker
@@ -75,11 +76,13 @@ async def evaluate(
     shard: Shard | None = None,
     traces: bool = True,
     on: Elsewhere | None = None,
+    command: str | None = None,
     observe: Callable[[Progress], None] | None = None,
 ) -> Progress:
     """Do every run of an evaluation that `directory` does not hold yet, or holds as failed.
 
-    The directory then holds the configuration, a record and, if wanted, a trace of each run, and a log.
+    The directory then holds the configuration, a record and, if wanted, a trace of each run, what this call did them
+    with (`motes.lab.provenance`), and a log.
 
     Cancelling it, or killing the process, leaves a directory that the same call resumes: nothing that was recorded is
     lost or done again.
@@ -92,6 +95,7 @@ async def evaluate(
         traces: keep what happened inside each run as well, see `motes.lab.traces`.
         on: where to solve, such as `motes.lab.on_ray.Ray()`; by default in this process. There models are opened by
             name, so that none can be given. What is recorded is the same, and this process alone writes it.
+        command: what a person typed to have this done, for the provenance; keys in it are hidden. None: nothing.
         observe: called before the first run and after each; must not block.
 
     Returns:
@@ -137,6 +141,19 @@ async def evaluate(
         if observe is not None:
             observe(progress)
         left = [run for run in plan if run.key not in finished]
+        if left:
+            begin = partial(
+                Call.begin,
+                evaluation,
+                await worker.made(),
+                command=command,
+                runs_before=len(store.records),
+                shard=shard,
+                concurrency=concurrency,
+                on=None if on is None else type(on).__name__,
+            )
+            for line in await in_thread(sign, directory, begin):
+                log.warning("%s", line)
         pending = iter(left)
         refusals = _Refusals(len({run.key[0] for run in left}), begun=progress.resumed > 0)
 

@@ -16,6 +16,7 @@ from motes.lab.statistics import Interval
 from motes.text import visible
 
 if TYPE_CHECKING:
+    from motes.lab.provenance import Provenance
     from motes.lab.reliability import StepQuality
     from motes.lab.report import Cell, Report
 
@@ -82,23 +83,30 @@ RATES_NOTE = (
     "interpolated, linearly in log2(budget); nothing is extrapolated: ≤ and > stand before the smallest and the "
     "largest budget measured, over n. In brackets the 95 % interval of a bootstrap over problems."
 )
+PROVENANCE_NOTE = (
+    "What the runs were made with, by `config.json` and `provenance.jsonl`, which have it in full. Digests are those "
+    "of SHA-256, of which the first twelve digits are shown."
+)
+OLD_NOTE = "The runs are older than the record of what they were made with: only the configuration is known."
 
 Rows = list[list[str]]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A table under a title. The first of its columns names what the row is about, the others hold numbers."""
+    """A table under a title. The first column names what the row is about, the others hold numbers, or `words`."""
 
     title: str
     header: Sequence[str]
     rows: Rows
     note: str = ""
+    words: bool = False
 
     def markdown(self) -> list[str]:
         """Its lines in Markdown, which title and note are already: names in them are `code`."""
         heading = [f"## {self.title}", ""] if self.title else []
-        return [*heading, *markdown_rows(self.header, self.rows), "", *([self.note, ""] if self.note else [])]
+        table = markdown_rows(self.header, self.rows, words=self.words)
+        return [*heading, *table, "", *([self.note, ""] if self.note else [])]
 
 
 def sections(report: Report) -> Iterator[Section]:
@@ -123,6 +131,14 @@ def sections(report: Report) -> Iterator[Section]:
         yield Section("Scores and confidence as predictions", columns, _quality_rows(report), QUALITY_NOTE)
     if report.levels:
         yield _levels(report)
+    if report.provenance:
+        yield provenance(report.provenance)
+
+
+def provenance(told: Provenance) -> Section:
+    """What the runs were made with."""
+    rows = [[name, value] for name, value in told.rows()]
+    return Section("Provenance", ("what", "which"), rows, PROVENANCE_NOTE if told.calls else OLD_NOTE, words=True)
 
 
 def accuracy(report: Report) -> Section:
@@ -287,10 +303,10 @@ def _inert(value: Any) -> Any:
     return value
 
 
-def markdown_rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A table of texts in Markdown."""
-    line = "| {} |".format
-    return [line(" | ".join(map(markdown, header))), line(" | ".join(["---"] + ["---:"] * (len(header) - 1)))] + [
+def markdown_rows(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: bool = False) -> list[str]:
+    """A table of texts in Markdown; but for the first column they stand on the right, unless they are words."""
+    line, others = "| {} |".format, "---" if words else "---:"
+    return [line(" | ".join(map(markdown, header))), line(" | ".join(["---"] + [others] * (len(header) - 1)))] + [
         line(" | ".join(map(markdown, row))) for row in rows
     ]
 

@@ -7,6 +7,7 @@ import time
 import traceback
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from motes import api
@@ -16,6 +17,7 @@ from motes.lab.flops import Sizes
 from motes.lab.grading import Grade, grade_run, groups
 from motes.lab.method_spec import is_own, method_from_spec
 from motes.lab.prefixes import prefixes_of
+from motes.lab.provenance import Made
 from motes.lab.records import RunRecord
 from motes.lab.traces import Trace
 from motes.methods import require
@@ -59,6 +61,10 @@ class Worker(Protocol):
         Raises:
             ConfigurationError: one cannot.
         """
+        ...
+
+    async def made(self) -> Made:
+        """What it works with: its models, packages and machine."""
         ...
 
     async def solve(self, run: PlannedRun) -> Done:
@@ -119,6 +125,9 @@ class Local:
                 require(method, self.lm, self.evaluation.sampling)
             except ConfigurationError as error:
                 raise ConfigurationError(f"the method {spec} cannot work here: {error}") from error
+
+    async def made(self) -> Made:
+        return await in_thread(partial(Made.of, lm=self.lm, reward=self.reward, outcome_reward=self.outcome_reward))
 
     async def solve(self, run: PlannedRun) -> Done:
         started = time.perf_counter()

@@ -198,7 +198,9 @@ def _section(section: Section) -> str:
 
     body = "".join(row(cells, "td") for cells in section.rows)
     note = f'<p class="note">{escape(section.note.replace("`", ""))}</p>' if section.note else ""
-    table = f'<div class="scroll"><table><thead>{row(section.header, "th")}</thead><tbody>{body}</tbody></table></div>'
+    kind = ' class="words"' if section.words else ""
+    head = row(section.header, "th")
+    table = f'<div class="scroll"><table{kind}><thead>{head}</thead><tbody>{body}</tbody></table></div>'
     title = escape(section.title.replace("`", "") or "Accuracy and cost")
     return f"<details{'' if section.title else ' open'}><summary>{title}</summary>{table}{note}</details>"
 

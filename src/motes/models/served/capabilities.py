@@ -21,7 +21,7 @@ class Capabilities:
     """What was found.
 
     Attributes:
-        engine, version, model, models, context_length: see `motes.http.Server`.
+        engine, version, model, models, context_length, origin: see `motes.http.Server`.
         route: how an answer is continued; the best of those that the server has. "answers": it cannot be.
         rendering: who makes a prompt of a conversation: the server, a tokenizer on this side, or nobody: messages.
         token_ids: whether the ids of drawn tokens are told.
@@ -47,6 +47,7 @@ class Capabilities:
     several_prompts: bool = False
     logprobs: bool = False
     cached_tokens: bool = False
+    origin: str | None = None
 
     @property
     def continues_prefixes(self) -> bool:

@@ -53,6 +53,7 @@ async def _abilities(client: Client, address: Address, server: Server, vocabular
         models=server.models,
         context_length=server.context_length,
         route="answers",
+        origin=server.origin,
     )
     rendering = await _rendering(client, address, server, vocabulary)
     if profile.wire is not None and rendering != "messages":
