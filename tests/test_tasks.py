@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from motes import api
-from motes.errors import ConfigurationError, MissingExtraError, ProblemFileError, UnknownNameError
+from motes.errors import ConfigurationError, GraderError, MissingExtraError, ProblemFileError, UnknownNameError
+from motes.protocols import Task
 from motes.tasks import DECLARED, Arithmetic, Benchmark, Choices, ExactMatch, MathAnswers, task
 from motes.tasks.benchmark import load
+from motes.types import Problem
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -249,11 +252,17 @@ class TestHub:
             ("aime-2025", {"problem": "?", "answer": "70", "id": "0"}, ("0", "70", None)),
             ("amc-2023", {"id": 0, "answer": "27", "url": "", "question": "?"}, ("0", "27", None)),
             ("gsm8k", {"question": "?", "answer": "So 42.\n#### 42"}, ("gsm8k/1", "42", None)),
+            ("aime-2026", {"problem_idx": 1, "answer": 277, "problem": "?"}, ("1", "277", None)),
+            ("hmmt-feb-2025", {"problem_idx": 3, "problem": "?", "answer": "\\frac{1}{576}",
+                               "problem_type": ["Algebra"]}, ("3", "\\frac{1}{576}", None)),
+            ("mmlu-pro", {"question_id": 70, "question": "?", "options": list("abcdefghij"), "answer": "I",
+                          "answer_index": 8, "cot_content": "", "category": "business", "src": ""}, ("70", "I", None)),
         ],
     )  # fmt: skip
     def test_rows_as_their_authors_publish_them(self, name, row, expected):
-        problem, level = DECLARED[name].fields.read(row, f"{name}/1")
-        assert (problem.id, problem.answer, level) == expected
+        entry = DECLARED[name].fields.read(row, f"{name}/1")
+        assert entry is not None
+        assert (entry.problem.id, entry.problem.answer, entry.level) == expected
 
 
 class TestChoices:
@@ -369,7 +378,141 @@ class TestExactMatch:
         assert not rule.equivalent("1/2", "0.5"), "words, not numbers"
 
 
+class TestGpqa:
+    ROW: ClassVar = {
+        "Record ID": "rec01", "Question": "Which town?", "Correct Answer": "Wiesbaden\n", "Incorrect Answer 1": "Bonn",
+        "Incorrect Answer 2": "Mainz", "Incorrect Answer 3": "Kassel", "Subdomain": "Towns", "Canary String": "…",
+    }  # fmt: skip
+
+    def read(self, **changes: object) -> Problem:
+        entry = DECLARED["gpqa-diamond"].fields.read({**self.ROW, **changes}, "gpqa-diamond/1")
+        assert entry is not None
+        return entry.problem
+
+    def test_the_order_is_the_ids(self):
+        problem = self.read()
+        assert problem.question == "Which town?\n\nA. Bonn\nB. Kassel\nC. Wiesbaden\nD. Mainz"
+        assert (problem.id, problem.answer) == ("rec01", "C")
+        assert self.read() == problem
+        letters = {self.read(**{"Record ID": f"rec{i}"}).answer for i in range(40)}
+        assert letters == set("ABCD")
+
+    def test_other_texts_leave_the_order_as_it_is(self):
+        assert self.read(**{"Correct Answer": "Darmstadt"}).answer == "C"
+
+    def test_letters_are_graded(self):
+        rule = DECLARED["gpqa-diamond"].rule()
+        answer = rule.answer("The answer is (D).")
+        assert answer is not None
+        assert rule.matches("D", answer)
+
+    @pytest.mark.parametrize(
+        ("changes", "says"),
+        [
+            ({"Incorrect Answer 2": "Wiesbaden "}, "differs from the right one"),
+            ({f"Incorrect Answer {i}": None for i in (1, 2, 3)}, "needs wrong answers"),
+            ({"Correct Answer": 3}, "must be a text"),
+        ],
+    )
+    def test_rows_that_cannot_be_used(self, changes, says):
+        with pytest.raises(ValueError, match=says):
+            self.read(**changes)
+
+
+class TestMmluPro:
+    @pytest.mark.parametrize(("said", "is_right"), [("The answer is (I).", True), ("The answer is (J)", False)])
+    def test_ten_options(self, tmp_path, said, is_right):
+        row = {"question_id": 7, "question": "Which?", "options": list("qrstuvwxyz"), "answer": "I", "answer_index": 8}
+        made = task(f"mmlu-pro:{written(tmp_path / 'pro.jsonl', row)}")
+        (problem,) = made.problems()
+        assert problem.question.endswith("\nI. y\nJ. z")
+        answer = made.answer(said)
+        assert answer is not None
+        assert made.grade(problem, answer) is is_right
+
+    def test_the_split_of_the_examples(self):
+        hub = DECLARED["mmlu-pro"].hub
+        assert hub is not None
+        assert set(hub.splits) == {"test", "validation"}
+
+
+class TestOlympiad:
+    ROW: ClassVar = {
+        "id": 2231, "question": "How far?", "solution": ["…"], "final_answer": ["$\\frac{1}{2}$"], "context": None,
+        "is_multiple_answer": False, "unit": None, "answer_type": "Numerical", "error": None, "image_1": None,
+    }  # fmt: skip
+
+    def made(self, tmp_path: Path, **changes: object) -> tuple[Task, Problem]:
+        made = task(f"olympiadbench:{written(tmp_path / 'olympiad.jsonl', {**self.ROW, **changes})}")
+        return made, made.problems()[0]
+
+    def test_a_row_as_its_authors_publish_it(self, tmp_path):
+        made, problem = self.made(tmp_path)
+        assert (problem.id, problem.question, problem.answer) == ("2231", "How far?", "$\\frac{1}{2}$")
+        assert made.grade(problem, "0.5")
+        assert not made.grade(problem, "0.51")
+
+    def test_what_a_question_needs_is_in_it(self, tmp_path):
+        _, problem = self.made(tmp_path, context="A snail crawls.", unit="m", is_multiple_answer=True)
+        assert problem.question.startswith("A snail crawls.\n\nHow far?\n\nThere are several answers: ")
+        assert problem.question.endswith("State the answer in m, without the unit.")
+
+    @pytest.mark.parametrize(
+        ("reference", "error", "answer", "is_right"),
+        [
+            ("$3.2$", "1e-1", "3.3", True), ("$3.2$", "1e-1", "3.31", False), ("$3.2$", "1e-1", "3.1", True),
+            ("$3.2$", None, "3.3", False), ("$3.2$", "1e-1", "16/5", True), ("$\\pi$", "0.01", "3.14", True),
+            ("$3.14$", "0.01", "\\pi", True), ("$3.14$", "0.001", "\\pi", False), ("$3.14$", "5", "x", False),
+            ("$2 \\times 10^{3}$", "10", "2005", True), ("$2 \\times 10^{3}$", "1", "2005", False),
+            ("$1, 2$", None, "2, 1", True), ("$1, 2$", None, "1", False), ("$1, 2$", None, "1, 2, 3", False),
+            ("$1, 2$", None, "2, 2", False), ("$1.0, 5.0$", "0.1,1", "5.9, 1.05", True),
+            ("$1.0, 5.0$", "0.1,1", "5, 1.2", False), ("$1.0, 5.0$", ",1", "1, 5.5", True),
+            ("$1.0, 5.0$", ",1", "1.05, 5", False), ("$(1,8), (2,7)$", None, "(2,7), (1,8)", True),
+            ("$(1,8), (2,7)$", None, "(2,7), (8,1)", False), ("$\\pm 2$", None, "2, -2", True),
+            ("$\\pm 2$", None, "2", False), ("$v=3.2$", "0.1", "v = 3.25", True),
+        ],
+    )  # fmt: skip
+    def test_answers(self, tmp_path, reference, error, answer, is_right):
+        made, problem = self.made(tmp_path, final_answer=[reference], error=error)
+        assert made.grade(problem, answer) is is_right
+
+    @pytest.mark.parametrize("answer", ["5", "5 \\text{ m}", "5\\,\\mathrm{m}/\\mathrm{s}^2", "5.05 \\mathrm{~m}"])
+    def test_units_are_no_part_of_it(self, tmp_path, answer):
+        made, problem = self.made(tmp_path, final_answer=["$5$"], unit="$\\mathrm{m}$", error="0.1")
+        assert made.grade(problem, answer)
+        assert not made.grade(problem, answer.replace("5", "7"))
+
+    def test_a_tuple_has_no_tolerance(self, tmp_path):
+        made, problem = self.made(tmp_path, final_answer=["$3.2$"], error="1", answer_type="Tuple")
+        assert not made.grade(problem, "3.3")
+
+    def test_rows_with_images_are_left_out(self, tmp_path):
+        rows = (self.ROW, {**self.ROW, "id": 1, "image_1": "…"}, {**self.ROW, "id": 2, "question": "See <img_3362>."})
+        path = written(tmp_path / "olympiad.jsonl", *rows)
+        assert [problem.id for problem in task(f"olympiadbench:{path}").problems()] == ["2231"]
+
+    def test_a_problem_is_graded_before_the_problems_were_asked_for(self, tmp_path):
+        made, problem = self.made(tmp_path, error="0.1")
+        again = task(f"olympiadbench:{tmp_path / 'olympiad.jsonl'}")
+        assert again.grade(problem, "0.55")
+        with pytest.raises(GraderError, match="no problem 'other'"):
+            made.grade(Problem("?", id="other", answer="1"), "1")
+
+    @pytest.mark.parametrize(
+        ("changes", "says"),
+        [
+            ({"final_answer": []}, "must be a list of texts"), ({"final_answer": None}, "no `final_answer`"),
+            ({"error": "small"}, "`error` must be a number"), ({"error": "-1"}, "must be positive"),
+            ({"error": "inf"}, "must be positive"),
+        ],
+    )  # fmt: skip
+    def test_rows_that_cannot_be_used(self, tmp_path, changes, says):
+        with pytest.raises(ProblemFileError, match=says):
+            self.made(tmp_path, **changes)
+
+
 def test_the_default_rule_is_mathematics():
     assert {name for name, declared in DECLARED.items() if declared.rule is not MathAnswers} == {
-        "exact-match", "multiple-choice", "whole-text"
+        "code", "exact-match", "gpqa-diamond", "humaneval-plus", "mbpp-plus", "mmlu-pro", "multiple-choice",
+        "olympiadbench", "olympiadbench-physics", "whole-text",
     }  # fmt: skip

@@ -14,7 +14,9 @@ from motes.protocols import AnswerRule, Task
 from motes.tasks.arithmetic import Arithmetic
 from motes.tasks.benchmark import DECLARED, Benchmark
 from motes.tasks.boxed import BoxedAnswers
+from motes.tasks.code import CodeAnswers
 from motes.tasks.maths import MathAnswers
+from motes.tasks.olympiad import ListedAnswers
 from motes.tasks.words import Choices, ExactMatch, WholeText
 
 TASKS: Mapping[str, Callable[[], Task]] = MappingProxyType({"arithmetic": Arithmetic})
@@ -48,14 +50,16 @@ def task(spec: str) -> Task:
         raise UnknownNameError("task", source, (*TASKS, *DECLARED, "FILE.jsonl"))
     declaration = DECLARED[name]
     fields: dict[str, Any] = {option: (value,) for option, value in options.items() if option in FIELDS}
+    known = (*FIELDS, "revision", *(("sandbox",) if declaration.rule is CodeAnswers else ()))
     for option in options:
-        if option not in (*FIELDS, "revision"):
-            raise UnknownNameError("option of a task", option, (*FIELDS, "revision"))
+        if option not in known:
+            raise UnknownNameError("option of a task", option, known)
     return Benchmark(
         Path(file).stem or name,
         dataclasses.replace(declaration, fields=dataclasses.replace(declaration.fields, **fields)),
         path=Path(file) if file else None,
         revision=options.get("revision"),
+        options={option: value for option, value in options.items() if option == "sandbox"},
     )
 
 
@@ -75,7 +79,9 @@ __all__ = [
     "Benchmark",
     "BoxedAnswers",
     "Choices",
+    "CodeAnswers",
     "ExactMatch",
+    "ListedAnswers",
     "MathAnswers",
     "WholeText",
     "answer_rule",

@@ -12,16 +12,25 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from motes.errors import ConfigurationError, MissingExtraError, UnknownNameError
+from motes.errors import ConfigurationError, GraderError, MissingExtraError, UnknownNameError
 from motes.protocols import AnswerRule, Reading, canonical_form
+from motes.tasks.code import CodeAnswers
+from motes.tasks.code.fields import ProgramFields
 from motes.tasks.maths import MathAnswers
-from motes.tasks.rows import Fields, Row, read_jsonl, read_problems
+from motes.tasks.olympiad import ListedAnswers, OlympiadFields
+from motes.tasks.rows import Entry, Fields, Row, ShuffledChoices, read_jsonl, read_problems
 from motes.tasks.words import Choices, ExactMatch, WholeText
 from motes.types import Problem
 
 
 class GradingRule(AnswerRule, Protocol):
-    """An answer rule that grades, and says what is final."""
+    """An answer rule that grades, and says what is final.
+
+    Where rows hold more than a reference to grade by (tests, a tolerance), the fields of the declaration read it as a
+    key, and the rule has a method `meets(key, answer) -> bool`, which raises as `matches` does. A rule that cannot work
+    everywhere has a method `require(options)`, given the options of the task's spec, which raises
+    `ConfigurationError` before anything is generated.
+    """
 
     def read(self, step: str, before: Any) -> Reading: ...
 
@@ -57,6 +66,8 @@ class Declaration:
     hub: HubData | None = None
 
 
+_MATH_ARENA = Fields(question=("problem",), answer=("answer",), id=("problem_idx",))
+
 DECLARED: Mapping[str, Declaration] = MappingProxyType(
     {
         "math-500": Declaration(
@@ -77,6 +88,61 @@ DECLARED: Mapping[str, Declaration] = MappingProxyType(
             hub=HubData("openai/gsm8k", "main", splits={"test": "test", "train": "train"}),
             fields=Fields(question=("question",), answer=("answer",), after="####"),
         ),
+        "aime-2026": Declaration(hub=HubData("MathArena/aime_2026", splits={"test": "train"}), fields=_MATH_ARENA),
+        "hmmt-feb-2025": Declaration(
+            hub=HubData("MathArena/hmmt_feb_2025", splits={"test": "train"}), fields=_MATH_ARENA
+        ),
+        "olympiadbench": Declaration(
+            rule=ListedAnswers,
+            hub=HubData("Hothan/OlympiadBench", "OE_TO_maths_en_COMP", splits={"test": "train"}),
+            fields=OlympiadFields(),
+        ),
+        "olympiadbench-physics": Declaration(
+            rule=ListedAnswers,
+            hub=HubData("Hothan/OlympiadBench", "OE_TO_physics_en_COMP", splits={"test": "train"}),
+            fields=OlympiadFields(),
+        ),
+        "gpqa-diamond": Declaration(
+            rule=Choices,
+            hub=HubData("Idavidrein/gpqa", "gpqa_diamond", splits={"test": "train"}),
+            fields=ShuffledChoices(
+                question=("Question",),
+                answer=("Correct Answer",),
+                id=("Record ID",),
+                wrong=("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"),
+            ),
+        ),
+        "mmlu-pro": Declaration(
+            rule=Choices,
+            hub=HubData("TIGER-Lab/MMLU-Pro", splits={"test": "test", "validation": "validation"}),
+            fields=Fields(question=("question",), answer=("answer",), id=("question_id",), choices=("options",)),
+        ),
+        "humaneval-plus": Declaration(
+            rule=CodeAnswers,
+            hub=HubData("evalplus/humanevalplus"),
+            fields=ProgramFields(
+                question=("prompt",),
+                answer=("canonical_solution",),
+                id=("task_id",),
+                prelude=("prompt",),
+                asked="Complete this Python function. Write all of it, with the imports that it needs, as one block of "
+                "code.\n\n```python\n{question}\n```",
+            ),
+        ),
+        "mbpp-plus": Declaration(
+            rule=CodeAnswers,
+            hub=HubData("evalplus/mbppplus"),
+            fields=ProgramFields(
+                question=("prompt",),
+                answer=("code",),
+                id=("task_id",),
+                examples=("test_list",),
+                imports=("test_imports",),
+                asked="{question}\n\nWrite it in Python, as one block of code that passes this test:\n\n"
+                "```python\n{example}\n```",
+            ),
+        ),
+        "code": Declaration(rule=CodeAnswers, fields=ProgramFields()),
         "math": Declaration(),
         "exact-match": Declaration(rule=ExactMatch),
         "whole-text": Declaration(rule=WholeText),
@@ -94,14 +160,21 @@ class Benchmark:
         declaration: of the benchmark.
         path: of a JSON Lines file to take the rows from, instead of the hub's.
         revision: of the hub's data set, a commit or a tag; by default the newest.
+        options: what else the task's spec says, for the rule.
 
     Raises:
-        ConfigurationError: it has no data set on the hub, and no file is named.
+        ConfigurationError: it has no data set on the hub, and no file is named; or the rule cannot work here.
         MissingExtraError: grading needs a package that is not installed.
     """
 
     def __init__(
-        self, name: str, declaration: Declaration, *, path: Path | None = None, revision: str | None = None
+        self,
+        name: str,
+        declaration: Declaration,
+        *,
+        path: Path | None = None,
+        revision: str | None = None,
+        options: Mapping[str, str] | None = None,
     ) -> None:
         if declaration.hub is None and path is None:
             raise ConfigurationError(f"the task {name!r} needs a file: {name}:FILE.jsonl")
@@ -112,7 +185,9 @@ class Benchmark:
         self.path = path
         self.revision = revision
         self._rule = declaration.rule()
-        self._levels: dict[str | None, int | None] = {}
+        if (require := getattr(self._rule, "require", None)) is not None:
+            require(dict(options or {}))
+        self._entries: dict[str | None, Entry] = {}
 
     def problems(self, split: str = "test", limit: int | None = None) -> list[Problem]:
         """The problems, in the order of the rows.
@@ -121,7 +196,7 @@ class Benchmark:
             UnknownNameError: there is no such split.
             ConfigurationError: the rows cannot be read or loaded.
         """
-        return [problem for problem, _ in self._read(split).values()][:limit]
+        return [entry.problem for entry in self._read(split).values()][:limit]
 
     @property
     def needs_end(self) -> bool:
@@ -146,15 +221,32 @@ class Benchmark:
         Raises:
             GraderError: that could not be found out.
         """
-        return problem.answer is not None and self._rule.matches(problem.answer, answer)
+        if (meets := getattr(self._rule, "meets", None)) is None:
+            return problem.answer is not None and self._rule.matches(problem.answer, answer)
+        return bool(meets(self._key(problem), answer))
 
     def level(self, problem: Problem) -> int | None:
         """Its level, where the rows state levels."""
-        return self._levels.get(problem.id)
+        entry = self._entries.get(problem.id)
+        return None if entry is None else entry.level
 
-    def _read(self, split: str) -> dict[str, tuple[Problem, int | None]]:
+    def _key(self, problem: Problem) -> Any:
+        """What the row of a problem holds to grade by, also where nobody has read the rows yet."""
+        for split in self._splits:
+            if problem.id not in self._entries:
+                self._read(split)
+        try:
+            return self._entries[problem.id].key
+        except KeyError:
+            raise GraderError(f"the task {self.name!r} has no problem {problem.id!r} to grade by") from None
+
+    @property
+    def _splits(self) -> Mapping[str, str]:
         hub = self.declaration.hub
-        splits = {"test": "test"} if self.path is not None or hub is None else hub.splits
+        return {"test": "test"} if self.path is not None or hub is None else hub.splits
+
+    def _read(self, split: str) -> dict[str, Entry]:
+        hub, splits = self.declaration.hub, self._splits
         if split not in splits:
             raise UnknownNameError("split", split, splits)
         if self.path is not None:
@@ -163,7 +255,7 @@ class Benchmark:
             assert hub is not None
             rows, source = load(hub.repository, hub.configuration, splits[split], self.revision), hub.repository
         found = read_problems(rows, self.declaration.fields, source=source, name=self.name)
-        self._levels.update((identifier, level) for identifier, (_, level) in found.items())
+        self._entries.update(found)
         return found
 
 

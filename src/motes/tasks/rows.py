@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from motes.errors import ConfigurationError, ProblemFileError, UnreadableFileError
 from motes.tasks.boxed import BoxedAnswers
@@ -15,6 +16,19 @@ from motes.text import parse_json, read_text
 from motes.types import Problem
 
 Row = Mapping[str, Any]
+
+
+class Entry(NamedTuple):
+    """What a row is read as.
+
+    Attributes:
+        level: how difficult the problem is, where the row says so.
+        key: what else the rule grades by, besides the reference answer: tests, a tolerance; None: nothing.
+    """
+
+    problem: Problem
+    level: int | None = None
+    key: Any = None
 
 
 class Numeral(float):
@@ -47,26 +61,26 @@ class Fields:
     choices: tuple[str, ...] = ()
     after: str | None = None
 
-    def read(self, row: Row, name: str) -> tuple[Problem, int | None]:
-        """The problem of a row, and its level; `name` is its id where the row has none.
+    def read(self, row: Row, name: str) -> Entry | None:
+        """The problem of a row; `name` is its id where the row has none. None: the row is left out.
 
         Raises:
             ValueError: the row lacks something, or something in it cannot be used.
         """
-        question = _need(row, self.question)[1]
-        if not (isinstance(question, str) and question.strip()):
-            raise ValueError(f"the question must be a text, not {question!r}")
-        field, answer = _need(row, self.answer)
-        choices = _choices(_find(row, self.choices)[1])
+        question = need_text(row, self.question, "question")
+        field, answer = need(row, self.answer)
+        choices = _choices(find(row, self.choices)[1])
         reference = self._chosen(answer, choices) if choices else self._reference(field, answer)
-        named, identifier = _find(row, self.id)
-        laid_out = "".join(f"\n{letter}. {text}" for letter, text in choices.items())
-        problem = Problem(
-            f"{question}\n{laid_out}" if choices else question,
-            id=_text_or_number(named, identifier) if named else name,
-            answer=reference,
-        )
-        return problem, _level(_find(row, self.level)[1])
+        return self.entry(row, name, laid_out(question, choices) if choices else question, reference)
+
+    def entry(self, row: Row, name: str, question: str, reference: str | None, key: Any = None) -> Entry:
+        """The row's problem, its question and its reference as given, by its id and with its level."""
+        problem = Problem(question, id=self.identifier(row, name), answer=reference)
+        return Entry(problem, _level(find(row, self.level)[1]), key)
+
+    def identifier(self, row: Row, name: str) -> str:
+        named, identifier = find(row, self.id)
+        return _text_or_number(named, identifier) if named else name
 
     def _reference(self, field: str, value: Any) -> str:
         text = _text_or_number(field, value).strip()
@@ -96,6 +110,37 @@ class Fields:
         return named[0]
 
 
+def laid_out(question: str, choices: Mapping[str, str]) -> str:
+    """A question with what there is to choose from below it."""
+    return f"{question}\n" + "".join(f"\n{letter}. {text}" for letter, text in choices.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShuffledChoices(Fields):
+    """Where a row gives a right answer and wrong ones. They become choices in an order drawn from the problem's id, the
+    same one always.
+
+    Attributes:
+        wrong: the fields of the wrong answers; one that a row lacks is left out.
+    """
+
+    wrong: tuple[str, ...] = ()
+
+    def read(self, row: Row, name: str) -> Entry | None:
+        question = need_text(row, self.question, "question")
+        right = need_text(row, self.answer, "answer").strip()
+        texts = {field: need_text(row, (field,), "answer").strip() for field in self.wrong if find(row, (field,))[0]}
+        if not texts or right in texts.values():
+            raise ValueError("it needs wrong answers, each of which differs from the right one")
+        texts[""] = right
+        identifier = self.identifier(row, name)
+        order = sorted(texts, key=lambda field: hashlib.sha256(f"{identifier}\0{field}".encode()).digest())
+        choices = dict(zip(string.ascii_uppercase, order, strict=False))
+        reference = next(letter for letter, field in choices.items() if field == "")
+        question = laid_out(question, {letter: texts[field] for letter, field in choices.items()})
+        return self.entry(row, name, question, reference)
+
+
 def _text_or_number(field: str, value: Any) -> str:
     """A text, or a number as it is written."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -105,15 +150,33 @@ def _text_or_number(field: str, value: Any) -> str:
     return str(value)
 
 
-def _find(row: Row, names: tuple[str, ...]) -> tuple[str, Any]:
+def find(row: Row, names: tuple[str, ...]) -> tuple[str, Any]:
+    """The first of these fields that a row has, and what is in it; "" where it has none."""
     return next(((name, row[name]) for name in names if row.get(name) is not None), ("", None))
 
 
-def _need(row: Row, names: tuple[str, ...]) -> tuple[str, Any]:
-    name, value = _find(row, names)
+def need(row: Row, names: tuple[str, ...]) -> tuple[str, Any]:
+    """As `find`.
+
+    Raises:
+        ValueError: the row has none of them.
+    """
+    name, value = find(row, names)
     if not name:
         raise ValueError(f"it has no {' or '.join(f'`{name}`' for name in names)}")
     return name, value
+
+
+def need_text(row: Row, names: tuple[str, ...], what: str) -> str:
+    """The text in the first of these fields that a row has, as it stands.
+
+    Raises:
+        ValueError: the row has none of them, or no text there.
+    """
+    _, value = need(row, names)
+    if not (isinstance(value, str) and value.strip()):
+        raise ValueError(f"the {what} must be a text, not {value!r}")
+    return value
 
 
 def _choices(value: Any) -> dict[str, str]:
@@ -176,10 +239,8 @@ def read_jsonl(path: Path) -> list[tuple[int, Row]]:
     return rows
 
 
-def read_problems(
-    rows: list[tuple[int, Row]], fields: Fields, *, source: str, name: str
-) -> dict[str, tuple[Problem, int | None]]:
-    """The problems of numbered rows and their levels, by id.
+def read_problems(rows: list[tuple[int, Row]], fields: Fields, *, source: str, name: str) -> dict[str, Entry]:
+    """What numbered rows are read as, by the problems' ids. Rows that are left out are not in it.
 
     Args:
         source: where the rows come from, for errors; `name`: what ids begin with where rows have none.
@@ -187,16 +248,19 @@ def read_problems(
     Raises:
         ProblemFileError: a row cannot be used, or has another one's id.
     """
-    found: dict[str, tuple[Problem, int | None]] = {}
+    found: dict[str, Entry] = {}
     lines: dict[str, int] = {}
     for number, row in rows:
         try:
-            problem, level = fields.read(row, f"{name}/{number}")
+            entry = fields.read(row, f"{name}/{number}")
         except ValueError as error:
             raise ProblemFileError(source, number, str(error)) from error
-        assert problem.id is not None
-        if problem.id in found:
-            raise ProblemFileError(source, number, f"its id {problem.id!r} is that of line {lines[problem.id]}, too")
-        found[problem.id] = problem, level
-        lines[problem.id] = number
+        if entry is None:
+            continue
+        identifier = entry.problem.id
+        assert identifier is not None
+        if identifier in found:
+            raise ProblemFileError(source, number, f"its id {identifier!r} is that of line {lines[identifier]}, too")
+        found[identifier] = entry
+        lines[identifier] = number
     return found

@@ -1,0 +1,346 @@
+"""The sandbox's own process: forks, for each program, one process that holds the tests and one that runs the program.
+
+    motes ── tests ──▶ examiner ◀── calls, plain data ──▶ candidate ◀── program ── motes
+      ▲                   │
+      └───── verdict ─────┘
+
+The examiner has the tests, and the pipe that the verdict goes through. The candidate has the program, and a socket to
+the examiner: it is sent a function's name and arguments, and sends what that returns. Both are confined. This process
+passes their files on without reading them, so that nothing of any test is in the memory that a candidate is a copy of.
+
+Run as a file by `motes.tasks.code.sandbox`, which it is connected to by the socket whose number is its argument; it
+imports nothing of motes, so that it starts alone and fast, with an empty environment.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import json
+import math
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import symtable
+import sys
+import sysconfig
+import tempfile
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PRELOADED = (  # noqa: SIM905
+    "abc array ast base64 binascii bisect calendar cmath codecs collections collections.abc contextlib copy csv "
+    "dataclasses datetime decimal difflib encodings.idna encodings.latin_1 enum fractions functools gc graphlib "
+    "hashlib heapq hmac html inspect io itertools json keyword locale logging math numbers numpy operator pathlib "
+    "pickle pprint queue random re secrets statistics string struct _strptime textwrap threading time timeit traceback "
+    "types typing unicodedata unittest urllib.parse uuid warnings weakref zlib zoneinfo"
+).split()
+"""What programs import, loaded before: where "nobody" may not read Python's own folders, they have no other."""
+WATCH = 0.05
+"""Seconds between two looks at a program's folder."""
+READABLE = ("/usr", "/lib", "/lib64", "/etc/localtime", "/etc/ld.so.cache")
+
+
+def sibling(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"motes_sandbox_{name}", Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+wire = sibling("wire")
+confinement = sibling("confinement")
+
+
+# The candidate: runs the program.
+
+
+def run_program(connection: socket.socket, prelude: str, program: str, entry_point: str | None) -> None:
+    """Run a program, then call its functions as the examiner asks."""
+    failure: list[str] | None = None
+    module = types.ModuleType("program")
+    sys.modules["program"] = module
+    try:
+        load_program(module.__dict__, prelude, program, entry_point)
+    except Exception as error:
+        failure = [type(error).__name__, str(error)[:1000]]
+    while True:
+        try:
+            request = wire.receive(connection)
+        except EOFError:
+            return
+        if failure is None:
+            try:
+                function = getattr(module, request["call"])
+                value = function(*wire.decode(request["args"]), **wire.decode(request["kwargs"]))
+                reply = {"value": wire.encode(value)}
+            except Exception as error:
+                reply = {"error": [type(error).__name__, str(error)[:1000]]}
+        else:
+            reply = {"error": failure}
+        wire.send(connection, reply)
+
+
+def load_program(namespace: dict[str, Any], prelude: str, program: str, entry_point: str | None) -> None:
+    """Define what a program defines: a whole one, after the prelude, or what completes the prelude's last function.
+
+    Raises: whatever the program raises.
+    """
+    begins = with_prelude(prelude, namespace)
+    stub = namespace.get(entry_point or "")
+    try:
+        whole = compile(program, "<program>", "exec")
+    except SyntaxError:
+        if not begins:
+            raise
+        exec(compile(f"{prelude}\n{program}", "<program>", "exec"), namespace)
+        return
+    exec(whole, namespace)
+    if begins and entry_point is not None and namespace.get(entry_point) is stub:
+        exec(compile(f"{prelude}\n{program}", "<program>", "exec"), namespace)
+
+
+def with_prelude(prelude: str, namespace: dict[str, Any]) -> bool:
+    """Define what a data set gives to begin with; False where that is nothing."""
+    if prelude.strip():
+        exec(compile(prelude, "<prelude>", "exec"), namespace)
+    return bool(prelude.strip())
+
+
+# The examiner: runs the tests.
+
+
+class GoneError(BaseException):
+    """The candidate is gone, or sends what is no reply: no test can go on, nor catch it."""
+
+
+class ProgramError(Exception):
+    """The program raised something that is no exception of Python's own."""
+
+
+class Function:
+    """A function of the candidate."""
+
+    calls = 0
+    raised: BaseException | None = None
+
+    def __init__(self, connection: socket.socket, name: str) -> None:
+        self._connection = connection
+        self.__name__ = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        Function.calls += 1
+        request = {"call": self.__name__, "args": wire.encode(args), "kwargs": wire.encode(kwargs)}
+        try:
+            wire.send(self._connection, request)
+            reply = wire.receive(self._connection)
+            ((kind, content),) = reply.items()
+            if kind == "value":
+                return wire.decode(content)
+            name, message = content
+        except (EOFError, OSError):
+            raise GoneError("the program ended before the tests did") from None
+        except Exception as error:
+            raise GoneError(f"the program's reply is none: {type(error).__name__}") from None
+        Function.raised = exception(str(name), str(message))
+        raise Function.raised
+
+
+def exception(name: str, message: str) -> Exception:
+    """An exception of Python's own by its name; a `ProgramError` for any other."""
+    kind = getattr(builtins, name, None)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        with contextlib.suppress(TypeError):  # some want more than a message
+            return kind(message)
+    return ProgramError(f"{name}: {message}")
+
+
+def examine(
+    connection: socket.socket, prelude: str, tests: str, entry_point: str | None, begin: Callable[[], None]
+) -> tuple[str, str]:
+    """What the tests say of the candidate's functions: "right", "wrong", or "broken" where they say nothing, and why.
+
+    The functions are the entry point, and whatever else the tests use and nobody defines.
+
+    Args:
+        begin: called before the first test.
+    """
+    namespace: dict[str, Any] = {"__name__": "tests", "__builtins__": builtins}
+    try:
+        with_prelude(prelude, namespace)
+        names = {*undefined(tests, namespace), *filter(None, (entry_point,))}
+        namespace |= {name: Function(connection, name) for name in names}
+        code = compile(tests, "<tests>", "exec")
+        begin()
+        exec(code, namespace)
+        if entry_point is not None and callable(check := namespace.get("check")):
+            check(namespace[entry_point])
+    except GoneError as error:
+        return "wrong", str(error)
+    except BaseException as error:
+        own = (NameError, ImportError, SyntaxError, SystemExit) if Function.calls else BaseException
+        is_broken = isinstance(error, own) and error is not Function.raised
+        return "broken" if is_broken else "wrong", f"{type(error).__name__}: {error}"[:1000]
+    return ("right", "") if Function.calls else ("broken", "they call no function of the program")
+
+
+def undefined(tests: str, namespace: dict[str, Any]) -> set[str]:
+    """The names that tests use and nobody defines."""
+    used: set[str] = set()
+    defined = {*namespace, *dir(builtins)}
+    tables = [symtable.symtable(tests, "<tests>", "exec")]
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        for symbol in table.get_symbols():
+            if table.get_type() == "module" or symbol.is_global():
+                (defined if symbol.is_assigned() or symbol.is_imported() else used).add(symbol.get_name())
+    return used - defined
+
+
+# This process.
+
+
+def start(work: Callable[[], None], keep: list[int], folder: str | None, limits: Any) -> int:
+    """Fork a confined process that does some work with the files that it keeps, numbered from 3 on; its id."""
+    if process := os.fork():
+        return process
+    try:
+        copies = [os.dup(descriptor) for descriptor in keep]
+        moved = [os.dup2(copy, 200 + i) for i, copy in enumerate(copies)]
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(nothing, standard)
+        for i, descriptor in enumerate(moved):
+            os.dup2(descriptor, 3 + i)
+        os.closerange(3 + len(keep), 4096)
+        os.chdir(folder or "/")
+        os.environ.clear()
+        prefixes = {sys.prefix, sys.base_prefix, sysconfig.get_path("stdlib"), sysconfig.get_path("platlib")}
+        confinement.confine(limits, readable=[*READABLE, *prefixes], writable=folder and ".")
+        work()
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+
+
+def read_file(descriptor: int) -> Any:
+    with os.fdopen(descriptor, "rb") as file:
+        return json.loads(file.read())
+
+
+def be_examiner() -> None:
+    """Files: the tests, the candidate, the verdict."""
+    job = read_file(3)
+
+    def begin() -> None:
+        os.write(5, b"begun\n")
+
+    verdict, why = examine(socket.socket(fileno=4), job["prelude"], job["tests"], job["entry_point"], begin)
+    os.write(5, f"{verdict}\n{why}".encode())
+
+
+def be_candidate() -> None:
+    """Files: the program, the examiner."""
+    job = read_file(3)
+    run_program(socket.socket(fileno=4), job["prelude"], job["program"], job["entry_point"])
+
+
+def supervise(control: socket.socket, files: list[int], limits: Any) -> str:
+    """Let an examiner and a candidate work until the examiner ends, or a limit is reached; why that was.
+
+    Args:
+        files: the tests, the program, where the verdict goes.
+    """
+    tests, program, verdict = files
+    folder = tempfile.mkdtemp(prefix="motes-")
+    here, there = socket.socketpair()
+    alive, held = os.pipe()
+    processes = []
+    try:
+        if confinement.available().other_user:
+            os.chown(folder, *confinement.nobody())
+        wider = dataclasses.replace(limits, memory=4 * limits.memory, seconds=math.ceil(limits.patience))
+        processes.append(start(be_examiner, [tests, here.fileno(), verdict, held], None, wider))
+        processes.append(start(be_candidate, [program, there.fileno()], folder, limits))
+        for descriptor in (*files, held):
+            os.close(descriptor)
+        here.close()
+        there.close()
+        latest = time.monotonic() + limits.patience
+        while True:
+            ready, _, _ = select.select([alive, control.fileno()], [], [], WATCH)
+            if control.fileno() in ready:
+                return "nobody waits"
+            if alive in ready:
+                return "ended"
+            if time.monotonic() > latest:
+                return "time"
+            if exceeds(folder, limits):
+                return "files"
+    finally:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        for process in processes:
+            os.waitpid(process, 0)
+        os.close(alive)
+        remove(folder)
+
+
+def exceeds(folder: str, limits: Any) -> bool:
+    """Whether a folder holds more than a program may write."""
+    count = size = 0
+    folders = [folder]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    size += entry.stat(follow_symlinks=False).st_size
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                count += 1
+                if count > limits.files or size > limits.total_bytes:
+                    return True
+    return False
+
+
+def remove(folder: str) -> None:
+    try:
+        shutil.rmtree(folder)
+    except (OSError, RecursionError):  # nested more deeply than Python goes
+        subprocess.run(["rm", "-rf", "--", folder], check=False, stdin=subprocess.DEVNULL)
+
+
+def main(descriptor: int) -> None:
+    sys.dont_write_bytecode = True
+    for name in PRELOADED:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    control = socket.socket(fileno=descriptor)
+    control.sendall(b"ready\n")
+    while True:
+        request, files, _, _ = socket.recv_fds(control, 4096, 3)
+        if not request:
+            return
+        reason = supervise(control, files, confinement.Limits(**json.loads(request)))
+        try:
+            control.sendall(f"{reason}\n".encode())
+        except OSError:  # whoever asked has ended
+            return
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
