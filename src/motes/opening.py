@@ -147,8 +147,10 @@ def task(spec: str | Task, *, run_code: bool = True) -> Task:
         return spec
     name, options = _parsed(spec, {})
     own = _names_own(name) and name.partition(":")[0] not in DECLARED
-    if not run_code and (own or "revision" in options):
+    if not run_code and (own or "revision" in options or "sandbox" in options):
         what = "is code" if own else "is a revision that anybody may have written"
+        if "sandbox" in options:
+            what = "says how programs are confined"
         raise ConfigurationError(
             f"the task {spec!r} {what}, and only the directory names it: if you know what it does, name it yourself, "
             f"`--task {shlex.quote(spec)}`, or allow it by `--run-code`"

@@ -17,6 +17,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import dataclasses
+import gc
 import importlib
 import importlib.util
 import json
@@ -41,8 +42,8 @@ PRELOADED = (  # noqa: SIM905
     "abc array ast base64 binascii bisect calendar cmath codecs collections collections.abc contextlib copy csv "
     "dataclasses datetime decimal difflib encodings.idna encodings.latin_1 enum fractions functools gc graphlib "
     "hashlib heapq hmac html inspect io itertools json keyword locale logging math numbers numpy operator pathlib "
-    "pickle pprint queue random re secrets statistics string struct _strptime textwrap threading time timeit traceback "
-    "types typing unicodedata unittest urllib.parse uuid warnings weakref zlib zoneinfo"
+    "pickle pprint pwd queue random re resource secrets statistics string struct _strptime textwrap threading time "
+    "timeit traceback types typing unicodedata unittest urllib.parse uuid warnings weakref zlib zoneinfo"
 ).split()
 """What programs import, loaded before: where "nobody" may not read Python's own folders, they have no other."""
 WATCH = 0.05
@@ -329,6 +330,7 @@ def main(descriptor: int) -> None:
     for name in PRELOADED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    gc.freeze()  # what is here stays, and is not copied for being looked at
     control = socket.socket(fileno=descriptor)
     control.sendall(b"ready\n")
     while True:
