@@ -28,7 +28,8 @@ SWEEPS = f"particles × sweeps (default {SHARED} × 1)"
 DEFAULT = "pf"
 NOTE = (
     "Accuracy with Wilson's 95 % interval; difference to the default, `pf`, at the same budget, in percentage points "
-    "with the 95 % interval of a bootstrap over problems. Where nothing differs, one interval in twenty leaves 0 out."
+    "with intervals over problems that hold for all lines together in 95 % of such tables; the figure has each one's "
+    "own 95 % interval, of which one in twenty leaves 0 out where nothing differs."
 )
 
 

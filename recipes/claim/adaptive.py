@@ -19,8 +19,9 @@ BUDGETS = (64,)
 DECIDED = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 CHIEF = "pf"
 NOTE = (
-    "Difference of accuracy to `pf` at the same budget, in percentage points, and tokens computed by both models as a "
-    "share of those of `pf`, each with the 95 % interval of a bootstrap over problems."
+    "Difference of accuracy to `pf` at the same budget, in percentage points, with intervals over problems that hold "
+    "for all lines together in 95 % of such tables, and tokens computed by both models as a share of those of `pf`, "
+    "each with the 95 % interval of a bootstrap over problems. The figure has each difference's own 95 % interval."
 )
 
 

@@ -36,7 +36,8 @@ NAMES = {
 }
 NOTE = (
     "Accuracy with Wilson's 95 % interval; difference to the particle filter at the same budget and corruption, and to "
-    "the same method without corruption, in percentage points with the 95 % interval of a bootstrap over problems."
+    "the same method without corruption, in percentage points with 95 % intervals over problems: those to the filter "
+    "hold for all methods and budgets at one corruption together, those to no corruption each by itself."
 )
 
 

@@ -1,14 +1,20 @@
 """Methods against each other on the same problems: paired differences, and budgets that reach the same accuracy.
 
-With acc(m, n) the accuracy of method m at budget n:
+With acc(m, n) the accuracy of method m at budget n, the mean over problems of the share of a problem's runs, of all
+seeds, that is right:
 
-    difference      acc(m, n) − acc(chief, n)                                    over the runs that both have
+    difference      acc(m, n) − acc(chief, n)                                    over the problems that both have
     scaling rate    b / n, where b is the budget at which m reaches acc(chief, n)
 
 b is interpolated linearly in log2(budget) between measured budgets, on the running maximum of m's curve: a method is
 taken at the best it has shown with no larger budget, which favours noisy curves, here those of the other methods. It is
 never extrapolated: "≤" stands before the smallest measured budget that is enough already, ">" before the largest that
-is not. Intervals: see `motes.lab.statistics`; resampled problems change both methods' curves together.
+is not.
+
+Intervals, see `motes.lab.statistics`, are over problems and seeds: what a problem's runs vary by among themselves is in
+the mean of its runs, and so in what problems vary by. Where there are several comparisons, each has its own interval
+and one that is simultaneous over all. A rate is resampled with two more problems among those that are drawn, as a
+difference has them: one on which each side is better at every budget, by as much as on any problem.
 """
 
 from __future__ import annotations
@@ -16,13 +22,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
+from motes.lab.method_spec import draws_one
 from motes.lab.records import RunRecord
-from motes.lab.statistics import FloatArray, Interval, budget_to_reach, percentile_interval, resamples
+from motes.lab.statistics import (
+    FloatArray,
+    Interval,
+    budget_to_reach,
+    joint_rank_level,
+    paired_intervals,
+    percentile_interval,
+    resamples,
+    share_interval,
+    simultaneous_intervals,
+)
 
 REFERENCE_BUDGETS = (4, 8, 16)
 """Budgets of the chief method whose accuracy the others are to reach."""
@@ -32,8 +48,9 @@ CellName = tuple[str, int]
 
 
 def chief_of(methods: Sequence[str]) -> str:
-    """The method that others are compared with: the first particle filter, or else the first of all."""
-    return next((method for method in methods if method.startswith("pf")), methods[0])
+    """The method that others are compared with: the first whose id is `pf`, whatever its settings, or else the first
+    of all."""
+    return next((method for method in methods if method.partition(":")[0] == "pf"), methods[0])
 
 
 def is_right(record: RunRecord) -> float:
@@ -41,58 +58,82 @@ def is_right(record: RunRecord) -> float:
 
 
 class PairedRuns:
-    """The runs of an evaluation, cell by cell, to be compared problem by problem."""
+    """The runs of evaluations, cell by cell, to be compared problem by problem."""
 
     def __init__(self, records: Sequence[RunRecord]) -> None:
-        self.cells: dict[CellName, dict[tuple[str, int], RunRecord]] = {}
-        for record in records:
-            self.cells.setdefault((record.method, record.budget), {})[record.problem_id, record.seed] = record
+        self.cells: dict[CellName, dict[str, list[RunRecord]]] = {}
+        for record in {record.key: record for record in records}.values():
+            cell = self.cells.setdefault((record.method, record.budget), {})
+            cell.setdefault(record.problem_id, []).append(record)
 
     def budgets(self, method: str) -> list[int]:
         """The budgets at which a method has runs, ascending."""
         return sorted(budget for name, budget in self.cells if name == method)
 
+    def problems(self, cells: Sequence[CellName]) -> tuple[str, ...]:
+        """The problems that all of these cells have runs of."""
+        return tuple(sorted(set.intersection(*(set(self.cells.get(cell, {})) for cell in cells))))
+
+    def values(
+        self, cells: Sequence[CellName], problems: Sequence[str], value: Callable[[RunRecord], float] = is_right
+    ) -> FloatArray:
+        """The mean value of each problem's runs in each cell, (P, C); NaN where a cell has none of it."""
+        return np.array(
+            [
+                [_mean([value(run) for run in self.cells.get(cell, {}).get(problem, ())]) for cell in cells]
+                for problem in problems
+            ],
+            dtype=np.float64,
+        ).reshape(len(problems), len(cells))
+
     def means(self, cells: Sequence[CellName], value: Callable[[RunRecord], float] = is_right) -> FloatArray:
-        """The mean value of each cell, over the runs that all of them have (problem and seed): of the sample, then of
-        samples of its problems drawn with replacement. (1 + B, C); NaN where they have no run in common."""
-        runs = [self.cells.get(cell, {}) for cell in cells]
-        shared = self._shared(cells)
-        if not shared:
+        """The mean value of each cell, over the problems that all of them have: of the sample, then of samples of its
+        problems drawn with replacement. (1 + B, C); NaN where they have no problem in common."""
+        problems = self.problems(cells)
+        if not problems:
             return np.full((1, len(cells)), np.nan)
-        index = {problem: i for i, problem in enumerate(dict.fromkeys(problem for problem, _ in shared))}
-        of_problem = [index[problem] for problem, _ in shared]
-        sums, sizes = np.zeros((len(index), len(cells))), np.zeros((len(index), 1))  # (P, C), (P, 1)
-        np.add.at(sums, of_problem, [[value(run[key]) for run in runs] for key in shared])
-        np.add.at(sizes, of_problem, 1.0)
-        counts = resamples(len(index))
-        return np.asarray((counts @ sums) / (counts @ sizes))
+        values = self.values(cells, problems, value)
+        return np.concatenate([counts @ values for counts in resamples(len(problems))]) / len(problems)
 
     def interval(self, estimates: FloatArray, cells: Sequence[CellName]) -> Interval:
         """The interval of what was computed, (1 + B,), from the `means` of these cells."""
-        return percentile_interval(estimates, problems=len({problem for problem, _ in self._shared(cells)}))
+        return percentile_interval(estimates, problems=len(self.problems(cells)))
 
-    def _shared(self, cells: Sequence[CellName]) -> list[tuple[str, int]]:
-        """The problems and seeds that all of these cells have runs of."""
-        return sorted(set.intersection(*(set(self.cells.get(cell, {})) for cell in cells)))
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
 
 
 @dataclass(frozen=True)
 class Difference:
     """Accuracy of a method less that of the chief one at `budget`, as a share: 0.01 is one percentage point.
 
-    A method that is measured at budget 1 alone, as `greedy` is, is compared with the chief at each budget.
+    A method that draws one trajectory whatever the budget, as `greedy` does, is compared with the chief at each.
+
+    Attributes:
+        problems: that both have.
+        value: with its own 95 % interval.
+        simultaneous: with the interval that holds together with those of all comparisons made with it.
     """
 
     method: str
     chief: str
     budget: int
+    problems: int
     value: Interval
+    simultaneous: Interval
 
     def __str__(self) -> str:
-        return f"{points(self.value.value)} ({points(self.value.low)} to {points(self.value.high)})"
+        """With the simultaneous interval: what a table of several is read for."""
+        low, high = self.simultaneous.low, self.simultaneous.high
+        return f"{points(self.value.value)} ({points(low)} to {points(high)})"
 
     def row(self) -> dict[str, Any]:
-        return {"method": self.method, "chief": self.chief, "budget": self.budget, **ends(self.value, "difference")}
+        """As a flat row of the CSV file."""
+        together = ends(self.simultaneous, "simultaneous")
+        del together["simultaneous"]
+        names = {"method": self.method, "chief": self.chief, "budget": self.budget, "problems": self.problems}
+        return {**names, **ends(self.value, "difference"), **together}
 
 
 @dataclass(frozen=True)
@@ -101,7 +142,9 @@ class Rate:
 
     Attributes:
         budget: n, of the chief.
-        value: budgets of the method over n. 0: not more than `smallest`/n; infinity: more than `largest`/n.
+        value: budgets of the method over n, with its own 95 % interval. 0: not more than `smallest`/n; infinity: more
+            than `largest`/n.
+        simultaneous: with the interval that holds together with those of all rates found with it.
         smallest, largest: budgets at which the method was measured.
     """
 
@@ -109,6 +152,7 @@ class Rate:
     chief: str
     budget: int
     value: Interval
+    simultaneous: Interval
     smallest: int
     largest: int
 
@@ -122,11 +166,14 @@ class Rate:
         )
 
     def __str__(self) -> str:
-        return f"{self.text(self.value.value)} ({self.text(self.value.low)} to {self.text(self.value.high)})"
+        """With the simultaneous interval: what a table of several is read for."""
+        low, high = self.simultaneous.low, self.simultaneous.high
+        return f"{self.text(self.value.value)} ({self.text(low)} to {self.text(high)})"
 
     def row(self) -> dict[str, Any]:
         """As a flat row of the CSV file: ends that were not measured are written with their sign."""
         ends = {"rate": self.value.value, "rate_low": self.value.low, "rate_high": self.value.high}
+        ends |= {"simultaneous_low": self.simultaneous.low, "simultaneous_high": self.simultaneous.high}
         written = {name: self.text(end) if end in (0, math.inf) else round(end, 4) for name, end in ends.items()}
         return {"method": self.method, "chief": self.chief, "budget": self.budget, **written}
 
@@ -139,57 +186,121 @@ def points(share: float) -> str:
 def differences(runs: PairedRuns, methods: Sequence[str], chief: str | None = None) -> list[Difference]:
     """Each method against the chief one of `methods`, at each budget that both were measured at."""
     chief = chief or chief_of(methods)
-    found = []
+    compared: list[tuple[str, int, CellName, CellName]] = []
     for method in methods:
-        own = runs.budgets(method)
         for budget in runs.budgets(chief):
-            cell = (method, 1 if own == [1] else budget)
+            cell = (method, 1 if draws_one(method) else budget)
             if method != chief and cell in runs.cells:
-                pair = [cell, (chief, budget)]
-                means = runs.means(pair)
-                found.append(Difference(method, chief, budget, runs.interval(means[:, 0] - means[:, 1], pair)))
-    return found
+                compared.append((method, budget, cell, (chief, budget)))
+    found = compare_cells(runs, [(cell, reference) for *_, cell, reference in compared])
+    return [
+        Difference(method, chief, budget, *numbers)
+        for (method, budget, *_), numbers in zip(compared, found, strict=True)
+    ]
 
 
-def rates(runs: PairedRuns, methods: Sequence[str], references: Sequence[int] = REFERENCE_BUDGETS) -> list[Rate]:
+def compare_cells(runs: PairedRuns, pairs: Sequence[tuple[CellName, CellName]]) -> list[tuple[int, Interval, Interval]]:
+    """The accuracy of the first cell of each pair less that of the second, over the problems that both have: how many
+    those are, the difference with its own interval, and with the one that is simultaneous over all pairs."""
+    if not pairs:
+        return []
+    cells = list(dict.fromkeys(cell for pair in pairs for cell in pair))
+    problems = sorted(set().union(*(runs.cells.get(cell, {}) for cell in cells)))
+    values = runs.values(cells, problems)
+    first, second = ([cells.index(pair[i]) for pair in pairs] for i in (0, 1))
+    columns = values[:, first] - values[:, second]
+    sizes = (~np.isnan(columns)).sum(axis=0).tolist()
+    return list(zip(sizes, paired_intervals(columns), simultaneous_intervals(columns), strict=True))
+
+
+def rates(
+    runs: PairedRuns, methods: Sequence[str], references: Sequence[int] = REFERENCE_BUDGETS, chief: str | None = None
+) -> list[Rate]:
     """The scaling rate of each method with a curve (two budgets or more) against the chief one of `methods`."""
-    chief = chief_of(methods)
-    found = []
+    chief = chief or chief_of(methods)
+    compared: list[tuple[str, int, list[int], tuple[str, ...]]] = []
     for method in methods:
         budgets = runs.budgets(method)
         if method == chief or len(budgets) < 2:
             continue
         for reference in sorted(set(references) & set(runs.budgets(chief))):
-            cells = [(chief, reference), *((method, budget) for budget in budgets)]
-            means = runs.means(cells)
-            if np.isnan(means).any():
-                continue
-            needed = budget_to_reach(means[:, 0], budgets, means[:, 1:])
-            value = runs.interval(needed / reference, cells)
-            found.append(Rate(method, chief, reference, value, budgets[0], budgets[-1]))
+            problems = runs.problems([(chief, reference), *((method, budget) for budget in budgets)])
+            if problems:
+                compared.append((method, reference, budgets, problems))
+    estimates: list[FloatArray] = [np.empty(0)] * len(compared)
+    for problems in {problems for *_, problems in compared}:
+        places = [i for i, (*_, those) in enumerate(compared) if those == problems]
+        asked = [compared[i][:3] for i in places]
+        for i, drawn in zip(places, _resampled_rates(runs, chief, asked, problems), strict=True):
+            estimates[i] = drawn
+    several = [estimates[i][1:] for i, (*_, problems) in enumerate(compared) if len(problems) > 1]
+    level = joint_rank_level(np.stack(several, axis=1)) if several else 0.95
+    found = []
+    for (method, reference, budgets, problems), drawn in zip(compared, estimates, strict=True):
+        own, together = (percentile_interval(drawn, at, problems=len(problems)) for at in (0.95, level))
+        found.append(Rate(method, chief, reference, own, together, budgets[0], budgets[-1]))
     return found
+
+
+def _resampled_rates(
+    runs: PairedRuns, chief: str, asked: Sequence[tuple[str, int, Sequence[int]]], problems: Sequence[str]
+) -> list[FloatArray]:
+    """Rates of methods, each at the chief's budget and with budgets of its own: of the sample, and of samples of its
+    problems and the two further ones of the module's docstring. (1 + B,) each."""
+    cells = [cell for method, n, budgets in asked for cell in [(chief, n), *((method, budget) for budget in budgets)]]
+    cells = list(dict.fromkeys(cells))
+    values = runs.values(cells, problems)  # (K, C)
+    blocks = [
+        (counts[:, :-2] @ values, counts[:, -2:].copy()) for counts in resamples(len(problems), extra=2)
+    ]  # sums over problems, and how often each of the two was drawn
+    sums, further = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    found = []
+    for method, n, budgets in asked:
+        target, curve = cells.index((chief, n)), [cells.index((method, budget)) for budget in budgets]
+        gap = float(np.abs(values[:, curve] - values[:, [target]]).max()) or 1.0
+        ahead, behind = (1 + gap) / 2, (1 - gap) / 2
+        targets = sums[:, target] + further @ [ahead, behind]
+        curves = sums[:, curve] + (further @ [behind, ahead])[:, None]
+        found.append(budget_to_reach(targets.round(9), budgets, curves.round(9)) / n)  # equal sums are equal
+    return found
+
+
+def majority_share(record: RunRecord) -> float | None:
+    """The chance that the most frequent answer of a run is right, where one of the equally frequent is drawn: exact.
+    None where the record does not tell. What the grader could not say counts as not right."""
+    given = [group for group in record.groups if group is not None]
+    if not given:
+        return 0.0 if record.groups or not record.posterior else None
+    most = max(map(given.count, given))
+    first = [group for group in dict.fromkeys(given) if given.count(group) == most]
+    return sum(record.right[record.groups.index(group)] is True for group in first) / len(first)
 
 
 def pass_at(records: Sequence[RunRecord]) -> dict[int, Interval]:
     """The chance that any of k independent samples is right, for k = 1, 2, 4, … and n, of runs of n samples each:
     1 − C(n − c, k)/C(n, k), unbiased (Chen et al., arXiv 2107.03374, equation 1), c of n being right, mean over runs.
 
-    Answers that could not be graded are not right; runs whose records do not tell, and failed ones, are left out.
+    n is the budget. Samples that are missing, of a failed run all, and answers that could not be graded are not right.
+    Runs whose records are too old to tell are left out. The interval is that of a share, see `motes.lab.statistics`:
+    from n samples, n/k sets of k are independent.
+
+    Args:
+        records: of one cell.
     """
-    records = [record for record in records if record.right]
-    sizes = {len(record.right) for record in records}
-    if len(sizes) != 1:
+    told = [record for record in records if record.right or record.outcome == "failed"]
+    if not any(record.right for record in told):
         return {}
-    (n,) = sizes
-    runs = PairedRuns(records)
-    (cell,) = runs.cells
+    n = max(max(record.budget, len(record.right)) for record in told)
 
     def chance(record: RunRecord, k: int) -> float:
         wrong = n - sum(right is True for right in record.right)
         return 1 - math.comb(wrong, k) / math.comb(n, k)
 
-    budgets = [2**i for i in range(n.bit_length()) if 2**i < n] + [n]
-    return {k: runs.interval(runs.means([cell], partial(chance, k=k))[:, 0], [cell]) for k in budgets}
+    found = {}
+    for k in [2**i for i in range(n.bit_length()) if 2**i < n] + [n]:
+        chances = [(record.problem_id, chance(record, k)) for record in told]
+        found[k] = share_interval(each for each in chances for _ in range(n // k))
+    return found
 
 
 def ends(interval: Interval, name: str) -> dict[str, float]:

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from motes import api
-from motes.errors import ConfigurationError, UnknownNameError
+from motes.errors import ConfigurationError, MotesError, UnknownNameError
 from motes.methods import METHODS, EntropicParticleFilter, ParticleFilter, method
 from motes.protocols import Method
 
@@ -83,6 +83,15 @@ def draws_independently(spec: str) -> bool:
     """Whether the answers of the method are independent samples of the language model; False of one unknown."""
     cls = METHODS.get(spec.partition(":")[0])
     return bool(getattr(cls, "independent", False))
+
+
+def draws_one(spec: str) -> bool:
+    """Whether the method draws one trajectory whatever the budget, as `greedy` does; False of one unknown, or of
+    somebody's own, whose code is not run for that."""
+    try:
+        return not is_own(spec) and method_from_spec(spec, 2).budget == 1
+    except MotesError:
+        return False
 
 
 def is_own(spec: str) -> bool:

@@ -24,11 +24,9 @@ import numpy.typing as npt
 
 from motes.lab.comparison import ends
 from motes.lab.records import RunRecord
-from motes.lab.statistics import FloatArray, Interval, percentile_interval, resamples, share_interval
+from motes.lab.statistics import FloatArray, Interval, share_interval, share_of_variance, student_quantile
 
 BINS = 10
-LEVELS = 1024
-"""Distinct values told apart by the bootstrap of an AUROC."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,38 +73,51 @@ class Predictions:
         return len(self.values)
 
     def auroc(self) -> tuple[Interval, Interval]:
-        """Over all pairs, and over pairs of the same problem; with 95 % intervals of a bootstrap over problems."""
-        if self.right.all() or not self.right.any():
-            nothing = Interval(math.nan, math.nan, math.nan)
-            return nothing, nothing
-        levels, place = np.unique(self.values, return_inverse=True)
-        if len(levels) > LEVELS:
-            edges = np.quantile(self.values, np.linspace(0, 1, LEVELS + 1)[1:-1])
-            place = np.searchsorted(edges, self.values)
-        number = int(self.problems.max()) + 1
-        clusters = clusters_of(number)  # (P,)
-        here = clusters[self.problems]  # (n,)
-        counts = np.zeros((2, int(clusters.max()) + 1, int(place.max()) + 1))
-        np.add.at(counts, (self.right.astype(np.int64), here, place), 1.0)
-        wrong, right = counts  # (K, levels)
-        wins = right @ (wrong.cumsum(1) - wrong / 2).T  # (K, K): right ones of j over wrong ones of k
-        drawn = resamples(len(wins))  # (1 + B, K)
-        rights, wrongs = right.sum(1), wrong.sum(1)  # (K,)
-        with np.errstate(invalid="ignore"):
-            all_pairs = ((drawn @ wins) * drawn).sum(1) / ((drawn @ rights) * (drawn @ wrongs))
-        all_pairs[0] = auroc(self.values, self.right)  # the levels are all its values, or nearly
-        return _interval(all_pairs, len(wins)), self.auroc_within(self.problems)
+        """Over all pairs, and over pairs of the same problem.
+
+        The 95 % intervals are those of shares, see `motes.lab.statistics`. The variance is that of clustered data: what
+        a problem's answers contribute to the share varies from problem to problem (Obuchowski, "Nonparametric analysis
+        of clustered ROC curve data", 1997). There is none where one problem alone tells.
+        """
+        positive, negative = self.values[self.right], self.values[~self.right]
+        if not len(positive) or not len(negative):
+            return Interval.none(), Interval.none()
+        below = _ranks(negative, positive) / len(negative)  # share of wrong ones below each right one
+        above = 1 - _ranks(positive, negative) / len(positive)
+        area = auroc(self.values, self.right)
+        problems = int(self.problems.max()) + 1
+        spread = np.zeros(problems)
+        np.add.at(spread, self.problems[self.right], (below - area) / len(positive))
+        np.add.at(spread, self.problems[~self.right], (above - area) / len(negative))
+        both = share_of_variance(
+            area,
+            float((spread**2).sum()) * problems / max(1, problems - 1),
+            problems=problems,
+            independent=min(len(np.unique(self.problems[which])) for which in (self.right, ~self.right)),
+            values=len(self),
+        )
+        return both, self.auroc_within(self.problems)
 
     def auroc_within(self, groups: npt.NDArray[np.int64]) -> Interval:
-        """Over the pairs of the same group; with a 95 % interval of a bootstrap over problems.
+        """Over the pairs of the same group, pooled; the variance of the interval is that of a ratio, between problems.
 
         Args:
             groups: (n,) the number of each one's group, from 0: its problem, or a part of it.
         """
         wins, pairs = pair_counts(self.values, self.right, groups)  # (G,)
+        if not pairs.sum():
+            return Interval.none()
         problem = np.zeros(len(wins), dtype=np.int64)
         problem[groups] = self.problems
-        return ratio_interval(wins, pairs, problem)
+        area = float(wins.sum() / pairs.sum())
+        contested = len(np.unique(problem[pairs > 0]))
+        return share_of_variance(
+            area,
+            _ratio_variance(wins, pairs, problem),
+            problems=contested,
+            independent=contested,
+            values=int(np.bincount(groups)[pairs > 0].sum()),
+        )
 
     def expected_calibration_error(self) -> float:
         return expected_calibration_error(self.values, self.right.astype(np.float64)) if len(self) else math.nan
@@ -325,33 +336,30 @@ def pair_counts(
     return wins, rights * wrongs
 
 
-CLUSTERS = 2000
-"""More problems than these are drawn together, in so many parts: a bootstrap of them varies as much, and its memory
-does not grow with their number."""
-
-
-def clusters_of(problems: int) -> npt.NDArray[np.int64]:
-    """(P,) the number of the cluster that each problem is drawn with, from 0: its own, or a part of many problems."""
-    if problems <= CLUSTERS:
-        return np.arange(problems)
-    return np.random.default_rng(0).permutation(problems) % CLUSTERS
-
-
 def ratio_interval(numerators: FloatArray, denominators: FloatArray, problems: npt.NDArray[np.int64]) -> Interval:
-    """Σ numerators / Σ denominators, with the 95 % percentile interval of a bootstrap over problems; without one where
-    no resample differs.
+    """Σ numerators / Σ denominators, with Student's 95 % interval over problems; without one where one problem alone
+    tells, or where all have the same ratio.
 
     Args:
         numerators, denominators, problems: (n,) problems are numbered from 0.
     """
     if not denominators.sum():
         return Interval.none()
-    number = int(problems.max()) + 1
-    clusters = clusters_of(number)[problems]
-    sums = [np.bincount(clusters, weights) for weights in (numerators, denominators)]  # each (K,)
-    drawn = resamples(len(sums[0]))  # (1 + B, K)
-    with np.errstate(invalid="ignore"):
-        return _interval((drawn @ sums[0]) / (drawn @ sums[1]), len(sums[0]))
+    ratio = float(numerators.sum() / denominators.sum())
+    telling = len(np.unique(problems[denominators > 0]))
+    variance = _ratio_variance(numerators, denominators, problems)
+    if telling < 2 or not variance:
+        return Interval.none(ratio)
+    half = student_quantile(0.975, telling - 1) * math.sqrt(variance)
+    return Interval(ratio, ratio - half, ratio + half)
+
+
+def _ratio_variance(numerators: FloatArray, denominators: FloatArray, problems: npt.NDArray[np.int64]) -> float:
+    """Of Σ numerators / Σ denominators, linearised, between problems (Cochran, "Sampling techniques", 1977, 6.3)."""
+    total = denominators.sum()
+    residuals = np.bincount(problems, numerators - numerators.sum() / total * denominators)
+    telling = len(np.unique(problems[denominators > 0]))
+    return float((residuals**2).sum() / total**2) * telling / max(1, telling - 1)
 
 
 def expected_calibration_error(probabilities: FloatArray, labels: FloatArray) -> float:
@@ -375,10 +383,8 @@ def _bin(values: FloatArray) -> npt.NDArray[np.int64]:
     return np.minimum((values * BINS).astype(np.int64), BINS - 1)
 
 
-def _interval(estimates: FloatArray, problems: int) -> Interval:
-    """Resamples without a right or a wrong one say nothing; where all say the same, how sure it is stays unknown."""
-    value, drawn = estimates[0], estimates[1:]
-    drawn = drawn[~np.isnan(drawn)]
-    if not len(drawn) or (drawn == drawn[0]).all():
-        return Interval.none(float(value))
-    return percentile_interval(np.concatenate([[value], drawn]), problems=problems)
+def _ranks(values: FloatArray, of: FloatArray) -> FloatArray:
+    """How many of the values are below each of the others, ties counting half."""
+    ordered = np.sort(values)
+    ranks = np.searchsorted(ordered, of, "left") + np.searchsorted(ordered, of, "right")
+    return ranks.astype(np.float64) / 2

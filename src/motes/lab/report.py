@@ -11,7 +11,17 @@ from typing import Any
 
 from motes import files
 from motes.errors import RunDirectoryError
-from motes.lab.comparison import CellName, Difference, PairedRuns, Rate, chief_of, differences, pass_at, rates
+from motes.lab.comparison import (
+    CellName,
+    Difference,
+    PairedRuns,
+    Rate,
+    chief_of,
+    differences,
+    majority_share,
+    pass_at,
+    rates,
+)
 from motes.lab.damage import Damages
 from motes.lab.evaluation import RECORDS, foreign_to, read_configuration
 from motes.lab.flops import Sizes
@@ -40,7 +50,7 @@ class Cell:
         outcomes: number of runs by outcome.
         accuracy: right answers over all recorded runs, failed ones included.
         oracle: runs in which any trajectory is right, over all recorded ones. majority: those in which the most
-            frequent answer is, NaN where records are too old to tell.
+            frequent answer is, of equally frequent ones the share that is right; NaN where records are too old to tell.
         tokens: (generated, prefill, reward) computed per run, mean. `cached`: (prefill, reward) spared, mean.
         flops: (language model, reward model) per run, mean; None where a model's size is unknown.
         seconds: per run, mean.
@@ -84,7 +94,8 @@ class Cell:
         sizes: Sizes = UNKNOWN,
         prices: Prices | None = None,
     ) -> Cell:
-        told = all(record.groups or not record.posterior for record in records)
+        shares = [(record.problem_id, majority_share(record)) for record in records]
+        majority = [(problem, share) for problem, share in shares if share is not None]
         usage = sum((record.usage for record in records), Usage())
         n = max(1, len(records))
         lm, reward = sizes.flops(usage)
@@ -98,7 +109,7 @@ class Cell:
             outcomes={outcome: sum(record.outcome == outcome for record in records) for outcome in OUTCOMES},
             accuracy=share_interval((record.problem_id, record.outcome == "correct") for record in records),
             oracle=share_interval((record.problem_id, record.oracle) for record in records),
-            majority=share_interval((record.problem_id, record.majority is True) for record in records if told),
+            majority=share_interval(majority if len(majority) == len(records) else ()),
             tokens=(usage.generated_tokens / n, usage.prefill_tokens / n, usage.reward_tokens / n),
             cached=(usage.prefill_tokens_cached / n, usage.reward_tokens_cached / n),
             flops=(None if lm is None else lm / n, None if reward is None else reward / n),

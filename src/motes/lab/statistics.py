@@ -13,17 +13,38 @@ problems and the interval the plain Wilson interval. Deterministic, inside [0, 1
 everything or nothing is right, where a bootstrap would claim certainty. One problem says nothing about others: then
 there is no interval.
 
-What compares methods on the same problems has the percentile interval of a bootstrap over problems: problems are drawn
-with replacement, each with all its runs of all methods, and the whole comparison is made again. It is seeded. A
-bootstrap of K problems varies too little, by (K − 1)/K, and knows its variance from K problems only, so its ends are
-those of the larger level Φ(√(K/(K − 1)) · t_{K−1}) (Hesterberg, "What teachers should know about the
-bootstrap", 2015).
+Other values in [0, 1] that are estimated from problems, such as pass@k and AUROC, have the same interval, at the
+effective sample size p(1 − p)/v of their own variance v (`share_of_variance`).
+
+A mean of paired differences d_i ∈ [−1, 1] over K problems has Student's interval around it, with K − 1 degrees of
+freedom and the standard error that two more problems would give, on which each side is better by as much as on any:
+
+    a  = max |d_i|, 1 where all are 0
+    s² = (Σ d_i² + 2a² − (Σ d_i)²/(K + 2)) / (K + 1)          standard error: s/√(K + 2)
+
+(after Bonett and Price, "Adjusted Wald confidence interval for a difference of binomial proportions based on paired
+data", 2012). So agreement on a few problems is no certainty. Measured coverage of 95 % intervals, 40,000 trials each of
+nine combinations of 1, 3 and 8 seeds, true differences, and how often the sides agree: 0.98 to 1.00 with 10 problems,
+0.957 to 1.00 with 25 (where Student's interval alone falls to 0.43, and the percentile interval of a bootstrap as low),
+0.955 to 1.00 with 50, 0.951 to 1.00 with 100, 0.950 to 0.963 with 500.
+
+What is no mean, such as a scaling rate, has the percentile interval of a bootstrap over problems: problems are drawn
+with replacement, each with all its runs of all methods, and the whole comparison is made again. It is seeded, and made
+in blocks, so that its memory does not grow with the number of problems. A bootstrap of K problems varies too little, by
+(K − 1)/K, and knows its variance from K problems only, so its ends are those of the larger level Φ(√(K/(K − 1)) ·
+t_{K−1}) (Hesterberg, "What teachers should know about the bootstrap", 2015).
+
+In a table of C comparisons, one interval in twenty misses by chance. Simultaneous intervals hold all their true values
+at once in 95 % of tables: each has the larger level at which the maximum over the table stays inside, for means by the
+correlation of the differences (`joint_level`; Hothorn, Bretz and Westfall, "Simultaneous inference in general
+parametric models", 2008), for the bootstrap by its ranks (`joint_rank_level`; Mandel and Betensky, "Simultaneous
+confidence intervals based on the percentile bootstrap approach", 2008).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -36,6 +57,10 @@ FloatArray = npt.NDArray[np.float64]
 
 RESAMPLES = 4000
 """Samples of a bootstrap: the ends of a 95 % interval are then known to a tenth of its width."""
+BLOCK = 2**20
+"""Numbers of a bootstrap in memory at once, about: 8 MB, and a few times that while they are drawn."""
+TABLES = 10_000
+"""Draws of a whole table, which find the level of simultaneous intervals: 95 % of tables are known to 0.2 %."""
 
 
 @dataclass(frozen=True)
@@ -102,24 +127,28 @@ def wilson(p: float, n: float, level: float = 0.95) -> Interval:
     return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))
 
 
-def effective_size(clusters: Sequence[Sequence[bool]], level: float = 0.95) -> float:
+def effective_size(clusters: Sequence[Sequence[float]], level: float = 0.95) -> float:
     """n* of the module's docstring; each of at least two clusters holds the runs of one problem, at least one."""
     problems, runs = len(clusters), sum(map(len, clusters))
     p = sum(map(sum, clusters)) / runs
     if problems == runs or p in (0.0, 1.0):  # where nothing varies, count what is independent for certain
         return float(problems)
     squares = sum((sum(cluster) - len(cluster) * p) ** 2 for cluster in clusters)
-    variance = problems / (problems - 1) * squares / runs**2
-    independent = min(float(runs), p * (1 - p) * runs / (runs - 1) / variance) if variance else float(runs)
+    return _size_of_variance(p, problems / (problems - 1) * squares / runs**2, problems, runs, level)
+
+
+def _size_of_variance(p: float, variance: float, problems: int, runs: int, level: float) -> float:
+    """n* of a share p that was estimated with this variance."""
+    independent = min(float(runs), p * (1 - p) * runs / (runs - 1) / variance) if variance > 0 else float(runs)
     tail = 0.5 + level / 2
     return independent * (student_quantile(tail, runs - 1) / student_quantile(tail, problems - 1)) ** 2
 
 
-def proportion_interval(runs: Mapping[Any, Sequence[bool]], level: float = 0.95) -> Interval:
+def proportion_interval(runs: Mapping[Any, Sequence[float]], level: float = 0.95) -> Interval:
     """The share of true values with its interval, clustered by problem; without an interval for one problem alone.
 
     Args:
-        runs: for each problem, one truth value per run.
+        runs: for each problem, one truth value per run, or what share of it is true.
     """
     clusters = [list(cluster) for cluster in runs.values() if cluster]
     if not clusters:
@@ -128,22 +157,117 @@ def proportion_interval(runs: Mapping[Any, Sequence[bool]], level: float = 0.95)
     return Interval.none(p) if len(clusters) == 1 else wilson(p, effective_size(clusters, level), level)
 
 
-def share_interval(runs: Iterable[tuple[Hashable, bool]]) -> Interval:
+def share_interval(runs: Iterable[tuple[Hashable, float]]) -> Interval:
     """The same of (problem, truth value) pairs, a run each, in any order."""
-    clusters: dict[Hashable, list[bool]] = {}
+    clusters: dict[Hashable, list[float]] = {}
     for problem, holds in runs:
         clusters.setdefault(problem, []).append(holds)
     return proportion_interval(clusters)
 
 
-@lru_cache(maxsize=4)
-def resamples(problems: int, count: int = RESAMPLES, seed: int = 0) -> FloatArray:
-    """How often each problem counts, (1 + count, problems): once in the first row, the sample itself; in the others, as
-    often as it is drawn in as many draws with replacement. Read-only."""
-    drawn = np.random.default_rng(seed).multinomial(problems, np.full(problems, 1 / problems), size=count)
-    counts = np.vstack([np.ones((1, problems)), drawn])
-    counts.flags.writeable = False
-    return counts
+def share_of_variance(p: float, variance: float, *, problems: int, independent: int, values: int) -> Interval:
+    """The 95 % interval of a share that is no mean of truth values, such as an AUROC, never of width zero.
+
+    Args:
+        p: the share, NaN where there is none. variance: of it, as estimated from problems.
+        problems: that say anything about it; from one alone there is no interval.
+        independent: how many observations it comes from at least; they count where p is 0 or 1, and its variance says
+            nothing. values: how many at most.
+    """
+    if math.isnan(p) or problems < 2:
+        return Interval.none(p)
+    if p in (0.0, 1.0):
+        return wilson(p, independent)
+    return wilson(p, _size_of_variance(p, variance, problems, values, 0.95))
+
+
+def paired_intervals(differences: FloatArray, level: float = 0.95) -> list[Interval]:
+    """The mean of each column with its own interval.
+
+    Args:
+        differences: (K, C) in [−1, 1], of each problem and comparison. NaN where a comparison lacks a problem.
+    """
+    sizes, sums, extra = _sums(differences)
+    squares = np.nansum(differences**2, axis=0) + extra - sums**2 / (sizes + 2)
+    errors = np.sqrt(squares / (sizes + 1) / (sizes + 2))
+    found = []
+    for size, total, error in zip(sizes.tolist(), sums.tolist(), errors.tolist(), strict=True):
+        if size < 2:
+            found.append(Interval.none(total / size if size else math.nan))
+            continue
+        mean, half = total / size, error * student_quantile(0.5 + level / 2, size - 1)
+        found.append(Interval(mean, max(-1.0, mean - half), min(1.0, mean + half)))
+    return found
+
+
+def simultaneous_intervals(differences: FloatArray) -> list[Interval]:
+    """The mean of each column with the interval that holds together with those of all others; arguments as above."""
+    sizes, sums, extra = _sums(differences)
+    measured = sizes > 1
+    centred = np.nan_to_num(differences - sums / np.maximum(sizes, 1))[:, measured]
+    products = centred.T @ centred + np.diag(extra[measured])  # what is made up hangs together with nothing
+    spread = np.sqrt(products.diagonal())
+    return paired_intervals(differences, joint_level(products / np.outer(spread, spread)))
+
+
+def _sums(differences: FloatArray) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray]:
+    """Of each column how many there are, their sum, and the squares of the two problems that are made up, 2a²."""
+    largest = np.abs(np.nan_to_num(differences)).max(axis=0, initial=0.0)
+    sizes = (~np.isnan(differences)).sum(axis=0)
+    return sizes, np.nansum(differences, axis=0), 2 * np.where(largest > 0, largest, 1.0) ** 2
+
+
+def joint_level(correlation: FloatArray, level: float = 0.95) -> float:
+    """The level that each of C two-sided intervals needs for all of them together to hold at `level`, where errors are
+    normal with this correlation, (C, C): drawn, with a fixed seed."""
+    if len(correlation) < 2:
+        return level
+    values, vectors = np.linalg.eigh(correlation)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    rng = np.random.default_rng(0)
+    rows = max(1, BLOCK // len(correlation))
+    largest = [
+        np.abs(rng.standard_normal((min(rows, TABLES - done), len(correlation))) @ root.T).max(axis=1)
+        for done in range(0, TABLES, rows)
+    ]
+    bound = float(np.quantile(np.concatenate(largest), level))
+    return max(level, 2 * NormalDist().cdf(bound) - 1)
+
+
+def joint_rank_level(draws: FloatArray, level: float = 0.95) -> float:
+    """The level that the percentile interval of each column needs for a share `level` of the rows to lie inside all of
+    them.
+
+    Args:
+        draws: (B, C), B resamples of C estimates, infinite ones among them.
+    """
+    count, columns = draws.shape
+    if columns < 2:
+        return level
+    outermost = np.zeros(count)
+    for column in draws.T:
+        ordered = np.sort(column)
+        above, below = np.searchsorted(ordered, column, "left"), count - np.searchsorted(ordered, column, "right")
+        np.maximum(outermost, np.maximum(above, below) / count, out=outermost)  # ties are as far inside as can be
+    inside = float(np.quantile(outermost, level))
+    return max(level, 2 * inside - 1)
+
+
+def resamples(problems: int, count: int = RESAMPLES, seed: int = 0, *, extra: int = 0) -> Iterator[FloatArray]:
+    """How often each problem counts, (1 + count, problems), in blocks of rows: once in the first row, which is the
+    sample itself; in the others, as often as it is drawn in as many draws with replacement.
+
+    Args:
+        extra: so many more columns, of what is drawn as well and is not in the sample.
+    """
+    rng = np.random.default_rng(seed)
+    columns = problems + extra
+    yield np.concatenate([np.ones((1, problems)), np.zeros((1, extra))], axis=1)
+    rows = max(1, BLOCK // columns)
+    for done in range(0, count, rows):
+        size = min(rows, count - done)
+        drawn = rng.integers(columns, size=(size, problems)) + columns * np.arange(size)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=size * columns).reshape(size, columns).astype(np.float64)
 
 
 def percentile_interval(estimates: FloatArray, level: float = 0.95, *, problems: int | None = None) -> Interval:

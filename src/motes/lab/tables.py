@@ -22,26 +22,29 @@ if TYPE_CHECKING:
 
 ACCURACY_NOTE = (
     "Accuracy: right answers over all runs, failed and ungraded ones included, with Wilson's 95 % interval at the "
-    "effective sample size of the problems (runs of one problem with several seeds are not independent). Tokens: "
-    "computed per problem, mean, without what caches spared; a prompt that runs share is computed once, for the first "
-    "of them. FLOPs: 2 · parameters · computed tokens, of both models, per problem, mean; attention's own, which grow "
-    "with the context, are left out (Kaplan et al. 2020, arXiv 2001.08361). Seconds: mean from a run's start to its "
-    "answer while others shared the models."
+    "effective sample size of the problems (runs of one problem with several seeds are not independent).{seeds} "
+    "Tokens: computed per problem, mean, without what caches spared; a prompt that runs share is computed once, for "
+    "the first of them. FLOPs: 2 · parameters · computed tokens, of both models, per problem, mean; attention's own, "
+    "which grow with the context, are left out (Kaplan et al. 2020, arXiv 2001.08361). Seconds: mean from a run's "
+    "start to its answer while others shared the models."
 )
 MONEY_NOTE = "Money: per 1,000 problems, at {prices} for a million tokens."
 CHOICE_NOTE = (
     "Of the answers that a run ended with: how often the one that the method selected is right, how often the most "
-    "frequent one is, and how often any is (the oracle, pass@N of the method)."
+    "frequent one is, and how often any is (the oracle, pass@N of the method). Of equally frequent answers the share "
+    "that is right counts: what drawing one of them comes to in the mean."
 )
 PASS_NOTE = (
     "Chance that at least one of k independent samples is right, from the {n} samples of {method}: the unbiased "
-    "estimator 1 − C(n − c, k)/C(n, k) of Chen et al. (arXiv 2107.03374), c of the n samples being right, with the "
-    "95 % interval of a bootstrap over problems."
+    "estimator 1 − C(n − c, k)/C(n, k) of Chen et al. (arXiv 2107.03374), c of the n samples being right, with "
+    "Wilson's 95 % interval at the effective sample size of the problems. Samples that failed or are missing are not "
+    "right."
 )
 QUALITY_NOTE = (
     "Of the reward model's final scores of all answers, and of the confidence of the answers given. AUROC: chance that "
     "a right answer has the larger value, over all pairs, and over pairs of answers to the same problem, which alone "
-    "help to choose; in brackets the 95 % interval of a bootstrap over problems. ECE: expected calibration error, ten "
+    "help to choose; in brackets Wilson's 95 % interval at the effective sample size, whose variance is that between "
+    "problems (Obuchowski 1997); none where one problem alone tells. ECE: expected calibration error, ten "
     "bins. Answers that a method selected by score are not independent samples: only those of best-of-N and the like "
     "say how good the reward model is."
 )
@@ -50,8 +53,8 @@ DECIDING_NOTE = (
     "samples that is pass@1. AUROC: chance that of two partial answers to the same problem, a right and a wrong one, "
     "the right one has the larger score in its last step, pooled over problems, whatever their lengths, and over those "
     "of as many steps. {labels} Of all steps that were ever drawn and scored, not of survivors alone; a step counts "
-    "once, however many particles went on from it. In brackets the 95 % interval of a bootstrap over problems (of P "
-    "Wilson's). {reference}"
+    "once, however many particles went on from it. In brackets 95 % intervals over problems, Student's of T and "
+    "Wilson's of shares. {reference}"
 )
 CHECKED_NOTE = "A partial answer is right where each of its steps is, by the task's step checker."
 UNCHECKED_NOTE = (
@@ -73,15 +76,28 @@ OUTCOMES_NOTE = (
     "neither right nor wrong; accuracy is over all of them."
 )
 DIFFERENCES_NOTE = (
-    "Accuracy less that of {chief} at the same budget, in percentage points, over the runs that both have. In "
-    "brackets the 95 % interval of a bootstrap over problems. A method that draws one trajectory whatever the budget "
-    "is compared at each."
+    "Accuracy less that of {chief} at the same budget, in percentage points, over the problems that both have. In "
+    "brackets the 95 % interval of Student's t over problems, with two more problems in its spread, on which each side "
+    "is better (after Bonett and Price 2012): measured coverage 96 to 100 % with 25 problems.{together} A method that "
+    "draws one trajectory whatever the budget is compared at each."
 )
 RATES_NOTE = (
     "How many times the budget of {chief} another method needs to be as accurate: the budget at which its curve "
     "reaches the accuracy of {chief} at n, over n. Between measured budgets the running maximum of the curve is "
     "interpolated, linearly in log2(budget); nothing is extrapolated: ≤ and > stand before the smallest and the "
-    "largest budget measured, over n. In brackets the 95 % interval of a bootstrap over problems."
+    "largest budget measured, over n. In brackets the 95 % interval of a bootstrap over problems.{together}"
+)
+TOGETHER_NOTE = (
+    " The {count} intervals are simultaneous: in 95 % of such tables all of them hold the truth at once ({how}); "
+    "`{file}` has each one's own beside it, which is narrower."
+)
+SEED_NOTE = (
+    " One seed is all there is: each problem was run once by each method and budget. The intervals hold what other "
+    "problems and other draws would change, and cannot tell the two apart."
+)
+SEEDS_NOTE = (
+    " {count} seeds: the intervals are over problems and seeds; the runs of a problem count together, and vary between "
+    "seeds as well."
 )
 PROVENANCE_NOTE = (
     "What the runs were made with, by `config.json` and `provenance.jsonl`, which have it in full. Digests are those "
@@ -116,10 +132,14 @@ def sections(report: Report) -> Iterator[Section]:
     header = ("method", "budget", "selected", "majority", "any")
     yield Section("Selected, majority, any", header, [_choice_row(cell) for cell in report.cells], CHOICE_NOTE)
     if report.differences:
-        note = DIFFERENCES_NOTE.format(chief=code(report.chief))
+        how = "the level of each from their correlation; Hothorn, Bretz and Westfall 2008"
+        together = _together(report.differences, how, "differences.csv")
+        note = DIFFERENCES_NOTE.format(chief=code(report.chief), together=together)
         yield Section(f"Differences to {code(report.chief)}", *_grid(report.differences, "budget {}"), note)
     if report.rates:
-        yield Section("Scaling rates", *_grid(report.rates, "n = {}"), RATES_NOTE.format(chief=code(report.chief)))
+        how = "the level of each from the ranks of the resamples; Mandel and Betensky 2008"
+        note = RATES_NOTE.format(chief=code(report.chief), together=_together(report.rates, how, "rates.csv"))
+        yield Section("Scaling rates", *_grid(report.rates, "n = {}"), note)
     if report.step_qualities:
         yield _deciding(report.step_qualities)
     if report.passes:
@@ -143,7 +163,9 @@ def provenance(told: Provenance) -> Section:
 
 def accuracy(report: Report) -> Section:
     """What the cells came to, and cost."""
-    header, note = [*COLUMNS], ACCURACY_NOTE
+    seeds = len({record.seed for records in report.runs.values() for record in records})
+    told = SEED_NOTE if seeds == 1 else SEEDS_NOTE.format(count=seeds)
+    header, note = [*COLUMNS], ACCURACY_NOTE.format(seeds=told if seeds else "")
     rows = [table_row(cell) for cell in report.cells]
     if report.prices is not None:
         header.append("money")
@@ -220,6 +242,11 @@ def _number(value: Interval) -> str:
     """A number to two digits, with its interval."""
     ends = f"{value.low:.2f} – {value.high:.2f}" if value.is_known else "–"
     return "–" if value.value != value.value else f"{value.value:.2f} ({ends})"
+
+
+def _together(values: Sequence[Difference] | Sequence[Rate], how: str, file: str) -> str:
+    """What to say of the intervals of several comparisons."""
+    return TOGETHER_NOTE.format(count=len(values), how=how, file=file) if len(values) > 1 else ""
 
 
 def _levels(report: Report) -> Section:
