@@ -48,6 +48,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "protocols",
         "errors",
         "pages",
+        "results_html",
     ),
     ("smc", "kv", "http"),
     ("methods", "models", "rewards", "tasks", "prompts", "bundled"),

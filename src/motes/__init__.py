@@ -1,7 +1,7 @@
 """Inference-time scaling of language models by particle-based Monte Carlo."""
 
 from motes.api import asolve, close_models, language_model, reward_model, solve
-from motes.contracts import check_language_model, check_reward_model
+from motes.contracts import acheck_language_model, acheck_reward_model, check_language_model, check_reward_model
 from motes.errors import MotesError
 from motes.methods import (
     DVTS,
@@ -67,6 +67,8 @@ __all__ = [
     "Trajectory",
     "Usage",
     "WeightedBestOfN",
+    "acheck_language_model",
+    "acheck_reward_model",
     "asolve",
     "check_language_model",
     "check_reward_model",

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from motes.arguments import fit, instance_of
+from motes.concurrency import run_here
 from motes.errors import ConfigurationError
 from motes.methods import ParticleFilter, Run, require, select_by_outcome
 from motes.methods.limits import Limits
@@ -151,16 +152,6 @@ def solve(problem: Problem | str, **options: Any) -> Result:
     """`asolve`, from code that is not async. Takes the same arguments.
 
     Raises:
-        ConfigurationError: called where an event loop is running: await `asolve` there.
+        ConfigurationError: called where an event loop is running, as in a notebook: await `asolve` there.
     """
-    if _loop_is_running():
-        raise ConfigurationError("an event loop is running here: use `await motes.asolve(…)`")
-    return asyncio.run(asolve(problem, **options))
-
-
-def _loop_is_running() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+    return run_here(lambda: asolve(problem, **options), "result = await motes.asolve(…)")

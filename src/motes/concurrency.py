@@ -9,6 +9,8 @@ from itertools import islice
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
+from motes.errors import ConfigurationError
+
 T = TypeVar("T")
 ItemT = TypeVar("ItemT")
 PendingT = TypeVar("PendingT", bound="Pending[Any]")
@@ -24,6 +26,23 @@ async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
+
+
+def run_here(work: Callable[[], Coroutine[Any, Any, T]], instead: str) -> T:
+    """What a coroutine gives, from code that is not async.
+
+    Args:
+        work: makes the coroutine.
+        instead: the line to write where an event loop is running.
+
+    Raises:
+        ConfigurationError: one is running here, as it is in a notebook.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work())
+    raise ConfigurationError(f"an event loop is running here, as in a notebook: write `{instead}`")
 
 
 class Pending(Generic[T]):

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from motes.concurrency import run_here
 from motes.errors import ContractError
 from motes.protocols import LanguageModel, RewardModel
 from motes.steps import Cut, first_cut
@@ -58,7 +59,7 @@ def _same(first: Step, second: Step) -> bool:
 async def acheck_language_model(
     lm: LanguageModel, *, questions: Sequence[str] = QUESTIONS, rounds: int = 3, sampling: Sampling | None = None
 ) -> None:
-    """See `check_language_model`."""
+    """`check_language_model` for async code, notebooks among it: `await motes.acheck_language_model(lm)`."""
     sampling = sampling or Sampling(max_step_tokens=32)
 
     async def extend(trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
@@ -127,7 +128,7 @@ def _require_end(step: Step, sampling: Sampling) -> None:
 async def acheck_reward_model(
     reward: RewardModel, *, questions: Sequence[str] = QUESTIONS, tolerance: float = 1e-4
 ) -> None:
-    """See `check_reward_model`."""
+    """`check_reward_model` for async code, notebooks among it: `await motes.acheck_reward_model(reward)`."""
     ladders: list[list[Trajectory]] = []
     for question in questions:
         ladder = [Trajectory(Problem(question))]
@@ -186,8 +187,12 @@ def check_language_model(
 
     Raises:
         ContractError: naming the broken law, with the difference.
+        ConfigurationError: an event loop is running here, as in a notebook: await `acheck_language_model` there.
     """
-    asyncio.run(acheck_language_model(lm, questions=questions, rounds=rounds, sampling=sampling))
+    run_here(
+        lambda: acheck_language_model(lm, questions=questions, rounds=rounds, sampling=sampling),
+        "await motes.acheck_language_model(…)",
+    )
 
 
 def check_reward_model(reward: RewardModel, *, questions: Sequence[str] = QUESTIONS, tolerance: float = 1e-4) -> None:
@@ -197,5 +202,9 @@ def check_reward_model(reward: RewardModel, *, questions: Sequence[str] = QUESTI
 
     Raises:
         ContractError: naming the broken law, with the difference.
+        ConfigurationError: an event loop is running here, as in a notebook: await `acheck_reward_model` there.
     """
-    asyncio.run(acheck_reward_model(reward, questions=questions, tolerance=tolerance))
+    run_here(
+        lambda: acheck_reward_model(reward, questions=questions, tolerance=tolerance),
+        "await motes.acheck_reward_model(…)",
+    )

@@ -458,6 +458,15 @@ class Sampling:
         return dataclasses.replace(self, **changes)
 
 
+def _finite(numbers: Iterable[float | None]) -> list[float | None]:
+    """Numbers as JSON has them."""
+    return [float(number) if number is not None and math.isfinite(number) else None for number in numbers]
+
+
+def _named(error: MotesError | None) -> str | None:
+    return None if error is None else f"{type(error).__name__}: {error}"
+
+
 @dataclass(frozen=True, eq=False)
 class Record:
     """One round of a run.
@@ -489,6 +498,20 @@ class Record:
     step_scores: tuple[Sequence[float], ...] = ()
     sweep: int = 0
     chain: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The round in numbers, as JSON can hold it; see `Result.to_dict`."""
+        return {
+            "sweep": self.sweep,
+            "chain": self.chain,
+            "ancestors": [int(i) for i in self.ancestors],
+            "log_weights": _finite(self.log_weights),
+            "scores": _finite(self.scores),
+            "ess": _finite([self.ess])[0],
+            "resampled": bool(self.resampled),
+            "log_evidence": _finite([self.log_evidence])[0],
+            "usage": self.usage.to_dict(),
+        }
 
     @property
     def failures(self) -> dict[int, MotesError]:
@@ -541,6 +564,54 @@ class Result:
     stopped: Stop | None = None
     error: MotesError | None = None
     swap_rates: tuple[float, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON can hold it: numbers that are none, and infinite ones, are None.
+
+        Fields:
+            problem: `id`, `question`, `messages`, `answer` (the reference).
+            method, seed, answer, selector, text, confidence, log_evidence, stopped, answers, scores, log_weights,
+            swap_rates, posterior: as the attributes.
+            trajectories: (N,) each a dict of `text`, `steps` (their texts), `finished` and `error`.
+            records: each a dict of `sweep`, `chain`, `ancestors`, `log_weights`, `scores`, `ess`, `resampled`,
+                `log_evidence`, `usage`; what its particles say is in none.
+            usage: see `Usage`. error: the name of its class and its message, None where there is none.
+        """
+        same = ("method", "seed", "answer", "selector", "text", "stopped")
+        return {
+            "problem": {
+                "id": self.problem.id,
+                "question": self.problem.question,
+                "messages": [dict(turn) for turn in self.problem.messages],
+                "answer": self.problem.answer,
+            },
+            **{name: getattr(self, name) for name in same},
+            "confidence": float(self.confidence),
+            "posterior": {answer: float(mass) for answer, mass in self.posterior.items()},
+            "answers": list(self.answers),
+            "log_weights": _finite(self.log_weights),
+            "scores": _finite(self.scores),
+            "log_evidence": _finite([self.log_evidence])[0],
+            "trajectories": [
+                {
+                    "text": trajectory.text,
+                    "steps": [step.text for step in trajectory.steps],
+                    "finished": trajectory.finished,
+                    "error": _named(trajectory.error),
+                }
+                for trajectory in self.trajectories
+            ],
+            "records": [record.to_dict() for record in self.records],
+            "swap_rates": _finite(self.swap_rates),
+            "usage": self.usage.to_dict(),
+            "error": _named(self.error),
+        }
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows, see `motes.results_html`."""
+        from motes.results_html import html
+
+        return html(self)
 
     @cached_property
     def dropped(self) -> tuple[Trajectory, ...]:
