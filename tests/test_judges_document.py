@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import json
 import re
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +16,7 @@ import pytest
 import motes
 from examiner import Examiner
 from motes import BestOfN, Judge, ParticleFilter, Problem, Step, TabularLanguageModel, TabularReward, Trajectory
+from motes.cli import main
 from motes.lab.calibration import read_labelled
 from motes.rewards.rubric import RUBRICS
 
@@ -91,10 +92,21 @@ def test_every_rubric_and_option_is_told():
         assert option in Judge.__init__.__annotations__
 
 
-def test_the_lines_of_a_labelled_file_are_read(tmp_path: Path):
+def test_the_labelled_file_is_taken_by_the_command_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     found = re.search(r"```json\n(.*?)```", DOCUMENT, re.DOTALL)
     assert found
     (tmp_path / "labelled.jsonl").write_text(found[1])
     answers = read_labelled(tmp_path / "labelled.jsonl")
-    assert [(len(a.steps), a.score, a.label) for a in answers] == [(2, None, 1), (2, None, 0), (0, 0.31, 0)]
-    assert all(json.loads(line)["question"] == "What is 2+2?" for line in found[1].splitlines())
+    assert [(len(a.steps), a.score, a.label) for a in answers[:3]] == [(2, None, 1), (1, None, 1), (2, None, 0)]
+    assert (len(answers), answers[-1].score) == (12, 0.31)
+    command = re.search(r"^motes (calibrate .*)$", DOCUMENT, re.MULTILINE)
+    assert command
+    words = shlex.split(command[1])
+    words[words.index("--reward") + 1] = "tiny"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MOTES_HOME", str(tmp_path / "home"))
+    assert main(words) == 0
+    assert "12 labels, 6 of them right, 5 questions" in capsys.readouterr().out
+    assert motes.Calibration.load("math")(0.5)
