@@ -17,9 +17,10 @@ class LanguageModel(Protocol):
 
     A model may say more of itself by attributes: `merges_calls = True`, concurrent calls meet in one batch, so that
     each particle is better asked for by a call of its own; `continues_prefixes = False`, it writes whole answers only,
-    and methods that work step by step refuse it; `gives_logprobs(sampling)`, whether its steps carry `Step.logprob`
-    when it is sampled so; `proposal_logprobs = False`, they never carry `Step.proposal_logprob`. Models behind a server
-    have `async def ready()`, which raises where that cannot be reached.
+    and methods that work step by step refuse it; `shares_prefixes = True`, what it has computed of a prompt or a prefix
+    it does not compute again, so that a run needs it once; `gives_logprobs(sampling)`, whether its steps carry
+    `Step.logprob` when it is sampled so; `proposal_logprobs = False`, they never carry `Step.proposal_logprob`. Models
+    behind a server have `async def ready()`, which raises where that cannot be reached.
     """
 
     async def extend(

@@ -26,11 +26,12 @@ from motes.errors import (
     RewardError,
 )
 from motes.methods.answers import Answers, state_final_answers
+from motes.methods.ledger import Ledger
 from motes.methods.limits import Limits
 from motes.methods.requirements import continues_prefixes, require_steps
 from motes.protocols import AnswerRule, LanguageModel, RewardModel
 from motes.smc import Weights
-from motes.types import STOPS, Failure, Problem, Record, Result, Sampling, Scores, Step, Trajectory, Usage
+from motes.types import STOPS, Failure, Problem, Record, Result, Sampling, Step, Trajectory, Usage
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -128,6 +129,7 @@ class Run:
         limits: on time and tokens. `extend` and `complete` keep to them: whatever cannot be extended any more is
             finished, so that methods end by themselves, with the weights they have.
         chain: the number that records of this run carry, where it is a part of a larger one.
+        ledger: of what the run and its parts have had computed.
     """
 
     problem: Problem
@@ -144,6 +146,7 @@ class Run:
     usage: Usage = field(default_factory=Usage)
     records: list[Record] = field(default_factory=list)
     chain: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
     _whole: Run | None = None
     _recorded: Usage = field(default_factory=Usage)
     _answers: Answers | None = None
@@ -354,10 +357,9 @@ class Run:
         return steps
 
     def _child(self, parent: Trajectory, step: Step | Failure) -> Trajectory:
+        self._spend(self.ledger.step(parent, step, self.lm))
         if isinstance(step, Failure):
-            self._spend(step.usage + Usage(lm_calls=1))
             return parent.fail(step.error)
-        self._spend((step.usage or Usage(generated_tokens=len(step.token_ids))) + Usage(lm_calls=1))
         if step.end == "length" and not step.text and not step.token_ids:
             return parent.finish("max_tokens")
         return parent.extend(step)
@@ -387,13 +389,13 @@ class Run:
         scored = [_numbers(values, reward) for values in scored]
         for trajectory, values in zip(trajectories, scored, strict=True):
             if isinstance(values, Failure):
-                self._spend(values.usage + Usage(reward_calls=1))
+                self._spend(self.ledger.scores(trajectory, values, reward))
                 continue
             if len(values) != trajectory.depth:
                 raise ContractError(f"the reward model gave {len(values)} scores for {trajectory.depth} steps")
             if not all(0.0 <= value <= 1.0 for value in values):
                 raise RewardError(f"{reward!r} gave {list(values)}: every score must be a number in [0, 1]")
-            self._spend((values.usage if isinstance(values, Scores) else Usage()) + Usage(reward_calls=1))
+            self._spend(self.ledger.scores(trajectory, values, reward))
         return scored
 
     @cached_property

@@ -115,6 +115,7 @@ class LocalLanguageModel(Engine[_Extension]):
     """
 
     merges_calls = True
+    shares_prefixes = True
     role, error = "language model", EngineError
 
     def __init__(
@@ -365,7 +366,7 @@ class LocalLanguageModel(Engine[_Extension]):
             self._runner.store(self.tree, row, ids[:-1])
         self._take_out(row)
         usage = request.prompt_usage + Usage(generated_tokens=len(drawn))
-        request.resolve(Step(text, end, tuple(drawn), logprob, usage, proposal_logprob, ahead))
+        request.resolve(Step(text, end, tuple(drawn), logprob, usage, proposal_logprob, ahead, len(request.prefix)))
 
     def _take_out(self, row: int) -> None:
         self._batch.remove(row)

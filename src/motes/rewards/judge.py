@@ -205,7 +205,11 @@ class _Inquiry:
         """What was spent since the last bill."""
         spent, self._spent = self._spent, Usage()
         computed = spent.generated_tokens + spent.prefill_tokens
-        return Usage(reward_tokens=computed, reward_tokens_cached=spent.prefill_tokens_cached)
+        return Usage(
+            reward_tokens=computed,
+            reward_tokens_cached=spent.prefill_tokens_cached,
+            failed_reward_tokens=spent.failed_generated_tokens + spent.failed_prefill_tokens,
+        )
 
     async def _criticise(self, lm: StepSource, root: Trajectory, number: int) -> Sequence[_Draw]:
         """A critique, and a verdict behind it."""

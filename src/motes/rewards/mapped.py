@@ -50,4 +50,4 @@ class MappedReward:
 
     def _changed(self, trajectory: Trajectory, scores: Sequence[float]) -> Sequence[float]:
         changed = [self.change(node, score) for node, score in zip(trajectory.path, scores, strict=True)]
-        return Scores(changed, scores.usage) if isinstance(scores, Scores) else changed
+        return Scores(changed, scores.usage, scores.reads) if isinstance(scores, Scores) else changed

@@ -16,7 +16,7 @@ from motes.errors import ContextLengthError, UnknownNameError
 from motes.rewards.blank import fill_scores, written_steps
 from motes.rewards.format import Format
 from motes.threads import in_thread_if_long
-from motes.types import Failure, Problem, Scores, Trajectory, Usage
+from motes.types import Failure, Problem, Reads, Scores, Trajectory, Usage
 
 Prefix = Literal["steps", "whole"]
 
@@ -65,13 +65,21 @@ class Reader(Generic[ReadingT]):
         name: of the model, in messages.
         context_length: tokens of a text at most; None: as many as the model takes.
         reading: the class of readings.
+        keeps: whether what was read before is not read again.
 
     Raises:
         UnknownNameError: there is no such `prefix`.
     """
 
     def __init__(
-        self, format: Format, prefix: Prefix, *, name: str, context_length: int | None, reading: type[ReadingT]
+        self,
+        format: Format,
+        prefix: Prefix,
+        *,
+        name: str,
+        context_length: int | None,
+        reading: type[ReadingT],
+        keeps: bool = True,
     ) -> None:
         if prefix not in get_args(Prefix):
             raise UnknownNameError("prefix", prefix, get_args(Prefix))
@@ -79,9 +87,11 @@ class Reader(Generic[ReadingT]):
         self.prefix = prefix
         self.name = name
         self.context_length = context_length
+        self.keeps = keeps
         self._reading = reading
         self._known: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
         self._step_ids: WeakKeyDictionary[Trajectory, list[int]] = WeakKeyDictionary()
+        self._whole_lengths: WeakKeyDictionary[Trajectory, int] = WeakKeyDictionary()
 
     async def score(self, trajectories: Sequence[Trajectory], read: Read[ReadingT]) -> list[Sequence[float] | Failure]:
         """See `motes.protocols.RewardModel`. Equal texts are read once; the first trajectory bears the cost.
@@ -125,7 +135,7 @@ class Reader(Generic[ReadingT]):
             usage = sum((reading.usage for reading in first[i]), Usage())
             failure = failures.get(i) or next((failed[key] for key in wanted[i] if key in failed), None)
             if failure is None:
-                scored.append(Scores(fill_scores(trajectory, self._known), usage))
+                scored.append(Scores(fill_scores(trajectory, self._known), usage, self._reads(trajectory)))
             else:
                 scored.append(Failure(failure.error, usage + failure.usage))
         return scored
@@ -155,6 +165,7 @@ class Reader(Generic[ReadingT]):
         if self.prefix == "whole":
             for node in unread:
                 ids = [*prompt, *self.format.step(re.sub(r"\n\s*\n", "\n", node.text), 1)]
+                self._whole_lengths[node] = len(ids)
                 yield self._checked(self._reading(ids, [len(ids) - 1], [[node]], len(prompt), len(ids) - 1))
             return
         ids, ends = list(prompt), []
@@ -163,6 +174,28 @@ class Reader(Generic[ReadingT]):
             ends.append(len(ids) - 1)
         at = ends[len(path) - len(unread) :]  # a step is never scored before those that lead to it
         yield self._checked(self._reading(ids, at, [[node] for node in unread], len(prompt), len(ids)))
+
+    def _reads(self, trajectory: Trajectory) -> Reads:
+        """What scoring a trajectory takes, all of whose steps are read."""
+        written = written_steps(trajectory)
+        prompt = len(self.format.prompt(trajectory.problem))
+        if self.prefix == "whole":
+            lengths = [self._whole_lengths[node] for node in written]
+            # Of the text before, all but the token where its score is read is the next one's, too.
+            new = [length - before + 1 for before, length in zip([prompt + 1, *lengths], lengths, strict=False)]
+            alone = lengths
+        else:
+            new = [len(self._step_ids[node]) for node in written]
+            alone = [0] * len(new)
+            if alone:
+                alone[-1] = prompt + sum(new)
+        after = [0]
+        added = dict(zip(written, new if self.keeps else alone, strict=True))
+        for node in reversed(trajectory.path):
+            after.append(after[-1] + added.get(node, 0))
+        shared = prompt if self.keeps and written else 0
+        after[-1] += shared
+        return Reads(shared, tuple(reversed(after)))
 
     def _checked(self, reading: ReadingT) -> ReadingT:
         if self.context_length is not None and len(reading.ids) > self.context_length:

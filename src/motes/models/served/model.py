@@ -80,6 +80,8 @@ class HTTPLanguageModel:
             Whatever is chosen, particles that are alike are drawn apart; at temperature 0 they are drawn once.
         logprobs: whether log-probabilities are asked for; by default where they cost little, and elsewhere at
             temperature 1, unfiltered, where they are what the power filter needs.
+        shares_prefixes: whether what the server has computed of a prompt is kept for the next one, so that a run needs
+            it once; by default what its engine does unless it is told otherwise.
     """
 
     merges_calls = True
@@ -94,6 +96,7 @@ class HTTPLanguageModel:
         vocabulary: Vocabulary | None = None,
         seeds: Seeding | None = None,
         logprobs: bool | None = None,
+        shares_prefixes: bool | None = None,
     ) -> None:
         if seeds is not None and seeds not in get_args(Seeding):
             raise UnknownNameError("way to seed", str(seeds), get_args(Seeding))
@@ -103,6 +106,7 @@ class HTTPLanguageModel:
         self.profile = PROFILES[capabilities.engine]
         self.seeds: Seeding = seeds or ("particle" if capabilities.seeds else "none")
         self.logprobs = capabilities.logprobs and (self.profile.logprobs if logprobs is None else logprobs)
+        self.shares_prefixes = self.profile.shares_prefixes if shares_prefixes is None else shares_prefixes
         self._logprobs_of_the_model = capabilities.logprobs and logprobs is not False
         completes = capabilities.route in ("ids", "text") and self.profile.wire is not None
         name = self.profile.wire if completes and self.profile.wire is not None else "chat"
@@ -131,6 +135,7 @@ class HTTPLanguageModel:
         tokenizer: str | None = None,
         seeds: Seeding | None = None,
         logprobs: bool | None = None,
+        shares_prefixes: bool | None = None,
         context_length: int | None = None,
         **connection: Any,
     ) -> HTTPLanguageModel:
@@ -142,7 +147,7 @@ class HTTPLanguageModel:
                 no sign of which it is.
             tokenizer: the model's tokenizer, a folder or a name that the hub knows (extra `local`), for servers that
                 complete prompts but do not render conversations.
-            seeds, logprobs: see the class.
+            seeds, logprobs, shares_prefixes: see the class.
             context_length: where the server does not tell it.
             connection: see `motes.http.Client.open`.
 
@@ -154,6 +159,8 @@ class HTTPLanguageModel:
         """
         if logprobs is not None:
             logprobs = flag("logprobs", logprobs)
+        if shares_prefixes is not None:
+            shares_prefixes = flag("shares_prefixes", shares_prefixes)
         if context_length is not None:
             context_length = whole_number("context_length", context_length)
         address = Address.parse(path)
@@ -162,7 +169,15 @@ class HTTPLanguageModel:
         found = now(probe(client, address, engine=engine, vocabulary=vocabulary))
         if context_length is not None:
             found = replace(found, context_length=context_length)
-        return cls(client, address, found, vocabulary=vocabulary, seeds=seeds, logprobs=logprobs)
+        return cls(
+            client,
+            address,
+            found,
+            vocabulary=vocabulary,
+            seeds=seeds,
+            logprobs=logprobs,
+            shares_prefixes=shares_prefixes,
+        )
 
     @property
     def continues_prefixes(self) -> bool:
@@ -434,11 +449,22 @@ class HTTPLanguageModel:
             text, ahead, end = divided(text, request.sampling, len(before))
         elif end == "length":
             end = end_at_limit(request.sampling, request.limit)
-        step = Step(text, end, drawn.token_ids, drawn.logprob, ahead=ahead)
+        prefix = self._prefix_tokens(request, index, drawn)
+        step = Step(text, end, drawn.token_ids, drawn.logprob, ahead=ahead, prefix_tokens=prefix)
         usage = self._usage(request, index, drawn)
         for ask in asks:
             ask.settle(replace(step, usage=usage + ask.wasted))
             usage = Usage()  # drawn once, paid for once
+
+    def _prefix_tokens(self, request: Request, index: int, drawn: Drawn) -> int:
+        """Those of the answer's prompt, which several answers to it have but once; what the server counts them to be
+        where nobody else knows."""
+        prompt = request.prompts[index // request.n]
+        if index % request.n:
+            return 0
+        if prompt.ids is None and prompt.length is None and request.count == request.n and drawn.prompt_tokens:
+            return drawn.prompt_tokens
+        return prompt.num_tokens
 
     def _usage(self, request: Request, index: int, drawn: Drawn) -> Usage:
         prompt = drawn.prompt_tokens

@@ -42,6 +42,7 @@ class Profile:
         prefill: what a chat request says so that the last message is continued; None: whether it is must be tried.
         closed: whether it is known to continue nothing: not tried.
         chat_limit: what a chat request calls the limit on tokens.
+        shares_prefixes: whether it keeps what it has computed of a prompt for the next one, unless it is told not to.
     """
 
     wire: str | None = "completions"
@@ -66,6 +67,7 @@ class Profile:
     prefill: Mapping[str, Any] | None = None
     closed: bool = False
     chat_limit: str = "max_tokens"
+    shares_prefixes: bool = False
 
     def sampling_fields(self, sampling: Sampling) -> dict[str, Any]:
         """Every field of a sampling but its limits and delimiters.
@@ -98,6 +100,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             seeds=True,
             choices="n",
             choices_differ=True,  # child i is drawn by seed + i
+            shares_prefixes=True,
             several_prompts=True,
             stream_interval=True,
             takes_ids=True,
@@ -113,6 +116,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             tells_end=True,
             keeps_stop="no_stop_trim",
             seed_below=2**31,  # seeds: in deterministic mode only, which is probed
+            shares_prefixes=True,
             choices="n",
             takes_ids=True,
             logprobs=True,
@@ -128,6 +132,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             seed_below=2**32 - 1,  # the largest one means: a random one
             choices="n_cmpl",
             slots="total_slots",
+            shares_prefixes=True,
             choices_differ=True,
             takes_ids=True,
             logprobs_of_stops=False,

@@ -79,7 +79,12 @@ class ServedPRM:
         self.route: Route = routes[head](client, address, server.model, self.format.words)
         self.context_length = None if server.context_length is None else server.context_length - self.route.drawn
         self._reader = Reader(
-            self.format, prefix, name=server.model, context_length=self.context_length, reading=Reading
+            self.format,
+            prefix,
+            name=server.model,
+            context_length=self.context_length,
+            reading=Reading,
+            keeps=self.route.spares,
         )
         self._batcher: Batcher[_PendingReading, Values | Failure] = Batcher(self._process)
 

@@ -1,0 +1,195 @@
+"""What a run costs is its own: whatever else is in flight, and whatever was cached before it began."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import motes
+from checkpoints import local, local_prm
+from engines import VLLM, connect
+from motes import FunctionReward, Problem, Sampling, Step, Trajectory, Usage
+from motes.errors import EngineError
+from motes.methods import METHODS, method
+from motes.methods.ledger import Ledger
+from motes.types import Failure, Reads, Scores
+
+SAMPLING = Sampling(temperature=1.0, max_steps=4, max_step_tokens=3, delimiter=None)
+"""A step is three tokens: a model with random weights writes few delimiters."""
+NUMBER = 8
+
+
+def own(usage: Usage) -> Usage:
+    """Without what was really computed."""
+    return dataclasses.replace(usage, computed_prefill_tokens=0, computed_reward_tokens=0)
+
+
+async def spend(name: str, lm: Any, reward: Any, *, seed: int = 0, question: str = "Two and two?") -> Usage:
+    made = method(name, NUMBER)
+    result = await motes.asolve(question, lm=lm, reward=reward, method=made, sampling=SAMPLING, seed=seed)
+    return result.usage
+
+
+@pytest.fixture(scope="module")
+def company() -> tuple[Any, Any]:
+    """Models that all tests of this module use at once and one after the other."""
+    return local(), local_prm()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_is_the_same_alone_in_company_and_after_others(name: str, company: tuple[Any, Any]):
+    alone = asyncio.run(spend(name, local(), local_prm()))
+
+    async def together() -> list[Usage]:
+        others = [spend(other, *company, seed=seed) for other in ("pf", "beam", name) for seed in (0, 1)]
+        return await asyncio.gather(*others, spend(name, *company))
+
+    in_company = asyncio.run(together())[-1]
+    after_others = asyncio.run(spend(name, *company))
+    assert own(alone) == own(in_company) == own(after_others)
+    assert after_others.computed_prefill_tokens == 0
+    assert alone.computed_prefill_tokens == alone.prefill_tokens > 0, "alone it computes what it needs"
+    assert alone.reward_tokens <= alone.computed_reward_tokens <= 1.5 * alone.reward_tokens, (
+        "texts that are alike and read at the same time are read twice"
+    )
+
+
+def test_what_is_shared_within_a_run_counts_once():
+    lm, reward = local(), local_prm()
+    prompt = len(lm.vocabulary.prompt(problem := Problem("Two and two?")))
+    usage = asyncio.run(spend("majority", lm, None))
+    assert (usage.prefill_tokens, usage.prefill_tokens_cached) == (prompt - 1, usage.prefill_tokens_cached)
+    assert usage.prefill_tokens_cached >= (NUMBER - 1) * (prompt - 1)
+    usage = asyncio.run(spend("bon", lm, reward))
+    read = len(reward.format.prompt(problem))
+    texts = usage.reward_tokens - read  # beside the problem each answer's own
+    assert usage.reward_tokens + usage.reward_tokens_cached == NUMBER * read + texts + _spared_by_twins(usage, read, texts)
+
+
+def _spared_by_twins(usage: Usage, read: int, texts: int) -> int:
+    return usage.reward_tokens_cached - (NUMBER - 1) * read
+
+
+class TestServed:
+    """By ids, by text and by messages; where prefixes are shared and where they are not."""
+
+    @pytest.mark.parametrize("shares", [True, False])
+    @pytest.mark.parametrize("name", ["pf", "majority", "rebase"])
+    def test_it_is_the_same_in_company(self, name: str, shares: bool):
+        async def main(*others: str) -> Usage:
+            lm = await connect(VLLM())
+            lm.shares_prefixes = shares
+            reward = FunctionReward(lambda problem, text: 0.5)
+            spent = [spend(other, lm, reward, seed=1) for other in others]
+            return (await asyncio.gather(*spent, spend(name, lm, reward)))[-1]
+
+        alone, in_company = asyncio.run(main()), asyncio.run(main("pf", "beam", name))
+        assert own(alone) == own(in_company)
+        assert (alone.prefill_tokens_cached > 0) == shares
+
+
+# ------------------------------------------------------------------------------------------------------------ the ledger
+
+ROOT = Trajectory(Problem("?"))
+
+
+class Shares:
+    shares_prefixes = True
+
+
+@pytest.fixture
+def ledger() -> Iterator[Ledger]:
+    yield Ledger()
+
+
+def drawn(tokens: int, prefix: int, cached: int = 0) -> Step:
+    return Step("so", "step", tuple(range(tokens)), usage=Usage(tokens, prefix - cached, cached))
+
+
+def test_a_prompt_and_what_was_drawn_are_known(ledger: Ledger):
+    first = ledger.step(ROOT, drawn(3, 10, 10), Shares())
+    assert (first.prefill_tokens, first.prefill_tokens_cached, first.computed_prefill_tokens) == (10, 0, 0)
+    again = ledger.step(Trajectory(Problem("?")), drawn(3, 10), Shares())
+    assert (again.prefill_tokens, again.prefill_tokens_cached, again.computed_prefill_tokens) == (0, 10, 10)
+    child = ROOT.extend(drawn(3, 10))
+    more = ledger.step(child, drawn(4, 14), Shares())
+    assert (more.prefill_tokens, more.prefill_tokens_cached) == (1, 13), "one token more than what was drawn"
+    assert ledger.step(child, drawn(4, 14), Shares()).prefill_tokens == 0
+
+
+def test_without_sharing_every_prefix_is_needed(ledger: Ledger):
+    steps = [ledger.step(ROOT, drawn(3, 10, cached), object()) for cached in (0, 10)]
+    assert [(s.prefill_tokens, s.prefill_tokens_cached) for s in steps] == [(10, 0), (10, 0)]
+    assert [s.computed_prefill_tokens for s in steps] == [10, 0]
+
+
+def test_a_model_may_say_how_long_the_prefix_was(ledger: Ledger):
+    step = dataclasses.replace(drawn(3, 99), prefix_tokens=10)
+    assert ledger.step(ROOT, step, Shares()).prefill_tokens == 10
+
+
+def scored(cost: int, reads: Reads | None, *, cached: int = 0) -> Scores:
+    return Scores([0.5], Usage(reward_tokens=cost, reward_tokens_cached=cached), reads)
+
+
+def test_the_same_steps_are_read_once(ledger: Ledger):
+    reward = object()
+    one, two = (ROOT.extend(Step(text, "step")) for text in ("a", "b"))
+    both = ROOT.extend(Step("a", "step")).extend(Step("c", "step"))
+    reads = Reads(10, (13, 0))
+    costs = [
+        ledger.scores(one, scored(0, reads, cached=13), reward),
+        ledger.scores(two, scored(13, reads), reward),
+        ledger.scores(Trajectory(Problem("?")).extend(Step("a", "step")), scored(13, reads), reward),
+        ledger.scores(both, scored(20, Reads(10, (17, 4, 0))), reward),
+        ledger.scores(one, scored(13, reads), object()),  # another model has read nothing
+    ]
+    assert [cost.reward_tokens for cost in costs] == [13, 3, 0, 4, 13]
+    assert [cost.reward_tokens_cached for cost in costs] == [0, 10, 13, 13, 0]
+    assert [cost.computed_reward_tokens for cost in costs] == [0, 13, 13, 20, 13]
+
+
+def test_where_a_model_says_nothing_all_that_it_reads_is_needed(ledger: Ledger):
+    node = ROOT.extend(Step("a", "step"))
+    costs = [ledger.scores(node, scored(3, None, cached=10), object()) for _ in range(2)]
+    assert [(c.reward_tokens, c.reward_tokens_cached, c.computed_reward_tokens) for c in costs] == [(13, 0, 3)] * 2
+    assert ledger.scores(node, [0.5], object()) == Usage(reward_calls=1)
+
+
+def test_what_fails_is_a_third(ledger: Ledger):
+    failure = Failure(EngineError("no"), Usage(7, 5, 100, failed_generated_tokens=1, failed_prefill_tokens=2))
+    assert ledger.step(ROOT, failure, Shares()) == Usage(
+        lm_calls=1, failed_generated_tokens=8, failed_prefill_tokens=7
+    )
+    failure = Failure(EngineError("no"), Usage(reward_tokens=7, reward_tokens_cached=9, failed_reward_tokens=1))
+    assert ledger.scores(ROOT, failure, object()) == Usage(reward_calls=1, failed_reward_tokens=8)
+
+
+@pytest.mark.parametrize("prefix", ["steps", "whole"])
+def test_what_a_reader_says_is_what_a_cache_of_its_own_computes(prefix: str):
+    """Scores of every step at once, and step by step, whatever was read before."""
+    steps = ["Two and two\n\n", "  \n\n", "are four.\n\n", "So 4."]
+    trajectory = Trajectory(Problem("Two and two?"))
+    whole = [trajectory := trajectory.extend(Step(text, "step")) for text in steps]
+    reward = local_prm(prefix=prefix)
+    (at_once,) = asyncio.run(reward.score([whole[-1]]))
+    assert at_once.reads.after[-1] == 0
+    assert list(at_once.reads.after) == sorted(at_once.reads.after, reverse=True)
+    reward = local_prm(prefix=prefix)
+    computed = []
+    for node in whole:
+        (scores,) = asyncio.run(reward.score([node]))
+        computed.append(scores.usage.reward_tokens)
+        assert scores.reads.after[: len(scores)] == pytest.approx([t - 0 for t in scores.reads.after[: len(scores)]])
+    after = at_once.reads.after
+    needed = [before - behind for before, behind in zip(after, after[1:], strict=False)]
+    assert needed[1] == computed[1] == 0, "a blank step is not read"
+    if prefix == "steps":
+        assert needed == computed
+        assert at_once.usage.reward_tokens == after[0]
+    else:  # the token where a score is read may be cut otherwise
+        assert needed == pytest.approx(computed, abs=2)
