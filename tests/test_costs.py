@@ -20,7 +20,7 @@ from motes.types import Failure, Reads, Scores
 
 SAMPLING = Sampling(temperature=1.0, max_steps=4, max_step_tokens=3, delimiter=None)
 """A step is three tokens: a model with random weights writes few delimiters."""
-NUMBER = 8
+NUMBER = {**dict.fromkeys(METHODS, 4), "pg": 8, "pt": 16}
 
 
 def own(usage: Usage) -> Usage:
@@ -29,7 +29,7 @@ def own(usage: Usage) -> Usage:
 
 
 async def spend(name: str, lm: Any, reward: Any, *, seed: int = 0, question: str = "Two and two?") -> Usage:
-    made = method(name, NUMBER)
+    made = method(name, NUMBER[name])
     result = await motes.asolve(question, lm=lm, reward=reward, method=made, sampling=SAMPLING, seed=seed)
     return result.usage
 
@@ -53,9 +53,8 @@ def test_it_is_the_same_alone_in_company_and_after_others(name: str, company: tu
     assert own(alone) == own(in_company) == own(after_others)
     assert after_others.computed_prefill_tokens == 0
     assert alone.computed_prefill_tokens == alone.prefill_tokens > 0, "alone it computes what it needs"
-    assert alone.reward_tokens <= alone.computed_reward_tokens <= 1.5 * alone.reward_tokens, (
-        "texts that are alike and read at the same time are read twice"
-    )
+    # Texts that begin alike share that; texts that are alike and read at the same time are read twice.
+    assert alone.reward_tokens == 0 or 0.8 <= alone.computed_reward_tokens / alone.reward_tokens <= 1.5
 
 
 def test_what_is_shared_within_a_run_counts_once():
@@ -63,15 +62,10 @@ def test_what_is_shared_within_a_run_counts_once():
     prompt = len(lm.vocabulary.prompt(problem := Problem("Two and two?")))
     usage = asyncio.run(spend("majority", lm, None))
     assert (usage.prefill_tokens, usage.prefill_tokens_cached) == (prompt - 1, usage.prefill_tokens_cached)
-    assert usage.prefill_tokens_cached >= (NUMBER - 1) * (prompt - 1)
+    assert usage.prefill_tokens_cached >= 3 * (prompt - 1)
     usage = asyncio.run(spend("bon", lm, reward))
-    read = len(reward.format.prompt(problem))
-    texts = usage.reward_tokens - read  # beside the problem each answer's own
-    assert usage.reward_tokens + usage.reward_tokens_cached == NUMBER * read + texts + _spared_by_twins(usage, read, texts)
-
-
-def _spared_by_twins(usage: Usage, read: int, texts: int) -> int:
-    return usage.reward_tokens_cached - (NUMBER - 1) * read
+    spared = 3 * len(reward.format.prompt(problem))
+    assert usage.reward_tokens_cached >= spared, "and by answers that are alike"
 
 
 class TestServed:
@@ -162,9 +156,7 @@ def test_where_a_model_says_nothing_all_that_it_reads_is_needed(ledger: Ledger):
 
 def test_what_fails_is_a_third(ledger: Ledger):
     failure = Failure(EngineError("no"), Usage(7, 5, 100, failed_generated_tokens=1, failed_prefill_tokens=2))
-    assert ledger.step(ROOT, failure, Shares()) == Usage(
-        lm_calls=1, failed_generated_tokens=8, failed_prefill_tokens=7
-    )
+    assert ledger.step(ROOT, failure, Shares()) == Usage(lm_calls=1, failed_generated_tokens=8, failed_prefill_tokens=7)
     failure = Failure(EngineError("no"), Usage(reward_tokens=7, reward_tokens_cached=9, failed_reward_tokens=1))
     assert ledger.scores(ROOT, failure, object()) == Usage(reward_calls=1, failed_reward_tokens=8)
 

@@ -70,6 +70,10 @@ def command(
     reward: options.Reward = "tiny",
     outcome_reward: options.OutcomeReward = None,
     concurrency: Annotated[int, typer.Option(help="Problems in flight.")] = 64,
+    alone: Annotated[
+        bool,
+        typer.Option("--alone", help="One run at a time: seconds are those of a run that has the models to itself."),
+    ] = False,
     temperature: options.Temperature = options.DEFAULTS.temperature,
     top_p: options.TopP = options.DEFAULTS.top_p,
     top_k: options.TopK = options.DEFAULTS.top_k,
@@ -137,6 +141,9 @@ def command(
     )
     if concurrency < 1:
         raise ConfigurationError(f"--concurrency must be at least 1, not {concurrency}")
+    if alone and ray is not None:
+        raise ConfigurationError("--alone times runs in this process: leave out --ray")
+    concurrency = 1 if alone else concurrency
     part = None if shard is None else Shard.parse(shard)
     evaluation.check(out)
     if dry_run:
@@ -239,7 +246,7 @@ class View:
         new, elapsed = progress.done - progress.resumed, time.perf_counter() - self.started
         if not new:
             return ""
-        tokens = progress.usage.total_tokens
+        tokens = progress.usage.computed_tokens
         words = [f"{60 * new / elapsed:,.0f} runs/min", f"{tokens:,} tokens computed, {tokens / elapsed:,.0f}/s"]
         if progress.done < progress.total:
             words.append(f"{duration(elapsed * (progress.total - progress.done) / new)} left")

@@ -265,7 +265,10 @@ class Bar:
 
 
 def _cost(usage: Usage) -> str:
-    cached = usage.prefill_tokens_cached + usage.reward_tokens_cached
-    computed = (usage.generated_tokens, usage.prefill_tokens, usage.reward_tokens)
-    spent = "{:,} generated + {:,} prefill + {:,} reward tokens".format(*computed)
-    return f"{spent}, {cached:,} more from caches" if cached else spent
+    """What a run needs by itself, and what attempts that failed had cost."""
+    spared = usage.prefill_tokens_cached + usage.reward_tokens_cached
+    needed = (usage.generated_tokens, usage.prefill_tokens, usage.reward_tokens)
+    parts = ["{:,} generated + {:,} prefill + {:,} reward tokens".format(*needed)]
+    parts += [f"{spared:,} more shared by its particles"] if spared else []
+    parts += [f"{usage.failed_tokens:,} lost in failed attempts"] if usage.failed_tokens else []
+    return ", ".join(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from motes.errors import MissingExtraError
@@ -15,15 +16,17 @@ except ImportError as error:
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-KINDS: dict[str, tuple[Literal["language model", "reward model"], str]] = {
-    "generated_tokens": ("language model", "generated"),
-    "prefill_tokens": ("language model", "prefill"),
-    "prefill_tokens_cached": ("language model", "prefill_cached"),
-    "failed_generated_tokens": ("language model", "failed_generated"),
-    "failed_prefill_tokens": ("language model", "failed_prefill"),
-    "reward_tokens": ("reward model", "computed"),
-    "reward_tokens_cached": ("reward model", "cached"),
+KINDS: dict[tuple[Literal["language model", "reward model"], str], Callable[[Usage], int]] = {
+    ("language model", "generated"): lambda usage: usage.generated_tokens,
+    ("language model", "prefill"): lambda usage: usage.computed_prefill_tokens,
+    ("language model", "needed"): lambda usage: usage.generated_tokens + usage.prefill_tokens,
+    ("language model", "failed_generated"): lambda usage: usage.failed_generated_tokens,
+    ("language model", "failed_prefill"): lambda usage: usage.failed_prefill_tokens,
+    ("reward model", "computed"): lambda usage: usage.computed_reward_tokens,
+    ("reward model", "needed"): lambda usage: usage.reward_tokens,
+    ("reward model", "failed"): lambda usage: usage.failed_reward_tokens,
 }
+"""What was computed, what runs need by themselves, and what was lost."""
 
 
 class Metrics:
@@ -77,8 +80,8 @@ class Metrics:
         self._ess.labels(model).observe(record.ess / len(record.trajectories))
 
     def spent(self, model: str, usage: Usage) -> None:
-        for name, (role, kind) in KINDS.items():
-            self._tokens.labels(model, role, kind).inc(getattr(usage, name))
+        for (role, kind), count in KINDS.items():
+            self._tokens.labels(model, role, kind).inc(count(usage))
 
     def failed(self, model: str) -> None:
         self._failures.labels(model).inc()

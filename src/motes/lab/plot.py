@@ -414,7 +414,7 @@ def _decades(values: Sequence[float]) -> dict[float, str]:
 
 
 BUDGET = Scale("budget: trajectories drawn per problem", lambda cell: float(cell.budget), _budgets)
-TOKENS = Scale("tokens computed per problem, both models", lambda cell: cell.total_tokens, _powers)
+TOKENS = Scale("tokens needed per problem, both models", lambda cell: cell.total_tokens, _powers)
 FLOPS = Scale("FLOPs per problem, both models", lambda cell: cell.total_flops or math.nan, _decades)
 
 

@@ -61,8 +61,10 @@ class RunRecord:
             model's of each, None where there is none. All three are empty in records from before there were any.
         oracle: whether any of them is right; over the runs of one cell that is pass@N.
         rounds: number of rounds; `log_evidence`: None for methods that have none.
-        usage: see `motes.types.Usage`.
-        seconds: from the run's start to its end, while others shared the models.
+        usage: see `motes.types.Usage`. Records from before a run's cost was its own hold what was computed, in company:
+            they have `is_own_cost` False.
+        seconds: from the run's start to its end, while up to `concurrency` runs shared the models; None where the
+            record does not tell.
         run_seed: the seed given to `motes.solve` for this run.
         error: why the run failed, or why its answer could not be graded.
         prefixes: its partial answers, those that were not selected included; `prefixes.ends` are the answers'. None in
@@ -82,7 +84,9 @@ class RunRecord:
     rounds: int = 0
     log_evidence: float | None = None
     usage: Usage = field(default_factory=Usage)
+    is_own_cost: bool = True
     seconds: float = 0.0
+    concurrency: int | None = None
     run_seed: int = 0
     error: str | None = None
     posterior: dict[str, float] = field(default_factory=dict)
@@ -127,6 +131,7 @@ class RunRecord:
             raise ValueError(reason)
         spent = {name: count for name, count in known.get("usage", {}).items() if name in Usage.__dataclass_fields__}
         known["usage"] = Usage(**spent)
+        known.setdefault("is_own_cost", "computed_prefill_tokens" in spent)
         known.update((name, tuple(known.get(name, ()))) for name in ("answers", "groups", "right", "scores"))
         if known.get("prefixes") is not None:
             known["prefixes"] = Prefixes.from_fields(known["prefixes"])
@@ -181,7 +186,9 @@ RULES: Mapping[str, Rule] = MappingProxyType(
             ),
             "whole numbers from 0, by name",
         ),
+        "is_own_cost": Rule(_is_bool, "true or false"),
         "seconds": Rule(lambda value: is_number(value, 0, 1e12), "a number of seconds"),
+        "concurrency": Rule(or_none(lambda value: is_count(value, 1)), "a whole number from 1, or null"),
         "run_seed": _COUNT,
         "error": _TEXT,
         "posterior": Rule(

@@ -42,6 +42,31 @@ CSV_METADATA = "csv-metadata.json"
 
 
 @dataclass(frozen=True)
+class Seconds:
+    """How long runs took, from the start of each to its answer.
+
+    Attributes:
+        mean, median: of all runs; `high`: the 95th percentile.
+        concurrency: runs that shared the models at most: 1, if each had them to itself; None where records do not tell.
+    """
+
+    mean: float
+    median: float
+    high: float
+    concurrency: int | None
+
+    @classmethod
+    def of(cls, records: Sequence[RunRecord]) -> Seconds:
+        """Of one run or more; of none: NaN."""
+        seconds = [record.seconds for record in records]
+        told = [record.concurrency for record in records if record.concurrency is not None]
+        if not seconds:
+            return cls(math.nan, math.nan, math.nan, None)
+        median, high = np.quantile(seconds, (0.5, 0.95)).tolist()
+        return cls(sum(seconds) / len(seconds), median, high, max(told) if len(told) == len(seconds) else None)
+
+
+@dataclass(frozen=True)
 class Cell:
     """What the runs of one method at one budget (and, where given, one level) came to.
 
@@ -51,9 +76,11 @@ class Cell:
         accuracy: right answers over all recorded runs, failed ones included.
         oracle: runs in which any trajectory is right, over all recorded ones. majority: those in which the most
             frequent answer is, of equally frequent ones the share that is right; NaN where records are too old to tell.
-        tokens: (generated, prefill, reward) computed per run, mean. `cached`: (prefill, reward) spared, mean.
+        tokens: (generated, prefill, reward) that a run needs by itself, mean. `cached`: (prefill, reward) that it is
+            spared by what it has computed before, mean; `computed`: all that was really computed for it, mean;
+            `failed`: all of attempts that failed or were cancelled, mean.
         flops: (language model, reward model) per run, mean; None where a model's size is unknown.
-        seconds: per run, mean.
+        seconds: of its runs.
         money: per run, mean, at the prices given; None without any.
     """
 
@@ -69,8 +96,10 @@ class Cell:
     majority: Interval
     tokens: tuple[float, float, float]
     cached: tuple[float, float]
+    computed: float
+    failed: float
     flops: tuple[float | None, float | None]
-    seconds: float
+    seconds: Seconds
     money: float | None = None
 
     @property
@@ -112,8 +141,10 @@ class Cell:
             majority=share_interval(majority if len(majority) == len(records) else ()),
             tokens=(usage.generated_tokens / n, usage.prefill_tokens / n, usage.reward_tokens / n),
             cached=(usage.prefill_tokens_cached / n, usage.reward_tokens_cached / n),
+            computed=usage.computed_tokens / n,
+            failed=usage.failed_tokens / n,
             flops=(None if lm is None else lm / n, None if reward is None else reward / n),
-            seconds=sum(record.seconds for record in records) / n,
+            seconds=Seconds.of(records),
             money=None if prices is None else prices.of(usage) / n,
         )
 
@@ -140,10 +171,15 @@ class Cell:
             "total_tokens": round(self.total_tokens, 2),
             "prefill_tokens_cached": round(self.cached[0], 2),
             "reward_tokens_cached": round(self.cached[1], 2),
+            "computed_tokens": round(self.computed, 2),
+            "failed_tokens": round(self.failed, 2),
             "lm_flops": _scientific(self.flops[0]),
             "reward_flops": _scientific(self.flops[1]),
             "total_flops": _scientific(self.total_flops),
-            "seconds": round(self.seconds, 4),
+            "seconds": round(self.seconds.mean, 4),
+            "seconds_median": round(self.seconds.median, 4),
+            "seconds_95": round(self.seconds.high, 4),
+            "runs_at_once": self.seconds.concurrency,
             **({} if self.money is None else {"money": _scientific(self.money)}),
         }
 
@@ -253,6 +289,11 @@ class Report:
     def passes(self) -> dict[int, Interval]:
         """pass@k of that cell's samples, for k = 1, 2, 4, … and all of them; empty where records do not tell."""
         return pass_at(self.runs.get(self.sampled, ()))
+
+    @property
+    def has_own_costs(self) -> bool:
+        """Whether every record tells what its run needs by itself."""
+        return all(record.is_own_cost for records in self.runs.values() for record in records)
 
     @property
     def problems(self) -> int:

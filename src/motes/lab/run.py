@@ -56,7 +56,9 @@ class Progress:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {outcome.replace('_', ' ')}" for outcome, count in sorted(self.outcomes.items()))
-        return f"{self.done} of {self.total} runs ({counts}), {self.usage.total_tokens:,} tokens computed by this call"
+        return (
+            f"{self.done} of {self.total} runs ({counts}), {self.usage.computed_tokens:,} tokens computed by this call"
+        )
 
     def _count(self, record: RunRecord) -> None:
         self.done += 1

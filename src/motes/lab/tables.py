@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 ACCURACY_NOTE = (
     "Accuracy: right answers over all runs, failed and ungraded ones included, with Wilson's 95 % interval at the "
     "effective sample size of the problems (runs of one problem with several seeds are not independent).{seeds} "
-    "Tokens: computed per problem, mean, without what caches spared; a prompt that runs share is computed once, for "
-    "the first of them. FLOPs: 2 · parameters · computed tokens, of both models, per problem, mean; attention's own, "
-    "which grow with the context, are left out (Kaplan et al. 2020, arXiv 2001.08361). Seconds: mean from a run's "
-    "start to its answer while others shared the models."
+    "Tokens: what a run needs computed by itself, mean per problem: a prompt or a text that its particles share counts "
+    "once, and what other runs have computed already counts in full. FLOPs: 2 · parameters · tokens, of both models, "
+    "per problem, mean; attention's own, which grow with the context, are left out (Kaplan et al. 2020, arXiv "
+    "2001.08361). Seconds: from a run's start to its answer, median and 95th percentile, {company}."
+)
+FAILED_NOTE = "Failed: tokens of attempts that broke off or were cancelled, in no other count, mean per problem."
+OLD_COST_NOTE = (
+    "Some of these records are from before a run's cost was its own: their tokens are those that were computed while "
+    "other runs shared the caches."
 )
 MONEY_NOTE = "Money: per 1,000 problems, at {prices} for a million tokens."
 CHOICE_NOTE = (
@@ -165,8 +170,16 @@ def accuracy(report: Report) -> Section:
     """What the cells came to, and cost."""
     seeds = len({record.seed for records in report.runs.values() for record in records})
     told = SEED_NOTE if seeds == 1 else SEEDS_NOTE.format(count=seeds)
-    header, note = [*COLUMNS], ACCURACY_NOTE.format(seeds=told if seeds else "")
+    header = [*COLUMNS]
+    note = ACCURACY_NOTE.format(seeds=told if seeds else "", company=_company(report.cells))
     rows = [table_row(cell) for cell in report.cells]
+    if any(cell.failed for cell in report.cells):
+        header.append("failed")
+        note += " " + FAILED_NOTE
+        for row, cell in zip(rows, report.cells, strict=True):
+            row.append(f"{cell.failed:,.0f}")
+    if not report.has_own_costs:
+        note += " " + OLD_COST_NOTE
     if report.prices is not None:
         header.append("money")
         note += " " + MONEY_NOTE.format(prices=report.prices)
@@ -175,7 +188,18 @@ def accuracy(report: Report) -> Section:
     return Section("", header, rows, note)
 
 
-COLUMNS = ("method", "budget", "accuracy", "95 % interval", "generated", "prefill", "reward", "FLOPs", "seconds")
+COLUMNS = (
+    "method", "budget", "accuracy", "95 % interval", "generated", "prefill", "reward", "FLOPs", "seconds", "95th",
+)  # fmt: skip
+
+
+def _company(cells: Sequence[Cell]) -> str:
+    """In whose company runs were timed."""
+    told = {cell.seconds.concurrency for cell in cells}
+    if told == {1}:
+        return "of runs that had the models to themselves"
+    most = "other runs" if None in told else f"up to {max(n for n in told if n is not None) - 1} others"
+    return f"while {most} shared the models (`motes eval --alone` times each by itself)"
 
 
 def table_row(cell: Cell) -> list[str]:
@@ -187,7 +211,8 @@ def table_row(cell: Cell) -> list[str]:
         between(cell.accuracy),
         *(f"{count:,.0f}" for count in cell.tokens),
         flops(cell.total_flops),
-        f"{cell.seconds:.2f}",
+        f"{cell.seconds.median:.2f}",
+        f"{cell.seconds.high:.2f}",
     ]
 
 

@@ -154,11 +154,11 @@ class Local:
         result = result or Result(run.problem, run.method, run.run_seed)
         trace = await in_thread(Trace.of, run.key, result)
         try:
-            record = await recorded(run, task, result, failure, seconds)
+            record = await recorded(run, task, result, failure, seconds, self.concurrency)
             record = replace(record, prefixes=await in_thread(prefixes_of, trace, task, run.problem))
         except Exception as error:  # a user's task cannot read, compare or grade what was answered
             failure = failure or error
-            record = _unread(run, result, failure, seconds)
+            record = _unread(run, result, failure, seconds, self.concurrency)
         return Done(
             record,
             await in_thread(trace.to_member) if self.traces else None,
@@ -168,9 +168,14 @@ class Local:
 
 
 async def recorded(
-    run: PlannedRun, task: Task, result: Result, failure: Exception | None = None, seconds: float = 0.0
+    run: PlannedRun,
+    task: Task,
+    result: Result,
+    failure: Exception | None = None,
+    seconds: float = 0.0,
+    concurrency: int | None = None,
 ) -> RunRecord:
-    """The record of a run, its answers read and graded."""
+    """The record of a run, its answers read and graded. `concurrency`: runs that shared the models at most."""
     problem_id, method, budget, seed = run.key
     answers = await in_thread(lambda: tuple(answer_of(trajectory, task) for trajectory in result.trajectories))
     grade, right = await grade_run(task, run.problem, result.answer, answers)
@@ -192,6 +197,7 @@ async def recorded(
         log_evidence=_finite(result.log_evidence),
         usage=result.usage,
         seconds=round(seconds, 4),
+        concurrency=concurrency,
         run_seed=run.run_seed,
         error=grade.error,
         posterior=dict(result.posterior),
@@ -203,7 +209,7 @@ async def recorded(
     )
 
 
-def _unread(run: PlannedRun, result: Result, failure: Exception, seconds: float) -> RunRecord:
+def _unread(run: PlannedRun, result: Result, failure: Exception, seconds: float, concurrency: int | None) -> RunRecord:
     """The record of a run that failed, of whose answers nothing can be said."""
     problem_id, method, budget, seed = run.key
     return RunRecord(
@@ -216,6 +222,7 @@ def _unread(run: PlannedRun, result: Result, failure: Exception, seconds: float)
         rounds=len(result.records),
         usage=result.usage,
         seconds=round(seconds, 4),
+        concurrency=concurrency,
         run_seed=run.run_seed,
         error=_words(failure),
         text=result.text,

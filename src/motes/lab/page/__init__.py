@@ -180,7 +180,8 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "oracle": _ends(cell.oracle),
         "tokens": cell.total_tokens,
         "flops": cell.total_flops,
-        "seconds": cell.seconds,
+        "seconds": cell.seconds.median,
+        "at_once": cell.seconds.concurrency,
         "money": cell.money,
     }
 

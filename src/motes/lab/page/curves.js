@@ -2,9 +2,9 @@
 
 const AXES = [
   { name: "budget", title: "budget: trajectories drawn per problem", place: (cell) => cell.budget, words: short },
-  { name: "tokens", title: "tokens computed per problem, both models", place: (cell) => cell.tokens, words: (x) => count(x) },
+  { name: "tokens", title: "tokens that a run needs by itself per problem, both models", place: (cell) => cell.tokens, words: (x) => count(x) },
   { name: "FLOPs", title: "FLOPs per problem, both models", place: (cell) => cell.flops, words: short },
-  { name: "seconds", title: "seconds per problem, while others shared the models", place: (cell) => cell.seconds, words: (x) => Number(x.toPrecision(3)) + " s" },
+  { name: "seconds", title: `seconds per problem, median, ${INDEX.cells.every((cell) => cell.at_once === 1) ? "alone" : "while others shared the models"}`, place: (cell) => cell.seconds, words: (x) => Number(x.toPrecision(3)) + " s" },
   { name: "money", title: "money per 1,000 problems", place: (cell) => (cell.money === null ? null : 1000 * cell.money), words: (x) => Number(x.toPrecision(3)) },
 ].filter((axis) => INDEX.cells.every((cell) => axis.place(cell) > 0));
 
