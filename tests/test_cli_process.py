@@ -6,7 +6,6 @@ here waits on a clock, except to give up.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from costs import without_company
 from motes.lab import read_records
 
 HERE = Path(__file__).parent
@@ -62,7 +62,7 @@ def half_done(directory: Path) -> Iterator[subprocess.Popen[str]]:
 
 def results(directory: Path) -> dict:
     records = read_records(directory / "records.jsonl")
-    return {record.key: dataclasses.replace(record, seconds=0.0) for record in records}
+    return {record.key: without_company(record) for record in records}
 
 
 def resume(directory: Path) -> None:

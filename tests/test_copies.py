@@ -31,7 +31,7 @@ from motes.errors import (
 )
 from motes.gateway.admission import BusyError
 from motes.gateway.answering import RefusedError
-from motes.types import Failure, Problem, Record, Result, Sampling, Scores, Step, Trajectory, Usage
+from motes.types import Failure, Problem, Reads, Record, Result, Sampling, Scores, Step, Trajectory, Usage
 
 COPIES: dict[str, Callable[[Any], Any]] = {
     **{
@@ -100,6 +100,7 @@ EXAMPLES: dict[type, Any] = {
     Problem: motes.Prompt(question="Think. {question}").problem(Problem("?", id="a", answer="3", system="Be brief.")),
     Usage: Usage(generated_tokens=3, reward_calls=1),
     Scores: Scores([0.25, 1.0], Usage(reward_tokens=7)),
+    Reads: Reads(3, (9, 4, 0)),
     Failure: Failure(motes.errors.EngineError("no more"), Usage(generated_tokens=2)),
     Step: Step("a\n\n", "step", (1, 2), logprob=-1.5, usage=Usage(generated_tokens=2), ahead="b"),
     Trajectory: RESULT.trajectories[0],

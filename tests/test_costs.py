@@ -11,21 +11,17 @@ import pytest
 
 import motes
 from checkpoints import local, local_prm
+from costs import own
 from engines import VLLM, connect
 from motes import FunctionReward, Problem, Sampling, Step, Trajectory, Usage
 from motes.errors import EngineError
+from motes.ledger import Ledger
 from motes.methods import METHODS, method
-from motes.methods.ledger import Ledger
 from motes.types import Failure, Reads, Scores
 
 SAMPLING = Sampling(temperature=1.0, max_steps=4, max_step_tokens=3, delimiter=None)
 """A step is three tokens: a model with random weights writes few delimiters."""
 NUMBER = {**dict.fromkeys(METHODS, 4), "pg": 8, "pt": 16}
-
-
-def own(usage: Usage) -> Usage:
-    """Without what was really computed."""
-    return dataclasses.replace(usage, computed_prefill_tokens=0, computed_reward_tokens=0)
 
 
 async def spend(name: str, lm: Any, reward: Any, *, seed: int = 0, question: str = "Two and two?") -> Usage:

@@ -343,8 +343,9 @@ def test_metrics_are_what_was_sent():
         requests = {(model, status): n for (_, _, model, status), n in told["motes_requests_total"].items()}
         assert requests == {("story", "200"): 13.0, ("", "400"): 1.0, ("", "404"): 1.0, ("story", "400"): 1.0}
         for (kind, role), name in {
-            ("generated", "language model"): "generated_tokens", ("prefill", "language model"): "prefill_tokens",
-            ("computed", "reward model"): "reward_tokens",
+            ("generated", "language model"): "generated_tokens",
+            ("prefill", "language model"): "computed_prefill_tokens",
+            ("needed", "reward model"): "reward_tokens", ("computed", "reward model"): "computed_reward_tokens",
         }.items():  # fmt: skip
             spent = sum(answer["motes"]["usage"][name] for answer in answers)
             assert told["motes_tokens_total"][kind, "story", role] == spent
@@ -390,10 +391,10 @@ def test_what_a_run_spent_that_failed_is_counted(stream):
         told = counted(client)
         assert {kind: n for (kind, _, role), n in told["motes_tokens_total"].items() if role == "language model"} == {
             "generated": 2 * 8 * 7,
-            "prefill": 2 * 8 * 11 + 8 * 5,
-            "prefill_cached": 2 * 8 * 13,
+            "prefill": 2 * 8 * 11,
+            "needed": 2 * 8 * (7 + 11 + 13),
             "failed_generated": 2 * 8 * 3,
-            "failed_prefill": 2 * 8 * 2,
+            "failed_prefill": 2 * 8 * 2 + 8 * 5,
         }
         assert told["motes_upstream_errors_total"] == {("story",): 1.0}
 

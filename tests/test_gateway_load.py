@@ -196,7 +196,7 @@ def test_a_sound_server_and_every_token_counted(gateway, upstream, expected):
     assert after["200"] == CLIENTS
     usages = [one.own["usage"] for one in ended]
     assert after["generated"] == sum(usage["generated_tokens"] for usage in usages) > 0
-    assert after["prefill"] == sum(usage["prefill_tokens"] for usage in usages)
+    assert after["prefill"] == sum(usage["computed_prefill_tokens"] for usage in usages)
 
 
 def test_a_slow_and_faulty_server(gateway, upstream, expected):

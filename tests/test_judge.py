@@ -495,8 +495,9 @@ def test_a_run_counts_what_its_judge_spends(merges_calls: bool):
     problem = Arithmetic().problems()[0]
     lm = Examiner(merges_calls=merges_calls, mumbles=0.2)
     result = motes.solve(problem, lm=worlds.language_model(), reward=Judge(lm), method=ParticleFilter(8), seed=1)
-    assert result.usage.reward_tokens == lm.spent.generated_tokens + lm.spent.prefill_tokens
-    assert result.usage.reward_tokens_cached == lm.spent.prefill_tokens_cached
+    computed = lm.spent.generated_tokens + lm.spent.prefill_tokens
+    assert result.usage.computed_reward_tokens == computed
+    assert result.usage.reward_tokens == computed + lm.spent.prefill_tokens_cached, "this model shares nothing"
     assert result.answer is not None
 
 
@@ -555,7 +556,11 @@ def test_a_run_drops_what_cannot_be_judged():
     with pytest.raises(NoParticlesError, match=r"4 of 4 were dropped.*stated no verdict") as caught:
         motes.solve(problem, **models, reward=Judge(lm))
     assert caught.value.result is not None
-    assert caught.value.result.usage.reward_tokens == lm.spent.generated_tokens + lm.spent.prefill_tokens
+    usage = caught.value.result.usage
+    assert usage.failed_reward_tokens > 0
+    assert (
+        usage.computed_reward_tokens + usage.failed_reward_tokens == lm.spent.generated_tokens + lm.spent.prefill_tokens
+    )
 
 
 def test_a_trajectory_that_does_not_fit_fails_alone():

@@ -17,6 +17,7 @@ import pytest
 from scipy import stats
 
 import worlds
+from costs import without_company
 from motes import Sampling, Usage, api
 from motes.errors import (
     ConfigurationError,
@@ -53,9 +54,7 @@ def lines(directory: Path) -> list[dict]:
 
 def results(directory: Path) -> dict:
     """What each run came to, without what depends on the clock."""
-    return {
-        record.key: dataclasses.replace(record, seconds=0.0) for record in read_records(directory / "records.jsonl")
-    }
+    return {record.key: without_company(record) for record in read_records(directory / "records.jsonl")}
 
 
 class TestMethodSpec:

@@ -80,7 +80,9 @@ def test_costs_that_models_know_are_counted_and_others_estimated():
 
     knowing = Scripted(lambda depth: Step("a", "eos", (1, 2), usage=Usage(generated_tokens=2, prefill_tokens=9)))
     calls = Usage(lm_calls=3, reward_calls=3)
-    tokens = Usage(generated_tokens=6, prefill_tokens=27, reward_tokens=15, reward_tokens_cached=6)
+    tokens = Usage(
+        generated_tokens=6, prefill_tokens=27, reward_tokens=21, computed_prefill_tokens=27, computed_reward_tokens=15
+    )
     assert solve(knowing, Costly({})).usage == tokens + calls
     silent = Scripted(lambda depth: Step("a", "eos", (1, 2)))
     assert solve(silent).usage == Usage(generated_tokens=6) + calls

@@ -25,8 +25,8 @@ from motes.errors import (
     NoParticlesError,
     RewardError,
 )
+from motes.ledger import Ledger
 from motes.methods.answers import Answers, state_final_answers
-from motes.methods.ledger import Ledger
 from motes.methods.limits import Limits
 from motes.methods.requirements import continues_prefixes, require_steps
 from motes.protocols import AnswerRule, LanguageModel, RewardModel

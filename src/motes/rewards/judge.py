@@ -20,11 +20,12 @@ from weakref import WeakKeyDictionary
 from motes.arguments import instance_of, whole_number
 from motes.concurrency import gather
 from motes.errors import ContextLengthError, MotesError, VerdictError
+from motes.ledger import Ledger
 from motes.protocols import LanguageModel
 from motes.rewards.blank import fill_scores, written_steps
 from motes.rewards.rubric import Rubric, rubric_named
 from motes.rewards.steps import StepSource
-from motes.types import Failure, Problem, Sampling, Scores, Step, Trajectory, Usage
+from motes.types import Failure, Problem, Reads, Sampling, Scores, Step, Trajectory, Usage
 
 REPLY_TOKENS = 64
 """Of a whole reply, beside its critique."""
@@ -86,6 +87,7 @@ class Judge:
             setattr(self, name, whole_number(name, getattr(self, name), least))
         self._tells_probabilities = True  # until the model shows that it does not
         self._known: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
+        self._needs: WeakKeyDictionary[Trajectory, int] = WeakKeyDictionary()  # tokens of its verdict
 
     @property
     def merges_calls(self) -> bool:
@@ -133,9 +135,14 @@ class Judge:
                 continue
             for node, inquiry in mine.items():
                 if not isinstance(result := results[inquiry], MotesError):
-                    self._known[node] = result
-            outcomes.append(Scores(fill_scores(trajectory, self._known), usage))
+                    self._known[node], self._needs[node] = result, inquiry.needs
+            outcomes.append(Scores(fill_scores(trajectory, self._known), usage, self._reads(trajectory)))
         return outcomes
+
+    def _reads(self, trajectory: Trajectory) -> Reads:
+        """What the verdicts on a trajectory take."""
+        needs = [self._needs.get(node, 0) for node in trajectory.path]
+        return Reads(0, tuple(sum(needs[t:]) for t in range(len(needs) + 1)))
 
     def _judged(self, trajectory: Trajectory) -> list[Trajectory]:
         """The prefixes of a trajectory that have verdicts of their own."""
@@ -175,6 +182,8 @@ class _Inquiry:
         self.rubric = judge.rubric
         self.asked = asked
         self.ends = ends
+        self.needs = 0  # tokens, whatever is cached
+        self._ledger = Ledger()
         self._spent = Usage()
         self._error: MotesError | None = None
 
@@ -267,6 +276,7 @@ class _Inquiry:
             self._spent += step.usage
             return None
         self._spent += step.usage or Usage(generated_tokens=len(step.token_ids))
+        self.needs += self._ledger.step(place, step, self.judge.lm).total_tokens
         if step.end == "length" and not step.text and not step.token_ids:
             self._error = ContextLengthError(
                 f"{self.judge!r} has no room left in its context: lower max_steps or max_tokens"
