@@ -497,7 +497,7 @@ def test_a_run_counts_what_its_judge_spends(merges_calls: bool):
     result = motes.solve(problem, lm=worlds.language_model(), reward=Judge(lm), method=ParticleFilter(8), seed=1)
     computed = lm.spent.generated_tokens + lm.spent.prefill_tokens
     assert result.usage.computed_reward_tokens == computed
-    assert result.usage.reward_tokens == computed + lm.spent.prefill_tokens_cached, "this model shares nothing"
+    assert result.usage.reward_tokens == computed + lm.spent.prefill_tokens_cached, "it says nothing of sharing"
     assert result.answer is not None
 
 

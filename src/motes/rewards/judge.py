@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from motes.arguments import instance_of, whole_number
 from motes.concurrency import gather
@@ -88,6 +88,11 @@ class Judge:
         self._tells_probabilities = True  # until the model shows that it does not
         self._known: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
         self._needs: WeakKeyDictionary[Trajectory, int] = WeakKeyDictionary()  # tokens of its verdict
+        self._made: WeakKeyDictionary[Trajectory, _Inquiry] = WeakKeyDictionary()  # which keeps it as long as the node
+        self._inquiries: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[bytes, _Inquiry]] = (
+            WeakKeyDictionary()
+        )
+        self._steps = StepSource(self.lm)
 
     @property
     def merges_calls(self) -> bool:
@@ -115,16 +120,19 @@ class Judge:
         return self.rubric.outcome
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
-        """See `motes.protocols.RewardModel`. All that is new in a call is asked at once, equal texts once."""
-        inquiries: dict[tuple[str, tuple[str, ...]], _Inquiry] = {}
+        """See `motes.protocols.RewardModel`. All that is new in a call is asked at once; what is asked already, or was
+        for a partial answer that is still there, is not asked again."""
+        inquiries = self._inquiries.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
         of: dict[Trajectory, _Inquiry] = {}
         for node in dict.fromkeys(node for trajectory in trajectories for node in self._judged(trajectory)):
             if node not in self._known:
                 asked, ends = self.rubric.asked(node), self.rubric.ends(node)
-                of[node] = inquiries.setdefault((asked, ends), _Inquiry(self, asked, ends))
-        lm = StepSource(self.lm)
-        found = await gather(inquiry.run(lm) for inquiry in inquiries.values())
-        results = dict(zip(inquiries.values(), found, strict=True))
+                name = _digest(asked, *ends)
+                if (inquiry := inquiries.get(name)) is None:
+                    inquiries[name] = inquiry = _Inquiry(self, asked, ends)
+                of[node] = inquiry
+        distinct = list(dict.fromkeys(of.values()))
+        results = dict(zip(distinct, await gather(inquiry.result() for inquiry in distinct), strict=True))
         outcomes: list[Sequence[float] | Failure] = []
         for trajectory in trajectories:
             mine = {node: of[node] for node in trajectory.path if node in of}
@@ -135,7 +143,7 @@ class Judge:
                 continue
             for node, inquiry in mine.items():
                 if not isinstance(result := results[inquiry], MotesError):
-                    self._known[node], self._needs[node] = result, inquiry.needs
+                    self._known[node], self._needs[node], self._made[node] = result, inquiry.needs, inquiry
             outcomes.append(Scores(fill_scores(trajectory, self._known), usage, self._reads(trajectory)))
         return outcomes
 
@@ -170,7 +178,7 @@ class _Draw:
 
 
 class _Inquiry:
-    """One prefix being judged.
+    """One prefix being judged, for all who want to know.
 
     Args:
         asked: the user's turn.
@@ -186,9 +194,26 @@ class _Inquiry:
         self._ledger = Ledger()
         self._spent = Usage()
         self._error: MotesError | None = None
+        self._task: asyncio.Task[float | MotesError] | None = None
+        self._waiting = 0
 
-    async def run(self, lm: StepSource) -> float | MotesError:
-        """The score, or why there is none."""
+    async def result(self) -> float | MotesError:
+        """The score, or why there is none. The judge is asked once, for as long as anybody waits for it."""
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._run(self.judge._steps))
+        task = self._task
+        self._waiting += 1
+        try:
+            outcome = await asyncio.shield(task)
+            self.asked, self._ledger = "", Ledger()  # what is done is remembered, what it was made of is not
+            return outcome
+        finally:
+            self._waiting -= 1
+            if not self._waiting and not task.done():
+                self._task = None
+                task.cancel()
+
+    async def _run(self, lm: StepSource) -> float | MotesError:
         root = Trajectory(Problem(self.asked))
         n = self.judge.num_verdicts
         if not self.judge.continues_prefixes:
@@ -269,7 +294,7 @@ class _Inquiry:
 
     async def _extend(self, lm: StepSource, place: Trajectory, sampling: Sampling, *name: str | int) -> Step | None:
         """A step, drawn by a seed that depends on what is asked and on the draw's name; None where it fails."""
-        digest = hashlib.sha256(json.dumps([self.judge.seed, self.asked, *name]).encode()).digest()
+        digest = _digest(self.judge.seed, self.asked, *name)
         step = await lm.extend(place, sampling, int.from_bytes(digest[:8], "big") >> 1)
         if isinstance(step, Failure):
             self._error = step.error
@@ -283,6 +308,10 @@ class _Inquiry:
             )
             return None
         return step
+
+
+def _digest(*named: str | int) -> bytes:
+    return hashlib.sha256(json.dumps(named).encode()).digest()
 
 
 def expectation(places: Sequence[Sequence[_Draw]], verdicts: Mapping[str, float]) -> float | None:

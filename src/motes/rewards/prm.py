@@ -23,7 +23,7 @@ from motes.kv.worker import Request
 from motes.rewards.families import Family, family, recognise
 from motes.rewards.format import Format
 from motes.rewards.layouts import Qwen2ForProcessRewardModel, head_of, model_class, probability
-from motes.rewards.reading import Prefix, Reader, Reading
+from motes.rewards.reading import Key, Prefix, Reader, Reading
 from motes.rewards.self_test import ANSWERS, QUESTION, is_wanted, refuse_constant
 from motes.types import Failure, Trajectory, Usage
 from motes.vocabulary import Vocabulary
@@ -128,12 +128,16 @@ class LocalPRM(Engine[_Reading]):
 
     def work(self, arrived: list[_Reading]) -> None:
         self._waiting += arrived
-        group = self._take()
+        alike: dict[Key, list[_Reading]] = {}  # texts that several wait for are read once
+        for reading in self._take():
+            alike.setdefault(reading.key, []).append(reading)
+        group = [same[0] for same in alike.values()]
         self._read_prompts(group)
-        for reading, values in zip(group, self._read(group), strict=True):
-            spared = len(reading.ids) - reading.computed
-            reading.usage = Usage(reward_tokens=reading.computed, reward_tokens_cached=spared)
-            reading.resolve(values)
+        for same, values in zip(alike.values(), self._read(group), strict=True):
+            for reading in same:
+                spared = len(reading.ids) - reading.computed
+                reading.usage = Usage(reward_tokens=reading.computed, reward_tokens_cached=spared)
+                reading.resolve(values)
 
     def abandon(self) -> None:
         self._waiting = []
