@@ -66,6 +66,13 @@ def increments(body: str) -> str:
     )
 
 
+def open_to_all(folder: Path) -> None:
+    """Let every user into a folder of pytest's, so that it is the sandbox which keeps a program out."""
+    for each in (folder, *folder.parents):
+        if each.owner() == folder.owner() and each.name.startswith(("pytest-", folder.name)):
+            each.chmod(0o777)
+
+
 class TestPrograms:
     @pytest.mark.parametrize(
         "program",
@@ -136,6 +143,19 @@ class TestPrograms:
         )
         assert box.passes(tests, program)
         assert not box.passes(tests, program.replace("0.10", "0.11"))
+
+    def test_tests_as_evalplus_writes_them(self, box):
+        tests = ProgramTests(
+            "import numpy as np\n\ndef is_floats(x) -> bool:\n    return isinstance(x, float)\n\n"
+            "def assertion(out, exp, atol):\n    exact_match = out == exp\n    if atol == 0 and is_floats(exp):\n"
+            "        atol = 1e-6\n    if not exact_match and atol != 0:\n"
+            "        np.testing.assert_allclose(out, exp, atol=atol)\n    else:\n        assert exact_match\n\n"
+            f"inputs = [[3], [0.1]]\nresults = [{'1' * 5000}, 0.3]\n"
+            "for i, (inp, exp) in enumerate(zip(inputs, results)):\n    assertion(f(*inp), exp, 0)\n"
+        )
+        program = "def f(x): return int('1' * 5000) if x == 3 else x + x + x"
+        assert box.passes(tests, program)
+        assert not box.passes(tests, program.replace("+ x + x", "+ x"))
 
     def test_arrays_counters_and_subclasses(self, box):
         tests = ProgramTests(
@@ -285,7 +305,7 @@ class TestHarm:
     def test_files_of_this_user_are_out_of_reach(self, box, tmp_path):
         path = tmp_path / "secret.txt"
         path.write_text("mine")
-        tmp_path.chmod(0o777)
+        open_to_all(tmp_path)
         path.chmod(0o666)
         program = (
             "def f():\n    for mode in ('r', 'w'):\n        try:\n"
@@ -313,8 +333,7 @@ class TestHarm:
         [
             "while True: print('x' * 100000)",
             "import ctypes\nctypes.string_at(0)",
-            "'x' * (2 << 30)",
-            "[[0] * 10**6 for _ in range(10**6)]",
+            "import numpy\nnumpy.zeros(2 << 28)",
             "with open('big', 'wb') as file: file.write(bytes(2 << 20))",
         ],
     )
@@ -419,8 +438,7 @@ class TestSandbox:
     @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can be another user")
     def test_a_user_who_is_not_root_is_protected_as_well(self, tmp_path):
         path = str(tmp_path / "mine.txt")
-        for folder in (tmp_path, *tmp_path.parents[:-2]):
-            folder.chmod(0o777)
+        open_to_all(tmp_path)
         Path(path).write_text("mine")
         os.chown(path, 65534, 65534)
         become = (

@@ -94,12 +94,13 @@ class Server:
 
     def run(self, tests: ProgramTests, program: str, limits: Limits) -> tuple[str, str] | None:
         """Why the examiner ended, and what it said; None where the server died instead."""
-        job = {"prelude": tests.prelude, "entry_point": tests.entry_point}
+        prelude = {"prelude": tests.prelude}
+        examined = prelude | {"tests": tests.tests, "entry_point": tests.entry_point}
         inside, outside = os.pipe()
         try:
-            with _file(job | {"tests": tests.tests}) as examined, _file(job | {"program": program}) as run:
+            with _file(examined) as first, _file(prelude | {"program": program}) as second:
                 request = json.dumps(dataclasses.asdict(limits)).encode()
-                socket.send_fds(self._control, [request], [examined.fileno(), run.fileno(), outside])
+                socket.send_fds(self._control, [request], [first.fileno(), second.fileno(), outside])
             os.close(outside)
             outside = -1
             reason = self._read(limits.patience + STARTING)

@@ -41,9 +41,10 @@ from typing import Any
 PRELOADED = (  # noqa: SIM905
     "abc array ast base64 binascii bisect calendar cmath codecs collections collections.abc contextlib copy csv "
     "dataclasses datetime decimal difflib encodings.idna encodings.latin_1 enum fractions functools gc graphlib "
-    "hashlib heapq hmac html inspect io itertools json keyword locale logging math numbers numpy operator pathlib "
-    "pickle pprint pwd queue random re resource secrets statistics string struct _strptime textwrap threading time "
-    "timeit traceback types typing unicodedata unittest urllib.parse uuid warnings weakref zlib zoneinfo"
+    "hashlib heapq hmac html inspect io itertools json keyword locale logging math numbers numpy numpy.linalg "
+    "numpy.random numpy.testing operator pathlib pickle pprint pwd queue random re resource secrets statistics string "
+    "struct _strptime textwrap threading time timeit traceback types typing unicodedata unittest urllib.parse uuid "
+    "warnings weakref zlib zoneinfo"
 ).split()
 """What programs import, loaded before: where "nobody" may not read Python's own folders, they have no other."""
 WATCH = 0.05
@@ -68,13 +69,13 @@ confinement = sibling("confinement")
 # The candidate: runs the program.
 
 
-def run_program(connection: socket.socket, prelude: str, program: str, entry_point: str | None) -> None:
+def run_program(connection: socket.socket, prelude: str, program: str) -> None:
     """Run a program, then call its functions as the examiner asks."""
     failure: list[str] | None = None
     module = types.ModuleType("program")
     sys.modules["program"] = module
     try:
-        load_program(module.__dict__, prelude, program, entry_point)
+        load_program(module.__dict__, prelude, program)
     except Exception as error:
         failure = [type(error).__name__, str(error)[:1000]]
     while True:
@@ -94,23 +95,19 @@ def run_program(connection: socket.socket, prelude: str, program: str, entry_poi
         wire.send(connection, reply)
 
 
-def load_program(namespace: dict[str, Any], prelude: str, program: str, entry_point: str | None) -> None:
-    """Define what a program defines: a whole one, after the prelude, or what completes the prelude's last function.
+def load_program(namespace: dict[str, Any], prelude: str, program: str) -> None:
+    """Define what a program defines: a whole one, after the prelude, or the rest of the prelude's last function.
 
     Raises: whatever the program raises.
     """
     begins = with_prelude(prelude, namespace)
-    stub = namespace.get(entry_point or "")
     try:
-        whole = compile(program, "<program>", "exec")
+        code = compile(program, "<program>", "exec")
     except SyntaxError:
         if not begins:
             raise
-        exec(compile(f"{prelude}\n{program}", "<program>", "exec"), namespace)
-        return
-    exec(whole, namespace)
-    if begins and entry_point is not None and namespace.get(entry_point) is stub:
-        exec(compile(f"{prelude}\n{program}", "<program>", "exec"), namespace)
+        code = compile(f"{prelude}\n{program}", "<program>", "exec")
+    exec(code, namespace)
 
 
 def with_prelude(prelude: str, namespace: dict[str, Any]) -> bool:
@@ -256,7 +253,7 @@ def be_examiner() -> None:
 def be_candidate() -> None:
     """Files: the program, the examiner."""
     job = read_file(3)
-    run_program(socket.socket(fileno=4), job["prelude"], job["program"], job["entry_point"])
+    run_program(socket.socket(fileno=4), job["prelude"], job["program"])
 
 
 def supervise(control: socket.socket, files: list[int], limits: Any) -> str:
@@ -327,6 +324,7 @@ def remove(folder: str) -> None:
 
 def main(descriptor: int) -> None:
     sys.dont_write_bytecode = True
+    sys.set_int_max_str_digits(0)  # tests have integers of a million digits
     for name in PRELOADED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
