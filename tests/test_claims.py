@@ -83,6 +83,7 @@ def test_scaling(tmp_path):
     out = claim(tmp_path, "scaling", *words)
     assert {path.name for path in out.iterdir()} == {
         "report.md", "report.csv", "differences.csv", "rates.csv", "predictions.csv", "steps.csv",
+        "csv-metadata.json",
         *(f"{name}.{kind}" for name in ("accuracy", "cost", "rates") for kind in ("png", "svg")),
     }  # fmt: skip
     made_by = f"Made by `python recipes/claims.py scaling {' '.join([*FAKE, *words])}`."
@@ -120,7 +121,11 @@ def test_robustness(tmp_path):
     claim(tmp_path, "scaling", *words)
     shared = records(tmp_path)
     out = claim(tmp_path, "robustness", *words, "--kinds", "noise,early")
-    assert {path.name for path in out.iterdir()} == {"report.md", "report.csv", "robustness.png", "robustness.svg"}
+    assert {path.name for path in out.iterdir()} == {
+        "report.md", "report.csv", "csv-metadata.json", "robustness.png", "robustness.svg",
+    }  # fmt: skip
+    for name in ("report.md", "robustness.svg", "csv-metadata.json"):
+        assert "motes.lab.corruption:CorruptedReward" in (out / name).read_text()
     assert len(records(tmp_path)) == len(shared) + 2 * 2 * (4 + 3)
     assert shared.items() < records(tmp_path).items()
     found = rows(out / "report.csv")
@@ -138,7 +143,7 @@ def test_robustness(tmp_path):
 
 def test_ablations(tmp_path):
     out = claim(tmp_path, "ablations", "--budgets", "2")
-    assert {path.suffix for path in out.iterdir()} == {".md", ".csv", ".png", ".svg"}
+    assert {path.suffix for path in out.iterdir()} == {".md", ".csv", ".json", ".png", ".svg"}
     found = rows(out / "report.csv")
     assert [(row["factor"], row["budget"]) for row in found if row["factor"] == "default"] == [
         ("default", "2"),

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 import worlds
@@ -540,7 +541,8 @@ class TestReport:
         assert "40 runs are missing" in report.markdown()
 
     def test_files(self, finished):
-        paths = write_report(finished, Report.load(finished))
+        report = Report.load(finished)
+        paths = write_report(finished, report)
         assert sorted(path.name for path in paths) == [
             "accuracy.png", "accuracy.svg", "csv-metadata.json", "differences.csv", "levels.png", "levels.svg",
             "predictions.csv", "rates.csv", "reliability.png", "reliability.svg", "report.csv", "report.html",
@@ -552,6 +554,12 @@ class TestReport:
         assert "| pf:paper | 4 |" in (finished / "report.md").read_text()
         assert (finished / "accuracy.png").read_bytes().startswith(b"\x89PNG")
         assert ElementTree.parse(finished / "accuracy.svg").getroot().tag.endswith("svg")
+        for path in paths:  # pictures say where their numbers come from
+            if path.suffix == ".svg":
+                assert report.provenance.to_json() in ElementTree.parse(path).getroot().itertext()
+            elif path.suffix == ".png":
+                with Image.open(path) as image:
+                    assert image.info["Description"] == report.provenance.to_json()
 
     def test_drawing_twice_gives_the_same_files(self, finished):
         first = {path: path.read_bytes() for path in write_report(finished, Report.load(finished))}

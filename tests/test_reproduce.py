@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -183,8 +184,12 @@ class TestFigure2:
         code, _, err = motes(capsys, "reproduce", "figure2", *words)
         assert (code, "motes: " in err) == (0, False)
         assert {path.name for path in tmp_path.glob("figure2.*")} == {
-            f"figure2.{end}" for end in ("md", "csv", "png", "svg")
+            f"figure2.{end}" for end in ("md", "csv", "csv-metadata.json", "png", "svg")
         }
+        command = shlex.join(map(str, ["motes", "reproduce", "figure2", *words]))
+        assert command in (tmp_path / "figure2.md").read_text()
+        for name in ("figure2.svg", "figure2.csv-metadata.json"):
+            assert "worlds:StoryLanguageModel" in (tmp_path / name).read_text()
         found = {(row["model"], row["method"], row["budget"]): row for row in rows(tmp_path / "figure2.csv")}
         measured = {key for key, row in found.items() if row["accuracy"]}
         assert measured == {(m, method, n) for m in SCALED[:2] for method in ("pf", "wbon", "dvts") for n in "124"}

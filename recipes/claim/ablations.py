@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from claim.cells import Cell, Measured, write
+from claim.cells import Cell, Measured, told_of, write
 from motes.lab.comparison import Difference, ends
 from motes.lab.forest import Forest, forest_figure
 from motes.lab.plot import save
@@ -106,11 +106,12 @@ def tell(measured: Measured) -> None:
                 rows.append({"factor": factor, "setting": setting, **found[key].row(), **difference})
     header = ["factor", "setting", "budget", "accuracy", "95 % interval", "difference", "tokens"]
     page = measured.page(report, "\n".join(markdown_rows(header, table)), NOTE)
-    write(measured.setting.out, {"report.md": page, "report.csv": csv_text(rows)})
+    files = {"report.md": page, "report.csv": csv_text(rows)}
+    write(measured.setting.out, {**files, **told_of(measured, "report.csv")})
     sweeps = [variant for variant in asked if variant.factor == SWEEPS]
     for name, shown in (("ablations", [variant for variant in asked if variant not in sweeps]), ("sweeps", sweeps)):
         if shown:
-            save(partial(_figure, shown, differences, report.title), measured.setting.out / name)
+            save(partial(_figure, shown, differences, report.title), measured.setting.out / name, measured.provenance())
 
 
 def _figure(shown: Sequence[Variant], differences: Mapping[tuple[str, int], Difference], title: str) -> Figure:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from claim.cells import Cell, Measured, write
+from claim.cells import Cell, Measured, told_of, write
 from motes.lab.comparison import PairedRuns, ends
 from motes.lab.forest import Forest, forest_figure
 from motes.lab.plot import save
@@ -55,10 +55,15 @@ def tell(measured: Measured) -> None:
         )
     header = ["method", "budget", "accuracy", "95 % interval", "difference", "share of tokens"]
     page = measured.page(report, "\n".join(markdown_rows(header, table)), NOTE)
-    write(measured.setting.out, {"report.md": page, "report.csv": csv_text(rows)})
+    files = {"report.md": page, "report.csv": csv_text(rows)}
+    write(measured.setting.out, {**files, **told_of(measured, "report.csv")})
     title, subtitle = "Waves of particles while the answer is in doubt", f"{report.title}; 95 % intervals"
     groups = {"": list(panels[0].values)}
-    save(partial(forest_figure, panels, groups, title, subtitle), measured.setting.out / "adaptive")
+    save(
+        partial(forest_figure, panels, groups, title, subtitle),
+        measured.setting.out / "adaptive",
+        measured.provenance(),
+    )
 
 
 def token_share(runs: PairedRuns, method: str, budget: int) -> Interval:

@@ -22,6 +22,9 @@ from motes.lab import Evaluation, Report, RunRecord, evaluate, method_from_spec,
 from motes.lab.corruption import CorruptedReward
 from motes.lab.evaluation import RECORDS
 from motes.lab.flops import Sizes
+from motes.lab.provenance import Provenance, together
+from motes.lab.report import CSV_METADATA
+from motes.lab.tables import provenance
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,12 @@ class Setting:
     out: Path
 
     @property
+    def command(self) -> str:
+        return shlex.join(("python", "recipes/claims.py", self.claim, *self.words))
+
+    @property
     def made_by(self) -> str:
-        return f"Made by `{shlex.join(('python', 'recipes/claims.py', self.claim, *self.words))}`."
+        return f"Made by `{self.command}`."
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,13 @@ class Measured:
             "methods": list(dict.fromkeys(cell.name for cell in cells)),
             "num_runs": len(cells) * evaluation["num_runs"],
         }
-        return Report.of(self.named(cells), configuration, self.sizes)
+        report = Report.of(self.named(cells), configuration, self.sizes)
+        return dataclasses.replace(report, provenance=self.provenance(cells))
+
+    def provenance(self, cells: Iterable[Cell] | None = None) -> Provenance:
+        """What some of the cells, by default all, were made with."""
+        directories = dict.fromkeys(cell.directory(self.setting) for cell in cells or self.records)
+        return together([Provenance.read(directory) for directory in directories])
 
     def named(self, cells: Sequence[Cell] | None = None) -> list[RunRecord]:
         return [
@@ -145,11 +158,12 @@ class Measured:
         ]
 
     def page(self, report: Report, *parts: str) -> str:
-        """A Markdown page: title, warnings, the parts, and the command that made it."""
+        """A Markdown page: title, warnings, the parts, the command that made it, and what the runs were made with."""
         warnings = [f"**{warning}.**" for warning in report.warnings()]
         title = f"# {self.setting.claim}: {report.title}"
         models = f"{report.models}; {self.setting.split} split."
-        return "\n\n".join([title, models, *warnings, *parts, self.setting.made_by]) + "\n"
+        made_with = "\n".join(provenance(self.provenance()).markdown()).strip()
+        return "\n\n".join([title, models, *warnings, *parts, self.setting.made_by, made_with]) + "\n"
 
 
 def measure(setting: Setting, cells: Sequence[Cell]) -> Measured:
@@ -181,6 +195,7 @@ def measure(setting: Setting, cells: Sequence[Cell]) -> Measured:
                     lm=motes.language_model(setting.model),
                     reward=CorruptedReward(reward, **cast(dict[str, Any], corruption)) if corruption else reward,
                     concurrency=setting.concurrency,
+                    command=setting.command,
                 )
             )
         except DirectoryBusyError:
@@ -200,6 +215,12 @@ def measure(setting: Setting, cells: Sequence[Cell]) -> Measured:
 
 def _complete(directory: Path, runs: int) -> bool:
     return sum(record.outcome != "failed" for record in read_records(directory / RECORDS)) == runs
+
+
+def told_of(measured: Measured, *names: str) -> dict[str, str]:
+    """What says of CSV files where they come from, by its file name."""
+    title = f"{measured.setting.claim}, {measured.setting.split} split"
+    return {CSV_METADATA: measured.provenance().csv_metadata(title, names)}
 
 
 def write(directory: Path, files: Mapping[str, str]) -> None:

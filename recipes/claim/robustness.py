@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from claim.cells import Cell, Measured, possible, write
+from claim.cells import Cell, Measured, possible, told_of, write
 from motes.lab.comparison import Difference, PairedRuns, differences, ends
 from motes.lab.plot import Panel, panels_figure, save
 from motes.lab.report import Cell as ReportedCell
@@ -75,9 +75,11 @@ def tell(measured: Measured) -> None:
             panels.append(_panel(budget, kind, found))
     header = ["corruption", "level", "method", "budget", "accuracy", "95 % interval", f"to {report.chief}", "to none"]
     page = measured.page(report, "\n".join(markdown_rows(header, table)), NOTE)
-    write(measured.setting.out, {"report.md": page, "report.csv": csv_text(rows)})
+    files = {"report.md": page, "report.csv": csv_text(rows)}
+    write(measured.setting.out, {**files, **told_of(measured, "report.csv")})
     title, subtitle = f"Accuracy with a corrupted reward model, {report.title}", f"{report.models}; 95 % intervals"
-    save(partial(panels_figure, panels, len(kinds), title, subtitle), measured.setting.out / "robustness")
+    drawn = partial(panels_figure, panels, len(kinds), title, subtitle)
+    save(drawn, measured.setting.out / "robustness", measured.provenance())
 
 
 def _difference(measured: Measured, before: Cell, after: Cell) -> Difference:

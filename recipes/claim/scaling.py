@@ -33,8 +33,9 @@ def tell(measured: Measured) -> None:
     shown = {cell.method for cell in report.cells}
     groups = {**GROUPS, "others": sorted(shown - set(METHODS))}
     known = all(cell.total_flops is not None for cell in report.cells)
-    save(partial(curves_figure, report, [BUDGET], groups), out / "accuracy")
-    save(partial(curves_figure, report, [TOKENS, *([FLOPS] if known else [])], groups), out / "cost")
+    save(partial(curves_figure, report, [BUDGET], groups), out / "accuracy", report.provenance)
+    costs = [TOKENS, *([FLOPS] if known else [])]
+    save(partial(curves_figure, report, costs, groups), out / "cost", report.provenance)
     if report.rates:
         forests = [
             Forest(
@@ -50,4 +51,4 @@ def tell(measured: Measured) -> None:
         title = f"Budget that matches {report.chief} at n, over n"
         subtitle = f"{report.title}; 95 % intervals; arrowheads: beyond the budgets measured"
         rows = {name: methods for name, methods in rows.items() if methods}
-        save(partial(forest_figure, forests, rows, title, subtitle), out / "rates")
+        save(partial(forest_figure, forests, rows, title, subtitle), out / "rates", report.provenance)

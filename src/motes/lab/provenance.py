@@ -36,6 +36,9 @@ METADATA = 1 << 18
 REMEDY = "delete it there: how those runs were made is then not known"
 ROLES = {"lm": "language model", "reward": "reward model", "outcome_reward": "outcome reward model"}
 UNRECORDED = "not recorded"
+IDENTIFYING = ("digest", "weights", "config", "tokenizer", "source", "calibration", "rubric_digest", "root")
+"""Parts of identities that differ where two things of one name are not the same."""
+VARIED = ("methods", "budgets", "num_problems", "num_runs")
 ROWS = 8
 """Of one name at most, in a table."""
 
@@ -278,10 +281,12 @@ class Provenance:
 
     Attributes:
         configuration: of the evaluation. calls: that made it, see `Call`; none, where it is older than their record.
+        others: configurations of others, whose numbers stand in one table with it; see `together`.
     """
 
     configuration: Mapping[str, Any] = field(default_factory=dict)
     calls: tuple[Call, ...] = ()
+    others: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def read(cls, directory: Path, damaged: Damaged = refuse) -> Provenance:
@@ -300,8 +305,9 @@ class Provenance:
     def facts(self) -> dict[str, tuple[str, ...]]:
         """Everything that results may depend on, by name, each with the distinct values that it had in the calls."""
         found: dict[str, dict[str, None]] = {}
-        for name, value in _asked(self.configuration):
-            found.setdefault(name, {})[value] = None
+        for configuration in (self.configuration, *self.others):
+            for name, value in _asked(configuration):
+                found.setdefault(name, {})[value] = None
         for call in self.calls:
             for name, value in _used(call):
                 found.setdefault(name, {})[value] = None
@@ -317,7 +323,7 @@ class Provenance:
             if len(distinct) > ROWS:
                 rows[name, f"and {len(distinct) - ROWS} others"] = None
 
-        calls, configuration = self.calls, self.configuration
+        calls, configurations = self.calls, (self.configuration, *self.others)
         add("motes", *(_motes(call.motes) for call in calls))
         if calls:
             ends = dict.fromkeys(call.started[:16].replace("T", " ") for call in (calls[0], calls[-1]))
@@ -325,31 +331,50 @@ class Provenance:
         add("command", *(_short(call.command or "from Python", 1000) for call in calls))
         for role, words in ROLES.items():
             told = [_model(call.models[role]) for call in calls if role in call.models]
-            add(words, *(told or [_text(configuration.get(role) or "")]))
-        task = _text(configuration.get("task", ""))
-        add("task", *([_task(task, call.task) for call in calls] or [task]))
-        add("sampling", _settings(configuration.get("sampling")))
-        prompt = configuration.get("prompt")
-        add("prompt", _settings(prompt) if isinstance(prompt, dict) else "as the problems stand")
-        add("seeds", ", ".join(map(_text, configuration.get("seeds", ()))))
+            add(words, *(told or [_text(asked.get(role) or "") for asked in configurations]))
+        tasks = [_task(call.task) for call in calls if call.task]
+        add("task", *(tasks or [_text(asked.get("task") or "") for asked in configurations]))
+        add("sampling", *(_settings(asked.get("sampling")) for asked in configurations))
+        add("prompt", *(_settings(asked.get("prompt")) or "as the problems stand" for asked in configurations))
+        add("seeds", *(", ".join(map(_text, asked.get("seeds") or ())) for asked in configurations))
         add("packages", *(_settings(call.packages) for call in calls))
         add("machine", *(", ".join(_machine(call.machine)) for call in calls))
         return list(rows)
 
     def warnings(self) -> list[str]:
-        """What a reader must know: that models or problems were not the same throughout."""
-        names = {f"{role}.digest": words for role, words in ROLES.items()}
-        names |= {f"{role}.source": f"code of the {words}" for role, words in ROLES.items()}
-        names |= {"task.digest": "problems", "task.source": "code of the task"}
+        """What a reader must know: that what has one name, a model or a task, was not the same throughout."""
+        found: dict[tuple[str, str, str], dict[str, None]] = {}
+        for call in self.calls:
+            for what, told in [
+                *((ROLES.get(role, role), model) for role, model in call.models.items()),
+                ("task", call.task),
+            ]:
+                name = f"{_text(told.get('name'))} {_text(told.get('problems', ''))}"
+                for part, value in _flat("", told):
+                    if part.rpartition(".")[2] in IDENTIFYING:
+                        found.setdefault((what, name, part), {})[value] = None
         return [
-            f"not all runs were made with the same {words}: {', '.join(map(_short, self.facts[name]))}"
-            for name, words in names.items()
-            if len(self.facts.get(name, ())) > 1
+            f"not all runs were made with the same {what}: {_words(part[1:])} {', '.join(map(_short, values))}"
+            for (what, name, part), values in found.items()
+            if len(values) > 1 and (part != ".digest" or (what, name, ".weights") not in found)
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        return {"configuration": dict(self.configuration), "calls": [dataclasses.asdict(call) for call in self.calls]}
+        """As JSON can hold it: calls that did runs with the same things are told together."""
+        made: dict[str, dict[str, Any]] = {}
+        for call in self.calls:
+            used = {name: getattr(call, name) for name in ("motes", "models", "task", "methods", "packages", "machine")}
+            told = made.setdefault(json.dumps(used), {"first": call.started, "commands": {}, **used})
+            told |= {"last": call.started, "calls": told.get("calls", 0) + 1}
+            told["commands"][call.command] = None
+        configurations = [
+            {name: value for name, value in asked.items() if name not in ("num_problems", "num_runs")}
+            for asked in (self.configuration, *self.others)
+        ]
+        return {
+            **({"configuration": configurations[0]} if not self.others else {"configurations": configurations}),
+            "made_with": [{**told, "commands": list(told["commands"])} for told in made.values()],
+        }
 
     def csv_metadata(self, title: str, names: Sequence[str]) -> str:
         """What says of CSV files where they come from, as "CSV on the Web" has it."""
@@ -365,9 +390,9 @@ class Provenance:
     def to_json(self) -> str:
         """`to_dict` in one line of ASCII, as the metadata of a picture can hold it; what is too much is counted."""
         told, left_out = self.to_dict(), 0
-        while len(text := json.dumps(told, separators=(",", ":"))) > METADATA and (calls := told["calls"]):
-            left_out += max(1, len(calls) // 2)
-            told |= {"calls": calls[: len(calls) // 2], "calls_left_out": left_out}
+        while len(text := json.dumps(told, separators=(",", ":"))) > METADATA and (made := told["made_with"]):
+            left_out += len(made) - len(made) // 2
+            told |= {"made_with": made[: len(made) // 2], "left_out": left_out}
         return text if len(text) <= METADATA else json.dumps({"left_out": "it is too long"})
 
 
@@ -457,8 +482,9 @@ def _model(told: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, [name, _settings(rest)]))
 
 
-def _task(name: str, told: Mapping[str, Any]) -> str:
-    return ", ".join(filter(None, [name, _settings({key: one for key, one in told.items() if key != "name"})]))
+def _task(told: Mapping[str, Any]) -> str:
+    rest = {key: one for key, one in told.items() if key != "name"}
+    return ", ".join(filter(None, [_short(_text(told.get("name", "?"))), _settings(rest)]))
 
 
 def _machine(told: Mapping[str, Any]) -> Iterator[str]:
@@ -486,7 +512,12 @@ def _quoted(value: str) -> str:
 
 
 def together(parts: Sequence[Provenance]) -> Provenance:
-    """Of several evaluations whose numbers stand in one table: their calls, under the first one's configuration."""
+    """Of several evaluations whose numbers stand in one table: all their calls, and each configuration once, but for
+    methods, budgets and counts."""
     calls = {call.to_json(): call for part in parts for call in part.calls}
-    configuration = parts[0].configuration if parts else {}
-    return Provenance(configuration, tuple(sorted(calls.values(), key=lambda call: call.started)))
+    configurations: dict[str, Mapping[str, Any]] = {}
+    for part in parts:
+        asked = {name: value for name, value in part.configuration.items() if name not in VARIED}
+        configurations.setdefault(_text(asked), asked)
+    first, *others = configurations.values() or ({},)
+    return Provenance(first, tuple(sorted(calls.values(), key=lambda call: call.started)), tuple(others))

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def write(reproduction: Reproduction, *, plot: bool = True) -> list[Path]:
-    """Write EXPERIMENT.md and EXPERIMENT.csv into the reproduction's directory, and figure 2, if asked for, as PNG and
-    SVG.
+    """Write EXPERIMENT.md, EXPERIMENT.csv and what the CSV file was made with into the reproduction's directory, and
+    figure 2, if asked for, as PNG and SVG.
 
     Returns:
         the files written.
@@ -30,11 +30,14 @@ def write(reproduction: Reproduction, *, plot: bool = True) -> list[Path]:
     paths = []
     path = reproduction.out / reproduction.experiment
     try:
-        for suffix, text in ((".md", reproduction.markdown()), (".csv", reproduction.csv())):
+        told = reproduction.provenance()
+        texts = {".md": reproduction.markdown(), ".csv": reproduction.csv()}
+        texts[".csv-metadata.json"] = told.csv_metadata(reproduction.experiment, [f"{path.name}.csv"])
+        for suffix, text in texts.items():
             paths.append(path.with_suffix(suffix))
             files.write_text(paths[-1], text)
         if plot and reproduction.experiment == "figure2":
-            paths += save(partial(figure, reproduction), path)
+            paths += save(partial(figure, reproduction), path, told)
     except OSError as error:
         raise RunDirectoryError(f"{path} cannot be written: {error.strerror}") from error
     return paths

@@ -17,13 +17,14 @@ from typing import Any
 from motes.errors import ConfigurationError, RunDirectoryError, UnknownNameError
 from motes.lab.comparison import points
 from motes.lab.damage import Damages
-from motes.lab.evaluation import RECORDS, Evaluation
+from motes.lab.evaluation import CONFIGURATION, RECORDS, Evaluation
 from motes.lab.method_spec import method_from_spec
 from motes.lab.paper.published import COLUMNS, SIZES, TASKS, Point, published
 from motes.lab.paper.row import EXPERIMENTS, Experiment, Row, read_rows
+from motes.lab.provenance import Provenance, together
 from motes.lab.records import RunRecord, read_records
 from motes.lab.report import Cell
-from motes.lab.tables import Section, code, csv_text, markdown
+from motes.lab.tables import Section, code, csv_text, markdown, provenance
 
 EVERY = "all"
 """Stands for every row, where models are named."""
@@ -306,7 +307,14 @@ class Reproduction:
         ]
         if any(row.needs_reward(self.experiment) for row in self.measured):
             lines.append(f"- reward model: {code(self.reward or '')}")
+        if told := self.provenance():
+            lines += ["", *provenance(told).markdown()[:-1]]
         return "\n".join(lines) + "\n"
+
+    def provenance(self) -> Provenance:
+        """What all numbers were made with, as far as it can be read."""
+        directories = (entry.directory for entry in self.entries if (entry.directory / CONFIGURATION).exists())
+        return together([Provenance.read(directory, lambda damage: None) for directory in directories])
 
     def csv(self) -> str:
         """A row for each line and task; shares, but for the paper's number, which is in percent as it stands there."""
