@@ -18,7 +18,8 @@ import pytest
 
 from motes import api
 from motes.errors import ConfigurationError, GraderError, ProblemFileError, UnknownNameError
-from motes.tasks import DECLARED, task
+from motes.lab.identity import of_problems
+from motes.tasks import DECLARED, Benchmark, task
 from motes.tasks.code import CodeAnswers, Limits, ProgramTests, Sandbox, sandbox, wire
 from motes.tasks.code.confinement import Layers, available
 from motes.types import Problem
@@ -569,6 +570,15 @@ class TestTasks:
         assert "double(3)" not in problem.question
         assert made.grade(problem, "def double(x): return x + x")
         assert not made.grade(problem, "def double(x): return 4")
+
+    def test_the_tests_are_part_of_the_digest(self, tmp_path):
+        digests = set()
+        for tests in (["assert f(1) == 1"], ["assert f(1) == 2"], ["assert f(1) == 1"]):
+            (tmp_path / "c.jsonl").write_text(json.dumps({"question": "?", "tests": tests}))
+            made = task(f"code:{tmp_path / 'c.jsonl'}")
+            assert isinstance(made, Benchmark)
+            digests.add(of_problems(made.problems(), made.key))
+        assert len(digests) == 2
 
     def test_ones_own(self, tmp_path):
         row = {"question": "What {example} is {question}?", "tests": ["assert f(1) == 1", "assert f(2) == 2"]}

@@ -124,6 +124,9 @@ class Task(AnswerRule, Protocol):
     of any answer to the problem is right, None where it cannot tell. It is asked where steps end at blank lines, the
     usual delimiter. A partial answer is right if all its steps are; reports then say how well the reward model tells
     right ones from wrong ones.
+
+    A task that grades by more than reference answers, by tests for one, may say by what by a method
+    `key(problem) -> object`, None where by nothing more; its `repr` is part of the task's digest.
     """
 
     name: str

@@ -25,7 +25,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -271,12 +271,18 @@ def _commit(folder: Path) -> Identity:
 # -------------------------------------------------------------------------------------------------- tasks and machine
 
 
-def of_problems(problems: Iterable[Problem]) -> str:
-    """The digest of problems as they are asked, before a prompt is put around them, in their order."""
+def of_problems(problems: Iterable[Problem], key: Callable[[Problem], object] | None = None) -> str:
+    """The digest of problems as they are asked, before a prompt is put around them, in their order.
+
+    Args:
+        key: what else a problem is graded by, tests for one; by its `repr`.
+    """
     digest = hashlib.sha256()
     for problem in problems:
         line = json_line([problem.id, [dict(turn) for turn in problem.plain.messages], problem.answer])
         digest.update(line.encode() + b"\n")
+        if key is not None and (graded_by := key(problem)) is not None:
+            digest.update(repr(graded_by).encode(errors="backslashreplace") + b"\n")
     return f"sha256:{digest.hexdigest()}"
 
 

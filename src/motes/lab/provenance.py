@@ -127,7 +127,8 @@ class Call:
     ) -> Call:
         """The call that begins now. Reads files and asks git: not for the event loop."""
         problems, part = evaluation.problems(), None if shard is None else str(shard)
-        task = {"name": evaluation.task, "problems": len(problems), "digest": identity.of_problems(problems)}
+        digest = identity.of_problems(problems, getattr(evaluation.opened, "key", None))
+        task = {"name": evaluation.task, "problems": len(problems), "digest": digest}
         code = identity.of_code(type(evaluation.opened))
         budget = evaluation.budgets[0]
         own = [spec for spec in evaluation.methods if is_own(spec)]

@@ -223,15 +223,20 @@ class Benchmark:
         """
         if (meets := getattr(self._rule, "meets", None)) is None:
             return problem.answer is not None and self._rule.matches(problem.answer, answer)
-        return bool(meets(self._key(problem), answer))
+        return bool(meets(self.key(problem), answer))
 
     def level(self, problem: Problem) -> int | None:
         """Its level, where the rows state levels."""
         entry = self._entries.get(problem.id)
         return None if entry is None else entry.level
 
-    def _key(self, problem: Problem) -> Any:
-        """What the row of a problem holds to grade by, also where nobody has read the rows yet."""
+    def key(self, problem: Problem) -> Any:
+        """What the row of a problem holds to grade by, besides its answer; None: nothing.
+
+        Raises:
+            GraderError: there is no such problem.
+            ConfigurationError: the rows cannot be read or loaded.
+        """
         for split in self._splits:
             if problem.id not in self._entries:
                 self._read(split)

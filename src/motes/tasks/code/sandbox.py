@@ -249,6 +249,6 @@ def shared() -> Sandbox:
 
 @cache
 def _shared(process: int) -> Sandbox:
-    sandbox = Sandbox()
+    sandbox = Sandbox(num_workers=min(8, max(2, (os.cpu_count() or 2) // 2)))
     atexit.register(sandbox.close)
     return sandbox
