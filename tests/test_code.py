@@ -157,6 +157,7 @@ class TestPrograms:
         program = "def f(x): return int('1' * 5000) if x == 3 else x + x + x"
         assert box.passes(tests, program)
         assert not box.passes(tests, program.replace("+ x + x", "+ x"))
+        assert not box.passes(tests, program.replace("x + x + x", "[]")), "numpy finds it close to every number"
 
     def test_arrays_counters_and_subclasses(self, box):
         tests = ProgramTests(
