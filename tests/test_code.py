@@ -24,7 +24,7 @@ from motes.tasks.code import CodeAnswers, Limits, ProgramTests, Sandbox, sandbox
 from motes.tasks.code.confinement import Layers, available
 from motes.types import Problem
 
-pytestmark = pytest.mark.skipif(not available().protect_the_user, reason="programs cannot be confined here")
+confined = pytest.mark.skipif(not available().protect_the_user, reason="programs cannot be confined here")
 
 LIMITS = Limits(seconds=1, patience=20.0, memory=400 << 20)
 IMPATIENT = Limits(seconds=10, patience=0.3)
@@ -74,6 +74,7 @@ def open_to_all(folder: Path) -> None:
             each.chmod(0o777)
 
 
+@confined
 class TestPrograms:
     @pytest.mark.parametrize(
         "program",
@@ -201,6 +202,7 @@ def search():
 """
 
 
+@confined
 class TestCheating:
     """None of these returns what is right; each tries to pass for right all the same."""
 
@@ -263,6 +265,7 @@ class TestCheating:
         assert not list(folders.iterdir())
 
 
+@confined
 class TestHarm:
     """Each returns what is right unless it is kept from what it tries first."""
 
@@ -380,6 +383,7 @@ class TestHarm:
             assert not (Path(place) / "motes-was-here").exists()
 
 
+@confined
 class TestSandbox:
     def test_a_server_that_is_killed_is_replaced(self):
         made = Sandbox(1, LIMITS)
@@ -529,6 +533,7 @@ class TestAnswers:
         rule.answer(text)
 
 
+@confined
 class TestTasks:
     HUMANEVAL = {  # noqa: RUF012
         "task_id": "HumanEval/0", "prompt": INCREMENT.prelude, "canonical_solution": "    return x + one()\n",
