@@ -241,7 +241,7 @@ class TestReport:
         report = self.report(Prices(generated=2.0))
         assert report.cells[0].money == pytest.approx(0.001)
         assert "at 2 (generated) for a million tokens" in report.markdown()
-        assert report.csv().splitlines()[0].endswith(",seconds,money")
+        assert report.csv().splitlines()[0].endswith(",money")
         assert report.csv().splitlines()[1].endswith(",0.001")
 
     def test_old_records_say_what_they_can(self):

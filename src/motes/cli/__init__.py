@@ -25,6 +25,7 @@ from motes.cli import (
     grade,
     merge,
     options,
+    rate,
     report,
     reproduce,
     serve,
@@ -53,6 +54,7 @@ app.command("demo")(demo.command)
 app.command("check")(check.command)
 app.command("doctor")(doctor.command)
 app.command("calibrate")(calibrate.command)
+app.command("rate")(rate.command)
 app.command("serve")(serve.command)
 app.command("key")(serve.key)
 

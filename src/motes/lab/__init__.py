@@ -5,9 +5,12 @@ from motes.lab.corruption import CorruptedReward
 from motes.lab.evaluation import Evaluation, PlannedRun, Shard, derive_seed
 from motes.lab.exporting import export
 from motes.lab.grading import Regraded, regrade
+from motes.lab.labelled_steps import LabelledSteps, StepFile
 from motes.lab.merging import Merged, merge
 from motes.lab.method_spec import method_from_spec
 from motes.lab.planning import Estimate, estimate
+from motes.lab.rating import Rating, write_rating
+from motes.lab.rating_run import rate
 from motes.lab.records import RecordStore, RunRecord, read_records
 from motes.lab.report import Cell, Report, write_report
 from motes.lab.run import Progress, evaluate
@@ -22,14 +25,17 @@ __all__ = [
     "HeldOut",
     "Interval",
     "Labelled",
+    "LabelledSteps",
     "Merged",
     "PlannedRun",
     "Progress",
+    "Rating",
     "RecordStore",
     "Regraded",
     "Report",
     "RunRecord",
     "Shard",
+    "StepFile",
     "Trace",
     "TraceStore",
     "calibrate",
@@ -40,10 +46,12 @@ __all__ = [
     "merge",
     "method_from_spec",
     "proportion_interval",
+    "rate",
     "read_labelled",
     "read_records",
     "read_traces",
     "regrade",
     "score_labelled",
+    "write_rating",
     "write_report",
 ]

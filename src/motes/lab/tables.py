@@ -235,7 +235,7 @@ def _quality_rows(report: Report) -> Rows:
     return [
         [
             quality.method, str(quality.budget), quality.kind, f"{quality.predictions:,}", f"{quality.mean:.3f}",
-            f"{quality.right:.3f}", _three(quality.auroc), _three(quality.within), f"{quality.ece:.3f}",
+            f"{quality.right:.3f}", three(quality.auroc), three(quality.within), f"{quality.ece:.3f}",
             f"{quality.brier:.3f}",
         ]
         for quality in report.qualities
@@ -248,7 +248,7 @@ def _deciding(qualities: Sequence[StepQuality]) -> Section:
     rows = [
         [
             quality.method, str(quality.budget), _number(quality.steps), with_interval(quality.right),
-            f"{quality.prefixes:,}", percent(quality.wrong), _three(quality.within), _three(quality.abreast),
+            f"{quality.prefixes:,}", percent(quality.wrong), three(quality.within), three(quality.abreast),
         ]
         for quality in qualities
     ]  # fmt: skip
@@ -305,7 +305,7 @@ def with_interval(share: Interval) -> str:
     return "–" if share.value != share.value else f"{percent(share.value)} ({between(share)})"
 
 
-def _three(value: Interval) -> str:
+def three(value: Interval) -> str:
     """A number between 0 and 1 to three digits, with its interval."""
     return "–" if value.value != value.value else f"{value.value:.3f} ({_three_ends(value)})"
 
