@@ -240,7 +240,7 @@ def test_help_and_version(capsys):
     assert code == 0
     assert all(command in out for command in ("solve", "eval", "grade", "report", "demo", "check"))
     assert motes(capsys, "--version")[1].startswith("motes ")
-    for command in ("solve", "eval", "grade", "report", "demo", "check"):
+    for command in ("solve", "eval", "grade", "report", "compare", "demo", "check"):
         code, out, err = motes(capsys, command, "--help")
         assert (code, err) == (0, "")
         assert out

@@ -18,6 +18,7 @@ import typer.core
 from motes.cli import (
     calibrate,
     check,
+    compare,
     demo,
     doctor,
     evaluate,
@@ -48,6 +49,7 @@ app.command("eval", cls=evaluate.Command)(evaluate.command)
 app.command("merge")(merge.command)
 app.command("grade")(grade.command)
 app.command("report")(report.command)
+app.command("compare")(compare.command)
 app.command("export")(export.command)
 app.command("reproduce")(reproduce.command)
 app.command("demo")(demo.command)

@@ -9,7 +9,7 @@ import typer
 
 from motes.cli import options, terminal
 from motes.cli.terminal import Console, Text
-from motes.cli.views import section_table
+from motes.cli.views import show_sections
 from motes.errors import MissingExtraError
 from motes.lab.report import PAGE, Report, write_report
 from motes.lab.tables import sections
@@ -40,12 +40,4 @@ def command(
 def show(console: Console, report: Report) -> None:
     """The tables, with what must be known to read them."""
     console.print(Text(f"{report.title}; {report.models}", style="bold"))
-    for warning in report.warnings():
-        console.print(Text(warning, style="yellow"), soft_wrap=True)
-    for section in sections(report):
-        if section.title:
-            console.print()
-            console.print(Text(section.title.replace("`", ""), style="bold"))
-        console.show(section_table(section))
-        if section.note:
-            console.print(Text(section.note, style="dim"))
+    show_sections(console, report.warnings(), sections(report))

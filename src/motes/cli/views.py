@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -199,6 +199,19 @@ def section_table(section: Section) -> Table:
         table.add_row(Text(first if first != previous else "", style="bold"), *rest)
         previous = first
     return table
+
+
+def show_sections(console: Console, warnings: Iterable[str], sections: Iterable[Section]) -> None:
+    """Tables one after the other, and before them what a reader must know."""
+    for warning in warnings:
+        console.print(Text(warning, style="yellow"), soft_wrap=True)
+    for section in sections:
+        if section.title:
+            console.print()
+            console.print(Text(section.title.replace("`", ""), style="bold"))
+        console.show(section_table(section))
+        if section.note:
+            console.print(Text(section.note, style="dim"))
 
 
 def compact_table(report: Report) -> Table:

@@ -1,6 +1,7 @@
 """The lab: plan an evaluation, run it so that nothing is lost, summarise it honestly, draw it."""
 
 from motes.lab.calibration import HeldOut, Labelled, calibrate, read_labelled, score_labelled
+from motes.lab.comparing import Comparison, compare, write_comparison
 from motes.lab.corruption import CorruptedReward
 from motes.lab.evaluation import Evaluation, PlannedRun, Shard, derive_seed
 from motes.lab.exporting import export
@@ -19,6 +20,7 @@ from motes.lab.traces import Trace, TraceStore, read_traces
 
 __all__ = [
     "Cell",
+    "Comparison",
     "CorruptedReward",
     "Estimate",
     "Evaluation",
@@ -39,6 +41,7 @@ __all__ = [
     "Trace",
     "TraceStore",
     "calibrate",
+    "compare",
     "derive_seed",
     "estimate",
     "evaluate",
@@ -52,6 +55,7 @@ __all__ = [
     "read_traces",
     "regrade",
     "score_labelled",
+    "write_comparison",
     "write_rating",
     "write_report",
 ]

@@ -196,7 +196,7 @@ class Report:
         cells: over all levels, by method in the order asked for, then budget; `levels`: the same for each level.
         differences: of each method to the chief one, at each budget; `rates`: scaling rates against it.
         missing: runs that the evaluation asks for and has no record of.
-        prices: that cells' money was counted at.
+        prices: that cells' money was counted at. sizes: of the models, that FLOPs were counted with.
         runs: the records of each cell.
         provenance: what they were made with.
         damages: what could not be read.
@@ -210,6 +210,7 @@ class Report:
     missing: int = 0
     prices: Prices | None = None
     runs: Mapping[CellName, Sequence[RunRecord]] = field(default_factory=dict, repr=False)
+    sizes: Sizes = UNKNOWN
     damages: Damages = field(default_factory=Damages, repr=False)
     provenance: Provenance = field(default_factory=Provenance, repr=False)
 
@@ -263,6 +264,7 @@ class Report:
             max(0, configuration.get("num_runs", 0) - len(records)),
             prices,
             {name: runs[name] for name in names},
+            sizes=sizes,
         )
 
     @cached_property

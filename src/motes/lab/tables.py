@@ -83,9 +83,9 @@ OUTCOMES_NOTE = (
 DIFFERENCES_NOTE = (
     "Accuracy less that of {chief} at the same budget, in percentage points, over the problems that both have. In "
     "brackets the 95 % interval of Student's t over problems, with two more problems in its spread, on which each side "
-    "is better (after Bonett and Price 2012): measured coverage 96 to 100 % with 25 problems.{together} A method that "
-    "draws one trajectory whatever the budget is compared at each."
+    "is better (after Bonett and Price 2012): measured coverage 96 to 100 % with 25 problems.{together}"
 )
+ONE_DRAW_NOTE = " A method that draws one trajectory whatever the budget is compared at each."
 RATES_NOTE = (
     "How many times the budget of {chief} another method needs to be as accurate: the budget at which its curve "
     "reaches the accuracy of {chief} at n, over n. Between measured budgets the running maximum of the curve is "
@@ -138,13 +138,13 @@ def sections(report: Report) -> Iterator[Section]:
     yield Section("Selected, majority, any", header, [_choice_row(cell) for cell in report.cells], CHOICE_NOTE)
     if report.differences:
         how = "the level of each from their correlation; Hothorn, Bretz and Westfall 2008"
-        together = _together(report.differences, how, "differences.csv")
-        note = DIFFERENCES_NOTE.format(chief=code(report.chief), together=together)
-        yield Section(f"Differences to {code(report.chief)}", *_grid(report.differences, "budget {}"), note)
+        together = together_note(report.differences, how, "differences.csv")
+        note = DIFFERENCES_NOTE.format(chief=code(report.chief), together=together) + ONE_DRAW_NOTE
+        yield Section(f"Differences to {code(report.chief)}", *grid(report.differences, "budget {}"), note)
     if report.rates:
         how = "the level of each from the ranks of the resamples; Mandel and Betensky 2008"
-        note = RATES_NOTE.format(chief=code(report.chief), together=_together(report.rates, how, "rates.csv"))
-        yield Section("Scaling rates", *_grid(report.rates, "n = {}"), note)
+        note = RATES_NOTE.format(chief=code(report.chief), together=together_note(report.rates, how, "rates.csv"))
+        yield Section("Scaling rates", *grid(report.rates, "n = {}"), note)
     if report.step_qualities:
         yield _deciding(report.step_qualities)
     if report.passes:
@@ -169,9 +169,8 @@ def provenance(told: Provenance) -> Section:
 def accuracy(report: Report) -> Section:
     """What the cells came to, and cost."""
     seeds = len({record.seed for records in report.runs.values() for record in records})
-    told = SEED_NOTE if seeds == 1 else SEEDS_NOTE.format(count=seeds)
     header = [*COLUMNS]
-    note = ACCURACY_NOTE.format(seeds=told if seeds else "", company=_company(report.cells))
+    note = ACCURACY_NOTE.format(seeds=note_of_seeds(seeds), company=_company(report.cells))
     rows = [table_row(cell) for cell in report.cells]
     if any(cell.failed for cell in report.cells):
         header.append("failed")
@@ -200,6 +199,11 @@ def _company(cells: Sequence[Cell]) -> str:
         return "of runs that had the models to themselves"
     most = "other runs" if None in told else f"up to {max(n for n in told if n is not None) - 1} others"
     return f"while {most} shared the models (`motes eval --alone` times each by itself)"
+
+
+def note_of_seeds(count: int) -> str:
+    """What to say of the number of seeds, after a blank."""
+    return SEED_NOTE if count == 1 else SEEDS_NOTE.format(count=count) if count else ""
 
 
 def table_row(cell: Cell) -> list[str]:
@@ -269,7 +273,7 @@ def _number(value: Interval) -> str:
     return "–" if value.value != value.value else f"{value.value:.2f} ({ends})"
 
 
-def _together(values: Sequence[Difference] | Sequence[Rate], how: str, file: str) -> str:
+def together_note(values: Sequence[Difference] | Sequence[Rate], how: str, file: str) -> str:
     """What to say of the intervals of several comparisons."""
     return TOGETHER_NOTE.format(count=len(values), how=how, file=file) if len(values) > 1 else ""
 
@@ -284,7 +288,7 @@ def _levels(report: Report) -> Section:
     return Section("Accuracy by level", ("method", "budget", *(f"level {level}" for level in levels)), rows)
 
 
-def _grid(values: Sequence[Difference] | Sequence[Rate], heading: str) -> tuple[list[str], Rows]:
+def grid(values: Sequence[Difference] | Sequence[Rate], heading: str) -> tuple[list[str], Rows]:
     """A row for each method, a column for each budget of the chief one."""
     written = {(value.method, value.budget): str(value) for value in values}
     methods, budgets = dict.fromkeys(value.method for value in values), sorted({value.budget for value in values})

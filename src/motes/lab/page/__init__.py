@@ -56,7 +56,7 @@ def html(report: Report, directory: Path, *, viewer: int | None = None) -> str:
             "title": escape(visible(report.title)),
             "models": escape(visible(report.models)),
             "warnings": "".join(f'<p class="warning">{escape(visible(warning))}.</p>' for warning in report.warnings()),
-            "sections": "\n".join(_section(section) for section in sections(report)),
+            "sections": "\n".join(section_html(section) for section in sections(report)),
             "index": pages.embedded(_index(report, insides)),
             "runs": "\n".join(
                 f'<script type="application/gzip" id="run-{place}">{inside}</script>'
@@ -152,7 +152,7 @@ def _index(report: Report, insides: Insides) -> dict[str, Any]:
             for name, style in styles.items()
         },
         "settings": report.configuration.get("methods", {}),
-        "cells": [_cell(cell) for cell in report.cells],
+        "cells": [cell_fields(cell) for cell in report.cells],
         "seeds": seeds,
         "outcomes": {outcome[0]: outcome.replace("_", " ") for outcome in OUTCOMES},
         "problems": [
@@ -171,7 +171,8 @@ def _index(report: Report, insides: Insides) -> dict[str, Any]:
     }
 
 
-def _cell(cell: Cell) -> dict[str, Any]:
+def cell_fields(cell: Cell) -> dict[str, Any]:
+    """A point of the curves."""
     return {
         "method": cell.method,
         "budget": cell.budget,
@@ -191,7 +192,7 @@ def _ends(interval: Any) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
 
 
-def _section(section: Section) -> str:
+def section_html(section: Section) -> str:
     """A table, with its title and its note; the first one, which has no title, stands open."""
 
     def row(cells: Iterable[str], tag: str) -> str:

@@ -126,7 +126,8 @@ function curve({ method, aside, points }, axis, frame) {
       group.append(s("line", { class: "whisker", x1: x, x2: x, y1: at(cell, 1)[1], y2: at(cell, 2)[1] }));
     }
   }
-  if (points.length > 1) group.append(s("path", { class: "line", d: path(points, 0) }));
+  const dashes = INDEX.methods[method].dashes ?? "";
+  if (points.length > 1) group.append(s("path", { class: "line", d: path(points, 0), "stroke-dasharray": dashes || "none" }));
   else group.append(s("line", { class: "level", x1: at(points[0], 0)[0], x2: frame.width - frame.right, y1: at(points[0], 0)[1], y2: at(points[0], 0)[1] }));
   for (const cell of points) {
     const [x, y] = at(cell, 0);

@@ -1,0 +1,51 @@
+"""`motes compare`: evaluations side by side, as tables, files, a figure and a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from motes.cli import terminal
+from motes.cli.terminal import Console, Text
+from motes.cli.views import show_sections
+from motes.errors import MissingExtraError
+from motes.lab.comparing import PAGE, Comparison, compare, write_comparison
+
+
+def command(
+    directories: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="A B…", help="Of evaluations; the first is what the others are compared with.", show_default=False
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Directory for the files; made if missing.")] = Path("comparison"),
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD",
+            help="The method of the first evaluation that all others are held against. Default: its first `pf`, or "
+            "else its first.",
+        ),
+    ] = None,
+    plots: Annotated[bool, typer.Option(help="Draw the figure as well.")] = True,
+) -> None:
+    """Compare evaluations of one task: differences on the problems both have, scaling rates, one figure, one page."""
+    comparison = compare(*directories, reference=reference)
+    show(terminal.results(), comparison)
+    try:
+        paths = write_comparison(out, comparison, plots=plots)
+    except MissingExtraError as error:
+        paths = [out / name for name in (*comparison.tables(), PAGE)]
+        terminal.note(str(error))
+    terminal.say("written: " + " ".join(map(str, paths)))
+
+
+def show(console: Console, comparison: Comparison) -> None:
+    """The tables, with what must be known to read them."""
+    console.print(Text(comparison.title, style="bold"))
+    for name, report in comparison.reports.items():
+        console.print(Text(f"{name}: {report.models}"), soft_wrap=True)
+    show_sections(console, comparison.warnings(), comparison.sections())
