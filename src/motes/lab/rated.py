@@ -32,7 +32,8 @@ class Rated:
         scores, right, depths: (S,) of each step: its score, whether what ends with it is right, and the number of steps
             so far. The first `length` are the answer's own.
         first_error: see `LabelledSteps`.
-        tokens: that the reward model had to compute. seconds: by which it was later than the one before.
+        tokens: that the reward model has to compute for this answer alone.
+        seconds: by which it was later than the one before.
         error: why it could not be scored.
     """
 

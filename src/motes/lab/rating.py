@@ -40,7 +40,10 @@ STEPS_NOTE = (
     "expected calibration error, ten bins."
 )
 BINS_NOTE = "Steps by their score; the share of right ones with Wilson's 95 % interval, clustered by question."
-COST_NOTE = "Tokens that the reward model had to compute; seconds of the whole call, with {concurrency} in flight."
+COST_NOTE = (
+    "Tokens that the reward model has to compute for each answer by itself, whatever other answers share with it; "
+    "seconds of the whole call, with {concurrency} in flight."
+)
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ class Rating:
         yield Section("Cost", header, [numbers], COST_NOTE.format(concurrency=counted(self.concurrency, "answer")))
         data = {"form": self.file.form, "rows": self.file.rows, "sha256": self.file.sha256}
         told = {"data": data, **self.made}
-        yield Section("How it was made", ("what", ""), [[name, _words(value)] for name, value in told.items() if value])
+        rows = [[name, _words(value)] for name, value in told.items() if value]
+        yield Section("Provenance", ("what", "which"), rows, words=True)
 
     def markdown(self) -> str:
         """All of it as a Markdown page."""

@@ -30,10 +30,11 @@ from motes.lab.keys import without_keys, without_keys_in
 from motes.lab.labelled_steps import LabelledSteps, StepFile
 from motes.lab.rated import Rated, RatingStore, Tally
 from motes.lab.rating import Rating
+from motes.ledger import Ledger
 from motes.protocols import RewardModel
 from motes.text import counted
 from motes.threads import in_thread
-from motes.types import Failure, Scores, Trajectory
+from motes.types import Failure, Trajectory
 
 RATINGS, CONFIGURATION = "ratings.jsonl", "config.json"
 MOST = 100
@@ -124,7 +125,7 @@ async def rate(
         async def work() -> None:
             nonlocal last
             for row, read in pending:  # shared by all
-                rated = await _rated(row, read, score)
+                rated = await _rated(row, read, score, reward)
                 now = time.perf_counter()
                 rated, last = dataclasses.replace(rated, seconds=now - last), now
                 if store is not None:
@@ -174,7 +175,7 @@ FATAL = (UnauthorizedError, MissingExtraError, RunDirectoryError)
 """What is true of every answer."""
 
 
-async def _rated(row: int, read: Callable[[], LabelledSteps | None], score: Score) -> Rated:
+async def _rated(row: int, read: Callable[[], LabelledSteps | None], score: Score, reward: RewardModel) -> Rated:
     """An answer with its scores, or why it has none."""
     try:
         labelled = read()
@@ -183,13 +184,13 @@ async def _rated(row: int, read: Callable[[], LabelledSteps | None], score: Scor
         nodes, leaves = labelled.trajectories(), labelled.leaves
         outcomes = list(await score([nodes[leaf] for leaf in leaves]))
         scores: list[float | None] = [None] * len(nodes)
-        tokens = 0
+        ledger, tokens = Ledger(), 0
         for leaf, outcome in zip(leaves, outcomes, strict=True):
             if isinstance(outcome, Failure):
                 if leaf == labelled.length - 1:
                     return Rated(row, error=str(outcome.error))
                 continue  # another way to go on, which has no score then
-            tokens += outcome.usage.reward_tokens if isinstance(outcome, Scores) else 0
+            tokens += ledger.scores(nodes[leaf], outcome, reward).reward_tokens
             values = [float(value) for value in outcome]
             if len(values) != labelled.depths[leaf] or not all(0 <= value <= 1 for value in values):
                 raise RewardError(f"the scores of {labelled.depths[leaf]} steps are {values}")
