@@ -123,6 +123,13 @@ class TestHTML:
         drawn = shown.count("rect") + sum("given up" in text for text in shown.texts)
         assert drawn + int(told[1].replace(",", "") if told else 0) == 2 * number
 
+    def test_a_particle_that_was_finished_later_is_drawn_once(self):
+        node = Trajectory(Problem("?")).extend(Step("so", "step"))
+        record = Record((node,), np.zeros(1, int), np.zeros(1), np.zeros(1), 1.0, False, 0.0, Usage())
+        ended = {"trajectories": (node.finish("max_steps"),), "log_weights": np.zeros(1), "scores": np.zeros(1)}
+        shown = page(Result(node.problem, "pf", 0, records=(record,), **ended))
+        assert (shown.count("title"), shown.count("rect")) == (1, 1)
+
     def test_of_a_failed_run_tells_why(self):
         def broken(problem: Problem, text: str) -> float:
             raise RewardError("it broke")

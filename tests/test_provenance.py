@@ -136,6 +136,7 @@ class TestIdentity:
         first = identity.of_checkpoint(str(folder))
         assert first == identity.of_checkpoint(str(motes.bundled.path("lm")))
         (folder / "README.md").write_text("what nobody loads")
+        (folder / "pytorch_model.bin").write_bytes(b"nor this, beside the other form")
         assert identity.of_checkpoint(str(folder)) == first
         for name, part in (
             ("config.json", "config"),
