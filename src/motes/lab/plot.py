@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from motes.lab.reliability import Quality
+
 INK, FAINT = "#222222", "#8a8a8a"
 STYLES: dict[str, tuple[str, str]] = {
     "greedy": (FAINT, "D"),
@@ -46,6 +48,12 @@ SPARE = ("#882255", "#332288", "#999933", "#CC79A7", "#44AA99", "#E69F00", "#004
 
 LEVELS = 16
 """So many levels have room for a panel each."""
+COLUMNS = 4
+"""Small panels side by side."""
+PANELS = 5
+"""Budgets whose differences are drawn: the largest."""
+PIXELS = 1600
+"""A picture's width at most; at half of it letters are still read."""
 
 SETTINGS: Any = {
     "font.family": "sans-serif",
@@ -79,11 +87,13 @@ class Style(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """What accuracy is drawn against: its name, a cell's place on it, and the ticks for places."""
+    """What accuracy is drawn against: its name, a cell's place on it, and the ticks for places. `dodged`: whether
+    points of several methods at one place stand side by side; elsewhere each stands where it was measured."""
 
     label: str
     place: Callable[[Cell], float]
     ticks: Callable[[Sequence[float]], dict[float, str]]
+    dodged: bool = False
 
 
 class Reference(NamedTuple):
@@ -104,11 +114,12 @@ class Panel(NamedTuple):
     ticks: Mapping[float, str]
     label: str
     references: Sequence[Reference] = ()
+    dodged: bool = True
 
 
 def draw(report: Report, directory: Path) -> list[Path]:
-    """Write `accuracy`, where models' sizes are known `cost`, where there are levels `levels`, and where records tell
-    `reliability`, as PNG and SVG.
+    """Write `accuracy`, where models' sizes are known `cost`, where several methods are compared `differences`, where
+    there are levels `levels`, and where records tell `reliability`, as PNG and SVG.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -116,6 +127,7 @@ def draw(report: Report, directory: Path) -> list[Path]:
     figures = {
         "accuracy": accuracy_figure,
         "cost": cost_figure,
+        "differences": differences_figure,
         "levels": levels_figure,
         "reliability": reliability_figure,
     }
@@ -145,7 +157,8 @@ def save(figure: Callable[[], Figure | None], path: Path, provenance: Provenance
             for suffix, metadata in metadata_of(provenance).items():
                 paths.append(path.with_suffix(suffix))
                 with files.replacing(paths[-1]) as new:
-                    drawn.savefig(new, format=suffix[1:], dpi=200, metadata=metadata, facecolor="white")
+                    dpi = min(200.0, PIXELS / drawn.get_figwidth())
+                    drawn.savefig(new, format=suffix[1:], dpi=dpi, metadata=metadata, facecolor="white")
     return paths
 
 
@@ -157,15 +170,44 @@ def metadata_of(provenance: Provenance | None) -> dict[str, dict[str, str | None
 
 
 def accuracy_figure(report: Report) -> Figure:
-    """Two panels with a common accuracy axis: against the budget, and against all tokens computed."""
+    """Two panels with a common accuracy axis: against the budget, and against all tokens that a run needs."""
     return curves_figure(report, [BUDGET, TOKENS])
 
 
 def cost_figure(report: Report) -> Figure | None:
-    """Against all tokens computed, and against FLOPs; None where a model's size is unknown, or nothing was counted."""
+    """Against FLOPs, and against seconds where runs were timed alone; None where a model's size is unknown, or nothing
+    was counted."""
     if not all(cell.total_flops for cell in report.cells):
         return None
-    return curves_figure(report, [TOKENS, FLOPS])
+    alone = all(cell.seconds.concurrency == 1 for cell in report.cells)
+    return curves_figure(report, [FLOPS, SECONDS] if alone else [FLOPS])
+
+
+def differences_figure(report: Report) -> Figure | None:
+    """Each method's difference to the chief one at each budget, with simultaneous intervals, as a forest plot: a panel
+    for each budget; None where there is nothing to compare."""
+    from motes.lab.forest import Forest, forest_figure
+
+    budgets = sorted({difference.budget for difference in report.differences})[-PANELS:]
+    if not budgets:
+        return None
+    named = {method: " ".join(style.label.split("\n")) for method, style in styles_of(report.cells).items()}
+    compared = {method: named[method] for method in named if any(d.method == method for d in report.differences)}
+    if len(set(compared.values())) < len(compared):
+        compared = {method: visible(method) for method in compared}
+    panels = [
+        Forest(
+            f"at {budget}, points",
+            {compared[d.method]: d.simultaneous for d in report.differences if d.budget == budget},
+        )
+        for budget in budgets
+    ]
+    return forest_figure(
+        panels,
+        {"": list(compared.values())},
+        f"Accuracy less that of {named[report.chief]} on {report.title}",
+        "at the same budget, on the same problems; 95 % intervals that hold together; full: 0 is outside",
+    )
 
 
 def curves_figure(
@@ -185,7 +227,8 @@ def curves_figure(
         everywhere = [scale.place(cell) for cell in report.cells]
         for name, cells in (columns or {"": list(report.cells)}).items():
             places = [scale.place(cell) for cell in cells]
-            panels.append(Panel(name, cells, places, everywhere, scale.ticks(everywhere), scale.label))
+            ticks = scale.ticks(everywhere)
+            panels.append(Panel(name, cells, places, everywhere, ticks, scale.label, dodged=scale.dodged))
     title, subtitle = f"Accuracy on {report.title}", f"{report.models}; band and whiskers: 95 % intervals"
     return panels_figure(panels, len(columns) or len(scales), title, subtitle)
 
@@ -194,7 +237,7 @@ def panels_figure(panels: Sequence[Panel], columns: int, title: str, subtitle: s
     """Panels of one size, row by row, with a common accuracy axis and room for labels on the right of each."""
     from matplotlib.figure import Figure
 
-    across, down, gap, below, above, left = 3.67, 3.35, 1.47, 0.95, 1.0, 0.715  # all in inches
+    across, down, gap, below, above, left = 3.25, 3.2, 1.4, 0.95, 1.0, 0.715  # all in inches
     rows = len(panels) // columns
     width, height = left + columns * (across + gap), above + rows * down + (rows - 1) * below + 0.65
     figure = Figure(figsize=(width, height))
@@ -208,7 +251,7 @@ def panels_figure(panels: Sequence[Panel], columns: int, title: str, subtitle: s
     styles = styles_of(everything)
     for axes, panel in zip(grid.flat, panels, strict=True):
         _limits(axes, everything, references)
-        _curves(axes, panel.cells, panel.places, styles)
+        _curves(axes, panel.cells, panel.places, styles, dodged=panel.dodged)
         for method, places, shares in panel.references:
             colour = styles[method].colour if method in styles else FAINT
             axes.plot(places, shares, color=colour, linewidth=1.4, linestyle=(0, (4, 2)), zorder=2.5, clip_on=False)
@@ -245,44 +288,62 @@ def levels_figure(report: Report) -> Figure | None:
 
 
 def reliability_figure(report: Report) -> Figure | None:
-    """The share of right answers against what was predicted, of scores and of confidences: each method at its largest
-    budget. None where records do not tell."""
+    """The share of right answers against what was predicted, a small panel for each method at its largest budget: a row
+    for scores, one for confidences. A point's area is in proportion to its number of answers. None where records do not
+    tell."""
     from matplotlib.figure import Figure
 
-    kinds = {"score": "the reward model's score of an answer", "confidence": "confidence in the answer given"}
+    kinds = {"score": "the reward model's score in %", "confidence": "confidence in the answer in %"}
     largest = {quality.method: quality.budget for quality in sorted(report.qualities, key=lambda q: q.budget)}
     shown = [quality for quality in report.qualities if 1 < quality.budget == largest[quality.method]]
-    panels = [kind for kind in kinds if any(quality.kind == kind for quality in shown)]
-    if not panels:
+    of_kind = {kind: [quality for quality in shown if quality.kind == kind] for kind in kinds}
+    rows: list[list[Quality]] = [
+        of[start : start + COLUMNS] for of in of_kind.values() for start in range(0, len(of), COLUMNS)
+    ]
+    if not rows:
         return None
-    side, gap, above, left, below = 3.6, 2.0, 1.0, 0.715, 0.65  # all in inches
-    width, height = left + len(panels) * (side + gap), above + side + below
+    columns = max(map(len, rows))
+    side, gap, above, left, below, apart = 1.75, 0.25, 1.2, 0.75, 0.65, 0.85  # all in inches; `apart`: of rows
+    width = max(5.5, left + columns * (side + gap))
+    height = above + len(rows) * (side + apart) - apart + below
     figure = Figure(figsize=(width, height))
-    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
     figure.subplots_adjust(
-        left=left / width, right=1 - gap / width, top=1 - above / height, bottom=below / height, wspace=gap / side
-    )
+        left=left / width, right=(left + columns * (side + gap) - gap) / width, top=1 - above / height,
+        bottom=below / height, wspace=gap / side, hspace=apart / side,
+    )  # fmt: skip
     styles = styles_of(report.cells)
-    for axes, kind in zip(grid.flat, panels, strict=True):
-        axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        ends = []
-        for quality in (quality for quality in shown if quality.kind == kind):
-            label, colour, marker = styles[quality.method]
-            x = [each.mean for each in quality.bins]
-            y, low, high = ([getattr(each.right, end) for each in quality.bins] for end in ("value", "low", "high"))
-            axes.vlines(x, low, high, color=colour, linewidth=1.1, alpha=0.45, zorder=3)
-            axes.plot(
-                x, y, color=colour, marker=marker, markersize=5.5, linewidth=1.6, markeredgecolor="white",
-                markeredgewidth=0.8, zorder=5, clip_on=False,
-            )  # fmt: skip
-            ends.append((x[-1], y[-1], f"{label}\nECE {quality.ece:.2f}", colour))
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
-        axes.set(xlim=(0, 1), ylim=(0, 1.005), xlabel=kinds[kind])
-        axes.set_title("share that is right", loc="left", fontsize=10, color="#555555")
-        _label(axes, ends)
-    heading(figure, f"Calibration on {report.title}", "largest budgets; ten bins, 95 % intervals; dashed: calibrated")
+    for row, panels in zip(rows, grid, strict=True):
+        for number, axes in enumerate(panels):
+            if number >= len(row):
+                axes.set_visible(False)
+                continue
+            _reliability(axes, row[number], styles[row[number].method])
+            axes.tick_params(labelleft=number == 0)
+        panels[0].set_xlabel(kinds[row[0].kind], loc="left")
+        panels[0].set_ylabel("right in %")
+    heading(
+        figure,
+        f"Calibration on {report.title}",
+        "share that is right against what was predicted, ten bins, 95 % intervals; area: number of answers",
+    )
     return figure
+
+
+def _reliability(axes: Axes, quality: Quality, style: Style) -> None:
+    axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    most = max(each.count for each in quality.bins)
+    for each in quality.bins:
+        axes.vlines(each.mean, each.right.low, each.right.high, color=style.colour, linewidth=1.1, alpha=0.5, zorder=3)
+        axes.scatter(
+            each.mean, each.right.value, s=6 + 90 * each.count / most, color=style.colour, alpha=0.85,
+            edgecolors="white", linewidths=0.6, zorder=5, clip_on=False,
+        )  # fmt: skip
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks([0, 0.5, 1], labels=["0", "50", "100"])
+    axes.set(xlim=(0, 1), ylim=(0, 1.005))
+    name = " ".join(style.label.split("\n"))
+    axes.set_title(f"{name}, N = {quality.budget}\nECE {quality.ece:.2f}", loc="left", fontsize=9, color=style.colour)
 
 
 def heading(figure: Figure, title: str, subtitle: str, left: float | None = None) -> None:
@@ -328,23 +389,24 @@ def _curves(
     *,
     labels: bool = True,
     whiskers: bool = True,
+    dodged: bool = True,
 ) -> None:
-    """A line for each method, the chief one with a band and the others with whiskers set side by side; a level line
-    for one that has a single budget; a dashed line for what any of the samples reached."""
+    """A line for each method, the chief one with a band and the others with whiskers; a level line for one that has a
+    single budget; a dashed line for what any of the samples reached. Points with their whiskers are set side by side
+    where they are `dodged`."""
     chief = chief_of(list(styles))
     shown = {method: styles[method] for method in styles if any(cell.method == method for cell in cells)}
     ends: list[tuple[float, float, str, str]] = []  # x and y of a line's end, label, colour
     right = max(positions)
-    apart = 0.012 * (math.log2(right) - math.log2(min(positions)))
+    apart = 0.012 * (math.log2(right) - math.log2(min(positions))) if dodged and whiskers else 0.0
     for place, (method, (label, colour, marker)) in enumerate(shown.items()):
         points = sorted((x, cell.accuracy) for x, cell in zip(positions, cells, strict=True) if cell.method == method)
-        x = [point[0] for point in points]
+        x = [point[0] * 2 ** (apart * (place - (len(shown) - 1) / 2)) for point in points]
         y, low, high = ([getattr(point[1], end) for point in points] for end in ("value", "low", "high"))
         if method == chief and len(points) > 1:
             axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0, zorder=2)
         elif whiskers:
-            beside = [value * 2 ** (apart * (place - (len(shown) - 1) / 2)) for value in x]
-            axes.vlines(beside, low, high, color=colour, linewidth=1.1, alpha=0.45, zorder=3, clip_on=False)
+            axes.vlines(x, low, high, color=colour, linewidth=1.1, alpha=0.45, zorder=3, clip_on=False)
         if len(points) == 1 and right > x[0]:
             axes.plot([x[0], right], [y[0], y[0]], color=colour, linewidth=1.2, linestyle=(0, (1, 2)), zorder=3)
         width, size = (2.6, 7.0) if method == chief else (1.6, 5.5)
@@ -405,6 +467,14 @@ def _powers(values: Sequence[float]) -> dict[float, str]:
     return {power: _short(power) for power in powers}
 
 
+def _seconds(values: Sequence[float]) -> dict[float, str]:
+    """1, 2 and 5 times powers of ten, or powers alone where there are many."""
+    low, high = math.log10(min(values)), math.log10(max(values))
+    factors = (1, 2, 5) if high - low < 2.5 else (1,)
+    ticks = [factor * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for factor in factors]
+    return {tick: f"{tick:g}" for tick in ticks if low - 0.1 <= math.log10(tick) <= high + 0.1}
+
+
 def _decades(values: Sequence[float]) -> dict[float, str]:
     """The powers of ten among the values; where there are few, multiples of them as well."""
     low, high = (math.log10(max(1.0, value)) for value in (min(values), max(values)))
@@ -413,8 +483,9 @@ def _decades(values: Sequence[float]) -> dict[float, str]:
     return {tick: flops(tick) for tick in ticks if low - 0.1 <= math.log10(tick) <= high + 0.1}
 
 
-BUDGET = Scale("budget: trajectories drawn per problem", lambda cell: float(cell.budget), _budgets)
+BUDGET = Scale("budget: trajectories drawn per problem", lambda cell: float(cell.budget), _budgets, dodged=True)
 TOKENS = Scale("tokens needed per problem, both models", lambda cell: cell.total_tokens, _powers)
+SECONDS = Scale("seconds per problem, median, alone", lambda cell: cell.seconds.median, _seconds)
 FLOPS = Scale("FLOPs per problem, both models", lambda cell: cell.total_flops or math.nan, _decades)
 
 

@@ -29,7 +29,7 @@ from motes.lab.tables import Section, sections
 from motes.lab.traces import Trace, read_lines
 from motes.text import visible
 
-SCRIPTS = ("data", "curves", "problems", "run", "page")
+SCRIPTS = ("data", "curves", "forest", "problems", "run", "page")
 PROBLEMS, MEGABYTES = 30, 24
 """Whose runs a page holds unless told otherwise: those of the first so many problems, in so much of a file."""
 
@@ -153,6 +153,15 @@ def _index(report: Report, insides: Insides) -> dict[str, Any]:
         },
         "settings": report.configuration.get("methods", {}),
         "cells": [cell_fields(cell) for cell in report.cells],
+        "differences": [
+            {
+                "method": difference.method,
+                "budget": difference.budget,
+                "problems": difference.problems,
+                "value": _ends(difference.simultaneous),
+            }
+            for difference in report.differences
+        ],
         "seeds": seeds,
         "outcomes": {outcome[0]: outcome.replace("_", " ") for outcome in OUTCOMES},
         "problems": [

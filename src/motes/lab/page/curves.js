@@ -92,37 +92,36 @@ function drawCurves(plot, axis) {
   }, grid(axis, frame));
   const methods = Object.keys(INDEX.methods);
   const lines = methods.map((method, place) => ({
-    method, aside: (place - (methods.length - 1) / 2) * 1.6,
+    method, aside: axis.name === "budget" ? (place - (methods.length - 1) / 2) * 4 : 0, // side by side where all have one place
     points: INDEX.cells.filter((cell) => cell.method === method && cell.accuracy[0] !== null).sort((a, b) => axis.place(a) - axis.place(b)),
   })).filter((line) => line.points.length);
   const visible = lines.filter((line) => !hidden.has(line.method));
   visible.sort((a, b) => (a.method === INDEX.chief) - (b.method === INDEX.chief));
-  oracleLine(picture, axis, frame);
+  const oracle = oracleLine(picture, axis, frame);
   for (const line of visible) picture.append(curve(line, axis, frame));
-  plot.replaceChildren(picture, ...legend(lines, picture, frame, axis, plot));
+  plot.replaceChildren(picture, ...legend(lines, oracle, picture, frame, axis, plot));
 }
 
-/** What any of the independent samples reached, dashed. */
+/** What any of the independent samples reached, dashed; returns the last of its points, if there are any. */
 function oracleLine(picture, axis, frame) {
   const sampled = INDEX.cells.filter((cell) => cell.method === "majority" && cell.oracle[0] !== null);
-  if (sampled.length < 2 || hidden.has("majority")) return;
+  if (sampled.length < 2 || hidden.has("majority")) return null;
   const d = sampled.map((cell, i) => `${i ? "L" : "M"}${frame.x(axis.place(cell))},${frame.y(cell.oracle[0])}`).join("");
   picture.append(s("path", { class: "oracle", d }));
-  const [x, y] = [frame.x(axis.place(sampled[0])), frame.y(sampled[0].oracle[0])];
-  picture.append(s("text", { class: "tick", x: x + 6, y: y - 8 }, "any of N samples right"));
+  return sampled.at(-1);
 }
 
 function curve({ method, aside, points }, axis, frame) {
   const { colour, marker: sign } = INDEX.methods[method];
   const chief = method === INDEX.chief;
   const group = s("g", { class: `curve${chief ? " chief" : ""}`, "data-method": method, "--c": colour });
-  const at = (cell, end) => [frame.x(axis.place(cell)), frame.y(cell.accuracy[end] ?? cell.accuracy[0])]; // no interval: no length
+  const at = (cell, end) => [frame.x(axis.place(cell)) + aside, frame.y(cell.accuracy[end] ?? cell.accuracy[0])]; // no interval: no length
   const path = (cells, end) => cells.map((cell, i) => `${i ? "L" : "M"}${at(cell, end)}`).join("");
   if (chief && points.length > 1) {
     group.append(s("path", { class: "band", d: `${path(points, 1)}${path([...points].reverse(), 2).replace("M", "L")}Z` }));
   } else {
     for (const cell of points) {
-      const x = at(cell, 0)[0] + aside;
+      const x = at(cell, 0)[0];
       group.append(s("line", { class: "whisker", x1: x, x2: x, y1: at(cell, 1)[1], y2: at(cell, 2)[1] }));
     }
   }
@@ -149,19 +148,26 @@ function cellTip(cell) {
     h("p", { class: "faint" }, `per problem, of ${plural(cell.runs, "run")}`));
 }
 
-/** Names beside the ends of their lines; each a button that hides its method, or shows it again. */
-function legend(lines, picture, frame, axis, plot) {
+/** Names beside the ends of their lines; each a button that hides its method, or shows it again. That of the dashed line
+ * is none. */
+function legend(lines, oracle, picture, frame, axis, plot) {
   const end = (line) => line.points.at(-1);
-  const ordered = [...lines].sort((a, b) => hidden.has(a.method) - hidden.has(b.method) || end(b).accuracy[0] - end(a).accuracy[0]);
-  const tops = spread(ordered.map((line) => (hidden.has(line.method) ? frame.height : frame.y(end(line).accuracy[0]))), 21, frame.height - 22);
+  const height = (line) => (line.oracle ? line.oracle.oracle[0] : end(line).accuracy[0]);
+  const ordered = [...lines, ...(oracle ? [{ oracle }] : [])];
+  ordered.sort((a, b) => hidden.has(a.method) - hidden.has(b.method) || height(b) - height(a));
+  const tops = spread(ordered.map((line) => (hidden.has(line.method) ? frame.height : frame.y(height(line)))), 21, frame.height - 22);
   return ordered.map((line, i) => {
+    const lead = (x, colour) => {
+      const right = frame.width - frame.right;
+      picture.append(s("path", { class: "leader", "--c": colour, d: `M${x},${frame.y(height(line))}L${right + 10},${tops[i]}` }));
+    };
+    if (line.oracle) {
+      if (frame.wide) lead(frame.x(axis.place(oracle)), "var(--line)");
+      return h("span", { class: "name dashed", "--c": "var(--faint)", "--top": `${tops[i]}px` }, h("span", {}, "any of N samples right"));
+    }
     const { colour, marker: sign } = INDEX.methods[line.method];
     const off = hidden.has(line.method);
-    if (!off && frame.wide) {
-      const right = frame.width - frame.right;
-      const x = line.points.length > 1 ? frame.x(axis.place(end(line))) + 8 : right;
-      picture.append(s("path", { class: "leader", "--c": colour, d: `M${x},${frame.y(end(line).accuracy[0])}L${right + 10},${tops[i]}` }));
-    }
+    if (!off && frame.wide) lead(line.points.length > 1 ? frame.x(axis.place(end(line))) + line.aside + 8 : frame.width - frame.right, colour);
     const emphasise = (on) => {
       for (const each of picture.querySelectorAll(".curve")) each.classList.toggle("dim", on && each.dataset.method !== line.method);
     };

@@ -20,6 +20,7 @@ async function route() {
 }
 
 curves(document.getElementById("curves"));
+forest(document.getElementById("differences"));
 problems(document.getElementById("problems"));
 addEventListener("hashchange", route);
 addEventListener("keydown", (event) => {
