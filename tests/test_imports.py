@@ -47,6 +47,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "checkpoint",
         "protocols",
         "errors",
+        "ledger",
         "pages",
         "results_html",
     ),

@@ -33,7 +33,7 @@ from motes.lab import Evaluation, RecordStore, Report, RunRecord, evaluate, meth
 from motes.lab.evaluation import derive_seed
 from motes.lab.grading import groups
 from motes.lab.method_spec import NAMES
-from motes.lab.plot import STYLES, _spread
+from motes.lab.plot import BUDGET, PIXELS, STYLES, TOKENS, _spread, curves_figure
 from motes.lab.run import run_log
 from motes.lab.statistics import Interval, proportion_interval, student_quantile, wilson
 from motes.methods import METHODS, BestOfN, Greedy, ParticleFilter
@@ -544,9 +544,9 @@ class TestReport:
         report = Report.load(finished)
         paths = write_report(finished, report)
         assert sorted(path.name for path in paths) == [
-            "accuracy.png", "accuracy.svg", "csv-metadata.json", "differences.csv", "levels.png", "levels.svg",
-            "predictions.csv", "rates.csv", "reliability.png", "reliability.svg", "report.csv", "report.html",
-            "report.md", "steps.csv",
+            "accuracy.png", "accuracy.svg", "csv-metadata.json", "differences.csv", "differences.png",
+            "differences.svg", "levels.png", "levels.svg", "predictions.csv", "rates.csv", "reliability.png",
+            "reliability.svg", "report.csv", "report.html", "report.md", "steps.csv",
         ]  # fmt: skip
         rows = list(csv.DictReader(io.StringIO((finished / "report.csv").read_text())))
         assert len(rows) == 7 * 6
@@ -560,6 +560,7 @@ class TestReport:
             elif path.suffix == ".png":
                 with Image.open(path) as image:
                     assert image.info["Description"] == report.provenance.to_json()
+                    assert image.width <= PIXELS
 
     def test_drawing_twice_gives_the_same_files(self, finished):
         first = {path: path.read_bytes() for path in write_report(finished, Report.load(finished))}
@@ -569,12 +570,33 @@ class TestReport:
     def test_any_selection_can_be_drawn(self, tmp_path, methods):
         run(tmp_path, dataclasses.replace(SMALL, methods=methods, limit=3))
         drawn = {path.stem for path in write_report(tmp_path, Report.load(tmp_path)) if path.suffix == ".svg"}
-        assert drawn == {"accuracy", "levels", *(["reliability"] if methods != ("greedy",) else [])}
+        more = {("greedy",): [], ("pf",): ["reliability"]}.get(methods, ["reliability", "differences"])
+        assert drawn == {"accuracy", "levels", *more}
+
+    @pytest.mark.parametrize("dodged", [True, False])
+    def test_whiskers_stand_at_their_points(self, finished, dodged):
+        """Which stand side by side where methods share a place, and elsewhere where they were measured."""
+        report = Report.load(finished)
+        figure = curves_figure(report, [BUDGET if dodged else TOKENS])
+        (axes,) = figure.axes
+        drawn = [line.get_xdata().tolist() for line in axes.lines if line.get_marker() in MARKERS]
+        points = sorted(x for places in drawn for x in places)
+        whiskers = [x for bars in axes.collections if hasattr(bars, "get_segments")
+                    for (x, _), _ in bars.get_segments()]  # fmt: skip
+        assert len(points) == len(report.cells)
+        assert set(whiskers) <= set(points)
+        assert len(whiskers) == sum(cell.method != report.chief for cell in report.cells)
+        places = sorted(float(cell.budget) if dodged else cell.total_tokens for cell in report.cells)
+        assert (points == pytest.approx(places, rel=1e-9)) != dodged
+        assert points == pytest.approx(places, rel=0.2)
 
     def test_labels_are_moved_apart_as_little_as_it_takes(self):
         assert _spread([0.1, 0.5, 0.9], [0.0, 0.1, 0.1], 1.0) == pytest.approx([0.1, 0.5, 0.9])
         assert _spread([0.5, 0.5, 0.9], [0.0, 0.1, 0.1], 1.0) == pytest.approx([0.45, 0.55, 0.9])
         assert _spread([0.98, 1.0], [0.0, 0.1], 1.0) == pytest.approx([0.9, 1.0])
+
+
+MARKERS = {marker for _, marker in STYLES.values()}
 
 
 def test_every_method_has_a_name_and_a_look_of_its_own():

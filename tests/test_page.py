@@ -234,6 +234,28 @@ class TestInABrowser:
         sight.point_at('.point[data-budget="8"]')
         assert "95 % interval" in sight.js("document.getElementById('tip').textContent")
 
+    def test_whiskers_stand_at_their_points(self, sight, file, page):
+        sight.open(file)
+        places = "[...document.querySelectorAll('.curve:not(.chief)')].map((c) => [[...c.querySelectorAll('.whisker')]"
+        places += ".map((w) => +w.getAttribute('x1')), [...c.querySelectorAll('.point')]"
+        places += ".map((p) => +/translate\\((.*),/.exec(p.getAttribute('transform'))[1])])"
+        curves = sight.js(places)
+        assert len(curves) > 2
+        assert all(whiskers == points for whiskers, points in curves)
+        assert len({tuple(points) for _, points in curves}) == len(curves), "side by side"
+
+    def test_paired_differences_are_drawn_at_once(self, sight, file, page):
+        sight.open(file)
+        told = index(page)["differences"]
+        assert sight.js(COUNT(".difference")) == len(told) > 0
+        sure = [
+            each for each in told if each["value"][1] is not None and (each["value"][1] > 0 or each["value"][2] < 0)
+        ]
+        assert sight.js(COUNT(".difference.sure")) == len(sure)
+        sight.point_at(".difference circle:last-child")
+        assert "points on" in sight.js("document.getElementById('tip').textContent")
+        assert "NaN" not in sight.js("document.getElementById('differences').outerHTML")
+
     def test_curves_where_everything_is_right(self, sight, hostile):
         sight.open(hostile / "report.html")
         assert [cell["accuracy"] for cell in index((hostile / "report.html").read_text())["cells"]] == [[1, None, None]]

@@ -303,7 +303,10 @@ def reliability_figure(report: Report) -> Figure | None:
     if not rows:
         return None
     columns = max(map(len, rows))
-    side, gap, above, left, below, apart = 1.75, 0.25, 1.2, 0.75, 0.65, 0.85  # all in inches; `apart`: of rows
+    styles = styles_of(report.cells)
+    side, gap, left, below = 1.75, 0.25, 0.75, 0.65  # all in inches, as the next ones
+    titles = 0.15 * max(styles[quality.method].label.count("\n") + 2 for quality in shown)
+    above, apart = 0.9 + titles, 0.55 + titles  # from the top, and from row to row
     width = max(5.5, left + columns * (side + gap))
     height = above + len(rows) * (side + apart) - apart + below
     figure = Figure(figsize=(width, height))
@@ -312,7 +315,6 @@ def reliability_figure(report: Report) -> Figure | None:
         left=left / width, right=(left + columns * (side + gap) - gap) / width, top=1 - above / height,
         bottom=below / height, wspace=gap / side, hspace=apart / side,
     )  # fmt: skip
-    styles = styles_of(report.cells)
     for row, panels in zip(rows, grid, strict=True):
         for number, axes in enumerate(panels):
             if number >= len(row):
@@ -342,8 +344,8 @@ def _reliability(axes: Axes, quality: Quality, style: Style) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_ticks([0, 0.5, 1], labels=["0", "50", "100"])
     axes.set(xlim=(0, 1), ylim=(0, 1.005))
-    name = " ".join(style.label.split("\n"))
-    axes.set_title(f"{name}, N = {quality.budget}\nECE {quality.ece:.2f}", loc="left", fontsize=9, color=style.colour)
+    title = f"{style.label}\nN = {quality.budget}, ECE {quality.ece:.2f}"
+    axes.set_title(title, loc="left", fontsize=9, color=style.colour)
 
 
 def heading(figure: Figure, title: str, subtitle: str, left: float | None = None) -> None:
