@@ -540,6 +540,20 @@ class TestReport:
         assert report.missing == sum(cell.missing for cell in report.cells) == 40
         assert "40 runs are missing" in report.markdown()
 
+    def test_foreign_records_stand_in_for_none_that_are_missing(self, tmp_path):
+        """Of a file's problems only the directory's own list tells which they are."""
+        path = tmp_path / "problems.jsonl"
+        rows = [{"question": f"What is {i}+1?", "answer": f"{i + 1}", "id": f"sum/{i}"} for i in range(4)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        run(tmp_path / "out", dataclasses.replace(SMALL, task=str(path), methods=("greedy",)))
+        records = tmp_path / "out" / "records.jsonl"
+        records.write_text(records.read_text().replace('"sum/1"', '"other/1"'))
+        report = Report.load(tmp_path / "out")
+        assert (report.missing, report.cells[0].missing, report.cells[0].runs) == (1, 1, 3)
+        assert "the evaluation has no problem 'other/1'" in report.warnings()[0]
+        (tmp_path / "out" / "problems.json").unlink()  # as in directories from before there was one
+        assert Report.load(tmp_path / "out").missing == 0
+
     def test_files(self, finished):
         report = Report.load(finished)
         paths = write_report(finished, report)

@@ -27,6 +27,7 @@ from motes.text import well_formed_values
 from motes.types import Problem, Sampling
 
 CONFIGURATION = "config.json"
+PROBLEMS = "problems.json"
 RECORDS = "records.jsonl"
 TRACES = "traces.jsonl.gz"
 PROVENANCE = "provenance.jsonl"
@@ -216,7 +217,7 @@ class Evaluation:
         Raises:
             RunDirectoryError: as `check`, or it cannot be written.
         """
-        claim(directory, self.to_dict())
+        claim(directory, self.to_dict(), [str(problem.id) for problem in self.problems()])
 
 
 def check(directory: Path, configuration: Mapping[str, Any]) -> None:
@@ -236,14 +237,21 @@ def check(directory: Path, configuration: Mapping[str, Any]) -> None:
         )
 
 
-def claim(directory: Path, configuration: Mapping[str, Any]) -> None:
-    """Make `directory` that of the evaluation of this configuration; see `Evaluation.claim`."""
+def claim(directory: Path, configuration: Mapping[str, Any], problems: Sequence[str] | None) -> None:
+    """Make `directory` that of the evaluation of this configuration; see `Evaluation.claim`.
+
+    Args:
+        problems: the ids of all its problems; None: they are not known.
+    """
     check(directory, configuration)
-    path = directory / CONFIGURATION
-    try:
-        files.write_text(path, json.dumps(configuration, indent=2, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise RunDirectoryError(f"{path} cannot be written: {error.strerror}") from error
+    written = {CONFIGURATION: json.dumps(configuration, indent=2, ensure_ascii=False)}
+    if problems is not None:
+        written[PROBLEMS] = json.dumps(problems, indent=0, ensure_ascii=False)
+    for name, text in written.items():
+        try:
+            files.write_text(directory / name, text + "\n")
+        except OSError as error:
+            raise RunDirectoryError(f"{directory / name} cannot be written: {error.strerror}") from error
 
 
 def _describe_sampling(sampling: Sampling) -> dict[str, Any]:
@@ -308,13 +316,39 @@ def read_configuration(directory: Path, damaged: Damaged = refuse) -> dict[str, 
     return {name: without_keys(value) if name in MODELS and value else value for name, value in configuration.items()}
 
 
-def foreign_to(configuration: Mapping[str, Any]) -> Foreign:
-    """What says which runs an evaluation does not ask for, as far as its configuration alone can tell: no code and no
-    file that it names is opened."""
+def read_problem_ids(directory: Path, damaged: Damaged = refuse) -> list[str] | None:
+    """The ids of the problems of an evaluation; None where its directory does not tell, as those of before it did.
+
+    Args:
+        damaged: told of what cannot be read; by default it is an error.
+    """
+    path = directory / PROBLEMS
+    try:
+        ids = parse_json(files.read_text(path))
+        if not is_list(ids, is_text):
+            raise ValueError("it is no list of texts")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        damaged(Damage(path, "", getattr(error, "strerror", None) or str(error), "delete it there"))
+        return None
+    found: list[str] = ids
+    return found
+
+
+def foreign_to(configuration: Mapping[str, Any], ids: Sequence[str] | None = None) -> Foreign:
+    """What says which runs an evaluation does not ask for, as far as its directory alone can tell: no code and no file
+    that its configuration names is opened.
+
+    Args:
+        ids: of its problems, see `read_problem_ids`.
+    """
     methods, budgets = configuration.get("methods"), configuration.get("budgets")
     cells = None if methods is None or budgets is None else {method: _budgets(method, budgets) for method in methods}
     seeds = None if "seeds" not in configuration else set(configuration["seeds"])
     problems = _problem_ids(configuration)
+    if problems is None and ids is not None:
+        problems = set(ids)
 
     def foreign(key: Key) -> str | None:
         problem_id, method, budget, seed = key

@@ -21,7 +21,7 @@ from typing import Any
 from motes import files
 from motes.errors import ConfigurationError, MissingExtraError, RunDirectoryError, UnknownNameError
 from motes.lab.damage import Damage, Damages, told_to
-from motes.lab.evaluation import RECORDS, TRACES, foreign_to, read_configuration
+from motes.lab.evaluation import RECORDS, TRACES, foreign_to, read_configuration, read_problem_ids
 from motes.lab.records import Key, RunRecord, read_records
 from motes.lab.traces import Trace, read_traces
 from motes.text import json_line
@@ -97,7 +97,8 @@ def rollouts(directory: Path, damages: Damages | None = None) -> Iterator[Rollou
 
 def _records(directory: Path, damages: Damages | None) -> list[RunRecord]:
     configuration = read_configuration(directory, told_to(damages, "configurations"))
-    return read_records(directory / RECORDS, told_to(damages, "records"), foreign_to(configuration))
+    foreign = foreign_to(configuration, read_problem_ids(directory, told_to(damages, "lists of problems")))
+    return read_records(directory / RECORDS, told_to(damages, "records"), foreign)
 
 
 def _rollouts(record: RunRecord, trace: Trace) -> Iterator[Rollout]:

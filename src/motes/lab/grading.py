@@ -10,7 +10,7 @@ from typing import NamedTuple
 from motes import api
 from motes.errors import GraderError, RunDirectoryError
 from motes.lab.damage import Damages, told_to
-from motes.lab.evaluation import RECORDS, foreign_to, read_configuration
+from motes.lab.evaluation import RECORDS, foreign_to, read_configuration, read_problem_ids
 from motes.lab.records import Outcome, RecordStore, RunRecord
 from motes.methods.answers import Classes
 from motes.protocols import Task
@@ -96,7 +96,8 @@ async def regrade(
     configuration = read_configuration(directory)
     task = task or api.task(configuration.get("task", ""), run_code=run_code)
     problems = {problem.id: problem for problem in task.problems(configuration.get("split", "test"))}
-    with RecordStore(directory / RECORDS, told_to(damages, "records"), foreign_to(configuration)) as store:
+    foreign = foreign_to(configuration, read_problem_ids(directory, told_to(damages, "lists of problems")))
+    with RecordStore(directory / RECORDS, told_to(damages, "records"), foreign) as store:
         records = [record for record in store.records if record.outcome != "failed"]
         again = [await _graded(record, task, problems, directory) for record in records]
         changed = tuple((before, after) for before, after in zip(records, again, strict=True) if before != after)

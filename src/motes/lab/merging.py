@@ -9,7 +9,16 @@ from typing import Any
 
 from motes.errors import RunDirectoryError
 from motes.lab.damage import Damages, told_to
-from motes.lab.evaluation import RECORDS, TRACES, check, claim, differing, foreign_to, read_configuration
+from motes.lab.evaluation import (
+    RECORDS,
+    TRACES,
+    check,
+    claim,
+    differing,
+    foreign_to,
+    read_configuration,
+    read_problem_ids,
+)
 from motes.lab.flops import Sizes
 from motes.lab.provenance import sign_merged
 from motes.lab.records import Key, RecordStore, RunRecord, read_records
@@ -59,7 +68,8 @@ def merge(out: Path, parts: Sequence[Path], damages: Damages | None = None) -> M
                 f"{part} holds another evaluation than {parts[0]}: {'; '.join(different)}. "
                 "Only parts of one evaluation can be merged"
             )
-    damaged, foreign = told_to(damages, "records"), foreign_to(first)
+    ids = read_problem_ids(parts[0], told_to(damages, "lists of problems"))
+    damaged, foreign = told_to(damages, "records"), foreign_to(first, ids)
     others = [part for part in parts if part.resolve() != out.resolve()]
     held = [(part, read_records(part / RECORDS, damaged, foreign)) for part in others]
     check(out, first)
@@ -78,7 +88,7 @@ def merge(out: Path, parts: Sequence[Path], damages: Damages | None = None) -> M
                 repeated += before is not None
                 kept[record.key], sources[record.key] = record, part
         _require_planned(kept, first)
-        claim(out, first)
+        claim(out, first, ids)
         sign_merged(out, others, told_to(damages, "provenance lines"))
         for part in others:
             Sizes.read(part, told_to(damages, "models' sizes")).record(out)

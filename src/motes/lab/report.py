@@ -26,7 +26,7 @@ from motes.lab.comparison import (
     rates,
 )
 from motes.lab.damage import Damages
-from motes.lab.evaluation import RECORDS, foreign_to, read_configuration
+from motes.lab.evaluation import RECORDS, foreign_to, read_configuration, read_problem_ids
 from motes.lab.flops import Sizes
 from motes.lab.method_spec import draws_independently
 from motes.lab.prices import Prices
@@ -223,7 +223,8 @@ class Report:
         """
         damages = Damages()
         configuration = read_configuration(directory, damages.of("configurations"))
-        records = read_records(directory / RECORDS, damages.of("records"), foreign_to(configuration))
+        ids = read_problem_ids(directory, damages.of("lists of problems"))
+        records = read_records(directory / RECORDS, damages.of("records"), foreign_to(configuration, ids))
         if not records:
             told = "".join(f" ({line})" for line in damages.lines())
             raise RunDirectoryError(f"{directory} holds no finished run yet{told}: run the evaluation first")
@@ -328,7 +329,8 @@ class Report:
         warnings = []
         if (asked := self.configuration.get("num_problems", self.problems)) < self.problems:
             warnings.append(
-                f"records of {counted(self.problems, 'problem')} where the evaluation has {asked}: not all are its own"
+                f"records of {counted(self.problems, 'problem')} where the evaluation has {asked}: not all are its "
+                "own, and more may be missing than are counted"
             )
         if failed:
             warnings.append(f"{failed} failed runs stand in the denominator: the same `motes eval` does them again")
