@@ -7,8 +7,10 @@ A step's score depends on what comes before it only, so it is found once and kep
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Generic, Literal, TypeVar, get_args
 from weakref import WeakKeyDictionary
 
@@ -19,6 +21,9 @@ from motes.threads import in_thread_if_long
 from motes.types import Failure, Problem, Reads, Scores, Trajectory, Usage
 
 Prefix = Literal["steps", "whole"]
+
+REMEMBERED = 1 << 16
+"""Texts whose scores are remembered, the latest."""
 
 
 @dataclass(eq=False)
@@ -90,6 +95,8 @@ class Reader(Generic[ReadingT]):
         self.keeps = keeps
         self._reading = reading
         self._known: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
+        self._names: WeakKeyDictionary[Trajectory, bytes] = WeakKeyDictionary()  # of the tokens read up to a step
+        self._scores: dict[bytes, float] = {}  # by such a name: what is alike need not be read again
         self._step_ids: WeakKeyDictionary[Trajectory, list[int]] = WeakKeyDictionary()
         self._whole_lengths: WeakKeyDictionary[Trajectory, int] = WeakKeyDictionary()
 
@@ -130,6 +137,8 @@ class Reader(Generic[ReadingT]):
                 continue
             for nodes, value in zip(reading.nodes, outcome, strict=True):
                 self._known.update((node, value) for node in nodes)
+                for node in nodes:
+                    self._remember(self._names[node], value)
         scored: list[Sequence[float] | Failure] = []
         for i, trajectory in enumerate(trajectories):
             usage = sum((reading.usage for reading in first[i]), Usage())
@@ -158,20 +167,30 @@ class Reader(Generic[ReadingT]):
     def _readings(self, trajectory: Trajectory) -> Iterator[ReadingT]:
         """What must be read for the steps of a trajectory that have no score yet."""
         path = written_steps(trajectory)
-        unread = [node for node in path if node not in self._known]
-        if not unread:
+        if all(node in self._known for node in path):
             return
         prompt = self.format.prompt(trajectory.problem)
         if self.prefix == "whole":
-            for node in unread:
+            for node in path:
+                if node in self._known:
+                    continue
                 ids = [*prompt, *self.format.step(re.sub(r"\n\s*\n", "\n", node.text), 1)]
                 self._whole_lengths[node] = len(ids)
+                if self._recall(node, _name(b"", ids)):
+                    continue
                 yield self._checked(self._reading(ids, [len(ids) - 1], [[node]], len(prompt), len(ids) - 1))
             return
-        ids, ends = list(prompt), []
+        ids, ends, unread = list(prompt), [], []
+        name = _name(b"", prompt)
         for number, node in enumerate(path, 1):
-            ids += self._ids(node, number)
+            step = self._ids(node, number)
+            ids += step
             ends.append(len(ids) - 1)
+            name = _name(name, step)
+            if node not in self._known and not self._recall(node, name):
+                unread.append(node)
+        if not unread:
+            return
         at = ends[len(path) - len(unread) :]  # a step is never scored before those that lead to it
         yield self._checked(self._reading(ids, at, [[node] for node in unread], len(prompt), len(ids)))
 
@@ -197,6 +216,19 @@ class Reader(Generic[ReadingT]):
         after[-1] += shared
         return Reads(shared, tuple(reversed(after)))
 
+    def _recall(self, node: Trajectory, name: bytes) -> bool:
+        """Whether the score of a text of this name is remembered: then it is the node's."""
+        self._names[node] = name
+        if name not in self._scores:
+            return False
+        self._known[node] = self._scores[name]
+        return True
+
+    def _remember(self, name: bytes, score: float) -> None:
+        self._scores[name] = score
+        if len(self._scores) > REMEMBERED:
+            del self._scores[next(iter(self._scores))]
+
     def _checked(self, reading: ReadingT) -> ReadingT:
         if self.context_length is not None and len(reading.ids) > self.context_length:
             raise ContextLengthError(
@@ -211,3 +243,8 @@ class Reader(Generic[ReadingT]):
             assert node.step is not None
             self._step_ids[node] = self.format.step(node.step.text, number)
         return self._step_ids[node]
+
+
+def _name(before: bytes, ids: Sequence[int]) -> bytes:
+    """The same for the same tokens behind a text of the same name."""
+    return blake2b(before + array("q", ids).tobytes(), digest_size=16).digest()
