@@ -180,3 +180,42 @@ def test_what_a_reader_says_is_what_a_cache_of_its_own_computes(prefix: str):
         assert at_once.usage.reward_tokens == after[0]
     else:  # the token where a score is read may be cut otherwise
         assert needed == pytest.approx(computed, abs=2)
+
+
+@pytest.mark.parametrize("prefix", ["steps", "whole"])
+def test_a_text_that_was_read_is_not_read_again(prefix: str, monkeypatch: pytest.MonkeyPatch):
+    """In whatever tree it stands; until it is forgotten, or too many others came after it."""
+    reward = local_prm(prefix=prefix)
+
+    def read(*steps: str) -> tuple[Scores, int]:
+        node = Trajectory(Problem("Two and two?"))
+        for text in steps:
+            node = node.extend(Step(text, "step"))
+        (scores,) = asyncio.run(reward.score([node]))
+        assert isinstance(scores, Scores)
+        return scores, scores.usage.reward_tokens
+
+    first, cost = read("Two and two\n\n", "are four.")
+    again, nothing = read("Two and two\n\n", "are four.")
+    assert (list(again), nothing) == (list(first), 0)
+    assert again.reads == first.reads
+    _, more = read("Two and two\n\n", "are five.")
+    assert 0 < more < cost
+    reward.forget()
+    assert read("Two and two\n\n", "are four.")[1] > 0
+    monkeypatch.setattr("motes.rewards.reading.REMEMBERED", 2)
+    for text in "abc":
+        read(text)
+    assert read("Two and two\n\n", "are four.")[1] > 0
+
+
+def test_texts_that_arrive_together_are_read_once():
+    reward = local_prm()
+    alike = [Trajectory(Problem("Two and two?")).extend(Step("four", "eos")) for _ in range(5)]
+
+    async def main() -> list[Scores]:
+        return [scores for (scores,) in await asyncio.gather(*(reward.score([one]) for one in alike))]
+
+    found = asyncio.run(main())
+    assert len({tuple(scores) for scores in found}) == 1
+    assert sorted(scores.usage.reward_tokens > 0 for scores in found) == [False] * 4 + [True]

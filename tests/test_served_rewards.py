@@ -294,6 +294,7 @@ def test_a_fault_that_passes_costs_another_attempt(folders: dict[str, Path], rou
     engine = engine_of(folders, route)
     prm = opened(engine)
     expected = score(prm, trajectory(STEPS[0]))
+    prm.forget()
     faults = iter((FAULTS[fault][0],) * 2)
     engine.fails = lambda path, body: next(faults, lambda: None)()
     assert score(prm, trajectory(STEPS[0])) == expected
@@ -666,7 +667,12 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
         "except (ContextLengthError, ServerError, ConfigurationError) as",
     ),
     "any tokenizer will do": (model, "ServedPRM", "if spelt and", "if False and"),
-    "what is known is asked again": (reading, "Reader", "if node not in self._known]", "if True]"),
+    "what is known is asked again": (
+        reading,
+        "Reader",
+        "if node not in self._known and not self._recall(node, name)",
+        "if True",
+    ),
     "equal texts are read twice": (reading, "Reader", "if key not in unread:", "if True:"),
     "what failed is not told": (reading, "Reader", "if failure is None:", "if True:"),
 }

@@ -152,6 +152,8 @@ async def acheck_reward_model(
 
     single = [(await score([trajectory]))[0] for trajectory in everything]
     _require(all(map(close, batch, single)), "batch = single", (batch, single))
+    if (forget := getattr(reward, "forget", None)) is not None:
+        forget()
     fresh = await score([_rebuilt(trajectory) for trajectory in everything])
     _require(all(map(close, batch, fresh)), "fork = fresh", (batch, fresh))
     for full, ladder, start in zip(whole, ladders, range(0, len(everything), 3), strict=True):

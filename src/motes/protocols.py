@@ -50,7 +50,8 @@ class RewardModel(Protocol):
 
     A model may say by an attribute `outcome = True` that it scores finished answers only: the score of anything else is
     `motes.types.NEUTRAL`; and `merges_calls = True`: concurrent calls meet in one batch, so that a run sends it each
-    step as soon as it ends. Any other model scores all steps of a round in one call. Of `ready` see `LanguageModel`.
+    step as soon as it ends. Any other model scores all steps of a round in one call. Of `ready` see `LanguageModel`. A
+    model that remembers scores of texts it has read has a method `forget()`, after which it reads them anew.
     """
 
     async def score(self, trajectories: Sequence[Trajectory]) -> Sequence[Sequence[float] | Failure]:

@@ -104,6 +104,10 @@ class Judge:
         """Whether the model's verdict can be drawn behind a cue; otherwise it writes whole replies."""
         return bool(getattr(self.lm, "continues_prefixes", True))
 
+    def forget(self) -> None:
+        """See `motes.protocols.RewardModel`."""
+        self._inquiries.clear()
+
     async def ready(self) -> None:
         """See `motes.protocols.RewardModel`: of the language model."""
         if (ready := getattr(self.lm, "ready", None)) is not None:

@@ -28,6 +28,11 @@ class MappedReward:
             for trajectory, scores in zip(trajectories, scored, strict=True)
         ]
 
+    def forget(self) -> None:
+        """See `motes.protocols.RewardModel`: of the model inside."""
+        if (forget := getattr(self.reward, "forget", None)) is not None:
+            forget()
+
     async def ready(self) -> None:
         """See `motes.protocols.RewardModel`: of the model inside."""
         if (ready := getattr(self.reward, "ready", None)) is not None:

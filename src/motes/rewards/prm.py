@@ -115,6 +115,10 @@ class LocalPRM(Engine[_Reading]):
         """See `motes.protocols.RewardModel`. Concurrent calls are read in one batch; equal texts are read once."""
         return await self._reader.score(trajectories, self._submit)
 
+    def forget(self) -> None:
+        """See `motes.protocols.RewardModel`."""
+        self._reader.forget()
+
     async def _submit(self, readings: list[_Reading]) -> list[list[float]]:
         for reading in readings:
             self.require_known(reading.ids)

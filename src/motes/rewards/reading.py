@@ -224,6 +224,10 @@ class Reader(Generic[ReadingT]):
         self._known[node] = self._scores[name]
         return True
 
+    def forget(self) -> None:
+        """Read texts anew that were read before, but for partial answers that have their scores."""
+        self._scores.clear()
+
     def _remember(self, name: bytes, score: float) -> None:
         self._scores[name] = score
         if len(self._scores) > REMEMBERED:

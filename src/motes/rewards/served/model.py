@@ -172,6 +172,10 @@ class ServedPRM:
         """
         return await self._reader.score(trajectories, self._read)
 
+    def forget(self) -> None:
+        """See `motes.protocols.RewardModel`."""
+        self._reader.forget()
+
     def findings(self) -> list[tuple[str, bool, str]]:
         """What matters of the server: what it is, whether it is there, and what is lost where it is not."""
         spares, tells = self.route.spares, self.route.tells_spared
