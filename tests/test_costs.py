@@ -207,15 +207,3 @@ def test_a_text_that_was_read_is_not_read_again(prefix: str, monkeypatch: pytest
     for text in "abc":
         read(text)
     assert read("Two and two\n\n", "are four.")[1] > 0
-
-
-def test_texts_that_arrive_together_are_read_once():
-    reward = local_prm()
-    alike = [Trajectory(Problem("Two and two?")).extend(Step("four", "eos")) for _ in range(5)]
-
-    async def main() -> list[Scores]:
-        return [scores for (scores,) in await asyncio.gather(*(reward.score([one]) for one in alike))]
-
-    found = asyncio.run(main())
-    assert len({tuple(scores) for scores in found}) == 1
-    assert sorted(scores.usage.reward_tokens > 0 for scores in found) == [False] * 4 + [True]

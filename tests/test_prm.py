@@ -191,6 +191,18 @@ def test_nobody_starves(waits: int, others: int) -> None:
     asyncio.run(main())
 
 
+def test_texts_that_are_alike_are_read_once() -> None:
+    async def main() -> None:
+        prm = local_prm()
+        readings = queued(prm, 20, 30, 20, 20)
+        with torch.inference_mode():
+            prm.work([])
+        assert [reading.usage.reward_tokens for reading in readings] == [20, 30, 0, 0]
+        assert [reading.usage.reward_tokens_cached for reading in readings] == [0, 0, 20, 20]
+
+    asyncio.run(main())
+
+
 def test_what_is_read_together_is_alike_and_fits() -> None:
     async def main() -> None:
         prm = local_prm(max_batch_tokens=99)
