@@ -26,6 +26,8 @@ from motes.types import Problem
 
 confined = pytest.mark.skipif(not available().protect_the_user, reason="programs cannot be confined here")
 
+MARK = f"motes-was-here-{os.getpid()}"
+"""A file of no other run of these tests."""
 LIMITS = Limits(seconds=1, patience=20.0, memory=400 << 20)
 IMPATIENT = Limits(seconds=10, patience=0.3)
 INCREMENT = ProgramTests(
@@ -289,8 +291,8 @@ class TestHarm:
         "open('/proc/self/environ').read()",
         "open(f'/proc/{os.getppid()}/mem', 'rb')",
         "os.listdir('/tmp')",
-        "open('/tmp/motes-was-here', 'w')",
-        "open('/dev/shm/motes-was-here', 'w')",
+        f"open('/tmp/{MARK}', 'w')",
+        f"open('/dev/shm/{MARK}', 'w')",
         "os.chmod('/usr', 0o777)",
         "os.symlink('/etc/passwd', 'link')",
         "os.mkfifo('pipe')",
@@ -380,7 +382,7 @@ class TestHarm:
         children = Path(f"/proc/{server._process.pid}/task/{server._process.pid}/children")
         assert children.read_text() == ""
         for place in ("/tmp", "/dev/shm"):
-            assert not (Path(place) / "motes-was-here").exists()
+            assert not (Path(place) / MARK).exists()
 
 
 @confined

@@ -107,7 +107,8 @@ def test_each_complete_answer_is_read_and_paid_for_once():
     assert {id(t) for t in reward.asked} == read
     assert len(reward.asked) == len(read)
     spent = both.usage - alone.usage
-    assert spent == Usage(reward_tokens=100 * len(read), reward_calls=len(read))
+    cost = 100 * len(read)
+    assert spent == Usage(reward_tokens=cost, computed_reward_tokens=cost, reward_calls=len(read))
 
 
 def test_particles_that_share_an_answer_are_scored_once_and_all_weigh():
@@ -172,7 +173,8 @@ def test_answers_that_it_cannot_score_are_dropped_and_what_that_cost_is_counted(
     assert all(np.isneginf(w) for t, w in zip(result.trajectories, result.log_weights, strict=True) if t.error)
     lost = len({t.parent for t in dropped})
     scored = len({id(t) for t in result.trajectories if "boxed" in t.text and not t.error})
-    assert (result.usage - alone.usage).reward_tokens == 100 * scored + 7 * len(dropped)
+    spent = result.usage - alone.usage
+    assert (spent.reward_tokens, spent.failed_reward_tokens) == (100 * scored, 7 * len(dropped))
     assert lost
 
 
