@@ -19,8 +19,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -29,7 +27,7 @@ from typing import IO
 
 from motes.errors import ConfigurationError, GraderError, GraderTimeoutError
 from motes.tasks.code.confinement import Limits, available
-from motes.threads import abandoned
+from motes.tasks.processes import Pool
 
 STARTING = 60.0
 """Seconds that a server may take to start: it loads numpy, from a cold disk perhaps."""
@@ -172,11 +170,7 @@ class Sandbox:
         if num_workers < 1:
             raise ConfigurationError(f"a sandbox needs a worker, not {num_workers}")
         self.limits = limits or Limits()
-        self._command = command
-        self._slots = threading.BoundedSemaphore(num_workers)
-        self._servers: set[Server] = set()
-        self._idle: deque[Server] = deque()
-        self._closed = False
+        self._pool = Pool(lambda: Server(command), num_workers, "sandbox")
         self._judged = lru_cache(maxsize=65536)(self._judge)
 
     def passes(self, tests: ProgramTests, program: str) -> bool:
@@ -200,33 +194,11 @@ class Sandbox:
         return verdict == "right"
 
     def _try(self, tests: ProgramTests, program: str) -> tuple[str, str] | None:
-        with self._slots:
-            if self._closed:
-                raise GraderError("the sandbox is closed")
-            if abandoned():  # while it waited for a server
-                raise GraderError("the run that asked has ended")
-            server = self._idle.pop() if self._idle else self._start()
-            outcome = None
-            try:
-                outcome = server.run(tests, program, self.limits)
-            finally:
-                if outcome is None:
-                    self._servers.discard(server)
-                    server.close()
-                else:
-                    self._idle.append(server)
-        return outcome
-
-    def _start(self) -> Server:
-        server = Server(self._command)
-        self._servers.add(server)
-        return server
+        return self._pool.ask(lambda server: server.run(tests, program, self.limits))
 
     def close(self) -> None:
         """End all servers and what they run; no other is started."""
-        self._closed = True
-        for server in self._servers.copy():
-            server.close()
+        self._pool.close()
 
 
 def require_confinement() -> None:

@@ -16,7 +16,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from motes.errors import ConfigurationError, GraderError, GraderTimeoutError, MissingExtraError
-from motes.threads import abandoned
+from motes.tasks.processes import Pool
 
 TIMEOUT = 10.0
 """Seconds that one comparison may take."""
@@ -114,10 +113,7 @@ class Grader:
         self.timeout = timeout
         self.num_requests = 0
         self._command = (*command, f"{timeout}")
-        self._slots = threading.BoundedSemaphore(num_workers)
-        self._workers: set[Worker] = set()
-        self._idle: deque[Worker] = deque()
-        self._closed = False
+        self._pool = Pool(lambda: Worker(self._command), num_workers, "grader")
         self._answered = lru_cache(maxsize=65536)(self._answer)
         self._turns: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()  # a lock for each request
         self._guard = threading.Lock()
@@ -162,38 +158,11 @@ class Grader:
         return GraderError(f"Math-Verify failed: {reply['error']}") if "error" in reply else reply["value"]
 
     def _try(self, request: Sequence[str]) -> dict[str, Any] | None:
-        with self._slots:
-            if self._closed:
-                raise GraderError("the grader is closed")
-            if abandoned():  # while it waited for a worker
-                raise GraderError("the run that asked has ended")
-            try:
-                worker = self._idle.pop()
-            except IndexError:
-                worker = self._start()
-            reply = None
-            try:
-                reply = worker.ask(request, self.timeout)
-            finally:
-                if reply is None:  # it is dead, or, after an exception, may yet reply to a question of the past
-                    self._workers.discard(worker)
-                    worker.close()
-                else:
-                    self._idle.append(worker)
-        return reply
-
-    def _start(self) -> Worker:
-        worker = Worker(self._command)
-        self._workers.add(worker)
-        if self._closed:  # meanwhile
-            worker.close()
-        return worker
+        return self._pool.ask(lambda worker: worker.ask(request, self.timeout))
 
     def close(self) -> None:
         """End all workers; no other is started. Who waits for one is told so."""
-        self._closed = True
-        for worker in self._workers.copy():
-            worker.close()
+        self._pool.close()
 
 
 def shared() -> Grader:
