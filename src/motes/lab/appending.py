@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -95,3 +95,24 @@ class AppendOnly:
 
     def __exit__(self, *exception: Any) -> None:
         self.close()
+
+
+class AppendOnlyLines(AppendOnly):
+    """The same, of lines. What somebody's editor left without its end gets one."""
+
+    def __init__(self, path: Path, end: Callable[[Path], int]) -> None:
+        super().__init__(path, end)
+        try:
+            if self.last_byte not in (b"", b"\n"):
+                self.write(b"\n")
+        except BaseException:
+            self.close()
+            raise
+
+    def write_lines(self, lines: Iterable[str]) -> None:
+        """Append all of them or none.
+
+        Raises:
+            RunDirectoryError: they could not be written; the file is as it was.
+        """
+        self.write("".join(f"{line}\n" for line in lines).encode())

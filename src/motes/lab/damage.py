@@ -165,3 +165,14 @@ def broken(rules: Iterable[tuple[str, Rule]], fields: dict[str, Any]) -> Iterabl
 def _short(value: Any) -> str:
     text = repr(value) if not isinstance(value, (list, dict)) else f"a {type(value).__name__} of {len(value)}"
     return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+SCORES = Rule(
+    lambda value: is_list(value, or_none(lambda score: is_number(score, 0, 1))), "a list of numbers in [0, 1] and nulls"
+)
+"""Of steps, None for those that have none."""
+MARKS = Rule(
+    lambda value: is_list(value, lambda each: each is None or (type(each) is int and each in (0, 1))),
+    "a list of 1, 0 and null",
+)
+"""Whether steps are right, None for those of which nobody can say."""

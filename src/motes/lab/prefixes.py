@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from motes.lab.damage import Rule, broken, is_count, is_list, is_number, or_none
+from motes.lab.damage import MARKS, SCORES, Rule, broken, is_count, is_list, or_none
 from motes.protocols import Task
 from motes.types import Problem
 
@@ -95,14 +95,8 @@ class Prefixes:
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         "parents": Rule(lambda value: is_list(value, or_none(is_count)), "a list of whole numbers from 0 and nulls"),
-        "scores": Rule(
-            lambda value: is_list(value, or_none(lambda score: is_number(score, 0, 1))),
-            "a list of numbers in [0, 1] and nulls",
-        ),
-        "right": Rule(
-            lambda value: is_list(value, lambda each: each is None or (type(each) is int and each in (0, 1))),
-            "a list of 1, 0 and null",
-        ),
+        "scores": SCORES,
+        "right": MARKS,
         "ends": Rule(lambda value: is_list(value, or_none(is_count)), "a list of whole numbers from 0 and nulls"),
     }
 )

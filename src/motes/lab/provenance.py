@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from motes import files
 from motes.lab import identity
-from motes.lab.appending import AppendOnly
+from motes.lab.appending import AppendOnlyLines
 from motes.lab.damage import Damage, Damaged, Rule, broken, is_count, is_text, or_none, parse_json, refuse
 from motes.lab.evaluation import PROVENANCE, Evaluation, Shard, read_configuration
 from motes.lab.keys import without_keys_in
@@ -166,7 +166,7 @@ class Call:
         return cls(**{name: value for name, value in fields.items() if name in RULES})
 
 
-class ProvenanceStore(AppendOnly):
+class ProvenanceStore(AppendOnlyLines):
     """The provenance file of an evaluation, open for appending by this process alone; what is damaged in it stays.
 
     Raises: as `AppendOnly`.
@@ -174,12 +174,6 @@ class ProvenanceStore(AppendOnly):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory / PROVENANCE, _whole)
-        try:
-            if self.last_byte not in (b"", b"\n"):
-                self.write(b"\n")
-        except BaseException:
-            self.close()
-            raise
 
     def append(self, *calls: Call) -> None:
         """Write a line for each, all of them or none.
@@ -188,7 +182,7 @@ class ProvenanceStore(AppendOnly):
             RunDirectoryError: it could not be written; the file is as it was.
         """
         if calls:
-            self.write("".join(call.to_json() + "\n" for call in calls).encode())
+            self.write_lines(call.to_json() for call in calls)
 
 
 def _whole(path: Path) -> int:

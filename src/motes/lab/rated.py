@@ -16,7 +16,20 @@ import numpy.typing as npt
 
 from motes import files
 from motes.lab.appending import AppendOnly
-from motes.lab.damage import Damage, Damaged, Rule, broken, is_count, is_list, is_number, is_text, or_none, parse_json
+from motes.lab.damage import (
+    MARKS,
+    SCORES,
+    Damage,
+    Damaged,
+    Rule,
+    broken,
+    is_count,
+    is_list,
+    is_number,
+    is_text,
+    or_none,
+    parse_json,
+)
 from motes.lab.first_errors import Answers
 from motes.lab.reliability import Predictions
 from motes.text import json_line
@@ -80,14 +93,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     {
         "row": Rule(lambda value: is_count(value, 1), "a whole number from 1"),
         "problem": Rule(is_text, "a text"),
-        "scores": Rule(
-            lambda value: is_list(value, or_none(lambda score: is_number(score, 0, 1))),
-            "a list of numbers in [0, 1] and nulls",
-        ),
-        "right": Rule(
-            lambda value: is_list(value, lambda each: each is None or (type(each) is int and each in (0, 1))),
-            "a list of 1, 0 and null",
-        ),
+        "scores": SCORES,
+        "right": MARKS,
         "depths": Rule(lambda value: is_list(value, lambda depth: is_count(depth, 1)), "a list of whole numbers"),
         "length": Rule(is_count, "a whole number from 0"),
         "first_error": Rule(lambda value: value is None or value == -1 or is_count(value), "a step, −1 or null"),

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 from motes import files
 from motes.errors import RunDirectoryError
-from motes.lab.appending import AppendOnly
+from motes.lab.appending import AppendOnlyLines
 from motes.lab.damage import (
     Damage,
     Damaged,
@@ -100,15 +100,6 @@ class RunRecord:
     @property
     def key(self) -> Key:
         return self.problem_id, self.method, self.budget, self.seed
-
-    @property
-    def majority(self) -> bool | None:
-        """Whether the most frequent answer is right; the first of those that are equally frequent. None where the
-        grader could not say, or the record does not tell."""
-        given = [group for group in self.groups if group is not None]
-        if not given:
-            return False if self.groups else None
-        return self.right[self.groups.index(max(dict.fromkeys(given), key=given.count))]
 
     def to_json(self) -> str:
         fields = dataclasses.asdict(dataclasses.replace(self, prefixes=None))
@@ -284,7 +275,7 @@ def _names_run(line: files.Line) -> bool:
     return isinstance(fields, dict) and {"problem_id", "method", "budget", "seed"} <= fields.keys()
 
 
-class RecordStore(AppendOnly):
+class RecordStore(AppendOnlyLines):
     """The record file of an evaluation, open for appending by this process alone.
 
     Args:
@@ -312,12 +303,6 @@ class RecordStore(AppendOnly):
 
         super().__init__(path, whole_lines)
         self.records = list(latest.values())
-        try:
-            if self.last_byte not in (b"", b"\n"):  # somebody's editor left the last record without its end
-                self.write(b"\n")
-        except BaseException:
-            self.close()
-            raise
 
     def append(self, *records: RunRecord) -> None:
         """Write a line for each, all of them or none.
@@ -325,4 +310,4 @@ class RecordStore(AppendOnly):
         Raises:
             RunDirectoryError: it could not be written; the file is as it was.
         """
-        self.write("".join(record.to_json() + "\n" for record in records).encode())
+        self.write_lines(record.to_json() for record in records)
