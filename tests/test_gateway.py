@@ -127,6 +127,26 @@ def test_answers_are_shown_the_selected_one_first_then_those_with_the_most_mass(
     assert visible(result, 1)[0].finished == "eos"
 
 
+def test_a_model_that_says_nothing_is_shown_to():
+    """It was no deadline that kept an answer back."""
+    problem = motes.Problem("?")
+    start = motes.Trajectory(problem)
+    silent = start.extend(motes.Step("", "eos"))
+    for said, shown in (
+        ([start.fail(EngineError("gone")), silent, silent], [silent]),
+        ([start.finish("max_tokens"), start.fail(EngineError("gone"))], [start.finish("max_tokens")]),
+        ([start.finish("deadline"), start.finish("token_budget"), start.fail(EngineError("gone"))], []),
+    ):
+        result = motes.Result(
+            problem, "pf", 0,
+            trajectories=tuple(said), answers=(None,) * len(said),
+            log_weights=np.zeros(len(said)), scores=np.full(len(said), math.nan),
+        )  # fmt: skip
+        assert [(each.text, each.finished) for each in visible(result, 2)] == [
+            (each.text, each.finished) for each in shown
+        ]
+
+
 def test_a_request_chooses_within_the_limits(client):
     own = ask(client, motes={"method": "majority", "particles": 5}).json()["motes"]
     assert (own["method"], own["particles"]) == ("majority", 5)

@@ -17,8 +17,11 @@ PendingT = TypeVar("PendingT", bound="Pending[Any]")
 
 
 async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results, in order. The first failure cancels the rest and is raised as it is."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    """All results, in order. The first failure cancels the rest and is raised as it is. One alone needs no task."""
+    awaited = list(coroutines)
+    if len(awaited) == 1:
+        return [await awaited[0]]
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in awaited]
     try:
         return await asyncio.gather(*tasks)
     except BaseException:

@@ -17,7 +17,7 @@ from motes.methods.selectors import likeliest_texts
 from motes.prompts import Prompt
 from motes.protocols import AnswerRule, LanguageModel, Method, RewardModel
 from motes.smc import Weights
-from motes.types import Problem, Result, Sampling, Trajectory
+from motes.types import STOPS, Problem, Result, Sampling, Trajectory
 
 
 class RefusedError(MotesError, ValueError):
@@ -174,14 +174,16 @@ def visible(result: Result, number: int) -> list[Trajectory]:
     """The answers that a client sees: the one given, then others by their mass.
 
     Where no text states an answer, as in a conversation about nothing in particular, each text is an answer of its own:
-    the result's, which is the likeliest, then others as likely as they are.
+    the result's, which is the likeliest, then others as likely as they are. A model that has said nothing at all is
+    shown to have done so.
     """
     places = likeliest_texts(result.trajectories, Weights(result.log_weights), result.scores)
     by_text = {result.trajectories[place].text: result.trajectories[place] for place in places}
     texts = result.texts()
     first = [result.text] if result.answer is None else [texts.pop(result.answer)]
     wanted = dict.fromkeys([*first, *(texts.values() or by_text)])
-    return [by_text[text] for text in wanted if text in by_text][:number]
+    said = [by_text[text] for text in wanted if text in by_text][:number]
+    return said or [t for t in result.trajectories if t.finished not in (None, "failed", *STOPS)][:1]
 
 
 def _within(asked: Any, usual: Any, most: Any, field: str) -> Any:

@@ -35,15 +35,15 @@ def grade(task: Task, problem: Problem, answer: str | None) -> Grade:
         return Grade("grader_timeout", f"{type(error).__name__}: {error}")
 
 
-async def grade_run(
+def grade_run(
     task: Task, problem: Problem, answer: str | None, answers: Sequence[str | None]
 ) -> tuple[Grade, tuple[bool | None, ...]]:
     """How a run's answer counts; and (N,) whether each answer of its population is right, None for those that could not
     be graded.
 
-    Each distinct answer is graded once. The event loop goes on meanwhile.
+    Each distinct answer is graded once.
     """
-    grades = {each: await in_thread(grade, task, problem, each) for each in dict.fromkeys((answer, *answers))}
+    grades = {each: grade(task, problem, each) for each in dict.fromkeys((answer, *answers))}
     right = {each: None if grade.error else grade.outcome == "correct" for each, grade in grades.items()}
     return grades[answer], tuple(right[each] for each in answers)
 
@@ -99,23 +99,23 @@ async def regrade(
     foreign = foreign_to(configuration, read_problem_ids(directory, told_to(damages, "lists of problems")))
     with RecordStore(directory / RECORDS, told_to(damages, "records"), foreign) as store:
         records = [record for record in store.records if record.outcome != "failed"]
-        again = [await _graded(record, task, problems, directory) for record in records]
+        again = [await in_thread(_graded, record, task, problems, directory) for record in records]
         changed = tuple((before, after) for before, after in zip(records, again, strict=True) if before != after)
         store.append(*(after for _, after in changed))
     ungraded = sum(record.outcome == "grader_timeout" for record in again)
     return Regraded(len(records), len(store.records) - len(records), ungraded, changed)
 
 
-async def _graded(record: RunRecord, task: Task, problems: Mapping[str | None, Problem], directory: Path) -> RunRecord:
+def _graded(record: RunRecord, task: Task, problems: Mapping[str | None, Problem], directory: Path) -> RunRecord:
     if (problem := problems.get(record.problem_id)) is None:
         raise RunDirectoryError(
             f"the task has no problem {record.problem_id!r}, which {directory} has runs of: name the task it is of"
         )
-    (outcome, error), right = await grade_run(task, problem, record.answer, record.answers)
+    (outcome, error), right = grade_run(task, problem, record.answer, record.answers)
     return replace(
         record,
         outcome=outcome,
-        groups=record.groups or await in_thread(groups, task, list(record.posterior), record.answers),
+        groups=record.groups or groups(task, list(record.posterior), record.answers),
         right=right,
         oracle=any(right),
         error=error,

@@ -20,6 +20,7 @@ from motes.lab.evaluation import Evaluation, PlannedRun
 from motes.lab.flops import Sizes
 from motes.lab.provenance import Made
 from motes.lab.worker import Done, Local, Worker, recorded
+from motes.threads import in_thread
 from motes.types import Result
 
 try:
@@ -252,5 +253,5 @@ class _Crew:
             return
         failure = EngineError(f"{ATTEMPTS} workers on Ray died while they were at this run, one of them: {error}")
         result = Result(job.run.problem, job.run.method, job.run.run_seed)
-        record = await recorded(job.run, self._evaluation.opened, result, failure)
+        record = await in_thread(recorded, job.run, self._evaluation.opened, result, failure)
         job.end(Done(record, failure=str(failure)))

@@ -131,7 +131,7 @@ class Local:
 
     async def solve(self, run: PlannedRun) -> Done:
         started = time.perf_counter()
-        evaluation, task = self.evaluation, self.evaluation.opened
+        evaluation = self.evaluation
         result: Result | None = None
         failure: Exception | None = None
         try:
@@ -143,7 +143,7 @@ class Local:
                 method=method_from_spec(run.method, run.budget),
                 sampling=evaluation.sampling,
                 seed=run.run_seed,
-                task=task,
+                task=evaluation.opened,
             )
         except (UnauthorizedError, MissingExtraError, RunDirectoryError):
             raise
@@ -152,22 +152,32 @@ class Local:
             result = api.computed(error)
         seconds = time.perf_counter() - started
         result = result or Result(run.problem, run.method, run.run_seed)
-        trace = await in_thread(Trace.of, run.key, result)
+        kept = partial(self._kept, run, result, seconds)
         try:
-            record = await recorded(run, task, result, failure, seconds, self.concurrency)
-            record = replace(record, prefixes=await in_thread(prefixes_of, trace, task, run.problem))
+            return await in_thread(kept, failure)
         except Exception as error:  # a user's task cannot read, compare or grade what was answered
-            failure = failure or error
+            return await in_thread(partial(kept, failure or error, read=False))
+
+    def _kept(
+        self, run: PlannedRun, result: Result, seconds: float, failure: Exception | None, *, read: bool = True
+    ) -> Done:
+        """What to keep of a run that has ended; unless told to `read` them, nothing of what its answers say."""
+        task, trace = self.evaluation.opened, Trace.of(run.key, result)
+        if read:
+            record = recorded(run, task, result, failure, seconds, self.concurrency)
+            record = replace(record, prefixes=prefixes_of(trace, task, run.problem))
+        else:
+            assert failure is not None
             record = _unread(run, result, failure, seconds, self.concurrency)
         return Done(
             record,
-            await in_thread(trace.to_member) if self.traces else None,
+            trace.to_member() if self.traces else None,
             None if failure is None else "".join(traceback.format_exception(failure)).rstrip(),
             str(failure) if isinstance(failure, ConfigurationError) else None,
         )
 
 
-async def recorded(
+def recorded(
     run: PlannedRun,
     task: Task,
     result: Result,
@@ -175,10 +185,14 @@ async def recorded(
     seconds: float = 0.0,
     concurrency: int | None = None,
 ) -> RunRecord:
-    """The record of a run, its answers read and graded. `concurrency`: runs that shared the models at most."""
+    """The record of a run, its answers read and graded, which may take long: call it beside the event loop.
+
+    Args:
+        concurrency: runs that shared the models at most.
+    """
     problem_id, method, budget, seed = run.key
-    answers = await in_thread(lambda: tuple(answer_of(trajectory, task) for trajectory in result.trajectories))
-    grade, right = await grade_run(task, run.problem, result.answer, answers)
+    answers = tuple(answer_of(trajectory, task) for trajectory in result.trajectories)
+    grade, right = grade_run(task, run.problem, result.answer, answers)
     if failure is not None:
         grade = Grade("failed", _words(failure))
     level = getattr(task, "level", None)
@@ -202,7 +216,7 @@ async def recorded(
         error=grade.error,
         posterior=dict(result.posterior),
         answers=answers,
-        groups=await in_thread(groups, task, list(result.posterior), answers),
+        groups=groups(task, list(result.posterior), answers),
         right=right,
         scores=tuple(_finite(score) for score in result.scores.tolist()),
         text=result.text,
