@@ -23,7 +23,7 @@ demo: setup
 	$(BIN)/motes demo
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 # The browser that pages are tested in; without one those tests are skipped.
 setup-chromium:

@@ -192,6 +192,10 @@ class Run:
         trajectories = list(population.trajectories)
         scores = list(population.scores)
 
+        apart = self._merges and (not score or self._scores_at_once)
+        batches = [[k] for k in range(len(live))] if apart else [list(range(len(live)))]
+        is_alone = len(batches) == 1 and self._whole is None
+
         async def advance(indices: list[int], seeds: list[int]) -> None:
             parents = [trajectories[i] for i in indices]
             steps = await self._steps(parents, sampling, seeds)
@@ -201,14 +205,12 @@ class Run:
             grown = [k for k, i in enumerate(indices) if children[k].depth > parents[k].depth]
             found: dict[int, Sequence[float] | Failure] = {k: scores[i] for k, i in enumerate(indices)}
             if score:
-                scored = await self._score([children[k] for k in grown], self.reward)
+                scored = await self._score([children[k] for k in grown], self.reward, is_alone)
                 found.update(zip(grown, scored, strict=True))
             for k, i in enumerate(indices):  # only now: a deadline leaves no step without score
                 trajectories[i], scores[i] = _dropped_if_failed(children[k], found[k])
 
         if live and not self.exhausted():
-            apart = self._merges and (not score or self._scores_at_once)
-            batches = [[k] for k in range(len(live))] if apart else [list(range(len(live)))]
             await self._before_deadline(advance([live[k] for k in ks], [seeds[k] for k in ks]) for ks in batches)
         extended = np.zeros(len(population), dtype=bool)
         grown = [i for i in live if trajectories[i].depth > population.trajectories[i].depth]
@@ -375,14 +377,15 @@ class Run:
         return child.finish("max_steps") if child.depth >= sampling.max_steps else child
 
     async def _score(
-        self, trajectories: Sequence[Trajectory], reward: RewardModel | None
+        self, trajectories: Sequence[Trajectory], reward: RewardModel | None, is_alone: bool = False
     ) -> Sequence[Sequence[float] | Failure]:
-        """The scores of each, one per step, or why there are none."""
+        """The scores of each, one per step, or why there are none. `is_alone`: no other part of the run asks for some
+        at the same time, so that there is nothing to put into one call with these."""
         if not trajectories:
             return []
         assert reward is not None
         scored: Sequence[Sequence[float] | Failure]
-        if reward is self.reward and not getattr(reward, "merges_calls", False):
+        if reward is self.reward and not is_alone and not getattr(reward, "merges_calls", False):
             scored = await self._root._batched_scores(trajectories)
         else:
             scored = await _require_scores(reward, trajectories)

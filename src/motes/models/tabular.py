@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +18,22 @@ Path = tuple[str, ...]
 def _path(prefix: Path) -> Path:
     """A prefix as steps have it."""
     return tuple(map(well_formed, prefix))
+
+
+class _Row(NamedTuple):
+    """A distribution over steps, as drawing from it needs it."""
+
+    texts: tuple[str, ...]
+    cumulative: list[float]
+    logprobs: list[float]
+    likeliest: int
+
+    @classmethod
+    def of(cls, row: Mapping[str, float]) -> _Row:
+        probabilities = np.array(list(row.values()))
+        with np.errstate(divide="ignore"):
+            logprobs = np.log(probabilities).tolist()
+        return cls(tuple(row), np.cumsum(probabilities).tolist(), logprobs, int(probabilities.argmax()))
 
 
 class TabularLanguageModel:
@@ -41,6 +59,7 @@ class TabularLanguageModel:
             if not row or min(row.values()) < 0 or abs(sum(row.values()) - 1) > 1e-9:
                 raise ConfigurationError(f"the row of {prefix!r} is not a distribution: {dict(row)!r}")
         self.table = table
+        self._rows: dict[Path, _Row] = {}
 
     @classmethod
     def random(
@@ -69,18 +88,15 @@ class TabularLanguageModel:
 
     def _step(self, trajectory: Trajectory, sampling: Sampling, seed: int) -> Step:
         prefix = tuple(step.text for step in trajectory.steps)
-        texts, probabilities = zip(*self.table[prefix].items(), strict=True)
+        row = self._rows.get(prefix) or self._rows.setdefault(prefix, _Row.of(self.table[prefix]))
         if sampling.temperature == 0:
-            chosen = int(np.argmax(probabilities))
+            chosen, proposal_logprob = row.likeliest, 0.0
         else:
-            cumulative = np.cumsum(probabilities)
-            u = np.random.default_rng(seed).random() * cumulative[-1]
-            chosen = int(np.searchsorted(cumulative, u, side="right"))
-        text = texts[chosen]
+            chosen = bisect_right(row.cumulative, np.random.default_rng(seed).random() * row.cumulative[-1])
+            proposal_logprob = row.logprobs[chosen]
+        text = row.texts[chosen]
         end: StepEnd = "step" if (*prefix, text) in self.table else "eos"
-        logprob = float(np.log(probabilities[chosen]))
-        proposal_logprob = 0.0 if sampling.temperature == 0 else logprob
-        return Step(text, end, token_ids=(chosen,), logprob=logprob, proposal_logprob=proposal_logprob)
+        return Step(text, end, token_ids=(chosen,), logprob=row.logprobs[chosen], proposal_logprob=proposal_logprob)
 
     def paths(self) -> Iterator[tuple[Path, float]]:
         """Every complete answer, as its steps, with its probability."""
