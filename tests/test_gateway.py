@@ -275,6 +275,37 @@ def test_failures_behind_it(raised, status, code):
         assert client.gateway.gate.in_flight == 0
 
 
+class Silent(worlds.StoryLanguageModel):
+    """Says nothing; of each call, so many trajectories fail."""
+
+    def __init__(self, failing: int) -> None:
+        super().__init__()
+        self.failing = failing
+
+    async def extend(self, trajectories, sampling, seeds):
+        silence: list[motes.Step | Failure] = [motes.Step("", "eos")] * len(trajectories)
+        silence[: self.failing] = [Failure(EngineError("gone"))] * self.failing
+        return silence
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("method", ["pf", "majority"])
+def test_a_model_that_says_nothing(method: str, stream: bool):
+    """What it says is passed on, as from any server; where others were lost, nothing is no answer."""
+    own = {"method": method, "particles": 4}
+    with gateways.over(Silent(0)) as client:
+        response = ask(client, stream=stream, motes=own)
+        assert response.status_code == 200
+        if not stream:
+            (choice,) = response.json()["choices"]
+            assert (choice["message"]["content"], choice["finish_reason"]) == ("", "stop")
+        assert ("error" in response.text, '"finish_reason":"stop"' in response.text) == (False, True)
+    with gateways.over(Silent(2)) as client:
+        response = ask(client, stream=stream, motes=own)
+        assert response.status_code == (200 if stream else 502)
+        assert '"code":"upstream"' in response.text
+
+
 class Held(worlds.StoryLanguageModel):
     """Answers when it is let go."""
 

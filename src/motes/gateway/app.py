@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from motes import api
-from motes.errors import ConfigurationError, ContextLengthError, MissingExtraError, MotesError, UnauthorizedError
+from motes.errors import (
+    ConfigurationError,
+    ContextLengthError,
+    MissingExtraError,
+    MotesError,
+    NoParticlesError,
+    UnauthorizedError,
+)
 from motes.gateway import tracing
 from motes.gateway.admission import Admission, BusyError, Caller
 from motes.gateway.answering import Asked, RefusedError, Served, visible
@@ -180,9 +187,13 @@ class Started:
         """The answers that the client sees.
 
         Raises:
-            RefusedError: there is none.
+            RefusedError: there was no time for one.
+            NoParticlesError: particles were dropped, and all others have said nothing.
         """
         if shown := visible(result, self.asked.choices):
+            failures = [trajectory.error for trajectory in result.trajectories if trajectory.error is not None]
+            if failures and not shown[0].text:
+                raise NoParticlesError("what is left has said nothing") from failures[0]
             return shown
         raise RefusedError("no answer was ready when the deadline came", status=504, code="deadline")
 
