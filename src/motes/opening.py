@@ -197,8 +197,14 @@ def _judge(lm: str, options: Mapping[str, Any]) -> Judge:
 def _parsed(spec: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The name and all options of a model: those that follow the name, and those given beside it, which win."""
     name, _, query = spec.strip().partition("?")
-    written = {key: int(value) if value.isascii() and value.isdigit() else value for key, value in parse_qsl(query)}
-    return name, {**written, **options}
+    return name, {**{key: _value(text) for key, text in parse_qsl(query)}, **options}
+
+
+def _value(text: str) -> int | float | str:
+    """An option as it is written: a number, where it is nothing but one."""
+    if text.isascii() and text.isdigit():
+        return int(text)
+    return float(text) if re.fullmatch(r"[0-9]*\.[0-9]+|[0-9]+\.", text) else text
 
 
 def _taken(by: Any, options: Mapping[str, Any]) -> dict[str, Any]:

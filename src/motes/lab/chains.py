@@ -1,0 +1,267 @@
+r"""Worlds of known difficulty: chains of steps, and a reward model of known quality. What methods gain there is exact
+to compute, and cheap.
+
+A problem takes T steps. Step t is right with probability p_t if all before it are; a mistake is one of a few that can
+be made there, and what follows from it ends in its own wrong answer. So Π p_t is the chance that one sample is right.
+
+The reward model knows better than chance whether a prefix is right. Its logit is the log-likelihood ratio of a reading
+that is normal around ±d′/2, with deviation 1:
+
+    logit r_t = d′ (±d′/2 + e_t)        e_t = memory · e_{t−1} + √(1 − memory²) · ε_t        e_t, ε_t ~ N(0, 1)
+
+d′ is its separation: a right prefix outscores a wrong one of as many steps with probability Φ(d′/√2), its AUROC within
+a problem: 0.76 at d′ = 1, 0.86 at 1.5, 0.92 at 2, 0.98 at 3. The share `systematic` of the variance of ε_t is a matter
+of what the prefix states: whoever states it is judged so. The rest differs from wording to wording, and every particle
+has its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import NormalDist
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from motes.arguments import fit_fields
+from motes.errors import ConfigurationError
+from motes.models.tabular import Path, TabularLanguageModel
+from motes.tasks.boxed import BoxedAnswers
+from motes.types import Problem, Sampling, Step, Trajectory
+
+RIGHT = "right"
+"""The right answer of every chain."""
+
+MISTAKES = {"a": 0.5, "b": 0.25, "c": 0.125, "d": 0.125}
+"""The mistakes that can be made at a step, and how likely each is if one is made."""
+
+
+def table_of(success: Sequence[float]) -> dict[Path, dict[str, float]]:
+    """A chain as `TabularLanguageModel` takes it.
+
+    Args:
+        success: (T,) the chance that each step is right, if those before it are.
+    """
+    table: dict[Path, dict[str, float]] = {}
+
+    def text(t: int, answer: str, mistake: str = "") -> str:
+        return f"{t}{mistake}" + (f" \\boxed{{{answer}}}" if t == len(success) else "\n\n")
+
+    right: Path = ()
+    for t, chance in enumerate(success, start=1):
+        row = table.setdefault(right, {text(t, RIGHT): chance})
+        for mistake, share in MISTAKES.items():
+            answer = f"{t}{mistake}"
+            row[text(t, answer, mistake)] = (1 - chance) * share
+            wrong = (*right, text(t, answer, mistake))
+            for later in range(t + 1, len(success) + 1):
+                table[wrong] = {text(later, answer): 1.0}
+                wrong = (*wrong, text(later, answer))
+        right = (*right, text(t, RIGHT))
+    return table
+
+
+@dataclass(frozen=True)
+class ChainWorld(BoxedAnswers):
+    """Problems that are chains, a task; with a language model that writes them and a reward model that reads them.
+
+    Args:
+        num_steps: T.
+        success: the mean over problems of the chance that one sample is right.
+        separation: d′ of the reward model.
+        systematic: the share of its error that all who state the same have in common.
+        memory: how much of its error at a step is that at the step before, in [0, 1).
+        concentration: of the difficulty. None: all steps of a problem are equally hard; else the shares of log Π p_t
+            are drawn from a Dirichlet distribution with this parameter: the smaller, the fewer steps decide.
+        spread: of problems. Their chances are drawn from a beta distribution as narrow as a posterior after so many
+            observations.
+        num_problems: drawn. seed: of the draws and of the reward model's errors.
+
+    Raises:
+        ConfigurationError: a value is out of its range.
+    """
+
+    num_steps: int
+    success: float
+    separation: float
+    systematic: float = 1.0
+    memory: float = 0.8
+    concentration: float | None = None
+    spread: float = 5.0
+    num_problems: int = 300
+    seed: int = 0
+
+    name = "chains"
+    is_quick = True
+
+    def __post_init__(self) -> None:
+        fit_fields(self)
+        for name, holds, must in (
+            ("num_steps", self.num_steps >= 1, "be at least 1"),
+            ("num_problems", self.num_problems >= 1, "be at least 1"),
+            ("success", 0 < self.success < 1, "lie between 0 and 1"),
+            ("separation", self.separation >= 0, "be at least 0"),
+            ("systematic", 0 <= self.systematic <= 1, "lie in [0, 1]"),
+            ("memory", 0 <= self.memory < 1, "lie in [0, 1)"),
+            ("concentration", self.concentration is None or self.concentration > 0, "be more than 0, or None"),
+            ("spread", self.spread > 0, "be more than 0"),
+        ):
+            if not holds:
+                raise ConfigurationError(f"{name} must {must}, not {getattr(self, name)}")
+
+    @property
+    def auroc(self) -> float:
+        """Φ(d′/√2): how often the reward model scores a right prefix above a wrong one of as many steps."""
+        return NormalDist().cdf(self.separation / math.sqrt(2))
+
+    @cached_property
+    def chances(self) -> dict[str, tuple[float, ...]]:
+        """(T,) p_t of each problem, by its question."""
+        rng = np.random.default_rng(self.seed)
+        found = {}
+        for i in range(self.num_problems):
+            whole = rng.beta(self.spread * self.success, self.spread * (1 - self.success))
+            if self.concentration is None:
+                shares = np.full(self.num_steps, 1 / self.num_steps)
+            else:
+                shares = rng.dirichlet(np.full(self.num_steps, self.concentration))
+            found[f"chain {i}"] = tuple((max(whole, 1e-9) ** shares).tolist())
+        return found
+
+    def problems(self, split: str = "test", limit: int | None = None) -> list[Problem]:
+        """See `motes.protocols.Task`; all splits are one."""
+        found = [Problem(question, id=question.replace(" ", "-"), answer=RIGHT) for question in self.chances]
+        return found[:limit]
+
+    def grade(self, problem: Problem, answer: str) -> bool:
+        """See `motes.protocols.Task`."""
+        return answer == RIGHT
+
+    def check_step(self, problem: Problem, step: str) -> bool:
+        """See `motes.protocols.Task`."""
+        return is_right(step)
+
+    @cached_property
+    def lm(self) -> ChainLanguageModel:
+        """Writes the problems' chains."""
+        return ChainLanguageModel(self.chances)
+
+    @cached_property
+    def reward(self) -> ChainReward:
+        """Reads them."""
+        return ChainReward(self.separation, self.systematic, self.memory, self.seed)
+
+
+def is_right(step: str) -> bool:
+    """Whether a step makes no mistake, and does not state the answer of one."""
+    return step.endswith(f"\\boxed{{{RIGHT}}}") or step.strip().isdigit()
+
+
+class ChainLanguageModel:
+    """Writes chains. A step's second token is its wording, of which what it states does not depend.
+
+    Args:
+        chances: (T,) p_t of each problem, by its question.
+    """
+
+    def __init__(self, chances: dict[str, tuple[float, ...]]) -> None:
+        self._chances = chances
+        self._tables: dict[str, TabularLanguageModel] = {}
+
+    def table(self, question: str) -> TabularLanguageModel:
+        """One problem's chain, with the probability of every path.
+
+        Raises:
+            ConfigurationError: it is no problem of this world.
+        """
+        if question not in self._chances:
+            raise ConfigurationError(f"{question!r} is no problem of this world")
+        if question not in self._tables:
+            self._tables[question] = TabularLanguageModel(table_of(self._chances[question]))
+        return self._tables[question]
+
+    async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
+        """See `motes.protocols.LanguageModel`."""
+        places: dict[str, list[int]] = {}
+        for i, trajectory in enumerate(trajectories):
+            places.setdefault(trajectory.problem.question, []).append(i)
+        steps: list[Step | None] = [None] * len(trajectories)
+        for question, those in places.items():
+            told = await self.table(question).extend(
+                [trajectories[i] for i in those], sampling, [seeds[i] for i in those]
+            )
+            for i, step in zip(those, told, strict=True):
+                wording = 0 if sampling.temperature == 0 else seeds[i] & 0x7FFFFFFF
+                steps[i] = Step(
+                    step.text, step.end, token_ids=(*step.token_ids, wording),
+                    logprob=step.logprob, proposal_logprob=step.proposal_logprob,
+                )  # fmt: skip
+        return [step for step in steps if step is not None]
+
+    def __repr__(self) -> str:
+        return f"ChainLanguageModel({len(self._chances)} problems)"
+
+
+class _Reading(NamedTuple):
+    """What the reward model knows of a prefix: whether it is right, e_t, and the names of what it states and how."""
+
+    right: bool
+    error: float
+    stated: bytes
+    worded: bytes
+
+
+class ChainReward:
+    """Judges chains as the module's docstring says; the same prefix, in the same words, always alike."""
+
+    def __init__(self, separation: float, systematic: float = 1.0, memory: float = 0.8, seed: int = 0) -> None:
+        self.separation, self.systematic, self.memory, self.seed = separation, systematic, memory, seed
+        self._readings: WeakKeyDictionary[Trajectory, _Reading] = WeakKeyDictionary()
+
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[list[float]]:
+        """See `motes.protocols.RewardModel`."""
+        return [[self._score(self._read(node)) for node in trajectory.path] for trajectory in trajectories]
+
+    def _score(self, reading: _Reading) -> float:
+        mean = self.separation / 2 if reading.right else -self.separation / 2
+        return 1 / (1 + math.exp(-self.separation * (mean + reading.error)))
+
+    def _read(self, node: Trajectory) -> _Reading:
+        if (known := self._readings.get(node)) is not None:
+            return known
+        step, parent = node.step, node.parent
+        assert step is not None
+        assert parent is not None
+        if parent.step is None:
+            name = _digest(str(self.seed).encode(), node.problem.question.encode())
+            before = _Reading(True, 0.0, name, name)
+        else:
+            before = self._read(parent)
+        stated = _digest(before.stated, step.text.encode())
+        worded = _digest(before.worded, repr((step.text, step.token_ids)).encode())
+        error = math.sqrt(self.systematic) * _normal(stated) + math.sqrt(1 - self.systematic) * _normal(worded)
+        if parent.step is not None:
+            error = self.memory * before.error + math.sqrt(1 - self.memory**2) * error
+        reading = _Reading(before.right and is_right(step.text), error, stated, worded)
+        self._readings[node] = reading
+        return reading
+
+    def __repr__(self) -> str:
+        return f"ChainReward({self.separation:g}, {self.systematic:g}, {self.memory:g})"
+
+
+def _digest(*parts: bytes) -> bytes:
+    return hashlib.blake2b(b"\0".join(parts), digest_size=16).digest()
+
+
+def _normal(name: bytes) -> float:
+    """A draw from N(0, 1) that depends on nothing but the name."""
+    return _STANDARD.inv_cdf(((int.from_bytes(name[:8], "big") >> 12) + 0.5) / 2**52)
+
+
+_STANDARD = NormalDist()
