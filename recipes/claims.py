@@ -4,6 +4,7 @@
     python recipes/claims.py robustness     # with a corrupted reward model
     python recipes/claims.py ablations      # settings of the particle filter, one at a time, on the validation split
     python recipes/claims.py adaptive       # accuracy and tokens of the adaptive budget
+    python recipes/claims.py regime         # where particles win: budgets over steps, pass@1 and quality of the reward
 
 Each cell (a method at a budget) is an evaluation of its own below --work: interrupted, the same command goes on;
 with more methods or budgets, only what is new is measured; claims that are given one --work share cells. Called
@@ -13,11 +14,12 @@ several times at once, the processes share the cells out among themselves.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from claim import ablations, adaptive, robustness, scaling
+from claim import ablations, adaptive, regime, robustness, scaling
 from claim.cells import Setting, measure
 from motes.errors import MotesError
 
@@ -27,42 +29,49 @@ CLAIMS = {"scaling": scaling, "robustness": robustness, "ablations": ablations, 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
+    args.work = args.work or Path("build/claims") / args.claim
+    args.out = args.out or Path("results") / args.claim
+    try:
+        failed = regime.run(args, told(argv)) if args.claim == "regime" else carry_out(args, argv)
+    except KeyboardInterrupt:
+        print(f"interrupted; what is done is in {args.work}, the same command goes on", file=sys.stderr)
+        return 130
+    except MotesError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"written: {args.out}")
+    if failed:
+        print(f"{failed} runs failed; the same command does them again", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def carry_out(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Measure a claim about models, and tell it. How many runs failed."""
     setting = Setting(
         claim=args.claim,
-        words=telling(argv),
+        command=told(argv),
         split=args.split or ("validation" if args.claim == "ablations" else "test"),
         limit=args.limit,
         seeds=args.seeds,
         model=args.model,
         reward=args.reward,
         concurrency=args.concurrency,
-        work=args.work or Path("build/claims") / args.claim,
-        out=args.out or Path("results") / args.claim,
+        work=args.work,
+        out=args.out,
     )
     budgets = args.budgets or CLAIMS[args.claim].BUDGETS
-    try:
-        match args.claim:
-            case "scaling":
-                cells = scaling.cells(args.methods or scaling.METHODS, budgets)
-            case "robustness":
-                cells = robustness.cells(args.methods or robustness.METHODS, budgets, args.kinds)
-            case "ablations":
-                cells = ablations.cells(budgets, args.reward)
-            case "adaptive":
-                cells = adaptive.cells(budgets, args.decided)
-        measured = measure(setting, cells)
-        CLAIMS[args.claim].tell(measured)
-    except KeyboardInterrupt:
-        print(f"interrupted; what is done is in {setting.work}, the same command goes on", file=sys.stderr)
-        return 130
-    except MotesError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"written: {setting.out}")
-    failed = sum(record.outcome == "failed" for records in measured.records.values() for record in records)
-    if failed:
-        print(f"{failed} runs failed; the same command does them again", file=sys.stderr)
-    return 1 if failed else 0
+    match args.claim:
+        case "scaling":
+            cells = scaling.cells(args.methods or scaling.METHODS, budgets)
+        case "robustness":
+            cells = robustness.cells(args.methods or robustness.METHODS, budgets, args.kinds)
+        case "ablations":
+            cells = ablations.cells(budgets, args.reward)
+        case "adaptive":
+            cells = adaptive.cells(budgets, args.decided)
+    measured = measure(setting, cells)
+    CLAIMS[args.claim].tell(measured)
+    return sum(record.outcome == "failed" for records in measured.records.values() for record in records)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -70,11 +79,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="claim", required=True)
     for name, module in CLAIMS.items():
         command = commands.add_parser(name, description=module.__doc__)
-        command.add_argument("--work", type=Path, help="records; default build/claims/NAME")
-        command.add_argument("--out", type=Path, help="tables and plots; default results/NAME")
+        where(command)
+        command.add_argument("--seeds", "--seed", type=whole, default=(0,), help="separated by commas")
         command.add_argument("--split", help="part of the task; default test, for ablations validation")
         command.add_argument("--limit", type=int, help="the first so many problems; default all")
-        command.add_argument("--seeds", "--seed", type=whole, default=(0,), help="separated by commas")
         command.add_argument("--model", default="tiny")
         command.add_argument("--reward", default="tiny")
         command.add_argument("--concurrency", type=int, default=64, help="problems in flight")
@@ -85,16 +93,28 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     kinds.add_argument("--kinds", type=words, default=tuple(robustness.LEVELS), help="of corruption; default all")
     decided = commands.choices["adaptive"]
     decided.add_argument("--decided", type=fractions, default=adaptive.DECIDED, help="separated by commas")
+    chains = commands.add_parser("regime", description=regime.__doc__)
+    where(chains)
+    chains.add_argument("--seeds", "--seed", type=whole, default=(0,), help="separated by commas")
+    chains.add_argument("--steps", type=whole, default=regime.STEPS, help="T, separated by commas")
+    chains.add_argument("--success", type=fractions, default=regime.SUCCESS, help="mean pass@1, separated by commas")
+    chains.add_argument("--separations", type=fractions, default=regime.SEPARATIONS, help="d', separated by commas")
+    chains.add_argument("--problems", type=int, default=300, help="of each world")
     return parser.parse_args(argv)
 
 
-def telling(argv: Sequence[str]) -> tuple[str, ...]:
-    """The options that say what is measured, not where it is put."""
-    where = argparse.ArgumentParser(add_help=False)
-    where.add_argument("--work")
-    where.add_argument("--out")
-    where.add_argument("--concurrency")
-    return tuple(where.parse_known_args(argv)[1][1:])
+def where(parser: argparse.ArgumentParser) -> None:
+    """The options that say where a claim's files are put, not what is measured."""
+    parser.add_argument("--work", type=Path, help="records; default build/claims/NAME")
+    parser.add_argument("--out", type=Path, help="tables and plots; default results/NAME")
+
+
+def told(argv: Sequence[str]) -> str:
+    """The command that measures the same: what tables say they were made by."""
+    elsewhere = argparse.ArgumentParser(add_help=False)
+    where(elsewhere)
+    elsewhere.add_argument("--concurrency")
+    return shlex.join(("python", "recipes/claims.py", *elsewhere.parse_known_args(argv)[1]))
 
 
 def words(text: str) -> tuple[str, ...]:

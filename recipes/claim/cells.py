@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import re
-import shlex
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,11 +31,11 @@ class Setting:
     """What all cells of a claim have in common, as the command line gives it.
 
     Attributes:
-        words: of the command line that say what is measured, after the claim's name.
+        command: that measures the same.
     """
 
     claim: str
-    words: tuple[str, ...]
+    command: str
     split: str
     limit: int | None
     seeds: tuple[int, ...]
@@ -45,10 +44,6 @@ class Setting:
     concurrency: int
     work: Path
     out: Path
-
-    @property
-    def command(self) -> str:
-        return shlex.join(("python", "recipes/claims.py", self.claim, *self.words))
 
     @property
     def made_by(self) -> str:

@@ -1,0 +1,339 @@
+"""Claim: how much less budget a particle filter needs is a function of the number of steps T, of pass@1 P, and of the
+reward model's AUROC within a problem.
+
+Each world is a set of chains (`motes.lab.chains`), on which every method runs as it does on models. The factor of a
+method at n is the budget at which it is as accurate as the particle filter is at n, over n. What theory predicts of it
+stands in `PREDICTED`, written down before anything was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from claim.cells import write
+from motes.errors import DirectoryBusyError
+from motes.lab import Evaluation, RunRecord, evaluate, read_records
+from motes.lab.chains import ChainWorld
+from motes.lab.comparison import PairedRuns, Rate, is_right, rates
+from motes.lab.evaluation import RECORDS
+from motes.lab.method_spec import NAMES
+from motes.lab.plot import heading, save
+from motes.lab.provenance import Provenance, together
+from motes.lab.report import CSV_METADATA
+from motes.lab.statistics import Interval, share_interval
+from motes.lab.tables import csv_text, markdown_rows, percent, provenance
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CHIEF = "pf:ess_threshold=1.0"
+STEPWISE = (CHIEF, "pf", "beam", "dvts", "rebase")
+SAMPLING = ("wbon", "bon", "majority")
+BUDGETS: Mapping[tuple[str, ...], Sequence[int]] = {
+    STEPWISE: (2, 4, 8, 16, 32),
+    SAMPLING: (1, 2, 4, 8, 16, 32, 64, 128),
+}
+REFERENCES = (4, 8)
+"""Budgets of the particle filter whose accuracy the others are to reach."""
+
+STEPS = (6, 12, 24)
+SUCCESS = (0.3, 0.1, 0.03)
+SEPARATIONS = (1.0, 1.5, 2.0, 3.0)
+
+Factors = tuple[float, float]
+OVER = math.inf
+
+PREDICTED: Mapping[tuple[int, float], Mapping[float, Factors]] = {
+    (6, 0.3): {1.5: (1.5, 0.8), 2.0: (4.6, 2.4), 3.0: (15, OVER)},
+    (12, 0.3): {1.5: (2.1, 1.6), 2.0: (6.8, 4.8), 3.0: (29, OVER)},
+    (24, 0.3): {1.5: (3.3, 1.8), 2.0: (9.8, 4.1), 3.0: (55, OVER)},
+    (6, 0.1): {1.5: (2.9, 2.0), 2.0: (6.2, 4.4), 3.0: (37, OVER)},
+    (12, 0.1): {1.5: (4.9, 2.4), 2.0: (21, 22), 3.0: (OVER, OVER)},
+    (24, 0.1): {1.5: (5.9, 2.9), 2.0: (55, OVER), 3.0: (OVER, OVER)},
+    (12, 0.03): {1.5: (6.2, 3.7), 2.0: (61, OVER), 3.0: (OVER, OVER)},
+    (24, 0.03): {1.5: (12.9, 8.0), 2.0: (OVER, OVER), 3.0: (OVER, OVER)},
+}
+"""By T and P, then by d′: the factors of weighted best-of-N against the particle filter that resamples at every step,
+at 4 and at 8, as a simulation of another chain gave them (one seed, 300 problems: to about a quarter). `OVER`: more
+than 64 at 4, more than 32 at 8. At d′ = 1 it has 0.3 to 1.0 on a data set of mixed difficulty."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One world, as the arguments of `ChainWorld` say it."""
+
+    num_steps: int
+    success: float
+    separation: float
+    systematic: float = 1.0
+    concentration: float | None = None
+    num_problems: int = 300
+    seed: int = 0
+
+    @property
+    def spec(self) -> str:
+        """The world's name as a task."""
+        told = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return f"motes.lab.chains:ChainWorld?{urlencode(told)}"
+
+    @property
+    def name(self) -> str:
+        words = [f"T={self.num_steps}", f"P={self.success:g}", f"d={self.separation:g}"]
+        words += [f"systematic={self.systematic:g}"] if self.systematic != 1 else []
+        words += [f"concentration={self.concentration:g}"] if self.concentration is not None else []
+        return "_".join([*words, f"problems={self.num_problems}", f"seed={self.seed}"])
+
+    @property
+    def kind(self) -> tuple[float, float | None]:
+        """What worlds of one heat map have in common."""
+        return self.systematic, self.concentration
+
+    def evaluations(self, seeds: tuple[int, ...]) -> Iterator[tuple[str, Evaluation]]:
+        """What is measured there, each with its directory."""
+        for name, (methods, budgets) in zip(("stepwise", "sampling"), BUDGETS.items(), strict=True):
+            yield (
+                f"{self.name}/{name}",
+                Evaluation(
+                    task=self.spec,
+                    methods=methods,
+                    budgets=tuple(budgets),
+                    seeds=seeds,
+                    lm="the world's own",
+                    reward="the world's own",
+                ),
+            )
+
+
+def cells(
+    steps: Sequence[int], success: Sequence[float], separations: Sequence[float], problems: int
+) -> Iterator[Cell]:
+    """The map: every combination, then what else may matter, in its middle: errors half of which are the wording's,
+    and difficulty that lies in a few steps."""
+    for t, p, d in itertools.product(steps, success, separations):
+        yield Cell(t, p, d, num_problems=problems)
+    middle = [(t, p, d) for t, p, d in itertools.product(steps[1:2], success, separations) if d in (1.5, 2.0)]
+    for t, p, d in middle:
+        yield Cell(t, p, d, systematic=0.5, num_problems=problems)
+    for t, p, d in middle:
+        yield Cell(t, p, d, concentration=0.3, num_problems=problems)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was measured in one world.
+
+    Attributes:
+        accuracy: by method and budget. factors: by method and budget of the particle filter.
+    """
+
+    cell: Cell
+    accuracy: Mapping[tuple[str, int], Interval]
+    factors: Mapping[tuple[str, int], Rate]
+
+    @classmethod
+    def of(cls, cell: Cell, records: Sequence[RunRecord]) -> Found:
+        runs = PairedRuns(records)
+        methods = list(dict.fromkeys(record.method for record in records))
+        accuracy = {
+            name: share_interval((problem, is_right(run)) for problem, those in problems.items() for run in those)
+            for name, problems in runs.cells.items()
+        }
+        found = rates(runs, methods, REFERENCES, CHIEF)
+        return cls(cell, accuracy, {(rate.method, rate.budget): rate for rate in found})
+
+
+def run(args: argparse.Namespace, command: str) -> int:
+    """Measure every world that has no records yet, then write tables and picture. How many runs failed.
+
+    Raises:
+        DirectoryBusyError: all is measured but for what other processes are at.
+    """
+    those = list(cells(args.steps, args.success, args.separations, args.problems))
+    evaluations = {cell: dict(cell.evaluations(args.seeds)) for cell in those}
+    busy: list[Path] = []
+    for number, (cell, named) in enumerate(evaluations.items(), start=1):
+        started = time.perf_counter()
+        measured = {args.work / name: measure(each, args.work / name, command) for name, each in named.items()}
+        busy += [directory for directory, new in measured.items() if new is None]
+        if any(measured.values()):
+            print(f"{number}/{len(those)}  {cell.name}: {time.perf_counter() - started:.0f} s", flush=True)
+    if busy:
+        raise DirectoryBusyError(
+            f"other processes are at {len(busy)} evaluations, the first is {busy[0]}: when they have ended, the same "
+            "command writes the tables"
+        )
+    records = {
+        cell: [record for name in named for record in read_records(args.work / name / RECORDS)]
+        for cell, named in evaluations.items()
+    }
+    directories = [args.work / name for named in evaluations.values() for name in named]
+    found = [Found.of(cell, of) for cell, of in records.items()]
+    tell(found, args.out, together([Provenance.read(directory) for directory in directories]), command)
+    return sum(record.outcome == "failed" for of in records.values() for record in of)
+
+
+def measure(evaluation: Evaluation, directory: Path, command: str) -> bool | None:
+    """Do every run that has no record yet. Whether there were any; None where another process is at it."""
+    recorded = read_records(directory / RECORDS)
+    if sum(record.outcome != "failed" for record in recorded) == evaluation.to_dict()["num_runs"]:
+        return False
+    world = evaluation.opened
+    assert isinstance(world, ChainWorld)
+    work = evaluate(
+        evaluation, directory, lm=world.lm, reward=world.reward, concurrency=4, traces=False, command=command
+    )
+    try:
+        asyncio.run(work)
+    except DirectoryBusyError:
+        return None
+    return True
+
+
+def tell(found: Sequence[Found], out: Path, made_with: Provenance, command: str) -> None:
+    others = [method for method in (*SAMPLING, *STEPWISE) if method != CHIEF]
+    header = ["steps", "pass@1", "d′ (AUROC)", "filter at 4, 8", "predicted", *map(_label, others)]
+    parts = []
+    for kind in dict.fromkeys(each.cell.kind for each in found):
+        those = [each for each in found if each.cell.kind == kind]
+        parts += [f"## {_heading(kind)}", "\n".join(markdown_rows(header, [_row(each, others) for each in those]))]
+    page = "\n\n".join(
+        [
+            "# Where particles win: budgets against the particle filter's",
+            f"Chains of T steps ([`motes.lab.chains`](../../src/motes/lab/chains.py)), {found[0].cell.num_problems} "
+            "problems a world. For each method the budget at which it is as accurate as the particle filter that "
+            "resamples at every step (`pf:ess_threshold=1`) is at 4, and at 8, over 4 and 8, with 95 % intervals over "
+            'problems, each by itself: "> 32" means that 32 times the budget is not enough. Predicted: that of '
+            "weighted best-of-N, by a simulation of another chain, written down before.",
+            *parts,
+            f"Made by `{command}`.",
+            "\n".join(provenance(made_with).markdown()).strip(),
+        ]
+    )
+    rows: list[dict[str, Any]] = []
+    for each in found:
+        named = {**dataclasses.asdict(each.cell), "auroc": round(ChainWorld(**dataclasses.asdict(each.cell)).auroc, 4)}
+        for (method, budget), accuracy in each.accuracy.items():
+            factor = each.factors.get((method, budget))
+            rows.append(
+                {**named, "method": method, "budget": budget}
+                | {name: round(value, 4) for name, value in _ends("accuracy", accuracy).items()}
+                | {name: "" if factor is None else factor.row()[name] for name in ("rate", "rate_low", "rate_high")}
+            )
+    files = {"report.md": page + "\n", "report.csv": csv_text(rows)}
+    write(out, {**files, CSV_METADATA: made_with.csv_metadata("regime", ["report.csv"])})
+    save(partial(figure, found, [*SAMPLING, "beam", "dvts", "rebase"]), out / "regime", made_with)
+
+
+def _ends(name: str, interval: Interval) -> dict[str, float]:
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def _label(method: str) -> str:
+    return NAMES.get(method, method)
+
+
+def _heading(kind: tuple[float, float | None]) -> str:
+    systematic, concentration = kind
+    errors = "all errors of the reward model systematic" if systematic == 1 else f"{percent(systematic)} systematic"
+    hard = "all steps equally hard" if concentration is None else "a few steps hard"
+    return f"{errors}, {hard}".capitalize()
+
+
+def _row(each: Found, others: Iterable[str]) -> list[str]:
+    cell = each.cell
+    world = ChainWorld(**dataclasses.asdict(cell))
+    predicted: Factors | None = None
+    if cell.kind == (1.0, None):
+        predicted = PREDICTED.get((cell.num_steps, cell.success), {}).get(cell.separation)
+    return [
+        str(cell.num_steps),
+        f"{100 * cell.success:g} %",
+        f"{cell.separation:g} ({world.auroc:.2f})",
+        ", ".join(percent(each.accuracy[CHIEF, n].value) for n in REFERENCES),
+        "" if predicted is None else ", ".join(map(_predicted, predicted, (64, 32))),
+        *("; ".join(_factor(each.factors[method, n]) for n in REFERENCES) for method in others),
+    ]
+
+
+def _predicted(factor: float, most: int) -> str:
+    return f"> {most}" if factor == OVER else f"{factor:g}"
+
+
+def _factor(rate: Rate) -> str:
+    """With its own interval."""
+    return f"{rate.text(rate.value.value)} ({rate.text(rate.value.low)} to {rate.text(rate.value.high)})"
+
+
+def figure(found: Sequence[Found], methods: Sequence[str], at: int = 4) -> Figure:
+    """A heat map for each method, a row, and each separation: factors at `at` over T and P."""
+    from matplotlib.colors import TwoSlopeNorm
+    from matplotlib.figure import Figure
+
+    shown = {
+        (each.cell.num_steps, each.cell.success, each.cell.separation): each
+        for each in found
+        if each.cell.kind == (1.0, None)
+    }
+    steps, success, separations = (sorted({place[i] for place in shown}) for i in range(3))
+    success = success[::-1]
+    side, gap, left, above, below = 1.75, 0.18, 1.55, 1.1, 0.6
+    high = side * 0.62
+    width = left + len(separations) * (side + gap)
+    height = above + len(methods) * (high + gap) + below
+    drawn = Figure(figsize=(width, height))
+    grid = drawn.subplots(len(methods), len(separations), squeeze=False)
+    drawn.subplots_adjust(
+        left=left / width, right=1 - gap / width, top=1 - above / height, bottom=below / height,
+        wspace=gap / side, hspace=gap / high,
+    )  # fmt: skip
+    norm = TwoSlopeNorm(0.0, -3.0, 6.0)
+    for row, method in enumerate(methods):
+        for column, separation in enumerate(separations):
+            axes = grid[row][column]
+            for x, t in enumerate(steps):
+                for y, p in enumerate(success):
+                    if (each := shown.get((t, p, separation))) is not None:
+                        _square(axes, x, y, each.factors[method, at], norm)
+            axes.set(xlim=(-0.5, len(steps) - 0.5), ylim=(-0.5, len(success) - 0.5))
+            axes.set_xticks(range(len(steps)), labels=[str(t) for t in steps] if row == len(methods) - 1 else [])
+            axes.set_yticks(range(len(success)), labels=[f"{100 * p:g} %" for p in success] if column == 0 else [])
+            axes.tick_params(length=0)
+            axes.grid(visible=False)
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+            if row == 0:
+                auroc = ChainWorld(1, 0.5, separation).auroc
+                axes.set_title(f"AUROC {auroc:.2f}", fontsize=10)
+        grid[row][0].annotate(
+            _label(method).replace(" of N", "\nof N"), (0, 0.5), (-left * 72 + 14, 0), xycoords="axes fraction",
+            textcoords="offset points", va="center", fontweight="bold", fontsize=9.5, annotation_clip=False,
+        )  # fmt: skip
+    grid[-1][0].set_xlabel("steps")
+    grid[len(methods) // 2][0].set_ylabel("pass@1")
+    title = f"Budget that matches {at} particles, over {at}"
+    heading(drawn, title, "chains; reward models from weak to strong; blue: the particle filter needs less", left=0.02)
+    return drawn
+
+
+def _square(axes: Axes, x: int, y: int, rate: Rate, norm: Any) -> None:
+    import matplotlib
+    from matplotlib.patches import Rectangle
+
+    edge = {0.0: rate.smallest / rate.budget, math.inf: rate.largest / rate.budget}
+    value = rate.value.value
+    colour = matplotlib.colormaps["RdBu"](norm(math.log2(edge.get(value, value))))
+    axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white"))
+    dark = sum(colour[:3]) < 1.5
+    axes.text(x, y, rate.text(value), ha="center", va="center", fontsize=8.5, color="white" if dark else "#222222")
