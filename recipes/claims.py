@@ -99,7 +99,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     chains.add_argument("--steps", type=whole, default=regime.STEPS, help="T, separated by commas")
     chains.add_argument("--success", type=fractions, default=regime.SUCCESS, help="mean pass@1, separated by commas")
     chains.add_argument("--separations", type=fractions, default=regime.SEPARATIONS, help="d', separated by commas")
-    chains.add_argument("--problems", type=int, default=300, help="of each world")
+    chains.add_argument("--problems", type=int, default=200, help="of each world")
     return parser.parse_args(argv)
 
 

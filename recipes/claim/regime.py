@@ -41,10 +41,12 @@ if TYPE_CHECKING:
 CHIEF = "pf:ess_threshold=1.0"
 STEPWISE = (CHIEF, "pf", "beam", "dvts", "rebase")
 SAMPLING = ("wbon", "bon", "majority")
-BUDGETS: Mapping[tuple[str, ...], Sequence[int]] = {
-    STEPWISE: (2, 4, 8, 16, 32),
-    SAMPLING: (1, 2, 4, 8, 16, 32, 64, 128),
+BUDGETS: Mapping[str, tuple[Sequence[str], Sequence[int]]] = {
+    "stepwise": (STEPWISE, (2, 4, 8, 16, 32)),
+    "weighted": (SAMPLING[:1], (1, 2, 4, 8, 16, 32, 64, 128)),
+    "sampling": (SAMPLING[1:], (1, 2, 4, 8, 16, 32, 64)),
 }
+"""What is measured in each world, by the name of its directory: methods, and their budgets."""
 REFERENCES = (4, 8)
 """Budgets of the particle filter whose accuracy the others are to reach."""
 
@@ -79,7 +81,7 @@ class Cell:
     separation: float
     systematic: float = 1.0
     concentration: float | None = None
-    num_problems: int = 300
+    num_problems: int = 200
     seed: int = 0
 
     @property
@@ -102,12 +104,12 @@ class Cell:
 
     def evaluations(self, seeds: tuple[int, ...]) -> Iterator[tuple[str, Evaluation]]:
         """What is measured there, each with its directory."""
-        for name, (methods, budgets) in zip(("stepwise", "sampling"), BUDGETS.items(), strict=True):
+        for name, (methods, budgets) in BUDGETS.items():
             yield (
                 f"{self.name}/{name}",
                 Evaluation(
                     task=self.spec,
-                    methods=methods,
+                    methods=tuple(methods),
                     budgets=tuple(budgets),
                     seeds=seeds,
                     lm="the world's own",
