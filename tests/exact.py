@@ -44,7 +44,8 @@ class World:
         factors = [self.phi(path[: t + 1], method.link, method.beta) for t in range(len(path))]
         if method.potential == "absolute":
             return float(np.prod(factors))
-        return factors[-1] if all(factors) else 0.0
+        kept = 0.0 if method.potential == "increment" else method.potential
+        return float(factors[-1] * np.prod(factors[:-1]) ** kept) if all(factors) else 0.0
 
     def target(self, method: ParticleFilter, functions: Sequence[Callable[[Path], float]]) -> np.ndarray:
         """Z·E[f] of each function under the target, by enumeration."""
@@ -138,7 +139,8 @@ def two_particle_moments(world: World, method: ParticleFilter) -> np.ndarray:
             return now
         if path == before:
             return 1.0
-        return now / world.phi(before, method.link, method.beta) if before else now
+        kept = 0.0 if method.potential == "increment" else method.potential
+        return now / world.phi(before, method.link, method.beta) ** (1 - kept) if before else now
 
     def walk(pair: tuple[Path, Path], w: tuple[float, float], z: float, p: float, rounds: int, met: bool) -> None:
         if rounds and all(path not in world.lm.table for path in pair):
@@ -197,7 +199,7 @@ def check_history(result: Result, method: ParticleFilter) -> None:
                 assert (trajectory is ancestor) if ancestor.finished else (trajectory.parent is ancestor), i
         increments = record.log_weights - weights
         for i, trajectory in enumerate(record.trajectories):
-            if method.potential == "increment" and before is not None and trajectory is before[record.ancestors[i]]:
+            if method.potential != "absolute" and before is not None and trajectory is before[record.ancestors[i]]:
                 assert increments[i] == 0.0, "a finished particle's increment is 1"
         weights = record.log_weights
         assert np.isclose(record.log_evidence, closed + np.log(np.exp(weights).mean())), "the last interval included"

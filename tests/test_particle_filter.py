@@ -38,14 +38,14 @@ from motes import ParticleFilter, Result, Sampling, Step, TabularLanguageModel, 
 from motes.errors import ConfigurationError, DegenerateWeightsError, UnknownNameError
 from motes.smc import RESAMPLING
 
-POTENTIALS = ("absolute", "increment")
+POTENTIALS = ("absolute", "increment", 0.4)
 LINKS = ("odds", "probability")
 THRESHOLDS = (0.0, 0.9, 1.0)  # never, sometimes (in these worlds), always
 NUM_STATISTICS = {
-    "targets": 2 * 2 * 4 * 3 * 2 * len(FUNCTIONS),
-    "two particles": 2 * 2 * 4 * 2 * 5,
-    "zero weights": 2 * 2 * len(FUNCTIONS),
-    "constant potential": 2 * 2 * sum(len(list(world.lm.paths())) for world in (EVEN, UNEVEN)),
+    "targets": 3 * 2 * 4 * 3 * 2 * len(FUNCTIONS),
+    "two particles": 3 * 2 * 4 * 2 * 5,
+    "zero weights": 3 * 2 * len(FUNCTIONS),
+    "constant potential": 3 * 2 * sum(len(list(world.lm.paths())) for world in (EVEN, UNEVEN)),
 }
 LIMIT = z_limit(sum(NUM_STATISTICS.values()))
 
@@ -60,7 +60,7 @@ def run(world: World, method: ParticleFilter, **options: object) -> Result:
 @pytest.mark.parametrize("beta", [1.0, 1.5])
 @pytest.mark.parametrize("scheme", RESAMPLING)
 @pytest.mark.parametrize("link", LINKS)
-@pytest.mark.parametrize(("potential", "world"), [("absolute", EVEN), ("increment", UNEVEN)], ids=POTENTIALS)
+@pytest.mark.parametrize(("potential", "world"), [("absolute", EVEN), ("increment", UNEVEN), (0.4, UNEVEN)], ids=map(str, POTENTIALS))
 def test_evidence_and_weighted_means_are_unbiased(potential: str, world: World, link: str, scheme: str, beta: float):
     for threshold in THRESHOLDS:
         method = ParticleFilter(3, potential, link, beta, threshold, scheme)
@@ -103,17 +103,21 @@ def test_without_resampling_weights_are_the_potentials_of_the_paths(potential: s
             assert np.exp(log_weight) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("potential", POTENTIALS)
+@pytest.mark.parametrize(
+    ("potential", "world"),
+    [("absolute", EVEN), ("absolute", UNEVEN), ("increment", EVEN), ("increment", UNEVEN), (0.4, EVEN)],
+)
 @pytest.mark.parametrize("link", LINKS)
-@pytest.mark.parametrize("world", [EVEN, UNEVEN], ids=["even", "uneven"])
-def test_constant_potential_gives_the_prior_back(potential: str, link: str, world: World):
+def test_constant_potential_gives_the_prior_back(potential: str | float, link: str, world: World):
+    """Where evidence is kept, answers of more steps have more of it: of even ones the prior is left."""
     constant = World(world.lm, TabularReward({}, default=0.6))
     method = ParticleFilter(4, potential, link, ess_threshold=1.0, resampling="multinomial")
     paths = dict(world.lm.paths())
     counts = []
     for result in results(constant, method, 300):
-        rounds = len(result.records) if potential == "absolute" else 1
-        assert result.log_evidence == pytest.approx(rounds * np.log(constant.phi((), link, 1.0)))
+        kept = {"absolute": 1.0, "increment": 0.0}.get(potential, potential)
+        counted = 1 + kept * (len(result.records) - 1)
+        assert result.log_evidence == pytest.approx(counted * np.log(constant.phi((), link, 1.0)))
         assert np.ptp(result.log_weights) == pytest.approx(0.0, abs=1e-12)
         assert all(record.resampled for record in result.records[1:]), "a threshold of 1 is always, even weights too"
         counts.append([sum(path_of(t) == path for t in result.trajectories) / 4 for path in paths])

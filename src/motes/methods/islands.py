@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -25,13 +25,17 @@ class _Islands:
 
 @dataclass(frozen=True)
 class Islands(ParticleFilter, _Islands):
-    """M particle filters that never meet; each one's particles weigh as much as its evidence says.
+    """M particle filters that never meet.
 
-        Ẑ = mean_m Ẑ_m        posterior = Σ_m Ẑ_m Σ_i W_i^m δ(x_i^m) / Σ_m Ẑ_m
+        Ẑ = mean_m Ẑ_m
+        combine = "evidence"    posterior = Σ_m Ẑ_m Σ_i W_i^m δ(x_i^m) / Σ_m Ẑ_m      as much as its evidence says
+        combine = "equal"       posterior = Σ_m Σ_i W_i^m δ(x_i^m) / M                each island a vote
 
-    Target: that of `ParticleFilter`, where the same is unbiased: Ẑ, and Ẑ·ΣWf. A single filter may lose a good answer
-    to one early resampling; islands do not compete before the end. Each resamples when its own ESS falls. An island
-    all of whose weights are zero counts as Ẑ_m = 0.
+    Target: that of `ParticleFilter`. Ẑ is unbiased, and so is Ẑ·ΣWf where islands count by their evidence; where they
+    count equally each has the bias of a filter of N particles, whatever their number, and the posterior is consistent
+    as N grows. A single filter may lose a good answer to one early resampling; islands do not compete before the end.
+    Equal ones never do: an island that the reward model overrates has no more say than another. Each resamples when its
+    own ESS falls. An island all of whose weights are zero counts as Ẑ_m = 0, and has no vote.
 
     Source: Vergé, Dubarry, Del Moral, Moulines, "On parallel implementation of sequential Monte Carlo methods: the
     island particle model" (2015), without interaction.
@@ -39,6 +43,7 @@ class Islands(ParticleFilter, _Islands):
     Args:
         num_particles: N of each island.
         num_islands: M ≥ 1.
+        combine: "evidence" or "equal".
         others: as for `ParticleFilter`.
 
     Raises:
@@ -46,6 +51,8 @@ class Islands(ParticleFilter, _Islands):
     """
 
     one_population: ClassVar[bool] = False
+
+    combine: Literal["evidence", "equal"] = "evidence"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,6 +86,6 @@ class Islands(ParticleFilter, _Islands):
         if not sweeps:
             raise failures[0]
         log_evidence = [sweep.log_evidence for sweep in sweeps]
-        population, weights = pool(sweeps, log_evidence)
+        population, weights = pool(sweeps, log_evidence if self.combine == "evidence" else None)
         log_mean = log_sum_exp(np.array(log_evidence)) - float(np.log(self.num_islands))
         return await self._conclude(run, population, weights, log_mean)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from motes.arguments import fit_fields
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.methods.population import Aggregation, Population, Run
-from motes.methods.potential import Link, Potential, log_increment
+from motes.methods.potential import Link, Potential, log_increment, require_potential
 from motes.methods.requirements import require_steps
 from motes.methods.selectors import SELECTORS, conclude
 from motes.methods.sweep import Sweep
@@ -35,7 +35,8 @@ class ParticleFilter:
 
     Args:
         num_particles: N ≥ 1.
-        potential: "absolute" or "increment": G_t, and with it the target. See `motes.methods.potential`.
+        potential: "absolute", "increment" or a number in [0, 1]: G_t, and with it the target. See
+            `motes.methods.potential`.
         link: "odds" or "probability".
         beta: inverse temperature of the weights, φ = link(r)^beta; 0 ignores the reward model.
         ess_threshold: resample when ESS falls below this fraction of N; 1 always, 0 never.
@@ -51,7 +52,7 @@ class ParticleFilter:
     one_population: ClassVar[bool] = True
 
     num_particles: int
-    potential: Potential = "increment"
+    potential: Potential | float = "increment"
     link: Link = "odds"
     beta: float = 1.0
     ess_threshold: float = 0.5
@@ -63,6 +64,7 @@ class ParticleFilter:
         fit_fields(self)
         if self.num_particles < 1:
             raise ConfigurationError(f"num_particles must be at least 1, not {self.num_particles}")
+        require_potential(self.potential)
         if not 0.0 <= self.ess_threshold <= 1.0:
             raise ConfigurationError(f"ess_threshold is a fraction of N in [0, 1], not {self.ess_threshold}")
         if not (self.beta >= 0.0 and np.isfinite(self.beta)):

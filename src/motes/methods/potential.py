@@ -6,6 +6,11 @@ With r(x_≤t) the score of a prefix, φ = link(r)^beta and G_t the factor by wh
     "absolute"     φ(x_≤t)                      φ(x_≤T), again      p(x) · Π_t φ(x_≤t), a finished answer's last φ
                                                                     counted again every round it waits
     "increment"    φ(x_≤t)/φ(x_≤t−1), φ(∅) = 1  1                   p(x) · φ(x_≤T)
+    λ in [0, 1]    φ(x_≤t)/φ(x_≤t−1)^(1 − λ)    1                   p(x) · φ(x_≤T) · Π_{t<T} φ(x_≤t)^λ
+
+A number λ is how much of the evidence of earlier steps is kept when a new one is scored: none at 0, which is
+"increment"; all of it at 1, which is "absolute" but for answers that wait. Where scores err, several together err less
+than the last one; answers of many steps count more of them.
 
     link           φ at beta = 1
     "odds"         r/(1 − r), r clipped to [1e−7, 1 − 1e−7]: softmax over logits, what the paper's experiments use
@@ -20,6 +25,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from motes.errors import ConfigurationError
 from motes.methods.population import Aggregation, Population
 from motes.types import STOPS
 
@@ -41,8 +47,18 @@ def log_potential(scores: FloatArray, link: Link, beta: float) -> FloatArray:
         return np.asarray(beta * np.log(scores))
 
 
+def require_potential(potential: Potential | float) -> None:
+    """Refuse a number that is no share.
+
+    Raises:
+        ConfigurationError: it is not in [0, 1].
+    """
+    if not isinstance(potential, str) and not 0.0 <= potential <= 1.0:
+        raise ConfigurationError(f"potential is 'absolute', 'increment' or a number in [0, 1], not {potential}")
+
+
 def log_increment(
-    population: Population, potential: Potential, link: Link, beta: float, aggregation: Aggregation = "last"
+    population: Population, potential: Potential | float, link: Link, beta: float, aggregation: Aggregation = "last"
 ) -> FloatArray:
     """log G_t of each particle after an extension, (N,).
 
@@ -54,14 +70,15 @@ def log_increment(
 
 
 def _log_increment(
-    population: Population, potential: Potential, link: Link, beta: float, aggregation: Aggregation
+    population: Population, potential: Potential | float, link: Link, beta: float, aggregation: Aggregation
 ) -> FloatArray:
     now = log_potential(population.aggregate(aggregation), link, beta)
     if potential == "absolute":
         return np.where(np.isnan(now), -np.inf, now)
+    kept = 0.0 if potential == "increment" else potential
     before = log_potential(population.aggregate(aggregation, before=True), link, beta)
     before = np.where(np.isnan(before), 0.0, before)  # φ(∅) = 1
     with np.errstate(invalid="ignore"):
-        ratio = np.where(np.isneginf(before), -np.inf, now - before)  # weight zero stays zero
+        ratio = np.where(np.isneginf(before), -np.inf, now - (1 - kept) * before)  # weight zero stays zero
     empty = np.isnan(now)
     return np.where(population.extended, ratio, np.where(empty, -np.inf, 0.0))
