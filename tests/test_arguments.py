@@ -15,7 +15,7 @@ import pytest
 import motes
 from motes.arguments import _hints, fit, fit_fields
 from motes.errors import ConfigurationError, UnknownNameError
-from motes.lab import Evaluation
+from motes.lab import Evaluation, method_from_spec
 from motes.lab.prices import Prices
 from motes.methods import METHODS
 from motes.types import Problem, Sampling, Step
@@ -180,6 +180,14 @@ def test_texts_become_well_formed():
 def test_a_name_that_is_nearly_one_is_suggested():
     with pytest.raises(UnknownNameError, match="did you mean 'increment'"):
         motes.ParticleFilter(4, potential="incremental")  # type: ignore[arg-type]
+
+
+def test_a_potential_is_a_name_or_a_share():
+    assert motes.ParticleFilter(4, potential=1).potential == 1.0
+    for potential in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ConfigurationError, match=r"potential"):
+            motes.ParticleFilter(4, potential=potential)
+    assert method_from_spec("pf:potential=0.5", 4) == motes.ParticleFilter(4, potential=0.5)
 
 
 def test_a_long_value_is_not_repeated():

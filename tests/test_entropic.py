@@ -38,7 +38,7 @@ FORMS = {
     "both": {"annealing": True, "look_ahead": True},
 }
 WORLDS = {"absolute": EVEN, "increment": UNEVEN}
-LIMIT = z_limit((2 * 2 * 4 * 3 + 3 + 2 * 4 + 3) * len(FUNCTIONS))
+LIMIT = z_limit((2 * 2 * 4 * 3 + 3 + 2 * 4 + 3) * len(FUNCTIONS) + 1)
 
 
 def run(world: World, method: ParticleFilter, **options: object) -> Result:
@@ -168,9 +168,10 @@ def test_dead_islands_count_as_evidence_zero():
         run(World(EVEN.lm, TabularReward(dict.fromkeys(prefixes(EVEN.lm), 0.0))), method)
 
 
+@pytest.mark.parametrize("combine", ["evidence", "equal"])
 @pytest.mark.parametrize("potential", WORLDS)
-def test_each_island_is_a_filter_and_weighs_its_evidence(potential: str):
-    method = Islands(3, 4, potential, beta=2.0, ess_threshold=0.7)
+def test_each_island_is_a_filter_and_weighs_its_evidence_or_as_much_as_any(potential: str, combine: str):
+    method = Islands(3, 4, potential, beta=2.0, ess_threshold=0.7, combine=combine)
     for result in results(UNEVEN, method, 15):
         evidence = []
         for m in range(4):
@@ -187,11 +188,22 @@ def test_each_island_is_a_filter_and_weighs_its_evidence(potential: str):
             check_history(part, method)
             assert result.trajectories[3 * m : 3 * m + 3] == last.trajectories
             own = np.exp(result.log_weights[3 * m : 3 * m + 3])
-            assert own.sum() == pytest.approx(evidence[-1])
+            assert own.sum() == pytest.approx(evidence[-1] if combine == "evidence" else 1.0)
             assert np.allclose(own / own.sum(), Weights(last.log_weights).normalized)
         assert np.exp(result.log_evidence) == pytest.approx(np.mean(evidence))
         assert result.scores.shape == (12,)
         assert sum((record.usage for record in result.records), motes.Usage()) == result.usage
+
+
+def test_equal_islands_estimate_the_same_evidence_without_bias():
+    """And a dead one has no vote."""
+    method = Islands(2, 3, "increment", "odds", 1.5, 0.9, combine="equal")
+    found = [result for result in results(UNEVEN, method, 300) if result is not None]
+    z = z_scores(np.exp([[result.log_evidence] for result in found]), UNEVEN.target(method, [lambda path: 1.0]))
+    assert np.abs(z).max() < LIMIT, z
+    world = World(EVEN.lm, TabularReward({**EVEN.reward.table, ("a",): 0.0}))
+    for result in filter(None, results(world, Islands(1, 3, "absolute", "probability", combine="equal"), 50)):
+        assert np.allclose(np.exp(result.log_weights), 1.0)
 
 
 def test_one_island_is_the_particle_filter_and_constant_potential_the_prior():
@@ -249,6 +261,7 @@ def test_configuration():
     assert method_from_spec("epf:paper", 6) == EntropicParticleFilter.paper(6)
     assert method_from_spec("islands", 12) == Islands(3, 4)
     assert method_from_spec("islands:num_islands=2:beta=2", 12) == Islands(6, 2, beta=2.0)
+    assert method_from_spec("islands:combine=equal", 12) == Islands(3, 4, combine="equal")
     assert Islands(3, 4).budget == 12
     for value in (0.0, -1.0, np.inf, np.nan):
         with pytest.raises(ConfigurationError, match="expected_steps"):

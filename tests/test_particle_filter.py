@@ -60,7 +60,9 @@ def run(world: World, method: ParticleFilter, **options: object) -> Result:
 @pytest.mark.parametrize("beta", [1.0, 1.5])
 @pytest.mark.parametrize("scheme", RESAMPLING)
 @pytest.mark.parametrize("link", LINKS)
-@pytest.mark.parametrize(("potential", "world"), [("absolute", EVEN), ("increment", UNEVEN), (0.4, UNEVEN)], ids=map(str, POTENTIALS))
+@pytest.mark.parametrize(
+    ("potential", "world"), [("absolute", EVEN), ("increment", UNEVEN), (0.4, UNEVEN)], ids=map(str, POTENTIALS)
+)
 def test_evidence_and_weighted_means_are_unbiased(potential: str, world: World, link: str, scheme: str, beta: float):
     for threshold in THRESHOLDS:
         method = ParticleFilter(3, potential, link, beta, threshold, scheme)

@@ -49,6 +49,7 @@ CASES = {  # where the target is defined: the horizon is how long, under "absolu
     "absolute, waiting for some": (UNEVEN, "absolute", 2),
     "increment, misleading": (MISLEADING_UNEVEN, "increment", 1),
     "absolute, misleading": (MISLEADING, "absolute", 3),
+    "some evidence kept": (UNEVEN, 0.5, 3),
 }
 PARTICLES = (2, 3, 4)
 THRESHOLDS = (0.8, 1.0)  # sometimes (in these worlds), always
@@ -103,7 +104,8 @@ def test_the_reference_keeps_its_path_and_its_own_prefixes_weights(case: str):
             if potential == "absolute":
                 expected = phi if t <= max(horizon, len(move.before)) else 1.0
             else:
-                expected = phi / before if t <= len(move.before) else 1.0
+                kept = 0.0 if potential == "increment" else potential
+                expected = phi / before ** (1 - kept) if t <= len(move.before) else 1.0
             assert np.exp(record.log_weights[-1]) == pytest.approx(expected)  # each round begins with weight 1
             resampled += record.resampled
             chosen += record.resampled and 2 in record.ancestors[:2]
