@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
@@ -41,11 +41,16 @@ MISTAKES = {"a": 0.5, "b": 0.25, "c": 0.125, "d": 0.125}
 """The mistakes that can be made at a step, and how likely each is if one is made."""
 
 
-def table_of(success: Sequence[float]) -> dict[Path, dict[str, float]]:
+USUAL = "usual"
+"""The wrong answer that several mistakes of a chain may share."""
+
+
+def table_of(success: Sequence[float], usual: Collection[str] = ()) -> dict[Path, dict[str, float]]:
     """A chain as `TabularLanguageModel` takes it.
 
     Args:
         success: (T,) the chance that each step is right, if those before it are.
+        usual: mistakes that end in the usual wrong answer, such as "3b", the second one that can be made at step 3.
     """
     table: dict[Path, dict[str, float]] = {}
 
@@ -56,7 +61,7 @@ def table_of(success: Sequence[float]) -> dict[Path, dict[str, float]]:
     for t, chance in enumerate(success, start=1):
         row = table.setdefault(right, {text(t, RIGHT): chance})
         for mistake, share in MISTAKES.items():
-            answer = f"{t}{mistake}"
+            answer = USUAL if f"{t}{mistake}" in usual else f"{t}{mistake}"
             row[text(t, answer, mistake)] = (1 - chance) * share
             wrong = (*right, text(t, answer, mistake))
             for later in range(t + 1, len(success) + 1):
@@ -76,8 +81,10 @@ class ChainWorld(BoxedAnswers):
         separation: d′ of the reward model.
         systematic: the share of its error that all who state the same have in common.
         memory: how much of its error at a step is that at the step before, in [0, 1).
-        concentration: of the difficulty. None: all steps of a problem are equally hard; else the shares of log Π p_t
-            are drawn from a Dirichlet distribution with this parameter: the smaller, the fewer steps decide.
+        concentration: of the difficulty. None: all problems have the same `hardness`; else each one's shares of
+            log Π p_t are drawn from a Dirichlet distribution with this parameter: the smaller, the fewer steps decide.
+        hardness: (T,) of the steps, in any unit: their shares of log Π p_t. Empty: all are equally hard.
+        agreement: the share of mistakes that end in the problem's usual wrong answer, instead of one of their own.
         spread: of problems. Their chances are drawn from a beta distribution as narrow as a posterior after so many
             observations.
         num_problems: drawn. seed: of the draws and of the reward model's errors.
@@ -92,6 +99,8 @@ class ChainWorld(BoxedAnswers):
     systematic: float = 1.0
     memory: float = 0.8
     concentration: float | None = None
+    hardness: tuple[float, ...] = ()
+    agreement: float = 0.0
     spread: float = 5.0
     num_problems: int = 300
     seed: int = 0
@@ -109,6 +118,9 @@ class ChainWorld(BoxedAnswers):
             ("systematic", 0 <= self.systematic <= 1, "lie in [0, 1]"),
             ("memory", 0 <= self.memory < 1, "lie in [0, 1)"),
             ("concentration", self.concentration is None or self.concentration > 0, "be more than 0, or None"),
+            ("hardness", not self.hardness or len(self.hardness) == self.num_steps, "have one number a step, or none"),
+            ("hardness", min(self.hardness, default=1.0) >= 0 < sum(self.hardness or (1.0,)), "be 0 or more"),
+            ("agreement", 0 <= self.agreement <= 1, "lie in [0, 1]"),
             ("spread", self.spread > 0, "be more than 0"),
         ):
             if not holds:
@@ -127,7 +139,8 @@ class ChainWorld(BoxedAnswers):
         for i in range(self.num_problems):
             whole = rng.beta(self.spread * self.success, self.spread * (1 - self.success))
             if self.concentration is None:
-                shares = np.full(self.num_steps, 1 / self.num_steps)
+                shares = np.array(self.hardness or (1.0,) * self.num_steps)
+                shares = shares / shares.sum()
             else:
                 shares = rng.dirichlet(np.full(self.num_steps, self.concentration))
             found[f"chain {i}"] = tuple((max(whole, 1e-9) ** shares).tolist())
@@ -149,7 +162,15 @@ class ChainWorld(BoxedAnswers):
     @cached_property
     def lm(self) -> ChainLanguageModel:
         """Writes the problems' chains."""
-        return ChainLanguageModel(self.chances)
+        rng = np.random.default_rng((self.seed, 1))
+        usual = {
+            question: {
+                f"{t}{mistake}" for t in range(1, self.num_steps + 1) for mistake in MISTAKES
+                if rng.random() < self.agreement
+            }
+            for question in self.chances
+        }  # fmt: skip
+        return ChainLanguageModel(self.chances, usual)
 
     @cached_property
     def reward(self) -> ChainReward:
@@ -167,10 +188,14 @@ class ChainLanguageModel:
 
     Args:
         chances: (T,) p_t of each problem, by its question.
+        usual: mistakes that end in the usual wrong answer, by question; see `table_of`.
     """
 
-    def __init__(self, chances: dict[str, tuple[float, ...]]) -> None:
+    def __init__(
+        self, chances: Mapping[str, tuple[float, ...]], usual: Mapping[str, Collection[str]] | None = None
+    ) -> None:
         self._chances = chances
+        self._usual = usual or {}
         self._tables: dict[str, TabularLanguageModel] = {}
 
     def table(self, question: str) -> TabularLanguageModel:
@@ -182,7 +207,9 @@ class ChainLanguageModel:
         if question not in self._chances:
             raise ConfigurationError(f"{question!r} is no problem of this world")
         if question not in self._tables:
-            self._tables[question] = TabularLanguageModel(table_of(self._chances[question]))
+            self._tables[question] = TabularLanguageModel(
+                table_of(self._chances[question], self._usual.get(question, ()))
+            )
         return self._tables[question]
 
     async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
