@@ -16,6 +16,7 @@ import typer
 import typer.core
 
 from motes.cli import (
+    advise,
     calibrate,
     check,
     compare,
@@ -51,6 +52,7 @@ app.command("grade")(grade.command)
 app.command("report")(report.command)
 app.command("compare")(compare.command)
 app.command("export")(export.command)
+app.command("advise")(advise.command)
 app.command("reproduce")(reproduce.command)
 app.command("demo")(demo.command)
 app.command("check")(check.command)

@@ -1,5 +1,6 @@
 """The lab: plan an evaluation, run it so that nothing is lost, summarise it honestly, draw it."""
 
+from motes.lab.advice import Advice, advise, write_advice
 from motes.lab.calibration import HeldOut, Labelled, calibrate, read_labelled, score_labelled
 from motes.lab.comparing import Comparison, compare, write_comparison
 from motes.lab.corruption import CorruptedReward
@@ -13,12 +14,14 @@ from motes.lab.planning import Estimate, estimate
 from motes.lab.rating import Rating, write_rating
 from motes.lab.rating_run import rate
 from motes.lab.records import RecordStore, RunRecord, read_records
+from motes.lab.regime import Regime
 from motes.lab.report import Cell, Report, write_report
 from motes.lab.run import Progress, evaluate
 from motes.lab.statistics import Interval, proportion_interval
 from motes.lab.traces import Trace, TraceStore, read_traces
 
 __all__ = [
+    "Advice",
     "Cell",
     "Comparison",
     "CorruptedReward",
@@ -33,6 +36,7 @@ __all__ = [
     "Progress",
     "Rating",
     "RecordStore",
+    "Regime",
     "Regraded",
     "Report",
     "RunRecord",
@@ -40,6 +44,7 @@ __all__ = [
     "StepFile",
     "Trace",
     "TraceStore",
+    "advise",
     "calibrate",
     "compare",
     "derive_seed",
@@ -55,6 +60,7 @@ __all__ = [
     "read_traces",
     "regrade",
     "score_labelled",
+    "write_advice",
     "write_comparison",
     "write_rating",
     "write_report",

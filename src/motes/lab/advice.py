@@ -10,19 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from motes import api
-from motes.errors import ConfigurationError
+from motes import api, files
+from motes.errors import ConfigurationError, RunDirectoryError
 from motes.lab.chains import RIGHT
 from motes.lab.comparison import ends
 from motes.lab.method_spec import NAMES, method_from_spec
+from motes.lab.provenance import Provenance
 from motes.lab.records import RunRecord
 from motes.lab.regime import Regime, resampled, samples_of
+from motes.lab.report import Report
 from motes.lab.statistics import Interval, share_interval, student_quantile
-from motes.lab.tables import Section, csv_text, markdown, percent, three, with_interval
-from motes.text import counted
+from motes.lab.tables import Section, csv_text, markdown, percent, provenance, three, with_interval
 
 METHODS = ("majority", "wbon", "rebase", "pf")
 BUDGETS = (4, 16, 64)
@@ -39,15 +41,15 @@ BETTER = 0.95
 REGIME_NOTE = (
     "From {answers} independent answers to each of {problems} problems; in brackets 95 % intervals over problems. "
     "AUROC: chance that of two {what} to the same problem, a right and a wrong one, the right one has the larger "
-    "score. Systematic: of the variance of wrong answers' logits, the share that those who answer the same have in common: "
-    "what no number of particles averages out. Coverage: chance that any of N answers is right, by the beta "
+    "score. Systematic: of the variance of wrong answers' logits, the share that those who answer the same have in "
+    "common: what no number of particles averages out. Coverage: chance that any of N answers is right, by the beta "
     "distribution that fits the problems' pass@1."
 )
 PREDICTED_NOTE = (
     "Accuracy of methods on chains of as many steps, with the same pass@1, spread over problems, AUROC, memory and "
     "share of systematic error; in brackets 95 % intervals over {resamples} resamples of the pilot's problems, "
-    "{problems} chains each. Searches are flattered there: on real models they have come out lower. Tokens: of both models, N "
-    "times those of one answer; what particles share comes off that."
+    "{problems} chains each. Searches are flattered there: on real models they have come out lower. Tokens: of both "
+    "models, N times those of one answer; what particles share comes off that."
 )
 
 
@@ -176,15 +178,21 @@ class Advice:
             PREDICTED_NOTE.format(problems=PROBLEMS, resamples=RESAMPLES),
         )
 
-    def markdown(self, title: str) -> str:
-        """All of it as a Markdown page."""
-        lines = [f"# {markdown(title)}", "", *self.words(), ""]
-        return "\n".join([*lines, *(line for section in self.sections() for line in section.markdown())])
+    def tables(self, title: str, made_with: Provenance | None = None) -> dict[str, str]:
+        """What is written for others to read, by file name.
 
-    def tables(self, title: str) -> dict[str, str]:
-        """What is written for others to read, by file name."""
-        rows = [each.row() for each in self.predictions]
-        return {"advice.md": self.markdown(title), "advice.csv": csv_text(rows)}
+        Args:
+            title: of the page. made_with: what the pilot was made with.
+        """
+        parts = [*self.sections(), *([] if made_with is None else [provenance(made_with)])]
+        page = [
+            f"# {markdown(title)}",
+            "",
+            " ".join(self.words()),
+            "",
+            *(line for part in parts for line in part.markdown()),
+        ]
+        return {"advice.md": "\n".join(page), "advice.csv": csv_text([each.row() for each in self.predictions])}
 
 
 async def advise(
@@ -265,6 +273,23 @@ def coverage(regime: Regime, budget: int) -> float:
     return 1 - math.exp(none)
 
 
-def title_of(regime: Regime, task: str, lm: str, reward: str) -> str:
-    """What an advice is called."""
-    return f"Advice for {task}, {lm} and {reward}, from {counted(regime.problems, 'problem')}"
+def write_advice(directory: Path, advice: Advice, report: Report) -> list[Path]:
+    """Write its page and its table.
+
+    Args:
+        report: of the pilot.
+
+    Returns:
+        the files written.
+
+    Raises:
+        RunDirectoryError: the directory cannot be written.
+    """
+    paths = []
+    try:
+        for name, text in advice.tables(f"Advice: {report.title}, {report.models}", report.provenance).items():
+            paths.append(directory / name)
+            files.write_text(paths[-1], text)
+    except OSError as error:
+        raise RunDirectoryError(f"the advice cannot be written to {directory}: {error.strerror}") from error
+    return paths

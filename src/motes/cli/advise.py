@@ -1,0 +1,114 @@
+"""`motes advise`: which method to take, before the money is spent."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from motes.cli import evaluate, options, terminal
+from motes.cli.terminal import Console, Text
+from motes.cli.views import show_sections
+from motes.errors import ConfigurationError
+from motes.lab.advice import RESAMPLES, Advice, advise, write_advice
+from motes.lab.evaluation import Evaluation
+from motes.lab.planning import ANSWER_TOKENS
+from motes.lab.report import Report
+from motes.tasks import DECLARED, TASKS
+
+
+def command(
+    directory: Annotated[
+        Path | None,
+        typer.Argument(
+            help="An evaluation that exists, with bon or wbon at a budget of 2 or more: nothing is generated.",
+            show_default=False,
+        ),
+    ] = None,
+    task: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE.jsonl",
+            autocompletion=options.complete(*TASKS, *DECLARED),
+            help="Whose problems the pilot takes; see `motes eval`.",
+        ),
+    ] = "arithmetic",
+    split: Annotated[str, typer.Option(help="Part of the task: not the one that is measured on later.")] = "validation",
+    labels: Annotated[int, typer.Option(min=2, help="Problems of the pilot, the first so many.")] = 100,
+    samples: Annotated[int, typer.Option(min=2, help="Answers to each of them.")] = 8,
+    model: options.Model = "tiny",
+    reward: options.Reward = "tiny",
+    temperature: options.Temperature = options.DEFAULTS.temperature,
+    max_tokens: options.MaxTokens = options.DEFAULTS.max_tokens,
+    prompt: options.Prompt = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Problems in flight.")] = 64,
+    out: Annotated[Path, typer.Option(help="Directory of the pilot; an unfinished one is resumed.")] = Path("pilot"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the pilot would do, and its cost.")] = False,
+    prices: options.Prices = None,
+) -> None:
+    """Say what to expect of methods, and which to take, from a pilot of 100 problems x 8 answers."""
+    if directory is None:
+        if reward == "none":
+            raise ConfigurationError("a pilot needs a reward model, which is half of what it looks at: name one")
+        asked = options.prompt(prompt)
+        pilot = Evaluation(
+            task=task,
+            split=split,
+            limit=labels,
+            methods=("wbon", "greedy"),
+            budgets=(samples,),
+            lm=model,
+            reward=reward,
+            sampling=options.sampling(
+                asked,
+                temperature=temperature,
+                max_tokens=max_tokens,
+                max_step_tokens=None,
+                delimiter=None,
+                pattern=None,
+                step_tokens=None,
+                stop=None,
+            ),
+            prompt=asked,
+        )
+        pilot.check(out)
+        if dry_run:
+            evaluate.show_plan(pilot, out, None, concurrency, ANSWER_TOKENS, options.parse_prices(prices))
+            return
+        try:
+            lm, prm = options.open_models(model, reward)
+            evaluate.run(
+                terminal.progress(), pilot, out, lm=lm, reward=prm, concurrency=concurrency,
+                command=options.command_line(),
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            raise terminal.StoppedError(
+                f"what is done is in {out}, this goes on with it: {options.command_line()}"
+            ) from None
+        directory = out
+    elif dry_run:
+        raise ConfigurationError(f"nothing is generated for {directory}, which holds its answers: leave out --dry-run")
+    report = Report.load(directory)
+    records = [record for runs in report.runs.values() for record in runs]
+    console = terminal.progress()
+
+    def tell(done: int, total: int) -> None:
+        console.print(f"predicting: {done}/{total}", soft_wrap=True)
+
+    tell(0, RESAMPLES)
+    advice = asyncio.run(advise(records, observe=tell))
+    show(terminal.results(), advice, report)
+    paths = write_advice(directory, advice, report)
+    terminal.say("written: " + " ".join(shlex.quote(str(path)) for path in paths))
+
+
+def show(console: Console, advice: Advice, report: Report) -> None:
+    """The tables, then the recommendation in words."""
+    console.print(Text(f"{report.title}: {report.models}", style="bold"), soft_wrap=True)
+    show_sections(console, report.warnings(), advice.sections())
+    console.print()
+    for line in advice.words():
+        console.print(Text(line, style="bold"), soft_wrap=True)
