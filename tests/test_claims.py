@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
 
 import claims
-from claim import ablations, adaptive, robustness, scaling
+from claim import ablations, adaptive, regime, robustness, scaling
 from claim.cells import Cell, possible
 from motes import ParticleFilter, Usage
 from motes.errors import ConfigurationError, UnknownNameError
@@ -173,3 +174,43 @@ def test_token_share_by_hand():
 def test_an_error_is_one_line(tmp_path, capsys):
     assert claims.main(["scaling", *FAKE, "--methods", "pff", "--work", str(tmp_path), "--out", str(tmp_path)]) == 1
     assert "did you mean 'pf'" in capsys.readouterr().err
+
+
+class TestRegime:
+    WORDS = ("regime", "--steps", "2,3", "--success", "0.3", "--separations", "1.5", "--problems", "6")
+
+    def test_it_is_measured_told_and_gone_on_with(self, tmp_path, monkeypatch):
+        few = {name: (methods, (4, 8)) for name, (methods, _) in regime.BUDGETS.items()}
+        monkeypatch.setattr(regime, "BUDGETS", few)
+        work, out = tmp_path / "work", tmp_path / "out"
+        command = [*self.WORDS, "--work", str(work), "--out", str(out)]
+        assert claims.main(command) == 0
+        assert {path.name for path in out.iterdir()} == {
+            "report.md", "report.csv", "csv-metadata.json", "regime.png", "regime.svg"
+        }  # fmt: skip
+        page = (out / "report.md").read_text()
+        assert f"Made by `python recipes/claims.py {' '.join(self.WORDS)}`." in page
+        assert page.count("| 2 | 30 % | 1.5 (0.86) |") == 1, "the middle of the map is the second number of steps"
+        assert page.count("| 3 | 30 % | 1.5 (0.86) |") == 3, "all errors systematic, half of them, and a few steps hard"
+        found = [row for row in rows(out / "report.csv") if (row["method"], row["budget"]) == ("wbon", "4")]
+        names = ("num_steps", "separation", "systematic", "concentration", "auroc")
+        assert {tuple(row[name] for name in names) for row in found} == {
+            ("2", "1.5", "1.0", "", "0.8556"),
+            ("3", "1.5", "1.0", "", "0.8556"),
+            ("3", "1.5", "0.5", "", "0.8556"),
+            ("3", "1.5", "1.0", "0.3", "0.8556"),
+        }
+        assert all(row["rate"] for row in found)
+
+        before = {path: path.read_bytes() for path in work.glob("*/*/records.jsonl")}
+        assert len(before) == 4 * 3
+        lost = next(iter(before))
+        lost.unlink()
+        assert claims.main(command) == 0
+        again = {path: path.read_bytes() for path in work.glob("*/*/records.jsonl")}
+        assert {path for path in before if again[path] != before[path]} <= {lost}, "what is done is not done again"
+        assert len(again[lost].splitlines()) == len(before[lost].splitlines())
+
+    def test_predictions_are_of_the_map(self):
+        assert set(regime.PREDICTED) <= set(itertools.product(regime.STEPS, regime.SUCCESS))
+        assert {d for each in regime.PREDICTED.values() for d in each} <= set(regime.SEPARATIONS)

@@ -18,6 +18,7 @@ from motes import api, files
 from motes.errors import ConfigurationError, RunDirectoryError
 from motes.lab.chains import RIGHT
 from motes.lab.comparison import ends
+from motes.lab.evaluation import derive_seed
 from motes.lab.method_spec import NAMES, method_from_spec
 from motes.lab.provenance import Provenance
 from motes.lab.records import RunRecord
@@ -29,7 +30,7 @@ from motes.lab.tables import Section, csv_text, markdown, percent, provenance, t
 METHODS = ("majority", "wbon", "rebase", "pf")
 BUDGETS = (4, 16, 64)
 RESAMPLES = 8
-PROBLEMS = 60
+PROBLEMS = 100
 """Chains that each resample's methods run on."""
 CLOSE = 0.02
 """Accuracies that are no further apart count as the same."""
@@ -251,7 +252,8 @@ async def _accuracy(regime: Regime, method: str, budget: int, seed: int, auroc: 
     made = method_from_spec(method, budget)
     right = 0
     for problem in world.problems():
-        result = await api.asolve(problem, lm=world.lm, reward=world.reward, method=made, task=world, seed=seed)
+        own = derive_seed(seed, str(problem.id), method, budget)
+        result = await api.asolve(problem, lm=world.lm, reward=world.reward, method=made, task=world, seed=own)
         right += result.answer == RIGHT
     return right / PROBLEMS
 
