@@ -205,11 +205,14 @@ def measure(evaluation: Evaluation, directory: Path, command: str) -> bool | Non
 
 def tell(found: Sequence[Found], out: Path, made_with: Provenance, command: str) -> None:
     others = [method for method in (*SAMPLING, *STEPWISE) if method != CHIEF]
-    header = ["steps", "pass@1", "d′ (AUROC)", "filter at 4, 8", "predicted", *map(_label, others)]
+    header = ["steps", "pass@1", "d′ (AUROC)", "filter", "predicted", *map(_label, others)]
     parts = []
     for kind in dict.fromkeys(each.cell.kind for each in found):
         those = [each for each in found if each.cell.kind == kind]
-        parts += [f"## {_heading(kind)}", "\n".join(markdown_rows(header, [_row(each, others) for each in those]))]
+        parts.append(f"## {_heading(kind)}")
+        for n in REFERENCES:
+            parts.append(f"To be as accurate as {n} particles:")
+            parts.append("\n".join(markdown_rows(header, [_row(each, others, n) for each in those])))
     page = "\n\n".join(
         [
             "# Where particles win: budgets against the particle filter's",
@@ -253,19 +256,20 @@ def _heading(kind: tuple[float, float | None]) -> str:
     return f"{errors}, {hard}".capitalize()
 
 
-def _row(each: Found, others: Iterable[str]) -> list[str]:
+def _row(each: Found, others: Iterable[str], n: int) -> list[str]:
     cell = each.cell
     world = ChainWorld(**dataclasses.asdict(cell))
     predicted: Factors | None = None
     if cell.kind == (1.0, None):
         predicted = PREDICTED.get((cell.num_steps, cell.success), {}).get(cell.separation)
+    place = REFERENCES.index(n)
     return [
         str(cell.num_steps),
         f"{100 * cell.success:g} %",
         f"{cell.separation:g} ({world.auroc:.2f})",
-        ", ".join(percent(each.accuracy[CHIEF, n].value) for n in REFERENCES),
-        "" if predicted is None else ", ".join(map(_predicted, predicted, (64, 32))),
-        *("; ".join(_factor(each.factors[method, n]) for n in REFERENCES) for method in others),
+        percent(each.accuracy[CHIEF, n].value),
+        "" if predicted is None else _predicted(predicted[place], (64, 32)[place]),
+        *(_factor(each.factors[method, n]) for method in others),
     ]
 
 
@@ -275,7 +279,7 @@ def _predicted(factor: float, most: int) -> str:
 
 def _factor(rate: Rate) -> str:
     """With its own interval."""
-    return f"{rate.text(rate.value.value)} ({rate.text(rate.value.low)} to {rate.text(rate.value.high)})"
+    return f"{rate.text(rate.value.value)} ({rate.text(rate.value.low)} – {rate.text(rate.value.high)})"
 
 
 def figure(found: Sequence[Found], methods: Sequence[str], at: int = 4) -> Figure:
