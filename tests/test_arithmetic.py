@@ -16,7 +16,17 @@ from hypothesis import strategies as st
 from motes import Problem
 from motes.errors import UnknownNameError
 from motes.tasks import Arithmetic, BoxedAnswers, arithmetic
-from motes.tasks.arithmetic import LEVELS, MAX_VALUE, NAMES, Story, generate, parse, stories
+from motes.tasks.arithmetic import (
+    LEVELS,
+    LONG_LEVELS,
+    MAX_VALUE,
+    MORE_NAMES,
+    NAMES,
+    Story,
+    generate,
+    parse,
+    stories,
+)
 
 TASK = Arithmetic()
 PROBLEMS = TASK.problems()
@@ -35,7 +45,7 @@ SOLUTION = (
 
 some_stories = st.builds(
     lambda level, split, seed: generate(level, split, random.Random(seed)),
-    st.sampled_from(LEVELS),
+    st.sampled_from((*LEVELS, 7, *LONG_LEVELS)),
     st.sampled_from(SPLITS),
     st.integers(0, 2**32),
 )
@@ -73,7 +83,7 @@ def test_numbers_stay_small_and_positive(story: Story):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", [*LEVELS, *LONG_LEVELS])
 def test_a_level_is_the_number_of_operations(level: int, split: str):
     for story in itertools.islice(stories(level, split, seed=9), 20):
         assert (story.level, story.split) == (level, split)
@@ -124,6 +134,33 @@ def test_the_test_set_is_what_it_was():
     assert PROBLEMS[0].id == "arithmetic/test/1-000"
 
 
+def test_the_long_problems_are_what_they_were():
+    problems = TASK.problems("long")
+    text = "\n".join(f"{p.id}\t{p.question}\t{p.answer}" for p in problems)
+    assert (
+        hashlib.sha256(text.encode()).hexdigest() == "50c1deb7c4daa51848c23cd1fb03f502ce9af8215223c9f64d5687f90bab89e5"
+    )
+    assert (problems[0].id, problems[-1].id) == ("arithmetic/long/10-000", "arithmetic/long/14-039")
+    assert TASK.level(problems[-1]) == 14
+
+
+@pytest.mark.parametrize(("name", "split"), [("long", "test"), ("long-validation", "validation")])
+def test_two_hundred_long_problems_forty_a_level(name: str, split: str):
+    problems = TASK.problems(name)
+    told = [parse(problem.question) for problem in problems]
+    assert len(problems) == len({p.id for p in problems}) == len({p.question for p in problems}) == 200
+    assert Counter(story.level for story in told) == dict.fromkeys(LONG_LEVELS, 40)
+    assert {story.split for story in told} == {split}
+    assert all(str(story.answer) == problem.answer for story, problem in zip(told, problems, strict=True))
+    people = {fact.person for story in told for fact in story.facts}
+    assert people == {*NAMES, *MORE_NAMES}
+    assert not set(NAMES) & set(MORE_NAMES)
+
+
+def test_short_problems_have_the_people_that_they_had():
+    assert {fact.person for story in a_few("train") for fact in story.facts} <= set(NAMES)
+
+
 @pytest.mark.parametrize("split", ["test", "validation"])
 def test_five_hundred_problems_a_hundred_a_level(split: str):
     problems = TASK.problems(split)
@@ -141,7 +178,7 @@ def test_the_two_fixed_sets_share_nothing():
 
 
 def test_the_train_split_has_no_fixed_problems():
-    with pytest.raises(UnknownNameError, match="known are test, validation"):
+    with pytest.raises(UnknownNameError, match="known are long, long-validation, test, validation"):
         TASK.problems("train")
 
 

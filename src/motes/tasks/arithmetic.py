@@ -22,9 +22,10 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from types import MappingProxyType
 from typing import Literal
 
 from motes.errors import UnknownNameError
@@ -36,9 +37,16 @@ Split = Literal["train", "validation", "test"]
 LEVELS = (1, 2, 3, 4, 5)
 """A problem's level is the number of arithmetic operations that its answer needs."""
 
+LONG_LEVELS = (10, 11, 12, 13, 14)
+"""The levels of the splits of long chains, where the paper's regime lies (docs/when.md)."""
+
 NAMES = (  # noqa: SIM905
     "Anna Ben Carl Dora Emma Finn Hugo Iris Jack Kate Leo Mia Noah Paul Rosa Tina"
 ).split()
+MORE_NAMES = (  # noqa: SIM905
+    "Adam Bea Cora Dan Eric Fay Gina Hans Ivan June Karl Lucy Max Nora Otto Pia Ruth Sam Tom Una"
+).split()
+"""People of problems beyond level 5, which have more of them than there are `NAMES`."""
 ITEMS = "apples pears plums books pens coins cards shells".split()  # noqa: SIM905
 
 MAX_VALUE = 60
@@ -333,7 +341,10 @@ def parse(question: str) -> Story | None:
 
 
 def generate(level: int, split: Split, rng: random.Random) -> Story:
-    """Draw a story of `level` operations from `split`, with shuffled facts and up to two distractors."""
+    """Draw a story of `level` operations from `split`, with shuffled facts and up to two distractors.
+
+    Beyond level 14 there may not be enough people.
+    """
     while True:
         story = _draw(level, rng)
         if story is not None and story.level == level and story.split == split:
@@ -341,7 +352,8 @@ def generate(level: int, split: Split, rng: random.Random) -> Story:
 
 
 def _draw(level: int, rng: random.Random) -> Story | None:
-    names = rng.sample(NAMES, len(NAMES))
+    people = NAMES if level <= LEVELS[-1] else [*NAMES, *MORE_NAMES]
+    names = rng.sample(people, len(people))
     values: dict[str, int] = {}
     facts: list[Fact] = []
 
@@ -428,36 +440,54 @@ def stories(level: int, split: Split, seed: int) -> Iterator[Story]:
             yield story
 
 
-PROBLEMS_PER_LEVEL = 100
+@dataclass(frozen=True)
+class _Fixed:
+    """A fixed set of problems: so many of each level, from a split that stories belong to."""
+
+    split: Split
+    levels: tuple[int, ...]
+    per_level: int
+
+
+FIXED: Mapping[str, _Fixed] = MappingProxyType(
+    {
+        "test": _Fixed("test", LEVELS, 100),
+        "validation": _Fixed("validation", LEVELS, 100),
+        "long": _Fixed("test", LONG_LEVELS, 40),
+        "long-validation": _Fixed("validation", LONG_LEVELS, 40),
+    }
+)
+"""The splits of the task."""
 
 
 @lru_cache
-def _fixed_problems(split: Split) -> tuple[Problem, ...]:
-    streams = {level: stories(level, split, seed=0) for level in LEVELS}
+def _fixed_problems(name: str) -> tuple[Problem, ...]:
+    fixed = FIXED[name]
+    streams = {level: stories(level, fixed.split, seed=0) for level in fixed.levels}
     return tuple(
-        Problem(story.question, id=f"{Arithmetic.name}/{split}/{level}-{i:03}", answer=str(story.answer))
-        for i in range(PROBLEMS_PER_LEVEL)
-        for level in LEVELS
+        Problem(story.question, id=f"{Arithmetic.name}/{name}/{level}-{i:03}", answer=str(story.answer))
+        for i in range(fixed.per_level)
+        for level in fixed.levels
         for story in [next(streams[level])]
     )
 
 
 class Arithmetic(BoxedAnswers):
-    """The bundled task, with 100 fixed problems a level in each of its test and validation splits."""
+    """The bundled task: 100 fixed problems a level in each of its test and validation splits, and 40 for each of the
+    long levels in each of the splits "long" and "long-validation"."""
 
     name = "arithmetic"
     is_quick = True
-    problems_per_level = PROBLEMS_PER_LEVEL
 
     def problems(self, split: str = "test", limit: int | None = None) -> list[Problem]:
         """The fixed problems, levels in turn (so that any limit covers all of them evenly).
 
         Raises:
-            UnknownNameError: the split is neither "test" nor "validation" (the train split has no end: `stories`).
+            UnknownNameError: there is no such split (the train split has no end: `stories`).
         """
-        if split not in ("test", "validation"):
-            raise UnknownNameError("split", split, ("test", "validation"))
-        return list(_fixed_problems("test" if split == "test" else "validation")[:limit])
+        if split not in FIXED:
+            raise UnknownNameError("split", split, FIXED)
+        return list(_fixed_problems(split)[:limit])
 
     def grade(self, problem: Problem, answer: str) -> bool:
         return problem.answer is not None and self.matches(problem.answer, answer)
