@@ -33,6 +33,7 @@ from motes.cli import (
     serve,
     solve,
     terminal,
+    tune,
 )
 from motes.errors import ConfigurationError, ContextLengthError, MotesError, RunDirectoryError, UnknownNameError
 
@@ -53,6 +54,7 @@ app.command("report")(report.command)
 app.command("compare")(compare.command)
 app.command("export")(export.command)
 app.command("advise")(advise.command)
+app.command("tune")(tune.command)
 app.command("reproduce")(reproduce.command)
 app.command("demo")(demo.command)
 app.command("check")(check.command)

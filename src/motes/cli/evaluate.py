@@ -24,6 +24,7 @@ from motes.lab.damage import Damages
 from motes.lab.evaluation import Evaluation, Shard
 from motes.lab.flops import Sizes
 from motes.lab.planning import ANSWER_TOKENS, duration, estimate, planned
+from motes.lab.presets import expanded
 from motes.lab.prices import Prices
 from motes.lab.report import Report
 from motes.lab.run import Progress, evaluate
@@ -59,7 +60,7 @@ def command(
         str,
         typer.Option(
             autocompletion=options.complete(*METHODS),
-            help="Methods separated by commas, e.g. pf,pf:paper,beam:beam_width=2,MODULE:CLASS.",
+            help="Methods separated by commas, e.g. pf,pf:paper,beam:beam_width=2,@FILE,MODULE:CLASS.",
         ),
     ] = "pf,bon,wbon,majority,greedy",
     budgets: Annotated[str, typer.Option(help="Numbers of trajectories, separated by commas.")] = "1,4,16",
@@ -117,7 +118,7 @@ def command(
         task=task,
         split=split,
         limit=limit,
-        methods=options.names(methods, "--methods"),
+        methods=tuple(map(expanded, options.names(methods, "--methods"))),
         budgets=options.numbers(budgets, "--budgets"),
         seeds=options.numbers(seeds, "--seeds"),
         lm=model,

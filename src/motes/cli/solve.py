@@ -15,6 +15,7 @@ from motes.cli.terminal import Console, Text
 from motes.cli.views import Round, Watch, confidence, no_answer, show_result
 from motes.errors import ConfigurationError
 from motes.lab.method_spec import describe, method_from_spec
+from motes.lab.presets import expanded, preset_of
 from motes.methods import METHODS
 from motes.smc import Weights
 from motes.tasks import Arithmetic
@@ -30,10 +31,18 @@ def command(
         str,
         typer.Option(
             autocompletion=options.complete(*METHODS),
-            help=f"One of {', '.join(METHODS)}; pf:paper, the paper's preset; or MODULE:CLASS of your own.",
+            help=f"One of {', '.join(METHODS)}; pf:paper, the paper's preset; @FILE, what `motes tune` found; or "
+            "MODULE:CLASS of your own.",
         ),
     ] = "pf",
-    budget: Annotated[int, typer.Option("-n", "--budget", help="Number of trajectories: particles, samples.")] = 16,
+    budget: Annotated[
+        int | None,
+        typer.Option(
+            "-n",
+            "--budget",
+            help="Number of trajectories: particles, samples.  [default: 16, or the preset's]",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A setting of the method; may be repeated.")
     ] = None,
@@ -65,8 +74,9 @@ def command(
     for setting in settings or ():
         if "=" not in setting:
             raise ConfigurationError(f"--set wants FIELD=VALUE, not {setting!r}")
-    spec = ":".join([method, *(settings or ())])
-    made = method_from_spec(spec, budget)
+    preset = preset_of(method)
+    spec = ":".join([expanded(method), *(settings or ())])
+    made = method_from_spec(spec, budget if budget is not None else 16 if preset is None else preset.budget)
     asked_by = options.prompt(prompt)
     rule = None if task is None else api.answer_rule(task)
     sampling = options.sampling(

@@ -28,6 +28,7 @@ from typing import Annotated, Any
 from motes import api, prompts
 from motes.errors import ConfigurationError, MissingExtraError, MotesError, UnreadableFileError
 from motes.lab.method_spec import method_from_spec
+from motes.lab.presets import expanded, preset_of
 from motes.protocols import Method
 from motes.tasks.arithmetic import Arithmetic
 from motes.text import read_text
@@ -250,7 +251,7 @@ class Config(Part):
             raise UnreadableFileError(path, error) from error
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigurationError(f"{path} is no TOML: {error}") from error
-        return checked(cls, {**told, **changes}, str(path))
+        return checked(cls, {**_with_presets(told, path.parent), **changes}, str(path))
 
     def key(self, secret: str) -> Key | None:
         """Whose key this is. Every one is compared, each in constant time."""
@@ -259,6 +260,24 @@ class Config(Part):
             if hmac.compare_digest(key.sha256, offered):
                 found = key
         return found
+
+
+def _with_presets(told: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The file with methods in the place of the "@FILE" that name them, from the file's own folder, and the preset's
+    budget where the model has no particles of its own."""
+    models = told.get("models")
+    if not isinstance(models, dict):
+        return told
+    read = {}
+    for name, model in models.items():
+        if isinstance(model, dict) and isinstance(method := model.get("method"), str) and method.startswith("@"):
+            preset = preset_of(method.partition(":")[0], folder)
+            assert preset is not None
+            model = {"particles": preset.budget, **model, "method": expanded(method, folder)}
+        if isinstance(model, dict) and isinstance(others := model.get("methods"), list):
+            model = {**model, "methods": [expanded(m, folder) if isinstance(m, str) else m for m in others]}
+        read[name] = model
+    return {**told, "models": read}
 
 
 def checked(cls: type[Config], told: Mapping[str, Any], where: str) -> Config:

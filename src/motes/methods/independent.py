@@ -13,7 +13,8 @@ import numpy as np
 from motes.arguments import fit_fields, whole_number
 from motes.errors import ConfigurationError
 from motes.methods.population import Aggregation, Population, Run
-from motes.methods.selectors import conclude, score_weights
+from motes.methods.potential import Link, log_potential
+from motes.methods.selectors import conclude
 from motes.smc import Weights
 from motes.types import Result, Sampling
 
@@ -99,8 +100,26 @@ class BestOfN(_Independent):
 
 @dataclass(frozen=True)
 class WeightedBestOfN(_Independent):
-    """The answer with the largest sum of scores over n samples (arXiv 2206.02336)."""
+    """The answer with the largest sum of weights over n samples: of their scores, as they come (arXiv 2206.02336).
+
+    Args:
+        n, aggregation: as for the others.
+        link, beta: a sample's weight is link(r)^beta, see `motes.methods.potential`.
+    """
+
+    link: Link = "probability"
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.beta >= 0.0 and np.isfinite(self.beta)):
+            raise ConfigurationError(f"beta must be finite and at least 0, not {self.beta}")
 
     async def run(self, run: Run) -> Result:
         population = await self._draw(run, score=True)
-        return await self._conclude(run, population, score_weights(population, self.aggregation), "vote")
+        return await self._conclude(run, population, self._weights(population), "vote")
+
+    def _weights(self, population: Population) -> Weights:
+        """Zero where there is no score."""
+        logs = log_potential(population.aggregate(self.aggregation), self.link, self.beta)
+        return Weights(np.nan_to_num(logs, nan=-np.inf, neginf=-np.inf))

@@ -1,0 +1,82 @@
+"""Choose again among answers that are recorded: methods that draw independent answers differ in their choice alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from motes.lab.method_spec import method_from_spec
+from motes.lab.prefixes import Prefixes
+from motes.lab.records import RunRecord
+from motes.methods import BestOfN, Majority, WeightedBestOfN
+from motes.methods.population import AGGREGATIONS, Aggregation
+from motes.methods.potential import log_potential
+from motes.protocols import Method
+from motes.smc.weights import FloatArray
+
+CHOOSING = (Majority, BestOfN, WeightedBestOfN)
+"""Methods whose answers are drawn alike."""
+DRAWN_BY = "wbon"
+"""The method whose records know all that these need."""
+
+
+def drawn_by(spec: str) -> str:
+    """The method whose recorded answers a method can choose from: `DRAWN_BY`, or itself."""
+    return DRAWN_BY if isinstance(method_from_spec(spec, 2), CHOOSING) else spec
+
+
+def choose_again(record: RunRecord, spec: str) -> RunRecord:
+    """The record that a method would have had with these answers: what it chooses, whether that is right, and what it
+    would have cost. `record` is one of `DRAWN_BY`; of any other method it is that method's own, and stays as it is."""
+    made = method_from_spec(spec, record.budget)
+    if not isinstance(made, CHOOSING) or record.outcome == "failed":
+        return replace(record, method=spec)
+    scores = _scores(record.prefixes or Prefixes(), made.aggregation, len(record.answers))
+    stated = [i for i, group in enumerate(record.groups) if group is not None]
+    usage = record.usage
+    if isinstance(made, Majority):
+        usage = replace(usage, reward_tokens=0, reward_tokens_cached=0, reward_calls=0, computed_reward_tokens=0)
+    if not stated:
+        return replace(record, method=spec, usage=usage, outcome="no_answer", answer=None)
+    chosen = _chosen(made, record, scores, stated)
+    right = record.right[chosen]
+    return replace(
+        record,
+        method=spec,
+        usage=usage,
+        answer=record.answers[chosen],
+        outcome="grader_timeout" if right is None else "correct" if right else "wrong",
+        error=record.error if right is None else None,
+    )
+
+
+def _scores(prefixes: Prefixes, aggregation: Aggregation, answers: int) -> FloatArray:
+    """(N,) of the answers, NaN where there is none."""
+    found = np.full(answers, np.nan)
+    for i, end in enumerate(prefixes.ends):
+        path: list[float | None] = []
+        while end is not None:
+            path.append(prefixes.scores[end])
+            end = prefixes.parents[end]
+        steps = [score for score in reversed(path) if score is not None]
+        if steps and len(steps) == len(path):
+            found[i] = AGGREGATIONS[aggregation](np.array(steps))
+    return found
+
+
+def _chosen(made: Method, record: RunRecord, scores: FloatArray, stated: list[int]) -> int:
+    """The place of the answer, as `motes.methods.selectors` choose it."""
+    ranked = np.nan_to_num(scores, nan=-np.inf)
+    if isinstance(made, BestOfN):
+        return stated[int(np.argmax(ranked[stated]))]
+    weights = np.ones(len(scores))
+    if isinstance(made, WeightedBestOfN):
+        with np.errstate(divide="ignore"):
+            logs = log_potential(scores, made.link, made.beta)
+        weights = np.exp(np.nan_to_num(logs, nan=-np.inf))
+    totals: dict[int | None, float] = {}
+    for i in stated:
+        totals[record.groups[i]] = totals.get(record.groups[i], 0.0) + float(weights[i])
+    best = max(totals, key=lambda group: totals[group])
+    return max((i for i in stated if record.groups[i] == best), key=lambda i: (ranked[i], weights[i], -i))
