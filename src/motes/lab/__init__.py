@@ -11,6 +11,8 @@ from motes.lab.labelled_steps import LabelledSteps, StepFile
 from motes.lab.merging import Merged, merge
 from motes.lab.method_spec import method_from_spec
 from motes.lab.planning import Estimate, estimate
+from motes.lab.presets import Preset
+from motes.lab.racing import Race, race
 from motes.lab.rating import Rating, write_rating
 from motes.lab.rating_run import rate
 from motes.lab.records import RecordStore, RunRecord, read_records
@@ -33,7 +35,9 @@ __all__ = [
     "LabelledSteps",
     "Merged",
     "PlannedRun",
+    "Preset",
     "Progress",
+    "Race",
     "Rating",
     "RecordStore",
     "Regime",
@@ -54,6 +58,7 @@ __all__ = [
     "merge",
     "method_from_spec",
     "proportion_interval",
+    "race",
     "rate",
     "read_labelled",
     "read_records",
