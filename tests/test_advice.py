@@ -187,6 +187,8 @@ class TestWords:
     def test_the_smallest_budget_that_is_about_as_good(self):
         found = advice_of({"majority": (0.3, 0.4), "wbon": (0.5, 0.6), "pf": (0.69, 0.7)}, 0.75)
         assert (found.chosen.method, found.chosen.budget) == ("pf", 4)
+        assert found.words()[0].endswith("N = 16 gains no more than 2 points on that.")
+        assert advice_of({"pf": (0.5, 0.7)}, 0.75).words()[0].endswith("more may be worth their price.")
 
     def test_what_is_as_good_and_later_in_the_list_is_taken(self):
         assert advice_of({"wbon": (0.5, 0.71), "rebase": (0.6, 0.7), "pf": (0.5, 0.6)}, 0.75).chosen.method == "rebase"

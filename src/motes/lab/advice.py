@@ -94,8 +94,8 @@ class Advice:
 
     @property
     def chosen(self) -> Prediction:
-        """The method that is best at the largest budget, or as good and first of `METHODS`' end, with the smallest
-        budget at which it is about as accurate."""
+        """Of the methods that are about the best at the largest budget the last one, with the smallest budget at which
+        it is about as accurate as there."""
         largest = max(each.budget for each in self.predictions)
         last = {each.method: each for each in self.predictions if each.budget == largest}
         most = max(each.accuracy.value for each in last.values())
@@ -123,9 +123,13 @@ class Advice:
         """The recommendation: what to take, and when to stop."""
         chosen, largest = self.chosen, max(self.coverage)
         one = self.regime.success.value
+        if chosen.budget == largest:
+            beyond = "It still gains there: more may be worth their price."
+        else:
+            beyond = f"N = {largest} gains no more than {100 * CLOSE:.0f} points on that."
         lines = [
             f"Take {chosen.method} with N = {chosen.budget}: about {percent(chosen.accuracy.value)} are right, where "
-            f"one answer is in {percent(one)}. Beyond that N it gains no more than {100 * CLOSE:.0f} points."
+            f"one answer is in {percent(one)}. {beyond}"
         ]
         plain = next(
             (each for each in self.predictions if each.method == "majority" and each.budget == chosen.budget), None
@@ -169,7 +173,8 @@ class Advice:
             [NAMES.get(method, method), *(with_interval(found[method, budget].accuracy) for budget in budgets)]
             for method in dict.fromkeys(each.method for each in self.predictions)
         ]
-        rows.append(["tokens", *(f"{found[METHODS[-1], budget].tokens:,.0f}" for budget in budgets)])
+        tokens = {each.budget: each.tokens for each in self.predictions}
+        rows.append(["tokens", *(f"{tokens[budget]:,.0f}" for budget in budgets)])
         if self.greedy is not None:
             rows.insert(0, ["greedy (measured)", with_interval(self.greedy), *[""] * (len(budgets) - 1)])
         yield Section(
