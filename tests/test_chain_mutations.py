@@ -227,8 +227,8 @@ MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
     ),
     "islands have the same say": (
         islands,
-        "pool(sweeps, log_evidence)",
-        "pool(sweeps)",
+        'log_evidence if self.combine == "evidence" else None',
+        "None",
         by_whole_runs(EVEN, Islands(1, 3, "absolute", beta=2.0)),
     ),
     "dead islands do not count": (

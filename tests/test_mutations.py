@@ -155,7 +155,7 @@ MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
     ),
     "the increment forgets the score before": (
         potential,
-        "now - before)  # weight",
+        "now - (1 - kept) * before)  # weight",
         "now)  # weight",
         by_evidence(UNEVEN, **INCREMENT),
     ),
