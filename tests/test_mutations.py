@@ -159,6 +159,12 @@ MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
         "now)  # weight",
         by_evidence(UNEVEN, **INCREMENT),
     ),
+    "evidence that is to be kept is forgotten": (
+        potential,
+        "now - (1 - kept) * before)  # weight",
+        "now - before)  # weight",
+        by_evidence(UNEVEN, potential=0.4),
+    ),
     "the first increment is left out": (
         potential,
         "before = np.where(np.isnan(before), 0.0, before)",
