@@ -14,10 +14,8 @@ from motes.cli.terminal import Console, Text
 from motes.cli.views import show_sections
 from motes.errors import ConfigurationError
 from motes.lab.advice import RESAMPLES, Advice, advise, write_advice
-from motes.lab.evaluation import Evaluation
 from motes.lab.planning import ANSWER_TOKENS
 from motes.lab.report import Report
-from motes.tasks import DECLARED, TASKS
 
 
 def command(
@@ -28,15 +26,8 @@ def command(
             show_default=False,
         ),
     ] = None,
-    task: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME|FILE.jsonl",
-            autocompletion=options.complete(*TASKS, *DECLARED),
-            help="Whose problems the pilot takes; see `motes eval`.",
-        ),
-    ] = "arithmetic",
-    split: Annotated[str, typer.Option(help="Part of the task: not the one that is measured on later.")] = "validation",
+    task: options.Task = "arithmetic",
+    split: options.ValidationSplit = "validation",
     labels: Annotated[int, typer.Option(min=2, help="Problems of the pilot, the first so many.")] = 100,
     samples: Annotated[int, typer.Option(min=2, help="Answers to each of them.")] = 8,
     model: options.Model = "tiny",
@@ -44,36 +35,17 @@ def command(
     temperature: options.Temperature = options.DEFAULTS.temperature,
     max_tokens: options.MaxTokens = options.DEFAULTS.max_tokens,
     prompt: options.Prompt = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Problems in flight.")] = 64,
+    concurrency: options.Concurrency = 64,
     out: Annotated[Path, typer.Option(help="Directory of the pilot; an unfinished one is resumed.")] = Path("pilot"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the pilot would do, and its cost.")] = False,
     prices: options.Prices = None,
 ) -> None:
     """Say what to expect of methods, and which to take, from a pilot of 100 problems x 8 answers."""
     if directory is None:
-        if reward == "none":
-            raise ConfigurationError("a pilot needs a reward model, which is half of what it looks at: name one")
-        asked = options.prompt(prompt)
-        pilot = Evaluation(
-            task=task,
-            split=split,
-            limit=labels,
-            methods=("wbon", "greedy"),
-            budgets=(samples,),
-            lm=model,
-            reward=reward,
-            sampling=options.sampling(
-                asked,
-                temperature=temperature,
-                max_tokens=max_tokens,
-                max_step_tokens=None,
-                delimiter=None,
-                pattern=None,
-                step_tokens=None,
-                stop=None,
-            ),
-            prompt=asked,
-        )
+        pilot = options.trial(
+            task, split, labels, ("wbon", "greedy"), samples,
+            model=model, reward=reward, temperature=temperature, max_tokens=max_tokens, asked=prompt,
+        )  # fmt: skip
         pilot.check(out)
         if dry_run:
             evaluate.show_plan(pilot, out, None, concurrency, ANSWER_TOKENS, options.parse_prices(prices))

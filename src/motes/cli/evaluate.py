@@ -30,7 +30,6 @@ from motes.lab.report import Report
 from motes.lab.run import Progress, evaluate
 from motes.lab.tables import accuracy
 from motes.methods import METHODS
-from motes.tasks import DECLARED, TASKS
 from motes.text import counted
 
 RAY = "auto"
@@ -48,14 +47,7 @@ class Command(TyperCommand):
 
 def command(
     out: Annotated[Path, typer.Option("--out", help="Directory of the evaluation; an unfinished one is resumed.")],
-    task: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME|FILE.jsonl",
-            autocompletion=options.complete(*TASKS, *DECLARED),
-            help=f"Whose problems: {', '.join((*TASKS, *DECLARED))}, a file or MODULE:ATTRIBUTE of your own.",
-        ),
-    ] = "arithmetic",
+    task: options.Task = "arithmetic",
     methods: Annotated[
         str,
         typer.Option(

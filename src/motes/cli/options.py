@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from motes import api, prompts
 from motes.cli import terminal
 from motes.errors import ConfigurationError
 from motes.lab import prices
+from motes.lab.evaluation import Evaluation
 from motes.protocols import LanguageModel, RewardModel
 from motes.tasks import DECLARED, TASKS
 from motes.types import Sampling
@@ -102,6 +103,17 @@ StopText = Annotated[
     typer.Option("--stop", help=r"Text that ends the answer, with \n for a new line; may be repeated."),
 ]
 
+Task = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME|FILE.jsonl",
+        autocompletion=complete(*TASKS, *DECLARED),
+        help=f"Whose problems: {', '.join((*TASKS, *DECLARED))}, a file or MODULE:ATTRIBUTE of your own.",
+    ),
+]
+ValidationSplit = Annotated[str, typer.Option("--split", help="Part of the task: not the one that is measured later.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Problems in flight.")]
+
 RunCode = Annotated[
     bool,
     typer.Option("--run-code", help="Run code (MODULE:ATTRIBUTE) that the directory names, too: only if you trust it."),
@@ -159,6 +171,41 @@ def sampling(
     if stop:
         fields["stop"] = tuple(map(_text, stop))
     return (DEFAULTS if prompt is None else prompt.sampling).replace(**fields)
+
+
+def trial(
+    task: str,
+    split: str,
+    limit: int,
+    methods: Sequence[str],
+    budget: int,
+    *,
+    model: str,
+    reward: str,
+    temperature: float,
+    max_tokens: int | None,
+    asked: str | None,
+) -> Evaluation:
+    """An evaluation that finds something out before the one that counts, with steps as the prompt has them.
+
+    Raises:
+        ConfigurationError: there is no reward model, or something else cannot work.
+    """
+    if reward == "none":
+        raise ConfigurationError("this looks at how good the reward model is: name one")
+    found = prompt(asked)
+    usual = DEFAULTS if found is None else found.sampling
+    return Evaluation(
+        task=task,
+        split=split,
+        limit=limit,
+        methods=tuple(methods),
+        budgets=(budget,),
+        lm=model,
+        reward=reward,
+        sampling=usual.replace(temperature=temperature, max_tokens=max_tokens),
+        prompt=found,
+    )
 
 
 def _text(option: str) -> str:

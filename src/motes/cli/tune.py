@@ -11,29 +11,20 @@ import typer
 from motes.cli import options, terminal
 from motes.cli.terminal import Text
 from motes.cli.views import show_sections
-from motes.errors import ConfigurationError
 from motes.lab.evaluation import Evaluation
 from motes.lab.presets import Preset
 from motes.lab.racing import CANDIDATES, Race, candidates, race
 from motes.lab.run import Progress
 from motes.lab.tables import percent
 from motes.methods import METHODS
-from motes.tasks import DECLARED, TASKS
 from motes.text import counted
 
 BEST = "best.toml"
 
 
 def command(
-    task: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME|FILE.jsonl",
-            autocompletion=options.complete(*TASKS, *DECLARED),
-            help="Whose problems the methods race on; see `motes eval`.",
-        ),
-    ] = "arithmetic",
-    split: Annotated[str, typer.Option(help="Part of the task: not the one that is measured on later.")] = "validation",
+    task: options.Task = "arithmetic",
+    split: options.ValidationSplit = "validation",
     limit: Annotated[int, typer.Option(min=16, help="Problems of the last round, the first so many.")] = 200,
     methods: Annotated[
         str | None,
@@ -51,37 +42,18 @@ def command(
     temperature: options.Temperature = options.DEFAULTS.temperature,
     max_tokens: options.MaxTokens = options.DEFAULTS.max_tokens,
     prompt: options.Prompt = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Problems in flight.")] = 64,
+    concurrency: options.Concurrency = 64,
     out: Annotated[Path, typer.Option(help="Directory of the race; an unfinished one is resumed.")] = Path("tuned"),
 ) -> None:
     """Let methods and settings race; what wins is written as a preset for --method @FILE and motes.toml."""
     specs = CANDIDATES if methods is None else options.names(methods, "--methods")
-    if reward == "none":
-        raise ConfigurationError("most methods of a race need a reward model: name one")
     racing, refused = candidates(specs, budget)
     for reason in refused:
         terminal.note(f"left out: {reason}")
-    asked = options.prompt(prompt)
-    evaluation = Evaluation(
-        task=task,
-        split=split,
-        limit=limit,
-        methods=tuple(racing),
-        budgets=(budget,),
-        lm=model,
-        reward=reward,
-        sampling=options.sampling(
-            asked,
-            temperature=temperature,
-            max_tokens=max_tokens,
-            max_step_tokens=None,
-            delimiter=None,
-            pattern=None,
-            step_tokens=None,
-            stop=None,
-        ),
-        prompt=asked,
-    )
+    evaluation = options.trial(
+        task, split, limit, racing, budget,
+        model=model, reward=reward, temperature=temperature, max_tokens=max_tokens, asked=prompt,
+    )  # fmt: skip
     console = terminal.progress()
     told: set[tuple[int, str]] = set()
 
