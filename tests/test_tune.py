@@ -61,6 +61,10 @@ class TestPresets:
             told = capsys.readouterr().out
             assert f'"budget": {budget}' in told
             assert '"method": "pf:ess_threshold=1.0"' in told
+        assert main(["solve", "How many?", *fake, "--method", f"@{path}:beta=2", "--json"]) == 0
+        told = capsys.readouterr().out
+        assert '"method": "pf:ess_threshold=1.0:beta=2"' in told
+        assert '"budget": 3' in told
         out = tmp_path / "run"
         words = ["eval", *fake, "--methods", f"@{path}:beta=2", "--budgets", "2", "--limit", "1", "--out", str(out)]
         assert main(words) == 0

@@ -13,11 +13,14 @@ import io
 import os
 import secrets
 import stat
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+from motes.errors import ConfigurationError, UnreadableFileError
 from motes.text import decoded
+from motes.text import read_text as read_any_text
 
 LINE = 1 << 26
 """Bytes of a line, or of a small file, that are read at most: far more than any that motes writes."""
@@ -174,3 +177,17 @@ def _mode(path: Path) -> int | None:
         if stat.S_ISREG(found):
             return stat.S_IMODE(found)
     return None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file says that a person has named.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is none.
+    """
+    try:
+        return tomllib.loads(read_any_text(path))
+    except OSError as error:
+        raise UnreadableFileError(path, error) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"{path} is no TOML: {error}") from error

@@ -15,7 +15,7 @@ from motes.cli.terminal import Console, Text
 from motes.cli.views import Round, Watch, confidence, no_answer, show_result
 from motes.errors import ConfigurationError
 from motes.lab.method_spec import describe, method_from_spec
-from motes.lab.presets import expanded, preset_of
+from motes.lab.presets import Preset, preset_of
 from motes.methods import METHODS
 from motes.smc import Weights
 from motes.tasks import Arithmetic
@@ -74,9 +74,9 @@ def command(
     for setting in settings or ():
         if "=" not in setting:
             raise ConfigurationError(f"--set wants FIELD=VALUE, not {setting!r}")
-    preset = preset_of(method)
-    spec = ":".join([expanded(method), *(settings or ())])
-    made = method_from_spec(spec, budget if budget is not None else 16 if preset is None else preset.budget)
+    usual = preset_of(method) or Preset(method, 16)
+    spec = ":".join([usual.method, *(settings or ())])
+    made = method_from_spec(spec, usual.budget if budget is None else budget)
     asked_by = options.prompt(prompt)
     rule = None if task is None else api.answer_rule(task)
     sampling = options.sampling(

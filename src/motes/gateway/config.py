@@ -20,18 +20,16 @@ import hashlib
 import hmac
 import ipaddress
 import secrets
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from motes import api, prompts
-from motes.errors import ConfigurationError, MissingExtraError, MotesError, UnreadableFileError
+from motes import api, files, prompts
+from motes.errors import ConfigurationError, MissingExtraError, MotesError
 from motes.lab.method_spec import method_from_spec
 from motes.lab.presets import expanded, preset_of
 from motes.protocols import Method
 from motes.tasks.arithmetic import Arithmetic
-from motes.text import read_text
 from motes.types import Sampling
 
 try:
@@ -245,13 +243,7 @@ class Config(Part):
         Raises:
             ConfigurationError: it cannot be read, or what it says cannot work: every fault with its place.
         """
-        try:
-            told = tomllib.loads(read_text(path))
-        except OSError as error:
-            raise UnreadableFileError(path, error) from error
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigurationError(f"{path} is no TOML: {error}") from error
-        return checked(cls, {**_with_presets(told, path.parent), **changes}, str(path))
+        return checked(cls, {**_with_presets(files.read_toml(path), path.parent), **changes}, str(path))
 
     def key(self, secret: str) -> Key | None:
         """Whose key this is. Every one is compared, each in constant time."""
@@ -270,10 +262,9 @@ def _with_presets(told: dict[str, Any], folder: Path) -> dict[str, Any]:
         return told
     read = {}
     for name, model in models.items():
-        if isinstance(model, dict) and isinstance(method := model.get("method"), str) and method.startswith("@"):
-            preset = preset_of(method.partition(":")[0], folder)
-            assert preset is not None
-            model = {"particles": preset.budget, **model, "method": expanded(method, folder)}
+        method = model.get("method") if isinstance(model, dict) else None
+        if isinstance(method, str) and (preset := preset_of(method, folder)) is not None:
+            model = {"particles": preset.budget, **model, "method": preset.method}
         if isinstance(model, dict) and isinstance(others := model.get("methods"), list):
             model = {**model, "methods": [expanded(m, folder) if isinstance(m, str) else m for m in others]}
         read[name] = model

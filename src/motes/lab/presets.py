@@ -7,15 +7,13 @@ budget = 16
 from __future__ import annotations
 
 import json
-import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from motes import files
 from motes.arguments import fit_fields
-from motes.errors import ConfigurationError, UnreadableFileError
-from motes.text import read_text
+from motes.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
@@ -35,12 +33,7 @@ class Preset:
         Raises:
             ConfigurationError: there is none, or it says something else.
         """
-        try:
-            told = tomllib.loads(read_text(path))
-        except OSError as error:
-            raise UnreadableFileError(path, error) from error
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigurationError(f"{path} is no TOML: {error}") from error
+        told = files.read_toml(path)
         if set(told) != {"method", "budget"}:
             raise ConfigurationError(f'{path} is no preset: it has two lines, method = "…" and budget = …')
         try:
@@ -56,7 +49,8 @@ class Preset:
 
 
 def preset_of(spec: str, folder: Path = Path()) -> Preset | None:
-    """The preset that "@FILE" names; None of any other method spec.
+    """The preset that "@FILE" names, with the settings behind it, which win: `@FILE:beta=2`. None of any other method
+    spec.
 
     Args:
         folder: that a relative path starts from.
@@ -64,11 +58,14 @@ def preset_of(spec: str, folder: Path = Path()) -> Preset | None:
     Raises:
         ConfigurationError: see `Preset.load`.
     """
-    return Preset.load(folder / spec[1:]) if spec.startswith("@") else None
+    if not spec.startswith("@"):
+        return None
+    name, colon, settings = spec[1:].partition(":")
+    preset = Preset.load(folder / name)
+    return replace(preset, method=preset.method + colon + settings)
 
 
 def expanded(spec: str, folder: Path = Path()) -> str:
-    """A method spec, read from its file where it names one; settings behind it, `@FILE:beta=2`, win."""
-    name, colon, settings = spec.partition(":")
-    preset = preset_of(name, folder)
-    return spec if preset is None else preset.method + colon + settings
+    """A method spec, read from its file where it names one."""
+    preset = preset_of(spec, folder)
+    return spec if preset is None else preset.method
