@@ -50,16 +50,12 @@ def command(
         if dry_run:
             evaluate.show_plan(pilot, out, None, concurrency, ANSWER_TOKENS, options.parse_prices(prices))
             return
-        try:
+        with options.resumable(out):
             lm, prm = options.open_models(model, reward)
             evaluate.run(
                 terminal.progress(), pilot, out, lm=lm, reward=prm, concurrency=concurrency,
                 command=options.command_line(),
             )  # fmt: skip
-        except KeyboardInterrupt:
-            raise terminal.StoppedError(
-                f"what is done is in {out}, this goes on with it: {options.command_line()}"
-            ) from None
         directory = out
     elif dry_run:
         raise ConfigurationError(f"nothing is generated for {directory}, which holds its answers: leave out --dry-run")

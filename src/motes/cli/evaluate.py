@@ -146,7 +146,7 @@ def command(
         raise ConfigurationError("--prices goes with --dry-run; what was done is priced by `motes report --prices`")
     if ray is None and (workers, gpus_per_worker) != (None, None):
         raise ConfigurationError("--workers and --gpus-per-worker go with --ray")
-    try:
+    with options.resumable(out):
         settings: dict[str, Any] = {"concurrency": concurrency, "shard": part, "traces": traces}
         settings["command"] = options.command_line()
         if ray is None:
@@ -158,10 +158,6 @@ def command(
             terminal.pass_time(f"opening {model} on Ray")
             settings["on"] = Ray(None if ray == RAY else ray, workers, gpus_per_worker)
         progress = run(terminal.progress(), evaluation, out, **settings)
-    except KeyboardInterrupt:
-        raise terminal.StoppedError(
-            f"what is done is in {out}, this goes on with it: {options.command_line()}"
-        ) from None
     terminal.note_all(progress.damages.lines())
     terminal.results().show(section_table(accuracy(Report.load(out))))
     terminal.say(f"{progress.done} runs in {out}; plots: motes report {shlex.quote(str(out))}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -136,6 +138,21 @@ def command_line() -> str:
     """What was typed, to be typed again."""
     typed = TYPED.get()
     return shlex.join(["motes", *(sys.argv[1:] if typed is None else typed)])
+
+
+@contextlib.contextmanager
+def resumable(out: Path | None) -> Iterator[None]:
+    """Work that Ctrl-C ends, and that the same command goes on with: what is done is in `out`.
+
+    Raises:
+        StoppedError: it was interrupted.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if out is None:
+            raise terminal.StoppedError("nothing is kept without --out") from None
+        raise terminal.StoppedError(f"what is done is in {out}, this goes on with it: {command_line()}") from None
 
 
 def prompt(spec: str | None) -> prompts.Prompt | None:

@@ -62,20 +62,13 @@ def command(
     prm = options.open_reward_model(reward)
     if prm is None:
         raise ConfigurationError("there is nothing to rate: name a reward model")
-    try:
-        with View(terminal.progress()) as view:
-            rating = asyncio.run(
-                rate(
-                    prm, file, out, name=reward, threshold=chosen, limit=limit, concurrency=concurrency,
-                    command=options.command_line(), observe=view.observe,
-                )
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        if out is None:
-            raise terminal.StoppedError("nothing is kept without --out") from None
-        raise terminal.StoppedError(
-            f"what is done is in {out}, this goes on with it: {options.command_line()}"
-        ) from None
+    with options.resumable(out), View(terminal.progress()) as view:
+        rating = asyncio.run(
+            rate(
+                prm, file, out, name=reward, threshold=chosen, limit=limit, concurrency=concurrency,
+                command=options.command_line(), observe=view.observe,
+            )
+        )  # fmt: skip
     show(terminal.results(), rating)
     if out is not None:
         try:

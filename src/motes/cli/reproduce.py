@@ -89,12 +89,8 @@ def command(
     if dry_run:
         show_plan(reproduction)
         return
-    try:
+    with options.resumable(out):
         failed = measure(reproduction, concurrency)
-    except KeyboardInterrupt:
-        raise terminal.StoppedError(
-            f"what is done is in {out}, this goes on with it: {options.command_line()}"
-        ) from None
     show(reproduction)
     try:
         paths = write(reproduction)

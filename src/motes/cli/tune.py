@@ -62,7 +62,7 @@ def command(
             told.add((number, spec))
             console.print(f"round {number}  {spec}", markup=False, soft_wrap=True)
 
-    try:
+    with options.resumable(out):
         lm, prm = options.open_models(model, reward)
         found = asyncio.run(
             race(
@@ -70,10 +70,6 @@ def command(
                 command=options.command_line(),
             )
         )  # fmt: skip
-    except KeyboardInterrupt:
-        raise terminal.StoppedError(
-            f"what is done is in {out}, this goes on with it: {options.command_line()}"
-        ) from None
     show_sections(terminal.results(), (), found.sections())
     path = out / BEST
     save(found, path, evaluation)
