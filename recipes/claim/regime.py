@@ -25,7 +25,7 @@ from claim.cells import write
 from motes.errors import DirectoryBusyError
 from motes.lab import Evaluation, RunRecord, evaluate, read_records
 from motes.lab.chains import ChainWorld
-from motes.lab.comparison import PairedRuns, Rate, is_right, rates
+from motes.lab.comparison import PairedRuns, Rate, ends, is_right, rates
 from motes.lab.evaluation import RECORDS
 from motes.lab.method_spec import NAMES
 from motes.lab.plot import heading, save
@@ -83,6 +83,10 @@ class Cell:
     concentration: float | None = None
     num_problems: int = 200
     seed: int = 0
+
+    @property
+    def world(self) -> ChainWorld:
+        return ChainWorld(**dataclasses.asdict(self))
 
     @property
     def spec(self) -> str:
@@ -228,21 +232,17 @@ def tell(found: Sequence[Found], out: Path, made_with: Provenance, command: str)
     )
     rows: list[dict[str, Any]] = []
     for each in found:
-        named = {**dataclasses.asdict(each.cell), "auroc": round(ChainWorld(**dataclasses.asdict(each.cell)).auroc, 4)}
+        named = {**dataclasses.asdict(each.cell), "auroc": round(each.cell.world.auroc, 4)}
         for (method, budget), accuracy in each.accuracy.items():
             factor = each.factors.get((method, budget))
             rows.append(
                 {**named, "method": method, "budget": budget}
-                | {name: round(value, 4) for name, value in _ends("accuracy", accuracy).items()}
+                | ends(accuracy, "accuracy")
                 | {name: "" if factor is None else factor.row()[name] for name in ("rate", "rate_low", "rate_high")}
             )
     files = {"report.md": page + "\n", "report.csv": csv_text(rows)}
     write(out, {**files, CSV_METADATA: made_with.csv_metadata("regime", ["report.csv"])})
     save(partial(figure, found, [*SAMPLING, "beam", "dvts", "rebase"]), out / "regime", made_with)
-
-
-def _ends(name: str, interval: Interval) -> dict[str, float]:
-    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 def _label(method: str) -> str:
@@ -258,7 +258,6 @@ def _heading(kind: tuple[float, float | None]) -> str:
 
 def _row(each: Found, others: Iterable[str], n: int) -> list[str]:
     cell = each.cell
-    world = ChainWorld(**dataclasses.asdict(cell))
     predicted: Factors | None = None
     if cell.kind == (1.0, None):
         predicted = PREDICTED.get((cell.num_steps, cell.success), {}).get(cell.separation)
@@ -266,7 +265,7 @@ def _row(each: Found, others: Iterable[str], n: int) -> list[str]:
     return [
         str(cell.num_steps),
         f"{100 * cell.success:g} %",
-        f"{cell.separation:g} ({world.auroc:.2f})",
+        f"{cell.separation:g} ({cell.world.auroc:.2f})",
         percent(each.accuracy[CHIEF, n].value),
         "" if predicted is None else _predicted(predicted[place], (64, 32)[place]),
         *(_factor(each.factors[method, n]) for method in others),

@@ -30,6 +30,7 @@ import numpy as np
 
 from motes.arguments import fit_fields
 from motes.errors import ConfigurationError
+from motes.lab.corruption import normal_of
 from motes.models.tabular import Path, TabularLanguageModel
 from motes.tasks.boxed import BoxedAnswers
 from motes.types import Problem, Sampling, Step, Trajectory
@@ -271,7 +272,7 @@ class ChainReward:
             before = self._read(parent)
         stated = _digest(before.stated, step.text.encode())
         worded = _digest(before.worded, repr((step.text, step.token_ids)).encode())
-        error = math.sqrt(self.systematic) * _normal(stated) + math.sqrt(1 - self.systematic) * _normal(worded)
+        error = math.sqrt(self.systematic) * normal_of(stated) + math.sqrt(1 - self.systematic) * normal_of(worded)
         if parent.step is not None:
             error = self.memory * before.error + math.sqrt(1 - self.memory**2) * error
         reading = _Reading(before.right and is_right(step.text), error, stated, worded)
@@ -284,11 +285,3 @@ class ChainReward:
 
 def _digest(*parts: bytes) -> bytes:
     return hashlib.blake2b(b"\0".join(parts), digest_size=16).digest()
-
-
-def _normal(name: bytes) -> float:
-    """A draw from N(0, 1) that depends on nothing but the name."""
-    return _STANDARD.inv_cdf(((int.from_bytes(name[:8], "big") >> 12) + 0.5) / 2**52)
-
-
-_STANDARD = NormalDist()

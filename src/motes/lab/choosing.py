@@ -11,10 +11,11 @@ from motes.lab.prefixes import Prefixes
 from motes.lab.records import RunRecord
 from motes.methods import BestOfN, Majority, WeightedBestOfN
 from motes.methods.population import AGGREGATIONS, Aggregation
-from motes.methods.potential import log_potential
-from motes.protocols import Method
+from motes.methods.selectors import Candidates, argmax, majority, vote
+from motes.smc import Weights
 from motes.smc.weights import FloatArray
 
+Independent = Majority | BestOfN | WeightedBestOfN
 CHOOSING = (Majority, BestOfN, WeightedBestOfN)
 """Methods whose answers are drawn alike."""
 DRAWN_BY = "wbon"
@@ -33,13 +34,16 @@ def choose_again(record: RunRecord, spec: str) -> RunRecord:
     if not isinstance(made, CHOOSING) or record.outcome == "failed":
         return replace(record, method=spec)
     scores = _scores(record.prefixes or Prefixes(), made.aggregation, len(record.answers))
+    weights = made.weights(scores) if isinstance(made, WeightedBestOfN) else Weights.uniform(len(scores))
     stated = [i for i, group in enumerate(record.groups) if group is not None]
     usage = record.usage
     if isinstance(made, Majority):
         usage = replace(usage, reward_tokens=0, reward_tokens_cached=0, reward_calls=0, computed_reward_tokens=0)
+    if weights.degenerate:  # of which that method makes an error
+        return replace(record, method=spec, usage=usage, outcome="failed", answer=None)
     if not stated:
         return replace(record, method=spec, usage=usage, outcome="no_answer", answer=None)
-    chosen = _chosen(made, record, scores, stated)
+    chosen = _chosen(made, record, scores, weights, stated)
     right = record.right[chosen]
     return replace(
         record,
@@ -65,18 +69,9 @@ def _scores(prefixes: Prefixes, aggregation: Aggregation, answers: int) -> Float
     return found
 
 
-def _chosen(made: Method, record: RunRecord, scores: FloatArray, stated: list[int]) -> int:
-    """The place of the answer, as `motes.methods.selectors` choose it."""
-    ranked = np.nan_to_num(scores, nan=-np.inf)
-    if isinstance(made, BestOfN):
-        return stated[int(np.argmax(ranked[stated]))]
-    weights = np.ones(len(scores))
-    if isinstance(made, WeightedBestOfN):
-        with np.errstate(divide="ignore"):
-            logs = log_potential(scores, made.link, made.beta)
-        weights = np.exp(np.nan_to_num(logs, nan=-np.inf))
-    totals: dict[int | None, float] = {}
-    for i in stated:
-        totals[record.groups[i]] = totals.get(record.groups[i], 0.0) + float(weights[i])
-    best = max(totals, key=lambda group: totals[group])
-    return max((i for i in stated if record.groups[i] == best), key=lambda i: (ranked[i], weights[i], -i))
+def _chosen(made: Independent, record: RunRecord, scores: FloatArray, weights: Weights, stated: list[int]) -> int:
+    """The place of the answer that the method chooses."""
+    names = [str(record.groups[i]) for i in stated]
+    candidates = Candidates(stated, names, weights.normalized[stated], np.nan_to_num(scores[stated], nan=-np.inf))
+    choose = argmax if isinstance(made, BestOfN) else majority if isinstance(made, Majority) else vote
+    return stated[choose(np.random.default_rng(0), candidates)]

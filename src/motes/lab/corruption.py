@@ -54,5 +54,9 @@ class CorruptedReward(MappedReward):
 
 def standard_normal(*name: int | str) -> float:
     """A draw from N(0, 1) that depends on nothing but the name."""
-    digest = hashlib.sha256(json.dumps(name).encode()).digest()
+    return normal_of(hashlib.sha256(json.dumps(name).encode()).digest())
+
+
+def normal_of(digest: bytes) -> float:
+    """The same of eight bytes of a digest, or more."""
     return NormalDist().inv_cdf(((int.from_bytes(digest[:8], "big") >> 12) + 0.5) / 2**52)

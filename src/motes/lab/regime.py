@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import NormalDist
@@ -18,9 +18,8 @@ import numpy as np
 from motes.errors import ConfigurationError
 from motes.lab.chains import MISTAKES, ChainWorld
 from motes.lab.method_spec import draws_independently
-from motes.lab.prefixes import Prefixes
 from motes.lab.records import RunRecord
-from motes.lab.reliability import Predictions, ratio_interval
+from motes.lab.reliability import Predictions, StepQuality
 from motes.lab.statistics import Interval, share_interval
 
 LEAST_ANSWERS = 2
@@ -79,22 +78,16 @@ class Regime:
                 f"none of {len(right):,} answers is {what}: there is nothing to choose between. Take "
                 + ("easier problems, or a better model" if what == "right" else "harder problems")
             )
-        checked = any(record.prefixes is not None and record.prefixes.right for record in samples)
-        lengths = [len_of(record.prefixes) for record in samples]
-        numbers = np.arange(len(samples))
-        told = [length for length in lengths if length[1]]
-        steps = ratio_interval(
-            np.array([float(total) for total, _ in told or [(1, 1)]]),
-            np.array([float(count) for _, count in told or [(1, 1)]]),
-            numbers[: len(told or [(1, 1)])],
-        )
+        quality = StepQuality.of(samples[0].method, samples[0].budget, True, samples)
+        assert quality is not None  # they have scores
+        checked = quality.checked
         return cls(
             problems=len({record.problem_id for record in samples}),
             answers=answers,
-            steps=steps,
+            steps=quality.steps,
             success=success,
             spread=_spread([[each is True for each in record.right] for record in samples]),
-            auroc=_auroc(samples, checked),
+            auroc=quality.abreast if checked else Predictions.of_scores(samples).auroc()[1],
             checked=checked,
             systematic=_systematic(samples),
             memory=_memory(samples, checked),
@@ -164,15 +157,6 @@ def resampled(records: Sequence[RunRecord], rng: np.random.Generator) -> list[Ru
     ]
 
 
-def len_of(prefixes: Prefixes | None) -> tuple[int, int]:
-    """Steps of all answers together, and the number of answers."""
-    if prefixes is None:
-        return 0, 0
-    depths = prefixes.depths
-    ends = [depths[end] for end in prefixes.ends if end is not None]
-    return sum(ends), len(ends)
-
-
 def _spread(right: Iterable[Sequence[bool]]) -> float:
     """By moments: of c of n answers right, c(c − 1)/(n(n − 1)) is an unbiased estimate of the square of the chance."""
     shares, squares = [], []
@@ -185,25 +169,6 @@ def _spread(right: Iterable[Sequence[bool]]) -> float:
     if variance <= 0:
         return 1000.0
     return min(1000.0, max(0.05, mean * (1 - mean) / variance - 1))
-
-
-def _auroc(samples: Sequence[RunRecord], checked: bool) -> Interval:
-    if not checked:
-        return Predictions.of_scores(samples).auroc()[1]
-    rows = [
-        (score, right, record.problem_id, depth) for record in samples for score, right, depth in _scored_steps(record)
-    ]
-    parts = {part: i for i, part in enumerate(dict.fromkeys(row[2:] for row in rows))}
-    predictions = Predictions.of([row[:3] for row in rows])
-    return predictions.auroc_within(np.array([parts[row[2:]] for row in rows]))
-
-
-def _scored_steps(record: RunRecord) -> Iterator[tuple[float, bool, int]]:
-    if (prefixes := record.prefixes) is None:
-        return
-    for score, right, depth in zip(prefixes.scores, prefixes.right, prefixes.depths, strict=bool(prefixes.right)):
-        if score is not None and right is not None:
-            yield score, right, depth
 
 
 def _logit(score: float) -> float:

@@ -16,6 +16,7 @@ from motes.methods.population import Aggregation, Population, Run
 from motes.methods.potential import Link, log_potential
 from motes.methods.selectors import conclude
 from motes.smc import Weights
+from motes.smc.weights import FloatArray
 from motes.types import Result, Sampling
 
 
@@ -117,9 +118,9 @@ class WeightedBestOfN(_Independent):
 
     async def run(self, run: Run) -> Result:
         population = await self._draw(run, score=True)
-        return await self._conclude(run, population, self._weights(population), "vote")
+        return await self._conclude(run, population, self.weights(population.aggregate(self.aggregation)), "vote")
 
-    def _weights(self, population: Population) -> Weights:
-        """Zero where there is no score."""
-        logs = log_potential(population.aggregate(self.aggregation), self.link, self.beta)
+    def weights(self, scores: FloatArray) -> Weights:
+        """Of answers with these scores, (N,): zero where there is none, NaN."""
+        logs = log_potential(scores, self.link, self.beta)
         return Weights(np.nan_to_num(logs, nan=-np.inf, neginf=-np.inf))
