@@ -1,60 +1,121 @@
-"""What the bundled models can do, measured on the 500 test problems; goes into the model cards."""
+"""What the bundled models can do, measured on fixed problems; goes into the model cards."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import motes
-from motes.lab.reliability import auroc
-from motes.methods import BestOfN
+from motes.lab.reliability import Predictions, auroc
+from motes.methods import Majority
 from motes.tasks import Arithmetic
-from motes.tasks.arithmetic import LEVELS, parse
+from motes.tasks.arithmetic import parse
 
 CONCURRENT = 16
 
 
-def measure(lm_spec: str, reward_spec: str, samples: int, target: Path | None) -> None:
-    """Sample answers to each problem at temperature 0.8; print pass@1, pass@n and the reward model's AUROC by level."""
-    lm, reward = motes.language_model(lm_spec), motes.reward_model(reward_spec)
+@dataclass(frozen=True)
+class Sampled:
+    """The solutions that were sampled for a problem.
+
+    Attributes:
+        right: of each solution, whether its answer is right.
+        steps: of each solution that can be read, whether each step is right, by the exact checker.
+        scores: of each, what the reward model says of each step; empty without one.
+    """
+
+    problem: str
+    level: int
+    right: list[bool]
+    steps: list[list[bool]]
+    scores: list[list[float]]
+
+    @property
+    def so_far(self) -> list[list[bool]]:
+        """Whether each step and all before it are right."""
+        return [np.cumprod(steps).astype(bool).tolist() for steps in self.steps]
+
+    @property
+    def tries(self) -> list[list[bool]]:
+        """The steps up to the first wrong one: of each, whether it is right."""
+        return [so_far[: sum(so_far) + 1] for so_far in self.so_far]
+
+
+async def sample(
+    problem: motes.Problem, lm: motes.LanguageModel, reward: motes.RewardModel | None, samples: int
+) -> Sampled:
     task = Arithmetic()
-    limit = asyncio.Semaphore(CONCURRENT)
+    story = parse(problem.question)
+    assert story is not None
+    assert problem.id is not None
+    result = await motes.asolve(problem, lm=lm, method=Majority(samples), task=task)
+    readable = [trajectory for trajectory in result.trajectories if trajectory.error is None]
+    steps = [[story.check_step(step.text) for step in trajectory.steps] for trajectory in readable]
+    scores = [] if reward is None else [list(values) for values in await reward.score(readable)]
+    right = [task.answer(trajectory.text) == problem.answer for trajectory in result.trajectories]
+    return Sampled(problem.id, story.level, right, steps, scores)
 
-    async def one(problem: motes.Problem) -> dict[str, Any]:
-        async with limit:
-            result = await motes.asolve(problem, lm=lm, reward=reward, method=BestOfN(samples), task=task)
-            story = parse(problem.question)
-            assert story is not None
-            right = [task.answer(t.text) == problem.answer for t in result.trajectories]
-            labels: list[bool] = []
-            own: list[bool] = []
-            scores: list[float] = []
-            readable = [trajectory for trajectory in result.trajectories if trajectory.error is None]
-            for trajectory, values in zip(readable, await reward.score(readable), strict=True):
-                steps = [story.check_step(step.text) for step in trajectory.steps]
-                own += steps
-                labels += np.cumprod(steps).astype(bool).tolist()
-                scores += values
-            return {"level": story.level, "right": right, "labels": labels, "own": own, "scores": scores}
 
-    async def everything() -> list[dict[str, Any]]:
-        return await asyncio.gather(*(one(problem) for problem in task.problems()))
+def success(rows: Sequence[Sampled]) -> list[float]:
+    """Of the steps before which all are right, the share that are right: of the first ones, the second ones, …"""
+    columns = zip_longest(*(tries for row in rows for tries in row.tries))
+    return [float(np.mean([right for right in column if right is not None])) for column in columns]
+
+
+def summary(rows: Sequence[Sampled]) -> dict[str, float]:
+    """pass@1, pass@n, success of a step, length; and AUROC: over all pairs of steps, over pairs of the same problem,
+    over those of the same length, too, and of a step's own rightness."""
+    out = {
+        "pass@1": np.mean([np.mean(row.right) for row in rows]),
+        f"pass@{len(rows[0].right)}": np.mean([any(row.right) for row in rows]),
+        "success": np.mean([right for row in rows for tries in row.tries for right in tries]),
+        "steps": np.mean([len(steps) for row in rows for steps in row.steps]),
+    }
+    if rows[0].scores:
+        read = [
+            (score, right, own, row.problem, depth)
+            for row in rows
+            for scores, so_far, steps in zip(row.scores, row.so_far, row.steps, strict=True)
+            for depth, (score, right, own) in enumerate(zip(scores, so_far, steps, strict=True))
+        ]
+        predictions = Predictions.of([(score, right, problem) for score, right, _, problem, _ in read])
+        parts = {part: number for number, part in enumerate(dict.fromkeys(row[3:] for row in read))}
+        overall, within = predictions.auroc()
+        out |= {
+            "auroc": overall.value,
+            "auroc_within": within.value,
+            "auroc_abreast": predictions.auroc_within(np.array([parts[row[3:]] for row in read])).value,
+            "auroc_own_step": auroc([row[0] for row in read], [row[2] for row in read]),
+        }
+    return {name: round(float(value), 4) for name, value in out.items()}
+
+
+def measure(lm_spec: str, reward_spec: str | None, split: str, samples: int, limit: int | None, target: Path) -> None:
+    """Sample answers to each problem of a split at temperature 0.8, and print what they are worth by level."""
+    lm = motes.language_model(lm_spec)
+    reward = motes.reward_model(reward_spec) if reward_spec is not None else None
+    turns = asyncio.Semaphore(CONCURRENT)
+
+    async def one(problem: motes.Problem) -> Sampled:
+        async with turns:
+            return await sample(problem, lm, reward, samples)
+
+    async def everything() -> list[Sampled]:
+        return await asyncio.gather(*map(one, Arithmetic().problems(split, limit)))
 
     rows = asyncio.run(everything())
-    out: dict[str, Any] = {}
-    for name, levels in (*((str(level), (level,)) for level in LEVELS), ("all", LEVELS)):
-        chosen = [row for row in rows if row["level"] in levels]
-        scores = [score for row in chosen for score in row["scores"]]
-        out[name] = {
-            "pass@1": round(float(np.mean([np.mean(row["right"]) for row in chosen])), 4),
-            f"pass@{samples}": round(float(np.mean([any(row["right"]) for row in chosen])), 4),
-            "auroc": round(auroc(scores, [label for row in chosen for label in row["labels"]]), 4),
-            "auroc_own_step": round(auroc(scores, [label for row in chosen for label in row["own"]]), 4),
-        }
-        print(name, json.dumps(out[name]), flush=True)
-    if target is not None:
-        target.write_text(json.dumps(out, indent=2) + "\n")
+    out = {
+        str(level): summary([row for row in rows if row.level == level])
+        for level in sorted({row.level for row in rows})
+    }
+    out["all"] = summary(rows)
+    for name, values in out.items():
+        print(name, json.dumps(values), flush=True)
+    print("success of the first step, the second, …:", " ".join(f"{share:.2f}" for share in success(rows)))
+    target.write_text(json.dumps(out, indent=2) + "\n")

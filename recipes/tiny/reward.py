@@ -1,14 +1,17 @@
-"""Rollouts of the language model, and the reward model trained on their outcomes (Math-Shepherd, arXiv 2312.08935).
+"""Rollouts, and the reward model trained on their outcomes (Math-Shepherd, arXiv 2312.08935).
 
-The label of a step is the share of K continuations, sampled from the language model, that reach the right answer. The
-continuations are solutions, too: one from each prefix is trained on as well, its own steps labelled by its outcome,
-which is the same estimate with K = 1, for free. The exact checker is never consulted: the reward model is to be
+A solution is sampled from the bundled language model; from some of its steps on, a stronger model, the completer, goes
+on once. The label of a step is whether it then reached the right answer. (With a labelled share of K continuations,
+K = 1 of more solutions tells more for the same cost, as their steps differ.) The completer is the same language model
+trained for longer, as Math-Shepherd completes with a larger one: from a right step of a long solution the bundled model
+itself seldom reaches the answer, and its labels would be nearly all noise. One continuation of each solution is trained
+on as well, its own steps labelled by its outcome. The exact checker is never consulted: the reward model is to be
 imperfect for the reason real ones are.
 
-The reward model is the language model with two more layers on top. What the language model expects next is only there
-at its last layer, where nothing after it could compare it with what was said; but a mistake is, more often than not, a
-token that it half expected to be another. So the first new layer begins by looking one token back, and learns beside
-the labels, from every token, how likely the language model found it. That costs no rollout.
+The reward model is the completer with two more layers on top. What the completer expects next is only there at its
+last layer, where nothing after it could compare it with what was said; but a mistake is, more often than not, a token
+that it half expected to be another. So the first new layer begins by looking one token back, and learns beside the
+labels, from every token, how likely the completer found it. That costs no rollout.
 """
 
 from __future__ import annotations
@@ -41,46 +44,51 @@ from motes.rewards.prm import Qwen2ForProcessRewardModel
 from motes.tasks import Arithmetic, arithmetic
 from motes.tasks.arithmetic import LEVELS
 from motes.vocabulary import Vocabulary
-from tiny.common import learning_rate, optimizers, round_up, save_atomically
-from tiny.language import chat_prompt, look_back
+from tiny.common import choose_attention, learning_rate, optimizers, round_up, save_atomically
+from tiny.language import TRAINED_LEVELS, chat_prompt, look_back
 
-STEP = Sampling(temperature=0.8, max_step_tokens=64, max_tokens=320, max_steps=12)
-REST = STEP.replace(delimiter=None, max_step_tokens=320)
+STEP = Sampling(temperature=0.8, max_step_tokens=64, max_tokens=768, max_steps=24)
+REST = STEP.replace(delimiter=None, max_step_tokens=768)
 TASK = Arithmetic()
+ROLLED_LEVELS = (*LEVELS, *TRAINED_LEVELS)
+"""In turn. The easy ones come twice: they cost a tenth of the long ones."""
+PREFIXES = 6
+"""Steps of a solution that are labelled, at most."""
 NEW_LAYERS = 2
+HELD_OUT = 1000
+"""Problems whose solutions are not trained on."""
 
 
-async def label(lm: LocalLanguageModel, index: int, k: int) -> dict[str, Any]:
-    """Sample a solution of the problem of that index; from each of its prefixes, sample k continuations."""
-    level = LEVELS[index % len(LEVELS)]
+def level_of(index: int) -> int:
+    return ROLLED_LEVELS[index % len(ROLLED_LEVELS)]
+
+
+async def label(lm: LocalLanguageModel, completer: LocalLanguageModel, index: int) -> dict[str, Any]:
+    """Sample a solution of the problem of that index, and complete some of its prefixes."""
     rng = random.Random(f"rollouts/{index}")
-    story = arithmetic.generate(level, "train", rng)
+    story = arithmetic.generate(level_of(index), "train", rng)
     trajectory = Trajectory(Problem(story.question))
     while trajectory.finished is None and trajectory.depth < STEP.max_steps:
         (step,) = await lm.extend([trajectory], STEP, [rng.getrandbits(63)])
         trajectory = trajectory.extend(step, "answer" if TASK.answer(step.text) is not None else None)
-
-    async def continuations(node: Trajectory) -> list[str]:
-        if node.finished is not None:
-            return [""]
-        steps = await lm.extend([node] * k, REST, [rng.getrandbits(63) for _ in range(k)])
-        return [step.text for step in steps]
-
+    path = [node for node in trajectory.path if node.finished is None]
+    nodes = sorted(rng.sample(path, min(PREFIXES, len(path))), key=lambda node: node.depth)
+    rests = await completer.extend(nodes, REST, [rng.getrandbits(63) for _ in nodes]) if nodes else []
     return {
         "index": index,
         "question": story.question,
         "answer": str(story.answer),
         "steps": [step.text for step in trajectory.steps],
-        "continuations": [await continuations(node) for node in trajectory.path],
+        "continuations": [[node.depth, rest.text] for node, rest in zip(nodes, rests, strict=True)],
     }
 
 
-def roll_out(work: Path, problems: int, k: int, shard: int, shards: int) -> None:
+def roll_out(work: Path, problems: int, shard: int, shards: int) -> None:
     """Label `problems` solutions, one JSON line each. Continues where it stopped."""
     path = work / f"rollouts-{shard}-of-{shards}.jsonl"
     done = {row["index"] for row in _rows(path)}
     todo = [index for index in range(shard, problems, shards) if index not in done]
-    lm = LocalLanguageModel.open(str(work / "lm"))
+    lm, completer = (LocalLanguageModel.open(str(work / role)) for role in ("lm", "completer"))
     began = time.monotonic()
 
     async def run() -> None:
@@ -91,7 +99,7 @@ def roll_out(work: Path, problems: int, k: int, shard: int, shards: int) -> None
             async def work_off() -> None:
                 nonlocal finished, tokens
                 for index in pending:
-                    row = await label(lm, index, k)
+                    row = await label(lm, completer, index)
                     file.write(json.dumps(row) + "\n")
                     finished += 1
                     if finished % 200 == 0:
@@ -118,10 +126,10 @@ class Example:
     """A solution as the reward model reads it.
 
     Attributes:
-        ids: its tokens; `tags`: where the scores of its labelled steps, the last ones, are read.
+        ids: its tokens; `tags`: where the scores of its labelled steps are read.
         said: the same text as the language model says it; `same`: where in `ids` and where in `said` the solution's
             tokens are.
-        shares: of each labelled step, the share of successes.
+        outcomes: of each labelled step, whether the right answer was reached from it.
         right: of each, whether it and all before are right, by the exact checker: for evaluation only.
     """
 
@@ -129,14 +137,15 @@ class Example:
     tags: list[int]
     said: list[int]
     same: list[tuple[int, int]]
-    shares: list[float]
+    outcomes: list[bool]
     right: list[bool]
     level: int
 
     @classmethod
     def of(
-        cls, vocabulary: Vocabulary, form: Format, row: dict[str, Any], steps: list[str], shares: list[float]
+        cls, vocabulary: Vocabulary, form: Format, row: dict[str, Any], steps: list[str], outcomes: dict[int, bool]
     ) -> Example:
+        """Of a solution, of which some steps are labelled: number of the step, from 1, to its outcome."""
         problem = Problem(row["question"])
         ids, tags = list(form.prompt(problem)), []
         said, same = vocabulary.encode(chat_prompt(row["question"])), []
@@ -147,24 +156,31 @@ class Example:
             same += [(len(ids) + lead + j, len(said) + j) for j in range(equal)]
             ids += read
             said += spoken
-            tags.append(len(ids) - 1)
+            if number in outcomes:
+                tags.append(len(ids) - 1)
         right = np.cumprod([TASK.check_step(problem, step) for step in steps]).astype(bool).tolist()
-        n = len(shares)
-        return cls(ids, tags[-n:], said, same, shares, right[-n:], row["index"] % len(LEVELS) + 1)
+        labelled = [right[number - 1] for number in sorted(outcomes)]
+        told = [outcomes[number] for number in sorted(outcomes)]
+        return cls(ids, tags, said, same, told, labelled, level_of(row["index"]))
 
 
 def examples_of(vocabulary: Vocabulary, form: Format, row: dict[str, Any]) -> list[Example]:
-    """The solution of a row, labelled by its continuations; and one continuation of each of its prefixes."""
+    """The solution of a row, labelled by its continuations and its own end; and one of the continuations, labelled by
+    its outcome."""
     steps, continuations = row["steps"], row["continuations"]
 
-    def outcome(prefix: int, rest: str) -> float:
-        return float(TASK.answer("".join(steps[:prefix]) + rest) == row["answer"])
+    def outcome(depth: int, rest: str) -> bool:
+        return bool(TASK.answer("".join(steps[:depth]) + rest) == row["answer"])
 
-    shares = [float(np.mean([outcome(t, rest) for rest in rests])) for t, rests in enumerate(continuations, start=1)]
-    examples = [Example.of(vocabulary, form, row, steps, shares)]
-    for t, (rest, *_) in enumerate(continuations, start=1):
-        if more := re.findall(r".+?(?:\n\n|$)", rest, re.DOTALL):
-            examples.append(Example.of(vocabulary, form, row, steps[:t] + more, [outcome(t, rest)] * len(more)))
+    outcomes = {depth: outcome(depth, rest) for depth, rest in continuations}
+    examples = [Example.of(vocabulary, form, row, steps, outcomes | {len(steps): outcome(len(steps), "")})]
+    if continuations:
+        depth, rest = random.Random(row["index"]).choice(continuations)
+        more = re.findall(r".+?(?:\n\n|$)", rest, re.DOTALL)
+        after = range(depth + 1, depth + len(more) + 1)
+        if more:
+            told = dict.fromkeys(after, outcomes[depth])
+            examples.append(Example.of(vocabulary, form, row, steps[:depth] + more, told))
     return examples
 
 
@@ -190,20 +206,22 @@ def padded(rows: list[list[int]]) -> torch.Tensor:
 
 def hidden_states(model: Qwen2ForProcessRewardModel, batch: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
     """After the first of the new layers, and after the last: (rows, length, hidden size) each."""
+    ids = padded([example.ids for example in batch])
+    choose_attention(model, ids.shape[1])
     with torch.autocast("cpu", torch.bfloat16):
-        out = model.model(padded([example.ids for example in batch]), use_cache=False, output_hidden_states=True)
+        out = model.model(ids, use_cache=False, output_hidden_states=True)
     return out.hidden_states[-NEW_LAYERS], out.last_hidden_state
 
 
 def tag_loss(
     model: Qwen2ForProcessRewardModel, hidden: torch.Tensor, batch: list[Example]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy against the shares of success, and the logits (tags of the batch, 2)."""
+    """Cross-entropy against the outcomes, and the logits (tags of the batch, 2)."""
     rows = torch.tensor([i for i, example in enumerate(batch) for _ in example.tags])
     columns = torch.tensor([tag for example in batch for tag in example.tags])
-    shares = torch.tensor([share for example in batch for share in example.shares])
+    outcomes = torch.tensor([outcome for example in batch for outcome in example.outcomes])
     logits = model.score(hidden[rows, columns]).float()
-    return cross_entropy(logits, torch.stack([1 - shares, shares], -1)), logits
+    return cross_entropy(logits, outcomes.long()), logits
 
 
 def token_loss(language: Qwen2ForCausalLM, head: nn.Module, hidden: torch.Tensor, batch: list[Example]) -> torch.Tensor:
@@ -211,6 +229,7 @@ def token_loss(language: Qwen2ForCausalLM, head: nn.Module, hidden: torch.Tensor
     rows = torch.tensor([i for i, example in enumerate(batch) for _ in example.same])
     read, spoken = torch.tensor([pair for example in batch for pair in example.same]).unbind(-1)
     said = padded([example.said for example in batch])
+    choose_attention(language, said.shape[1])
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         logits = language(said, use_cache=False).logits[rows, spoken - 1].float()
     likely = logits.softmax(-1).gather(-1, said[rows, spoken, None])[:, 0]
@@ -234,39 +253,37 @@ def from_language_model(language: Qwen2ForCausalLM) -> Qwen2ForProcessRewardMode
 @torch.no_grad()
 def evaluate(model: Qwen2ForProcessRewardModel, examples: list[Example]) -> str:
     """Held-out loss, and AUROC of steps against the exact checker, overall and per level."""
-    scores: dict[int, list[float]] = {level: [] for level in LEVELS}
-    right: dict[int, list[bool]] = {level: [] for level in LEVELS}
+    scores: dict[int, list[float]] = {level: [] for level in TRAINED_LEVELS}
+    right: dict[int, list[bool]] = {level: [] for level in TRAINED_LEVELS}
     losses: list[float] = []
     for batch in batches(examples, 16_384, 0):
         loss, logits = tag_loss(model, hidden_states(model, batch)[1], batch)
         losses.append(loss.item())
-        values = iter(logits.softmax(-1)[:, 1].tolist())
+        values = iter((logits[:, 1] - logits[:, 0]).tolist())
         for example in batch:
             scores[example.level] += [next(values) for _ in example.tags]
             right[example.level] += example.right
-    levels = " ".join(f"L{level} {auroc(scores[level], right[level]):.3f}" for level in LEVELS)
+    levels = " ".join(f"L{level} {auroc(scores[level], right[level]):.3f}" for level in TRAINED_LEVELS)
     overall = auroc([*chain(*scores.values())], [*chain(*right.values())])
     return f"held-out loss {np.mean(losses):.4f} AUROC {overall:.3f} ({levels})"
 
 
 def train(work: Path, epochs: int, tokens: int, lr: float) -> None:
     torch.manual_seed(0)
-    vocabulary = Vocabulary.load(str(work / "lm"))
+    vocabulary = Vocabulary.load(str(work / "completer"))
     form = Format(QWEN, vocabulary)
     rows = [row for path in sorted(work.glob("rollouts-*.jsonl")) for row in _rows(path)]
     rows = sorted((row for row in rows if row["steps"]), key=lambda row: row["index"])
-    held_out = [examples_of(vocabulary, form, row)[0] for row in rows[:500]]
-    examples = [example for row in rows[500:] for example in examples_of(vocabulary, form, row)]
-    language = Qwen2ForCausalLM.from_pretrained(work / "lm", dtype=torch.float32)
-    language.set_attn_implementation("eager")
+    held_out = [examples_of(vocabulary, form, row)[0] for row in rows[:HELD_OUT]]
+    examples = [example for row in rows[HELD_OUT:] for example in examples_of(vocabulary, form, row)]
+    language = Qwen2ForCausalLM.from_pretrained(work / "completer", dtype=torch.float32)
     model = from_language_model(language)
-    model.set_attn_implementation("eager")
     head = nn.Sequential(nn.RMSNorm(language.config.hidden_size), nn.Linear(language.config.hidden_size, 1))
     trained = nn.ModuleList([model, head])
     opts = optimizers(trained, lr)
     total = sum(1 for epoch in range(epochs) for _ in batches(examples, tokens, epoch))
     labels = sum(len(example.tags) for example in examples)
-    print(len(rows) - 500, "problems,", len(examples), "solutions,", labels, "labels,", total, "steps", flush=True)
+    print(len(rows) - HELD_OUT, "problems,", len(examples), "solutions,", labels, "labels,", total, "steps", flush=True)
     checkpoint, done, seconds = work / "prm.pt", 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=False)
