@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import claims
-from claim import ablations, adaptive, regime, robustness, scaling
+from claim import ablations, adaptive, factor, regime, robustness, scaling
 from claim.cells import Cell, possible
 from motes import ParticleFilter, Usage
 from motes.errors import ConfigurationError, UnknownNameError
@@ -140,6 +140,29 @@ def test_robustness(tmp_path):
         assert float(row["to_chief"]) == pytest.approx(float(row["accuracy"]) - chief)
         clean = accuracy[row["corruption"], "0", row["method"], row["budget"]]
         assert float(row["to_none"]) == pytest.approx(float(row["accuracy"]) - clean)
+
+
+def test_factor(tmp_path):
+    words = ["--worlds", "short,noisy", "--budgets", "2,4,8", "--methods", "pf:ess_threshold=1.0,pf,wbon,bon,majority"]
+    out = claim(tmp_path, "factor", *words)
+    assert {path.name for path in out.iterdir()} == {
+        "report.md", "report.csv", "rates.csv", "csv-metadata.json",
+        *(f"{name}.{kind}" for name in ("accuracy", "factors") for kind in ("png", "svg")),
+    }  # fmt: skip
+    assert len(records(tmp_path)) == 2 * 3 * 3  # the three that draw alike share answers
+    page = (out / "report.md").read_text()
+    assert "## Short problems" in page
+    assert "## Long problems, AUROC 0.86" in page
+    assert "| weighted best of N | 4 | 2.4 – 5 |" in page
+    found = rows(out / "report.csv")
+    assert len(found) == 2 * 5 * 3
+    assert {row["runs"] for row in found} == {str(2 * 3)}  # problems and seeds
+    factors = rows(out / "rates.csv")
+    assert {(row["world"], row["method"], row["budget"]) for row in factors} == set(
+        itertools.product(("short", "noisy"), ("pf", "wbon", "bon", "majority"), ("4", "8"))
+    )
+    assert {row["unit"] for row in factors} >= {"trajectories", "tokens"}
+    assert {row["chief"] for row in factors} == {factor.CHIEF}
 
 
 def test_ablations(tmp_path):

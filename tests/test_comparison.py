@@ -329,6 +329,24 @@ class TestScalingRate:
             assert 3.5 < rate.simultaneous.low < rate.value.low < 4 < rate.value.high < rate.simultaneous.high < 4.6
             assert str(rate).startswith("4 (3.")
 
+    def test_in_what_they_cost(self):
+        """The chief pays three for a trajectory, the other one: four times the budget is four thirds of the cost."""
+        kinds = np.arange(400) % 8
+        every = []
+        for power in range(8):
+            every += records("pf", 2**power, kinds <= power)
+            every += records("bon", 2**power, kinds <= power - 2)
+        runs = PairedRuns(every)
+        costs = {(method, budget): (3.0 if method == "pf" else 1.0) * budget for method, budget in runs.cells}
+        budgets, paid = rates(runs, ["pf", "bon"]), rates(runs, ["pf", "bon"], costs=costs)
+        for inner in ("value", "simultaneous"):
+            for end in ("low", "value", "high"):
+                plain, priced = ([getattr(getattr(rate, inner), end) for rate in of] for of in (budgets, paid))
+                assert priced == pytest.approx([rate / 3 for rate in plain])
+        assert [(rate.smallest, rate.largest) for rate in paid] == [
+            (1 / (3 * n), 128 / (3 * n)) for n in (4, 8, 16)
+        ]  # fmt: skip
+
     def test_ends_that_were_not_measured_are_said_not_made_up(self):
         every = [r for budget in (1, 4, 16) for r in records("pf", budget, [1] * 10)]
         every += [r for budget in (2, 8) for r in records("bon", budget, [0] * 10)]

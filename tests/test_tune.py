@@ -112,7 +112,7 @@ def test_what_is_chosen_again_is_what_the_method_chooses(spec: str, tmp_path):
 
 
 def test_what_choice_cannot_make():
-    assert [drawn_by(spec) for spec in ("majority", "bon:aggregation=min", "wbon:beta=2", "pf", "rebase")] == [
+    assert [drawn_by(spec, 2) for spec in ("majority", "bon:aggregation=min", "wbon:beta=2", "pf", "rebase")] == [
         "wbon", "wbon", "wbon", "pf", "rebase"
     ]  # fmt: skip
 

@@ -18,6 +18,7 @@ import motes
 from motes import Sampling
 from motes.errors import ConfigurationError, DirectoryBusyError, UnknownNameError
 from motes.lab import Evaluation, Report, RunRecord, evaluate, method_from_spec, read_records
+from motes.lab.choosing import choose_again, drawn_by
 from motes.lab.corruption import CorruptedReward
 from motes.lab.evaluation import RECORDS
 from motes.lab.flops import Sizes
@@ -87,10 +88,16 @@ class Cell:
             sampling=Sampling(temperature=self.temperature),
         )
 
+    @property
+    def drawn(self) -> Cell:
+        """The cell from whose answers this one's are chosen; itself, where its method draws in a way of its own."""
+        return dataclasses.replace(self, method=drawn_by(self.method, self.budget), label="")
+
     def directory(self, setting: Setting) -> Path:
-        """Its own, by everything that makes its records what they are: claims that share --work share cells."""
-        configuration = json.dumps(self.evaluation(setting).to_dict(), sort_keys=True)
-        words = "_".join([self.method, *(f"{name}={level:g}" for name, level in self.corruption)])
+        """By everything that makes the answers what they are: claims that share --work share cells, and methods that
+        differ only in what they choose share answers."""
+        configuration = json.dumps(self.drawn.evaluation(setting).to_dict(), sort_keys=True)
+        words = "_".join([self.drawn.method, *(f"{name}={level:g}" for name, level in self.corruption)])
         name = re.sub(r"[^\w.=-]+", "_", words)
         return setting.work / f"{name}-{self.budget}-{hashlib.sha256(configuration.encode()).hexdigest()[:10]}"
 
@@ -172,7 +179,7 @@ def measure(setting: Setting, cells: Sequence[Cell]) -> Measured:
         DirectoryBusyError: all is measured but for what other processes are at.
     """
     cells = list(dict.fromkeys(cells))
-    own = {cell.directory(setting): cell for cell in cells}
+    own = {cell.directory(setting): cell.drawn for cell in cells}
     problems = len(cells[0].evaluation(setting).problems()) * len(setting.seeds)
     trajectories = sum(cell.budget for cell in own.values())
     print(f"{len(own)} cells, {trajectories:,} trajectories a problem, {trajectories * problems:,} in all", flush=True)
@@ -204,7 +211,10 @@ def measure(setting: Setting, cells: Sequence[Cell]) -> Measured:
             f"other processes are at {len(busy)} cells, the first is {busy[0]}: when they have ended, the same command "
             "writes the tables"
         )
-    records = {cell: read_records(cell.directory(setting) / RECORDS) for cell in cells}
+    records = {
+        cell: [choose_again(record, cell.method) for record in read_records(cell.directory(setting) / RECORDS)]
+        for cell in cells
+    }
     return Measured(setting, records, Sizes.read(next(iter(own))))
 
 

@@ -336,7 +336,7 @@ def _square(axes: Axes, x: int, y: int, rate: Rate, norm: Any) -> None:
     import matplotlib
     from matplotlib.patches import Rectangle
 
-    edge = {0.0: rate.smallest / rate.budget, math.inf: rate.largest / rate.budget}
+    edge = {0.0: rate.smallest, math.inf: rate.largest}
     value = rate.value.value
     colour = matplotlib.colormaps["RdBu"](norm(math.log2(edge.get(value, value))))
     axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white"))

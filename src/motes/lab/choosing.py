@@ -22,9 +22,9 @@ DRAWN_BY = "wbon"
 """The method whose records know all that these need."""
 
 
-def drawn_by(spec: str) -> str:
+def drawn_by(spec: str, budget: int) -> str:
     """The method whose recorded answers a method can choose from: `DRAWN_BY`, or itself."""
-    return DRAWN_BY if isinstance(method_from_spec(spec, 2), CHOOSING) else spec
+    return DRAWN_BY if isinstance(method_from_spec(spec, budget), CHOOSING) else spec
 
 
 def choose_again(record: RunRecord, spec: str) -> RunRecord:

@@ -20,7 +20,7 @@ difference has them: one on which each side is better at every budget, by as muc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,14 +138,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Rate:
-    """How many times the chief's budget a method needs for the same accuracy.
+    """How many times the chief's budget, or cost, a method needs for the same accuracy.
 
     Attributes:
         budget: n, of the chief.
-        value: budgets of the method over n, with its own 95 % interval. 0: not more than `smallest`/n; infinity: more
-            than `largest`/n.
+        value: budget of the method over n, or its cost over the chief's at n, with its own 95 % interval. 0: not more
+            than `smallest`; infinity: more than `largest`.
         simultaneous: with the interval that holds together with those of all rates found with it.
-        smallest, largest: budgets at which the method was measured.
+        smallest, largest: rates of the smallest and of the largest budget at which the method was measured.
     """
 
     method: str
@@ -153,17 +153,15 @@ class Rate:
     budget: int
     value: Interval
     simultaneous: Interval
-    smallest: int
-    largest: int
+    smallest: float
+    largest: float
 
     def text(self, rate: float) -> str:
         if math.isnan(rate):  # the end of no interval
             return "–"
         if rate == 0:
-            return f"≤ {self.smallest / self.budget:g}"
-        return (
-            f"> {self.largest / self.budget:g}" if rate == math.inf else f"{rate:.2g}" if rate < 10 else f"{rate:.0f}"
-        )
+            return f"≤ {self.smallest:.3g}"
+        return f"> {self.largest:.3g}" if rate == math.inf else f"{rate:.2g}" if rate < 10 else f"{rate:.0f}"
 
     def __str__(self) -> str:
         """With the simultaneous interval: what a table of several is read for."""
@@ -214,9 +212,18 @@ def compare_cells(runs: PairedRuns, pairs: Sequence[tuple[CellName, CellName]]) 
 
 
 def rates(
-    runs: PairedRuns, methods: Sequence[str], references: Sequence[int] = REFERENCE_BUDGETS, chief: str | None = None
+    runs: PairedRuns,
+    methods: Sequence[str],
+    references: Sequence[int] = REFERENCE_BUDGETS,
+    chief: str | None = None,
+    costs: Mapping[CellName, float] | None = None,
 ) -> list[Rate]:
-    """The scaling rate of each method with a curve (two budgets or more) against the chief one of `methods`."""
+    """The scaling rate of each method with a curve (two budgets or more) against the chief one of `methods`.
+
+    Args:
+        costs: what a run of each method at each budget costs, growing with the budget; then rates are those of costs,
+            interpolated between the costs of the budgets measured, which are taken as known.
+    """
     chief = chief or chief_of(methods)
     compared: list[tuple[str, int, list[int], tuple[str, ...]]] = []
     for method in methods:
@@ -227,23 +234,29 @@ def rates(
             problems = runs.problems([(chief, reference), *((method, budget) for budget in budgets)])
             if problems:
                 compared.append((method, reference, budgets, problems))
+    prices = {cell: cell[1] if costs is None else costs[cell] for cell in runs.cells}
     estimates: list[FloatArray] = [np.empty(0)] * len(compared)
     for problems in {problems for *_, problems in compared}:
         places = [i for i, (*_, those) in enumerate(compared) if those == problems]
         asked = [compared[i][:3] for i in places]
-        for i, drawn in zip(places, _resampled_rates(runs, chief, asked, problems), strict=True):
+        for i, drawn in zip(places, _resampled_rates(runs, chief, asked, problems, prices), strict=True):
             estimates[i] = drawn
     several = [estimates[i][1:] for i, (*_, problems) in enumerate(compared) if len(problems) > 1]
     level = joint_rank_level(np.stack(several, axis=1)) if several else 0.95
     found = []
     for (method, reference, budgets, problems), drawn in zip(compared, estimates, strict=True):
         own, together = (percentile_interval(drawn, at, problems=len(problems)) for at in (0.95, level))
-        found.append(Rate(method, chief, reference, own, together, budgets[0], budgets[-1]))
+        least, most = (prices[method, budget] / prices[chief, reference] for budget in (budgets[0], budgets[-1]))
+        found.append(Rate(method, chief, reference, own, together, least, most))
     return found
 
 
 def _resampled_rates(
-    runs: PairedRuns, chief: str, asked: Sequence[tuple[str, int, Sequence[int]]], problems: Sequence[str]
+    runs: PairedRuns,
+    chief: str,
+    asked: Sequence[tuple[str, int, Sequence[int]]],
+    problems: Sequence[str],
+    prices: Mapping[CellName, float],
 ) -> list[FloatArray]:
     """Rates of methods, each at the chief's budget and with budgets of its own: of the sample, and of samples of its
     problems and the two further ones of the module's docstring. (1 + B,) each."""
@@ -261,7 +274,9 @@ def _resampled_rates(
         ahead, behind = (1 + gap) / 2, (1 - gap) / 2
         targets = sums[:, target] + further @ [ahead, behind]
         curves = sums[:, curve] + (further @ [behind, ahead])[:, None]
-        found.append(budget_to_reach(targets.round(9), budgets, curves.round(9)) / n)  # equal sums are equal
+        paid = [prices[method, budget] for budget in budgets]
+        reached = budget_to_reach(targets.round(9), paid, curves.round(9))  # equal sums are equal
+        found.append(reached / prices[chief, n])
     return found
 
 

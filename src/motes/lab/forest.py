@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from motes.lab.plot import INK, heading
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SURE, UNSURE = "#D55E00", "#777777"
+SURE, UNSURE, EXPECTED = "#D55E00", "#777777", "#d6e4f0"
 
 
 def whole_points(share: float) -> str:
@@ -23,13 +24,14 @@ def whole_points(share: float) -> str:
 
 class Forest(NamedTuple):
     """Named values with their intervals, and what they are compared with. `log2`: factors, 0 and infinity for those
-    beyond all measure. `words`: how a tick is written."""
+    beyond all measure. `words`: how a tick is written. `expected`: ranges that were predicted of some."""
 
     label: str
     values: Mapping[str, Interval]
     reference: float = 0.0
     log2: bool = False
     words: Callable[[float], str] = whole_points
+    expected: Mapping[str, tuple[float, float]] = MappingProxyType({})
 
     def place(self, value: float) -> float:
         if self.log2:
@@ -42,13 +44,21 @@ class Forest(NamedTuple):
         return self.place(interval.low), self.place(interval.value), self.place(interval.high)
 
 
-def forest_figure(panels: Sequence[Forest], groups: Mapping[str, Sequence[str]], title: str, subtitle: str) -> Figure:
+def forest_figure(
+    panels: Sequence[Forest],
+    groups: Mapping[str, Sequence[str]],
+    title: str,
+    subtitle: str,
+    labels: Mapping[str, str] = MappingProxyType({}),
+) -> Figure:
     """Values with their intervals, a row for each, in groups; panels side by side share the rows.
 
     A marker is full where the interval leaves the reference out, and an arrowhead where a value is beyond all measure.
+    A bar is what was expected.
 
     Args:
         groups: the names of the rows of each group, by its name; a group without a name has no heading.
+        labels: what is written for some names.
     """
     from matplotlib.figure import Figure
 
@@ -63,7 +73,8 @@ def forest_figure(panels: Sequence[Forest], groups: Mapping[str, Sequence[str]],
             places[name] = bottom
             bottom -= 1
         bottom -= 0.35
-    left = 0.35 + 0.078 * max(map(len, (*places, *headings)))
+    written = [labels.get(name, name) for name in places]
+    left = 0.35 + 0.078 * max(map(len, (*written, *headings)))
     across, gap, above = max(2.6, 6.0 / len(panels)), 0.3, 0.85
     width, height = left + len(panels) * (across + gap), above + 0.26 * (0.35 - bottom) + 0.6
     figure = Figure(figsize=(width, height))
@@ -72,15 +83,16 @@ def forest_figure(panels: Sequence[Forest], groups: Mapping[str, Sequence[str]],
         left=left / width, right=1 - gap / width, top=1 - above / height, bottom=0.6 / height, wspace=gap / across
     )
     for axes, panel in zip(grid.flat, panels, strict=True):
-        alike = [other for other in panels if other[2:] == panel[2:]]
+        alike = [other for other in panels if other[2:5] == panel[2:5]]
         ends = [end for other in alike for name in places if name in other.values for end in other.ends(name)]
+        ends += [other.place(edge) for other in alike for both in other.expected.values() for edge in both]
         finite = [end for end in ends if math.isfinite(end)] + [panel.place(panel.reference)]
         margin = 0.08 * (max(finite) - min(finite)) or 0.5
         axes.set_xlim(min(finite) - margin, max(finite) + margin)
         axes.set_ylim(bottom, 0.8)
         _forest(axes, panel, {name: place for name, place in places.items() if name in panel.values})
     axes = grid.flat[0]
-    axes.set_yticks(list(places.values()), labels=list(places), color=INK)
+    axes.set_yticks(list(places.values()), labels=written, color=INK)
     for group, place in headings.items():
         axes.annotate(
             group, (0, place), (-left * 72 + 12, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
@@ -94,6 +106,9 @@ def _forest(axes: Axes, panel: Forest, places: Mapping[str, float]) -> None:
     reference, (low, high) = panel.place(panel.reference), axes.get_xlim()
     axes.axvline(reference, color="#9a9a9a", linewidth=0.9, zorder=1)
     for name, y in places.items():
+        if name in panel.expected:
+            start, end = (min(max(panel.place(edge), low), high) for edge in panel.expected[name])
+            axes.barh([y], [end - start], height=0.72, left=start, color=EXPECTED, zorder=1.5)
         first, value, last = panel.ends(name)
         sure = first > reference or last < reference
         colour = SURE if sure else UNSURE

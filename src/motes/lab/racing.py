@@ -145,7 +145,7 @@ async def race(
     for number, eighths in enumerate(ROUNDS, start=1):
         for eighth in eighths:
             problems.update(problem.id for problem in Shard(eighth, EIGHTHS).of(evaluation.problems()))
-        for source in dict.fromkeys(map(drawn_by, racing)):
+        for source in dict.fromkeys(drawn_by(spec, budget) for spec in racing):
             if stopped := stopped or (tokens is not None and _spent(records) >= tokens):
                 break
             own = replace(evaluation, methods=(source,))
@@ -160,7 +160,7 @@ async def race(
         if stopped:
             break
         for spec in racing:
-            runs[spec] = [choose_again(record, spec) for record in records[drawn_by(spec)]]
+            runs[spec] = [choose_again(record, spec) for record in records[drawn_by(spec, budget)]]
             standings[spec] = _standing(spec, number, runs[spec])
         racing.sort(key=lambda spec: (-standings[spec].accuracy.value, standings[spec].tokens))
         if number < len(ROUNDS):

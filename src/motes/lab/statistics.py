@@ -290,12 +290,12 @@ def percentile_interval(estimates: FloatArray, level: float = 0.95, *, problems:
     return Interval(float(estimates[0]), float(ordered[tail]), float(ordered[-1 - tail]))
 
 
-def budget_to_reach(targets: FloatArray, budgets: Sequence[int], accuracies: FloatArray) -> FloatArray:
+def budget_to_reach(targets: FloatArray, budgets: Sequence[float], accuracies: FloatArray) -> FloatArray:
     """The budget at which each curve reaches its target, (B,): linear in log2(budget) between the measured budgets, on
     the running maximum of the curve. 0 where the smallest budget reaches it; infinity where no measured one does.
 
     Args:
-        targets: (B,) accuracies. budgets: K, ascending. accuracies: (B, K), one curve a row.
+        targets: (B,) accuracies. budgets: K, ascending; or what they cost. accuracies: (B, K), one curve a row.
     """
     curves = np.maximum.accumulate(accuracies, axis=1)
     reached = curves >= targets[:, None]
