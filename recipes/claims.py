@@ -5,6 +5,7 @@
     python recipes/claims.py ablations      # settings of the particle filter, one at a time, on the validation split
     python recipes/claims.py adaptive       # accuracy and tokens of the adaptive budget
     python recipes/claims.py factor         # budgets others need, where answers are long and where they are short
+    python recipes/claims.py advice         # what a pilot predicts, and what is found
     python recipes/claims.py regime         # where particles win: budgets over steps, pass@1 and quality of the reward
 
 Each cell (a method at a budget) is an evaluation of its own below --work: interrupted, the same command goes on;
@@ -20,12 +21,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from claim import ablations, adaptive, factor, regime, robustness, scaling
+from claim import ablations, adaptive, advice, factor, regime, robustness, scaling
 from claim.cells import Setting, measure
 from motes.errors import MotesError
 
 CLAIMS = {"scaling": scaling, "robustness": robustness, "ablations": ablations, "adaptive": adaptive}
-OF_MODELS = {**CLAIMS, "factor": factor}
+WORLDS = {"factor": factor, "advice": advice}
+"""Claims that look at several sets of problems and reward models, each with the split that is its own."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +54,7 @@ def carry_out(args: argparse.Namespace, argv: Sequence[str]) -> int:
     setting = Setting(
         claim=args.claim,
         command=told(argv),
-        split=args.split or {"ablations": "validation", "factor": ""}.get(args.claim, "test"),
+        split=args.split or {"ablations": "validation"}.get(args.claim, "test"),
         limit=args.limit,
         seeds=args.seeds,
         model=args.model,
@@ -61,8 +63,11 @@ def carry_out(args: argparse.Namespace, argv: Sequence[str]) -> int:
         work=args.work,
         out=args.out,
     )
-    if args.claim == "factor":
-        return factor.run(setting, args.worlds, args.budgets, args.methods)
+    match args.claim:
+        case "factor":
+            return factor.run(setting, args.worlds, args.budgets, args.methods)
+        case "advice":
+            return advice.run(setting, args.cases, args.budgets)
     budgets = args.budgets or CLAIMS[args.claim].BUDGETS
     match args.claim:
         case "scaling":
@@ -81,19 +86,23 @@ def carry_out(args: argparse.Namespace, argv: Sequence[str]) -> int:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="claim", required=True)
-    for name, module in OF_MODELS.items():
+    for name, module in {**CLAIMS, **WORLDS}.items():
         command = commands.add_parser(name, description=module.__doc__)
         where(command)
         command.add_argument("--seeds", "--seed", type=whole, default=(0,), help="separated by commas")
-        command.add_argument("--split", help="part of the task; default: the claim's own")
+        if name in CLAIMS:
+            command.add_argument("--split", help="part of the task; default test, for ablations validation")
         command.add_argument("--limit", type=int, help="the first so many problems; default all")
         command.add_argument("--model", default="tiny")
         command.add_argument("--reward", default="tiny")
         command.add_argument("--concurrency", type=int, default=64, help="problems in flight")
         command.add_argument("--budgets", type=whole, help="numbers of trajectories, separated by commas")
     worlds = commands.choices["factor"]
-    worlds.set_defaults(seeds=(0, 1, 2))
     worlds.add_argument("--worlds", type=words, default=tuple(factor.WORLDS), help="separated by commas; default all")
+    cases = commands.choices["advice"]
+    cases.add_argument("--cases", type=words, default=tuple(advice.CASES), help="separated by commas; default all")
+    for command in (worlds, cases):
+        command.set_defaults(seeds=(0, 1, 2), split=None)
     for name in ("scaling", "robustness", "factor"):
         commands.choices[name].add_argument("--methods", type=words, help="specs, separated by commas")
     kinds = commands.choices["robustness"]

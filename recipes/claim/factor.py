@@ -119,7 +119,7 @@ def run(setting: Setting, worlds: Sequence[str], budgets: Sequence[int] | None, 
     found = []
     for name in worlds:
         world = WORLDS[name]
-        where = dataclasses.replace(setting, split=setting.split or world.split, limit=setting.limit or world.limit)
+        where = dataclasses.replace(setting, split=world.split, limit=setting.limit or world.limit)
         corruption = (("noise", world.noise),) if world.noise else ()
         cells = possible(methods or world.methods, budgets or world.budgets)
         cells = [dataclasses.replace(cell, corruption=corruption) for cell in cells]

@@ -1,0 +1,186 @@
+"""Claim: a pilot of 100 problems, 8 answers each, says what methods will reach, and which one to take.
+
+Each case is a set of problems, a language model and a reward model. The pilot's problems are of the validation split;
+what `motes advise` makes of them is held against what the methods reach on the test split.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from claim.cells import Cell, Measured, Setting, measure, possible, told_of, write
+from motes.lab.advice import BUDGETS, CLOSE, METHODS, Advice, Prediction, advise
+from motes.lab.comparison import ends
+from motes.lab.method_spec import NAMES
+from motes.lab.plot import STYLES, heading, save
+from motes.lab.provenance import together
+from motes.lab.statistics import Interval
+from motes.lab.tables import csv_text, markdown_rows, percent, three
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PILOT = 100
+"""Problems."""
+ANSWERS = 8
+
+
+@dataclass(frozen=True)
+class Case:
+    """Problems and models. `noise`: of the reward model's logits. `temperature`: of the language model."""
+
+    title: str
+    split: str
+    pilot: str
+    limit: int | None = None
+    noise: float = 0.0
+    temperature: float = 0.8
+
+    def cell(self, cell: Cell) -> Cell:
+        corruption = (("noise", self.noise),) if self.noise else ()
+        return dataclasses.replace(cell, corruption=corruption, temperature=self.temperature)
+
+
+CASES: Mapping[str, Case] = {
+    "long": Case("long problems", "long", "long-validation"),
+    "noisy": Case("long, noise 1", "long", "long-validation", noise=1.0),
+    "noisier": Case("long, noise 2", "long", "long-validation", noise=2.0),
+    "short": Case("short problems", "test", "validation", limit=200),
+    "short-noisy": Case("short, noise 1", "test", "validation", limit=200, noise=1.0),
+    "hot": Case("short, temperature 1.2", "test", "validation", limit=200, temperature=1.2),
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was predicted and what was measured, of every method and budget that both have."""
+
+    case: Case
+    pilot: Measured
+    measured: Measured
+    advice: Advice
+    accuracy: Mapping[tuple[str, int], Interval]
+
+    @property
+    def pairs(self) -> list[tuple[Prediction, Interval]]:
+        known = [(each, self.accuracy.get((each.method, each.budget))) for each in self.advice.predictions]
+        return [(each, accuracy) for each, accuracy in known if accuracy is not None]
+
+    @property
+    def shortfall(self) -> float:
+        """How far the method that was recommended is behind the best that was measured at its budget."""
+        chosen = self.advice.chosen
+        there = [interval.value for (_, budget), interval in self.accuracy.items() if budget == chosen.budget]
+        return max(there) - self.accuracy[chosen.method, chosen.budget].value
+
+
+def run(setting: Setting, cases: Sequence[str], budgets: Sequence[int] | None) -> int:
+    """Measure the cases, and tell them. How many runs failed."""
+    found = []
+    for name in cases:
+        case = CASES[name]
+        piloted = dataclasses.replace(setting, split=case.pilot, limit=setting.limit or PILOT, seeds=(0,))
+        pilot = measure(piloted, [case.cell(Cell("wbon", ANSWERS))])
+        advice = asyncio.run(advise(pilot.named(), budgets=budgets or BUDGETS))
+        tested = dataclasses.replace(setting, split=case.split, limit=setting.limit or case.limit)
+        measured = measure(tested, [case.cell(cell) for cell in possible(METHODS, budgets or BUDGETS)])
+        accuracy = {(cell.method, cell.budget): cell.accuracy for cell in measured.report().cells}
+        found.append(Found(case, pilot, measured, advice, accuracy))
+        tell(found, setting)
+    records = [record for each in found for of in each.measured.records.values() for record in of]
+    return sum(record.outcome == "failed" for record in records)
+
+
+def tell(found: Sequence[Found], setting: Setting) -> None:
+    pairs = [pair for each in found for pair in each.pairs]
+    errors = np.array([predicted.accuracy.value - interval.value for predicted, interval in pairs])
+    held = [_overlap(predicted.accuracy, interval) for predicted, interval in pairs]
+    right = sum(each.shortfall <= CLOSE for each in found)
+    parts = [
+        "# Predicted by a pilot, and found",
+        f"Accuracies that `motes advise` predicts from {PILOT} validation problems with {ANSWERS} answers each, and "
+        "those that the methods reach on test problems. The prediction is off by "
+        f"{100 * np.abs(errors).mean():.1f} points in the mean ({100 * errors.mean():+.1f} with its sign); its 95 % "
+        f"interval meets that of what was measured in {sum(held)} of {len(held)} cells. What is recommended is within "
+        f"{100 * CLOSE:.0f} points of the best method at its budget in {right} of {len(found)} cases.",
+    ]
+    budgets = sorted({predicted.budget for predicted, _ in pairs})
+    for each in found:
+        regime = each.advice.regime
+        cells = {(predicted.method, predicted.budget): (predicted, interval) for predicted, interval in each.pairs}
+        rows = [
+            [
+                NAMES.get(method, method),
+                *(_both(*cells[method, budget]) for budget in budgets if (method, budget) in cells),
+            ]
+            for method in dict.fromkeys(method for method, _ in cells)
+        ]
+        parts += [
+            f"## {each.case.title.capitalize()}",
+            f"T = {regime.steps.value:.1f}, P = {percent(regime.success.value)}, AUROC {three(regime.auroc)}. "
+            + " ".join(each.advice.words())
+            + f" Found: {100 * each.shortfall:.1f} points behind the best method at that N.",
+            "\n".join(markdown_rows(["predicted / found", *(f"N = {budget}" for budget in budgets)], rows)),
+        ]
+    parts.append(f"Made by `{setting.command}`.")
+    rows = [
+        {"case": each.case.title, **predicted.row(), **ends(interval, "found")}
+        for each in found
+        for predicted, interval in each.pairs
+    ]
+    out, last = setting.out, found[-1].measured
+    write(out, {"report.md": "\n\n".join(parts) + "\n", "report.csv": csv_text(rows), **told_of(last, "report.csv")})
+    made_with = together([measured.provenance() for each in found for measured in (each.pilot, each.measured)])
+    save(partial(figure, found), out / "advice", made_with)
+
+
+def _both(predicted: Prediction, interval: Interval) -> str:
+    return f"{100 * predicted.accuracy.value:.0f} / {100 * interval.value:.0f}"
+
+
+def _overlap(one: Interval, other: Interval) -> bool:
+    return one.low <= other.high and other.low <= one.high
+
+
+MARKERS = "osD^vP*X"
+
+
+def figure(found: Sequence[Found]) -> Figure:
+    """What was found against what was predicted: a colour for each method, a marker for each case."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    drawn = Figure(figsize=(8.2, 5.9))
+    axes: Any = drawn.add_axes((0.09, 0.1, 0.6, 0.74))
+    axes.plot([0, 1], [0, 1], color="#9a9a9a", linewidth=0.9, zorder=1)
+    methods = list(dict.fromkeys(predicted.method for each in found for predicted, _ in each.pairs))
+    for each, marker in zip(found, MARKERS, strict=False):
+        for predicted, interval in each.pairs:
+            colour = STYLES[predicted.method][0]
+            x, y = predicted.accuracy.value, interval.value
+            axes.plot([predicted.accuracy.low, predicted.accuracy.high], [y, y], color=colour, linewidth=0.8, alpha=0.4)
+            axes.plot([x, x], [interval.low, interval.high], color=colour, linewidth=0.8, alpha=0.4)
+            axes.plot([x], [y], marker=marker, color=colour, markersize=3 + predicted.budget**0.4, zorder=3,
+                      markeredgecolor="white", markeredgewidth=0.6)  # fmt: skip
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted", ylabel="found")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
+    named = [
+        Line2D([], [], color=STYLES[method][0], linewidth=4, label=NAMES.get(method, method)) for method in methods
+    ]
+    named += [
+        Line2D([], [], color="#777777", marker=marker, linestyle="", label=each.case.title)
+        for each, marker in zip(found, MARKERS, strict=False)
+    ]
+    axes.legend(handles=named, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=9.5)
+    sizes = ", ".join(map(str, sorted({predicted.budget for each in found for predicted, _ in each.pairs})))
+    subtitle = f"N = {sizes}, the larger the larger the marker; 95 % intervals"
+    heading(drawn, "Accuracy: predicted by a pilot, and found", subtitle)
+    return drawn
