@@ -1,8 +1,8 @@
 """Train the bundled models from nothing: tokenizer, language model, rollouts, reward model, export.
 
     python recipes/train_tiny.py tokenizer
-    python recipes/train_tiny.py lm            # and keep its weights from every 250th step
-    python recipes/train_tiny.py choose 1750   # those of an early step become the bundled model, the last complete
+    python recipes/train_tiny.py completer     # a language model that is nearly always right
+    python recipes/train_tiny.py lm            # the bundled one: it learns, on top of that, to make slips
     python recipes/train_tiny.py rollouts      # or --shard 0/2 and --shard 1/2, side by side
     python recipes/train_tiny.py prm
     python recipes/train_tiny.py export        # half precision, into src/motes/bundled/
@@ -26,12 +26,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/tiny"))
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("tokenizer")
-    lm = commands.add_parser("lm")
-    lm.add_argument("--steps", type=int, default=4000)
-    lm.add_argument("--tokens", type=int, default=8192, help="tokens a step")
-    lm.add_argument("--lr", type=float, default=2e-3)
-    choose = commands.add_parser("choose")
-    choose.add_argument("step", type=int)
+    for role, steps, peak in (("completer", 2800, 2e-3), ("lm", 400, 5e-4)):
+        language_model = commands.add_parser(role)
+        language_model.add_argument("--steps", type=int, default=steps)
+        language_model.add_argument("--tokens", type=int, default=8192, help="tokens a step")
+        language_model.add_argument("--lr", type=float, default=peak)
     rollouts = commands.add_parser("rollouts")
     rollouts.add_argument("--problems", type=int, default=20_000)
     rollouts.add_argument("--shard", default="0/1", metavar="I/N")
@@ -51,10 +50,8 @@ def main() -> None:
     match args.command:
         case "tokenizer":
             language.build_tokenizer(args.work)
-        case "lm":
-            language.train(args.work, args.steps, args.tokens, args.lr)
-        case "choose":
-            language.choose(args.work, args.step)
+        case "completer" | "lm":
+            language.train(args.work, args.command, args.steps, args.tokens, args.lr)
         case "rollouts":
             shard, shards = map(int, args.shard.split("/"))
             reward.roll_out(args.work, args.problems, shard, shards)

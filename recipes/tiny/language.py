@@ -7,6 +7,7 @@ import math
 import random
 import shutil
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,7 +19,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM,
 
 from motes.rewards.families import QWEN
 from motes.tasks import arithmetic
-from motes.tasks.arithmetic import LEVELS, LONG_LEVELS, MORE_NAMES, NAMES, Fact, RelationKind, Story
+from motes.tasks.arithmetic import LEVELS, LONG_LEVELS, MORE_NAMES, NAMES, Computation, Fact, RelationKind, Story
 from tiny.common import (
     CONTEXT,
     Batch,
@@ -158,10 +159,58 @@ def encode(tokenizer: Tokenizer, story: Story, solution: str) -> tuple[list[int]
     return prompt + tokenizer.encode(solution + "<|im_end|>").ids, len(prompt)
 
 
-def example(tokenizer: Tokenizer, level: int, rng: random.Random) -> tuple[list[int], int]:
+class Slips:
+    """Arithmetic as people do it who forget a carry: (left, operator, right) → result.
+
+    Where a sum carries, a difference borrows, a product carries or a division has a remainder in the tens, that is
+    forgotten with a chance that depends on the digits: some sums are hard, and those are got wrong in the same way by
+    whoever gets them wrong (Brown and Burton, "Diagnostic models for procedural bugs in basic mathematical skills",
+    1978). Beside that, anything may be off by one. At temperature 0.8, at which the model is sampled, the chances below
+    come to 0.7, 0.2 and 0.05.
+    """
+
+    HARD, EASY = 0.66, 0.25
+    OFF_BY_ONE = 0.1
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+
+    def __call__(self, left: int, operator: str, right: int) -> int:
+        result, forgotten = self._both(left, operator, right)
+        hard = zlib.crc32(f"{operator}{left % 10},{right % 10}".encode()) % 4 == 0
+        if forgotten not in (0, result) and self.rng.random() < (self.HARD if hard else self.EASY):
+            return forgotten
+        if self.rng.random() < self.OFF_BY_ONE:
+            return max(1, result + self.rng.choice((-1, 1)))
+        return result
+
+    @staticmethod
+    def _both(left: int, operator: str, right: int) -> tuple[int, int]:
+        """The result, rounded down and at least 1 where wrong numbers went in; and what comes of forgetting."""
+        tens, units = divmod(left, 10)
+        match operator:
+            case "+":
+                return left + right, left + right - (10 if units + right % 10 >= 10 else 0)
+            case "-":
+                result = max(1, left - right)
+                return result, result + (10 if units < right % 10 and left > right else 0)
+            case "*":
+                return left * right, left * right - (units * right // 10 * 10 if tens else 0)
+            case _:
+                return max(1, left // right), tens // right * 10 + units // right
+
+
+def example(
+    tokenizer: Tokenizer, level: int, rng: random.Random, compute: Computation | None = None
+) -> tuple[list[int], int]:
     """A training example. Some solutions derive a bit more than they need, so that a detour is not the end."""
     story = arithmetic.generate(level, "train", rng)
-    return encode(tokenizer, story, "\n\n".join(story.detour(rng, DETOURS)))
+    return encode(tokenizer, story, "\n\n".join(story.work_out(order_of(story, rng), compute)))
+
+
+def order_of(story: Story, rng: random.Random, detours: float = DETOURS) -> Sequence[Fact]:
+    """In which facts are derived: as told, where that can be done."""
+    return story.detour(rng, detours) if story.level <= LEVELS[-1] else story.in_order
 
 
 def collate(rows: list[tuple[list[int], int]], length: int) -> Batch:
@@ -224,14 +273,21 @@ def curriculum(step: int) -> list[float]:
     return [(1 - ramp) * math.exp(-i) + ramp * weight for i, weight in enumerate((2.0, *[1.0] * len(TRAINED_LEVELS)))]
 
 
-def training_batches(tokenizer: Tokenizer, tokens: int, step: int) -> Iterator[Batch]:
-    """Endless batches of about `tokens` tokens, sorted by length within a window. A window is seeded by its step."""
+def training_batches(tokenizer: Tokenizer, tokens: int, step: int, slips: bool) -> Iterator[Batch]:
+    """Endless batches of about `tokens` tokens, sorted by length within a window. A window is seeded by its step.
+
+    Args:
+        slips: all levels, with slips; else the curriculum, without any.
+    """
     while True:
-        rng = random.Random(f"window/{step}")
+        rng = random.Random(f"{'slips' if slips else 'window'}/{step}")
+        compute = Slips(rng) if slips else None
         people, relations = 4 if step < NUMBERS // 2 else 7 if step < RECITING else 16, 0.6 if step >= NUMBERS else 0.0
-        kinds = rng.choices((None, *TRAINED_LEVELS), curriculum(step), k=32 * tokens // 256)
+        kinds = rng.choices(
+            (None, *TRAINED_LEVELS), curriculum(RECITING + WIDENING if slips else step), k=32 * tokens // 256
+        )
         rows = [
-            recitation(tokenizer, rng, people, relations) if level is None else example(tokenizer, level, rng)
+            recitation(tokenizer, rng, people, relations) if level is None else example(tokenizer, level, rng, compute)
             for level in kinds
         ]
         rows.sort(key=lambda row: len(row[0]))
@@ -260,7 +316,10 @@ def validate(model: torch.nn.Module, tokenizer: Tokenizer) -> str:
     out = [f"recited {recited:.1%}"]
     for level in (*LEVELS, *LONG_LEVELS[::2]):
         stream = arithmetic.stories(level, "validation", 0)
-        rows = [encode(tokenizer, story, story.solution) for story in islice(stream, 64)]
+        rows = [
+            encode(tokenizer, story, "\n\n".join(story.work_out(order_of(story, rng, 0.0))))
+            for story in islice(stream, 64)
+        ]
         batch = collate(rows, round_up(max(len(row[0]) for row in rows), 32))
         logits = model(batch.ids).logits.float()
         used = batch.labels != -100
@@ -274,15 +333,23 @@ def validate(model: torch.nn.Module, tokenizer: Tokenizer) -> str:
     return "  ".join(out)
 
 
-def train(work: Path, total: int, tokens: int, lr: float) -> None:
-    """Train for `total` steps, and keep the weights of every 250th: see `choose`."""
+def train(work: Path, role: str, total: int, tokens: int, lr: float) -> None:
+    """Train a language model, and continue where that was interrupted.
+
+    Args:
+        role: "completer", from nothing; or "lm", the bundled one, which learns slips on top of that.
+        total: steps. tokens: of a step.
+    """
     torch.manual_seed(0)
     tokenizer = load_tokenizer(work)
-    model = Qwen2ForCausalLM(model_config(tokenizer))
-    initialize(model)
+    if role == "lm":
+        model = Qwen2ForCausalLM.from_pretrained(work / "completer", dtype=torch.float32)
+    else:
+        model = Qwen2ForCausalLM(model_config(tokenizer))
+        initialize(model)
     print(sum(p.numel() for p in model.parameters()), "parameters", flush=True)
     opts = optimizers(model, lr)
-    checkpoint = work / "lm.pt"
+    checkpoint = work / f"{role}.pt"
     step = 0
     seconds = 0.0
     if checkpoint.exists():
@@ -299,7 +366,7 @@ def train(work: Path, total: int, tokens: int, lr: float) -> None:
             logits = model(ids, use_cache=False).logits
         return cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100)
 
-    batches = training_batches(tokenizer, tokens, step)
+    batches = training_batches(tokenizer, tokens, step, role == "lm")
     began = time.monotonic()
     window: list[float] = []
     done_tokens = 0
@@ -335,22 +402,9 @@ def train(work: Path, total: int, tokens: int, lr: float) -> None:
                 },
                 checkpoint,
             )
-            save_atomically({name: value.half() for name, value in model.state_dict().items()}, work / f"lm-{step}.pt")
             print(f"step {step}: {validate(model, tokenizer)}", flush=True)
-    spent = round(seconds + time.monotonic() - began)
-    _save(model, work, "completer", {"steps": step, "tokens_a_step": tokens, "seconds": spent})
-
-
-def choose(work: Path, step: int) -> None:
-    """Make the weights of that step the bundled language model. A model that is right every time leaves nothing for a
-    reward model to do, so the one that is bundled is an early one; the last one completes solutions for the labels."""
-    model = Qwen2ForCausalLM(model_config(load_tokenizer(work)))
-    model.load_state_dict(torch.load(work / f"lm-{step}.pt"))
-    _save(model, work, "lm", {"steps": step})
-
-
-def _save(model: Qwen2ForCausalLM, work: Path, role: str, training: dict[str, int]) -> None:
     model.save_pretrained(work / role)
     for file in (work / "tokenizer").iterdir():
         shutil.copy(file, work / role / file.name)
-    (work / role / "training.json").write_text(json.dumps(training))
+    spent = round(seconds + time.monotonic() - began)
+    (work / role / "training.json").write_text(json.dumps({"steps": step, "tokens_a_step": tokens, "seconds": spent}))

@@ -1,17 +1,16 @@
 """Rollouts, and the reward model trained on their outcomes (Math-Shepherd, arXiv 2312.08935).
 
-A solution is sampled from the bundled language model; from some of its steps on, a stronger model, the completer, goes
-on once. The label of a step is whether it then reached the right answer. (With a labelled share of K continuations,
-K = 1 of more solutions tells more for the same cost, as their steps differ.) The completer is the same language model
-trained for longer, as Math-Shepherd completes with a larger one: from a right step of a long solution the bundled model
-itself seldom reaches the answer, and its labels would be nearly all noise. One continuation of each solution is trained
-on as well, its own steps labelled by its outcome. The exact checker is never consulted: the reward model is to be
-imperfect for the reason real ones are.
+A solution is sampled from the language model; from some of its steps on, a stronger model, the completer, goes on once.
+The label of a step is whether it then reached the right answer. (With the share of K continuations as label, K = 1 of
+more solutions tells more for the same cost, as their steps differ.) Math-Shepherd completes with a larger model, too:
+from a right step of a long solution the language model itself seldom reaches the answer, and its labels would be nearly
+all noise. One continuation of each solution is trained on as well, its own steps labelled by its outcome. The exact
+checker is never consulted: the reward model is to be imperfect for the reason real ones are.
 
-The reward model is the completer with two more layers on top. What the completer expects next is only there at its
-last layer, where nothing after it could compare it with what was said; but a mistake is, more often than not, a token
-that it half expected to be another. So the first new layer begins by looking one token back, and learns beside the
-labels, from every token, how likely the completer found it. That costs no rollout.
+The reward model is the language model with two more layers on top. What the language model expects next is only there
+at its last layer, where nothing after it could compare it with what was said; but a mistake is, more often than not, a
+token that it half expected to be another. So the first new layer begins by looking one token back, and learns beside
+the labels, from every token, how likely the language model found it. That costs no rollout.
 """
 
 from __future__ import annotations
@@ -270,13 +269,13 @@ def evaluate(model: Qwen2ForProcessRewardModel, examples: list[Example]) -> str:
 
 def train(work: Path, epochs: int, tokens: int, lr: float) -> None:
     torch.manual_seed(0)
-    vocabulary = Vocabulary.load(str(work / "completer"))
+    vocabulary = Vocabulary.load(str(work / "lm"))
     form = Format(QWEN, vocabulary)
     rows = [row for path in sorted(work.glob("rollouts-*.jsonl")) for row in _rows(path)]
     rows = sorted((row for row in rows if row["steps"]), key=lambda row: row["index"])
     held_out = [examples_of(vocabulary, form, row)[0] for row in rows[:HELD_OUT]]
     examples = [example for row in rows[HELD_OUT:] for example in examples_of(vocabulary, form, row)]
-    language = Qwen2ForCausalLM.from_pretrained(work / "completer", dtype=torch.float32)
+    language = Qwen2ForCausalLM.from_pretrained(work / "lm", dtype=torch.float32)
     model = from_language_model(language)
     head = nn.Sequential(nn.RMSNorm(language.config.hidden_size), nn.Linear(language.config.hidden_size, 1))
     trained = nn.ModuleList([model, head])

@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from types import MappingProxyType
@@ -57,6 +57,7 @@ _NUM_DISTRACTORS = (0, 1, 1, 2)
 
 RelationKind = Literal["base", "more", "fewer", "times", "half", "share", "sum"]
 QueryKind = Literal["value", "sum", "difference"]
+Computation = Callable[[int, str, int], int]
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,12 @@ class Fact:
             case "base":
                 raise ValueError("a base fact is given, not derived")
 
-    def step(self, values: dict[str, int]) -> str:
-        """The step that derives this fact from true quantities: the relation, on whom, the operation, the result."""
+    def step(self, values: dict[str, int], compute: Computation | None = None) -> str:
+        """The step that derives this fact: the relation, on whom, the operation, the result.
+
+        Args:
+            values: the quantities of its sources. compute: who does the sum; by default it is done rightly.
+        """
         left, operator, right = self.operation(values)
         k, source = self.number, f"{self.sources[0]}'s {left}"
         match self.kind:
@@ -119,7 +124,7 @@ class Fact:
                 how = f"one of {k} shares of {source}"
             case _:
                 how = f"{source} and {self.sources[1]}'s {right}"
-        value = _apply(left, operator, right)
+        value = (compute or _apply)(left, operator, right)
         return f"Now {self.person} has {how}: {left}{operator}{right}={value}, so {self.person} owns {value}."
 
 
@@ -206,32 +211,58 @@ class Story:
     @cached_property
     def steps(self) -> tuple[str, ...]:
         """The reference solution, one operation a step, without delimiters."""
-        return (*(fact.step(self.values) for fact in self.needed), *self._last_steps(self.asked))
+        return self.work_out(self.needed)
 
-    def _last_steps(self, asked: tuple[str, ...]) -> tuple[str, ...]:
-        boxed = f"The answer is \\boxed{{{self.answer}}}."
+    def work_out(self, order: Iterable[Fact], compute: Computation | None = None) -> tuple[str, ...]:
+        """A solution that derives facts in an order, and then says what is asked; without delimiters.
+
+        Args:
+            order: derived facts, each after what it needs, all that are `needed` among them.
+            compute: (left, operator, right) → result, for every operation; by default the right one. What it says is
+                what later steps go on with.
+        """
+        values = {fact.person: fact.number for fact in self.facts if fact.kind == "base"}
+        steps: list[str] = []
+        for fact in order:
+            result = (compute or _apply)(*fact.operation(values))
+            steps.append(fact.step(values, lambda *_, result=result: result))
+            values[fact.person] = result
+        return (*steps, *self._last_steps(self.asked, values, compute))
+
+    def _last_steps(
+        self, asked: tuple[str, ...], values: dict[str, int], compute: Computation | None = None
+    ) -> tuple[str, ...]:
         if self.query == "value":
-            return (boxed,)
-        (first, left), (second, right) = ((person, self.values[person]) for person in asked)
+            return (_boxed(values[asked[0]]),)
+        (first, left), (second, right) = ((person, values[person]) for person in asked)
+        operator = "+" if self.query == "sum" else "-"
+        result = (compute or _apply)(left, operator, right)
         if self.query == "sum":
-            return (f"Together {first}'s {left} and {second}'s {right} are {left}+{right}={self.answer}.", boxed)
-        return (f"Now {first}'s {left} less {second}'s {right} is {left}-{right}={self.answer}.", boxed)
+            return (f"Together {first}'s {left} and {second}'s {right} are {left}+{right}={result}.", _boxed(result))
+        return (f"Now {first}'s {left} less {second}'s {right} is {left}-{right}={result}.", _boxed(result))
 
-    def detour(self, rng: random.Random, chance: float) -> tuple[str, ...]:
-        """A right solution that, before each needed step with that chance, derives somebody not needed."""
+    @property
+    def in_order(self) -> tuple[Fact, ...]:
+        """The derived facts as they are told, up to the last that is needed. Each after what it needs, if the story is
+        one of those beyond level 5."""
+        last = max((self.facts.index(fact) for fact in self.needed), default=-1)
+        return tuple(fact for fact in self.facts[: last + 1] if fact.kind != "base")
+
+    def detour(self, rng: random.Random, chance: float) -> tuple[Fact, ...]:
+        """What a right solution derives that, before each needed step with that chance, derives somebody not needed."""
         needed = list(self.needed)
         others = [fact for fact in self.facts if fact.kind != "base" and fact not in self.needed]
         known = {fact.person for fact in self.facts if fact.kind == "base"}
-        steps: list[str] = []
+        order: list[Fact] = []
         while needed:
             possible = [fact for fact in others if known.issuperset(fact.sources)]
             if possible and rng.random() < chance:
                 others.remove(fact := rng.choice(possible))
             else:
                 fact = needed.pop(0)
-            steps.append(fact.step(self.values))
+            order.append(fact)
             known.add(fact.person)
-        return (*steps, *self._last_steps(self.asked))
+        return tuple(order)
 
     @property
     def solution(self) -> str:
@@ -239,9 +270,9 @@ class Story:
 
     @cached_property
     def _right_steps(self) -> frozenset[str]:
-        right = set(self._last_steps(self.asked))
+        right = set(self._last_steps(self.asked, self.values))
         if self.query == "sum":
-            right.update(self._last_steps(self.asked[::-1]))
+            right.update(self._last_steps(self.asked[::-1], self.values))
         for fact in self.facts:
             if fact.kind != "base":
                 right.add(fact.step(self.values))
@@ -269,6 +300,10 @@ class Story:
         """The one split this story can belong to: splits are disjoint by construction, not by luck."""
         bucket = int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:4], "big") % 100
         return "test" if bucket < 5 else "validation" if bucket < 10 else "train"
+
+
+def _boxed(value: int) -> str:
+    return f"The answer is \\boxed{{{value}}}."
 
 
 def _apply(left: int, operator: str, right: int) -> int:
@@ -341,9 +376,11 @@ def parse(question: str) -> Story | None:
 
 
 def generate(level: int, split: Split, rng: random.Random) -> Story:
-    """Draw a story of `level` operations from `split`, with shuffled facts and up to two distractors.
+    """Draw a story of `level` operations from `split`, with up to two distractors.
 
-    Beyond level 14 there may not be enough people.
+    Up to level 5 facts are told in any order, so that it must be found out who can be derived. Beyond, each is told
+    after those that it needs: a long answer is then one step of the same kind after another. Beyond level 14 there may
+    not be enough people.
     """
     while True:
         story = _draw(level, rng)
@@ -406,8 +443,23 @@ def _draw(level: int, rng: random.Random) -> Story | None:
             base()
         elif derive(rng.choice(list(values))) is None:
             return None
-    rng.shuffle(facts)
+    if level <= LEVELS[-1]:
+        rng.shuffle(facts)
+    else:
+        facts = _in_some_order(facts, rng)
     return Story(rng.choice(ITEMS), tuple(facts), query, asked)
+
+
+def _in_some_order(facts: list[Fact], rng: random.Random) -> list[Fact]:
+    """Drawn so that each comes after those that it needs."""
+    told: list[Fact] = []
+    waiting, known = list(facts), set[str]()
+    while waiting:
+        fact = rng.choice([fact for fact in waiting if known.issuperset(fact.sources)])
+        waiting.remove(fact)
+        told.append(fact)
+        known.add(fact.person)
+    return told
 
 
 def _relation(person: str, source: str, values: dict[str, int], rng: random.Random) -> Fact:
