@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import claims
-from claim import ablations, adaptive, factor, regime, robustness, scaling
+import motes.lab.advice
+from claim import ablations, adaptive, advice, factor, regime, robustness, scaling
 from claim.cells import Cell, possible
 from motes import ParticleFilter, Usage
 from motes.errors import ConfigurationError, UnknownNameError
@@ -163,6 +164,25 @@ def test_factor(tmp_path):
     )
     assert {row["unit"] for row in factors} >= {"trajectories", "tokens"}
     assert {row["chief"] for row in factors} == {factor.CHIEF}
+
+
+def test_advice(tmp_path, monkeypatch):
+    monkeypatch.setattr(motes.lab.advice, "RESAMPLES", 2)
+    monkeypatch.setattr(motes.lab.advice, "PROBLEMS", 4)
+    out = claim(tmp_path, "advice", "--cases", "short,hot", "--budgets", "2,4", "--limit", "6")
+    assert {path.name for path in out.iterdir()} == {
+        "report.md", "report.csv", "csv-metadata.json", "advice.png", "advice.svg",
+    }  # fmt: skip
+    assert len(records(tmp_path)) == 2 * (1 + 2 * 3)  # of each case the pilot; majority and wbon share answers
+    found = rows(out / "report.csv")
+    assert [(row["case"], row["method"], row["budget"]) for row in found] == list(
+        itertools.product(("short problems", "short, temperature 1.2"), advice.METHODS, ("2", "4"))
+    )
+    assert all(0 <= float(row[name]) <= 1 for row in found for name in ("accuracy", "found"))
+    page = (out / "report.md").read_text()
+    assert "## Short, temperature 1.2" in page
+    errors = [float(row["accuracy"]) - float(row["found"]) for row in found]
+    assert f"off by {100 * sum(map(abs, errors)) / len(errors):.1f} points in the mean" in page
 
 
 def test_ablations(tmp_path):

@@ -4,8 +4,8 @@ A solution is sampled from the language model; from some of its steps on, a stro
 The label of a step is whether it then reached the right answer. (With the share of K continuations as label, K = 1 of
 more solutions tells more for the same cost, as their steps differ.) Math-Shepherd completes with a larger model, too:
 from a right step of a long solution the language model itself seldom reaches the answer, and its labels would be nearly
-all noise. One continuation of each solution is trained on as well, its own steps labelled by its outcome. The exact
-checker is never consulted: the reward model is to be imperfect for the reason real ones are.
+all noise. Continuations are solutions as well: they are trained on, their own steps labelled by their outcome. The
+exact checker is never consulted: the reward model is to be imperfect for the reason real ones are.
 
 The reward model is the language model with two more layers on top. What the language model expects next is only there
 at its last layer, where nothing after it could compare it with what was said; but a mistake is, more often than not, a
@@ -53,8 +53,14 @@ ROLLED_LEVELS = (*LEVELS, *TRAINED_LEVELS)
 """In turn. The easy ones come twice: they cost a tenth of the long ones."""
 PREFIXES = 6
 """Steps of a solution that are labelled, at most."""
+CONTINUATIONS = 2
+"""Of them, those that are trained on as solutions of their own, at most."""
 NEW_LAYERS = 2
-HELD_OUT = 1000
+EXPECTING = 150
+"""Steps of learning what was expected, before labels are learnt from."""
+SHARPNESS, SHARE = 2.0, 0.3
+"""Of the heads that look for the least expected token; and how much of what a tag holds it begins as."""
+HELD_OUT = 400
 """Problems whose solutions are not trained on."""
 
 
@@ -87,7 +93,7 @@ def roll_out(work: Path, problems: int, shard: int, shards: int) -> None:
     path = work / f"rollouts-{shard}-of-{shards}.jsonl"
     done = {row["index"] for row in _rows(path)}
     todo = [index for index in range(shard, problems, shards) if index not in done]
-    lm, completer = (LocalLanguageModel.open(str(work / role)) for role in ("lm", "completer"))
+    lm, completer = (LocalLanguageModel.open(str(work / role), dtype="bfloat16") for role in ("lm", "completer"))
     began = time.monotonic()
 
     async def run() -> None:
@@ -106,7 +112,7 @@ def roll_out(work: Path, problems: int, shard: int, shards: int) -> None:
                         elapsed = time.monotonic() - began
                         print(f"{finished}/{len(todo)} in {elapsed:.0f} s", flush=True)
 
-            await asyncio.gather(*(work_off() for _ in range(48)))
+            await asyncio.gather(*(work_off() for _ in range(256)))
 
     asyncio.run(run())
 
@@ -164,7 +170,7 @@ class Example:
 
 
 def examples_of(vocabulary: Vocabulary, form: Format, row: dict[str, Any]) -> list[Example]:
-    """The solution of a row, labelled by its continuations and its own end; and one of the continuations, labelled by
+    """The solution of a row, labelled by its continuations and its own end; and each of the continuations, labelled by
     its outcome."""
     steps, continuations = row["steps"], row["continuations"]
 
@@ -173,12 +179,9 @@ def examples_of(vocabulary: Vocabulary, form: Format, row: dict[str, Any]) -> li
 
     outcomes = {depth: outcome(depth, rest) for depth, rest in continuations}
     examples = [Example.of(vocabulary, form, row, steps, outcomes | {len(steps): outcome(len(steps), "")})]
-    if continuations:
-        depth, rest = random.Random(row["index"]).choice(continuations)
-        more = re.findall(r".+?(?:\n\n|$)", rest, re.DOTALL)
-        after = range(depth + 1, depth + len(more) + 1)
-        if more:
-            told = dict.fromkeys(after, outcomes[depth])
+    for depth, rest in random.Random(row["index"]).sample(continuations, min(len(continuations), CONTINUATIONS)):
+        if more := re.findall(r".+?(?:\n\n|$)", rest, re.DOTALL):
+            told = dict.fromkeys(range(depth + 1, depth + len(more) + 1), outcomes[depth])
             examples.append(Example.of(vocabulary, form, row, steps[:depth] + more, told))
     return examples
 
@@ -224,15 +227,48 @@ def tag_loss(
 
 
 def token_loss(language: Qwen2ForCausalLM, head: nn.Module, hidden: torch.Tensor, batch: list[Example]) -> torch.Tensor:
-    """Cross-entropy against the probability that the language model gave to each token of the solutions."""
+    """Cross-entropy against the probability that the language model gave to each token of the solutions; all that is
+    not of a solution counts as expected."""
     rows = torch.tensor([i for i, example in enumerate(batch) for _ in example.same])
     read, spoken = torch.tensor([pair for example in batch for pair in example.same]).unbind(-1)
     said = padded([example.said for example in batch])
     choose_attention(language, said.shape[1])
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         logits = language(said, use_cache=False).logits[rows, spoken - 1].float()
-    likely = logits.softmax(-1).gather(-1, said[rows, spoken, None])[:, 0]
-    return binary_cross_entropy_with_logits(head(hidden[rows, read].float())[:, 0], likely)
+    likely = torch.ones(hidden.shape[:2])
+    likely[rows, read] = logits.softmax(-1).gather(-1, said[rows, spoken, None])[:, 0]
+    return binary_cross_entropy_with_logits(head(hidden.float())[..., 0], likely)
+
+
+@torch.no_grad()
+def look_for_the_unexpected(model: Qwen2ForProcessRewardModel, head: nn.Sequential, batch: list[Example]) -> None:
+    """Let the last layer and the reward head begin by scoring a step by the least expected token so far.
+
+    From random weights a tag sees the mean of some hundred tokens, of which one is wrong, and in a thousand steps it
+    does not find that one. So every head of the last layer attends to where the expectation, as `head` tells it, is
+    lowest; what it finds is written along one direction; and the reward head reads that.
+    """
+    compared, _ = hidden_states(model, batch)
+    size = float(compared.square().mean().sqrt())
+    norm, linear = head
+    towards, offset = norm.weight * linear.weight[0], linear.bias[0]
+    direction = nn.functional.normalize(torch.randn(len(towards)), dim=0)
+    layer, config = model.model.layers[-1], model.config
+    layer.input_layernorm.weight.fill_(1.0)
+    attention, dim = layer.self_attn, config.hidden_size // config.num_attention_heads
+    slow = dim // 2 - 1  # what turns least with the distance
+    for q in range(config.num_attention_heads):
+        attention.q_proj.weight[q * dim : (q + 1) * dim] *= 0.1
+        attention.q_proj.bias[q * dim + slow] = SHARPNESS * dim**0.5
+        attention.o_proj.weight[:, q * dim] = direction * SHARE * size / config.num_attention_heads
+    for k in range(config.num_key_value_heads):
+        for projection, place in ((attention.k_proj, k * dim + slow), (attention.v_proj, k * dim)):
+            projection.weight[place] = -towards
+            projection.bias[place] = -offset
+    first, last = model.score[0], model.score[2]
+    first.weight[:2] = torch.stack([direction, -direction])
+    first.bias[:2] = 0.0
+    last.weight[:, :2] = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
 
 
 def from_language_model(language: Qwen2ForCausalLM) -> Qwen2ForProcessRewardModel:
@@ -294,9 +330,11 @@ def train(work: Path, epochs: int, tokens: int, lr: float) -> None:
     losses: list[tuple[float, float]] = []
     todo = chain.from_iterable(batches(examples, tokens, epoch) for epoch in range(epochs))
     for step, batch in enumerate(islice(todo, done, None), start=done + 1):
+        if step == EXPECTING + 1:
+            look_for_the_unexpected(model, head, batch)
         compared, hidden = hidden_states(model, batch)
-        loss, _ = tag_loss(model, hidden, batch)
         tokens_loss = token_loss(language, head, compared, batch)
+        loss = tag_loss(model, hidden, batch)[0] if step > EXPECTING else torch.zeros(())
         (loss + tokens_loss).backward()
         torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         for opt in opts:
@@ -306,10 +344,10 @@ def train(work: Path, epochs: int, tokens: int, lr: float) -> None:
             opt.zero_grad(set_to_none=True)
         losses.append((loss.item(), tokens_loss.item()))
         spent = seconds + time.monotonic() - began
-        if step % 100 == 0:
-            steps, words = np.mean(losses[-100:], 0)
+        if step % 50 == 0:
+            steps, words = np.mean(losses[-50:], 0)
             print(f"step {step} loss {steps:.4f}, of tokens {words:.4f} {spent:.0f} s", flush=True)
-        if step % 500 == 0 or step == total:
+        if step % 250 == 0 or step == total:
             saved = [opt.state_dict() for opt in opts]
             save_atomically(
                 {"model": trained.state_dict(), "optimizers": saved, "step": step, "seconds": spent}, checkpoint
