@@ -59,14 +59,14 @@ class TestCells:
         found = ablations.variants((16,), "tiny")
         assert len(found) == 15 + 3 + 4 + 3 + 1 + 4 + 4
         assert len({(variant.cell.name, variant.cell.budget) for variant in found}) == len(found)
-        for factor, _, cell in found:
+        for kind, _, cell in found:
             made = method_from_spec(cell.method, cell.budget)
-            if factor == ablations.SWEEPS:
+            if kind == ablations.SWEEPS:
                 assert made.num_particles * made.num_sweeps == 64
                 continue
             changed = [f.name for f in dataclasses.fields(default) if getattr(made, f.name) != getattr(default, f.name)]
             beside = (cell.temperature != 0.8) + bool(cell.reward)
-            if factor.startswith("target"):
+            if kind.startswith("target"):
                 assert 1 <= len(changed) <= 3
                 assert set(changed) <= {"potential", "link", "beta"}
             else:
