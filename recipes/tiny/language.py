@@ -17,9 +17,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2Model
 
+from motes import Problem
 from motes.rewards.families import QWEN
+from motes.rewards.format import Format
 from motes.tasks import arithmetic
 from motes.tasks.arithmetic import LEVELS, LONG_LEVELS, MORE_NAMES, NAMES, Computation, Fact, RelationKind, Story
+from motes.vocabulary import Vocabulary
 from tiny.common import (
     CONTEXT,
     Batch,
@@ -153,10 +156,19 @@ def initialize(model: Qwen2ForCausalLM) -> None:
         attention.q_proj.weight.copy_(queries + 0.02 * torch.randn_like(queries))
 
 
-def encode(tokenizer: Tokenizer, story: Story, solution: str) -> tuple[list[int], int]:
-    """Token ids of prompt and solution, and the length of the prompt."""
-    prompt = tokenizer.encode(chat_prompt(story.question)).ids
-    return prompt + tokenizer.encode(solution + "<|im_end|>").ids, len(prompt)
+IGNORED = -100
+Tokens = tuple[list[int], list[int]]
+"""A text's tokens, and those that are to be predicted, each at its own place; the others `IGNORED`."""
+
+
+def after(tokenizer: Tokenizer, question: str, text: str) -> Tokens:
+    """A text after the prompt that asks a question."""
+    prompt, rest = (tokenizer.encode(part).ids for part in (chat_prompt(question), text + "<|im_end|>"))
+    return prompt + rest, [IGNORED] * len(prompt) + rest
+
+
+def encode(tokenizer: Tokenizer, story: Story, solution: str) -> Tokens:
+    return after(tokenizer, story.question, solution)
 
 
 class Slips:
@@ -201,11 +213,24 @@ class Slips:
 
 
 def example(
-    tokenizer: Tokenizer, level: int, rng: random.Random, compute: Computation | None = None
-) -> tuple[list[int], int]:
-    """A training example. Some solutions derive a bit more than they need, so that a detour is not the end."""
+    tokenizer: Tokenizer, form: Format, level: int, rng: random.Random, compute: Computation | None = None
+) -> Tokens:
+    """A training example. Some solutions derive a bit more than they need, so that a detour is not the end.
+
+    Half are told in the form in which reward models read, so that one that begins as this model knows what to expect.
+    """
     story = arithmetic.generate(level, "train", rng)
-    return encode(tokenizer, story, "\n\n".join(story.work_out(order_of(story, rng), compute)))
+    steps = story.work_out(order_of(story, rng), compute)
+    if rng.random() < 0.5:
+        return encode(tokenizer, story, "\n\n".join(steps))
+    ids = list(form.prompt(Problem(story.question)))
+    labels = [IGNORED] * len(ids)
+    for number, step in enumerate(steps, start=1):
+        read = form.step(step + ("\n\n" if number < len(steps) else ""), number)
+        lead = len(form.step("", number)) - 1
+        ids += read
+        labels += [*[IGNORED] * lead, *read[lead:-1], IGNORED]  # not the tag
+    return ids, labels
 
 
 def order_of(story: Story, rng: random.Random, detours: float = DETOURS) -> Sequence[Fact]:
@@ -213,16 +238,16 @@ def order_of(story: Story, rng: random.Random, detours: float = DETOURS) -> Sequ
     return story.detour(rng, detours) if story.level <= LEVELS[-1] else story.in_order
 
 
-def collate(rows: list[tuple[list[int], int]], length: int) -> Batch:
+def collate(rows: list[Tokens], length: int) -> Batch:
     ids = torch.zeros(len(rows), length, dtype=torch.long)
-    labels = torch.full((len(rows), length), -100)
-    for i, (tokens, prompt) in enumerate(rows):
+    labels = torch.full((len(rows), length), IGNORED)
+    for i, (tokens, predicted) in enumerate(rows):
         ids[i, : len(tokens)] = torch.tensor(tokens)
-        labels[i, prompt - 1 : len(tokens) - 1] = torch.tensor(tokens[prompt:])
+        labels[i, : len(tokens) - 1] = torch.tensor(predicted[1:])
     return Batch(ids, labels)
 
 
-def recitation(tokenizer: Tokenizer, rng: random.Random, people: int, relations: float = 0.6) -> tuple[list[int], int]:
+def recitation(tokenizer: Tokenizer, rng: random.Random, people: int, relations: float = 0.6) -> Tokens:
     """An exercise: say of several people, in any order, what each owns, or what is said of each. A problem asks whose
     number is whose, and who stands in what relation to whom, only a few times; here every fact does.
 
@@ -241,8 +266,7 @@ def recitation(tokenizer: Tokenizer, rng: random.Random, people: int, relations:
     else:
         numbers = " and".join(f" {fact.person}'s {fact.number}" for fact in rng.sample(owners, len(owners)))
         recited = f"Together{numbers}."
-    prompt = tokenizer.encode(chat_prompt(question)).ids
-    return prompt + tokenizer.encode(f"{recited}<|im_end|>").ids, len(prompt)
+    return after(tokenizer, question, recited)
 
 
 def _told_of(person: str, sources: list[str], rng: random.Random) -> Fact:
@@ -273,7 +297,7 @@ def curriculum(step: int) -> list[float]:
     return [(1 - ramp) * math.exp(-i) + ramp * weight for i, weight in enumerate((2.0, *[1.0] * len(TRAINED_LEVELS)))]
 
 
-def training_batches(tokenizer: Tokenizer, tokens: int, step: int, slips: bool) -> Iterator[Batch]:
+def training_batches(tokenizer: Tokenizer, form: Format, tokens: int, step: int, slips: bool) -> Iterator[Batch]:
     """Endless batches of about `tokens` tokens, sorted by length within a window. A window is seeded by its step.
 
     Args:
@@ -287,7 +311,9 @@ def training_batches(tokenizer: Tokenizer, tokens: int, step: int, slips: bool) 
             (None, *TRAINED_LEVELS), curriculum(RECITING + WIDENING if slips else step), k=32 * tokens // 256
         )
         rows = [
-            recitation(tokenizer, rng, people, relations) if level is None else example(tokenizer, level, rng, compute)
+            recitation(tokenizer, rng, people, relations)
+            if level is None
+            else example(tokenizer, form, level, rng, compute)
             for level in kinds
         ]
         rows.sort(key=lambda row: len(row[0]))
@@ -322,7 +348,7 @@ def validate(model: torch.nn.Module, tokenizer: Tokenizer) -> str:
         ]
         batch = collate(rows, round_up(max(len(row[0]) for row in rows), 32))
         logits = model(batch.ids).logits.float()
-        used = batch.labels != -100
+        used = batch.labels != IGNORED
         target = batch.labels.clamp_min(0).unsqueeze(-1)
         logp = logits.log_softmax(-1).gather(-1, target).squeeze(-1)
         sampled = (logits / 0.8).log_softmax(-1).gather(-1, target).squeeze(-1)
@@ -342,6 +368,7 @@ def train(work: Path, role: str, total: int, tokens: int, lr: float) -> None:
     """
     torch.manual_seed(0)
     tokenizer = load_tokenizer(work)
+    form = Format(QWEN, Vocabulary.load(str(work / "tokenizer")))
     if role == "lm":
         model = Qwen2ForCausalLM.from_pretrained(work / "completer", dtype=torch.float32)
     else:
@@ -364,9 +391,9 @@ def train(work: Path, role: str, total: int, tokens: int, lr: float) -> None:
         choose_attention(model, ids.shape[1])
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(ids, use_cache=False).logits
-        return cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100)
+        return cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
 
-    batches = training_batches(tokenizer, tokens, step, role == "lm")
+    batches = training_batches(tokenizer, form, tokens, step, role == "lm")
     began = time.monotonic()
     window: list[float] = []
     done_tokens = 0

@@ -7,10 +7,10 @@ from a right step of a long solution the language model itself seldom reaches th
 all noise. Continuations are solutions as well: they are trained on, their own steps labelled by their outcome. The
 exact checker is never consulted: the reward model is to be imperfect for the reason real ones are.
 
-The reward model is the language model with two more layers on top. What the language model expects next is only there
-at its last layer, where nothing after it could compare it with what was said; but a mistake is, more often than not, a
-token that it half expected to be another. So the first new layer begins by looking one token back, and learns beside
-the labels, from every token, how likely the language model found it. That costs no rollout.
+The reward model is the language model, wider, with two more layers on top. A mistake is, more often than not, a token
+that the language model half expected to be another. So the first new layer begins by comparing what was expected with
+what was said, and learns beside the labels, from every token, how likely the language model found it, which costs no
+rollout; and the last one begins by looking for the least expected token so far.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import math
 import random
 import re
 import shutil
@@ -56,7 +57,13 @@ PREFIXES = 6
 CONTINUATIONS = 2
 """Of them, those that are trained on as solutions of their own, at most."""
 NEW_LAYERS = 2
-EXPECTING = 150
+EXTRA = 48
+FAINT, STEADY = 0.1, 15.0
+"""The size of what further dimensions carry past the layers of the language model, so little that norms hardly notice;
+and that of the constant beside which nothing else matters to the norm before the comparison."""
+CERTAIN = 0.02
+"""The weight of a token that could be no other."""
+EXPECTING = 100
 """Steps of learning what was expected, before labels are learnt from."""
 SHARPNESS, SHARE = 2.0, 0.3
 """Of the heads that look for the least expected token; and how much of what a tag holds it begins as."""
@@ -234,10 +241,12 @@ def token_loss(language: Qwen2ForCausalLM, head: nn.Module, hidden: torch.Tensor
     said = padded([example.said for example in batch])
     choose_attention(language, said.shape[1])
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        logits = language(said, use_cache=False).logits[rows, spoken - 1].float()
-    likely = torch.ones(hidden.shape[:2])
-    likely[rows, read] = logits.softmax(-1).gather(-1, said[rows, spoken, None])[:, 0]
-    return binary_cross_entropy_with_logits(head(hidden.float())[..., 0], likely)
+        shares = language(said, use_cache=False).logits[rows, spoken - 1].float().softmax(-1)
+    likely, weights = torch.ones(hidden.shape[:2]), torch.full(hidden.shape[:2], CERTAIN)
+    likely[rows, read] = shares.gather(-1, said[rows, spoken, None])[:, 0]
+    weights[rows, read] = CERTAIN + 1 - shares.amax(-1)
+    loss = binary_cross_entropy_with_logits(head(hidden.float())[..., 0], likely, reduction="none")
+    return (loss * weights).sum() / weights.sum()
 
 
 @torch.no_grad()
@@ -271,18 +280,107 @@ def look_for_the_unexpected(model: Qwen2ForProcessRewardModel, head: nn.Sequenti
     last.weight[:, :2] = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
 
 
-def from_language_model(language: Qwen2ForCausalLM) -> Qwen2ForProcessRewardModel:
-    """The language model and new layers on top, the first of which begins with heads that look one token back."""
-    config = copy.deepcopy(language.config)
+@torch.no_grad()
+def from_language_model(
+    language: Qwen2ForCausalLM, tokens: torch.Tensor
+) -> tuple[Qwen2ForProcessRewardModel, nn.Sequential]:
+    """The language model, wider, and two layers on top, the first of which begins by telling how likely the language
+    model found each token.
+
+    What the language model expects next is only there at its last layer, and what was said is no longer there: it has
+    been made into the next expectation. So `EXTRA` further dimensions carry each token past the layers as it came in
+    (its embedding's principal components), which leave them alone: so widened, the layers compute what they did. The
+    first new layer fetches, by heads that look one token back, what was expected, into as many dimensions again, and
+    multiplies the two: silu(a)·b − silu(−a)·b = a·b.
+
+    Args:
+        tokens: (n,) ids of text of the kind that it will read.
+
+    Returns:
+        the model, and the head that tells how likely a token was, after the first new layer.
+    """
+    old, config = language.config, copy.deepcopy(language.config)
+    width, dim = old.hidden_size, old.hidden_size // old.num_attention_heads
+    config.hidden_size = width + 2 * EXTRA
+    config.num_attention_heads = config.hidden_size // dim
     config.num_hidden_layers += NEW_LAYERS
     config.layer_types = ["full_attention"] * config.num_hidden_layers
     model = Qwen2ForProcessRewardModel(config)
-    model.model.load_state_dict(language.model.state_dict(), strict=False)
-    first = model.model.layers[language.config.num_hidden_layers]
-    first.input_layernorm.load_state_dict(model.model.norm.state_dict())
-    torch.nn.init.ones_(model.model.norm.weight)
-    look_back(model.model, language.config.num_hidden_layers, (1, 1, 1, 1))
-    return model
+    said, expected = slice(width, width + EXTRA), slice(width + EXTRA, width + 2 * EXTRA - 1)
+    constant = width + 2 * EXTRA - 1
+    narrower = math.sqrt(width / config.hidden_size)  # the mean square is over more dimensions, most of them nothing
+
+    used = language.model.embed_tokens.weight[tokens.unique()]
+    components = torch.linalg.svd(used, full_matrices=False).Vh[:EXTRA].T  # (hidden size, EXTRA)
+    model.model.embed_tokens.weight.zero_()
+    model.model.embed_tokens.weight[:, :width] = language.model.embed_tokens.weight
+    model.model.embed_tokens.weight[:, said] = FAINT * language.model.embed_tokens.weight @ components
+    for layer, before in zip(model.model.layers, language.model.layers, strict=False):
+        _widen(layer, before, narrower)
+
+    first = model.model.layers[old.num_hidden_layers]
+    text = tokens[: 1024 * (len(tokens) // 1024)].view(-1, 1024)
+    residual = model.model(text, use_cache=False, output_hidden_states=True).hidden_states[old.num_hidden_layers]
+    size = float(residual.square().mean().sqrt())
+    look_back(model.model, old.num_hidden_layers, (1,) * (2 * config.num_attention_heads // config.num_key_value_heads))
+    attention, mlp = first.self_attn, first.mlp
+    first.input_layernorm.weight[:width] = language.model.norm.weight * narrower
+    attention.o_proj.weight.zero_()
+    for group, part in enumerate(components.T[:-1].split(dim)):  # (dim or what is left, hidden size)
+        head = group * config.num_attention_heads // config.num_key_value_heads * dim
+        attention.v_proj.weight[group * dim : group * dim + len(part)] = 0.0
+        attention.v_proj.weight[group * dim : group * dim + len(part), :width] = part
+        into = expected.start + group * dim
+        attention.o_proj.weight[into : into + len(part), head : head + len(part)] = FAINT * torch.eye(len(part))
+    # A product must not depend on how large the rest is: a large constant, for this layer only, makes the norm the same
+    # everywhere.
+    high, after = STEADY * size * math.sqrt(config.hidden_size), size * math.sqrt(STEADY**2 + 1)
+    attention.v_proj.weight[group * dim + len(part)] = 0.0
+    attention.v_proj.bias[group * dim + len(part)] = 1.0
+    attention.o_proj.weight[constant, head + len(part)] = high
+    first.post_attention_layernorm.weight[said] = after / FAINT
+    first.post_attention_layernorm.weight[expected] = after / FAINT / 4
+    mlp.down_proj.weight.zero_()
+    for start, sign in ((0, 1.0), (EXTRA, -1.0)):
+        units = slice(start, start + EXTRA - 1)
+        for projection, where in ((mlp.gate_proj, said), (mlp.up_proj, expected)):
+            projection.weight[units] = 0.0
+            projection.weight[units, where] = sign * torch.eye(EXTRA)[: EXTRA - 1, : where.stop - where.start]
+        mlp.down_proj.weight[expected.start, units] = size / 4
+    for projection in (mlp.gate_proj, mlp.up_proj):
+        projection.weight[2 * EXTRA] = 0.0
+        projection.weight[2 * EXTRA, constant] = 1.0
+    mlp.down_proj.weight[constant, 2 * EXTRA] = -high / (high / after) ** 2
+    head = nn.Sequential(nn.RMSNorm(config.hidden_size), nn.Linear(config.hidden_size, 1))
+    head[1].weight.zero_()
+    head[1].weight[0, expected.start] = 20.0
+    head[1].bias.fill_(-11.0)
+    return model, head
+
+
+def _widen(layer: nn.Module, before: nn.Module, narrower: float) -> None:
+    """Make a layer of the reward model do what one of the language model does, in the first dimensions."""
+    width = len(before.input_layernorm.weight)
+    for name in ("input_layernorm", "post_attention_layernorm"):
+        getattr(layer, name).weight[:width] = getattr(before, name).weight * narrower
+    attention, source = layer.self_attn, before.self_attn
+    groups, dim = source.config.num_key_value_heads, source.head_dim
+    for name in ("q_proj", "k_proj", "v_proj"):
+        new, old = getattr(attention, name), getattr(source, name)
+        rows = new.weight.view(groups, -1, dim, new.in_features)  # (groups, heads, dim, in)
+        heads = old.out_features // dim // groups
+        rows[:, :heads] = 0.0
+        rows[:, :heads, :, :width] = old.weight.view(groups, heads, dim, width)
+        new.bias.view(groups, -1, dim)[:, :heads] = old.bias.view(groups, heads, dim)
+    heads = source.config.num_attention_heads // groups
+    attention.o_proj.weight.zero_()
+    columns = attention.o_proj.weight.view(-1, groups, attention.config.num_attention_heads // groups, dim)
+    columns[:width, :, :heads] = source.o_proj.weight.view(width, groups, heads, dim)
+    for name in ("gate_proj", "up_proj"):
+        getattr(layer.mlp, name).weight.zero_()
+        getattr(layer.mlp, name).weight[:, :width] = getattr(before.mlp, name).weight
+    layer.mlp.down_proj.weight.zero_()
+    layer.mlp.down_proj.weight[:width] = before.mlp.down_proj.weight
 
 
 @torch.no_grad()
@@ -312,8 +410,8 @@ def train(work: Path, epochs: int, tokens: int, lr: float) -> None:
     held_out = [examples_of(vocabulary, form, row)[0] for row in rows[:HELD_OUT]]
     examples = [example for row in rows[HELD_OUT:] for example in examples_of(vocabulary, form, row)]
     language = Qwen2ForCausalLM.from_pretrained(work / "lm", dtype=torch.float32)
-    model = from_language_model(language)
-    head = nn.Sequential(nn.RMSNorm(language.config.hidden_size), nn.Linear(language.config.hidden_size, 1))
+    read = torch.tensor([token for example in examples[:400] for token in example.ids])
+    model, head = from_language_model(language, read)
     trained = nn.ModuleList([model, head])
     opts = optimizers(trained, lr)
     total = sum(1 for epoch in range(epochs) for _ in batches(examples, tokens, epoch))
