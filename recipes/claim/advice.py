@@ -44,8 +44,7 @@ class Case:
     temperature: float = 0.8
 
     def cell(self, cell: Cell) -> Cell:
-        corruption = (("noise", self.noise),) if self.noise else ()
-        return dataclasses.replace(cell, corruption=corruption, temperature=self.temperature)
+        return dataclasses.replace(cell.with_noise(self.noise), temperature=self.temperature)
 
 
 CASES: Mapping[str, Case] = {
@@ -94,8 +93,7 @@ def run(setting: Setting, cases: Sequence[str], budgets: Sequence[int] | None) -
         accuracy = {(cell.method, cell.budget): cell.accuracy for cell in measured.report().cells}
         found.append(Found(case, pilot, measured, advice, accuracy))
         tell(found, setting)
-    records = [record for each in found for of in each.measured.records.values() for record in of]
-    return sum(record.outcome == "failed" for record in records)
+    return sum(each.measured.failed for each in found)
 
 
 def tell(found: Sequence[Found], setting: Setting) -> None:

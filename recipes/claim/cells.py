@@ -72,6 +72,10 @@ class Cell:
     def name(self) -> str:
         return self.label or self.method
 
+    def with_noise(self, noise: float) -> Cell:
+        """The same with noise of that deviation on the reward model's logits."""
+        return dataclasses.replace(self, corruption=(("noise", noise),) if noise else ())
+
     def reward_name(self, setting: Setting) -> str:
         words = [self.reward or setting.reward, *(f"{name}={value:g}" for name, value in self.corruption)]
         return " ".join(words)
@@ -132,6 +136,11 @@ class Measured:
     setting: Setting
     records: Mapping[Cell, Sequence[RunRecord]]
     sizes: Sizes
+
+    @property
+    def failed(self) -> int:
+        """How many runs failed."""
+        return sum(record.outcome == "failed" for records in self.records.values() for record in records)
 
     def report(self, cells: Sequence[Cell] | None = None) -> Report:
         """Of some of the cells, by default of all: each is a method at a budget, and methods stand in their order."""

@@ -120,13 +120,10 @@ def run(setting: Setting, worlds: Sequence[str], budgets: Sequence[int] | None, 
     for name in worlds:
         world = WORLDS[name]
         where = dataclasses.replace(setting, split=world.split, limit=setting.limit or world.limit)
-        corruption = (("noise", world.noise),) if world.noise else ()
-        cells = possible(methods or world.methods, budgets or world.budgets)
-        cells = [dataclasses.replace(cell, corruption=corruption) for cell in cells]
+        cells = [cell.with_noise(world.noise) for cell in possible(methods or world.methods, budgets or world.budgets)]
         found.append(Found.of(name, measure(where, cells)))
         tell(found, setting)
-    records = [record for each in found for of in each.measured.records.values() for record in of]
-    return sum(record.outcome == "failed" for record in records)
+    return sum(each.measured.failed for each in found)
 
 
 def tell(found: Sequence[Found], setting: Setting) -> None:
@@ -158,15 +155,10 @@ def _factors(found: Found) -> list[str]:
                 NAMES.get(method, method),
                 str(budget),
                 "" if told is None else f"{told[0]:g} – {told[1]:g}",
-                *(_told(found.rates[unit][method, budget]) for unit in units),
+                *(found.rates[unit][method, budget].with_own_interval() for unit in units),
             ]
         )
     return markdown_rows(header, rows)
-
-
-def _told(rate: Rate) -> str:
-    value = rate.value
-    return f"{rate.text(value.value)} ({rate.text(value.low)} – {rate.text(value.high)})"
 
 
 def _accuracies(found: Found) -> list[str]:

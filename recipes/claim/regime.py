@@ -268,17 +268,12 @@ def _row(each: Found, others: Iterable[str], n: int) -> list[str]:
         f"{cell.separation:g} ({cell.world.auroc:.2f})",
         percent(each.accuracy[CHIEF, n].value),
         "" if predicted is None else _predicted(predicted[place], (64, 32)[place]),
-        *(_factor(each.factors[method, n]) for method in others),
+        *(each.factors[method, n].with_own_interval() for method in others),
     ]
 
 
 def _predicted(factor: float, most: int) -> str:
     return f"> {most}" if factor == OVER else f"{factor:g}"
-
-
-def _factor(rate: Rate) -> str:
-    """With its own interval."""
-    return f"{rate.text(rate.value.value)} ({rate.text(rate.value.low)} – {rate.text(rate.value.high)})"
 
 
 def figure(found: Sequence[Found], methods: Sequence[str], at: int = 4) -> Figure:

@@ -226,7 +226,7 @@ def example(
     ids = list(form.prompt(Problem(story.question)))
     labels = [IGNORED] * len(ids)
     for number, step in enumerate(steps, start=1):
-        read = form.step(step + ("\n\n" if number < len(steps) else ""), number)
+        read = form.step(step, number)
         lead = len(form.step("", number)) - 1
         ids += read
         labels += [*[IGNORED] * lead, *read[lead:-1], IGNORED]  # not the tag

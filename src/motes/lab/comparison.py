@@ -163,6 +163,10 @@ class Rate:
             return f"≤ {self.smallest:.3g}"
         return f"> {self.largest:.3g}" if rate == math.inf else f"{rate:.2g}" if rate < 10 else f"{rate:.0f}"
 
+    def with_own_interval(self) -> str:
+        value = self.value
+        return f"{self.text(value.value)} ({self.text(value.low)} – {self.text(value.high)})"
+
     def __str__(self) -> str:
         """With the simultaneous interval: what a table of several is read for."""
         low, high = self.simultaneous.low, self.simultaneous.high
