@@ -99,10 +99,11 @@ class Chromium:
             self._do(lambda url=url: self._page.goto(url))
         self.until("document.documentElement.dataset.ready === 'true'")
 
-    def point_at(self, selector: str, *, click: bool = False) -> None:
-        """Move the mouse to the middle of the first element that the selector finds."""
+    def point_at(self, selector: str, *, click: bool = False, covered: bool = False) -> None:
+        """Move the mouse to the middle of the first element that the selector finds. Others may lie over a `covered`
+        one."""
         found = self._page.locator(selector).first
-        self._do(found.click if click else found.hover)
+        self._do(found.click if click else lambda: found.hover(force=covered))
 
     def type(self, text: str) -> None:
         """Where the focus is."""

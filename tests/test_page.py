@@ -231,8 +231,20 @@ class TestInABrowser:
             sight.point_at(f"#curves .choice button:nth-child({number + 1})", click=True)
             assert sight.js(COUNT(".point")) == len(cells)
             assert "NaN" not in sight.js("document.querySelector('.plot').outerHTML")
-        sight.point_at('.point[data-budget="8"]')
-        assert "95 % interval" in sight.js("document.getElementById('tip').textContent")
+
+    def test_pointing_at_a_point_tells_of_it_even_where_others_lie_over_it(self, sight, file, page):
+        sight.open(file)
+        for cell in index(page)["cells"]:
+            method, budget = cell["method"], cell["budget"]
+            sight.point_at(f'.curve[data-method="{method}"] .point[data-budget="{budget}"]', covered=True)
+            assert sight.js(COUNT(".near")) == 1
+            assert sight.js("document.querySelector('.near').parentNode.dataset.method") == method
+            told = sight.js("document.getElementById('tip').textContent")
+            assert f"N = {budget}" in told
+            assert "95 % interval" in told
+        sight.point_at("h1")
+        assert sight.js("document.getElementById('tip').hidden")
+        assert sight.js(COUNT(".near")) == 0
 
     def test_whiskers_stand_at_their_points(self, sight, file, page):
         sight.open(file)

@@ -81,6 +81,9 @@ function grid(axis, frame) {
   return parts;
 }
 
+/** How far from the pointer a point is that it tells of. */
+const REACH = 12;
+
 const binary = (number) => (number >= 2 ** 20 ? `${number / 2 ** 20}M` : number >= 1024 ? `${number / 1024}k` : `${number}`);
 
 function drawCurves(plot, axis) {
@@ -98,7 +101,9 @@ function drawCurves(plot, axis) {
   const visible = lines.filter((line) => !hidden.has(line.method));
   visible.sort((a, b) => (a.method === INDEX.chief) - (b.method === INDEX.chief));
   const oracle = oracleLine(picture, axis, frame);
-  for (const line of visible) picture.append(curve(line, axis, frame));
+  const curves = visible.map((line) => curve(line, axis, frame));
+  picture.append(...curves.map(({ group }) => group));
+  tellNearest(picture, curves.flatMap(({ places }) => places));
   plot.replaceChildren(picture, ...legend(lines, oracle, picture, frame, axis, plot));
 }
 
@@ -128,15 +133,33 @@ function curve({ method, aside, points }, axis, frame) {
   const dashes = INDEX.methods[method].dashes ?? "";
   if (points.length > 1) group.append(s("path", { class: "line", d: path(points, 0), "stroke-dasharray": dashes || "none" }));
   else group.append(s("line", { class: "level", x1: at(points[0], 0)[0], x2: frame.width - frame.right, y1: at(points[0], 0)[1], y2: at(points[0], 0)[1] }));
-  for (const cell of points) {
+  const places = points.map((cell) => {
     const [x, y] = at(cell, 0);
-    const point = s("g", { class: "point", transform: `translate(${x},${y})`, "data-budget": cell.budget },
-      s("circle", { class: "reach", r: 11 }), s("path", { d: marker(sign, chief ? 6 : 5) }));
-    point.addEventListener("pointerenter", (event) => showTip(event, cellTip(cell)));
-    point.addEventListener("pointerleave", hideTip);
-    group.append(point);
-  }
-  return group;
+    const mark = s("g", { class: "point", transform: `translate(${x},${y})`, "data-budget": cell.budget }, s("path", { d: marker(sign, chief ? 6 : 5) }));
+    return { cell, x, y, mark };
+  });
+  group.append(...places.map(({ mark }) => mark));
+  return { group, places };
+}
+
+/** Tell of the point that is nearest to the pointer: points of several methods stand closer together than one can aim. */
+function tellNearest(picture, places) {
+  let near = null;
+  const change = (place, event) => {
+    near?.mark.classList.remove("near");
+    near = place;
+    near?.mark.classList.add("near");
+    if (near) showTip(event, cellTip(near.cell));
+    else hideTip();
+  };
+  picture.addEventListener("pointermove", (event) => {
+    const pointer = new DOMPoint(event.clientX, event.clientY).matrixTransform(picture.getScreenCTM().inverse());
+    const away = ({ x, y }) => Math.hypot(x - pointer.x, y - pointer.y);
+    const nearest = places.reduce((best, place) => (best && away(best) < away(place) ? best : place), null);
+    const reached = nearest && away(nearest) <= REACH ? nearest : null;
+    if (reached !== near) change(reached, event);
+  });
+  picture.addEventListener("pointerleave", (event) => near && change(null, event));
 }
 
 function cellTip(cell) {
