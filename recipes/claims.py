@@ -10,7 +10,8 @@
 
 Each cell (a method at a budget) is an evaluation of its own below --work: interrupted, the same command goes on;
 with more methods or budgets, only what is new is measured; claims that are given one --work share cells. Called
-several times at once, the processes share the cells out among themselves.
+several times at once, the processes share the cells out among themselves; with --shard 1/8 … 8/8 the problems of each
+cell, and the same command without it then puts the parts together and writes the tables.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from claim import ablations, adaptive, advice, factor, regime, robustness, scaling
 from claim.cells import Setting, measure
 from motes.errors import MotesError
+from motes.lab import Shard
 
 CLAIMS = {"scaling": scaling, "robustness": robustness, "ablations": ablations, "adaptive": adaptive}
 WORLDS = {"factor": factor, "advice": advice}
@@ -43,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MotesError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"written: {args.out}")
+    if getattr(args, "shard", None) is None:
+        print(f"written: {args.out}")
     if failed:
         print(f"{failed} runs failed; the same command does them again", file=sys.stderr)
     return 1 if failed else 0
@@ -62,6 +65,7 @@ def carry_out(args: argparse.Namespace, argv: Sequence[str]) -> int:
         concurrency=args.concurrency,
         work=args.work,
         out=args.out,
+        shard=args.shard,
     )
     match args.claim:
         case "factor":
@@ -79,6 +83,8 @@ def carry_out(args: argparse.Namespace, argv: Sequence[str]) -> int:
         case "adaptive":
             cells = adaptive.cells(budgets, args.decided)
     measured = measure(setting, cells)
+    if measured is None:
+        return 0
     CLAIMS[args.claim].tell(measured)
     return measured.failed
 
@@ -96,6 +102,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         command.add_argument("--model", default="tiny")
         command.add_argument("--reward", default="tiny")
         command.add_argument("--concurrency", type=int, default=64, help="problems in flight")
+        command.add_argument("--shard", type=Shard.parse, metavar="I/N", help="measure only this part of the problems")
         command.add_argument("--budgets", type=whole, help="numbers of trajectories, separated by commas")
     worlds = commands.choices["factor"]
     worlds.add_argument("--worlds", type=words, default=tuple(factor.WORLDS), help="separated by commas; default all")
@@ -130,6 +137,7 @@ def told(argv: Sequence[str]) -> str:
     elsewhere = argparse.ArgumentParser(add_help=False)
     where(elsewhere)
     elsewhere.add_argument("--concurrency")
+    elsewhere.add_argument("--shard")
     return shlex.join(("python", "recipes/claims.py", *elsewhere.parse_known_args(argv)[1]))
 
 

@@ -28,7 +28,7 @@ TOKENIZER = str(bundled.path("lm"))
 END, TAG = (AutoTokenizer.from_pretrained(TOKENIZER).convert_tokens_to_ids(t) for t in ("<|im_end|>", "<extra_0>"))
 
 SMALL = {
-    "vocab_size": 512,
+    "vocab_size": 576,
     "hidden_size": 48,
     "intermediate_size": 96,
     "num_hidden_layers": 2,

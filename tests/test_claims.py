@@ -219,6 +219,29 @@ def test_an_error_is_one_line(tmp_path, capsys):
     assert "did you mean 'pf'" in capsys.readouterr().err
 
 
+def test_shards_are_put_together(tmp_path):
+    words = ("--methods", "pf,bon", "--budgets", "2,4", "--limit", "3")
+    for part in ("1/2", "2/2"):
+        where = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "no")]
+        assert claims.main(["scaling", *FAKE, *words, *where, "--shard", part]) == 0
+    assert not (tmp_path / "no").exists(), "a part writes no tables"
+    assert not records(tmp_path)
+    parts = {path: path.read_bytes() for path in tmp_path.glob("work/*/parts/*/records.jsonl")}
+    assert len(parts) == 4 * 2
+    out = claim(tmp_path, "scaling", *words)
+    whole = claim(tmp_path / "alone", "scaling", *words)
+    columns = ("method", "budget", "runs", "accuracy", "generated_tokens")
+    assert [[row[name] for name in columns] for row in rows(out / "report.csv")] == [
+        [row[name] for name in columns] for row in rows(whole / "report.csv")
+    ]
+    assert "--shard" not in (out / "report.md").read_text().partition("Made by")[2].partition("`.")[0]
+    for path, text in parts.items():
+        path.unlink()
+        assert text
+    claim(tmp_path, "scaling", *words)
+    assert not list(tmp_path.glob("work/*/parts/*/records.jsonl")), "what is merged is not done again"
+
+
 class TestRegime:
     WORDS = ("regime", "--steps", "2,3", "--success", "0.3", "--separations", "1.5", "--problems", "6")
 

@@ -371,8 +371,7 @@ def test_passes_over_many_tokens_are_bounded(
     def read() -> list[torch.Tensor]:
         runner.workspace.clear()
         found: list[list[torch.Tensor]] = [[] for _ in texts]
-        for _ in texts:
-            runner.workspace.append(torch.empty(0, dtype=torch.long))
+        runner.workspace.append([torch.empty(0, dtype=torch.long)] * len(texts))
         for part in (0, 1):
             passes.clear()
             for i, _, hidden in runner.feed(0, [cut[part] for cut in cuts]):
@@ -416,8 +415,7 @@ def test_rows_that_attend_in_parts_see_what_they_saw_together(monkeypatch: pytes
     def read(part_rows: int) -> torch.Tensor:
         monkeypatch.setattr("motes.kv.runner.PART_ROWS", part_rows)
         runner.workspace.clear()
-        for _ in texts:
-            runner.workspace.append(torch.empty(0, dtype=torch.long))
+        runner.workspace.append([torch.empty(0, dtype=torch.long)] * len(texts))
         for _ in runner.feed(0, texts):
             pass
         return runner.forward(0, [[7]] * len(texts))
@@ -508,8 +506,7 @@ def test_no_row_is_changed_by_another_at_the_end_of_its_context(kind: str) -> No
         body.set_attn_implementation("eager")
         expected = [body(input_ids=torch.tensor([text]), use_cache=False).last_hidden_state[0] for text in texts]
         runner = Runner(body, Runner.pool_for(body.config, 8, model.dtype, model.device))
-        for _ in texts:
-            runner.workspace.append(torch.empty(0, dtype=torch.long))
+        runner.workspace.append([torch.empty(0, dtype=torch.long)] * len(texts))
         ends = [(0, 0, 0, 0), (context - 1, 7, 0, 0), (context, context - 3, 33, 0), (context, context - 3, 40, 1)]
         for before, after in pairwise(ends):
             pieces = [text[start:stop] for text, start, stop in zip(texts, before, after, strict=True)]

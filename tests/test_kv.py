@@ -13,6 +13,8 @@ from transformers import AutoTokenizer
 
 from checkpoints import TOKENIZER, vocabulary
 from motes.kv import PrefixTree, TokenPool
+from motes.kv.runner import Workspace, moves
+from motes.kv.tree import Part
 from motes.vocabulary import Vocabulary
 
 VOCABULARY = vocabulary()
@@ -22,23 +24,32 @@ def pool(capacity: int) -> TokenPool:
     return TokenPool(capacity, layers=1, kv_heads=1, head_dim=1, dtype=torch.float32, device=torch.device("cpu"))
 
 
-def values_of(ids: list[int]):
+def values_of(*sequences: list[int]):
     """A "key" that depends on the whole prefix, as a real one does, so that a slot mixed up would show."""
-    keys = torch.tensor([float(hash(tuple(ids[: i + 1])) % 100_003) for i in range(len(ids))])
-    return lambda start, stop: keys[start:stop].expand(1, 2, 1, -1)[..., None]
+
+    def values(parts: list[Part]) -> torch.Tensor:
+        prefixes = [sequences[i][: place + 1] for i, start, stop in parts for place in range(start, stop)]
+        keys = torch.tensor([float(hash(tuple(prefix)) % 100_003) for prefix in prefixes])
+        return keys.expand(1, 2, 1, -1)[..., None]
+
+    return values
+
+
+def insert(tree: PrefixTree, *sequences: list[int]) -> None:
+    tree.insert(sequences, values_of(*sequences))
 
 
 def assert_stored(tree: PrefixTree, ids: list[int]) -> int:
     slots = tree.match(ids)
     found = tree.pool.read(slots)
-    assert torch.equal(found, values_of(ids)(0, len(slots)))
+    assert torch.equal(found, values_of(ids)([(0, 0, len(slots))]))
     return len(slots)
 
 
 def test_match_returns_the_longest_stored_prefix() -> None:
     tree = PrefixTree(pool(100))
-    tree.insert([1, 2, 3, 4], values_of([1, 2, 3, 4]))
-    tree.insert([1, 2, 7], values_of([1, 2, 7]))
+    insert(tree, [1, 2, 3, 4])
+    insert(tree, [1, 2, 7])
     assert tree.num_tokens == 5  # the common beginning is stored once
     for ids, longest in (([1, 2, 3, 4, 5], 4), ([1, 2, 3], 3), ([1, 2, 7, 8], 3), ([1, 9], 1), ([2], 0), ([], 0)):
         assert assert_stored(tree, ids) == longest
@@ -47,24 +58,35 @@ def test_match_returns_the_longest_stored_prefix() -> None:
 
 def test_what_is_stored_is_not_asked_for_again() -> None:
     tree = PrefixTree(pool(100))
-    tree.insert([1, 2, 3], values_of([1, 2, 3]))
-    asked: list[tuple[int, int]] = []
+    insert(tree, [1, 2, 3])
+    sequences = [[1, 2, 3, 4, 5], [1, 2, 3], [1, 2, 3, 4, 6]]
+    asked: list[Part] = []
 
-    def values(start: int, stop: int) -> torch.Tensor:
-        asked.append((start, stop))
-        return values_of([1, 2, 3, 4, 5])(start, stop)
+    def values(parts: list[Part]) -> torch.Tensor:
+        asked.extend(parts)
+        return values_of(*sequences)(parts)
 
-    tree.insert([1, 2, 3, 4, 5], values)
-    tree.insert([1, 2, 3], values)
-    assert asked == [(3, 5)]
+    tree.insert(sequences, values)
+    assert asked == [(0, 3, 5), (2, 4, 5)]
+    for ids in sequences:
+        assert assert_stored(tree, ids) == len(ids)
+    tree.check_integrity()
+
+
+def test_sequences_that_are_stored_together_do_not_make_room_for_each_other() -> None:
+    tree = PrefixTree(pool(5))
+    insert(tree, [9, 9, 9])
+    insert(tree, [1, 1], [2, 2], [3, 3], [4])
+    assert [assert_stored(tree, ids) for ids in ([9], [1, 1], [2, 2], [3, 3], [4])] == [0, 2, 2, 1, 0]
+    tree.check_integrity()
 
 
 def test_least_recently_used_prefixes_make_room() -> None:
     tree = PrefixTree(pool(6))
     for ids in ([1, 1], [2, 2], [3, 3]):
-        tree.insert(ids, values_of(ids))
+        insert(tree, ids)
     tree.match([1, 1])
-    tree.insert([4, 4], values_of([4, 4]))
+    insert(tree, [4, 4])
     assert [len(tree.match([i, i])) for i in (1, 2, 3, 4)] == [2, 0, 2, 2]
     tree.check_integrity()
 
@@ -72,7 +94,7 @@ def test_least_recently_used_prefixes_make_room() -> None:
 def test_a_prefix_longer_than_the_pool_is_stored_as_far_as_it_fits() -> None:
     tree = PrefixTree(pool(4))
     ids = list(range(10))
-    tree.insert(ids, values_of(ids))
+    insert(tree, ids)
     assert assert_stored(tree, ids) == 4
     tree.check_integrity()
 
@@ -83,8 +105,7 @@ def test_any_history_keeps_the_tree_sound(seed: int, capacity: int) -> None:
     rng = random.Random(seed)
     tree = PrefixTree(pool(capacity))
     for _ in range(60):
-        ids = [rng.randrange(3) for _ in range(rng.randrange(12))]
-        tree.insert(ids, values_of(ids))
+        insert(tree, *([rng.randrange(3) for _ in range(rng.randrange(12))] for _ in range(rng.randrange(4))))
         assert_stored(tree, [rng.randrange(3) for _ in range(rng.randrange(12))])
         tree.check_integrity()
     tree.clear()
@@ -94,10 +115,48 @@ def test_any_history_keeps_the_tree_sound(seed: int, capacity: int) -> None:
 
 def test_integrity_check_finds_a_lost_slot() -> None:
     tree = PrefixTree(pool(4))
-    tree.insert([1, 2], values_of([1, 2]))
+    insert(tree, [1, 2])
     tree.pool.allocate(1)
     with pytest.raises(AssertionError, match="lost"):
         tree.check_integrity()
+
+
+# Workspace
+
+
+@pytest.mark.parametrize(
+    ("rows", "sources", "targets"),
+    [([], [], []), ([4], [], []), ([0], [4], [0]), ([1, 3], [4], [1]), ([4, 0, 1], [2, 3], [0, 1]), (range(5), [], [])],
+)
+def test_the_last_rows_fill_the_gaps(rows: list[int], sources: list[int], targets: list[int]) -> None:
+    assert [places.tolist() for places in moves(np.array(rows, dtype=int), 5)] == [sources, targets]
+
+
+@pytest.mark.parametrize("moved", [1, 7, 1 << 14])  # tokens at once
+def test_rows_that_come_and_go_hold_what_is_theirs(moved: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("motes.kv.runner.MOVED", moved)
+    rng = random.Random(0)
+    kept = pool(64)
+    kept.data[:] = torch.arange(64.0)[:, None] + torch.tensor([0.0, 0.5])[:, None, None, None]
+    workspace, expected = Workspace(kept, 1000), []
+    for _ in range(40):
+        stored = [
+            torch.tensor(rng.sample(range(64), rng.randrange(9)), dtype=torch.long) for _ in range(rng.randrange(5))
+        ]
+        workspace.append(stored)
+        expected += [slots.tolist() for slots in stored]
+        out = np.array(rng.sample(range(len(expected)), rng.randrange(len(expected) + 1)), dtype=int)
+        workspace.remove(out)
+        sources, targets = moves(out, len(expected))
+        for source, target in zip(sources, targets, strict=True):
+            expected[target] = expected[source]
+        del expected[len(expected) - len(out) :]
+        assert workspace.lengths == [len(slots) for slots in expected]
+        for row, slots in enumerate(expected):
+            found = workspace.values(torch.full((len(slots),), row), torch.arange(len(slots)))
+            assert found.shape == (1, 2, 1, len(slots), 1)
+            assert found[0, 0, 0, :, 0].tolist() == slots
+            assert found[0, 1, 0, :, 0].tolist() == [slot + 0.5 for slot in slots]
 
 
 # Vocabulary

@@ -412,10 +412,10 @@ def test_a_failure_on_the_way_into_the_batch_reaches_those_who_waited(monkeypatc
     lm = local(max_batch_size=1)
     append, calls = lm._runner.workspace.append, iter(range(9))
 
-    def second_fails(slots: torch.Tensor) -> int:
+    def second_fails(stored: list[torch.Tensor]) -> None:
         if next(calls) == 1:
             raise MemoryError("no room")
-        return append(slots)
+        append(stored)
 
     monkeypatch.setattr(lm._runner.workspace, "append", second_fails)
 
@@ -442,7 +442,7 @@ def test_one_long_sequence_after_many_short_ones_stays_within_the_batch() -> Non
 def test_a_long_sequence_lengthens_no_rows_that_nobody_uses() -> None:
     workspace = local()._runner.workspace
     workspace.reserve(64, 8)
-    workspace.append(torch.empty(0, dtype=torch.long))
+    workspace.append([torch.empty(0, dtype=torch.long)])
     workspace.reserve(1, 100)
     assert workspace.data.shape[2] == 2
     assert workspace.data.shape[4] >= 100

@@ -87,9 +87,11 @@ def run(setting: Setting, cases: Sequence[str], budgets: Sequence[int] | None) -
         case = CASES[name]
         piloted = dataclasses.replace(setting, split=case.pilot, limit=setting.limit or PILOT, seeds=(0,))
         pilot = measure(piloted, [case.cell(Cell("wbon", ANSWERS))])
-        advice = asyncio.run(advise(pilot.named(), budgets=budgets or BUDGETS))
         tested = dataclasses.replace(setting, split=case.split, limit=setting.limit or case.limit)
         measured = measure(tested, [case.cell(cell) for cell in possible(METHODS, budgets or BUDGETS)])
+        if pilot is None or measured is None:
+            continue
+        advice = asyncio.run(advise(pilot.named(), budgets=budgets or BUDGETS))
         accuracy = {(cell.method, cell.budget): cell.accuracy for cell in measured.report().cells}
         found.append(Found(case, pilot, measured, advice, accuracy))
         tell(found, setting)

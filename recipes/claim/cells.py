@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -17,7 +18,7 @@ from typing import Any, cast
 import motes
 from motes import Sampling
 from motes.errors import ConfigurationError, DirectoryBusyError, UnknownNameError
-from motes.lab import Evaluation, Report, RunRecord, evaluate, method_from_spec, read_records
+from motes.lab import Evaluation, Report, RunRecord, Shard, evaluate, merge, method_from_spec, read_records
 from motes.lab.choosing import choose_again, drawn_by
 from motes.lab.corruption import CorruptedReward
 from motes.lab.evaluation import RECORDS
@@ -26,6 +27,9 @@ from motes.lab.provenance import Provenance, together
 from motes.lab.report import CSV_METADATA
 from motes.lab.tables import provenance
 
+PARTS = "parts"
+"""In a cell's directory: what each shard has done of it."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -33,6 +37,7 @@ class Setting:
 
     Attributes:
         command: that measures the same.
+        shard: the part of the problems that this call measures; None: all.
     """
 
     claim: str
@@ -45,6 +50,7 @@ class Setting:
     concurrency: int
     work: Path
     out: Path
+    shard: Shard | None = None
 
     @property
     def made_by(self) -> str:
@@ -177,35 +183,47 @@ class Measured:
         return "\n\n".join([title, models, *warnings, *parts, self.setting.made_by, made_with]) + "\n"
 
 
-def measure(setting: Setting, cells: Sequence[Cell]) -> Measured:
+def measure(setting: Setting, cells: Sequence[Cell]) -> Measured | None:
     """Do every run of the cells that has no record yet; what was done is kept if it is interrupted.
 
-    One cell after another, each with models of its own: what a cell costs does not depend on prompts that another one
-    left in the caches, nor on the order of cells. What another process measures is left to it: several may share a
-    claim's cells out among themselves.
+    One cell after another. What another process measures is left to it: several may share a claim's cells out among
+    themselves, or the problems of each, by shards. A call for a shard does no more than its part, into a folder of the
+    cell's own; one for all problems begins with what shards have done.
+
+    Returns:
+        the records; None, where the call was for a shard.
 
     Raises:
         DirectoryBusyError: all is measured but for what other processes are at.
     """
     cells = list(dict.fromkeys(cells))
     own = {cell.directory(setting): cell.drawn for cell in cells}
-    problems = len(cells[0].evaluation(setting).problems()) * len(setting.seeds)
+    problems = cells[0].evaluation(setting).problems()
+    runs = len(problems if setting.shard is None else setting.shard.of(problems)) * len(setting.seeds)
     trajectories = sum(cell.budget for cell in own.values())
-    print(f"{len(own)} cells, {trajectories:,} trajectories a problem, {trajectories * problems:,} in all", flush=True)
+    print(f"{len(own)} cells, {trajectories:,} trajectories a problem, {trajectories * runs:,} in all", flush=True)
+    open_model, open_reward = functools.cache(motes.language_model), functools.cache(motes.reward_model)
     busy = []
-    for number, (directory, cell) in enumerate(own.items(), start=1):
-        if _complete(directory, problems):
+    for number, (whole, cell) in enumerate(own.items(), start=1):
+        if setting.shard is None:
+            directory = whole
+            if not _complete(whole, runs) and (parts := sorted((whole / PARTS).glob("*"))):
+                merge(whole, parts)
+        else:
+            directory = whole / PARTS / f"{setting.shard.number}-of-{setting.shard.total}"
+        if _complete(directory, runs):
             continue
         started = time.perf_counter()
-        reward, corruption = motes.reward_model(cell.reward or setting.reward), dict(cell.corruption)
+        reward, corruption = open_reward(cell.reward or setting.reward), dict(cell.corruption)
         try:
             progress = asyncio.run(
                 evaluate(
                     cell.evaluation(setting),
                     directory,
-                    lm=motes.language_model(setting.model),
+                    lm=open_model(setting.model),
                     reward=CorruptedReward(reward, **cast(dict[str, Any], corruption)) if corruption else reward,
                     concurrency=setting.concurrency,
+                    shard=setting.shard,
                     command=setting.command,
                 )
             )
@@ -215,11 +233,13 @@ def measure(setting: Setting, cells: Sequence[Cell]) -> Measured:
         words = f"{number}/{len(own)}  {cell.name} {cell.budget}  {cell.reward_name(setting)}"
         failed = f", {progress.failed} failed" if progress.failed else ""
         print(f"{words}: {100 * progress.accuracy:.1f} %{failed}, {time.perf_counter() - started:.0f} s", flush=True)
-    if busy := [directory for directory in busy if not _complete(directory, problems)]:
+    if busy := [directory for directory in busy if not _complete(directory, runs)]:
         raise DirectoryBusyError(
             f"other processes are at {len(busy)} cells, the first is {busy[0]}: when they have ended, the same command "
             "writes the tables"
         )
+    if setting.shard is not None:
+        return None
     records = {
         cell: [choose_again(record, cell.method) for record in read_records(cell.directory(setting) / RECORDS)]
         for cell in cells

@@ -121,8 +121,10 @@ def run(setting: Setting, worlds: Sequence[str], budgets: Sequence[int] | None, 
         world = WORLDS[name]
         where = dataclasses.replace(setting, split=world.split, limit=setting.limit or world.limit)
         cells = [cell.with_noise(world.noise) for cell in possible(methods or world.methods, budgets or world.budgets)]
-        found.append(Found.of(name, measure(where, cells)))
-        tell(found, setting)
+        measured = measure(where, cells)
+        if measured is not None:
+            found.append(Found.of(name, measured))
+            tell(found, setting)
     return sum(each.measured.failed for each in found)
 
 

@@ -16,6 +16,7 @@ from motes.lab.reliability import Predictions, auroc
 from motes.methods import Majority
 from motes.tasks import Arithmetic
 from motes.tasks.arithmetic import parse
+from motes.types import Failure
 
 CONCURRENT = 16
 
@@ -26,7 +27,7 @@ class Sampled:
 
     Attributes:
         right: of each solution, whether its answer is right.
-        steps: of each solution that can be read, whether each step is right, by the exact checker.
+        steps: of each solution that the models can read to its end, whether each step is right, by the exact checker.
         scores: of each, what the reward model says of each step; empty without one.
     """
 
@@ -56,8 +57,12 @@ async def sample(
     assert problem.id is not None
     result = await motes.asolve(problem, lm=lm, method=Majority(samples), task=task)
     readable = [trajectory for trajectory in result.trajectories if trajectory.error is None]
+    scores: list[list[float]] = []
+    if reward is not None:
+        told = list(zip(readable, await reward.score(readable), strict=True))
+        readable = [trajectory for trajectory, values in told if not isinstance(values, Failure)]
+        scores = [list(values) for _, values in told if not isinstance(values, Failure)]
     steps = [[story.check_step(step.text) for step in trajectory.steps] for trajectory in readable]
-    scores = [] if reward is None else [list(values) for values in await reward.score(readable)]
     right = [task.answer(trajectory.text) == problem.answer for trajectory in result.trajectories]
     return Sampled(problem.id, story.level, right, steps, scores)
 

@@ -11,13 +11,16 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, PretrainedConfig
 
 from motes.errors import ConfigurationError
-from motes.kv.tree import PrefixTree, TokenPool
+from motes.kv.tree import Part, PrefixTree, TokenPool
 
 BACKEND = "motes"
 
@@ -27,8 +30,12 @@ PASS_TOKENS = 8192
 PASS_PAIRS = 1 << 26
 """Rows × tokens × length × query heads a key head of such a pass: bounds the memory of its mask, 256 MiB in float32."""
 
+MOVED = 1 << 14
+"""Tokens whose keys and values are copied at once between the pool and rows, or rows and rows."""
+
 PART_ROWS = 32
-"""Rows that attend together, as far as the longest of them, where lengths differ much."""
+"""Rows that attend together, as far as the longest of them, where lengths differ much. (On a GPU all do: there
+more launches cost more than they spare.)"""
 
 LEFT_OUT = ("attn_logit_softcapping", "final_logit_softcapping")
 """Settings that are not computed here, and that `self_check` may miss where logits are small: such a model is refused.
@@ -92,25 +99,55 @@ class Workspace:
         self.lengths.clear()
         self.data = self._blank(0, 0)
 
-    def append(self, slots: Tensor) -> int:
-        """A new row that begins with the pool's tokens in `slots`; its index."""
-        row, length = self.num_rows, len(slots)
-        self.reserve(row + 1, length)
-        if length:
-            self.data[:, :, row, :, :length] = self.pool.read(slots)
-        self.lengths.append(length)
-        return row
+    def append(self, stored: Sequence[Tensor]) -> None:
+        """New rows, each of which begins with the pool's tokens in its slots."""
+        first, lengths = self.num_rows, list(map(len, stored))
+        self.reserve(first + len(stored), max(lengths, default=0))
+        for start, stop in self._pieces(lengths):
+            slots = pad_sequence(list(stored[start:stop]), batch_first=True, padding_value=-1)
+            slots[slots < 0] = slots.max()  # behind a row's own tokens, some that are there
+            read = self.pool.read(slots.flatten())
+            rows = read.view(*read.shape[:3], *slots.shape, -1).transpose(2, 3)
+            self.data[:, :, first + start : first + stop, :, : slots.shape[1]] = rows
+        self.lengths += lengths
 
-    def remove(self, row: int) -> None:
-        """Take a row out; the last row takes its place."""
-        last = self.lengths.pop()
-        if row < self.num_rows:
-            self.data[:, :, row, :, :last] = self.data[:, :, self.num_rows, :, :last]
-            self.lengths[row] = last
+    def remove(self, rows: npt.NDArray[np.intp]) -> None:
+        """Take rows out; the last ones take their places, as `moves` says."""
+        sources, targets = moves(rows, self.num_rows)
+        for start, stop in self._pieces([self.lengths[source] for source in sources]):
+            length = max(self.lengths[source] for source in sources[start:stop])
+            where, whence = (torch.from_numpy(places[start:stop]).to(self.data.device) for places in (targets, sources))
+            longest = self.data[:, :, :, :, :length]
+            longest.index_copy_(2, where, longest.index_select(2, whence))
+        for source, target in zip(sources, targets, strict=True):
+            self.lengths[target] = self.lengths[source]
+        del self.lengths[self.num_rows - len(rows) :]
 
-    def values(self, row: int, start: int, stop: int) -> Tensor:
-        """(layers, 2, kv_heads, stop − start, head_dim)"""
-        return self.data[:, :, row, :, start:stop]
+    @staticmethod
+    def _pieces(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Neighbouring rows to move together, from start to stop, so that what is under way stays small; none where
+        all are empty."""
+        start = 0
+        while start < len(lengths):
+            stop, longest = start, 0
+            while stop < len(lengths) and (stop == start or (stop - start + 1) * max(longest, lengths[stop]) <= MOVED):
+                longest = max(longest, lengths[stop])
+                stop += 1
+            if longest:
+                yield start, stop
+            start = stop
+
+    def values(self, rows: Tensor, places: Tensor) -> Tensor:
+        """Of tokens, each given by its row and its place in it, (layers, 2, kv_heads, tokens, head_dim)."""
+        return self.data[:, :, rows, :, places].permute(1, 2, 3, 0, 4)
+
+
+def moves(rows: npt.NDArray[np.intp], num_rows: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Which rows fill the gaps when some, each named once, are taken out of `num_rows`: (sources, targets)."""
+    left = num_rows - len(rows)
+    stay = np.ones(num_rows, dtype=bool)
+    stay[rows] = False
+    return np.flatnonzero(stay[left:]) + left, np.flatnonzero(~stay[:left])
 
 
 class _View:
@@ -119,7 +156,7 @@ class _View:
     def __init__(self, workspace: Workspace, first: int, positions: Tensor, ends: Sequence[int], groups: int) -> None:
         size, n = positions.shape  # (B, n)
         length = max(ends)
-        self.parts = _parts(ends)
+        self.parts = _parts(ends) if positions.device.type == "cpu" else [(slice(None), length)]
         self.data = workspace.data[:, :, first : first + size, :, :length]
         self.rows = torch.arange(size, device=positions.device)[:, None]
         self.positions = positions
@@ -329,6 +366,12 @@ class Runner:
                 "checkpoint again"
             )
 
-    def store(self, tree: PrefixTree, row: int, ids: Sequence[int]) -> None:
-        """Keep what a row holds of `ids` in a tree over the same pool."""
-        tree.insert(ids, lambda start, stop: self.workspace.values(row, start, stop))
+    def store(self, tree: PrefixTree, rows: Sequence[int], sequences: Sequence[Sequence[int]]) -> None:
+        """Keep what rows hold of sequences, one each, in a tree over the same pool."""
+
+        def values(parts: list[Part]) -> Tensor:
+            of = torch.tensor([rows[i] for i, start, stop in parts for _ in range(start, stop)])
+            places = torch.tensor([place for _, start, stop in parts for place in range(start, stop)])
+            return self.workspace.values(of.to(self.device), places.to(self.device))
+
+        tree.insert(sequences, values)

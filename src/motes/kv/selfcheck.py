@@ -65,13 +65,12 @@ def _read(runner: Runner, prefix: list[int], branches: list[list[int]]) -> Tenso
         for i, _, hidden in runner.feed(0, pieces):
             found[i].append(hidden)
 
-    workspace.append(tree.match(prefix))
+    workspace.append([tree.match(prefix)])
     for _ in runner.feed(0, [prefix]):
         pass
-    runner.store(tree, 0, prefix)
+    runner.store(tree, [0], [prefix])
     workspace.clear()
-    for branch in branches:
-        workspace.append(tree.match(prefix + branch))
+    workspace.append([tree.match(prefix + branch) for branch in branches])
     feed([branch[: 3 * i + 1] for i, branch in enumerate(branches)])
     feed([branch[3 * i + 1 :] for i, branch in enumerate(branches)])
     return torch.stack([torch.cat(pieces) for pieces in found])

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+Part = tuple[int, int, int]
+"""Of a sequence: its index among several, and the tokens from start to stop."""
+
 
 class TokenPool:
     """Keys and values of up to `capacity` tokens, one slot a token, for every layer.
@@ -76,14 +79,31 @@ class PrefixTree:
         parts = [node.slots[:used] for node, used in self._walk(ids)]
         return torch.cat(parts) if parts else self.root.slots
 
-    def insert(self, ids: Sequence[int], values: Callable[[int, int], Tensor]) -> None:
-        """Store the keys and values of `ids`; what is stored already is not asked for again.
+    def insert(self, sequences: Sequence[Sequence[int]], values: Callable[[list[Part]], Tensor]) -> None:
+        """Store the keys and values of some sequences; what is stored already is not asked for again.
 
-        Where the pool cannot hold all, the beginning is stored.
+        Where the pool cannot hold all, beginnings are stored; none of the sequences makes room at another's expense.
 
         Args:
-            values: (start, stop) → (layers, 2, kv_heads, stop − start, head_dim)
+            values: the parts that are missing, each a sequence's index, start and stop, to their keys and values, one
+                part after the other: (layers, 2, kv_heads, tokens of all parts, head_dim).
         """
+        before = self._clock
+        parts: list[Part] = []
+        places: list[Tensor] = []
+        for i, ids in enumerate(sequences):
+            start, slots = self._allot(ids, before)
+            if len(slots):
+                parts.append((i, start, start + len(slots)))
+                places.append(slots)
+            elif start < len(ids):
+                break  # there is no room left
+        if parts:
+            self.pool.write(torch.cat(places), values(parts))
+
+    def _allot(self, ids: Sequence[int], before: int) -> tuple[int, Tensor]:
+        """A new edge for what of `ids` is not stored, or for the beginning of that: where it begins, and its slots,
+        which are still to be written. What was used after `before` makes no room."""
         path = self._walk(ids)
         start = sum(used for _, used in path)
         node = self.root
@@ -91,16 +111,14 @@ class PrefixTree:
             node, used = path[-1]
             if used < len(node.tokens) and start < len(ids):
                 node = self._split(node, used)
-        if start == len(ids):
-            return
-        self._make_room(len(ids) - start, keep={id(node), *(id(step) for step, _ in path)})
+        if start < len(ids):
+            self._make_room(len(ids) - start, before)
         stop = start + min(len(ids) - start, self.pool.num_free)
-        if stop == start:
-            return
         slots = self.pool.allocate(stop - start)
-        self.pool.write(slots, values(start, stop))
-        tokens = list(ids[start:stop])
-        node.children[tokens[0]] = Node(tokens, slots, node, self._clock)
+        if stop > start:
+            tokens = list(ids[start:stop])
+            node.children[tokens[0]] = Node(tokens, slots, node, self._clock)
+        return start, slots
 
     def _walk(self, ids: Sequence[int]) -> list[tuple[Node, int]]:
         """The nodes that spell the longest stored prefix, each with the number of its tokens that belong to it."""
@@ -133,13 +151,14 @@ class PrefixTree:
         upper.children[node.tokens[0]] = node
         return upper
 
-    def _make_room(self, needed: int, keep: set[int]) -> None:
-        """Evict leaves, least recently used first, until `needed` slots are free or nothing is left to evict."""
+    def _make_room(self, needed: int, before: int) -> None:
+        """Evict leaves, least recently used first, until `needed` slots are free or nothing is left to evict that was
+        last used at `before` or earlier."""
         if needed <= self.pool.num_free:
             return
         needed = min(self.pool.capacity, max(needed, self.pool.capacity // 16))  # a search of the tree pays for many
         while needed > self.pool.num_free:
-            leaves = [node for node in self._nodes() if not node.children and id(node) not in keep]
+            leaves = [node for node in self._nodes() if not node.children and node.last_used <= before]
             if not leaves:
                 return
             for leaf in sorted(leaves, key=lambda leaf: leaf.last_used):

@@ -24,6 +24,7 @@ from motes.arguments import whole_number
 from motes.errors import ConfigurationError, ContextLengthError, EngineError
 from motes.kv.checkpoint import open_checkpoint
 from motes.kv.engine import Engine
+from motes.kv.runner import moves
 from motes.kv.worker import Request
 from motes.models.sampler import Sampler, uniforms
 from motes.steps import divided, drawn_before, end_at_limit, first_cut
@@ -89,15 +90,17 @@ class _Batch:
         self.proposal_logprob = np.append(self.proposal_logprob, np.zeros(n))
         self.drawn = np.concatenate([self.drawn, np.zeros((n, self.drawn.shape[1]), dtype=np.int64)])
 
-    def remove(self, row: int) -> None:
-        """Take a row out; the last row takes its place."""
-        last = self.requests.pop()
-        if row < len(self.requests):
-            self.requests[row] = last
+    def remove(self, rows: npt.NDArray[np.intp]) -> None:
+        """Take rows out; the last ones take their places, as in the workspace."""
+        sources, targets = moves(rows, len(self))
+        left = len(self) - len(rows)
+        for source, target in zip(sources, targets, strict=True):
+            self.requests[target] = self.requests[source]
+        del self.requests[left:]
         for name in ("token", "count", "limit", "seed", "logprob", "proposal_logprob", "drawn"):
             array = getattr(self, name)
-            array[row] = array[-1]
-            setattr(self, name, array[:-1])
+            array[targets] = array[sources]
+            setattr(self, name, array[:left])
 
 
 class LocalLanguageModel(Engine[_Extension]):
@@ -246,8 +249,7 @@ class LocalLanguageModel(Engine[_Extension]):
         self._admit()
         if self._batch:
             self._decode()
-            for row in np.flatnonzero([request.settled for request in self._batch.requests])[::-1]:
-                self._take_out(int(row))
+            self._take_out(np.flatnonzero([request.settled for request in self._batch.requests]))
 
     def abandon(self) -> None:
         self._waiting.clear()
@@ -295,13 +297,11 @@ class LocalLanguageModel(Engine[_Extension]):
         self._batch.append(admitted)
         self._sampler = None
         workspace.reserve(len(self._batch), 64 + max(len(request.ids) for request in admitted))
-        for slots in stored:
-            workspace.append(slots)
+        workspace.append(stored)
         for _ in self._runner.feed(first, missing):
             pass
-        for row, request in enumerate(admitted, first):
-            if missing[row - first]:
-                self._runner.store(self.tree, row, request.prefix)
+        computed = [i for i, todo in enumerate(missing) if todo]
+        self._runner.store(self.tree, [first + i for i in computed], [admitted[i].prefix for i in computed])
 
     def _decode(self) -> None:
         """One token for every row; rows whose step ends leave."""
@@ -331,9 +331,8 @@ class LocalLanguageModel(Engine[_Extension]):
             found[row] = self._matches(batch.requests[row], int(token[row]))
         eos = self._is_eos[token]
         ended = eos | found | (batch.count >= batch.limit)
-        for row in np.flatnonzero(ended)[::-1]:
-            end: StepEnd = "eos" if eos[row] else "step" if found[row] else "length"
-            self._finish(int(row), end)
+        if ended.any():
+            self._finish(np.flatnonzero(ended), eos, found)
 
     def _matches(self, request: _Extension, token: int) -> bool:
         """Whether the token completes the end of a step that its pattern is looked for in."""
@@ -350,28 +349,42 @@ class LocalLanguageModel(Engine[_Extension]):
                 rows.setdefault(request.ends, []).append(row)
         return [(ends, np.array(of)) for ends, of in rows.items()]
 
-    def _finish(self, row: int, end: StepEnd) -> None:
+    def _finish(self, rows: npt.NDArray[np.intp], eos: npt.NDArray[np.bool_], found: npt.NDArray[np.bool_]) -> None:
+        """Take out rows whose step has ended, and resolve their requests.
+
+        Args:
+            eos, found: of each row of the batch, whether its answer has ended, and whether its text says that its step
+                has.
+        """
+        batch = self._batch
+        ids = {row: batch.requests[row].ids + batch.drawn[row, : batch.count[row]].tolist() for row in rows.tolist()}
+        steps = [(batch.requests[row], self._step(row, ids[row], eos[row], found[row])) for row in ids]
+        going_on = [row for row in ids if not eos[row]]  # an ended answer is never extended
+        self._runner.store(self.tree, going_on, [ids[row][:-1] for row in going_on])
+        self._take_out(rows)
+        for request, step in steps:
+            request.resolve(step)
+
+    def _step(self, row: int, ids: list[int], eos: bool, found: bool) -> Step:
         batch = self._batch
         request = batch.requests[row]
-        drawn = batch.drawn[row, : batch.count[row]].tolist()
-        logprob, proposal_logprob = float(batch.logprob[row]), float(batch.proposal_logprob[row])
-        ids = request.ids + drawn
-        written = drawn[:-1] if end == "eos" else drawn  # not every end token is one that the tokenizer leaves out
+        drawn = ids[len(request.ids) :]
+        written = drawn[:-1] if eos else drawn  # not every end token is one that the tokenizer leaves out
         text, ahead = request.before + self.vocabulary.decode_more(request.ids, written), ""
-        if end == "step":
+        end: StepEnd = "eos"
+        if found and not eos:
             text, ahead, end = divided(text, request.sampling, len(request.before))
-        elif end == "length":
+        elif not eos:
             end = end_at_limit(request.sampling, request.limit)
-        if end != "eos":  # an ended answer is never extended
-            self._runner.store(self.tree, row, ids[:-1])
-        self._take_out(row)
         usage = request.prompt_usage + Usage(generated_tokens=len(drawn))
-        request.resolve(Step(text, end, tuple(drawn), logprob, usage, proposal_logprob, ahead, len(request.prefix)))
+        logprob, proposal_logprob = float(batch.logprob[row]), float(batch.proposal_logprob[row])
+        return Step(text, end, tuple(drawn), logprob, usage, proposal_logprob, ahead, len(request.prefix))
 
-    def _take_out(self, row: int) -> None:
-        self._batch.remove(row)
-        self._runner.workspace.remove(row)
-        self._sampler = None
+    def _take_out(self, rows: npt.NDArray[np.intp]) -> None:
+        if len(rows):
+            self._batch.remove(rows)
+            self._runner.workspace.remove(rows)
+            self._sampler = None
 
 
 def _end_tokens(model: PreTrainedModel, vocabulary: Vocabulary) -> list[int]:

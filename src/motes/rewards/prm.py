@@ -178,11 +178,9 @@ class LocalPRM(Engine[_Reading]):
     def _read(self, group: list[_Reading]) -> list[list[float]]:
         """Probabilities at each reading's places; what was computed on the way is stored."""
         workspace = self._runner.workspace
-        starts: list[int] = []
-        for reading in group:
-            slots = self.tree.match(reading.ids[: reading.at[0]] if reading.at else reading.ids)
-            workspace.append(slots)
-            starts.append(len(slots))
+        stored = [self.tree.match(reading.ids[: reading.at[0]] if reading.at else reading.ids) for reading in group]
+        starts = list(map(len, stored))
+        workspace.append(stored)
         found: list[list[Tensor]] = [[] for _ in group]
         missing = [reading.ids[start:] for reading, start in zip(group, starts, strict=True)]
         for i, at, hidden in self._runner.feed(0, missing):
@@ -194,8 +192,7 @@ class LocalPRM(Engine[_Reading]):
             logits = self._head(torch.stack([state for states in found for state in states]))
             self._runner.require_numbers(logits)
             values = probability(logits).tolist()
-        for row, reading in enumerate(group):
-            self._runner.store(self.tree, row, reading.ids[: reading.keep])
+        self._runner.store(self.tree, range(len(group)), [reading.ids[: reading.keep] for reading in group])
         workspace.lengths.clear()
         remaining = iter(values)
         return [[next(remaining) for _ in states] for states in found]
