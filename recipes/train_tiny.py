@@ -3,6 +3,7 @@
     python recipes/train_tiny.py tokenizer
     python recipes/train_tiny.py completer     # a language model that is nearly always right
     python recipes/train_tiny.py lm            # the bundled one: it learns, on top of that, to make slips
+    python recipes/train_tiny.py reader        # the completer, used to how reward models read
     python recipes/train_tiny.py rollouts      # or --shard 0/2 and --shard 1/2, side by side
     python recipes/train_tiny.py prm
     python recipes/train_tiny.py export        # half precision, into src/motes/bundled/
@@ -26,7 +27,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/tiny"))
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("tokenizer")
-    for role, steps, peak in (("completer", 2800, 2e-3), ("lm", 400, 5e-4)):
+    for role, steps, peak in (("completer", 2800, 2e-3), ("lm", 400, 5e-4), ("reader", 200, 5e-4)):
         language_model = commands.add_parser(role)
         language_model.add_argument("--steps", type=int, default=steps)
         language_model.add_argument("--tokens", type=int, default=8192, help="tokens a step")
@@ -50,7 +51,7 @@ def main() -> None:
     match args.command:
         case "tokenizer":
             language.build_tokenizer(args.work)
-        case "completer" | "lm":
+        case "completer" | "lm" | "reader":
             language.train(args.work, args.command, args.steps, args.tokens, args.lr)
         case "rollouts":
             shard, shards = map(int, args.shard.split("/"))

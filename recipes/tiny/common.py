@@ -13,6 +13,10 @@ from transformers import PreTrainedModel
 CONTEXT = 1024
 
 
+def best_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load_tokenizer(work: Path) -> Tokenizer:
     return Tokenizer.from_file(str(work / "tokenizer" / "tokenizer.json"))
 

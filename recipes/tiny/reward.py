@@ -7,10 +7,11 @@ from a right step of a long solution the language model itself seldom reaches th
 all noise. Continuations are solutions as well: they are trained on, their own steps labelled by their outcome. The
 exact checker is never consulted: the reward model is to be imperfect for the reason real ones are.
 
-The reward model is the language model, wider, with two more layers on top. A mistake is, more often than not, a token
-that the language model half expected to be another. So the first new layer begins by comparing what was expected with
-what was said, and learns beside the labels, from every token, how likely the language model found it, which costs no
-rollout; and the last one begins by looking for the least expected token so far.
+The reward model begins as the reader, which is the completer used to the form in which reward models read: as the
+paper's does, it begins as a better language model than the one that it judges. It is wider, with two more layers on
+top. A mistake is, more often than not, a token where the reader expected another. So the first new layer begins by
+comparing what was expected with what was said, and learns beside the labels, from every token, how likely the reader
+found it, which costs no rollout; and the last one begins by looking for the least expected token so far.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, islice, takewhile
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ from motes.rewards.prm import Qwen2ForProcessRewardModel
 from motes.tasks import Arithmetic, arithmetic
 from motes.tasks.arithmetic import LEVELS
 from motes.vocabulary import Vocabulary
-from tiny.common import choose_attention, learning_rate, optimizers, round_up, save_atomically
-from tiny.language import TRAINED_LEVELS, chat_prompt, look_back
+from tiny.common import best_device, choose_attention, learning_rate, optimizers, round_up, save_atomically
+from tiny.language import TRAINED_LEVELS, look_back, read_step
 
 STEP = Sampling(temperature=0.8, max_step_tokens=64, max_tokens=768, max_steps=24)
 REST = STEP.replace(delimiter=None, max_step_tokens=768)
@@ -138,45 +139,37 @@ class Example:
     """A solution as the reward model reads it.
 
     Attributes:
-        ids: its tokens; `tags`: where the scores of its labelled steps are read.
-        said: the same text as the language model says it; `same`: where in `ids` and where in `said` the solution's
-            tokens are.
+        ids: its tokens; `said`: where those of the solution are; `tags`: where the scores of its labelled steps are
+            read.
         outcomes: of each labelled step, whether the right answer was reached from it.
         right: of each, whether it and all before are right, by the exact checker: for evaluation only.
     """
 
     ids: list[int]
-    tags: list[int]
     said: list[int]
-    same: list[tuple[int, int]]
+    tags: list[int]
     outcomes: list[bool]
     right: list[bool]
     level: int
 
     @classmethod
-    def of(
-        cls, vocabulary: Vocabulary, form: Format, row: dict[str, Any], steps: list[str], outcomes: dict[int, bool]
-    ) -> Example:
+    def of(cls, form: Format, row: dict[str, Any], steps: list[str], outcomes: dict[int, bool]) -> Example:
         """Of a solution, of which some steps are labelled: number of the step, from 1, to its outcome."""
         problem = Problem(row["question"])
-        ids, tags = list(form.prompt(problem)), []
-        said, same = vocabulary.encode(chat_prompt(row["question"])), []
+        ids, said, tags = list(form.prompt(problem)), [], []
         for number, step in enumerate(steps, start=1):
-            read, spoken = form.step(step, number), vocabulary.encode(step)
-            lead = len(form.step("", number)) - 1  # "assistant", before the first one
-            equal = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(read[lead:], spoken, strict=False)))
-            same += [(len(ids) + lead + j, len(said) + j) for j in range(equal)]
-            ids += read
-            said += spoken
+            lead, words, tag = read_step(form, step, number)
+            said += range(len(ids) + len(lead), len(ids) + len(lead) + len(words))
+            ids += [*lead, *words, tag]
             if number in outcomes:
                 tags.append(len(ids) - 1)
         right = np.cumprod([TASK.check_step(problem, step) for step in steps]).astype(bool).tolist()
         labelled = [right[number - 1] for number in sorted(outcomes)]
         told = [outcomes[number] for number in sorted(outcomes)]
-        return cls(ids, tags, said, same, told, labelled, level_of(row["index"]))
+        return cls(ids, said, tags, told, labelled, level_of(row["index"]))
 
 
-def examples_of(vocabulary: Vocabulary, form: Format, row: dict[str, Any]) -> list[Example]:
+def examples_of(form: Format, row: dict[str, Any]) -> list[Example]:
     """The solution of a row, labelled by its continuations and its own end; and each of the continuations, labelled by
     its outcome."""
     steps, continuations = row["steps"], row["continuations"]
@@ -185,11 +178,11 @@ def examples_of(vocabulary: Vocabulary, form: Format, row: dict[str, Any]) -> li
         return bool(TASK.answer("".join(steps[:depth]) + rest) == row["answer"])
 
     outcomes = {depth: outcome(depth, rest) for depth, rest in continuations}
-    examples = [Example.of(vocabulary, form, row, steps, outcomes | {len(steps): outcome(len(steps), "")})]
+    examples = [Example.of(form, row, steps, outcomes | {len(steps): outcome(len(steps), "")})]
     for depth, rest in random.Random(row["index"]).sample(continuations, min(len(continuations), CONTINUATIONS)):
         if more := re.findall(r".+?(?:\n\n|$)", rest, re.DOTALL):
             told = dict.fromkeys(range(depth + 1, depth + len(more) + 1), outcomes[depth])
-            examples.append(Example.of(vocabulary, form, row, steps[:depth] + more, told))
+            examples.append(Example.of(form, row, steps[:depth] + more, told))
     return examples
 
 
@@ -215,9 +208,9 @@ def padded(rows: list[list[int]]) -> torch.Tensor:
 
 def hidden_states(model: Qwen2ForProcessRewardModel, batch: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
     """After the first of the new layers, and after the last: (rows, length, hidden size) each."""
-    ids = padded([example.ids for example in batch])
+    ids = padded([example.ids for example in batch]).to(model.device)
     choose_attention(model, ids.shape[1])
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(model.device.type, torch.bfloat16):
         out = model.model(ids, use_cache=False, output_hidden_states=True)
     return out.hidden_states[-NEW_LAYERS], out.last_hidden_state
 
@@ -228,23 +221,23 @@ def tag_loss(
     """Cross-entropy against the outcomes, and the logits (tags of the batch, 2)."""
     rows = torch.tensor([i for i, example in enumerate(batch) for _ in example.tags])
     columns = torch.tensor([tag for example in batch for tag in example.tags])
-    outcomes = torch.tensor([outcome for example in batch for outcome in example.outcomes])
+    outcomes = torch.tensor([outcome for example in batch for outcome in example.outcomes]).to(hidden.device)
     logits = model.score(hidden[rows, columns]).float()
     return cross_entropy(logits, outcomes.long()), logits
 
 
-def token_loss(language: Qwen2ForCausalLM, head: nn.Module, hidden: torch.Tensor, batch: list[Example]) -> torch.Tensor:
-    """Cross-entropy against the probability that the language model gave to each token of the solutions; all that is
-    not of a solution counts as expected."""
-    rows = torch.tensor([i for i, example in enumerate(batch) for _ in example.same])
-    read, spoken = torch.tensor([pair for example in batch for pair in example.same]).unbind(-1)
-    said = padded([example.said for example in batch])
-    choose_attention(language, said.shape[1])
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        shares = language(said, use_cache=False).logits[rows, spoken - 1].float().softmax(-1)
-    likely, weights = torch.ones(hidden.shape[:2]), torch.full(hidden.shape[:2], CERTAIN)
-    likely[rows, read] = shares.gather(-1, said[rows, spoken, None])[:, 0]
-    weights[rows, read] = CERTAIN + 1 - shares.amax(-1)
+def token_loss(reader: Qwen2ForCausalLM, head: nn.Module, hidden: torch.Tensor, batch: list[Example]) -> torch.Tensor:
+    """Cross-entropy against the probability that the reader gives to each token of the solutions; all that is not of a
+    solution counts as expected."""
+    rows = torch.tensor([i for i, example in enumerate(batch) for _ in example.said])
+    columns = torch.tensor([place for example in batch for place in example.said])
+    ids = padded([example.ids for example in batch]).to(hidden.device)
+    choose_attention(reader, ids.shape[1])
+    with torch.no_grad(), torch.autocast(hidden.device.type, torch.bfloat16):
+        shares = reader(ids, use_cache=False).logits[rows, columns - 1].float().softmax(-1)
+    likely, weights = torch.ones_like(hidden[..., 0]), torch.full_like(hidden[..., 0], CERTAIN)
+    likely[rows, columns] = shares.gather(-1, ids[rows, columns, None])[:, 0]
+    weights[rows, columns] = CERTAIN + 1 - likely[rows, columns]
     loss = binary_cross_entropy_with_logits(head(hidden.float())[..., 0], likely, reduction="none")
     return (loss * weights).sum() / weights.sum()
 
@@ -261,7 +254,7 @@ def look_for_the_unexpected(model: Qwen2ForProcessRewardModel, head: nn.Sequenti
     size = float(compared.square().mean().sqrt())
     norm, linear = head
     towards, offset = norm.weight * linear.weight[0], linear.bias[0]
-    direction = nn.functional.normalize(torch.randn(len(towards)), dim=0)
+    direction = nn.functional.normalize(torch.randn(len(towards)), dim=0).to(towards.device)
     layer, config = model.model.layers[-1], model.config
     layer.input_layernorm.weight.fill_(1.0)
     attention, dim = layer.self_attn, config.hidden_size // config.num_attention_heads
@@ -277,7 +270,7 @@ def look_for_the_unexpected(model: Qwen2ForProcessRewardModel, head: nn.Sequenti
     first, last = model.score[0], model.score[2]
     first.weight[:2] = torch.stack([direction, -direction])
     first.bias[:2] = 0.0
-    last.weight[:, :2] = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    last.weight[:, :2] = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).to(last.weight.device)
 
 
 @torch.no_grad()
@@ -403,23 +396,23 @@ def evaluate(model: Qwen2ForProcessRewardModel, examples: list[Example]) -> str:
 
 def train(work: Path, epochs: int, tokens: int, lr: float) -> None:
     torch.manual_seed(0)
-    vocabulary = Vocabulary.load(str(work / "lm"))
-    form = Format(QWEN, vocabulary)
+    form = Format(QWEN, Vocabulary.load(str(work / "tokenizer")))
     rows = [row for path in sorted(work.glob("rollouts-*.jsonl")) for row in _rows(path)]
     rows = sorted((row for row in rows if row["steps"]), key=lambda row: row["index"])
-    held_out = [examples_of(vocabulary, form, row)[0] for row in rows[:HELD_OUT]]
-    examples = [example for row in rows[HELD_OUT:] for example in examples_of(vocabulary, form, row)]
-    language = Qwen2ForCausalLM.from_pretrained(work / "lm", dtype=torch.float32)
+    held_out = [examples_of(form, row)[0] for row in rows[:HELD_OUT]]
+    examples = [example for row in rows[HELD_OUT:] for example in examples_of(form, row)]
+    reader = Qwen2ForCausalLM.from_pretrained(work / "reader", dtype=torch.float32)
     read = torch.tensor([token for example in examples[:400] for token in example.ids])
-    model, head = from_language_model(language, read)
-    trained = nn.ModuleList([model, head])
+    model, head = from_language_model(reader, read)
+    trained = nn.ModuleList([model, head]).to(best_device())
+    reader.to(best_device())
     opts = optimizers(trained, lr)
     total = sum(1 for epoch in range(epochs) for _ in batches(examples, tokens, epoch))
     labels = sum(len(example.tags) for example in examples)
     print(len(rows) - HELD_OUT, "problems,", len(examples), "solutions,", labels, "labels,", total, "steps", flush=True)
     checkpoint, done, seconds = work / "prm.pt", 0, 0.0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=False)
+        state = torch.load(checkpoint, map_location=best_device(), weights_only=False)
         trained.load_state_dict(state["model"])
         for opt, saved in zip(opts, state["optimizers"], strict=True):
             opt.load_state_dict(saved)
@@ -431,8 +424,8 @@ def train(work: Path, epochs: int, tokens: int, lr: float) -> None:
         if step == EXPECTING + 1:
             look_for_the_unexpected(model, head, batch)
         compared, hidden = hidden_states(model, batch)
-        tokens_loss = token_loss(language, head, compared, batch)
-        loss = tag_loss(model, hidden, batch)[0] if step > EXPECTING else torch.zeros(())
+        tokens_loss = token_loss(reader, head, compared, batch)
+        loss = tag_loss(model, hidden, batch)[0] if step > EXPECTING else tokens_loss.new_zeros(())
         (loss + tokens_loss).backward()
         torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         for opt in opts:
