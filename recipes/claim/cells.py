@@ -224,6 +224,7 @@ def measure(setting: Setting, cells: Sequence[Cell]) -> Measured | None:
                     reward=CorruptedReward(reward, **cast(dict[str, Any], corruption)) if corruption else reward,
                     concurrency=setting.concurrency,
                     shard=setting.shard,
+                    traces=False,
                     command=setting.command,
                 )
             )
