@@ -10,7 +10,7 @@ import threading
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
@@ -24,6 +24,11 @@ from motes.errors import ConfigurationError
 from motes.steps import THINKING, opening
 from motes.threads import in_thread_if_long
 from motes.types import Problem
+
+
+SHORT, REMEMBERED = 256, 1 << 14
+"""Characters of a text whose tokens are remembered, at most, and how many such texts are: particles that are alike take
+the same steps."""
 
 
 class Vocabulary:
@@ -41,6 +46,7 @@ class Vocabulary:
         spoken = "|".join(re.escape(token) for token in special if token and token not in THINKING)
         self._special = re.compile(spoken) if spoken else None
         self._prompts: WeakKeyDictionary[Problem, list[int]] = WeakKeyDictionary()
+        self._remembered = lru_cache(maxsize=REMEMBERED)(self._locked)
         self._lock = threading.Lock()  # a tokenizer that is set up for one call must not serve another one
 
     @classmethod
@@ -140,6 +146,9 @@ class Vocabulary:
 
         Special tokens that it spells are recognised, or only text.
         """
+        return list(self._remembered(text, special)) if len(text) <= SHORT else self._locked(text, special)
+
+    def _locked(self, text: str, special: bool) -> list[int]:
         with self._lock:
             return self._encode(text, special=special)
 
