@@ -186,7 +186,7 @@ class Measured:
 def measure(setting: Setting, cells: Sequence[Cell]) -> Measured | None:
     """Do every run of the cells that has no record yet; what was done is kept if it is interrupted.
 
-    One cell after another. What another process measures is left to it: several may share a claim's cells out among
+    One cell after another, those of small budgets first. What another process measures is left to it: several may share a claim's cells out among
     themselves, or the problems of each, by shards. A call for a shard does no more than its part, into a folder of the
     cell's own; one for all problems begins with what shards have done.
 
@@ -197,7 +197,7 @@ def measure(setting: Setting, cells: Sequence[Cell]) -> Measured | None:
         DirectoryBusyError: all is measured but for what other processes are at.
     """
     cells = list(dict.fromkeys(cells))
-    own = {cell.directory(setting): cell.drawn for cell in cells}
+    own = {cell.directory(setting): cell.drawn for cell in sorted(cells, key=lambda cell: cell.budget)}
     problems = cells[0].evaluation(setting).problems()
     runs = len(problems if setting.shard is None else setting.shard.of(problems)) * len(setting.seeds)
     trajectories = sum(cell.budget for cell in own.values())
