@@ -49,8 +49,8 @@ class Case:
 
 CASES: Mapping[str, Case] = {
     "long": Case("long problems", "long", "long-validation"),
-    "noisy": Case("long, noise 1", "long", "long-validation", noise=1.0),
-    "noisier": Case("long, noise 2", "long", "long-validation", noise=2.0),
+    "noisy": Case("long, noise 0.7", "long", "long-validation", noise=0.7),
+    "noisier": Case("long, noise 1.8", "long", "long-validation", noise=1.8),
     "short": Case("short problems", "test", "validation", limit=200),
     "short-noisy": Case("short, noise 1", "test", "validation", limit=200, noise=1.0),
     "hot": Case("short, temperature 1.2", "test", "validation", limit=200, temperature=1.2),

@@ -55,8 +55,8 @@ class World:
 FEWER = (CHIEF, "pf", "wbon", "bon", "majority", "dvts", "rebase")
 WORLDS: Mapping[str, World] = {
     "long": World("long problems", "long", (8, 20)),
-    "noisy": World("long problems, AUROC 0.86", "long", (2.4, 5), 1.0, methods=FEWER, budgets=BUDGETS[:-2]),
-    "noisier": World("long problems, AUROC 0.76", "long", (0.5, 1.3), 2.0, methods=FEWER, budgets=BUDGETS[:-2]),
+    "noisy": World("long problems, AUROC 0.86", "long", (2.4, 5), 0.7, methods=FEWER, budgets=BUDGETS[:-2]),
+    "noisier": World("long problems, AUROC 0.76", "long", (0.5, 1.3), 1.8, methods=FEWER, budgets=BUDGETS[:-2]),
     "short": World("short problems", "test", (1, 2), limit=200, methods=FEWER, budgets=BUDGETS[:-2]),
 }
 """In the order in which they are measured. The noise is what took the reward model to that AUROC within a problem on
