@@ -3,6 +3,7 @@
     python recipes/claims.py scaling        # accuracy against budget, tokens, FLOPs; scaling rates
     python recipes/claims.py robustness     # with a corrupted reward model
     python recipes/claims.py ablations      # settings of the particle filter, one at a time, on the validation split
+    python recipes/claims.py defaults       # settings beside searches, in worlds easy and hard
     python recipes/claims.py adaptive       # accuracy and tokens of the adaptive budget
     python recipes/claims.py factor         # budgets others need, where answers are long and where they are short
     python recipes/claims.py advice         # what a pilot predicts, and what is found
@@ -22,13 +23,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from claim import ablations, adaptive, advice, factor, regime, robustness, scaling
+from claim import ablations, adaptive, advice, defaults, factor, regime, robustness, scaling
 from claim.cells import Setting, measure
 from motes.errors import MotesError
 from motes.lab import Shard
 
 CLAIMS = {"scaling": scaling, "robustness": robustness, "ablations": ablations, "adaptive": adaptive}
-WORLDS = {"factor": factor, "advice": advice}
+WORLDS = {"factor": factor, "advice": advice, "defaults": defaults}
 """Claims that look at several sets of problems and reward models, each with the split that is its own."""
 
 
@@ -72,6 +73,8 @@ def carry_out(args: argparse.Namespace, argv: Sequence[str]) -> int:
             return factor.run(setting, args.worlds, args.budgets, args.methods)
         case "advice":
             return advice.run(setting, args.cases, args.budgets)
+        case "defaults":
+            return defaults.run(setting, args.worlds, args.budgets, args.methods)
     budgets = args.budgets or CLAIMS[args.claim].BUDGETS
     match args.claim:
         case "scaling":
@@ -104,13 +107,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         command.add_argument("--concurrency", type=int, default=64, help="problems in flight")
         command.add_argument("--shard", type=Shard.parse, metavar="I/N", help="measure only this part of the problems")
         command.add_argument("--budgets", type=whole, help="numbers of trajectories, separated by commas")
-    worlds = commands.choices["factor"]
-    worlds.add_argument("--worlds", type=words, default=tuple(factor.WORLDS), help="separated by commas; default all")
+    for name, known in (("factor", factor.WORLDS), ("defaults", defaults.WORLDS)):
+        commands.choices[name].add_argument(
+            "--worlds", type=words, default=tuple(known), help="separated by commas; default all"
+        )
     cases = commands.choices["advice"]
     cases.add_argument("--cases", type=words, default=tuple(advice.CASES), help="separated by commas; default all")
-    for command in (worlds, cases):
-        command.set_defaults(seeds=(0, 1, 2), split=None)
-    for name in ("scaling", "robustness", "factor"):
+    for name in WORLDS:
+        commands.choices[name].set_defaults(split=None)
+    for name in ("factor", "advice"):
+        commands.choices[name].set_defaults(seeds=(0, 1, 2))
+    for name in ("scaling", "robustness", "factor", "defaults"):
         commands.choices[name].add_argument("--methods", type=words, help="specs, separated by commas")
     kinds = commands.choices["robustness"]
     kinds.add_argument("--kinds", type=words, default=tuple(robustness.LEVELS), help="of corruption; default all")

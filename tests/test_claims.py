@@ -219,6 +219,32 @@ def test_an_error_is_one_line(tmp_path, capsys):
     assert "did you mean 'pf'" in capsys.readouterr().err
 
 
+def test_defaults_are_told_by_how_far_they_are_behind(tmp_path):
+    methods = "pf:ess_threshold=1.0,wbon"
+    words = ["--worlds", "short,short-noisy", "--budgets", "2,4", "--methods", methods]
+    out = claim(tmp_path, "defaults", *words)
+    assert {path.name for path in out.iterdir()} == {
+        "report.md", "report.csv", "csv-metadata.json", "defaults.png", "defaults.svg"
+    }  # fmt: skip
+    cells = {(row["world"], row["method"], row["budget"]): float(row["accuracy"]) for row in rows(out / "report.csv")}
+    assert len(cells) == 2 * 2 * 2
+    page = (out / "report.md").read_text()
+    for method in methods.split(","):
+        behind = [
+            100 * (max(cells[world, other, budget] for other in methods.split(",")) - cells[world, method, budget])
+            for world in ("short", "short, noise 0.7")
+            for budget in ("2", "4")
+        ]
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| {method} |") and " of 4 |" in line]
+        *by_budget, whole, worst, close = (text.strip() for text in line.strip("|").split("|")[1:])
+        assert [float(text) for text in by_budget] == pytest.approx(
+            [(behind[0] + behind[2]) / 2, (behind[1] + behind[3]) / 2], abs=0.051
+        )
+        assert float(whole.partition(" ")[0]) == pytest.approx(sum(behind) / 4, abs=0.051)
+        assert float(worst) == pytest.approx(max(behind), abs=0.051)
+        assert close == f"{sum(value <= 2 for value in behind)} of 4"
+
+
 def test_shards_are_put_together(tmp_path):
     words = ("--methods", "pf,bon", "--budgets", "2,4", "--limit", "3")
     for part in ("1/2", "2/2"):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from claim.cells import Cell, Measured, Setting, measure, possible, told_of, write
+from claim.cells import Measured, Setting, World, measure, told_of, write
 from motes.lab.advice import BUDGETS, CLOSE, METHODS, Advice, Prediction, advise
 from motes.lab.comparison import ends
 from motes.lab.method_spec import NAMES
@@ -32,28 +32,21 @@ PILOT = 100
 ANSWERS = 8
 
 
-@dataclass(frozen=True)
-class Case:
-    """Problems and models. `noise`: of the reward model's logits. `temperature`: of the language model."""
+@dataclass(frozen=True, kw_only=True)
+class Case(World):
+    """A world, and the split of the same problems that the pilot asks."""
 
-    title: str
-    split: str
     pilot: str
-    limit: int | None = None
-    noise: float = 0.0
-    temperature: float = 0.8
-
-    def cell(self, cell: Cell) -> Cell:
-        return dataclasses.replace(cell.with_noise(self.noise), temperature=self.temperature)
 
 
+LONG, SHORT = {"split": "long", "pilot": "long-validation"}, {"split": "test", "pilot": "validation"}
 CASES: Mapping[str, Case] = {
-    "long": Case("long problems", "long", "long-validation"),
-    "noisy": Case("long, noise 0.7", "long", "long-validation", noise=0.7),
-    "noisier": Case("long, noise 1.8", "long", "long-validation", noise=1.8),
-    "short": Case("short problems", "test", "validation", limit=200),
-    "short-noisy": Case("short, noise 1", "test", "validation", limit=200, noise=1.0),
-    "hot": Case("short, temperature 1.2", "test", "validation", limit=200, temperature=1.2),
+    "long": Case(title="long problems", **LONG),
+    "noisy": Case(title="long, noise 0.7", noise=0.7, **LONG),
+    "noisier": Case(title="long, noise 1.8", noise=1.8, **LONG),
+    "short": Case(title="short problems", limit=200, **SHORT),
+    "short-noisy": Case(title="short, noise 1", limit=200, noise=1.0, **SHORT),
+    "hot": Case(title="short, temperature 1.2", limit=200, temperature=1.2, **SHORT),
 }
 
 
@@ -86,9 +79,8 @@ def run(setting: Setting, cases: Sequence[str], budgets: Sequence[int] | None) -
     for name in cases:
         case = CASES[name]
         piloted = dataclasses.replace(setting, split=case.pilot, limit=setting.limit or PILOT, seeds=(0,))
-        pilot = measure(piloted, [case.cell(Cell("wbon", ANSWERS))])
-        tested = dataclasses.replace(setting, split=case.split, limit=setting.limit or case.limit)
-        measured = measure(tested, [case.cell(cell) for cell in possible(METHODS, budgets or BUDGETS)])
+        pilot = measure(piloted, case.cells(["wbon"], [ANSWERS]))
+        measured = measure(case.setting(setting), case.cells(METHODS, budgets or BUDGETS))
         if pilot is None or measured is None:
             continue
         advice = asyncio.run(advise(pilot.named(), budgets=budgets or BUDGETS))

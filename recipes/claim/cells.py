@@ -112,6 +112,34 @@ class Cell:
         return setting.work / f"{name}-{self.budget}-{hashlib.sha256(configuration.encode()).hexdigest()[:10]}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """A set of problems and a quality of the reward model.
+
+    Attributes:
+        limit: the first so many problems; None: all.
+        noise: of the reward model's logits.
+        temperature: of the language model.
+    """
+
+    title: str
+    split: str
+    limit: int | None = None
+    noise: float = 0.0
+    temperature: float = Sampling().temperature
+
+    def setting(self, setting: Setting) -> Setting:
+        """The claim's setting, with the problems of this world."""
+        return dataclasses.replace(setting, split=self.split, limit=setting.limit or self.limit)
+
+    def cells(self, methods: Iterable[str], budgets: Sequence[int]) -> list[Cell]:
+        """As `possible`, with the models of this world."""
+        return [
+            dataclasses.replace(cell.with_noise(self.noise), temperature=self.temperature)
+            for cell in possible(methods, budgets)
+        ]
+
+
 def possible(methods: Iterable[str], budgets: Sequence[int]) -> list[Cell]:
     """A cell for each method and budget that it takes; `greedy` has one. A method that takes none is left out aloud.
 
@@ -186,9 +214,9 @@ class Measured:
 def measure(setting: Setting, cells: Sequence[Cell]) -> Measured | None:
     """Do every run of the cells that has no record yet; what was done is kept if it is interrupted.
 
-    One cell after another, those of small budgets first. What another process measures is left to it: several may share a claim's cells out among
-    themselves, or the problems of each, by shards. A call for a shard does no more than its part, into a folder of the
-    cell's own; one for all problems begins with what shards have done.
+    One cell after another, those of small budgets first. What another process measures is left to it: several may
+    share a claim's cells out among themselves, or the problems of each, by shards. A call for a shard does no more than
+    its part, into a folder of the cell's own; one for all problems begins with what shards have done.
 
     Returns:
         the records; None, where the call was for a shard.

@@ -8,13 +8,12 @@ anything was measured.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from claim.cells import Measured, Setting, measure, possible, told_of, write
+from claim.cells import Measured, Setting, World, measure, told_of, write
 from motes.lab.comparison import PairedRuns, Rate, rates
 from motes.lab.forest import Forest, forest_figure
 from motes.lab.method_spec import NAMES
@@ -34,33 +33,36 @@ Range = tuple[float, float]
 """The factors at 4 and at 8 particles lie in between, it is predicted."""
 
 
-@dataclass(frozen=True)
-class World:
-    """A set of problems and a quality of the reward model.
+@dataclass(frozen=True, kw_only=True)
+class Registered(World):
+    """A world, with what was predicted of weighted best-of-N in it."""
 
-    Attributes:
-        noise: of the reward model's logits.
-        wbon: what is predicted of weighted best-of-N.
-    """
-
-    title: str
-    split: str
     wbon: Range
-    noise: float = 0.0
-    limit: int | None = None
     methods: Sequence[str] = METHODS
     budgets: Sequence[int] = BUDGETS
 
 
 FEWER = (CHIEF, "pf", "wbon", "bon", "majority", "dvts", "rebase")
-WORLDS: Mapping[str, World] = {
-    "long": World("long problems", "long", (8, 20)),
-    "noisy": World("long problems, AUROC 0.86", "long", (2.4, 5), 0.7, methods=FEWER, budgets=BUDGETS[:-2]),
-    "noisier": World("long problems, AUROC 0.76", "long", (0.5, 1.3), 1.8, methods=FEWER, budgets=BUDGETS[:-2]),
-    "short": World("short problems", "test", (1, 2), limit=200, methods=FEWER, budgets=BUDGETS[:-2]),
+FEWER_BUDGETS = BUDGETS[:-2]
+WORLDS: Mapping[str, Registered] = {
+    "long": Registered(title="long problems", split="long", wbon=(8, 20)),
+    "noisy": Registered(
+        title="long problems, AUROC 0.86", split="long", noise=0.7, wbon=(2.4, 5), methods=FEWER, budgets=FEWER_BUDGETS
+    ),
+    "noisier": Registered(
+        title="long problems, AUROC 0.76",
+        split="long",
+        noise=1.8,
+        wbon=(0.5, 1.3),
+        methods=FEWER,
+        budgets=FEWER_BUDGETS,
+    ),
+    "short": Registered(
+        title="short problems", split="test", limit=200, wbon=(1, 2), methods=FEWER, budgets=FEWER_BUDGETS
+    ),
 }
-"""In the order in which they are measured. The noise is what took the reward model to that AUROC within a problem on
-the validation split."""
+"""In the order in which they are measured. The noise is what took the reward model to that AUROC, of partial answers to
+the same problem with as many steps, on the validation split."""
 
 PREDICTED: Mapping[str, Range] = {"bon": (8, 20), "majority": (20, 64), "rebase": (0.5, 1)}
 """On the long problems, beside weighted best-of-N. Of beam search and DVTS nothing was predicted: simulated, they are 8
@@ -119,9 +121,8 @@ def run(setting: Setting, worlds: Sequence[str], budgets: Sequence[int] | None, 
     found = []
     for name in worlds:
         world = WORLDS[name]
-        where = dataclasses.replace(setting, split=world.split, limit=setting.limit or world.limit)
-        cells = [cell.with_noise(world.noise) for cell in possible(methods or world.methods, budgets or world.budgets)]
-        measured = measure(where, cells)
+        cells = world.cells(methods or world.methods, budgets or world.budgets)
+        measured = measure(world.setting(setting), cells)
         if measured is not None:
             found.append(Found.of(name, measured))
             tell(found, setting)

@@ -1,0 +1,142 @@
+"""Which settings of the particle filter are to be its defaults: candidates, beside the searches, on validation problems
+long and short, with the reward model as it is and with noise on its logits.
+
+What is wanted is no setting that is best somewhere but one that is never far behind the best method there is: the table
+says how far behind each is, at each budget in each world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from claim.cells import Measured, Setting, World, measure, told_of, write
+from motes.lab.comparison import PairedRuns
+from motes.lab.plot import BUDGET, Panel, panels_figure, save
+from motes.lab.report import Report
+from motes.lab.statistics import FloatArray, percentile_interval
+from motes.lab.tables import csv_text, markdown_rows, percent
+
+CANDIDATES = (
+    "pf:potential=increment:beta=1.0:ess_threshold=0.5",  # what was the default until this was measured
+    "pf:potential=increment:beta=1.0:ess_threshold=1.0",
+    "pf:potential=increment:beta=2.0:ess_threshold=1.0",
+    "pf:potential=0.5:beta=1.0:ess_threshold=1.0",
+    "pf:potential=0.5:beta=2.0:ess_threshold=1.0",
+    "pf:potential=absolute:beta=0.5:ess_threshold=1.0",
+    "pf:potential=absolute:beta=1.0:ess_threshold=1.0",
+)
+OTHERS = ("wbon", "beam", "dvts", "rebase")
+BUDGETS = (2, 4, 8, 16, 32, 64)
+PROBLEMS = 100
+WORLDS: Mapping[str, World] = {
+    "long": World(title="long", split="long-validation", limit=PROBLEMS),
+    "long-noisy": World(title="long, noise 0.7", split="long-validation", limit=PROBLEMS, noise=0.7),
+    "long-noisier": World(title="long, noise 1.8", split="long-validation", limit=PROBLEMS, noise=1.8),
+    "short": World(title="short", split="validation", limit=PROBLEMS),
+    "short-noisy": World(title="short, noise 0.7", split="validation", limit=PROBLEMS, noise=0.7),
+    "short-noisier": World(title="short, noise 1.8", split="validation", limit=PROBLEMS, noise=1.8),
+}
+CLOSE = 0.02
+"""How far behind the best a default may be."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was measured in a world.
+
+    Attributes:
+        means: (1 + B,) of each method and budget: the accuracy, then those on problems drawn anew with replacement.
+    """
+
+    world: World
+    report: Report
+    means: Mapping[tuple[str, int], FloatArray]
+
+    @classmethod
+    def of(cls, world: World, measured: Measured) -> Found:
+        report = measured.report()
+        cells = [(cell.method, cell.budget) for cell in report.cells]
+        means = PairedRuns(measured.named()).means(cells)
+        return cls(world, report, dict(zip(cells, means.T, strict=True)))
+
+    def best(self, budget: int) -> FloatArray:
+        """Of whichever method is the best at that budget."""
+        return max((means for (_, at), means in self.means.items() if at == budget), key=lambda means: float(means[0]))
+
+    def behind(self, method: str) -> dict[int, FloatArray]:
+        """How far a method is behind the best at each of its budgets."""
+        return {at: self.best(at) - means for (name, at), means in self.means.items() if name == method}
+
+
+def run(setting: Setting, worlds: Sequence[str], budgets: Sequence[int] | None, methods: Sequence[str] | None) -> int:
+    """Measure the worlds, and tell them. How many runs failed."""
+    found: list[Found] = []
+    failed = 0
+    for name in worlds:
+        world = WORLDS[name]
+        measured = measure(world.setting(setting), world.cells(methods or (*CANDIDATES, *OTHERS), budgets or BUDGETS))
+        if measured is not None:
+            found.append(Found.of(world, measured))
+            failed += measured.failed
+            tell(found, measured, setting)
+    return failed
+
+
+def tell(found: Sequence[Found], last: Measured, setting: Setting) -> None:
+    methods = list(dict.fromkeys(method for each in found for method, _ in each.means))
+    budgets = sorted({budget for each in found for _, budget in each.means})
+    parts = [
+        "# Settings of the particle filter, beside searches, on validation problems",
+        "How many points each method is behind the best one at its budget: at each budget in the mean of the "
+        f"{len(found)} worlds, over all with a 95 % interval over problems, where it is furthest behind, and in how "
+        f"many of all cases by no more than {100 * CLOSE:.0f}. The best of several looks better than it is, so that "
+        "nobody is 0 behind.",
+        "\n".join(_shortfalls(found, methods, budgets)),
+    ]
+    for each in found:
+        table = [[method, *(_accuracy(each, method, budget) for budget in budgets)] for method in methods]
+        parts += [
+            f"## {each.world.title.capitalize()}",
+            "\n".join(markdown_rows(["accuracy", *map(str, budgets)], table)),
+        ]
+    parts.append(f"Made by `{setting.command}`.")
+    rows = [{"world": each.world.title, **cell.row()} for each in found for cell in each.report.cells]
+    out = setting.out
+    write(out, {"report.md": "\n\n".join(parts) + "\n", "report.csv": csv_text(rows), **told_of(last, "report.csv")})
+    panels = []
+    for each in found:
+        places = [float(cell.budget) for cell in each.report.cells]
+        panels.append(Panel(each.world.title, each.report.cells, places, places, BUDGET.ticks(places), BUDGET.label))
+    columns = 3 if len(panels) % 3 == 0 else 1
+    title, subtitle = "Settings of the particle filter, beside searches", f"{PROBLEMS} problems each; 95 % intervals"
+    save(partial(panels_figure, panels, columns, title, subtitle), out / "defaults", last.provenance())
+
+
+def _shortfalls(found: Sequence[Found], methods: Sequence[str], budgets: Sequence[int]) -> list[str]:
+    table = []
+    for method in methods:
+        behind = [each.behind(method) for each in found]
+        values = [100 * float(means[0]) for each in behind for means in each.values()]
+        whole = percentile_interval(
+            np.mean([means for each in behind for means in each.values()], axis=0), problems=PROBLEMS
+        )
+        at = {budget: [100 * float(each[budget][0]) for each in behind if budget in each] for budget in budgets}
+        table.append(
+            [
+                method,
+                *(f"{np.mean(at[budget]):.1f}" if at[budget] else "" for budget in budgets),
+                f"{100 * whole.value:.1f} ({100 * whole.low:.1f} – {100 * whole.high:.1f})",
+                f"{max(values):.1f}",
+                f"{sum(value <= 100 * CLOSE + 1e-9 for value in values)} of {len(values)}",
+            ]
+        )
+    return markdown_rows(["points behind", *map(str, budgets), "all", "at worst", "close"], table)
+
+
+def _accuracy(found: Found, method: str, budget: int) -> str:
+    means = found.means.get((method, budget))
+    return "" if means is None else percent(float(means[0]))
