@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from scipy import stats
 
 import worlds
@@ -21,7 +23,7 @@ from motes.lab import Report, RunRecord, statistics, write_report
 from motes.lab.comparison import PairedRuns, chief_of, differences, points, rates
 from motes.lab.flops import MODELS, Sizes
 from motes.lab.forest import Forest, whole_points
-from motes.lab.plot import BUDGET, TOKENS, _decades, curves_figure, save
+from motes.lab.plot import BUDGET, TOKENS, _decades, curves_figure, heading, save
 from motes.lab.statistics import (
     Interval,
     budget_to_reach,
@@ -479,3 +481,18 @@ class TestReport:
         assert [axes.get_title(loc="left") for axes in figure.axes] == ["sampling", "particles"] * 2
         paths = save(lambda: curves_figure(report, [BUDGET], groups), tmp_path / "grouped")
         assert [path.name for path in paths] == ["grouped.png", "grouped.svg"]
+
+
+@pytest.mark.parametrize(
+    ("length", "smaller", "cut"), [(10, False, False), (60, True, False), (100, True, True), (2000, True, True)]
+)
+def test_headings_stay_within_their_figure(length, smaller, cut):
+    figure = Figure(figsize=(4, 3))
+    figure.subplots(1, 1)
+    FigureCanvasAgg(figure)
+    heading(figure, "Accuracy", "models " * (length // 7), left=0.1)
+    figure.draw_without_rendering()
+    _, subtitle = figure.texts
+    assert subtitle.get_window_extent().x1 <= figure.bbox.x1
+    assert (subtitle.get_fontsize() < 10) == smaller
+    assert subtitle.get_text().endswith("…") == cut

@@ -25,7 +25,6 @@ from motes.steps import THINKING, opening
 from motes.threads import in_thread_if_long
 from motes.types import Problem
 
-
 SHORT, REMEMBERED = 256, 1 << 14
 """Characters of a text whose tokens are remembered, at most, and how many such texts are: particles that are alike take
 the same steps."""

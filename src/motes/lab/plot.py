@@ -349,12 +349,38 @@ def _reliability(axes: Axes, quality: Quality, style: Style) -> None:
 
 
 def heading(figure: Figure, title: str, subtitle: str, left: float | None = None) -> None:
-    """Title and subtitle, at the left edge of the first panel or as told, set in inches from the top."""
+    """Title and subtitle, at the left edge of the first panel or as told, set in inches from the top; smaller, or cut,
+    where names are too long for the figure."""
     left = figure.axes[0].get_position().x0 if left is None else left
-    height = figure.get_figheight()
-    title, subtitle = visible(title), visible(subtitle)
-    figure.text(left, 1 - 0.2 / height, title, fontsize=14, fontweight="bold", va="top")
-    figure.text(left, 1 - 0.5 / height, subtitle, fontsize=10, color="#666666", va="top")
+    height, room = figure.get_figheight(), (0.97 - left) * figure.get_figwidth()
+    for words, down, most, weight, colour in (
+        (title, 0.2, 14.0, "bold", INK),
+        (subtitle, 0.5, 10.0, "normal", "#666666"),
+    ):
+        words, size = _fitted(visible(words), most, weight, room)
+        figure.text(left, 1 - down / height, words, fontsize=size, fontweight=weight, color=colour, va="top")
+
+
+SMALLEST = 7.0
+"""The size, in points, to which a heading shrinks before it is cut."""
+
+
+def _fitted(words: str, size: float, weight: str, inches: float) -> tuple[str, float]:
+    """A line that is no wider than that, and its size in points."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    def width(words: str) -> float:
+        return float(TextPath((0, 0), words, size=1, prop=FontProperties(weight=weight)).get_extents().width) / 72
+
+    if (whole := width(words)) * size <= inches:
+        return words, size
+    if whole * SMALLEST <= inches:
+        return words, inches / whole
+    kept = int(len(words) * inches / (whole * SMALLEST))
+    while width(f"{words[:kept]}…") * SMALLEST > inches:
+        kept -= 1
+    return f"{words[:kept]}…", SMALLEST
 
 
 def _limits(axes: Axes, cells: Sequence[Cell], references: Sequence[float] = ()) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from motes.lab.plot import FAINT, heading, save
-from motes.text import counted, visible
+from motes.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,5 +51,5 @@ def reliability_figure(rating: Rating) -> Figure:
     axes.set_title("share of right steps", loc="left", fontsize=10, color="#555555")
     predictions = rating.predictions
     told = f"{counted(len(predictions), 'step')}, ECE {predictions.expected_calibration_error():.3f}; bars: 95 %"
-    heading(figure, visible(rating.title)[:44], told)
+    heading(figure, rating.title, told)
     return figure
