@@ -36,6 +36,7 @@ from exact import (
 )
 from motes import ParticleFilter, Result, Sampling, Step, TabularLanguageModel, TabularReward, Trajectory
 from motes.errors import ConfigurationError, DegenerateWeightsError, UnknownNameError
+from motes.methods.particle_filter import shared_among
 from motes.smc import RESAMPLING
 
 POTENTIALS = ("absolute", "increment", 0.4)
@@ -43,6 +44,7 @@ LINKS = ("odds", "probability")
 THRESHOLDS = (0.0, 0.9, 1.0)  # never, sometimes (in these worlds), always
 NUM_STATISTICS = {
     "targets": 3 * 2 * 4 * 3 * 2 * len(FUNCTIONS),
+    "copies": 3 * 4 * 2 * len(FUNCTIONS),
     "two particles": 3 * 2 * 4 * 2 * 5,
     "zero weights": 3 * 2 * len(FUNCTIONS),
     "constant potential": 3 * 2 * sum(len(list(world.lm.paths())) for world in (EVEN, UNEVEN)),
@@ -69,6 +71,44 @@ def test_evidence_and_weighted_means_are_unbiased(potential: str, world: World, 
         estimates = unbiased_estimates(world, method, runs=120)
         z = z_scores(estimates, world.target(method, FUNCTIONS))
         assert np.abs(z).max() < LIMIT, (threshold, z)
+
+
+@pytest.mark.parametrize("scheme", RESAMPLING)
+@pytest.mark.parametrize(
+    ("potential", "world"), [("absolute", EVEN), ("increment", UNEVEN), (0.4, UNEVEN)], ids=map(str, POTENTIALS)
+)
+def test_copies_that_share_their_chance_leave_the_target_as_it_is(potential: str, world: World, scheme: str):
+    for threshold in (0.7, 1.0):
+        method = ParticleFilter(5, potential, ess_threshold=threshold, resampling=scheme, copies="share")
+        z = z_scores(unbiased_estimates(world, method, runs=120), world.target(method, FUNCTIONS))
+        assert np.abs(z).max() < LIMIT, (threshold, z)
+
+
+@pytest.mark.parametrize(
+    ("groups", "chances", "expected"),
+    [
+        ([0, 1, 2], [0.2, 0.3, 0.5], [0.2, 0.3, 0.5]),
+        ([0, 0, 1], [0.25, 0.25, 0.5], [1 / 6, 1 / 6, 2 / 3]),
+        ([1, 0, 1], [0.5, 0.5, 0.0], [0.5, 0.5, 0.0]),  # what has no chance is no copy
+    ],
+)
+def test_copies_share_the_chance_of_one(groups: list[int], chances: list[float], expected: list[float]):
+    assert shared_among(np.array(groups), np.array(chances)) == pytest.approx(expected)
+
+
+def test_copies_are_alike_in_text_whoever_they_come_from():
+    """All begin with "a" or "b"; scores are even, so that chances tell how often each text is there."""
+    lm = TabularLanguageModel({(): {"a": 0.9, "b": 0.1}, ("a",): {"x": 1.0}, ("b",): {"x": 1.0}})
+    reward = TabularReward(dict.fromkeys([("a",), ("b",), ("a", "x"), ("b", "x")], 0.5))
+    method = ParticleFilter(20, ess_threshold=1.0, copies="share")
+    for seed in range(10):
+        first, second = motes.solve("?", lm=lm, reward=reward, method=method, seed=seed).records
+        texts = [trajectory.text for trajectory in first.trajectories]
+        chosen = [texts[ancestor] for ancestor in second.ancestors]
+        held = dict(zip(chosen, np.exp(second.log_weights), strict=True))
+        if len(set(texts)) == 2:
+            assert chosen.count("a") == pytest.approx(10, abs=3)
+            assert held["a"] / held["b"] == pytest.approx(texts.count("a") / texts.count("b"))
 
 
 @pytest.mark.parametrize("threshold", [0.9, 1.0])

@@ -600,7 +600,7 @@ def test_thinking_tags_are_text_even_where_they_are_special():
 
 def test_what_a_template_opens_belongs_to_the_text():
     words = thinking(opened=True)
-    lm = LocalLanguageModel(random_language_model(vocab_size=520), words)
+    lm = LocalLanguageModel(random_language_model(vocab_size=576), words)
     problem = Problem("How many?")
     prompt = words.prompt(problem)
     for sampling in (LONG, LONG.replace(delimiter=re.compile(r"[a-z](?=[a-z])")), LONG.replace(delimiter=None)):
@@ -613,7 +613,7 @@ def test_what_a_template_opens_belongs_to_the_text():
     written = Trajectory(problem).extend(Step("<think>\nSo 12.\n\n", "step"))
     greedy = Sampling(temperature=0.0, max_step_tokens=1)
     (step,) = asyncio.run(lm.extend([written], greedy, [0]))
-    logits = random_language_model(vocab_size=520)(torch.tensor([prompt + words.encode("So 12.\n\n")])).logits
+    logits = random_language_model(vocab_size=576)(torch.tensor([prompt + words.encode("So 12.\n\n")])).logits
     assert logits[0, -1].argmax() == step.token_ids[0]
 
 

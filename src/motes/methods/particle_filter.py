@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,9 @@ class ParticleFilter:
         resampling: "multinomial", "stratified", "systematic" or "residual".
         selector: "argmax", "sample", "vote" or "majority".
         aggregation: how the step scores of a prefix become r: "last", "min", "prod" or "mean".
+        copies: "count": every particle is resampled by its weight; "share": those whose texts are alike share the
+            chance that one of them has (in the spirit of DORA, arXiv 2506.15707), and carry the weight that is left
+            over on, so that the target stays what it is.
 
     Raises:
         ConfigurationError: a value is out of its range.
@@ -59,6 +62,7 @@ class ParticleFilter:
     resampling: str = "systematic"
     selector: str = "vote"
     aggregation: Aggregation = "last"
+    copies: Literal["count", "share"] = "count"
 
     def __post_init__(self) -> None:
         fit_fields(self)
@@ -126,12 +130,15 @@ class ParticleFilter:
         free = n if reference is None else n - 1
         population = run.start(n)
         weights = Weights.uniform(n)
+        alike = np.zeros(n, dtype=np.int64)  # the same number for texts that are the same
         log_evidence = 0.0  # of the intervals that a resampling has closed
         t = 0
         while population.alive or t < (horizon or 0):
             ancestors = np.arange(n)
             if resampled := self._resamples(weights, first=t == 0):
                 chances = await self._chances(run, population, weights, t)
+                if self.copies == "share":
+                    chances = shared_among(alike, chances)
                 ancestors[:free] = resample(run.rng, chances, free, self.resampling)
                 log_evidence += weights.log_mean
                 weights = self._carried(weights, chances, ancestors)
@@ -139,6 +146,7 @@ class ParticleFilter:
             population = await run.extend(population.select(ancestors[:free]), score=self.needs_reward)
             if reference is not None:
                 population = Population.concatenate([population, reference.until(t)])
+            alike = _alike(alike[ancestors], population)
             weights = weights.add(self._log_increment(population, waiting_counts=horizon is None or t <= horizon))
             weights = population.without_dropped(weights)
             run.record(
@@ -181,3 +189,22 @@ class ParticleFilter:
         return await conclude(
             run, population, weights, self.selector, aggregation=self.aggregation, log_evidence=log_evidence
         )
+
+
+def shared_among(groups: IntArray, chances: FloatArray) -> FloatArray:
+    """The chances, (N,), when those of a group that have any are divided by how many they are, so that together they
+    have the mean chance of one of them, before all are made to sum to 1."""
+    members = np.bincount(groups, weights=chances > 0)[groups]
+    shares = chances / np.maximum(members, 1.0)
+    return np.asarray(shares / shares.sum())
+
+
+def _alike(before: IntArray, population: Population) -> IntArray:
+    """Numbers, (N,), the same for trajectories whose texts are the same and ended in the same way, if they did:
+    `before` says so of the texts that they grew out of in this round."""
+    numbers: dict[tuple[int, str | None, str | None], int] = {}
+    found = []
+    for number, trajectory, grown in zip(before.tolist(), population.trajectories, population.extended, strict=True):
+        added = trajectory.step.text if grown and trajectory.step is not None else None
+        found.append(numbers.setdefault((number, added, trajectory.finished), len(numbers)))
+    return np.array(found)
