@@ -641,16 +641,15 @@ def test_at_a_deadline_the_judge_is_interrupted(merges_calls: bool):
 def test_a_local_model_is_read_where_it_speaks():
     """Independent of the engine: transformers' own logits behind the cue."""
     rubric = Rubric(
-        name="digits", prompt="{question}", cue="Now Rosa has 5 more than Ben's 7: 7+5=", verdicts=ONE_OR_TWO
+        name="digits", prompt="{question}", cue="Now Rosa has 5 more than Ben's 11: 11+5=", verdicts=ONE_OR_TWO
     )
     prompt = f"<|im_start|>user\n{PROBLEM.question}<|im_end|>\n<|im_start|>assistant\n{rubric.cue}"
     tokenizer = AutoTokenizer.from_pretrained(bundled.path("lm"))
     model = AutoModelForCausalLM.from_pretrained(bundled.path("lm"), dtype=torch.float32).eval()
     ids = tokenizer.encode(prompt, add_special_tokens=False)
     with torch.no_grad():
-        logits = model(torch.tensor([ids])).logits[0, -1]
-    p = logits[tokenizer.convert_tokens_to_ids(["1", "2"])].softmax(-1)[0].item()
-    assert 0.2 < p < 0.8
+        p = model(torch.tensor([ids])).logits[0, -1].softmax(-1)[tokenizer.convert_tokens_to_ids("1")].item()
+    assert p > 0.5
     lm = motes.language_model("tiny")
     reward = Judge(lm, rubric)
     found = asyncio.run(reward.score([path("a")]))
