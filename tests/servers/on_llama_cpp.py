@@ -67,7 +67,7 @@ def test_log_probabilities_are_those_of_the_local_engine(lm: HTTPLanguageModel):
     for trajectory in drawn:
         for node in trajectory.path:
             assert node.step is not None
-            assert node.step.logprob == pytest.approx(local_logprob(local, node), abs=5e-3)  # its cache: half precision
+            assert node.step.logprob == pytest.approx(local_logprob(local, node), abs=2e-2)  # its cache: half precision
     assert {node.step.end for trajectory in drawn for node in trajectory.path if node.step} >= {"step", "eos"}
 
 
