@@ -170,6 +170,48 @@ class TestPairs:
         assert dataclasses.astuple(within) == dataclasses.astuple(wilson(1.0, 2)), "two problems are contested"
 
 
+class TestSharpness:
+    """Scores σ(x), of which σ(α_g + βx) are right: groups differ in how many are, and β is what is asked for."""
+
+    @staticmethod
+    def drawn(seed: int, beta: float, problems: int = 60, groups: int = 5, size: int = 8):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(0, 1.5, (problems * groups, size))
+        chance = 1 / (1 + np.exp(-(rng.normal(0, 2, (problems * groups, 1)) + beta * x)))
+        right = rng.random(chance.shape) < chance
+        each = np.arange(problems * groups).repeat(size)
+        scores = 1 / (1 + np.exp(-x))
+        return Predictions(scores.ravel(), right.ravel(), each // groups), each
+
+    @pytest.mark.parametrize("beta", [0.4, 1.0, 2.5])
+    def test_it_is_found_whatever_groups_have_in_common(self, beta: float):
+        """40 samples: the mean is within 5 standard errors (false alarm below 1e-6), and of 95 % intervals at least 30
+        hold (below 1e-4)."""
+        found = [predictions.sharpness(groups) for predictions, groups in (self.drawn(i, beta) for i in range(40))]
+        values = np.array([each.value for each in found])
+        assert abs(values.mean() - beta) < 5 * values.std() / 40**0.5 + 0.02 * beta
+        assert sum(each.low < beta < each.high for each in found) >= 30
+
+    def test_of_two_it_is_what_pairs_say(self):
+        """Of three pairs with the same gap the right one is the larger in two: σ(βd) = 2/3."""
+        predictions = Predictions(np.array([0.8, 0.5] * 3), np.array([1, 0, 1, 0, 0, 1], dtype=bool), np.arange(6) // 2)
+        assert predictions.sharpness(np.arange(6) // 2).value == pytest.approx(np.log(2) / np.log(4))
+
+    def test_many_pairs_of_a_group_are_thinned(self, monkeypatch: pytest.MonkeyPatch):
+        predictions, groups = self.drawn(0, 1.0, problems=20, size=60)
+        few = predictions.sharpness(groups)
+        monkeypatch.setattr("motes.lab.reliability.PAIRS", 10**6)
+        every = predictions.sharpness(groups)
+        assert few.value != every.value
+        assert few.value == pytest.approx(every.value, abs=0.15)
+
+    def test_there_is_none_where_nothing_is_in_doubt(self):
+        certain = Predictions(np.array([0.9, 0.1]), np.array([True, False]), np.array([0, 0]))
+        for predictions in (certain, Predictions(np.zeros(0), np.zeros(0, dtype=bool), np.zeros(0, dtype=int))):
+            groups = np.zeros(len(predictions.values), dtype=int)
+            assert np.isnan(predictions.sharpness(groups).value)
+
+
 def run(problem: int, prefixes: Prefixes | None, right=(True, False), **fields) -> RunRecord:
     told = {"method": "bon", "budget": 2, "outcome": "correct", "seed": 0, "right": right, "answers": ("1", "2")}
     told |= {"scores": (0.5, 0.6), "posterior": {"1": 1.0}, "groups": (0, None)}
@@ -199,6 +241,10 @@ class TestStepQuality:
         assert (quality.steps.value, quality.right.value, quality.prefixes) == (2.5, 0.5, 72)
         assert quality.wrong == pytest.approx(np.mean([not row[1] for row in rows]))
         assert quality.checked
+        parts = {part: i for i, part in enumerate(dict.fromkeys(row[2:] for row in rows))}
+        predictions = Predictions.of([(score, right, str(problem)) for score, right, problem, _ in rows])
+        expected = predictions.sharpness(np.array([parts[row[2:]] for row in rows]))
+        assert dataclasses.astuple(quality.beta) == pytest.approx(dataclasses.astuple(expected))
 
     def test_without_a_checker_final_answers_say_it(self):
         records = [run(i, dataclasses.replace(TREE, right=(), ends=(1, 3))) for i in range(3)]
@@ -242,7 +288,7 @@ class TestReport:
         section = next(section for section in sections(report) if "between steps" in section.title)
         assert [row[:2] for row in section.rows] == [["pf", "8"], ["wbon", "8"]]
         for row in section.rows:
-            assert all("(" in row[place] for place in (2, 3, 6, 7))
+            assert all("(" in row[place] for place in (2, 3, 6, 7, 8))
         assert "step checker" in section.note
         assert "only `wbon` says" in section.note
         assert "final outcome" not in section.note

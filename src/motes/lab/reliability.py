@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,12 @@ from motes.lab.records import RunRecord
 from motes.lab.statistics import FloatArray, Interval, share_interval, share_of_variance, student_quantile
 
 BINS = 10
+
+CLIP = 1e-7
+"""Scores are taken for no surer than this, as in `motes.methods.potential`."""
+
+PAIRS = 256
+"""Of a group, from which its sharpness is estimated."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +126,57 @@ class Predictions:
             values=int(np.bincount(groups)[pairs > 0].sum()),
         )
 
+    def sharpness(self, groups: npt.NDArray[np.int64]) -> Interval:
+        """How much more sharply the odds r/(1 − r) of scores should be taken, or less, to be evidence: the slope β of
+
+            P(right) = σ(α_g + β · logit r)
+
+        within groups g, with Student's 95 % interval over problems. Estimated from pairs of a right and a wrong one of
+        the same group, of which the right one has logit r larger by d, as the β under which Σ log σ(βd) is largest:
+        what the α are does not matter there (Cox and Snell, "Analysis of binary data", 1989, 2.5). Of a group's pairs
+        at most `PAIRS` are taken. Not a number where there are none, or where the right one is always the larger.
+
+        Args:
+            groups: as for `auroc_within`.
+        """
+        gaps, problems = self._gaps(groups)
+        if not (gaps < 0).any():
+            return Interval.none()
+        beta = 0.0
+        for _ in range(100):
+            wrong = 1 / (1 + np.exp(beta * gaps))
+            step = (wrong * gaps).sum() / (wrong * (1 - wrong) * gaps**2).sum()
+            beta += float(np.clip(step, -1.0, 1.0))
+            if abs(step) < 1e-9:
+                break
+        wrong = 1 / (1 + np.exp(beta * gaps))
+        pulls = np.bincount(problems, wrong * gaps)
+        telling = len(np.unique(problems))
+        if telling < 2:
+            return Interval.none(beta)
+        error = math.sqrt((pulls**2).sum() * telling / (telling - 1)) / float((wrong * (1 - wrong) * gaps**2).sum())
+        half = student_quantile(0.975, telling - 1) * error
+        return Interval(beta, beta - half, beta + half)
+
+    def _gaps(self, groups: npt.NDArray[np.int64]) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+        """Of pairs of a right and a wrong one of the same group, by how much the right one's logit is larger, and the
+        number of the problem."""
+        clipped = np.clip(self.values, CLIP, 1 - CLIP)
+        logits = np.log(clipped) - np.log1p(-clipped)
+        order = np.argsort(groups, kind="stable")
+        bounds = np.flatnonzero(np.diff(groups[order], prepend=-1, append=-1))
+        rng = np.random.default_rng(0)
+        gaps, problems = [np.zeros(0)], [np.zeros(0, dtype=np.int64)]
+        for start, stop in pairwise(bounds):
+            members = order[start:stop]
+            right, wrong = members[self.right[members]], members[~self.right[members]]
+            total = len(right) * len(wrong)
+            if total:
+                pairs = np.arange(total) if total <= PAIRS else rng.choice(total, PAIRS, replace=False)
+                gaps.append(logits[right[pairs // len(wrong)]] - logits[wrong[pairs % len(wrong)]])
+                problems.append(np.full(len(pairs), self.problems[members[0]]))
+        return np.concatenate(gaps), np.concatenate(problems)
+
     def expected_calibration_error(self) -> float:
         return expected_calibration_error(self.values, self.right.astype(np.float64)) if len(self) else math.nan
 
@@ -210,6 +268,8 @@ class StepQuality:
         prefixes: partial answers with a score that are known to be right or wrong. `wrong`: the share of wrong ones.
         within: AUROC of their last steps' scores, over pairs to the same problem; `abreast`: over pairs of as many
             steps, which is what a method compares in one round.
+        beta: how sharply a filter should take the scores, between partial answers of as many steps: see
+            `Predictions.sharpness`.
         untold: runs whose records are from before partial answers were kept.
     """
 
@@ -223,6 +283,7 @@ class StepQuality:
     wrong: float
     within: Interval
     abreast: Interval
+    beta: Interval
     untold: int
 
     @classmethod
@@ -252,11 +313,12 @@ class StepQuality:
             np.array([row[1] for row in rows], dtype=bool),
             np.array([row[2] for row in rows], dtype=np.int64),
         )
-        within = abreast = Interval.none()
+        within = abreast = beta = Interval.none()
         if rows:
-            parts = {part: i for i, part in enumerate(dict.fromkeys(row[2:] for row in rows))}
+            numbered = {part: i for i, part in enumerate(dict.fromkeys(row[2:] for row in rows))}
+            parts = np.array([numbered[row[2:]] for row in rows])
             within = predictions.auroc_within(predictions.problems)
-            abreast = predictions.auroc_within(np.array([parts[row[2:]] for row in rows]))
+            abreast, beta = predictions.auroc_within(parts), predictions.sharpness(parts)
         right = [
             (record.problem_id, each is True)
             for record in records
@@ -273,6 +335,7 @@ class StepQuality:
             float((~predictions.right).mean()) if rows else math.nan,
             within,
             abreast,
+            beta,
             sum(record.prefixes is None and bool(record.scores) for record in records),
         )
 
@@ -289,6 +352,7 @@ class StepQuality:
             "wrong": round(self.wrong, 6),
             **ends(self.within, "auroc_within"),
             **ends(self.abreast, "auroc_abreast"),
+            **ends(self.beta, "beta"),
             "runs_untold": self.untold,
         }
 

@@ -57,9 +57,10 @@ DECIDING_NOTE = (
     "Steps: mean number T of the answers that a run ended with. Right: the share P of them that is; of independent "
     "samples that is pass@1. AUROC: chance that of two partial answers to the same problem, a right and a wrong one, "
     "the right one has the larger score in its last step, pooled over problems, whatever their lengths, and over those "
-    "of as many steps. {labels} Of all steps that were ever drawn and scored, not of survivors alone; a step counts "
-    "once, however many particles went on from it. In brackets 95 % intervals over problems, Student's of T and "
-    "Wilson's of shares. {reference}"
+    "of as many steps. Beta: how sharply a filter should take the scores of these, the slope of the log-odds of being "
+    "right on those of the score. {labels} Of all steps that were ever drawn and scored, not of survivors alone; a "
+    "step counts once, however many particles went on from it. In brackets 95 % intervals over problems, Student's of "
+    "T and beta, Wilson's of shares. {reference}"
 )
 CHECKED_NOTE = "A partial answer is right where each of its steps is, by the task's step checker."
 UNCHECKED_NOTE = (
@@ -248,11 +249,12 @@ def _quality_rows(report: Report) -> Rows:
 
 def _deciding(qualities: Sequence[StepQuality]) -> Section:
     """The numbers that decide whether particles can win: T, P, and the AUROC between partial answers."""
-    header = ("method", "budget", "steps", "right", "partial answers", "wrong", "AUROC", "as many steps")
+    header = ("method", "budget", "steps", "right", "partial answers", "wrong", "AUROC", "as many steps", "beta")
     rows = [
         [
             quality.method, str(quality.budget), _number(quality.steps), with_interval(quality.right),
             f"{quality.prefixes:,}", percent(quality.wrong), three(quality.within), three(quality.abreast),
+            _number(quality.beta),
         ]
         for quality in qualities
     ]  # fmt: skip
