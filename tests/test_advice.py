@@ -168,12 +168,16 @@ class TestAdvice:
 
 
 def advice_of(
-    accuracies: dict[str, tuple[float, float]], covered: float, better: float | None = None, auroc=0.8
+    accuracies: dict[str, tuple[float, float]],
+    covered: float,
+    better: float | None = None,
+    auroc: float = 0.8,
+    beta: Interval | None = None,
 ) -> Advice:
     """Of accuracies at 4 and 16."""
     regime = Regime(
-        100, 8, Interval(6, 5, 7), Interval(0.3, 0.2, 0.4), 2.0, Interval(auroc, 0.7, 0.9), True, math.nan, 0.5, (),
-        0.1, (10.0, 5.0),
+        100, 8, Interval(6, 5, 7), Interval(0.3, 0.2, 0.4), 2.0, Interval(auroc, 0.7, 0.9), True,
+        beta or Interval.none(), math.nan, 0.5, (), 0.1, (10.0, 5.0),
     )  # fmt: skip
     predictions = tuple(
         Prediction(method, budget, Interval(value, value, value), 15.0 * budget)
@@ -197,6 +201,21 @@ class TestWords:
         found = advice_of({"wbon": (0.5, 0.6), "pf": (0.6, 0.7)}, 0.95, better=0.9)
         assert found.limit == "reward"
         assert "with an AUROC of 0.95 instead of 0.80 the same budget comes to 90.0 %" in found.words()[-1]
+
+    @pytest.mark.parametrize(
+        ("beta", "words"),
+        [
+            (Interval(2.5, 1.8, 3.2), "take them more sharply, by beta = 2.5 (1.8 – 3.2) instead of 1"),
+            (Interval(0.4, 0.2, 0.6), "too sure: take them softer, by beta = 0.4"),
+            (Interval(1.4, 0.9, 1.9), ""),
+            (Interval.none(), ""),
+        ],
+    )
+    def test_how_sharply_scores_should_be_taken(self, beta, words):
+        of_filter = advice_of({"wbon": (0.5, 0.6), "pf": (0.6, 0.7)}, 0.95, beta=beta).words()
+        assert words in " ".join(of_filter)
+        assert any("beta" in line for line in of_filter) == bool(words)
+        assert not any("beta" in line for line in advice_of({"wbon": (0.5, 0.6)}, 0.95, beta=beta).words())
 
     def test_coverage_is_the_limit(self):
         found = advice_of({"wbon": (0.5, 0.6), "pf": (0.6, 0.7)}, 0.72)

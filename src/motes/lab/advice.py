@@ -25,7 +25,7 @@ from motes.lab.records import RunRecord
 from motes.lab.regime import Regime, resampled, samples_of
 from motes.lab.report import Report
 from motes.lab.statistics import Interval, share_interval, student_quantile
-from motes.lab.tables import Section, csv_text, markdown, percent, provenance, three, with_interval
+from motes.lab.tables import Section, csv_text, markdown, percent, provenance, three, two_digits, with_interval
 
 METHODS = ("majority", "wbon", "rebase", "pf")
 BUDGETS = (4, 16, 64)
@@ -42,9 +42,9 @@ BETTER = 0.95
 REGIME_NOTE = (
     "From {answers} independent answers to each of {problems} problems; in brackets 95 % intervals over problems. "
     "AUROC: chance that of two {what} to the same problem, a right and a wrong one, the right one has the larger "
-    "score. Systematic: of the variance of wrong answers' logits, the share that those who answer the same have in "
-    "common: what no number of particles averages out. Coverage: chance that any of N answers is right, by the beta "
-    "distribution that fits the problems' pass@1."
+    "score. Beta: how sharply a filter should take the scores of partial answers. Systematic: of the variance of wrong "
+    "answers' logits, the share that those who answer the same have in common: what no number of particles averages "
+    "out. Coverage: chance that any of N answers is right, by the beta distribution that fits the problems' pass@1."
 )
 PREDICTED_NOTE = (
     "Accuracy of methods on chains of as many steps, with the same pass@1, spread over problems, AUROC, memory and "
@@ -136,6 +136,15 @@ class Advice:
         )
         if chosen.method != "majority" and plain is not None and plain.accuracy.value >= chosen.accuracy.value - CLOSE:
             lines.append("A majority vote does as well there, and needs no reward model.")
+        beta = self.regime.beta
+        if chosen.method == "pf" and beta.is_known and not beta.low <= 1 <= beta.high:
+            how = (
+                "less sure than they could be: take them more sharply" if beta.low > 1 else "too sure: take them softer"
+            )
+            lines.append(
+                f"The reward model's scores are {how}, by beta = {beta.value:.1f} ({beta.low:.1f} – {beta.high:.1f}) "
+                "instead of 1, or calibrate them."
+            )
         if self.limit == "reward":
             words = (
                 f"The reward model is the limit: of {largest} answers one is right in "
@@ -157,9 +166,10 @@ class Advice:
     def sections(self) -> Iterator[Section]:
         """Its tables."""
         regime = self.regime
-        header = ("steps", "pass@1", "AUROC", "systematic", *(f"coverage at {n}" for n in self.coverage))
+        header = ("steps", "pass@1", "AUROC", "beta", "systematic", *(f"coverage at {n}" for n in self.coverage))
         systematic = "unknown" if math.isnan(regime.systematic) else percent(regime.systematic)
-        row = [f"{regime.steps.value:.1f}", with_interval(regime.success), three(regime.auroc), systematic]
+        steps, success = f"{regime.steps.value:.1f}", with_interval(regime.success)
+        row = [steps, success, three(regime.auroc), two_digits(regime.beta), systematic]
         what = "partial answers of as many steps" if regime.checked else "answers"
         yield Section(
             "Regime",

@@ -40,6 +40,7 @@ class Regime:
         spread: of pass@1 over problems, as `ChainWorld` has it.
         auroc: of the reward model within a problem: over partial answers of as many steps where steps were checked,
             over final answers else. `checked` says which.
+        beta: how sharply a filter should take the scores: see `motes.lab.reliability.Predictions.sharpness`.
         systematic: the share of the variance of wrong answers' logits that those who answer the same have in common.
             NaN where no two wrong ones of a problem ever do.
         memory: the correlation of the reward model's error at a step with that at the step before.
@@ -55,6 +56,7 @@ class Regime:
     spread: float
     auroc: Interval
     checked: bool
+    beta: Interval
     systematic: float
     memory: float
     hardness: tuple[float, ...]
@@ -89,6 +91,7 @@ class Regime:
             spread=_spread([[each is True for each in record.right] for record in samples]),
             auroc=quality.abreast if checked else Predictions.of_scores(samples).auroc()[1],
             checked=checked,
+            beta=quality.beta,
             systematic=_systematic(samples),
             memory=_memory(samples, checked),
             hardness=_hardness(samples) if checked else (),

@@ -252,9 +252,9 @@ def _deciding(qualities: Sequence[StepQuality]) -> Section:
     header = ("method", "budget", "steps", "right", "partial answers", "wrong", "AUROC", "as many steps", "beta")
     rows = [
         [
-            quality.method, str(quality.budget), _number(quality.steps), with_interval(quality.right),
+            quality.method, str(quality.budget), two_digits(quality.steps), with_interval(quality.right),
             f"{quality.prefixes:,}", percent(quality.wrong), three(quality.within), three(quality.abreast),
-            _number(quality.beta),
+            two_digits(quality.beta),
         ]
         for quality in qualities
     ]  # fmt: skip
@@ -269,7 +269,7 @@ def _deciding(qualities: Sequence[StepQuality]) -> Section:
     return Section("Steps, pass@1 and the reward model between steps", header, rows, " ".join(note.split()))
 
 
-def _number(value: Interval) -> str:
+def two_digits(value: Interval) -> str:
     """A number to two digits, with its interval."""
     ends = f"{value.low:.2f} – {value.high:.2f}" if value.is_known else "–"
     return "–" if value.value != value.value else f"{value.value:.2f} ({ends})"
