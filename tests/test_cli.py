@@ -166,8 +166,10 @@ class TestEvalAndReport:
             code, out, err = motes(capsys, "demo", *FAKE, "--limit", 3)
             assert (code, "motes: " in err) == (0, False)
             assert "the right answer is" in out
-            for method in ("pass@1", "majority", "best of N", "weighted best of N", "particle filter"):
+            for method in ("pass@1", "weighted best of N", "particle filter"):
                 assert method in out
+            for budget in (4, 16):
+                assert f"particle filter less weighted best of N, N = {budget}, problem by problem: " in out
             assert f"runs/{name}/accuracy.png" in out
             assert Path("runs", name, "accuracy.png").exists()
 

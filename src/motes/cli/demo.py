@@ -15,14 +15,20 @@ from motes.cli import evaluate, options, terminal
 from motes.cli.solve import show_question
 from motes.cli.views import Watch, compact_table, show_result
 from motes.errors import MissingExtraError
+from motes.lab.comparison import points
 from motes.lab.evaluation import Evaluation
 from motes.lab.report import Report, write_report
+from motes.lab.statistics import Interval
 from motes.methods import ParticleFilter
 from motes.tasks import Arithmetic
 from motes.text import counted
 
-PROBLEM = 3
-"""Which of the test problems is solved live: the first of level 4."""
+SPLIT = "long"
+"""Problems of 11 to 16 steps: where answers are long and seldom right at the first try, particles win."""
+PROBLEM = 0
+"""Which of them is solved live."""
+METHODS = ("greedy", "wbon", "pf")
+BUDGETS = (4, 16)
 
 
 def command(
@@ -35,15 +41,13 @@ def command(
 ) -> None:
     """See it work: a problem live, a small evaluation, its plot."""
     console = terminal.results()
-    evaluation = Evaluation(
-        methods=("greedy", "majority", "bon", "wbon", "pf"), budgets=(1, 4, 16), limit=limit, lm=model, reward=reward
-    )
+    evaluation = Evaluation(split=SPLIT, methods=METHODS, budgets=BUDGETS, limit=limit, lm=model, reward=reward)
     directory = out or _new_directory()
     evaluation.check(directory)
     lm, prm = options.open_models(model, reward)
 
     console.print(Rule("one problem, 16 particles", style="dim"))
-    problem = Arithmetic().problems()[PROBLEM]
+    problem = Arithmetic().problems(SPLIT)[PROBLEM]
     show_question(console, problem)
     started = time.perf_counter()
     with Watch(terminal.progress()) as watch:
@@ -55,7 +59,17 @@ def command(
     evaluate.run(terminal.progress(), evaluation, directory, lm=lm, reward=prm)
     found = Report.load(directory)
     console.show(compact_table(found))
-    console.print("95 % intervals beside; tokens per problem at the largest budget, both models\n", style="dim")
+    console.print("95 % intervals beside; tokens per problem at the largest budget, both models", style="dim")
+    for difference in found.differences:
+        if difference.method == "wbon":
+            ahead = Interval(-difference.value.value, -difference.value.high, -difference.value.low)
+            between = f" ({points(ahead.low)} to {points(ahead.high)})" if ahead.is_known else ""
+            console.print(
+                f"particle filter less weighted best of N, N = {difference.budget}, problem by problem: "
+                f"{points(ahead.value)} points{between}",
+                soft_wrap=True,
+            )
+    console.print()
     try:
         paths = write_report(directory, found)
     except MissingExtraError as error:
