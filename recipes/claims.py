@@ -67,6 +67,7 @@ def carry_out(args: argparse.Namespace, argv: Sequence[str]) -> int:
         work=args.work,
         out=args.out,
         shard=args.shard,
+        recorded=args.recorded,
     )
     match args.claim:
         case "factor":
@@ -106,6 +107,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         command.add_argument("--reward", default="tiny")
         command.add_argument("--concurrency", type=int, default=64, help="problems in flight")
         command.add_argument("--shard", type=Shard.parse, metavar="I/N", help="measure only this part of the problems")
+        command.add_argument(
+            "--recorded", action="store_true", help="tell of the cells that are there, measure nothing"
+        )
         command.add_argument("--budgets", type=whole, help="numbers of trajectories, separated by commas")
     for name, known in (("factor", factor.WORLDS), ("defaults", defaults.WORLDS)):
         commands.choices[name].add_argument(

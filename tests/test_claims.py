@@ -245,6 +245,19 @@ def test_defaults_are_told_by_how_far_they_are_behind(tmp_path):
         assert close == f"{sum(value <= 2 for value in behind)} of 4"
 
 
+def test_what_is_there_is_told_without_measuring(tmp_path, capsys):
+    claim(tmp_path, "scaling", "--methods", "pf", "--budgets", "2,4")
+    claim(tmp_path, "scaling", "--methods", "wbon", "--budgets", "4,8")
+    before = records(tmp_path)
+    out = claim(tmp_path, "scaling", "--methods", "pf,wbon,beam", "--budgets", "2,4,8,16", "--recorded")
+    cells = {(row["method"], row["budget"]) for row in rows(out / "report.csv")}
+    assert cells == {("pf", "2"), ("pf", "4"), ("wbon", "4"), ("wbon", "8")}
+    assert records(tmp_path) == before
+    nowhere = ["--work", str(tmp_path / "nowhere"), "--out", str(tmp_path / "no")]
+    assert claims.main(["scaling", *FAKE, *nowhere, "--recorded"]) == 1
+    assert "no complete cell" in capsys.readouterr().err
+
+
 def test_shards_are_put_together(tmp_path):
     words = ("--methods", "pf,bon", "--budgets", "2,4", "--limit", "3")
     for part in ("1/2", "2/2"):

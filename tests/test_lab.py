@@ -30,7 +30,7 @@ from motes.errors import (
     UnknownNameError,
 )
 from motes.lab import Evaluation, RecordStore, Report, RunRecord, evaluate, method_from_spec, read_records, write_report
-from motes.lab.evaluation import derive_seed
+from motes.lab.evaluation import derive_seed, differing
 from motes.lab.grading import groups
 from motes.lab.method_spec import NAMES
 from motes.lab.plot import BUDGET, PIXELS, STYLES, TOKENS, _spread, curves_figure
@@ -616,3 +616,15 @@ MARKERS = {marker for _, marker in STYLES.values()}
 def test_every_method_has_a_name_and_a_look_of_its_own():
     assert set(METHODS) == set(NAMES) == set(STYLES)
     assert len(set(NAMES.values())) == len(set(STYLES.values())) == len(METHODS)
+
+
+def test_settings_that_came_later_leave_configurations_as_they_were():
+    plain, sharing = (
+        Evaluation(methods=(spec,), budgets=(4,), limit=1).to_dict()["methods"] for spec in ("pf", "pf:copies=share")
+    )
+    assert "copies" not in plain["pf"]
+    assert sharing["pf:copies=share"]["copies"] == "share"
+    told = {"methods": {"pf": {**plain["pf"], "copies": "count"}}}
+    assert differing({"methods": plain}, told) == differing(told, {"methods": plain}) == []
+    other = {"methods": {"pf": {**plain["pf"], "copies": "share"}}}
+    assert differing({"methods": plain}, other) == ["methods.pf.copies is 'share' there and 'count' here"]

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import motes
 from motes import Sampling
-from motes.errors import ConfigurationError, DirectoryBusyError, UnknownNameError
+from motes.errors import ConfigurationError, DirectoryBusyError, RunDirectoryError, UnknownNameError
 from motes.lab import Evaluation, Report, RunRecord, Shard, evaluate, merge, method_from_spec, read_records
 from motes.lab.choosing import choose_again, drawn_by
 from motes.lab.corruption import CorruptedReward
@@ -38,6 +38,7 @@ class Setting:
     Attributes:
         command: that measures the same.
         shard: the part of the problems that this call measures; None: all.
+        recorded: tell of the cells that are there, and measure nothing.
     """
 
     claim: str
@@ -51,6 +52,7 @@ class Setting:
     work: Path
     out: Path
     shard: Shard | None = None
+    recorded: bool = False
 
     @property
     def made_by(self) -> str:
@@ -223,11 +225,17 @@ def measure(setting: Setting, cells: Sequence[Cell]) -> Measured | None:
 
     Raises:
         DirectoryBusyError: all is measured but for what other processes are at.
+        RunDirectoryError: nothing is to be measured, and no cell is there.
     """
     cells = list(dict.fromkeys(cells))
     own = {cell.directory(setting): cell.drawn for cell in sorted(cells, key=lambda cell: cell.budget)}
     problems = cells[0].evaluation(setting).problems()
     runs = len(problems if setting.shard is None else setting.shard.of(problems)) * len(setting.seeds)
+    if setting.recorded:
+        own = {directory: cell for directory, cell in own.items() if _complete(directory, runs)}
+        cells = [cell for cell in cells if cell.directory(setting) in own]
+        if not cells:
+            raise RunDirectoryError(f"{setting.work} has no complete cell: leave --recorded out to measure them")
     trajectories = sum(cell.budget for cell in own.values())
     print(f"{len(own)} cells, {trajectories:,} trajectories a problem, {trajectories * runs:,} in all", flush=True)
     open_model, open_reward = functools.cache(motes.language_model), functools.cache(motes.reward_model)

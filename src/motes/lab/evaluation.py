@@ -35,6 +35,10 @@ LOG = "log.txt"
 
 MODELS = ("lm", "reward", "outcome_reward")
 
+LATER: Mapping[str, Any] = MappingProxyType({"copies": "count"})
+"""Settings that methods have not had from the first, and what they did without: that is left out of configurations, as
+in those from before, so that these can be gone on with."""
+
 MULTIPLE = 720_720
 """Of every number up to 16: this many times a budget can be shared out to as many beams, sweeps or islands."""
 
@@ -201,7 +205,8 @@ class Evaluation:
         """The method's fields, less the one that holds the budget."""
         budget = self.budgets[0]
         small, large = (describe(method_from_spec(spec, n)) for n in (budget, MULTIPLE * budget))
-        return {name: value for name, value in small.items() if value == large[name]}
+        settled = {name: value for name, value in small.items() if value == large[name]}
+        return {name: value for name, value in settled.items() if name not in LATER or value != LATER[name]}
 
     def check(self, directory: Path) -> None:
         """Make sure that `directory` can hold this evaluation; nothing is written.
@@ -391,6 +396,9 @@ def differing(asked: Any, held: Any, name: str = "") -> list[str]:
     if isinstance(asked, dict) and isinstance(held, dict) and asked.keys() == held.keys():
         return [line for key in asked for line in differing(asked[key], held[key], f"{name}.{key}" if name else key)]
     if isinstance(asked, dict) and isinstance(held, dict):
+        if name.startswith("methods.") and (later := (asked.keys() ^ held.keys()) & LATER.keys()):
+            known = {key: LATER[key] for key in later}
+            return differing({**known, **asked}, {**known, **held}, name)
         if not name or name.startswith("methods."):
             return [f"{f'{name}.{key}' if name else key} is only in one of them" for key in asked.keys() ^ held.keys()]
         asked, held = ",".join(asked), ",".join(held)
