@@ -10,15 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from claim.cells import Measured, Setting, World, measure, told_of, write
 from motes.lab.comparison import PairedRuns
-from motes.lab.plot import BUDGET, Panel, panels_figure, save
+from motes.lab.forest import Forest, forest_figure, whole_points
+from motes.lab.method_spec import NAMES
+from motes.lab.plot import save
 from motes.lab.report import Report
-from motes.lab.statistics import FloatArray, percentile_interval
+from motes.lab.statistics import FloatArray, Interval, percentile_interval
 from motes.lab.tables import csv_text, markdown_rows, percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CANDIDATES = (
     "pf:potential=increment:beta=1.0:ess_threshold=0.5",  # what was the default until this was measured
@@ -107,28 +113,56 @@ def tell(found: Sequence[Found], last: Measured, setting: Setting) -> None:
     rows = [{"world": each.world.title, **cell.row()} for each in found for cell in each.report.cells]
     out = setting.out
     write(out, {"report.md": "\n\n".join(parts) + "\n", "report.csv": csv_text(rows), **told_of(last, "report.csv")})
-    panels = []
-    for each in found:
-        places = [float(cell.budget) for cell in each.report.cells]
-        panels.append(Panel(each.world.title, each.report.cells, places, places, BUDGET.ticks(places), BUDGET.label))
-    columns = 3 if len(panels) % 3 == 0 else 1
-    title, subtitle = "Settings of the particle filter, beside searches", f"{PROBLEMS} problems each; 95 % intervals"
-    save(partial(panels_figure, panels, columns, title, subtitle), out / "defaults", last.provenance())
+    save(partial(figure, found, methods, budgets), out / "defaults", last.provenance())
+
+
+def figure(found: Sequence[Found], methods: Sequence[str], budgets: Sequence[int]) -> Figure:
+    """How far each is behind, in the mean of the worlds: at each budget, and over all."""
+    panels = [
+        Forest(
+            "all budgets" if budget is None else f"N = {budget}",
+            {method: value for method in methods if (value := mean_shortfall(found, method, budget)) is not None},
+            words=whole_points,
+        )
+        for budget in (*budgets, None)
+    ]
+    groups = {
+        "particle filter": [method for method in methods if method.startswith("pf:")],
+        "others": [method for method in methods if not method.startswith("pf:")],
+    }
+    labels = {method: _short(method) for method in methods}
+    title = "Points behind the best method at that budget"
+    worlds = ", ".join(each.world.title for each in found)
+    subtitle = f"{worlds}; {PROBLEMS} validation problems each; 95 % intervals"
+    return forest_figure(panels, {name: rows for name, rows in groups.items() if rows}, title, subtitle, labels)
+
+
+def _short(method: str) -> str:
+    """What is set, in few words."""
+    name, *settings = method.split(":")
+    words = {"beta": "β ", "ess_threshold": "ESS "}
+    told = [setting.partition("=") for setting in settings]
+    return ", ".join(words.get(key, "") + value for key, _, value in told) or NAMES.get(name, name)
+
+
+def mean_shortfall(found: Sequence[Found], method: str, budget: int | None = None) -> Interval | None:
+    """In the mean of the worlds, and of budgets where none is given, with a 95 % interval over problems; None where it
+    was not measured."""
+    behind = [means for each in found for at, means in each.behind(method).items() if budget is None or at == budget]
+    return percentile_interval(np.mean(behind, axis=0), problems=PROBLEMS) if behind else None
 
 
 def _shortfalls(found: Sequence[Found], methods: Sequence[str], budgets: Sequence[int]) -> list[str]:
     table = []
     for method in methods:
-        behind = [each.behind(method) for each in found]
-        values = [100 * float(means[0]) for each in behind for means in each.values()]
-        whole = percentile_interval(
-            np.mean([means for each in behind for means in each.values()], axis=0), problems=PROBLEMS
-        )
-        at = {budget: [100 * float(each[budget][0]) for each in behind if budget in each] for budget in budgets}
+        values = [100 * float(means[0]) for each in found for means in each.behind(method).values()]
+        at = [mean_shortfall(found, method, budget) for budget in budgets]
+        whole = mean_shortfall(found, method)
+        assert whole is not None
         table.append(
             [
                 method,
-                *(f"{np.mean(at[budget]):.1f}" if at[budget] else "" for budget in budgets),
+                *("" if value is None else f"{100 * value.value:.1f}" for value in at),
                 f"{100 * whole.value:.1f} ({100 * whole.low:.1f} – {100 * whole.high:.1f})",
                 f"{max(values):.1f}",
                 f"{sum(value <= 100 * CLOSE + 1e-9 for value in values)} of {len(values)}",
