@@ -35,7 +35,7 @@ def command(
     out: Annotated[
         Path | None, typer.Option("--out", help="Directory of the evaluation; by default a new one.")
     ] = None,
-    limit: Annotated[int, typer.Option(help="Problems of the small evaluation.")] = 25,
+    limit: Annotated[int, typer.Option(help="Problems of the small evaluation.")] = 20,
     model: options.Model = "tiny",
     reward: options.Reward = "tiny",
 ) -> None:
