@@ -26,11 +26,9 @@ import numpy.typing as npt
 from motes.lab.comparison import ends
 from motes.lab.records import RunRecord
 from motes.lab.statistics import FloatArray, Interval, share_interval, share_of_variance, student_quantile
+from motes.methods.potential import log_potential
 
 BINS = 10
-
-CLIP = 1e-7
-"""Scores are taken for no surer than this, as in `motes.methods.potential`."""
 
 PAIRS = 256
 """Of a group, from which its sharpness is estimated."""
@@ -161,8 +159,7 @@ class Predictions:
     def _gaps(self, groups: npt.NDArray[np.int64]) -> tuple[FloatArray, npt.NDArray[np.int64]]:
         """Of pairs of a right and a wrong one of the same group, by how much the right one's logit is larger, and the
         number of the problem."""
-        clipped = np.clip(self.values, CLIP, 1 - CLIP)
-        logits = np.log(clipped) - np.log1p(-clipped)
+        logits = log_potential(self.values, "odds", 1.0)
         order = np.argsort(groups, kind="stable")
         bounds = np.flatnonzero(np.diff(groups[order], prepend=-1, append=-1))
         rng = np.random.default_rng(0)

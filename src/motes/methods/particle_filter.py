@@ -146,7 +146,8 @@ class ParticleFilter:
             population = await run.extend(population.select(ancestors[:free]), score=self.needs_reward)
             if reference is not None:
                 population = Population.concatenate([population, reference.until(t)])
-            alike = _alike(alike[ancestors], population)
+            if self.copies == "share":
+                alike = _alike(alike[ancestors], population)
             weights = weights.add(self._log_increment(population, waiting_counts=horizon is None or t <= horizon))
             weights = population.without_dropped(weights)
             run.record(
