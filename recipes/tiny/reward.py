@@ -63,7 +63,7 @@ FAINT, STEADY = 0.1, 15.0
 """The size of what further dimensions carry past the layers of the language model, so little that norms hardly notice;
 and that of the constant beside which nothing else matters to the norm before the comparison."""
 CERTAIN = 0.02
-"""The weight of a token that could be no other."""
+"""The weight of a token that was fully expected."""
 EXPECTING = 100
 """Steps of learning what was expected, before labels are learnt from."""
 SHARPNESS, SHARE = 2.0, 0.3
