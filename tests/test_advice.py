@@ -6,46 +6,18 @@ import asyncio
 import csv
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from motes.cli import main
 from motes.errors import ConfigurationError
-from motes.lab import Evaluation, RunRecord, advice, advise, evaluate, read_records
+from motes.lab import RunRecord, advice, advise, read_records
 from motes.lab.advice import Advice, Prediction, coverage
 from motes.lab.chains import ChainWorld
-from motes.lab.regime import Regime, resampled, samples_of
+from motes.lab.regime import Mistakes, Regime, resampled, samples_of
 from motes.lab.statistics import Interval
-
-
-def measured(directory: Path, world: ChainWorld, methods=("wbon",), budgets=(8,), limit=100) -> list[RunRecord]:
-    told = "&".join(
-        f"{name}={getattr(world, name)}"
-        for name in (
-            "num_steps",
-            "success",
-            "separation",
-            "systematic",
-            "memory",
-            "agreement",
-            "spread",
-            "num_problems",
-        )
-    )
-    evaluation = Evaluation(
-        task=f"motes.lab.chains:ChainWorld?{told}",
-        methods=methods,
-        budgets=budgets,
-        limit=limit,
-        lm="its",
-        reward="its",
-    )
-    opened = evaluation.opened
-    asyncio.run(evaluate(evaluation, directory, lm=opened.lm, reward=opened.reward, concurrency=4, traces=False))
-    return read_records(directory / "records.jsonl")
-
+from pilots import measured, pilot_of
 
 LONG = ChainWorld(10, 0.15, 2.0, memory=0.6)
 """Where particles win."""
@@ -64,9 +36,12 @@ class TestRegime:
         assert found.success.low < np.mean([np.prod(c) for c in list(LONG.chances.values())[:100]]) < found.success.high
         assert found.auroc.low < LONG.auroc < found.auroc.high
         assert found.separation == pytest.approx(2.0, abs=0.2)
-        assert found.memory == pytest.approx(0.6, abs=0.1)
         assert found.systematic == 1.0
-        assert len(found.hardness) == 10
+        mistakes = found.mistakes
+        assert mistakes.flawless == found.success.value
+        assert (mistakes.luck, len(mistakes.hardness)) == (0.0, 10)
+        assert mistakes.hardness[:5] == pytest.approx([1 - 0.15 ** (1 / 10)] * 5, abs=0.08)
+        assert mistakes.spread == pytest.approx(found.spread)
         assert 2.5 < found.spread < 10
         assert found.tokens == (20.0, 0.0)
 
@@ -78,8 +53,23 @@ class TestRegime:
     def test_agreement_of_wrong_answers(self, tmp_path):
         world = replace(LONG, num_steps=4, success=0.3, agreement=0.7)
         found = Regime.of(measured(tmp_path, world))
-        assert found.agreement == pytest.approx(0.7**2, abs=0.12)
+        assert found.mistakes.agreement == pytest.approx(0.7**2, abs=0.12)
         assert found.world(10).agreement == pytest.approx(0.7, abs=0.12)
+
+    def test_luck_is_no_success_of_steps(self, tmp_path):
+        found = Regime.of(measured(tmp_path, replace(LONG, num_steps=5, success=0.2, luck=0.2), limit=None))
+        assert found.mistakes.luck == pytest.approx(0.2, abs=0.05)
+        assert found.mistakes.flawless == pytest.approx(0.2, abs=0.06)
+        assert found.success.value == pytest.approx(0.2 + 0.8 * 0.2, abs=0.06)
+        world = found.world(10)
+        assert (world.success, world.luck) == (found.mistakes.flawless, found.mistakes.luck)
+
+    @pytest.mark.parametrize(("concentration", "least", "most"), [(0.4, 0.25, 0.7), (2.0, 1.0, 4.0)])
+    def test_where_difficulty_lies(self, concentration: float, least: float, most: float):
+        world = ChainWorld(8, 0.1, 1.0, concentration=concentration, spread=9.0, law="gamma", num_problems=150)
+        found = Mistakes.of(pilot_of(world, 12), 0.0)
+        assert found.concentration is not None
+        assert least <= found.concentration <= most
 
     def test_without_checked_steps_final_answers_tell(self, pilot):
         unchecked = [
@@ -88,9 +78,18 @@ class TestRegime:
             if record.prefixes is not None
         ]
         found = Regime.of(unchecked)
-        assert (found.checked, found.hardness) == (False, ())
+        assert not found.checked
         assert found.auroc.value == pytest.approx(LONG.auroc, abs=0.06)
-        assert found.memory == pytest.approx(0.6, abs=0.15)
+        assert found.mistakes.flawless == found.success.value
+        assert np.mean(found.mistakes.hardness) == pytest.approx(1 - 0.15 ** (1 / 10), abs=0.06)
+
+    def test_a_reward_model_of_whole_answers_is_as_theory_has_it(self, pilot):
+        found = Regime.of([_scored_at_the_end(record) for record in pilot])
+        assert found.readings is None
+        assert found.mistakes == Mistakes.unknown(found.success.value, found.spread, found.mistakes.agreement)
+        world = found.world(10)
+        assert world.separation == found.separation == pytest.approx(2.0, abs=0.4)
+        assert (world.reader, world.num_steps) == (None, 10)
 
     def test_where_there_is_nothing_to_choose_from(self, pilot):
         for mark, words in (
@@ -104,6 +103,8 @@ class TestRegime:
             Regime.of([replace(record, method="pf") for record in pilot])
         with pytest.raises(ConfigurationError, match="evaluate bon or wbon"):
             Regime.of([replace(record, scores=(None,) * 8) for record in pilot])
+        with pytest.raises(ConfigurationError, match=r"of how many steps .* Evaluate again"):
+            Regime.of([replace(record, prefixes=None) for record in pilot])
 
     def test_the_cell_with_the_most_answers_is_looked_at(self, pilot):
         fewer = [replace(record, budget=4, method="bon") for record in pilot]
@@ -120,6 +121,13 @@ class TestRegime:
         p = np.random.default_rng(0).beta(1.0, 4.0, size=200_000)
         for n in (1, 8, 64):
             assert coverage(regime, n) == pytest.approx(np.mean(1 - (1 - p) ** n), abs=4e-3)
+
+
+def _scored_at_the_end(record: RunRecord) -> RunRecord:
+    assert record.prefixes is not None
+    ends = set(record.prefixes.ends)
+    scores = tuple(score if place in ends else None for place, score in enumerate(record.prefixes.scores))
+    return replace(record, prefixes=replace(record.prefixes, scores=scores, right=()))
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +185,7 @@ def advice_of(
     """Of accuracies at 4 and 16."""
     regime = Regime(
         100, 8, Interval(6, 5, 7), Interval(0.3, 0.2, 0.4), 2.0, Interval(auroc, 0.7, 0.9), True,
-        beta or Interval.none(), math.nan, 0.5, (), 0.1, (10.0, 5.0),
+        beta or Interval.none(), math.nan, Mistakes.unknown(0.3, 2.0, 0.1), None, (10.0, 5.0),
     )  # fmt: skip
     predictions = tuple(
         Prediction(method, budget, Interval(value, value, value), 15.0 * budget)

@@ -17,7 +17,7 @@ import motes
 from exact import z_limit, z_scores
 from motes import ParticleFilter, Problem, Sampling, TabularLanguageModel, Trajectory
 from motes.errors import ConfigurationError
-from motes.lab.chains import RIGHT, USUAL, ChainReward, ChainWorld, is_right, table_of
+from motes.lab.chains import RIGHT, USUAL, ChainReward, ChainWorld, Gaussian, is_right, table_of
 from motes.lab.reliability import auroc
 
 WORLD = ChainWorld(4, 0.3, 2.0, num_problems=60)
@@ -57,6 +57,38 @@ class TestTables:
         assert usual == pytest.approx(0.5 * 0.5 + 0.5 * 0.2 * 0.25)
         assert not any(is_right(path[-1]) for path in paths if WORLD.answer("".join(path)) != RIGHT)
 
+    def test_mistakes_may_end_in_the_right_answer(self):
+        paths = dict(TabularLanguageModel(table_of((0.5, 0.8), usual={"1a"}, lucky={"1a", "2b"})).paths())
+        lucky = {path for path in paths if WORLD.answer("".join(path)) == RIGHT and not all(map(is_right, path))}
+        assert sum(paths[path] for path in lucky) == pytest.approx(0.5 * 0.5 + 0.5 * 0.2 * 0.25)
+        assert {path[0] for path in lucky} == {"1a\n\n", "1\n\n"}
+
+    @pytest.mark.parametrize("agreement", [0.0, 0.5])
+    def test_as_many_are_lucky_as_are_said_to_be(self, agreement: float):
+        world = ChainWorld(6, 0.3, 1.0, luck=0.25, agreement=agreement, num_problems=400)
+        found = [
+            (WORLD.answer(trajectory.text) == RIGHT, all(is_right(step.text) for step in trajectory.steps))
+            for problem in world.problems()
+            for trajectory in samples(world, problem, 8)
+        ]
+        assert np.mean([right for right, flawless in found if not flawless]) == pytest.approx(0.25, abs=0.05)
+        assert all(right for right, flawless in found if flawless)
+
+    @pytest.mark.parametrize(("mean", "spread"), [(0.03, 9.0), (0.3, 2.0), (0.8, 20.0)])
+    def test_difficulties_may_be_those_of_sums(self, mean: float, spread: float):
+        world = ChainWorld(6, mean, 1.0, spread=spread, law="gamma", num_problems=20_000)
+        whole = np.array([np.prod(chances) for chances in world.chances.values()])
+        variance = mean * (1 - mean) / (spread + 1)
+        assert whole.mean() == pytest.approx(mean, abs=4 * np.sqrt(variance / 20_000))
+        assert whole.var() == pytest.approx(variance, rel=0.15)
+
+    def test_difficulty_lies_in_few_steps_where_it_is_concentrated(self):
+        world = ChainWorld(6, 0.2, 1.0, hardness=(1, 1, 2, 2, 3, 3), concentration=0.5, num_problems=3000)
+        hard = np.array([-np.log(chances) for chances in world.chances.values()])
+        shares = hard / hard.sum(axis=1, keepdims=True)
+        assert shares.mean(axis=0) == pytest.approx(np.array([1, 1, 2, 2, 3, 3]) / 12, abs=0.025)
+        assert shares.max(axis=1).mean() > 0.5, "where difficulty is even it is a quarter"
+
     def test_problems_are_as_hard_as_they_are_said_to_be(self):
         world = ChainWorld(6, 0.2, 1.0, spread=4.0, num_problems=4000)
         whole = np.array([np.prod(chances) for chances in world.chances.values()])
@@ -74,7 +106,7 @@ class TestTables:
         [
             {"num_steps": 0}, {"success": 1.0}, {"separation": -1.0}, {"systematic": 2.0}, {"memory": 1.0},
             {"concentration": 0.0}, {"hardness": (1.0,)}, {"hardness": (0.0,) * 4}, {"agreement": 1.5}, {"spread": 0.0},
-            {"num_problems": 0},
+            {"num_problems": 0}, {"luck": -0.1}, {"sharpness": 0.0}, {"law": "normal"},
         ],
     )  # fmt: skip
     def test_what_cannot_be_is_refused(self, changes: dict):
@@ -118,8 +150,31 @@ class TestReward:
             for trajectory, values in zip(trajectories, scores, strict=True):
                 by_text.setdefault(trajectory.text, set()).add(values[-1])
             assert all(len(values) == 1 for values in by_text.values()) == alike
-            again = ChainReward(2.0, systematic, seed=world.seed)
+            again = ChainReward(Gaussian(2.0), world.num_steps, systematic, world.seed)
             assert asyncio.run(again.score(trajectories[::-1])) == scores[::-1], "the same in any company"
+
+    def test_one_that_is_too_sure_or_not_sure_enough_knows_as_much(self):
+        scores, *others = zip(*steps_of(replace(WORLD, sharpness=2.5, num_problems=10), 8), strict=True)
+        as_sure, *same = zip(*steps_of(replace(WORLD, num_problems=10), 8), strict=True)
+        assert others == same
+        logits, those = (np.log(np.array(each) / (1 - np.array(each))) for each in (scores, as_sure))
+        assert 2.5 * logits == pytest.approx(those)
+
+    def test_another_reader_may_take_its_place(self):
+        asked = []
+
+        class Blind:
+            def next(self, before, was_right, is_right, share, normal) -> float:
+                asked.append((before is None, was_right, is_right, share))
+                return 1.0 if before is None else before + 1.0
+
+        world = replace(WORLD, reader=Blind(), num_steps=2)
+        (problem, *_) = world.problems()
+        trajectories = samples(world, problem, 20)
+        assert asyncio.run(world.reward.score(trajectories)) == [[1 / (1 + np.exp(-1)), 1 / (1 + np.exp(-2))]] * 20
+        kinds = {(True, True, right, 0.5) for right in (True, False)}
+        kinds |= {(False, True, True, 1.0), (False, True, False, 1.0), (False, False, False, 1.0)}
+        assert set(asked) == kinds
 
     def test_errors_are_remembered(self):
         for memory in (0.0, 0.9):

@@ -5,14 +5,16 @@ A problem takes T steps. Step t is right with probability p_t if all before it a
 be made there, and what follows from it ends in its own wrong answer. So Π p_t is the chance that one sample is right.
 
 The reward model knows better than chance whether a prefix is right. Its logit is the log-likelihood ratio of a reading
-that is normal around ±d′/2, with deviation 1:
+that is normal around ±d′/2, with deviation 1, over the reward model's sharpness:
 
-    logit r_t = d′ (±d′/2 + e_t)        e_t = memory · e_{t−1} + √(1 − memory²) · ε_t        e_t, ε_t ~ N(0, 1)
+    logit r_t = d′ (±d′/2 + e_t) / sharpness
+          e_t = memory · e_{t−1} + √(1 − memory²) · ε_t        e_t, ε_t ~ N(0, 1)
 
 d′ is its separation: a right prefix outscores a wrong one of as many steps with probability Φ(d′/√2), its AUROC within
 a problem: 0.76 at d′ = 1, 0.86 at 1.5, 0.92 at 2, 0.98 at 3. The share `systematic` of the variance of ε_t is a matter
 of what the prefix states: whoever states it is judged so. The rest differs from wording to wording, and every particle
-has its own.
+has its own. At sharpness 1 it is as sure as it may be; at 2 it knows as much, and is half as sure. A reward model that
+is not of this kind can be put in its place: `Reader`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -46,12 +48,15 @@ USUAL = "usual"
 """The wrong answer that several mistakes of a chain may share."""
 
 
-def table_of(success: Sequence[float], usual: Collection[str] = ()) -> dict[Path, dict[str, float]]:
+def table_of(
+    success: Sequence[float], usual: Collection[str] = (), lucky: Collection[str] = ()
+) -> dict[Path, dict[str, float]]:
     """A chain as `TabularLanguageModel` takes it.
 
     Args:
         success: (T,) the chance that each step is right, if those before it are.
         usual: mistakes that end in the usual wrong answer, such as "3b", the second one that can be made at step 3.
+        lucky: those that end in the right one.
     """
     table: dict[Path, dict[str, float]] = {}
 
@@ -62,7 +67,8 @@ def table_of(success: Sequence[float], usual: Collection[str] = ()) -> dict[Path
     for t, chance in enumerate(success, start=1):
         row = table.setdefault(right, {text(t, RIGHT): chance})
         for mistake, share in MISTAKES.items():
-            answer = USUAL if f"{t}{mistake}" in usual else f"{t}{mistake}"
+            name = f"{t}{mistake}"
+            answer = RIGHT if name in lucky else USUAL if name in usual else name
             row[text(t, answer, mistake)] = (1 - chance) * share
             wrong = (*right, text(t, answer, mistake))
             for later in range(t + 1, len(success) + 1):
@@ -78,17 +84,23 @@ class ChainWorld(BoxedAnswers):
 
     Args:
         num_steps: T.
-        success: the mean over problems of the chance that one sample is right.
+        success: the mean over problems of the chance that all steps of one sample are right.
         separation: d′ of the reward model.
         systematic: the share of its error that all who state the same have in common.
         memory: how much of its error at a step is that at the step before, in [0, 1).
+        sharpness: the beta by which its scores must be taken to say what it knows.
         concentration: of the difficulty. None: all problems have the same `hardness`; else each one's shares of
-            log Π p_t are drawn from a Dirichlet distribution with this parameter: the smaller, the fewer steps decide.
+            log Π p_t are drawn from a Dirichlet distribution around it whose parameters have this mean: the smaller,
+            the fewer steps decide.
         hardness: (T,) of the steps, in any unit: their shares of log Π p_t. Empty: all are equally hard.
         agreement: the share of mistakes that end in the problem's usual wrong answer, instead of one of their own.
-        spread: of problems. Their chances are drawn from a beta distribution as narrow as a posterior after so many
-            observations.
+        luck: the share of mistakes that end in the right answer.
+        spread: of problems. Their chances have a variance of success · (1 − success) / (spread + 1), as those of a beta
+            distribution after so many observations.
+        law: of these chances: "beta"; or "gamma", of their negative logarithms, so that none is hopeless: what a
+            problem's difficulty is where it is a sum over steps.
         num_problems: drawn. seed: of the draws and of the reward model's errors.
+        reader: the reward model, in place of one with this separation, memory and sharpness.
 
     Raises:
         ConfigurationError: a value is out of its range.
@@ -99,12 +111,16 @@ class ChainWorld(BoxedAnswers):
     separation: float
     systematic: float = 1.0
     memory: float = 0.8
+    sharpness: float = 1.0
     concentration: float | None = None
     hardness: tuple[float, ...] = ()
     agreement: float = 0.0
+    luck: float = 0.0
     spread: float = 5.0
+    law: Literal["beta", "gamma"] = "beta"
     num_problems: int = 300
     seed: int = 0
+    reader: Reader | None = None
 
     name = "chains"
     is_quick = True
@@ -118,10 +134,12 @@ class ChainWorld(BoxedAnswers):
             ("separation", self.separation >= 0, "be at least 0"),
             ("systematic", 0 <= self.systematic <= 1, "lie in [0, 1]"),
             ("memory", 0 <= self.memory < 1, "lie in [0, 1)"),
+            ("sharpness", self.sharpness > 0, "be more than 0"),
             ("concentration", self.concentration is None or self.concentration > 0, "be more than 0, or None"),
             ("hardness", not self.hardness or len(self.hardness) == self.num_steps, "have one number a step, or none"),
             ("hardness", min(self.hardness, default=1.0) >= 0 < sum(self.hardness or (1.0,)), "be 0 or more"),
             ("agreement", 0 <= self.agreement <= 1, "lie in [0, 1]"),
+            ("luck", 0 <= self.luck <= 1, "lie in [0, 1]"),
             ("spread", self.spread > 0, "be more than 0"),
         ):
             if not holds:
@@ -138,14 +156,32 @@ class ChainWorld(BoxedAnswers):
         rng = np.random.default_rng(self.seed)
         found = {}
         for i in range(self.num_problems):
-            whole = rng.beta(self.spread * self.success, self.spread * (1 - self.success))
-            if self.concentration is None:
-                shares = np.array(self.hardness or (1.0,) * self.num_steps)
-                shares = shares / shares.sum()
+            if self.law == "beta":
+                whole = rng.beta(self.spread * self.success, self.spread * (1 - self.success))
             else:
-                shares = rng.dirichlet(np.full(self.num_steps, self.concentration))
+                whole = math.exp(-rng.gamma(*self._gamma))
+            shares = np.array(self.hardness or (1.0,) * self.num_steps)
+            shares = shares / shares.mean()
+            if self.concentration is not None:
+                shares = rng.dirichlet(np.maximum(self.concentration * shares, 1e-3))
+            shares = shares / shares.sum()
             found[f"chain {i}"] = tuple((max(whole, 1e-9) ** shares).tolist())
         return found
+
+    @cached_property
+    def _gamma(self) -> tuple[float, float]:
+        """Shape and scale of the negative logarithm of a chance whose mean and variance are as they should be:
+        E[p^k] = (1 + k · scale)^−shape."""
+        mean = self.success
+        ratio = math.log(mean**2 + mean * (1 - mean) / (self.spread + 1)) / math.log(mean)  # from 1 to 2
+        low, high = -14.0, 14.0
+        for _ in range(60):
+            scale = math.exp((low + high) / 2)
+            if math.log1p(2 * scale) / math.log1p(scale) > ratio:
+                low = math.log(scale)
+            else:
+                high = math.log(scale)
+        return -math.log(mean) / math.log1p(scale), scale
 
     def problems(self, split: str = "test", limit: int | None = None) -> list[Problem]:
         """See `motes.protocols.Task`; all splits are one."""
@@ -163,25 +199,26 @@ class ChainWorld(BoxedAnswers):
     @cached_property
     def lm(self) -> ChainLanguageModel:
         """Writes the problems' chains."""
-        rng = np.random.default_rng((self.seed, 1))
-        usual = {
-            question: {
-                f"{t}{mistake}" for t in range(1, self.num_steps + 1) for mistake in MISTAKES
-                if rng.random() < self.agreement
-            }
-            for question in self.chances
-        }  # fmt: skip
-        return ChainLanguageModel(self.chances, usual)
+        usual, lucky = self._mistakes(1, self.agreement), self._mistakes(2, self.luck)
+        return ChainLanguageModel(self.chances, usual, lucky)
+
+    def _mistakes(self, kind: int, share: float) -> dict[str, set[str]]:
+        """A share of the mistakes of each problem."""
+        rng = np.random.default_rng((self.seed, kind))
+        names = [f"{t}{mistake}" for t in range(1, self.num_steps + 1) for mistake in MISTAKES]
+        return {question: {name for name in names if rng.random() < share} for question in self.chances}
 
     @cached_property
     def reward(self) -> ChainReward:
         """Reads them."""
-        return ChainReward(self.separation, self.systematic, self.memory, self.seed)
+        reader = self.reader or Gaussian(self.separation, self.memory, self.sharpness)
+        return ChainReward(reader, self.num_steps, self.systematic, self.seed)
 
 
 def is_right(step: str) -> bool:
     """Whether a step makes no mistake, and does not state the answer of one."""
-    return step.endswith(f"\\boxed{{{RIGHT}}}") or step.strip().isdigit()
+    number, _, box = step.strip().partition(" ")
+    return number.isdigit() and box in ("", f"\\boxed{{{RIGHT}}}")
 
 
 class ChainLanguageModel:
@@ -189,14 +226,18 @@ class ChainLanguageModel:
 
     Args:
         chances: (T,) p_t of each problem, by its question.
-        usual: mistakes that end in the usual wrong answer, by question; see `table_of`.
+        usual, lucky: mistakes that end in the usual wrong answer, and in the right one, by question; see `table_of`.
     """
 
     def __init__(
-        self, chances: Mapping[str, tuple[float, ...]], usual: Mapping[str, Collection[str]] | None = None
+        self,
+        chances: Mapping[str, tuple[float, ...]],
+        usual: Mapping[str, Collection[str]] | None = None,
+        lucky: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self._chances = chances
         self._usual = usual or {}
+        self._lucky = lucky or {}
         self._tables: dict[str, TabularLanguageModel] = {}
 
     def table(self, question: str) -> TabularLanguageModel:
@@ -209,7 +250,7 @@ class ChainLanguageModel:
             raise ConfigurationError(f"{question!r} is no problem of this world")
         if question not in self._tables:
             self._tables[question] = TabularLanguageModel(
-                table_of(self._chances[question], self._usual.get(question, ()))
+                table_of(self._chances[question], self._usual.get(question, ()), self._lucky.get(question, ()))
             )
         return self._tables[question]
 
@@ -235,29 +276,74 @@ class ChainLanguageModel:
         return f"ChainLanguageModel({len(self._chances)} problems)"
 
 
-class _Reading(NamedTuple):
-    """What the reward model knows of a prefix: whether it is right, e_t, and the names of what it states and how."""
+class Reader(Protocol):
+    """What a reward model says of prefixes: of each, after what it said of the one that it continues."""
 
+    def next(self, before: float | None, was_right: bool, is_right: bool, share: float, normal: float) -> float:
+        """The logit of a prefix's score.
+
+        Args:
+            before: of the prefix that it continues by a step; None where it is a first step.
+            was_right, is_right: whether that one, and this one, is right.
+            share: of the answer's steps, those that are there, in (0, 1].
+            normal: what chance brings, a draw from the standard normal distribution.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A reader as the module's docstring says it."""
+
+    separation: float
+    memory: float = 0.8
+    sharpness: float = 1.0
+
+    def next(self, before: float | None, was_right: bool, is_right: bool, share: float, normal: float) -> float:
+        """See `Reader`."""
+        if self.separation == 0:
+            return 0.0
+        scale = self.separation / self.sharpness
+        error = normal
+        if before is not None:
+            last = before / scale - self._mean(was_right)
+            error = self.memory * last + math.sqrt(1 - self.memory**2) * normal
+        return scale * (self._mean(is_right) + error)
+
+    def _mean(self, right: bool) -> float:
+        return self.separation / 2 if right else -self.separation / 2
+
+
+class _Reading(NamedTuple):
+    """What the reward model makes of a prefix of so many steps: whether it is right, the logit of its score, None of
+    none, and the names of what it states and how."""
+
+    steps: int
     right: bool
-    error: float
+    logit: float | None
     stated: bytes
     worded: bytes
 
 
 class ChainReward:
-    """Judges chains as the module's docstring says; the same prefix, in the same words, always alike."""
+    """Judges chains of so many steps as a reader does; the same prefix, in the same words, always alike.
 
-    def __init__(self, separation: float, systematic: float = 1.0, memory: float = 0.8, seed: int = 0) -> None:
-        self.separation, self.systematic, self.memory, self.seed = separation, systematic, memory, seed
+    Args:
+        systematic: the share of what chance brings that is a matter of what a prefix states.
+    """
+
+    def __init__(self, reader: Reader, num_steps: int, systematic: float = 1.0, seed: int = 0) -> None:
+        self.reader, self.num_steps, self.systematic, self.seed = reader, num_steps, systematic, seed
         self._readings: WeakKeyDictionary[Trajectory, _Reading] = WeakKeyDictionary()
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[list[float]]:
         """See `motes.protocols.RewardModel`."""
         return [[self._score(self._read(node)) for node in trajectory.path] for trajectory in trajectories]
 
-    def _score(self, reading: _Reading) -> float:
-        mean = self.separation / 2 if reading.right else -self.separation / 2
-        return 1 / (1 + math.exp(-self.separation * (mean + reading.error)))
+    @staticmethod
+    def _score(reading: _Reading) -> float:
+        assert reading.logit is not None  # it has a step
+        return 1 / (1 + math.exp(-reading.logit))
 
     def _read(self, node: Trajectory) -> _Reading:
         if (known := self._readings.get(node)) is not None:
@@ -267,20 +353,20 @@ class ChainReward:
         assert parent is not None
         if parent.step is None:
             name = _digest(str(self.seed).encode(), node.problem.question.encode())
-            before = _Reading(True, 0.0, name, name)
+            before = _Reading(0, True, None, name, name)
         else:
             before = self._read(parent)
         stated = _digest(before.stated, step.text.encode())
         worded = _digest(before.worded, repr((step.text, step.token_ids)).encode())
-        error = math.sqrt(self.systematic) * normal_of(stated) + math.sqrt(1 - self.systematic) * normal_of(worded)
-        if parent.step is not None:
-            error = self.memory * before.error + math.sqrt(1 - self.memory**2) * error
-        reading = _Reading(before.right and is_right(step.text), error, stated, worded)
+        normal = math.sqrt(self.systematic) * normal_of(stated) + math.sqrt(1 - self.systematic) * normal_of(worded)
+        steps, right = before.steps + 1, before.right and is_right(step.text)
+        logit = self.reader.next(before.logit, before.right, right, steps / self.num_steps, normal)
+        reading = _Reading(steps, right, logit, stated, worded)
         self._readings[node] = reading
         return reading
 
     def __repr__(self) -> str:
-        return f"ChainReward({self.separation:g}, {self.systematic:g}, {self.memory:g})"
+        return f"ChainReward({self.reader!r}, {self.num_steps}, {self.systematic:g})"
 
 
 def _digest(*parts: bytes) -> bytes:

@@ -18,6 +18,7 @@ import numpy as np
 from motes.errors import ConfigurationError
 from motes.lab.chains import MISTAKES, ChainWorld
 from motes.lab.method_spec import draws_independently
+from motes.lab.readings import ReadAnswer, Readings, answers_read
 from motes.lab.records import RunRecord
 from motes.lab.reliability import Predictions, StepQuality
 from motes.lab.statistics import Interval, share_interval
@@ -26,7 +27,68 @@ LEAST_ANSWERS = 2
 """Of each problem: from one alone nothing is known of how answers to the same problem differ."""
 STEEPEST = 0.999
 """No AUROC is taken for larger: 1 has no separation."""
+SHARPEST = 20.0
+"""No reward model's sharpness is taken for more, nor for less than one over it."""
+RAREST = 1e-4
+"""No answer is taken to be flawless more rarely, nor flawed."""
+CONCENTRATIONS = (None, 8.0, 4.0, 2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1)
+"""That are looked at, from even difficulty to what lies in one step."""
+ALIKE = 400
+"""Chains that are held against the problems for that."""
 CLIP = 1e-6
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """How answers go wrong.
+
+    Attributes:
+        flawless: the share of answers all of whose steps are right. `spread`: of that over problems, as `ChainWorld`
+            has it.
+        hardness: of each step, the share of answers right so far that go wrong at it.
+        concentration: how unevenly difficulty lies in the steps of one problem, as `ChainWorld` has it.
+        luck: the share of answers with a mistake that are right in spite of it.
+        agreement: the chance that two wrong answers to one problem are the same.
+    """
+
+    flawless: float
+    spread: float
+    hardness: tuple[float, ...]
+    concentration: float | None
+    luck: float
+    agreement: float
+
+    @classmethod
+    def of(cls, answers: Sequence[ReadAnswer], agreement: float) -> Mistakes:
+        """Of the answers of a pilot, and how often wrong ones agree."""
+        reached, failed = Counter[int](), Counter[int]()
+        at: dict[tuple[str, int], list[bool]] = {}
+        flawless: dict[str, list[bool]] = {}
+        for answer in answers:
+            flawless.setdefault(answer.problem, []).append(answer.mistake is None)
+            last = len(answer.logits) - 1 if answer.mistake is None else answer.mistake
+            for place in range(last + 1):
+                reached[place] += 1
+                failed[place] += place == answer.mistake
+                at.setdefault((answer.problem, place), []).append(place == answer.mistake)
+        hardness = tuple(failed[place] / reached[place] for place in sorted(reached))
+        flawed = [answer for answer in answers if answer.mistake is not None]
+        share = (len(answers) - len(flawed)) / len(answers)
+        length = round(float(np.mean([len(answer.logits) for answer in answers])))
+        spread = _spread(flawless.values())
+        return cls(
+            flawless=share,
+            spread=spread,
+            hardness=hardness,
+            concentration=_concentration(list(at.values()), length, share, spread, hardness),
+            luck=sum(answer.is_lucky for answer in flawed) / max(1, len(flawed)),
+            agreement=agreement,
+        )
+
+    @classmethod
+    def unknown(cls, success: float, spread: float, agreement: float) -> Mistakes:
+        """Where nothing is known but how often an answer is right: any step may go wrong, for good."""
+        return cls(success, spread, (), None, 0.0, agreement)
 
 
 @dataclass(frozen=True)
@@ -43,9 +105,8 @@ class Regime:
         beta: how sharply a filter should take the scores: see `motes.lab.reliability.Predictions.sharpness`.
         systematic: the share of the variance of wrong answers' logits that those who answer the same have in common.
             NaN where no two wrong ones of a problem ever do.
-        memory: the correlation of the reward model's error at a step with that at the step before.
-        hardness: of each step, the share of answers right so far that go wrong at it. Empty where steps are unchecked.
-        agreement: the chance that two wrong answers to one problem are the same.
+        mistakes: how answers go wrong; where steps are unchecked, as their scores suggest.
+        readings: what the reward model says of partial answers. None where it scores nothing but whole ones.
         tokens: that an answer needs by itself, of the language model and of the reward model.
     """
 
@@ -58,9 +119,8 @@ class Regime:
     checked: bool
     beta: Interval
     systematic: float
-    memory: float
-    hardness: tuple[float, ...]
-    agreement: float
+    mistakes: Mistakes
+    readings: Readings | None
     tokens: tuple[float, float]
 
     @classmethod
@@ -68,11 +128,11 @@ class Regime:
         """Of an evaluation's records: those of the method whose independent answers have scores and are the most.
 
         Raises:
-            ConfigurationError: there are none, or none that are right, or none that are wrong.
+            ConfigurationError: there are none, or none that are right, or none that are wrong; or the records are
+                those of a version that did not keep partial answers.
         """
         samples = samples_of(records)
         right = [(record.problem_id, each is True) for record in samples for each in record.right]
-        answers = round(len(right) / len(samples))
         success = share_interval(right)
         if not 0 < success.value < 1:
             what = "right" if success.value == 0 else "wrong"
@@ -82,20 +142,26 @@ class Regime:
             )
         quality = StepQuality.of(samples[0].method, samples[0].budget, True, samples)
         assert quality is not None  # they have scores
+        if math.isnan(quality.steps.value):
+            raise ConfigurationError(
+                "an earlier version made these records: they do not say of how many steps answers are. Evaluate again"
+            )
         checked = quality.checked
+        spread = _spread([[each is True for each in record.right] for record in samples])
+        agreement = _agreement(samples)
+        answers = answers_read(samples)
         return cls(
             problems=len({record.problem_id for record in samples}),
-            answers=answers,
+            answers=round(len(right) / len(samples)),
             steps=quality.steps,
             success=success,
-            spread=_spread([[each is True for each in record.right] for record in samples]),
+            spread=spread,
             auroc=quality.abreast if checked else Predictions.of_scores(samples).auroc()[1],
             checked=checked,
             beta=quality.beta,
             systematic=_systematic(samples),
-            memory=_memory(samples, checked),
-            hardness=_hardness(samples) if checked else (),
-            agreement=_agreement(samples),
+            mistakes=Mistakes.of(answers, agreement) if answers else Mistakes.unknown(success.value, spread, agreement),
+            readings=Readings(answers) if answers else None,
             tokens=(
                 float(np.mean([record.usage.generated_tokens / len(record.right) for record in samples])),
                 float(np.mean([record.usage.reward_tokens / len(record.right) for record in samples])),
@@ -108,23 +174,27 @@ class Regime:
         return max(0.0, math.sqrt(2) * NormalDist().inv_cdf(min(self.auroc.value, STEEPEST)))
 
     def world(self, num_problems: int, seed: int = 0, auroc: float | None = None) -> ChainWorld:
-        """Chains like these. `auroc`: of another reward model."""
-        length = max(1, round(self.steps.value))
+        """Chains like these. `auroc`: of a reward model that knows more."""
         regime = self if auroc is None else replace(self, auroc=Interval.none(auroc))
-        hardness = tuple(-math.log1p(-min(share, 0.99)) for share in _of_length(self.hardness, length))
+        reader = self.readings if self.readings is None or auroc is None else self.readings.with_auroc(auroc)
+        length, mistakes = max(1, round(self.steps.value)), self.mistakes
         alone = sum(share**2 for share in MISTAKES.values()) / length  # how often two mistakes are the same by chance
-        usual = math.sqrt(max(0.0, self.agreement - alone) / max(1e-9, 1 - alone))
+        usual = math.sqrt(max(0.0, mistakes.agreement - alone) / max(1e-9, 1 - alone))
         return ChainWorld(
             num_steps=length,
-            success=self.success.value,
+            success=min(max(mistakes.flawless, RAREST), 1 - RAREST),
             separation=regime.separation,
             systematic=1.0 if math.isnan(self.systematic) else self.systematic,
-            memory=self.memory,
-            hardness=hardness if sum(hardness) > 0 else (),
+            sharpness=min(max(self.beta.value, 1 / SHARPEST), SHARPEST) if self.beta.value > 0 else 1.0,
+            concentration=mistakes.concentration,
+            hardness=_shares(mistakes.hardness, length),
             agreement=usual,
-            spread=self.spread,
+            luck=mistakes.luck,
+            spread=mistakes.spread,
+            law="gamma",
             num_problems=num_problems,
             seed=seed,
+            reader=reader,
         )
 
 
@@ -161,14 +231,8 @@ def resampled(records: Sequence[RunRecord], rng: np.random.Generator) -> list[Ru
 
 
 def _spread(right: Iterable[Sequence[bool]]) -> float:
-    """By moments: of c of n answers right, c(c − 1)/(n(n − 1)) is an unbiased estimate of the square of the chance."""
-    shares, squares = [], []
-    for marks in right:
-        c, n = sum(marks), len(marks)
-        shares.append(c / n)
-        squares.append(c * (c - 1) / (n * (n - 1)))
-    mean = float(np.mean(shares))
-    variance = float(np.mean(squares)) - mean**2
+    """Of the chances of problems, each given by marks, two at least."""
+    variance, mean = _variance(right)
     if variance <= 0:
         return 1000.0
     return min(1000.0, max(0.05, mean * (1 - mean) / variance - 1))
@@ -217,48 +281,55 @@ def _agreement(samples: Sequence[RunRecord]) -> float:
     return same / pairs if pairs else 0.0
 
 
-def _memory(samples: Sequence[RunRecord], checked: bool) -> float:
-    """The correlation of logits of successive steps, both right, or both wrong, less the mean of their kind and depth;
-    without labels of steps those of the answers' ends."""
-    pairs: dict[tuple[bool, int], list[tuple[float, float]]] = {}
-    for record in samples:
-        if (prefixes := record.prefixes) is None:
-            continue
-        right = prefixes.right if checked else prefixes.lead_to(record.right)
-        depths = prefixes.depths
-        for place, parent in enumerate(prefixes.parents):
-            if parent is None or not right or right[place] is None or right[place] != right[parent]:
-                continue
-            now, before = prefixes.scores[place], prefixes.scores[parent]
-            if now is not None and before is not None:
-                pairs.setdefault((bool(right[place]), depths[place]), []).append((_logit(before), _logit(now)))
-    centred = [np.array(each) - np.mean(each, axis=0) for each in pairs.values() if len(each) > 2]
-    if not centred:
-        return 0.8
-    both = np.concatenate(centred)
-    product = float(np.mean(both[:, 0] * both[:, 1]))
-    scale = math.sqrt(float(np.mean(both[:, 0] ** 2)) * float(np.mean(both[:, 1] ** 2)))
-    return min(0.95, max(0.0, product / scale)) if scale else 0.8
+def _concentration(
+    marks: Sequence[Sequence[bool]], length: int, flawless: float, spread: float, hardness: Sequence[float]
+) -> float | None:
+    """Of the difficulty within problems: with it chains differ as much from each other, in the chance that a step goes
+    wrong, as the problems do. None: even difficulty differs enough.
+
+    Args:
+        marks: of each step of each problem, whether those of its answers that were right before it went wrong at it.
+        length: of the chains; the rest as `Mistakes` has it.
+    """
+    variance, mean = _variance([each for each in marks if len(each) > 1])
+    if not 0 < variance < mean * (1 - mean) or not 0 < flawless < 1:
+        return None
+
+    def differ(concentration: float | None) -> float:
+        chances = np.array([*ChainWorld(
+            length, flawless, 1.0, concentration=concentration, hardness=_shares(hardness, length), spread=spread,
+            law="gamma", num_problems=ALIKE,
+        ).chances.values()])  # fmt: skip
+        # A step counts as often as an answer comes so far.
+        reached = np.cumprod(np.hstack([np.ones((ALIKE, 1)), chances[:, :-1]]), axis=1)
+        wrong = 1 - chances
+        middle = np.average(wrong, weights=reached)
+        return float(np.average((wrong - middle) ** 2, weights=reached)) / float(middle * (1 - middle))
+
+    wanted = variance / (mean * (1 - mean))
+    return min(CONCENTRATIONS, key=lambda each: abs(differ(each) - wanted))
 
 
-def _hardness(samples: Sequence[RunRecord]) -> tuple[float, ...]:
-    """Of each step, the share of answers right before it that are wrong from it on."""
-    reached: Counter[int] = Counter()
-    failed: Counter[int] = Counter()
-    for record in samples:
-        if (prefixes := record.prefixes) is None or not prefixes.right:
-            continue
-        for place, (parent, depth) in enumerate(zip(prefixes.parents, prefixes.depths, strict=True)):
-            if prefixes.right[place] is not None and (parent is None or prefixes.right[parent]):
-                reached[depth] += 1
-                failed[depth] += not prefixes.right[place]
-    return tuple(failed[depth] / reached[depth] for depth in sorted(reached))
+def _variance(marks: Iterable[Sequence[bool]]) -> tuple[float, float]:
+    """Of a chance that differs from place to place, by moments: its variance, and its mean. Of c of n marks,
+    c(c − 1)/(n(n − 1)) is an unbiased estimate of the square of the chance."""
+    shares, squares, weights = [], [], []
+    for each in marks:
+        c, n = sum(each), len(each)
+        shares.append(c / n)
+        squares.append(c * (c - 1) / (n * (n - 1)))
+        weights.append(n)
+    if not shares:
+        return 0.0, 0.0
+    mean = float(np.average(shares, weights=weights))
+    return float(np.average(squares, weights=weights)) - mean**2, mean
 
 
-def _of_length(hardness: Sequence[float], length: int) -> list[float]:
-    """The same profile over another number of steps."""
-    if not hardness:
-        return []
+def _shares(hardness: Sequence[float], length: int) -> tuple[float, ...]:
+    """Chances of going wrong, step by step, as shares of log Π p_t over another number of steps; none where no step
+    ever went wrong."""
+    if not sum(hardness):
+        return ()
     places = np.linspace(0, len(hardness) - 1, length)
-    found: list[float] = np.interp(places, np.arange(len(hardness)), hardness).tolist()
-    return found
+    chances = np.interp(places, np.arange(len(hardness)), hardness)
+    return tuple((-np.log1p(-np.minimum(chances, 0.99))).tolist())

@@ -16,6 +16,9 @@ than the last one; answers of many steps count more of them.
     "odds"         r/(1 − r), r clipped to [1e−7, 1 − 1e−7]: softmax over logits, what the paper's experiments use
     "probability"  r: the Bernoulli emission of the paper's equations (arXiv 2502.01618, section 3); r = 0 ends a path
                    for good, also under "increment", where the telescoping product would let it come back
+    "exponential"  e^r: the optimum of a reward whose price is divergence from the model, max E[r] − KL(q ‖ p)/beta
+                   (Korbak, Perez, Buckley, arXiv 2205.11275); differences between scores near 0, and near 1, count
+                   little, whereas on odds they may decide everything
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from motes.types import STOPS
 
 FloatArray = npt.NDArray[np.float64]
 Potential = Literal["absolute", "increment"]
-Link = Literal["odds", "probability"]
+Link = Literal["odds", "probability", "exponential"]
 
 CLIP = 1e-7
 
@@ -43,6 +46,8 @@ def log_potential(scores: FloatArray, link: Link, beta: float) -> FloatArray:
     if link == "odds":
         clipped = np.clip(scores, CLIP, 1 - CLIP)
         return np.asarray(beta * (np.log(clipped) - np.log1p(-clipped)))
+    if link == "exponential":
+        return np.asarray(beta * scores)
     with np.errstate(divide="ignore"):
         return np.asarray(beta * np.log(scores))
 

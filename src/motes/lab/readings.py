@@ -1,0 +1,217 @@
+"""What a reward model says of partial answers: taken down in a pilot, and said again of chains.
+
+A reward model seldom is what theory makes of it. Some mistakes it notices at once, and some never; it may be sure of
+little and still know much; what it says of a step depends on what it said of the one before. No two numbers tell all
+that, so that nothing is fitted here: `Readings.next` draws what is said next from what was said in the pilot after
+about the same, about as far into an answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from motes.lab.records import RunRecord
+from motes.methods.potential import log_potential
+
+FloatArray = npt.NDArray[np.float64]
+
+NEIGHBOURS = 40
+"""Of what was said in the pilot, so much that comes next to the same is drawn from."""
+PARTS = 8
+"""Of an answer's length, within which as much is said as within the whole: other parts are left out of account."""
+NEAREST = 400
+"""So many readings at least are looked at for each part."""
+BINS = 16
+"""Of changes of a logit, where first mistakes are inferred from them."""
+ROUNDS = 30
+"""Of that inference."""
+
+SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
+
+_NORMAL = NormalDist()
+
+
+@dataclass(frozen=True)
+class ReadAnswer:
+    """One complete answer as the reward model saw it.
+
+    Attributes:
+        problem: its id.
+        logits: (T,) of its steps' scores.
+        mistake: the place of its first wrong step; None where all are right.
+        right: whether its final answer is.
+    """
+
+    problem: str
+    logits: tuple[float, ...]
+    mistake: int | None
+    right: bool
+
+    @property
+    def is_lucky(self) -> bool:
+        """Whether it is right in spite of a mistake."""
+        return self.right and self.mistake is not None
+
+
+def answers_read(samples: Iterable[RunRecord]) -> list[ReadAnswer]:
+    """The complete answers all of whose steps have scores; where nobody checked the steps, with the places of their
+    first mistakes as `infer_mistakes` finds them."""
+    found, checked = [], False
+    for record in samples:
+        prefixes = record.prefixes
+        if prefixes is None:
+            continue
+        for end, is_right in zip(prefixes.ends, record.right, strict=True):
+            path: list[int] = []
+            step = end
+            while step is not None:
+                path.append(step)
+                step = prefixes.parents[step]
+            path.reverse()
+            scores = [prefixes.scores[step] for step in path]
+            if not path or any(score is None for score in scores):
+                continue
+            marks = [prefixes.right[step] for step in path] if prefixes.right else []
+            checked |= any(mark is not None for mark in marks)
+            mistake = next((place for place, mark in enumerate(marks) if mark is False), None)
+            logits = log_potential(np.array(scores, dtype=float), "odds", 1.0)
+            found.append(ReadAnswer(record.problem_id, tuple(logits.tolist()), mistake, is_right is True))
+    return found if checked else infer_mistakes(found)
+
+
+class Readings:
+    """Says of prefixes what was said in a pilot, a `motes.lab.chains.Reader`.
+
+    Args:
+        answers: of the pilot, one at least.
+    """
+
+    def __init__(self, answers: Sequence[ReadAnswer]) -> None:
+        pools: dict[tuple[bool, bool, bool], list[tuple[float, float, float]]] = {}
+        for answer in answers:
+            length = len(answer.logits)
+            wrong_from = length if answer.mistake is None else answer.mistake
+            for place, logit in enumerate(answer.logits):
+                kind = (place == 0, place - 1 < wrong_from, place < wrong_from)
+                before = answer.logits[place - 1] if place else 0.0
+                pools.setdefault(kind, []).append(((place + 1) / length, before, logit))
+        self._pools = {kind: np.array(each) for kind, each in pools.items()}
+        self._sorted: dict[tuple[bool, bool, bool, int], FloatArray] = {}
+
+    def next(self, before: float | None, was_right: bool, is_right: bool, share: float, normal: float) -> float:
+        """See `motes.lab.chains.Reader`."""
+        known = self._near((before is None, was_right, is_right), round(PARTS * share))
+        if before is not None:
+            start, stop = (int(np.searchsorted(known[:, 1], before, side)) for side in SIDES)
+            first = max(0, min((start + stop - NEIGHBOURS) // 2, len(known) - NEIGHBOURS))
+            known = known[first : first + NEIGHBOURS]
+        values = np.sort(known[:, 2])
+        return float(values[min(int(_NORMAL.cdf(normal) * len(values)), len(values) - 1)])
+
+    def with_auroc(self, auroc: float) -> Readings | Better:
+        """The same, with so much more said against wrong prefixes that a right one has the larger score with this
+        chance, among those that are as far into an answer; itself where that is so already."""
+        parts: dict[int, tuple[list[float], list[float]]] = {}
+        for (_, _, is_right), pool in self._pools.items():
+            for share, _, logit in pool:
+                parts.setdefault(round(PARTS * share), ([], []))[is_right].append(logit)
+        differences = np.concatenate(
+            [np.subtract.outer(_some(right), _some(wrong)).ravel() for wrong, right in parts.values()]
+        )
+        gap = -float(np.quantile(differences, 1 - auroc)) if len(differences) else 0.0
+        return Better(self, gap) if gap > 0 else self
+
+    def _near(self, kind: tuple[bool, bool, bool], part: int) -> FloatArray:
+        """What was said about so far into an answer, (n, 3): share, before, logit; by what was said before."""
+        if (*kind, part) not in self._sorted:
+            pool = self._pools.get(kind)
+            if pool is None:  # no first step was ever wrong, say: as later ones; or nothing ever was
+                others = [pool for other, pool in self._pools.items() if other[2] == kind[2]]
+                pool = np.concatenate(others or list(self._pools.values()))
+            nearest = np.argsort(np.abs(pool[:, 0] - part / PARTS), kind="stable")
+            pool = pool[nearest[: max(NEAREST, len(pool) // (PARTS - 2))]]
+            self._sorted[*kind, part] = pool[np.argsort(pool[:, 1], kind="stable")]
+        return self._sorted[*kind, part]
+
+
+def _some(values: Sequence[float]) -> FloatArray:
+    """At most a thousand of them, evenly."""
+    found = np.sort(values)
+    return found[:: max(1, len(found) // 1000)]
+
+
+@dataclass(frozen=True)
+class Better:
+    """A reader that says less of wrong prefixes, by a constant on the logit.
+
+    Args:
+        gap: that constant.
+    """
+
+    reader: Readings
+    gap: float
+
+    def next(self, before: float | None, was_right: bool, is_right: bool, share: float, normal: float) -> float:
+        """See `motes.lab.chains.Reader`."""
+        said = before if before is None or was_right else before + self.gap
+        logit = self.reader.next(said, was_right, is_right, share, normal)
+        return logit if is_right else logit - self.gap
+
+
+def infer_mistakes(answers: Sequence[ReadAnswer]) -> list[ReadAnswer]:
+    """The same with the place of each wrong answer's first mistake, where its scores suggest that it is: drawn with
+    the chance that it is there. Right answers are taken to have none.
+
+    How logits change from step to step while answers are right, right answers tell. How they do at a mistake, and
+    after one, is found together with the mistakes' places by expectation maximisation: a hidden Markov model of two
+    states, with histograms of changes.
+    """
+    wrong = [place for place, answer in enumerate(answers) if not answer.right]
+    if not wrong or len(wrong) == len(answers):
+        return [answer if answer.right else replace(answer, mistake=0) for answer in answers]
+    changes = [np.diff(np.array((0.0, *answer.logits))) for answer in answers]
+    edges = np.quantile(np.concatenate(changes), np.linspace(0, 1, BINS + 1)[1:-1])
+    bins = [np.searchsorted(edges, each) for each in changes]
+    first = {
+        place: np.zeros(len(each), dtype=int) + np.minimum(np.arange(len(each)), 1) for place, each in enumerate(bins)
+    }
+    # Steps are of two kinds, the first one and later ones, whose changes are of different sizes.
+    right = np.ones((2, BINS))
+    for place, each in enumerate(bins):
+        if answers[place].right:
+            np.add.at(right, (first[place], each), 1.0)
+    right /= right.sum(axis=1, keepdims=True)
+    lengths = np.array([len(bins[place]) for place in wrong])
+    chances = [np.full(length, 1 / length) for length in lengths]
+    for _ in range(ROUNDS):
+        at, after = right.copy(), np.ones((2, BINS))  # a priori a mistake is seen as little as none
+        expected, reached = 0.0, 0.0
+        for place, chance in zip(wrong, chances, strict=True):
+            np.add.at(at, (first[place], bins[place]), chance)
+            np.add.at(after, (first[place], bins[place]), np.cumsum(chance) - chance)
+            expected += 1.0
+            reached += float(np.sum(chance * np.arange(1, len(chance) + 1)))
+        reached += sum(len(bins[place]) for place, answer in enumerate(answers) if answer.right)
+        at /= at.sum(axis=1, keepdims=True)
+        after /= after.sum(axis=1, keepdims=True)
+        hazard = expected / reached
+        for i, place in enumerate(wrong):
+            kind, each = first[place], bins[place]
+            log_right, log_after = np.log(right[kind, each]), np.log(after[kind, each])
+            before = np.cumsum(log_right) - log_right + np.arange(len(each)) * math.log1p(-hazard)
+            rest = np.cumsum(log_after[::-1])[::-1] - log_after
+            logs = before + np.log(at[kind, each]) + rest
+            chances[i] = np.exp(logs - logs.max())
+            chances[i] /= chances[i].sum()
+    rng = np.random.default_rng(0)
+    found = list(answers)
+    for place, chance in zip(wrong, chances, strict=True):
+        found[place] = replace(answers[place], mistake=int(rng.choice(len(chance), p=chance)))
+    return found
