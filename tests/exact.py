@@ -37,7 +37,7 @@ class World:
 
     def phi(self, path: Path, link: str, beta: float) -> float:
         r = self.reward[path]
-        return float((r / (1 - r) if link == "odds" else r) ** beta)
+        return float({"odds": r / (1 - r), "probability": r, "exponential": np.exp(r)}[link] ** beta)
 
     def weight(self, path: Path, method: ParticleFilter) -> float:
         """The whole accumulated potential of a complete answer that never waited for others."""

@@ -43,6 +43,8 @@ LONG = TabularLanguageModel(  # one step in eight ends an answer; the ninth does
     }
 )
 REWARD = TabularReward({}, default=0.6)
+NEVER = {"potential": "increment", "beta": 1.0, "ess_threshold": 0.0}
+"""Never resampled: particles stay where they are, and weights say what they went through."""
 
 
 class Slow(TabularLanguageModel):
@@ -134,12 +136,13 @@ def test_a_budget_that_was_enough_stops_nothing(name: str):
 
 
 def test_a_budget_spent_on_the_last_step_stops_nothing():
-    full, _ = solve(ParticleFilter(8))
+    method = ParticleFilter(8, **NEVER)
+    full, _ = solve(method)
     tokens = full.usage.generated_tokens
-    assert solve(ParticleFilter(8), token_budget=tokens)[0].stopped is None
-    assert solve(ParticleFilter(8), token_budget=tokens - 1)[0].stopped is None, "the last round was begun"
+    assert solve(method, token_budget=tokens)[0].stopped is None
+    assert solve(method, token_budget=tokens - 1)[0].stopped is None, "the last round was begun"
     last = full.records[-1].usage.generated_tokens
-    assert solve(ParticleFilter(8), token_budget=tokens - last)[0].stopped == "token_budget"
+    assert solve(method, token_budget=tokens - last)[0].stopped == "token_budget"
 
 
 @pytest.mark.parametrize("made", [Majority(6), BestOfN(6), WeightedBestOfN(6), Greedy()])
@@ -182,10 +185,10 @@ def test_nothing_is_begun_once_the_budget_is_spent():
 
 @pytest.mark.parametrize("merges_calls", [True, False])
 def test_a_deadline_cancels_what_is_in_flight(merges_calls: bool):
-    full, seconds = solve(ParticleFilter(6), lm=Slow(LONG.table, merges_calls=merges_calls))
+    full, seconds = solve(ParticleFilter(6, **NEVER), lm=Slow(LONG.table, merges_calls=merges_calls))
     assert (seconds, full.stopped) == (DEPTH, None)
     lm = Slow(LONG.table, merges_calls=merges_calls)
-    result, seconds = solve(ParticleFilter(6), lm=lm, deadline=3.5)
+    result, seconds = solve(ParticleFilter(6, **NEVER), lm=lm, deadline=3.5)
     assert seconds == pytest.approx(3.5)
     assert result.stopped == "deadline"
     unfinished = sum(t.finished is None for t in full.records[2].trajectories)
@@ -196,7 +199,7 @@ def test_a_deadline_cancels_what_is_in_flight(merges_calls: bool):
     assert result.usage.lm_calls == sum(r.usage.lm_calls for r in full.records[:3])
 
 
-@pytest.mark.parametrize("made", [ParticleFilter(4), ParticleFilter(4, "absolute")])
+@pytest.mark.parametrize("made", [ParticleFilter(4, **NEVER), ParticleFilter(4, **{**NEVER, "potential": "absolute"})])
 def test_who_is_ready_at_the_deadline_is_kept_and_others_keep_their_weight(made: ParticleFilter):
     endless = {("a",) * k: {"a": 1.0} for k in range(9)}
     lm = Slow(endless, merges_calls=True, seconds=(1.0, 1.0, 1.0, 1.0, 1.0, 9.0, 1.0, 9.0))

@@ -216,9 +216,9 @@ MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
     ),
     "resampled after the last step": (
         particle_filter,
-        "        return Sweep(",
+        "        return Sweep(population, weights, log_evidence +",
         "        population = population.select(resample(run.rng, weights.normalized, n, self.resampling))\n"
-        "        return Sweep(",
+        "        return Sweep(population, weights, log_evidence +",
         by_records(ess_threshold=1.0),
     ),
     "resampled where the weights are even": (

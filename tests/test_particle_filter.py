@@ -40,14 +40,14 @@ from motes.methods.particle_filter import shared_among
 from motes.smc import RESAMPLING
 
 POTENTIALS = ("absolute", "increment", 0.4)
-LINKS = ("odds", "probability")
+LINKS = ("odds", "probability", "exponential")
 THRESHOLDS = (0.0, 0.9, 1.0)  # never, sometimes (in these worlds), always
 NUM_STATISTICS = {
-    "targets": 3 * 2 * 4 * 3 * 2 * len(FUNCTIONS),
+    "targets": 3 * len(LINKS) * 4 * 3 * 2 * len(FUNCTIONS),
     "copies": 3 * 4 * 2 * len(FUNCTIONS),
-    "two particles": 3 * 2 * 4 * 2 * 5,
-    "zero weights": 3 * 2 * len(FUNCTIONS),
-    "constant potential": 3 * 2 * sum(len(list(world.lm.paths())) for world in (EVEN, UNEVEN)),
+    "two particles": 3 * len(LINKS) * 4 * 2 * 5,
+    "zero weights": 3 * len(LINKS) * len(FUNCTIONS),
+    "constant potential": 3 * len(LINKS) * sum(len(list(world.lm.paths())) for world in (EVEN, UNEVEN)),
 }
 LIMIT = z_limit(sum(NUM_STATISTICS.values()))
 
@@ -153,7 +153,7 @@ def test_without_resampling_weights_are_the_potentials_of_the_paths(potential: s
 def test_constant_potential_gives_the_prior_back(potential: str | float, link: str, world: World):
     """Where evidence is kept, answers of more steps have more of it: of even ones the prior is left."""
     constant = World(world.lm, TabularReward({}, default=0.6))
-    method = ParticleFilter(4, potential, link, ess_threshold=1.0, resampling="multinomial")
+    method = ParticleFilter(4, potential, link, 1.0, resampling="multinomial")
     paths = dict(world.lm.paths())
     counts = []
     for result in results(constant, method, 300):
@@ -205,7 +205,7 @@ def test_all_weights_zero_is_an_error_that_names_step_and_reward_model(potential
 
 
 def test_odds_are_clipped_so_that_zero_and_one_are_large_but_finite():
-    result = run(World(EVEN.lm, TabularReward({("a",): 0.0, ("b",): 1.0})), ParticleFilter(8, "absolute"))
+    result = run(World(EVEN.lm, TabularReward({("a",): 0.0, ("b",): 1.0})), ParticleFilter(8, beta=1.0))
     assert set(np.round(result.records[0].log_weights, 3)) == {-16.118, 16.118}  # logit(1e-7)
 
 

@@ -92,7 +92,7 @@ def test_an_exact_draw_leads_to_an_exact_draw(case: str, n: int):
 @pytest.mark.parametrize("case", CASES)
 def test_the_reference_keeps_its_path_and_its_own_prefixes_weights(case: str):
     world, potential, horizon = CASES[case]
-    method = ParticleGibbs(3, 2, potential, ess_threshold=1.0)
+    method = ParticleGibbs(3, 2, potential, beta=1.0)
     resampled = chosen = 0
     for move in moves(world, method, Target.of(world, method, horizon), horizon, runs=30):
         for t, record in enumerate(move.run.records, start=1):
@@ -220,7 +220,7 @@ def test_a_swap_leaves_the_joint_target_invariant(world: World, ladder: tuple[fl
 
 
 def test_chains_and_swaps_are_recorded():
-    method = ParallelTempering(2, 4, "increment", ladder=(1.0, 0.6, 0.3), burn_in=1)
+    method = ParallelTempering(2, 4, "increment", beta=1.0, ladder=(1.0, 0.6, 0.3), burn_in=1)
     rates = []
     for seed in range(40):
         result = run(UNEVEN, method, seed=seed)
@@ -276,7 +276,7 @@ def test_fields_in_order():
     )
     assert ParticleGibbs(3, 5).budget == 15
     assert ParallelTempering(3, 5, ladder=(1.0, 0.5, 0.1)).budget == 45
-    assert ParticleGibbs.paper(4) == ParticleGibbs(4, 4, "absolute", ess_threshold=1.0, selector="argmax")
+    assert ParticleGibbs.paper(4) == ParticleGibbs(4, 4, "absolute", beta=1.0, ess_threshold=1.0, selector="argmax")
     assert type(ParallelTempering.paper(4)) is ParallelTempering
 
 

@@ -42,8 +42,7 @@ class AdaptiveFilter(ParticleFilter, _Adaptive):
 
     Target: that of `ParticleFilter`. With all waves run (`decided` above 1) Ẑ and Ẑ·ΣWf are unbiased. Stopping
     depends on what was found, so otherwise they are not, and `Result.log_evidence` is an estimate without that
-    guarantee. Evidences are comparable between waves with the potential "increment"; with "absolute" a wave's depends
-    on how long its slowest particle took.
+    guarantee. Under "absolute" finished answers of one wave wait for those of the others, too.
 
     Args:
         num_particles: N, the most that may be used.
@@ -97,6 +96,7 @@ class AdaptiveFilter(ParticleFilter, _Adaptive):
             drawn += size
         if failure is not None and not sweeps:
             raise failure
+        sweeps = self.level(sweeps)
         population, weights = pool(sweeps, _masses(sweeps))
         log_evidence = log_sum_exp(np.array(_masses(sweeps))) - float(np.log(drawn))
         return await self._conclude(run, population, weights, log_evidence)
@@ -105,6 +105,7 @@ class AdaptiveFilter(ParticleFilter, _Adaptive):
         """Whether one answer has the share of the posterior that is wanted."""
         if not sweeps:
             return False
+        sweeps = self.level(sweeps)
         population, weights = pool(sweeps, _masses(sweeps))
         if weights.degenerate:  # no time to score anything
             return False

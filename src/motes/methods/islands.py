@@ -35,7 +35,8 @@ class Islands(ParticleFilter, _Islands):
     count equally each has the bias of a filter of N particles, whatever their number, and the posterior is consistent
     as N grows. A single filter may lose a good answer to one early resampling; islands do not compete before the end.
     Equal ones never do: an island that the reward model overrates has no more say than another. Each resamples when its
-    own ESS falls. An island all of whose weights are zero counts as Ẑ_m = 0, and has no vote.
+    own ESS falls. An island all of whose weights are zero counts as Ẑ_m = 0, and has no vote. Under "absolute" finished
+    answers of one island wait for those of the others, too.
 
     Source: Vergé, Dubarry, Del Moral, Moulines, "On parallel implementation of sequential Monte Carlo methods: the
     island particle model" (2015), without interaction.
@@ -85,6 +86,7 @@ class Islands(ParticleFilter, _Islands):
         sweeps = [sweep for sweep in await run.side_by_side([island] * self.num_islands) if sweep is not None]
         if not sweeps:
             raise failures[0]
+        sweeps = self.level(sweeps)
         log_evidence = [sweep.log_evidence for sweep in sweeps]
         population, weights = pool(sweeps, log_evidence if self.combine == "evidence" else None)
         log_mean = log_sum_exp(np.array(log_evidence)) - float(np.log(self.num_islands))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -55,10 +56,10 @@ class ParticleFilter:
     one_population: ClassVar[bool] = True
 
     num_particles: int
-    potential: Potential | float = "increment"
+    potential: Potential | float = "absolute"
     link: Link = "odds"
-    beta: float = 1.0
-    ess_threshold: float = 0.5
+    beta: float = 0.5
+    ess_threshold: float = 1.0
     resampling: str = "systematic"
     selector: str = "vote"
     aggregation: Aggregation = "last"
@@ -160,6 +161,22 @@ class ParticleFilter:
                 sweep=number,
             )
         return Sweep(population, weights, log_evidence + weights.log_mean, num_rounds=t)
+
+    def level(self, sweeps: Sequence[Sweep]) -> list[Sweep]:
+        """The same sweeps, each as long as the longest: finished answers wait for those of other sweeps as they do for
+        those of their own, so that evidences can be compared. Under "absolute" that counts; else it changes nothing.
+        """
+        rounds = max((sweep.num_rounds for sweep in sweeps), default=0)
+        return [self._prolonged(sweep, rounds) for sweep in sweeps]
+
+    def _prolonged(self, sweep: Sweep, num_rounds: int) -> Sweep:
+        more = num_rounds - sweep.num_rounds
+        if not more or sweep.weights.degenerate:
+            return sweep
+        waiting = replace(sweep.population, extended=np.zeros(len(sweep.population), dtype=bool))
+        weights = sweep.weights.add(more * self._log_increment(waiting, waiting_counts=True))
+        log_evidence = sweep.log_evidence - sweep.weights.log_mean + weights.log_mean
+        return Sweep(sweep.population, weights, log_evidence, num_rounds)
 
     def log_weights_of(self, complete: Population, horizon: int) -> FloatArray:
         """log Φ of complete answers, (N,): what their weights would be after a pass without resampling."""
