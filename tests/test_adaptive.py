@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import motes
-from exact import EVEN, FUNCTIONS, UNEVEN, World, prefixes, results, unbiased_estimates, z_limit, z_scores
+from exact import EVEN, FUNCTIONS, UNEVEN, World, path_of, prefixes, results, unbiased_estimates, z_limit, z_scores
 from motes import AdaptiveFilter, ParticleFilter, Result, Sampling, TabularLanguageModel, TabularReward
 from motes.errors import ConfigurationError, DegenerateWeightsError
 from motes.lab.method_spec import method_from_spec

@@ -57,7 +57,7 @@ class TestCells:
     def test_one_factor_at_a_time(self):
         default = ParticleFilter(16)
         found = ablations.variants((16,), "tiny")
-        assert len(found) == 15 + 3 + 4 + 3 + 1 + 4 + 4
+        assert len(found) == 3 * 11 - 1 + 3 + 4 + 3 + 1 + 4 + 4
         assert len({(variant.cell.name, variant.cell.budget) for variant in found}) == len(found)
         for kind, _, cell in found:
             made = method_from_spec(cell.method, cell.budget)
@@ -144,7 +144,7 @@ def test_robustness(tmp_path):
 
 
 def test_factor(tmp_path):
-    words = ["--worlds", "short,noisy", "--budgets", "2,4,8", "--methods", "pf:ess_threshold=1.0,pf,wbon,bon,majority"]
+    words = ["--worlds", "short,noisy", "--budgets", "2,4,8", "--methods", f"{factor.REGISTERED},pf,wbon,bon,majority"]
     out = claim(tmp_path, "factor", *words)
     assert {path.name for path in out.iterdir()} == {
         "report.md", "report.csv", "rates.csv", "csv-metadata.json",
@@ -159,11 +159,13 @@ def test_factor(tmp_path):
     assert len(found) == 2 * 5 * 3
     assert {row["runs"] for row in found} == {str(2 * 3)}  # problems and seeds
     factors = rows(out / "rates.csv")
-    assert {(row["world"], row["method"], row["budget"]) for row in factors} == set(
-        itertools.product(("short", "noisy"), ("pf", "wbon", "bon", "majority"), ("4", "8"))
-    )
+    for filter, other in ((factor.REGISTERED, "pf"), ("pf", factor.REGISTERED)):
+        told = {(row["world"], row["method"], row["budget"]) for row in factors if row["relative_to"] == filter}
+        assert told == set(itertools.product(("short", "noisy"), (other, "wbon", "bon", "majority"), ("4", "8")))
     assert {row["unit"] for row in factors} >= {"trajectories", "tokens"}
-    assert {row["chief"] for row in factors} == {factor.CHIEF}
+    assert all(row["chief"] == row["relative_to"] for row in factors)
+    assert page.index("Times the budget of the default:") < page.index("Times the budget of the registered filter:")
+    assert page.count("2.4 – 5") == 2, "of the registered filter, at 4 and at 8"
 
 
 def test_advice(tmp_path, monkeypatch):
@@ -173,7 +175,7 @@ def test_advice(tmp_path, monkeypatch):
     assert {path.name for path in out.iterdir()} == {
         "report.md", "report.csv", "csv-metadata.json", "advice.png", "advice.svg",
     }  # fmt: skip
-    assert len(records(tmp_path)) == 2 * (1 + 2 * 3)  # of each case the pilot; majority and wbon share answers
+    assert len(records(tmp_path)) == 2 * (1 + 2 * 4)  # of each case the pilot; majority and wbon share answers
     found = rows(out / "report.csv")
     assert [(row["case"], row["method"], row["budget"]) for row in found] == list(
         itertools.product(("short problems", "short, temperature 1.2"), advice.METHODS, ("2", "4"))
@@ -193,7 +195,7 @@ def test_ablations(tmp_path):
         ("default", "2"),
         ("default", "64"),
     ]
-    assert len(found) == 2 + 15 + 3 + 4 + 3 + 4 + 4
+    assert len(found) == 2 + 3 * 11 - 1 + 3 + 4 + 3 + 4 + 4
     assert "validation" in next(iter(records(tmp_path))).read_text()
 
 

@@ -25,6 +25,12 @@ BUDGETS = (16,)
 SHARED = 64
 """Trajectories that particles and sweeps share."""
 SWEEPS = f"particles × sweeps (default {SHARED} × 1)"
+BETAS: Mapping[str, Sequence[float]] = {
+    "odds": (0.25, 0.5, 1.0, 2.0),
+    "probability": (0.25, 0.5, 1.0, 2.0),
+    "exponential": (2.5, 5.0, 10.0),
+}
+"""By link: what stands between indifference and greed depends on it."""
 DEFAULT = "pf"
 NOTE = (
     "Accuracy with Wilson's 95 % interval; difference to the default, `pf`, at the same budget, in percentage points "
@@ -50,12 +56,12 @@ def variants(budgets: Sequence[int], reward: str) -> list[Variant]:
         label = spec if spec != DEFAULT else f"{DEFAULT} {setting}"
         found.extend(Variant(factor, setting, Cell(spec, budget, label, **changes)) for budget in budgets)  # type: ignore[arg-type]
 
-    for potential in ("increment", "absolute"):
-        for link in ("odds", "probability"):
-            for beta in (0.25, 0.5, 1.0, 2.0):
+    for potential in ("increment", 0.5, "absolute"):
+        for link, betas in BETAS.items():
+            for beta in betas:
                 if (potential, link, beta) != (default.potential, default.link, default.beta):
                     spec = f"pf:potential={potential}:link={link}:beta={beta:g}"
-                    factor = f"target (default {default.potential}, {default.link}, β=1)"
+                    factor = f"target (default {default.potential}, {default.link}, β={default.beta:g})"
                     add(factor, f"{potential}, {link}, β={beta:g}", spec)
     for field, levels in (
         ("resampling", ("multinomial", "stratified", "systematic", "residual")),

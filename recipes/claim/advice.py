@@ -19,7 +19,7 @@ from claim.cells import Measured, Setting, World, measure, told_of, write
 from motes.lab.advice import BUDGETS, CLOSE, METHODS, Advice, Prediction, advise
 from motes.lab.comparison import ends
 from motes.lab.method_spec import NAMES
-from motes.lab.plot import STYLES, heading, save
+from motes.lab.plot import heading, save, styles_of
 from motes.lab.provenance import together
 from motes.lab.statistics import Interval
 from motes.lab.tables import csv_text, markdown_rows, percent, three
@@ -152,10 +152,10 @@ def figure(found: Sequence[Found]) -> Figure:
     drawn = Figure(figsize=(8.2, 5.9))
     axes: Any = drawn.add_axes((0.09, 0.1, 0.6, 0.74))
     axes.plot([0, 1], [0, 1], color="#9a9a9a", linewidth=0.9, zorder=1)
-    methods = list(dict.fromkeys(predicted.method for each in found for predicted, _ in each.pairs))
+    styles = styles_of([predicted for each in found for predicted, _ in each.pairs])
     for each, marker in zip(found, MARKERS, strict=False):
         for predicted, interval in each.pairs:
-            colour = STYLES[predicted.method][0]
+            colour = styles[predicted.method].colour
             x, y = predicted.accuracy.value, interval.value
             axes.plot([predicted.accuracy.low, predicted.accuracy.high], [y, y], color=colour, linewidth=0.8, alpha=0.4)
             axes.plot([x, x], [interval.low, interval.high], color=colour, linewidth=0.8, alpha=0.4)
@@ -164,9 +164,7 @@ def figure(found: Sequence[Found]) -> Figure:
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted", ylabel="found")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
-    named = [
-        Line2D([], [], color=STYLES[method][0], linewidth=4, label=NAMES.get(method, method)) for method in methods
-    ]
+    named = [Line2D([], [], color=style.colour, linewidth=4, label=style.label) for style in styles.values()]
     named += [
         Line2D([], [], color="#777777", marker=marker, linestyle="", label=each.case.title)
         for each, marker in zip(found, MARKERS, strict=False)

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CANDIDATES = (
-    "pf:potential=increment:beta=1.0:ess_threshold=0.5",  # what was the default until this was measured
+    "pf:potential=absolute:beta=0.5:ess_threshold=1.0",  # the default
+    "pf:potential=increment:beta=1.0:ess_threshold=0.5",  # what it was until this was measured
     "pf:potential=increment:beta=1.0:ess_threshold=1.0",
     "pf:potential=increment:beta=2.0:ess_threshold=1.0",
     "pf:potential=0.5:beta=1.0:ess_threshold=1.0",
     "pf:potential=0.5:beta=2.0:ess_threshold=1.0",
-    "pf:potential=absolute:beta=0.5:ess_threshold=1.0",
+    "pf:potential=1.0:beta=0.5:ess_threshold=1.0",
     "pf:potential=absolute:beta=1.0:ess_threshold=1.0",
 )
 OTHERS = ("wbon", "beam", "dvts", "rebase")

@@ -27,10 +27,10 @@ from motes.lab.report import Report
 from motes.lab.statistics import Interval, share_interval, student_quantile
 from motes.lab.tables import Section, csv_text, markdown, percent, provenance, three, two_digits, with_interval
 
-METHODS = ("majority", "wbon", "rebase", "pf")
+METHODS = ("majority", "wbon", "rebase", "pf:potential=increment:beta=2", "pf")
 BUDGETS = (4, 16, 64)
 RESAMPLES = 8
-PROBLEMS = 100
+PROBLEMS = 60
 """Chains that each resample's methods run on."""
 CLOSE = 0.02
 """Accuracies that are no further apart count as the same."""

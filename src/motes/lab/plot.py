@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from motes import files
 from motes.errors import MissingExtraError
@@ -78,6 +78,13 @@ SETTINGS: Any = {
     "text.parse_math": False,  # names and titles are text, whatever stands in them
     "text.usetex": False,
 }
+
+
+class HasMethod(Protocol):
+    """What a point of a curve is of."""
+
+    @property
+    def method(self) -> str: ...
 
 
 class Style(NamedTuple):
@@ -393,10 +400,10 @@ def _limits(axes: Axes, cells: Sequence[Cell], references: Sequence[float] = ())
     axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.0f} %")
 
 
-def styles_of(cells: Sequence[Cell]) -> dict[str, Style]:
-    """For each method spec; a method with settings gets a colour of its own."""
+def styles_of(measured: Iterable[HasMethod]) -> dict[str, Style]:
+    """For each method spec among what was measured, or predicted; one with settings gets a colour of its own."""
     styles: dict[str, Style] = {}
-    methods = list(dict.fromkeys(cell.method for cell in cells))
+    methods = list(dict.fromkeys(each.method for each in measured))
     taken = {STYLES[method][0] for method in methods if method in STYLES}
     spare = itertools.cycle([colour for colour in SPARE if colour not in taken] or SPARE)
     for method in methods:

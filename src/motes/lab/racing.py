@@ -41,10 +41,10 @@ CANDIDATES = (
     "dvts",
     "rebase",
     "pf",
-    "pf:ess_threshold=1.0",
-    "pf:ess_threshold=1.0:potential=0.5",
-    "pf:ess_threshold=1.0:beta=2",
-    "pf:ess_threshold=1.0:potential=absolute:beta=0.5",
+    "pf:beta=1",
+    "pf:potential=0.5:beta=1",
+    "pf:potential=increment:beta=1",
+    "pf:potential=increment:beta=2",
 )
 """What a race begins with by default."""
 

@@ -9,10 +9,11 @@ about the same, about as far into an answer.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Literal
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +33,6 @@ BINS = 16
 """Of changes of a logit, where first mistakes are inferred from them."""
 ROUNDS = 30
 """Of that inference."""
-
-SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 
 _NORMAL = NormalDist()
 
@@ -86,6 +85,13 @@ def answers_read(samples: Iterable[RunRecord]) -> list[ReadAnswer]:
     return found if checked else infer_mistakes(found)
 
 
+class _Pool(NamedTuple):
+    """Readings of one kind, by what was said before them."""
+
+    befores: list[float]
+    logits: list[float]
+
+
 class Readings:
     """Says of prefixes what was said in a pilot, a `motes.lab.chains.Reader`.
 
@@ -103,17 +109,17 @@ class Readings:
                 before = answer.logits[place - 1] if place else 0.0
                 pools.setdefault(kind, []).append(((place + 1) / length, before, logit))
         self._pools = {kind: np.array(each) for kind, each in pools.items()}
-        self._sorted: dict[tuple[bool, bool, bool, int], FloatArray] = {}
+        self._sorted: dict[tuple[bool, bool, bool, int], _Pool] = {}
 
     def next(self, before: float | None, was_right: bool, is_right: bool, share: float, normal: float) -> float:
         """See `motes.lab.chains.Reader`."""
         known = self._near((before is None, was_right, is_right), round(PARTS * share))
+        values = known.logits
         if before is not None:
-            start, stop = (int(np.searchsorted(known[:, 1], before, side)) for side in SIDES)
-            first = max(0, min((start + stop - NEIGHBOURS) // 2, len(known) - NEIGHBOURS))
-            known = known[first : first + NEIGHBOURS]
-        values = np.sort(known[:, 2])
-        return float(values[min(int(_NORMAL.cdf(normal) * len(values)), len(values) - 1)])
+            middle = (bisect_left(known.befores, before) + bisect_right(known.befores, before)) // 2
+            first = max(0, min(middle - NEIGHBOURS // 2, len(values) - NEIGHBOURS))
+            values = sorted(values[first : first + NEIGHBOURS])
+        return values[min(int(_NORMAL.cdf(normal) * len(values)), len(values) - 1)]
 
     def with_auroc(self, auroc: float) -> Readings | Better:
         """The same, with so much more said against wrong prefixes that a right one has the larger score with this
@@ -128,8 +134,8 @@ class Readings:
         gap = -float(np.quantile(differences, 1 - auroc)) if len(differences) else 0.0
         return Better(self, gap) if gap > 0 else self
 
-    def _near(self, kind: tuple[bool, bool, bool], part: int) -> FloatArray:
-        """What was said about so far into an answer, (n, 3): share, before, logit; by what was said before."""
+    def _near(self, kind: tuple[bool, bool, bool], part: int) -> _Pool:
+        """What was said about so far into an answer. First steps follow nothing: their logits are in order."""
         if (*kind, part) not in self._sorted:
             pool = self._pools.get(kind)
             if pool is None:  # no first step was ever wrong, say: as later ones; or nothing ever was
@@ -137,7 +143,9 @@ class Readings:
                 pool = np.concatenate(others or list(self._pools.values()))
             nearest = np.argsort(np.abs(pool[:, 0] - part / PARTS), kind="stable")
             pool = pool[nearest[: max(NEAREST, len(pool) // (PARTS - 2))]]
-            self._sorted[*kind, part] = pool[np.argsort(pool[:, 1], kind="stable")]
+            is_first, *_ = kind
+            pool = pool[np.argsort(pool[:, 2 if is_first else 1], kind="stable")]
+            self._sorted[*kind, part] = _Pool(pool[:, 1].tolist(), pool[:, 2].tolist())
         return self._sorted[*kind, part]
 
 
