@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import csv
 import math
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+import motes
 from motes.cli import main
 from motes.errors import ConfigurationError
 from motes.lab import RunRecord, advice, advise, read_records
 from motes.lab.advice import Advice, Prediction, coverage
-from motes.lab.chains import ChainWorld
+from motes.lab.chains import RIGHT, ChainWorld
 from motes.lab.regime import Mistakes, Regime, resampled, samples_of
 from motes.lab.statistics import Interval
 from pilots import measured, pilot_of
@@ -36,7 +38,8 @@ class TestRegime:
         assert found.success.low < np.mean([np.prod(c) for c in list(LONG.chances.values())[:100]]) < found.success.high
         assert found.auroc.low < LONG.auroc < found.auroc.high
         assert found.separation == pytest.approx(2.0, abs=0.2)
-        assert found.systematic == 1.0
+        assert 0.4 < found.systematic < 0.75, "two mistakes of three at a step are different ones"
+        assert found.world(10).systematic == 1.0
         mistakes = found.mistakes
         assert mistakes.flawless == found.success.value
         assert (mistakes.luck, len(mistakes.hardness)) == (0.0, 10)
@@ -46,15 +49,28 @@ class TestRegime:
         assert found.tokens == (20.0, 0.0)
 
     def test_errors_of_the_wording_are_told_from_those_of_what_is_said(self, tmp_path):
-        for systematic, least, most in ((0.0, 0.0, 0.25), (0.6, 0.35, 0.85)):
+        found = []
+        for systematic in (0.0, 0.6, 1.0):
             world = replace(LONG, num_steps=3, success=0.3, systematic=systematic)
-            assert least <= Regime.of(measured(tmp_path / f"{systematic}", world)).systematic <= most
+            found.append(Regime.of(measured(tmp_path / f"{systematic}", world)))
+        assert found[0].systematic < 0.12
+        assert found[0].world(10).systematic < 0.25
+        assert found[0].systematic < found[1].systematic < found[2].systematic
 
     def test_agreement_of_wrong_answers(self, tmp_path):
         world = replace(LONG, num_steps=4, success=0.3, agreement=0.7)
         found = Regime.of(measured(tmp_path, world))
         assert found.mistakes.agreement == pytest.approx(0.7**2, abs=0.12)
-        assert found.world(10).agreement == pytest.approx(0.7, abs=0.12)
+        assert agreement_of(found.world(60)) == pytest.approx(0.7**2, abs=0.12)
+
+    def test_mistakes_at_one_step_are_as_often_the_same(self):
+        """Which is told from how often answers agree, those that go wrong at the same step or not."""
+        world = replace(LONG, num_steps=4, success=0.3, mistakes=(0.8, 0.2))
+        found = Mistakes.of(pilot_of(world), agreement_of(world))
+        assert found.sameness == pytest.approx(0.8**2 + 0.2**2, abs=0.12)
+        assert sum(share**2 for share in found.kinds) == pytest.approx(found.sameness, abs=1e-9)
+        assert sum(found.kinds) == pytest.approx(1.0)
+        assert agreement_of(replace(world, mistakes=found.kinds)) == pytest.approx(found.agreement, abs=0.08)
 
     def test_luck_is_no_success_of_steps(self, tmp_path):
         found = Regime.of(measured(tmp_path, replace(LONG, num_steps=5, success=0.2, luck=0.2), limit=None))
@@ -121,6 +137,17 @@ class TestRegime:
         p = np.random.default_rng(0).beta(1.0, 4.0, size=200_000)
         for n in (1, 8, 64):
             assert coverage(regime, n) == pytest.approx(np.mean(1 - (1 - p) ** n), abs=4e-3)
+
+
+def agreement_of(world: ChainWorld) -> float:
+    """The chance that two wrong answers to a problem are the same."""
+    same = pairs = 0
+    for seed, problem in enumerate(world.problems()):
+        made = motes.solve(problem, lm=world.lm, reward=None, method=motes.Majority(8), task=world, seed=seed)
+        wrong = Counter(answer for t in made.trajectories if (answer := world.answer(t.text)) != RIGHT)
+        same += sum(n * (n - 1) for n in wrong.values())
+        pairs += wrong.total() * (wrong.total() - 1)
+    return same / pairs
 
 
 def _scored_at_the_end(record: RunRecord) -> RunRecord:

@@ -106,7 +106,8 @@ class TestTables:
         [
             {"num_steps": 0}, {"success": 1.0}, {"separation": -1.0}, {"systematic": 2.0}, {"memory": 1.0},
             {"concentration": 0.0}, {"hardness": (1.0,)}, {"hardness": (0.0,) * 4}, {"agreement": 1.5}, {"spread": 0.0},
-            {"num_problems": 0}, {"luck": -0.1}, {"sharpness": 0.0}, {"law": "normal"},
+            {"num_problems": 0}, {"luck": -0.1}, {"mistakes": ()}, {"mistakes": (0.5, 0.4)}, {"sharpness": 0.0},
+            {"law": "normal"},
         ],
     )  # fmt: skip
     def test_what_cannot_be_is_refused(self, changes: dict):

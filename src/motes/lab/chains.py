@@ -40,16 +40,19 @@ from motes.types import Problem, Sampling, Step, Trajectory
 RIGHT = "right"
 """The right answer of every chain."""
 
-MISTAKES = {"a": 0.5, "b": 0.25, "c": 0.125, "d": 0.125}
-"""The mistakes that can be made at a step, and how likely each is if one is made."""
-
+MISTAKES = (0.5, 0.25, 0.125, 0.125)
+"""How likely each of the mistakes is that can be made at a step, if one is made: "a", "b", and so on."""
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 USUAL = "usual"
 """The wrong answer that several mistakes of a chain may share."""
 
 
 def table_of(
-    success: Sequence[float], usual: Collection[str] = (), lucky: Collection[str] = ()
+    success: Sequence[float],
+    usual: Collection[str] = (),
+    lucky: Collection[str] = (),
+    mistakes: Sequence[float] = MISTAKES,
 ) -> dict[Path, dict[str, float]]:
     """A chain as `TabularLanguageModel` takes it.
 
@@ -57,6 +60,7 @@ def table_of(
         success: (T,) the chance that each step is right, if those before it are.
         usual: mistakes that end in the usual wrong answer, such as "3b", the second one that can be made at step 3.
         lucky: those that end in the right one.
+        mistakes: how likely each is where one is made.
     """
     table: dict[Path, dict[str, float]] = {}
 
@@ -66,7 +70,7 @@ def table_of(
     right: Path = ()
     for t, chance in enumerate(success, start=1):
         row = table.setdefault(right, {text(t, RIGHT): chance})
-        for mistake, share in MISTAKES.items():
+        for mistake, share in zip(LETTERS, mistakes, strict=False):
             name = f"{t}{mistake}"
             answer = RIGHT if name in lucky else USUAL if name in usual else name
             row[text(t, answer, mistake)] = (1 - chance) * share
@@ -95,6 +99,7 @@ class ChainWorld(BoxedAnswers):
         hardness: (T,) of the steps, in any unit: their shares of log Π p_t. Empty: all are equally hard.
         agreement: the share of mistakes that end in the problem's usual wrong answer, instead of one of their own.
         luck: the share of mistakes that end in the right answer.
+        mistakes: how likely each of those is that can be made at a step, if one is made.
         spread: of problems. Their chances have a variance of success · (1 − success) / (spread + 1), as those of a beta
             distribution after so many observations.
         law: of these chances: "beta"; or "gamma", of their negative logarithms, so that none is hopeless: what a
@@ -116,6 +121,7 @@ class ChainWorld(BoxedAnswers):
     hardness: tuple[float, ...] = ()
     agreement: float = 0.0
     luck: float = 0.0
+    mistakes: tuple[float, ...] = MISTAKES
     spread: float = 5.0
     law: Literal["beta", "gamma"] = "beta"
     num_problems: int = 300
@@ -140,6 +146,9 @@ class ChainWorld(BoxedAnswers):
             ("hardness", min(self.hardness, default=1.0) >= 0 < sum(self.hardness or (1.0,)), "be 0 or more"),
             ("agreement", 0 <= self.agreement <= 1, "lie in [0, 1]"),
             ("luck", 0 <= self.luck <= 1, "lie in [0, 1]"),
+            ("mistakes", 0 < len(self.mistakes) <= len(LETTERS), f"be 1 to {len(LETTERS)} chances"),
+            ("mistakes", min(self.mistakes, default=0.0) >= 0, "be chances"),
+            ("mistakes", math.isclose(sum(self.mistakes), 1), "sum to 1"),
             ("spread", self.spread > 0, "be more than 0"),
         ):
             if not holds:
@@ -200,12 +209,12 @@ class ChainWorld(BoxedAnswers):
     def lm(self) -> ChainLanguageModel:
         """Writes the problems' chains."""
         usual, lucky = self._mistakes(1, self.agreement), self._mistakes(2, self.luck)
-        return ChainLanguageModel(self.chances, usual, lucky)
+        return ChainLanguageModel(self.chances, usual, lucky, self.mistakes)
 
     def _mistakes(self, kind: int, share: float) -> dict[str, set[str]]:
         """A share of the mistakes of each problem."""
         rng = np.random.default_rng((self.seed, kind))
-        names = [f"{t}{mistake}" for t in range(1, self.num_steps + 1) for mistake in MISTAKES]
+        names = [f"{t}{mistake}" for t in range(1, self.num_steps + 1) for mistake in LETTERS[: len(self.mistakes)]]
         return {question: {name for name in names if rng.random() < share} for question in self.chances}
 
     @cached_property
@@ -227,6 +236,7 @@ class ChainLanguageModel:
     Args:
         chances: (T,) p_t of each problem, by its question.
         usual, lucky: mistakes that end in the usual wrong answer, and in the right one, by question; see `table_of`.
+        mistakes: how likely each is.
     """
 
     def __init__(
@@ -234,10 +244,12 @@ class ChainLanguageModel:
         chances: Mapping[str, tuple[float, ...]],
         usual: Mapping[str, Collection[str]] | None = None,
         lucky: Mapping[str, Collection[str]] | None = None,
+        mistakes: Sequence[float] = MISTAKES,
     ) -> None:
         self._chances = chances
         self._usual = usual or {}
         self._lucky = lucky or {}
+        self._mistakes = mistakes
         self._tables: dict[str, TabularLanguageModel] = {}
 
     def table(self, question: str) -> TabularLanguageModel:
@@ -250,7 +262,12 @@ class ChainLanguageModel:
             raise ConfigurationError(f"{question!r} is no problem of this world")
         if question not in self._tables:
             self._tables[question] = TabularLanguageModel(
-                table_of(self._chances[question], self._usual.get(question, ()), self._lucky.get(question, ()))
+                table_of(
+                    self._chances[question],
+                    self._usual.get(question, ()),
+                    self._lucky.get(question, ()),
+                    self._mistakes,
+                )
             )
         return self._tables[question]
 

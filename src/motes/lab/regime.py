@@ -10,7 +10,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from statistics import NormalDist
 
 import numpy as np
@@ -35,7 +34,6 @@ CONCENTRATIONS = (None, 8.0, 4.0, 2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1
 """That are looked at, from even difficulty to what lies in one step."""
 ALIKE = 400
 """Chains that are held against the problems for that."""
-CLIP = 1e-6
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,7 @@ class Mistakes:
         concentration: how unevenly difficulty lies in the steps of one problem, as `ChainWorld` has it.
         luck: the share of answers with a mistake that are right in spite of it.
         agreement: the chance that two wrong answers to one problem are the same.
+        meeting: the chance that two of them go wrong first at the same step.
     """
 
     flawless: float
@@ -57,6 +56,7 @@ class Mistakes:
     concentration: float | None
     luck: float
     agreement: float
+    meeting: float = math.nan
 
     @classmethod
     def of(cls, answers: Sequence[ReadAnswer], agreement: float) -> Mistakes:
@@ -83,7 +83,21 @@ class Mistakes:
             concentration=_concentration(list(at.values()), length, share, spread, hardness),
             luck=sum(answer.is_lucky for answer in flawed) / max(1, len(flawed)),
             agreement=agreement,
+            meeting=_meeting(flawed),
         )
+
+    @property
+    def sameness(self) -> float:
+        """The chance that two mistakes at the same step are the same mistake: those who make it answer the same."""
+        return min(1.0, self.agreement / self.meeting) if self.meeting > 0 else 1.0
+
+    @property
+    def kinds(self) -> tuple[float, ...]:
+        """Of mistakes at a step, how likely each is: two are the same with that chance, or nearly."""
+        others = MISTAKES[:-1]  # each half of the one before, as many as there are usually
+        rest = sum(share**2 for share in others) / sum(others) ** 2
+        first = min(1.0, (rest + math.sqrt(max(0.0, self.sameness * (1 + rest) - rest))) / (1 + rest))
+        return (first, *((1 - first) * share / sum(others) for share in others)) if first < 1 else (1.0,)
 
     @classmethod
     def unknown(cls, success: float, spread: float, agreement: float) -> Mistakes:
@@ -103,8 +117,8 @@ class Regime:
         auroc: of the reward model within a problem: over partial answers of as many steps where steps were checked,
             over final answers else. `checked` says which.
         beta: how sharply a filter should take the scores: see `motes.lab.reliability.Predictions.sharpness`.
-        systematic: the share of the variance of wrong answers' logits that those who answer the same have in common.
-            NaN where no two wrong ones of a problem ever do.
+        systematic: the share of the variance of scores' logits at first mistakes that is a matter of the problem and
+            the step: what other words do not change. NaN where no two answers ever go wrong at the same step.
         mistakes: how answers go wrong; where steps are unchecked, as their scores suggest.
         readings: what the reward model says of partial answers. None where it scores nothing but whole ones.
         tokens: that an answer needs by itself, of the language model and of the reward model.
@@ -159,7 +173,7 @@ class Regime:
             auroc=quality.abreast if checked else Predictions.of_scores(samples).auroc()[1],
             checked=checked,
             beta=quality.beta,
-            systematic=_systematic(samples),
+            systematic=_systematic(answers),
             mistakes=Mistakes.of(answers, agreement) if answers else Mistakes.unknown(success.value, spread, agreement),
             readings=Readings(answers) if answers else None,
             tokens=(
@@ -178,18 +192,23 @@ class Regime:
         regime = self if auroc is None else replace(self, auroc=Interval.none(auroc))
         reader = self.readings if self.readings is None or auroc is None else self.readings.with_auroc(auroc)
         length, mistakes = max(1, round(self.steps.value)), self.mistakes
-        alone = sum(share**2 for share in MISTAKES.values()) / length  # how often two mistakes are the same by chance
+        # How often two mistakes are the same without having a usual end, and how much of an error they then share.
+        kinds = mistakes.kinds
+        same = sum(share**2 for share in kinds)
+        alone = same * (1 / length if math.isnan(mistakes.meeting) else mistakes.meeting)
         usual = math.sqrt(max(0.0, mistakes.agreement - alone) / max(1e-9, 1 - alone))
+        systematic = 1.0 if math.isnan(self.systematic) else min(1.0, self.systematic / same)
         return ChainWorld(
             num_steps=length,
             success=min(max(mistakes.flawless, RAREST), 1 - RAREST),
             separation=regime.separation,
-            systematic=1.0 if math.isnan(self.systematic) else self.systematic,
+            systematic=systematic,
             sharpness=min(max(self.beta.value, 1 / SHARPEST), SHARPEST) if self.beta.value > 0 else 1.0,
             concentration=mistakes.concentration,
             hardness=_shares(mistakes.hardness, length),
             agreement=usual,
             luck=mistakes.luck,
+            mistakes=kinds,
             spread=mistakes.spread,
             law="gamma",
             num_problems=num_problems,
@@ -238,43 +257,57 @@ def _spread(right: Iterable[Sequence[bool]]) -> float:
     return min(1000.0, max(0.05, mean * (1 - mean) / variance - 1))
 
 
-def _logit(score: float) -> float:
-    clipped = min(max(score, CLIP), 1 - CLIP)
-    return math.log(clipped / (1 - clipped))
-
-
-def _wrong(record: RunRecord) -> list[tuple[str, float]]:
-    """The wrong answers with their logits; equivalent ones by one name."""
+def _wrong(record: RunRecord) -> list[str]:
+    """The wrong answers; equivalent ones by one name."""
     names = list(record.posterior)
     return [
-        (answer if group is None else names[group], _logit(score))
-        for answer, group, right, score in zip(
-            record.answers, record.groups or (None,) * len(record.answers), record.right, record.scores, strict=True
+        answer if group is None else names[group]
+        for answer, group, right in zip(
+            record.answers, record.groups or (None,) * len(record.answers), record.right, strict=True
         )
-        if answer is not None and right is False and score is not None
+        if answer is not None and right is False
     ]
 
 
-def _systematic(samples: Sequence[RunRecord]) -> float:
-    """1 − V_within/V_all: half the mean squared difference of logits, of pairs of wrong answers to a problem that say
-    the same, over that of all its pairs of wrong answers."""
-    within: list[float] = []
-    everywhere: list[float] = []
-    for record in samples:
-        for (first, one), (second, other) in combinations(_wrong(record), 2):
-            everywhere.append((one - other) ** 2)
-            if first == second:
-                within.append((one - other) ** 2)
-    if not within or not sum(everywhere):
+def _meetings(flawed: Iterable[ReadAnswer]) -> dict[str, dict[int, list[float]]]:
+    """The logits of first mistakes, by problem and place."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for answer in flawed:
+        if answer.mistake is not None:
+            found.setdefault(answer.problem, {}).setdefault(answer.mistake, []).append(answer.logits[answer.mistake])
+    return found
+
+
+def _meeting(flawed: Sequence[ReadAnswer]) -> float:
+    """The chance that two answers to a problem go wrong first at the same place; NaN where no problem has two."""
+    same = pairs = 0
+    for places in _meetings(flawed).values():
+        counts = [len(logits) for logits in places.values()]
+        same += sum(n * (n - 1) for n in counts)
+        pairs += sum(counts) * (sum(counts) - 1)
+    return same / pairs if pairs else math.nan
+
+
+def _systematic(answers: Sequence[ReadAnswer]) -> float:
+    """1 − V_within/V: half the mean squared difference of the logits of two first mistakes at one place of one problem,
+    over the variance of all."""
+    squares, weights, everywhere = [], [], []
+    for places in _meetings(answers).values():
+        for logits in places.values():
+            everywhere += logits
+            if len(logits) > 1:
+                squares.append(float(np.var(logits, ddof=1)))
+                weights.append(len(logits) - 1)
+    if not squares or not np.var(everywhere):
         return math.nan
-    return min(1.0, max(0.0, 1 - float(np.mean(within)) / float(np.mean(everywhere))))
+    return min(1.0, max(0.0, 1 - float(np.average(squares, weights=weights)) / float(np.var(everywhere))))
 
 
 def _agreement(samples: Sequence[RunRecord]) -> float:
     """The chance that two wrong answers to a problem are the same, mean over the pairs."""
     same = pairs = 0
     for record in samples:
-        counts = Counter(answer for answer, _ in _wrong(record))
+        counts = Counter(_wrong(record))
         n = sum(counts.values())
         same += sum(count * (count - 1) for count in counts.values())
         pairs += n * (n - 1)
