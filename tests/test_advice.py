@@ -240,17 +240,19 @@ class TestWords:
     @pytest.mark.parametrize(
         ("beta", "words"),
         [
-            (Interval(2.5, 1.8, 3.2), "take them more sharply, by beta = 2.5 (1.8 – 3.2) instead of 1"),
+            (Interval(2.5, 1.8, 3.2), "take them more sharply, by beta = 2.5 (1.8 – 3.2) instead of 1,"),
             (Interval(0.4, 0.2, 0.6), "too sure: take them softer, by beta = 0.4"),
             (Interval(1.4, 0.9, 1.9), ""),
             (Interval.none(), ""),
         ],
     )
     def test_how_sharply_scores_should_be_taken(self, beta, words):
-        of_filter = advice_of({"wbon": (0.5, 0.6), "pf": (0.6, 0.7)}, 0.95, beta=beta).words()
+        increment = "pf:potential=increment:beta=1"
+        of_filter = advice_of({"wbon": (0.5, 0.6), increment: (0.6, 0.7)}, 0.95, beta=beta).words()
         assert words in " ".join(of_filter)
-        assert any("beta" in line for line in of_filter) == bool(words)
-        assert not any("beta" in line for line in advice_of({"wbon": (0.5, 0.6)}, 0.95, beta=beta).words())
+        assert any("by beta" in line for line in of_filter) == bool(words)
+        for other in ("wbon", "pf"):  # which do not weigh the last score alone
+            assert not any("beta" in line for line in advice_of({other: (0.5, 0.6)}, 0.95, beta=beta).words())
 
     def test_coverage_is_the_limit(self):
         found = advice_of({"wbon": (0.5, 0.6), "pf": (0.6, 0.7)}, 0.72)

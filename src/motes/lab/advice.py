@@ -26,6 +26,7 @@ from motes.lab.regime import Regime, resampled, samples_of
 from motes.lab.report import Report
 from motes.lab.statistics import Interval, share_interval, student_quantile
 from motes.lab.tables import Section, csv_text, markdown, percent, provenance, three, two_digits, with_interval
+from motes.methods.particle_filter import ParticleFilter
 
 METHODS = ("majority", "wbon", "rebase", "pf:potential=increment:beta=2", "pf")
 BUDGETS = (4, 16, 64)
@@ -42,15 +43,15 @@ BETTER = 0.95
 REGIME_NOTE = (
     "From {answers} independent answers to each of {problems} problems; in brackets 95 % intervals over problems. "
     "AUROC: chance that of two {what} to the same problem, a right and a wrong one, the right one has the larger "
-    "score. Beta: how sharply a filter should take the scores of partial answers. Systematic: of the variance of wrong "
-    "answers' logits, the share that those who answer the same have in common: what no number of particles averages "
-    "out. Coverage: chance that any of N answers is right, by the beta distribution that fits the problems' pass@1."
+    "score. Beta: how sharply a filter should take the scores of partial answers. Systematic: of what the reward model "
+    "makes of first mistakes, the share that is a matter of the problem and the step, which no number of particles "
+    "averages out. Coverage: chance that any of N answers is right, by the beta distribution that fits the problems' "
+    "pass@1."
 )
 PREDICTED_NOTE = (
-    "Accuracy of methods on chains of as many steps, with the same pass@1, spread over problems, AUROC, memory and "
-    "share of systematic error; in brackets 95 % intervals over {resamples} resamples of the pilot's problems, "
-    "{problems} chains each. Searches are flattered there: on real models they have come out lower. Tokens: of both "
-    "models, N times those of one answer; what particles share comes off that."
+    "Accuracy of methods on chains of as many steps, which go wrong as the pilot's answers did and are scored as they "
+    "were; in brackets 95 % intervals over {resamples} resamples of the pilot's problems, {problems} chains each. "
+    "Tokens: of both models, N times those of one answer; what particles share comes off that."
 )
 
 
@@ -136,15 +137,7 @@ class Advice:
         )
         if chosen.method != "majority" and plain is not None and plain.accuracy.value >= chosen.accuracy.value - CLOSE:
             lines.append("A majority vote does as well there, and needs no reward model.")
-        beta = self.regime.beta
-        if chosen.method == "pf" and beta.is_known and not beta.low <= 1 <= beta.high:
-            how = (
-                "less sure than they could be: take them more sharply" if beta.low > 1 else "too sure: take them softer"
-            )
-            lines.append(
-                f"The reward model's scores are {how}, by beta = {beta.value:.1f} ({beta.low:.1f} – {beta.high:.1f}) "
-                "instead of 1, or calibrate them."
-            )
+        lines += self._how_sharply()
         if self.limit == "reward":
             words = (
                 f"The reward model is the limit: of {largest} answers one is right in "
@@ -162,6 +155,19 @@ class Advice:
                 "that is what is found. Only more answers, or a better language model, go beyond it."
             )
         return lines
+
+    def _how_sharply(self) -> list[str]:
+        """For a filter that weighs the last score alone: other filters take several scores together."""
+        made, beta = method_from_spec(self.chosen.method, self.chosen.budget), self.regime.beta
+        if not isinstance(made, ParticleFilter) or made.potential != "increment":
+            return []
+        if not beta.is_known or beta.low <= made.beta <= beta.high:
+            return []
+        how = "less sure than that: take them more sharply" if beta.low > made.beta else "too sure: take them softer"
+        return [
+            f"The reward model's scores are {how}, by beta = {beta.value:.1f} ({beta.low:.1f} – {beta.high:.1f}) "
+            f"instead of {made.beta:g}, or calibrate them."
+        ]
 
     def sections(self) -> Iterator[Section]:
         """Its tables."""

@@ -38,7 +38,7 @@ class ParticleFilter:
         num_particles: N ≥ 1.
         potential: "absolute", "increment" or a number in [0, 1]: G_t, and with it the target. See
             `motes.methods.potential`.
-        link: "odds" or "probability".
+        link: "odds", "probability" or "exponential".
         beta: inverse temperature of the weights, φ = link(r)^beta; 0 ignores the reward model.
         ess_threshold: resample when ESS falls below this fraction of N; 1 always, 0 never.
         resampling: "multinomial", "stratified", "systematic" or "residual".
