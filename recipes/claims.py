@@ -73,7 +73,7 @@ def carry_out(args: argparse.Namespace, argv: Sequence[str]) -> int:
         case "factor":
             return factor.run(setting, args.worlds, args.budgets, args.methods)
         case "advice":
-            return advice.run(setting, args.cases, args.budgets)
+            return advice.run(setting, args.cases, args.budgets, args.methods)
         case "defaults":
             return defaults.run(setting, args.worlds, args.budgets, args.methods)
     budgets = args.budgets or CLAIMS[args.claim].BUDGETS
@@ -121,7 +121,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         commands.choices[name].set_defaults(split=None)
     for name in ("factor", "advice"):
         commands.choices[name].set_defaults(seeds=(0, 1, 2))
-    for name in ("scaling", "robustness", "factor", "defaults"):
+    for name in ("scaling", "robustness", *WORLDS):
         commands.choices[name].add_argument("--methods", type=words, help="specs, separated by commas")
     kinds = commands.choices["robustness"]
     kinds.add_argument("--kinds", type=words, default=tuple(robustness.LEVELS), help="of corruption; default all")

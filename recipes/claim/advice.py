@@ -73,17 +73,18 @@ class Found:
         return max(there) - self.accuracy[chosen.method, chosen.budget].value
 
 
-def run(setting: Setting, cases: Sequence[str], budgets: Sequence[int] | None) -> int:
+def run(setting: Setting, cases: Sequence[str], budgets: Sequence[int] | None, methods: Sequence[str] | None) -> int:
     """Measure the cases, and tell them. How many runs failed."""
     found = []
+    methods, budgets = methods or METHODS, budgets or BUDGETS
     for name in cases:
         case = CASES[name]
         piloted = dataclasses.replace(setting, split=case.pilot, limit=setting.limit or PILOT, seeds=(0,))
         pilot = measure(piloted, case.cells(["wbon"], [ANSWERS]))
-        measured = measure(case.setting(setting), case.cells(METHODS, budgets or BUDGETS))
+        measured = measure(case.setting(setting), case.cells(methods, budgets))
         if pilot is None or measured is None:
             continue
-        advice = asyncio.run(advise(pilot.named(), budgets=budgets or BUDGETS))
+        advice = asyncio.run(advise(pilot.named(), methods, budgets))
         accuracy = {(cell.method, cell.budget): cell.accuracy for cell in measured.report().cells}
         found.append(Found(case, pilot, measured, advice, accuracy))
         tell(found, setting)
