@@ -74,9 +74,16 @@ class Found:
         """Of whichever method is the best at that budget."""
         return max((means for (_, at), means in self.means.items() if at == budget), key=lambda means: float(means[0]))
 
+    @property
+    def common(self) -> list[int]:
+        """The budgets at which all methods were measured."""
+        methods = {method for method, _ in self.means}
+        budgets = sorted({budget for _, budget in self.means})
+        return [budget for budget in budgets if all((method, budget) in self.means for method in methods)]
+
     def behind(self, method: str) -> dict[int, FloatArray]:
-        """How far a method is behind the best at each of its budgets."""
-        return {at: self.best(at) - means for (name, at), means in self.means.items() if name == method}
+        """How far a method is behind the best, where all were measured."""
+        return {budget: self.best(budget) - self.means[method, budget] for budget in self.common}
 
 
 def run(setting: Setting, worlds: Sequence[str], budgets: Sequence[int] | None, methods: Sequence[str] | None) -> int:
@@ -96,13 +103,14 @@ def run(setting: Setting, worlds: Sequence[str], budgets: Sequence[int] | None, 
 def tell(found: Sequence[Found], last: Measured, setting: Setting) -> None:
     methods = list(dict.fromkeys(method for each in found for method, _ in each.means))
     budgets = sorted({budget for each in found for _, budget in each.means})
+    compared = sorted({budget for each in found for budget in each.common})
     parts = [
         "# Settings of the particle filter, beside searches, on validation problems",
-        "How many points each method is behind the best one at its budget: at each budget in the mean of the "
-        f"{len(found)} worlds, over all with a 95 % interval over problems, where it is furthest behind, and in how "
+        "How many points each method is behind the best one at its budget, where all were measured: at each budget in "
+        "the mean of the worlds, over all with a 95 % interval over problems, where it is furthest behind, and in how "
         f"many of all cases by no more than {100 * CLOSE:.0f}. The best of several looks better than it is, so that "
         "nobody is 0 behind.",
-        "\n".join(_shortfalls(found, methods, budgets)),
+        "\n".join(_shortfalls(found, methods, compared)),
     ]
     for each in found:
         table = [[method, *(_accuracy(each, method, budget) for budget in budgets)] for method in methods]
@@ -114,7 +122,7 @@ def tell(found: Sequence[Found], last: Measured, setting: Setting) -> None:
     rows = [{"world": each.world.title, **cell.row()} for each in found for cell in each.report.cells]
     out = setting.out
     write(out, {"report.md": "\n\n".join(parts) + "\n", "report.csv": csv_text(rows), **told_of(last, "report.csv")})
-    save(partial(figure, found, methods, budgets), out / "defaults", last.provenance())
+    save(partial(figure, found, methods, compared), out / "defaults", last.provenance())
 
 
 def figure(found: Sequence[Found], methods: Sequence[str], budgets: Sequence[int]) -> Figure:
