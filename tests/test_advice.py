@@ -96,7 +96,7 @@ class TestRegime:
         found = Regime.of(unchecked)
         assert not found.checked
         assert found.auroc.value == pytest.approx(LONG.auroc, abs=0.06)
-        assert found.mistakes.flawless == found.success.value
+        assert found.mistakes.flawless == pytest.approx(found.success.value, abs=0.03)
         assert np.mean(found.mistakes.hardness) == pytest.approx(1 - 0.15 ** (1 / 10), abs=0.06)
 
     def test_a_reward_model_of_whole_answers_is_as_theory_has_it(self, pilot):

@@ -96,11 +96,22 @@ class TestFirstMistakes:
         blind = [replace(answer, mistake=None) for answer in answers]
         found = infer_mistakes(blind)
         pairs = [(a.mistake, b.mistake) for a, b in zip(answers, found, strict=True) if a.mistake is not None]
-        assert all(b is not None for _, b in pairs)
+        assert all(b is not None for _, b in pairs), "a wrong answer has a mistake"
         assert np.mean([a == b for a, b in pairs]) > share
         assert np.mean([a - b for a, b in pairs]) == pytest.approx(0.0, abs=0.35), "neither early nor late"
-        assert all(answer.mistake is None for answer in found if answer.right)
+        assert np.mean([answer.is_lucky for answer in found if answer.right]) < 0.15, "none is right by luck"
         assert found == infer_mistakes(blind), "drawn with a seed"
+
+    def test_luck_is_told_from_success_where_nobody_checked(self):
+        """Six answers of ten that are right are so in spite of a mistake."""
+        answers = pilot_of(ChainWorld(8, 0.2, 2.5, systematic=0.0, luck=0.35, num_problems=100))
+        assert np.mean([answer.is_lucky for answer in answers if answer.right]) > 0.5
+        found = infer_mistakes([replace(answer, mistake=None) for answer in answers])
+        for share in (
+            lambda all: np.mean([a.mistake is None for a in all]),
+            lambda all: np.mean([a.is_lucky for a in all]),
+        ):
+            assert share(found) == pytest.approx(share(answers), abs=0.04)
 
     def test_where_all_are_wrong_or_all_are_right(self):
         wrong = [ReadAnswer("a", (0.0, 1.0), None, False)] * 3

@@ -33,6 +33,8 @@ BINS = 16
 """Of changes of a logit, where first mistakes are inferred from them."""
 ROUNDS = 30
 """Of that inference."""
+TINY = 1e-12
+"""No chance is taken for smaller, where its logarithm counts."""
 
 _NORMAL = NormalDist()
 
@@ -174,52 +176,47 @@ class Better:
 
 
 def infer_mistakes(answers: Sequence[ReadAnswer]) -> list[ReadAnswer]:
-    """The same with the place of each wrong answer's first mistake, where its scores suggest that it is: drawn with
-    the chance that it is there. Right answers are taken to have none.
+    """The same with the place of each answer's first mistake, where its scores suggest that it is: drawn with the
+    chance that it is there. A right answer may have one, too; a wrong one must.
 
-    How logits change from step to step while answers are right, right answers tell. How they do at a mistake, and
-    after one, is found together with the mistakes' places by expectation maximisation: a hidden Markov model of two
-    states, with histograms of changes.
+    A hidden Markov model of two states: right so far, and wrong since. How logits change from step to step while an
+    answer is right, at its first mistake, and after it, as histograms; the chance of a mistake at a step; and that of
+    an answer with a mistake to be right nevertheless: all are found together with the places of the mistakes, by
+    expectation maximisation (Dempster, Laird, Rubin 1977).
     """
-    wrong = [place for place, answer in enumerate(answers) if not answer.right]
-    if not wrong or len(wrong) == len(answers):
+    if not any(answer.right for answer in answers) or all(answer.right for answer in answers):
         return [answer if answer.right else replace(answer, mistake=0) for answer in answers]
     changes = [np.diff(np.array((0.0, *answer.logits))) for answer in answers]
     edges = np.quantile(np.concatenate(changes), np.linspace(0, 1, BINS + 1)[1:-1])
-    bins = [np.searchsorted(edges, each) for each in changes]
-    first = {
-        place: np.zeros(len(each), dtype=int) + np.minimum(np.arange(len(each)), 1) for place, each in enumerate(bins)
-    }
     # Steps are of two kinds, the first one and later ones, whose changes are of different sizes.
-    right = np.ones((2, BINS))
-    for place, each in enumerate(bins):
-        if answers[place].right:
-            np.add.at(right, (first[place], each), 1.0)
-    right /= right.sum(axis=1, keepdims=True)
-    lengths = np.array([len(bins[place]) for place in wrong])
-    chances = [np.full(length, 1 / length) for length in lengths]
+    seen = [(np.minimum(np.arange(len(each)), 1), np.searchsorted(edges, each)) for each in changes]
+    # (T + 1,) the chances of an answer that its first mistake is at each step, and that it has none.
+    chances = [
+        np.append(np.full(len(each), (0.1 if answer.right else 1.0) / len(each)), 0.9 if answer.right else 0.0)
+        for answer, each in zip(answers, changes, strict=True)
+    ]
     for _ in range(ROUNDS):
-        at, after = right.copy(), np.ones((2, BINS))  # a priori a mistake is seen as little as none
-        expected, reached = 0.0, 0.0
-        for place, chance in zip(wrong, chances, strict=True):
-            np.add.at(at, (first[place], bins[place]), chance)
-            np.add.at(after, (first[place], bins[place]), np.cumsum(chance) - chance)
-            expected += 1.0
-            reached += float(np.sum(chance * np.arange(1, len(chance) + 1)))
-        reached += sum(len(bins[place]) for place, answer in enumerate(answers) if answer.right)
-        at /= at.sum(axis=1, keepdims=True)
-        after /= after.sum(axis=1, keepdims=True)
-        hazard = expected / reached
-        for i, place in enumerate(wrong):
-            kind, each = first[place], bins[place]
-            log_right, log_after = np.log(right[kind, each]), np.log(after[kind, each])
-            before = np.cumsum(log_right) - log_right + np.arange(len(each)) * math.log1p(-hazard)
-            rest = np.cumsum(log_after[::-1])[::-1] - log_after
-            logs = before + np.log(at[kind, each]) + rest
+        histograms, mistakes, reached, lucky = np.ones((3, 2, BINS)), 0.0, 0.0, 0.0
+        for answer, where, chance in zip(answers, seen, chances, strict=True):
+            at, passed = chance[:-1], np.cumsum(chance)[:-1]
+            for histogram, share in zip(histograms, (1 - passed, at, passed - at), strict=True):
+                np.add.at(histogram, where, share)
+            mistakes += passed[-1]
+            reached += float(np.sum(1 - passed + at))
+            lucky += passed[-1] if answer.right else 0.0
+        while_right, at_one, after = np.log(histograms / histograms.sum(axis=2, keepdims=True))
+        hazard, luck = mistakes / reached, lucky / mistakes
+        for i, (answer, where) in enumerate(zip(answers, seen, strict=True)):
+            fine = np.append(0.0, np.cumsum(while_right[where] + math.log1p(-hazard)))
+            since = np.append(np.cumsum(after[where][::-1])[::-1], 0.0)[1:]
+            outcome = luck if answer.right else 1 - luck
+            logs = fine[:-1] + at_one[where] + math.log(hazard) + since + math.log(max(outcome, TINY))
+            logs = np.append(logs, fine[-1] if answer.right else -math.inf)
             chances[i] = np.exp(logs - logs.max())
             chances[i] /= chances[i].sum()
     rng = np.random.default_rng(0)
-    found = list(answers)
-    for place, chance in zip(wrong, chances, strict=True):
-        found[place] = replace(answers[place], mistake=int(rng.choice(len(chance), p=chance)))
+    found = []
+    for answer, chance in zip(answers, chances, strict=True):
+        place = int(rng.choice(len(chance), p=chance))
+        found.append(replace(answer, mistake=None if place == len(answer.logits) else place))
     return found
