@@ -107,11 +107,8 @@ class TestFirstMistakes:
         answers = pilot_of(ChainWorld(8, 0.2, 2.5, systematic=0.0, luck=0.35, num_problems=100))
         assert np.mean([answer.is_lucky for answer in answers if answer.right]) > 0.5
         found = infer_mistakes([replace(answer, mistake=None) for answer in answers])
-        for share in (
-            lambda all: np.mean([a.mistake is None for a in all]),
-            lambda all: np.mean([a.is_lucky for a in all]),
-        ):
-            assert share(found) == pytest.approx(share(answers), abs=0.04)
+        for of in (lambda answer: answer.mistake is None, lambda answer: answer.is_lucky):
+            assert np.mean(list(map(of, found))) == pytest.approx(np.mean(list(map(of, answers))), abs=0.04)
 
     def test_where_all_are_wrong_or_all_are_right(self):
         wrong = [ReadAnswer("a", (0.0, 1.0), None, False)] * 3
