@@ -236,6 +236,8 @@ class TestWords:
         found = advice_of({"wbon": (0.5, 0.6), "pf": (0.6, 0.7)}, 0.95, better=0.9)
         assert found.limit == "reward"
         assert "with an AUROC of 0.95 instead of 0.80 the same budget comes to 90.0 %" in found.words()[-1]
+        no_better = advice_of({"wbon": (0.5, 0.6), "pf": (0.6, 0.7)}, 0.95, better=0.69)
+        assert no_better.words()[-1].endswith("A better one is worth more than particles.")
 
     @pytest.mark.parametrize(
         ("beta", "words"),

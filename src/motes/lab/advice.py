@@ -143,7 +143,7 @@ class Advice:
                 f"The reward model is the limit: of {largest} answers one is right in "
                 f"{percent(self.coverage[largest])}. A better one is worth more than particles"
             )
-            if self.with_better is not None:
+            if self.with_better is not None and self.with_better > chosen.accuracy.value:
                 words += (
                     f": with an AUROC of {BETTER:g} instead of {self.regime.auroc.value:.2f} the same budget comes to "
                     f"{percent(self.with_better)}"
