@@ -29,6 +29,7 @@ REGISTERED = "pf:potential=increment:beta=1.0:ess_threshold=1.0"
 DEFAULT = "pf"
 FILTERS = {DEFAULT: "the default", REGISTERED: "the registered filter"}
 """That others are held against, and what they are called."""
+CALLED = {**NAMES, REGISTERED: "registered filter"}
 METHODS = (DEFAULT, REGISTERED, "pf:paper", "wbon", "bon", "majority", "beam", "dvts", "rebase")
 BUDGETS = (2, 4, 8, 16, 32, 64, 128)
 REFERENCES = (4, 8)
@@ -164,7 +165,7 @@ def _factors(found: Found, filter: str) -> list[str]:
         told = expected(found.name, method, filter)
         rows.append(
             [
-                NAMES.get(method, method),
+                CALLED.get(method, method),
                 str(budget),
                 "" if told is None else f"{told[0]:g} – {told[1]:g}",
                 *(relative[unit][method, budget].with_own_interval() for unit in units),
@@ -177,7 +178,7 @@ def _accuracies(found: Found) -> list[str]:
     cells = {(cell.method, cell.budget): percent(cell.accuracy.value) for cell in found.report.cells}
     budgets = sorted({budget for _, budget in cells})
     rows = [
-        [NAMES.get(method, method), *(cells.get((method, budget), "") for budget in budgets)]
+        [CALLED.get(method, method), *(cells.get((method, budget), "") for budget in budgets)]
         for method in dict.fromkeys(method for method, _ in cells)
     ]
     return markdown_rows(["accuracy", *map(str, budgets)], rows)
@@ -223,7 +224,7 @@ def figure(found: Sequence[Found]) -> Figure:
         ]
         for each in found
     }
-    labels = {name: NAMES.get(method := name.partition("/")[2], method) for names in groups.values() for name in names}
+    labels = {name: CALLED.get(method := name.partition("/")[2], method) for names in groups.values() for name in names}
     title = "How many times the budget of a particle filter the others need"
     subtitle = "95 % intervals; bars: predicted; arrowheads: beyond what was measured"
     return forest_figure(panels, groups, title, subtitle, labels)
