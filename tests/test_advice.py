@@ -17,6 +17,7 @@ from motes.errors import ConfigurationError
 from motes.lab import RunRecord, advice, advise, read_records
 from motes.lab.advice import Advice, Prediction, coverage
 from motes.lab.chains import RIGHT, ChainWorld
+from motes.lab.readings import ReadAnswer
 from motes.lab.regime import Mistakes, Regime, resampled, samples_of
 from motes.lab.statistics import Interval
 from pilots import measured, pilot_of
@@ -86,6 +87,13 @@ class TestRegime:
         found = Mistakes.of(pilot_of(world, 12), 0.0)
         assert found.concentration is not None
         assert least <= found.concentration <= most
+
+    def test_of_what_little_there_is(self):
+        """A problem of which one answer alone was scored throughout tells nothing of how answers to it differ."""
+        alone = [ReadAnswer("a", (1.0, -1.0), 1, False), ReadAnswer("b", (1.0, 1.0), None, True)]
+        found = Mistakes.of(alone, 0.0)
+        assert (found.flawless, found.luck, found.hardness, found.sameness) == (0.5, 0.0, (0.0, 0.5), 1.0)
+        assert math.isnan(found.meeting)
 
     def test_without_checked_steps_final_answers_tell(self, pilot):
         unchecked = [

@@ -250,7 +250,7 @@ def resampled(records: Sequence[RunRecord], rng: np.random.Generator) -> list[Ru
 
 
 def _spread(right: Iterable[Sequence[bool]]) -> float:
-    """Of the chances of problems, each given by marks, two at least."""
+    """Of the chances of problems, each given by marks."""
     variance, mean = _variance(right)
     if variance <= 0:
         return 1000.0
@@ -324,7 +324,7 @@ def _concentration(
         marks: of each step of each problem, whether those of its answers that were right before it went wrong at it.
         length: of the chains; the rest as `Mistakes` has it.
     """
-    variance, mean = _variance([each for each in marks if len(each) > 1])
+    variance, mean = _variance(marks)
     if not 0 < variance < mean * (1 - mean) or not 0 < flawless < 1:
         return None
 
@@ -345,10 +345,12 @@ def _concentration(
 
 def _variance(marks: Iterable[Sequence[bool]]) -> tuple[float, float]:
     """Of a chance that differs from place to place, by moments: its variance, and its mean. Of c of n marks,
-    c(c − 1)/(n(n − 1)) is an unbiased estimate of the square of the chance."""
+    c(c − 1)/(n(n − 1)) is an unbiased estimate of the square of the chance; places with a single mark tell nothing."""
     shares, squares, weights = [], [], []
     for each in marks:
         c, n = sum(each), len(each)
+        if n < 2:
+            continue
         shares.append(c / n)
         squares.append(c * (c - 1) / (n * (n - 1)))
         weights.append(n)
