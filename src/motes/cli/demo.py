@@ -26,7 +26,7 @@ from motes.text import counted
 SPLIT = "long"
 """Problems of 11 to 16 steps: where answers are long and seldom right at the first try, particles win."""
 PROBLEM = 4
-"""Which of them is solved live: one that the filter gets right, as it does four of ten, and the model alone does not."""
+"""Which of them is solved live. The filter gets four of ten of them right, and this one; the model alone does not."""
 METHODS = ("greedy", "wbon", "pf")
 BUDGETS = (4, 16)
 
