@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from claim.cells import write
+from claim.factor import REGISTERED
 from motes.errors import DirectoryBusyError
 from motes.lab import Evaluation, RunRecord, evaluate, read_records
 from motes.lab.chains import ChainWorld
@@ -38,8 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CHIEF = "pf:ess_threshold=1.0"
-STEPWISE = (CHIEF, "pf", "beam", "dvts", "rebase")
+STEPWISE = (REGISTERED, "pf", "beam", "dvts", "rebase")
 SAMPLING = ("wbon", "bon", "majority")
 BUDGETS: Mapping[str, tuple[Sequence[str], Sequence[int]]] = {
     "stepwise": (STEPWISE, (2, 4, 8, 16, 32)),
@@ -156,7 +156,7 @@ class Found:
             name: share_interval((problem, is_right(run)) for problem, those in problems.items() for run in those)
             for name, problems in runs.cells.items()
         }
-        found = rates(runs, methods, REFERENCES, CHIEF)
+        found = rates(runs, methods, REFERENCES, REGISTERED)
         return cls(cell, accuracy, {(rate.method, rate.budget): rate for rate in found})
 
 
@@ -208,7 +208,7 @@ def measure(evaluation: Evaluation, directory: Path, command: str) -> bool | Non
 
 
 def tell(found: Sequence[Found], out: Path, made_with: Provenance, command: str) -> None:
-    others = [method for method in (*SAMPLING, *STEPWISE) if method != CHIEF]
+    others = [method for method in (*SAMPLING, *STEPWISE) if method != REGISTERED]
     header = ["steps", "pass@1", "d′ (AUROC)", "filter", "predicted", *map(_label, others)]
     parts = []
     for kind in dict.fromkeys(each.cell.kind for each in found):
@@ -221,8 +221,8 @@ def tell(found: Sequence[Found], out: Path, made_with: Provenance, command: str)
         [
             "# Where particles win: budgets against the particle filter's",
             f"Chains of T steps ([`motes.lab.chains`](../../src/motes/lab/chains.py)), {found[0].cell.num_problems} "
-            "problems a world. For each method the budget at which it is as accurate as the particle filter that "
-            "resamples at every step (`pf:ess_threshold=1`) is at 4, and at 8, over 4 and 8, with 95 % intervals over "
+            "problems a world. For each method the budget at which it is as accurate as the particle filter that theory "
+            f"speaks of (`{REGISTERED}`) is at 4, and at 8, over 4 and 8, with 95 % intervals over "
             'problems, each by itself: "> 32" means that 32 times the budget is not enough. Predicted: that of '
             "weighted best-of-N, by a simulation of another chain, written down before.",
             *parts,
@@ -266,7 +266,7 @@ def _row(each: Found, others: Iterable[str], n: int) -> list[str]:
         str(cell.num_steps),
         f"{100 * cell.success:g} %",
         f"{cell.separation:g} ({cell.world.auroc:.2f})",
-        percent(each.accuracy[CHIEF, n].value),
+        percent(each.accuracy[REGISTERED, n].value),
         "" if predicted is None else _predicted(predicted[place], (64, 32)[place]),
         *(each.factors[method, n].with_own_interval() for method in others),
     ]
