@@ -221,7 +221,7 @@ def tell(found: Sequence[Found], out: Path, made_with: Provenance, command: str)
         [
             "# Where particles win: budgets against the particle filter's",
             f"Chains of T steps ([`motes.lab.chains`](../../src/motes/lab/chains.py)), {found[0].cell.num_problems} "
-            "problems a world. For each method the budget at which it is as accurate as the particle filter that theory "
+            "problems a world. For each method the budget at which it is as accurate as the filter that theory "
             f"speaks of (`{REGISTERED}`) is at 4, and at 8, over 4 and 8, with 95 % intervals over "
             'problems, each by itself: "> 32" means that 32 times the budget is not enough. Predicted: that of '
             "weighted best-of-N, by a simulation of another chain, written down before.",
