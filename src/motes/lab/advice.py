@@ -226,7 +226,7 @@ async def advise(
 ) -> Advice:
     """What the records of a pilot, or of any evaluation with independent scored answers, say of methods.
 
-    Nothing is asked of any model. It computes for a minute or two.
+    Nothing is asked of any model. It computes for a few minutes where answers are long.
 
     Args:
         methods: method specs. budgets: numbers of trajectories.

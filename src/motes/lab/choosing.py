@@ -59,11 +59,8 @@ def _scores(prefixes: Prefixes, aggregation: Aggregation, answers: int) -> Float
     """(N,) of the answers, NaN where there is none."""
     found = np.full(answers, np.nan)
     for i, end in enumerate(prefixes.ends):
-        path: list[float | None] = []
-        while end is not None:
-            path.append(prefixes.scores[end])
-            end = prefixes.parents[end]
-        steps = [score for score in reversed(path) if score is not None]
+        path = prefixes.path(end)
+        steps = [score for step in path if (score := prefixes.scores[step]) is not None]
         if steps and len(steps) == len(path):
             found[i] = AGGREGATIONS[aggregation](np.array(steps))
     return found

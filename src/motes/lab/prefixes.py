@@ -51,6 +51,14 @@ class Prefixes:
             depths.append(1 if parent is None else depths[parent] + 1)
         return depths
 
+    def path(self, end: int | None) -> list[int]:
+        """(T,) the steps up to and including one, from the first; none where it is None."""
+        found: list[int] = []
+        while end is not None:
+            found.append(end)
+            end = self.parents[end]
+        return found[::-1]
+
     def lead_to(self, right: Sequence[bool | None]) -> tuple[bool | None, ...]:
         """(S,) whether any final answer that continues a step is right; None where none continues it, or it is unknown
         of those that do. (Math-Shepherd's hard estimation, arXiv 2312.08935.)
@@ -60,10 +68,9 @@ class Prefixes:
         """
         found: list[bool | None] = [None] * len(self)
         for end, is_right in zip(self.ends, right, strict=True):
-            step = end
-            while is_right is not None and step is not None:
-                found[step] = found[step] or is_right
-                step = self.parents[step]
+            if is_right is not None:
+                for step in self.path(end):
+                    found[step] = found[step] or is_right
         return tuple(found)
 
     def to_fields(self) -> dict[str, Any]:

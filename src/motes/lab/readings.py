@@ -70,12 +70,7 @@ def answers_read(samples: Iterable[RunRecord]) -> list[ReadAnswer]:
         if prefixes is None:
             continue
         for end, is_right in zip(prefixes.ends, record.right, strict=True):
-            path: list[int] = []
-            step = end
-            while step is not None:
-                path.append(step)
-                step = prefixes.parents[step]
-            path.reverse()
+            path = prefixes.path(end)
             scores = [prefixes.scores[step] for step in path]
             if not path or any(score is None for score in scores):
                 continue
