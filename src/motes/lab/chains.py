@@ -183,13 +183,14 @@ class ChainWorld(BoxedAnswers):
         E[p^k] = (1 + k · scale)^−shape."""
         mean = self.success
         ratio = math.log(mean**2 + mean * (1 - mean) / (self.spread + 1)) / math.log(mean)  # from 1 to 2
-        low, high = -14.0, 14.0
+        low, high = -14.0, 14.0  # of the logarithm of the scale
         for _ in range(60):
-            scale = math.exp((low + high) / 2)
+            middle = (low + high) / 2
+            scale = math.exp(middle)
             if math.log1p(2 * scale) / math.log1p(scale) > ratio:
-                low = math.log(scale)
+                low = middle
             else:
-                high = math.log(scale)
+                high = middle
         return -math.log(mean) / math.log1p(scale), scale
 
     def problems(self, split: str = "test", limit: int | None = None) -> list[Problem]:
