@@ -16,7 +16,7 @@ import motes
 from motes.arguments import _hints, fit, fit_fields
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.lab import Evaluation, method_from_spec
-from motes.lab.prices import Prices
+from motes.lab.run.prices import Prices
 from motes.methods import METHODS
 from motes.types import Problem, Sampling, Step
 

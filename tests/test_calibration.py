@@ -23,16 +23,9 @@ import worlds
 from motes import CalibratedReward, Calibration, FunctionReward, Problem, Scores, Step, Trajectory, Usage
 from motes.cli import main
 from motes.errors import ConfigurationError, RewardError
-from motes.lab.calibration import (
-    Labelled,
-    brier_score,
-    calibrate,
-    expected_calibration_error,
-    isotonic_regression,
-    read_labelled,
-    score_labelled,
-)
 from motes.lab.corruption import CorruptedReward
+from motes.lab.measure.calibration import Labelled, calibrate, isotonic_regression, read_labelled, score_labelled
+from motes.lab.measure.reliability import brier_score, expected_calibration_error
 from motes.tasks import Arithmetic
 from motes.tasks.arithmetic import parse
 from motes.types import NEUTRAL, Failure

@@ -18,7 +18,7 @@ from exact import z_limit, z_scores
 from motes import ParticleFilter, Problem, Sampling, TabularLanguageModel, Trajectory
 from motes.errors import ConfigurationError
 from motes.lab.chains import RIGHT, USUAL, ChainReward, ChainWorld, Gaussian, is_right, table_of
-from motes.lab.reliability import auroc
+from motes.lab.measure.reliability import auroc
 
 WORLD = ChainWorld(4, 0.3, 2.0, num_problems=60)
 

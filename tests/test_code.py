@@ -18,7 +18,7 @@ import pytest
 
 from motes import api
 from motes.errors import ConfigurationError, GraderError, ProblemFileError, UnknownNameError
-from motes.lab.identity import of_problems
+from motes.lab.run.identity import of_problems
 from motes.tasks import DECLARED, Benchmark, task
 from motes.tasks.code import CodeAnswers, Limits, ProgramTests, Sandbox, sandbox, wire
 from motes.tasks.code.confinement import Layers, available

@@ -28,7 +28,7 @@ from exact import (
 )
 from motes import EntropicParticleFilter, Islands, ParticleFilter, Result, Sampling, TabularLanguageModel, TabularReward
 from motes.errors import ConfigurationError, DegenerateWeightsError
-from motes.lab.method_spec import method_from_spec
+from motes.lab.run.method_spec import method_from_spec
 from motes.smc import RESAMPLING, Weights
 from test_particle_filter import Merging, fingerprint
 

@@ -24,7 +24,7 @@ from motes import Majority, Problem, Result, Step, TabularLanguageModel, Traject
 from motes.errors import ContextLengthError, GraderError
 from motes.gateway.answering import open_models
 from motes.lab import Evaluation, evaluate, read_records, regrade
-from motes.lab.evaluation import RECORDS
+from motes.lab.run.evaluation import RECORDS
 from motes.methods import METHODS, answers, method
 from motes.tasks import BoxedAnswers, MathAnswers
 from motes.tasks.maths import Grader, workers

@@ -16,7 +16,7 @@ from motes.cli import main
 from motes.errors import EngineError
 from motes.gateway.answering import visible
 from motes.lab import Evaluation, evaluate, read_records
-from motes.lab.evaluation import RECORDS
+from motes.lab.run.evaluation import RECORDS
 from motes.methods import METHODS, method
 from motes.methods.selectors import likeliest_texts
 from motes.smc import Weights

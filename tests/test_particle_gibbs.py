@@ -39,7 +39,7 @@ from motes import (
     TabularReward,
 )
 from motes.errors import ConfigurationError, DegenerateWeightsError
-from motes.lab.method_spec import method_from_spec
+from motes.lab.run.method_spec import method_from_spec
 from test_particle_filter import Merging, fingerprint
 
 CASES = {  # where the target is defined: the horizon is how long, under "absolute", finished answers wait

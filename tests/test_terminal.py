@@ -25,7 +25,7 @@ from motes.cli import main, terminal
 from motes.cli.terminal import Console, Stream, Text, exact_json
 from motes.cli.views import Watch, partial_answers, section_table
 from motes.errors import EngineError
-from motes.lab.tables import Section
+from motes.lab.measure.formats import Section
 from motes.tasks import Arithmetic
 from motes.text import UNSEEN
 from motes.types import Record, Step

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import motes
-from motes.lab.reliability import Predictions, auroc
+from motes.lab.measure.reliability import Predictions, auroc
 from motes.methods import Majority
 from motes.tasks import Arithmetic
 from motes.tasks.arithmetic import parse

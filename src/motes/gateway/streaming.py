@@ -20,7 +20,7 @@ from motes.errors import MissingExtraError
 from motes.gateway.answering import Asked
 from motes.gateway.replies import FINGERPRINT, about, finish_reason, identifier, usage
 from motes.gateway.wire import Progress
-from motes.lab.traces import Particles, Tree
+from motes.lab.run.traces import Particles, Tree
 from motes.methods.population import Follower, Observer
 from motes.text import json_line
 from motes.types import Record, Result, Trajectory, Usage
