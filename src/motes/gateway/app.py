@@ -31,7 +31,7 @@ from motes.gateway.readiness import Readiness
 from motes.gateway.replies import card, failure, reply
 from motes.gateway.streaming import Chunks, EventStream, events
 from motes.gateway.wire import ChatRequest, CompletionRequest, Request
-from motes.methods.population import Follower, Observer, Run
+from motes.methods.run import Follower, Observer, Run
 from motes.types import Record, Result, Trajectory, Usage
 
 try:

@@ -28,7 +28,7 @@ from motes import api, files, prompts
 from motes.errors import ConfigurationError, MissingExtraError, MotesError
 from motes.lab.run.method_spec import method_from_spec
 from motes.lab.run.presets import expanded, preset_of
-from motes.protocols import Method
+from motes.methods.run import Method
 from motes.tasks.arithmetic import Arithmetic
 from motes.types import Sampling
 

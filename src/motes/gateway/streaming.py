@@ -21,7 +21,7 @@ from motes.gateway.answering import Asked
 from motes.gateway.replies import FINGERPRINT, about, finish_reason, identifier, usage
 from motes.gateway.wire import Progress
 from motes.lab.run.traces import Particles, Tree
-from motes.methods.population import Follower, Observer
+from motes.methods.run import Follower, Observer
 from motes.text import json_line
 from motes.types import Record, Result, Trajectory, Usage
 

@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 
 from motes.errors import NoParticlesError
-from motes.methods.population import Population, Run
+from motes.methods.population import Population
+from motes.methods.run import Run
 from motes.methods.selectors import conclude
 from motes.protocols import RewardModel
 from motes.smc import Weights

@@ -13,7 +13,8 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from motes.methods.population import Aggregation, Population, Run
+from motes.methods.population import Aggregation, Population
+from motes.methods.run import Run
 from motes.smc import Weights
 from motes.types import Result, Trajectory
 
