@@ -15,6 +15,7 @@ import pytest
 
 import strangers
 from motes.cli import main
+from motes.core import Usage
 from motes.errors import RunDirectoryError, UnknownNameError
 from motes.lab import RunRecord, compare, write_comparison
 from motes.lab.measure.statistics import paired_intervals
@@ -22,7 +23,6 @@ from motes.lab.run.provenance import Call
 from motes.lab.show.comparing import Curve, _names
 from motes.lab.show.overlay import looks_of
 from motes.lab.show.page.comparison import html
-from motes.types import Usage
 from test_hostile_text import HOSTILE, Elements
 
 TASK = "problems.jsonl"

@@ -33,6 +33,7 @@ from motes import (
     Trajectory,
     WeightedBestOfN,
 )
+from motes.core import Failure
 from motes.errors import (
     ConfigurationError,
     ContextLengthError,
@@ -44,7 +45,6 @@ from motes.errors import (
 from motes.methods import METHODS, Population, Run, conclude, method, particle_filter, requirements, run
 from motes.smc import Weights
 from motes.tasks import BoxedAnswers
-from motes.types import Failure
 from mutations import mutant, mutate
 
 

@@ -13,8 +13,8 @@ import pytest
 
 import motes
 from motes import FunctionReward, ParticleFilter, Problem, Step, TabularLanguageModel, Trajectory
+from motes.core import NEUTRAL, Failure
 from motes.errors import ContextLengthError, RewardError
-from motes.types import NEUTRAL, Failure
 
 PROBLEM = Problem("How much is 3+4?", answer="7")
 

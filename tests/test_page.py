@@ -17,13 +17,13 @@ import pytest
 import chromium
 import worlds
 from motes import Problem, api
+from motes.core import Failure
 from motes.errors import EngineError
 from motes.lab import Evaluation, Report, RunRecord, Trace, TraceStore, evaluate, method_from_spec, read_records
 from motes.lab.run.evaluation import TRACES
 from motes.lab.run.traces import read_lines, read_traces
 from motes.lab.show.page import html
 from motes.lab.show.style import STYLES
-from motes.types import Failure
 
 METHODS = ("pf", "pg:num_sweeps=2", "islands:num_islands=2", "bon", "majority", "greedy")
 SMALL = Evaluation(

@@ -16,6 +16,7 @@ from scipy import stats
 import strangers
 import worlds
 from motes import api
+from motes.core import Sampling
 from motes.lab import Evaluation, RunRecord, Trace, evaluate, method_from_spec, read_records
 from motes.lab.measure.reliability import Predictions, StepQuality, pair_counts, ratio_interval
 from motes.lab.measure.statistics import wilson
@@ -24,7 +25,6 @@ from motes.lab.run.worker import prefixes_of
 from motes.lab.show.report import Report
 from motes.tasks import Arithmetic
 from motes.tasks.arithmetic import parse
-from motes.types import Sampling
 
 TASK = Arithmetic()
 PROBLEMS = TASK.problems(limit=5)

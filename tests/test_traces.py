@@ -14,10 +14,10 @@ import pytest
 
 import worlds
 from motes import api
+from motes.core import Failure
 from motes.errors import RunDirectoryError
 from motes.lab import Evaluation, Trace, TraceStore, evaluate, method_from_spec, read_records, read_traces
 from motes.lab.run.traces import whole_members
-from motes.types import Failure
 
 METHODS = ("pf", "pg:num_sweeps=2", "islands:num_islands=2", "adaptive", "beam:beam_width=2", "bon", "greedy")
 SMALL = Evaluation(

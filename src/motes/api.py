@@ -13,6 +13,7 @@ import numpy as np
 
 from motes.arguments import fit, instance_of
 from motes.concurrency import run_here
+from motes.core import Problem, Result, Sampling
 from motes.errors import ConfigurationError
 from motes.methods import ParticleFilter, Run, require, select_by_outcome
 from motes.methods.limits import Limits
@@ -30,7 +31,6 @@ from motes.opening import (
 from motes.protocols import AnswerRule, LanguageModel, RewardModel
 from motes.tasks import BoxedAnswers
 from motes.threads import in_thread
-from motes.types import Problem, Result, Sampling
 
 __all__ = [
     "answer_rule",

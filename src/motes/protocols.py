@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
-from motes.types import Failure, Problem, Sampling, Step, Trajectory
+from motes.core import Failure, Problem, Sampling, Step, Trajectory
 
 
 @runtime_checkable
@@ -46,7 +46,7 @@ class RewardModel(Protocol):
     """Scores partial answers. `motes.check_reward_model` is this contract, executable.
 
     A model may say by an attribute `outcome = True` that it scores finished answers only: the score of anything else is
-    `motes.types.NEUTRAL`; and `merges_calls = True`: concurrent calls meet in one batch, so that a run sends it each
+    `motes.core.NEUTRAL`; and `merges_calls = True`: concurrent calls meet in one batch, so that a run sends it each
     step as soon as it ends. Any other model scores all steps of a round in one call. Of `ready` see `LanguageModel`. A
     model that remembers scores of texts it has read has a method `forget()`, after which it reads them anew.
     """
@@ -56,7 +56,7 @@ class RewardModel(Protocol):
         does not fit the context, say), though others could. A run drops the particles that failed.
 
         The score of a step depends on the problem and the steps up to it only. A model that knows what a call cost
-        returns `motes.types.Scores`, which carry it.
+        returns `motes.core.Scores`, which carry it.
 
         Raises:
             ContextLengthError: a problem alone does not fit the model's context.

@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from motes.core import Failure, Sampling, Step, Trajectory
 from motes.errors import ContractError, RewardError
 from motes.protocols import LanguageModel, RewardModel
-from motes.types import Failure, Sampling, Step, Trajectory
 
 
 async def request_steps(

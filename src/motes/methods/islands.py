@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from motes.core import Result
 from motes.errors import ConfigurationError, DegenerateWeightsError
 from motes.methods.particle_filter import FilterSettings
 from motes.methods.run import Run
 from motes.methods.sweep import Sweep, pool, share
 from motes.smc.weights import log_sum_exp
-from motes.types import Result
 
 
 @dataclass(frozen=True)

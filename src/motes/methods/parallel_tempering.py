@@ -12,13 +12,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from motes.arguments import fit, whole_number
+from motes.core import Result
 from motes.errors import ConfigurationError
 from motes.methods.particle_filter import FilterSettings
 from motes.methods.particle_gibbs import ParticleGibbs
 from motes.methods.population import Population
 from motes.methods.run import Run
 from motes.methods.sweep import Sweep, share
-from motes.types import Result
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from motes.arguments import fit_fields
+from motes.core import Result, Sampling
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.methods.population import Aggregation, Population
 from motes.methods.potential import Link, Potential, log_increment, require_potential
@@ -19,7 +20,6 @@ from motes.methods.selectors import SELECTORS, conclude
 from motes.methods.sweep import Sweep
 from motes.protocols import LanguageModel
 from motes.smc import RESAMPLING, Weights, resample
-from motes.types import Result, Sampling
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

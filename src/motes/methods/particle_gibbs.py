@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+from motes.core import Result
 from motes.errors import ConfigurationError
 from motes.methods.particle_filter import FilterSettings
 from motes.methods.population import Population
 from motes.methods.run import Run
 from motes.methods.sweep import Sweep, pool, share
-from motes.types import Result
 
 
 @dataclass(frozen=True)

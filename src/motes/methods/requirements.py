@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from motes.core import Sampling
 from motes.errors import ConfigurationError
 from motes.protocols import LanguageModel
-from motes.types import Sampling
 
 
 def continues_prefixes(lm: LanguageModel) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from motes.concurrency import CallBatcher, gather
+from motes.core import STOPS, Failure, Problem, Record, Result, Sampling, Step, Trajectory, Usage
 from motes.errors import ConfigurationError, DegenerateWeightsError, NoParticlesError
 from motes.ledger import Ledger
 from motes.methods.answers import Answers, state_final_answers
@@ -26,7 +27,6 @@ from motes.methods.population import Aggregation, Population
 from motes.methods.requirements import continues_prefixes, require_steps
 from motes.protocols import AnswerRule, LanguageModel, RewardModel
 from motes.smc import Weights
-from motes.types import STOPS, Failure, Problem, Record, Result, Sampling, Step, Trajectory, Usage
 
 T = TypeVar("T")
 
@@ -92,7 +92,7 @@ class Run:
         Once a limit is reached, what is unfinished is finished for that reason. At a deadline, steps in flight are
         cancelled: their trajectories stay as they were. For a budget of tokens, steps that were begun are completed.
 
-        Particles that a model cannot extend or score (`motes.types.Failure`) are dropped: they end as "failed", lose
+        Particles that a model cannot extend or score (`motes.core.Failure`) are dropped: they end as "failed", lose
         their scores, and have weight zero from then on. The run goes on with the others.
 
         Args:

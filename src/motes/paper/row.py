@@ -30,10 +30,10 @@ from typing import Any, Literal, NamedTuple, get_args
 from urllib.parse import quote
 
 from motes import files
+from motes.core import Sampling
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.lab.run.method_spec import is_own, method_from_spec
 from motes.prompts import Prompt, prompt
-from motes.types import Sampling
 
 Experiment = Literal["table1", "figure2"]
 EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)

@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from motes.core import Failure, Problem, Scores, Step, Trajectory, Usage
 from motes.errors import ConfigurationError, MotesError, RewardError, UnreadableFileError
 from motes.lab.measure.reliability import brier_score, expected_calibration_error
 from motes.protocols import RewardModel
 from motes.rewards.calibration import Calibration
 from motes.text import parse_json, read_text
-from motes.types import Failure, Problem, Scores, Step, Trajectory, Usage
 
 FloatArray = npt.NDArray[np.float64]
 

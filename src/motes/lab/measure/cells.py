@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from motes.core import Usage
 from motes.lab.measure.comparison import majority_share
 from motes.lab.measure.statistics import Interval, share_interval
 from motes.lab.run.flops import Sizes
 from motes.lab.run.prices import Prices
 from motes.lab.run.records import OUTCOMES, Outcome, RunRecord
-from motes.types import Usage
 
 UNKNOWN = Sizes()
 """Of models whose sizes nobody recorded."""

@@ -29,10 +29,10 @@ from types import MappingProxyType
 from typing import Any
 
 from motes import files
+from motes.core import Problem, Step, Trajectory
 from motes.errors import ConfigurationError, ProblemFileError, UnknownNameError, UnreadableFileError
 from motes.lab.run.damage import is_list, is_text
 from motes.text import decoded, parse_json
-from motes.types import Problem, Step, Trajectory
 
 Row = Mapping[str, Any]
 

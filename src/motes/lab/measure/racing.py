@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from motes.core import Usage
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.lab.measure.choosing import choose_again, drawn_by
 from motes.lab.measure.comparison import PairedRuns, compare_cells, is_right, points
@@ -23,7 +24,6 @@ from motes.lab.run.evaluation import RECORDS, Evaluation, Shard
 from motes.lab.run.execution import Progress, evaluate
 from motes.lab.run.method_spec import draws_one, method_from_spec
 from motes.lab.run.records import RunRecord, read_records
-from motes.types import Usage
 
 EIGHTHS = 8
 ROUNDS: Sequence[Sequence[int]] = ((1,), (2,), (3, 4), (5, 6, 7, 8))

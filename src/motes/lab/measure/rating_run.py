@@ -15,6 +15,7 @@ from typing import Any
 from motes import files
 from motes.arguments import fit
 from motes.concurrency import CallBatcher, gather
+from motes.core import Failure, Trajectory
 from motes.errors import (
     ConfigurationError,
     MissingExtraError,
@@ -34,7 +35,6 @@ from motes.ledger import Ledger
 from motes.protocols import RewardModel
 from motes.text import counted
 from motes.threads import in_thread
-from motes.types import Failure, Trajectory
 
 RATINGS, CONFIGURATION = "ratings.jsonl", "config.json"
 MOST = 100

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from motes import api, files
 from motes.arguments import fit
+from motes.core import Problem, Sampling
 from motes.errors import ConfigurationError, MotesError, RunDirectoryError
 from motes.lab.run.damage import Damage, Damaged, Rule, broken, is_count, is_list, is_text, or_none, parse_json, refuse
 from motes.lab.run.keys import without_keys
@@ -24,7 +25,6 @@ from motes.prompts import Prompt
 from motes.protocols import Task
 from motes.tasks import TASKS
 from motes.text import well_formed_values
-from motes.types import Problem, Sampling
 
 CONFIGURATION = "config.json"
 PROBLEMS = "problems.json"

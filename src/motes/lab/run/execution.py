@@ -13,6 +13,7 @@ from pathlib import Path
 from motes import __version__, files
 from motes.arguments import fit
 from motes.concurrency import gather
+from motes.core import Usage
 from motes.errors import ConfigurationError, RunDirectoryError
 from motes.lab.run.damage import Damages
 from motes.lab.run.evaluation import LOG, RECORDS, TRACES, Evaluation, Shard
@@ -22,7 +23,6 @@ from motes.lab.run.traces import TraceStore
 from motes.lab.run.worker import Elsewhere, Local, Worker
 from motes.protocols import LanguageModel, RewardModel
 from motes.threads import in_thread
-from motes.types import Usage
 
 
 @dataclass

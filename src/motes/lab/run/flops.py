@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from motes import files
+from motes.core import Usage
 from motes.errors import RunDirectoryError
 from motes.lab.run.damage import Damage, Damaged, is_count, parse_json, refuse
-from motes.types import Usage
 
 MODELS = "models.json"
 REMEDY = "delete it, the same `motes eval` writes it again"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from motes import api
+from motes.core import Problem
 from motes.errors import GraderError, RunDirectoryError
 from motes.lab.run.damage import Damages, told_to
 from motes.lab.run.evaluation import RECORDS, foreign_to, read_configuration, read_problem_ids
@@ -15,7 +16,6 @@ from motes.lab.run.records import Outcome, RecordStore, RunRecord
 from motes.methods.answers import Classes
 from motes.protocols import Task
 from motes.threads import in_thread
-from motes.types import Problem
 
 
 class Grade(NamedTuple):

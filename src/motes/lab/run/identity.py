@@ -32,12 +32,12 @@ from typing import Any, BinaryIO
 
 import motes
 from motes import files
+from motes.core import Problem
 from motes.rewards.calibration import CalibratedReward
 from motes.rewards.function import FunctionReward
 from motes.rewards.judge import Judge
 from motes.rewards.mapped import MappedReward
 from motes.text import json_line, parse_json
-from motes.types import Problem
 
 Identity = dict[str, Any]
 """Texts, numbers, and identities of parts, by name."""

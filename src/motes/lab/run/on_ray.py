@@ -15,13 +15,13 @@ from typing import Any
 
 from motes import __version__
 from motes.concurrency import gather
+from motes.core import Result
 from motes.errors import ConfigurationError, EngineError, MissingExtraError, MotesError
 from motes.lab.run.evaluation import Evaluation, PlannedRun
 from motes.lab.run.flops import Sizes
 from motes.lab.run.provenance import Made
 from motes.lab.run.worker import Done, Local, Worker, recorded
 from motes.threads import in_thread
-from motes.types import Result
 
 try:
     import ray

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from motes.core import Usage
 from motes.lab.run.damage import Damages, told_to
 from motes.lab.run.evaluation import RECORDS, Evaluation, Shard
 from motes.lab.run.method_spec import method_from_spec
 from motes.lab.run.records import RunRecord, read_records
-from motes.types import Usage
 
 ANSWER_TOKENS = 400
 """Tokens of an answer, where there are no records to estimate from: a solution of a MATH problem in words."""

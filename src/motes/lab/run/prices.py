@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 
 from motes.arguments import fit
+from motes.core import Usage
 from motes.errors import ConfigurationError
-from motes.types import Usage
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from motes import files
+from motes.core import Usage
 from motes.errors import RunDirectoryError
 from motes.lab.run.appending import AppendOnlyLines
 from motes.lab.run.damage import (
@@ -34,7 +35,6 @@ from motes.lab.run.damage import (
 )
 from motes.lab.run.prefixes import Prefixes
 from motes.text import json_line
-from motes.types import Usage
 
 Outcome = Literal["correct", "wrong", "no_answer", "grader_timeout", "failed"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -61,7 +61,7 @@ class RunRecord:
             model's of each, None where there is none. All three are empty in records from before there were any.
         oracle: whether any of them is right; over the runs of one cell that is pass@N.
         rounds: number of rounds; `log_evidence`: None for methods that have none.
-        usage: see `motes.types.Usage`. Records from before a run's cost was its own hold what was computed, in company:
+        usage: see `motes.core.Usage`. Records from before a run's cost was its own hold what was computed, in company:
             they have `is_own_cost` False.
         seconds: from the run's start to its end, while up to `concurrency` runs shared the models; None where the
             record does not tell.

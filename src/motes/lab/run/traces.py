@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from motes import files
+from motes.core import Finish, Record, Result, Step, Trajectory, Usage
 from motes.lab.run.appending import AppendOnly
 from motes.lab.run.damage import (
     Damage,
@@ -37,7 +38,6 @@ from motes.lab.run.damage import (
 )
 from motes.lab.run.records import Key
 from motes.text import json_line
-from motes.types import Finish, Record, Result, Step, Trajectory, Usage
 
 Numbers = tuple[float | None, ...]
 """What JSON can hold of an array: None stands for NaN, and for the logarithm of zero."""
@@ -80,7 +80,7 @@ class Particles:
 
 @dataclass(frozen=True, kw_only=True)
 class Round(Particles):
-    """The population after a round; see `motes.types.Record`."""
+    """The population after a round; see `motes.core.Record`."""
 
     ancestors: tuple[int, ...] = ()
     ess: float = 0.0

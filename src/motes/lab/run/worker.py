@@ -12,6 +12,7 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from motes import api
+from motes.core import Problem, Result
 from motes.errors import ConfigurationError, MissingExtraError, RunDirectoryError, UnauthorizedError
 from motes.lab.run.evaluation import Evaluation, PlannedRun
 from motes.lab.run.flops import Sizes
@@ -25,7 +26,6 @@ from motes.methods import require
 from motes.methods.answers import answer_of
 from motes.protocols import LanguageModel, RewardModel, Task
 from motes.threads import in_thread
-from motes.types import Problem, Result
 
 
 class Done(NamedTuple):

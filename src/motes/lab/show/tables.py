@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from motes.core import Usage
 from motes.lab.measure.cells import Cell
 from motes.lab.measure.comparison import CellName, Difference, Rate
 from motes.lab.measure.formats import (
@@ -27,7 +28,6 @@ from motes.lab.run.planning import ANSWER_TOKENS, Estimate, Source
 from motes.lab.run.prices import Prices
 from motes.lab.run.provenance import Provenance
 from motes.lab.run.records import OUTCOMES
-from motes.types import Usage
 
 ACCURACY_NOTE = (
     "Accuracy: right answers over all runs, failed and ungraded ones included, with Wilson's 95 % interval at the "

@@ -8,15 +8,18 @@ heaviest particles are drawn, and of long answers every so many steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
+from motes.core.problem import Problem
+from motes.core.trajectory import Trajectory
+from motes.core.usage import Usage
 from motes.text import counted, visible
-
-if TYPE_CHECKING:
-    from motes.types import Result, Trajectory
 
 ANSWERS = 8
 """Answers of the posterior that have a row."""
@@ -27,6 +30,50 @@ ALIVE, DEAD, COLUMNS = 24, 16, 24
 LOW, MIDDLE, HIGH = (217, 98, 43), (148, 134, 106), (58, 139, 214)
 """Colours of scores of 0, 1/2 and 1: told apart by every eye, and on either ground."""
 FAINT = "opacity:0.65;font-size:12px"
+
+
+class Record(Protocol):
+    """The part of `motes.Record` that is drawn."""
+
+    @property
+    def trajectories(self) -> tuple[Trajectory, ...]: ...
+    @property
+    def scores(self) -> npt.NDArray[np.float64]: ...
+    @property
+    def step_scores(self) -> tuple[Sequence[float], ...]: ...
+
+
+class Result(Protocol):
+    """The part of `motes.Result` that is shown."""
+
+    @property
+    def problem(self) -> Problem: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def answer(self) -> str | None: ...
+    @property
+    def confidence(self) -> float: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def posterior(self) -> Mapping[str, float]: ...
+    @property
+    def trajectories(self) -> tuple[Trajectory, ...]: ...
+    @property
+    def log_weights(self) -> npt.NDArray[np.float64]: ...
+    @property
+    def scores(self) -> npt.NDArray[np.float64]: ...
+    @property
+    def records(self) -> Sequence[Record]: ...
+    @property
+    def usage(self) -> Usage: ...
+    @property
+    def stopped(self) -> str | None: ...
+    @property
+    def error(self) -> Exception | None: ...
 
 
 def html(result: Result) -> str:

@@ -1,4 +1,4 @@
-"""The protocols' contracts, executable: what any language model or reward model must do, checked against a real one."""
+"""Conformance of a language model or a reward model: does it do what its protocol asks?"""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TypeVar
 import numpy as np
 
 from motes.concurrency import run_here
+from motes.core import Failure, Problem, Sampling, Step, Trajectory
 from motes.errors import ContractError
 from motes.protocols import LanguageModel, RewardModel
 from motes.steps import Cut, first_cut
-from motes.types import Failure, Problem, Sampling, Step, Trajectory
 
 T = TypeVar("T")
 

@@ -18,10 +18,10 @@ from weakref import WeakKeyDictionary
 
 from motes import api, prompts
 from motes.concurrency import gather
+from motes.core import Problem, Result, Sampling, Step, Trajectory, Usage
 from motes.errors import ConfigurationError, MissingExtraError, UnknownNameError
 from motes.lab import method_from_spec
 from motes.protocols import LanguageModel
-from motes.types import Problem, Result, Sampling, Step, Trajectory, Usage
 
 try:
     from inspect_ai.log._samples import ActiveSample, sample_active  # nothing public tells the epoch

@@ -1,11 +1,11 @@
-"""A reward model that likes everything alike is none: its weights were lost, or it is read in a form not its own."""
+"""Do a reward model's scores vary? If they do not, its weights were lost, or it reads a format that is not its own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from motes.core import Problem
 from motes.errors import ConfigurationError
-from motes.types import Problem
 
 QUESTION = Problem("What is 2+2?")
 ANSWERS = (
@@ -14,19 +14,19 @@ ANSWERS = (
     "I do not know.",
     "Bananas are yellow, and the train was late again!",
 )
-"""Answers to it that no reward model likes alike."""
+"""Answers to that question to which every reward model gives different scores."""
 SPREAD = 1e-4
-"""Scores that lie closer together than this do not vary."""
+"""Scores closer together than this count as equal."""
 
 
 def refuse_constant(scores: Sequence[float], name: str, family: str) -> None:
-    """Raise unless scores vary. They do not where weights were lost: of the head, or of the positions.
+    """Raise unless scores vary. They are all equal where the weights of the head, or of the positions, were lost.
 
     Args:
-        scores: of `ANSWERS`, by the model `name`, read in the form of `family`.
+        scores: of `ANSWERS`, by the model `name`, which read them in the format of `family`.
 
     Raises:
-        ConfigurationError: they do not.
+        ConfigurationError: they are all equal.
     """
     if max(scores) - min(scores) <= SPREAD:
         raise ConfigurationError(
@@ -37,7 +37,7 @@ def refuse_constant(scores: Sequence[float], name: str, family: str) -> None:
 
 
 def is_wanted(self_test: bool) -> bool:
-    """The option `self_test`, read.
+    """The value of the option `self_test`.
 
     Raises:
         ConfigurationError: it is neither 0 nor 1.
