@@ -4,7 +4,7 @@ from motes.http.address import Address
 from motes.http.client import Client, Retries, Timeouts, may_be_of_one
 from motes.http.events import Events
 from motes.http.options import flag, whole_number
-from motes.http.parsing import MALFORMED, excerpt
+from motes.http.parsing import MALFORMED, excerpt, value_at
 from motes.http.server import Server, identify
 from motes.http.sync import now
 
@@ -21,5 +21,6 @@ __all__ = [
     "identify",
     "may_be_of_one",
     "now",
+    "value_at",
     "whole_number",
 ]

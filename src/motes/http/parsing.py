@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
@@ -33,3 +34,11 @@ def excerpt(value: Any) -> str:
 def tells_of_error(answer: Any) -> bool:
     """Whether an answer of 200, or an event of a stream, says that the request failed."""
     return isinstance(answer, dict) and bool(answer.get("error") or answer.get("object") == "error")
+
+
+def value_at(value: Any, path: Iterable[str]) -> Any:
+    """The value below these keys of nested objects; None where there is none, or no key."""
+    keys = list(path)
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if keys else None

@@ -17,6 +17,7 @@ from motes.errors import (
 )
 from motes.http.address import OPENAI_HOST, Address
 from motes.http.client import Client
+from motes.http.parsing import value_at
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Server:
         models: those it has, by name; empty where it does not tell.
         model: the one that is used.
         context_length: tokens of prompt and answer together, None where it does not tell.
-        told: what the engine's own route answered.
+        info: what the engine's own route answered.
         origin: what the model was loaded from, a folder on the server's side or a name that the hub knows, where it
             tells.
     """
@@ -86,7 +87,7 @@ class Server:
     models: tuple[str, ...]
     model: str
     context_length: int | None
-    told: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    info: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     origin: str | None = None
 
 
@@ -124,19 +125,19 @@ async def identify(client: Client, address: Address, engine: str | None = None) 
     engine, told = await _sign(client, address, chosen, engine)
     sign = SIGNS.get(engine, Sign())
     lengths = (
-        *(_at(chosen, path) for path in LENGTHS),
-        _at(told, sign.context),
-        *(_at(chosen, path) for path in LARGEST_LENGTHS),
+        *(value_at(chosen, path) for path in LENGTHS),
+        value_at(told, sign.context),
+        *(value_at(chosen, path) for path in LARGEST_LENGTHS),
     )
-    version = _at(told, sign.key) if sign.key else None
-    origins = (_at(told, ("tokenizer_path",)), chosen.get("root"))  # SGLang's word; everyone's, if they say it
+    version = value_at(told, sign.key) if sign.key else None
+    origins = (value_at(told, ("tokenizer_path",)), chosen.get("root"))  # SGLang's word; everyone's, if they say it
     return Server(
         engine=engine,
         version=None if version is None else str(version),
         models=tuple(str(entry["id"]) for entry in entries),
         model=str(chosen["id"]),
         context_length=next((length for n in lengths if (length := _length(n)) is not None), None),
-        told=told if isinstance(told, dict) else {},
+        info=told if isinstance(told, dict) else {},
         origin=next((name for name in origins if isinstance(name, str) and name), None),
     )
 
@@ -151,10 +152,10 @@ async def loaded_context_length(client: Client, address: Address, server: Server
         told = await client.get(f"{address.root}/{path}", attempts=1)
     except MotesError:
         return None
-    entries = _at(told, (listed,))
+    entries = value_at(told, (listed,))
     for entry in entries if isinstance(entries, list) else ():
-        if server.model in (_at(entry, ("id",)), _at(entry, ("model",)), _at(entry, ("name",))):
-            return _length(_at(entry, (name,)))
+        if server.model in (value_at(entry, ("id",)), value_at(entry, ("model",)), value_at(entry, ("name",))):
+            return _length(value_at(entry, (name,)))
     return None
 
 
@@ -191,12 +192,6 @@ async def _sign(client: Client, address: Address, entry: Mapping[str, Any], engi
                 told = await client.get(f"{address.root}/{path}", attempts=1)
             except MotesError:
                 continue
-            if _at(told, sign.proof or sign.key) is not None:
+            if value_at(told, sign.proof or sign.key) is not None:
                 return name, told
     return named or UNKNOWN, {}
-
-
-def _at(value: Any, path: tuple[str, ...]) -> Any:
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value if path else None
