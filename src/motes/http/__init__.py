@@ -5,6 +5,7 @@ from motes.http.client import Client, Retries, Timeouts, may_be_of_one
 from motes.http.events import Events
 from motes.http.options import flag, whole_number
 from motes.http.parsing import MALFORMED, excerpt, value_at
+from motes.http.served import ServedModel
 from motes.http.server import Server, identify
 from motes.http.sync import now
 
@@ -14,6 +15,7 @@ __all__ = [
     "Client",
     "Events",
     "Retries",
+    "ServedModel",
     "Server",
     "Timeouts",
     "excerpt",

@@ -37,12 +37,14 @@ def whole_number(name: str, value: object) -> int:
     return int(number)
 
 
-def flag(name: str, value: object) -> bool:
-    """An option of a model's spec that is 0 or 1.
+def flag(name: str, value: object) -> bool | None:
+    """An option of a model's spec that is 0 or 1, if it is given.
 
     Raises:
         ConfigurationError: it is neither.
     """
+    if value is None:
+        return None
     if value not in (0, 1):
         raise ConfigurationError(f"{name} must be 0 or 1, not {value!r}")
     return bool(value)

@@ -18,7 +18,7 @@ from motes.errors import (
     ServerError,
     UnknownNameError,
 )
-from motes.http import Address, Client, flag, may_be_of_one, now, whole_number
+from motes.http import Address, Client, ServedModel, flag, may_be_of_one, now, whole_number
 from motes.models.served.native import WIRES
 from motes.models.served.probe import Capabilities, probe
 from motes.models.served.profiles import PROFILES
@@ -69,7 +69,7 @@ Part = tuple[Prompt, list[list[PendingStep]]]
 temperature 0."""
 
 
-class HTTPLanguageModel:
+class HTTPLanguageModel(ServedModel):
     """A language model behind an OpenAI-compatible server.
 
     Args:
@@ -106,8 +106,7 @@ class HTTPLanguageModel:
     ) -> None:
         if seeds is not None and seeds not in get_args(Seeding):
             raise UnknownNameError("way to seed", str(seeds), get_args(Seeding))
-        self.client = client
-        self.address = address
+        super().__init__(client, address)
         self.capabilities = capabilities
         self.profile = PROFILES[capabilities.engine]
         self.seeds: Seeding = seeds or ("particle" if capabilities.seeds else "none")
@@ -117,18 +116,9 @@ class HTTPLanguageModel:
         completes = capabilities.route in ("ids", "text") and self.profile.wire is not None
         name = self.profile.wire if completes and self.profile.wire is not None else "chat"
         self._wire: Wire = WIRES[name](address, capabilities.model, self.profile)
-        self._stream_wire: Wire = (
-            self._wire if self._wire.streams else Completions(address, capabilities.model, self.profile)
-        )
-        self._renderer = renderer(
-            capabilities.engine,
-            client,
-            address,
-            capabilities.model,
-            vocabulary,
-            kind=capabilities.rendering if completes else "messages",
-            ids=self.profile.takes_ids,
-        )
+        self._stream_wire = self._wire if self._wire.streams else Completions(address, capabilities.model, self.profile)
+        rendering = capabilities.rendering if completes else "messages"
+        self._renderer = renderer(rendering, client, address, capabilities.engine, capabilities.model, vocabulary)
         self._max_answer_tokens: int | None = None  # once the server has said so
         self._batcher: Batcher[PendingStep, Step | Failure] = Batcher(self._process)
 
@@ -163,8 +153,7 @@ class HTTPLanguageModel:
             UnknownNameError: it has no such model.
             ConfigurationError: it is no OpenAI-compatible server, or an option is out of its range.
         """
-        logprobs = None if logprobs is None else flag("logprobs", logprobs)
-        shares_prefixes = None if shares_prefixes is None else flag("shares_prefixes", shares_prefixes)
+        logprobs, shares_prefixes = flag("logprobs", logprobs), flag("shares_prefixes", shares_prefixes)
         length = None if context_length is None else whole_number("context_length", context_length)
         address = Address.parse(path)
         client = Client.open(address, **connection)
@@ -209,18 +198,6 @@ class HTTPLanguageModel:
         if errors and len(errors) == len(outcomes) and all(isinstance(error, ContextLengthError) for error in errors):
             raise errors[0]
         return outcomes
-
-    async def ready(self) -> None:
-        """Check once that the server answers.
-
-        Raises:
-            ServerError, UnauthorizedError: it does not.
-        """
-        await self.client.get(f"{self.address.base}/models", attempts=1)
-
-    async def aclose(self) -> None:
-        """Close this event loop's connections; otherwise they are closed with the loop."""
-        await self.client.aclose()
 
     async def _process(self, pending: list[PendingStep]) -> None:
         """Send the requests for all pending steps of one turn of the event loop."""
@@ -286,7 +263,7 @@ class HTTPLanguageModel:
     def _add_parts(
         self, prompt: Prompt, limit: int, node: list[PendingStep], calls: dict[tuple[Any, ...], list[Part]]
     ) -> None:
-        """Divide a node into prompts of requests. The keys of `calls` are what prompts of one request have in common."""
+        """Divide a node into parts of requests. The keys of `calls` are what the prompts of a request have in common."""
         sampling = node[0].sampling
         if sampling.temperature == 0:
             size, groups = len(node), [[node]]
@@ -427,9 +404,6 @@ class HTTPLanguageModel:
         for pending in steps:
             pending.settle(replace(step, usage=usage + pending.wasted))
             usage = Usage()  # sampled once, paid for once
-
-    def __repr__(self) -> str:
-        return f"HTTPLanguageModel({str(self.address)!r})"
 
 
 def _steps(parts: Iterable[Part]) -> list[PendingStep]:

@@ -10,7 +10,7 @@ from motes.http import Address, Client, Server, identify
 from motes.http.server import loaded_context_length
 from motes.models.served.native import WIRES
 from motes.models.served.profiles import PROFILES
-from motes.models.served.prompts import RENDERERS, renderer
+from motes.models.served.prompts import RENDERERS, Rendering, renderer
 from motes.models.served.responses import Answer, Call
 from motes.models.served.wires import Chat, Prompt, Request, Wire
 from motes.types import Problem, Sampling
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from motes.vocabulary import Vocabulary
 
 Route = Literal["ids", "text", "chat", "answers"]
-Rendering = Literal["server", "tokenizer", "messages"]
 
 ROUTES: dict[Route, str] = {
     "ids": "completes a prompt of token ids",
@@ -43,8 +42,7 @@ class Capabilities:
     Attributes:
         engine, version, model, models, context_length, origin: see `motes.http.Server`.
         route: the best way to continue an answer that the server has; "answers": there is none.
-        rendering: what makes a prompt of a conversation: the server, or a tokenizer on this side. "messages": nothing
-            does, requests contain the messages.
+        rendering: what makes a prompt of a conversation, see `motes.models.served.prompts.Rendering`.
         token_ids: whether responses contain the sampled token ids.
         tells_end: whether responses say which of a delimiter and the end of sequence ended an answer.
         seeds: whether the seed of a request decides its tokens.
@@ -139,11 +137,9 @@ async def _completion_capabilities(
     rendering: Rendering = "server" if vocabulary is None else "tokenizer"
     if profile.wire is None or (vocabulary is None and server.engine not in RENDERERS):
         return None
-    render = renderer(
-        server.engine, client, address, server.model, vocabulary, kind=rendering, ids=profile.takes_ids
-    ).prompt
+    render = renderer(rendering, client, address, server.engine, server.model, vocabulary)
     try:
-        prompt = await render(GREETING)
+        prompt = await render.prompt(GREETING)
     except MISSING:
         return None
     wire = WIRES[profile.wire](address, server.model, profile)
@@ -190,7 +186,7 @@ async def _chat_capabilities(client: Client, address: Address, server: Server) -
         return answers[0].text
 
     route: Route = "answers"
-    if not profile.closed:
+    if profile.wire is not None:
         try:
             text = await answer(COUNTING, NUMBERS if profile.prefill is None else "Hello")
             # The profiles of some engines say that they continue a message. Others have to prove it.
@@ -198,7 +194,7 @@ async def _chat_capabilities(client: Client, address: Address, server: Server) -
                 route = "chat"
         except MISSING:
             pass
-    if route == "answers" and not profile.closed:
+    if route == "answers" and profile.wire is not None:
         await answer(GREETING)
     return replace(
         _unprobed(server, route),
@@ -214,12 +210,5 @@ async def _draw(client: Client, wire: Wire, request: Request) -> list[Answer]:
 
 
 def _unprobed(server: Server, route: Route) -> Capabilities:
-    return Capabilities(
-        engine=server.engine,
-        version=server.version,
-        model=server.model,
-        models=server.models,
-        context_length=server.context_length,
-        route=route,
-        origin=server.origin,
-    )
+    names = ("engine", "version", "model", "models", "context_length", "origin")
+    return Capabilities(route=route, **{name: getattr(server, name) for name in names})

@@ -20,7 +20,8 @@ class Profile:
     """One engine.
 
     Attributes:
-        wire: the format of requests that continue a prompt, a name in `WIRES`; None: it has chats only.
+        wire: the format of requests that continue a prompt, a name in `WIRES`; None: it has chats only, and continues
+            no message.
         filters: which of `top_k` and `min_p` a request can set. Setting one that is missing is an error.
         keep_all: its value of top_k that keeps every token.
         packed_as: the field with all parameters of sampling, as JSON with `do_sample`; None: a field for each.
@@ -42,7 +43,6 @@ class Profile:
         logprobs_of_stops: whether they include those of the tokens of a stop string.
         prefill: fields of a chat request that make the server continue the last message; None: a trial has to show
             whether it does.
-        closed: whether it is known to continue nothing, so that no trial is needed.
         chat_limit: its name for the limit on tokens in a chat request.
         shares_prefixes: whether it keeps what it has computed of a prompt for the next one, by default.
     """
@@ -67,7 +67,6 @@ class Profile:
     logprobs: bool = False
     logprobs_of_stops: bool = True
     prefill: Mapping[str, Any] | None = None
-    closed: bool = False
     chat_limit: str = "max_tokens"
     shares_prefixes: bool = False
 
@@ -157,7 +156,6 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             neutral=NO_PENALTIES,
             choices="n",
             most_choices=128,
-            closed=True,
             chat_limit="max_completion_tokens",
         ),
         UNKNOWN: Profile(),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 from motes.errors import BadResponseError, ServerError, UnknownFormError
 from motes.http import Address, Client, excerpt
+from motes.models.served.profiles import PROFILES
 from motes.models.served.wires import Prompt
 from motes.steps import opening
 from motes.threads import in_thread_if_long
@@ -17,6 +18,10 @@ from motes.types import Problem, Trajectory
 
 if TYPE_CHECKING:
     from motes.vocabulary import Vocabulary
+
+Rendering = Literal["server", "tokenizer", "messages"]
+"""What makes a prompt of a conversation: the server, or a tokenizer on this side. "messages": nothing does, requests
+contain the messages."""
 
 MAX_TEXTS = 10_000
 """Tokens, or pairs of tokens, whose texts a renderer remembers."""
@@ -120,9 +125,8 @@ class VLLMRenderer(Renderer):
     text_key = "prompt"
 
     async def _prompt(self, problem: Problem) -> Prompt:
-        messages = [dict(message) for message in problem.messages]
-        body = {"model": self.model, "messages": messages, "add_generation_prompt": True, "add_special_tokens": False}
-        return Prompt(ids=await self._tokenize(body))
+        options = {"add_generation_prompt": True, "add_special_tokens": False}
+        return Prompt(ids=await self._tokenize({"model": self.model, "messages": problem.messages, **options}))
 
     async def encode(self, text: str) -> tuple[int, ...]:
         return await self._tokenize({"model": self.model, "prompt": text, "add_special_tokens": False})
@@ -137,8 +141,7 @@ class SGLangRenderer(VLLMRenderer):
 
 class LlamaCppRenderer(Renderer):
     async def _prompt(self, problem: Problem) -> Prompt:
-        messages = [dict(message) for message in problem.messages]
-        text = str(await self._post("apply-template", "prompt", {"messages": messages}))
+        text = str(await self._post("apply-template", "prompt", {"messages": problem.messages}))
         body = {"content": text, "add_special": True, "parse_special": True}
         ids = await self._tokenize(body)
         if ids[:1] == ids[1:2]:  # the template writes the token that begins a text, and the server adds it, too
@@ -155,8 +158,7 @@ class LlamaCppRenderer(Renderer):
 
 class TGIRenderer(Renderer):
     async def _prompt(self, problem: Problem) -> Prompt:
-        messages = [dict(message) for message in problem.messages]
-        text = str(await self._post("chat_tokenize", "templated_text", {"messages": messages}))
+        text = str(await self._post("chat_tokenize", "templated_text", {"messages": problem.messages}))
         with suppress(ServerError):  # older versions have no /tokenize
             tokens = await self._tokens(text)
             if len(tokens) > 1 and tokens[0].get("id") == tokens[1].get("id"):  # the server puts it before every text
@@ -228,9 +230,9 @@ RENDERERS: dict[str, type[Renderer]] = {
 
 
 def renderer(
-    engine: str, client: Client, address: Address, model: str, vocabulary: Vocabulary | None, *, kind: str, ids: bool
+    kind: Rendering, client: Client, address: Address, engine: str, model: str, vocabulary: Vocabulary | None
 ) -> Renderer:
-    """The renderer of a kind: "server", "tokenizer" or "messages" (`Capabilities.rendering`)."""
+    """The renderer of a kind."""
     if kind == "tokenizer" and vocabulary is not None:
-        return TokenizerRenderer(client, address, model, vocabulary, ids=ids)
+        return TokenizerRenderer(client, address, model, vocabulary, ids=PROFILES[engine].takes_ids)
     return (RENDERERS.get(engine, Renderer) if kind == "server" else Renderer)(client, address, model)

@@ -15,7 +15,7 @@ from motes.errors import (
     RejectedError,
     ServerError,
 )
-from motes.http import Address, Client, Server, identify, may_be_of_one, now, whole_number
+from motes.http import Address, Client, ServedModel, Server, identify, may_be_of_one, now, whole_number
 from motes.rewards.families import FAMILIES, Family, family
 from motes.rewards.format import Format
 from motes.rewards.reading import Key, Prefix, Reader, Reading
@@ -35,7 +35,7 @@ class _PendingReading(Pending[Values | Failure]):
     reading: Reading
 
 
-class ServedPRM:
+class ServedPRM(ServedModel):
     """A process reward model behind a server.
 
     Args:
@@ -62,8 +62,7 @@ class ServedPRM:
         format: str | Family,
         prefix: Prefix = "steps",
     ) -> None:
-        self.client = client
-        self.address = address
+        super().__init__(client, address)
         self.server = server
         self.vocabulary = vocabulary
         self.format = Format(family(format), vocabulary)
@@ -195,18 +194,6 @@ class ServedPRM:
             ),
         ]
 
-    async def ready(self) -> None:
-        """Ask the server for a sign of life, once.
-
-        Raises:
-            ServerError, UnauthorizedError: it gives none.
-        """
-        await self.client.get(f"{self.address.base}/models", attempts=1)
-
-    async def aclose(self) -> None:
-        """Close this event loop's connections; otherwise they are closed with the loop."""
-        await self.client.aclose()
-
     async def _read(self, readings: list[Reading]) -> list[Values | Failure]:
         return await self._batcher.submit([_PendingReading(reading) for reading in readings])
 
@@ -275,9 +262,6 @@ class ServedPRM:
                 f"the tokenizer on this side is not that of {self!r}, which reads {str(spelt[0])[:60]!r} where "
                 f"{text[:60]!r} was written: name the right one with tokenizer=PATH_OR_NAME"
             )
-
-    def __repr__(self) -> str:
-        return f"ServedPRM({str(self.address)!r})"
 
 
 def _family(server: Server, tokenizer: str | None) -> Family:
