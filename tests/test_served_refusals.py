@@ -13,8 +13,7 @@ import motes
 from engines import TGI, VLLM, Closed, OpenAICompatible, Tokenizer, connect, encode, render
 from motes import Problem, Sampling, Step, Trajectory
 from motes.errors import ContextLengthError
-from motes.http.client import CONTEXT
-from motes.models.served.refusals import Limits, is_about_length, limits
+from motes.http.refusals import Limits, is_about_context, is_about_length, limits
 from motes.types import Failure
 
 ROOT = Trajectory(Problem("How many?"))
@@ -150,8 +149,8 @@ def test_what_servers_say_of_their_limits_is_read(server: str):
     sentence, told = SENTENCES[server]
     assert limits(sentence) == told
     assert limits(sentence).room == told.room
-    assert CONTEXT.search(sentence) or told.most is not None
-    assert CONTEXT.search(sentence) or is_about_length(sentence)
+    assert is_about_context(sentence) or told.most is not None
+    assert is_about_context(sentence) or is_about_length(sentence)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +159,7 @@ def test_what_servers_say_of_their_limits_is_read(server: str):
 def test_what_is_not_about_length(sentence: str):
     assert limits(sentence) == Limits()
     assert not is_about_length(sentence)
-    assert not CONTEXT.search(sentence)
+    assert not is_about_context(sentence)
 
 
 def refusing(context: int, message: str, status: int = 400) -> Callable[[str, Any], httpx2.Response | None]:

@@ -1,8 +1,9 @@
 """What models behind HTTP share: an address, one pooled client that tries again, and who answers there."""
 
 from motes.http.address import Address
-from motes.http.client import Client, Retries, Timeouts, may_be_of_one
+from motes.http.client import Client, Retries, Timeouts
 from motes.http.events import Events
+from motes.http.failures import may_be_of_one
 from motes.http.options import flag, whole_number
 from motes.http.parsing import MALFORMED, excerpt, value_at
 from motes.http.served import ServedModel

@@ -19,11 +19,11 @@ from motes.errors import (
     UnknownNameError,
 )
 from motes.http import Address, Client, ServedModel, flag, may_be_of_one, now, whole_number
+from motes.http.refusals import is_about, is_about_length, limits, unsupported_field
 from motes.models.served.native import WIRES
 from motes.models.served.probe import Capabilities, probe
 from motes.models.served.profiles import PROFILES
 from motes.models.served.prompts import renderer
-from motes.models.served.refusals import is_about, is_about_length, limits, unsupported_field
 from motes.models.served.responses import Answer, Call
 from motes.models.served.wires import Completions, Prompt, Request, Wire
 from motes.steps import divided, drawn_before, end_at_limit
@@ -263,7 +263,7 @@ class HTTPLanguageModel(ServedModel):
     def _add_parts(
         self, prompt: Prompt, limit: int, node: list[PendingStep], calls: dict[tuple[Any, ...], list[Part]]
     ) -> None:
-        """Divide a node into parts of requests. The keys of `calls` are what the prompts of a request have in common."""
+        """Divide a node into parts of requests. The keys of `calls` are what the parts of a request have in common."""
         sampling = node[0].sampling
         if sampling.temperature == 0:
             size, groups = len(node), [[node]]

@@ -1,4 +1,4 @@
-"""Limits and fields in the error messages of servers: what to change before a request is sent again."""
+"""Error messages of servers: which limit or field they are about, and so what to change before another request."""
 
 from __future__ import annotations
 
@@ -48,6 +48,14 @@ PROMPT = (
 )
 """Messages with the number of tokens of the prompt."""
 
+FULL = re.compile(
+    r"context[ _](length|size|window|limit)|maximum (context|model|allowed) length|max_model_len|max_total_tokens"
+    r"|max_seq_len|max_new_tokens.{0,40}must be|inputs`? must have less than|longer than the model"
+    r"|(input|prompt).{0,20} too long|reduce (the length|your prompt)|maximum number of tokens allowed"
+    r"|tokens exceed the configured limit|too many tokens",
+    re.IGNORECASE,
+)
+"""Words of messages about a request that does not fit the context."""
 
 LENGTH = re.compile(
     r"max(imum )?_?(new_?|completion_?|output_?)?tokens|n_predict|num_predict|output tokens|context", re.IGNORECASE
@@ -82,6 +90,11 @@ def limits(message: str) -> Limits:
     if most is not None and "(exclusive)" in message:
         most -= 1
     return Limits(most, _first_number(CONTEXT, message), _first_number(PROMPT, message))
+
+
+def is_about_context(message: str) -> bool:
+    """Whether the request does not fit the context."""
+    return FULL.search(message) is not None
 
 
 def is_about_length(message: str) -> bool:
