@@ -1,4 +1,4 @@
-"""What models behind HTTP share: an address, one pooled client that tries again, and who answers there."""
+"""What models behind HTTP share: addresses, a pooled client with retries, and the identity of servers."""
 
 from motes.http.address import Address
 from motes.http.client import Client, Retries, Timeouts

@@ -281,7 +281,7 @@ class Client:
                 UnreachableError(f"{url} did not {missed}: is it running, and is it overloaded? See read_timeout")
             ) from error
         except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
-            raise ConfigurationError(f"{url!r} is no URL that can be asked: {error}") from error
+            raise ConfigurationError(f"{url!r} is no valid URL: {error}") from error
         except httpx2.ConnectError as error:
             raise TransientError(
                 UnreachableError(
@@ -298,7 +298,7 @@ class Client:
             raise TransientError(
                 error
                 if isinstance(error, MotesError)
-                else BadResponseError(f"{url} answered what cannot be decoded ({error}): is it the right address?")
+                else BadResponseError(f"the response of {url} cannot be decoded ({error}): is it the right address?")
             ) from error
 
     async def _pool(self) -> _Pool:
@@ -357,7 +357,7 @@ class Client:
             answer = parsed(content)
         except ValueError as error:
             raise BadResponseError(
-                f"{response.url} answered what is no JSON ({content[:80]!r}): is it an OpenAI-compatible server?"
+                f"{response.url} sent a response that is no JSON ({content[:80]!r}): is it an OpenAI-compatible server?"
             ) from error
         if reports_error(answer):
             raise error_from_body(str(response.url), answer)
