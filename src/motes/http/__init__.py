@@ -5,7 +5,7 @@ from motes.http.client import Client, Retries, Timeouts
 from motes.http.events import Events
 from motes.http.failures import may_be_of_one
 from motes.http.options import flag, whole_number
-from motes.http.parsing import MALFORMED, excerpt, value_at
+from motes.http.parsing import MALFORMED, excerpt, unknown_form, value_at
 from motes.http.served import ServedModel
 from motes.http.server import Server, identify
 from motes.http.sync import now
@@ -24,6 +24,7 @@ __all__ = [
     "identify",
     "may_be_of_one",
     "now",
+    "unknown_form",
     "value_at",
     "whole_number",
 ]

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from motes.errors import UnknownFormError
+
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 """Errors of code that reads a response of an unexpected form."""
 
@@ -29,6 +31,14 @@ def excerpt(value: Any) -> str:
         return str(value)[:120]
     except RecursionError:
         return "a value that is nested too deeply"
+
+
+def unknown_form(url: str, reason: str, message: Any) -> UnknownFormError:
+    """The error for a response, or an event of a stream, of an unexpected form."""
+    return UnknownFormError(
+        f"{url} answered in a form that is not its own ({reason} in {excerpt(message)}): is another engine behind it? "
+        "See `engine`"
+    )
 
 
 def reports_error(message: Any) -> bool:

@@ -219,16 +219,8 @@ class HTTPLanguageModel(ServedModel):
                 self._add_parts(*result, node, calls)
         # 3. Start the calls.
         for (sampling, limit, n, seed, _), parts in calls.items():
-            request = Request(
-                prompts=(),
-                sampling=sampling,
-                limit=limit,
-                n=n,
-                seed=seed,
-                logprobs=self.gives_logprobs(sampling),
-                is_cut=self._is_cut(sampling),
-                streams_several=self.profile.stream_interval,
-            )
+            logprobs, is_cut = self.gives_logprobs(sampling), self._is_cut(sampling)
+            request = Request((), sampling, limit, n, seed, logprobs, is_cut, self.profile.stream_interval)
             for start in range(0, len(parts), PROMPTS_PER_CALL):
                 self._start_call(request, parts[start : start + PROMPTS_PER_CALL])
 
@@ -352,8 +344,9 @@ class HTTPLanguageModel(ServedModel):
         If the message contains no numbers, half as many are tried: an answer ends only where the server does not grant
         a single token.
         """
-        is_full = isinstance(error, ContextLengthError)
-        if not is_full and not (isinstance(error, RejectedError) and is_about_length(str(error))):
+        if not isinstance(error, (ContextLengthError, RejectedError)):
+            return 0
+        if isinstance(error, RejectedError) and not is_about_length(str(error)):
             return 0
         found = limits(str(error))
         if found.most is not None and found.most < request.limit:

@@ -108,26 +108,27 @@ class TGI(Wire):
     """Text Generation Inference's own format. Prompts are text."""
 
     route = "generate"
+    limit_field = "max_new_tokens"
     streams = False
     count_paths = ((), ("details", "generated_tokens"), ())
 
     def _body(self, request: Request) -> dict[str, Any]:
-        s = request.sampling
-        fields = self.profile.sampling_fields(s)
-        parameters: dict[str, Any] = {
-            "do_sample": s.temperature > 0,  # its temperature must be above 0, its top_p below 1, its top_k above 0
-            "temperature": fields["temperature"] or None,
-            "top_p": fields["top_p"] if s.top_p < 1 else None,
-            "top_k": fields["top_k"] or None,
+        sampling = request.sampling
+        parameters = {
+            "stop": [],
+            "seed": None,
+            **self._options(request),
+            "do_sample": sampling.temperature > 0,
+            # TGI refuses a temperature of 0, a top_p of 1 and a top_k of 0.
+            "temperature": sampling.temperature or None,
+            "top_p": sampling.top_p if sampling.top_p < 1 else None,
+            "top_k": sampling.top_k or None,
             "typical_p": None,
             "repetition_penalty": None,
             "frequency_penalty": None,
-            "max_new_tokens": request.limit,
-            "stop": request.stops,
             "details": True,
             "return_full_text": False,
             "truncate": None,
-            "seed": request.seed,
         }
         return {"inputs": request.prompts[0].content, "parameters": parameters}
 

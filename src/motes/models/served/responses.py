@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from motes.errors import BadResponseError
-from motes.http import MALFORMED, Events
+from motes.http import MALFORMED, Events, unknown_form
 from motes.models.served.messages import Writer
 from motes.models.served.wires import Counts, Delta, Prompt, Request, Wire
 from motes.steps import first_cut
@@ -199,7 +199,7 @@ class Call:
                 if index not in self._answers and (self._partials[index].has_ended or not is_streamed):
                     self._end(index)
         except MALFORMED as error:
-            raise self.wire.malformed(message, error) from error
+            raise unknown_form(self.wire.url, f"{type(error).__name__}: {error}", message) from error
 
     def _in_event(self, deltas: list[Delta]) -> list[tuple[int, Delta]]:
         if self.request.num_answers > 1 and any(delta.index is None for delta in deltas):

@@ -21,11 +21,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
-from motes.errors import UnknownFormError
-from motes.http import Address, excerpt, value_at
+from motes.http import Address, value_at
 from motes.models.served.ends import end_of
 from motes.models.served.messages import Piece, pieces_of
 from motes.models.served.profiles import Profile
@@ -216,13 +215,6 @@ class Wire(ABC):
         known = [count for count in completions if count is not None]
         return Counts(prompts[0], sum(known) if known else None, cached[0])
 
-    def malformed(self, message: Any, error: Exception) -> UnknownFormError:
-        """The error for a message that has another form."""
-        return UnknownFormError(
-            f"{self.url} answered in a form that is not its own ({type(error).__name__}: {error} in "
-            f"{excerpt(message)}): is another engine behind it? See `engine`"
-        )
-
     @abstractmethod
     def _body(self, request: Request) -> dict[str, Any]: ...
 
@@ -252,13 +244,12 @@ def _items(message: Any) -> list[Any]:
 class Completions(Wire):
     """OpenAI's format; with vLLM's `stop_reason`, `return_token_ids` and `include_stop_str_in_output`."""
 
+    route = "completions"
     count_paths = (
         ("usage", "prompt_tokens"),
         ("usage", "completion_tokens"),
         ("usage", "prompt_tokens_details", "cached_tokens"),
     )
-
-    route = "completions"
 
     @property
     def url(self) -> str:
@@ -289,24 +280,18 @@ class Completions(Wire):
         has_content = any(item.get(name) is not None for name in ("message", "delta", "text"))
         if not (request.is_streamed or item.get("finish_reason") or has_content):
             raise KeyError("message")
+        # Log-probabilities have the form of completions, or that of chats, as llama.cpp returns them.
+        tokens = value_at(item, ("logprobs", "content")) or ()
+        logprobs = value_at(item, ("logprobs", "token_logprobs")) or [token.get("logprob") for token in tokens]
         return Delta(
             index=None if index is None else int(index),
+            text=str(item.get("text") or ""),
+            pieces=pieces_of(item.get("message") or item.get("delta")),
+            token_ids=whole_numbers_of(item.get("token_ids")),
+            logprobs=logprobs_of(logprobs),
             finish=item.get("finish_reason"),
             stop=item.get("stop_reason", item.get("matched_stop")),  # vLLM's name, SGLang's name
-            **self._content(item),
         )
-
-    def _content(self, choice: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of `Delta` with what the model wrote."""
-        logprobs = choice.get("logprobs")
-        logprobs = logprobs if isinstance(logprobs, dict) else {}
-        # In the form of completions, or in that of chats, as llama.cpp returns them.
-        values = logprobs.get("token_logprobs") or [token.get("logprob") for token in logprobs.get("content") or ()]
-        return {
-            "text": str(choice.get("text") or ""),
-            "token_ids": whole_numbers_of(choice.get("token_ids")),
-            "logprobs": logprobs_of(values),
-        }
 
     def counts(self, message: Any) -> Counts:
         counts = super().counts(message)
@@ -331,8 +316,8 @@ class Chat(Completions):
         messages = [*prompt.messages, {"role": "assistant", "content": prompt.prefix}]
         return {"messages": messages, **self._options(request), **(self.profile.prefill or {})}
 
-    def _content(self, choice: Mapping[str, Any]) -> dict[str, Any]:
-        return {"pieces": pieces_of(choice.get("message") or choice.get("delta"))}
+    def _delta(self, item: Mapping[str, Any], request: Request) -> Delta:
+        return replace(super()._delta(item, request), token_ids=(), logprobs=())  # a chat continues text
 
 
 def estimate(texts: Iterable[str]) -> int:

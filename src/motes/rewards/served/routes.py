@@ -20,8 +20,8 @@ from itertools import accumulate
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from motes.errors import BadResponseError, UnknownFormError
-from motes.http import MALFORMED, Address, Client, excerpt
+from motes.errors import BadResponseError
+from motes.http import MALFORMED, Address, Client, unknown_form
 from motes.rewards.families import Head, NextToken
 from motes.rewards.reading import Reading
 from motes.types import Usage
@@ -68,12 +68,6 @@ class Route(ABC):
     async def read(self, readings: Sequence[Reading]) -> list[list[float]]:
         """The scores at each text's places, and what reading it cost (`Reading.usage`)."""
 
-    def misread(self, answer: Any, why: object) -> UnknownFormError:
-        return UnknownFormError(
-            f"{self.url} answered in a form that is not its own ({why} in {excerpt(answer)}): is another engine "
-            "behind it? See `engine`"
-        )
-
 
 class Pooling(Route):
     """A head of two logits, at every token. There is no prefix cache on this route: each text is read as a whole."""
@@ -106,7 +100,7 @@ class Pooling(Route):
                 rows = [entry["data"] for entry in entries]
                 return [self._at_places(row, reading) for row, reading in zip(rows, readings, strict=True)]
             except MALFORMED as error:
-                raise self.misread(answer, f"{type(error).__name__}: {error}") from error
+                raise unknown_form(self.url, f"{type(error).__name__}: {error}", answer) from error
 
         values: list[list[float]] = await self.client.post(self.url, body, read=values_of)
         for reading in readings:
@@ -161,9 +155,9 @@ class NextTokenRoute(Route):
             scores = [1 / (1 + math.exp(min(bad - good, 700.0))) for bad, good in pairs]
             spared = None if cached is None else max(0, int(cached))
         except MALFORMED as error:
-            raise self.misread(answer, f"{type(error).__name__}: {error}") from error
+            raise unknown_form(self.url, f"{type(error).__name__}: {error}", answer) from error
         if len(scores) != len(prompts) or not all(map(math.isfinite, scores)):
-            raise self.misread(answer, f"{len(scores)} answers where {len(prompts)} were asked for")
+            raise unknown_form(self.url, f"{len(scores)} answers where {len(prompts)} were asked for", answer)
         return scores, spared
 
     @abstractmethod
