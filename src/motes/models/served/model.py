@@ -210,9 +210,9 @@ class HTTPLanguageModel(ServedModel):
         calls: dict[tuple[Any, ...], list[Part]] = {}
         for result, node in zip(prepared, nodes.values(), strict=True):
             if isinstance(result, OF_ONE_REQUEST):
-                _settle(node, Failure(result))
+                _settle_all(node, Failure(result))
             elif isinstance(result, Step):
-                _settle(node, result)
+                _settle_all(node, result)
             elif isinstance(result, BaseException):
                 raise result
             else:
@@ -344,18 +344,17 @@ class HTTPLanguageModel(ServedModel):
         If the message contains no numbers, half as many are tried: an answer ends only where the server does not grant
         a single token.
         """
-        if not isinstance(error, (ContextLengthError, RejectedError)):
+        is_full = isinstance(error, ContextLengthError)
+        if not is_full and not (isinstance(error, RejectedError) and is_about_length(str(error))):
             return 0
-        if isinstance(error, RejectedError) and not is_about_length(str(error)):
-            return 0
-        found = limits(str(error))
-        if found.most is not None and found.most < request.limit:
-            self._max_answer_tokens = found.most
+        reported = limits(str(error))
+        if reported.most is not None and reported.most < request.limit:
+            self._max_answer_tokens = reported.most
         known = self.capabilities.context_length
-        if found.context is not None and (known is None or found.context < known):
-            self.capabilities = replace(self.capabilities, context_length=found.context)
-        if found.room is not None and found.room < request.limit:
-            return max(0, found.room)
+        if reported.context is not None and (known is None or reported.context < known):
+            self.capabilities = replace(self.capabilities, context_length=reported.context)
+        if reported.room is not None and reported.room < request.limit:
+            return max(0, reported.room)
         return request.limit // 2
 
     async def _send(self, request: Request, receivers: list[list[PendingStep]]) -> None:
@@ -364,7 +363,7 @@ class HTTPLanguageModel(ServedModel):
         def settle(index: int, answer: Answer) -> None:
             for step in receivers[index]:
                 step.has_answer = True
-            self._start(self._settle(request, index, answer, receivers[index]), receivers[index])
+            self._start(self._make_step(request, index, answer, receivers[index]), receivers[index])
 
         wire = self._stream_wire if request.is_cut else self._wire
         call = Call(wire, request, settle)
@@ -375,15 +374,15 @@ class HTTPLanguageModel(ServedModel):
                 answers = await self.client.post(wire.url, wire.body(request), read=call.read)
         finally:
             receivers[min(call.waiting)][0].wasted += call.wasted
-        await asyncio.gather(*(self._settle(request, i, answers[i], receivers[i]) for i in sorted(call.waiting)))
+        await asyncio.gather(*(self._make_step(request, i, answers[i], receivers[i]) for i in sorted(call.waiting)))
 
-    async def _settle(self, request: Request, index: int, answer: Answer, steps: list[PendingStep]) -> None:
-        """Make a step of an answer."""
+    async def _make_step(self, request: Request, index: int, answer: Answer, steps: list[PendingStep]) -> None:
+        """Make a step of an answer, and settle the pending steps that use it."""
         prompt = request.prompts[index // request.n]
         text, ahead, end = prompt.before + answer.text, "", answer.end
         if end == "step" and answer.token_ids and not (request.is_cut or self._wire.has_whole_tokens):
             with suppress(*OF_ONE_REQUEST):  # the ids, which are what the next step continues, are right all the same
-                text += await self._renderer.rest_of_token(answer.text, answer.token_ids)
+                text += await self._renderer.rest_of_token(answer.text, tuple(answer.token_ids))
         if end == "step":
             text, ahead, end = divided(text, request.sampling, len(prompt.before))
         elif end == "length":
@@ -392,7 +391,7 @@ class HTTPLanguageModel(ServedModel):
         if index % request.n == 0:
             is_unknown = prompt.ids is None and prompt.length is None and len(request.prompts) == 1
             prefix_tokens = (answer.prompt_tokens if is_unknown else 0) or prompt.num_tokens
-        step = Step(text, end, answer.token_ids, answer.logprob, ahead=ahead, prefix_tokens=prefix_tokens)
+        step = Step(text, end, tuple(answer.token_ids), answer.logprob, ahead=ahead, prefix_tokens=prefix_tokens)
         usage = answer.usage
         for pending in steps:
             pending.settle(replace(step, usage=usage + pending.wasted))
@@ -403,7 +402,7 @@ def _steps(parts: Iterable[Part]) -> list[PendingStep]:
     return [step for _, group in parts for steps in group for step in steps]
 
 
-def _settle(steps: Iterable[PendingStep], outcome: Step | Failure) -> None:
+def _settle_all(steps: Iterable[PendingStep], outcome: Step | Failure) -> None:
     for step in steps:
         step.settle(outcome)
 

@@ -14,26 +14,45 @@ from motes.steps import first_cut
 from motes.types import StepEnd, Usage
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Answer:
-    """One answer.
+    """One answer, which grows piece by piece until it ends.
 
     Attributes:
         text: with the delimiter or stop text that ended it.
         end: "step" for a stop text, too.
-        token_ids: of all tokens; empty where the server does not return them.
-        num_tokens: how many tokens the server sampled.
+        token_ids, logprobs: of all tokens; empty where the server does not return them.
+        is_cut: whether this side ended it.
+        last: its last piece.
         prompt_tokens, cached_tokens: of all prompts of the call, in one of its answers; 0 in the others.
             `cached_tokens` is None where the server does not return it.
     """
 
-    text: str
-    end: StepEnd
-    token_ids: tuple[int, ...]
-    num_tokens: int
-    logprob: float | None
+    request: Request
+    prompt: Prompt
+    text: str = ""
+    end: StepEnd = "step"
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    is_cut: bool = False
+    last: Delta | None = None
     prompt_tokens: int = 0
     cached_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        self._writer = Writer(self.prompt.prefix)
+        self._num_pieces = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """The number of tokens so far, as exactly as it is known."""
+        counted = None if self.last is None else self.last.num_tokens
+        has_all_ids = counted in (None, len(self.token_ids))
+        return len(self.token_ids) if has_all_ids and self.token_ids else counted or self._num_pieces
+
+    @property
+    def logprob(self) -> float | None:
+        return sum(self.logprobs) if self.logprobs else None
 
     @property
     def usage(self) -> Usage:
@@ -41,41 +60,10 @@ class Answer:
         prefill = self.prompt_tokens - cached
         return Usage(generated_tokens=self.num_tokens, prefill_tokens=prefill, prefill_tokens_cached=cached)
 
-
-@dataclass
-class _PartialAnswer:
-    """An answer as far as its pieces have arrived."""
-
-    request: Request
-    prompt: Prompt
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    num_pieces: int = 0
-    is_cut: bool = False
-    last: Delta | None = None
-
-    def __post_init__(self) -> None:
-        self._writer = Writer(self.prompt.prefix)
-
-    @property
-    def has_ended(self) -> bool:
-        return self.is_cut or (self.last is not None and bool(self.last.finish))
-
-    @property
-    def has_all_ids(self) -> bool:
-        return self.last is None or self.last.num_tokens in (None, len(self.token_ids))
-
-    @property
-    def num_tokens(self) -> int:
-        """The number of tokens so far, as exactly as it is known."""
-        if self.token_ids and self.has_all_ids:
-            return len(self.token_ids)
-        return (self.last and self.last.num_tokens) or self.num_pieces
-
-    def add(self, delta: Delta) -> None:
-        if self.has_ended:  # what the server sends after the cut
-            return
+    def add(self, delta: Delta) -> bool:
+        """Add a piece. Whether the answer has its last one."""
+        if self.is_cut or (self.last is not None and self.last.finish):  # what the server sends behind the end
+            return True
         if delta.is_cumulative:
             delta = replace(
                 delta,
@@ -88,31 +76,28 @@ class _PartialAnswer:
         self.text += delta.text + self._writer.write(delta.pieces)
         self.token_ids += delta.token_ids
         self.logprobs += delta.logprobs
-        self.num_pieces += bool(delta.text or delta.pieces or delta.token_ids)
+        self._num_pieces += bool(delta.text or delta.pieces or delta.token_ids)
         self.last = delta
         if self.request.is_cut and (cut := first_cut(before + self.text, sampling, seen)) is not None:
             self.is_cut = True
             if not cut.is_stop and sampling.delimiters and len(delta.token_ids) != 1:
                 # The ids cannot be cut where the text is cut.
                 self.token_ids, self.logprobs, self.text = [], [], self.text[: cut.end - len(before)]
+        return self.is_cut or bool(delta.finish)
 
-    def answer(self, url: str) -> Answer:
-        """The answer, which has ended.
+    def finish(self, url: str) -> None:
+        """Find out what ended the answer, and forget what a stream has left out in part.
 
         Raises:
             BadResponseError: the server did not complete it, or gives an unknown reason.
         """
-        end: StepEnd = "step"
         if not self.is_cut:
-            end = (self.last or Delta()).end(self.request, url, self.num_tokens)
-        has_all_logprobs = not self.request.is_streamed or len(self.logprobs) == self.num_tokens
-        return Answer(
-            text=self.text + ("" if self.is_cut or end == "length" else self._writer.close()),
-            end=end,
-            token_ids=tuple(self.token_ids) if self.has_all_ids else (),
-            num_tokens=self.num_tokens,
-            logprob=sum(self.logprobs) if self.logprobs and has_all_logprobs else None,
-        )
+            self.end = (self.last or Delta()).end(self.request, url, self.num_tokens)
+            self.text += "" if self.end == "length" else self._writer.close()
+        if self.request.is_streamed and len(self.logprobs) != self.num_tokens:
+            self.logprobs = []
+        if len(self.token_ids) != self.num_tokens:
+            self.token_ids = []
 
 
 class Call:
@@ -148,7 +133,8 @@ class Call:
             prompt, completion, _ = self._counts
             self.wasted += Usage(failed_prefill_tokens=prompt or 0, failed_generated_tokens=completion or 0)
             raise
-        return self._in_order()
+        self._complete()
+        return self._answers
 
     async def follow(self, events: Events) -> list[Answer]:
         """The answers in a stream, in order.
@@ -158,35 +144,35 @@ class Call:
             UnknownFormError: an event has another form.
         """
         self._begin()
-        request, partials, waiting = self.request, self._partials, frozenset(self.waiting)
+        request, answers, waiting = self.request, self._answers, frozenset(self.waiting)
         is_complete = False
         try:
             async for event in events:
                 self._add(event)
-                if request.is_cut and len(self._answers) == request.num_answers:
+                if request.is_cut and len(self._ended) == len(answers):
                     break  # closes the connection, which stops the server
             if events.is_complete:  # some servers give no reason with the last piece
-                for index in range(request.num_answers):
-                    if index not in self._answers and partials[index].last is not None:
+                for index, answer in enumerate(answers):
+                    if index not in self._ended and answer.last is not None:
                         self._end(index)
-            answers = self._in_order()
+            self._complete()
             is_complete = True
         finally:
             used = waiting if is_complete else waiting - self.waiting
-            begun = [i for i, partial in enumerate(partials) if partial.last is not None]
+            has_begun = any(answer.last is not None for answer in answers)
             self.wasted += Usage(
-                failed_generated_tokens=sum(partials[i].num_tokens for i in begun if i not in used),
-                failed_prefill_tokens=0 if is_complete or not begun else request.prompt_tokens,
+                failed_generated_tokens=sum(answer.num_tokens for i, answer in enumerate(answers) if i not in used),
+                failed_prefill_tokens=request.prompt_tokens if has_begun and not is_complete else 0,
             )
         return answers
 
     def _begin(self) -> None:
         request = self.request
-        self._partials = [_PartialAnswer(request, prompt) for prompt in request.prompts for _ in range(request.n)]
-        self._answers: dict[int, Answer] = {}
+        self._answers = [Answer(request, prompt) for prompt in request.prompts for _ in range(request.n)]
+        self._ended: set[int] = set()
         self._counts = Counts()
         self._left = set(self.waiting)
-        self._carrier = 0  # the answer with the counts of the call
+        self._carrier = self._answers[0]  # the answer with the counts of the call
 
     def _add(self, message: Any) -> None:
         """Add a whole response, or an event of a stream."""
@@ -195,8 +181,8 @@ class Call:
         try:
             deltas = self.wire.deltas(message, self.request)
             for index, delta in self._in_event(deltas) if is_streamed else self._in_response(deltas):
-                self._partials[index].add(delta)
-                if index not in self._answers and (self._partials[index].has_ended or not is_streamed):
+                has_ended = self._answers[index].add(delta) or not is_streamed
+                if has_ended and index not in self._ended:
                     self._end(index)
         except MALFORMED as error:
             raise unknown_form(self.wire.url, f"{type(error).__name__}: {error}", message) from error
@@ -224,27 +210,25 @@ class Call:
         return answers
 
     def _end(self, index: int) -> None:
-        self._answers[index] = self._partials[index].answer(self.wire.url)
+        answer = self._answers[index]
+        answer.finish(self.wire.url)
+        self._ended.add(index)
         if index == 0 and self.request.is_cut:  # this side may leave the stream before the server's counts arrive
-            self._add_prompt_tokens(0, Counts())
+            answer.prompt_tokens = self.request.prompt_tokens
         if self.settle is not None and self.request.is_streamed and index in self._left:
             self._left.discard(index)
-            self._carrier = index
+            self._carrier = answer
             if self._left:
                 self.waiting.discard(index)
-                self.settle(index, self._answers[index])
+                self.settle(index, answer)
 
-    def _in_order(self) -> list[Answer]:
-        num_answers = self.request.num_answers
-        if missing := num_answers - len(self._answers):
+    def _complete(self) -> None:
+        """Check that all answers have ended, and add the counts of the call to one of them."""
+        num_answers, counts = len(self._answers), self._counts
+        if missing := num_answers - len(self._ended):
             raise BadResponseError(f"{self.wire.url} broke off {missing} of {num_answers} answers: look into its log")
         if num_answers == 1 or not self.request.is_cut:
-            self._add_prompt_tokens(self._carrier, self._counts)
-        if num_answers == 1 and self._counts.completion and not self._answers[0].token_ids:
-            self._answers[0] = replace(self._answers[0], num_tokens=self._counts.completion)
-        return [self._answers[index] for index in range(num_answers)]
-
-    def _add_prompt_tokens(self, index: int, counts: Counts) -> None:
-        """Add the tokens of all prompts to one answer, as the server counts them, else as this side does."""
-        prompts = self.request.prompt_tokens if counts.prompt is None else counts.prompt
-        self._answers[index] = replace(self._answers[index], prompt_tokens=prompts, cached_tokens=counts.cached)
+            self._carrier.prompt_tokens = self.request.prompt_tokens if counts.prompt is None else counts.prompt
+            self._carrier.cached_tokens = counts.cached
+        if num_answers == 1 and counts.completion and not self._carrier.token_ids:
+            self._carrier.last = Delta(num_tokens=counts.completion)
