@@ -69,25 +69,25 @@ def error_from_response(response: httpx2.Response, url: str, *, has_key: bool, n
     if status < 400:
         place = response.headers.get("location", "an unknown place")
         return _with_status(RejectedError(f"{url} has moved to {place}: give that address"), status)
-    said = f"{url} answered {status} {_phrase(status)}: {_message_of_response(response)}"
+    report = f"{url} answered {status} {_phrase(status)}: {_message_of_response(response)}"
     if status in (401, 403):
         hint = "the key it was given is not accepted" if has_key else f"put a key into {KEY_VARIABLE}"
-        return UnauthorizedError(f"{said}. It wants an API key: {hint}")
+        return UnauthorizedError(f"{report}. It wants an API key: {hint}")
     if status in (408, 409, 429) or status >= 500:
         hint = "Fewer requests at once (max_concurrency) may help" if status in (408, 429) else "Look into its log"
         retry_after = _seconds_from(response.headers.get("retry-after"), now)
-        return TransientError(_with_status(ServerError(f"{said}. {hint}"), status), retry_after)
+        return TransientError(_with_status(ServerError(f"{report}. {hint}"), status), retry_after)
     if status in (400, 413, 422) and is_about_context(response.text):
-        return ContextLengthError(f"{said}. Shorten the question, or ask for fewer tokens")
-    return _with_status(RejectedError(f"{said}. `motes doctor` shows what this server can do"), status)
+        return ContextLengthError(f"{report}. Shorten the question, or ask for fewer tokens")
+    return _with_status(RejectedError(f"{report}. `motes doctor` shows what this server can do"), status)
 
 
 def error_from_body(url: str, body: Mapping[str, Any]) -> MotesError:
     """The error for a response of 200, or an event of a stream, that reports an error."""
-    said = f"{url} failed while it answered: {_message_of(body)}"
-    if is_about_context(said):
-        return ContextLengthError(f"{said}. Shorten the question, or ask for fewer tokens")
-    return BadResponseError(f"{said}. Look into its log")
+    report = f"{url} failed while it answered: {_message_of(body)}"
+    if is_about_context(report):
+        return ContextLengthError(f"{report}. Shorten the question, or ask for fewer tokens")
+    return BadResponseError(f"{report}. Look into its log")
 
 
 def _with_status(error: ServerError, status: int) -> ServerError:

@@ -119,7 +119,7 @@ class HTTPLanguageModel(ServedModel):
         self._stream_wire = self._wire if self._wire.streams else Completions(address, capabilities.model, self.profile)
         rendering = capabilities.rendering if completes else "messages"
         self._renderer = renderer(rendering, client, address, capabilities.engine, capabilities.model, vocabulary)
-        self._max_answer_tokens: int | None = None  # once the server has said so
+        self._max_answer_tokens: int | None = None  # from error messages of the server
         self._batcher: Batcher[PendingStep, Step | Failure] = Batcher(self._process)
 
     @classmethod

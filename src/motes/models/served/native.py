@@ -89,7 +89,7 @@ class SGLang(Wire):
         finish, matched = reason, None
         if isinstance(reason, dict):
             finish, matched = str(reason["type"]), reason.get("matched")
-        # In a stream, only the number of ids tells whether the text is the whole answer so far.
+        # In a stream, the number of ids shows whether the text is the whole answer so far.
         ids = whole_numbers_of(item["output_ids"] if request.is_streamed else item.get("output_ids"))
         num_tokens = whole_number_of(meta.get("completion_tokens"))
         return Delta(

@@ -159,7 +159,7 @@ class Wire(ABC):
         streams: whether answers can come as a stream.
         has_whole_tokens: whether the text of a response ends where its last token ends. Otherwise the text of a step
             ends with its delimiter, and the rest of the token that completed the delimiter is missing.
-        event_key: a field of every event that contains a piece; None: events without one have none, either.
+        event_key: a field of all events with a piece of an answer. Others only keep the connection alive.
         count_paths: fields with the counts of a call: of the prompt's tokens, of the answer's, and of those of the
             prompt that were in the prefix cache.
         omitted: fields that the server has refused (`omit`).
@@ -188,7 +188,7 @@ class Wire(ABC):
         return {field: value for field, value in self._body(request).items() if field not in self.omitted}
 
     def omit(self, field: str, request: Request) -> bool:
-        """Omit this field from now on, unless that would change its meaning. Whether the body is another one now."""
+        """Omit this field from now on, if it has its default. Returns whether that changes the body."""
         if field not in DEFAULTS or self.body(request).get(field) != DEFAULTS[field]:
             return False
         self.omitted.add(field)
@@ -205,8 +205,8 @@ class Wire(ABC):
         return [self._delta(item, request) for item in _items(message)]
 
     def counts(self, message: Any) -> Counts:
-        """The counts in a whole response, or in an event of a stream; of any form. Several answers with their own
-        counts have one prompt."""
+        """The counts in a whole response, or in an event of a stream, whatever its form. Several answers with counts of
+        their own have the prompt in common."""
         items = [item for item in _items(message) if isinstance(item, dict)] or [{}]
         items.sort(key=lambda item: whole_number_of(item.get("index")) or 0)
         prompts, completions, cached = (

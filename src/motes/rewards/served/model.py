@@ -270,13 +270,13 @@ def _family(server: Server, tokenizer: str | None) -> Family:
         config = checkpoint_config(tokenizer) if tokenizer is not None else {}
     except ConfigurationError:  # a tokenizer alone
         config = {}
-    found = family_of(server, tokenizer, config)
-    if found is None:
+    recognised = family_of(server, tokenizer, config)
+    if recognised is None:
         raise ConfigurationError(
             f"cannot tell which family of reward models {server.model!r} is of. If it is one, say which, as in "
             f"'…#{server.model}?format=NAME'; known are {', '.join(FAMILIES)}"
         )
-    return found
+    return recognised
 
 
 def _vocabulary(server: Server, tokenizer: str | None) -> Vocabulary:
@@ -289,7 +289,7 @@ def _vocabulary(server: Server, tokenizer: str | None) -> Vocabulary:
         return Vocabulary.load(path)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        said = f"there is no tokenizer at {path!r}"
+        problem = f"there is no tokenizer at {path!r}"
         if tokenizer is None:
-            said = f"the server says that its model is {path!r}, and there is no tokenizer of that name on this side"
-        raise ConfigurationError(f"{said} ({reason}): name it with tokenizer=PATH_OR_NAME") from error
+            problem = f"the server says that its model is {path!r}, and there is no tokenizer of that name on this side"
+        raise ConfigurationError(f"{problem} ({reason}): name it with tokenizer=PATH_OR_NAME") from error
