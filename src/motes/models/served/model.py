@@ -239,7 +239,7 @@ class HTTPLanguageModel(ServedModel):
         # Tokens of a text are counted where they may fill the context. No token is shorter than a byte.
         if context is not None and prompt.text is not None and len(prompt.text.encode()) + limit >= context:
             prompt = replace(prompt, length=await self._renderer.count(prompt.text))
-        length = prompt.length if prompt.ids is None else len(prompt.ids)
+        length = prompt.known_tokens
         if sampling.max_tokens is not None:
             limit = min(limit, sampling.max_tokens - trajectory.num_tokens)
         if self._max_answer_tokens is not None:
@@ -389,8 +389,8 @@ class HTTPLanguageModel(ServedModel):
             end = end_at_limit(request.sampling, request.limit)
         prefix_tokens = 0  # several answers to a prompt have it once
         if index % request.n == 0:
-            is_unknown = prompt.ids is None and prompt.length is None and len(request.prompts) == 1
-            prefix_tokens = (answer.prompt_tokens if is_unknown else 0) or prompt.num_tokens
+            is_counted_by_server = prompt.known_tokens is None and len(request.prompts) == 1
+            prefix_tokens = (answer.prompt_tokens if is_counted_by_server else 0) or prompt.num_tokens
         step = Step(text, end, tuple(answer.token_ids), answer.logprob, ahead=ahead, prefix_tokens=prefix_tokens)
         usage = answer.usage
         for pending in steps:

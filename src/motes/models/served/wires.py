@@ -57,13 +57,14 @@ class Prompt:
         return list(self.ids) if self.ids is not None else self.text or ""
 
     @property
+    def known_tokens(self) -> int | None:
+        return self.length if self.ids is None else len(self.ids)
+
+    @property
     def num_tokens(self) -> int:
-        """The length; of a text of unknown length an estimate."""
-        if self.ids is not None:
-            return len(self.ids)
-        if self.length is not None:
-            return self.length
-        return estimate((self.text or "", self.prefix, *(message["content"] for message in self.messages)))
+        """The number of tokens, or an estimate where it is unknown."""
+        texts = (self.text or "", self.prefix, *(message["content"] for message in self.messages))
+        return estimate(texts) if self.known_tokens is None else self.known_tokens
 
 
 @dataclass(frozen=True)
