@@ -107,7 +107,9 @@ class Renderer:
 
         def read(response: Any) -> Any:
             if not isinstance(response, dict) or key not in response:
-                raise UnknownFormError(f"{self.address.root}/{route} answered without {key!r}: {excerpt(response)}")
+                raise UnknownFormError(
+                    f"the response of {self.address.root}/{route} has no {key!r}: {excerpt(response)}"
+                )
             return response[key]
 
         return await self.client.post(f"{self.address.root}/{route}", body, read=read)
@@ -175,7 +177,7 @@ class TGIRenderer(Renderer):
         url = f"{self.address.root}/tokenize"
         tokens = await self.client.post(url, {"inputs": text}, attempts=2)
         if not isinstance(tokens, list) or not all(isinstance(token, dict) for token in tokens):
-            raise BadResponseError(f"{url} answered no list of tokens: {excerpt(tokens)}")
+            raise BadResponseError(f"{url} returned no list of tokens: {excerpt(tokens)}")
         return tokens
 
 

@@ -197,7 +197,7 @@ class Call:
         the call, else estimates."""
         num_answers, total = self.request.num_answers, self._counts.completion
         if len(deltas) != num_answers:
-            raise BadResponseError(f"{self.wire.url} gave {len(deltas)} answers where {num_answers} were asked for")
+            raise BadResponseError(f"{self.wire.url} returned {len(deltas)} answers instead of {num_answers}")
         if self.wire.profile.tells_end and not all(delta.finish for delta in deltas):
             raise BadResponseError(f"{self.wire.url} did not bring an answer to its end: look into its log")
         places = [i if delta.index is None else delta.index for i, delta in enumerate(deltas)]

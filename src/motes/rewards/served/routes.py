@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from motes.errors import BadResponseError
-from motes.http import MALFORMED, Address, Client, unknown_form
+from motes.http import MALFORMED, Address, Client, unknown_form, value_at
 from motes.rewards.families import Head, NextToken
 from motes.rewards.reading import Reading
 from motes.types import Usage
@@ -162,7 +162,7 @@ class NextTokenRoute(Route):
         except MALFORMED as error:
             raise unknown_form(self.url, f"{type(error).__name__}: {error}", answer) from error
         if len(scores) != len(prompts) or not all(map(math.isfinite, scores)):
-            raise unknown_form(self.url, f"{len(scores)} answers where {len(prompts)} were asked for", answer)
+            raise unknown_form(self.url, f"{len(scores)} answers instead of {len(prompts)}", answer)
         return scores, num_cached
 
     @abstractmethod
@@ -220,7 +220,7 @@ class Completions(NextTokenRoute):
                     "(logprob_token_ids): use a newer vLLM"
                 )
             pairs.append(self.chosen(logprobs))
-        return pairs, ((answer.get("usage") or {}).get("prompt_tokens_details") or {}).get("cached_tokens")
+        return pairs, value_at(answer, ("usage", "prompt_tokens_details", "cached_tokens"))
 
 
 class Generate(NextTokenRoute):
@@ -274,7 +274,7 @@ class Completion(NextTokenRoute):
     def answers(self, answer: Any) -> tuple[list[tuple[float, float]], int | None]:
         tokens = answer["completion_probabilities"][0]["top_probs"]
         logprobs = {int(token["id"]): math.log(max(float(token["prob"]), 1e-45)) for token in tokens}
-        return [self.chosen(logprobs)], (answer.get("timings") or {}).get("cache_n")
+        return [self.chosen(logprobs)], value_at(answer, ("timings", "cache_n"))
 
 
 ROUTES: Mapping[str, Mapping[str, type[Route]]] = MappingProxyType(
