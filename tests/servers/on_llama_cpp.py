@@ -17,11 +17,11 @@ import real_servers
 from alike import GREEDY, answers, problems, right, scores
 from motes import ParticleFilter, Record, Trajectory, bundled
 from motes.http import Address, Client
+from motes.http.refusals import limits
 from motes.lab.measure.statistics import proportion_interval
 from motes.methods import Run
 from motes.models.served import HTTPLanguageModel
 from motes.models.served.probe import probe
-from motes.models.served.refusals import limits
 from motes.tasks import Arithmetic
 from real_servers import Server
 
