@@ -49,8 +49,8 @@ from motes.errors import (
     UnknownNameError,
     UnreachableError,
 )
-from motes.http import Retries
 from motes.models.served import Capabilities, HTTPLanguageModel, model, profiles, prompts, responses
+from motes.transport import Retries
 from mutations import mutate
 
 QUESTION = Problem("How many?", system="Be brief.")

@@ -9,8 +9,8 @@ import pytest
 
 from engines import TGI, LlamaCpp, connect, encode
 from motes import Problem, Sampling, Step, Trajectory
-from motes.http import Address
 from motes.models.served.prompts import TokenizerRenderer
+from motes.transport import Address
 from motes.vocabulary import Vocabulary
 from prm_families import llama_3
 

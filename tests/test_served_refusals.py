@@ -14,7 +14,7 @@ from engines import TGI, VLLM, Closed, OpenAICompatible, Tokenizer, connect, enc
 from motes import Problem, Sampling, Step, Trajectory
 from motes.core import Failure
 from motes.errors import ContextLengthError
-from motes.http.refusals import Limits, is_about_context, is_about_length, limits
+from motes.transport.refusals import Limits, is_about_context, is_about_length, limits
 
 ROOT = Trajectory(Problem("How many?"))
 SENTENCES: dict[str, tuple[str, Limits]] = {

@@ -11,7 +11,7 @@
     sha256 = "…"
 
 A key is 256 random bits, so that one round of SHA-256 keeps it: there is nothing to guess. Upstreams' own keys stay in
-the environment, see `motes.http`; the configuration holds no secret.
+the environment, see `motes.transport`; the configuration holds no secret.
 """
 
 from __future__ import annotations

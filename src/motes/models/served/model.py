@@ -19,8 +19,6 @@ from motes.errors import (
     ServerError,
     UnknownNameError,
 )
-from motes.http import Address, Client, ServedModel, flag, may_be_of_one, now, whole_number
-from motes.http.refusals import is_about, is_about_length, limits, unsupported_field
 from motes.models.served.native import WIRES
 from motes.models.served.probe import Capabilities, probe
 from motes.models.served.profiles import PROFILES
@@ -28,6 +26,8 @@ from motes.models.served.prompts import renderer
 from motes.models.served.responses import Answer, Call
 from motes.models.served.wires import Completions, Prompt, Request, Wire
 from motes.steps import divided, drawn_before, end_at_limit
+from motes.transport import Address, Client, ServedModel, flag, may_be_of_one, now, whole_number
+from motes.transport.refusals import is_about, is_about_length, limits, unsupported_field
 
 if TYPE_CHECKING:
     from motes.vocabulary import Vocabulary
@@ -145,7 +145,7 @@ class HTTPLanguageModel(ServedModel):
                 prompts but do not render conversations.
             seeds, logprobs, shares_prefixes: see the class.
             context_length: where the server does not tell it.
-            connection: see `motes.http.Client.open`.
+            connection: see `motes.transport.Client.open`.
 
         Raises:
             UnreachableError: nothing answers.

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 from motes.core import Problem, Sampling
 from motes.errors import ContextLengthError, ServerError
-from motes.http import Address, Client, Server, identify
-from motes.http.server import loaded_context_length
 from motes.models.served.native import WIRES
 from motes.models.served.profiles import PROFILES
 from motes.models.served.prompts import RENDERERS, Rendering, renderer
 from motes.models.served.responses import Answer, Call
 from motes.models.served.wires import Chat, Prompt, Request, Wire
+from motes.transport import Address, Client, Server, identify
+from motes.transport.server import loaded_context_length
 
 if TYPE_CHECKING:
     from motes.vocabulary import Vocabulary
@@ -40,7 +40,7 @@ class Capabilities:
     """What a server can do.
 
     Attributes:
-        engine, version, model, models, context_length, origin: see `motes.http.Server`.
+        engine, version, model, models, context_length, origin: see `motes.transport.Server`.
         route: the best way to continue an answer that the server has; "answers": there is none.
         rendering: what makes a prompt of a conversation, see `motes.models.served.prompts.Rendering`.
         token_ids: whether responses contain the sampled token ids.
@@ -117,7 +117,7 @@ async def probe(
         vocabulary: a tokenizer on this side, for servers that cannot render a conversation.
 
     Raises:
-        UnreachableError, UnauthorizedError, UnknownNameError, ConfigurationError: see `motes.http.identify`.
+        UnreachableError, UnauthorizedError, UnknownNameError, ConfigurationError: see `motes.transport.identify`.
         ServerError: it answers neither a completion nor a chat.
     """
     server = await identify(client, address, engine)

@@ -10,7 +10,7 @@ from typing import Any
 
 from motes.core import Sampling
 from motes.errors import ConfigurationError
-from motes.http.server import UNKNOWN
+from motes.transport.server import UNKNOWN
 
 NO_PENALTIES = {"presence_penalty": 0.0, "frequency_penalty": 0.0}
 
@@ -161,4 +161,4 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
         UNKNOWN: Profile(),
     }
 )
-"""The engines of `motes.http.server.SIGNS` by name. Requests to an unknown server have portable fields only."""
+"""The engines of `motes.transport.server.SIGNS` by name. Requests to an unknown server have portable fields only."""

@@ -10,11 +10,11 @@ from weakref import WeakKeyDictionary
 
 from motes.core import Problem, Trajectory
 from motes.errors import BadResponseError, ServerError, UnknownFormError
-from motes.http import Address, Client, excerpt
 from motes.models.served.profiles import PROFILES
 from motes.models.served.wires import Prompt
 from motes.steps import opening
 from motes.threads import in_thread_if_long
+from motes.transport import Address, Client, excerpt
 
 if TYPE_CHECKING:
     from motes.vocabulary import Vocabulary

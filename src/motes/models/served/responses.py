@@ -8,10 +8,10 @@ from typing import Any
 
 from motes.core import StepEnd, Usage
 from motes.errors import BadResponseError
-from motes.http import MALFORMED, Events, unknown_form
 from motes.models.served.messages import Writer
 from motes.models.served.wires import Counts, Delta, Prompt, Request, Wire
 from motes.steps import first_cut
+from motes.transport import MALFORMED, Events, unknown_form
 
 
 @dataclass(eq=False)

@@ -25,10 +25,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 from motes.core import Sampling, StepEnd
-from motes.http import Address, value_at
 from motes.models.served.ends import end_of
 from motes.models.served.messages import Piece, pieces_of
 from motes.models.served.profiles import Profile
+from motes.transport import Address, value_at
 
 DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 """Values that OpenAI's format defines for fields that a request omits."""
@@ -199,7 +199,7 @@ class Wire(ABC):
         """The pieces of answers in a whole response, or in an event of a stream.
 
         Raises:
-            motes.http.MALFORMED: the message has another form.
+            motes.transport.MALFORMED: the message has another form.
         """
         if request.is_streamed and self.event_key is not None and self.event_key not in message:
             return []  # an event that keeps the connection alive

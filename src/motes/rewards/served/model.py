@@ -16,13 +16,13 @@ from motes.errors import (
     RejectedError,
     ServerError,
 )
-from motes.http import Address, Client, ServedModel, Server, identify, may_be_of_one, now, whole_number
 from motes.rewards.families import FAMILIES, Family, family
 from motes.rewards.format import Format
 from motes.rewards.reading import Key, Prefix, Reader, Reading
 from motes.rewards.served.probe import family_of
 from motes.rewards.served.routes import ROUTES, Route, kind
 from motes.rewards.variation import ANSWERS, QUESTION, is_wanted, refuse_constant
+from motes.transport import Address, Client, ServedModel, Server, identify, may_be_of_one, now, whole_number
 from motes.vocabulary import Vocabulary
 
 Values = list[float]
@@ -40,7 +40,7 @@ class ServedPRM(ServedModel):
 
     Args:
         client, address: of the server.
-        server: see `motes.http.identify`.
+        server: see `motes.transport.identify`.
         vocabulary: the model's tokenizer, on this side: text that spells a tag must stay text, and a step must get the
             same tokens whatever is before it. The servers' `/tokenize` guarantees neither.
         format: the model's family, by name or as your own declaration.
@@ -111,7 +111,7 @@ class ServedPRM(ServedModel):
             self_test: whether to refuse a model whose scores do not vary (0 or 1).
             engine: "vllm", "sglang" or "llama.cpp", where the server gives no sign of which it is.
             context_length: where the server does not tell it.
-            connection: see `motes.http.Client.open`.
+            connection: see `motes.transport.Client.open`.
 
         Raises:
             UnreachableError: nothing answers.

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from motes.errors import ConfigurationError, ServerError
-from motes.http import Address, Client, Server, identify
 from motes.rewards.families import Family, recognise
+from motes.transport import Address, Client, Server, identify
 
 
 async def is_reward_server(client: Client, address: Address, engine: str | None = None) -> bool:
     """Whether the model at an address is a reward model: its server pools, or its name is that of a reward model.
 
     Raises:
-        UnreachableError, UnauthorizedError, UnknownNameError, ConfigurationError: see `motes.http.identify`.
+        UnreachableError, UnauthorizedError, UnknownNameError, ConfigurationError: see `motes.transport.identify`.
     """
     server = await identify(client, address, engine)
     return await pools(client, address) or family_of(server) is not None

@@ -22,9 +22,9 @@ from typing import Any, ClassVar
 
 from motes.core import Usage
 from motes.errors import BadResponseError
-from motes.http import MALFORMED, Address, Client, unknown_form, value_at
 from motes.rewards.families import Head, NextToken
 from motes.rewards.reading import Reading
+from motes.transport import MALFORMED, Address, Client, unknown_form, value_at
 
 BIAS = 100.0
 """Addend of the two logits, with which they become the two largest."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from motes.http.address import Address
-from motes.http.client import Client
+from motes.transport.address import Address
+from motes.transport.client import Client
 
 
 class ServedModel:

@@ -3,7 +3,7 @@
 408, 409, 429, 5xx, no connection, a broken connection, a body that is no JSON    another attempt
 a response of 200 that reports an error, or that its reader cannot use            another attempt
 a response in an unknown form                                                     one more attempt
-any other error, see `motes.http.failures`                                        no other attempt
+any other error, see `motes.transport.failures`                                        no other attempt
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from weakref import WeakKeyDictionary
 import httpx2
 
 from motes.errors import BadResponseError, ConfigurationError, MotesError, UnreachableError
-from motes.http.address import Address
-from motes.http.events import Events
-from motes.http.failures import TransientError, error_from_body, error_from_response
-from motes.http.key import Key
-from motes.http.options import seconds, whole_number
-from motes.http.parsing import parsed, reports_error
+from motes.transport.address import Address
+from motes.transport.events import Events
+from motes.transport.failures import TransientError, error_from_body, error_from_response
+from motes.transport.key import Key
+from motes.transport.options import seconds, whole_number
+from motes.transport.parsing import parsed, reports_error
 
 T = TypeVar("T")
 Reader = Callable[[Events], Awaitable[T]]

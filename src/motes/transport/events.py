@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from motes.errors import BadResponseError
-from motes.http.failures import error_from_body
-from motes.http.parsing import parsed, reports_error
+from motes.transport.failures import error_from_body
+from motes.transport.parsing import parsed, reports_error
 
 LINE_END = re.compile(r"\r\n|\n|\r")
 """Line ends. `str.splitlines` also splits at other characters, such as U+2028, which texts contain."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from motes.errors import ConfigurationError
-from motes.http.key import Key
 from motes.text import well_formed
+from motes.transport.key import Key
 
 KEY_VARIABLE = "MOTES_API_KEY"
 OPENAI_HOST = "api.openai.com"

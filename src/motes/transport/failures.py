@@ -28,9 +28,9 @@ from motes.errors import (
     UnauthorizedError,
     UnknownFormError,
 )
-from motes.http.address import KEY_VARIABLE
-from motes.http.parsing import parsed
-from motes.http.refusals import is_about_context
+from motes.transport.address import KEY_VARIABLE
+from motes.transport.parsing import parsed
+from motes.transport.refusals import is_about_context
 
 
 @dataclass(eq=False)

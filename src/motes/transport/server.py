@@ -15,9 +15,9 @@ from motes.errors import (
     ServerError,
     UnknownNameError,
 )
-from motes.http.address import OPENAI_HOST, Address
-from motes.http.client import Client
-from motes.http.parsing import value_at
+from motes.transport.address import OPENAI_HOST, Address
+from motes.transport.client import Client
+from motes.transport.parsing import value_at
 
 
 @dataclass(frozen=True)
