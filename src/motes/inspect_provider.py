@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from motes import api, prompts
 from motes.concurrency import gather
-from motes.core import Problem, Result, Sampling, Step, Trajectory, Usage
+from motes.core import Problem, Result, Sampling, SamplingOptions, Step, Trajectory, Usage
 from motes.errors import ConfigurationError, MissingExtraError, UnknownNameError
 from motes.lab import method_from_spec
 from motes.methods.run import MethodTraits
@@ -56,7 +56,7 @@ num_choices are honoured; the rest (connections, retries, caches) is Inspect's o
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(SamplingOptions):
     """How questions are answered, as `-M` and `-S` give it.
 
     Args:
@@ -67,7 +67,7 @@ class Settings:
             `motes.api.answer_rule`.
         seed: the first of the seeds, where the configuration gives none.
         deadline, token_budget: of one question, see `motes.asolve`.
-        delimiter, pattern, step_tokens, min_p, max_step_tokens, max_steps: see `motes.Sampling`.
+        others: see `SamplingOptions`; what Inspect's own configuration says of sampling comes first.
     """
 
     reward: str | None = None
@@ -79,12 +79,6 @@ class Settings:
     seed: int = 0
     deadline: float | None = None
     token_budget: int | None = None
-    delimiter: str | None = None
-    pattern: str | None = None
-    step_tokens: int | None = None
-    min_p: float | None = None
-    max_step_tokens: int | None = None
-    max_steps: int | None = None
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> Settings:
@@ -104,12 +98,12 @@ class Settings:
         for name in REFUSED:
             if getattr(config, name, None):
                 raise ConfigurationError(f"motes cannot honour {name}: leave it out")
-        base = Sampling() if prompt is None else prompt.sampling
-        steps = prompts.steps({name: getattr(self, name) for name in prompts.STEPS})
-        own = {"min_p": self.min_p, "max_step_tokens": self.max_step_tokens, "max_steps": self.max_steps}
-        asked = {name: getattr(config, name) for name in ("temperature", "top_p", "top_k", "max_tokens")}
-        asked["stop"] = tuple(config.stop_seqs) if config.stop_seqs else None
-        return base.replace(**steps, **{name: value for name, value in {**own, **asked}.items() if value is not None})
+        names = ("temperature", "top_p", "top_k", "max_tokens")
+        asked = {name: value for name in names if (value := getattr(config, name)) is not None}
+        if config.stop_seqs:
+            asked["stop"] = config.stop_seqs
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(SamplingOptions)}
+        return SamplingOptions(**{**options, **asked}).apply(Sampling() if prompt is None else prompt.sampling)
 
 
 class Answerer:

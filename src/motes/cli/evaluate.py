@@ -19,6 +19,7 @@ from typer.core import TyperCommand
 from motes.cli import options, terminal
 from motes.cli.terminal import Console, Text
 from motes.cli.views import accuracy_grid, section_table
+from motes.core import Sampling, SamplingOptions
 from motes.errors import ConfigurationError
 from motes.lab.measure.formats import duration
 from motes.lab.run.damage import Damages
@@ -46,6 +47,7 @@ class Command(TyperCommand):
         return super().parse_args(ctx, args)
 
 
+@options.takes_sampling
 def command(
     out: Annotated[Path, typer.Option("--out", help="Directory of the evaluation; an unfinished one is resumed.")],
     task: options.Task = "arithmetic",
@@ -68,18 +70,8 @@ def command(
         bool,
         typer.Option("--alone", help="One run at a time: seconds are those of a run that has the models to itself."),
     ] = False,
-    temperature: options.Temperature = options.DEFAULTS.temperature,
-    top_p: options.TopP = options.DEFAULTS.top_p,
-    top_k: options.TopK = options.DEFAULTS.top_k,
-    min_p: options.MinP = options.DEFAULTS.min_p,
-    max_step_tokens: options.MaxStepTokens = None,
-    max_tokens: options.MaxTokens = options.DEFAULTS.max_tokens,
-    max_steps: options.MaxSteps = options.DEFAULTS.max_steps,
     prompt: options.Prompt = None,
-    delimiter: options.Delimiter = None,
-    pattern: options.Pattern = None,
-    step_tokens: options.StepTokens = None,
-    stop: options.StopText = None,
+    sampling: SamplingOptions = options.NO_OPTIONS,
     shard: Annotated[
         str | None,
         typer.Option(metavar="I/N", help="Only part I of N, from 1, in a directory of its own; see `motes merge`."),
@@ -117,20 +109,7 @@ def command(
         lm=model,
         reward=None if reward == "none" else reward,
         outcome_reward=None if outcome_reward == "none" else outcome_reward,
-        sampling=options.sampling(
-            asked,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            min_p=min_p,
-            max_step_tokens=max_step_tokens,
-            max_tokens=max_tokens,
-            max_steps=max_steps,
-            delimiter=delimiter,
-            pattern=pattern,
-            step_tokens=step_tokens,
-            stop=stop,
-        ),
+        sampling=sampling.apply(Sampling() if asked is None else asked.sampling),
         prompt=asked,
     )
     if concurrency < 1:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
+import inspect
 import os
 import shlex
 import sys
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -15,7 +19,7 @@ import typer
 
 from motes import api, prompts
 from motes.cli import terminal
-from motes.core import Sampling
+from motes.core import Sampling, SamplingOptions
 from motes.errors import ConfigurationError
 from motes.lab.run import prices
 from motes.lab.run.evaluation import Evaluation
@@ -61,15 +65,9 @@ OutcomeReward = Annotated[
 ]
 
 DEFAULTS = Sampling()
+NO_OPTIONS = SamplingOptions()
 Temperature = Annotated[float, typer.Option(help="Of the language model; 0 is greedy.")]
-TopP = Annotated[float, typer.Option(help="Nucleus mass, in (0, 1].")]
-TopK = Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")]
-MinP = Annotated[float, typer.Option(help="Keep tokens at least this fraction as likely as the likeliest.")]
-MaxStepTokens = Annotated[
-    int | None, typer.Option(help=f"Tokens of one step at most; by default {DEFAULTS.max_step_tokens:,}.")
-]
 MaxTokens = Annotated[int | None, typer.Option(help="Tokens of one answer; by default what the model's context holds.")]
-MaxSteps = Annotated[int, typer.Option(help="Steps of one answer.")]
 Prompt = Annotated[
     str | None,
     typer.Option(
@@ -88,23 +86,6 @@ Rule = Annotated[
         r"own; by default the last \boxed{…} counts.",
     ),
 ]
-Delimiter = Annotated[
-    list[str] | None,
-    typer.Option(
-        help=r"Text that ends a step, with \n for a new line; may be repeated; by default \n\n. "
-        "none: a step is --max-step-tokens tokens."
-    ),
-]
-Pattern = Annotated[
-    str | None,
-    typer.Option(metavar="REGEX", help="Instead of a delimiter: a step ends where a match ends; (?=…) looks ahead."),
-]
-StepTokens = Annotated[int | None, typer.Option(help="Instead of a delimiter: a step is so many tokens.")]
-StopText = Annotated[
-    list[str] | None,
-    typer.Option("--stop", help=r"Text that ends the answer, with \n for a new line; may be repeated."),
-]
-
 Task = Annotated[
     str,
     typer.Option(
@@ -160,34 +141,35 @@ def prompt(spec: str | None) -> prompts.Prompt | None:
     return None if spec is None else prompts.prompt(spec)
 
 
-def sampling(
-    prompt: prompts.Prompt | None,
-    *,
-    max_step_tokens: int | None,
-    delimiter: list[str] | None,
-    pattern: str | None,
-    step_tokens: int | None,
-    stop: list[str] | None,
-    **fields: Any,
-) -> Sampling:
-    """What the options say; where they say nothing of steps and stop texts, what the prompt says of them.
+def takes_sampling(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option for each field of `SamplingOptions`, which it gets together as `sampling`."""
+    signature = inspect.signature(command, eval_str=True)
+    fields = dataclasses.fields(SamplingOptions)
+    kinds = typing.get_type_hints(SamplingOptions)
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        parameters += (
+            [_parameter(field, kinds[field.name]) for field in fields] if parameter.name == "sampling" else [parameter]
+        )
 
-    Raises:
-        ConfigurationError: they contradict each other, or a value cannot work.
-    """
-    if step_tokens is not None and max_step_tokens is not None:
-        raise ConfigurationError("--step-tokens and --max-step-tokens both say how long a step is: give one of them")
-    told = {"delimiter": delimiter and list(map(_text, delimiter)), "pattern": pattern, "step_tokens": step_tokens}
-    steps = prompts.steps(told)
-    if delimiter == ["none"]:
-        steps = {"delimiter": None}
-    if steps:
-        fields |= {"max_step_tokens": DEFAULTS.max_step_tokens, **steps}
-    if max_step_tokens is not None:
-        fields["max_step_tokens"] = max_step_tokens
-    if stop:
-        fields["stop"] = tuple(map(_text, stop))
-    return (DEFAULTS if prompt is None else prompt.sampling).replace(**fields)
+    @functools.wraps(command)
+    def with_options(**given: Any) -> None:
+        values = {field.name: given.pop(field.name) for field in fields}
+        values |= {name: list(map(_text, texts)) for name, texts in values.items() if isinstance(texts, list)}
+        command(**given, sampling=SamplingOptions(**values))
+
+    with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_options
+
+
+def _parameter(field: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
+    """The option of a command for a field of `SamplingOptions`."""
+    about = field.metadata
+    option = typer.Option(help=about["help"], metavar=about.get("metavar"))
+    takes_several = list[str] in typing.get_args(kind)
+    annotation: Any = Annotated[list[str] | None if takes_several else kind, option]
+    return inspect.Parameter(field.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)
 
 
 def trial(

@@ -13,7 +13,7 @@ from motes import api
 from motes.cli import options, terminal
 from motes.cli.terminal import Console, Text
 from motes.cli.views import Round, Watch, confidence, no_answer, show_result
-from motes.core import Problem, Result
+from motes.core import Problem, Result, Sampling, SamplingOptions
 from motes.errors import ConfigurationError
 from motes.lab.run.method_spec import describe, method_from_spec
 from motes.lab.run.presets import Preset, preset_of
@@ -22,6 +22,7 @@ from motes.smc import Weights
 from motes.tasks import Arithmetic
 
 
+@options.takes_sampling
 def command(
     question: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.", show_default=False)],
     model: options.Model = "tiny",
@@ -54,19 +55,9 @@ def command(
     token_budget: Annotated[
         int | None, typer.Option(help="Begin no step once so many tokens are generated; answer with what there is.")
     ] = None,
-    temperature: options.Temperature = options.DEFAULTS.temperature,
-    top_p: options.TopP = options.DEFAULTS.top_p,
-    top_k: options.TopK = options.DEFAULTS.top_k,
-    min_p: options.MinP = options.DEFAULTS.min_p,
-    max_step_tokens: options.MaxStepTokens = None,
-    max_tokens: options.MaxTokens = options.DEFAULTS.max_tokens,
-    max_steps: options.MaxSteps = options.DEFAULTS.max_steps,
     prompt: options.Prompt = None,
+    sampling: SamplingOptions = options.NO_OPTIONS,
     task: options.Rule = None,
-    delimiter: options.Delimiter = None,
-    pattern: options.Pattern = None,
-    step_tokens: options.StepTokens = None,
-    stop: options.StopText = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
 ) -> None:
     """Solve one problem, with its particles live."""
@@ -79,20 +70,7 @@ def command(
     made = method_from_spec(spec, usual.budget if budget is None else budget)
     asked_by = options.prompt(prompt)
     rule = None if task is None else api.answer_rule(task)
-    sampling = options.sampling(
-        asked_by,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        max_step_tokens=max_step_tokens,
-        max_tokens=max_tokens,
-        max_steps=max_steps,
-        delimiter=delimiter,
-        pattern=pattern,
-        step_tokens=step_tokens,
-        stop=stop,
-    )
+    sampled = sampling.apply(Sampling() if asked_by is None else asked_by.sampling)
     lm, prm = options.open_models(model, reward)
     last_word = options.open_reward_model(outcome_reward)
     note = out_of_kind(model, problem)
@@ -104,7 +82,7 @@ def command(
             reward=prm,
             outcome_reward=last_word,
             method=made,
-            sampling=sampling,
+            sampling=sampled,
             seed=seed,
             task=rule,
             observe=watch.observe,

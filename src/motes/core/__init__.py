@@ -2,7 +2,7 @@
 
 from motes.core.problem import Problem, Role
 from motes.core.result import FloatArray, IntArray, Record, Result
-from motes.core.sampling import LONGEST_TEXT, MOST_TEXTS, Sampling
+from motes.core.sampling import LONGEST_TEXT, MOST_TEXTS, Sampling, SamplingOptions
 from motes.core.trajectory import ANCHORED, STOPS, Failure, Finish, Step, StepEnd, Stop, Trajectory
 from motes.core.usage import NEUTRAL, Reads, Scores, Usage
 
@@ -22,6 +22,7 @@ __all__ = [
     "Result",
     "Role",
     "Sampling",
+    "SamplingOptions",
     "Scores",
     "Step",
     "StepEnd",

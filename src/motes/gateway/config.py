@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from motes import api, files, prompts
-from motes.core import Sampling
+from motes.core import Sampling, SamplingOptions
 from motes.errors import ConfigurationError, MissingExtraError, MotesError
 from motes.lab.run.method_spec import method_from_spec
 from motes.lab.run.presets import expanded, preset_of
@@ -77,18 +77,7 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-class Steps(Part):
-    """How the language model is sampled unless a request says otherwise, and where its steps end; see `Sampling`."""
-
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    max_step_tokens: int | None = None
-    max_steps: int | None = None
-    delimiter: str | Texts | None = None
-    pattern: str | None = None
-    step_tokens: int | None = None
+SamplingOptions.__pydantic_config__ = Part.model_config  # type: ignore[attr-defined]  # as strict as the tables
 
 
 class VirtualModel(Part):
@@ -103,7 +92,7 @@ class VirtualModel(Part):
         max_tokens: of one answer, the most that a request may choose; None: what the model's context holds.
         prompt: how the model is asked, see `motes.prompt`. task: whose rule reads answers, see
             `motes.api.answer_rule`.
-        sampling: see `Steps`.
+        sampling: how the language model is sampled unless a request says otherwise, and where its steps end.
         examples: questions that the page at `/` offers.
     """
 
@@ -119,7 +108,7 @@ class VirtualModel(Part):
     max_tokens: Positive | None = None
     prompt: str | None = None
     task: str | None = None
-    sampling: Steps = Steps()
+    sampling: SamplingOptions = SamplingOptions()
     examples: Texts = ()
 
     @model_validator(mode="after")
@@ -162,9 +151,8 @@ class VirtualModel(Part):
 
     def base(self) -> Sampling:
         """The sampling of requests that say nothing of it."""
-        asked, told = self.asked(), self.sampling.model_dump(exclude_none=True)
-        steps = prompts.steps({name: told.pop(name, None) for name in prompts.STEPS})
-        return (Sampling() if asked is None else asked.sampling).replace(**steps, **told)
+        prompt = self.asked()
+        return self.sampling.apply(Sampling() if prompt is None else prompt.sampling)
 
 
 class Limits(Part):

@@ -14,7 +14,6 @@ See `motes.steps` for what these mean to the letter.
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from types import MappingProxyType
 from typing import Any
 
 from motes.arguments import fit_fields
-from motes.core import Problem, Sampling
+from motes.core import Problem, Sampling, SamplingOptions
 from motes.errors import ConfigurationError, UnknownNameError, UnreadableFileError
 from motes.text import read_text
 
@@ -40,8 +39,6 @@ KEYS: Mapping[str, tuple[type, ...]] = MappingProxyType(
     }
 )
 """What a file may say, and as what."""
-STEPS = ("delimiter", "pattern", "step_tokens")
-"""What may end a step: one of these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,30 +119,8 @@ def _read(text: str, name: str, where: str) -> Prompt:
         if type(value) not in KEYS[key] or not all(isinstance(part, str) for part in parts):
             raise ConfigurationError(f"the prompt {where!r}: {key} cannot be {value!r}")
     try:
-        sampling = Sampling().replace(**steps(told), stop=_texts(told.get("stop", [])))
-        return Prompt(name=name, system=told.get("system"), question=told.get("question", SLOT), sampling=sampling)
+        options = SamplingOptions(**{key: value for key, value in told.items() if key not in ("system", "question")})
+        sampling, question = options.apply(Sampling()), told.get("question", SLOT)
+        return Prompt(name=name, system=told.get("system"), question=question, sampling=sampling)
     except ConfigurationError as error:
         raise ConfigurationError(f"the prompt {where!r}: {error}") from error
-
-
-def steps(told: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a sampling that say what ends a step, of the one of `STEPS` that is given.
-
-    Raises:
-        ConfigurationError: more than one is given, or the pattern is no regular expression.
-    """
-    given = [key for key in STEPS if told.get(key) is not None]
-    if len(given) > 1:
-        raise ConfigurationError(f"{' and '.join(given)} both say what ends a step: give one of them")
-    if "pattern" in given:
-        try:
-            return {"delimiter": re.compile(told["pattern"])}
-        except re.error as error:
-            raise ConfigurationError(f"{told['pattern']!r} is no regular expression: {error}") from error
-    if "step_tokens" in given:
-        return {"delimiter": None, "max_step_tokens": told["step_tokens"]}
-    return {"delimiter": _texts(told["delimiter"])} if given else {}
-
-
-def _texts(value: str | list[str]) -> str | tuple[str, ...]:
-    return value if isinstance(value, str) else tuple(value)
