@@ -269,7 +269,7 @@ def test_an_evaluation_takes_lists():
 
 @pytest.mark.parametrize(
     ("fields", "said"),
-    [({"text": None}, "text must be a text"), ({"ahead": 3}, "ahead must be a text")],
+    [({"text": None}, "text must be a text"), ({"overrun": 3}, "overrun must be a text")],
 )
 def test_a_step_of_somebodys_model(fields: dict[str, Any], said: str):
     with pytest.raises(ConfigurationError, match=said):

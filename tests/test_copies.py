@@ -102,7 +102,7 @@ EXAMPLES: dict[type, Any] = {
     Scores: Scores([0.25, 1.0], Usage(reward_tokens=7)),
     Reads: Reads(3, (9, 4, 0)),
     Failure: Failure(motes.errors.EngineError("no more"), Usage(generated_tokens=2)),
-    Step: Step("a\n\n", "step", (1, 2), logprob=-1.5, usage=Usage(generated_tokens=2), ahead="b"),
+    Step: Step("a\n\n", "step", (1, 2), logprob=-1.5, usage=Usage(generated_tokens=2), overrun="b"),
     Trajectory: RESULT.trajectories[0],
     Sampling: Sampling(delimiter=re.compile(r"\n+(?=Step)"), stop=("a", "b")),
     Record: RESULT.records[0],

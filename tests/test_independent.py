@@ -212,7 +212,7 @@ def test_whole_answers_can_be_followed(merges: bool):
     """All of them each time: where calls are merged one has grown by a step, otherwise all that were unfinished."""
     seen: list[tuple[Trajectory, ...]] = []
     lm = Batches(LM.table, merges)
-    result = motes.solve("?", lm=lm, reward=None, method=Majority(5), seed=1, follow=seen.append)
+    result = motes.solve("?", lm=lm, reward=None, method=Majority(5), seed=1, on_progress=seen.append)
     depths = np.array([[0] * 5, *([trajectory.depth for trajectory in each] for each in seen)])
     assert np.diff(depths.sum(axis=1)).tolist() == lm.sizes
     assert (np.diff(depths, axis=0) >= 0).all()

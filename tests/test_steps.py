@@ -24,7 +24,7 @@ from motes import ParticleFilter, Problem, Sampling, Step, TabularLanguageModel,
 from motes.conformance import acheck_language_model
 from motes.errors import ConfigurationError, ContractError, MotesError
 from motes.models.local import LocalLanguageModel
-from motes.steps import MATCH_LENGTH, Cut, divided, first_cut
+from motes.steps import MATCH_LENGTH, Cut, first_cut, split_at_end
 from motes.tasks import BoxedAnswers
 from motes.vocabulary import Vocabulary
 from mutations import mutant
@@ -205,22 +205,22 @@ def test_a_pattern_is_looked_for_once_in_what_is_new(pattern: str):
 def test_a_stop_text_behind_a_delimiter_ends_the_answer():
     """However tokens cut the text: within one that completes a delimiter as well."""
     sampling = Sampling(delimiter=("\n", ";"), stop=("Human:", "##"))
-    assert divided("done.\nHuman: 2", sampling) == ("done.\n", "", "eos")
-    assert divided("done.\nso Human:##", sampling) == ("done.\nso ", "", "eos")
-    assert divided("done;##Human:", sampling, 3) == ("done;", "", "eos")
-    assert divided("done;#", sampling) == ("done;#", "", "step")
+    assert split_at_end("done.\nHuman: 2", sampling) == ("done.\n", "", "eos")
+    assert split_at_end("done.\nso Human:##", sampling) == ("done.\nso ", "", "eos")
+    assert split_at_end("done;##Human:", sampling, 3) == ("done;", "", "eos")
+    assert split_at_end("done;#", sampling) == ("done;#", "", "step")
     by_pattern = sampling.replace(delimiter=re.compile(r"\n"))
-    text, ahead, end = divided("done.\nHuman: 2", by_pattern)
-    assert (text, ahead, end) == ("done.\n", "Human: 2", "step")
-    following = steps.drawn_before(ahead, by_pattern)
+    text, overrun, end = split_at_end("done.\nHuman: 2", by_pattern)
+    assert (text, overrun, end) == ("done.\n", "Human: 2", "step")
+    following = steps.step_in_overrun(overrun, by_pattern)
     assert following is not None
-    assert (following.text, following.ahead, following.end) == ("", "", "eos")
+    assert (following.text, following.overrun, following.end) == ("", "", "eos")
 
 
 def test_what_stands_behind_an_end():
-    assert divided("a\n\nb", Sampling()) == ("a\n\nb", "", "step"), "a token's rest belongs to the step"
-    assert divided("a\n\nb", Sampling(delimiter=re.compile("\n\n"))) == ("a\n\n", "b", "step")
-    assert divided("a\n\nb stop c", Sampling(delimiter=None, stop="stop")) == ("a\n\nb ", "", "eos")
+    assert split_at_end("a\n\nb", Sampling()) == ("a\n\nb", "", "step"), "a token's rest belongs to the step"
+    assert split_at_end("a\n\nb", Sampling(delimiter=re.compile("\n\n"))) == ("a\n\n", "b", "step")
+    assert split_at_end("a\n\nb stop c", Sampling(delimiter=None, stop="stop")) == ("a\n\nb ", "", "eos")
 
 
 @pytest.mark.parametrize(
@@ -272,10 +272,10 @@ def test_however_tokens_cut_the_text_a_pattern_ends_steps_in_the_same_places(kin
     sampling = LONG.replace(delimiter=re.compile(pattern))
     longest = 0
     for node in answers(lm, sampling):
-        text = node.text + node.step.ahead
+        text = node.text + node.step.overrun
         prompt = words.prompt(node.problem)
         assert text == words.decode_more(prompt, [token for step in node.steps for token in step.token_ids])
-        assert [part for part in (*(step.text for step in node.steps), node.step.ahead) if part] == split(
+        assert [part for part in (*(step.text for step in node.steps), node.step.overrun) if part] == split(
             text, sampling
         )
         assert all(step.end == "step" for step in node.steps[:-1])
@@ -324,7 +324,7 @@ def test_one_batch_may_hold_every_kind_of_step():
         return list(await asyncio.gather(*calls())), [await call for call in calls()]
 
     together, alone = (
-        [[(s.text, s.ahead, s.end, s.token_ids) for s in call] for call in way] for way in asyncio.run(main())
+        [[(s.text, s.overrun, s.end, s.token_ids) for s in call] for call in way] for way in asyncio.run(main())
     )
     assert together == alone
 
@@ -405,10 +405,10 @@ def test_served_steps_end_where_the_text_says(name: str):
         last = nodes[-1].step
         if any(node.step.end == "length" for node in nodes[1:]):
             continue
-        text = nodes[-1].text + last.ahead
-        parts = [part for part in (*(node.step.text for node in nodes[1:]), last.ahead) if part]
-        if last.ahead:  # as much of the next step as was drawn
-            parts[-1:] = split(last.ahead, BY_PATTERN)
+        text = nodes[-1].text + last.overrun
+        parts = [part for part in (*(node.step.text for node in nodes[1:]), last.overrun) if part]
+        if last.overrun:  # as much of the next step as was drawn
+            parts[-1:] = split(last.overrun, BY_PATTERN)
         assert parts == split(text, BY_PATTERN)
 
 
@@ -419,7 +419,7 @@ def test_a_served_pattern_changes_no_token(name: str):
         prompt = PROMPT[:]
         for before, after in pairwise(chain(lm, BY_PATTERN, seed)):
             if not after.step.token_ids:  # drawn with the last step
-                assert before.step.ahead == after.step.text + after.step.ahead
+                assert before.step.overrun == after.step.text + after.step.overrun
                 continue
             drawn = draw(prompt, limit=16, stops=[], temperature=0.9, seed=100 * seed + before.depth)
             assert list(after.step.token_ids) == drawn.ids[: len(after.step.token_ids)]
@@ -430,7 +430,7 @@ def test_a_served_pattern_changes_no_token(name: str):
 @pytest.mark.parametrize("name", WITH_TEXT | {"unknown, chat": WITHOUT_SEEDS["unknown, chat"]})
 def test_what_is_drawn_ahead_is_told_to_servers_of_text(name: str):
     lm = asyncio.run((WITH_TEXT | WITHOUT_SEEDS)[name]())
-    written = ROOT.extend(Step("so 3\n\n", "step", ahead="one "))
+    written = ROOT.extend(Step("so 3\n\n", "step", overrun="one "))
     (step,) = asyncio.run(lm.extend([written], BY_PATTERN, [3]))
     assert step.text.startswith("one ")
     (body,) = server(lm).asked
@@ -439,21 +439,21 @@ def test_what_is_drawn_ahead_is_told_to_servers_of_text(name: str):
 
 
 def test_a_step_that_was_drawn_whole_with_the_last_one_costs_nothing():
-    written = ROOT.extend(Step("so;", "step", (6, 13), ahead="3 ;one"))
+    written = ROOT.extend(Step("so;", "step", (6, 13), overrun="3 ;one"))
     for name in ("vllm", "tgi"):
         lm = asyncio.run((WITH_IDS | WITH_TEXT)[name]())
         (step,) = asyncio.run(lm.extend([written], BY_PATTERN, [3]))
-        assert (step.text, step.ahead, step.end, step.token_ids) == ("3 ;", "one", "step", ())
+        assert (step.text, step.overrun, step.end, step.token_ids) == ("3 ;", "one", "step", ())
         assert step.num_tokens == 0
         assert server(lm).asked == []
         assert [node.added for node in written.extend(step).path] == ["so;3 ;one", ""]
     (step,) = asyncio.run(local().extend([written], BY_PATTERN, [3]))
-    assert (step.text, step.ahead, step.token_ids, step.logprob) == ("3 ;", "one", (), 0.0)
+    assert (step.text, step.overrun, step.token_ids, step.logprob) == ("3 ;", "one", (), 0.0)
 
 
 def test_text_made_elsewhere_is_sent_once():
     """Also where a step of it was drawn ahead by an engine that tells no ids."""
-    written = ROOT.extend(Step("so;", "step", ahead="3 ")).extend(Step("3 one;", "step"))
+    written = ROOT.extend(Step("so;", "step", overrun="3 ")).extend(Step("3 one;", "step"))
     lm = asyncio.run(WITH_IDS["vllm"]())
     asyncio.run(lm.extend([written], BY_PATTERN, [3]))
     assert server(lm).asked[0]["prompt"] == PROMPT + encode("so;3 ") + encode("one;")
@@ -469,7 +469,7 @@ def test_sglang_streams_all_so_far_or_what_is_added(incremental: bool):
         drawn = draw(PROMPT, limit=16, stops=[], temperature=0.9, seed=seed)
         n = len(step.token_ids)
         assert list(step.token_ids) == drawn.ids[:n]
-        assert step.text + step.ahead == engines.decode(drawn.ids[:n])
+        assert step.text + step.overrun == engines.decode(drawn.ids[:n])
         assert step.logprob == pytest.approx(sum(drawn.logprobs[:n]))
         assert step.usage.prefill_tokens_cached == 2
 
@@ -501,7 +501,7 @@ def test_ids_that_a_stream_leaves_out_are_not_made_up():
         (step,) = asyncio.run(lm.extend([ROOT], BY_PATTERN, [seed]))
         n = step.num_tokens
         drawn = draw(PROMPT, limit=16, stops=[], temperature=0.9, seed=seed).ids[:n]
-        assert step.text + step.ahead == engines.decode(drawn)
+        assert step.text + step.overrun == engines.decode(drawn)
         assert list(step.token_ids) == ([] if unsaid in drawn else drawn)
         with_all, without = with_all + (unsaid not in drawn), without + (unsaid in drawn)
     assert with_all
@@ -521,15 +521,15 @@ def test_a_table_refuses_ends_that_it_cannot_look_for():
 class Sloppy(TabularLanguageModel):
     """Ends steps by a pattern, not quite."""
 
-    def __init__(self, *texts: str, ahead: str = "") -> None:
+    def __init__(self, *texts: str, overrun: str = "") -> None:
         super().__init__({(): dict.fromkeys(texts, 1 / len(texts))})
-        self.ahead = ahead
+        self.overrun = overrun
 
     async def extend(self, trajectories: Any, sampling: Sampling, seeds: Any) -> list[Step]:
         roots = [Trajectory(trajectory.problem) for trajectory in trajectories]
         drawn = await super().extend(roots, Sampling(temperature=sampling.temperature), seeds)
         end = "step" if sampling.pattern or sampling.max_step_tokens == 2 else "eos"
-        return [Step(step.text, end, step.token_ids, ahead=self.ahead) for step in drawn]
+        return [Step(step.text, end, step.token_ids, overrun=self.overrun) for step in drawn]
 
 
 @pytest.mark.parametrize(
@@ -548,7 +548,7 @@ def test_the_contract_says_where_steps_end(lm: Any, sampling: Sampling, law: str
 
 
 def test_the_contract_accepts_what_looks_ahead():
-    motes.check_language_model(Sloppy("a;", "b;", ahead=" "), sampling=Sampling(delimiter=re.compile(";(?= )")))
+    motes.check_language_model(Sloppy("a;", "b;", overrun=" "), sampling=Sampling(delimiter=re.compile(";(?= )")))
 
 
 # ------------------------------------------------------------------------------------------------------------ thinking
@@ -606,10 +606,10 @@ def test_what_a_template_opens_belongs_to_the_text():
     for sampling in (LONG, LONG.replace(delimiter=re.compile(r"[a-z](?=[a-z])")), LONG.replace(delimiter=None)):
         for node in answers(lm, sampling.replace(max_step_tokens=7, max_tokens=30), n=4):
             drawn = [token for step in node.steps for token in step.token_ids]
-            assert node.text + node.step.ahead == "<think>\n" + words.decode_more(prompt, drawn)
+            assert node.text + node.step.overrun == "<think>\n" + words.decode_more(prompt, drawn)
     motes.check_language_model(lm, sampling=Sampling(max_step_tokens=12, delimiter=re.compile(r"[aeiou](?=[a-z])")))
     (step,) = asyncio.run(lm.extend([Trajectory(problem)], Sampling(delimiter=re.compile(">")), [1]))
-    assert (step.text, step.ahead, step.token_ids) == ("<think>", "\n", ())
+    assert (step.text, step.overrun, step.token_ids) == ("<think>", "\n", ())
     written = Trajectory(problem).extend(Step("<think>\nSo 12.\n\n", "step"))
     greedy = Sampling(temperature=0.0, max_step_tokens=1)
     (step,) = asyncio.run(lm.extend([written], greedy, [0]))
@@ -669,7 +669,7 @@ def test_a_mistake_is_found(mistake: str, monkeypatch: pytest.MonkeyPatch):
     module = mutant(steps, *MUTATIONS[mistake])
     monkeypatch.setitem(globals(), "first_cut", module.first_cut)
     monkeypatch.setitem(globals(), "Cut", module.Cut)
-    monkeypatch.setitem(globals(), "divided", module.divided)
+    monkeypatch.setitem(globals(), "split_at_end", module.split_at_end)
     monkeypatch.setitem(globals(), "steps", module)
     with pytest.raises((AssertionError, MotesError)):
         every_check()

@@ -17,7 +17,7 @@ from motes.core import Problem, Result, Sampling
 from motes.errors import ConfigurationError
 from motes.methods import ParticleFilter, Run, require, select_by_outcome
 from motes.methods.limits import Limits
-from motes.methods.run import Follower, Method, MethodTraits, Observer
+from motes.methods.run import Method, MethodTraits, Observer, ProgressCallback
 from motes.opening import (
     answer_rule,
     attribute,
@@ -58,7 +58,7 @@ async def asolve(
     seed: int = 0,
     task: AnswerRule | None = None,
     observe: Observer | None = None,
-    follow: Follower | None = None,
+    on_progress: ProgressCallback | None = None,
     deadline: float | None = None,
     token_budget: int | None = None,
 ) -> Result:
@@ -76,7 +76,8 @@ async def asolve(
         seed: the same seed, models and settings give the same result.
         task: how answers are read and compared, see `motes.api.answer_rule`; by default the last \boxed{…}.
         observe: called with each round's record as it is made.
-        follow: called, by methods that draw whole answers, with all of these as they stand each time some have grown.
+        on_progress: called with the current partial answers whenever any of them has grown, by methods that draw whole
+            answers.
         deadline: seconds from now at which the answer is wanted. Steps in flight are then cancelled (by engines that
             can be interrupted; what a cancelled step had cost is not in `Result.usage`) and the best answer so far is
             returned, marked by `Result.stopped`. What was there when depends on the machine: such a run is not
@@ -110,7 +111,7 @@ async def asolve(
         method=type(method).__name__,
         seed=seed,
         observe=fit("observe", observe, Observer | None),
-        follow=fit("follow", follow, Follower | None),
+        on_progress=fit("on_progress", on_progress, ProgressCallback | None),
         limits=limits,
     )
     try:

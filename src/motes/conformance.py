@@ -53,7 +53,7 @@ def _succeeded(outcomes: Sequence[T | Failure]) -> list[T]:
 
 
 def _same(first: Step, second: Step) -> bool:
-    return all(getattr(first, name) == getattr(second, name) for name in ("text", "ahead", "end", "token_ids"))
+    return all(getattr(first, name) == getattr(second, name) for name in ("text", "overrun", "end", "token_ids"))
 
 
 async def acheck_language_model(
@@ -114,8 +114,8 @@ def _require_end(step: Step, sampling: Sampling) -> None:
     _require(drawn <= most, "max_step_tokens holds", f"{drawn} tokens")
     if sampling.pattern is not None:
         ends_at = Cut(len(step.text), is_stop=False) if step.end == "step" else None
-        found = first_cut(step.text + step.ahead, sampling)
-        _require(found == ends_at, "a step ends where its pattern first matches", repr((step.text, step.ahead)))
+        found = first_cut(step.text + step.overrun, sampling)
+        _require(found == ends_at, "a step ends where its pattern first matches", repr((step.text, step.overrun)))
     elif step.end == "step" and sampling.delimiters:
         _require(any(d in step.text for d in sampling.delimiters), "a step contains its delimiter", repr(step.text))
     elif step.end == "step":

@@ -1,19 +1,18 @@
-r"""Where steps and answers end, to the letter. Engines that look for ends among tokens find these.
+r"""The exact places where steps and answers end. Every engine finds the same ones.
 
-    delimiters      A step ends behind the first of them. What the token that completes one holds behind it belongs to
-                    the step as well, where the engine knows tokens; a stop text in it ends the answer.
-    a pattern       A step ends where a match ends, at the first letter that completes one: `\n+` ends it at its first
-                    new line. Text that the pattern has to look ahead at, as in `\n\n(?=## Step \d+:)`, is the next
-                    step's, and so is what a token holds behind the end (`Step.ahead`). A match that would leave the
-                    step blank is none. The pattern sees the step only, not those before it. A match, with what it
-                    looks ahead at, is no longer than `MATCH_LENGTH` characters.
-    tokens          A step ends with the last of `max_step_tokens`.
-    stop texts      The answer ends before the first of them. They are looked for within a step.
+    delimiters      A step ends after the first delimiter. If the token that completes it goes on, the rest of the token
+                    belongs to the step too, where the engine knows tokens; a stop text in it ends the answer.
+    a pattern       A step ends where a match ends, at the first character that completes a match: `\n+` ends it at the
+                    first new line. Text that the pattern looks ahead at, as in `\n\n(?=## Step \d+:)`, and the rest of
+                    the last token belong to the next step (`Step.overrun`). A match that would leave the step blank
+                    does not count. The pattern sees the current step only. A match, lookahead included, has at most
+                    `MATCH_LENGTH` characters.
+    tokens          A step ends after `max_step_tokens` tokens.
+    stop texts      The answer ends before the first stop text within a step.
 
-Whichever is complete first counts, and at the same letter the stop text. All of it depends on nothing but what was
-drawn so far: nothing that was drawn is thrown away and drawn again, and so steps follow the language model's own
-distribution. However tokens cut a text, a pattern ends its steps in the same places. Thinking tags are text like any
-other.
+The end that is complete first counts; if two are complete at the same character, the stop text. Ends depend only on the
+text sampled so far. No sampled text is thrown away and sampled again, so steps follow the language model's own
+distribution. A pattern ends steps in the same places however the text is tokenised. Thinking tags are ordinary text.
 """
 
 from __future__ import annotations
@@ -27,46 +26,46 @@ from motes.core import Sampling, Step, StepEnd, Usage
 
 THINKING = ("<think>", "</think>")
 MATCH_LENGTH = 256
-"""Characters of a pattern's match at most, so that looking for one costs as much late in a step as at its beginning.
-(Nested repetitions, `(a+)+b`, can take forever even so, as anywhere in `re`.)"""
+"""Longest match of a pattern, in characters: searching then costs no more late in a step than at its beginning.
+(Nested repetitions such as `(a+)+b` can still take forever, as everywhere in `re`.)"""
 
 
 VISIBLE = re.compile(r"\S")
 END_SENSITIVE = re.compile(r"\$|\\[bBZz1-9]|\(\?[!>(]|\(\?P=|[+*?}]\+|(?s:\(\?<!.*\(\?=)")
-"""Whatever can undo a match when more text follows: ends of texts, lines and words, negative lookahead, atomic groups,
-possessive repetitions, references to groups (which lookahead captures once), lookahead where nothing may be behind.
-What only looks alike is taken for it."""
+"""Constructs by which more text can undo a match: ends of texts, lines and words, negative lookahead, atomic groups,
+possessive repetitions, references to groups (which lookahead captures once), lookahead within negative lookbehind.
+Patterns that merely contain these characters are treated as if they had the construct."""
 
 
 def opening(prompt: str) -> str:
-    """What a prompt says at its end in the answer's name, and so belongs to the answer's text: the tag that the chat
-    templates of models which always think end in."""
+    """The beginning of the answer that a prompt ends with: the tag that chat templates of models which always think
+    write. It belongs to the answer's text."""
     found = re.search(r"<think>\s*\Z", prompt)
     return found[0] if found else ""
 
 
 class Cut(NamedTuple):
-    """A place where a text ends: the step's text is `text[:end]`; `is_stop`: and so is the answer's."""
+    """The end of a step in a text: the step's text is `text[:end]`. `is_stop`: the answer ends there, too."""
 
     end: int
     is_stop: bool
 
 
 def first_cut(text: str, sampling: Sampling, start: int = 0) -> Cut | None:
-    """The first place where a step ends, or the answer by a stop text.
+    """The first end of a step, or of the answer, in a step's text.
 
     Args:
-        text: of the step, as far as it is drawn.
-        start: how much of it was looked through before, without finding one.
+        text: of the step, as far as it is sampled.
+        start: number of characters that were searched before, without a result.
     """
-    found: list[tuple[int, bool, Cut]] = []  # (where it is complete, whether a stop text comes first, the cut)
+    cuts: list[tuple[int, bool, Cut]] = []  # (place where it is complete, False for a stop text, the cut)
     for texts, is_stop in ((sampling.stops, True), (sampling.delimiters, False)):
-        for sought in texts:
-            at = text.find(sought, max(0, start - len(sought) + 1))
+        for wanted in texts:
+            at = text.find(wanted, max(0, start - len(wanted) + 1))
             if at >= 0:
-                complete = at + len(sought)
-                found.append((complete, not is_stop, Cut(at if is_stop else complete, is_stop)))
-    first = min(found, default=None)
+                complete = at + len(wanted)
+                cuts.append((complete, not is_stop, Cut(at if is_stop else complete, is_stop)))
+    first = min(cuts, default=None)
     if sampling.pattern is not None:
         before = len(text) if first is None else first[0] - 1
         if (end := _end_of_match(sampling.pattern, text, start, before)) is not None:
@@ -75,7 +74,7 @@ def first_cut(text: str, sampling: Sampling, start: int = 0) -> Cut | None:
 
 
 def _end_of_match(pattern: re.Pattern[str], text: str, start: int, stop: int) -> int | None:
-    """Where the match ends that is complete first, behind `start` and not behind `stop` characters."""
+    """The end of the match that is complete first, after more than `start` and at most `stop` characters."""
     blank = len(text) if (visible := VISIBLE.search(text)) is None else visible.start()
     for before in range(max(start, blank), stop, MATCH_LENGTH):
         behind = min(before + MATCH_LENGTH, stop)
@@ -87,11 +86,12 @@ def _end_of_match(pattern: re.Pattern[str], text: str, start: int, stop: int) ->
 
 
 def _first_possible(pattern: re.Pattern[str], text: str, before: int, behind: int) -> int:
-    """The first number of characters, of those from before + 1 to `behind`, among which the pattern may match; or one
-    more than `behind`.
+    """The smallest number of characters, from before + 1 to `behind`, in which the pattern may match; `behind` + 1 if
+    there is none.
 
-    One search where there is no match, which is the rule. What matches does so still when more text follows, unless the
-    pattern looks at where the text ends: then each letter has to be tried.
+    1. A pattern that sees the end of the text has to be tried at every character.
+    2. Usually there is no match: one search over all characters shows that.
+    3. Otherwise bisect: a match in some characters is still a match when more follow.
     """
     if _sees_the_end(pattern):
         return before + 1
@@ -107,13 +107,13 @@ def _sees_the_end(pattern: re.Pattern[str]) -> bool:
     return END_SENSITIVE.search(pattern.pattern) is not None
 
 
-def divided(text: str, sampling: Sampling, start: int = 0) -> tuple[str, str, StepEnd]:
-    """A text in which an engine found an end: the step's text, what it has ahead, how it ended.
+def split_at_end(text: str, sampling: Sampling, start: int = 0) -> tuple[str, str, StepEnd]:
+    """Split a text in which an engine found the end of a step: the step's text, its overrun, and how it ended.
 
     Args:
         start: see `first_cut`.
     """
-    if sampling.pattern is None:  # what a token holds behind a delimiter stays with it, and may hold a stop text
+    if sampling.pattern is None:  # the rest of the token stays with the delimiter, and may contain a stop text
         sampling = sampling.replace(delimiter=None)
     cut = first_cut(text, sampling, start)
     if cut is None:
@@ -122,14 +122,14 @@ def divided(text: str, sampling: Sampling, start: int = 0) -> tuple[str, str, St
 
 
 def end_at_limit(sampling: Sampling, limit: int) -> StepEnd:
-    """How a step ended that was drawn up to its limit of tokens: complete, where steps are so many tokens."""
+    """How a step ended that reached its limit of tokens: it is complete where steps are a number of tokens."""
     by_tokens = not sampling.delimiters and sampling.pattern is None
     return "step" if by_tokens and limit == sampling.max_step_tokens else "length"
 
 
-def drawn_before(before: str, sampling: Sampling) -> Step | None:
-    """The step that a pattern ends within what is there before anything is drawn for it; None: there is none."""
+def step_in_overrun(before: str, sampling: Sampling) -> Step | None:
+    """The complete step, ended by a pattern, that the overrun of the previous step contains; None if there is none."""
     if sampling.pattern is None or first_cut(before, sampling) is None:
         return None
-    text, ahead, end = divided(before, sampling)
-    return Step(text, end, logprob=0.0, usage=Usage(), proposal_logprob=0.0, ahead=ahead)
+    text, overrun, end = split_at_end(before, sampling)
+    return Step(text, end, logprob=0.0, usage=Usage(), proposal_logprob=0.0, overrun=overrun)

@@ -175,7 +175,7 @@ class SamplingOptions:
         if self.step_tokens is not None:
             return {"delimiter": None, "max_step_tokens": self.step_tokens}
         if self.delimiter is not None:
-            return {"delimiter": None if self.delimiter == ["none"] else _texts(self.delimiter), **length}
+            return {"delimiter": None if self.delimiter in ("none", ["none"]) else _texts(self.delimiter), **length}
         if self.pattern is None:
             return {}
         try:

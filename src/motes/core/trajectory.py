@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -20,11 +21,11 @@ Finish = Literal["eos", "answer", "max_steps", "max_tokens", "deadline", "token_
 
 @dataclass(frozen=True, eq=False)
 class Failure:
-    """Stands in a model's results for a trajectory that it could not extend or score.
+    """What a model returns for a trajectory that it could not extend or score.
 
     Attributes:
-        error: why.
-        usage: what the attempt cost.
+        error: the reason.
+        usage: the cost of the attempt.
     """
 
     error: MotesError
@@ -33,20 +34,20 @@ class Failure:
 
 @dataclass(frozen=True)
 class Step:
-    """A piece of an answer: the text up to where a step ends (see `motes.steps`), or up to the end of the answer.
+    """A piece of an answer: its text up to the end of a step (see `motes.steps`), or up to the end of the answer.
 
     Attributes:
-        text: as generated; the concatenation of a trajectory's steps is its text. Without the end-of-sequence token.
-        end: "step" (it is complete), "eos" (the model ended its answer) or "length" (a limit on tokens cut it).
-        token_ids: every token sampled, the end-of-sequence token included; empty where the engine knows only text.
-        logprob: sum of the tokens' log-probabilities under the model at temperature 1, where the engine knows it.
-        usage: what making it cost, where the engine knows more than the number of tokens.
-        proposal_logprob: sum of the tokens' log-probabilities under the distributions that they were drawn from, at the
-            sampling's temperature, filtered and renormalised (0 for greedy tokens), where the engine knows it.
-        ahead: text that was drawn behind the step's end, because a token went on or a pattern had to look ahead. The
-            next step begins with it.
-        prefix_tokens: tokens of the prompt and of the answer before this step, whether computed or cached; None: what
-            `usage` says of them.
+        text: without the end-of-sequence token. The text of a trajectory is the concatenation of its steps' texts.
+        end: "step" (the step is complete), "eos" (the model ended its answer) or "length" (cut by a limit on tokens).
+        token_ids: all sampled tokens, the end-of-sequence token included; empty where the engine knows only text.
+        logprob: sum of the tokens' log-probabilities under the model at temperature 1; None where it is unknown.
+        usage: the cost of the step, where the engine knows more than the number of tokens.
+        proposal_logprob: sum of the tokens' log-probabilities under the distributions that they were sampled from: at
+            the sampling's temperature, filtered and renormalised (0 for greedy tokens); None where it is unknown.
+        overrun: text already sampled past this step's end (the last token, or the pattern's lookahead, reached
+            further); the next step starts with it.
+        prefix_tokens: number of tokens of the prompt and of the answer before this step, computed or cached; None: see
+            `usage`.
     """
 
     text: str
@@ -55,18 +56,24 @@ class Step:
     logprob: float | None = None
     usage: Usage | None = field(default=None, compare=False, repr=False)
     proposal_logprob: float | None = None
-    ahead: str = ""
+    overrun: str = ""
     prefix_tokens: int | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name, given in (("text", self.text), ("ahead", self.ahead)):
-            if type(given) is not str or not given.isascii():  # one of very many: what is plain is not looked at
+        for name, given in (("text", self.text), ("overrun", self.overrun)):
+            if type(given) is not str or not given.isascii():  # there are very many steps: plain text is not checked
                 object.__setattr__(self, name, fit(name, given, str))
 
     @property
     def num_tokens(self) -> int:
-        """Tokens sampled, as the engine counted them where it knows no ids."""
+        """Number of sampled tokens; the engine's own count where it knows no ids."""
         return len(self.token_ids) or (self.usage.generated_tokens if self.usage is not None else 0)
+
+    @property
+    def ahead(self) -> str:
+        """Deprecated: use `overrun`."""
+        warnings.warn("Step.ahead is deprecated: use Step.overrun", DeprecationWarning, stacklevel=2)
+        return self.overrun
 
 
 class Trajectory:
@@ -75,11 +82,11 @@ class Trajectory:
     Forking is free: a child points to its parent and shares everything before its own step. Equality is identity.
 
     Attributes:
-        finished: why nothing follows, None as long as something may. "failed": a model could not extend or score it,
-            and `error` says why. Such a particle is dropped: its weight is zero and it gives no answer.
+        finished: the reason why the answer is finished; None while it is not. "failed": a model could not extend or
+            score it, and `error` says why. Such a particle is dropped: it has weight zero and no answer.
         depth: number of steps.
-        num_tokens: tokens generated on the whole path.
-        reading: what the run's answer rule knows of the text up to here, once it was asked; see `AnswerRule`.
+        num_tokens: number of tokens generated on the whole path.
+        reading: the answer rule's reading of the text up to here, once there is one; see `AnswerRuleTraits`.
     """
 
     __slots__ = (
@@ -156,8 +163,8 @@ class Trajectory:
 
     @property
     def text(self) -> str:
-        """The texts of all steps. It is kept once the trajectory is finished, and made anew each time before: if every
-        node of the tree kept its own, memory would grow with the square of the number of steps."""
+        """The texts of all steps. Only a finished trajectory keeps it: if every node of the tree did, memory would grow
+        with the square of the number of steps."""
         if self._text is not None:
             return self._text
         text = "".join(step.text for step in self.steps)
@@ -167,18 +174,18 @@ class Trajectory:
 
     @property
     def added(self) -> str:
-        """What the last step's tokens added to what was drawn before: text that a step has ahead was drawn with it,
-        and not again with the next one, which begins with it."""
+        """The text that the last step's tokens added: without the overrun of the step before, which was sampled with
+        that step, and with the overrun of the last step."""
         if self.step is None:
             return ""
-        before = self.parent.step.ahead if self.parent is not None and self.parent.step is not None else ""
-        return (self.step.text + self.step.ahead).removeprefix(before)
+        before = self.parent.step.overrun if self.parent is not None and self.parent.step is not None else ""
+        return (self.step.text + self.step.overrun).removeprefix(before)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """What copies and pickles are made from: the parent, which is another node's, too, in the copy as here.
+        """For copies and pickles, in which nodes share their parents as they do here.
 
-        Both go from a node to its parent by recursion. Every so many nodes one names those like it before it, the first
-        of them first, so that the recursion ends at the last of these, however long the answer is.
+        Both recurse from a node to its parent, which would exceed Python's limit for a long answer. So every 32nd node
+        lists the earlier nodes of this kind, the first one first: recursion ends at the latest of them.
         """
         anchors: list[Trajectory] = []
         if self.depth % ANCHORED == 0:
@@ -188,7 +195,7 @@ class Trajectory:
                     anchors.append(node)
                 node = node.parent
         made = _node, (tuple(reversed(anchors)), self.problem, self.parent, self.step, self.finished)
-        # An error may hold the result that holds this node: it follows when the node is there.
+        # An error may hold the result that holds this node, so it is set when the node exists.
         return made if self.error is None else (*made, (None, {"error": self.error}))
 
     def __repr__(self) -> str:
@@ -196,7 +203,7 @@ class Trajectory:
 
 
 ANCHORED = 32
-"""Steps between two nodes that name those like them; see `Trajectory.__reduce__`."""
+"""Number of steps between two nodes that list earlier ones; see `Trajectory.__reduce__`."""
 
 
 def _node(

@@ -13,7 +13,7 @@ from motes.core import STOPS, Problem, Result, Sampling, Trajectory
 from motes.errors import ConfigurationError, MotesError
 from motes.gateway.config import Config, VirtualModel
 from motes.gateway.wire import Request
-from motes.methods.run import Follower, Method, Observer
+from motes.methods.run import Method, Observer, ProgressCallback
 from motes.methods.selectors import likeliest_texts
 from motes.prompts import Prompt
 from motes.protocols import AnswerRule, LanguageModel, RewardModel
@@ -123,7 +123,7 @@ class Served:
         *,
         deadline: float | None = None,
         observe: Observer | None = None,
-        follow: Follower | None = None,
+        on_progress: ProgressCallback | None = None,
     ) -> Result:
         """The run of a request. Cancelling it cancels everything upstream.
 
@@ -140,7 +140,7 @@ class Served:
             seed=asked.seed,
             task=self.rule,
             observe=observe,
-            follow=follow,
+            on_progress=on_progress,
             deadline=asked.deadline if deadline is None else deadline,
         )
 

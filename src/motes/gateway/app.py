@@ -32,7 +32,7 @@ from motes.gateway.readiness import Readiness
 from motes.gateway.replies import card, failure, reply
 from motes.gateway.streaming import Chunks, EventStream, events
 from motes.gateway.wire import ChatRequest, CompletionRequest, Request
-from motes.methods.run import Follower, Observer, Run
+from motes.methods.run import Observer, ProgressCallback, Run
 
 try:
     from fastapi import FastAPI, HTTPException
@@ -153,7 +153,7 @@ class Started:
     latest: float
     metrics: Metrics
 
-    async def solve(self, observe: Observer | None = None, follow: Follower | None = None) -> Result:
+    async def solve(self, observe: Observer | None = None, on_progress: ProgressCallback | None = None) -> Result:
         """Run, and count what it costs round by round, so that what a cancelled run had spent is known as well."""
         name, counted = self.served.name, Usage()
 
@@ -171,7 +171,9 @@ class Started:
         try:
             with tracing.span("run"):
                 tracing.note({"motes.method": self.asked.spec, "motes.particles": self.asked.particles})
-                result = await self.served.answer(self.asked, deadline=max(left, 1e-3), observe=told, follow=follow)
+                result = await self.served.answer(
+                    self.asked, deadline=max(left, 1e-3), observe=told, on_progress=on_progress
+                )
                 tracing.note_result(result)
         except Exception as error:
             result = api.computed(error)

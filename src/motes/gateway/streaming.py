@@ -1,8 +1,8 @@
 """Answers as server-sent events, in OpenAI's chunks.
 
-What is certain is sent before the run has ended: where a method has one population, or draws its answers apart,
-whatever it will answer begins with what all of its particles begin with. While nothing is certain, comments keep the
-connection alive.
+Text is sent as soon as it is certain, before the run ends. If a method has one population, or draws its answers
+independently, its answer begins with the common beginning of all its particles. While nothing is certain, comments keep
+the connection alive.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from motes.gateway.answering import Asked
 from motes.gateway.replies import FINGERPRINT, about, finish_reason, identifier, usage
 from motes.gateway.wire import Progress
 from motes.lab.run.traces import Particles, Tree
-from motes.methods.run import Follower, MethodTraits, Observer
+from motes.methods.run import MethodTraits, Observer, ProgressCallback
 from motes.text import json_line
 
 try:
@@ -39,8 +39,8 @@ class Chunks:
     """The chunks of one answer.
 
     Args:
-        name: of the model. chat: of a conversation, or of a completion. asked: the request.
-        with_usage: a last chunk holds the usage. progress: what is told of each round, see `wire.Own`.
+        name: of the model. chat: whether the request is a chat or a completion.
+        with_usage: whether the last chunk has the usage. progress: what is sent after each round, see `wire.Own`.
     """
 
     def __init__(self, name: str, chat: bool, asked: Asked, *, with_usage: bool, progress: Progress) -> None:
@@ -57,16 +57,16 @@ class Chunks:
         self._sent = ""
 
     def opening(self) -> list[bytes]:
-        """Who speaks."""
-        return [self._chunk([self._said(0, "", role="assistant")])] if self._chat else []
+        """The chunk with the role, which begins a chat."""
+        return [self._chunk([self._choice(0, "", role="assistant")])] if self._chat else []
 
     def round(self, record: Record) -> list[bytes]:
-        """What a round has made certain, and, if that was asked for, how the particles are."""
+        """The text that a round has made certain and, if the request asks for it, the state of the particles."""
         certain = self._certain(record.trajectories) if self._one_population else []
         return [*certain, *(self._progressed(record) if self._progress else [])]
 
-    def standing(self, trajectories: Sequence[Trajectory]) -> list[bytes]:
-        """The same of answers that are drawn apart, which have neither rounds nor weights."""
+    def partial_answers(self, trajectories: Sequence[Trajectory]) -> list[bytes]:
+        """The same for answers that are drawn independently, without rounds and weights."""
         certain, n = self._certain(trajectories), len(trajectories)
         if not self._progress:
             return certain
@@ -83,22 +83,22 @@ class Chunks:
         return [*certain, *self._progressed(record, apart=True)]
 
     def _certain(self, trajectories: Sequence[Trajectory]) -> list[bytes]:
-        """What all begin with, as far as it has not been sent."""
+        """The part of the common beginning of all texts that has not been sent yet."""
         texts = [trajectory.text for trajectory in trajectories if trajectory.error is None]
         if not texts:
             return []
-        first, last = min(texts), max(texts)  # what these two begin with, all do
+        first, last = min(texts), max(texts)  # the common beginning of these two is that of all
         end = sent = len(self._sent)
-        while end < len(first) and first[end] == last[end]:  # never more than the new letters: rounds are many
+        while end < len(first) and first[end] == last[end]:  # looks at new characters only: there are many rounds
             end += 1
         if end == sent:
             return []
         self._sent = first[:end]
-        return [self._chunk([self._said(0, first[sent:end])])]
+        return [self._chunk([self._choice(0, first[sent:end])])]
 
     def _progressed(self, record: Record, **more: Any) -> list[bytes]:
-        """How the particles are."""
-        told = {
+        """The state of the particles after a round."""
+        progress = {
             "round": int(max(t.depth for t in record.trajectories)),
             "sweep": record.sweep,
             "chain": record.chain,
@@ -110,11 +110,11 @@ class Chunks:
             **more,
         }
         if self._tree is not None:
-            told |= self._particles(self._tree, self._tree.round(record))
-        return [self._chunk([self._said(0, "")], motes={"progress": told})]
+            progress |= self._particles(self._tree, self._tree.round(record))
+        return [self._chunk([self._choice(0, "")], motes={"progress": progress})]
 
     def _particles(self, tree: Tree, particles: Particles) -> dict[str, Any]:
-        """A population as traces have it, with the nodes that came with it. Why a model failed is not for clients."""
+        """A population in the format of traces, with its new nodes. Clients do not learn why a model failed."""
         errors = dict.fromkeys(particles.errors, "a model failed")
         return {
             "population": dataclasses.asdict(dataclasses.replace(particles, errors=errors)),
@@ -122,31 +122,31 @@ class Chunks:
         }
 
     def ending(self, result: Result, shown: Sequence[Trajectory]) -> list[bytes]:
-        """What is left of each answer, why it ended, and what is known besides."""
+        """The rest of each answer, its finish reason, and the fields beside the answers."""
         chunks = []
         if self._tree is not None:
-            told = {"answers": result.answers, **self._particles(self._tree, self._tree.final(result))}
-            chunks.append(self._chunk([self._said(0, "")], motes={"final": told}))
+            final = {"answers": result.answers, **self._particles(self._tree, self._tree.final(result))}
+            chunks.append(self._chunk([self._choice(0, "")], motes={"final": final}))
         for i, trajectory in enumerate(shown):
             if i and self._chat:
-                chunks.append(self._chunk([self._said(i, "", role="assistant")]))
+                chunks.append(self._chunk([self._choice(i, "", role="assistant")]))
             rest = trajectory.text.removeprefix(self._sent) if i == 0 else trajectory.text
             if rest:
-                chunks.append(self._chunk([self._said(i, rest)]))
+                chunks.append(self._chunk([self._choice(i, rest)]))
         known = about(self._asked, result, shown)
         for i, trajectory in enumerate(shown):
-            ended = {**self._said(i, None), "finish_reason": finish_reason(trajectory)}
+            ended = {**self._choice(i, None), "finish_reason": finish_reason(trajectory)}
             chunks.append(self._chunk([ended], **({"motes": known} if i == len(shown) - 1 else {})))
         if self._with_usage:
             chunks.append(self._chunk([], usage=usage(result)))
         return [*chunks, DONE]
 
-    def _said(self, index: int, text: str | None, **delta: Any) -> dict[str, Any]:
+    def _choice(self, index: int, text: str | None, **delta: Any) -> dict[str, Any]:
         if self._chat:
-            said = {"delta": {**delta, **({} if text is None else {"content": text})}}
+            content = {"delta": {**delta, **({} if text is None else {"content": text})}}
         else:
-            said = {"text": text or ""}  # type: ignore[dict-item]
-        return {"index": index, **said, "logprobs": None, "finish_reason": None}
+            content = {"text": text or ""}  # type: ignore[dict-item]
+        return {"index": index, **content, "logprobs": None, "finish_reason": None}
 
     def _chunk(self, choices: list[dict[str, Any]], **fields: Any) -> bytes:
         empty = {"usage": None} if self._with_usage else {}
@@ -160,51 +160,51 @@ def event(data: Any) -> bytes:
 
 async def events(
     chunks: Chunks,
-    solve: Callable[[Observer, Follower], Awaitable[Result]],
-    shown: Callable[[Result], Sequence[Trajectory]],
-    failed: Callable[[Exception], Any],
+    solve: Callable[[Observer, ProgressCallback], Awaitable[Result]],
+    answers_of: Callable[[Result], Sequence[Trajectory]],
+    error_body: Callable[[Exception], Any],
     heartbeat: float,
 ) -> AsyncIterator[bytes]:
-    """The events of a run, as it goes.
+    """The events of a run, while it goes on.
 
     Args:
-        solve: begins the run, with those who are told of its rounds and of answers drawn apart.
-        shown: the answers that a client sees. failed: an error, in OpenAI's shape.
-        heartbeat: seconds without an event after which one is sent that means nothing.
+        solve: starts the run with two callbacks, for its rounds and for answers that are drawn independently.
+        answers_of: the answers that a client sees. error_body: an error in OpenAI's format.
+        heartbeat: seconds without an event after which a comment is sent.
     """
-    told: asyncio.Queue[Record | Sequence[Trajectory] | None] = asyncio.Queue()
-    standing: Sequence[Trajectory] = ()  # the latest; those that nobody came to tell of are passed over
+    queue: asyncio.Queue[Record | Sequence[Trajectory] | None] = asyncio.Queue()
+    latest: Sequence[Trajectory] = ()  # partial answers; earlier ones that were not sent yet are skipped
 
-    def follow(trajectories: Sequence[Trajectory]) -> None:
-        nonlocal standing
-        if not standing:
-            told.put_nowait(())
-        standing = trajectories
+    def keep_latest(trajectories: Sequence[Trajectory]) -> None:
+        nonlocal latest
+        if not latest:
+            queue.put_nowait(())
+        latest = trajectories
 
-    task = asyncio.ensure_future(solve(lambda run, record: told.put_nowait(record), follow))
-    task.add_done_callback(lambda _: told.put_nowait(None))
+    task = asyncio.ensure_future(solve(lambda run, record: queue.put_nowait(record), keep_latest))
+    task.add_done_callback(lambda _: queue.put_nowait(None))
     try:
         for chunk in chunks.opening():
             yield chunk
         while True:
             try:
-                news = await asyncio.wait_for(told.get(), heartbeat)
+                item = await asyncio.wait_for(queue.get(), heartbeat)
             except TimeoutError:
                 yield HEARTBEAT
                 continue
-            if news is None:
+            if item is None:
                 break
-            if isinstance(news, Record):
-                now = chunks.round(news)
+            if isinstance(item, Record):
+                new = chunks.round(item)
             else:
-                now, standing = chunks.standing(standing), ()
-            for chunk in now:
+                new, latest = chunks.partial_answers(latest), ()
+            for chunk in new:
                 yield chunk
         try:
             result = task.result()
-            last = chunks.ending(result, shown(result))
+            last = chunks.ending(result, answers_of(result))
         except Exception as error:
-            last = [event(failed(error)), DONE]
+            last = [event(error_body(error)), DONE]
         for chunk in last:
             yield chunk
     finally:
@@ -213,39 +213,40 @@ async def events(
 
 
 class EventStream(Response):
-    """Sends events until they end or the client leaves, whichever comes first; then they are closed.
+    """Sends events until they end or the client disconnects, then closes them.
 
     Args:
-        events: what is sent.
-        held: what is let go of at the end. left: told if the client leaves before it.
+        resources: closed at the end. on_disconnect: called if the client disconnects before the end.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[bytes], held: contextlib.AsyncExitStack, left: Callable[[], None]) -> None:
+    def __init__(
+        self, events: AsyncIterator[bytes], resources: contextlib.AsyncExitStack, on_disconnect: Callable[[], None]
+    ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._events, self._held, self._left = events, held, left
+        self._events, self._resources, self._on_disconnect = events, resources, on_disconnect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def tell() -> None:
+        async def send_events() -> None:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async for chunk in self._events:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-        async def gone() -> None:
+        async def wait_for_disconnect() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
 
-        tasks = [asyncio.ensure_future(tell()), asyncio.ensure_future(gone())]
+        tasks = [asyncio.ensure_future(send_events()), asyncio.ensure_future(wait_for_disconnect())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if not tasks[0].done():
-                self._left()
+                self._on_disconnect()
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._events.aclose()  # type: ignore[attr-defined]  # it is a generator
-            await self._held.aclose()
+            await self._resources.aclose()

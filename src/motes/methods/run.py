@@ -31,7 +31,7 @@ from motes.smc import Weights
 T = TypeVar("T")
 
 Observer = Callable[["Run", Record], None]
-Follower = Callable[[Sequence[Trajectory]], None]
+ProgressCallback = Callable[[Sequence[Trajectory]], None]
 
 
 @dataclass(eq=False)
@@ -41,8 +41,8 @@ class Run:
     Args:
         rng: the run's only source of randomness; every particle's seed is drawn from it.
         observe: called with each record as it is made; must not block.
-        follow: called, while whole answers are drawn, with all of them as they stand each time some have grown; must
-            not block.
+        on_progress: called with the current partial answers whenever any of them has grown, by methods that draw whole
+            answers; must not block.
         limits: on time and tokens. `extend` and `complete` keep to them: whatever cannot be extended any more is
             finished, so that methods end by themselves, with the weights they have.
         chain: the number that records of this run carry, where it is a part of a larger one.
@@ -58,7 +58,7 @@ class Run:
     method: str = ""
     seed: int = 0
     observe: Observer | None = None
-    follow: Follower | None = None
+    on_progress: ProgressCallback | None = None
     limits: Limits = field(default_factory=Limits)
     usage: Usage = field(default_factory=Usage)
     records: list[Record] = field(default_factory=list)
@@ -159,8 +159,8 @@ class Run:
                 part = await self.extend(part, score=False, sampling=sampling, streams=[streams[i] for i in places])
                 for i, trajectory in zip(places, part.trajectories, strict=True):
                     standing[i] = trajectory
-                if self.follow is not None:
-                    self.follow(tuple(standing))
+                if self.on_progress is not None:
+                    self.on_progress(tuple(standing))
             return await self._score_complete(part) if score and apart else part
 
         # Under a budget of tokens all go on in step: who is cut off must not depend on who is ahead.

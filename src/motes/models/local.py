@@ -28,7 +28,7 @@ from motes.kv.engine import Engine
 from motes.kv.runner import moves
 from motes.kv.worker import Request
 from motes.models.sampler import Sampler, uniforms
-from motes.steps import divided, drawn_before, end_at_limit, first_cut
+from motes.steps import end_at_limit, first_cut, split_at_end, step_in_overrun
 from motes.threads import in_thread_if_long
 from motes.vocabulary import TextEnds, Vocabulary
 
@@ -179,7 +179,7 @@ class LocalLanguageModel(Engine[_Extension]):
             await self.vocabulary.prepare(problem)
         for i, (trajectory, seed) in enumerate(zip(trajectories, seeds, strict=True)):
             before = self._before(trajectory)
-            steps[i] = drawn_before(before, sampling)
+            steps[i] = step_in_overrun(before, sampling)
             if steps[i] is not None:
                 continue
             unread = (node for node in trajectory.path if node.step is None or not node.step.token_ids)
@@ -236,7 +236,7 @@ class LocalLanguageModel(Engine[_Extension]):
 
     def _before(self, trajectory: Trajectory) -> str:
         """What the next step's text begins with."""
-        return self.vocabulary.opening(trajectory.problem) if trajectory.step is None else trajectory.step.ahead
+        return self.vocabulary.opening(trajectory.problem) if trajectory.step is None else trajectory.step.overrun
 
     # In the worker's thread:
 
@@ -370,15 +370,15 @@ class LocalLanguageModel(Engine[_Extension]):
         request = batch.requests[row]
         drawn = ids[len(request.ids) :]
         written = drawn[:-1] if eos else drawn  # not every end token is one that the tokenizer leaves out
-        text, ahead = request.before + self.vocabulary.decode_more(request.ids, written), ""
+        text, overrun = request.before + self.vocabulary.decode_more(request.ids, written), ""
         end: StepEnd = "eos"
         if found and not eos:
-            text, ahead, end = divided(text, request.sampling, len(request.before))
+            text, overrun, end = split_at_end(text, request.sampling, len(request.before))
         elif not eos:
             end = end_at_limit(request.sampling, request.limit)
         usage = request.prompt_usage + Usage(generated_tokens=len(drawn))
         logprob, proposal_logprob = float(batch.logprob[row]), float(batch.proposal_logprob[row])
-        return Step(text, end, tuple(drawn), logprob, usage, proposal_logprob, ahead, len(request.prefix))
+        return Step(text, end, tuple(drawn), logprob, usage, proposal_logprob, overrun, len(request.prefix))
 
     def _take_out(self, rows: npt.NDArray[np.intp]) -> None:
         if len(rows):

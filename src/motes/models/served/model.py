@@ -25,7 +25,7 @@ from motes.models.served.profiles import PROFILES
 from motes.models.served.prompts import renderer
 from motes.models.served.responses import Answer, Call
 from motes.models.served.wires import Completions, Prompt, Request, Wire
-from motes.steps import divided, drawn_before, end_at_limit
+from motes.steps import end_at_limit, split_at_end, step_in_overrun
 from motes.transport import Address, Client, ServedModel, flag, may_be_of_one, now, whole_number
 from motes.transport.refusals import is_about, is_about_length, limits, unsupported_field
 
@@ -232,7 +232,7 @@ class HTTPLanguageModel(ServedModel):
         """
         trajectory, sampling = node[0].trajectory, node[0].sampling
         prompt = await self._renderer.extended(trajectory)
-        if (step := drawn_before(prompt.before, sampling)) is not None:
+        if (step := step_in_overrun(prompt.before, sampling)) is not None:
             return step
         limit = sampling.max_step_tokens
         context = self.capabilities.context_length
@@ -379,19 +379,19 @@ class HTTPLanguageModel(ServedModel):
     async def _make_step(self, request: Request, index: int, answer: Answer, steps: list[PendingStep]) -> None:
         """Make a step of an answer, and settle the pending steps that use it."""
         prompt = request.prompts[index // request.n]
-        text, ahead, end = prompt.before + answer.text, "", answer.end
+        text, overrun, end = prompt.before + answer.text, "", answer.end
         if end == "step" and answer.token_ids and not (request.is_cut or self._wire.has_whole_tokens):
             with suppress(*OF_ONE_REQUEST):  # the ids, which are what the next step continues, are right all the same
                 text += await self._renderer.rest_of_token(answer.text, tuple(answer.token_ids))
         if end == "step":
-            text, ahead, end = divided(text, request.sampling, len(prompt.before))
+            text, overrun, end = split_at_end(text, request.sampling, len(prompt.before))
         elif end == "length":
             end = end_at_limit(request.sampling, request.limit)
         prefix_tokens = 0  # several answers to a prompt have it once
         if index % request.n == 0:
             is_counted_by_server = prompt.known_tokens is None and len(request.prompts) == 1
             prefix_tokens = (answer.prompt_tokens if is_counted_by_server else 0) or prompt.num_tokens
-        step = Step(text, end, tuple(answer.token_ids), answer.logprob, ahead=ahead, prefix_tokens=prefix_tokens)
+        step = Step(text, end, tuple(answer.token_ids), answer.logprob, overrun=overrun, prefix_tokens=prefix_tokens)
         usage = answer.usage
         for pending in steps:
             pending.settle(replace(step, usage=usage + pending.wasted))

@@ -51,7 +51,7 @@ class Renderer:
     async def extended(self, trajectory: Trajectory) -> Prompt:
         """The conversation with the answer so far."""
         prompt = await self.prompt(trajectory.problem)
-        before = prompt.before if trajectory.step is None else trajectory.step.ahead
+        before = prompt.before if trajectory.step is None else trajectory.step.overrun
         if prompt.ids is None:
             answer = (trajectory.text + before).removeprefix(prompt.before)
             text = None if prompt.text is None else prompt.text + answer
