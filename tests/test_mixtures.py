@@ -25,7 +25,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from motes.kv.engine import _multiplied
+from motes.kv.engine import _count_parameters
 
 WIDTH, INNER, LAYERS, ACTIVE = 16, 24, 3, 2
 SIZES = {
@@ -65,6 +65,6 @@ def test_experts_that_a_token_is_not_sent_to_cost_nothing(name: str):
     few, many = mixture(name, ACTIVE), mixture(name, 10)
     routed = LAYERS - (1 if name.startswith("deepseek") else 0)
     row = WIDTH + (1 if name == "gpt-oss" else 0)
-    assert _multiplied(many) == _multiplied(few) + routed * (10 - ACTIVE) * row
+    assert _count_parameters(many) == _count_parameters(few) + routed * (10 - ACTIVE) * row
     all_of_few = sum(p.numel() for p in few.parameters()) - few.get_input_embeddings().weight.numel()
-    assert _multiplied(few) == all_of_few
+    assert _count_parameters(few) == all_of_few

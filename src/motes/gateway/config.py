@@ -22,7 +22,7 @@ import ipaddress
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 from motes import api, files, prompts
 from motes.core import Sampling, SamplingOptions
@@ -33,7 +33,7 @@ from motes.methods.run import Method, MethodTraits
 from motes.tasks.arithmetic import Arithmetic
 
 try:
-    from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+    from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 except ImportError as error:
     raise MissingExtraError("the gateway", "serve") from error
 
@@ -77,7 +77,10 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-SamplingOptions.__pydantic_config__ = Part.model_config  # type: ignore[attr-defined]  # as strict as the tables
+Sampled = create_model(
+    "Sampled", __base__=Part, **{name: (kind, None) for name, kind in get_type_hints(SamplingOptions).items()}
+)  # type: ignore[call-overload]
+"""The table `sampling`: the fields of `SamplingOptions`."""
 
 
 class VirtualModel(Part):
@@ -108,7 +111,7 @@ class VirtualModel(Part):
     max_tokens: Positive | None = None
     prompt: str | None = None
     task: str | None = None
-    sampling: SamplingOptions = SamplingOptions()
+    sampling: Sampled = Sampled()  # type: ignore[valid-type]
     examples: Texts = ()
 
     @model_validator(mode="after")
@@ -152,7 +155,8 @@ class VirtualModel(Part):
     def base(self) -> Sampling:
         """The sampling of requests that say nothing of it."""
         prompt = self.asked()
-        return self.sampling.apply(Sampling() if prompt is None else prompt.sampling)
+        options = SamplingOptions(**dict(self.sampling))
+        return options.apply(Sampling() if prompt is None else prompt.sampling)
 
 
 class Limits(Part):

@@ -1,4 +1,4 @@
-"""What the local language model and the local reward model share: one model, its runner, its stored prefixes."""
+"""The base of the local language model and the local reward model: one model, its runner, its stored prefixes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from motes.kv.worker import RequestT, Worker
 from motes.vocabulary import Vocabulary
 
 EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_k", "moe_top_k")
-"""What configurations call the number of experts that each token is sent to."""
+"""Names that configurations use for the number of experts per token."""
 
 
 class Engine(Worker[RequestT]):
@@ -28,27 +28,27 @@ class Engine(Worker[RequestT]):
         model: in evaluation mode.
         head: hidden states → logits.
         vocabulary: the model's tokenizer.
-        max_cached_tokens: tokens whose keys and values are kept for reuse; by default what fits in an eighth of the
-            free memory. Prefixes used least recently are forgotten and computed again when needed.
-        max_batch_tokens: rows × length of the keys and values at work; by default another eighth. A request that does
-            not fit beside the others waits; one alone always runs.
-        num_threads: of torch; see `Worker`.
+        max_cached_tokens: tokens whose keys and values are kept for reuse; by default as many as fit in an eighth of
+            the free memory. The least recently used prefixes are evicted, and computed again when needed.
+        max_batch_tokens: rows × length of the batch's keys and values; by default another eighth. A request that does
+            not fit beside the others waits; a single request always runs.
+        num_threads: torch's threads; see `Worker`.
 
     Attributes:
-        num_parameters: that every token is multiplied by: all but an embedding that is only looked up, and of a
-            mixture the experts that a token is sent to.
-        origin, revision: the folder or the hub's name that it was loaded from, "" where it was made here, and the
-            hub's commit, where there is one. dtype, device: of its weights, in words.
+        num_parameters: that each token is multiplied by: all except an embedding that is only looked up; of a mixture
+            of experts those that a token is sent to.
+        origin, revision: the folder or hub name that the model was loaded from, "" if it was made in memory, and the
+            hub's commit, if any. dtype, device: names of its weights' type and device.
 
     Raises:
-        ConfigurationError: the model computes something that the engine does not (see `self_check`).
-        MotesError: of type `error`: its logits are not numbers.
+        ConfigurationError: the engine does not compute what the model computes (see `self_check`).
+        MotesError: of type `error`: the model's logits are not finite.
     """
 
     role: ClassVar[str]
-    """What it is called in messages."""
+    """Its name in messages."""
     error: ClassVar[type[MotesError]]
-    """What callers get when it fails."""
+    """The type of error that callers get when it fails."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Engine(Worker[RequestT]):
         self.dtype, self.device = str(dtype).removeprefix("torch."), device.type
         self.vocabulary = vocabulary
         self.context_length = Runner.context_length(body.config)
-        self.num_parameters = _multiplied(model)
+        self.num_parameters = _count_parameters(model)
         self.max_batch_tokens = max_batch_tokens or fits
         self.tree = PrefixTree(Runner.pool_for(body.config, max_cached_tokens or fits, dtype, device))
         self._head = head
@@ -89,10 +89,10 @@ class Engine(Worker[RequestT]):
             raise self.failure(error) from error
 
     def require_known(self, ids: Sequence[int]) -> None:
-        """Raise unless the model has all these tokens: a tokenizer may have more.
+        """Raise if the model lacks one of these tokens: its tokenizer may have more.
 
         Raises:
-            ConfigurationError: it does not.
+            ConfigurationError: it lacks one.
         """
         if (largest := max(ids, default=0)) >= self._num_tokens:
             token = self.vocabulary.tokenizer.convert_ids_to_tokens(largest)
@@ -105,14 +105,14 @@ class Engine(Worker[RequestT]):
         return self.error(f"the {self.role} {self.name!r} failed: {type(error).__name__}: {error}")
 
     def abandon(self) -> None:
-        self.tree.clear()  # what failed may have spoilt some of it
+        self.tree.clear()  # the failed round may have corrupted some of it
         self._runner.workspace.clear()
 
     def rest(self) -> None:
         self._runner.workspace.clear()
 
     def check_integrity(self) -> None:
-        """Raise AssertionError unless the stored prefixes and the workspace are sound. For tests, between calls."""
+        """Raise AssertionError if the stored prefixes or the workspace are inconsistent. For tests, between calls."""
         with self._round:
             self.tree.check_integrity()
             assert self.busy or self._runner.workspace.num_rows == 0
@@ -121,17 +121,19 @@ class Engine(Worker[RequestT]):
         return f"{type(self).__name__}({self.name!r})"
 
 
-def _multiplied(model: PreTrainedModel) -> int:
-    total = sum(_active(name, parameter, model.get_decoder().config) for name, parameter in model.named_parameters())
+def _count_parameters(model: PreTrainedModel) -> int:
+    total = sum(
+        _active_size(name, parameter, model.get_decoder().config) for name, parameter in model.named_parameters()
+    )
     embedding = next(model.get_input_embeddings().parameters())
     head = model.get_output_embeddings()
     shared = head is not None and any(parameter is embedding for parameter in head.parameters())
     return total if shared else total - embedding.numel()
 
 
-def _active(name: str, parameter: Tensor, config: PretrainedConfig) -> int:
-    """Numbers of a parameter that each token is multiplied by: of a mixture's experts, which transformers stacks, those
-    that a token is sent to. Routers and shared experts are read by every token."""
+def _active_size(name: str, parameter: Tensor, config: PretrainedConfig) -> int:
+    """The size of a parameter, of stacked experts only the share that one token is sent to. Routers and shared experts
+    count in full."""
     if ".experts." not in name:
         return parameter.numel()
     sent_to = next(

@@ -1,8 +1,8 @@
-"""A transformer whose attention reads and writes a workspace of our own.
+"""Runs a transformer whose keys and values are in a workspace of ours.
 
-Any causal model of transformers that supports attention backends can be run (Llama, Qwen2, Qwen2.5, Qwen3, Mistral and
-most others): its layers call the attention function registered here, which finds the keys and values in the
-workspace that the call passes along. The model keeps no cache of its own.
+Any causal model of transformers that supports attention backends works (Llama, Qwen2, Qwen2.5, Qwen3, Mistral and most
+others): its layers call the attention function registered here, which reads and writes the workspace that the call
+passes along. The model has no cache of its own.
 """
 
 from __future__ import annotations
@@ -25,38 +25,37 @@ from motes.kv.tree import Part, PrefixTree, TokenPool
 BACKEND = "motes"
 
 PASS_TOKENS = 8192
-"""Rows × tokens of one forward pass over many tokens: bounds the memory of activations."""
+"""Maximum rows × tokens of one forward pass over many tokens: bounds the memory of activations."""
 
 PASS_PAIRS = 1 << 26
-"""Rows × tokens × length × query heads a key head of such a pass: bounds the memory of its mask, 256 MiB in float32."""
+"""Maximum rows × tokens × length × query heads per key head of such a pass: bounds its mask to 256 MiB in float32."""
 
 MOVED = 1 << 14
-"""Tokens whose keys and values are copied at once between the pool and rows, or rows and rows."""
+"""Maximum number of tokens whose keys and values are copied at once, between pool and rows or between rows."""
 
 PART_ROWS = 32
-"""Rows that attend together, as far as the longest of them, where lengths differ much. (On a GPU all do: there
-more launches cost more than they spare.)"""
+"""Number of rows that attend together where lengths differ much. (On a GPU all rows do: more kernel launches would
+cost more than they save.)"""
 
 LEFT_OUT = ("attn_logit_softcapping", "final_logit_softcapping")
-"""Settings that are not computed here, and that `self_check` may miss where logits are small: such a model is refused.
-So are layers that see long texts differently."""
+"""Settings that this engine does not implement, and that `self_check` may miss where logits are small. Models with such
+a setting are refused, and so are models with other than full or sliding attention."""
 
 
 ROPES = {"default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional"}
-"""Rotary embeddings whose angles are known not to change within `Runner.context_length`, whatever else is in the batch.
-Another one may change them where a text is long, which `self_check` does not see: such a model is refused."""
+"""Rotary embeddings whose angles do not change within `Runner.context_length`, whatever else is in the batch. Others
+may change them in long texts, which `self_check` does not see: such models are refused."""
 
 
 class Workspace:
-    """Keys and values of the sequences at work, a row each, contiguous so that a step of decoding gathers nothing.
+    """Keys and values of the sequences in the batch, one row each, contiguous, so that decoding gathers nothing.
 
-    Rows 0 … num_rows−1 are in use; taking one out moves the last into its place. The space grows as it is needed, with
-    room to spare as long as rows × length stays within `max_tokens`; once given back, it grows at once to rows as long
-    as it has seen.
+    Rows 0 … num_rows−1 are in use; removing a row moves the last one into its place. The space grows on demand, beyond
+    the demand while rows × length stays within `max_tokens`. After `clear` it grows at once to the longest row so far.
 
     Attributes:
         data: (layers, 2, rows, kv_heads, length, head_dim)
-        lengths: (num_rows,) tokens whose keys and values a row holds.
+        lengths: (num_rows,) number of tokens in each row.
     """
 
     def __init__(self, like: TokenPool, max_tokens: int) -> None:
@@ -64,11 +63,11 @@ class Workspace:
         self.max_tokens = max_tokens
         self.data = self._blank(0, 0)
         self.lengths: list[int] = []
-        self._longest = 0  # row that was ever reserved
+        self._longest = 0  # length ever reserved
 
     def _blank(self, rows: int, length: int) -> Tensor:
         layers, two, heads, _, dim = self.pool.data.shape
-        # Zeros, not whatever the memory held: attention gives unwritten places weight 0, and 0 · NaN is NaN.
+        # Zeros instead of uninitialised memory: attention gives unwritten places weight 0, and 0 · NaN is NaN.
         return self.pool.data.new_zeros(layers, two, rows, heads, length, dim)
 
     @property
@@ -76,18 +75,20 @@ class Workspace:
         return len(self.lengths)
 
     def reserve(self, rows: int, length: int) -> None:
-        """Make room for that many rows of that many tokens."""
+        """Make room for `rows` rows of `length` tokens."""
         have_rows, have_length = self.data.shape[2], self.data.shape[4]
         if rows <= have_rows and length <= have_length:
             return
         used = max(self.lengths, default=0)
-        if rows <= have_rows:  # longer, but not for rows that nobody uses
+        if rows <= have_rows:  # longer rows: do not keep unused ones
             grown_rows = min(have_rows, max(rows, 2 * self.num_rows))
         else:
             grown_rows = max(rows, have_rows * 3 // 2)
         self._longest = max(self._longest, length)
         grown_length = have_length if length <= have_length else max(self._longest, have_length * 5 // 4)
-        if grown_rows * grown_length > self.max_tokens:  # many short rows once, a long one now: not many long ones
+        if (
+            grown_rows * grown_length > self.max_tokens
+        ):  # many short rows before, a long one now: do not make all of them long
             grown_rows = max(rows, self.num_rows)
             grown_length = max(length, used, min(grown_length, self.max_tokens // grown_rows))
         grown = self._blank(grown_rows, grown_length)
@@ -95,24 +96,24 @@ class Workspace:
         self.data = grown
 
     def clear(self) -> None:
-        """Take every row out, and give the memory back."""
+        """Remove all rows and free the memory."""
         self.lengths.clear()
         self.data = self._blank(0, 0)
 
     def append(self, stored: Sequence[Tensor]) -> None:
-        """New rows, each of which begins with the pool's tokens in its slots."""
+        """Add a row for each of `stored`, which begins with the pool's tokens in these slots."""
         first, lengths = self.num_rows, list(map(len, stored))
         self.reserve(first + len(stored), max(lengths, default=0))
         for start, stop in self._pieces(lengths):
             slots = pad_sequence(list(stored[start:stop]), batch_first=True, padding_value=-1)
-            slots[slots < 0] = slots.max()  # behind a row's own tokens, some that are there
+            slots[slots < 0] = slots.max()  # padding after a row's own tokens: any valid slot
             read = self.pool.read(slots.flatten())
             rows = read.view(*read.shape[:3], *slots.shape, -1).transpose(2, 3)
             self.data[:, :, first + start : first + stop, :, : slots.shape[1]] = rows
         self.lengths += lengths
 
     def remove(self, rows: npt.NDArray[np.intp]) -> None:
-        """Take rows out; the last ones take their places, as `moves` says."""
+        """Remove rows; the last rows take their places, see `moves`."""
         sources, targets = moves(rows, self.num_rows)
         for start, stop in self._pieces([self.lengths[source] for source in sources]):
             length = max(self.lengths[source] for source in sources[start:stop])
@@ -125,8 +126,8 @@ class Workspace:
 
     @staticmethod
     def _pieces(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Neighbouring rows to move together, from start to stop, so that what is under way stays small; none where
-        all are empty."""
+        """Ranges of neighbouring rows, (start, stop), to copy together, so that a copy stays small. Ranges of empty
+        rows are left out."""
         start = 0
         while start < len(lengths):
             stop, longest = start, 0
@@ -138,12 +139,12 @@ class Workspace:
             start = stop
 
     def values(self, rows: Tensor, places: Tensor) -> Tensor:
-        """Of tokens, each given by its row and its place in it, (layers, 2, kv_heads, tokens, head_dim)."""
+        """(layers, 2, kv_heads, tokens, head_dim), keys and values of the tokens at `places` of `rows`."""
         return self.data[:, :, rows, :, places].permute(1, 2, 3, 0, 4)
 
 
 def moves(rows: npt.NDArray[np.intp], num_rows: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Which rows fill the gaps when some, each named once, are taken out of `num_rows`: (sources, targets)."""
+    """The rows that fill the gaps, and the gaps, when `rows` (no duplicates) are removed: (sources, targets)."""
     left = num_rows - len(rows)
     stay = np.ones(num_rows, dtype=bool)
     stay[rows] = False
@@ -151,7 +152,7 @@ def moves(rows: npt.NDArray[np.intp], num_rows: int) -> tuple[npt.NDArray[np.int
 
 
 class _View:
-    """The part of a workspace that one forward pass sees: rows `first` … `first` + B − 1, each at its own length."""
+    """The part of a workspace that one forward pass uses: rows `first` … `first` + B − 1, each with its own length."""
 
     def __init__(self, workspace: Workspace, first: int, positions: Tensor, ends: Sequence[int], groups: int) -> None:
         size, n = positions.shape  # (B, n)
@@ -163,7 +164,7 @@ class _View:
         visible = torch.arange(length, device=positions.device) <= positions[:, :, None]  # (B, n, length)
         mask = torch.zeros(size, 1, n, length, dtype=self.data.dtype, device=positions.device)
         mask.masked_fill_(~visible[:, None], -torch.inf)
-        # One row of queries per head that shares a key head, so that keys are never repeated.
+        # Query heads that share a key head become rows of queries, so that keys need not be repeated.
         self.mask = mask[:, :, None].expand(size, 1, groups, n, length).reshape(size, 1, groups * n, length)
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,8 +176,8 @@ class _View:
 
 
 def _parts(ends: Sequence[int]) -> list[tuple[slice, int]]:
-    """Rows to attend over together, and how far: all as far as the longest row, or neighbours by themselves where
-    that spares much. A single long row must not make all the others long."""
+    """Groups of rows that attend together, each with the length of its longest row: all rows in one group, or
+    neighbouring rows by themselves where this saves much. One long row must not make all others long."""
     rows = range(0, len(ends), PART_ROWS)
     cut = [(slice(i, i + PART_ROWS), max(ends[i : i + PART_ROWS])) for i in rows]
     work = sum(len(ends[part]) * length for part, length in cut)
@@ -222,9 +223,9 @@ def _ropes(config: PretrainedConfig) -> list[dict[str, Any]]:
 
 
 def _without_padding(places: Tensor, starts: Sequence[int], counts: Sequence[int]) -> Tensor:
-    """(B, n) the positions that the model is told: padding stands where its row's last token does.
+    """(B, n) positions for the model, in which padding has the position of its row's last token.
 
-    Some models have no positions beyond their context, and the largest one in a batch may choose every row's angles.
+    Some models have no positions beyond their context, and in some the largest position of a batch changes all angles.
     """
     last = torch.tensor([max(start + count - 1, 0) for start, count in zip(starts, counts, strict=True)])
     return places.minimum(last[:, None])
@@ -235,11 +236,11 @@ class Runner:
 
     Args:
         body: the model without its head, in evaluation mode: `model(input_ids=…)` returns hidden states.
-        pool: where finished prefixes are kept; gives the workspace its shape.
-        max_batch_tokens: rows × length of the workspace that it grows to unasked; by default the pool's capacity.
+        pool: keeps finished prefixes; its shape is the workspace's.
+        max_batch_tokens: rows × length up to which the workspace grows beyond the demand; default: the pool's capacity.
 
     Raises:
-        ConfigurationError: the model does not let its attention be replaced.
+        ConfigurationError: the model's attention cannot be replaced, or it uses a setting that is not implemented.
     """
 
     def __init__(self, body: nn.Module, pool: TokenPool, max_batch_tokens: int | None = None) -> None:
@@ -262,7 +263,7 @@ class Runner:
 
     @staticmethod
     def pool_for(config: PretrainedConfig, capacity: int, dtype: torch.dtype, device: torch.device) -> TokenPool:
-        """A pool of the right shape for a model."""
+        """A pool for a model's keys and values."""
         heads = config.num_attention_heads
         return TokenPool(
             capacity,
@@ -275,27 +276,27 @@ class Runner:
 
     @staticmethod
     def bytes_per_token(config: PretrainedConfig, dtype: torch.dtype) -> int:
-        """Memory that the keys and values of one token take."""
+        """Memory of one token's keys and values."""
         one = Runner.pool_for(config, 1, dtype, torch.device("meta"))
         return one.data.numel() * dtype.itemsize
 
     @staticmethod
     def context_length(config: PretrainedConfig) -> int:
-        """Tokens of a sequence within which every layer sees every earlier token, at an angle that does not change."""
-        bounds = [int(config.max_position_embeddings)]  # where "dynamic" begins to change all angles
+        """Length of a sequence up to which every layer sees all earlier tokens, at angles that do not change."""
+        bounds = [int(config.max_position_embeddings)]  # beyond, "dynamic" changes all angles
         window = getattr(config, "sliding_window", None)
         if window and any("sliding" in kind for kind in getattr(config, "layer_types", None) or ["sliding"]):
             bounds.append(int(window))
         for rope in _ropes(config):
-            if rope["rope_type"] == "longrope":  # beyond, all angles change: those of stored keys, and of the batch
+            if rope["rope_type"] == "longrope":  # beyond, all angles change, also those of stored keys
                 bounds.append(int(rope["original_max_position_embeddings"]))
         return min(bounds)
 
     def forward(self, first: int, tokens: Sequence[Sequence[int]] | Tensor) -> Tensor:
-        """Feed new tokens to rows `first` … `first` + B − 1, after what they hold. Rows may get unequal numbers.
+        """Append new tokens to rows `first` … `first` + B − 1. Rows may get different numbers of tokens.
 
         Returns:
-            (B, n, hidden), n the largest number of tokens; what lies beyond a row's own tokens is meaningless.
+            (B, n, hidden), n the largest number of tokens; values beyond a row's own tokens are meaningless.
         """
         starts = self.workspace.lengths[first : first + len(tokens)]
         if isinstance(tokens, Tensor):
@@ -308,7 +309,7 @@ class Runner:
         n = ids.shape[1]
         ends = [start + n for start in starts]
         self.workspace.reserve(self.workspace.num_rows, max(ends))
-        places = torch.tensor(starts)[:, None] + torch.arange(n)  # of the keys, those of padding behind a row's own
+        places = torch.tensor(starts)[:, None] + torch.arange(n)  # of keys; padding is written after a row's own tokens
         positions = places if min(counts) == n else _without_padding(places, starts, counts)
         view = _View(self.workspace, first, places.to(self.device), ends, self._groups)
         hidden: Tensor = self.body(
@@ -319,25 +320,27 @@ class Runner:
         return hidden
 
     def feed(self, first: int, tokens: Sequence[Sequence[int]]) -> Iterator[tuple[int, int, Tensor]]:
-        """As `forward`, for any number of tokens, in passes of bounded size.
+        """Like `forward`, for any number of tokens, in passes of bounded size.
 
-        A pass has at most `PASS_TOKENS` tokens, rows × the most that one of them gets, and a mask of at most
-        `PASS_PAIRS` entries; it has one token at least.
+        A pass has at most `PASS_TOKENS` tokens (rows × tokens of the row with the most), a mask of at most `PASS_PAIRS`
+        entries, and at least one token.
 
         Yields:
             (i, at, hidden): the hidden states, (count, hidden), of tokens[i][at : at + count].
         """
         at = [0] * len(tokens)
         while any(done < len(row) for done, row in zip(at, tokens, strict=True)):
-            # A pass goes over neighbouring rows, from the first that still lacks tokens; some of them may lack none.
+            # 1) the next pass starts at the first row that lacks tokens
             start = next(i for i, (done, row) in enumerate(zip(at, tokens, strict=True)) if done < len(row))
             stop, width, held = start, 0, 0
+            # 2) it takes following rows as long as they fit, with `width` new tokens each
             while stop < len(tokens):
                 longest = max(held, self.workspace.lengths[first + stop])
-                wider = max(width, min(self._widest(1, longest), len(tokens[stop]) - at[stop]))
-                if stop > start and wider > self._widest(stop + 1 - start, longest):
+                wider = max(width, min(self._max_new_tokens_per_row(1, longest), len(tokens[stop]) - at[stop]))
+                if stop > start and wider > self._max_new_tokens_per_row(stop + 1 - start, longest):
                     break
                 stop, width, held = stop + 1, wider, longest
+            # 3) run it; rows that lack no tokens get an empty piece
             pieces = [row[done : done + width] for done, row in zip(at[start:stop], tokens[start:stop], strict=True)]
             hidden = self.forward(first + start, pieces)
             for i, piece in enumerate(pieces, start):
@@ -345,18 +348,18 @@ class Runner:
                     yield i, at[i], hidden[i - start, : len(piece)]
                     at[i] += len(piece)
 
-    def _widest(self, rows: int, held: int) -> int:
-        """Tokens for each of so many rows in one pass, when the longest row holds `held` already; 0 where one is too
-        many, but for a single row."""
+    def _max_new_tokens_per_row(self, rows: int, held: int) -> int:
+        """The largest number of new tokens per row that fits one pass, given the longest row's length `held`; at least
+        1 for a single row."""
         pairs = PASS_PAIRS // (rows * self._groups)
         within_pairs = (math.isqrt(held * held + 4 * pairs) - held) // 2  # n (held + n) ≤ pairs
         return max(int(rows == 1), min(PASS_TOKENS // rows, within_pairs))
 
     def require_numbers(self, values: Tensor) -> None:
-        """Raise unless a head's output consists of numbers.
+        """Raise if a head's output has NaN or infinite values.
 
         Raises:
-            FloatingPointError: some are NaN or infinite; says what to try.
+            FloatingPointError: it has; the message says what to try.
         """
         if not values.isfinite().all():
             dtype = str(self.workspace.data.dtype).removeprefix("torch.")
@@ -367,7 +370,7 @@ class Runner:
             )
 
     def store(self, tree: PrefixTree, rows: Sequence[int], sequences: Sequence[Sequence[int]]) -> None:
-        """Keep what rows hold of sequences, one each, in a tree over the same pool."""
+        """Store the sequences, whose keys and values are in `rows`, in a tree over the same pool."""
 
         def values(parts: list[Part]) -> Tensor:
             of = torch.tensor([rows[i] for i, start, stop in parts for _ in range(start, stop)])

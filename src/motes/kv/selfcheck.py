@@ -1,4 +1,4 @@
-"""Does the engine compute what transformers' own code computes? Asked of every model before it is used."""
+"""A check, before a model is used, that the engine computes the same as transformers' own code."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ REMEDY = "use a model of the Llama, Qwen2, Qwen3 or Mistral family, or wrap this
 
 @torch.inference_mode()
 def self_check(model: PreTrainedModel, head: Callable[[Tensor], Tensor]) -> None:
-    """Read a prefix and two branches, as an engine and as transformers does, and compare.
+    """Run a prefix and two branches through the engine and through transformers, and compare.
 
-    They may differ by √ε of the model's dtype, relative to the root mean square: 0.03 % in float32, 9 % in bfloat16.
-    What shows in long texts only is not found: `Runner` refuses that by name.
+    The results may differ by √ε of the model's dtype, relative to the root mean square: 0.03 % in float32, 9 % in
+    bfloat16. Differences that appear in long texts only are not found: `Runner` refuses such models by name.
 
     Args:
         head: hidden states → logits, as the engine applies it.
 
     Raises:
-        ConfigurationError: the engine does not compute this model, in what, and what to do.
-        FloatingPointError: the model's own logits are not numbers.
+        ConfigurationError: the results differ; the message says where, and what to do.
+        FloatingPointError: the model's own logits are not finite.
     """
     body, name = model.get_decoder(), type(model).__name__
     prefix, *branches = torch.randint(
@@ -56,7 +56,7 @@ def self_check(model: PreTrainedModel, head: Callable[[Tensor], Tensor]) -> None
 
 
 def _read(runner: Runner, prefix: list[int], branches: list[list[int]]) -> Tensor:
-    """(branches, length, hidden) of branches that fork from a stored prefix and advance unequally."""
+    """(branches, length, hidden), hidden states of branches that fork from a stored prefix and grow unequally."""
     workspace = runner.workspace
     tree = PrefixTree(workspace.pool)
     found: list[list[Tensor]] = [[] for _ in branches]

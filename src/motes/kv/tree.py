@@ -1,4 +1,4 @@
-"""Where computed prefixes are kept: a radix tree of token ids over a bounded pool of slots."""
+"""Computed prefixes: a radix tree of token ids over a bounded pool of slots."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 Part = tuple[int, int, int]
-"""Of a sequence: its index among several, and the tokens from start to stop."""
+"""Part of one of several sequences: (its index, start, stop)."""
 
 
 class TokenPool:
@@ -32,7 +32,7 @@ class TokenPool:
         self.num_free = self.capacity
 
     def allocate(self, n: int) -> Tensor:
-        """(n,) slots. The caller has made sure that n ≤ `num_free`."""
+        """(n,) slots. The caller must make sure that n ≤ `num_free`."""
         assert n <= self.num_free
         self.num_free -= n
         return self._free[self.num_free : self.num_free + n].clone()
@@ -62,7 +62,7 @@ class Node:
 
 
 class PrefixTree:
-    """Longest-prefix look-up over a pool. Prefixes used least recently make room for new ones."""
+    """Look-up of the longest stored prefix. The least recently used prefixes make room for new ones."""
 
     def __init__(self, pool: TokenPool) -> None:
         self.pool = pool
@@ -71,7 +71,7 @@ class PrefixTree:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens stored."""
+        """Number of tokens stored."""
         return self.pool.capacity - self.pool.num_free
 
     def match(self, ids: Sequence[int]) -> Tensor:
@@ -80,13 +80,13 @@ class PrefixTree:
         return torch.cat(parts) if parts else self.root.slots
 
     def insert(self, sequences: Sequence[Sequence[int]], values: Callable[[list[Part]], Tensor]) -> None:
-        """Store the keys and values of some sequences; what is stored already is not asked for again.
+        """Store the keys and values of sequences, as far as they are not stored yet.
 
-        Where the pool cannot hold all, beginnings are stored; none of the sequences makes room at another's expense.
+        If the pool cannot hold all of them, their beginnings are stored; no sequence evicts another one of the call.
 
         Args:
-            values: the parts that are missing, each a sequence's index, start and stop, to their keys and values, one
-                part after the other: (layers, 2, kv_heads, tokens of all parts, head_dim).
+            values: returns the keys and values of the missing parts, one part after the other: (layers, 2, kv_heads,
+                tokens of all parts, head_dim).
         """
         before = self._clock
         parts: list[Part] = []
@@ -97,13 +97,18 @@ class PrefixTree:
                 parts.append((i, start, start + len(slots)))
                 places.append(slots)
             elif start < len(ids):
-                break  # there is no room left
+                break  # the pool is full
         if parts:
             self.pool.write(torch.cat(places), values(parts))
 
     def _allot(self, ids: Sequence[int], before: int) -> tuple[int, Tensor]:
-        """A new edge for what of `ids` is not stored, or for the beginning of that: where it begins, and its slots,
-        which are still to be written. What was used after `before` makes no room."""
+        """Add an edge for the part of `ids` that is not stored, or for as much of its beginning as fits.
+
+        Edges used after `before` are not evicted.
+
+        Returns:
+            (start, slots): where the new edge begins, and its slots, to be written by the caller.
+        """
         path = self._walk(ids)
         start = sum(used for _, used in path)
         node = self.root
@@ -121,7 +126,7 @@ class PrefixTree:
         return start, slots
 
     def _walk(self, ids: Sequence[int]) -> list[tuple[Node, int]]:
-        """The nodes that spell the longest stored prefix, each with the number of its tokens that belong to it."""
+        """The nodes of the longest stored prefix, each with the number of its tokens that belong to the prefix."""
         self._clock += 1
         path: list[tuple[Node, int]] = []
         node, at = self.root, 0
@@ -143,7 +148,7 @@ class PrefixTree:
         return path
 
     def _split(self, node: Node, at: int) -> Node:
-        """Cut an edge in two; returns the upper part."""
+        """Split an edge in two; returns the upper part."""
         assert node.parent is not None
         upper = Node(node.tokens[:at], node.slots[:at], node.parent, node.last_used)
         node.parent.children[upper.tokens[0]] = upper
@@ -152,11 +157,13 @@ class PrefixTree:
         return upper
 
     def _make_room(self, needed: int, before: int) -> None:
-        """Evict leaves, least recently used first, until `needed` slots are free or nothing is left to evict that was
-        last used at `before` or earlier."""
+        """Evict leaves last used at `before` or earlier, least recently used first, until `needed` slots are free or
+        there are no such leaves."""
         if needed <= self.pool.num_free:
             return
-        needed = min(self.pool.capacity, max(needed, self.pool.capacity // 16))  # a search of the tree pays for many
+        needed = min(
+            self.pool.capacity, max(needed, self.pool.capacity // 16)
+        )  # searching the tree is costly: free many at once
         while needed > self.pool.num_free:
             leaves = [node for node in self._nodes() if not node.children and node.last_used <= before]
             if not leaves:
@@ -179,12 +186,12 @@ class PrefixTree:
             pending.extend(node.children.values())
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all prefixes."""
         self.root.children.clear()
         self.pool.clear()
 
     def check_integrity(self) -> None:
-        """Raise AssertionError unless every slot is free or held by exactly one node, and every edge is sound."""
+        """Raise AssertionError if a slot is neither free nor in exactly one node, or an edge is inconsistent."""
         held = [slot for node in self._nodes() for slot in node.slots.tolist()]
         free = self.pool._free[: self.pool.num_free].tolist()
         assert sorted(held + free) == list(range(self.pool.capacity)), "a slot is lost or held twice"

@@ -1,4 +1,4 @@
-"""The thread where concurrent calls meet in one batch."""
+"""A thread in which concurrent calls are served in one batch."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _WORKERS: weakref.WeakSet[Worker[Any]] = weakref.WeakSet()
 
 @atexit.register
 def _stop_all() -> None:
-    """A daemon thread that Python's end finds inside torch would abort the process."""
+    """Stop all threads before Python exits: a daemon thread that is inside torch then would abort the process."""
     for worker in list(_WORKERS):
         worker.stop()
 
 
 class Request:
-    """One unit of work of a call, and the future that its caller awaits."""
+    """One unit of work of a call, with the future that its caller awaits."""
 
     __slots__ = ("future", "loop", "outbox")
 
@@ -47,20 +47,20 @@ class Request:
 
     @property
     def settled(self) -> bool:
-        """Whether nobody waits any more: it has a result, or was withdrawn."""
+        """Whether nobody waits for it any more: it has a result, or was withdrawn."""
         return self.future.done() or self.loop.is_closed()
 
     def resolve(self, result: object) -> None:
-        """Tell the caller the result, when the outbox is next delivered."""
+        """Send the caller the result, at the next delivery of the outbox."""
         self.outbox.put(self.loop, lambda: None if self.future.done() else self.future.set_result(result))
 
     def fail(self, error: BaseException) -> None:
-        """Tell the caller of an error, when the outbox is next delivered."""
+        """Send the caller an error, at the next delivery of the outbox."""
         self.outbox.put(self.loop, lambda: None if self.future.done() else self.future.set_exception(error))
 
 
 class Outbox:
-    """What callers are told at the end of a round: each of their event loops is woken once, not once a request."""
+    """Results and errors of a round, delivered at its end: each event loop is woken once, not once per request."""
 
     def __init__(self) -> None:
         self._letters: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = {}
@@ -72,10 +72,10 @@ class Outbox:
         letters, self._letters = self._letters, {}
         for loop, settles in letters.items():
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(_all, settles)
+                loop.call_soon_threadsafe(_call_all, settles)
 
 
-def _all(settles: list[Callable[[], None]]) -> None:
+def _call_all(settles: list[Callable[[], None]]) -> None:
     for settle in settles:
         settle()
 
@@ -83,19 +83,19 @@ def _all(settles: list[Callable[[], None]]) -> None:
 class Worker(ABC, Generic[RequestT]):
     """Serves requests of any number of callers and event loops in a thread of its own.
 
-    The thread starts with the first request and ends after a few idle seconds. A subclass says how a round of work is
-    done: `work` gets what has arrived and does one round on it and on what is in progress.
+    The thread starts with the first request and ends after a few idle seconds. A subclass implements `work`, one round
+    of work on the new requests and those in progress.
 
     Args:
-        num_threads: of torch, in this thread. By default half of the processors (or what OMP_NUM_THREADS says), so
-            that a language model and a reward model can work side by side.
+        num_threads: torch's threads in this thread. The default is OMP_NUM_THREADS or half of the processors, so that
+            a language model and a reward model can work side by side.
     """
 
     def __init__(self, name: str, num_threads: int | None = None) -> None:
         self._name = name
         self._num_threads = num_threads or int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // 2))
         self._arrived: list[RequestT] = []
-        self._accepted: list[RequestT] = []  # what `work` was given, until it is settled
+        self._accepted: list[RequestT] = []  # given to `work` and not settled yet
         self._outbox = Outbox()
         self._condition = threading.Condition()
         self._round = threading.Lock()  # held while the thread works or cleans up
@@ -104,7 +104,7 @@ class Worker(ABC, Generic[RequestT]):
         _WORKERS.add(self)
 
     async def submit(self, requests: Sequence[RequestT]) -> list[Any]:
-        """Results, in order. The first failure is raised; cancelling the call withdraws its requests."""
+        """The results, in order. Raises the first failure; cancelling the call withdraws its requests."""
         futures = [request.attach(self._outbox) for request in requests]
         with self._condition:
             self._arrived.extend(requests)
@@ -122,10 +122,10 @@ class Worker(ABC, Generic[RequestT]):
 
     @abstractmethod
     def work(self, arrived: list[RequestT]) -> None:
-        """One round. Settles the requests that it finishes."""
+        """Do one round of work, and settle the requests that it finishes."""
 
     def stop(self) -> None:
-        """End the thread when its round ends; who waits is told an error. A later request starts a new one."""
+        """End the thread after its current round; pending requests fail. A later request starts a new thread."""
         with self._condition:
             thread, self._stopping = self._thread, True
             self._condition.notify()
@@ -134,15 +134,15 @@ class Worker(ABC, Generic[RequestT]):
         self._stopping = False
 
     def rest(self) -> None:
-        """Give back memory that only work needs."""
+        """Free the memory that is needed during work only."""
 
     @abstractmethod
     def abandon(self) -> None:
-        """Drop what is in progress, start clean. Those who waited for it have been told."""
+        """Drop all work in progress. Its requests have failed already."""
 
     @abstractmethod
     def failure(self, error: BaseException) -> MotesError:
-        """What callers are told when `work` raised `error`."""
+        """The error that callers get when `work` raised `error`."""
 
     def _run(self) -> None:
         try:
@@ -152,16 +152,16 @@ class Worker(ABC, Generic[RequestT]):
                     try:
                         self.work(self._accept())
                         self._outbox.deliver()
-                    except BaseException as error:  # whatever went wrong belongs to the callers, who are waiting
+                    except BaseException as error:  # callers are waiting: every error is theirs
                         self._fail(error)
                         self.abandon()
-        except BaseException as error:  # not even cleaning up worked: the next request gets a new thread
+        except BaseException as error:  # cleaning up failed as well: the next request starts a new thread
             with self._condition:
                 self._thread = None
                 self._fail_all(error)
 
     def _wait(self) -> bool:
-        """Until there is work. False when it is time to end."""
+        """Wait until there is work. False when the thread is to end."""
         with self._condition:
             if not (self._arrived or self.busy or self._stopping):
                 self._condition.wait_for(lambda: bool(self._arrived) or self._stopping, IDLE_SECONDS)
@@ -182,13 +182,13 @@ class Worker(ABC, Generic[RequestT]):
         return arrived
 
     def _fail_all(self, error: BaseException) -> None:
-        """As `_fail`, and those too whom no round has seen yet. Whoever calls it holds the condition."""
+        """Like `_fail`, but includes requests not yet picked up. The caller must hold `self._condition`."""
         self._accepted += self._arrived
         self._arrived = []
         self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        """Tell everyone who waits, each by an error of its own: one that many raise collects all their tracebacks."""
+        """Fail all accepted requests, each with its own error: a shared one would collect all their tracebacks."""
         for request in self._accepted:
             failure = self.failure(error)
             failure.__cause__ = error
