@@ -23,6 +23,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "extensions.names",
     "extensions.commands",
+    "extensions.keys",
     "extensions.sources",
     "extensions.example",
     "extensions.links",
@@ -37,7 +38,7 @@ myst_heading_anchors = 4
 # The API comes from docstrings. What is heavy is not installed here: modules that import it are read without it.
 autodoc_mock_imports = ["datasets", "inspect_ai", "jinja2", "ray", "safetensors", "tokenizers", "torch", "transformers"]
 autodoc_default_options = {"members": True, "member-order": "bysource"}
-autodoc_class_signature = "mixed"
+autodoc_type_aliases = {"FloatArray": "FloatArray", "IntArray": "IntArray", "npt.ArrayLike": "ArrayLike"}
 napoleon_numpy_docstring = False
 napoleon_custom_sections = [("Attributes", "params_style"), ("Fields", "params_style")]
 python_maximum_signature_line_length = 88

@@ -200,6 +200,7 @@ READERS: dict[str, Callable[[Block, str], None]] = {
     "{eval-rst}": lambda block, where: None,
     "{commands}": lambda block, where: None,
     "{public}": lambda block, where: None,
+    "{keys}": lambda block, where: None,
 }
 
 

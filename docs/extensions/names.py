@@ -19,6 +19,7 @@ from sphinx.addnodes import desc_annotation, pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.ext.autodoc.mock import mock
+from sphinx.ext.napoleon import GoogleDocstring
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
@@ -46,8 +47,8 @@ COMMANDS_PAGE = "docs/reference/command-line"
 
 def translate(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     lines[:] = [line for block in _blocks(lines) for line in block]
-    if what in ("attribute", "data", "property"):  # not for napoleon, which takes words before a colon for a type
-        app.env.temp_data[name] = list(lines)
+    if what in ("attribute", "data", "property"):  # whose words before a colon napoleon takes for a type
+        app.env.temp_data[name] = GoogleDocstring(lines, app.config, app, "method", name).lines()
         lines.clear()
 
 
@@ -185,7 +186,7 @@ def _full_names(name: str) -> Iterator[str]:
         found = getattr(found, part, None)
         is_own = isinstance(found, type | FunctionType) and found.__module__.startswith("motes")
         origin = f"{found.__module__}.{found.__qualname__}" if is_own else f"{origin}.{part}"
-    yield from (name, origin, origin.rpartition(".")[0])
+    yield from (name, origin, *([origin.rpartition(".")[0]] if rest else []))
 
 
 def _module(parts: list[str]) -> tuple[Any, str, list[str]]:
