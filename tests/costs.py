@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from motes import Usage
-from motes.lab.records import RunRecord
+from motes.lab.run.records import RunRecord
 
 
 def own(usage: Usage) -> Usage:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from motes import Rubric, Sampling, Step, Trajectory, Usage
+from motes.core import Failure
 from motes.errors import ContextLengthError, MotesError
-from motes.types import Failure
 
 CUE = re.compile(r"(Verdict:|Grade:|Is the solution correct\?)$")
 STERN = Rubric(name="stern", prompt="{question}\n\n{solution}\n\nWould you stake your life on it?")

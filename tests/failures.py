@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from motes.types import Failure
+from motes.core import Failure
 
 
 def unwrapped(outcomes: Sequence[Any]) -> list[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import motes
 from motes.lab import Evaluation, RunRecord, evaluate, read_records
 from motes.lab.chains import RIGHT, ChainWorld, is_right
-from motes.lab.readings import ReadAnswer
+from motes.lab.measure.readings import ReadAnswer
 
 
 def measured(directory: Path, world: ChainWorld, methods=("wbon",), budgets=(8,), limit=100) -> list[RunRecord]:

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from motes.core import Usage
 from motes.lab import RunRecord
 from motes.tasks import Arithmetic
-from motes.types import Usage
 
 GREEDY = (
     "eval", "--methods", "greedy", "--budgets", 1, "--model", "worlds:language_model", "--reward", "none",

@@ -16,7 +16,7 @@ import motes
 from exact import EVEN, FUNCTIONS, UNEVEN, World, path_of, prefixes, results, unbiased_estimates, z_limit, z_scores
 from motes import AdaptiveFilter, ParticleFilter, Result, Sampling, TabularLanguageModel, TabularReward
 from motes.errors import ConfigurationError, DegenerateWeightsError
-from motes.lab.method_spec import method_from_spec
+from motes.lab.run.method_spec import method_from_spec
 from motes.methods import adaptive
 from motes.methods.sweep import Sweep
 from test_particle_filter import Merging, fingerprint

@@ -14,12 +14,13 @@ import pytest
 import motes
 from motes.cli import main
 from motes.errors import ConfigurationError
-from motes.lab import RunRecord, advice, advise, read_records
-from motes.lab.advice import Advice, Prediction, coverage
+from motes.lab import RunRecord, advise, read_records
 from motes.lab.chains import RIGHT, ChainWorld
-from motes.lab.readings import ReadAnswer
-from motes.lab.regime import Mistakes, Regime, resampled, samples_of
-from motes.lab.statistics import Interval
+from motes.lab.measure import advice
+from motes.lab.measure.advice import Advice, Prediction, coverage
+from motes.lab.measure.readings import ReadAnswer
+from motes.lab.measure.regime import Mistakes, Regime, resampled, samples_of
+from motes.lab.measure.statistics import Interval
 from pilots import measured, pilot_of
 
 LONG = ChainWorld(10, 0.15, 2.0, memory=0.6)

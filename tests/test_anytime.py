@@ -29,9 +29,9 @@ from motes import (
     Trajectory,
     WeightedBestOfN,
 )
+from motes.core import STOPS
 from motes.errors import ConfigurationError, DegenerateWeightsError
 from motes.methods import METHODS, Run, method, population
-from motes.types import STOPS
 from mutations import mutate
 from virtual_time import timed
 

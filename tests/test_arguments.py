@@ -14,11 +14,11 @@ import pytest
 
 import motes
 from motes.arguments import _hints, fit, fit_fields
+from motes.core import Problem, Sampling, Step
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.lab import Evaluation, method_from_spec
-from motes.lab.prices import Prices
+from motes.lab.run.prices import Prices
 from motes.methods import METHODS
-from motes.types import Problem, Sampling, Step
 
 WRONG = (2.5, 3.0, "4", True, math.nan, None, [4], ("a",), b"a", object(), {"a": 1})
 """Values of many types: whatever a field takes, some of these are wrong."""

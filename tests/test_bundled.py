@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import motes
 from motes import bundled
-from motes.lab.reliability import auroc
+from motes.lab.measure.reliability import auroc
 from motes.tasks import Arithmetic
 from motes.tasks.arithmetic import LEVELS, parse
 

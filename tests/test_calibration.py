@@ -22,20 +22,13 @@ import motes
 import worlds
 from motes import CalibratedReward, Calibration, FunctionReward, Problem, Scores, Step, Trajectory, Usage
 from motes.cli import main
+from motes.core import NEUTRAL, Failure
 from motes.errors import ConfigurationError, RewardError
-from motes.lab.calibration import (
-    Labelled,
-    brier_score,
-    calibrate,
-    expected_calibration_error,
-    isotonic_regression,
-    read_labelled,
-    score_labelled,
-)
 from motes.lab.corruption import CorruptedReward
+from motes.lab.measure.calibration import Labelled, calibrate, isotonic_regression, read_labelled, score_labelled
+from motes.lab.measure.reliability import brier_score, expected_calibration_error
 from motes.tasks import Arithmetic
 from motes.tasks.arithmetic import parse
-from motes.types import NEUTRAL, Failure
 
 SCORES = st.lists(
     st.sampled_from([0.0, 0.1, 0.1 + 1e-12, 0.25, 0.5, 0.9, 1.0]) | st.floats(0, 1), min_size=1, max_size=40

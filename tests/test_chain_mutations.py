@@ -87,14 +87,16 @@ def by_whole_runs(world: World, method: ParticleFilter, runs: int = 400) -> Find
 
 
 def gibbs(n: int, potential: str, beta: float = 2.0, ess_threshold: float = 1.0, **others: int) -> ParticleGibbs:
-    return ParticleGibbs(n, 2, potential, beta=beta, ess_threshold=ess_threshold, **others)
+    return ParticleGibbs(n, 2, potential=potential, beta=beta, ess_threshold=ess_threshold, **others)
 
 
-TEMPERED = ParallelTempering(2, 2, "absolute", "probability", 3.0, 1.0, ladder=(1.0, 0.2), burn_in=1)
-ENTROPIC = EntropicParticleFilter(3, "absolute", beta=2.0, ess_threshold=0.9, expected_steps=5.0)
+TEMPERED = ParallelTempering(
+    2, 2, potential="absolute", link="probability", beta=3.0, ess_threshold=1.0, ladder=(1.0, 0.2), burn_in=1
+)
+ENTROPIC = EntropicParticleFilter(3, potential="absolute", beta=2.0, ess_threshold=0.9, expected_steps=5.0)
 AHEAD = replace(ENTROPIC, look_ahead=True)
 SCORES_OF_REFERENCE = "tuple(scores[:t] for scores in self.scores)"
-SWAPPED = ParallelTempering(2, 2, "absolute", beta=2.0, ladder=(1.0, 0.5))
+SWAPPED = ParallelTempering(2, 2, potential="absolute", beta=2.0, ladder=(1.0, 0.5))
 
 SOME_ZERO = World(EVEN.lm, TabularReward({**EVEN.reward.table, ("a",): 0.0}))
 
@@ -125,20 +127,20 @@ MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
     ),
     "free slots do not choose the reference": (
         particle_filter,
-        "resample(run.rng, chances, free, self.resampling)",
-        "resample(run.rng, chances[:free] / chances[:free].sum(), free, self.resampling)",
+        "resample(run.rng, probabilities, free, self.resampling)",
+        "resample(run.rng, probabilities[:free] / probabilities[:free].sum(), free, self.resampling)",
         by_choices(gibbs(4, "increment")),
     ),
     "free slots do not choose the reference, seen in what is drawn": (
         particle_filter,
-        "resample(run.rng, chances, free, self.resampling)",
-        "resample(run.rng, chances[:free] / chances[:free].sum(), free, self.resampling)",
+        "resample(run.rng, probabilities, free, self.resampling)",
+        "resample(run.rng, probabilities[:free] / probabilities[:free].sum(), free, self.resampling)",
         by_draws(MISLEADING, gibbs(2, "absolute")),
     ),
     "free slots are resampled systematically": (
         particle_filter,
-        "resample(run.rng, chances, free, self.resampling)",
-        'resample(run.rng, chances, free, "systematic")',
+        "resample(run.rng, probabilities, free, self.resampling)",
+        'resample(run.rng, probabilities, free, "systematic")',
         by_choices(gibbs(4, "increment")),
     ),
     "the reference's weight has no say in when to resample": (
@@ -197,8 +199,8 @@ MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
     ),
     "hot chains are as cold as the first": (
         parallel_tempering,
-        "beta=self.beta * beta)",
-        "beta=self.beta)",
+        '"beta": self.beta * beta',
+        '"beta": self.beta',
         by_whole_runs(MISLEADING, TEMPERED, runs=300),
     ),
     "answers come from the hottest chain": (
@@ -209,33 +211,33 @@ MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
     ),
     "annealing is not corrected": (
         entropic,
-        "super()._carried(weights, chances, ancestors) if self.correction else",
-        "",
+        "if not self.correction:",
+        "if True:",
         by_whole_runs(EVEN, ENTROPIC),
     ),
     "look-ahead is not corrected": (
         entropic,
-        "super()._carried(weights, chances, ancestors) if self.correction else",
-        "",
+        "if not self.correction:",
+        "if True:",
         by_whole_runs(EVEN, replace(AHEAD, annealing=False)),
     ),
     "the ratio that offspring carry is upside down": (
         particle_filter,
-        "weights.normalized[ancestors] / chances[ancestors]",
-        "chances[ancestors] / weights.normalized[ancestors]",
+        "weights.normalized[ancestors] / probabilities[ancestors]",
+        "probabilities[ancestors] / weights.normalized[ancestors]",
         by_whole_runs(MISLEADING, replace(AHEAD, beta=1.0)),
     ),
     "islands have the same say": (
         islands,
         'log_evidence if self.combine == "evidence" else None',
         "None",
-        by_whole_runs(EVEN, Islands(1, 3, "absolute", beta=2.0)),
+        by_whole_runs(EVEN, Islands(1, 3, potential="absolute", beta=2.0)),
     ),
     "dead islands do not count": (
         islands,
         "np.log(self.num_islands)",
         "np.log(len(sweeps))",
-        by_whole_runs(SOME_ZERO, Islands(1, 3, "absolute", "probability")),
+        by_whole_runs(SOME_ZERO, Islands(1, 3, potential="absolute", link="probability")),
     ),
 }
 
@@ -257,7 +259,7 @@ def install(monkeypatch: pytest.MonkeyPatch, module: types.ModuleType, old: str,
     for cls in CLASSES[module]:
         replace_methods(monkeypatch, cls, getattr(copy, cls.__name__))
     if module is sweep:
-        for user in (particle_gibbs, parallel_tempering, islands):
+        for user in (particle_gibbs, islands):
             monkeypatch.setattr(user, "pool", copy.pool)
 
 

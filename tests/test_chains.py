@@ -18,7 +18,7 @@ from exact import z_limit, z_scores
 from motes import ParticleFilter, Problem, Sampling, TabularLanguageModel, Trajectory
 from motes.errors import ConfigurationError
 from motes.lab.chains import RIGHT, USUAL, ChainReward, ChainWorld, Gaussian, is_right, table_of
-from motes.lab.reliability import auroc
+from motes.lab.measure.reliability import auroc
 
 WORLD = ChainWorld(4, 0.3, 2.0, num_problems=60)
 
@@ -207,7 +207,7 @@ def test_the_particle_filter_finds_the_evidence_of_a_chain():
             trajectory = trajectory.extend(motes.Step(text, "step"))
         ((*_, last),) = asyncio.run(world.reward.score([trajectory]))
         z += p * last / (1 - last)
-    of_the_last = ParticleFilter(4, "increment", beta=1.0)
+    of_the_last = ParticleFilter(4, potential="increment", beta=1.0)
     for method in (of_the_last, replace(of_the_last, ess_threshold=0.5)):
         found = [
             [

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 import claims
-import motes.lab.advice
+import motes.lab.measure.advice
 from claim import ablations, adaptive, advice, factor, regime, robustness, scaling
 from claim.cells import Cell, possible
 from motes import ParticleFilter, Usage
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.lab import RunRecord, method_from_spec
-from motes.lab.comparison import PairedRuns
-from motes.lab.records import RecordStore
+from motes.lab.measure.comparison import PairedRuns
+from motes.lab.run.records import RecordStore
 from motes.methods import METHODS
 
 FAKE = ["--model", "worlds:language_model", "--reward", "worlds:reward_model", "--limit", "2"]
@@ -169,8 +169,8 @@ def test_factor(tmp_path):
 
 
 def test_advice(tmp_path, monkeypatch):
-    monkeypatch.setattr(motes.lab.advice, "RESAMPLES", 2)
-    monkeypatch.setattr(motes.lab.advice, "PROBLEMS", 4)
+    monkeypatch.setattr(motes.lab.measure.advice, "RESAMPLES", 2)
+    monkeypatch.setattr(motes.lab.measure.advice, "PROBLEMS", 4)
     out = claim(tmp_path, "advice", "--cases", "short,hot", "--budgets", "2,4", "--limit", "6")
     assert {path.name for path in out.iterdir()} == {
         "report.md", "report.csv", "csv-metadata.json", "advice.png", "advice.svg",

@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 
 from motes import api
+from motes.core import Problem
 from motes.errors import ConfigurationError, GraderError, ProblemFileError, UnknownNameError
-from motes.lab.identity import of_problems
+from motes.lab.run.identity import of_problems
 from motes.tasks import DECLARED, Benchmark, task
 from motes.tasks.code import CodeAnswers, Limits, ProgramTests, Sandbox, sandbox, wire
 from motes.tasks.code.confinement import Layers, available
-from motes.types import Problem
 
 confined = pytest.mark.skipif(not available().protect_the_user, reason="programs cannot be confined here")
 

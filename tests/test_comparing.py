@@ -15,14 +15,14 @@ import pytest
 
 import strangers
 from motes.cli import main
+from motes.core import Usage
 from motes.errors import RunDirectoryError, UnknownNameError
 from motes.lab import RunRecord, compare, write_comparison
-from motes.lab.comparing import Curve, _names
-from motes.lab.overlay import looks_of
-from motes.lab.page.comparison import html
-from motes.lab.provenance import Call
-from motes.lab.statistics import paired_intervals
-from motes.types import Usage
+from motes.lab.measure.statistics import paired_intervals
+from motes.lab.run.provenance import Call
+from motes.lab.show.comparing import Curve, _names
+from motes.lab.show.overlay import looks_of
+from motes.lab.show.page.comparison import html
 from test_hostile_text import HOSTILE, Elements
 
 TASK = "problems.jsonl"

@@ -19,12 +19,11 @@ from scipy import stats
 import worlds
 from motes import Usage
 from motes.errors import RunDirectoryError
-from motes.lab import Report, RunRecord, statistics, write_report
-from motes.lab.comparison import PairedRuns, chief_of, differences, points, rates
-from motes.lab.flops import MODELS, Sizes
-from motes.lab.forest import Forest, whole_points
-from motes.lab.plot import BUDGET, TOKENS, _decades, curves_figure, heading, save
-from motes.lab.statistics import (
+from motes.lab import Report, RunRecord, write_report
+from motes.lab.measure import statistics
+from motes.lab.measure.comparison import PairedRuns, chief_of, differences, points, rates
+from motes.lab.measure.formats import flops
+from motes.lab.measure.statistics import (
     Interval,
     budget_to_reach,
     joint_level,
@@ -34,7 +33,10 @@ from motes.lab.statistics import (
     resamples,
     simultaneous_intervals,
 )
-from motes.lab.tables import flops
+from motes.lab.run.flops import MODELS, Sizes
+from motes.lab.show.forest import Forest, whole_points
+from motes.lab.show.plot import BUDGET, TOKENS, _decades, curves_figure
+from motes.lab.show.style import heading, save
 from test_lab import SMALL, results, run
 
 INF = math.inf

@@ -23,7 +23,7 @@ from motes import (
     TabularReward,
 )
 from motes.concurrency import Batcher, CallBatcher, Pending, gather
-from motes.types import Failure, Trajectory
+from motes.core import Failure, Trajectory
 
 CHAIN = TabularLanguageModel({("a",) * k: {"a": 1.0} for k in range(3)})
 
@@ -334,7 +334,7 @@ def test_a_failure_says_what_the_attempt_cost():
 
 
 def test_names_of_errors_that_are_gone_can_still_be_caught():
-    with pytest.warns(DeprecationWarning, match="return `motes.types.Failure`"):
+    with pytest.warns(DeprecationWarning, match="return `motes.core.Failure`"):
         from motes.errors import StepsFailedError
     assert issubclass(StepsFailedError, motes.errors.MotesError)
     with pytest.raises(ImportError):

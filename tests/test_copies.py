@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 import motes
+import motes.core
 import motes.errors
 import motes.gateway.admission
 import motes.gateway.answering
 import motes.http
-import motes.types
+from motes.core import Failure, Problem, Reads, Record, Result, Sampling, Scores, Step, Trajectory, Usage
 from motes.errors import (
     ConfigurationError,
     MissingExtraError,
@@ -31,7 +32,6 @@ from motes.errors import (
 )
 from motes.gateway.admission import BusyError
 from motes.gateway.answering import RefusedError
-from motes.types import Failure, Problem, Reads, Record, Result, Sampling, Scores, Step, Trajectory, Usage
 
 COPIES: dict[str, Callable[[Any], Any]] = {
     **{
@@ -120,7 +120,7 @@ ENGINES = {motes.FunctionReward, motes.Judge}
 
 def public() -> Iterator[type]:
     """Every class that motes names, and every one of the ground's, protocols aside."""
-    named = [getattr(motes, name) for name in motes.__all__] + list(vars(motes.types).values())
+    named = [getattr(motes, name) for name in motes.__all__] + list(vars(motes.core).values())
     for value in dict.fromkeys(value for value in named if inspect.isclass(value)):
         is_ours = value.__module__.startswith("motes.") and not value.__name__.startswith("_")
         if is_ours and not getattr(value, "_is_protocol", False) and not issubclass(value, MotesError):

@@ -11,8 +11,8 @@ import pytest
 import motes
 import worlds
 from motes import FunctionReward, Problem, Step, Trajectory, Usage
+from motes.core import Scores
 from motes.lab.corruption import CorruptedReward, standard_normal
-from motes.types import Scores
 
 PROBLEM = Problem("2 + 2?")
 

@@ -14,10 +14,10 @@ from checkpoints import local, local_prm
 from costs import own
 from engines import VLLM, connect
 from motes import FunctionReward, Problem, Sampling, Step, Trajectory, Usage
+from motes.core import Failure, Reads, Scores
 from motes.errors import EngineError
 from motes.ledger import Ledger
 from motes.methods import METHODS, method
-from motes.types import Failure, Reads, Scores
 
 SAMPLING = Sampling(temperature=1.0, max_steps=4, max_step_tokens=3, delimiter=None)
 """A step is three tokens: a model with random weights writes few delimiters."""

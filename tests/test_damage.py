@@ -17,8 +17,8 @@ from motes import files
 from motes.cli import main
 from motes.errors import RunDirectoryError
 from motes.lab import RecordStore, Report, export, merge, read_records, read_traces, regrade
-from motes.lab.damage import Damages, parse_json
-from motes.lab.traces import TraceStore
+from motes.lab.run.damage import Damages, parse_json
+from motes.lab.run.traces import TraceStore
 from strangers import PROBLEMS, configuration, line, record, small_evaluation, write
 from test_traces import traced
 

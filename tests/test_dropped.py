@@ -33,6 +33,7 @@ from motes import (
     Trajectory,
     WeightedBestOfN,
 )
+from motes.core import Failure
 from motes.errors import (
     ConfigurationError,
     ContextLengthError,
@@ -41,10 +42,9 @@ from motes.errors import (
     NoParticlesError,
     ServerError,
 )
-from motes.methods import METHODS, Population, Run, conclude, method, particle_filter, population, requirements
+from motes.methods import METHODS, Population, Run, conclude, method, particle_filter, requirements, run
 from motes.smc import Weights
 from motes.tasks import BoxedAnswers
-from motes.types import Failure
 from mutations import mutant, mutate
 
 
@@ -232,10 +232,10 @@ def test_methods_that_work_step_by_step_refuse_before_anything_is_asked(name: st
 
 MUTATIONS = {
     "a filter keeps the weight": (particle_filter, "weights = population.without_dropped(weights)\n", "pass\n"),
-    "records keep the weight": (population, "weights = population.without_dropped(weights)\n", "pass\n"),
-    "scores are kept": (population, '() if trajectory.finished == "failed" else scores', "scores"),
-    "the reason is lost": (population, "return parent.fail(step.error)", "return parent.finish('max_tokens')"),
-    "none left is no error": (population, "if not weights.degenerate:\n            return", "return"),
+    "records keep the weight": (run, "weights = population.without_dropped(weights)\n", "pass\n"),
+    "scores are kept": (run, '() if trajectory.finished == "failed" else scores', "scores"),
+    "the reason is lost": (run, "return parent.fail(step.error)", "return parent.finish('max_tokens')"),
+    "none left is no error": (run, "if not weights.degenerate:\n            return", "return"),
     "step by step is never refused": (requirements, "if sampling.max_steps > 1 and not", "if False and not"),
 }
 
@@ -244,7 +244,7 @@ MUTATIONS = {
 def test_a_mistake_is_found(mistake: str, monkeypatch: pytest.MonkeyPatch):
     module, *change = MUTATIONS[mistake]
     if module is requirements:
-        for user in (particle_filter, population):
+        for user in (particle_filter, run):
             monkeypatch.setattr(user, "require_steps", mutant(module, *change).require_steps)
     else:
         mutate(monkeypatch, module, "ParticleFilter" if module is particle_filter else "Run", *change)

@@ -324,7 +324,7 @@ import asyncio, motes
 lm = motes.language_model("tiny")
 decode, begun = lm._decode, []
 lm._decode = lambda: (begun.append(1), decode())
-root = motes.types.Trajectory(motes.Problem("Ben owns 7 pears."))
+root = motes.core.Trajectory(motes.Problem("Ben owns 7 pears."))
 async def main():
     asyncio.ensure_future(lm.extend([root] * 64, motes.Sampling(delimiter=None), range(64)))
     while not begun:

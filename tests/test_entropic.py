@@ -28,7 +28,7 @@ from exact import (
 )
 from motes import EntropicParticleFilter, Islands, ParticleFilter, Result, Sampling, TabularLanguageModel, TabularReward
 from motes.errors import ConfigurationError, DegenerateWeightsError
-from motes.lab.method_spec import method_from_spec
+from motes.lab.run.method_spec import method_from_spec
 from motes.smc import RESAMPLING, Weights
 from test_particle_filter import Merging, fingerprint
 
@@ -54,7 +54,16 @@ def run(world: World, method: ParticleFilter, **options: object) -> Result:
 def test_with_the_correction_the_target_is_preserved(potential: str, link: str, scheme: str):
     world = WORLDS[potential]
     for form in FORMS.values():
-        method = EntropicParticleFilter(3, potential, link, 1.5, 0.9, scheme, expected_steps=6.0, **form)
+        method = EntropicParticleFilter(
+            3,
+            potential=potential,
+            link=link,
+            beta=1.5,
+            ess_threshold=0.9,
+            resampling=scheme,
+            expected_steps=6.0,
+            **form,
+        )
         z = z_scores(unbiased_estimates(world, method, runs=60), world.target(method, FUNCTIONS))
         assert np.abs(z).max() < LIMIT, (form, z)
 
@@ -62,7 +71,16 @@ def test_with_the_correction_the_target_is_preserved(potential: str, link: str, 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_as_published_it_is_biased(form: dict[str, bool]):
     """Each of its two parts, and both, at a size that cannot be chance; corrected on the same seeds it is not."""
-    corrected = EntropicParticleFilter(3, "absolute", "odds", 2.0, 0.9, "multinomial", expected_steps=6.0, **form)
+    corrected = EntropicParticleFilter(
+        3,
+        potential="absolute",
+        link="odds",
+        beta=2.0,
+        ess_threshold=0.9,
+        resampling="multinomial",
+        expected_steps=6.0,
+        **form,
+    )
     expected = EVEN.target(corrected, FUNCTIONS)
     published = replace(corrected, correction=False)
     assert np.abs(z_scores(unbiased_estimates(EVEN, published, runs=420), expected)).max() > LIMIT
@@ -72,7 +90,7 @@ def test_as_published_it_is_biased(form: dict[str, bool]):
 def test_zero_scores_ahead_keep_a_chance():
     reward = TabularReward({**EVEN.reward.table, ("a", "a"): 0.0, ("b", "a", "a"): 0.0})
     world = World(EVEN.lm, reward)
-    method = EntropicParticleFilter(4, "absolute", "probability", ess_threshold=1.0, look_ahead=True)
+    method = EntropicParticleFilter(4, potential="absolute", link="probability", ess_threshold=1.0, look_ahead=True)
     z = z_scores(unbiased_estimates(world, method, runs=300), world.target(method, FUNCTIONS))
     assert np.abs(z).max() < LIMIT, z
 
@@ -96,7 +114,7 @@ def test_temperature(weights: list[float], t: int, temperature: float):
 
 
 def test_look_ahead_draws_one_more_step_of_each_and_counts_it():
-    method = EntropicParticleFilter(5, "absolute", ess_threshold=1.0, look_ahead=True)
+    method = EntropicParticleFilter(5, potential="absolute", ess_threshold=1.0, look_ahead=True)
     for seed in range(10):
         result = run(EVEN, method, seed=seed)
         assert [record.usage.lm_calls for record in result.records] == [5, 10, 10]
@@ -109,15 +127,17 @@ def test_look_ahead_draws_one_more_step_of_each_and_counts_it():
 
 
 def test_without_its_two_parts_it_is_the_particle_filter():
-    plain = ParticleFilter(4, "increment", ess_threshold=0.9)
+    plain = ParticleFilter(4, potential="increment", ess_threshold=0.9)
     for correction in (True, False):
-        method = EntropicParticleFilter(4, "increment", ess_threshold=0.9, annealing=False, correction=correction)
+        method = EntropicParticleFilter(
+            4, potential="increment", ess_threshold=0.9, annealing=False, correction=correction
+        )
         for first, second in zip(results(UNEVEN, plain, 20), results(UNEVEN, method, 20), strict=True):
             assert fingerprint(first) == fingerprint(second)
 
 
 def test_weights_carried_are_the_ratio_of_weight_and_chance():
-    method = EntropicParticleFilter(4, "absolute", beta=3.0, ess_threshold=1.0, expected_steps=100.0)
+    method = EntropicParticleFilter(4, potential="absolute", beta=3.0, ess_threshold=1.0, expected_steps=100.0)
     annealed = 0
     for result in results(EVEN, method, 20):
         for t, (before, after) in enumerate(zip(result.records, result.records[1:], strict=False), start=1):
@@ -140,7 +160,7 @@ def test_constant_potential_gives_weights_of_one(look_ahead: bool):
 
 def test_one_particle_weighs_its_path():
     for look_ahead in (True, False):
-        method = EntropicParticleFilter(1, "increment", ess_threshold=1.0, look_ahead=look_ahead)
+        method = EntropicParticleFilter(1, potential="increment", ess_threshold=1.0, look_ahead=look_ahead)
         for result in results(UNEVEN, method, 20):
             assert np.exp(result.log_evidence) == pytest.approx(UNEVEN.weight(path_of(result.trajectories[0]), method))
 
@@ -151,14 +171,14 @@ def test_one_particle_weighs_its_path():
 @pytest.mark.parametrize("scheme", RESAMPLING)
 @pytest.mark.parametrize("potential", WORLDS)
 def test_islands_are_unbiased(potential: str, scheme: str):
-    method = Islands(2, 3, potential, "odds", 1.5, 0.9, scheme)
+    method = Islands(2, 3, potential=potential, link="odds", beta=1.5, ess_threshold=0.9, resampling=scheme)
     z = z_scores(unbiased_estimates(WORLDS[potential], method, runs=120), WORLDS[potential].target(method, FUNCTIONS))
     assert np.abs(z).max() < LIMIT, z
 
 
 def test_dead_islands_count_as_evidence_zero():
     world = World(EVEN.lm, TabularReward({**EVEN.reward.table, ("a",): 0.0}))
-    method = Islands(1, 3, "absolute", "probability")
+    method = Islands(1, 3, potential="absolute", link="probability")
     found = results(world, method, 150)
     assert {len(result.trajectories) for result in found if result is not None} == {1, 2, 3}
     assert None in found, "all of them dead is an error"
@@ -171,7 +191,7 @@ def test_dead_islands_count_as_evidence_zero():
 @pytest.mark.parametrize("combine", ["evidence", "equal"])
 @pytest.mark.parametrize("potential", WORLDS)
 def test_each_island_is_a_filter_and_weighs_its_evidence_or_as_much_as_any(potential: str, combine: str):
-    method = Islands(3, 4, potential, beta=2.0, ess_threshold=0.7, combine=combine)
+    method = Islands(3, 4, potential=potential, beta=2.0, ess_threshold=0.7, combine=combine)
     waited = 0
     for result in results(UNEVEN, method, 15):
         evidence = []
@@ -206,12 +226,14 @@ def test_each_island_is_a_filter_and_weighs_its_evidence_or_as_much_as_any(poten
 
 def test_equal_islands_estimate_the_same_evidence_without_bias():
     """And a dead one has no vote."""
-    method = Islands(2, 3, "increment", "odds", 1.5, 0.9, combine="equal")
+    method = Islands(2, 3, potential="increment", link="odds", beta=1.5, ess_threshold=0.9, combine="equal")
     found = [result for result in results(UNEVEN, method, 300) if result is not None]
     z = z_scores(np.exp([[result.log_evidence] for result in found]), UNEVEN.target(method, [lambda path: 1.0]))
     assert np.abs(z).max() < LIMIT, z
     world = World(EVEN.lm, TabularReward({**EVEN.reward.table, ("a",): 0.0}))
-    for result in filter(None, results(world, Islands(1, 3, "absolute", "probability", combine="equal"), 50)):
+    for result in filter(
+        None, results(world, Islands(1, 3, potential="absolute", link="probability", combine="equal"), 50)
+    ):
         assert np.allclose(np.exp(result.log_weights), 1.0)
 
 
@@ -220,7 +242,8 @@ def test_one_island_is_the_particle_filter_and_constant_potential_the_prior():
     for result in results(constant, Islands(2, 2), 10):
         assert (result.log_evidence, np.ptp(result.log_weights)) == (0.0, 0.0)
     (plain,), (one,) = (
-        unbiased_estimates(UNEVEN, method, runs=1) for method in (ParticleFilter(1, "increment"), Islands(1, 1))
+        unbiased_estimates(UNEVEN, method, runs=1)
+        for method in (ParticleFilter(1, potential="increment"), Islands(1, 1))
     )
     assert plain.shape == one.shape
 
@@ -262,7 +285,14 @@ def test_a_limit_ends_them_with_what_there_is(method: ParticleFilter, token_budg
 
 def test_configuration():
     assert EntropicParticleFilter.paper(5) == EntropicParticleFilter(
-        5, "absolute", "odds", 1.0, 1.0, "multinomial", "argmax", correction=False
+        5,
+        potential="absolute",
+        link="odds",
+        beta=1.0,
+        ess_threshold=1.0,
+        resampling="multinomial",
+        selector="argmax",
+        correction=False,
     )
     assert method_from_spec("epf:look_ahead=true:expected_steps=4", 6) == EntropicParticleFilter(
         6, look_ahead=True, expected_steps=4.0

@@ -13,7 +13,7 @@ import pytest
 import worlds
 from motes import api
 from motes.lab import Evaluation, evaluate, read_records
-from motes.lab.provenance import read_calls
+from motes.lab.run.provenance import read_calls
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "evaluations-in-python.md").read_text()
 

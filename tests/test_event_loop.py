@@ -21,15 +21,15 @@ from transformers import PreTrainedTokenizerFast
 import gateways
 import motes
 from motes import Majority, Problem, Result, Step, TabularLanguageModel, Trajectory
+from motes.core import Failure
 from motes.errors import ContextLengthError, GraderError
 from motes.gateway.answering import open_models
 from motes.lab import Evaluation, evaluate, read_records, regrade
-from motes.lab.evaluation import RECORDS
+from motes.lab.run.evaluation import RECORDS
 from motes.methods import METHODS, answers, method
 from motes.tasks import BoxedAnswers, MathAnswers
 from motes.tasks.maths import Grader, workers
 from motes.threads import LONG, abandoned, in_thread
-from motes.types import Failure
 from test_maths import FAKE
 
 PATIENCE = 20.0

@@ -16,7 +16,7 @@ import worlds
 from motes import api
 from motes.errors import ConfigurationError, MissingExtraError, RunDirectoryError, UnknownNameError
 from motes.lab import export, method_from_spec, read_records, read_traces
-from motes.lab.exporting import KINDS, rollouts
+from motes.lab.show.exporting import KINDS, rollouts
 from test_cli import motes
 from test_lab import SMALL, run
 
@@ -170,7 +170,7 @@ class TestBadInput:
             path.write_text("half")
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("motes.lab.exporting._json_lines", fails)
+        monkeypatch.setattr("motes.lab.show.exporting._json_lines", fails)
         with pytest.raises(RunDirectoryError, match="No space left"):
             export(directory, file)
         assert [path.name for path in tmp_path.iterdir()] == ["runs.jsonl"]

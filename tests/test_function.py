@@ -13,8 +13,8 @@ import pytest
 
 import motes
 from motes import FunctionReward, ParticleFilter, Problem, Step, TabularLanguageModel, Trajectory
+from motes.core import NEUTRAL, Failure
 from motes.errors import ContextLengthError, RewardError
-from motes.types import NEUTRAL, Failure
 
 PROBLEM = Problem("How much is 3+4?", answer="7")
 
@@ -126,7 +126,7 @@ def test_an_outcome_is_scored_when_the_answer_is_finished():
 def test_an_outcome_leaves_the_weights_of_the_unfinished_alone(potential: Any):
     lm = TabularLanguageModel({(): {"a": 0.5, "b": 0.5}, **{(x,): {"c \\boxed{7}": 0.5, "d": 0.5} for x in "ab"}})
     reward = FunctionReward(lambda problem, text: 0.9 if "\\boxed{7}" in text else 0.1, outcome=True)
-    method = ParticleFilter(8, potential, beta=1.0, ess_threshold=0.5)
+    method = ParticleFilter(8, potential=potential, beta=1.0, ess_threshold=0.5)
     result = motes.solve(PROBLEM, lm=lm, reward=reward, method=method, seed=1)
     assert result.records[0].log_weights == pytest.approx(np.zeros(8))
     expected = [math.log(9) if "7" in trajectory.text else -math.log(9) for trajectory in result.trajectories]

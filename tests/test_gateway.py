@@ -19,11 +19,11 @@ from prometheus_client.parser import text_string_to_metric_families
 import gateways
 import motes
 import worlds
+from motes.core import Failure, Usage
 from motes.errors import ContextLengthError, EngineError, UnauthorizedError, UnreachableError
 from motes.gateway.answering import visible
 from motes.gateway.config import Key
 from motes.tasks import TASKS
-from motes.types import Failure, Usage
 
 TASK = TASKS["arithmetic"]()
 PROBLEMS = TASK.problems(limit=12)

@@ -20,7 +20,7 @@ import worlds
 from gateways import Stepwise
 from motes.gateway.config import Key
 from motes.lab import Trace
-from motes.lab.traces import Node
+from motes.lab.run.traces import Node
 from motes.methods import Majority
 from motes.tasks import TASKS
 

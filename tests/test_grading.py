@@ -204,7 +204,7 @@ class TestGradingAgain:
         write_problems(tmp_path / "told.jsonl", wrong="x-1", right="2")
         before = (directory / "records.jsonl").read_bytes()
         write = os.write
-        monkeypatch.setattr("motes.lab.appending.os.write", lambda file, data: write(file, data[: len(data) - 9]))
+        monkeypatch.setattr("motes.lab.run.appending.os.write", lambda file, data: write(file, data[: len(data) - 9]))
         with pytest.raises(RunDirectoryError, match="disk is full"):
             asyncio.run(regrade(directory))
         assert (directory / "records.jsonl").read_bytes() == before

@@ -13,8 +13,8 @@ import pytest
 
 from motes.cli import main
 from motes.lab import Report, write_report
-from motes.lab.page import html
-from motes.lab.tables import code, csv_text, markdown
+from motes.lab.measure.formats import code, csv_text, markdown
+from motes.lab.show.page import html
 from strangers import line, write
 
 HOSTILE = [

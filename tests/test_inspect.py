@@ -37,7 +37,7 @@ from inspect_ai.model import (  # noqa: E402
 from inspect_ai.scorer import match, pattern  # noqa: E402
 from inspect_ai.solver import system_message  # noqa: E402
 
-from motes.inspect import Answerer, Settings, particles, turn  # noqa: E402
+from motes.inspect_provider import Answerer, Settings, particles, turn  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Inspect and what it needs warn of each other
 

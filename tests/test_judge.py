@@ -20,6 +20,7 @@ from examiner import Examiner, belief
 from failures import unwrapped
 from motes import Judge, ParticleFilter, Problem, Rubric, Sampling, Scores, Step, Trajectory, Usage, bundled
 from motes.cli import main
+from motes.core import NEUTRAL
 from motes.errors import (
     ConfigurationError,
     ContextLengthError,
@@ -31,7 +32,6 @@ from motes.errors import (
 )
 from motes.rewards.rubric import RUBRICS
 from motes.tasks import Arithmetic
-from motes.types import NEUTRAL
 from virtual_time import timed
 
 PROBLEM = Problem("Ben owns 7. Rosa has 5 more. How many do they have together?")

@@ -17,7 +17,7 @@ import motes
 from examiner import Examiner
 from motes import BestOfN, Judge, ParticleFilter, Problem, Step, TabularLanguageModel, TabularReward, Trajectory
 from motes.cli import main
-from motes.lab.calibration import read_labelled
+from motes.lab.measure.calibration import read_labelled
 from motes.rewards.rubric import RUBRICS
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "judges-and-calibration.md").read_text()

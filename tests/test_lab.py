@@ -30,12 +30,13 @@ from motes.errors import (
     UnknownNameError,
 )
 from motes.lab import Evaluation, RecordStore, Report, RunRecord, evaluate, method_from_spec, read_records, write_report
-from motes.lab.evaluation import derive_seed, differing
-from motes.lab.grading import groups
-from motes.lab.method_spec import NAMES
-from motes.lab.plot import BUDGET, PIXELS, STYLES, TOKENS, _spread, curves_figure
-from motes.lab.run import run_log
-from motes.lab.statistics import Interval, proportion_interval, student_quantile, wilson
+from motes.lab.measure.statistics import Interval, proportion_interval, student_quantile, wilson
+from motes.lab.run.evaluation import derive_seed, differing
+from motes.lab.run.execution import run_log
+from motes.lab.run.grading import groups
+from motes.lab.run.method_spec import NAMES
+from motes.lab.show.plot import BUDGET, TOKENS, _spread, curves_figure
+from motes.lab.show.style import PIXELS, STYLES
 from motes.methods import METHODS, BestOfN, Greedy, ParticleFilter
 
 SMALL = Evaluation(
@@ -427,7 +428,7 @@ class TestRecords:
         with RecordStore(path) as store:
             store.append(RECORD)
             write = worlds.os.write
-            monkeypatch.setattr("motes.lab.appending.os.write", lambda file, data: write(file, data[:20]))
+            monkeypatch.setattr("motes.lab.run.appending.os.write", lambda file, data: write(file, data[:20]))
             with pytest.raises(RunDirectoryError, match="disk is full"):
                 store.append(RECORD)
             monkeypatch.undo()

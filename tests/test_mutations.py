@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import motes.methods.particle_filter as particle_filter
-import motes.methods.population as population
 import motes.methods.potential as potential
+import motes.methods.run as run
 import motes.smc.resampling as resampling
 from exact import (
     EVEN,
@@ -95,7 +95,7 @@ INCREMENT, ABSOLUTE = {"potential": "increment"}, {"potential": "absolute"}
 MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
     "weights are not reset after resampling": (
         particle_filter,
-        "weights = self._carried(weights, chances, ancestors)",
+        "weights = self._weights_after_resampling(weights, probabilities, ancestors)",
         "pass",
         by_evidence(UNEVEN, **INCREMENT),
     ),
@@ -119,13 +119,13 @@ MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
     ),
     "resampling ignores the weights": (
         particle_filter,
-        "run.rng, chances, free",
+        "run.rng, probabilities, free",
         "run.rng, np.full(n, 1 / n), free",
         by_evidence(EVEN, **ABSOLUTE),
     ),
     "resampling sharpens the weights": (
         particle_filter,
-        "run.rng, chances, free",
+        "run.rng, probabilities, free",
         "run.rng, Weights(2 * weights.log_weights).normalized, free",
         by_evidence(EVEN, **ABSOLUTE),
     ),
@@ -196,15 +196,15 @@ MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
         by_evidence(EVEN, **ABSOLUTE, beta=1.5),
     ),
     "all particles share one seed": (
-        population,
+        run,
         "seeds = [int(seed) for seed in self.rng.integers(2**63, size=len(live))]",
         "seeds = [int(self.rng.integers(2**63))] * len(live)",
         by_two_particles(**INCREMENT),
     ),
     "resampled twice a round": (
         particle_filter,
-        "ancestors[:free] = resample(run.rng, chances, free, self.resampling)",
-        "ancestors = resample(run.rng, chances, n, self.resampling)\n"
+        "ancestors[:free] = resample(run.rng, probabilities, free, self.resampling)",
+        "ancestors = resample(run.rng, probabilities, n, self.resampling)\n"
         "                ancestors = ancestors[resample(run.rng, np.full(n, 1 / n), n, self.resampling)]",
         by_two_particles(**ABSOLUTE),
     ),
@@ -242,8 +242,8 @@ def method_of(
     """The particle filter that runs on the mutated module."""
     if module is particle_filter:
         return copy.ParticleFilter
-    if module is population:
-        monkeypatch.setattr(population.Run, "extend", copy.Run.extend)
+    if module is run:
+        monkeypatch.setattr(run.Run, "extend", copy.Run.extend)
     elif module is potential:
         monkeypatch.setattr(particle_filter, "log_increment", copy.log_increment)
     else:

@@ -13,15 +13,15 @@ import gateways
 import motes
 from motes import Majority, ParticleFilter, Step, TabularLanguageModel, TabularReward, Trajectory
 from motes.cli import main
+from motes.core import Finish
 from motes.errors import EngineError
 from motes.gateway.answering import visible
 from motes.lab import Evaluation, evaluate, read_records
-from motes.lab.evaluation import RECORDS
+from motes.lab.run.evaluation import RECORDS
 from motes.methods import METHODS, method
 from motes.methods.selectors import likeliest_texts
 from motes.smc import Weights
 from motes.tasks import Arithmetic
-from motes.types import Finish
 
 LM = TabularLanguageModel({(): {"It is four.": 0.7, "It may be five.": 0.2, "Six": 0.1}})
 REWARD = TabularReward({("It is four.",): 0.6, ("It may be five.",): 0.3}, default=0.2)

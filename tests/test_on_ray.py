@@ -19,10 +19,10 @@ from costs import without_company
 from motes.cli import main
 from motes.errors import ConfigurationError, EngineError
 from motes.lab import Evaluation, Progress, RunRecord, evaluate, read_records, read_traces
-from motes.lab.evaluation import LOG, RECORDS, TRACES
+from motes.lab.run.evaluation import LOG, RECORDS, TRACES
 
 ray = pytest.importorskip("ray")
-from motes.lab.on_ray import Ray  # noqa: E402
+from motes.lab.run.on_ray import Ray  # noqa: E402
 
 SMALL = Evaluation(
     methods=("pf", "bon"), budgets=(2, 4), limit=12, lm="worlds:language_model", reward="worlds:reward_model"

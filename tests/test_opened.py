@@ -41,7 +41,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     motes.close_models()
 
 
-def solve(**changes: Any) -> motes.types.Result:
+def solve(**changes: Any) -> motes.core.Result:
     usual: dict[str, Any] = {"lm": "mine:lm", "reward": "mine:reward", "method": motes.ParticleFilter(2)}
     return motes.solve("?", **{**usual, **changes})
 

@@ -29,11 +29,11 @@ from motes import (
     WeightedBestOfN,
 )
 from motes.cli import main
+from motes.core import Failure
 from motes.errors import ConfigurationError, NoParticlesError, RewardError
 from motes.lab import Evaluation, Report, evaluate, read_records
 from motes.methods import METHODS, method
 from motes.tasks import Arithmetic
-from motes.types import Failure
 from virtual_time import timed
 
 LM = TabularLanguageModel(  # one step, then an answer, or none

@@ -17,14 +17,13 @@ import pytest
 import chromium
 import worlds
 from motes import Problem, api
+from motes.core import Failure
 from motes.errors import EngineError
 from motes.lab import Evaluation, Report, RunRecord, Trace, TraceStore, evaluate, method_from_spec, read_records
-from motes.lab.evaluation import TRACES
-from motes.lab.page import html
-from motes.lab.plot import STYLES
-from motes.lab.tables import sections
-from motes.lab.traces import read_lines, read_traces
-from motes.types import Failure
+from motes.lab.run.evaluation import TRACES
+from motes.lab.run.traces import read_lines, read_traces
+from motes.lab.show.page import html
+from motes.lab.show.style import STYLES
 
 METHODS = ("pf", "pg:num_sweeps=2", "islands:num_islands=2", "bon", "majority", "greedy")
 SMALL = Evaluation(
@@ -91,7 +90,7 @@ class TestContent:
                 assert record["outcome"].startswith(letter)
 
     def test_every_table_stands_in_it_with_its_note(self, directory, page):
-        for section in sections(Report.load(directory)):
+        for section in Report.load(directory).sections():
             assert escape(section.title.replace("`", "")) in page
             assert escape(section.note.replace("`", "")) in page
             assert all(f"<td>{escape(cell)}</td>" in page for row in section.rows for cell in row)
@@ -125,7 +124,7 @@ class TestContent:
 
     def test_holds_no_more_than_has_room_unless_told_to(self, directory, page, monkeypatch):
         sizes = [len(data) for data in re.findall(r'id="run-\d+">([^<]*)<', page)]
-        monkeypatch.setattr("motes.lab.page.MEGABYTES", sum(sizes) * 0.8e-6)
+        monkeypatch.setattr("motes.lab.show.page.MEGABYTES", sum(sizes) * 0.8e-6)
         bounded = html(Report.load(directory), directory)
         assert len(insides(bounded)) == len(sizes) * 2 // 3
         assert "first 2 of 3 problems (at most 30, in " in index(bounded)["note"]

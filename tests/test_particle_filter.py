@@ -67,7 +67,9 @@ def run(world: World, method: ParticleFilter, **options: object) -> Result:
 )
 def test_evidence_and_weighted_means_are_unbiased(potential: str, world: World, link: str, scheme: str, beta: float):
     for threshold in THRESHOLDS:
-        method = ParticleFilter(3, potential, link, beta, threshold, scheme)
+        method = ParticleFilter(
+            3, potential=potential, link=link, beta=beta, ess_threshold=threshold, resampling=scheme
+        )
         estimates = unbiased_estimates(world, method, runs=120)
         z = z_scores(estimates, world.target(method, FUNCTIONS))
         assert np.abs(z).max() < LIMIT, (threshold, z)
@@ -79,7 +81,7 @@ def test_evidence_and_weighted_means_are_unbiased(potential: str, world: World, 
 )
 def test_copies_that_share_their_chance_leave_the_target_as_it_is(potential: str, world: World, scheme: str):
     for threshold in (0.7, 1.0):
-        method = ParticleFilter(5, potential, ess_threshold=threshold, resampling=scheme, copies="share")
+        method = ParticleFilter(5, potential=potential, ess_threshold=threshold, resampling=scheme, copies="share")
         z = z_scores(unbiased_estimates(world, method, runs=120), world.target(method, FUNCTIONS))
         assert np.abs(z).max() < LIMIT, (threshold, z)
 
@@ -116,7 +118,7 @@ def test_copies_are_alike_in_text_whoever_they_come_from():
 @pytest.mark.parametrize("link", LINKS)
 @pytest.mark.parametrize("potential", POTENTIALS)
 def test_two_particles_do_exactly_what_the_algorithm_says(potential: str, link: str, scheme: str, threshold: float):
-    method = ParticleFilter(2, potential, link, 1.0, threshold, scheme)
+    method = ParticleFilter(2, potential=potential, link=link, beta=1.0, ess_threshold=threshold, resampling=scheme)
     z = z_scores(two_particle_statistics(UNEVEN, method, runs=200), two_particle_moments(UNEVEN, method))
     assert np.abs(z).max() < LIMIT, z
 
@@ -124,7 +126,7 @@ def test_two_particles_do_exactly_what_the_algorithm_says(potential: str, link: 
 @pytest.mark.parametrize("potential", POTENTIALS)
 @pytest.mark.parametrize("link", LINKS)
 def test_one_particle_weighs_its_path(potential: str, link: str):
-    method = ParticleFilter(1, potential, link, ess_threshold=1.0)
+    method = ParticleFilter(1, potential=potential, link=link, ess_threshold=1.0)
     for result in results(UNEVEN, method, 30):
         (trajectory,) = result.trajectories
         assert np.exp(result.log_evidence) == pytest.approx(UNEVEN.weight(path_of(trajectory), method))
@@ -135,7 +137,7 @@ def test_one_particle_weighs_its_path(potential: str, link: str):
 @pytest.mark.parametrize("potential", POTENTIALS)
 def test_without_resampling_weights_are_the_potentials_of_the_paths(potential: str, link: str):
     """And "absolute" counts a finished answer's last φ again every round it waits."""
-    method = ParticleFilter(4, potential, link, beta=0.7, ess_threshold=0.0)
+    method = ParticleFilter(4, potential=potential, link=link, beta=0.7, ess_threshold=0.0)
     for result in results(UNEVEN, method, 20):
         for trajectory, log_weight in zip(result.trajectories, result.log_weights, strict=True):
             path, waited = path_of(trajectory), len(result.records) - trajectory.depth
@@ -153,7 +155,7 @@ def test_without_resampling_weights_are_the_potentials_of_the_paths(potential: s
 def test_constant_potential_gives_the_prior_back(potential: str | float, link: str, world: World):
     """Where evidence is kept, answers of more steps have more of it: of even ones the prior is left."""
     constant = World(world.lm, TabularReward({}, default=0.6))
-    method = ParticleFilter(4, potential, link, 1.0, resampling="multinomial")
+    method = ParticleFilter(4, potential=potential, link=link, beta=1.0, resampling="multinomial")
     paths = dict(world.lm.paths())
     counts = []
     for result in results(constant, method, 300):
@@ -176,14 +178,14 @@ ALL_ZERO = World(EVEN.lm, TabularReward({path: 0.7 if len(path) < 2 else 0.0 for
 @pytest.mark.parametrize("potential", POTENTIALS)
 @pytest.mark.parametrize("threshold", [0.0, 1.0])
 def test_zero_scores_are_zero_weights_and_do_not_bias(potential: str, threshold: float):
-    method = ParticleFilter(4, potential, "probability", ess_threshold=threshold)
+    method = ParticleFilter(4, potential=potential, link="probability", ess_threshold=threshold)
     z = z_scores(unbiased_estimates(SOME_ZERO, method, runs=300), SOME_ZERO.target(method, FUNCTIONS))
     assert np.abs(z).max() < LIMIT, z
 
 
 @pytest.mark.parametrize("potential", POTENTIALS)
 def test_a_particle_of_weight_zero_has_no_offspring(potential: str):
-    method = ParticleFilter(8, potential, "probability", ess_threshold=1.0)
+    method = ParticleFilter(8, potential=potential, link="probability", ess_threshold=1.0)
     dead = 0
     for result in filter(None, results(SOME_ZERO, method, 50)):
         dead += int(np.isneginf([record.log_weights for record in result.records]).sum())
@@ -195,7 +197,7 @@ def test_a_particle_of_weight_zero_has_no_offspring(potential: str):
 @pytest.mark.parametrize("potential", POTENTIALS)
 def test_all_weights_zero_is_an_error_that_names_step_and_reward_model(potential: str):
     with pytest.raises(DegenerateWeightsError, match=r"step 2.*TabularReward\(14 prefixes\)") as caught:
-        run(ALL_ZERO, ParticleFilter(4, potential, "probability"))
+        run(ALL_ZERO, ParticleFilter(4, potential=potential, link="probability"))
     partial = caught.value.result
     assert partial is not None
     assert partial.error is caught.value
@@ -213,7 +215,7 @@ def test_odds_are_clipped_so_that_zero_and_one_are_large_but_finite():
 @pytest.mark.parametrize("link", LINKS)
 @pytest.mark.parametrize("world", [EVEN, SOME_ZERO, ALL_ZERO], ids=["even", "some zero", "all zero"])
 def test_beta_zero_ignores_the_reward_model(potential: str, link: str, world: World):
-    method = ParticleFilter(4, potential, link, beta=0.0, ess_threshold=1.0)
+    method = ParticleFilter(4, potential=potential, link=link, beta=0.0, ess_threshold=1.0)
     result, indifferent = run(world, method), run(World(world.lm, TabularReward({})), method)
     assert result.log_evidence == 0.0
     assert not np.any([record.log_weights for record in result.records])
@@ -227,7 +229,7 @@ def test_beta_zero_ignores_the_reward_model(potential: str, link: str, world: Wo
 @pytest.mark.parametrize(("threshold", "happens"), [(0.0, {False}), (0.5, {True, False}), (1.0, {True})])
 @pytest.mark.parametrize("potential", POTENTIALS)
 def test_records_tell_one_consistent_story(potential: str, threshold: float, happens: set[bool], scheme: str):
-    method = ParticleFilter(5, potential, beta=3.0, ess_threshold=threshold, resampling=scheme)
+    method = ParticleFilter(5, potential=potential, beta=3.0, ess_threshold=threshold, resampling=scheme)
     histories = results(UNEVEN, method, 20)
     for result in histories:
         check_history(result, method)
@@ -260,7 +262,9 @@ class Witness:
         return await self.world.reward.score(trajectories)
 
 
-@pytest.mark.parametrize("method", [ParticleFilter(6, "increment", ess_threshold=1.0), ParticleFilter.paper(6)])
+@pytest.mark.parametrize(
+    "method", [ParticleFilter(6, potential="increment", ess_threshold=1.0), ParticleFilter.paper(6)]
+)
 def test_nothing_finished_is_extended_and_nothing_is_scored_twice(method: ParticleFilter):
     some_waited = False
     for seed in range(20):
@@ -334,7 +338,16 @@ def test_an_observer_sees_each_record_as_it_is_made():
 
 
 def test_the_papers_preset():
-    expected = ParticleFilter(7, "absolute", "odds", 1.0, 1.0, "multinomial", "argmax", "last")
+    expected = ParticleFilter(
+        7,
+        potential="absolute",
+        link="odds",
+        beta=1.0,
+        ess_threshold=1.0,
+        resampling="multinomial",
+        selector="argmax",
+        aggregation="last",
+    )
     assert ParticleFilter.paper(7) == expected
     assert expected.budget == 7
     assert Sampling() == Sampling(temperature=0.8, top_p=1.0, delimiter="\n\n", max_steps=40)

@@ -39,7 +39,7 @@ from motes import (
     TabularReward,
 )
 from motes.errors import ConfigurationError, DegenerateWeightsError
-from motes.lab.method_spec import method_from_spec
+from motes.lab.run.method_spec import method_from_spec
 from test_particle_filter import Merging, fingerprint
 
 CASES = {  # where the target is defined: the horizon is how long, under "absolute", finished answers wait
@@ -54,11 +54,13 @@ CASES = {  # where the target is defined: the horizon is how long, under "absolu
 PARTICLES = (2, 3, 4)
 THRESHOLDS = (0.8, 1.0)  # sometimes (in these worlds), always
 WHOLE = {
-    "one sweep": ParticleGibbs(3, 1, "increment"),
-    "adaptive": ParticleGibbs(2, 3, "increment", burn_in=2),
-    "pooled": ParticleGibbs(3, 2, "increment", ess_threshold=1.0),
-    "two chains": ParallelTempering(2, 2, "increment", ess_threshold=1.0, ladder=(1.0, 0.3), burn_in=1),
-    "a chain without reward": ParallelTempering(2, 3, "increment", "probability", ladder=(1.0, 0.5, 0.0)),
+    "one sweep": ParticleGibbs(3, 1, potential="increment"),
+    "adaptive": ParticleGibbs(2, 3, potential="increment", burn_in=2),
+    "pooled": ParticleGibbs(3, 2, potential="increment", ess_threshold=1.0),
+    "two chains": ParallelTempering(2, 2, potential="increment", ess_threshold=1.0, ladder=(1.0, 0.3), burn_in=1),
+    "a chain without reward": ParallelTempering(
+        2, 3, potential="increment", link="probability", ladder=(1.0, 0.5, 0.0)
+    ),
 }
 NUM_TESTS = len(CASES) * len(PARTICLES) * len(THRESHOLDS) * 6 + 3 * len(WHOLE) + 4
 LIMIT = z_limit(NUM_TESTS)
@@ -79,7 +81,7 @@ def test_an_exact_draw_leads_to_an_exact_draw(case: str, n: int):
     world, potential, horizon = CASES[case]
     beta = 0.6 if "misleading" in case else 1.2  # where 1/Ẑ is not too skew for a z-test
     for threshold in THRESHOLDS:
-        method = ParticleGibbs(n, 2, potential, beta=beta, ess_threshold=threshold)
+        method = ParticleGibbs(n, 2, potential=potential, beta=beta, ess_threshold=threshold)
         target = Target.of(world, method, horizon)
         found = moves(world, method, target, horizon, runs=160, seed=n)
         assert p_value([move.after for move in found], target.paths, target.probabilities) > RATE
@@ -92,7 +94,7 @@ def test_an_exact_draw_leads_to_an_exact_draw(case: str, n: int):
 @pytest.mark.parametrize("case", CASES)
 def test_the_reference_keeps_its_path_and_its_own_prefixes_weights(case: str):
     world, potential, horizon = CASES[case]
-    method = ParticleGibbs(3, 2, potential, beta=1.0)
+    method = ParticleGibbs(3, 2, potential=potential, beta=1.0)
     resampled = chosen = 0
     for move in moves(world, method, Target.of(world, method, horizon), horizon, runs=30):
         for t, record in enumerate(move.run.records, start=1):
@@ -114,7 +116,7 @@ def test_the_reference_keeps_its_path_and_its_own_prefixes_weights(case: str):
 
 
 def test_one_particle_beside_nobody_is_its_reference():
-    method = ParticleGibbs(1, 1, "increment", ess_threshold=1.0)
+    method = ParticleGibbs(1, 1, potential="increment", ess_threshold=1.0)
     target = Target.of(UNEVEN, method, 1)
     for move in moves(UNEVEN, method, target, 1, runs=20):
         assert move.after == move.before
@@ -124,7 +126,7 @@ def test_one_particle_beside_nobody_is_its_reference():
 
 @pytest.mark.parametrize("potential", ["absolute", "increment"])
 def test_log_weights_of_complete_answers(potential: str):
-    method = ParticleGibbs(2, 2, potential, beta=0.7)
+    method = ParticleGibbs(2, 2, potential=potential, beta=0.7)
     for path, _ in UNEVEN.lm.paths():
         expected = UNEVEN.weight(path, method)
         waits = max(0, 2 - len(path)) if potential == "absolute" else 0
@@ -144,17 +146,19 @@ def test_whole_runs_weighted_by_their_first_evidence_are_unbiased(method: Partic
 
 def test_many_sweeps_forget_the_bias_of_a_small_filter():
     """One long run of two particles comes nearer to the target than a filter of two particles is on average."""
-    method = ParticleGibbs(2, 2000, "absolute", ess_threshold=1.0, burn_in=10)
+    method = ParticleGibbs(2, 2000, potential="absolute", ess_threshold=1.0, burn_in=10)
     exact = Target.of(MISLEADING, method, 3).mean(FUNCTIONS[1])
     posterior = run(MISLEADING, method)
     w = np.exp(posterior.log_weights) / np.exp(posterior.log_weights).sum()
     first = [path_of(trajectory)[0] == "a" for trajectory in posterior.trajectories]
-    filtered = [r for r in results(MISLEADING, ParticleFilter(2, "absolute", ess_threshold=1.0), 300) if r is not None]
+    filtered = [
+        r for r in results(MISLEADING, ParticleFilter(2, potential="absolute", ess_threshold=1.0), 300) if r is not None
+    ]
     biased = np.mean([np.mean([path_of(t)[0] == "a" for t in r.trajectories]) for r in filtered])
     assert abs(float(w @ first) - exact) < 0.05 < abs(biased - exact)
 
 
-@pytest.mark.parametrize("method", [ParticleGibbs(2, 2, p) for p in ("absolute", "increment")])
+@pytest.mark.parametrize("method", [ParticleGibbs(2, 2, potential=p) for p in ("absolute", "increment")])
 def test_constant_potential_gives_the_prior_back(method: ParticleGibbs):
     constant = World(UNEVEN.lm, TabularReward({}, default=0.5))
     paths, prior = zip(*constant.lm.paths(), strict=True)
@@ -165,12 +169,14 @@ def test_constant_potential_gives_the_prior_back(method: ParticleGibbs):
 
 @pytest.mark.parametrize("potential", ["absolute", "increment"])
 def test_records_tell_sweep_by_sweep_what_happened(potential: str):
-    method = ParticleGibbs(4, 3, potential, ess_threshold=1.0, burn_in=1)
+    method = ParticleGibbs(4, 3, potential=potential, ess_threshold=1.0, burn_in=1)
     for seed in range(20):
         result = run(UNEVEN, method, seed=seed)
         sweeps = [list(group) for _, group in itertools.groupby(result.records, key=lambda record: record.sweep)]
         assert [sweep[0].sweep for sweep in sweeps] == [0, 1, 2]
-        plain = run(UNEVEN, ParticleFilter(4, potential, ess_threshold=1.0, resampling="multinomial"), seed=seed)
+        plain = run(
+            UNEVEN, ParticleFilter(4, potential=potential, ess_threshold=1.0, resampling="multinomial"), seed=seed
+        )
         check_history(plain, method)
         assert [r.log_weights.tolist() for r in plain.records] == [r.log_weights.tolist() for r in sweeps[0]]
         assert result.log_evidence == plain.log_evidence
@@ -215,12 +221,12 @@ def test_all_weights_zero_is_an_error():
 @pytest.mark.parametrize("world", [EVEN, MISLEADING], ids=["even", "misleading"])
 @pytest.mark.parametrize("ladder", [(1.0, 0.4), (1.0, 0.0)])
 def test_a_swap_leaves_the_joint_target_invariant(world: World, ladder: tuple[float, ...]):
-    method = ParallelTempering(2, 2, "absolute", beta=1.5, ladder=ladder)
+    method = ParallelTempering(2, 2, potential="absolute", beta=1.5, ladder=ladder)
     assert swapped_pairs(world, method, 3, runs=8000) > RATE
 
 
 def test_chains_and_swaps_are_recorded():
-    method = ParallelTempering(2, 4, "increment", beta=1.0, ladder=(1.0, 0.6, 0.3), burn_in=1)
+    method = ParallelTempering(2, 4, potential="increment", beta=1.0, ladder=(1.0, 0.6, 0.3), burn_in=1)
     rates = []
     for seed in range(40):
         result = run(UNEVEN, method, seed=seed)
@@ -271,12 +277,14 @@ def test_an_observer_sees_all_that_was_spent():
 
 
 def test_fields_in_order():
-    assert ParticleGibbs(3, 5, "absolute", "probability", 2.0, 0.7) == ParticleGibbs(
+    assert ParticleGibbs(3, 5, potential="absolute", link="probability", beta=2.0, ess_threshold=0.7) == ParticleGibbs(
         num_particles=3, num_sweeps=5, potential="absolute", link="probability", beta=2.0, ess_threshold=0.7
     )
     assert ParticleGibbs(3, 5).budget == 15
     assert ParallelTempering(3, 5, ladder=(1.0, 0.5, 0.1)).budget == 45
-    assert ParticleGibbs.paper(4) == ParticleGibbs(4, 4, "absolute", beta=1.0, ess_threshold=1.0, selector="argmax")
+    assert ParticleGibbs.paper(4) == ParticleGibbs(
+        4, 4, potential="absolute", beta=1.0, ess_threshold=1.0, selector="argmax"
+    )
     assert type(ParallelTempering.paper(4)) is ParallelTempering
 
 

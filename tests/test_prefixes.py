@@ -16,15 +16,15 @@ from scipy import stats
 import strangers
 import worlds
 from motes import api
+from motes.core import Sampling
 from motes.lab import Evaluation, RunRecord, Trace, evaluate, method_from_spec, read_records
-from motes.lab.prefixes import Prefixes, prefixes_of
-from motes.lab.reliability import Predictions, StepQuality, pair_counts, ratio_interval
-from motes.lab.report import Report
-from motes.lab.statistics import wilson
-from motes.lab.tables import sections
+from motes.lab.measure.reliability import Predictions, StepQuality, pair_counts, ratio_interval
+from motes.lab.measure.statistics import wilson
+from motes.lab.run.prefixes import Prefixes
+from motes.lab.run.worker import prefixes_of
+from motes.lab.show.report import Report
 from motes.tasks import Arithmetic
 from motes.tasks.arithmetic import parse
-from motes.types import Sampling
 
 TASK = Arithmetic()
 PROBLEMS = TASK.problems(limit=5)
@@ -200,7 +200,7 @@ class TestSharpness:
     def test_many_pairs_of_a_group_are_thinned(self, monkeypatch: pytest.MonkeyPatch):
         predictions, groups = self.drawn(0, 1.0, problems=20, size=60)
         few = predictions.sharpness(groups)
-        monkeypatch.setattr("motes.lab.reliability.PAIRS", 10**6)
+        monkeypatch.setattr("motes.lab.measure.reliability.PAIRS", 10**6)
         every = predictions.sharpness(groups)
         assert few.value != every.value
         assert few.value == pytest.approx(every.value, abs=0.15)
@@ -285,7 +285,7 @@ def report(tmp_path_factory) -> Report:
 
 class TestReport:
     def test_tells_the_numbers_that_decide(self, report):
-        section = next(section for section in sections(report) if "between steps" in section.title)
+        section = next(section for section in report.sections() if "between steps" in section.title)
         assert [row[:2] for row in section.rows] == [["pf", "8"], ["wbon", "8"]]
         for row in section.rows:
             assert all("(" in row[place] for place in (2, 3, 6, 7, 8))

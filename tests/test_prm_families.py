@@ -19,11 +19,11 @@ from transformers import AutoTokenizer
 
 import motes
 from motes import Problem, Step, Trajectory
+from motes.core import NEUTRAL, Usage
 from motes.errors import ConfigurationError, ContextLengthError, UnknownNameError
 from motes.rewards.families import FAMILIES, NextToken, recognise
 from motes.rewards.format import Format
 from motes.rewards.prm import LocalPRM
-from motes.types import NEUTRAL, Usage
 from motes.vocabulary import Vocabulary
 from prm_families import PUBLISHED, write_skywork
 

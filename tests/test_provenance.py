@@ -21,11 +21,12 @@ import worlds
 from motes import CalibratedReward, Calibration, FunctionReward, Judge, Problem, Sampling
 from motes.cli import main
 from motes.errors import RunDirectoryError
-from motes.lab import CorruptedReward, Evaluation, Report, evaluate, identity, merge, write_report
-from motes.lab.damage import Damages
-from motes.lab.evaluation import PROVENANCE, Shard
-from motes.lab.keys import HIDDEN, without_keys
-from motes.lab.provenance import METADATA, Call, Provenance, differences, read_calls, together
+from motes.lab import CorruptedReward, Evaluation, Report, evaluate, merge, write_report
+from motes.lab.run import identity
+from motes.lab.run.damage import Damages
+from motes.lab.run.evaluation import PROVENANCE, Shard
+from motes.lab.run.keys import HIDDEN, without_keys
+from motes.lab.run.provenance import METADATA, Call, Provenance, differences, read_calls, together
 
 SMALL = Evaluation(
     methods=("pf", "greedy"), budgets=(1, 2), limit=4, lm="worlds:language_model", reward="worlds:reward_model"
@@ -253,7 +254,7 @@ class TestReading:
             read_calls(tmp_path)
 
     def test_too_many_lines_are_left_out(self, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr("motes.lab.provenance.MOST", 3)
+        monkeypatch.setattr("motes.lab.run.provenance.MOST", 3)
         (tmp_path / PROVENANCE).write_text((finished / PROVENANCE).read_text() * 9)
         damages = Damages()
         assert len(read_calls(tmp_path, damages.of("provenance lines"))) == 3

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 import strangers
 from motes import Trajectory, __version__
 from motes.cli import main
+from motes.core import Failure, Reads, Scores, Usage
 from motes.errors import ConfigurationError, RewardError, RunDirectoryError, UnauthorizedError
 from motes.lab import LabelledSteps, StepFile, rate
-from motes.lab.first_errors import Answers, FirstErrors
-from motes.lab.rated import Rated, Tally
-from motes.lab.rating import write_rating
-from motes.lab.rating_run import RATINGS, REFUSED
-from motes.types import Failure, Reads, Scores, Usage
+from motes.lab.measure.first_errors import Answers, FirstErrors
+from motes.lab.measure.rated import Rated, Tally
+from motes.lab.measure.rating_run import RATINGS, REFUSED
+from motes.lab.show.writing import write_rating
 
 PRM800K = {
     "labeler": "a",

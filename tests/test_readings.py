@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from motes.lab.chains import ChainWorld
-from motes.lab.readings import Better, ReadAnswer, Readings, answers_read, infer_mistakes
-from motes.lab.reliability import auroc
+from motes.lab.measure.readings import Better, ReadAnswer, Readings, answers_read, infer_mistakes
+from motes.lab.measure.reliability import auroc
 from pilots import measured, pilot_of
 
 

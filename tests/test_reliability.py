@@ -15,11 +15,11 @@ from scipy.stats import mannwhitneyu
 from motes import Usage
 from motes.errors import ConfigurationError
 from motes.lab import RunRecord
-from motes.lab.comparison import majority_share, pass_at
-from motes.lab.prices import Prices
-from motes.lab.reliability import Predictions, auroc, brier_score, expected_calibration_error
-from motes.lab.report import Report
-from motes.lab.statistics import proportion_interval
+from motes.lab.measure.comparison import majority_share, pass_at
+from motes.lab.measure.reliability import Predictions, auroc, brier_score, expected_calibration_error
+from motes.lab.measure.statistics import proportion_interval
+from motes.lab.run.prices import Prices
+from motes.lab.show.report import Report
 
 few = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.99, 1.0])
 

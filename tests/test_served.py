@@ -36,7 +36,7 @@ from engines import (
 )
 from failures import unwrapped
 from motes import Majority, ParticleFilter, Problem, Sampling, Step, TabularReward, Trajectory, concurrency
-from motes.contracts import acheck_language_model
+from motes.conformance import acheck_language_model
 from motes.errors import (
     BadResponseError,
     ConfigurationError,

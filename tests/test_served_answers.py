@@ -12,10 +12,10 @@ import pytest
 import motes
 from engines import VLLM, Ollama, OpenAICompatible, SGLangThatRenders, Tokenizer, connect
 from motes import Majority, Problem, Sampling, Step, Trajectory, Usage
+from motes.core import Failure
 from motes.errors import BadResponseError, UnknownFormError
 from motes.models.served.ends import BROKEN, CUT, ENDED, end_of
 from motes.models.served.messages import Piece, Writer, pieces_of
-from motes.types import Failure
 
 ROOT = Trajectory(Problem("How many?"))
 WHOLE = Sampling(delimiter=None, max_steps=1, max_step_tokens=60, max_tokens=50)

@@ -19,7 +19,7 @@ from engines import VLLM, Ollama, on_a_socket
 from failures import unwrapped
 from motes import ParticleFilter, Problem, Sampling, Step, Trajectory
 from motes.cli import main as command_line
-from motes.contracts import acheck_reward_model
+from motes.conformance import acheck_reward_model
 from motes.errors import (
     BadResponseError,
     ConfigurationError,

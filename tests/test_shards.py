@@ -9,9 +9,9 @@ import pytest
 
 from motes.errors import ConfigurationError, RunDirectoryError
 from motes.lab import Report, Shard, estimate, merge, read_records, read_traces
-from motes.lab.flops import Sizes
-from motes.lab.planning import planned
-from motes.lab.prices import Prices
+from motes.lab.run.flops import Sizes
+from motes.lab.run.prices import Prices
+from motes.lab.show.tables import plan_table
 from test_cli import motes
 from test_lab import SMALL, results, run
 
@@ -154,7 +154,7 @@ class TestPlan:
         assert found["bon", 4].usage.generated_tokens == round(10 * 4 * mean)
 
     def test_table(self, tmp_path):
-        section = planned(
+        section = plan_table(
             estimate(SMALL, tmp_path, shard=Shard(1, 5)),
             sizes=Sizes(1000, 2000),
             prices=Prices(generated=1e6),

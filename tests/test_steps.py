@@ -21,7 +21,7 @@ import motes.steps as steps
 from checkpoints import END, local, random_language_model, vocabulary
 from engines import LlamaCpp, SGLangThatRenders, connect, draw, encode, render
 from motes import ParticleFilter, Problem, Sampling, Step, TabularLanguageModel, TabularReward, Trajectory
-from motes.contracts import acheck_language_model
+from motes.conformance import acheck_language_model
 from motes.errors import ConfigurationError, ContractError, MotesError
 from motes.models.local import LocalLanguageModel
 from motes.steps import MATCH_LENGTH, Cut, divided, first_cut

@@ -18,9 +18,9 @@ from motes import api, files
 from motes.cli import main
 from motes.errors import ConfigurationError, RunDirectoryError
 from motes.lab import RecordStore, Report, export, merge, regrade, write_report
-from motes.lab.flops import Sizes
-from motes.lab.paper import read_rows
-from motes.lab.run import run_log
+from motes.lab.run.execution import run_log
+from motes.lab.run.flops import Sizes
+from motes.paper import read_rows
 from motes.rewards.calibration import Calibration
 from strangers import record, small_evaluation, write
 

@@ -20,12 +20,12 @@ import pytest
 
 import gateways
 import motes
+from motes.core import Problem, Sampling, Step
 from motes.errors import RewardError
 from motes.gateway.logs import JSONLines
 from motes.lab import Evaluation, Report, evaluate, export, read_records, read_traces, write_report
 from motes.models.served import HTTPLanguageModel
 from motes.tasks import Arithmetic
-from motes.types import Problem, Sampling, Step
 from test_cli import motes as command
 
 HALF = "\ud83d"

@@ -10,11 +10,11 @@ from typing import ClassVar
 import pytest
 
 from motes import api
+from motes.core import Problem
 from motes.errors import ConfigurationError, GraderError, MissingExtraError, ProblemFileError, UnknownNameError
 from motes.protocols import Task
 from motes.tasks import DECLARED, Arithmetic, Benchmark, Choices, ExactMatch, MathAnswers, task
 from motes.tasks.benchmark import load
-from motes.types import Problem
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -24,11 +24,11 @@ from motes import api
 from motes.cli import main, terminal
 from motes.cli.terminal import Console, Stream, Text, exact_json
 from motes.cli.views import Watch, partial_answers, section_table
+from motes.core import Record, Step
 from motes.errors import EngineError
-from motes.lab.tables import Section
+from motes.lab.measure.formats import Section
 from motes.tasks import Arithmetic
 from motes.text import UNSEEN
-from motes.types import Record, Step
 
 HERE = Path(__file__).parent
 WORLD = ("--model", "worlds:language_model", "--reward", "worlds:reward_model")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from motes.gateway.config import Config
-from motes.lab.calibration import read_labelled
-from motes.lab.evaluation import read_configuration
+from motes.lab.measure.calibration import read_labelled
+from motes.lab.run.evaluation import read_configuration
 from motes.prompts import prompt
 from motes.rewards.calibration import Calibration
 from motes.tasks.rows import read_jsonl

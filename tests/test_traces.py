@@ -14,10 +14,10 @@ import pytest
 
 import worlds
 from motes import api
+from motes.core import Failure
 from motes.errors import RunDirectoryError
 from motes.lab import Evaluation, Trace, TraceStore, evaluate, method_from_spec, read_records, read_traces
-from motes.lab.traces import whole_members
-from motes.types import Failure
+from motes.lab.run.traces import whole_members
 
 METHODS = ("pf", "pg:num_sweeps=2", "islands:num_islands=2", "adaptive", "beam:beam_width=2", "bon", "greedy")
 SMALL = Evaluation(
@@ -214,7 +214,7 @@ class TestFile:
                 raise OSError(errno.ENOSPC, "No space left on device")
             return write(file, data)
 
-        monkeypatch.setattr("motes.lab.appending.os.write", limited)
+        monkeypatch.setattr("motes.lab.run.appending.os.write", limited)
         with pytest.raises(RunDirectoryError, match="make room, then run the same command"):
             asyncio.run(evaluate(evaluation, tmp_path, concurrency=1))
         monkeypatch.undo()

@@ -13,9 +13,9 @@ from motes.cli import main
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.lab import Evaluation, evaluate, method_from_spec, read_records
 from motes.lab.chains import ChainWorld
-from motes.lab.choosing import choose_again, drawn_by
-from motes.lab.presets import Preset, expanded
-from motes.lab.racing import CANDIDATES, Race, candidates, race
+from motes.lab.measure.choosing import choose_again, drawn_by
+from motes.lab.measure.racing import CANDIDATES, Race, candidates, race
+from motes.lab.run.presets import Preset, expanded
 
 WORLD = "motes.lab.chains:ChainWorld?num_steps=5&success=0.25&separation=2&systematic=0.5&agreement=0.4&num_problems=48"
 

@@ -11,11 +11,12 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from claim.cells import Cell, Measured, told_of, write
-from motes.lab.comparison import Difference, ends
-from motes.lab.forest import Forest, forest_figure
-from motes.lab.plot import save
-from motes.lab.statistics import Interval
-from motes.lab.tables import csv_text, markdown_rows, table_row
+from motes.lab.measure.comparison import Difference, ends
+from motes.lab.measure.formats import csv_text, markdown_rows
+from motes.lab.measure.statistics import Interval
+from motes.lab.show.forest import Forest, forest_figure
+from motes.lab.show.style import save
+from motes.lab.show.tables import table_row
 from motes.methods import ParticleFilter
 
 if TYPE_CHECKING:

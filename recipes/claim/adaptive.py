@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from functools import partial
 
 from claim.cells import Cell, Measured, told_of, write
-from motes.lab.comparison import PairedRuns, ends
-from motes.lab.forest import Forest, forest_figure
-from motes.lab.plot import save
-from motes.lab.statistics import Interval
-from motes.lab.tables import csv_text, markdown_rows, table_row, with_interval
+from motes.lab.measure.comparison import PairedRuns, ends
+from motes.lab.measure.formats import csv_text, markdown_rows, with_interval
+from motes.lab.measure.statistics import Interval
+from motes.lab.show.forest import Forest, forest_figure
+from motes.lab.show.style import save
+from motes.lab.show.tables import table_row
 
 BUDGETS = (64,)
 DECIDED = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)

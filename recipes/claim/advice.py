@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from claim.cells import Measured, Setting, World, measure, told_of, write
-from motes.lab.advice import BUDGETS, CLOSE, METHODS, Advice, Prediction, advise
-from motes.lab.comparison import ends
-from motes.lab.method_spec import NAMES
-from motes.lab.plot import heading, save, styles_of
-from motes.lab.provenance import together
-from motes.lab.statistics import Interval
-from motes.lab.tables import csv_text, markdown_rows, percent, three
+from motes.lab.measure.advice import BUDGETS, CLOSE, METHODS, Advice, Prediction, advise
+from motes.lab.measure.comparison import ends
+from motes.lab.measure.formats import csv_text, markdown_rows, percent, three
+from motes.lab.measure.statistics import Interval
+from motes.lab.run.method_spec import NAMES
+from motes.lab.run.provenance import together
+from motes.lab.show.style import heading, save, styles_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

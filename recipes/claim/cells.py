@@ -19,13 +19,12 @@ import motes
 from motes import Sampling
 from motes.errors import ConfigurationError, DirectoryBusyError, RunDirectoryError, UnknownNameError
 from motes.lab import Evaluation, Report, RunRecord, Shard, evaluate, merge, method_from_spec, read_records
-from motes.lab.choosing import choose_again, drawn_by
 from motes.lab.corruption import CorruptedReward
-from motes.lab.evaluation import RECORDS
-from motes.lab.flops import Sizes
-from motes.lab.provenance import Provenance, together
-from motes.lab.report import CSV_METADATA
-from motes.lab.tables import provenance
+from motes.lab.measure.choosing import choose_again, drawn_by
+from motes.lab.run.evaluation import RECORDS
+from motes.lab.run.flops import Sizes
+from motes.lab.run.provenance import CSV_METADATA, Provenance, together
+from motes.lab.show.tables import provenance_table
 
 PARTS = "parts"
 """In a cell's directory: what each shard has done of it."""
@@ -209,7 +208,7 @@ class Measured:
         warnings = [f"**{warning}.**" for warning in report.warnings()]
         title = f"# {self.setting.claim}: {report.title}"
         models = f"{report.models}; {self.setting.split} split."
-        made_with = "\n".join(provenance(self.provenance()).markdown()).strip()
+        made_with = "\n".join(provenance_table(self.provenance()).markdown()).strip()
         return "\n\n".join([title, models, *warnings, *parts, self.setting.made_by, made_with]) + "\n"
 
 

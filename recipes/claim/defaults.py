@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from claim.cells import Measured, Setting, World, measure, told_of, write
-from motes.lab.comparison import PairedRuns
-from motes.lab.forest import Forest, forest_figure, whole_points
-from motes.lab.method_spec import NAMES
-from motes.lab.plot import save
-from motes.lab.report import Report
-from motes.lab.statistics import FloatArray, Interval, percentile_interval
-from motes.lab.tables import csv_text, markdown_rows, percent
+from motes.lab.measure.comparison import PairedRuns
+from motes.lab.measure.formats import csv_text, markdown_rows, percent
+from motes.lab.measure.statistics import FloatArray, Interval, percentile_interval
+from motes.lab.run.method_spec import NAMES
+from motes.lab.show.forest import Forest, forest_figure, whole_points
+from motes.lab.show.report import Report
+from motes.lab.show.style import save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

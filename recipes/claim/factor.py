@@ -14,12 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from claim.cells import Measured, Setting, World, measure, told_of, write
-from motes.lab.comparison import PairedRuns, Rate, rates
-from motes.lab.forest import Forest, forest_figure
-from motes.lab.method_spec import NAMES
-from motes.lab.plot import BUDGET, curves_figure, save
-from motes.lab.report import Report
-from motes.lab.tables import csv_text, markdown_rows, percent, three
+from motes.lab.measure.comparison import PairedRuns, Rate, rates
+from motes.lab.measure.formats import csv_text, markdown_rows, percent, three
+from motes.lab.run.method_spec import NAMES
+from motes.lab.show.forest import Forest, forest_figure
+from motes.lab.show.plot import BUDGET, curves_figure
+from motes.lab.show.report import Report
+from motes.lab.show.style import save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -26,14 +26,14 @@ from claim.factor import REGISTERED
 from motes.errors import DirectoryBusyError
 from motes.lab import Evaluation, RunRecord, evaluate, read_records
 from motes.lab.chains import ChainWorld
-from motes.lab.comparison import PairedRuns, Rate, ends, is_right, rates
-from motes.lab.evaluation import RECORDS
-from motes.lab.method_spec import NAMES
-from motes.lab.plot import heading, save
-from motes.lab.provenance import Provenance, together
-from motes.lab.report import CSV_METADATA
-from motes.lab.statistics import Interval, share_interval
-from motes.lab.tables import csv_text, markdown_rows, percent, provenance
+from motes.lab.measure.comparison import PairedRuns, Rate, ends, is_right, rates
+from motes.lab.measure.formats import csv_text, markdown_rows, percent
+from motes.lab.measure.statistics import Interval, share_interval
+from motes.lab.run.evaluation import RECORDS
+from motes.lab.run.method_spec import NAMES
+from motes.lab.run.provenance import CSV_METADATA, Provenance, together
+from motes.lab.show.style import heading, save
+from motes.lab.show.tables import provenance_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -227,7 +227,7 @@ def tell(found: Sequence[Found], out: Path, made_with: Provenance, command: str)
             "weighted best-of-N, by a simulation of another chain, written down before.",
             *parts,
             f"Made by `{command}`.",
-            "\n".join(provenance(made_with).markdown()).strip(),
+            "\n".join(provenance_table(made_with).markdown()).strip(),
         ]
     )
     rows: list[dict[str, Any]] = []

@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from claim.cells import Cell, Measured, possible, told_of, write
-from motes.lab.comparison import Difference, PairedRuns, differences, ends
-from motes.lab.plot import Panel, panels_figure, save
-from motes.lab.report import Cell as ReportedCell
-from motes.lab.statistics import Interval
-from motes.lab.tables import csv_text, markdown_rows, table_row
+from motes.lab.measure.cells import Cell as ReportedCell
+from motes.lab.measure.comparison import Difference, PairedRuns, differences, ends
+from motes.lab.measure.formats import csv_text, markdown_rows
+from motes.lab.measure.statistics import Interval
+from motes.lab.show.plot import Panel, panels_figure
+from motes.lab.show.style import save
+from motes.lab.show.tables import table_row
 
 BUDGETS = (16, 64)
 METHODS = ("pf", "bon", "wbon", "beam", "dvts", "rebase")

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from claim.cells import Cell, Measured, possible, write
-from motes.lab.forest import Forest, forest_figure
-from motes.lab.plot import BUDGET, FLOPS, TOKENS, curves_figure, save
+from motes.lab.show.forest import Forest, forest_figure
+from motes.lab.show.plot import BUDGET, FLOPS, TOKENS, curves_figure
+from motes.lab.show.style import save
 
 BUDGETS = (1, 2, 4, 8, 16, 32, 64, 128)
 GROUPS: Mapping[str, Sequence[str]] = {

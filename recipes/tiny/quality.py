@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 import motes
-from motes.lab.reliability import Predictions, auroc
+from motes.core import Failure
+from motes.lab.measure.reliability import Predictions, auroc
 from motes.methods import Majority
 from motes.tasks import Arithmetic
 from motes.tasks.arithmetic import parse
-from motes.types import Failure
 
 CONCURRENT = 16
 

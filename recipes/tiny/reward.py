@@ -37,7 +37,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import Qwen2ForCausalLM
 
 from motes import Problem, Sampling, Trajectory
-from motes.lab.reliability import auroc
+from motes.lab.measure.reliability import auroc
 from motes.models.local import LocalLanguageModel
 from motes.rewards.families import QWEN
 from motes.rewards.format import Format

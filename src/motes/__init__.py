@@ -1,7 +1,9 @@
 """Inference-time scaling of language models by particle-based Monte Carlo."""
 
+from motes import aliases
 from motes.api import asolve, close_models, language_model, reward_model, solve
-from motes.contracts import acheck_language_model, acheck_reward_model, check_language_model, check_reward_model
+from motes.conformance import acheck_language_model, acheck_reward_model, check_language_model, check_reward_model
+from motes.core import Failure, Problem, Record, Result, Sampling, Scores, Step, Trajectory, Usage
 from motes.errors import MotesError
 from motes.methods import (
     DVTS,
@@ -28,9 +30,9 @@ from motes.rewards.function import FunctionReward
 from motes.rewards.judge import Judge
 from motes.rewards.rubric import Rubric
 from motes.rewards.tabular import TabularReward
-from motes.types import Problem, Record, Result, Sampling, Scores, Step, Trajectory, Usage
 
 __version__ = "0.1.0"
+aliases.install()
 
 __all__ = [
     "DVTS",
@@ -41,6 +43,7 @@ __all__ = [
     "CalibratedReward",
     "Calibration",
     "EntropicParticleFilter",
+    "Failure",
     "FunctionReward",
     "Greedy",
     "Islands",

@@ -13,10 +13,11 @@ import numpy as np
 
 from motes.arguments import fit, instance_of
 from motes.concurrency import run_here
+from motes.core import Problem, Result, Sampling
 from motes.errors import ConfigurationError
 from motes.methods import ParticleFilter, Run, require, select_by_outcome
 from motes.methods.limits import Limits
-from motes.methods.population import Follower, Observer
+from motes.methods.run import Follower, Method, Observer
 from motes.opening import (
     answer_rule,
     attribute,
@@ -27,10 +28,9 @@ from motes.opening import (
     serves_rewards,
     task,
 )
-from motes.protocols import AnswerRule, LanguageModel, Method, RewardModel
+from motes.protocols import AnswerRule, LanguageModel, RewardModel
 from motes.tasks import BoxedAnswers
 from motes.threads import in_thread
-from motes.types import Problem, Result, Sampling
 
 __all__ = [
     "answer_rule",

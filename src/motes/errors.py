@@ -200,7 +200,7 @@ def __getattr__(name: str) -> Any:
     if name not in ("PartlyFailedError", "StepsFailedError", "ScoresFailedError"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     warnings.warn(
-        f"motes.errors.{name} is deprecated, nothing raises it any more: models return `motes.types.Failure` in the "
+        f"motes.errors.{name} is deprecated, nothing raises it any more: models return `motes.core.Failure` in the "
         "place of a result",
         DeprecationWarning,
         stacklevel=2,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from motes.core import Failure, Problem, Scores, Step, Trajectory, Usage
 from motes.protocols import LanguageModel, RewardModel
-from motes.types import Failure, Problem, Scores, Step, Trajectory, Usage
 
 
 @dataclass(eq=False)

@@ -1,14 +1,11 @@
-"""The seams: what a language model, a reward model, a task and a method must be. Always batched, always one shape."""
+"""Protocols of language models, reward models and tasks. Calls are always batched, and always of one shape."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from motes.types import Failure, Problem, Result, Sampling, Step, Trajectory
-
-if TYPE_CHECKING:
-    from motes.methods.population import Run
+from motes.core import Failure, Problem, Sampling, Step, Trajectory
 
 
 @runtime_checkable
@@ -49,7 +46,7 @@ class RewardModel(Protocol):
     """Scores partial answers. `motes.check_reward_model` is this contract, executable.
 
     A model may say by an attribute `outcome = True` that it scores finished answers only: the score of anything else is
-    `motes.types.NEUTRAL`; and `merges_calls = True`: concurrent calls meet in one batch, so that a run sends it each
+    `motes.core.NEUTRAL`; and `merges_calls = True`: concurrent calls meet in one batch, so that a run sends it each
     step as soon as it ends. Any other model scores all steps of a round in one call. Of `ready` see `LanguageModel`. A
     model that remembers scores of texts it has read has a method `forget()`, after which it reads them anew.
     """
@@ -59,7 +56,7 @@ class RewardModel(Protocol):
         does not fit the context, say), though others could. A run drops the particles that failed.
 
         The score of a step depends on the problem and the steps up to it only. A model that knows what a call cost
-        returns `motes.types.Scores`, which carry it.
+        returns `motes.core.Scores`, which carry it.
 
         Raises:
             ContextLengthError: a problem alone does not fit the model's context.
@@ -141,25 +138,3 @@ class Task(AnswerRule, Protocol):
             GraderError: that could not be found out. It is neither right nor wrong.
         """
         ...
-
-
-@runtime_checkable
-class Method(Protocol):
-    """How compute is spent on one problem. A frozen configuration: everything that happens, happens in `run`.
-
-    A method may say more of itself by attributes of its class: `needs_reward = False`, it never scores, and no reward
-    model is opened for it; `independent = True`, its answers are independent samples of the language model;
-    `one_population = True`, every population that it records holds the beginning of whatever it will answer.
-
-    It may have a method `require(lm, sampling) -> None` as well, which raises `ConfigurationError` where the method
-    cannot work with that model or sampling: it writes whole answers only, say, or gives no log-probabilities.
-    `motes.methods.require(method, lm, sampling)` asks any method. Each run asks before its first token; whoever
-    plans many runs asks once, before the first of them.
-    """
-
-    @property
-    def budget(self) -> int:
-        """The number of trajectories drawn."""
-        ...
-
-    async def run(self, run: Run) -> Result: ...

@@ -23,7 +23,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from motes.types import Sampling, Step, StepEnd, Usage
+from motes.core import Sampling, Step, StepEnd, Usage
 
 THINKING = ("<think>", "</think>")
 MATCH_LENGTH = 256

@@ -20,10 +20,10 @@ from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from motes.core import Problem
 from motes.errors import ConfigurationError
 from motes.steps import THINKING, opening
 from motes.threads import in_thread_if_long
-from motes.types import Problem
 
 SHORT, REMEMBERED = 256, 1 << 14
 """Characters of a text whose tokens are remembered, at most, and how many such texts are: particles that are alike take

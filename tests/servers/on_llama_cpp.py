@@ -17,7 +17,7 @@ import real_servers
 from alike import GREEDY, answers, problems, right, scores
 from motes import ParticleFilter, Record, Trajectory, bundled
 from motes.http import Address, Client
-from motes.lab.statistics import proportion_interval
+from motes.lab.measure.statistics import proportion_interval
 from motes.methods import Run
 from motes.models.served import HTTPLanguageModel
 from motes.models.served.probe import probe

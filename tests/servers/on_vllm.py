@@ -10,7 +10,7 @@ import pytest
 import motes
 from alike import GREEDY, answers, right, scores
 from motes import ParticleFilter
-from motes.lab.statistics import proportion_interval
+from motes.lab.measure.statistics import proportion_interval
 from motes.models.served import HTTPLanguageModel
 from motes.rewards.served.model import ServedPRM
 from real_servers import Server

@@ -13,9 +13,10 @@ from motes.cli import evaluate, options, terminal
 from motes.cli.terminal import Console, Text
 from motes.cli.views import show_sections
 from motes.errors import ConfigurationError
-from motes.lab.advice import RESAMPLES, Advice, advise, write_advice
-from motes.lab.planning import ANSWER_TOKENS
-from motes.lab.report import Report
+from motes.lab.measure.advice import RESAMPLES, Advice, advise
+from motes.lab.run.planning import ANSWER_TOKENS
+from motes.lab.show.report import Report
+from motes.lab.show.writing import write_advice
 
 
 def command(

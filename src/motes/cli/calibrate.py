@@ -11,7 +11,7 @@ from rich.table import Table
 
 from motes.cli import options, terminal
 from motes.errors import ConfigurationError
-from motes.lab.calibration import HeldOut, calibrate, read_labelled, score_labelled
+from motes.lab.measure.calibration import HeldOut, calibrate, read_labelled, score_labelled
 from motes.rewards.calibration import place_for
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from motes.cli import options, terminal
-from motes.contracts import check_language_model, check_reward_model
+from motes.conformance import check_language_model, check_reward_model
 
 
 def command(model: options.Model = "tiny", reward: options.Reward = "tiny") -> None:

@@ -11,7 +11,8 @@ from motes.cli import terminal
 from motes.cli.terminal import Console, Text
 from motes.cli.views import show_sections
 from motes.errors import MissingExtraError
-from motes.lab.comparing import PAGE, Comparison, compare, write_comparison
+from motes.lab.show.comparing import PAGE, Comparison, compare
+from motes.lab.show.writing import write_comparison
 
 
 def command(

@@ -15,10 +15,11 @@ from motes.cli import evaluate, options, terminal
 from motes.cli.solve import show_question
 from motes.cli.views import Watch, compact_table, show_result
 from motes.errors import MissingExtraError
-from motes.lab.comparison import points
-from motes.lab.evaluation import Evaluation
-from motes.lab.report import Report, write_report
-from motes.lab.statistics import Interval
+from motes.lab.measure.comparison import points
+from motes.lab.measure.statistics import Interval
+from motes.lab.run.evaluation import Evaluation
+from motes.lab.show.report import Report
+from motes.lab.show.writing import write_report
 from motes.methods import ParticleFilter
 from motes.tasks import Arithmetic
 from motes.text import counted

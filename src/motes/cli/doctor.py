@@ -11,9 +11,9 @@ from rich.table import Table
 from motes import api
 from motes.cli import terminal
 from motes.cli.terminal import Console, Text
-from motes.contracts import check_language_model, check_reward_model
+from motes.conformance import check_language_model, check_reward_model
+from motes.core import Sampling
 from motes.errors import ConfigurationError, ContractError
-from motes.types import Sampling
 
 if TYPE_CHECKING:
     from motes.models.served import HTTPLanguageModel

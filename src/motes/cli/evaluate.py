@@ -20,15 +20,16 @@ from motes.cli import options, terminal
 from motes.cli.terminal import Console, Text
 from motes.cli.views import accuracy_grid, section_table
 from motes.errors import ConfigurationError
-from motes.lab.damage import Damages
-from motes.lab.evaluation import Evaluation, Shard
-from motes.lab.flops import Sizes
-from motes.lab.planning import ANSWER_TOKENS, duration, estimate, planned
-from motes.lab.presets import expanded
-from motes.lab.prices import Prices
-from motes.lab.report import Report
-from motes.lab.run import Progress, evaluate
-from motes.lab.tables import accuracy
+from motes.lab.measure.formats import duration
+from motes.lab.run.damage import Damages
+from motes.lab.run.evaluation import Evaluation, Shard
+from motes.lab.run.execution import Progress, evaluate
+from motes.lab.run.flops import Sizes
+from motes.lab.run.planning import ANSWER_TOKENS, estimate
+from motes.lab.run.presets import expanded
+from motes.lab.run.prices import Prices
+from motes.lab.show.report import Report
+from motes.lab.show.tables import plan_table
 from motes.methods import METHODS
 from motes.text import counted
 
@@ -153,13 +154,13 @@ def command(
             settings["lm"], settings["reward"] = options.open_models(model, reward)
             settings["outcome_reward"] = options.open_reward_model(outcome_reward)
         else:
-            from motes.lab.on_ray import Ray
+            from motes.lab.run.on_ray import Ray
 
             terminal.pass_time(f"opening {model} on Ray")
             settings["on"] = Ray(None if ray == RAY else ray, workers, gpus_per_worker)
         progress = run(terminal.progress(), evaluation, out, **settings)
     terminal.note_all(progress.damages.lines())
-    terminal.results().show(section_table(accuracy(Report.load(out))))
+    terminal.results().show(section_table(Report.load(out).accuracy()))
     terminal.say(f"{progress.done} runs in {out}; plots: motes report {shlex.quote(str(out))}")
     if ungraded := progress.outcomes.get("grader_timeout"):
         again = shlex.join(["motes", "grade", str(out)])
@@ -188,7 +189,7 @@ def show_plan(
     estimates = estimate(evaluation, out, shard=shard, answer_tokens=answer_tokens, damages=damages)
     sizes = Sizes.read(out, damages.of("models' sizes"))
     terminal.note_all(damages.lines())
-    plan = planned(estimates, sizes=sizes, prices=prices, concurrency=concurrency, answer_tokens=answer_tokens)
+    plan = plan_table(estimates, sizes=sizes, prices=prices, concurrency=concurrency, answer_tokens=answer_tokens)
     problems = len(evaluation.problems() if shard is None else shard.of(evaluation.problems()))
     seeds = f", {len(evaluation.seeds)} seeds" if len(evaluation.seeds) > 1 else ""
     part = "" if shard is None else f" (part {shard})"

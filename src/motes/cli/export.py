@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from motes.cli import options, terminal
-from motes.lab.damage import Damages
-from motes.lab.exporting import KINDS, export
+from motes.lab.run.damage import Damages
+from motes.lab.show.exporting import KINDS, export
 
 
 def command(

@@ -12,9 +12,9 @@ import typer
 
 from motes import api
 from motes.cli import options, terminal
-from motes.lab.damage import Damages
-from motes.lab.grading import regrade
-from motes.lab.records import RunRecord
+from motes.lab.run.damage import Damages
+from motes.lab.run.grading import regrade
+from motes.lab.run.records import RunRecord
 from motes.tasks import DECLARED, TASKS
 
 SHOWN = 20

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from motes.cli import terminal
-from motes.lab.damage import Damages
-from motes.lab.merging import merge
+from motes.lab.run.damage import Damages
+from motes.lab.run.merging import merge
 
 
 def command(

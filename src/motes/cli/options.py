@@ -15,12 +15,12 @@ import typer
 
 from motes import api, prompts
 from motes.cli import terminal
+from motes.core import Sampling
 from motes.errors import ConfigurationError
-from motes.lab import prices
-from motes.lab.evaluation import Evaluation
+from motes.lab.run import prices
+from motes.lab.run.evaluation import Evaluation
 from motes.protocols import LanguageModel, RewardModel
 from motes.tasks import DECLARED, TASKS
-from motes.types import Sampling
 
 REWARDS = ("tiny", "none", "judge:", "hf:", "http://", "https://")
 

@@ -16,11 +16,12 @@ from motes.cli import options, terminal
 from motes.cli.terminal import Console, Text
 from motes.cli.views import section_table
 from motes.errors import ConfigurationError, MissingExtraError
-from motes.lab.first_errors import Threshold
-from motes.lab.labelled_steps import FORMS, StepFile
-from motes.lab.planning import duration
-from motes.lab.rating import Rating, write_rating
-from motes.lab.rating_run import Progress, rate
+from motes.lab.measure.first_errors import Threshold
+from motes.lab.measure.formats import duration
+from motes.lab.measure.labelled_steps import FORMS, StepFile
+from motes.lab.measure.rating import Rating
+from motes.lab.measure.rating_run import Progress, rate
+from motes.lab.show.writing import write_rating
 
 
 def command(

@@ -11,8 +11,8 @@ from motes.cli import options, terminal
 from motes.cli.terminal import Console, Text
 from motes.cli.views import show_sections
 from motes.errors import MissingExtraError
-from motes.lab.report import PAGE, Report, write_report
-from motes.lab.tables import sections
+from motes.lab.show.report import PAGE, Report
+from motes.lab.show.writing import write_report
 
 
 def command(
@@ -40,4 +40,4 @@ def command(
 def show(console: Console, report: Report) -> None:
     """The tables, with what must be known to read them."""
     console.print(Text(f"{report.title}; {report.models}", style="bold"))
-    show_sections(console, report.warnings(), sections(report))
+    show_sections(console, report.warnings(), report.sections())

@@ -16,8 +16,8 @@ from motes.cli.evaluate import run
 from motes.cli.terminal import Text
 from motes.cli.views import section_table
 from motes.errors import ConfigurationError, MissingExtraError
-from motes.lab.paper import EVERY, EXPERIMENTS, TASKS, Entry, Experiment, Reproduction, read_rows
-from motes.lab.paper.files import write
+from motes.paper import EVERY, EXPERIMENTS, TASKS, Entry, Experiment, Reproduction, read_rows
+from motes.paper.files import write
 from motes.protocols import RewardModel
 
 

@@ -13,13 +13,13 @@ from motes import api
 from motes.cli import options, terminal
 from motes.cli.terminal import Console, Text
 from motes.cli.views import Round, Watch, confidence, no_answer, show_result
+from motes.core import Problem, Result
 from motes.errors import ConfigurationError
-from motes.lab.method_spec import describe, method_from_spec
-from motes.lab.presets import Preset, preset_of
+from motes.lab.run.method_spec import describe, method_from_spec
+from motes.lab.run.presets import Preset, preset_of
 from motes.methods import METHODS
 from motes.smc import Weights
 from motes.tasks import Arithmetic
-from motes.types import Problem, Result
 
 
 def command(

@@ -11,11 +11,11 @@ import typer
 from motes.cli import options, terminal
 from motes.cli.terminal import Text
 from motes.cli.views import show_sections
-from motes.lab.evaluation import Evaluation
-from motes.lab.presets import Preset
-from motes.lab.racing import CANDIDATES, Race, candidates, race
-from motes.lab.run import Progress
-from motes.lab.tables import percent
+from motes.lab.measure.formats import percent
+from motes.lab.measure.racing import CANDIDATES, Race, candidates, race
+from motes.lab.run.evaluation import Evaluation
+from motes.lab.run.execution import Progress
+from motes.lab.run.presets import Preset
 from motes.methods import METHODS
 from motes.text import counted
 

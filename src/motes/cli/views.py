@@ -13,12 +13,12 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from motes.cli.terminal import Console, Text
-from motes.lab.method_spec import NAMES
-from motes.lab.report import Report
-from motes.lab.tables import Section
+from motes.core import Record, Result, Stop, Usage
+from motes.lab.measure.formats import Section
+from motes.lab.run.method_spec import NAMES
+from motes.lab.show.report import Report
 from motes.methods import Run
 from motes.smc import Weights
-from motes.types import Record, Result, Stop, Usage
 
 SHOWN = 6
 """Partial answers and answers shown at most."""

@@ -9,15 +9,15 @@ from functools import cached_property
 from typing import Any
 
 from motes import api
+from motes.core import STOPS, Problem, Result, Sampling, Trajectory
 from motes.errors import ConfigurationError, MotesError
 from motes.gateway.config import Config, VirtualModel
 from motes.gateway.wire import Request
-from motes.methods.population import Follower, Observer
+from motes.methods.run import Follower, Method, Observer
 from motes.methods.selectors import likeliest_texts
 from motes.prompts import Prompt
-from motes.protocols import AnswerRule, LanguageModel, Method, RewardModel
+from motes.protocols import AnswerRule, LanguageModel, RewardModel
 from motes.smc import Weights
-from motes.types import STOPS, Problem, Result, Sampling, Trajectory
 
 
 class RefusedError(MotesError, ValueError):

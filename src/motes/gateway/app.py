@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from motes import api
+from motes.core import Record, Result, Trajectory, Usage
 from motes.errors import (
     ConfigurationError,
     ContextLengthError,
@@ -31,8 +32,7 @@ from motes.gateway.readiness import Readiness
 from motes.gateway.replies import card, failure, reply
 from motes.gateway.streaming import Chunks, EventStream, events
 from motes.gateway.wire import ChatRequest, CompletionRequest, Request
-from motes.methods.population import Follower, Observer, Run
-from motes.types import Record, Result, Trajectory, Usage
+from motes.methods.run import Follower, Observer, Run
 
 try:
     from fastapi import FastAPI, HTTPException

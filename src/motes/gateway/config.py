@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from motes import api, files, prompts
+from motes.core import Sampling
 from motes.errors import ConfigurationError, MissingExtraError, MotesError
-from motes.lab.method_spec import method_from_spec
-from motes.lab.presets import expanded, preset_of
-from motes.protocols import Method
+from motes.lab.run.method_spec import method_from_spec
+from motes.lab.run.presets import expanded, preset_of
+from motes.methods.run import Method
 from motes.tasks.arithmetic import Arithmetic
-from motes.types import Sampling
 
 try:
     from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+from motes.core import Record, Usage
 from motes.errors import MissingExtraError
 from motes.gateway.admission import Admission
-from motes.types import Record, Usage
 
 try:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest

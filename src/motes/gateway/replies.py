@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from motes import __version__
+from motes.core import Result, Trajectory
 from motes.gateway.answering import Asked, Served
-from motes.types import Result, Trajectory
 
 FINGERPRINT = f"motes-{__version__}"
 

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from motes.core import Record, Result, Trajectory, Usage
 from motes.errors import MissingExtraError
 from motes.gateway.answering import Asked
 from motes.gateway.replies import FINGERPRINT, about, finish_reason, identifier, usage
 from motes.gateway.wire import Progress
-from motes.lab.traces import Particles, Tree
-from motes.methods.population import Follower, Observer
+from motes.lab.run.traces import Particles, Tree
+from motes.methods.run import Follower, Observer
 from motes.text import json_line
-from motes.types import Record, Result, Trajectory, Usage
 
 try:
     from starlette.responses import Response

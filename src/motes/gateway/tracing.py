@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from motes import __version__
+from motes.core import Record, Result
 from motes.errors import MissingExtraError
-from motes.types import Record, Result
 
 try:
     from opentelemetry import trace

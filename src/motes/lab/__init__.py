@@ -1,26 +1,28 @@
 """The lab: plan an evaluation, run it so that nothing is lost, summarise it honestly, draw it."""
 
-from motes.lab.advice import Advice, advise, write_advice
-from motes.lab.calibration import HeldOut, Labelled, calibrate, read_labelled, score_labelled
-from motes.lab.comparing import Comparison, compare, write_comparison
 from motes.lab.corruption import CorruptedReward
-from motes.lab.evaluation import Evaluation, PlannedRun, Shard, derive_seed
-from motes.lab.exporting import export
-from motes.lab.grading import Regraded, regrade
-from motes.lab.labelled_steps import LabelledSteps, StepFile
-from motes.lab.merging import Merged, merge
-from motes.lab.method_spec import method_from_spec
-from motes.lab.planning import Estimate, estimate
-from motes.lab.presets import Preset
-from motes.lab.racing import Race, race
-from motes.lab.rating import Rating, write_rating
-from motes.lab.rating_run import rate
-from motes.lab.records import RecordStore, RunRecord, read_records
-from motes.lab.regime import Regime
-from motes.lab.report import Cell, Report, write_report
-from motes.lab.run import Progress, evaluate
-from motes.lab.statistics import Interval, proportion_interval
-from motes.lab.traces import Trace, TraceStore, read_traces
+from motes.lab.measure.advice import Advice, advise
+from motes.lab.measure.calibration import HeldOut, Labelled, calibrate, read_labelled, score_labelled
+from motes.lab.measure.cells import Cell
+from motes.lab.measure.labelled_steps import LabelledSteps, StepFile
+from motes.lab.measure.racing import Race, race
+from motes.lab.measure.rating import Rating
+from motes.lab.measure.rating_run import rate
+from motes.lab.measure.regime import Regime
+from motes.lab.measure.statistics import Interval, proportion_interval
+from motes.lab.run.evaluation import Evaluation, PlannedRun, Shard, derive_seed
+from motes.lab.run.execution import Progress, evaluate
+from motes.lab.run.grading import Regraded, regrade
+from motes.lab.run.merging import Merged, merge
+from motes.lab.run.method_spec import method_from_spec
+from motes.lab.run.planning import Estimate, estimate
+from motes.lab.run.presets import Preset
+from motes.lab.run.records import RecordStore, RunRecord, read_records
+from motes.lab.run.traces import Trace, TraceStore, read_traces
+from motes.lab.show.comparing import Comparison, compare
+from motes.lab.show.exporting import export
+from motes.lab.show.report import Report
+from motes.lab.show.writing import write_advice, write_comparison, write_rating, write_report
 
 __all__ = [
     "Advice",

@@ -31,11 +31,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from motes.arguments import fit_fields
+from motes.core import Problem, Sampling, Step, Trajectory
 from motes.errors import ConfigurationError
 from motes.lab.corruption import normal_of
 from motes.models.tabular import Path, TabularLanguageModel
 from motes.tasks.boxed import BoxedAnswers
-from motes.types import Problem, Sampling, Step, Trajectory
 
 RIGHT = "right"
 """The right answer of every chain."""

@@ -18,9 +18,9 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
+from motes.core import Trajectory
 from motes.protocols import RewardModel
 from motes.rewards.mapped import MappedReward
-from motes.types import Trajectory
 
 CLIP = 1e-7
 

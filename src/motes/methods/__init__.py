@@ -13,15 +13,14 @@ from motes.methods.independent import BestOfN, Greedy, Majority, WeightedBestOfN
 from motes.methods.islands import Islands
 from motes.methods.outcome import select_by_outcome
 from motes.methods.parallel_tempering import ParallelTempering
-from motes.methods.particle_filter import ParticleFilter
+from motes.methods.particle_filter import FilterSettings, ParticleFilter
 from motes.methods.particle_gibbs import ParticleGibbs
-from motes.methods.population import Population, Run
+from motes.methods.population import Population
 from motes.methods.potential import log_increment
 from motes.methods.power import PowerFilter
-from motes.methods.requirements import require
+from motes.methods.run import Method, Run, require
 from motes.methods.searches import DVTS, BeamSearch, Rebase
 from motes.methods.selectors import SELECTORS, conclude, score_weights
-from motes.protocols import Method
 
 METHODS: Mapping[str, type[Method]] = MappingProxyType(
     {
@@ -67,9 +66,11 @@ __all__ = [
     "BeamSearch",
     "BestOfN",
     "EntropicParticleFilter",
+    "FilterSettings",
     "Greedy",
     "Islands",
     "Majority",
+    "Method",
     "ParallelTempering",
     "ParticleFilter",
     "ParticleGibbs",

@@ -8,28 +8,17 @@ from typing import ClassVar
 
 import numpy as np
 
+from motes.core import Result
 from motes.errors import ConfigurationError, DegenerateWeightsError
-from motes.methods.particle_filter import ParticleFilter
-from motes.methods.population import Run
+from motes.methods.particle_filter import FilterSettings
+from motes.methods.run import Run
 from motes.methods.selectors import Candidates
 from motes.methods.sweep import Sweep, pool
 from motes.smc.weights import log_sum_exp
-from motes.types import Result
 
 
 @dataclass(frozen=True)
-class _Adaptive:
-    """The first fields, before those of `ParticleFilter`."""
-
-    num_particles: int
-    num_waves: int = 4
-    decided: float = 0.8
-    smallest: int = 8
-    assured: float = 0.5
-
-
-@dataclass(frozen=True)
-class AdaptiveFilter(ParticleFilter, _Adaptive):
+class AdaptiveFilter(FilterSettings):
     """At most N particles, in waves; no further wave once one answer has most of the posterior and is thought right.
 
         sizes  N/2^{K−1}, N/2^{K−1}, N/2^{K−2}, …, N/2     each wave doubles what there was; N in all; the first waves
@@ -52,13 +41,18 @@ class AdaptiveFilter(ParticleFilter, _Adaptive):
             one always does.
         assured: mean final score, by weight, that the particles with that answer must have besides. Few particles can
             agree on something of which the reward model does not think much; 0 for the share alone.
-        others: as for `ParticleFilter`.
+        others: see `FilterSettings`.
 
     Raises:
         ConfigurationError: a value is out of its range.
     """
 
     one_population: ClassVar[bool] = False
+
+    num_waves: int = 4
+    decided: float = 0.8
+    smallest: int = 8
+    assured: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,6 +64,10 @@ class AdaptiveFilter(ParticleFilter, _Adaptive):
             raise ConfigurationError(f"assured is a score, from 0 to 1, not {self.assured}")
         if not self.decided > 0:
             raise ConfigurationError(f"decided is a share of the posterior, more than 0, not {self.decided}")
+
+    @property
+    def budget(self) -> int:
+        return self.num_particles
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -86,26 +84,26 @@ class AdaptiveFilter(ParticleFilter, _Adaptive):
             if await self._settled(run, sweeps) or (number and run.exhausted()):
                 break
             try:
-                latest = await replace(self, num_particles=size).sweep(run, number=number)
+                latest = await replace(self.filter, num_particles=size).sweep(run, number=number)
             except DegenerateWeightsError as error:  # a wave of evidence zero
                 failure = failure or error
             else:
-                if sweeps and run.limits.stopped is not None:  # within the wave, which is none then
+                if sweeps and run.limits.stopped is not None:  # during the wave, which is incomplete
                     break
                 sweeps.append(latest)
             drawn += size
         if failure is not None and not sweeps:
             raise failure
-        sweeps = self.level(sweeps)
+        sweeps = self.filter.level(sweeps)
         population, weights = pool(sweeps, _masses(sweeps))
         log_evidence = log_sum_exp(np.array(_masses(sweeps))) - float(np.log(drawn))
-        return await self._conclude(run, population, weights, log_evidence)
+        return await self.conclude(run, population, weights, log_evidence)
 
     async def _settled(self, run: Run, sweeps: Sequence[Sweep]) -> bool:
         """Whether one answer has the share of the posterior that is wanted."""
         if not sweeps:
             return False
-        sweeps = self.level(sweeps)
+        sweeps = self.filter.level(sweeps)
         population, weights = pool(sweeps, _masses(sweeps))
         if weights.degenerate:  # no time to score anything
             return False

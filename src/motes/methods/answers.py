@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 
+from motes.core import STOPS, Trajectory
 from motes.methods.limits import Limits
 from motes.protocols import AnswerRule, canonical_form
 from motes.threads import abandoned, in_thread
-from motes.types import STOPS, Trajectory
 
 GRACE = 0.5
 """Seconds that a rule always gets, after the deadline too: most rules need milliseconds."""

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from motes.errors import ConfigurationError
 from motes.methods.particle_filter import ParticleFilter
-from motes.methods.population import Population, Run
+from motes.methods.population import Population
 from motes.methods.potential import CLIP
+from motes.methods.run import Run
 from motes.smc import Weights
 
 FloatArray = npt.NDArray[np.float64]
@@ -69,7 +70,7 @@ class EntropicParticleFilter(ParticleFilter):
         """As published: annealing over `ParticleFilter.paper`, without the correction."""
         return dataclasses.replace(super().paper(num_particles), correction=False)
 
-    async def _chances(self, run: Run, population: Population, weights: Weights, t: int) -> FloatArray:
+    async def _resampling_probabilities(self, run: Run, population: Population, weights: Weights, t: int) -> FloatArray:
         tempered = Weights(weights.log_weights / self._temperature(weights, t))
         if not self.look_ahead:
             return tempered.normalized
@@ -86,5 +87,7 @@ class EntropicParticleFilter(ParticleFilter):
             return 1.0
         return max(1.0, (1.0 - progress) / share)
 
-    def _carried(self, weights: Weights, chances: FloatArray, ancestors: IntArray) -> Weights:
-        return super()._carried(weights, chances, ancestors) if self.correction else Weights.uniform(len(ancestors))
+    def _weights_after_resampling(self, weights: Weights, probabilities: FloatArray, ancestors: IntArray) -> Weights:
+        if not self.correction:
+            return Weights.uniform(len(ancestors))
+        return super()._weights_after_resampling(weights, probabilities, ancestors)

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from motes.core import Result
 from motes.errors import ConfigurationError, DegenerateWeightsError
-from motes.methods.particle_filter import ParticleFilter
-from motes.methods.population import Run
+from motes.methods.particle_filter import FilterSettings
+from motes.methods.run import Run
 from motes.methods.sweep import Sweep, pool, share
 from motes.smc.weights import log_sum_exp
-from motes.types import Result
 
 
 @dataclass(frozen=True)
-class _Islands:
-    """The first fields, before those of `ParticleFilter`."""
-
-    num_particles: int
-    num_islands: int = 4
-
-
-@dataclass(frozen=True)
-class Islands(ParticleFilter, _Islands):
+class Islands(FilterSettings):
     """M particle filters that never meet.
 
         Ẑ = mean_m Ẑ_m
@@ -45,7 +37,7 @@ class Islands(ParticleFilter, _Islands):
         num_particles: N of each island.
         num_islands: M ≥ 1.
         combine: "evidence" or "equal".
-        others: as for `ParticleFilter`.
+        others: see `FilterSettings`.
 
     Raises:
         ConfigurationError: a value is out of its range.
@@ -53,7 +45,8 @@ class Islands(ParticleFilter, _Islands):
 
     one_population: ClassVar[bool] = False
 
-    combine: Literal["evidence", "equal"] = "evidence"
+    num_islands: int = 4
+    combine: Literal["evidence", "equal"] = field(default="evidence", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,20 +67,21 @@ class Islands(ParticleFilter, _Islands):
         return self.num_particles * self.num_islands
 
     async def run(self, run: Run) -> Result:
+        island = self.filter
         failures: list[DegenerateWeightsError] = []
 
-        async def island(part: Run) -> Sweep | None:
+        async def sweep(part: Run) -> Sweep | None:
             try:
-                return await self.sweep(part)
+                return await island.sweep(part)
             except DegenerateWeightsError as error:
                 failures.append(error)
                 return None
 
-        sweeps = [sweep for sweep in await run.side_by_side([island] * self.num_islands) if sweep is not None]
+        sweeps = [one for one in await run.side_by_side([sweep] * self.num_islands) if one is not None]
         if not sweeps:
             raise failures[0]
-        sweeps = self.level(sweeps)
-        log_evidence = [sweep.log_evidence for sweep in sweeps]
+        sweeps = island.level(sweeps)
+        log_evidence = [one.log_evidence for one in sweeps]
         population, weights = pool(sweeps, log_evidence if self.combine == "evidence" else None)
         log_mean = log_sum_exp(np.array(log_evidence)) - float(np.log(self.num_islands))
-        return await self._conclude(run, population, weights, log_mean)
+        return await self.conclude(run, population, weights, log_mean)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from motes.types import Stop
+from motes.core import Stop
 
 
 @dataclass(eq=False)

@@ -6,12 +6,13 @@ import dataclasses
 
 import numpy as np
 
+from motes.core import Result
 from motes.errors import NoParticlesError
-from motes.methods.population import Population, Run
+from motes.methods.population import Population
+from motes.methods.run import Run
 from motes.methods.selectors import conclude
 from motes.protocols import RewardModel
 from motes.smc import Weights
-from motes.types import Result
 
 
 async def select_by_outcome(run: Run, result: Result, reward: RewardModel) -> Result:

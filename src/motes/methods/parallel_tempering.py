@@ -5,22 +5,24 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from motes.arguments import fit, whole_number
+from motes.core import Result
 from motes.errors import ConfigurationError
+from motes.methods.particle_filter import FilterSettings
 from motes.methods.particle_gibbs import ParticleGibbs
-from motes.methods.population import Population, Run
-from motes.methods.sweep import Sweep, pool, share
-from motes.types import Result
+from motes.methods.population import Population
+from motes.methods.run import Run
+from motes.methods.sweep import Sweep, share
 
 
 @dataclass(frozen=True)
-class ParallelTempering(ParticleGibbs):
+class ParallelTempering(FilterSettings):
     """K particle Gibbs chains side by side; after each sweep neighbours may exchange their references.
 
         ladder             1 = β_1 > β_2 > … > β_K ≥ 0
@@ -38,13 +40,19 @@ class ParallelTempering(ParticleGibbs):
         num_particles: N of each sweep of each chain.
         num_sweeps: of each chain.
         ladder: the β_k, multiplied by `beta`.
-        others: as for `ParticleGibbs`.
+        burn_in: first sweeps of the chain at β = 1 that are left out of the answer.
+        others: see `FilterSettings`; `resampling` is multinomial.
 
     Raises:
         ConfigurationError: a value is out of its range.
     """
 
-    ladder: tuple[float, ...] = (1.0, 0.5)
+    one_population: ClassVar[bool] = False
+
+    num_sweeps: int = 4
+    ladder: tuple[float, ...] = field(default=(1.0, 0.5), kw_only=True)
+    burn_in: int = field(default=0, kw_only=True)
+    resampling: str = field(default="multinomial", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,6 +60,12 @@ class ParallelTempering(ParticleGibbs):
         steps = all(hot < cold for cold, hot in itertools.pairwise(ladder))
         if not ladder or ladder[0] != 1.0 or not steps or not ladder[-1] >= 0.0:
             raise ConfigurationError(f"the ladder must begin with 1, fall strictly and end at 0 or above, not {ladder}")
+        self.chain(1.0)  # which checks the rest
+
+    def chain(self, beta: float) -> ParticleGibbs:
+        """The chain at β = `beta`."""
+        settings = {**self.settings, "beta": self.beta * beta}
+        return ParticleGibbs(num_sweeps=self.num_sweeps, burn_in=self.burn_in, **settings)
 
     @classmethod
     def of_budget(
@@ -68,10 +82,10 @@ class ParallelTempering(ParticleGibbs):
 
     @property
     def budget(self) -> int:
-        return super().budget * len(self.ladder)
+        return self.num_particles * self.num_sweeps * len(self.ladder)
 
     async def run(self, run: Run) -> Result:
-        chains = [dataclasses.replace(self, beta=self.beta * beta) for beta in self.ladder]
+        chains = [self.chain(beta) for beta in self.ladder]
         references: list[Population | None] = [None] * len(chains)
         horizon = None
         sweeps: list[Sweep] = []  # of the chain at β = 1
@@ -95,13 +109,12 @@ class ParallelTempering(ParticleGibbs):
                 if swaps[k][-1]:
                     drawn[k], drawn[k + 1] = drawn[k + 1], drawn[k]
             references = list(drawn)
-        population, weights = pool(sweeps[self.burn_in :] or sweeps[-1:])
-        result = await self._conclude(run, population, weights, sweeps[0].log_evidence)
+        result = await chains[0].conclude_chain(run, sweeps)
         rates = tuple(sum(accepted) / len(accepted) if accepted else math.nan for accepted in swaps)
         return dataclasses.replace(result, swap_rates=rates)
 
     def _swaps(self, rng: np.random.Generator, cold: Population, hot: Population, k: int, horizon: int) -> bool:
         """Whether chains k and k + 1, whose references are `cold` and `hot`, exchange them."""
-        log_phi = self.log_weights_of(Population.concatenate([cold, hot]), horizon)
+        log_phi = self.filter.log_weights_of(Population.concatenate([cold, hot]), horizon)
         log_ratio = (self.ladder[k] - self.ladder[k + 1]) * (log_phi[1] - log_phi[0])
         return bool(rng.random() < math.exp(min(0.0, log_ratio)))

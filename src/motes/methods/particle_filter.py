@@ -3,39 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from dataclasses import KW_ONLY, dataclass, fields, replace
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from motes.arguments import fit_fields
+from motes.core import Result, Sampling
 from motes.errors import ConfigurationError, UnknownNameError
-from motes.methods.population import Aggregation, Population, Run
+from motes.methods.population import Aggregation, Population
 from motes.methods.potential import Link, Potential, log_increment, require_potential
 from motes.methods.requirements import require_steps
+from motes.methods.run import Run
 from motes.methods.selectors import SELECTORS, conclude
 from motes.methods.sweep import Sweep
 from motes.protocols import LanguageModel
 from motes.smc import RESAMPLING, Weights, resample
-from motes.types import Result, Sampling
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class ParticleFilter:
-    """N partial answers, extended by the model, weighted by the reward model, resampled in proportion.
-
-        a_t ~ resample(W_{t−1})  if ESS < ess_threshold · N     x_t ~ M(· | x_<t^{a_t})     w_t = w_{t−1} · G_t
-
-    Z = E_M[Π G] is estimated without bias by the product, over the intervals between resamplings, of the mean weight:
-    `Result.log_evidence`. The self-normalised posterior is consistent, and biased for finite N. Under "absolute" a
-    finished answer counts again while others are unfinished, so that there Z, too, depends on how long they take.
+class FilterSettings:
+    """A particle filter's settings, which every method that runs particle filters has as well. Settings other than the
+    numbers at the front are given by name.
 
     Args:
-        num_particles: N ≥ 1.
+        num_particles: N ≥ 1, the particles of one filter.
         potential: "absolute", "increment" or a number in [0, 1]: G_t, and with it the target. See
             `motes.methods.potential`.
         link: "odds", "probability" or "exponential".
@@ -44,18 +40,18 @@ class ParticleFilter:
         resampling: "multinomial", "stratified", "systematic" or "residual".
         selector: "argmax", "sample", "vote" or "majority".
         aggregation: how the step scores of a prefix become r: "last", "min", "prod" or "mean".
-        copies: "count": every particle is resampled by its weight; "share": those whose texts are alike share the
-            chance that one of them has (in the spirit of DORA, arXiv 2506.15707), and carry the weight that is left
-            over on, so that the target stays what it is.
+        copies: "count": every particle is resampled by its weight. "share": particles with the same text share the
+            probability of one of them (in the spirit of DORA, arXiv 2506.15707) and carry the rest of their weight on,
+            so that the target does not change.
 
     Raises:
         ConfigurationError: a value is out of its range.
     """
 
     needs_reward: ClassVar[bool] = True
-    one_population: ClassVar[bool] = True
 
     num_particles: int
+    _: KW_ONLY
     potential: Potential | float = "absolute"
     link: Link = "odds"
     beta: float = 0.5
@@ -98,16 +94,52 @@ class ParticleFilter:
         )
 
     @property
+    def filter(self) -> ParticleFilter:
+        """The particle filter with these settings."""
+        return ParticleFilter(**self.settings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """These settings by name, without those that a particular method adds."""
+        return {field.name: getattr(self, field.name) for field in fields(FilterSettings)}
+
+    def require(self, lm: LanguageModel, sampling: Sampling) -> None:
+        """See `motes.methods.Method`."""
+        require_steps(lm, sampling)
+
+    async def conclude(self, run: Run, population: Population, weights: Weights, log_evidence: float) -> Result:
+        """The result of a run with this final weighted population."""
+        return await conclude(
+            run, population, weights, self.selector, aggregation=self.aggregation, log_evidence=log_evidence
+        )
+
+
+@dataclass(frozen=True)
+class ParticleFilter(FilterSettings):
+    """N partial answers, extended by the model, weighted by the reward model, resampled in proportion.
+
+        a_t ~ resample(W_{t−1})  if ESS < ess_threshold · N     x_t ~ M(· | x_<t^{a_t})     w_t = w_{t−1} · G_t
+
+    Z = E_M[Π G] is estimated without bias by the product, over the intervals between resamplings, of the mean weight:
+    `Result.log_evidence`. The self-normalised posterior is consistent, and biased for finite N. Under "absolute" a
+    finished answer counts again while others are unfinished, so that there Z, too, depends on how long they take.
+
+    Args:
+        all: see `FilterSettings`.
+
+    Raises:
+        ConfigurationError: a value is out of its range.
+    """
+
+    one_population: ClassVar[bool] = True
+
+    @property
     def budget(self) -> int:
         return self.num_particles
 
-    def require(self, lm: LanguageModel, sampling: Sampling) -> None:
-        """See `motes.protocols.Method`."""
-        require_steps(lm, sampling)
-
     async def run(self, run: Run) -> Result:
         sweep = await self.sweep(run)
-        return await self._conclude(run, sweep.population, sweep.weights, sweep.log_evidence)
+        return await self.conclude(run, sweep.population, sweep.weights, sweep.log_evidence)
 
     async def sweep(
         self, run: Run, *, number: int = 0, reference: Population | None = None, horizon: int | None = None
@@ -137,12 +169,12 @@ class ParticleFilter:
         while population.alive or t < (horizon or 0):
             ancestors = np.arange(n)
             if resampled := self._resamples(weights, first=t == 0):
-                chances = await self._chances(run, population, weights, t)
+                probabilities = await self._resampling_probabilities(run, population, weights, t)
                 if self.copies == "share":
-                    chances = shared_among(alike, chances)
-                ancestors[:free] = resample(run.rng, chances, free, self.resampling)
+                    probabilities = shared_among(alike, probabilities)
+                ancestors[:free] = resample(run.rng, probabilities, free, self.resampling)
                 log_evidence += weights.log_mean
-                weights = self._carried(weights, chances, ancestors)
+                weights = self._weights_after_resampling(weights, probabilities, ancestors)
             t += 1
             population = await run.extend(population.select(ancestors[:free]), score=self.needs_reward)
             if reference is not None:
@@ -189,13 +221,13 @@ class ParticleFilter:
             return False
         return self.ess_threshold >= 1.0 or weights.ess < self.ess_threshold * len(weights)
 
-    async def _chances(self, run: Run, population: Population, weights: Weights, t: int) -> FloatArray:
-        """(N,) by which ancestors are drawn after t rounds; positive where the weight is."""
+    async def _resampling_probabilities(self, run: Run, population: Population, weights: Weights, t: int) -> FloatArray:
+        """(N,) the probabilities by which ancestors are resampled after t rounds; positive where the weight is."""
         return weights.normalized
 
-    def _carried(self, weights: Weights, chances: FloatArray, ancestors: IntArray) -> Weights:
-        """The weights that offspring start with: the ratio of their ancestor's weight to its chance."""
-        return Weights(np.log(weights.normalized[ancestors] / chances[ancestors]))
+    def _weights_after_resampling(self, weights: Weights, probabilities: FloatArray, ancestors: IntArray) -> Weights:
+        """The weights that offspring start with: the ratio of their ancestor's weight to its resampling probability."""
+        return Weights(np.log(weights.normalized[ancestors] / probabilities[ancestors]))
 
     def _log_increment(self, population: Population, waiting_counts: bool) -> FloatArray:
         increment = log_increment(population, self.potential, self.link, self.beta, self.aggregation)
@@ -203,17 +235,12 @@ class ParticleFilter:
             return increment
         return np.where(population.extended | np.isneginf(increment), increment, 0.0)
 
-    async def _conclude(self, run: Run, population: Population, weights: Weights, log_evidence: float) -> Result:
-        return await conclude(
-            run, population, weights, self.selector, aggregation=self.aggregation, log_evidence=log_evidence
-        )
 
-
-def shared_among(groups: IntArray, chances: FloatArray) -> FloatArray:
-    """The chances, (N,), when those of a group that have any are divided by how many they are, so that together they
-    have the mean chance of one of them, before all are made to sum to 1."""
-    members = np.bincount(groups, weights=chances > 0)[groups]
-    shares = chances / np.maximum(members, 1.0)
+def shared_among(groups: IntArray, probabilities: FloatArray) -> FloatArray:
+    """The probabilities, (N,), each divided by the number of its group's members that have one above zero, and then
+    normalised: a group has the mean probability of its members, however many they are."""
+    members = np.bincount(groups, weights=probabilities > 0)[groups]
+    shares = probabilities / np.maximum(members, 1.0)
     return np.asarray(shares / shares.sum())
 
 

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+from motes.core import Result
 from motes.errors import ConfigurationError
-from motes.methods.particle_filter import ParticleFilter
-from motes.methods.population import Run
-from motes.methods.sweep import pool, share
-from motes.types import Result
+from motes.methods.particle_filter import FilterSettings
+from motes.methods.population import Population
+from motes.methods.run import Run
+from motes.methods.sweep import Sweep, pool, share
 
 
 @dataclass(frozen=True)
-class _Sweeps:
-    """The first fields of a method that sweeps: `num_particles, num_sweeps`, before those of `ParticleFilter`."""
-
-    num_particles: int
-    num_sweeps: int = 4
-
-
-@dataclass(frozen=True)
-class ParticleGibbs(ParticleFilter, _Sweeps):
+class ParticleGibbs(FilterSettings):
     """`num_sweeps` particle filters, each but the first conditional on a trajectory drawn from the one before.
 
         x^0 ~ PF                          the first sweep: a plain particle filter, its reference drawn by weight
@@ -47,7 +41,7 @@ class ParticleGibbs(ParticleFilter, _Sweeps):
         num_particles: N of each sweep, the reference included; at least 2 where there is more than one sweep.
         num_sweeps: at least 1.
         burn_in: first sweeps that are left out of the answer, fewer than `num_sweeps`.
-        others: as for `ParticleFilter`; `resampling` is multinomial, the only scheme that is valid with a reference.
+        others: see `FilterSettings`; `resampling` is multinomial, the only scheme that is valid with a reference.
 
     Raises:
         ConfigurationError: a value is out of its range.
@@ -55,8 +49,9 @@ class ParticleGibbs(ParticleFilter, _Sweeps):
 
     one_population: ClassVar[bool] = False
 
-    resampling: str = "multinomial"
-    burn_in: int = 0
+    num_sweeps: int = 4
+    burn_in: int = field(default=0, kw_only=True)
+    resampling: str = field(default="multinomial", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,8 +84,23 @@ class ParticleGibbs(ParticleFilter, _Sweeps):
         while len(sweeps) < self.num_sweeps and not run.exhausted():
             reference = sweeps[-1].draw(run.rng)
             latest = await self.sweep(run, number=len(sweeps), reference=reference, horizon=sweeps[0].num_rounds)
-            if run.limits.stopped is not None:  # within the sweep, which is none then
+            if run.limits.stopped is not None:  # during the sweep, which is incomplete
                 break
             sweeps.append(latest)
+        return await self.conclude_chain(run, sweeps)
+
+    async def sweep(
+        self, run: Run, *, number: int = 0, reference: Population | None = None, horizon: int | None = None
+    ) -> Sweep:
+        """One move of the chain: a filter conditional on the reference, a plain one where there is none.
+
+        Args:
+            number, reference, horizon: as for `ParticleFilter.sweep`.
+        """
+        conditional = self.filter
+        return await conditional.sweep(run, number=number, reference=reference, horizon=horizon)
+
+    async def conclude_chain(self, run: Run, sweeps: Sequence[Sweep]) -> Result:
+        """The result of a chain of these sweeps, of which the first `burn_in` do not count."""
         population, weights = pool(sweeps[self.burn_in :] or sweeps[-1:])
-        return await self._conclude(run, population, weights, sweeps[0].log_evidence)
+        return await self.conclude(run, population, weights, sweeps[0].log_evidence)

@@ -28,9 +28,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from motes.core import STOPS
 from motes.errors import ConfigurationError
 from motes.methods.population import Aggregation, Population
-from motes.types import STOPS
 
 FloatArray = npt.NDArray[np.float64]
 Potential = Literal["absolute", "increment"]

@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from motes.arguments import fit_fields
+from motes.core import Result, Sampling, Step
 from motes.errors import ConfigurationError
 from motes.methods.particle_filter import ParticleFilter
-from motes.methods.population import Population, Run
+from motes.methods.population import Population
 from motes.methods.requirements import draws_from_the_model, require_logprobs, require_steps
+from motes.methods.run import Run
 from motes.methods.selectors import SELECTORS
 from motes.protocols import LanguageModel
-from motes.types import Result, Sampling, Step
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -72,7 +73,7 @@ class PowerFilter:
         return self.num_particles
 
     def require(self, lm: LanguageModel, sampling: Sampling) -> None:
-        """See `motes.protocols.Method`.
+        """See `motes.methods.Method`.
 
         Raises:
             ConfigurationError: the temperature is 0: every draw is the same, and says nothing of Σ p(x)^α. Or the

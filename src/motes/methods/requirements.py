@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
+from motes.core import Sampling
 from motes.errors import ConfigurationError
-from motes.protocols import LanguageModel, Method
-from motes.types import Sampling
-
-
-def require(method: Method, lm: LanguageModel, sampling: Sampling) -> None:
-    """Ask a method whether it can work with a model, sampled so. See `motes.protocols.Method`.
-
-    Raises:
-        ConfigurationError: it cannot.
-    """
-    if (own := getattr(method, "require", None)) is not None:
-        own(lm, sampling)
+from motes.protocols import LanguageModel
 
 
 def continues_prefixes(lm: LanguageModel) -> bool:

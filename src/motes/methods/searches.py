@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from motes.arguments import fit_fields, whole_number
+from motes.core import Result, Sampling
 from motes.errors import ConfigurationError, UnknownNameError
-from motes.methods.population import Aggregation, Population, Run
+from motes.methods.population import Aggregation, Population
 from motes.methods.requirements import require_steps
+from motes.methods.run import Run
 from motes.methods.selectors import SELECTORS, conclude, score_weights
 from motes.protocols import LanguageModel
 from motes.smc import Weights
-from motes.types import Result, Sampling
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -53,7 +54,7 @@ class _Search:
         return 1
 
     def require(self, lm: LanguageModel, sampling: Sampling) -> None:
-        """See `motes.protocols.Method`."""
+        """See `motes.methods.Method`."""
         require_steps(lm, sampling)
 
     async def run(self, run: Run) -> Result:

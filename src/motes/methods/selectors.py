@@ -13,9 +13,10 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from motes.methods.population import Aggregation, Population, Run
+from motes.core import Result, Trajectory
+from motes.methods.population import Aggregation, Population
+from motes.methods.run import Run
 from motes.smc import Weights
-from motes.types import Result, Trajectory
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -21,6 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from motes.arguments import whole_number
+from motes.core import Sampling, Step, StepEnd, Trajectory, Usage
 from motes.errors import ConfigurationError, ContextLengthError, EngineError
 from motes.kv.checkpoint import open_checkpoint
 from motes.kv.engine import Engine
@@ -29,7 +30,6 @@ from motes.kv.worker import Request
 from motes.models.sampler import Sampler, uniforms
 from motes.steps import divided, drawn_before, end_at_limit, first_cut
 from motes.threads import in_thread_if_long
-from motes.types import Sampling, Step, StepEnd, Trajectory, Usage
 from motes.vocabulary import TextEnds, Vocabulary
 
 KEPT_ENDS = 64

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from motes.core import Sampling, Step, StepEnd, Trajectory
 from motes.errors import ConfigurationError
 from motes.text import well_formed
-from motes.types import Sampling, Step, StepEnd, Trajectory
 
 Path = tuple[str, ...]
 

@@ -24,9 +24,9 @@ from types import MappingProxyType
 from typing import Any
 
 from motes.arguments import fit_fields
+from motes.core import Problem, Sampling
 from motes.errors import ConfigurationError, UnknownNameError, UnreadableFileError
 from motes.text import read_text
-from motes.types import Problem, Sampling
 
 SLOT = "{question}"
 KEYS: Mapping[str, tuple[type, ...]] = MappingProxyType(

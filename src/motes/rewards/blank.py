@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from motes.types import NEUTRAL, Trajectory
+from motes.core import NEUTRAL, Trajectory
 
 
 def written_steps(trajectory: Trajectory) -> list[Trajectory]:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from motes import files
+from motes.core import Trajectory
 from motes.errors import ConfigurationError
 from motes.protocols import RewardModel
 from motes.rewards.mapped import MappedReward
 from motes.text import json_line, parse_json, read_text
-from motes.types import Trajectory
 
 FORMAT = "motes calibration 1"
 

@@ -14,9 +14,9 @@ from string import Formatter
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from motes.core import Problem
 from motes.errors import ConfigurationError
 from motes.rewards.families import Family, NextToken
-from motes.types import Problem
 
 if TYPE_CHECKING:
     from motes.vocabulary import Vocabulary

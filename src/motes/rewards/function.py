@@ -9,9 +9,9 @@ from typing import Any, Literal, overload
 from weakref import WeakKeyDictionary
 
 from motes.arguments import fit
+from motes.core import NEUTRAL, Failure, Problem, Trajectory
 from motes.errors import MotesError, RewardError
 from motes.threads import OneAtATime, abandoned, in_thread
-from motes.types import NEUTRAL, Failure, Problem, Trajectory
 
 Single = Callable[[Problem, str], float | Awaitable[float]]
 Batched = Callable[[Sequence[Problem], Sequence[str]], Sequence[float] | Awaitable[Sequence[float]]]
@@ -25,7 +25,7 @@ class FunctionReward:
             declared async is called for all prefixes of a batch at once. Any other is called in a thread, one call at a
             time, so that it may take long; a call that goes on when its run has ended is not waited for.
         batched: `fn` takes all that a call must score at once: (problems, texts), (B,) each → (B,) scores.
-        outcome: only finished answers are scored. The score of anything else is `motes.types.NEUTRAL`.
+        outcome: only finished answers are scored. The score of anything else is `motes.core.NEUTRAL`.
 
     By raising an error of motes' own (`motes.errors.RewardError`, say) `fn` refuses this answer: a run drops the
     particle and goes on with the others. A batched function refuses all that it was asked for.

@@ -19,13 +19,13 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from motes.arguments import instance_of, whole_number
 from motes.concurrency import gather
+from motes.core import Failure, Problem, Reads, Sampling, Scores, Step, Trajectory, Usage
 from motes.errors import ContextLengthError, MotesError, VerdictError
 from motes.ledger import Ledger
 from motes.protocols import LanguageModel
 from motes.rewards.blank import fill_scores, written_steps
 from motes.rewards.rubric import Rubric, rubric_named
 from motes.rewards.steps import StepSource
-from motes.types import Failure, Problem, Reads, Sampling, Scores, Step, Trajectory, Usage
 
 REPLY_TOKENS = 64
 """Of a whole reply, beside its critique."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from motes.core import Failure, Scores, Trajectory
 from motes.protocols import RewardModel
-from motes.types import Failure, Scores, Trajectory
 
 
 class MappedReward:

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from motes.checkpoint import checkpoint_config
+from motes.core import Failure, Trajectory, Usage
 from motes.errors import RewardError
 from motes.kv.checkpoint import open_checkpoint
 from motes.kv.engine import Engine
@@ -24,8 +25,7 @@ from motes.rewards.families import Family, family, recognise
 from motes.rewards.format import Format
 from motes.rewards.layouts import Qwen2ForProcessRewardModel, head_of, model_class, probability
 from motes.rewards.reading import Key, Prefix, Reader, Reading
-from motes.rewards.self_test import ANSWERS, QUESTION, is_wanted, refuse_constant
-from motes.types import Failure, Trajectory, Usage
+from motes.rewards.variation import ANSWERS, QUESTION, is_wanted, refuse_constant
 from motes.vocabulary import Vocabulary
 
 __all__ = ["LocalPRM", "Qwen2ForProcessRewardModel"]

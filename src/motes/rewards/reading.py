@@ -14,11 +14,11 @@ from hashlib import blake2b
 from typing import Generic, Literal, TypeVar, get_args
 from weakref import WeakKeyDictionary
 
+from motes.core import Failure, Problem, Reads, Scores, Trajectory, Usage
 from motes.errors import ContextLengthError, UnknownNameError
 from motes.rewards.blank import fill_scores, written_steps
 from motes.rewards.format import Format
 from motes.threads import in_thread_if_long
-from motes.types import Failure, Problem, Reads, Scores, Trajectory, Usage
 
 Prefix = Literal["steps", "whole"]
 

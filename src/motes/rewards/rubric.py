@@ -18,10 +18,10 @@ from string import Formatter
 from types import MappingProxyType
 
 from motes.arguments import fit, fit_fields
+from motes.core import Problem, Trajectory
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.rewards.blank import written_steps
 from motes.rewards.verdicts import stated_verdict
-from motes.types import Problem, Trajectory
 
 YES_OR_NO: Mapping[str, float] = MappingProxyType({"Yes": 1.0, "No": 0.0})
 
@@ -51,7 +51,7 @@ class Rubric:
         critique_tokens: tokens that the judge may write before its verdict; 0: the verdict at once.
         critique_ends: texts that end the critique, the cue aside; `{next}` is the number of the step after the last.
         temperature: of critiques and of whole replies. (Verdicts behind a cue are drawn at 1.)
-        outcome: only finished answers are judged. The score of anything else is `motes.types.NEUTRAL`.
+        outcome: only finished answers are judged. The score of anything else is `motes.core.NEUTRAL`.
 
     Raises:
         ConfigurationError: the prompt has other fields, or a value is out of its range.

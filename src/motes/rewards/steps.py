@@ -7,9 +7,9 @@ from itertools import chain
 from typing import NamedTuple
 
 from motes.concurrency import CallBatcher, gather
+from motes.core import Failure, Sampling, Step, Trajectory
 from motes.errors import ContextLengthError
 from motes.protocols import LanguageModel
-from motes.types import Failure, Sampling, Step, Trajectory
 
 
 class _Request(NamedTuple):

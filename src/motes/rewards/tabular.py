@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from motes.arguments import fit
+from motes.core import Trajectory
 from motes.errors import ConfigurationError
 from motes.text import well_formed
-from motes.types import Trajectory
 
 Path = tuple[str, ...]
 

@@ -28,9 +28,9 @@ from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Literal
 
+from motes.core import Problem
 from motes.errors import UnknownNameError
 from motes.tasks.boxed import BoxedAnswers
-from motes.types import Problem
 
 Split = Literal["train", "validation", "test"]
 

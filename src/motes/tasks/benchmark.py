@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from motes.core import Problem
 from motes.errors import ConfigurationError, GraderError, MissingExtraError, UnknownNameError
 from motes.protocols import AnswerRule, Reading, canonical_form
 from motes.tasks.code import CodeAnswers
@@ -20,7 +21,6 @@ from motes.tasks.maths import MathAnswers
 from motes.tasks.olympiad import ListedAnswers, OlympiadFields
 from motes.tasks.rows import Entry, Fields, Row, ShuffledChoices, read_jsonl, read_problems
 from motes.tasks.words import Choices, ExactMatch, WholeText
-from motes.types import Problem
 
 
 class GradingRule(AnswerRule, Protocol):

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from motes.core import Problem
 from motes.errors import ConfigurationError, ProblemFileError, UnreadableFileError
 from motes.tasks.boxed import BoxedAnswers
 from motes.text import parse_json, read_text
-from motes.types import Problem
 
 Row = Mapping[str, Any]
 

@@ -19,9 +19,9 @@ from motes.http import Address, Client, Server, identify, may_be_of_one, now, wh
 from motes.rewards.families import FAMILIES, Family, family
 from motes.rewards.format import Format
 from motes.rewards.reading import Key, Prefix, Reader, Reading
-from motes.rewards.self_test import ANSWERS, QUESTION, is_wanted, refuse_constant
 from motes.rewards.served.probe import family_of
 from motes.rewards.served.routes import ROUTES, Route, kind
+from motes.rewards.variation import ANSWERS, QUESTION, is_wanted, refuse_constant
 from motes.types import Failure, Trajectory
 from motes.vocabulary import Vocabulary
 

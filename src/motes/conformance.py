@@ -1,0 +1,212 @@
+"""Conformance of a language model or a reward model: does it do what its protocol asks?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from motes.concurrency import run_here
+from motes.core import Failure, Problem, Sampling, Step, Trajectory
+from motes.errors import ContractError
+from motes.protocols import LanguageModel, RewardModel
+from motes.steps import Cut, first_cut
+
+T = TypeVar("T")
+
+QUESTIONS = (
+    "Some friends collect pears. Ben owns 7. Rosa has 5 more than Ben. How many does Rosa have?",
+    "Some friends collect coins. Mia owns 3. Leo has twice as many as Mia. Carl has 4 fewer than Leo. Paul owns 9. "
+    "How many do Carl and Mia have together?",
+    "What is 2+2?",
+)
+"""Short questions of different lengths; any model can be asked them."""
+
+STEPS = (
+    Step("Ben has 7+5=12 pears.\n\n", "step"),
+    Step("Nobody knows how many.\n\n", "step"),
+    Step("The answer is \\boxed{12}.", "eos"),
+)
+"""An answer to each of them, finished, so that whoever scores finished answers only has something to score."""
+
+TOKEN_REST = 16
+"""Characters that may follow a delimiter: the rest of the token that completed it."""
+
+
+def _require(holds: bool, law: str, detail: object) -> None:
+    if not holds:
+        raise ContractError(f"{law}: {detail}")
+
+
+def _succeeded(outcomes: Sequence[T | Failure]) -> list[T]:
+    """The outcomes of a call, in which nothing may fail.
+
+    Raises:
+        MotesError: why the first that failed did.
+    """
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            raise outcome.error
+    return [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
+
+
+def _same(first: Step, second: Step) -> bool:
+    return all(getattr(first, name) == getattr(second, name) for name in ("text", "ahead", "end", "token_ids"))
+
+
+async def acheck_language_model(
+    lm: LanguageModel, *, questions: Sequence[str] = QUESTIONS, rounds: int = 3, sampling: Sampling | None = None
+) -> None:
+    """`check_language_model` for async code, notebooks among it: `await motes.acheck_language_model(lm)`."""
+    sampling = sampling or Sampling(max_step_tokens=32)
+
+    async def extend(trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
+        return _succeeded(await lm.extend(trajectories, sampling, seeds))
+
+    roots = [Trajectory(Problem(question)) for question in questions]
+    population = [root for root in roots for _ in range(3)]
+    for round_number in range(rounds):
+        seeds = [1000 * round_number + i for i in range(len(population))]
+        steps = await extend(population, sampling, seeds)
+        _require(len(steps) == len(population), "one step per trajectory", f"{len(steps)} for {len(population)}")
+        for step in steps:
+            _require_end(step, sampling)
+        again = await extend(population, sampling, seeds)
+        _require(all(map(_same, steps, again)), "same seed = same tokens", _first_difference(steps, again))
+        alone = [(await extend([t], sampling, [seed]))[0] for t, seed in zip(population, seeds, strict=True)]
+        _require(all(map(_same, steps, alone)), "batch = single", _first_difference(steps, alone))
+        order = list(range(len(population)))[::-1]
+        reversed_ = await extend([population[i] for i in order], sampling, [seeds[i] for i in order])
+        _require(
+            all(map(_same, steps, reversed_[::-1])), "order does not matter", _first_difference(steps, reversed_[::-1])
+        )
+        together = await asyncio.gather(
+            *(extend([t], sampling, [seed]) for t, seed in zip(population, seeds, strict=True))
+        )
+        merged = [call[0] for call in together]
+        _require(all(map(_same, steps, merged)), "concurrent = sequential", _first_difference(steps, merged))
+        fresh = await extend([_rebuilt(t) for t in population], sampling, seeds)
+        _require(all(map(_same, steps, fresh)), "fork = fresh", _first_difference(steps, fresh))
+
+        population = [t.extend(s) for t, s in zip(population, steps, strict=True)]
+        population = [t for t in population if t.finished is None and t.step is not None and t.step.text]
+        if not population:
+            break
+    plain = sampling.replace(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0)
+    for step in await extend([roots[0]] * 4, plain, list(range(4))):
+        if step.logprob is not None and step.proposal_logprob is not None:
+            gap = abs(step.logprob - step.proposal_logprob)
+            _require(gap <= 1e-3 * max(1, len(step.token_ids)), "at temperature 1 proposal = model", f"{gap} apart")
+    greedy = sampling.replace(temperature=0.0)
+    first, second = await extend([roots[0]] * 2, greedy, [1, 2])
+    _require(_same(first, second), "temperature 0 does not depend on the seed", (first.text, second.text))
+    hot = sampling.replace(temperature=2.0, delimiter=None)
+    many = await extend([roots[-1]] * 16, hot, list(range(16)))
+    _require(len({step.text for step in many}) > 1, "seeds never collapse particles", repr(many[0].text))
+
+
+def _require_end(step: Step, sampling: Sampling) -> None:
+    """A step ends where and why it says."""
+    _require(step.end in ("step", "eos", "length"), "a step ends for a known reason", step.end)
+    most, drawn = sampling.max_step_tokens, len(step.token_ids)
+    _require(drawn <= most, "max_step_tokens holds", f"{drawn} tokens")
+    if sampling.pattern is not None:
+        ends_at = Cut(len(step.text), is_stop=False) if step.end == "step" else None
+        found = first_cut(step.text + step.ahead, sampling)
+        _require(found == ends_at, "a step ends where its pattern first matches", repr((step.text, step.ahead)))
+    elif step.end == "step" and sampling.delimiters:
+        _require(any(d in step.text for d in sampling.delimiters), "a step contains its delimiter", repr(step.text))
+    elif step.end == "step":
+        _require(drawn in (0, most), "a step of so many tokens has them all", f"{drawn} of {most} tokens")
+    past = [step.text.lstrip().partition(d)[2].strip() for d in sampling.delimiters]
+    _require(max(map(len, past), default=0) <= TOKEN_REST, "a step ends at its delimiter", repr(step.text))
+    _require(not any(s in step.text for s in sampling.stops), "an answer ends before a stop text", repr(step.text))
+
+
+async def acheck_reward_model(
+    reward: RewardModel, *, questions: Sequence[str] = QUESTIONS, tolerance: float = 1e-4
+) -> None:
+    """`check_reward_model` for async code, notebooks among it: `await motes.acheck_reward_model(reward)`."""
+    ladders: list[list[Trajectory]] = []
+    for question in questions:
+        ladder = [Trajectory(Problem(question))]
+        for step in STEPS:
+            ladder.append(ladder[-1].extend(step))
+        ladders.append(ladder[1:])
+    everything = [trajectory for ladder in ladders for trajectory in ladder]
+
+    async def score(trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
+        return _succeeded(await reward.score(trajectories))
+
+    whole = await score([ladder[-1] for ladder in ladders])
+    batch = await score(everything)
+    _require(len(batch) == len(everything), "one result per trajectory", f"{len(batch)} for {len(everything)}")
+    for trajectory, scores in zip(everything, batch, strict=True):
+        _require(len(scores) == trajectory.depth, "one score per step", f"{len(scores)} for {trajectory.depth} steps")
+        _require(all(0 <= s <= 1 for s in scores), "scores lie in [0, 1]", list(scores))
+
+    def close(first: Sequence[float], second: Sequence[float]) -> bool:
+        return bool(np.allclose(first, second, rtol=0, atol=tolerance))
+
+    single = [(await score([trajectory]))[0] for trajectory in everything]
+    _require(all(map(close, batch, single)), "batch = single", (batch, single))
+    if (forget := getattr(reward, "forget", None)) is not None:
+        forget()
+    fresh = await score([_rebuilt(trajectory) for trajectory in everything])
+    _require(all(map(close, batch, fresh)), "fork = fresh", (batch, fresh))
+    for full, ladder, start in zip(whole, ladders, range(0, len(everything), 3), strict=True):
+        for t in range(len(ladder)):
+            _require(close(full[: t + 1], batch[start + t]), "incremental = whole", (full, batch[start + t]))
+    values = {round(float(s), 6) for scores in batch for s in scores}
+    _require(len(values) > 1, "scores vary", f"every score is {values}")
+
+
+def _rebuilt(trajectory: Trajectory) -> Trajectory:
+    """The same partial answer as a tree of its own, so that nothing kept for the original's nodes can serve it."""
+    copy = Trajectory(Problem(messages=trajectory.problem.messages))
+    for step in trajectory.steps:
+        copy = copy.extend(step)
+    return copy
+
+
+def _first_difference(first: Sequence[Step], second: Sequence[Step]) -> str:
+    for i, (a, b) in enumerate(zip(first, second, strict=True)):
+        if not _same(a, b):
+            return f"{i}: {a.text!r} ({a.end}) against {b.text!r} ({b.end})"
+    return "no difference"
+
+
+def check_language_model(
+    lm: LanguageModel, *, questions: Sequence[str] = QUESTIONS, rounds: int = 3, sampling: Sampling | None = None
+) -> None:
+    """Prove that a language model keeps its contract on the given questions.
+
+    Checked: batch = single, concurrent = sequential, fork = fresh, same seed = same tokens, order does not matter,
+    different seeds differ, temperature 0 ignores the seed, at temperature 1 steps are drawn with the probability that
+    the model gives them (where both are told), steps end where and why they say.
+
+    Raises:
+        ContractError: naming the broken law, with the difference.
+        ConfigurationError: an event loop is running here, as in a notebook: await `acheck_language_model` there.
+    """
+    run_here(
+        lambda: acheck_language_model(lm, questions=questions, rounds=rounds, sampling=sampling),
+        "await motes.acheck_language_model(…)",
+    )
+
+
+def check_reward_model(reward: RewardModel, *, questions: Sequence[str] = QUESTIONS, tolerance: float = 1e-4) -> None:
+    """Prove that a reward model keeps its contract on the given questions.
+
+    Checked: one score in [0, 1] per step, batch = single, fork = fresh, incremental = whole, scores vary.
+
+    Raises:
+        ContractError: naming the broken law, with the difference.
+        ConfigurationError: an event loop is running here, as in a notebook: await `acheck_reward_model` there.
+    """
+    run_here(
+        lambda: acheck_reward_model(reward, questions=questions, tolerance=tolerance),
+        "await motes.acheck_reward_model(…)",
+    )

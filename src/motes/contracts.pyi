@@ -1,0 +1,1 @@
+from motes.conformance import *  # noqa: F403

@@ -1,0 +1,31 @@
+"""Problems, partial answers, sampling, costs and results: the values that everything else works with."""
+
+from motes.core.problem import Problem, Role
+from motes.core.result import FloatArray, IntArray, Record, Result
+from motes.core.sampling import LONGEST_TEXT, MOST_TEXTS, Sampling
+from motes.core.trajectory import ANCHORED, STOPS, Failure, Finish, Step, StepEnd, Stop, Trajectory
+from motes.core.usage import NEUTRAL, Reads, Scores, Usage
+
+__all__ = [
+    "ANCHORED",
+    "LONGEST_TEXT",
+    "MOST_TEXTS",
+    "NEUTRAL",
+    "STOPS",
+    "Failure",
+    "Finish",
+    "FloatArray",
+    "IntArray",
+    "Problem",
+    "Reads",
+    "Record",
+    "Result",
+    "Role",
+    "Sampling",
+    "Scores",
+    "Step",
+    "StepEnd",
+    "Stop",
+    "Trajectory",
+    "Usage",
+]

@@ -1,0 +1,103 @@
+"""How a language model is sampled."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from motes.arguments import fit_fields
+from motes.errors import ConfigurationError
+
+MOST_TEXTS = 64
+"""Delimiters and stop texts of one `Sampling`."""
+LONGEST_TEXT = 1024
+"""Characters of one of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the language model is sampled, and where a step and an answer end. Every field is sent to every engine.
+
+    Attributes:
+        temperature: of the language model; 0 is greedy.
+        top_p: nucleus mass in (0, 1].
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        min_p: keep tokens at least this fraction as likely as the likeliest.
+        max_step_tokens: tokens of one step.
+        max_tokens: tokens of one whole answer; None leaves it to the model's context.
+        max_steps: steps of one answer.
+        delimiter: what ends a step, as `motes.steps` says to the letter. A text, which belongs to the step, or several.
+            Or a compiled regular expression, `re.compile(…)`: the step ends where a match ends. None: a step is
+            `max_step_tokens` tokens.
+        stop: a text, or several, that ends the answer as an end-of-sequence token does, and like it is no part of it.
+            It is looked for within a step.
+
+    Raises:
+        ConfigurationError: a field is out of its range, the pattern matches empty text, there are more than 64
+            delimiters and stop texts or one is longer than 1,024 characters, or no stop text could ever be found
+            because a step ends before it.
+    """
+
+    temperature: float = 0.8
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    max_step_tokens: int = 1024
+    max_tokens: int | None = None
+    max_steps: int = 40
+    delimiter: str | tuple[str, ...] | re.Pattern[str] | None = "\n\n"
+    stop: str | tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        fit_fields(self, "Sampling: ")
+
+        def require(holds: bool, what: str) -> None:
+            if not holds:
+                raise ConfigurationError(f"Sampling: {what}")
+
+        require(self.temperature >= 0 and math.isfinite(self.temperature), "temperature must be 0 or more")
+        require(0 < self.top_p <= 1, "top_p must lie in (0, 1]")
+        require(self.top_k >= 0, "top_k must be 0 (keep all) or more")
+        require(0 <= self.min_p <= 1, "min_p must lie in [0, 1]")
+        require(self.max_step_tokens >= 1, "max_step_tokens must be at least 1")
+        require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens must be at least 1, or None")
+        require(self.max_steps >= 1, "max_steps must be at least 1")
+        require(all(self.delimiters), "a delimiter must not be empty; None makes steps of max_step_tokens tokens")
+        if self.pattern is not None:
+            require(isinstance(self.pattern.pattern, str), "the delimiter's pattern must be one of text, not of bytes")
+            require(not self.pattern.search(""), f"the delimiter {self.pattern.pattern!r} matches empty text")
+        require(all(self.stops), "a stop text must not be empty")
+        texts = (*self.delimiters, *self.stops)
+        require(len(texts) <= MOST_TEXTS, f"at most {MOST_TEXTS} delimiters and stop texts, not {len(texts)}")
+        longest = max(map(len, texts), default=0)
+        require(
+            longest <= LONGEST_TEXT,
+            f"a delimiter or stop text has at most {LONGEST_TEXT:,} characters, not {longest:,}: its beginning will do",
+        )
+        for stop in self.stops:
+            for delimiter in self.delimiters:
+                holds = f"the stop text {stop!r} holds the delimiter {delimiter!r}: a step ends before it is complete"
+                require(delimiter not in stop, holds)
+
+    @property
+    def delimiters(self) -> tuple[str, ...]:
+        """The texts that end a step; empty where a pattern or a number of tokens does."""
+        if self.delimiter is None or isinstance(self.delimiter, re.Pattern):
+            return ()
+        return (self.delimiter,) if isinstance(self.delimiter, str) else tuple(self.delimiter)
+
+    @property
+    def pattern(self) -> re.Pattern[str] | None:
+        """The pattern that ends a step, where one does."""
+        return self.delimiter if isinstance(self.delimiter, re.Pattern) else None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The texts that end the answer."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    def replace(self, **changes: Any) -> Sampling:
+        return dataclasses.replace(self, **changes)

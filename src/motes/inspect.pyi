@@ -1,0 +1,1 @@
+from motes.inspect_provider import *  # noqa: F403

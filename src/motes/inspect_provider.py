@@ -1,0 +1,315 @@
+"""motes in Inspect (`inspect_ai`): a model provider and a solver, which Inspect finds by themselves.
+
+    inspect eval TASK --model motes/tiny -M reward=tiny -M method=pf -M budget=16
+    inspect eval TASK --model openai/gpt-4o --solver motes/particles -S method=majority -S budget=16
+
+See docs/inspect.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from motes import api, prompts
+from motes.concurrency import gather
+from motes.core import Problem, Result, Sampling, Step, Trajectory, Usage
+from motes.errors import ConfigurationError, MissingExtraError, UnknownNameError
+from motes.lab import method_from_spec
+from motes.protocols import LanguageModel
+
+try:
+    from inspect_ai.log._samples import ActiveSample, sample_active  # nothing public tells the epoch
+    from inspect_ai.model import (
+        ChatCompletionChoice,
+        ChatMessage,
+        ChatMessageAssistant,
+        ChatMessageSystem,
+        ChatMessageUser,
+        ContentText,
+        GenerateConfig,
+        Model,
+        ModelAPI,
+        ModelOutput,
+        ModelUsage,
+        get_model,
+        modelapi,
+    )
+    from inspect_ai.solver import Generate, Solver, TaskState, solver
+    from inspect_ai.tool import ToolChoice, ToolInfo
+except ImportError as error:
+    raise MissingExtraError("Inspect", "inspect") from error
+
+MESSAGES = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
+REFUSED = (
+    "best_of", "extra_body", "frequency_penalty", "logit_bias", "logprobs", "modalities", "presence_penalty",
+    "prompt_logprobs", "reasoning_tokens", "response_schema", "top_logprobs",
+)  # fmt: skip
+"""What a configuration may ask of a model and is refused. Temperature, top_p, top_k, max_tokens, stop_seqs, seed and
+num_choices are honoured; the rest (connections, retries, caches) is Inspect's own affair."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How questions are answered, as `-M` and `-S` give it.
+
+    Args:
+        reward, outcome_reward: what reward models are called, see `motes.asolve`.
+        method, budget: a method spec, see `motes.lab.method_from_spec`, and the number of trajectories.
+        prompt: how the model is asked, see `motes.prompt`.
+        task: whose rule says what an answer is and when two are the same, such as "math-500", see
+            `motes.api.answer_rule`.
+        seed: the first of the seeds, where the configuration gives none.
+        deadline, token_budget: of one question, see `motes.asolve`.
+        delimiter, pattern, step_tokens, min_p, max_step_tokens, max_steps: see `motes.Sampling`.
+    """
+
+    reward: str | None = None
+    outcome_reward: str | None = None
+    method: str = "pf"
+    budget: int = 16
+    prompt: str | None = None
+    task: str | None = None
+    seed: int = 0
+    deadline: float | None = None
+    token_budget: int | None = None
+    delimiter: str | None = None
+    pattern: str | None = None
+    step_tokens: int | None = None
+    min_p: float | None = None
+    max_step_tokens: int | None = None
+    max_steps: int | None = None
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Settings:
+        """Raises UnknownNameError for what is none of them."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in given:
+            if name not in known:
+                raise UnknownNameError("setting", name, known)
+        return cls(**given)
+
+    def sampling(self, config: GenerateConfig, prompt: prompts.Prompt | None) -> Sampling:
+        """Of a configuration of Inspect's.
+
+        Raises:
+            ConfigurationError: it asks for something that cannot be had here.
+        """
+        for name in REFUSED:
+            if getattr(config, name, None):
+                raise ConfigurationError(f"motes cannot honour {name}: leave it out")
+        base = Sampling() if prompt is None else prompt.sampling
+        steps = prompts.steps({name: getattr(self, name) for name in prompts.STEPS})
+        own = {"min_p": self.min_p, "max_step_tokens": self.max_step_tokens, "max_steps": self.max_steps}
+        asked = {name: getattr(config, name) for name in ("temperature", "top_p", "top_k", "max_tokens")}
+        asked["stop"] = tuple(config.stop_seqs) if config.stop_seqs else None
+        return base.replace(**steps, **{name: value for name, value in {**own, **asked}.items() if value is not None})
+
+
+class Answerer:
+    """Answers conversations by a method over a language model and reward models."""
+
+    def __init__(self, lm: LanguageModel, name: str, settings: Settings) -> None:
+        self._lm, self._name, self._settings = lm, name, settings
+        self._method = method_from_spec(settings.method, settings.budget)
+        self._prompt = None if settings.prompt is None else prompts.prompt(settings.prompt)
+        self._rule = None if settings.task is None else api.answer_rule(settings.task)
+        self._reward = None
+        if settings.reward is not None and getattr(self._method, "needs_reward", True):
+            self._reward = api.reward_model(settings.reward)
+        self._outcome = None if settings.outcome_reward is None else api.reward_model(settings.outcome_reward)
+        self._asked: Counter[str] = Counter()
+        self._asked_in: WeakKeyDictionary[ActiveSample, Counter[str]] = WeakKeyDictionary()
+
+    async def answer(self, messages: Sequence[ChatMessage], config: GenerateConfig) -> ModelOutput:
+        """A choice for each of the `num_choices` answers with the most weight, as many as there are."""
+        problem = Problem(messages=[turn(message) for message in messages])
+        sampling = self._settings.sampling(config, self._prompt)
+        if sampling.temperature == 0 and self._method.budget > 1:
+            raise ConfigurationError(
+                f"temperature 0 makes all {self._method.budget} trajectories the same: leave it out (a seed makes runs "
+                "repeatable), or use method=greedy"
+            )
+        result = await api.asolve(
+            problem if self._prompt is None else self._prompt.problem(problem),
+            lm=self._lm,
+            reward=self._reward,
+            outcome_reward=self._outcome,
+            method=self._method,
+            sampling=sampling,
+            seed=self._seed(problem, config),
+            task=self._rule,
+            deadline=self._settings.deadline,
+            token_budget=self._settings.token_budget,
+        )
+        return self._output(result, config.num_choices or 1)
+
+    def _seed(self, problem: Problem, config: GenerateConfig) -> int:
+        """Of this conversation, the epoch and how often it was asked in it: the order of samples changes nothing."""
+        sample = sample_active()
+        base = self._settings.seed if config.seed is None else config.seed
+        name = json.dumps([base, sample and sample.epoch, [dict(message) for message in problem.messages]])
+        asked = self._asked if sample is None else self._asked_in.setdefault(sample, Counter())
+        asked[name] += 1
+        return int.from_bytes(hashlib.sha256(f"{name} {asked[name]}".encode()).digest()[:8], "big") >> 1
+
+    def _output(self, result: Result, number: int) -> ModelOutput:
+        usage, texts = result.usage, result.texts()
+        first = result.text if result.answer is None else texts.pop(result.answer)
+        told = {
+            "method": self._settings.method,
+            "budget": self._settings.budget,
+            "seed": result.seed,
+            "answer": result.answer,
+            "confidence": result.confidence,
+            "posterior": dict(result.posterior),
+            "log_evidence": result.log_evidence,
+            "rounds": len(result.records),
+            "dropped": len(result.dropped),
+            "stopped": result.stopped,
+            "usage": usage.to_dict(),
+        }
+        return ModelOutput(
+            model=self._name,
+            choices=[
+                ChatCompletionChoice(
+                    message=ChatMessageAssistant(content=text, model=self._name, source="generate"),
+                    stop_reason="max_tokens" if result.stopped == "token_budget" else "stop",
+                )
+                for text in [first, *texts.values()][:number]
+            ],
+            usage=ModelUsage(
+                input_tokens=usage.prefill_tokens,
+                input_tokens_cache_read=usage.prefill_tokens_cached,
+                output_tokens=usage.generated_tokens,
+                total_tokens=usage.prefill_tokens + usage.prefill_tokens_cached + usage.generated_tokens,
+            ),
+            metadata={"motes": told},
+        )
+
+
+def turn(message: ChatMessage) -> dict[str, str]:
+    """A message as motes has it.
+
+    Raises:
+        ConfigurationError: it is not text, or of a tool.
+    """
+    if message.role == "tool" or getattr(message, "tool_calls", None):
+        raise ConfigurationError("motes calls no tools: leave them out of the conversation")
+    parts = [ContentText(text=message.content)] if isinstance(message.content, str) else message.content
+    texts = [part.text for part in parts if isinstance(part, ContentText)]
+    if len(texts) < len(parts):
+        kinds = {part.type for part in parts} - {"text"}
+        raise ConfigurationError(f"motes reads text only: leave out what is {', '.join(sorted(kinds))}")
+    return {"role": message.role, "content": "".join(texts)}
+
+
+class MotesAPI(ModelAPI):
+    """`motes/MODEL`: MODEL is what `motes.language_model` opens, `-M` gives the `Settings`."""
+
+    def __init__(
+        self,
+        model_name: str,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        config: GenerateConfig = GenerateConfig(),  # noqa: B008  # as Inspect has it
+        **given: Any,
+    ) -> None:
+        super().__init__(model_name, base_url, api_key, [], config)
+        if base_url is not None:
+            raise ConfigurationError("name the server in the model: motes/http://HOST:PORT/v1#MODEL")
+        settings = Settings.of({"reward": "tiny" if model_name == "tiny" else None, **given})
+        self._answerer = Answerer(api.language_model(model_name), f"motes/{model_name}", settings)
+
+    async def generate(
+        self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
+    ) -> ModelOutput:
+        if tools and tool_choice != "none":
+            raise ConfigurationError("motes calls no tools: take them out of the task")
+        return await self._answerer.answer(input, config)
+
+    def max_connections(self) -> int:
+        return 64
+
+    def connection_key(self) -> str:
+        return self.model_name
+
+
+class WholeAnswers:
+    """Any model of Inspect's as a language model that writes whole answers."""
+
+    continues_prefixes = False
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def gives_logprobs(self, sampling: Sampling) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return str(self._model)
+
+    async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
+        if any(trajectory.depth for trajectory in trajectories):
+            raise ConfigurationError(f"{self!r} cannot continue an answer: draw whole ones")
+        if sampling.min_p:
+            raise ConfigurationError("models of Inspect know no min_p: leave it out")
+        return await gather(
+            self._write(trajectory, sampling, seed) for trajectory, seed in zip(trajectories, seeds, strict=True)
+        )
+
+    async def _write(self, trajectory: Trajectory, sampling: Sampling, seed: int) -> Step:
+        config = GenerateConfig(
+            temperature=sampling.temperature,
+            top_p=None if sampling.top_p == 1 else sampling.top_p,
+            top_k=sampling.top_k or None,
+            max_tokens=sampling.max_tokens,
+            stop_seqs=list(sampling.stops) or None,
+            seed=seed % 2**31,
+        )
+        messages = [MESSAGES[turn["role"]](content=turn["content"]) for turn in trajectory.problem.messages]
+        output = await self._model.generate(messages, config=config)
+        spent = output.usage or ModelUsage()
+        usage = Usage(
+            generated_tokens=spent.output_tokens,
+            prefill_tokens=spent.input_tokens + (spent.input_tokens_cache_write or 0),
+            prefill_tokens_cached=spent.input_tokens_cache_read or 0,
+        )
+        cut = output.stop_reason in ("max_tokens", "model_length")
+        return Step(output.completion, "length" if cut else "eos", usage=usage)
+
+
+@modelapi(name="motes")
+def provider() -> type[ModelAPI]:
+    """The provider, as Inspect looks for it."""
+    return MotesAPI
+
+
+@solver
+def particles(lm: str | None = None, **settings: Any) -> Solver:
+    """Answer the task's conversation by a method of motes, and keep what it found in the sample's metadata.
+
+    Args:
+        lm: what the language model is called, see `motes.language_model`; by default the model under evaluation, which
+            then writes whole answers: method=majority, bon or wbon.
+        settings: see `Settings`.
+    """
+    answerer: Answerer | None = None
+
+    async def solve(state: TaskState, generate: Generate) -> TaskState:
+        nonlocal answerer
+        model = get_model()
+        if answerer is None:
+            opened = WholeAnswers(model) if lm is None else api.language_model(lm)
+            answerer = Answerer(opened, str(model) if lm is None else f"motes/{lm}", Settings.of(settings))
+        state.output = await answerer.answer(state.messages, model.config)
+        state.messages.append(state.output.message)
+        state.metadata["motes"] = (state.output.metadata or {})["motes"]
+        return state
+
+    return solve

@@ -1,0 +1,231 @@
+"""Are scores probabilities? Fit a map that makes them so, and measure before and after on what it was not fitted to.
+
+A labelled file is JSON Lines, an answer or the beginning of one a line, whole or with its score:
+
+    {"question": "What is 2+2?", "steps": ["2+2 is two twos.", "So \\boxed{4}."], "label": 1}
+    {"question": "What is 2+2?", "text": "2+2 is two twos.\n\nSo \\boxed{5}.", "label": 0}
+    {"question": "What is 2+2?", "score": 0.31, "label": 0}
+
+`label` says whether it is right, the last step included: 1 or 0. `score` is the reward model's, of the last step; a
+question beside it is not asked, and keeps the answers to it together.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from motes.core import Failure, Problem, Scores, Step, Trajectory, Usage
+from motes.errors import ConfigurationError, MotesError, RewardError, UnreadableFileError
+from motes.lab.measure.reliability import brier_score, expected_calibration_error
+from motes.protocols import RewardModel
+from motes.rewards.calibration import Calibration
+from motes.text import parse_json, read_text
+
+FloatArray = npt.NDArray[np.float64]
+
+BATCH = 256
+"""Answers scored together."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A labelled answer: its steps, or its score, or both."""
+
+    label: int
+    question: str | None = None
+    steps: tuple[str, ...] = ()
+    score: float | None = None
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """The answer, finished."""
+        node = Trajectory(Problem(self.question))
+        for step in self.steps[:-1]:
+            node = node.extend(Step(step if step.endswith("\n") else step + "\n\n", "step"))
+        return node.extend(Step(self.steps[-1], "eos"))
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How far scores are from probabilities, before and after; "after" by maps fitted without the answers they map.
+
+    Attributes:
+        folds: parts that the answers were divided into, all answers to one question in one part.
+        ece: expected calibration error (before, after), see `expected_calibration_error`.
+        brier: mean squared difference between probability and label (before, after).
+    """
+
+    folds: int
+    ece: tuple[float, float]
+    brier: tuple[float, float]
+
+
+def read_labelled(path: Path) -> list[Labelled]:
+    """The labelled answers of a file.
+
+    Raises:
+        ConfigurationError: it cannot be read, or a line is not as the module's docstring says.
+    """
+    try:
+        lines = read_text(path).split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableFileError(path, error) from error
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                found.append(_labelled(parse_json(line)))
+            except ValueError as error:
+                raise ConfigurationError(f"{path}, line {number}: {error}") from error
+    return found
+
+
+def _labelled(line: Any) -> Labelled:
+    if not isinstance(line, dict):
+        raise ValueError("it is no JSON object")
+    label, score = line.get("label"), line.get("score")
+    if label not in (0, 1):
+        raise ValueError(f"`label` must be 0 or 1, not {label!r}")
+    if score is not None and not (isinstance(score, (int, float)) and 0 <= score <= 1):
+        raise ValueError(f"`score` must be a number in [0, 1], not {score!r}")
+    question, steps, text = line.get("question"), line.get("steps"), line.get("text")
+    if steps is None and isinstance(text, str):
+        steps = re.findall(r".+?(?:\n{2,}|\Z)", text, re.DOTALL)
+    if score is None:
+        if not (isinstance(question, str) and question.strip()):
+            raise ValueError("it needs a `question`, or a `score`")
+        if not (isinstance(steps, list) and steps and all(isinstance(step, str) for step in steps)):
+            raise ValueError("it needs `steps`, a list of texts, or a `text`, or a `score`")
+    return Labelled(int(label), question, tuple(steps or ()), None if score is None else float(score))
+
+
+async def score_labelled(reward: RewardModel, answers: Sequence[Labelled]) -> tuple[list[Labelled], Usage]:
+    """The answers with the scores of `reward`, where they had none, and what that cost. What cannot be scored is left
+    out.
+
+    Raises:
+        RewardError: nothing could be scored.
+    """
+    scored = [answer for answer in answers if answer.score is not None]
+    new = [answer for answer in answers if answer.score is None]
+    usage = Usage()
+    failure: MotesError | None = None
+    for start in range(0, len(new), BATCH):
+        part = new[start : start + BATCH]
+        outcomes = await reward.score([a.trajectory for a in part])
+        for answer, outcome in zip(part, outcomes, strict=True):
+            if isinstance(outcome, Failure):
+                failure = failure or outcome.error
+                continue
+            usage += outcome.usage if isinstance(outcome, Scores) else Usage()
+            scored.append(replace(answer, score=float(outcome[-1])))
+    if not scored and failure is not None:
+        raise RewardError(f"none of {len(new)} answers could be scored; the first: {failure}") from failure
+    return scored, usage
+
+
+def calibrate(
+    answers: Sequence[Labelled], *, slope: float = 0.01, folds: int = 5, reward: str | None = None
+) -> tuple[Calibration, HeldOut]:
+    """The calibration of scored answers, its provenance included, and what it is worth.
+
+    Args:
+        slope: see `Calibration`; 0 is the isotonic regression itself.
+        folds: for what is held out, at least 2.
+        reward: what the reward model is called.
+
+    Raises:
+        ConfigurationError: there are too few answers or questions, no right ones, or no wrong ones.
+    """
+    if folds < 2:
+        raise ConfigurationError(f"folds must be at least 2, not {folds}")
+    labels = np.array([answer.label for answer in answers], dtype=np.float64)  # (n,)
+    scores = np.array([answer.score for answer in answers], dtype=np.float64)
+    if len(answers) < 10 or not 0 < labels.sum() < len(labels):
+        raise ConfigurationError(
+            f"{len(answers)} labelled answers, {int(labels.sum())} of them right: at least 10 are needed, some right "
+            "and some wrong (hundreds, for a map to be trusted)"
+        )
+    groups = _groups(answers)
+    folds = min(folds, int(groups.max()) + 1)
+    if folds < 2:
+        raise ConfigurationError("all answers are to one question: give answers to several")
+    fold = np.random.default_rng(0).permutation(int(groups.max()) + 1)[groups] % folds  # (n,)
+    after = np.empty_like(scores)
+    for k in range(folds):
+        part = _fit(scores[fold != k], labels[fold != k], slope)
+        after[fold == k] = [part(score) for score in scores[fold == k]]
+    held_out = HeldOut(
+        folds,
+        (expected_calibration_error(scores, labels), expected_calibration_error(after, labels)),
+        (brier_score(scores, labels), brier_score(after, labels)),
+    )
+    provenance = {
+        "reward": reward,
+        "date": datetime.date.today().isoformat(),
+        "labels": len(answers),
+        "right": int(labels.sum()),
+        "questions": int(groups.max()) + 1,
+        "held_out": asdict(held_out),
+    }
+    return replace(_fit(scores, labels, slope), provenance=MappingProxyType(provenance)), held_out
+
+
+def _groups(answers: Sequence[Labelled]) -> npt.NDArray[np.int64]:
+    """(n,) the number of each one's question; an answer without a question has a number of its own."""
+    numbers: dict[object, int] = {}
+    return np.array(
+        [numbers.setdefault(a.question or (i,), len(numbers)) for i, a in enumerate(answers)], dtype=np.int64
+    )
+
+
+def _fit(scores: FloatArray, labels: FloatArray, slope: float) -> Calibration:
+    """Isotonic regression, joined by straight lines. No probability is nearer to 0 or 1 than n labels can show, 1/(n+2)
+    by Laplace's rule."""
+    levels = isotonic_regression(scores, labels)  # (n,)
+    edge = 1 / (len(labels) + 2)
+    knots: dict[float, float] = {}
+    for block in _plateaus(scores, levels):
+        level = float(np.clip(levels[block[0]], edge, 1 - edge))
+        knots[float(scores[block[0]])] = knots[float(scores[block[-1]])] = level
+    return Calibration(tuple(knots), tuple(knots.values()), slope)
+
+
+def _plateaus(scores: FloatArray, levels: FloatArray) -> Iterator[npt.NDArray[np.int64]]:
+    """The places of each level's scores, from low to high."""
+    order = np.argsort(scores, kind="stable")
+    changes = np.flatnonzero(np.diff(levels[order])) + 1
+    yield from np.split(order, changes)
+
+
+def isotonic_regression(scores: FloatArray, labels: FloatArray) -> FloatArray:
+    """(n,) the levels nearest to the labels, in squares, that never decrease in the scores; equal for equal ones.
+
+    Pool adjacent violators: as long as a level is not above the one before, both become their mean (Ayer et al., "An
+    empirical distribution function for sampling with incomplete information", 1955).
+
+    Args:
+        scores, labels: (n,)
+    """
+    unique, place = np.unique(scores, return_inverse=True)
+    sums, sizes = np.zeros(len(unique)), np.zeros(len(unique))
+    np.add.at(sums, place, labels)
+    np.add.at(sizes, place, 1.0)
+    blocks: list[tuple[float, float, int]] = []  # sum of labels, number of labels, number of scores
+    for total, size in zip(sums.tolist(), sizes.tolist(), strict=True):
+        count = 1
+        while blocks and blocks[-1][0] * size >= total * blocks[-1][1]:
+            before = blocks.pop()
+            total, size, count = total + before[0], size + before[1], count + before[2]
+        blocks.append((total, size, count))
+    levels = np.repeat([total / size for total, size, _ in blocks], [count for *_, count in blocks])
+    return np.asarray(levels[place])

@@ -1,0 +1,405 @@
+"""An evaluation as data: what is to be run, and the directory that holds it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from motes import api, files
+from motes.arguments import fit
+from motes.core import Problem, Sampling
+from motes.errors import ConfigurationError, MotesError, RunDirectoryError
+from motes.lab.run.damage import Damage, Damaged, Rule, broken, is_count, is_list, is_text, or_none, parse_json, refuse
+from motes.lab.run.keys import without_keys
+from motes.lab.run.method_spec import canonical, describe, is_own, method_from_spec
+from motes.lab.run.records import Foreign, Key
+from motes.prompts import Prompt
+from motes.protocols import Task
+from motes.tasks import TASKS
+from motes.text import well_formed_values
+
+CONFIGURATION = "config.json"
+PROBLEMS = "problems.json"
+RECORDS = "records.jsonl"
+TRACES = "traces.jsonl.gz"
+PROVENANCE = "provenance.jsonl"
+LOG = "log.txt"
+
+MODELS = ("lm", "reward", "outcome_reward")
+
+LATER: Mapping[str, Any] = MappingProxyType({"copies": "count"})
+"""Settings that methods have not had from the first, and what they did without: that is left out of configurations, as
+in those from before, so that these can be gone on with."""
+
+MULTIPLE = 720_720
+"""Of every number up to 16: this many times a budget can be shared out to as many beams, sweeps or islands."""
+
+
+class PlannedRun(NamedTuple):
+    """One run that an evaluation asks for."""
+
+    problem: Problem
+    method: str
+    budget: int
+    seed: int
+
+    @property
+    def key(self) -> Key:
+        assert self.problem.id is not None
+        return self.problem.id, self.method, self.budget, self.seed
+
+    @property
+    def run_seed(self) -> int:
+        return derive_seed(self.seed, self.key[0], self.method, self.budget)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `number` of `total`, from 1: every total-th problem, with all its runs.
+
+    Every run is in exactly one part; a part's runs are those of the whole evaluation, seeds included.
+    """
+
+    number: int
+    total: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read "2/8".
+
+        Raises:
+            ConfigurationError: it is something else, or there is no such part.
+        """
+        matched = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        if matched is None or not 1 <= int(matched[1]) <= int(matched[2]):
+            raise ConfigurationError(f"a shard is written I/N, I from 1 to N, such as 2/8, not {text!r}")
+        return cls(int(matched[1]), int(matched[2]))
+
+    def of(self, problems: Sequence[Problem]) -> list[Problem]:
+        return list(problems[self.number - 1 :: self.total])
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.total}"
+
+
+def derive_seed(seed: int, problem_id: str, method: str, budget: int) -> int:
+    """The seed of one run, a non-negative integer below 2^63.
+
+    It depends on nothing but the run's own name, so that order, resuming and sharding do not change results.
+    """
+    name = json.dumps([seed, problem_id, method, budget])
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Every method at every budget and seed on every problem.
+
+    Args:
+        task: what it is called, see `motes.api.task`; `split` and `limit` (the first so many problems; None for all)
+            choose its problems.
+        methods: method specs, see `motes.lab.run.method_spec`.
+        budgets: numbers of trajectories. `greedy` draws one whatever the budget: it is run once, at budget 1.
+        seeds: the whole evaluation is repeated with each.
+        lm, reward, outcome_reward: what the models are called; see `motes.asolve`.
+        sampling: of the language model.
+        prompt: how it is asked, see `motes.prompt`; None: as the problems stand. Its steps are not taken over: they are
+            `prompt.sampling`.
+
+    Raises:
+        ConfigurationError: something in it cannot work. Nothing was computed.
+    """
+
+    task: str = "arithmetic"
+    split: str = "test"
+    limit: int | None = None
+    methods: tuple[str, ...] = ("pf", "bon", "wbon", "majority", "greedy")
+    budgets: tuple[int, ...] = (1, 4, 16)
+    seeds: tuple[int, ...] = (0,)
+    lm: str = "tiny"
+    reward: str | None = "tiny"
+    outcome_reward: str | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    prompt: Prompt | None = None
+
+    def __post_init__(self) -> None:
+        fit("limit", self.limit, int | None)
+        fit("sampling", self.sampling, Sampling)
+        fit("prompt", self.prompt, Prompt | None)
+        several = {"methods": tuple[str, ...], "budgets": tuple[int, ...], "seeds": tuple[int, ...]}
+        for name, kind in several.items():
+            object.__setattr__(self, name, fit(name, getattr(self, name), kind))
+            if not getattr(self, name):
+                raise ConfigurationError(f"an evaluation needs at least one of: {name}")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigurationError(f"limit must be at least 1 problem, not {self.limit}")
+        if min(self.seeds) < 0:
+            raise ConfigurationError(f"seeds must be 0 or more, not {min(self.seeds)}")
+        object.__setattr__(self, "methods", tuple(dict.fromkeys(map(canonical, self.methods))))
+        object.__setattr__(self, "budgets", tuple(sorted(set(self.budgets))))
+        object.__setattr__(self, "seeds", tuple(sorted(set(self.seeds))))
+        for spec in self.methods:
+            for budget in self.budgets:
+                method_from_spec(spec, budget)
+        identifiers = [problem.id for problem in self.problems()]
+        if len(set(identifiers)) < len(identifiers) or None in identifiers:
+            raise ConfigurationError(f"the problems of {self.task!r} need an id each, all different")
+
+    @cached_property
+    def opened(self) -> Task:
+        """The task of that name."""
+        return api.task(self.task)
+
+    def problems(self) -> list[Problem]:
+        return self.opened.problems(self.split, self.limit)
+
+    def cells(self) -> list[tuple[str, int]]:
+        """Every (method, budget) once, in the order asked for."""
+        cells = [(spec, method_from_spec(spec, budget).budget) for spec in self.methods for budget in self.budgets]
+        return list(dict.fromkeys(cells))
+
+    def plan(self, shard: Shard | None = None) -> list[PlannedRun]:
+        """Every run, or those of one part, in the order of work.
+
+        Problem by problem, so that whatever is done so far compares all methods, and what is in flight is always the
+        same mixture of budgets; the longest runs of a problem first, so that the last batches are not a few long runs.
+        """
+        cells = sorted(self.cells(), key=lambda cell: -cell[1])
+        return [
+            PlannedRun(problem, spec, budget, seed)
+            for problem in (self.problems() if shard is None else shard.of(self.problems()))
+            for seed in self.seeds
+            for spec, budget in cells
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved configuration, as JSON can hold it, without keys: two evaluations are the same where these are
+        equal."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name in MODELS:
+            fields[name] = None if fields[name] is None else without_keys(fields[name])
+        for name in ("outcome_reward", "prompt"):  # as in the configurations of evaluations from before there were any
+            if fields[name] is None:
+                del fields[name]
+        if self.prompt is not None:
+            fields["prompt"] = {key: getattr(self.prompt, key) for key in ("name", "system", "question")}
+        return {
+            **fields,
+            "methods": {spec: self._describe(spec) for spec in self.methods},
+            "budgets": list(self.budgets),
+            "seeds": list(self.seeds),
+            "sampling": _describe_sampling(self.sampling),
+            "num_problems": (num_problems := len(self.problems())),
+            "num_runs": num_problems * len(self.seeds) * len(self.cells()),
+        }
+
+    def _describe(self, spec: str) -> dict[str, Any]:
+        """The method's fields, less the one that holds the budget."""
+        budget = self.budgets[0]
+        small, large = (describe(method_from_spec(spec, n)) for n in (budget, MULTIPLE * budget))
+        settled = {name: value for name, value in small.items() if value == large[name]}
+        return {name: value for name, value in settled.items() if name not in LATER or value != LATER[name]}
+
+    def check(self, directory: Path) -> None:
+        """Make sure that `directory` can hold this evaluation; nothing is written.
+
+        Raises:
+            RunDirectoryError: it holds records of a different evaluation, or is no directory.
+        """
+        check(directory, self.to_dict())
+
+    def claim(self, directory: Path) -> None:
+        """Make `directory`, which must exist, this evaluation's. Only who holds its record file may do so.
+
+        Raises:
+            RunDirectoryError: as `check`, or it cannot be written.
+        """
+        claim(directory, self.to_dict(), [str(problem.id) for problem in self.problems()])
+
+
+def check(directory: Path, configuration: Mapping[str, Any]) -> None:
+    """Make sure that `directory` can hold the evaluation of this configuration; see `Evaluation.check`."""
+    if directory.exists() and not directory.is_dir():
+        raise RunDirectoryError(f"{directory} is a file: name a directory")
+    records = directory / RECORDS
+    if not records.exists() or not records.stat().st_size:
+        return
+    if not (directory / CONFIGURATION).exists():
+        raise RunDirectoryError(f"{directory} holds records but no {CONFIGURATION}: use another directory")
+    # What is read is well-formed; the name of a file may not be.
+    if different := differing(well_formed_values(configuration), read_configuration(directory)):
+        raise RunDirectoryError(
+            f"{directory} holds an evaluation with another configuration: {'; '.join(different)}. "
+            "Use the same settings, or another directory"
+        )
+
+
+def claim(directory: Path, configuration: Mapping[str, Any], problems: Sequence[str] | None) -> None:
+    """Make `directory` that of the evaluation of this configuration; see `Evaluation.claim`.
+
+    Args:
+        problems: the ids of all its problems; None: they are not known.
+    """
+    check(directory, configuration)
+    written = {CONFIGURATION: json.dumps(configuration, indent=2, ensure_ascii=False)}
+    if problems is not None:
+        written[PROBLEMS] = json.dumps(problems, indent=0, ensure_ascii=False)
+    for name, text in written.items():
+        try:
+            files.write_text(directory / name, text + "\n")
+        except OSError as error:
+            raise RunDirectoryError(f"{directory / name} cannot be written: {error.strerror}") from error
+
+
+def _describe_sampling(sampling: Sampling) -> dict[str, Any]:
+    """Its fields, those that are newer than other evaluations only where they say something."""
+    fields = {**dataclasses.asdict(sampling), "delimiter": list(sampling.delimiters), "stop": list(sampling.stops)}
+    if not sampling.stops:
+        del fields["stop"]
+    if sampling.pattern is not None:
+        fields["delimiter"] = {"pattern": sampling.pattern.pattern, "flags": str(re.RegexFlag(sampling.pattern.flags))}
+    return fields
+
+
+_TEXT = Rule(is_text, "a text")
+_NAME = Rule(or_none(is_text), "a text or null")
+_COUNT = Rule(is_count, "a whole number from 0")
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        "task": _TEXT,
+        "split": _TEXT,
+        "limit": Rule(or_none(lambda value: is_count(value, 1)), "a whole number from 1, or null"),
+        "methods": Rule(lambda value: isinstance(value, dict) or is_list(value, is_text), "an object, by method"),
+        "budgets": Rule(lambda value: is_list(value, lambda n: is_count(n, 1)), "a list of whole numbers from 1"),
+        "seeds": Rule(lambda value: is_list(value, is_count), "a list of whole numbers from 0"),
+        "lm": _TEXT,
+        "reward": _NAME,
+        "outcome_reward": _NAME,
+        "num_problems": _COUNT,
+        "num_runs": _COUNT,
+    }
+)
+"""What each field of a configuration that is read again may hold."""
+
+
+def read_configuration(directory: Path, damaged: Damaged = refuse) -> dict[str, Any]:
+    """The configuration that an evaluation's directory holds.
+
+    Args:
+        damaged: told of what cannot be read, which is then left out; by default it is an error.
+
+    Raises:
+        RunDirectoryError: it holds none, or a damaged one.
+    """
+    path = directory / CONFIGURATION
+    configuration: dict[str, Any] = {}
+    remedy = "use another directory"
+    try:
+        read = parse_json(files.read_text(path))
+        if isinstance(read, dict):
+            configuration = read
+        else:
+            damaged(Damage(path, "", "it is no object", remedy))
+    except FileNotFoundError as error:
+        raise RunDirectoryError(f"{directory} holds no evaluation: `motes eval --out {directory}` makes one") from error
+    except OSError as error:
+        damaged(Damage(path, "", error.strerror or str(error), remedy))
+    except ValueError as error:
+        damaged(Damage(path, "", str(error), remedy))
+    for name, reason in list(broken(RULES.items(), configuration)):
+        damaged(Damage(path, "", reason, remedy))
+        del configuration[name]
+    # Earlier versions wrote a model's options as they stood, a key among them.
+    return {name: without_keys(value) if name in MODELS and value else value for name, value in configuration.items()}
+
+
+def read_problem_ids(directory: Path, damaged: Damaged = refuse) -> list[str] | None:
+    """The ids of the problems of an evaluation; None where its directory does not tell, as those of before it did.
+
+    Args:
+        damaged: told of what cannot be read; by default it is an error.
+    """
+    path = directory / PROBLEMS
+    try:
+        ids = parse_json(files.read_text(path))
+        if not is_list(ids, is_text):
+            raise ValueError("it is no list of texts")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        damaged(Damage(path, "", getattr(error, "strerror", None) or str(error), "delete it there"))
+        return None
+    found: list[str] = ids
+    return found
+
+
+def foreign_to(configuration: Mapping[str, Any], ids: Sequence[str] | None = None) -> Foreign:
+    """What says which runs an evaluation does not ask for, as far as its directory alone can tell: no code and no file
+    that its configuration names is opened.
+
+    Args:
+        ids: of its problems, see `read_problem_ids`.
+    """
+    methods, budgets = configuration.get("methods"), configuration.get("budgets")
+    cells = None if methods is None or budgets is None else {method: _budgets(method, budgets) for method in methods}
+    seeds = None if "seeds" not in configuration else set(configuration["seeds"])
+    problems = _problem_ids(configuration)
+    if problems is None and ids is not None:
+        problems = set(ids)
+
+    def foreign(key: Key) -> str | None:
+        problem_id, method, budget, seed = key
+        if problems is not None and problem_id not in problems:
+            return f"the evaluation has no problem {problem_id!r}"
+        if cells is not None and method not in cells:
+            return f"the evaluation has no method {method!r}"
+        if cells is not None and budget not in (cells[method] or (budget,)):
+            return f"the evaluation has no run of {method!r} at budget {budget}"
+        if seeds is not None and seed not in seeds:
+            return f"the evaluation has no seed {seed}"
+        return None
+
+    return foreign
+
+
+def _budgets(method: str, budgets: Sequence[int]) -> set[int] | None:
+    """The budgets that a method is run at; None of one that is not motes's own: only its code knows."""
+    if is_own(method):
+        return None
+    try:
+        return {method_from_spec(method, budget).budget for budget in set(budgets)}
+    except MotesError:
+        return None
+
+
+def _problem_ids(configuration: Mapping[str, Any]) -> set[str | None] | None:
+    """The ids of the problems, where motes makes them itself."""
+    if (make := TASKS.get(configuration.get("task", ""))) is None:
+        return None
+    try:
+        problems = make().problems(configuration.get("split", "test"), configuration.get("limit"))
+    except MotesError:
+        return None
+    return {problem.id for problem in problems}
+
+
+def differing(asked: Any, held: Any, name: str = "") -> list[str]:
+    """What differs between two configurations, key by key: "sampling.temperature is 0.8 there and 1.0 here"."""
+    if isinstance(asked, dict) and isinstance(held, dict) and asked.keys() == held.keys():
+        return [line for key in asked for line in differing(asked[key], held[key], f"{name}.{key}" if name else key)]
+    if isinstance(asked, dict) and isinstance(held, dict):
+        if name.startswith("methods.") and (later := (asked.keys() ^ held.keys()) & LATER.keys()):
+            known = {key: LATER[key] for key in later}
+            return differing({**known, **asked}, {**known, **held}, name)
+        if not name or name.startswith("methods."):
+            return [f"{f'{name}.{key}' if name else key} is only in one of them" for key in asked.keys() ^ held.keys()]
+        asked, held = ",".join(asked), ",".join(held)
+    return [] if asked == held else [f"{name} is {held!r} there and {asked!r} here"]

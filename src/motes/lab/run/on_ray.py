@@ -1,0 +1,257 @@
+"""Evaluations on a Ray cluster: actors open the models and carry out runs, this process keeps plan and records."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from motes import __version__
+from motes.concurrency import gather
+from motes.core import Result
+from motes.errors import ConfigurationError, EngineError, MissingExtraError, MotesError
+from motes.lab.run.evaluation import Evaluation, PlannedRun
+from motes.lab.run.flops import Sizes
+from motes.lab.run.provenance import Made
+from motes.lab.run.worker import Done, Local, Worker, recorded
+from motes.threads import in_thread
+
+try:
+    import ray
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RaySystemError, WorkerCrashedError
+except ImportError as error:
+    raise MissingExtraError("an evaluation on Ray", "ray") from error
+
+ATTEMPTS = 3
+"""Workers that a run may lose before it counts as failed: one that kills them must not go round for ever. And that a
+place may lose, one after the other, before their models are open, until it stays empty."""
+
+DEATHS = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ray:
+    """Carry runs out on a Ray cluster, each worker an actor with the evaluation's models; `evaluate(..., on=Ray())`.
+
+    A run whose worker dies is given to another one, and a new worker takes the place of the dead one. As only the
+    caller writes records, and a run's seed depends on its name alone, nothing is lost and nothing there twice. What the
+    evaluation names must mean the same on every node: files and modules at the same place, motes of the same version.
+
+    Args:
+        address: of a running cluster, such as "HOST:6379" or "ray://HOST:10001"; None: the one that RAY_ADDRESS names
+            or that this machine runs, else one is started here and stopped at the end. A cluster that the process has
+            joined already is used as it is.
+        workers: how many; by default one for each GPU of the cluster (or share of one), without GPUs one for each node.
+        gpus: of a worker, may be a fraction; by default 1 where the cluster has GPUs and a model is opened by the
+            workers ("tiny" or "hf:…"), otherwise none, as models on servers need none.
+
+    Raises:
+        ConfigurationError: a number cannot work.
+        MissingExtraError: at the import of this module, Ray is not installed (extra `ray`).
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    gpus: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ConfigurationError(f"workers must be at least 1, not {self.workers}")
+        if self.gpus is not None and not self.gpus >= 0:
+            raise ConfigurationError(f"GPUs of a worker cannot be {self.gpus}")
+
+    @contextlib.asynccontextmanager
+    async def open(self, evaluation: Evaluation, *, concurrency: int, traces: bool) -> AsyncIterator[Worker]:
+        """The workers, once one of them has its models open.
+
+        Raises:
+            ConfigurationError: there is no such cluster, or the models cannot be opened.
+            EngineError: workers die as soon as they start.
+        """
+        with _cluster(self.address):
+            resources = ray.cluster_resources()
+            gpus = self.gpus
+            if gpus is None:
+                gpus = float(resources.get("GPU", 0) > 0 and _opens_models(evaluation))
+            number = self.workers or _places(resources, gpus)
+            if number > resources.get("CPU", 0) or number * gpus > resources.get("GPU", 0):
+                there = ", ".join(f"{resources.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU"))
+                log.warning(
+                    "%d workers on Ray want a CPU and %g GPUs each, of %s: some may have to wait", number, gpus, there
+                )
+            actor = ray.remote(_Actor).options(
+                num_cpus=1, num_gpus=gpus, scheduling_strategy="SPREAD", max_concurrency=concurrency + 1
+            )
+            crew = _Crew(evaluation, number * concurrency)
+            try:
+                async with asyncio.TaskGroup() as places:
+                    arguments = evaluation, concurrency, traces, __version__, (*sys.path, os.getcwd())
+                    tasks = [places.create_task(crew.place(actor, arguments)) for _ in range(number)]
+                    await crew.opened
+                    yield crew
+                    for task in tasks:
+                        task.cancel()
+            except BaseExceptionGroup as errors:  # of a place or of the caller: the first one ended all
+                raise errors.exceptions[0]  # noqa: B904
+
+
+@contextlib.contextmanager
+def _cluster(address: str | None) -> Iterator[None]:
+    """A cluster joined, and left if it was not joined before."""
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, RaySystemError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigurationError(f"no Ray cluster at {address!r}: `ray start --head` starts one ({reason})") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _opens_models(evaluation: Evaluation) -> bool:
+    """Whether a worker computes by itself; not known of models of one's own."""
+    names = filter(None, (evaluation.lm, evaluation.reward, evaluation.outcome_reward))
+    return any(re.match(r"(judge:)?(tiny$|tiny\?|hf:)", name) for name in names)
+
+
+def _places(resources: dict[str, float], gpus: float) -> int:
+    if gpus:
+        return max(1, int(resources.get("GPU", 0) / gpus))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return max(1, len([node for node in nodes if node.get("CPU", 0) >= 1]))
+
+
+class _Actor:
+    """A worker's process. What it raises on purpose is told by type and text, as errors may not survive the journey."""
+
+    def __init__(
+        self, evaluation: Evaluation, concurrency: int, traces: bool, version: str, paths: tuple[str, ...]
+    ) -> None:
+        self._evaluation, self._concurrency, self._traces, self._version = evaluation, concurrency, traces, version
+        sys.path += [path for path in paths if path not in sys.path]
+
+    async def open(self) -> tuple[tuple[Sizes, Made] | None, str | None]:
+        """The sizes of the models and what they are, or why they cannot be opened."""
+        if self._version != __version__:
+            return None, f"a node of the cluster has motes {__version__}, not {self._version}: install one everywhere"
+        open_models = partial(Local.open, concurrency=self._concurrency, traces=self._traces)
+        try:
+            self._local = await asyncio.to_thread(open_models, self._evaluation)
+            self._local.check()
+        except MotesError as error:
+            return None, str(error)
+        return (self._local.sizes, await self._local.made()), None
+
+    async def solve(self, run: PlannedRun) -> Done | str:
+        """What `Local.solve` makes of it; the text of an error that ends the evaluation."""
+        try:
+            return await self._local.solve(run)
+        except MotesError as error:
+            return str(error)
+
+
+@dataclass
+class _Job:
+    """A run that waits for a worker or is on one, and how many it has lost."""
+
+    run: PlannedRun
+    done: asyncio.Future[Done]
+    lost: int = 0
+
+    def end(self, done: Done) -> None:
+        if not self.done.cancelled():
+            self.done.set_result(done)
+
+
+class _Crew:
+    """All workers as one."""
+
+    def __init__(self, evaluation: Evaluation, concurrency: int) -> None:
+        self._evaluation, self._concurrency = evaluation, concurrency
+        self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
+        self._places = 0
+        self.opened: asyncio.Future[tuple[Sizes, Made]] = asyncio.get_running_loop().create_future()
+
+    @property
+    def sizes(self) -> Sizes:
+        return self.opened.result()[0]
+
+    @property
+    def concurrency(self) -> int:
+        return self._concurrency
+
+    async def made(self) -> Made:
+        """As the first worker tells it."""
+        return self.opened.result()[1]
+
+    def check(self) -> None:
+        """Every worker has done so when its models were open."""
+
+    async def solve(self, run: PlannedRun) -> Done:
+        job = _Job(run, asyncio.get_running_loop().create_future())
+        self._jobs.put_nowait(job)
+        return await job.done
+
+    async def place(self, actor: Any, arguments: tuple[Any, ...]) -> None:
+        """Keep a worker at work, and another one in its place when it has died."""
+        self._places += 1
+        deaths = 0
+
+        async def work(worker: Any) -> None:
+            while True:
+                job = await self._jobs.get()
+                try:
+                    answer = await worker.solve.remote(job.run)
+                except BaseException as error:  # that it died, told to the first of its runs and ending the others
+                    await self._lost(job, error)
+                    raise
+                if isinstance(answer, str):
+                    raise ConfigurationError(answer)
+                job.end(answer)
+
+        while True:
+            worker = actor.remote(*arguments)
+            try:
+                told, problem = await worker.open.remote()
+                if problem is not None:
+                    raise ConfigurationError(problem)
+                deaths = 0
+                if not self.opened.done():
+                    self.opened.set_result(told)
+                await gather(work(worker) for _ in range(arguments[1]))
+            except DEATHS as error:
+                deaths += 1
+                reason = " ".join(str(error).partition("Some common causes")[0].split())
+                log.warning("a worker on Ray died: %s", reason)
+                if deaths == ATTEMPTS:
+                    self._places -= 1
+                    if self._places:
+                        return
+                    raise EngineError(f"no worker on Ray lives: {reason}") from error
+            except RaySystemError as error:
+                raise EngineError(f"the Ray cluster is gone: {error}") from error
+            finally:
+                ray.kill(worker)
+
+    async def _lost(self, job: _Job, error: BaseException) -> None:
+        job.lost += 1
+        if job.lost < ATTEMPTS:
+            self._jobs.put_nowait(job)
+            return
+        failure = EngineError(f"{ATTEMPTS} workers on Ray died while they were at this run, one of them: {error}")
+        result = Result(job.run.problem, job.run.method, job.run.run_seed)
+        record = await in_thread(recorded, job.run, self._evaluation.opened, result, failure)
+        job.end(Done(record, failure=str(failure)))

@@ -1,0 +1,313 @@
+"""What an evaluation leaves behind: one JSON line per run, appended once, never rewritten.
+
+A line is written by one call of the operating system, so a killed process leaves at most one torn line, the last;
+it is cut off when the file is opened for appending again, and its run is done again. Of several lines of one run
+the last one counts: a failed run is done again, an answer is graded again, and gets another line.
+
+Files may come from others: a line that is no record, or says what no run can have come to, is told and passed over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from motes import files
+from motes.core import Usage
+from motes.errors import RunDirectoryError
+from motes.lab.run.appending import AppendOnlyLines
+from motes.lab.run.damage import (
+    Damage,
+    Damaged,
+    Rule,
+    broken,
+    is_count,
+    is_list,
+    is_number,
+    is_text,
+    or_none,
+    parse_json,
+    refuse,
+)
+from motes.lab.run.prefixes import Prefixes
+from motes.text import json_line
+
+Outcome = Literal["correct", "wrong", "no_answer", "grader_timeout", "failed"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+Key = tuple[str, str, int, int]
+"""What names a run: problem id, method, budget, seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One run of one method on one problem.
+
+    Attributes:
+        problem_id, method, budget, seed: which run. `method` is the method's spec, `seed` the evaluation's.
+        outcome: five different ends. A failed run is neither right nor wrong, and is done again on resume; nor is an
+            answer that the grader could not grade, in time or at all ("grader_timeout"): `motes grade` tries again.
+        answer: the selected one, None without one; `reference`: the right one; `text`: of the answer's trajectory.
+        level: of the problem, where its task has levels.
+        confidence: posterior mass of the answer, in [0, 1].
+        posterior: normalised weight of each distinct answer.
+        answers: (N,) of the final population, None where a trajectory gave none.
+        groups: (N,) which of the answers in `posterior` each one means, by its place there, None for those that mean
+            none. right: (N,) whether each is right, None where the grader could not say. scores: (N,) the reward
+            model's of each, None where there is none. All three are empty in records from before there were any.
+        oracle: whether any of them is right; over the runs of one cell that is pass@N.
+        rounds: number of rounds; `log_evidence`: None for methods that have none.
+        usage: see `motes.core.Usage`. Records from before a run's cost was its own hold what was computed, in company:
+            they have `is_own_cost` False.
+        seconds: from the run's start to its end, while up to `concurrency` runs shared the models; None where the
+            record does not tell.
+        run_seed: the seed given to `motes.solve` for this run.
+        error: why the run failed, or why its answer could not be graded.
+        prefixes: its partial answers, those that were not selected included; `prefixes.ends` are the answers'. None in
+            records from before there were any.
+    """
+
+    problem_id: str
+    method: str
+    budget: int
+    seed: int
+    outcome: Outcome
+    answer: str | None = None
+    reference: str | None = None
+    level: int | None = None
+    confidence: float = 0.0
+    oracle: bool = False
+    rounds: int = 0
+    log_evidence: float | None = None
+    usage: Usage = field(default_factory=Usage)
+    is_own_cost: bool = True
+    seconds: float = 0.0
+    concurrency: int | None = None
+    run_seed: int = 0
+    error: str | None = None
+    posterior: dict[str, float] = field(default_factory=dict)
+    answers: tuple[str | None, ...] = ()
+    groups: tuple[int | None, ...] = ()
+    right: tuple[bool | None, ...] = ()
+    scores: tuple[float | None, ...] = ()
+    text: str = ""
+    prefixes: Prefixes | None = None
+
+    @property
+    def key(self) -> Key:
+        return self.problem_id, self.method, self.budget, self.seed
+
+    def to_json(self) -> str:
+        fields = dataclasses.asdict(dataclasses.replace(self, prefixes=None))
+        if self.prefixes is not None:
+            fields["prefixes"] = self.prefixes.to_fields()
+        return json_line(fields)
+
+    @classmethod
+    def from_json(cls, line: str) -> RunRecord:
+        """Read a line; fields that a later version added are left out.
+
+        Raises:
+            ValueError: it is not a record, or says what no run can have come to.
+        """
+        fields = parse_json(line)
+        if not isinstance(fields, dict):
+            raise ValueError("it is no object")
+        known = {name: value for name, value in fields.items() if name in cls.__dataclass_fields__}
+        for _, reason in broken(RULES.items(), known):
+            raise ValueError(reason)
+        spent = {name: count for name, count in known.get("usage", {}).items() if name in Usage.__dataclass_fields__}
+        known["usage"] = Usage(**spent)
+        known.setdefault("is_own_cost", "computed_prefill_tokens" in spent)
+        known.update((name, tuple(known.get(name, ()))) for name in ("answers", "groups", "right", "scores"))
+        if known.get("prefixes") is not None:
+            known["prefixes"] = Prefixes.from_fields(known["prefixes"])
+        try:
+            record = cls(**known)
+        except TypeError:
+            raise ValueError("it does not name its run, or how that ended") from None
+        for name in ("groups", "right", "scores"):
+            if len(of_each := getattr(record, name)) not in (0, len(record.answers)):
+                raise ValueError(f"`{name}` are {len(of_each)}, of {len(record.answers)} answers")
+        if record.prefixes is not None and len(record.prefixes.ends) != len(record.answers):
+            raise ValueError(f"`prefixes` end {len(record.prefixes.ends)} times, for {len(record.answers)} answers")
+        if record.groups and not record.right:  # records of before there were groups have `right` alone
+            raise ValueError("`groups` go together with `right`")
+        if any(group is not None and group >= len(record.posterior) for group in record.groups):
+            raise ValueError("`groups` name answers that `posterior` does not have")
+        return record
+
+
+ROUNDING = 1e-6
+"""By so much may a share be below 0 or above 1."""
+
+
+def _is_share(value: Any) -> bool:
+    return is_number(value, -ROUNDING, 1 + ROUNDING)
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+_TEXT = Rule(or_none(is_text), "a text or null")
+_COUNT = Rule(is_count, "a whole number from 0")
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        "problem_id": Rule(is_text, "a text"),
+        "method": Rule(is_text, "a text"),
+        "budget": Rule(lambda value: is_count(value, 1), "a whole number from 1"),
+        "seed": _COUNT,
+        "outcome": Rule(lambda value: value in OUTCOMES, f"one of {', '.join(OUTCOMES)}"),
+        "answer": _TEXT,
+        "reference": _TEXT,
+        "level": Rule(or_none(is_count), "a whole number from 0, or null"),
+        "confidence": Rule(_is_share, "a number in [0, 1]"),
+        "oracle": Rule(_is_bool, "true or false"),
+        "rounds": _COUNT,
+        "log_evidence": Rule(or_none(is_number), "a number or null"),
+        "usage": Rule(
+            lambda value: (
+                isinstance(value, dict)
+                and all(is_count(count) for name, count in value.items() if name in Usage.__dataclass_fields__)
+            ),
+            "whole numbers from 0, by name",
+        ),
+        "is_own_cost": Rule(_is_bool, "true or false"),
+        "seconds": Rule(lambda value: is_number(value, 0, 1e12), "a number of seconds"),
+        "concurrency": Rule(or_none(lambda value: is_count(value, 1)), "a whole number from 1, or null"),
+        "run_seed": _COUNT,
+        "error": _TEXT,
+        "posterior": Rule(
+            lambda value: isinstance(value, dict) and all(map(_is_share, value.values())),
+            "numbers in [0, 1], by answer",
+        ),
+        "answers": Rule(lambda value: is_list(value, or_none(is_text)), "a list of texts and nulls"),
+        "groups": Rule(lambda value: is_list(value, or_none(is_count)), "a list of whole numbers from 0 and nulls"),
+        "right": Rule(lambda value: is_list(value, or_none(_is_bool)), "a list of true, false and null"),
+        "scores": Rule(lambda value: is_list(value, or_none(_is_share)), "a list of numbers in [0, 1] and nulls"),
+        "text": Rule(is_text, "a text"),
+        "prefixes": Rule(or_none(lambda value: isinstance(value, dict)), "an object or null"),
+    }
+)
+"""What each field may hold."""
+
+Foreign = Callable[[Key], str | None]
+"""Says why a run is none of an evaluation's; None where it may be."""
+
+
+def read_records(path: Path, damaged: Damaged = refuse, foreign: Foreign | None = None) -> list[RunRecord]:
+    """The records of a file, one per run (the last line of each counts), in the order they were first written.
+
+    Args:
+        damaged: told of each line that is no record; by default the first one is an error, except a torn last one.
+        foreign: says which runs do not belong here: their records are damaged, too.
+
+    Raises:
+        RunDirectoryError: the file cannot be read, or a line of it, see `damaged`.
+    """
+    latest: dict[Key, RunRecord] = {}
+    for record, _ in _parse(path, damaged, foreign):
+        if record is not None:
+            latest[record.key] = record
+    return list(latest.values())
+
+
+def _parse(path: Path, damaged: Damaged, foreign: Foreign | None) -> Iterator[tuple[RunRecord | None, int]]:
+    """Of each line its record, None where it has none, and where it ends in bytes; of a torn last line nothing."""
+    last: tuple[Damage, files.Line] | None = None  # a damaged line, of which only the next one says that it is not torn
+    try:
+        for line in files.read_lines(path, files.LINE):
+            if last is not None:
+                damaged(last[0])
+                yield None, last[1].ends
+                last = None
+            try:
+                yield _record(line, foreign), line.ends
+            except ValueError as error:
+                last = Damage(path, f"line {line.number}", str(error)), line
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunDirectoryError(f"{path} cannot be read: {error.strerror}") from error
+    if last is not None:
+        damage, line = last
+        torn = not _names_run(line)
+        damaged(damage._replace(torn=torn))
+        if not torn:
+            yield None, line.ends
+
+
+def _record(line: files.Line, foreign: Foreign | None) -> RunRecord | None:
+    """The record of a line; None of a blank one.
+
+    Raises:
+        ValueError: it is no record, or of a run that does not belong here.
+    """
+    text = _text(line)
+    if not text.strip():
+        return None
+    record = RunRecord.from_json(text)
+    if foreign is not None and (reason := foreign(record.key)) is not None:
+        raise ValueError(reason)
+    return record
+
+
+def _text(line: files.Line) -> str:
+    if line.content is None:
+        raise ValueError(f"it is longer than {files.LINE:,} bytes")
+    try:
+        return line.content.decode()
+    except UnicodeDecodeError:
+        raise ValueError("it is no UTF-8") from None
+
+
+def _names_run(line: files.Line) -> bool:
+    """Whether a line says which run it is of: a torn one, or what a crash leaves in a file, does not."""
+    try:
+        fields = parse_json(_text(line))
+    except ValueError:
+        return line.content is None and line.whole
+    return isinstance(fields, dict) and {"problem_id", "method", "budget", "seed"} <= fields.keys()
+
+
+class RecordStore(AppendOnlyLines):
+    """The record file of an evaluation, open for appending by this process alone.
+
+    Args:
+        path: of the file; it and its directory are made if missing.
+        damaged, foreign: see `read_records`. A torn last line is cut off, other damage stays where it is.
+
+    Attributes:
+        records: what it held when it was opened, one per run.
+
+    Raises:
+        DirectoryBusyError: another process has it open.
+        RunDirectoryError: it cannot be read or written, or a line of it is damaged, see `damaged`.
+    """
+
+    def __init__(self, path: Path, damaged: Damaged = refuse, foreign: Foreign | None = None) -> None:
+        latest: dict[Key, RunRecord] = {}
+
+        def whole_lines(path: Path) -> int:
+            whole = 0
+            for record, ends in _parse(path, damaged, foreign):
+                whole = ends
+                if record is not None:
+                    latest[record.key] = record
+            return whole
+
+        super().__init__(path, whole_lines)
+        self.records = list(latest.values())
+
+    def append(self, *records: RunRecord) -> None:
+        """Write a line for each, all of them or none.
+
+        Raises:
+            RunDirectoryError: it could not be written; the file is as it was.
+        """
+        self.write_lines(record.to_json() for record in records)

@@ -1,0 +1,321 @@
+"""Two evaluations or more side by side: other models, other prompts, other days, on the same problems.
+
+A curve is a method of one evaluation, written `NAME: METHOD`; the evaluations are called by their directories. The
+first evaluation is the one that the others are compared with; its chief method
+(`motes.lab.measure.comparison.chief_of`) is the reference:
+
+    same method      accuracy of a method in another evaluation less that in the first, at the same budget
+    reference        accuracy of every other curve less that of the reference, at the same budget
+    scaling rate     how many times the reference's budget a curve needs to be as accurate
+
+Each is over the problems that both have, each problem's runs of all seeds together, see `motes.lab.measure.comparison`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from motes.errors import RunDirectoryError, UnknownNameError
+from motes.lab.measure.cells import Cell
+from motes.lab.measure.comparison import CellName, Difference, PairedRuns, Rate, chief_of, compare_cells, rates
+from motes.lab.measure.formats import Section, code, csv_text, markdown
+from motes.lab.run import provenance
+from motes.lab.run.method_spec import draws_one
+from motes.lab.run.provenance import Provenance
+from motes.lab.run.records import RunRecord
+from motes.lab.show import tables
+from motes.lab.show.report import Report
+from motes.tasks import DECLARED, TASKS
+from motes.text import counted
+
+PAGE = "comparison.html"
+
+ACCURACY_NOTE = (
+    "Over the problems that all evaluations have runs of. Accuracy: right answers over all runs, failed and ungraded "
+    "ones included, with Wilson's 95 % interval; tokens, FLOPs and seconds: per problem, as each evaluation's own "
+    "report says.{seeds}"
+)
+DIFFERING_NOTE = (
+    "Everything that results may depend on and that is not the same in both, by `config.json` and `provenance.jsonl`. "
+    "Methods, budgets, dates and commands are not listed."
+)
+ALIKE_NOTE = "Nothing that was recorded of how they were made differs."
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A method of an evaluation, by the name of that and the method's spec."""
+
+    evaluation: str
+    method: str
+
+    def __str__(self) -> str:
+        return f"{self.evaluation}: {self.method}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Evaluations side by side.
+
+    Attributes:
+        reports: of each evaluation, by its name; the first is what the others are compared with.
+        reference: the curve that the others are compared with.
+        problems: that all of them have runs of.
+    """
+
+    reports: Mapping[str, Report]
+    reference: Curve
+    problems: frozenset[str]
+
+    @property
+    def first(self) -> str:
+        return next(iter(self.reports))
+
+    @property
+    def title(self) -> str:
+        task = self.reports[self.first].configuration.get("task", "?")
+        return f"{task}, {counted(len(self.problems), 'problem')}"
+
+    @cached_property
+    def curves(self) -> tuple[Curve, ...]:
+        """All of them: the first evaluation's, then the others'."""
+        found = (Curve(name, cell.method) for name, report in self.reports.items() for cell in report.cells)
+        return tuple(dict.fromkeys(found))
+
+    @cached_property
+    def cells(self) -> Mapping[Curve, tuple[Cell, ...]]:
+        """What each curve came to over the problems that all evaluations have, by budget."""
+        found: dict[Curve, list[Cell]] = {}
+        for name, report in self.reports.items():
+            for cell in report.cells:
+                runs = [run for run in report.runs[cell.method, cell.budget] if run.problem_id in self.problems]
+                seeds = len(report.configuration.get("seeds", ()))
+                if runs:
+                    made = Cell.of(*(cell.method, cell.budget, None), runs, len(self.problems) * seeds, report.sizes)
+                    found.setdefault(Curve(name, cell.method), []).append(made)
+        return {curve: tuple(cells) for curve, cells in found.items()}
+
+    @cached_property
+    def same(self) -> tuple[Difference, ...]:
+        """Each method of the other evaluations against itself in the first one."""
+        pairs = {
+            (curve, budget): ((str(curve), budget), (str(Curve(self.first, curve.method)), budget))
+            for curve in self.curves
+            for budget in self._runs.budgets(str(curve))
+            if curve.evaluation != self.first
+        }
+        return self._differences(pairs)
+
+    @cached_property
+    def differences(self) -> tuple[Difference, ...]:
+        """Each curve against the reference, at each of its budgets."""
+        reference = str(self.reference)
+        pairs = {
+            (curve, budget): ((str(curve), 1 if draws_one(curve.method) else budget), (reference, budget))
+            for curve in self.curves
+            for budget in self._runs.budgets(reference)
+            if curve != self.reference
+        }
+        return self._differences(pairs)
+
+    @cached_property
+    def rates(self) -> tuple[Rate, ...]:
+        """The scaling rate of each curve against the reference, at each of its budgets but the smallest."""
+        reference = str(self.reference)
+        budgets = self._runs.budgets(reference)[1:]
+        return tuple(rates(self._runs, list(map(str, self.curves)), budgets, reference))
+
+    @cached_property
+    def _runs(self) -> PairedRuns:
+        """All runs, each method under its curve's name."""
+        return PairedRuns(
+            [
+                dataclasses.replace(record, method=str(Curve(name, record.method)))
+                for name, report in self.reports.items()
+                for records in report.runs.values()
+                for record in records
+            ]
+        )
+
+    def _differences(self, pairs: Mapping[tuple[Curve, int], tuple[CellName, CellName]]) -> tuple[Difference, ...]:
+        """Those of the pairs that have problems in common."""
+        pairs = {which: pair for which, pair in pairs.items() if self._runs.problems(pair)}
+        numbers = compare_cells(self._runs, list(pairs.values()))
+        return tuple(
+            Difference(str(curve), pair[1][0], budget, *found)
+            for ((curve, budget), pair), found in zip(pairs.items(), numbers, strict=True)
+        )
+
+    def differing(self) -> dict[str, list[provenance.Difference]]:
+        """What each other evaluation was not made with as the first one was, by its name."""
+        first, *others = self.reports
+        return {
+            name: provenance.differences(self.reports[first].provenance, self.reports[name].provenance)
+            for name in others
+        }
+
+    @property
+    def provenance(self) -> Provenance:
+        """What all of them were made with, of the first one's configuration."""
+        return provenance.together([report.provenance for report in self.reports.values()])
+
+    def warnings(self) -> list[str]:
+        """What a reader must know before trusting the numbers."""
+        told = [f"{name}: {warning}" for name, report in self.reports.items() for warning in report.warnings()]
+        for name, report in self.reports.items():
+            if left := len(_problems(report) - self.problems):
+                told.append(f"{name}: {counted(left, 'problem')} left out, which not all evaluations have runs of")
+            if not report.has_own_costs:
+                told.append(f"{name}: costs are of before they were a run's own: they depend on what ran beside it")
+        return told
+
+    def sections(self) -> Iterator[Section]:
+        """All that there is to say, as tables."""
+        yield self._accuracy()
+        for name, different in self.differing().items():
+            rows = [list(one) for one in different] or [["everything that was recorded", "the same", "the same"]]
+            note = DIFFERING_NOTE if different else ALIKE_NOTE
+            title = f"How {code(name)} was made otherwise than {code(self.first)}"
+            yield Section(title, ("what", self.first, name), rows, note, words=True)
+        if self.same:
+            chief = f"the same method in {code(self.first)}"
+            yield tables.differences_table(self.same, f"Differences to {code(self.first)}", chief, "same.csv")
+        reference = code(str(self.reference))
+        if self.differences:
+            title, more = f"Differences to {reference}", tables.ONE_DRAW_NOTE
+            yield tables.differences_table(self.differences, title, reference, "differences.csv", more)
+        if self.rates:
+            yield tables.rates_table(self.rates, reference)
+        for name, report in self.reports.items():
+            if report.provenance:
+                yield tables.provenance_table(report.provenance, f"Provenance of {code(name)}")
+
+    def _accuracy(self) -> Section:
+        header = ("evaluation", *tables.COLUMNS)
+        rows = [[curve.evaluation, *tables.table_row(cell)] for curve, cells in self.cells.items() for cell in cells]
+        seeds = {
+            name: len({record.seed for records in report.runs.values() for record in records})
+            for name, report in self.reports.items()
+        }
+        notes = "".join(f" {code(name)}:{tables.note_on_seeds(count)}" for name, count in seeds.items())
+        if len(set(seeds.values())) == 1:
+            notes = tables.note_on_seeds(seeds[self.first])
+        return Section("", header, rows, ACCURACY_NOTE.format(seeds=notes))
+
+    def markdown(self) -> str:
+        """The comparison as a Markdown page."""
+        lines = [f"# {markdown(self.title)}", ""]
+        lines += [f"- {code(name)}: {markdown(report.models)}" for name, report in self.reports.items()]
+        lines.append("")
+        for warning in self.warnings():
+            lines += [f"**{markdown(warning)}.**", ""]
+        return "\n".join([*lines, *(line for section in self.sections() for line in section.markdown())])
+
+    def tables(self) -> dict[str, str]:
+        """The texts of the files that a comparison consists of, by file name."""
+        rows = [{"evaluation": curve.evaluation, **cell.row()} for curve, cells in self.cells.items() for cell in cells]
+        texts = {"comparison.md": self.markdown(), "accuracy.csv": csv_text(rows)}
+        for name, values in (("same", self.same), ("differences", self.differences), ("rates", self.rates)):
+            if values:
+                texts[f"{name}.csv"] = csv_text([self._row(value) for value in values])
+        return texts
+
+    def _row(self, value: Difference | Rate) -> dict[str, Any]:
+        """As a row of a CSV file, the evaluations in columns of their own."""
+        curves = {str(curve): curve for curve in self.curves}
+        curve, chief = curves[value.method], curves[value.chief]
+        names = {"evaluation": curve.evaluation, "method": curve.method}
+        return {**names, "chief_evaluation": chief.evaluation, **value.row(), **names, "chief": chief.method}
+
+
+def compare(*directories: Path, reference: str | None = None) -> Comparison:
+    """Hold evaluations against each other, the first one against the others.
+
+    Args:
+        directories: two or more, each of an evaluation, finished or not. What cannot be read of one is told, see
+            `Comparison.warnings`.
+        reference: the method of the first one that all others are compared with; by default its chief method.
+
+    Raises:
+        RunDirectoryError: a directory holds no evaluation, or one of another task, of other problems or graded in
+            another way; or there is no problem that all have runs of.
+        UnknownNameError: the first evaluation has no such method.
+    """
+    if len({directory.resolve() for directory in directories}) < max(2, len(directories)):
+        raise RunDirectoryError("name two different directories to compare, or more")
+    names = _names(directories)
+    reports = {name: Report.load(directory) for name, directory in zip(names, directories, strict=True)}
+    first, *others = names
+    for name in others:
+        _require_same_task(first, reports[first], name, reports[name])
+    problems = frozenset.intersection(*map(_problems, reports.values()))
+    if not problems:
+        raise RunDirectoryError(f"there is no problem that {_listed(names)} all have runs of: nothing can be compared")
+    methods = list(dict.fromkeys(cell.method for cell in reports[first].cells))
+    if reference is not None and reference not in methods:
+        raise UnknownNameError(f"method of {first}", reference, methods)
+    return Comparison(reports, Curve(first, reference or chief_of(methods)), problems)
+
+
+def _names(directories: Sequence[Path]) -> list[str]:
+    """What the evaluations are called: the last part of each path, with as many before it as tell them apart."""
+    parts = [directory.resolve().parts for directory in directories]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(own[-length:]) for own in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _problems(report: Report) -> frozenset[str]:
+    return frozenset(record.problem_id for records in report.runs.values() for record in records)
+
+
+def _require_same_task(first: str, one: Report, name: str, other: Report) -> None:
+    """Two evaluations must be of the same problems, and graded alike.
+
+    Raises:
+        RunDirectoryError: they are not.
+    """
+    specs = [report.configuration.get("task", "?") for report in (one, other)]
+    (grader, problems), (other_grader, other_problems) = map(_task_of, specs)
+    told = f"{first} is of the task {specs[0]!r}, {name} of {specs[1]!r}"
+    if grader != other_grader:
+        raise RunDirectoryError(f"{told}: the first is graded by {grader}, the other by {other_grader}; compare alike")
+    digests = [set(report.provenance.facts.get("task.digest", ())) for report in (one, other)]
+    if problems != other_problems and not digests[0] & digests[1]:
+        raise RunDirectoryError(f"{told}: only evaluations of the same problems can be compared")
+    references = {record.problem_id: record.reference for record in _records(one)}
+    for record in _records(other):
+        if record.reference != (reference := references.get(record.problem_id, record.reference)):
+            raise RunDirectoryError(
+                f"the problem {record.problem_id!r} has the answer {reference!r} in {first} and {record.reference!r} "
+                f"in {name}: only evaluations of the same problems can be compared"
+            )
+
+
+def _records(report: Report) -> Iterable[RunRecord]:
+    """Its records that know the answer they were graded by: those of failed runs need not."""
+    return (record for records in report.runs.values() for record in records if record.reference is not None)
+
+
+def _task_of(spec: str) -> tuple[str, str]:
+    """How answers are graded, and which problems those are, as far as a task's spec tells. A file is known by its name:
+    on another machine it is in another place."""
+    source = spec.partition("?")[0]
+    name, _, file = source.partition(":")
+    if source.endswith(".jsonl") and name not in (*TASKS, *DECLARED):
+        name, file = "math", source
+    if name not in DECLARED:
+        return source, source
+    declared = DECLARED[name]
+    return getattr(declared.rule, "__name__", name), name if declared.hub is not None else Path(file).name
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,237 @@
+"""A report: the numbers of an evaluation, one cell for each method and budget, and the tables that show them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from motes.errors import RunDirectoryError
+from motes.lab.measure.cells import UNKNOWN, Cell
+from motes.lab.measure.comparison import CellName, Difference, PairedRuns, Rate, chief_of, differences, pass_at, rates
+from motes.lab.measure.formats import Section, code, csv_text, markdown
+from motes.lab.measure.reliability import Predictions, Quality, StepQuality
+from motes.lab.measure.statistics import Interval
+from motes.lab.run.damage import Damages
+from motes.lab.run.evaluation import RECORDS, foreign_to, read_configuration, read_problem_ids
+from motes.lab.run.flops import Sizes
+from motes.lab.run.method_spec import draws_independently
+from motes.lab.run.prices import Prices
+from motes.lab.run.provenance import CSV_METADATA, Provenance, read_calls
+from motes.lab.run.records import RunRecord, read_records
+from motes.lab.show import tables
+from motes.text import counted
+
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class Report:
+    """An evaluation's numbers.
+
+    Attributes:
+        configuration: of the evaluation.
+        cells: over all levels, by method in the order asked for, then budget; `levels`: the same for each level.
+        differences: of each method to the chief one, at each budget; `rates`: scaling rates against it.
+        missing: runs that the evaluation asks for and has no record of.
+        prices: that cells' money was counted at. sizes: of the models, that FLOPs were counted with.
+        runs: the records of each cell.
+        provenance: what they were made with.
+        damages: what could not be read.
+    """
+
+    configuration: dict[str, Any]
+    cells: tuple[Cell, ...]
+    levels: tuple[Cell, ...]
+    differences: tuple[Difference, ...] = ()
+    rates: tuple[Rate, ...] = ()
+    missing: int = 0
+    prices: Prices | None = None
+    runs: Mapping[CellName, Sequence[RunRecord]] = field(default_factory=dict, repr=False)
+    sizes: Sizes = UNKNOWN
+    damages: Damages = field(default_factory=Damages, repr=False)
+    provenance: Provenance = field(default_factory=Provenance, repr=False)
+
+    @classmethod
+    def load(cls, directory: Path, prices: Prices | None = None) -> Report:
+        """The report of what a directory holds so far. What cannot be read of it is told, see `warnings`.
+
+        Raises:
+            RunDirectoryError: it holds no evaluation, or no record yet, or its records cannot be read at all.
+        """
+        damages = Damages()
+        configuration = read_configuration(directory, damages.of("configurations"))
+        ids = read_problem_ids(directory, damages.of("lists of problems"))
+        records = read_records(directory / RECORDS, damages.of("records"), foreign_to(configuration, ids))
+        if not records:
+            told = "".join(f" ({line})" for line in damages.lines())
+            raise RunDirectoryError(f"{directory} holds no finished run yet{told}: run the evaluation first")
+        sizes = Sizes.read(directory, damages.of("models' sizes"))
+        calls = read_calls(directory, damages.of("provenance lines"))
+        report = cls.of(records, configuration, sizes, prices)
+        return dataclasses.replace(report, damages=damages, provenance=Provenance(configuration, tuple(calls)))
+
+    @classmethod
+    def of(
+        cls,
+        records: Sequence[RunRecord],
+        configuration: dict[str, Any],
+        sizes: Sizes = UNKNOWN,
+        prices: Prices | None = None,
+    ) -> Report:
+        methods = list(configuration.get("methods", ()))
+        order = {method: i for i, method in enumerate(methods)}
+        runs: dict[CellName, list[RunRecord]] = {}
+        for record in records:
+            runs.setdefault((record.method, record.budget), []).append(record)
+        names = sorted(runs, key=lambda name: (order.get(name[0], len(order)), name[0], name[1]))
+        expected = configuration.get("num_problems", 0) * len(configuration.get("seeds", ()))
+        levels = sorted({record.level for record in records if record.level is not None})
+        paired = PairedRuns(records)
+        measured = list(dict.fromkeys(method for method, _ in names))
+        return cls(
+            configuration,
+            tuple(Cell.of(*name, None, runs[name], expected, sizes, prices) for name in names),
+            tuple(
+                Cell.of(*name, level, chosen, len(chosen), sizes, prices)
+                for level in levels
+                for name in names
+                if (chosen := [record for record in runs[name] if record.level == level])
+            ),
+            tuple(differences(paired, measured)),
+            tuple(rates(paired, measured)),
+            max(0, configuration.get("num_runs", 0) - len(records)),
+            prices,
+            {name: runs[name] for name in names},
+            sizes=sizes,
+        )
+
+    @cached_property
+    def qualities(self) -> tuple[Quality, ...]:
+        """How well scores and confidences predict what is right: of each cell whose records tell."""
+        found = []
+        for name, records in self.runs.items():
+            for kind, of in (("score", Predictions.of_scores), ("confidence", Predictions.of_confidence)):
+                if len(predictions := of(records)):
+                    found.append(Quality.of(*name, kind, predictions))
+        return tuple(found)
+
+    @cached_property
+    def step_qualities(self) -> tuple[StepQuality, ...]:
+        """Of each cell with scores: how many steps answers have, how often they are right, and how well the reward
+        model tells right partial answers from wrong ones."""
+        found = (StepQuality.of(*name, draws_independently(name[0]), records) for name, records in self.runs.items())
+        return tuple(quality for quality in found if quality is not None)
+
+    @property
+    def sampled(self) -> CellName:
+        """The cell with the most independent samples a run; ("", 0) where there is none."""
+        cells = [(spec, budget) for spec, budget in self.runs if budget > 1 and draws_independently(spec)]
+        return max(cells, key=lambda cell: cell[1], default=("", 0))
+
+    @cached_property
+    def passes(self) -> dict[int, Interval]:
+        """pass@k of that cell's samples, for k = 1, 2, 4, … and all of them; empty where records do not tell."""
+        return pass_at(self.runs.get(self.sampled, ()))
+
+    @property
+    def has_own_costs(self) -> bool:
+        """Whether every record tells what its run needs by itself."""
+        return all(record.is_own_cost for records in self.runs.values() for record in records)
+
+    @property
+    def problems(self) -> int:
+        return max((cell.problems for cell in self.cells), default=0)
+
+    @property
+    def title(self) -> str:
+        return f"{self.configuration.get('task', '?')}, {counted(self.problems, 'problem')}"
+
+    @property
+    def models(self) -> str:
+        roles = {"lm": "language model", "reward": "reward model", "outcome_reward": "outcome reward model"}
+        return ", ".join(f"{role} {name}" for key, role in roles.items() if (name := self.configuration.get(key)))
+
+    @property
+    def chief(self) -> str:
+        """The method that the others are compared with."""
+        return chief_of([cell.method for cell in self.cells])
+
+    def warnings(self) -> list[str]:
+        """What a reader must know before trusting the numbers."""
+        return [*self.damages.lines(), *self.provenance.warnings(), *self._cautions()]
+
+    def _cautions(self) -> list[str]:
+        """Those that are about the runs, in Markdown."""
+        failed, ungraded = (sum(cell.outcomes[end] for cell in self.cells) for end in ("failed", "grader_timeout"))
+        warnings = []
+        if (asked := self.configuration.get("num_problems", self.problems)) < self.problems:
+            warnings.append(
+                f"records of {counted(self.problems, 'problem')} where the evaluation has {asked}: not all are its "
+                "own, and more may be missing than are counted"
+            )
+        if failed:
+            warnings.append(f"{failed} failed runs stand in the denominator: the same `motes eval` does them again")
+        if ungraded:
+            warnings.append(f"{ungraded} answers could not be graded and count as not right: `motes grade` tries again")
+        if self.missing:
+            warnings.append(f"unfinished, {self.missing} runs are missing: the same `motes eval` does them")
+        return warnings
+
+    def accuracy(self) -> Section:
+        """Accuracy and cost of each cell, as a table."""
+        seeds = len({record.seed for records in self.runs.values() for record in records})
+        return tables.accuracy_table(self.cells, seeds, prices=self.prices, has_own_costs=self.has_own_costs)
+
+    def sections(self) -> Iterator[Section]:
+        """All tables, the most important first."""
+        yield self.accuracy()
+        yield tables.outcomes_table(self.cells)
+        yield tables.choices_table(self.cells)
+        chief = code(self.chief)
+        if self.differences:
+            title = f"Differences to {chief}"
+            more = tables.ONE_DRAW_NOTE
+            yield tables.differences_table(self.differences, title, chief, "differences.csv", more)
+        if self.rates:
+            yield tables.rates_table(self.rates, chief)
+        if self.step_qualities:
+            yield tables.steps_table(self.step_qualities)
+        if self.passes:
+            yield tables.passes_table(self.passes, self.sampled)
+        if self.qualities:
+            yield tables.predictions_table(self.qualities)
+        if self.levels:
+            yield tables.levels_table(self.cells, self.levels)
+        if self.provenance:
+            yield tables.provenance_table(self.provenance)
+
+    def markdown(self) -> str:
+        """The report as a Markdown page."""
+        lines = [f"# {markdown(self.title)}", "", f"{markdown(self.models)}.", ""]
+        texts = [*self.damages.lines(), *self.provenance.warnings()]
+        for warning in [*map(markdown, texts), *self._cautions()]:
+            lines += [f"**{warning}.**", ""]
+        return "\n".join([*lines, *(line for section in self.sections() for line in section.markdown())])
+
+    def csv(self) -> str:
+        """Every cell, first over all levels, then by level."""
+        return csv_text([cell.row() for cell in (*self.cells, *self.levels)])
+
+    def tables(self) -> dict[str, str]:
+        """The texts of the files that a report consists of, by file name."""
+        texts = {"report.md": self.markdown(), "report.csv": self.csv()}
+        if self.differences:
+            texts["differences.csv"] = csv_text([difference.row() for difference in self.differences])
+        if self.rates:
+            texts["rates.csv"] = csv_text([rate.row() for rate in self.rates])
+        if self.step_qualities:
+            texts["steps.csv"] = csv_text([quality.row() for quality in self.step_qualities])
+        if self.qualities:
+            texts["predictions.csv"] = csv_text([quality.row() for quality in self.qualities])
+        if self.provenance:
+            texts[CSV_METADATA] = self.provenance.csv_metadata(self.title, [n for n in texts if n.endswith(".csv")])
+        return texts

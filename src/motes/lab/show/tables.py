@@ -1,0 +1,328 @@
+"""The tables of a report and of a comparison, each with the note that a reader needs to understand it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from motes.core import Usage
+from motes.lab.measure.cells import Cell
+from motes.lab.measure.comparison import CellName, Difference, Rate
+from motes.lab.measure.formats import (
+    Rows,
+    Section,
+    between,
+    code,
+    duration,
+    flops,
+    money,
+    percent,
+    three,
+    two_digits,
+    with_interval,
+)
+from motes.lab.measure.reliability import Quality, StepQuality
+from motes.lab.measure.statistics import Interval
+from motes.lab.run.flops import Sizes
+from motes.lab.run.planning import ANSWER_TOKENS, Estimate, Source
+from motes.lab.run.prices import Prices
+from motes.lab.run.provenance import Provenance
+from motes.lab.run.records import OUTCOMES
+
+ACCURACY_NOTE = (
+    "Accuracy: right answers over all runs, failed and ungraded ones included, with Wilson's 95 % interval at the "
+    "effective sample size of the problems (runs of one problem with several seeds are not independent).{seeds} "
+    "Tokens: what a run needs computed by itself, mean per problem: a prompt or a text that its particles share counts "
+    "once, and what other runs have computed already counts in full. FLOPs: 2 · parameters · tokens, of both models, "
+    "per problem, mean; attention's own, which grow with the context, are left out (Kaplan et al. 2020, arXiv "
+    "2001.08361). Seconds: from a run's start to its answer, median and 95th percentile, {company}."
+)
+FAILED_NOTE = "Failed: tokens of attempts that broke off or were cancelled, in no other count, mean per problem."
+OLD_COST_NOTE = (
+    "Some of these records are from before a run's cost was its own: their tokens are those that were computed while "
+    "other runs shared the caches."
+)
+MONEY_NOTE = "Money: per 1,000 problems, at {prices} for a million tokens."
+CHOICE_NOTE = (
+    "Of the answers that a run ended with: how often the one that the method selected is right, how often the most "
+    "frequent one is, and how often any is (the oracle, pass@N of the method). Of equally frequent answers the share "
+    "that is right counts: what drawing one of them comes to in the mean."
+)
+PASS_NOTE = (
+    "Chance that at least one of k independent samples is right, from the {n} samples of {method}: the unbiased "
+    "estimator 1 − C(n − c, k)/C(n, k) of Chen et al. (arXiv 2107.03374), c of the n samples being right, with "
+    "Wilson's 95 % interval at the effective sample size of the problems. Samples that failed or are missing are not "
+    "right."
+)
+QUALITY_NOTE = (
+    "Of the reward model's final scores of all answers, and of the confidence of the answers given. AUROC: chance that "
+    "a right answer has the larger value, over all pairs, and over pairs of answers to the same problem, which alone "
+    "help to choose; in brackets Wilson's 95 % interval at the effective sample size, whose variance is that between "
+    "problems (Obuchowski 1997); none where one problem alone tells. ECE: expected calibration error, ten "
+    "bins. Answers that a method selected by score are not independent samples: only those of best-of-N and the like "
+    "say how good the reward model is."
+)
+DECIDING_NOTE = (
+    "Steps: mean number T of the answers that a run ended with. Right: the share P of them that is; of independent "
+    "samples that is pass@1. AUROC: chance that of two partial answers to the same problem, a right and a wrong one, "
+    "the right one has the larger score in its last step, pooled over problems, whatever their lengths, and over those "
+    "of as many steps. Beta: how sharply a filter should take the scores of these, the slope of the log-odds of being "
+    "right on those of the score. {labels} Of all steps that were ever drawn and scored, not of survivors alone; a "
+    "step counts once, however many particles went on from it. In brackets 95 % intervals over problems, Student's of "
+    "T and beta, Wilson's of shares. {reference}"
+)
+CHECKED_NOTE = "A partial answer is right where each of its steps is, by the task's step checker."
+UNCHECKED_NOTE = (
+    "The task has no step checker for these steps: by the final outcome, a partial answer counts as right where any "
+    "answer that goes on from it is, and those that none goes on from are left out, so that of methods that select "
+    "this is about survivors."
+)
+REFERENCE_NOTE = (
+    "A method that selects goes on from steps that it chose, which are no independent samples: of what the models can "
+    "do by themselves, only {names} says something."
+)
+NO_REFERENCE_NOTE = (
+    "Methods that select go on from steps that they chose: what the models can do by themselves is known from "
+    "independent samples alone, such as those of `bon`, which there are none of here."
+)
+UNKNOWN_NOTE = "{count} of these runs have records from before partial answers were kept: they cannot tell."
+OUTCOMES_NOTE = (
+    "Of each run one. An answer that the grader failed at or said nothing about in time, and a run that failed, are "
+    "neither right nor wrong; accuracy is over all of them."
+)
+DIFFERENCES_NOTE = (
+    "Accuracy less that of {chief} at the same budget, in percentage points, over the problems that both have. In "
+    "brackets the 95 % interval of Student's t over problems, with two more problems in its spread, on which each side "
+    "is better (after Bonett and Price 2012): measured coverage 96 to 100 % with 25 problems.{together}"
+)
+ONE_DRAW_NOTE = " A method that draws one trajectory whatever the budget is compared at each."
+RATES_NOTE = (
+    "How many times the budget of {chief} another method needs to be as accurate: the budget at which its curve "
+    "reaches the accuracy of {chief} at n, over n. Between measured budgets the running maximum of the curve is "
+    "interpolated, linearly in log2(budget); nothing is extrapolated: ≤ and > stand before the smallest and the "
+    "largest budget measured, over n. In brackets the 95 % interval of a bootstrap over problems.{together}"
+)
+TOGETHER_NOTE = (
+    " The {count} intervals are simultaneous: in 95 % of such tables all of them hold the truth at once ({how}); "
+    "`{file}` has each one's own beside it, which is narrower."
+)
+SEED_NOTE = (
+    " One seed is all there is: each problem was run once by each method and budget. The intervals hold what other "
+    "problems and other draws would change, and cannot tell the two apart."
+)
+SEEDS_NOTE = (
+    " {count} seeds: the intervals are over problems and seeds; the runs of a problem count together, and vary between "
+    "seeds as well."
+)
+PROVENANCE_NOTE = (
+    "What the runs were made with, by `config.json` and `provenance.jsonl`, which have it in full. Digests are those "
+    "of SHA-256, of which the first twelve digits are shown."
+)
+OLD_NOTE = "The runs are older than the record of what they were made with: only the configuration is known."
+
+
+COLUMNS = (
+    "method", "budget", "accuracy", "95 % interval", "generated", "prefill", "reward", "FLOPs", "seconds", "95th",
+)  # fmt: skip
+
+
+def accuracy_table(
+    cells: Sequence[Cell], seeds: int, *, prices: Prices | None = None, has_own_costs: bool = True
+) -> Section:
+    """Accuracy and cost of each cell.
+
+    Args:
+        seeds: how many the runs have. prices: that money was counted at.
+        has_own_costs: whether every record tells what its run needs by itself.
+    """
+    header = [*COLUMNS]
+    note = ACCURACY_NOTE.format(seeds=note_on_seeds(seeds), company=_company(cells))
+    rows = [table_row(cell) for cell in cells]
+    if any(cell.failed for cell in cells):
+        header.append("failed")
+        note += " " + FAILED_NOTE
+        for row, cell in zip(rows, cells, strict=True):
+            row.append(f"{cell.failed:,.0f}")
+    if not has_own_costs:
+        note += " " + OLD_COST_NOTE
+    if prices is not None:
+        header.append("money")
+        note += " " + MONEY_NOTE.format(prices=prices)
+        for row, cell in zip(rows, cells, strict=True):
+            row.append(money(cell.money))
+    return Section("", header, rows, note)
+
+
+def _company(cells: Sequence[Cell]) -> str:
+    """How many other runs used the models while these were timed."""
+    numbers = {cell.seconds.concurrency for cell in cells}
+    if numbers == {1}:
+        return "of runs that had the models to themselves"
+    others = "other runs" if None in numbers else f"up to {max(n for n in numbers if n is not None) - 1} others"
+    return f"while {others} shared the models (`motes eval --alone` times each by itself)"
+
+
+def note_on_seeds(count: int) -> str:
+    """A sentence on the number of seeds, after a blank; empty for none."""
+    return SEED_NOTE if count == 1 else SEEDS_NOTE.format(count=count) if count else ""
+
+
+def table_row(cell: Cell) -> list[str]:
+    """The cell under `COLUMNS`."""
+    return [
+        cell.method,
+        str(cell.budget),
+        percent(cell.accuracy.value),
+        between(cell.accuracy),
+        *(f"{count:,.0f}" for count in cell.tokens),
+        flops(cell.total_flops),
+        f"{cell.seconds.median:.2f}",
+        f"{cell.seconds.high:.2f}",
+    ]
+
+
+def outcomes_table(cells: Iterable[Cell]) -> Section:
+    """How the runs of each cell ended."""
+    header = ("method", "budget", "runs", *(outcome.replace("_", " ") for outcome in OUTCOMES), "missing")
+    rows = [[cell.method, *map(str, (cell.budget, cell.runs, *cell.outcomes.values(), cell.missing))] for cell in cells]
+    return Section("Outcomes", header, rows, OUTCOMES_NOTE)
+
+
+def choices_table(cells: Iterable[Cell]) -> Section:
+    """How often the selected, the most frequent and any answer is right."""
+    shares = ((cell, (cell.accuracy, cell.majority, cell.oracle)) for cell in cells)
+    rows = [[cell.method, str(cell.budget), *map(with_interval, three_shares)] for cell, three_shares in shares]
+    header = ("method", "budget", "selected", "majority", "any")
+    return Section("Selected, majority, any", header, rows, CHOICE_NOTE)
+
+
+def differences_table(differences: Sequence[Difference], title: str, chief: str, file: str, more: str = "") -> Section:
+    """Paired differences of accuracy, a row for each method and a column for each budget.
+
+    Args:
+        chief: what the methods are compared with, in Markdown. file: the CSV file with every interval by itself.
+        more: a further sentence for the note, after a blank.
+    """
+    how = "the level of each from their correlation; Hothorn, Bretz and Westfall 2008"
+    note = DIFFERENCES_NOTE.format(chief=chief, together=_together_note(len(differences), how, file)) + more
+    return Section(title, *_grid(differences, "budget {}"), note)
+
+
+def rates_table(rates: Sequence[Rate], chief: str) -> Section:
+    """Scaling rates, a row for each method and a column for each budget of the chief one, named in Markdown."""
+    how = "the level of each from the ranks of the resamples; Mandel and Betensky 2008"
+    note = RATES_NOTE.format(chief=chief, together=_together_note(len(rates), how, "rates.csv"))
+    return Section("Scaling rates", *_grid(rates, "n = {}"), note)
+
+
+def _together_note(count: int, how: str, file: str) -> str:
+    """A sentence on the intervals of several comparisons; empty for a single one."""
+    return TOGETHER_NOTE.format(count=count, how=how, file=file) if count > 1 else ""
+
+
+def _grid(values: Sequence[Difference] | Sequence[Rate], heading: str) -> tuple[list[str], Rows]:
+    """Header and rows: a row for each method, a column for each budget of the chief one."""
+    texts = {(value.method, value.budget): str(value) for value in values}
+    methods, budgets = dict.fromkeys(value.method for value in values), sorted({value.budget for value in values})
+    rows = [[method, *(texts.get((method, budget), "") for budget in budgets)] for method in methods]
+    return ["method", *map(heading.format, budgets)], rows
+
+
+def steps_table(qualities: Sequence[StepQuality]) -> Section:
+    """The numbers that decide whether particles can win: T, P, and the AUROC between partial answers."""
+    header = ("method", "budget", "steps", "right", "partial answers", "wrong", "AUROC", "as many steps", "beta")
+    rows = [
+        [
+            quality.method, str(quality.budget), two_digits(quality.steps), with_interval(quality.right),
+            f"{quality.prefixes:,}", percent(quality.wrong), three(quality.within), three(quality.abreast),
+            two_digits(quality.beta),
+        ]
+        for quality in qualities
+    ]  # fmt: skip
+    names = " and ".join(dict.fromkeys(code(quality.method) for quality in qualities if quality.is_independent))
+    labelled = [quality for quality in qualities if quality.prefixes]
+    labels = [CHECKED_NOTE] if any(quality.checked for quality in labelled) else []
+    labels += [UNCHECKED_NOTE] if any(not quality.checked for quality in labelled) else []
+    reference = REFERENCE_NOTE.format(names=names) if names else NO_REFERENCE_NOTE
+    if unknown := sum(quality.untold for quality in qualities):
+        reference += " " + UNKNOWN_NOTE.format(count=f"{unknown:,}")
+    note = DECIDING_NOTE.format(labels=" ".join(labels), reference=reference)
+    return Section("Steps, pass@1 and the reward model between steps", header, rows, " ".join(note.split()))
+
+
+def passes_table(passes: Mapping[int, Interval], cell: CellName) -> Section:
+    """pass@k of the independent samples of one cell, by k."""
+    method, n = cell
+    rows = [[f"{k}", percent(value.value), between(value)] for k, value in passes.items()]
+    return Section("pass@k", ("k", "pass@k", "95 % interval"), rows, PASS_NOTE.format(n=n, method=code(method)))
+
+
+def predictions_table(qualities: Iterable[Quality]) -> Section:
+    """How well scores and confidences predict which answers are right."""
+    header = ("method", "budget", "of", "number", "mean", "right", "AUROC", "within a problem", "ECE", "Brier")
+    rows = [
+        [
+            quality.method, str(quality.budget), quality.kind, f"{quality.predictions:,}", f"{quality.mean:.3f}",
+            f"{quality.right:.3f}", three(quality.auroc), three(quality.within), f"{quality.ece:.3f}",
+            f"{quality.brier:.3f}",
+        ]
+        for quality in qualities
+    ]  # fmt: skip
+    return Section("Scores and confidence as predictions", header, rows, QUALITY_NOTE)
+
+
+def levels_table(cells: Iterable[Cell], by_level: Sequence[Cell]) -> Section:
+    """Accuracy of each cell by level."""
+    levels = sorted({cell.level for cell in by_level if cell.level is not None})
+    value = {(cell.method, cell.budget, cell.level): cell.accuracy.value for cell in by_level}
+    rows = []
+    for cell in cells:
+        shares = [value.get((cell.method, cell.budget, level), math.nan) for level in levels]
+        rows.append([cell.method, str(cell.budget), *map(percent, shares)])
+    return Section("Accuracy by level", ("method", "budget", *(f"level {level}" for level in levels)), rows)
+
+
+def provenance_table(provenance: Provenance, title: str = "Provenance") -> Section:
+    """What the runs were made with."""
+    rows = [[name, value] for name, value in provenance.rows()]
+    return Section(title, ("what", "which"), rows, PROVENANCE_NOTE if provenance.calls else OLD_NOTE, words=True)
+
+
+SOURCES: Mapping[Source, str] = {
+    "recorded": "the runs recorded so far",
+    "scaled": "tokens per trajectory of the runs recorded so far",
+    "assumed": "answers of {tokens:,} tokens, which is an assumption",
+}
+
+
+def plan_table(
+    estimates: Sequence[Estimate],
+    *,
+    sizes: Sizes,
+    prices: Prices | None = None,
+    concurrency: int,
+    answer_tokens: int = ANSWER_TOKENS,
+) -> Section:
+    """The plan as a table: what is left, of each method at each budget and in all."""
+    header = ["method", "budget", "runs", "done", "generated", "prefill", "reward", "FLOPs"]
+    header += [] if prices is None else ["money"]
+
+    def row(name: str, budget: str, runs: int, done: int, usage: Usage) -> list[str]:
+        lm, reward = sizes.flops(usage)
+        tokens = (usage.generated_tokens, usage.prefill_tokens, usage.reward_tokens)
+        cost = [] if prices is None else [f"{prices.of(usage):,.4g}"]
+        total = None if lm is None or reward is None else lm + reward
+        return [name, budget, f"{runs:,}", f"{done:,}", *(f"{count:,}" for count in tokens), flops(total), *cost]
+
+    rows = [row(one.method, str(one.budget), one.runs, one.done, one.usage) for one in estimates]
+    total = sum((one.usage for one in estimates), Usage())
+    rows.append(row("all", "", sum(one.runs for one in estimates), sum(one.done for one in estimates), total))
+    sources = [name for name in SOURCES if any(one.source == name and one.left for one in estimates)]
+    note = "Tokens, computed ones, of the runs that are left."
+    if sources:
+        note += " Estimated from " + "; ".join(SOURCES[name].format(tokens=answer_tokens) for name in sources) + "."
+    known = [one.seconds for one in estimates if one.left and one.seconds is not None]
+    if (left := sum(one.left for one in estimates)) and len(known) == sum(one.left > 0 for one in estimates):
+        waited = duration(sum(known) / min(concurrency, left))
+        note += f" About {waited} with up to {concurrency} runs in flight, as fast as before."
+    return Section("", header, rows, note)

@@ -1,0 +1,420 @@
+"""The one place that extends, scores and counts.
+
+A `Run` is one problem being worked on: it turns a population into the next one, counts the cost and keeps the records.
+Methods (`Method`) differ in *selection* alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from motes.concurrency import CallBatcher, gather
+from motes.core import STOPS, Failure, Problem, Record, Result, Sampling, Step, Trajectory, Usage
+from motes.errors import ConfigurationError, DegenerateWeightsError, NoParticlesError
+from motes.ledger import Ledger
+from motes.methods.answers import Answers, state_final_answers
+from motes.methods.calls import checked_scores, request_scores, request_steps
+from motes.methods.limits import Limits
+from motes.methods.population import Aggregation, Population
+from motes.methods.requirements import continues_prefixes, require_steps
+from motes.protocols import AnswerRule, LanguageModel, RewardModel
+from motes.smc import Weights
+
+T = TypeVar("T")
+
+Observer = Callable[["Run", Record], None]
+Follower = Callable[[Sequence[Trajectory]], None]
+
+
+@dataclass(eq=False)
+class Run:
+    """One problem being worked on by one method.
+
+    Args:
+        rng: the run's only source of randomness; every particle's seed is drawn from it.
+        observe: called with each record as it is made; must not block.
+        follow: called, while whole answers are drawn, with all of them as they stand each time some have grown; must
+            not block.
+        limits: on time and tokens. `extend` and `complete` keep to them: whatever cannot be extended any more is
+            finished, so that methods end by themselves, with the weights they have.
+        chain: the number that records of this run carry, where it is a part of a larger one.
+        ledger: of what the run and its parts have had computed.
+    """
+
+    problem: Problem
+    lm: LanguageModel
+    reward: RewardModel | None
+    rule: AnswerRule
+    sampling: Sampling
+    rng: np.random.Generator
+    method: str = ""
+    seed: int = 0
+    observe: Observer | None = None
+    follow: Follower | None = None
+    limits: Limits = field(default_factory=Limits)
+    usage: Usage = field(default_factory=Usage)
+    records: list[Record] = field(default_factory=list)
+    chain: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
+    _whole: Run | None = None
+    _recorded: Usage = field(default_factory=Usage)
+    _answers: Answers | None = None
+
+    def __post_init__(self) -> None:
+        self._answers = self._answers or Answers(self.rule)
+
+    def start(self, n: int) -> Population:
+        """n empty trajectories (one and the same)."""
+        return Population((Trajectory(self.problem),) * n, ((),) * n, np.zeros(n, dtype=bool))
+
+    async def extend(
+        self,
+        population: Population,
+        *,
+        score: bool = True,
+        sampling: Sampling | None = None,
+        streams: Sequence[np.random.Generator] | None = None,
+    ) -> Population:
+        """Extend every unfinished trajectory by one step and, unless told otherwise, score it.
+
+        Finished trajectories stay as they are, at no cost. Where both models merge concurrent calls, each particle's
+        step is scored as soon as it ends, while the others are still being generated; a reward model that does not
+        merge them scores the whole round in one call.
+
+        Once a limit is reached, what is unfinished is finished for that reason. At a deadline, steps in flight are
+        cancelled: their trajectories stay as they were. For a budget of tokens, steps that were begun are completed.
+
+        Particles that a model cannot extend or score (`motes.core.Failure`) are dropped: they end as "failed", lose
+        their scores, and have weight zero from then on. The run goes on with the others.
+
+        Args:
+            streams: (N,) where each trajectory's seed is drawn from; by default all from the run's generator.
+        """
+        self._require_reward(score)
+        sampling = sampling or self.sampling
+        require_steps(self.lm, sampling)
+        live = [i for i, trajectory in enumerate(population.trajectories) if trajectory.finished is None]
+        if streams is None:
+            seeds = [int(seed) for seed in self.rng.integers(2**63, size=len(live))]
+        else:
+            seeds = [int(streams[i].integers(2**63)) for i in live]
+        trajectories = list(population.trajectories)
+        scores = list(population.scores)
+
+        apart = self._merges and (not score or self._scores_at_once)
+        batches = [[k] for k in range(len(live))] if apart else [list(range(len(live)))]
+        is_alone = len(batches) == 1 and self._whole is None
+
+        async def advance(indices: list[int], seeds: list[int]) -> None:
+            parents = [trajectories[i] for i in indices]
+            steps = await self._steps(parents, sampling, seeds)
+            children = [self._child(parent, step) for parent, step in zip(parents, steps, strict=True)]
+            final = await state_final_answers(children, self.rule)
+            children = [self._ended(child, sampling, stated) for child, stated in zip(children, final, strict=True)]
+            grown = [k for k, i in enumerate(indices) if children[k].depth > parents[k].depth]
+            found: dict[int, Sequence[float] | Failure] = {k: scores[i] for k, i in enumerate(indices)}
+            if score:
+                scored = await self._score([children[k] for k in grown], self.reward, is_alone)
+                found.update(zip(grown, scored, strict=True))
+            for k, i in enumerate(indices):  # only now: a deadline leaves no step without score
+                trajectories[i], scores[i] = _dropped_if_failed(children[k], found[k])
+
+        if live and not self.exhausted():
+            await self._before_deadline(advance([live[k] for k in ks], [seeds[k] for k in ks]) for ks in batches)
+        extended = np.zeros(len(population), dtype=bool)
+        grown = [i for i in live if trajectories[i].depth > population.trajectories[i].depth]
+        extended[[i for i in grown if trajectories[i].finished != "failed"]] = True
+        if any(trajectory.finished is None for trajectory in trajectories) and self.exhausted():
+            trajectories = [t if t.finished else t.finish(self.limits.stopped or "deadline") for t in trajectories]
+        return Population(tuple(trajectories), tuple(scores), extended)
+
+    async def complete(
+        self, population: Population, *, score: bool = True, sampling: Sampling | None = None
+    ) -> Population:
+        """Extend every trajectory until it is finished, then score it, unless told otherwise, once.
+
+        Trajectories do not wait for each other where the language model merges concurrent calls; what they become
+        does not depend on that. A language model that cannot continue a prefix writes each answer as one step.
+        """
+        self._require_reward(score)
+        sampling = sampling or self.sampling
+        if not continues_prefixes(self.lm):
+            longest = sampling.max_tokens or sampling.max_steps * sampling.max_step_tokens
+            sampling = sampling.replace(delimiter=None, max_steps=1, max_step_tokens=longest)
+        streams = [np.random.default_rng(seed) for seed in self.rng.integers(2**63, size=len(population))]
+
+        standing = list(population.trajectories)
+
+        async def finish(places: Sequence[int]) -> Population:
+            part = population.select(places)
+            while part.alive:
+                part = await self.extend(part, score=False, sampling=sampling, streams=[streams[i] for i in places])
+                for i, trajectory in zip(places, part.trajectories, strict=True):
+                    standing[i] = trajectory
+                if self.follow is not None:
+                    self.follow(tuple(standing))
+            return await self._score_complete(part) if score and apart else part
+
+        # Under a budget of tokens all go on in step: who is cut off must not depend on who is ahead.
+        if not self._merges or self.limits.token_budget is not None:
+            groups: list[Sequence[int]] = [range(len(population))]
+        else:
+            groups = [[i] for i in range(len(population))]
+        apart = self._scores_at_once
+        complete = Population.concatenate(await gather(finish(places) for places in groups))
+        return await self._score_complete(complete) if score and not apart else complete
+
+    async def score(self, population: Population, places: npt.ArrayLike, reward: RewardModel | None) -> Population:
+        """The population with the scores that `reward` gives to the trajectories at `places`; those that it cannot
+        score are dropped. At a deadline the population is returned as it is.
+
+        Each trajectory is scored once, at however many places it stands.
+        """
+        index = np.asarray(places, dtype=np.int64).tolist()
+        trajectories, scores = list(population.trajectories), list(population.scores)
+
+        async def fill() -> None:
+            distinct = list(dict.fromkeys(trajectories[i] for i in index))
+            found = dict(zip(distinct, await self._score(distinct, reward), strict=True))
+            for i in index:
+                trajectories[i], scores[i] = _dropped_if_failed(trajectories[i], found[trajectories[i]])
+
+        if self.limits.stopped != "deadline":
+            await self._before_deadline([fill()])
+        return Population(tuple(trajectories), tuple(scores), population.extended)
+
+    async def side_by_side(self, works: Sequence[Callable[[Run], Coroutine[Any, Any, T]]]) -> list[T]:
+        """What each of `works` makes of a part of this run, all at once, so that their calls meet in one batch.
+
+        Each part has a generator of its own: what it does depends neither on the others nor on the order in which
+        they end. What it spends is spent by this run; what it recorded follows, part by part, when all have ended.
+        """
+        seeds = self.rng.integers(2**63, size=len(works))
+        parts = [
+            dataclasses.replace(
+                self,
+                rng=np.random.default_rng(seed),
+                usage=Usage(),
+                records=[],
+                chain=i,
+                _whole=self,
+                _recorded=Usage(),
+            )
+            for i, seed in enumerate(seeds)
+        ]
+        try:
+            return await gather(work(part) for work, part in zip(works, parts, strict=True))
+        finally:
+            for part in parts:
+                self.records += part.records
+                self._recorded += part._recorded
+
+    async def answers(self, trajectories: Sequence[Trajectory]) -> list[str | None]:
+        """(N,) What each trajectory answers, equivalent answers by the name of the first; see `Answers`."""
+        assert self._answers is not None
+        return await self._answers.of(trajectories, self.limits)
+
+    def exhausted(self) -> bool:
+        """Whether a limit on the run is reached. The result is then marked as stopped by it: ask where more would be
+        done, as a method of several sweeps does before each."""
+        return self.limits.stop(self._root.usage.generated_tokens)
+
+    @property
+    def _root(self) -> Run:
+        return self if self._whole is None else self._whole._root
+
+    async def _before_deadline(self, work: Iterable[Coroutine[Any, Any, None]]) -> None:
+        """Do all of it at once; at the deadline cancel what is still in flight."""
+        try:
+            async with asyncio.timeout_at(self.limits.deadline) as timeout:
+                await gather(work)
+        except TimeoutError:
+            if not timeout.expired():
+                raise  # a model's own
+            self.limits.stopped = "deadline"
+
+    def _spend(self, usage: Usage) -> None:
+        self.usage += usage
+        if self._whole is not None:
+            self._whole._spend(usage)
+
+    def _require_reward(self, score: bool) -> None:
+        if score and self.reward is None:
+            raise ConfigurationError("this method needs a reward model: give `reward=`")
+
+    @property
+    def _merges(self) -> bool:
+        return bool(getattr(self.lm, "merges_calls", False))
+
+    @property
+    def _scores_at_once(self) -> bool:
+        """Whether each trajectory is scored by itself as soon as it can be, rather than a whole round in one call: by a
+        reward model that merges such calls, and under a deadline, where what ended in time shall count."""
+        return bool(getattr(self.reward, "merges_calls", False)) or self.limits.deadline is not None
+
+    async def _steps(
+        self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
+    ) -> Sequence[Step | Failure]:
+        """For each trajectory its next step, or why there is none."""
+        if self._merges and len(parents) > 1:
+            alone = [self._steps([parent], sampling, [seed]) for parent, seed in zip(parents, seeds, strict=True)]
+            return [step for steps in await gather(alone) for step in steps]
+        return await request_steps(self.lm, parents, sampling, seeds)
+
+    def _child(self, parent: Trajectory, step: Step | Failure) -> Trajectory:
+        self._spend(self.ledger.step(parent, step, self.lm))
+        if isinstance(step, Failure):
+            return parent.fail(step.error)
+        if step.end == "length" and not step.text and not step.token_ids:
+            return parent.finish("max_tokens")
+        return parent.extend(step)
+
+    def _ended(self, child: Trajectory, sampling: Sampling, states_answer: bool) -> Trajectory:
+        """The trajectory, finished where it states an answer that stands or has reached a limit of its own."""
+        if child.finished is not None:
+            return child
+        if states_answer:
+            return child.finish("answer")
+        if sampling.max_tokens is not None and child.num_tokens >= sampling.max_tokens:
+            return child.finish("max_tokens")
+        return child.finish("max_steps") if child.depth >= sampling.max_steps else child
+
+    async def _score(
+        self, trajectories: Sequence[Trajectory], reward: RewardModel | None, is_alone: bool = False
+    ) -> Sequence[Sequence[float] | Failure]:
+        """The scores of each, one per step, or why there are none. `is_alone`: no other part of the run asks for some
+        at the same time, so that there is nothing to put into one call with these."""
+        if not trajectories:
+            return []
+        assert reward is not None
+        if reward is self.reward and not is_alone and not getattr(reward, "merges_calls", False):
+            returned = await self._root._batched_scores(trajectories)
+        else:
+            returned = await request_scores(reward, trajectories)
+        scores = [checked_scores(values, t, reward) for t, values in zip(trajectories, returned, strict=True)]
+        for trajectory, values in zip(trajectories, scores, strict=True):
+            self._spend(self.ledger.scores(trajectory, values, reward))
+        return scores
+
+    @cached_property
+    def _batched_scores(self) -> CallBatcher[Trajectory, Sequence[float] | Failure]:
+        """Scores what this run and its parts side by side ask for at the same time, in one call."""
+        reward = self.reward
+        assert reward is not None
+        return CallBatcher(lambda trajectories: request_scores(reward, trajectories))
+
+    async def _score_complete(self, population: Population) -> Population:
+        """With scores for all that a limit on the run has not cut off."""
+        trajectories = population.trajectories
+        complete = [i for i, t in enumerate(trajectories) if t.depth and not t.error and t.finished not in STOPS]
+        return await self.score(population, complete, self.reward)
+
+    def record(
+        self,
+        population: Population,
+        *,
+        ancestors: npt.ArrayLike,
+        weights: Weights,
+        resampled: bool,
+        log_evidence: float = np.nan,
+        aggregation: Aggregation = "last",
+        sweep: int = 0,
+    ) -> None:
+        """Keep what happened in a round. Dropped particles are recorded with weight zero.
+
+        Raises:
+            NoParticlesError: no particle has a weight above zero any more, and some were dropped.
+            DegenerateWeightsError: every weight is zero, though not for want of time to score anything.
+        """
+        weights = population.without_dropped(weights)
+        record = Record(
+            trajectories=population.trajectories,
+            ancestors=np.array(ancestors, dtype=np.int64),
+            log_weights=weights.log_weights,
+            scores=population.aggregate(aggregation),
+            step_scores=population.scores,
+            ess=weights.ess,
+            resampled=resampled,
+            log_evidence=log_evidence,
+            usage=self.usage - self._recorded,
+            sweep=sweep,
+            chain=self.chain,
+        )
+        self._recorded = self.usage
+        self.records.append(record)
+        if self.observe is not None:
+            self.observe(self._whole or self, record)
+        if not weights.degenerate:
+            return
+        if self.limits.stopped and np.isnan(record.scores).all() and not population.dropped.all():
+            return  # there was no time to score anything
+        if record.failures:
+            first = next(iter(record.failures.values()))
+            raise NoParticlesError(
+                f"no particle is left after step {len(self.records)}: {len(record.failures)} of {len(population)} were "
+                f"dropped, because a model could not extend or score them; the first: {first}"
+            ) from first
+        raise DegenerateWeightsError(
+            f"every particle's weight is zero after step {len(self.records)}: by the scores of {self.reward!r} "
+            f"none of {len(population)} partial answers can go on. Check its prompt format, use link='odds', "
+            "which gives no weight of zero, or more particles"
+        )
+
+    def result(self, **outcome: Any) -> Result:
+        """A result of this run, with what it spent and recorded; `outcome` fills the other fields of `Result`."""
+        return Result(
+            problem=self.problem,
+            method=self.method,
+            seed=self.seed,
+            records=tuple(self.records),
+            usage=self.usage,
+            stopped=self.limits.stopped,
+            **outcome,
+        )
+
+
+def _dropped_if_failed(trajectory: Trajectory, scores: Sequence[float] | Failure) -> tuple[Trajectory, Sequence[float]]:
+    """The trajectory with its scores; failed, and without any, where either could not be had."""
+    if isinstance(scores, Failure):
+        return trajectory.fail(scores.error), ()
+    return trajectory, () if trajectory.finished == "failed" else scores
+
+
+@runtime_checkable
+class Method(Protocol):
+    """How compute is spent on one problem. A frozen configuration: everything that happens, happens in `run`.
+
+    A method may say more of itself by attributes of its class: `needs_reward = False`, it never scores, and no reward
+    model is opened for it; `independent = True`, its answers are independent samples of the language model;
+    `one_population = True`, every population that it records holds the beginning of whatever it will answer.
+
+    It may have a method `require(lm, sampling) -> None` as well, which raises `ConfigurationError` where the method
+    cannot work with that model or sampling: it writes whole answers only, say, or gives no log-probabilities.
+    `motes.methods.require(method, lm, sampling)` asks any method. Each run asks before its first token; whoever
+    plans many runs asks once, before the first of them.
+    """
+
+    @property
+    def budget(self) -> int:
+        """The number of trajectories drawn."""
+        ...
+
+    async def run(self, run: Run) -> Result: ...
+
+
+def require(method: Method, lm: LanguageModel, sampling: Sampling) -> None:
+    """Ask a method whether it can work with a model, sampled so. See `Method`.
+
+    Raises:
+        ConfigurationError: it cannot.
+    """
+    if (own := getattr(method, "require", None)) is not None:
+        own(lm, sampling)

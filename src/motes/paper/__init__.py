@@ -1,0 +1,21 @@
+"""The paper (arXiv 2502.01618): its numbers, how they are measured again, and ours beside them."""
+
+from motes.paper.published import COLUMNS, TASKS, Point, published
+from motes.paper.reproduction import EVERY, Entry, Line, Reproduction
+from motes.paper.row import EXPERIMENTS, Experiment, Row, Wanted, read_rows
+
+__all__ = [
+    "COLUMNS",
+    "EVERY",
+    "EXPERIMENTS",
+    "TASKS",
+    "Entry",
+    "Experiment",
+    "Line",
+    "Point",
+    "Reproduction",
+    "Row",
+    "Wanted",
+    "published",
+    "read_rows",
+]

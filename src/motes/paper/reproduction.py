@@ -1,0 +1,372 @@
+"""Measure the paper's table 1 or figure 2 again: which evaluations that takes, and their numbers beside its own.
+
+Each row, task, method and budget is an evaluation in a directory of its own: interrupted, the same call goes on; table
+1 and figure 2 share what they have in common; rows can be measured one at a time, or by several processes at once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from motes.errors import ConfigurationError, RunDirectoryError, UnknownNameError
+from motes.lab.measure.cells import Cell
+from motes.lab.measure.comparison import points
+from motes.lab.measure.formats import Section, code, csv_text, markdown
+from motes.lab.run.damage import Damages
+from motes.lab.run.evaluation import CONFIGURATION, RECORDS, Evaluation
+from motes.lab.run.method_spec import method_from_spec
+from motes.lab.run.provenance import Provenance, together
+from motes.lab.run.records import RunRecord, read_records
+from motes.lab.show.tables import provenance_table
+from motes.paper.published import COLUMNS, SIZES, TASKS, Point, published
+from motes.paper.row import EXPERIMENTS, Experiment, Row, read_rows
+
+EVERY = "all"
+"""Stands for every row, where models are named."""
+
+TITLES: Mapping[Experiment, str] = {"table1": "Table 1", "figure2": "Figure 2"}
+NOTE = (
+    "Accuracy in percent. Ours: right answers over all runs, failed and ungraded ones included, with Wilson's 95 % "
+    "interval. Difference: ours less the paper's, in percentage points; the interval of the paper's number, which "
+    "comes from the same problems, is not known. Lines without a number of the paper's are measured beside it."
+)
+BY_EYE = "The paper's numbers are read off its figure by eye, to about a point."
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One number to be measured: a method at a budget, on a task, with a row's model.
+
+    Attributes:
+        point: where its number belongs; `task`: in which column.
+        evaluation: that of this method at this budget alone; `directory`: where it is.
+    """
+
+    point: Point
+    task: str
+    evaluation: Evaluation
+    directory: Path
+
+    @property
+    def budget(self) -> int:
+        return self.evaluation.budgets[0]
+
+    @cached_property
+    def num_runs(self) -> int:
+        return len(self.evaluation.problems()) * len(self.evaluation.seeds)
+
+    @property
+    def num_done(self) -> int:
+        """Runs recorded that did not fail."""
+        return sum(record.outcome != "failed" for record in self.records())
+
+    def records(self, damages: Damages | None = None) -> list[RunRecord]:
+        """What is recorded of its runs; `damages` counts what cannot be read."""
+        return read_records(self.directory / RECORDS, (damages or Damages()).of("records"))
+
+    @property
+    def name(self) -> str:
+        return f"{self.point.row}, {COLUMNS[self.task]}, {self.point.label} at {self.budget}"
+
+    def cell(self) -> Cell | None:
+        """What its runs came to, under the paper's name of the method; None before there is one."""
+        records = self.records()
+        return Cell.of(self.point.label, self.budget, None, records, self.num_runs) if records else None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table, its numbers task by task.
+
+    Attributes:
+        paper: the paper's accuracy in percent; ours: what was measured. None: neither given nor measured.
+    """
+
+    point: Point
+    paper: tuple[float | None, ...]
+    ours: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """An experiment of the paper's, measured again.
+
+    Args:
+        experiment: "table1" or "figure2".
+        out: directory of everything; what is there already is not done again.
+        models: for each row that is to be measured, its model; `EVERY` stands for the rows not named.
+        reward: the reward model; the rows say how it reads.
+        tasks: for each benchmark wanted, by our name for it, the task to take, see `motes.tasks.task`; by default the
+            experiment's, from the hub.
+        limit: the first so many problems of each; None: all.
+        seeds: everything is repeated with each.
+        budget: the largest; methods that refuse what a smaller one leaves them are left out, see `refused`. None: the
+            rows' own.
+        rows: how each row is measured; by default as the paper did.
+
+    Raises:
+        ConfigurationError: something in it cannot work. Nothing was computed.
+        RunDirectoryError: a directory below `out` is a link to another one.
+    """
+
+    experiment: Experiment
+    out: Path
+    models: Mapping[str, str]
+    reward: str | None = None
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    limit: int | None = None
+    seeds: tuple[int, ...] = (0,)
+    budget: int | None = None
+    rows: Mapping[str, Row] = field(default_factory=read_rows)
+
+    def __post_init__(self) -> None:
+        if self.experiment not in EXPERIMENTS:
+            raise UnknownNameError("experiment", self.experiment, EXPERIMENTS)
+        if not self.tasks:
+            object.__setattr__(self, "tasks", {name: name for name in TASKS[self.experiment]})
+        for name in self.tasks:
+            if name not in TASKS[self.experiment]:
+                raise UnknownNameError(f"benchmark of {self.experiment}", name, TASKS[self.experiment])
+        for name in self.models:
+            if name not in (*self.rows, EVERY):
+                raise UnknownNameError("row", name, (*self.rows, EVERY))
+        if self.budget is not None and self.budget < 1:
+            raise ConfigurationError(f"the largest budget must be at least 1, not {self.budget}")
+        if not self.measured:
+            shown = ", ".join(row.name for row in self.rows.values() if self.experiment in row.wanted)
+            raise ConfigurationError(f"no model for {self.experiment}: name that of a row, ROW=SPEC; rows are {shown}")
+        if self.reward is None and (lacking := [row for row in self.measured if row.needs_reward(self.experiment)]):
+            raise ConfigurationError(
+                f"the reward model is missing: {', '.join(row.name for row in lacking)} need {lacking[0].reward}; name "
+                f"its server, --reward http://HOST:PORT#{lacking[0].reward}"
+            )
+        for entry in self.entries:
+            entry.evaluation.check(entry.directory)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The benchmarks, in the paper's order."""
+        return tuple(name for name in TASKS[self.experiment] if name in self.tasks)
+
+    @property
+    def measured(self) -> list[Row]:
+        """The rows that have a model, in the paper's order."""
+        return [row for row in self._ordered if self.experiment in row.wanted and self._model(row) is not None]
+
+    @property
+    def _ordered(self) -> list[Row]:
+        names = [*dict.fromkeys(point.row for point in published(self.experiment)), *self.rows]
+        return [self.rows[name] for name in dict.fromkeys(names) if name in self.rows]
+
+    def _model(self, row: Row) -> str | None:
+        return self.models.get(row.name, self.models.get(EVERY))
+
+    @cached_property
+    def refused(self) -> list[str]:
+        """What is left out because the largest budget is too small for it."""
+        return [
+            f"{row.name}, {label}: {refusal}"
+            for row in self.measured
+            for label, method, budgets in row.wanted[self.experiment]
+            for budget in self._budgets(budgets)
+            if (refusal := _refusal(method, budget)) is not None
+        ]
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """Everything to be measured, row by row."""
+        found = [
+            self._entry(row, task, label, method, budget)
+            for row in self.measured
+            for task in self.columns
+            for label, method, budgets in row.wanted[self.experiment]
+            for budget in self._budgets(budgets)
+            if _refusal(method, budget) is None
+        ]
+        return list({(entry.point, entry.task): entry for entry in found}.values())
+
+    def _budgets(self, budgets: Iterable[int]) -> list[int]:
+        """Table 1's one budget is cut, figure 2's that are too large are left out."""
+        if self.budget is None:
+            return list(budgets)
+        if self.experiment == "table1":
+            return sorted({min(self.budget, budget) for budget in budgets})
+        return [budget for budget in budgets if budget <= self.budget]
+
+    def _entry(self, row: Row, task: str, label: str, method: str, budget: int) -> Entry:
+        model = self._model(row)
+        assert model is not None
+        made = method_from_spec(method, budget)
+        needs_reward = getattr(made, "needs_reward", True)
+        evaluation = Evaluation(
+            task=self.tasks[task],
+            limit=self.limit,
+            methods=(method,),
+            budgets=(made.budget,),
+            seeds=self.seeds,
+            lm=model,
+            reward=row.reading(self.reward) if self.reward is not None and needs_reward else None,
+            sampling=row.sampling,
+            prompt=row.prompt,
+        )
+        point = Point(row.name, label, None if self.experiment == "table1" else made.budget)
+        place = re.sub(r"[^\w.=-]+", "_", f"{method}-{made.budget}")
+        return Entry(point, task, evaluation, self._below(row.name, task, place))
+
+    def _below(self, *folders: str) -> Path:
+        """A directory below `out`, which may come from somebody else: its folders are no way out of it."""
+        path = self.out
+        for folder in folders:
+            path /= folder
+            if path.is_symlink():
+                raise RunDirectoryError(f"{path} is a link to another directory: put a copy in its place")
+        return path
+
+    def lines(self) -> list[Line]:
+        """The paper's table with ours beside it, in its order: also the rows that are not measured."""
+        given = published(self.experiment)
+        ours = {(entry.point, entry.task): entry.cell() for entry in self.entries}
+        names = dict.fromkeys(point.row for point in (*given, *(entry.point for entry in self.entries)))
+        found = []
+        for name in names:
+            wanted = self.rows[name].wanted.get(self.experiment, ()) if name in self.rows else ()
+            labels = {label: place for place, (label, *_) in enumerate(wanted)}
+            here = {entry.point for entry in self.entries if entry.point.row == name}
+            here |= {point for point in given if point.row == name}
+            for point in sorted(here, key=lambda point: (labels.get(point.label, len(labels)), point.budget or 0)):
+                numbers = dict(zip(TASKS[self.experiment], given.get(point, ()), strict=False))
+                paper = tuple(numbers.get(task) for task in self.columns)
+                found.append(Line(point, paper, tuple(ours.get((point, task)) for task in self.columns)))
+        return found
+
+    def section(self) -> Section:
+        """All lines as a table."""
+        header = ["model", "method"] + ["budget"] * (self.experiment == "figure2")
+        for task in self.columns:
+            header += [f"{COLUMNS[task]}: paper", "ours (95 % interval)", "difference"]
+        rows = []
+        for line in self.lines():
+            name = [line.point.row, line.point.label] + [f"{n}" for n in (line.point.budget,) if n is not None]
+            numbers = [_written(paper, cell) for paper, cell in zip(line.paper, line.ours, strict=True)]
+            rows.append([*name, *(text for three in numbers for text in three)])
+        note = f"{NOTE} {BY_EYE}" if self.experiment == "figure2" else NOTE
+        return Section("", header, rows, note)
+
+    def warnings(self) -> list[str]:
+        """In what this is not the paper's experiment, and what is missing: to be read before the numbers."""
+        told = []
+        replaced: dict[str, list[str]] = {}
+        for row in self.measured:
+            if not _called(model := self._model(row) or "", row.model):
+                replaced.setdefault(model, []).append(row.name)
+        told += [f"{code(model)} in the place of {', '.join(names)}" for model, names in replaced.items()]
+        rewards = {row.reward: None for row in self.measured if row.reward and row.needs_reward(self.experiment)}
+        reward = self.reward or ""
+        told += [f"{code(reward)} in the place of {name}" for name in rewards if not _called(reward, name)]
+        for task in self.columns:
+            problems = next(len(entry.evaluation.problems()) for entry in self.entries if entry.task == task)
+            name, own = COLUMNS[task], self.tasks[task]
+            source = own.partition("?")[0]
+            if source != task and not source.endswith(".jsonl"):
+                told.append(f"{problems} problems of {code(own)} in the place of {name}")
+            elif problems != SIZES[task]:
+                told.append(f"{problems} problems of {name}, which has {SIZES[task]}")
+        largest = max(max(one.budgets) for row in self.measured for one in row.wanted[self.experiment])
+        if self.budget is not None and self.budget < largest:
+            told.append(f"Budgets up to {self.budget}, where the paper's go up to {largest}")
+        told += [f"Left out: {refusal}" for refusal in self.refused]
+        missing = sum(entry.num_runs - entry.num_done for entry in self.entries)
+        if missing:
+            told.append(f"Unfinished: {missing} runs are missing or failed; the same command does them")
+        return told
+
+    def damages(self) -> Damages:
+        """Records that cannot be read: their runs are done again."""
+        damages = Damages()
+        for entry in self.entries:
+            entry.records(damages)
+        return damages
+
+    def markdown(self) -> str:
+        """The table as a page, with what must be known to read it."""
+        seeds = f"seed {', '.join(map(str, self.seeds))}"
+        lines = [f"# {TITLES[self.experiment]} of arXiv 2502.01618, measured again", ""]
+        for warning in [*map(markdown, self.damages().lines()), *self.warnings()]:
+            lines += [f"**{warning}.**", ""]
+        lines += self.section().markdown()
+        lines += [f"Measured with ({seeds}):", ""]
+        lines += [
+            f"- {markdown(row.name)}: {code(self._model(row) or '')}"
+            f"{f', prompt {markdown(row.prompt.name)}' if row.prompt else ''}"
+            for row in self.measured
+        ]
+        if any(row.needs_reward(self.experiment) for row in self.measured):
+            lines.append(f"- reward model: {code(self.reward or '')}")
+        if provenance := self.provenance():
+            lines += ["", *provenance_table(provenance).markdown()[:-1]]
+        return "\n".join(lines) + "\n"
+
+    def provenance(self) -> Provenance:
+        """What all numbers were made with, as far as it can be read."""
+        directories = (entry.directory for entry in self.entries if (entry.directory / CONFIGURATION).exists())
+        return together([Provenance.read(directory, lambda damage: None) for directory in directories])
+
+    def csv(self) -> str:
+        """A row for each line and task; shares, but for the paper's number, which is in percent as it stands there."""
+        models = {row.name: self._model(row) for row in self.measured}
+        rows: list[dict[str, Any]] = []
+        for line in self.lines():
+            for task, paper, cell in zip(self.columns, line.paper, line.ours, strict=True):
+                share = math.nan if cell is None else cell.accuracy.value
+                rows.append(
+                    {
+                        "model": line.point.row,
+                        "method": line.point.label,
+                        "budget": line.point.budget if cell is None else cell.budget,
+                        "benchmark": task,
+                        "paper_percent": paper,
+                        "accuracy": None if cell is None else round(share, 6),
+                        "accuracy_low": None if cell is None else round(cell.accuracy.low, 6),
+                        "accuracy_high": None if cell is None else round(cell.accuracy.high, 6),
+                        "difference": None if cell is None or paper is None else round(share - paper / 100, 6),
+                        "problems": None if cell is None else cell.problems,
+                        "runs": None if cell is None else cell.runs,
+                        "failed": None if cell is None else cell.outcomes["failed"],
+                        "measured_with": None if cell is None else models[line.point.row],
+                        "task": None if cell is None else self.tasks[task],
+                    }
+                )
+        return csv_text(rows)
+
+
+def _refusal(method: str, budget: int) -> str | None:
+    """Why a method does not take a budget; None if it does."""
+    try:
+        method_from_spec(method, budget)
+    except UnknownNameError:
+        raise
+    except ConfigurationError as refusal:
+        return str(refusal)
+    return None
+
+
+def _called(spec: str, model: str) -> bool:
+    """Whether a spec has that model's name in it, whosever copy it is."""
+    return model.rpartition("/")[2].casefold() in spec.casefold()
+
+
+def _written(paper: float | None, cell: Cell | None) -> tuple[str, str, str]:
+    """The paper's number, ours, and the difference, as the table has them."""
+    given = "" if paper is None else f"{paper:.1f}"
+    if cell is None:
+        return given, "", ""
+    share = cell.accuracy
+    ends = f"{100 * share.low:.1f} – {100 * share.high:.1f}" if share.is_known else "–"
+    ours = f"{100 * share.value:.1f} ({ends})"
+    return given, ours, "" if paper is None else points(share.value - paper / 100)

@@ -1,0 +1,1 @@
+from motes.core import *  # noqa: F403
