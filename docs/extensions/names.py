@@ -25,6 +25,8 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import make_refnode
 
+from extensions.commands import COMMANDS
+
 logger = logging.getLogger(__name__)
 
 SPAN = re.compile(r"(`+)(.+?)\1", re.DOTALL)
@@ -149,21 +151,20 @@ def _reference(code: str, env: BuildEnvironment) -> pending_xref | None:
 def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element) -> nodes.Node | None:
     kind, target = node["reftype"], node["reftarget"]
     if kind == "command":
-        from extensions.commands import COMMANDS
-
         if target not in COMMANDS:
             return content
         return make_refnode(app.builder, node["refdoc"], COMMANDS_PAGE, f"motes-{target}", content)
     if kind != "name":
         return None
     documented = env.domains.python_domain.objects
-    known = False
-    for name in _meanings(target, node["module"]):
-        known = True
+    names = list(_meanings(target, node["module"]))
+    if names and (last := target.rpartition(".")[2]).isupper():  # a constant does not say where it comes from
+        names += [name for name in documented if name.endswith(f".{last}")]
+    for name in names:
         if name in documented:
             entry = documented[name]
             return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, name)
-    if not known and ABSOLUTE.fullmatch(target) and node["refdoc"] not in HISTORY:
+    if not names and ABSOLUTE.fullmatch(target) and node["refdoc"] not in HISTORY:
         logger.warning("there is no %s", target, location=node, type="motes", subtype="name")
     return content
 
@@ -178,7 +179,7 @@ def _meanings(name: str, module: str) -> Iterator[str]:
 
 
 def _full_names(name: str) -> Iterator[str]:
-    """The name itself, where the object was defined, and what holds it; nothing if there is no such object."""
+    """The name, where the object was defined, and the class that holds it; nothing if there is no such object."""
     with mock(MOCKED):
         found, origin, rest = _module(name.split("."))
     for part in rest:
@@ -187,7 +188,7 @@ def _full_names(name: str) -> Iterator[str]:
         found = getattr(found, part, None)
         is_own = isinstance(found, type | FunctionType) and found.__module__.startswith("motes")
         origin = f"{found.__module__}.{found.__qualname__}" if is_own else f"{origin}.{part}"
-    yield from (name, origin, *([origin.rpartition(".")[0]] if rest else []))
+    yield from (name, origin, *([origin.rpartition(".")[0]] if len(rest) > 1 else []))
 
 
 def _module(parts: list[str]) -> tuple[Any, str, list[str]]:
