@@ -20,9 +20,9 @@ from typing import Any
 
 import httpx2
 
-from motes.http import Address, Client, Retries
 from motes.models.served import HTTPLanguageModel
 from motes.models.served.probe import probe
+from motes.transport import Address, Client, Retries
 
 WORDS = (
     "one ", "two ", "so ", "then\n\n", "add\n", "\n", "\n\n", "\n\n\n", ".\n\nAnd ", ";", "; or ", "3 ",

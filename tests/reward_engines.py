@@ -15,8 +15,8 @@ import httpx2
 from transformers import AutoTokenizer
 
 from engines import VLLM, Engine, LlamaCpp, SGLang, no_sleep
-from motes.http import Address, Client, Retries
 from motes.rewards.served.model import ServedPRM
+from motes.transport import Address, Client, Retries
 from prm_families import PUBLISHED
 
 ELSEWHERE = 3.0

@@ -20,7 +20,7 @@ import motes.core
 import motes.errors
 import motes.gateway.admission
 import motes.gateway.answering
-import motes.http
+import motes.transport
 from motes.core import Failure, Problem, Reads, Record, Result, Sampling, Scores, Step, Trajectory, Usage
 from motes.errors import (
     ConfigurationError,

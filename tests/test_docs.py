@@ -132,6 +132,7 @@ def test_a_page_does_what_it_says(
             if block.language == "python":
                 run_python(text, where, names)
             else:
+                assert block.language in READERS, f"{where}: say the language of the block"
                 READERS[block.language](block._replace(text=text), where)
             capsys.readouterr()
 
@@ -172,6 +173,7 @@ def run_shell(block: Block, where: str) -> None:
     commands = list(snippets.commands(block))
     for command in commands:
         place = f"{where.rpartition(',')[0]}, line {command.line}: {command}"
+        assert all(re.match("https?:", url) for url in re.findall(r"\w+://", str(command))), place
         if command.program in OTHERS:
             continue
         PROGRAMS[command.program](command, place)

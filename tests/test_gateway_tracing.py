@@ -15,8 +15,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 import gateways
 import motes
 import worlds
-from motes.http import Client
 from motes.tasks import TASKS
+from motes.transport import Client
 
 TASK = TASKS["arithmetic"]()
 QUESTION = TASK.problems(limit=6)[5].question

@@ -26,8 +26,8 @@ from motes.errors import (
     UnknownFormError,
     UnreachableError,
 )
-from motes.http import Address, Client, Events, Retries, Timeouts
-from motes.http.events import EventReader
+from motes.transport import Address, Client, Events, Retries, Timeouts
+from motes.transport.events import EventReader
 from virtual_time import timed
 
 BASE = "http://server.test/v1"

@@ -52,7 +52,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "pages",
         "aliases",
     ),
-    ("smc", "kv", "http"),
+    ("smc", "kv", "transport"),
     ("methods", "models", "rewards", "tasks", "prompts", "bundled"),
     ("opening",),
     ("api", "conformance", ""),  # "": the package itself, which gathers the public names

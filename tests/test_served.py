@@ -49,8 +49,8 @@ from motes.errors import (
     UnknownNameError,
     UnreachableError,
 )
-from motes.http import Retries
-from motes.models.served import Capabilities, HTTPLanguageModel, model, profiles, prompts, stream
+from motes.models.served import Capabilities, HTTPLanguageModel, model, profiles, prompts, responses
+from motes.transport import Retries
 from mutations import mutate
 
 QUESTION = Problem("How many?", system="Be brief.")
@@ -1154,22 +1154,27 @@ def test_a_value_can_be_shown():
 # ----------------------------------------------------------------------------------------------------------- mutations
 
 MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
-    "all particles have one seed": (model, "HTTPLanguageModel", "ask.seed % self.profile.seed_below", "7"),
-    "a large seed is sent as it is": (model, "HTTPLanguageModel", "ask.seed % self.profile.seed_below", "ask.seed"),
+    "all particles have one seed": (model, "HTTPLanguageModel", "step.seed % self.profile.seed_below", "7"),
+    "a large seed is sent as it is": (model, "HTTPLanguageModel", "step.seed % self.profile.seed_below", "step.seed"),
     "one seed draws answers that are alike": (model, "HTTPLanguageModel", "and self.profile.choices_differ", ""),
     "groups are as large as one likes": (model, "HTTPLanguageModel", "self.capabilities.choices if", "1024 if"),
-    "runs are grouped together": (model, "HTTPLanguageModel", "id(ask.trajectory)", "ask.trajectory.text"),
+    "runs are grouped together": (model, "HTTPLanguageModel", "id(step.trajectory)", "step.trajectory.text"),
     "greedy particles are paid for each": (
         model,
         "HTTPLanguageModel",
-        "usage = Usage()  # drawn",
-        "usage = usage  # drawn",
+        "usage = Usage()  # sampled",
+        "usage = usage  # sampled",
     ),
     "the answer's own limit is ignored": (model, "HTTPLanguageModel", "if sampling.max_tokens is not None:", "if 0:"),
     "the context is ignored": (model, "HTTPLanguageModel", "limit = min(limit, context - length)", "pass"),
     "too many delimiters are sent": (model, "HTTPLanguageModel", "texts > most", "False"),
     "who cannot tell is believed": (model, "HTTPLanguageModel", "or not self.capabilities.tells_end)", ")"),
-    "the rest of a token is forgotten": (model, "HTTPLanguageModel", "and not drawn.whole:", "and False:"),
+    "the rest of a token is forgotten": (
+        model,
+        "HTTPLanguageModel",
+        "and not (request.is_cut or self._wire.has_whole_tokens)",
+        "and False",
+    ),
     "any failure fails the run": (
         model,
         "HTTPLanguageModel",
@@ -1179,31 +1184,36 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
     "a full context fails the particle": (
         model,
         "HTTPLanguageModel",
-        "if ask.trajectory.depth else Failure(error, ask.wasted)",
+        "if step.trajectory.depth else Failure(error, step.wasted)",
         "if 0 else Failure(error)",
     ),
-    "a lower limit is not learnt": (model, "HTTPLanguageModel", "self._most = told.most", "pass"),
+    "a lower limit is not learnt": (model, "HTTPLanguageModel", "self._max_answer_tokens = reported.most", "pass"),
     "the last token is guessed from one": (prompts, "Renderer", "for length in (2, len(ids)):", "for length in (1,):"),
     "steps are tokenised again": (prompts, "Renderer", "node.step.token_ids or ", ""),
     "prompts are rendered each time": (prompts, "Renderer", "if problem not in self._prompts:", "if True:"),
     "a delimiter in two pieces is missed": (
-        stream,
-        "_Answer",
-        "first_cut(self.before + self.text, self.sampling, seen)",
-        "first_cut(delta.text, self.sampling)",
+        responses,
+        "Answer",
+        "first_cut(before + self.text, sampling, seen)",
+        "first_cut(delta.text, sampling)",
     ),
-    "a stream is cut behind its piece": (stream, "_Answer", "self.text[: cut.end - len(self.before)]", "self.text"),
-    "a refused prompt fails the others": (model, "HTTPLanguageModel", "self._split(request, receivers)", "raise"),
+    "a stream is cut behind its piece": (
+        responses,
+        "Answer",
+        "self.text[: cut.end - len(before)]",
+        "self.text",
+    ),
+    "a refused prompt fails the others": (model, "HTTPLanguageModel", "self._start_call(request, half)", "raise"),
     "a sentence that is not understood ends the answer": (
         model,
         "HTTPLanguageModel",
         "return request.limit // 2",
         "return 0",
     ),
-    "the prompt is counted where it was settled before": (stream, "Call", "if index in wanted:", "if True:"),
-    "what broke off is not counted": (stream, "Call", "if i not in of_use", "if False"),
+    "the prompt is counted where it was settled before": (responses, "Call", "and index in self._left:", "and True:"),
+    "what broke off is not counted": (responses, "Call", "if i not in used", "if False"),
     "a reply that breaks off costs nothing": (
-        stream,
+        responses,
         "Call",
         "self.wasted += Usage(failed_prefill_tokens=prompt",
         "Usage(failed_prefill_tokens=prompt",

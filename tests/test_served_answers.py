@@ -56,7 +56,7 @@ def events(script: list[Any]) -> bytes:
 
 async def step(*script: Any, sampling: Sampling = WHOLE, attempts: int = 3) -> tuple[Step, Scripted]:
     engine = Scripted()
-    lm = await connect(engine, retries=motes.http.Retries(attempts=attempts))
+    lm = await connect(engine, retries=motes.transport.Retries(attempts=attempts))
     engine.script = script
     return await extended(lm, sampling), engine
 
@@ -126,7 +126,7 @@ def test_what_cannot_be_understood_is_asked_for_once_more_only(form: Any):
 
     async def asked() -> int:
         engine = Scripted()
-        lm = await connect(engine, retries=motes.http.Retries(attempts=8))
+        lm = await connect(engine, retries=motes.transport.Retries(attempts=8))
         engine.script = (form,)
         with pytest.raises(UnknownFormError):
             await extended(lm, WHOLE)

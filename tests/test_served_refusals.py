@@ -12,10 +12,9 @@ import pytest
 import motes
 from engines import TGI, VLLM, Closed, OpenAICompatible, Tokenizer, connect, encode, render
 from motes import Problem, Sampling, Step, Trajectory
+from motes.core import Failure
 from motes.errors import ContextLengthError
-from motes.http.client import CONTEXT
-from motes.models.served.refusals import Limits, is_about_length, limits, room
-from motes.types import Failure
+from motes.transport.refusals import Limits, is_about_context, is_about_length, limits
 
 ROOT = Trajectory(Problem("How many?"))
 SENTENCES: dict[str, tuple[str, Limits]] = {
@@ -149,9 +148,9 @@ SENTENCES: dict[str, tuple[str, Limits]] = {
 def test_what_servers_say_of_their_limits_is_read(server: str):
     sentence, told = SENTENCES[server]
     assert limits(sentence) == told
-    assert room(sentence) == told.room
-    assert CONTEXT.search(sentence) or told.most is not None
-    assert CONTEXT.search(sentence) or is_about_length(sentence)
+    assert limits(sentence).room == told.room
+    assert is_about_context(sentence) or told.most is not None
+    assert is_about_context(sentence) or is_about_length(sentence)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +159,7 @@ def test_what_servers_say_of_their_limits_is_read(server: str):
 def test_what_is_not_about_length(sentence: str):
     assert limits(sentence) == Limits()
     assert not is_about_length(sentence)
-    assert not CONTEXT.search(sentence)
+    assert not is_about_context(sentence)
 
 
 def refusing(context: int, message: str, status: int = 400) -> Callable[[str, Any], httpx2.Response | None]:

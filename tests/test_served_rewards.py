@@ -20,6 +20,7 @@ from failures import unwrapped
 from motes import ParticleFilter, Problem, Sampling, Step, Trajectory
 from motes.cli import main as command_line
 from motes.conformance import acheck_reward_model
+from motes.core import Scores, Usage
 from motes.errors import (
     BadResponseError,
     ConfigurationError,
@@ -36,7 +37,6 @@ from motes.rewards.families import FAMILIES
 from motes.rewards.prm import LocalPRM
 from motes.rewards.served import model, routes
 from motes.rewards.served.model import ServedPRM
-from motes.types import Scores, Usage
 from mutations import mutate
 from prm_families import PUBLISHED, mistral
 from reward_engines import LlamaCppNext, OfRewards, OldVLLM, Served, SGLangNext, VLLMNext, VLLMPooling, connect
@@ -650,7 +650,7 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
     "choices are taken as they come": (routes, "Completions", 'sorted(answer["choices"]', 'list(answer["choices"]'),
     "read a token before": (routes, "NextTokenRoute", "reading.at[turn] + 1", "reading.at[turn]"),
     "bad is good": (routes, "NextTokenRoute", "bad - good, 700.0", "good - bad, 700.0"),
-    "what was spared is paid for": (routes, "NextTokenRoute", "len(prompt) - spared[i]", "len(prompt)"),
+    "what was spared is paid for": (routes, "NextTokenRoute", "len(prompt) - cached[i]", "len(prompt)"),
     "the likeliest tokens are what they are": (routes, "Completion", "[token, BIAS]", "[token, 0.0]"),
     "a text is asked for at once": (routes, "NextTokenRoute", "range(len(readings[0].at))", "range(1)"),
     "what is alike is asked for twice": (

@@ -1,6 +1,6 @@
-"""Former names of modules, which still work: `motes.types`, `motes.contracts`, `motes.inspect`.
+"""Former names of modules, which still work: see `RENAMED`.
 
-A module named `types` or `inspect` hides the standard library's from programs that Python runs in its directory.
+A module named `types`, `http` or `inspect` hides the standard library's from programs that run in its directory.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 RENAMED = {
     "motes.types": "motes.core",
     "motes.contracts": "motes.conformance",
+    "motes.http": "motes.transport",
     "motes.inspect": "motes.inspect_provider",
 }
 """The new name of each module, by the former one."""

@@ -17,7 +17,7 @@ from motes.core import Problem, Result, Sampling
 from motes.errors import ConfigurationError
 from motes.methods import ParticleFilter, Run, require, select_by_outcome
 from motes.methods.limits import Limits
-from motes.methods.run import Follower, Method, Observer
+from motes.methods.run import Follower, Method, MethodTraits, Observer
 from motes.opening import (
     answer_rule,
     attribute,
@@ -99,7 +99,7 @@ async def asolve(
     rule = BoxedAnswers() if task is None else instance_of("task", task, AnswerRule, "motes.api.answer_rule('math')")
     sampling = fit("sampling", sampling, Sampling | None) or Sampling()
     last_word = await _open_beside(reward_model, outcome_reward) if outcome_reward is not None else None
-    scores = reward is not None and getattr(method, "needs_reward", True)
+    scores = reward is not None and MethodTraits.of(method).needs_reward
     run = Run(
         problem=problem,
         lm=await _open_beside(language_model, lm),

@@ -11,7 +11,7 @@ import numpy as np
 from motes.concurrency import run_here
 from motes.core import Failure, Problem, Sampling, Step, Trajectory
 from motes.errors import ContractError
-from motes.protocols import LanguageModel, RewardModel
+from motes.protocols import LanguageModel, RewardModel, RewardModelTraits
 from motes.steps import Cut, first_cut
 
 T = TypeVar("T")
@@ -152,7 +152,7 @@ async def acheck_reward_model(
 
     single = [(await score([trajectory]))[0] for trajectory in everything]
     _require(all(map(close, batch, single)), "batch = single", (batch, single))
-    if (forget := getattr(reward, "forget", None)) is not None:
+    if (forget := RewardModelTraits.of(reward).forget) is not None:
         forget()
     fresh = await score([_rebuilt(trajectory) for trajectory in everything])
     _require(all(map(close, batch, fresh)), "fork = fresh", (batch, fresh))

@@ -21,6 +21,7 @@ from motes.concurrency import gather
 from motes.core import Problem, Result, Sampling, Step, Trajectory, Usage
 from motes.errors import ConfigurationError, MissingExtraError, UnknownNameError
 from motes.lab import method_from_spec
+from motes.methods.run import MethodTraits
 from motes.protocols import LanguageModel
 
 try:
@@ -120,7 +121,7 @@ class Answerer:
         self._prompt = None if settings.prompt is None else prompts.prompt(settings.prompt)
         self._rule = None if settings.task is None else api.answer_rule(settings.task)
         self._reward = None
-        if settings.reward is not None and getattr(self._method, "needs_reward", True):
+        if settings.reward is not None and MethodTraits.of(self._method).needs_reward:
             self._reward = api.reward_model(settings.reward)
         self._outcome = None if settings.outcome_reward is None else api.reward_model(settings.outcome_reward)
         self._asked: Counter[str] = Counter()
@@ -222,7 +223,7 @@ class MotesAPI(ModelAPI):
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
         if base_url is not None:
-            raise ConfigurationError("name the server in the model: motes/http://HOST:PORT/v1#MODEL")
+            raise ConfigurationError("name the server in the model: motes/transport://HOST:PORT/v1#MODEL")
         settings = Settings.of({"reward": "tiny" if model_name == "tiny" else None, **given})
         self._answerer = Answerer(api.language_model(model_name), f"motes/{model_name}", settings)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from motes.core import Failure, Problem, Scores, Step, Trajectory, Usage
-from motes.protocols import LanguageModel, RewardModel
+from motes.protocols import LanguageModel, LanguageModelTraits, RewardModel
 
 
 @dataclass(eq=False)
@@ -31,7 +31,7 @@ class Ledger:
         told = step.usage or Usage(generated_tokens=len(step.token_ids))
         prefix = told.prefill_tokens + told.prefill_tokens_cached if step.prefix_tokens is None else step.prefix_tokens
         known = 0
-        if getattr(lm, "shares_prefixes", False):
+        if LanguageModelTraits.of(lm).shares_prefixes:
             place = parent.problem if parent.step is None else parent
             known = min(prefix, max(self._prefixes.get(place, 0), self._drawn(parent)))
             self._prefixes[place] = max(prefix, known)

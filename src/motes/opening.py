@@ -115,15 +115,15 @@ def serves_rewards(spec: str, **options: Any) -> bool:
     of one; or `spec` names its `format`.
 
     Raises:
-        ServerError, ConfigurationError: see `motes.http.identify`.
+        ServerError, ConfigurationError: see `motes.transport.identify`.
         MissingExtraError: the packages for servers are not installed.
     """
     spec, options = _parsed(spec, options)
     if "format" in options:
         return True
     try:
-        from motes.http import Address, Client, now
         from motes.rewards.served.probe import is_reward_server
+        from motes.transport import Address, Client, now
     except ImportError as error:
         raise MissingExtraError(f"the server {spec!r}", "http") from error
     address = Address.parse(spec)
@@ -219,7 +219,7 @@ def _opened(engine: Any, path: str, options: Mapping[str, Any]) -> Any:
     if "options" in parameters:  # which go to the engine itself
         known |= set(inspect.signature(engine).parameters)
     if "connection" in parameters:  # which goes to the client
-        from motes.http import Client
+        from motes.transport import Client
 
         known |= set(inspect.signature(Client.open).parameters)
     known -= {"path", "options", "connection", "address", "model", "vocabulary", "name", "transport"}

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, Self, runtime_checkable
 
 from motes.core import Failure, Problem, Sampling, Step, Trajectory
 
 
+class Traits:
+    """Optional attributes of an object that implements a protocol, each with the value it has where it is missing."""
+
+    @classmethod
+    def of(cls, thing: object) -> Self:
+        """Those of an object, or of a class."""
+        names = [field.name for field in fields(cls)]  # type: ignore[arg-type]  # each subclass is a dataclass
+        return cls(**{name: getattr(thing, name) for name in names if hasattr(thing, name)})
+
+
 @runtime_checkable
 class LanguageModel(Protocol):
-    """Extends partial answers. `motes.check_language_model` is this contract, executable.
+    """Extends partial answers. `motes.check_language_model` tests an implementation.
 
-    A model may say more of itself by attributes: `merges_calls = True`, concurrent calls meet in one batch, so that
-    each particle is better asked for by a call of its own; `continues_prefixes = False`, it writes whole answers only,
-    and methods that work step by step refuse it; `shares_prefixes = True`, what it has computed of a prompt or a prefix
-    it does not compute again, so that a run needs it once; `gives_logprobs(sampling)`, whether its steps carry
-    `Step.logprob` when it is sampled so; `proposal_logprobs = False`, they never carry `Step.proposal_logprob`. Models
-    behind a server have `async def ready()`, which raises where that cannot be reached.
+    A model may have further attributes and methods, see `LanguageModelTraits`.
     """
 
     async def extend(
@@ -41,14 +47,35 @@ class LanguageModel(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class LanguageModelTraits(Traits):
+    """What a language model may say of itself.
+
+    Attributes:
+        merges_calls: concurrent calls meet in one batch, so that a run asks for each particle in a call of its own.
+        continues_prefixes: it extends an answer step by step. Where it does not, it writes whole answers only, and
+            methods that work step by step refuse it.
+        shares_prefixes: it never computes a prompt or a prefix twice, so that a run needs each of them once.
+        proposal_logprobs: its steps carry `Step.proposal_logprob`.
+        gives_logprobs: whether its steps carry `Step.logprob` with a given sampling; None: unknown.
+        num_parameters: that each token is multiplied by.
+        ready: raises if the model's server cannot be reached.
+    """
+
+    merges_calls: bool = False
+    continues_prefixes: bool = True
+    shares_prefixes: bool = False
+    proposal_logprobs: bool = True
+    gives_logprobs: Callable[[Sampling], bool] | None = None
+    num_parameters: int | None = None
+    ready: Callable[[], Awaitable[Any]] | None = None
+
+
 @runtime_checkable
 class RewardModel(Protocol):
-    """Scores partial answers. `motes.check_reward_model` is this contract, executable.
+    """Scores partial answers. `motes.check_reward_model` tests an implementation.
 
-    A model may say by an attribute `outcome = True` that it scores finished answers only: the score of anything else is
-    `motes.core.NEUTRAL`; and `merges_calls = True`: concurrent calls meet in one batch, so that a run sends it each
-    step as soon as it ends. Any other model scores all steps of a round in one call. Of `ready` see `LanguageModel`. A
-    model that remembers scores of texts it has read has a method `forget()`, after which it reads them anew.
+    A model may have further attributes and methods, see `RewardModelTraits`.
     """
 
     async def score(self, trajectories: Sequence[Trajectory]) -> Sequence[Sequence[float] | Failure]:
@@ -65,8 +92,28 @@ class RewardModel(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class RewardModelTraits(Traits):
+    """What a reward model may say of itself.
+
+    Attributes:
+        merges_calls: concurrent calls meet in one batch, so that a run sends it each step as soon as the step ends. Any
+            other model scores all steps of a round in one call.
+        outcome: it scores finished answers only. The score of anything else is `motes.core.NEUTRAL`.
+        num_parameters: that each token is multiplied by.
+        ready: raises if the model's server cannot be reached.
+        forget: makes the model forget the scores of texts it has read, so that it reads them again.
+    """
+
+    merges_calls: bool = False
+    outcome: bool = False
+    num_parameters: int | None = None
+    ready: Callable[[], Awaitable[Any]] | None = None
+    forget: Callable[[], None] | None = None
+
+
 class Reading(Protocol):
-    """What a rule knows of a text of which it has read a beginning. Readings are values: never changed."""
+    """The state of an answer rule after the first steps of a text. Readings are values: they never change."""
 
     @property
     def is_final(self) -> bool:
@@ -76,19 +123,13 @@ class Reading(Protocol):
 
 @runtime_checkable
 class AnswerRule(Protocol):
-    """How an answer is read from a text, and when two are the same.
+    """How an answer is read from a text, and when two answers are the same.
 
-    A rule may have a method `read(step: str, before: Reading | None) -> Reading` as well, which is given the text step
-    by step, with the reading after the step before, None at first. A particle ends as soon as its reading is final.
-    Only what stands whatever follows may be final, such as a box that is closed: a rule that takes half a sentence for
-    an answer ends particles which were about to say something else. A rule without `read` is asked for its answer
-    after every step, about the whole text so far, and any answer ends the particle.
+    A rule may have further attributes and methods, see `AnswerRuleTraits`, and two that concern its class alone:
 
-    A rule may have a method `canonical(answer: str) -> str` as well, the form that exactly equivalent answers share:
-    N answers are then grouped by N forms, and not by comparing them with each other.
-
-    `needs_end = True`: only a text that the model has ended itself is asked for its answer. `is_quick = True`, which is
-    not inherited: the rule waits for nothing and takes microseconds, so that it need not be asked in a thread.
+    A method `canonical(answer: str) -> str` returns the form that exactly equivalent answers share: N answers are then
+    grouped by N forms, and not by comparing them with each other. An attribute `is_quick = True`, which is not
+    inherited, says that the rule waits for nothing and takes microseconds, so that it need not run in a thread.
     """
 
     def answer(self, text: str) -> str | None:
@@ -98,6 +139,22 @@ class AnswerRule(Protocol):
     def equivalent(self, first: str, second: str) -> bool:
         """Whether two answers mean the same. An equivalence relation."""
         ...
+
+
+@dataclass(frozen=True)
+class AnswerRuleTraits(Traits):
+    """What an answer rule may say of itself.
+
+    Attributes:
+        needs_end: only a text that the model ended itself has an answer.
+        read: takes the text step by step, each with the reading after the previous step, None at first. A particle ends
+            as soon as its reading is final. Only an answer that stands whatever follows may be final, such as a closed
+            box: a rule that takes half a sentence for an answer ends particles that were about to say something else.
+            None: the rule reads the whole text after every step, and any answer ends the particle.
+    """
+
+    needs_end: bool = False
+    read: Callable[[str, Reading | None], Reading] | None = None
 
 
 def canonical_form(rule: AnswerRule) -> Callable[[str], str] | None:
@@ -113,18 +170,9 @@ def canonical_form(rule: AnswerRule) -> Callable[[str], str] | None:
 
 @runtime_checkable
 class Task(AnswerRule, Protocol):
-    """A set of problems with an answer rule and a grader.
+    """A set of problems with an answer rule and a grader, which several threads may call at once.
 
-    Both are asked by several threads. A task whose problems have levels may say so by a method
-    `level(problem) -> int | None`; reports then tell levels apart.
-
-    A task that can check steps may say so by a method `check_step(problem, step: str) -> bool | None`: whether a step
-    of any answer to the problem is right, None where it cannot tell. It is asked where steps end at blank lines, the
-    usual delimiter. A partial answer is right if all its steps are; reports then say how well the reward model tells
-    right ones from wrong ones.
-
-    A task that grades by more than reference answers, by tests for one, may say by what by a method
-    `key(problem) -> object`, None where by nothing more; its `repr` is part of the task's digest.
+    A task may have further methods, see `TaskTraits`.
     """
 
     name: str
@@ -138,3 +186,21 @@ class Task(AnswerRule, Protocol):
             GraderError: that could not be found out. It is neither right nor wrong.
         """
         ...
+
+
+@dataclass(frozen=True)
+class TaskTraits(Traits):
+    """What a task may know besides.
+
+    Attributes:
+        level: the level of a problem; reports then have a table by level.
+        check_step: whether a step of any answer to the problem is right, None where that is unknown. It is called where
+            steps end at blank lines, the usual delimiter. A partial answer is right if all its steps are; reports then
+            say how well the reward model tells right partial answers from wrong ones.
+        key: what a problem is graded by besides its reference answer, such as tests; None for nothing. Its `repr` is
+            part of the task's digest.
+    """
+
+    level: Callable[[Problem], int | None] | None = None
+    check_step: Callable[[Problem, str], bool | None] | None = None
+    key: Callable[[Problem], object] | None = None

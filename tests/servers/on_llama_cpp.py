@@ -16,13 +16,13 @@ import motes
 import real_servers
 from alike import GREEDY, answers, problems, right, scores
 from motes import ParticleFilter, Record, Trajectory, bundled
-from motes.http import Address, Client
 from motes.lab.measure.statistics import proportion_interval
 from motes.methods import Run
 from motes.models.served import HTTPLanguageModel
 from motes.models.served.probe import probe
-from motes.models.served.refusals import limits
 from motes.tasks import Arithmetic
+from motes.transport import Address, Client
+from motes.transport.refusals import limits
 from real_servers import Server
 
 READ_AS = f"?format=rlhflow&tokenizer={bundled.path('lm')}"

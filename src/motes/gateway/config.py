@@ -11,7 +11,7 @@
     sha256 = "…"
 
 A key is 256 random bits, so that one round of SHA-256 keeps it: there is nothing to guess. Upstreams' own keys stay in
-the environment, see `motes.http`; the configuration holds no secret.
+the environment, see `motes.transport`; the configuration holds no secret.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from motes.core import Sampling
 from motes.errors import ConfigurationError, MissingExtraError, MotesError
 from motes.lab.run.method_spec import method_from_spec
 from motes.lab.run.presets import expanded, preset_of
-from motes.methods.run import Method
+from motes.methods.run import Method, MethodTraits
 from motes.tasks.arithmetic import Arithmetic
 
 try:
@@ -126,7 +126,7 @@ class VirtualModel(Part):
     def _consistent(self) -> VirtualModel:
         try:
             for spec in (self.method, *self.methods):
-                needs_reward = getattr(self.chosen(spec, self.particles), "needs_reward", True)
+                needs_reward = MethodTraits.of(self.chosen(spec, self.particles)).needs_reward
                 if needs_reward and self.reward is None:
                     raise ConfigurationError(f"the method {spec!r} needs a reward model: name one as `reward`")
             self.asked()

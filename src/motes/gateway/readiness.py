@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from motes.errors import MotesError
 from motes.gateway.answering import Served
+from motes.protocols import LanguageModelTraits
 
 PATIENCE, FRESH = 5.0, 1.0
 """Seconds that an upstream has to answer, and that an answer is good for: whoever asks often asks the gateway only."""
@@ -43,7 +44,7 @@ class Readiness:
 
 
 async def _reached(upstream: object) -> bool:
-    ready = getattr(upstream, "ready", None)
+    ready = LanguageModelTraits.of(upstream).ready  # as reward models have it
     if ready is None:  # it is in this process
         return True
     try:

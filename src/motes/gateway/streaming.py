@@ -22,7 +22,7 @@ from motes.gateway.answering import Asked
 from motes.gateway.replies import FINGERPRINT, about, finish_reason, identifier, usage
 from motes.gateway.wire import Progress
 from motes.lab.run.traces import Particles, Tree
-from motes.methods.run import Follower, Observer
+from motes.methods.run import Follower, MethodTraits, Observer
 from motes.text import json_line
 
 try:
@@ -52,7 +52,7 @@ class Chunks:
             "model": name,
             "system_fingerprint": FINGERPRINT,
         }
-        self._one_population = bool(getattr(asked.method, "one_population", False))
+        self._one_population = MethodTraits.of(asked.method).one_population
         self._tree = Tree() if progress == "particles" else None
         self._sent = ""
 

@@ -1,8 +1,8 @@
-"""Traces for OpenTelemetry: of each request, its wait for room and its run, with an event for every round.
+"""OpenTelemetry traces: for each request a span for its wait and one for its run, with an event for every round.
 
-FastAPI makes the request's span, and sends all of them to where OpenTelemetry's own environment variables say, if they
-say anything. What stands behind the gateway is asked in the run's name (the header `traceparent`, see `motes.http`), so
-that a server that makes traces itself, as vLLM does, is seen in the same one.
+FastAPI makes the request's span. OpenTelemetry's environment variables say where spans are sent, if anywhere. Requests
+to the servers behind the gateway carry the run's trace (the header `traceparent`, see `motes.transport`): a server that
+makes traces itself, as vLLM does, adds its spans to the same one.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from motes.methods.particle_gibbs import ParticleGibbs
 from motes.methods.population import Population
 from motes.methods.potential import log_increment
 from motes.methods.power import PowerFilter
-from motes.methods.run import Method, Run, require
+from motes.methods.run import Method, MethodTraits, Run, require
 from motes.methods.searches import DVTS, BeamSearch, Rebase
 from motes.methods.selectors import SELECTORS, conclude, score_weights
 
@@ -54,7 +54,7 @@ def method(name: str, budget: int, **settings: Any) -> Method:
     """
     if name not in METHODS:
         raise UnknownNameError("method", name, METHODS)
-    make: Callable[..., Method] = getattr(METHODS[name], "of_budget", METHODS[name])
+    make: Callable[..., Method] = MethodTraits.of(METHODS[name]).of_budget or METHODS[name]
     return make(budget, **settings)
 
 
@@ -71,6 +71,7 @@ __all__ = [
     "Islands",
     "Majority",
     "Method",
+    "MethodTraits",
     "ParallelTempering",
     "ParticleFilter",
     "ParticleGibbs",

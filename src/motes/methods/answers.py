@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from motes.core import STOPS, Trajectory
 from motes.methods.limits import Limits
-from motes.protocols import AnswerRule, canonical_form
+from motes.protocols import AnswerRule, AnswerRuleTraits, canonical_form
 from motes.threads import abandoned, in_thread
 
 GRACE = 0.5
@@ -22,14 +22,14 @@ def answer_of(trajectory: Trajectory, rule: AnswerRule) -> str | None:
     ended by the model and the rule needs that."""
     if trajectory.finished == "failed" or trajectory.finished in STOPS:
         return None
-    if getattr(rule, "needs_end", False) and trajectory.finished != "eos":
+    if AnswerRuleTraits.of(rule).needs_end and trajectory.finished != "eos":
         return None
     return rule.answer(trajectory.text)
 
 
 def states_final_answer(trajectory: Trajectory, rule: AnswerRule) -> bool:
     """Whether a trajectory states an answer that stands, whatever follows. Only steps that were not read yet are."""
-    read = getattr(rule, "read", None)
+    read = AnswerRuleTraits.of(rule).read
     if read is None:  # the rule takes whatever text states an answer for complete
         return rule.answer(trajectory.text) is not None
     unread: list[Trajectory] = []
@@ -54,7 +54,7 @@ async def state_final_answers(trajectories: Sequence[Trajectory], rule: AnswerRu
     def read() -> list[bool]:
         return [t.finished is None and states_final_answer(t, rule) for t in trajectories]
 
-    return read() if hasattr(rule, "read") else await in_thread(read)
+    return read() if AnswerRuleTraits.of(rule).read is not None else await in_thread(read)
 
 
 class Answers:

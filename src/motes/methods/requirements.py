@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from motes.core import Sampling
 from motes.errors import ConfigurationError
-from motes.protocols import LanguageModel
+from motes.protocols import LanguageModel, LanguageModelTraits
 
 
 def continues_prefixes(lm: LanguageModel) -> bool:
-    return bool(getattr(lm, "continues_prefixes", True))
+    return LanguageModelTraits.of(lm).continues_prefixes
 
 
 def require_steps(lm: LanguageModel, sampling: Sampling) -> None:
@@ -30,13 +30,13 @@ def require_logprobs(lm: LanguageModel, sampling: Sampling) -> None:
     Raises:
         ConfigurationError: it says that it does not.
     """
-    gives = getattr(lm, "gives_logprobs", None)
-    if gives is not None and not gives(sampling):
+    traits = LanguageModelTraits.of(lm)
+    if traits.gives_logprobs is not None and not traits.gives_logprobs(sampling):
         raise ConfigurationError(
             f"{lm!r} gives no log-probabilities of its steps: open it with logprobs=1 where its server has them "
             "(`motes doctor URL`), end steps by texts instead of a pattern, or use another method"
         )
-    if not (getattr(lm, "proposal_logprobs", True) or draws_from_the_model(sampling)):
+    if not (traits.proposal_logprobs or draws_from_the_model(sampling)):
         raise ConfigurationError(
             f"{lm!r} gives log-probabilities of the model alone, not of draws that a temperature or a filter changes: "
             "sample at temperature 1, without top_p, top_k, min_p, or use another method"

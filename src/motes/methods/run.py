@@ -25,7 +25,7 @@ from motes.methods.calls import checked_scores, request_scores, request_steps
 from motes.methods.limits import Limits
 from motes.methods.population import Aggregation, Population
 from motes.methods.requirements import continues_prefixes, require_steps
-from motes.protocols import AnswerRule, LanguageModel, RewardModel
+from motes.protocols import AnswerRule, LanguageModel, LanguageModelTraits, RewardModel, RewardModelTraits, Traits
 from motes.smc import Weights
 
 T = TypeVar("T")
@@ -250,15 +250,19 @@ class Run:
         if score and self.reward is None:
             raise ConfigurationError("this method needs a reward model: give `reward=`")
 
+    @cached_property
+    def _lm_traits(self) -> LanguageModelTraits:
+        return LanguageModelTraits.of(self.lm)
+
     @property
     def _merges(self) -> bool:
-        return bool(getattr(self.lm, "merges_calls", False))
+        return self._lm_traits.merges_calls
 
     @property
     def _scores_at_once(self) -> bool:
         """Whether each trajectory is scored by itself as soon as it can be, rather than a whole round in one call: by a
         reward model that merges such calls, and under a deadline, where what ended in time shall count."""
-        return bool(getattr(self.reward, "merges_calls", False)) or self.limits.deadline is not None
+        return RewardModelTraits.of(self.reward).merges_calls or self.limits.deadline is not None
 
     async def _steps(
         self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
@@ -295,7 +299,7 @@ class Run:
         if not trajectories:
             return []
         assert reward is not None
-        if reward is self.reward and not is_alone and not getattr(reward, "merges_calls", False):
+        if reward is self.reward and not is_alone and not RewardModelTraits.of(reward).merges_calls:
             returned = await self._root._batched_scores(trajectories)
         else:
             returned = await request_scores(reward, trajectories)
@@ -392,14 +396,7 @@ def _dropped_if_failed(trajectory: Trajectory, scores: Sequence[float] | Failure
 class Method(Protocol):
     """How compute is spent on one problem. A frozen configuration: everything that happens, happens in `run`.
 
-    A method may say more of itself by attributes of its class: `needs_reward = False`, it never scores, and no reward
-    model is opened for it; `independent = True`, its answers are independent samples of the language model;
-    `one_population = True`, every population that it records holds the beginning of whatever it will answer.
-
-    It may have a method `require(lm, sampling) -> None` as well, which raises `ConfigurationError` where the method
-    cannot work with that model or sampling: it writes whole answers only, say, or gives no log-probabilities.
-    `motes.methods.require(method, lm, sampling)` asks any method. Each run asks before its first token; whoever
-    plans many runs asks once, before the first of them.
+    A method may have further attributes and methods, see `MethodTraits`.
     """
 
     @property
@@ -410,11 +407,32 @@ class Method(Protocol):
     async def run(self, run: Run) -> Result: ...
 
 
+@dataclass(frozen=True)
+class MethodTraits(Traits):
+    """What a method may say of itself, by attributes of its class.
+
+    Attributes:
+        needs_reward: it scores. For a method that does not, no reward model is opened.
+        independent: its answers are independent samples of the language model.
+        one_population: every population that it records holds the beginning of whatever it will answer.
+        require: raises `ConfigurationError` where the method cannot work with a model or a sampling: the model writes
+            whole answers only, say, or gives no log-probabilities. Every run calls it before its first token; an
+            evaluation calls it once, before its first run.
+        of_budget: makes the method for a number of trajectories; None: the class itself does.
+    """
+
+    needs_reward: bool = True
+    independent: bool = False
+    one_population: bool = False
+    require: Callable[[LanguageModel, Sampling], None] | None = None
+    of_budget: Callable[..., Method] | None = None
+
+
 def require(method: Method, lm: LanguageModel, sampling: Sampling) -> None:
-    """Ask a method whether it can work with a model, sampled so. See `Method`.
+    """Check that a method can work with a language model and a sampling.
 
     Raises:
         ConfigurationError: it cannot.
     """
-    if (own := getattr(method, "require", None)) is not None:
-        own(lm, sampling)
+    if (check := MethodTraits.of(method).require) is not None:
+        check(lm, sampling)

@@ -24,6 +24,7 @@ from motes.lab.run.method_spec import method_from_spec
 from motes.lab.run.provenance import Provenance, together
 from motes.lab.run.records import RunRecord, read_records
 from motes.lab.show.tables import provenance_table
+from motes.methods.run import MethodTraits
 from motes.paper.published import COLUMNS, SIZES, TASKS, Point, published
 from motes.paper.row import EXPERIMENTS, Experiment, Row, read_rows
 
@@ -203,7 +204,7 @@ class Reproduction:
         model = self._model(row)
         assert model is not None
         made = method_from_spec(method, budget)
-        needs_reward = getattr(made, "needs_reward", True)
+        needs_reward = MethodTraits.of(made).needs_reward
         evaluation = Evaluation(
             task=self.tasks[task],
             limit=self.limit,

@@ -33,6 +33,7 @@ from motes import files
 from motes.core import Sampling
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.lab.run.method_spec import is_own, method_from_spec
+from motes.methods.run import MethodTraits
 from motes.prompts import Prompt, prompt
 
 Experiment = Literal["table1", "figure2"]
@@ -72,7 +73,7 @@ class Row:
     def needs_reward(self, experiment: Experiment) -> bool:
         """Whether a method of that experiment scores."""
         made = [method_from_spec(one.method, one.budgets[0]) for one in self.wanted.get(experiment, ())]
-        return any(getattr(method, "needs_reward", True) for method in made)
+        return any(MethodTraits.of(method).needs_reward for method in made)
 
     def reading(self, reward: str) -> str:
         """The spec of a reward model that reads as the row wants it. One that says by itself how it reads, a judge and

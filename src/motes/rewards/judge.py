@@ -22,7 +22,7 @@ from motes.concurrency import gather
 from motes.core import Failure, Problem, Reads, Sampling, Scores, Step, Trajectory, Usage
 from motes.errors import ContextLengthError, MotesError, VerdictError
 from motes.ledger import Ledger
-from motes.protocols import LanguageModel
+from motes.protocols import LanguageModel, LanguageModelTraits
 from motes.rewards.blank import fill_scores, written_steps
 from motes.rewards.rubric import Rubric, rubric_named
 from motes.rewards.steps import StepSource
@@ -97,12 +97,12 @@ class Judge:
     @property
     def merges_calls(self) -> bool:
         """Whether concurrent calls of the language model meet in one batch."""
-        return bool(getattr(self.lm, "merges_calls", False))
+        return LanguageModelTraits.of(self.lm).merges_calls
 
     @property
     def continues_prefixes(self) -> bool:
         """Whether the model's verdict can be drawn behind a cue; otherwise it writes whole replies."""
-        return bool(getattr(self.lm, "continues_prefixes", True))
+        return LanguageModelTraits.of(self.lm).continues_prefixes
 
     def forget(self) -> None:
         """See `motes.protocols.RewardModel`."""
@@ -110,13 +110,13 @@ class Judge:
 
     async def ready(self) -> None:
         """See `motes.protocols.RewardModel`: of the language model."""
-        if (ready := getattr(self.lm, "ready", None)) is not None:
+        if (ready := LanguageModelTraits.of(self.lm).ready) is not None:
             await ready()
 
     @property
     def num_parameters(self) -> int | None:
         """Of the language model, where it says so."""
-        return getattr(self.lm, "num_parameters", None)
+        return LanguageModelTraits.of(self.lm).num_parameters
 
     @property
     def outcome(self) -> bool:

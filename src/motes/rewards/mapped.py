@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from motes.core import Failure, Scores, Trajectory
-from motes.protocols import RewardModel
+from motes.protocols import RewardModel, RewardModelTraits
 
 
 class MappedReward:
@@ -30,28 +30,28 @@ class MappedReward:
 
     def forget(self) -> None:
         """See `motes.protocols.RewardModel`: of the model inside."""
-        if (forget := getattr(self.reward, "forget", None)) is not None:
+        if (forget := RewardModelTraits.of(self.reward).forget) is not None:
             forget()
 
     async def ready(self) -> None:
         """See `motes.protocols.RewardModel`: of the model inside."""
-        if (ready := getattr(self.reward, "ready", None)) is not None:
+        if (ready := RewardModelTraits.of(self.reward).ready) is not None:
             await ready()
 
     @property
     def num_parameters(self) -> int | None:
         """Of the model inside, where it says so."""
-        return getattr(self.reward, "num_parameters", None)
+        return RewardModelTraits.of(self.reward).num_parameters
 
     @property
     def outcome(self) -> bool:
         """Whether the model inside scores finished answers only."""
-        return bool(getattr(self.reward, "outcome", False))
+        return RewardModelTraits.of(self.reward).outcome
 
     @property
     def merges_calls(self) -> bool:
         """Whether concurrent calls of the model inside meet in one batch."""
-        return bool(getattr(self.reward, "merges_calls", False))
+        return RewardModelTraits.of(self.reward).merges_calls
 
     def _changed(self, trajectory: Trajectory, scores: Sequence[float]) -> Sequence[float]:
         changed = [self.change(node, score) for node, score in zip(trajectory.path, scores, strict=True)]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from motes.concurrency import CallBatcher, gather
 from motes.core import Failure, Sampling, Step, Trajectory
 from motes.errors import ContextLengthError
-from motes.protocols import LanguageModel
+from motes.protocols import LanguageModel, LanguageModelTraits
 
 
 class _Request(NamedTuple):
@@ -24,7 +24,7 @@ class StepSource:
 
     def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
-        self._merges = bool(getattr(lm, "merges_calls", False))
+        self._merges = LanguageModelTraits.of(lm).merges_calls
         self._batcher: CallBatcher[_Request, Step | Failure] = CallBatcher(self._extend_all)
 
     async def extend(self, trajectory: Trajectory, sampling: Sampling, seed: int) -> Step | Failure:

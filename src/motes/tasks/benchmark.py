@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from motes.core import Problem
 from motes.errors import ConfigurationError, GraderError, MissingExtraError, UnknownNameError
-from motes.protocols import AnswerRule, Reading, canonical_form
+from motes.protocols import AnswerRule, AnswerRuleTraits, Reading, canonical_form
 from motes.tasks.code import CodeAnswers
 from motes.tasks.code.fields import ProgramFields
 from motes.tasks.maths import MathAnswers
@@ -200,7 +200,7 @@ class Benchmark:
 
     @property
     def needs_end(self) -> bool:
-        return bool(getattr(self._rule, "needs_end", False))
+        return AnswerRuleTraits.of(self._rule).needs_end
 
     def answer(self, text: str) -> str | None:
         return self._rule.answer(text)

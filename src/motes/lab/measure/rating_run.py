@@ -32,7 +32,7 @@ from motes.lab.run import identity
 from motes.lab.run.damage import Damages, parse_json
 from motes.lab.run.keys import without_keys, without_keys_in
 from motes.ledger import Ledger
-from motes.protocols import RewardModel
+from motes.protocols import RewardModel, RewardModelTraits
 from motes.text import counted
 from motes.threads import in_thread
 
@@ -156,7 +156,7 @@ def _pending(
 def _scorer(reward: RewardModel) -> Score:
     """What scores trajectories: several calls at once become one where the model does not see to that itself. If that
     fails, each is made alone, so that no answer fails for another."""
-    if getattr(reward, "merges_calls", False):
+    if RewardModelTraits.of(reward).merges_calls:
         return reward.score
     together: CallBatcher[Trajectory, Sequence[float] | Failure] = CallBatcher(reward.score)
 

@@ -21,7 +21,7 @@ from typing import Any
 from motes import api
 from motes.errors import ConfigurationError, MotesError, UnknownNameError
 from motes.methods import METHODS, EntropicParticleFilter, ParticleFilter, method
-from motes.methods.run import Method
+from motes.methods.run import Method, MethodTraits
 
 PRESETS: Mapping[str, Mapping[str, Callable[[int], Method]]] = MappingProxyType(
     {"pf": {"paper": ParticleFilter.paper}, "epf": {"paper": EntropicParticleFilter.paper}}
@@ -82,7 +82,7 @@ def method_from_spec(spec: str, budget: int) -> Method:
 def draws_independently(spec: str) -> bool:
     """Whether the answers of the method are independent samples of the language model; False of one unknown."""
     cls = METHODS.get(spec.partition(":")[0])
-    return bool(getattr(cls, "independent", False))
+    return MethodTraits.of(cls).independent
 
 
 def draws_one(spec: str) -> bool:
@@ -113,7 +113,7 @@ def _split(spec: str) -> tuple[str, list[str]]:
 def _own(name: str, cls: Any, budget: int, values: Mapping[str, Any]) -> Method:
     """A method that is not one of ours, made in the same way."""
     try:
-        made = getattr(cls, "of_budget", cls)(budget, **values)
+        made = (MethodTraits.of(cls).of_budget or cls)(budget, **values)
     except TypeError as error:
         raise ConfigurationError(f"{name!r} makes no method of a budget: {error}") from error
     if not isinstance(made, Method):

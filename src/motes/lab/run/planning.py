@@ -13,6 +13,7 @@ from motes.lab.run.damage import Damages, told_to
 from motes.lab.run.evaluation import RECORDS, Evaluation, Shard
 from motes.lab.run.method_spec import method_from_spec
 from motes.lab.run.records import RunRecord, read_records
+from motes.methods.run import MethodTraits
 
 ANSWER_TOKENS = 400
 """Tokens of an answer, where there are no records to estimate from: a solution of a MATH problem in words."""
@@ -87,7 +88,7 @@ def estimate(
         else:
             source = "scaled" if records else "assumed"
             tokens = _tokens_per_trajectory(records) if records else answer_tokens
-            scored = evaluation.reward is not None and getattr(method_from_spec(method, budget), "needs_reward", True)
+            scored = evaluation.reward is not None and MethodTraits.of(method_from_spec(method, budget)).needs_reward
             prompts = sum(len(run.problem.question) // CHARACTERS_PER_TOKEN for run in left)
             answers = round(len(left) * budget * tokens)
             usage = Usage(

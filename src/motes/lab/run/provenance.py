@@ -25,6 +25,7 @@ from motes.lab.run.damage import Damage, Damaged, Rule, broken, is_count, is_tex
 from motes.lab.run.evaluation import PROVENANCE, Evaluation, Shard, read_configuration
 from motes.lab.run.keys import without_keys_in
 from motes.lab.run.method_spec import is_own, method_from_spec
+from motes.protocols import TaskTraits
 from motes.text import counted, json_line
 
 LONGEST, MOST = 1 << 16, 2_000
@@ -129,7 +130,7 @@ class Call:
     ) -> Call:
         """The call that begins now. Reads files and asks git: not for the event loop."""
         problems, part = evaluation.problems(), None if shard is None else str(shard)
-        digest = identity.of_problems(problems, getattr(evaluation.opened, "key", None))
+        digest = identity.of_problems(problems, TaskTraits.of(evaluation.opened).key)
         task = {"name": evaluation.task, "problems": len(problems), "digest": digest}
         code = identity.of_code(type(evaluation.opened))
         budget = evaluation.budgets[0]

@@ -24,7 +24,8 @@ from motes.lab.run.records import RunRecord
 from motes.lab.run.traces import Node, Trace
 from motes.methods import require
 from motes.methods.answers import answer_of
-from motes.protocols import LanguageModel, RewardModel, Task
+from motes.methods.run import MethodTraits
+from motes.protocols import LanguageModel, RewardModel, Task, TaskTraits
 from motes.threads import in_thread
 
 
@@ -121,7 +122,7 @@ class Local:
         for spec, budget in self.evaluation.cells():
             method = method_from_spec(spec, budget)
             try:
-                if self.reward is None and not is_own(spec) and getattr(method, "needs_reward", True):
+                if self.reward is None and not is_own(spec) and MethodTraits.of(method).needs_reward:
                     raise ConfigurationError("it needs a reward model: name one, or leave the method out")
                 require(method, self.lm, self.evaluation.sampling)
             except ConfigurationError as error:
@@ -196,7 +197,7 @@ def recorded(
     grade, right = grade_run(task, run.problem, result.answer, answers)
     if failure is not None:
         grade = Grade("failed", _words(failure))
-    level = getattr(task, "level", None)
+    level = TaskTraits.of(task).level
     return RunRecord(
         problem_id=problem_id,
         method=method,
@@ -258,7 +259,7 @@ def prefixes_of(trace: Trace, task: Task, problem: Problem) -> Prefixes:
     A partial answer is right where all of its steps are; unknown where one is, and none is wrong.
     """
     nodes = trace.nodes
-    check = getattr(task, "check_step", None)
+    check = TaskTraits.of(task).check_step
     right: list[bool | None] = []
     if check is not None and any(node.score is not None for node in nodes) and _are_paragraphs(nodes):
         for node in nodes:

@@ -1,6 +1,6 @@
-"""Language models behind HTTP: any OpenAI-compatible server, each at the best that it can do."""
+"""Language models behind HTTP: any OpenAI-compatible server, each used by the best of its routes."""
 
-from motes.models.served.capabilities import Capabilities
 from motes.models.served.model import HTTPLanguageModel
+from motes.models.served.probe import Capabilities
 
 __all__ = ["Capabilities", "HTTPLanguageModel"]

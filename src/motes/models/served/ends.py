@@ -1,25 +1,26 @@
-"""Why servers say that an answer ended, and what that means for a step."""
+"""Finish reasons of servers, and what each means for a step."""
 
 from __future__ import annotations
 
+from motes.core import StepEnd
 from motes.errors import BadResponseError, UnknownFormError
-from motes.types import StepEnd
 
 ENDED = frozenset(
     {
-        # The model ended its answer. None and "" are said by servers that give no reason.
+        # The model ended its answer. Servers that give no reason send null or "".
         *("", "stop", "eos", "eos_token", "eos_found", "end_turn", "endoftext", "stop_token", "complete", "completed"),
         *("finished", "done"),
-        # A stop text did, in formats that do not say which: what they are sent ends answers, not steps.
+        # A stop string ended it, in formats that do not name the string: there, requests have stop strings of answers
+        # only, not of steps.
         *("stop_sequence", "stop_str", "word", "matched_stop"),
-        # It called a tool: none was offered, but its turn has ended.
+        # The model called a tool. No request offers one, but the model's turn is over.
         *("tool_calls", "tool_call", "tool_use", "function_call", "malformed_function_call"),
-        # The server wants nothing more of this answer: what is there is the answer.
+        # The server stopped the answer for its content: the text so far is the answer.
         *("content_filter", "content_filtered", "safety", "recitation", "refusal", "blocklist", "prohibited_content"),
         *("spii", "sensitive", "guardrail_intervened", "error_toxic", "repetition", "repetition_detected"),
     }
 )
-"""Reasons of an answer that is over. Letters count as small ones."""
+"""Reasons of a complete answer, in lower case."""
 
 CUT = frozenset(
     {
@@ -27,7 +28,7 @@ CUT = frozenset(
         *("model_length", "model_context_window_exceeded", "context_length", "max_context", "incomplete"),
     }
 )
-"""Reasons of an answer that a limit on tokens cut."""
+"""Reasons of an answer that reached a limit on tokens."""
 
 BROKEN = frozenset(
     {
@@ -36,20 +37,20 @@ BROKEN = frozenset(
         *("not_finished", "error_limit"),
     }
 )
-"""Reasons of an answer that the server did not bring to its end: it is asked for again."""
+"""Reasons of an answer that the server did not complete: the request is sent again."""
 
 
 def end_of(reason: object, url: str, *, is_full: bool = False, by_text: bool = False) -> StepEnd:
     """What ended an answer.
 
     Args:
-        reason: in the server's words.
-        is_full: whether the answer has as many tokens as it may have, for servers that give no reason.
-        by_text: whether a text that ends a step is known to have ended it.
+        reason: the server's finish reason, of any type.
+        is_full: whether the answer has reached its limit of tokens; decides where the server gives no reason.
+        by_text: whether the server says that a stop string ended the answer.
 
     Raises:
-        BadResponseError: the server broke the answer off.
-        UnknownFormError: no such reason is known.
+        BadResponseError: the server did not complete the answer.
+        UnknownFormError: the reason is in none of the tables above.
     """
     name = "" if reason is None else str(reason).strip().lower()
     if name in CUT or (not name and is_full and not by_text):

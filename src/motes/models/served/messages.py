@@ -1,4 +1,4 @@
-"""What chats say: texts and thoughts, in every form that servers give them."""
+"""Texts and thoughts of chat messages, in every form in which servers send them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from typing import Any, NamedTuple
 
 from motes.steps import THINKING
 
-THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-"""Where a message's thought stands beside its content: vLLM, SGLang, DeepSeek and llama.cpp; OpenRouter and newer vLLM;
-Ollama. Where several are there, they say the same."""
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+"""Fields with a message's thought, beside `content`: vLLM, SGLang, DeepSeek and llama.cpp; OpenRouter and newer vLLM;
+Ollama. A message with several of them repeats the same thought."""
+
+PART_FIELDS = ("thinking", "reasoning", "summary", "text", "content", "output_text", "refusal")
+"""Fields with the content of a part."""
+
+THOUGHT_TYPES = ("thinking", "reasoning", "redacted_thinking")
 
 
 class Piece(NamedTuple):
@@ -18,15 +23,18 @@ class Piece(NamedTuple):
 
 
 def pieces_of(message: Any) -> tuple[Piece, ...]:
-    """What a message says, or a piece of one in a stream.
+    """The texts and thoughts of a message, or of a delta of one.
 
-    Its content is a text, or a list of parts as Mistral sends them:
+    The content is a text, or a list of parts as Mistral sends them:
 
         [{"type": "thinking", "thinking": [{"type": "text", "text": "…"}]}, {"type": "text", "text": "…"}]
+
+    Raises:
+        TypeError: the content is neither.
     """
     if not isinstance(message, dict):
         return tuple(_read(message))
-    thought = next((message[name] for name in THOUGHTS if message.get(name)), None)
+    thought = next((message[name] for name in THOUGHT_FIELDS if message.get(name)), None)
     pieces = [*_read(thought, is_thought=True), *_read(message.get("content"))]
     return tuple(pieces or _read(message.get("refusal")))
 
@@ -37,39 +45,37 @@ def _read(content: Any, *, is_thought: bool = False) -> list[Piece]:
     if isinstance(content, list):
         return [piece for part in content for piece in _read(part, is_thought=is_thought)]
     if isinstance(content, dict):
-        thinks = is_thought or str(content.get("type")) in ("thinking", "reasoning", "redacted_thinking")
-        names = ("thinking", "reasoning", "summary", "text", "content", "output_text", "refusal")
-        found = next((content[name] for name in names if isinstance(content.get(name), (str, list))), None)
-        return _read(found, is_thought=thinks)
+        inner = next((content[name] for name in PART_FIELDS if isinstance(content.get(name), (str, list))), None)
+        return _read(inner, is_thought=is_thought or str(content.get("type")) in THOUGHT_TYPES)
     if content is None:
         return []
     raise TypeError(f"content that is neither text nor parts: {str(content)[:60]}")
 
 
 class Writer:
-    """Writes what a message says as one text, in which thoughts stand between their tags.
+    """Joins pieces to one text, with each thought between its tags.
 
     Args:
-        before: what is written of the answer already: the tag of a thought that it leaves open is not written again.
+        before: the answer so far. If it leaves a thought open, the first piece continues that thought without a tag.
     """
 
     def __init__(self, before: str = "") -> None:
-        self._opened = before.rfind(THINKING[0]) > before.rfind(THINKING[1])
-        self._thinks = False
+        self._continues_thought = before.rfind(THINKING[0]) > before.rfind(THINKING[1])
+        self._is_in_thought = False
 
     def write(self, pieces: Iterable[Piece]) -> str:
-        """The text that these pieces add."""
-        written = []
+        """The text to append for these pieces."""
+        texts = []
         for text, is_thought in pieces:
-            if is_thought and not self._thinks and not self._opened:
-                written.append(THINKING[0])
-            elif self._thinks and not is_thought:
-                written.append(THINKING[1])
-            self._opened = False
-            self._thinks = is_thought
-            written.append(text)
-        return "".join(written)
+            if is_thought and not self._is_in_thought and not self._continues_thought:
+                texts.append(THINKING[0])
+            elif self._is_in_thought and not is_thought:
+                texts.append(THINKING[1])
+            self._continues_thought = False
+            self._is_in_thought = is_thought
+            texts.append(text)
+        return "".join(texts)
 
     def close(self) -> str:
-        """The tag that ends a thought which the answer ended with."""
-        return THINKING[1] if self._thinks else ""
+        """The closing tag, if the answer ends within a thought."""
+        return THINKING[1] if self._is_in_thought else ""

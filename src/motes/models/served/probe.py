@@ -1,146 +1,214 @@
-"""Find out what a server can do, once. Costs a few requests of one token each."""
+"""The capabilities of a server, as a value, and the few requests of one token that find them out."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
+from motes.core import Problem, Sampling
 from motes.errors import ContextLengthError, ServerError
-from motes.http import Address, Client, Server, identify
-from motes.http.server import loaded_context_length
-from motes.models.served.capabilities import Capabilities, Rendering, Route
 from motes.models.served.native import WIRES
-from motes.models.served.profiles import PROFILES, Profile
-from motes.models.served.prompts import RENDERERS, Renderer, renderer
-from motes.models.served.wires import Chat, Drawn, Prompt, Request, Wire
-from motes.types import Problem, Sampling
+from motes.models.served.profiles import PROFILES
+from motes.models.served.prompts import RENDERERS, Rendering, renderer
+from motes.models.served.responses import Answer, Call
+from motes.models.served.wires import Chat, Prompt, Request, Wire
+from motes.transport import Address, Client, Server, identify
+from motes.transport.server import loaded_context_length
 
 if TYPE_CHECKING:
     from motes.vocabulary import Vocabulary
 
+Route = Literal["ids", "text", "chat", "answers"]
+
+ROUTES: dict[Route, str] = {
+    "ids": "completes a prompt of token ids",
+    "text": "completes a prompt of text",
+    "chat": "continues the last message of a chat",
+    "answers": "answers a chat, whole",
+}
+
 GREETING = Problem("Say hello.")
 COUNTING = Problem("Count from 1 to 20, the numbers separated by commas, nothing else.")
-COUNTED = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,"
+NUMBERS = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,"
 PLAIN = Sampling(temperature=1.0, delimiter=None)
-LEFT_OUT = (ServerError, ContextLengthError)  # what it cannot do; a missing key or a wrong model is raised
+MISSING = (ServerError, ContextLengthError)
+"""Errors of a request that the server does not support. Others, as of a missing key or a wrong model, are raised."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a server can do.
+
+    Attributes:
+        engine, version, model, models, context_length, origin: see `motes.transport.Server`.
+        route: the best way to continue an answer that the server has; "answers": there is none.
+        rendering: what makes a prompt of a conversation, see `motes.models.served.prompts.Rendering`.
+        token_ids: whether responses contain the sampled token ids.
+        tells_end: whether responses say which of a delimiter and the end of sequence ended an answer.
+        seeds: whether the seed of a request decides its tokens.
+        choices: answers to one prompt in one request at most.
+        several_prompts: whether a request can have several prompts.
+        logprobs: whether responses contain log-probabilities.
+        cached_tokens: whether responses count the tokens from the prefix cache.
+    """
+
+    engine: str
+    version: str | None
+    model: str
+    models: tuple[str, ...]
+    context_length: int | None
+    route: Route
+    rendering: Rendering = "messages"
+    token_ids: bool = False
+    tells_end: bool = False
+    seeds: bool = False
+    choices: int = 1
+    several_prompts: bool = False
+    logprobs: bool = False
+    cached_tokens: bool = False
+    origin: str | None = None
+
+    @property
+    def continues_prefixes(self) -> bool:
+        return self.route != "answers"
+
+    def findings(self) -> list[tuple[str, bool, str]]:
+        """The capabilities that matter: name, whether it is there, what is lost without it."""
+        ids = (
+            "every step's text is tokenised anew, which can change what the model would have written, and misses the "
+            "prefix cache"
+        )
+        if self.route == "chat":
+            ids += (
+                "; a chat template that trims messages loses the blank lines at the end of a step, and the next step "
+                "may come out empty"
+            )
+        steps = "only methods that draw whole answers work: greedy, majority, bon, wbon"
+        end = "this side cuts answers, which come as a stream: the server samples a few tokens too many at each step"
+        choices = "equal particles need a request each: only the server's prefix cache can share their prompt"
+        cached = "usage counts every prefix as computed: prefill_tokens is an upper bound"
+        context = "what does not fit is known only when the server refuses it"
+        table = (  # name, whether it is there, loss, whether it matters for whole answers, too
+            ("continues an answer step by step", self.continues_prefixes, steps, True),
+            ("takes token ids as prompts", self.route == "ids", ids, False),
+            ("returns the sampled token ids", self.token_ids, "tokens are counted by the server, or estimated", False),
+            ("tells a delimiter from the end of the answer", self.tells_end, end, False),
+            ("draws by the seed of a request", self.seeds, "runs cannot be repeated: each gives other tokens", True),
+            ("several answers to one prompt", self.choices > 1, choices, True),
+            ("several prompts in one request", self.several_prompts, "more requests, each with its overhead", False),
+            ("log-probabilities", self.logprobs, "the power filter cannot be used", False),
+            ("counts tokens from its prefix cache", self.cached_tokens, cached, False),
+            ("tells its context length", self.context_length is not None, context, True),
+        )
+        return [row[:3] for row in table if self.continues_prefixes or row[3]]
+
+    def __str__(self) -> str:
+        version = f" {self.version}" if self.version else ""
+        return f"{self.engine}{version}, {self.model}: {ROUTES[self.route]}"
 
 
 async def probe(
     client: Client, address: Address, *, engine: str | None = None, vocabulary: Vocabulary | None = None
 ) -> Capabilities:
-    """What the server can do.
+    """The capabilities of the server at an address.
 
     Args:
-        engine: its name, where it gives no sign of itself.
+        engine: its name, where the server gives no sign of it.
         vocabulary: a tokenizer on this side, for servers that cannot render a conversation.
 
     Raises:
-        UnreachableError, UnauthorizedError, UnknownNameError, ConfigurationError: see `motes.http.identify`.
+        UnreachableError, UnauthorizedError, UnknownNameError, ConfigurationError: see `motes.transport.identify`.
         ServerError: it answers neither a completion nor a chat.
     """
     server = await identify(client, address, engine)
-    found = await _abilities(client, address, server, vocabulary)
-    loaded = await loaded_context_length(client, address, server)  # only now that something was drawn
-    return found if loaded is None else replace(found, context_length=loaded)
+    capabilities = await _completion_capabilities(client, address, server, vocabulary)
+    if capabilities is None:
+        capabilities = await _chat_capabilities(client, address, server)
+    # Some servers load a model with the first request, and know its context then.
+    loaded = await loaded_context_length(client, address, server)
+    return capabilities if loaded is None else replace(capabilities, context_length=loaded)
 
 
-async def _abilities(client: Client, address: Address, server: Server, vocabulary: Vocabulary | None) -> Capabilities:
-    profile = PROFILES[server.engine]
-    known = Capabilities(
-        engine=server.engine,
-        version=server.version,
-        model=server.model,
-        models=server.models,
-        context_length=server.context_length,
-        route="answers",
-        origin=server.origin,
-    )
-    rendering = await _rendering(client, address, server, vocabulary)
-    if profile.wire is not None and rendering != "messages":
-        made = renderer(server.engine, client, address, server.model, vocabulary, kind=rendering, ids=profile.takes_ids)
-        wire = WIRES[profile.wire](address, server.model, profile)
-        found = await _completes(client, wire, profile, made, replace(known, rendering=rendering))
-        if found is not None:
-            deterministic = bool(server.told.get("enable_deterministic_inference"))  # SGLang's word for it
-            slots = server.told.get(profile.slots or "") or profile.most_choices
-            most = min(profile.most_choices, int(slots)) if found.choices > 1 else 1
-            return replace(found, seeds=profile.seeds or deterministic, choices=most)
-    return await _chats(client, Chat(address, server.model, profile), profile, known)
-
-
-async def _rendering(client: Client, address: Address, server: Server, vocabulary: Vocabulary | None) -> Rendering:
-    """Who can make a prompt of a conversation."""
-    if vocabulary is not None:
-        return "tokenizer"
-    if server.engine in RENDERERS:
-        try:
-            await RENDERERS[server.engine](client, address, server.model).prompt(GREETING)
-        except LEFT_OUT:
-            return "messages"
-        return "server"
-    return "messages"
-
-
-async def _completes(
-    client: Client, wire: Wire, profile: Profile, made: Renderer, known: Capabilities
+async def _completion_capabilities(
+    client: Client, address: Address, server: Server, vocabulary: Vocabulary | None
 ) -> Capabilities | None:
-    """What the completion of a prompt can do; None where there is no such thing."""
-    prompt = await made.prompt(GREETING)
+    """The capabilities of a server that completes prompts; None: it does not."""
+    profile = PROFILES[server.engine]
+    rendering: Rendering = "server" if vocabulary is None else "tokenizer"
+    if profile.wire is None or (vocabulary is None and server.engine not in RENDERERS):
+        return None
+    render = renderer(rendering, client, address, server.engine, server.model, vocabulary)
+    try:
+        prompt = await render.prompt(GREETING)
+    except MISSING:
+        return None
+    wire = WIRES[profile.wire](address, server.model, profile)
 
-    async def drawn(**options: object) -> list[Drawn] | None:
-        request = replace(Request((prompt,), PLAIN, limit=1), **options)  # type: ignore[arg-type]
+    async def draw(n: int = 1, num_prompts: int = 1, logprobs: bool = False) -> Answer | None:
         try:
-            answers: list[Drawn] = await client.post(
-                wire.url, wire.body(request), read=lambda answer: wire.read(answer, request), attempts=2
-            )
-        except LEFT_OUT:
+            answers = await _draw(client, wire, Request((prompt,) * num_prompts, PLAIN, 1, n, logprobs=logprobs))
+        except MISSING:
             return None
-        return answers
+        return answers[0]
 
-    one = await drawn()
+    one = await draw()
     if one is None:
         return None
-    two = await drawn(n=2, logprobs=True) if profile.choices else None
-    both = await drawn(prompts=(prompt, prompt)) if profile.several_prompts else None
-    scored = two or await drawn(logprobs=True)
+    two = await draw(n=2, logprobs=True) if profile.choices else None
+    both = await draw(num_prompts=2) if profile.several_prompts else None
+    scored = two or await draw(logprobs=True)
+    slots = server.info.get(profile.slots or "") or profile.most_choices
     return replace(
-        known,
-        route="ids" if prompt.ids is not None else "text",
-        token_ids=bool(one[0].token_ids),
+        _unprobed(server, "text" if prompt.ids is None else "ids"),
+        rendering=rendering,
+        token_ids=bool(one.token_ids),
         tells_end=profile.tells_end,
-        choices=1 if two is None else profile.most_choices,
+        seeds=profile.seeds or bool(server.info.get("enable_deterministic_inference")),  # SGLang's option
+        choices=1 if two is None else min(profile.most_choices, int(slots)),
         several_prompts=both is not None,
-        logprobs=scored is not None and scored[0].logprob is not None,
-        cached_tokens=one[0].cached_tokens is not None,
+        logprobs=scored is not None and scored.logprob is not None,
+        cached_tokens=one.cached_tokens is not None,
     )
 
 
-async def _chats(client: Client, chat: Chat, profile: Profile, known: Capabilities) -> Capabilities:
-    """What a chat can do."""
+async def _chat_capabilities(client: Client, address: Address, server: Server) -> Capabilities:
+    """The capabilities of a server that answers chats.
+
+    Raises:
+        ServerError: it does not.
+    """
+    profile = PROFILES[server.engine]
+    wire = Chat(address, server.model, profile)
+    greedy = Sampling(temperature=0.0, delimiter=None)
+
+    async def answer(problem: Problem, prefix: str = "") -> str:
+        answers = await _draw(client, wire, Request((Prompt(messages=problem.messages, prefix=prefix),), greedy, 8))
+        return answers[0].text
+
     route: Route = "answers"
-    if not profile.closed:
-        prefix = COUNTED if profile.prefill is None else "Hello"
+    if profile.wire is not None:
         try:
-            text = await _said(client, chat, Prompt(messages=COUNTING.messages, prefix=prefix))
-        except LEFT_OUT:
-            text = None
-        # An engine whose profile says so continues; of others only a continuation is a proof.
-        if text is not None and (profile.prefill is not None or text.strip().startswith("12")):
-            route = "chat"
-    if route == "answers" and not profile.closed:
-        await _said(client, chat, Prompt(messages=GREETING.messages))  # raises where even that fails
+            text = await answer(COUNTING, NUMBERS if profile.prefill is None else "Hello")
+            # The profiles of some engines say that they continue a message. Others have to prove it.
+            if profile.prefill is not None or text.strip().startswith("12"):
+                route = "chat"
+        except MISSING:
+            pass
+    if route == "answers" and profile.wire is not None:
+        await answer(GREETING)
     return replace(
-        known,
-        route=route,
+        _unprobed(server, route),
         seeds=profile.seeds,
         tells_end=profile.keeps_stop is not None or route == "answers",
         choices=1 if profile.choices is None else profile.most_choices,
     )
 
 
-async def _said(client: Client, chat: Chat, prompt: Prompt) -> str:
-    request = Request((prompt,), Sampling(temperature=0.0, delimiter=None), limit=8)
-    answers: list[Drawn] = await client.post(
-        chat.url, chat.body(request), read=lambda answer: chat.read(answer, request), attempts=2
-    )
-    return answers[0].text
+async def _draw(client: Client, wire: Wire, request: Request) -> list[Answer]:
+    answers: list[Answer] = await client.post(wire.url, wire.body(request), read=Call(wire, request).read, attempts=2)
+    return answers
+
+
+def _unprobed(server: Server, route: Route) -> Capabilities:
+    names = ("engine", "version", "model", "models", "context_length", "origin")
+    return Capabilities(route=route, **{name: getattr(server, name) for name in names})

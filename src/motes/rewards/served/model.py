@@ -9,20 +9,20 @@ from typing import Any
 
 from motes.checkpoint import checkpoint_config
 from motes.concurrency import Batcher, Pending
+from motes.core import Failure, Trajectory
 from motes.errors import (
     ConfigurationError,
     ContextLengthError,
     RejectedError,
     ServerError,
 )
-from motes.http import Address, Client, Server, identify, may_be_of_one, now, whole_number
 from motes.rewards.families import FAMILIES, Family, family
 from motes.rewards.format import Format
 from motes.rewards.reading import Key, Prefix, Reader, Reading
 from motes.rewards.served.probe import family_of
 from motes.rewards.served.routes import ROUTES, Route, kind
 from motes.rewards.variation import ANSWERS, QUESTION, is_wanted, refuse_constant
-from motes.types import Failure, Trajectory
+from motes.transport import Address, Client, ServedModel, Server, identify, may_be_of_one, now, whole_number
 from motes.vocabulary import Vocabulary
 
 Values = list[float]
@@ -30,20 +30,20 @@ Values = list[float]
 
 @dataclass(eq=False)
 class _PendingReading(Pending[Values | Failure]):
-    """A text to be read."""
+    """A text that waits for its scores."""
 
     reading: Reading
 
 
-class ServedPRM:
+class ServedPRM(ServedModel):
     """A process reward model behind a server.
 
     Args:
         client, address: of the server.
-        server: what was found there, see `motes.http.identify`.
+        server: see `motes.transport.identify`.
         vocabulary: the model's tokenizer, on this side: text that spells a tag must stay text, and a step must get the
-            same tokens whatever stands before it. What servers offer (`/tokenize`) can do neither.
-        format: its family, by name or as a declaration of your own.
+            same tokens whatever is before it. The servers' `/tokenize` guarantees neither.
+        format: the model's family, by name or as your own declaration.
         prefix: "steps" or "whole", see `motes.rewards.reading.Reader`.
 
     Raises:
@@ -62,8 +62,7 @@ class ServedPRM:
         format: str | Family,
         prefix: Prefix = "steps",
     ) -> None:
-        self.client = client
-        self.address = address
+        super().__init__(client, address)
         self.server = server
         self.vocabulary = vocabulary
         self.format = Format(family(format), vocabulary)
@@ -77,14 +76,14 @@ class ServedPRM:
                 f"{self.format.family.name}: use {', '.join(able) or 'hf:PATH_OR_NAME, on this machine'}"
             )
         self.route: Route = routes[head](client, address, server.model, self.format.words)
-        self.context_length = None if server.context_length is None else server.context_length - self.route.drawn
+        self.context_length = None if server.context_length is None else server.context_length - self.route.extra_tokens
         self._reader = Reader(
             self.format,
             prefix,
             name=server.model,
             context_length=self.context_length,
             reading=Reading,
-            keeps=self.route.spares,
+            keeps=self.route.has_cache,
         )
         self._batcher: Batcher[_PendingReading, Values | Failure] = Batcher(self._process)
 
@@ -101,26 +100,26 @@ class ServedPRM:
         context_length: int | None = None,
         **connection: Any,
     ) -> ServedPRM:
-        """Open a served reward model: find out how its server is asked, and have four short answers scored.
+        """Open a served reward model: find out which requests its server needs, and score four short answers.
 
         Args:
             path: its address, "http://HOST:PORT#MODEL"; with or without /v1.
-            format: its family; by default what its architecture or its name says.
-            tokenizer: the model's tokenizer, a folder or a name that the hub knows; by default what the server says
-                that its model was loaded from, if that can be opened here, too.
+            format: its family; by default the family of its architecture or its name.
+            tokenizer: the model's tokenizer, a folder or a name on the hub; by default what the server has loaded its
+                model from, if this side can open it, too.
             prefix: see `motes.rewards.reading.Reader`.
             self_test: whether to refuse a model whose scores do not vary (0 or 1).
             engine: "vllm", "sglang" or "llama.cpp", where the server gives no sign of which it is.
             context_length: where the server does not tell it.
-            connection: see `motes.http.Client.open`.
+            connection: see `motes.transport.Client.open`.
 
         Raises:
             UnreachableError: nothing answers.
-            UnauthorizedError: it wants a key.
+            UnauthorizedError: the server wants a key.
             UnknownNameError: it has no such model, or there is no such format.
-            ConfigurationError: its family or its tokenizer is not known, its server cannot score it or was started for
+            ConfigurationError: its family or its tokenizer is unknown, its server cannot score it or was started for
                 something else, or its scores do not vary.
-            BadResponseError: what it answers are no scores.
+            BadResponseError: a response contains no scores.
         """
         tested = is_wanted(self_test)
         if context_length is not None:
@@ -153,7 +152,7 @@ class ServedPRM:
         engine: str | None = None,
         context_length: int | None = None,
     ) -> ServedPRM:
-        """`open`, with a client that is there already."""
+        """`open`, with an existing client."""
         server = await identify(client, address, engine)
         if context_length is not None:
             server = replace(server, context_length=context_length)
@@ -163,8 +162,8 @@ class ServedPRM:
         return prm
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
-        """See `motes.protocols.RewardModel`. The texts of concurrent calls travel together, equal texts once. A step
-        that has a score is not read again.
+        """See `motes.protocols.RewardModel`. Texts of concurrent calls share requests, equal texts once. A step with a
+        score is not read again.
 
         Raises:
             UnauthorizedError: the server does not accept the key any more.
@@ -177,16 +176,16 @@ class ServedPRM:
         self._reader.forget()
 
     def findings(self) -> list[tuple[str, bool, str]]:
-        """What matters of the server: what it is, whether it is there, and what is lost where it is not."""
-        spares, tells = self.route.spares, self.route.tells_spared
-        cached = ("tells what its cache spared", tells, "usage counts every text as computed: an upper bound")
+        """The capabilities that matter: name, whether it is there, what is lost without it."""
+        upper_bound = "usage counts every text as computed: an upper bound"
+        cached = ("counts tokens from its prefix cache", self.route.counts_cached, upper_bound)
         return [
             (
                 "reads new steps only",
-                spares,
+                self.route.has_cache,
                 "its prefix cache does not serve this route: each score costs the whole answer up to its step",
             ),
-            *([cached] if spares else []),
+            *([cached] if self.route.has_cache else []),
             ("several texts in one request", self.route.texts_per_call > 1, "more requests, each with its overhead"),
             (
                 "tells its context length",
@@ -195,23 +194,11 @@ class ServedPRM:
             ),
         ]
 
-    async def ready(self) -> None:
-        """Ask the server for a sign of life, once.
-
-        Raises:
-            ServerError, UnauthorizedError: it gives none.
-        """
-        await self.client.get(f"{self.address.base}/models", attempts=1)
-
-    async def aclose(self) -> None:
-        """Close this event loop's connections; otherwise they are closed with the loop."""
-        await self.client.aclose()
-
     async def _read(self, readings: list[Reading]) -> list[Values | Failure]:
         return await self._batcher.submit([_PendingReading(reading) for reading in readings])
 
     async def _process(self, requests: list[_PendingReading]) -> None:
-        """Read the texts of one turn of the event loop, equal ones once: the first to request a text pays for it."""
+        """Read the texts of one turn of the event loop, equal ones once. The first request for a text pays for it."""
         equal: dict[Key, list[_PendingReading]] = {}
         for request in requests:
             equal.setdefault(request.reading.key, []).append(request)
@@ -226,8 +213,8 @@ class ServedPRM:
         self._batcher.start(self._call(groups), [request for group in groups for request in group])
 
     async def _call(self, groups: list[list[_PendingReading]]) -> None:
-        """One request, or as many as its texts take rounds. Where one of several texts may be what was wrong, each is
-        sent by itself, so that the others do not fail with it."""
+        """Send the requests for these texts. If one of several texts may be the cause of an error, send each by itself,
+        so that the others do not fail with it."""
         outcomes: Sequence[Values | Failure]
         try:
             outcomes = await self.route.read([group[0].reading for group in groups])
@@ -242,7 +229,7 @@ class ServedPRM:
                 request.settle(outcome)
 
     async def _try(self, self_test: bool) -> None:
-        """Find out whether tokens mean there what they mean here, and whether there are scores, which vary."""
+        """Check that both sides have the same tokenizer, that there are scores, and that they vary."""
         await self._compare_tokenizers()
         scores: list[float] = []
         for outcome in await self._read(self._reader.texts(QUESTION, ANSWERS)):
@@ -258,26 +245,24 @@ class ServedPRM:
             refuse_constant(scores, self.server.model, self.format.family.name)
 
     async def _compare_tokenizers(self) -> None:
-        """Raise unless tokens of this side's tokenizer spell the same text on the server's side, where it can be asked.
+        """Check that tokens of this side's tokenizer have the same text on the server's side, if it can decode them.
 
         Raises:
-            ConfigurationError: they do not.
+            ConfigurationError: they have another one.
         """
         text = f"{QUESTION.question} {' '.join(ANSWERS)}"
         body = {"model": self.server.model, "tokens": self.vocabulary.encode(text, special=False)}
         try:
-            told = await self.client.post(f"{self.address.root}/detokenize", body, attempts=2)
+            response = await self.client.post(f"{self.address.root}/detokenize", body, attempts=2)
         except ServerError:
             return
-        spelt = [told[key] for key in ("prompt", "text", "content") if key in told] if isinstance(told, dict) else []
+        keys = ("prompt", "text", "content")
+        spelt = [response[key] for key in keys if key in response] if isinstance(response, dict) else []
         if spelt and str(spelt[0]).strip() != text.strip():
             raise ConfigurationError(
                 f"the tokenizer on this side is not that of {self!r}, which reads {str(spelt[0])[:60]!r} where "
                 f"{text[:60]!r} was written: name the right one with tokenizer=PATH_OR_NAME"
             )
-
-    def __repr__(self) -> str:
-        return f"ServedPRM({str(self.address)!r})"
 
 
 def _family(server: Server, tokenizer: str | None) -> Family:
@@ -285,13 +270,13 @@ def _family(server: Server, tokenizer: str | None) -> Family:
         config = checkpoint_config(tokenizer) if tokenizer is not None else {}
     except ConfigurationError:  # a tokenizer alone
         config = {}
-    found = family_of(server, tokenizer, config)
-    if found is None:
+    recognised = family_of(server, tokenizer, config)
+    if recognised is None:
         raise ConfigurationError(
             f"cannot tell which family of reward models {server.model!r} is of. If it is one, say which, as in "
             f"'…#{server.model}?format=NAME'; known are {', '.join(FAMILIES)}"
         )
-    return found
+    return recognised
 
 
 def _vocabulary(server: Server, tokenizer: str | None) -> Vocabulary:
@@ -304,7 +289,7 @@ def _vocabulary(server: Server, tokenizer: str | None) -> Vocabulary:
         return Vocabulary.load(path)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        said = f"there is no tokenizer at {path!r}"
+        problem = f"there is no tokenizer at {path!r}"
         if tokenizer is None:
-            said = f"the server says that its model is {path!r}, and there is no tokenizer of that name on this side"
-        raise ConfigurationError(f"{said} ({reason}): name it with tokenizer=PATH_OR_NAME") from error
+            problem = f"the server says that its model is {path!r}, and there is no tokenizer of that name on this side"
+        raise ConfigurationError(f"{problem} ({reason}): name it with tokenizer=PATH_OR_NAME") from error

@@ -1,4 +1,4 @@
-"""Whether a server has a reward model, and of which family: found without a tokenizer, torch or a score."""
+"""Whether a server has a reward model, and of which family, without a tokenizer, torch or a score."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from motes.errors import ConfigurationError, ServerError
-from motes.http import Address, Client, Server, identify
 from motes.rewards.families import Family, recognise
+from motes.transport import Address, Client, Server, identify
 
 
 async def is_reward_server(client: Client, address: Address, engine: str | None = None) -> bool:
-    """Whether what answers there is a reward model: a server that pools, or a language model by the name of one.
+    """Whether the model at an address is a reward model: its server pools, or its name is that of a reward model.
 
     Raises:
-        UnreachableError, UnauthorizedError, UnknownNameError, ConfigurationError: see `motes.http.identify`.
+        UnreachableError, UnauthorizedError, UnknownNameError, ConfigurationError: see `motes.transport.identify`.
     """
     server = await identify(client, address, engine)
     return await pools(client, address) or family_of(server) is not None
 
 
 async def pools(client: Client, address: Address) -> bool:
-    """Whether the server has the route `/pooling`, which a POST is wanted for."""
+    """Whether the server has the route `/pooling`, which allows only POST."""
     try:
         await client.get(f"{address.root}/pooling", attempts=1)
     except ServerError as error:
@@ -30,10 +30,10 @@ async def pools(client: Client, address: Address) -> bool:
 
 
 def family_of(server: Server, tokenizer: str | None = None, config: Mapping[str, Any] | None = None) -> Family | None:
-    """The family that the model is of, by its architecture or by what it is called; None where neither says it.
+    """The family of the model, by its architecture or its name; None where neither says it.
 
     Args:
-        tokenizer: what its tokenizer was opened from, where that is at hand; config: the config.json that lies there.
+        tokenizer: the folder or name of its tokenizer; config: the config.json there.
     """
     for name in filter(None, (tokenizer, server.origin, server.model)):
         try:

@@ -1,13 +1,13 @@
-"""How a server is asked for scores, and what its answers mean: one small class per format.
+"""How requests ask for scores, and what a response contains: one small class per format.
 
     pooling       POST /pooling           vLLM, `--runner pooling`: two numbers at each token or each tag
     completions   POST /v1/completions    vLLM, a plain language model: `logprob_token_ids`
     generate      POST /generate          SGLang, a plain language model: `token_ids_logprob`
     completion    POST /completion        llama.cpp, a plain language model: `logit_bias`
 
-The last three ask what the next token is, behind the text up to each step, and want the probabilities of two tokens.
-The server's prefix cache spares it the text before the step. A text with several new steps is asked for step by step,
-because prefixes that are read side by side cannot spare each other anything.
+The last three ask for the probabilities of two next tokens, behind the text up to each step. The server has the text
+before the step in its prefix cache. A text with several new steps takes one request after the other, because prefixes
+that a server reads side by side do not find each other in the cache.
 """
 
 from __future__ import annotations
@@ -20,68 +20,67 @@ from itertools import accumulate
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from motes.errors import BadResponseError, UnknownFormError
-from motes.http import MALFORMED, Address, Client, excerpt
+from motes.core import Usage
+from motes.errors import BadResponseError
 from motes.rewards.families import Head, NextToken
 from motes.rewards.reading import Reading
-from motes.types import Usage
+from motes.transport import MALFORMED, Address, Client, unknown_form, value_at
 
 BIAS = 100.0
-"""What is added to the two logits that are wanted, so that no others are among the first two."""
+"""Addend of the two logits, with which they become the two largest."""
 
 
 class Route(ABC):
-    """A way to have texts read.
+    """A way to score texts.
 
     Args:
-        words: the tokens that decide, bad and good, where the head is a language model's.
+        words: the tokens of bad and good, where the head is a language model's.
 
     Attributes:
-        start: how a server is started so that it has this route.
+        start: the command that starts a server with this route.
         texts_per_call: texts of one request at most.
-        drawn: tokens of the context that a request takes beside its text.
-        spares: whether the server's prefix cache can spare it what was read before; `tells_spared`: whether it said how
-            much, when it was last asked.
+        extra_tokens: tokens of the context that a request takes beside its text.
+        has_cache: whether the server's prefix cache serves this route; `counts_cached`: whether the last response
+            contains the number of tokens from it.
     """
 
     start: ClassVar[str]
     texts_per_call: ClassVar[int] = 1
-    drawn: ClassVar[int] = 1
-    spares: ClassVar[bool] = True
+    extra_tokens: ClassVar[int] = 1
+    has_cache: ClassVar[bool] = True
 
     def __init__(self, client: Client, address: Address, model: str, words: tuple[int, int] | None) -> None:
         self.client = client
         self.address = address
         self.model = model
         self.words = words or (0, 0)
-        self.tells_spared = False
+        self.counts_cached = False
 
     @property
     @abstractmethod
     def url(self) -> str: ...
 
     def rounds(self, reading: Reading) -> int:
-        """Requests that a text takes, one after the other: texts that take as many are read together."""
+        """Requests for a text, one after the other. Texts with equally many share them."""
         return len(reading.at)
 
     @abstractmethod
     async def read(self, readings: Sequence[Reading]) -> list[list[float]]:
-        """The scores at each text's places, and what reading it cost (`Reading.usage`)."""
+        """The scores at each text's places. Sets what reading it cost (`Reading.usage`).
 
-    def misread(self, answer: Any, why: object) -> UnknownFormError:
-        return UnknownFormError(
-            f"{self.url} answered in a form that is not its own ({why} in {excerpt(answer)}): is another engine "
-            "behind it? See `engine`"
-        )
+        Raises:
+            UnknownFormError: a response has another form.
+            BadResponseError: it contains no scores.
+        """
 
 
 class Pooling(Route):
-    """A head of two logits, at every token. There is no prefix cache on this route: each text is read as a whole."""
+    """A head of two logits, at every token. The prefix cache does not serve this route: it reads whole texts."""
 
     start = "vllm serve MODEL --runner pooling"
     texts_per_call = 64
-    drawn = 0
-    spares = False
+    extra_tokens = 0
+    has_cache = False
 
     @property
     def url(self) -> str:
@@ -100,21 +99,21 @@ class Pooling(Route):
             "encoding_format": "float",
         }
 
-        def values_of(answer: Any) -> list[list[float]]:
+        def read(answer: Any) -> list[list[float]]:
             try:
                 entries = sorted(answer["data"], key=lambda entry: int(entry["index"]))
                 rows = [entry["data"] for entry in entries]
                 return [self._at_places(row, reading) for row, reading in zip(rows, readings, strict=True)]
             except MALFORMED as error:
-                raise self.misread(answer, f"{type(error).__name__}: {error}") from error
+                raise unknown_form(self.url, f"{type(error).__name__}: {error}", answer) from error
 
-        values: list[list[float]] = await self.client.post(self.url, body, read=values_of)
+        values: list[list[float]] = await self.client.post(self.url, body, read=read)
         for reading in readings:
             reading.usage = Usage(reward_tokens=len(reading.ids))
         return values
 
     def _at_places(self, rows: Sequence[Sequence[float]], reading: Reading) -> list[float]:
-        """(places,) out of a row for each token, or for each tag, as the server was started: never by value."""
+        """(places,) scores, from a row for each token or for each tag, which depends on how the server was started."""
         tag = reading.ids[reading.at[-1]]
         if len(rows) == len(reading.ids):
             chosen = [rows[place] for place in reading.at]
@@ -132,7 +131,7 @@ class Pooling(Route):
         bad, good = map(float, row)
         if not (0 <= bad <= 1 and 0 <= good <= 1 and abs(bad + good - 1) < 0.02):
             raise BadResponseError(
-                f"{self.url} gave {list(row)} where the probabilities of bad and good were wanted: is it a process "
+                f"{self.url} gave {list(row)} instead of the probabilities of bad and good: is it a process "
                 "reward model of Qwen's family, and is no other activation set by --pooler-config?"
             )
         return good
@@ -146,44 +145,44 @@ class NextTokenRoute(Route):
         for turn in range(len(readings[0].at)):
             prompts = [reading.ids[: reading.at[turn] + 1] for reading in readings]
             read = partial(self._read, prompts=prompts)
-            told, cached = await self.client.post(self.url, self.body(prompts), read=read)
-            self.tells_spared = cached is not None
-            spared = _shares(cached or 0, [len(prompt) for prompt in prompts])
+            scores, num_cached = await self.client.post(self.url, self.body(prompts), read=read)
+            self.counts_cached = num_cached is not None
+            cached = _shares(num_cached or 0, [len(prompt) for prompt in prompts])
             for i, (reading, prompt) in enumerate(zip(readings, prompts, strict=True)):
-                values[i].append(told[i])
-                reading.usage += Usage(reward_tokens=len(prompt) - spared[i], reward_tokens_cached=spared[i])
+                values[i].append(scores[i])
+                reading.usage += Usage(reward_tokens=len(prompt) - cached[i], reward_tokens_cached=cached[i])
         return values
 
     def _read(self, answer: Any, prompts: Sequence[list[int]]) -> tuple[list[float], int | None]:
-        """The scores of these texts, and tokens that the cache spared, where they are told."""
+        """The scores of these texts, and the number of tokens from the cache, if the response contains it."""
         try:
             pairs, cached = self.answers(answer)
             scores = [1 / (1 + math.exp(min(bad - good, 700.0))) for bad, good in pairs]
-            spared = None if cached is None else max(0, int(cached))
+            num_cached = None if cached is None else max(0, int(cached))
         except MALFORMED as error:
-            raise self.misread(answer, f"{type(error).__name__}: {error}") from error
+            raise unknown_form(self.url, f"{type(error).__name__}: {error}", answer) from error
         if len(scores) != len(prompts) or not all(map(math.isfinite, scores)):
-            raise self.misread(answer, f"{len(scores)} answers where {len(prompts)} were asked for")
-        return scores, spared
+            raise unknown_form(self.url, f"{len(scores)} answers instead of {len(prompts)}", answer)
+        return scores, num_cached
 
     @abstractmethod
     def body(self, prompts: Sequence[list[int]]) -> dict[str, Any]:
-        """What is asked about these texts, of which there is one where `texts_per_call` is 1."""
+        """The JSON body of a request for these texts, at most `texts_per_call`."""
 
     @abstractmethod
     def answers(self, answer: Any) -> tuple[list[tuple[float, float]], int | None]:
-        """For each text the logarithms of the two probabilities, bad and good, up to a number that both have more; and
-        tokens that the cache spared, all texts together."""
+        """The logarithms of the probabilities of bad and good for each text, up to a common addend; and the number of
+        tokens from the cache, for all texts together."""
 
     def chosen(self, logprobs: Mapping[int, float]) -> tuple[float, float]:
-        """Those of the two tokens."""
+        """The log-probabilities of the two tokens, bad and good."""
         bad, good = self.words
         return float(logprobs[bad]), float(logprobs[good])
 
 
 class Completions(NextTokenRoute):
-    """vLLM. What it tells is taken before anything that sampling does, unless it was started otherwise
-    (`--logprobs-mode`): sampling is left neutral for that case."""
+    """vLLM. Its log-probabilities are those before sampling, by default (`--logprobs-mode`). Neutral parameters of
+    sampling make both modes equal."""
 
     start = "vllm serve MODEL"
     texts_per_call = 64
@@ -213,15 +212,15 @@ class Completions(NextTokenRoute):
     def answers(self, answer: Any) -> tuple[list[tuple[float, float]], int | None]:
         pairs = []
         for choice in sorted(answer["choices"], key=lambda choice: int(choice["index"])):
-            told = choice["logprobs"]["top_logprobs"][0]
-            logprobs = {int(name.removeprefix("token_id:")): value for name, value in told.items()}
+            first = choice["logprobs"]["top_logprobs"][0]
+            logprobs = {int(name.removeprefix("token_id:")): value for name, value in first.items()}
             if not logprobs.keys() >= set(self.words):
                 raise BadResponseError(
-                    f"{self.url} does not tell the probabilities of the tokens that it is asked for "
+                    f"{self.url} does not return the probabilities of the requested tokens "
                     "(logprob_token_ids): use a newer vLLM"
                 )
             pairs.append(self.chosen(logprobs))
-        return pairs, ((answer.get("usage") or {}).get("prompt_tokens_details") or {}).get("cached_tokens")
+        return pairs, value_at(answer, ("usage", "prompt_tokens_details", "cached_tokens"))
 
 
 class Generate(NextTokenRoute):
@@ -245,14 +244,14 @@ class Generate(NextTokenRoute):
         }
 
     def answers(self, answer: Any) -> tuple[list[tuple[float, float]], int | None]:
-        told = answer["meta_info"]
-        logprobs = {int(token): value for value, token, *_ in told["output_token_ids_logprobs"][0]}
-        return [self.chosen(logprobs)], told.get("cached_tokens")
+        meta = answer["meta_info"]
+        logprobs = {int(token): value for value, token, *_ in meta["output_token_ids_logprobs"][0]}
+        return [self.chosen(logprobs)], meta.get("cached_tokens")
 
 
 class Completion(NextTokenRoute):
-    """llama.cpp. It tells the likeliest tokens only, so both are made the likeliest: what is added to both logits
-    leaves the ratio of their probabilities as it was."""
+    """llama.cpp. It returns the likeliest tokens only. An addend of both logits makes these two the likeliest, and does
+    not change the ratio of their probabilities."""
 
     start = "llama-server -m MODEL.gguf"
 
@@ -273,9 +272,9 @@ class Completion(NextTokenRoute):
         }
 
     def answers(self, answer: Any) -> tuple[list[tuple[float, float]], int | None]:
-        told = answer["completion_probabilities"][0]["top_probs"]
-        logprobs = {int(token["id"]): math.log(max(float(token["prob"]), 1e-45)) for token in told}
-        return [self.chosen(logprobs)], (answer.get("timings") or {}).get("cache_n")
+        tokens = answer["completion_probabilities"][0]["top_probs"]
+        logprobs = {int(token["id"]): math.log(max(float(token["prob"]), 1e-45)) for token in tokens}
+        return [self.chosen(logprobs)], value_at(answer, ("timings", "cache_n"))
 
 
 ROUTES: Mapping[str, Mapping[str, type[Route]]] = MappingProxyType(
@@ -289,7 +288,7 @@ ROUTES: Mapping[str, Mapping[str, type[Route]]] = MappingProxyType(
 
 
 def kind(head: Head) -> str:
-    """What a head is called in `ROUTES`."""
+    """The name of a head in `ROUTES`."""
     return "next" if isinstance(head, NextToken) else head
 
 

@@ -1,4 +1,4 @@
-"""From code that is not async into code that is."""
+"""Coroutines in code that is not async."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def now(work: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine gives, in a thread with an event loop of its own: wherever this is called from may have one."""
+    """The result of a coroutine, from a thread with its own event loop: the caller's thread may have a running one."""
     outcome: list[T] = []
     failure: list[BaseException] = []
 

@@ -1,7 +1,7 @@
-"""Streams of events as servers send them: server-sent events, or a line of JSON for each.
+"""Streams of events: server-sent events, or a line of JSON for each event.
 
-`httpx2` has a reader of server-sent events, which demands their content type, knows no byte-order mark and no lines of
-JSON, and drops an event that no blank line follows: servers differ in all of these.
+httpx2's own reader of server-sent events does not serve here, because servers differ: it requires their content type,
+reads neither a byte-order mark nor lines of JSON, and drops an event without a blank line behind it.
 """
 
 from __future__ import annotations
@@ -9,39 +9,41 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
-from motes.errors import BadResponseError, MotesError
-from motes.http.parsing import parsed, tells_of_error
+from motes.errors import BadResponseError
+from motes.transport.failures import error_from_body
+from motes.transport.parsing import parsed, reports_error
 
 LINE_END = re.compile(r"\r\n|\n|\r")
-"""Nothing else ends a line: what `str.splitlines` splits at besides, U+2028 among them, stands in texts as it is."""
+"""Line ends. `str.splitlines` also splits at other characters, such as U+2028, which texts contain."""
 
 DONE = "[DONE]"
 
 
 class EventReader:
-    """Reads the data of events out of a stream's bytes, however these are cut.
+    """Reads the data of events from the bytes of a stream, wherever these are cut.
 
-    A line that is no field, one that begins with a brace above all, is an event by itself. Comments and fields other
-    than `data` are left out, but for the name of an event that tells of an error: its data are put as OpenAI puts them.
+    A line that is no field, such as one that begins with a brace, is an event of its own. Comments and fields other
+    than `data` are ignored, except for the event name "error": the data of such an event get the form of OpenAI's
+    errors.
     """
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
-        self._line: list[str] = []  # the pieces of a line that has not ended
-        self._held = ""  # a carriage return at the end of a piece: a line feed may belong to it
+        self._line: list[str] = []  # pieces of a line that has not ended
+        self._held = ""  # a carriage return at the end of a piece; a line feed may follow
         self._data: list[str] = []
         self._is_error = False
 
     def read(self, piece: bytes, *, last: bool = False) -> list[str]:
-        """The data of the events that this piece completes; with the last piece, also of one that has only begun."""
+        """The data of the events that end in this piece; with the last piece, also of an event that has only begun."""
         text = self._held + self._decoder.decode(piece, last)
         self._held = "\r" if text.endswith("\r") and not last else ""
-        *ended, rest = LINE_END.split(text.removesuffix("\r") if self._held else text)
+        *lines, rest = LINE_END.split(text.removesuffix("\r") if self._held else text)
         events: list[str] = []
-        for line in ended:
+        for line in lines:
             self._read_line("".join([*self._line, line]), events)
             self._line.clear()
         self._line.append(rest)
@@ -68,38 +70,35 @@ class EventReader:
 
 
 def _as_error(data: str) -> str:
-    """What an event tells of an error, under the name "error"."""
+    """The data of an event of the name "error", in OpenAI's form."""
     try:
-        told = parsed(data)
+        error = parsed(data)
     except ValueError:
-        told = data
-    return data if tells_of_error(told) else json.dumps({"error": told or "it does not say why"})
+        error = data
+    return data if reports_error(error) else json.dumps({"error": error or "it does not say why"})
 
 
 class Events(AsyncIterator[dict[str, Any]]):
-    """The events of a stream, up to its end.
+    """The events of a stream.
 
-    It is read to the last byte even when it has said that it is done: only then is its connection used again.
+    It reads the stream to the last byte, even behind the server's `[DONE]`: otherwise no other request could use the
+    connection.
 
     Args:
         url: of the server, for messages.
         pieces: the stream.
-        failure: makes an error of what an event says that tells of one.
 
     Attributes:
-        is_complete: whether the server has said that nothing is to come.
+        is_complete: whether the server has sent `[DONE]`.
 
     Raises:
-        BadResponseError: an event is no JSON object, or tells of an error.
-        ContextLengthError: it tells that the context is full.
+        BadResponseError: an event is no JSON object, or reports an error.
+        ContextLengthError: it reports that the context is full.
     """
 
-    def __init__(
-        self, url: str, pieces: AsyncIterator[bytes], failure: Callable[[str, dict[str, Any]], MotesError]
-    ) -> None:
+    def __init__(self, url: str, pieces: AsyncIterator[bytes]) -> None:
         self.is_complete = False
         self._url = url
-        self._failure = failure
         self._events = self._read(pieces)
 
     def __aiter__(self) -> Events:
@@ -136,6 +135,6 @@ class Events(AsyncIterator[dict[str, Any]]):
             raise BadResponseError(
                 f"{self._url} sent an event that is no object ({text[:80]!r}): is it an OpenAI-compatible server?"
             )
-        if tells_of_error(event):
-            raise self._failure(self._url, event)
+        if reports_error(event):
+            raise error_from_body(self._url, event)
         return event

@@ -1,4 +1,4 @@
-"""Where a served model is: `http://HOST:PORT/v1#MODEL`."""
+"""Addresses of served models: `http://HOST:PORT/v1#MODEL`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from motes.errors import ConfigurationError
-from motes.http.key import Key
 from motes.text import well_formed
+from motes.transport.key import Key
 
 KEY_VARIABLE = "MOTES_API_KEY"
 OPENAI_HOST = "api.openai.com"
@@ -20,8 +20,8 @@ class Address:
     """A server and one of its models.
 
     Attributes:
-        base: URL of the OpenAI-compatible part, as a rule ending in "/v1".
-        model: None: the one that the server has.
+        base: URL of the OpenAI-compatible part, usually ending in "/v1".
+        model: None: the server's only model.
     """
 
     base: str
@@ -29,10 +29,10 @@ class Address:
 
     @classmethod
     def parse(cls, spec: str) -> Address:
-        """Read "http://HOST:PORT/v1#MODEL"; without a path, "/v1" is added.
+        """The address in "http://HOST:PORT/v1#MODEL". The default path is "/v1".
 
         Raises:
-            ConfigurationError: that is no such URL.
+            ConfigurationError: it is no such URL.
         """
         spec = well_formed(spec.strip())
         try:
@@ -58,7 +58,7 @@ class Address:
 
     @property
     def root(self) -> str:
-        """URL of the server itself, where engines have routes of their own."""
+        """URL of the server itself, below which engines have their own routes."""
         return self.base.removesuffix("/v1")
 
     @property
@@ -66,15 +66,15 @@ class Address:
         return urlsplit(self.base).hostname or ""
 
     def key(self, variable: str | None = None) -> str | None:
-        """The API key that the environment holds for this server.
+        """The API key for this server in the environment; None where there is none.
 
-        A general key is never sent where it may not belong: OPENAI_API_KEY goes to OpenAI only.
+        OPENAI_API_KEY is for OpenAI only: no other server receives it.
 
         Args:
-            variable: where it is; by default MOTES_API_KEY, and OPENAI_API_KEY for OpenAI.
+            variable: its environment variable; by default MOTES_API_KEY, and OPENAI_API_KEY for OpenAI.
 
         Raises:
-            ConfigurationError: the named variable is not set, or a key cannot be sent.
+            ConfigurationError: `variable` is not set, or a header cannot contain the key.
         """
         if variable is not None:
             key = Key.clean(os.environ.get(str(variable)), str(variable))
@@ -90,7 +90,7 @@ class Address:
 
 
 def _no_address(spec: str, reason: str) -> ConfigurationError:
-    shown = re.sub(r"(?s)//.*@", "//", spec)  # a password may stand there, with a slash or a # in it
+    shown = re.sub(r"(?s)//.*@", "//", spec)  # a password may be there, with a slash or a # in it
     return ConfigurationError(
         f"{shown!r} is no address of a model ({reason}): write http://HOST:PORT/v1#MODEL, an IPv6 host in brackets, "
         "http://[::1]:8000/v1"

@@ -1,4 +1,4 @@
-"""An API key: sent to its server, and shown nowhere."""
+"""API keys, which only their server may see."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from motes.errors import ConfigurationError
 
 HIDDEN = "[API key]"
 SHORTEST = 6
-"""Letters at the beginning of a longer key that are hidden, too, where a message is cut within one."""
+"""Length of the part of a key that is hidden where a message ends within the key."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key that can be sent, and what hides it in texts."""
+    """A key that a header can contain."""
 
     value: str = field(repr=False)
 
     @classmethod
     def clean(cls, text: object, origin: str) -> Key | None:
-        """The key in `text`, without the blanks and line breaks around it; None where there is nothing else.
+        """The key in `text`, without the blanks and line breaks around it; None where there is no key.
 
         Args:
-            text: a key of digits comes out of a model's spec as a number.
-            origin: where it comes from, for messages.
+            text: a number if the key in a model's spec has digits only.
+            origin: where the key comes from, for messages.
 
         Raises:
-            ConfigurationError: it cannot be sent.
+            ConfigurationError: a header cannot contain it.
         """
         value = "" if text is None else str(text).strip()
         if not value:
@@ -41,8 +41,8 @@ class Key:
         return cls(value)
 
     def hide(self, text: str) -> str:
-        """The text without the key, however much of it is there."""
-        if len(self.value) < SHORTEST - 2:  # its letters stand in many a word
+        """The text with "[API key]" for the key, and for a part of it at the end of a message."""
+        if len(self.value) < SHORTEST - 2:  # many words contain its letters
             return re.sub(rf"(?<!\w){re.escape(self.value)}(?!\w)", lambda _: HIDDEN, text)
         for spelled in {self.value, json.dumps(self.value)[1:-1], self.value.replace("/", r"\/")}:
             start = spelled[: max(SHORTEST, len(spelled) // 3)]
@@ -55,7 +55,7 @@ class Key:
         return text
 
     def hide_in(self, error: BaseException) -> None:
-        """Hide the key in the messages of an error, of its causes, and of what it was raised while handling."""
+        """Hide the key in the messages of an error, of its causes, of its contexts and of the errors in a group."""
         seen: set[int] = set()
         chain: list[BaseException | None] = [error]
         while chain:

@@ -1,4 +1,4 @@
-"""What servers say when they refuse a request that could be asked in another way."""
+"""Error messages of servers: which limit or field they are about, and so what to change before another request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST = (
     rf"exceeds the model limit of {N}",  # Bedrock
     rf"maxOutputTokens value of \d+ but the supported range is from \d+ \(inclusive\) to {N} \(exclusive\)",  # Gemini
 )
-"""How many tokens an answer may have, whatever its prompt."""
+"""Messages with the largest number of tokens of an answer, whatever its prompt."""
 
 CONTEXT = (
     rf"maximum context length (?:is|of) {N}",  # vLLM, SGLang, OpenAI, DeepSeek, OpenRouter
@@ -33,7 +33,7 @@ CONTEXT = (
     rf"max_seq_len {N}",  # TabbyAPI
     rf"while limit is {N}",  # Cerebras
 )
-"""How many tokens prompt and answer may have together."""
+"""Messages with the largest number of tokens of prompt and answer together."""
 
 PROMPT = (
     rf"{N} (?:in the messages|in your prompt|in the prompt|(?:input|prompt|`inputs`) tokens|of text input)",
@@ -46,17 +46,31 @@ PROMPT = (
     rf"current length is {N}",  # Cerebras
     rf"must have less than \d+ tokens\. Given: {N}",  # TGI
 )
-"""How many the prompt has."""
+"""Messages with the number of tokens of the prompt."""
+
+FULL = re.compile(
+    r"context[ _](length|size|window|limit)|maximum (context|model|allowed) length|max_model_len|max_total_tokens"
+    r"|max_seq_len|max_new_tokens.{0,40}must be|inputs`? must have less than|longer than the model"
+    r"|(input|prompt).{0,20} too long|reduce (the length|your prompt)|maximum number of tokens allowed"
+    r"|tokens exceed the configured limit|too many tokens",
+    re.IGNORECASE,
+)
+"""Words of messages about a request that does not fit the context."""
+
+LENGTH = re.compile(
+    r"max(imum )?_?(new_?|completion_?|output_?)?tokens|n_predict|num_predict|output tokens|context", re.IGNORECASE
+)
+"""Words of messages about the number of tokens."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a refusal tells of limits; None where it does not.
+    """Numbers of tokens in an error message; None where it does not contain them.
 
     Attributes:
-        most: tokens of an answer, whatever its prompt.
-        context: tokens of prompt and answer together.
-        prompt: tokens of the prompt at hand.
+        most: limit on an answer, whatever its prompt.
+        context: limit on prompt and answer together.
+        prompt: length of the prompt.
     """
 
     most: int | None = None
@@ -65,41 +79,40 @@ class Limits:
 
     @property
     def room(self) -> int | None:
-        """How many tokens the answer may have; 0 or less: the context is full."""
+        """Tokens that are left for the answer; 0 or less where the context is full."""
         left = None if self.context is None or self.prompt is None else self.context - self.prompt
         return min((limit for limit in (self.most, left) if limit is not None), default=None)
 
 
 def limits(message: str) -> Limits:
-    """What a server says of its limits."""
-    most = _first(MOST, message)
+    """The limits that an error message contains."""
+    most = _first_number(MOST, message)
     if most is not None and "(exclusive)" in message:
         most -= 1
-    return Limits(most, _first(CONTEXT, message), _first(PROMPT, message))
+    return Limits(most, _first_number(CONTEXT, message), _first_number(PROMPT, message))
 
 
-def room(message: str) -> int | None:
-    """How many tokens an answer may have, as a refusal says; None: it does not."""
-    return limits(message).room
+def is_about_context(message: str) -> bool:
+    """Whether the request does not fit the context."""
+    return FULL.search(message) is not None
 
 
 def is_about_length(message: str) -> bool:
-    """Whether a refusal is about how many tokens are asked for, so that fewer may be granted."""
-    about = r"max(imum )?_?(new_?|completion_?|output_?)?tokens|n_predict|num_predict|output tokens|context"
-    return re.search(about, message, re.IGNORECASE) is not None
+    """Whether the server may accept the request with fewer tokens."""
+    return LENGTH.search(message) is not None
 
 
-def unsupported(message: str) -> str:
-    """The field that a server says it does not take; empty where it names none."""
+def unsupported_field(message: str) -> str:
+    """The field that the server does not support; empty where the message names none."""
     match = re.search(r"[Uu]nsupported (?:parameter|value): '(\w+)'", message)
     return match[1] if match else ""
 
 
 def is_about(message: str, field: str) -> bool:
-    """Whether a refusal is about this field."""
-    return unsupported(message) == field or re.search(rf"\b{field}: ", message) is not None
+    """Whether the server refuses this field."""
+    return unsupported_field(message) == field or re.search(rf"\b{field}: ", message) is not None
 
 
-def _first(patterns: tuple[str, ...], message: str) -> int | None:
-    found = (re.search(pattern, message, re.IGNORECASE) for pattern in patterns)
-    return next((int(match[1]) for match in found if match), None)
+def _first_number(patterns: tuple[str, ...], message: str) -> int | None:
+    matches = (re.search(pattern, message, re.IGNORECASE) for pattern in patterns)
+    return next((int(match[1]) for match in matches if match), None)

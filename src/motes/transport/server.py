@@ -1,4 +1,4 @@
-"""Who answers at an address: which engine, which version, which models."""
+"""The server at an address: its engine, its version, its models."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from motes.errors import (
     ServerError,
     UnknownNameError,
 )
-from motes.http.address import OPENAI_HOST, Address
-from motes.http.client import Client
+from motes.transport.address import OPENAI_HOST, Address
+from motes.transport.client import Client
+from motes.transport.parsing import value_at
 
 
 @dataclass(frozen=True)
 class Sign:
-    """How an engine is recognised.
+    """How to recognise an engine.
 
     Attributes:
-        owned_by: what it says of its models in the list of models.
-        paths: routes of its own, below the root, one of which tells its version, the newest first.
-        key: where in that route's answer the version stands.
-        context: where in that route's answer the longest context stands.
-        proof: what no other engine's answer has; by default the version.
+        owned_by: the value of this field in its list of models.
+        paths: its own routes for information, below the root, the newest first.
+        key: path of the version in the response of that route.
+        context: path of the longest context there.
+        proof: path of a value that no other engine has there; by default that of the version.
     """
 
     owned_by: str | None = None
@@ -51,34 +52,33 @@ SIGNS: Mapping[str, Sign] = MappingProxyType(
         "openai": Sign(),
     }
 )
-"""The engines by name. The last two give no sign: OpenAI is known by its host, `transformers serve` must be named."""
+"""The engines by name. The last two have no sign: OpenAI is known by its host, users have to name `transformers`."""
 
 UNKNOWN = "unknown"
 
 LENGTHS = (("loaded_context_length",), ("max_model_len",), ("meta", "n_ctx"))
-"""Where lists of models say how long the context is."""
+"""Paths of the context length in lists of models."""
 
 LARGEST_LENGTHS = (("context_window",), ("context_length",), ("max_context_length",), ("meta", "n_ctx_train"))
-"""Where they say how long it can be: servers may have been started with less."""
+"""Paths of the model's longest context there. A server may have been started with less."""
 
 LOADED = {"ollama": ("api/ps", "models", "context_length"), UNKNOWN: ("api/v0/models", "data", "loaded_context_length")}
-"""Where servers that load models on demand, Ollama and LM Studio, say how long the context is of those that are loaded:
-a route below the root, the list in its answer, and the field of its entries."""
+"""Context lengths of loaded models, on servers that load models on demand (Ollama and LM Studio): a route below the
+root, the list in its response, and the field of the entries."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """What answers at an address.
+    """The server at an address. What it does not say is None or empty.
 
     Attributes:
         engine: a name in `SIGNS`, or "unknown".
-        version: as the engine tells it.
-        models: those it has, by name; empty where it does not tell.
-        model: the one that is used.
-        context_length: tokens of prompt and answer together, None where it does not tell.
-        told: what the engine's own route answered.
-        origin: what the model was loaded from, a folder on the server's side or a name that the hub knows, where it
-            tells.
+        version: of the engine.
+        models: names of its models.
+        model: name of the one to use.
+        context_length: tokens of prompt and answer together.
+        info: the response of the engine's own route for information.
+        origin: what the server has loaded the model from, a folder on its side or a name on the hub.
     """
 
     engine: str
@@ -86,21 +86,21 @@ class Server:
     models: tuple[str, ...]
     model: str
     context_length: int | None
-    told: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    info: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     origin: str | None = None
 
 
 async def identify(client: Client, address: Address, engine: str | None = None) -> Server:
-    """Ask who is there. Nothing is generated.
+    """The server at an address. It does not have to generate tokens for this.
 
     Args:
-        engine: its name, where it gives no sign of itself.
+        engine: its name, where the server gives no sign of it.
 
     Raises:
         UnreachableError: nothing answers.
-        UnauthorizedError: it wants a key.
-        UnknownNameError: it has no such model, or `engine` names none.
-        ConfigurationError: it is no OpenAI-compatible server, or has several models and none was chosen.
+        UnauthorizedError: the server wants a key.
+        UnknownNameError: it has no such model, or there is no such engine.
+        ConfigurationError: it is no OpenAI-compatible server, or has several models and the address names none.
     """
     if engine is not None and engine not in (*SIGNS, UNKNOWN):
         raise UnknownNameError("engine", engine, (*SIGNS, UNKNOWN))
@@ -114,47 +114,47 @@ async def identify(client: Client, address: Address, engine: str | None = None) 
             ) from error
         if not named:
             raise
-        listed = {"data": []}  # some gateways list none; `transformers serve` fails where it has no cache of models
+        listed = {"data": []}  # some gateways list none; `transformers serve` fails without a cache of models
     entries = listed.get("data") if isinstance(listed, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) and "id" in entry for entry in entries):
         raise ConfigurationError(f"{address.base}/models answers no list of models: is it an OpenAI-compatible server?")
-    chosen = _chosen(address, entries)
+    entry = _entry(address, entries)
     if engine is None and address.host == OPENAI_HOST:
         engine = "openai"
-    engine, told = await _sign(client, address, chosen, engine)
+    engine, info = await _engine(client, address, entry, engine)
     sign = SIGNS.get(engine, Sign())
     lengths = (
-        *(_at(chosen, path) for path in LENGTHS),
-        _at(told, sign.context),
-        *(_at(chosen, path) for path in LARGEST_LENGTHS),
+        *(value_at(entry, path) for path in LENGTHS),
+        value_at(info, sign.context),
+        *(value_at(entry, path) for path in LARGEST_LENGTHS),
     )
-    version = _at(told, sign.key) if sign.key else None
-    origins = (_at(told, ("tokenizer_path",)), chosen.get("root"))  # SGLang's word; everyone's, if they say it
+    version = value_at(info, sign.key)
+    origins = (value_at(info, ("tokenizer_path",)), entry.get("root"))  # SGLang's field, other engines' field
     return Server(
         engine=engine,
         version=None if version is None else str(version),
         models=tuple(str(entry["id"]) for entry in entries),
-        model=str(chosen["id"]),
+        model=str(entry["id"]),
         context_length=next((length for n in lengths if (length := _length(n)) is not None), None),
-        told=told if isinstance(told, dict) else {},
+        info=info if isinstance(info, dict) else {},
         origin=next((name for name in origins if isinstance(name, str) and name), None),
     )
 
 
 async def loaded_context_length(client: Client, address: Address, server: Server) -> int | None:
-    """The context that a server gave its model when it loaded it, which some do with the first request; None: it does
-    not say."""
+    """The context length of the loaded model, where the server loads models with their first request; None: it does not
+    say."""
     if server.engine not in LOADED:
         return None
     path, listed, name = LOADED[server.engine]
     try:
-        told = await client.get(f"{address.root}/{path}", attempts=1)
+        response = await client.get(f"{address.root}/{path}", attempts=1)
     except MotesError:
         return None
-    entries = _at(told, (listed,))
+    entries = value_at(response, (listed,))
     for entry in entries if isinstance(entries, list) else ():
-        if server.model in (_at(entry, ("id",)), _at(entry, ("model",)), _at(entry, ("name",))):
-            return _length(_at(entry, (name,)))
+        if server.model in (value_at(entry, ("id",)), value_at(entry, ("model",)), value_at(entry, ("name",))):
+            return _length(value_at(entry, (name,)))
     return None
 
 
@@ -162,8 +162,8 @@ def _length(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
-def _chosen(address: Address, entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """The entry of the model that is wanted."""
+def _entry(address: Address, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """The entry of the model to use."""
     names = [str(entry["id"]) for entry in entries]
     if address.model is None:
         if len(entries) != 1:
@@ -180,23 +180,17 @@ def _chosen(address: Address, entries: list[dict[str, Any]]) -> dict[str, Any]:
     raise UnknownNameError(f"model at {address.base}", address.model, names)
 
 
-async def _sign(client: Client, address: Address, entry: Mapping[str, Any], engine: str | None) -> tuple[str, Any]:
-    """The engine, and what its own route says."""
+async def _engine(client: Client, address: Address, entry: Mapping[str, Any], engine: str | None) -> tuple[str, Any]:
+    """The engine, and the response of its own route for information."""
     owners = {sign.owned_by: name for name, sign in SIGNS.items() if sign.owned_by}
     named = engine or owners.get(str(entry.get("owned_by")))
     for name in [named] if named else SIGNS:
         sign = SIGNS.get(name, Sign())
         for path in sign.paths:
             try:
-                told = await client.get(f"{address.root}/{path}", attempts=1)
+                info = await client.get(f"{address.root}/{path}", attempts=1)
             except MotesError:
                 continue
-            if _at(told, sign.proof or sign.key) is not None:
-                return name, told
+            if value_at(info, sign.proof or sign.key) is not None:
+                return name, info
     return named or UNKNOWN, {}
-
-
-def _at(value: Any, path: tuple[str, ...]) -> Any:
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value if path else None

@@ -1,4 +1,4 @@
-"""Options of a served model's spec, which come as text or as values."""
+"""Options of a served model's spec, as text or as values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def seconds(name: str, value: object) -> float:
     """An option of a model's spec that is a number of seconds.
 
     Raises:
-        ConfigurationError: it is not.
+        ConfigurationError: it is no positive number.
     """
     try:
         number = float(value)  # type: ignore[arg-type]
@@ -26,7 +26,7 @@ def whole_number(name: str, value: object) -> int:
     """An option of a model's spec that is a whole number of at least 1.
 
     Raises:
-        ConfigurationError: it is not.
+        ConfigurationError: it is no such number.
     """
     try:
         number = int(value)  # type: ignore[call-overload]
@@ -37,12 +37,14 @@ def whole_number(name: str, value: object) -> int:
     return int(number)
 
 
-def flag(name: str, value: object) -> bool:
-    """An option of a model's spec that is 0 or 1.
+def flag(name: str, value: object) -> bool | None:
+    """An option of a model's spec that is 0 or 1; None where the spec does not have it.
 
     Raises:
         ConfigurationError: it is neither.
     """
+    if value is None:
+        return None
     if value not in (0, 1):
         raise ConfigurationError(f"{name} must be 0 or 1, not {value!r}")
     return bool(value)

@@ -1,0 +1,1 @@
+from motes.transport import *  # noqa: F403
