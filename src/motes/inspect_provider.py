@@ -223,7 +223,7 @@ class MotesAPI(ModelAPI):
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
         if base_url is not None:
-            raise ConfigurationError("name the server in the model: motes/transport://HOST:PORT/v1#MODEL")
+            raise ConfigurationError("name the server in the model: motes/http://HOST:PORT/v1#MODEL")
         settings = Settings.of({"reward": "tiny" if model_name == "tiny" else None, **given})
         self._answerer = Answerer(api.language_model(model_name), f"motes/{model_name}", settings)
 
