@@ -9,7 +9,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from motes.cli import app as command_line
 
-WIDTH = 80
+WIDTH = 76
 ROOT = typer.Context(typer.main.get_command(command_line), info_name="motes", terminal_width=WIDTH)
 COMMANDS = {name: one for name, one in ROOT.command.commands.items() if not one.hidden}  # type: ignore[attr-defined]
 
