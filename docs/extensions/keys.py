@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import re
@@ -17,24 +18,34 @@ ANNOTATED = re.compile(r"Annotated\[(.*), Field\(.*\)\]")
 
 
 class Keys(SphinxDirective):
-    """A row for each field of a class of `motes.gateway.config`."""
+    """A row for each field of MODULE:CLASS, or of the table MODULE:CLASS.KEY: with its default, or the help it has."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        module, _, name = self.arguments[0].rpartition(".")
-        cls = getattr(importlib.import_module(module), name)
-        lines = ["| key | type | default |", "|---|---|---|"]
-        for key, field in cls.model_fields.items():
+        package, _, path = self.arguments[0].partition(":")
+        cls = getattr(importlib.import_module(package), path.partition(".")[0])
+        if key := path.partition(".")[2]:
+            cls = type(cls.model_fields[key].default)
+        if issubclass(cls, BaseModel):
+            heading, rows = "default", {key: _default(field.default) for key, field in cls.model_fields.items()}
+        else:
+            heading, rows = "", {field.name: _escaped(field.metadata["help"]) for field in dataclasses.fields(cls)}
+        lines = [f"| key | type | {heading} |", "|---|---|---|"]
+        for key, text in rows.items():
             kind = ANNOTATED.sub(r"\1", cls.__annotations__[key]).replace("|", "\\|")
-            lines.append(f"| `{key}` | `{kind}` | {_default(field.default)} |")
+            lines.append(f"| `{key}` | `{kind}` | {text} |")
         return self.parse_text_to_nodes("\n".join(lines))
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", text)
 
 
 def _default(value: Any) -> str:
     if value is PydanticUndefined:
         return "required"
-    if value is None or isinstance(value, BaseModel) or value == ():
+    if value is None or value == () or isinstance(value, BaseModel) or dataclasses.is_dataclass(value):
         return ""
     return f"`{json.dumps(value)}`"
 
