@@ -31,6 +31,7 @@ extensions = [
 repository = REPOSITORY  # of extensions.sources
 
 highlight_language = "text"
+smartquotes = False
 
 # Markdown as code hosts read it: headings can be linked to by their text.
 myst_heading_anchors = 4
