@@ -9,7 +9,7 @@ CLIENTS := $(or $(MOTES_CLIENTS_ENV),.venv-clients)
 ITS_HUB := $(or $(MOTES_ITS_HUB_ENV),.venv-its-hub)
 TEST_SERVERS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v --durations=5
 
-.PHONY: setup demo test test-servers test-llama-cpp test-vllm test-clients setup-chromium setup-llama-cpp setup-vllm setup-clients bench-its-hub lint clean
+.PHONY: setup demo test test-servers test-llama-cpp test-vllm test-clients docs setup-chromium setup-llama-cpp setup-vllm setup-clients setup-docs bench-its-hub lint clean
 
 setup: .venv/installed
 
@@ -40,11 +40,17 @@ test-vllm: setup setup-vllm
 test-clients: setup setup-clients
 	MOTES_CLIENTS_ENV=$(CLIENTS) $(TEST_SERVERS) tests/clients/unmodified.py
 
+# The site, in build/docs; warnings and dead links are errors.
+docs: setup-docs
+	rm -rf build/docs
+	.venv-docs/bin/sphinx-build --quiet --fail-on-warning -c docs --doctree-dir build/doctrees --fresh-env . build/docs
+
 bench-its-hub: setup setup-vllm $(if $(MOTES_ITS_HUB_ENV),,.venv-its-hub/installed)
 	MOTES_VLLM_ENV=$(VLLM) MOTES_ITS_HUB_ENV=$(ITS_HUB) $(BIN)/python benchmarks/its_hub.py $(ARGS)
 
 setup-llama-cpp: $(if $(MOTES_LLAMA_CPP_ENV),,.venv-llama-cpp/installed)
 setup-vllm: $(if $(MOTES_VLLM_ENV),,.venv-vllm/installed)
+setup-docs: .venv-docs/installed
 setup-clients: $(if $(MOTES_CLIENTS_ENV),,.venv-clients/installed)
 
 .venv-llama-cpp/installed: tests/servers/llama-cpp.txt
@@ -62,6 +68,11 @@ setup-clients: $(if $(MOTES_CLIENTS_ENV),,.venv-clients/installed)
 .venv-clients/installed: tests/clients/clients.txt
 	$(PYTHON) -m venv .venv-clients
 	.venv-clients/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+.venv-docs/installed: docs/requirements.txt pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --constraint constraints.txt --requirement $< --editable '.[http,serve]'
 	touch $@
 
 .venv-its-hub/installed: benchmarks/its_hub.txt

@@ -55,7 +55,8 @@ class Key(Part):
     Attributes:
         name: in logs and metrics.
         sha256: of the key, in hexadecimal digits.
-        concurrency: requests that it may have in flight. requests_per_minute: that it may begin; None: any number.
+        concurrency: requests that it may have in flight.
+        requests_per_minute: that it may begin; None: any number.
         models: that it may ask for; None: all.
     """
 
@@ -88,13 +89,15 @@ class VirtualModel(Part):
 
     Attributes:
         lm, reward, outcome_reward: see `motes.language_model` and `motes.reward_model`. A request never names them.
-        method: a method spec; `methods`: others that a request may choose.
-        particles: the budget; `max_particles`: the largest that a request may choose, by default the same.
-        deadline: seconds after which the best answer so far is given; `max_deadline`: the longest that a request may
-            choose, by default the same.
+        method: a method spec.
+        methods: others that a request may choose.
+        particles: the budget.
+        max_particles: the largest that a request may choose, by default the same.
+        deadline: seconds after which the best answer so far is given.
+        max_deadline: the longest that a request may choose, by default the same.
         max_tokens: of one answer, the most that a request may choose; None: what the model's context holds.
-        prompt: how the model is asked, see `motes.prompt`. task: whose rule reads answers, see
-            `motes.api.answer_rule`.
+        prompt: how the model is asked, see `motes.prompt`.
+        task: whose rule reads answers, see `motes.api.answer_rule`.
         sampling: how the language model is sampled unless a request says otherwise, and where its steps end.
         examples: questions that the page at `/` offers.
     """
@@ -187,6 +190,8 @@ class Config(Part):
         host, port: where it listens. Without keys this must be a loopback address.
         playground: whether there is a page at `/` to ask on.
         models: by the name that clients ask for.
+        keys: of those who may ask; none: whoever is on this machine.
+        limits: see `Limits`.
     """
 
     host: str = "127.0.0.1"

@@ -1,0 +1,66 @@
+"""The docs site, which `make docs` builds into build/docs.
+
+Sphinx's source directory is the repository's root, so that relative links mean the same on the site as on a code host.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+REPOSITORY = ""
+"""Where files of the repository can be read, as `https://…/blob/main` on a code host. Without it, files that pages link
+to are shown on pages of the site."""
+
+project = "motes"
+copyright = "the motes authors"
+root_doc = "docs/index"
+include_patterns = ["docs/**", "results/**", "CHANGELOG.md", "CONTRIBUTING.md"]
+exclude_patterns = [".*", "build", "dist", "src", "tests"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "extensions.names",
+    "extensions.commands",
+    "extensions.keys",
+    "extensions.sources",
+    "extensions.example",
+    "extensions.links",
+]
+repository = REPOSITORY  # of extensions.sources
+
+highlight_language = "text"
+smartquotes = False
+
+# Markdown as code hosts read it: headings can be linked to by their text.
+myst_heading_anchors = 4
+
+# The API comes from docstrings. What is heavy is not installed here: modules that import it are read without it.
+autodoc_mock_imports = ["datasets", "inspect_ai", "jinja2", "ray", "safetensors", "tokenizers", "torch", "transformers"]
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_type_aliases = {"FloatArray": "FloatArray", "IntArray": "IntArray", "npt.ArrayLike": "ArrayLike"}
+napoleon_numpy_docstring = False
+napoleon_custom_sections = [("Attributes", "params_style"), ("Fields", "params_style")]
+python_maximum_signature_line_length = 88
+python_use_unqualified_type_names = True
+add_module_names = False
+toc_object_entries_show_parents = "hide"
+
+html_theme = "pydata_sphinx_theme"
+html_title = "motes"
+templates_path = ["extensions/templates"]
+html_additional_pages = {"index": "redirect.html"}
+html_static_path = ["extensions/static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "logo": {"text": "motes"},
+    "navbar_align": "left",
+    "header_links_before_dropdown": 6,
+    "navigation_with_keys": False,
+    "show_prev_next": False,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+html_context = {"default_mode": "auto"}

@@ -1,0 +1,1 @@
+"""What the docs site does beyond Sphinx and its Markdown parser."""
