@@ -18,15 +18,13 @@ ANNOTATED = re.compile(r"Annotated\[(.*), Field\(.*\)\]")
 
 
 class Keys(SphinxDirective):
-    """A row for each field of MODULE:CLASS, or of the table MODULE:CLASS.KEY: with its default, or the help it has."""
+    """A row for each field of MODULE:CLASS, with its default, or its help where it has one."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        package, _, path = self.arguments[0].partition(":")
-        cls = getattr(importlib.import_module(package), path.partition(".")[0])
-        if key := path.partition(".")[2]:
-            cls = type(cls.model_fields[key].default)
+        module, _, name = self.arguments[0].partition(":")
+        cls = getattr(importlib.import_module(module), name)
         if issubclass(cls, BaseModel):
             heading, rows = "default", {key: _default(field.default) for key, field in cls.model_fields.items()}
         else:
