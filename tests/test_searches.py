@@ -171,7 +171,7 @@ def test_rebase_rounds_halves_up_and_shares_what_is_left():
         ([0.3] * 4, 0.1, [0, 1, 2, 3]),
     ):
         made = Rebase(4, balance_temperature=temperature)
-        assert made._continued(np.array(scores)).tolist() == continued
+        assert made._allocate_slots(np.array(scores)).tolist() == continued
 
 
 @pytest.mark.parametrize("made", [BeamSearch(8), BeamSearch(8, 2), DVTS(8), DVTS(8, 2), Rebase(8)])
@@ -322,14 +322,18 @@ MUTATIONS = {
     "the finished compete": ("BeamSearch(8, 2)", "live = subtree[alive[subtree]]", "live = subtree"),
     "scores are those of other places": (
         "BeamSearch(8, 2)",
-        "self._continued(scores[live])",
-        "self._continued(scores[: len(live)])",
+        "self._allocate_slots(scores[live])",
+        "self._allocate_slots(scores[: len(live)])",
     ),
     "subtrees meet": ("DVTS(8, 2)", "return self.n // self.width", "return 1"),
     "subtrees are twice as many": ("DVTS(8, 4)", "return self.n // self.width", "return 2 * self.n // self.width"),
     "shares are not sharpened": ("Rebase(8)", ") / self.balance_temperature)", "))"),
     "shares are rounded up": ("Rebase(8)", "(weight / rest) + 0.5)", "(weight / rest) + 0.999999)"),
-    "shares are of everything": ("Rebase(8)", "counts[i] = np.floor(left *", "counts[i] = np.floor(len(scores) *"),
+    "shares are of everything": (
+        "Rebase(8)",
+        "counts[i] = np.floor(open_slots *",
+        "counts[i] = np.floor(len(scores) *",
+    ),
     "selected before the first step": ("Rebase(8)", "bool(run.records)", "True"),
     "places are given once only": ("DVTS(8, 2)", "bool(run.records)", "len(run.records) == 1"),
     "the vote is by head": (

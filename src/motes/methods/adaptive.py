@@ -1,4 +1,4 @@
-"""Adaptive budget: particle filters added one after another while the answer is in doubt."""
+"""Adaptive budget: further particle filters run while the answer is uncertain."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from motes.smc.weights import log_sum_exp
 
 @dataclass(frozen=True)
 class AdaptiveFilter(FilterSettings):
-    """At most N particles, in waves; no further wave once one answer has most of the posterior and is thought right.
+    """At most N particles, in waves; the run ends when one answer has most of the posterior and good scores.
 
-        sizes  N/2^{K−1}, N/2^{K−1}, N/2^{K−2}, …, N/2     each wave doubles what there was; N in all; the first waves
-                                                           together where they are smaller than `smallest`
+        sizes  N/2^{K−1}, N/2^{K−1}, N/2^{K−2}, …, N/2     each wave doubles the number of particles, up to N; first
+                                                           waves smaller than `smallest` are merged
         mass of particle i of wave k:  n_k · Ẑ_k · W_i^k
-        stop when the answer with the largest share of it has at least `decided`, and a mean score of `assured`
+        stop when the answer with the largest share of the mass has at least `decided`, and a mean score of `assured`
 
-    A wave is an independent particle filter; together they are islands of unequal size, each with a say in proportion
-    to its size and its evidence. Easy problems end after the first wave, at 1/2^{K−1} of the budget.
+    A wave is an independent particle filter; waves are islands of unequal size, weighted by size and evidence. Easy
+    problems end after the first wave, at 1/2^{K−1} of the budget.
 
-    Target: that of `ParticleFilter`. With all waves run (`decided` above 1) Ẑ and Ẑ·ΣWf are unbiased. Stopping
-    depends on what was found, so otherwise they are not, and `Result.log_evidence` is an estimate without that
-    guarantee. Under "absolute" finished answers of one wave wait for those of the others, too.
+    Target: that of `ParticleFilter`. If all waves run (`decided` above 1), Ẑ and Ẑ·ΣWf are unbiased. Otherwise stopping
+    depends on the answers, and `Result.log_evidence` is an estimate without that guarantee. Under "absolute" finished
+    answers of one wave wait for those of the others as well.
 
     Args:
-        num_particles: N, the most that may be used.
+        num_particles: N, the largest number of particles of all waves together.
         num_waves: K ≥ 1.
-        decided: share of the posterior that ends the run; more than 1 for never.
-        smallest: particles of the first wave at least (of N, where N is less). Few particles often agree by chance:
-            one always does.
-        assured: mean final score, by weight, that the particles with that answer must have besides. Few particles can
-            agree on something of which the reward model does not think much; 0 for the share alone.
+        decided: share of the posterior that ends the run; more than 1: never.
+        smallest: smallest number of particles of the first wave (N if that is less). Few particles often agree by
+            chance; a single one always does.
+        assured: weighted mean final score that the particles with that answer must have, too, as few particles can
+            agree on an answer with low scores; 0: the share alone decides.
         others: see `FilterSettings`.
 
     Raises:
@@ -71,7 +71,7 @@ class AdaptiveFilter(FilterSettings):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Particles of each wave. Where N is too small for all of them, there are fewer waves."""
+        """Number of particles of each wave. If N is too small for K waves, there are fewer."""
         totals = [-(-self.num_particles // 2**k) for k in reversed(range(self.num_waves))]
         enough = [total for total in totals[:-1] if total >= self.smallest]
         return tuple(int(size) for size in np.diff([0, *enough, self.num_particles]) if size)
@@ -100,12 +100,12 @@ class AdaptiveFilter(FilterSettings):
         return await self.conclude(run, population, weights, log_evidence)
 
     async def _settled(self, run: Run, sweeps: Sequence[Sweep]) -> bool:
-        """Whether one answer has the share of the posterior that is wanted."""
+        """Whether one answer has the necessary share of the posterior and the necessary mean score."""
         if not sweeps:
             return False
         sweeps = self.filter.level(sweeps)
         population, weights = pool(sweeps, _masses(sweeps))
-        if weights.degenerate:  # no time to score anything
+        if weights.degenerate:  # there was no time to score anything
             return False
         answers = await run.answers(population.trajectories)
         candidates = Candidates.of(population, weights, answers, self.aggregation)
@@ -117,5 +117,5 @@ class AdaptiveFilter(FilterSettings):
 
 
 def _masses(sweeps: Sequence[Sweep]) -> list[float]:
-    """log(n_k Ẑ_k) of each."""
+    """log(n_k Ẑ_k) of each wave."""
     return [sweep.log_evidence + float(np.log(len(sweep.population))) for sweep in sweeps]

@@ -1,4 +1,4 @@
-"""What trajectories answer. The task's rule reads and compares in a thread, since it may wait for another process."""
+"""The answers of trajectories. The task's rule runs in a thread, since it may wait for another process."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from motes.protocols import AnswerRule, AnswerRuleTraits, canonical_form
 from motes.threads import abandoned, in_thread
 
 GRACE = 0.5
-"""Seconds that a rule always gets, after the deadline too: most rules need milliseconds."""
+"""Seconds that a rule always has, even after the deadline: most rules need milliseconds."""
 
 QUICK_CHARACTERS, QUICK_TRAJECTORIES = 20_000, 16
-"""What a quick rule reads and compares without a thread, which costs a short run more than the work itself."""
+"""Limits up to which a quick rule runs without a thread, which would cost a short run more than the rule itself."""
 
 
 def answer_of(trajectory: Trajectory, rule: AnswerRule) -> str | None:
-    """What a trajectory answers; None where it states nothing, was dropped or cut off by a limit on the run, or was not
-    ended by the model and the rule needs that."""
+    """The answer of a trajectory; None if it states none, was dropped or cut off by a limit on the run, or if the rule
+    needs texts that the model ended itself and this is not one."""
     if trajectory.finished == "failed" or trajectory.finished in STOPS:
         return None
     if AnswerRuleTraits.of(rule).needs_end and trajectory.finished != "eos":
@@ -28,9 +28,9 @@ def answer_of(trajectory: Trajectory, rule: AnswerRule) -> str | None:
 
 
 def states_final_answer(trajectory: Trajectory, rule: AnswerRule) -> bool:
-    """Whether a trajectory states an answer that stands, whatever follows. Only steps that were not read yet are."""
+    """Whether a trajectory states an answer that no further step can change. Reads only steps not read before."""
     read = AnswerRuleTraits.of(rule).read
-    if read is None:  # the rule takes whatever text states an answer for complete
+    if read is None:  # for such a rule any text with an answer is complete
         return rule.answer(trajectory.text) is not None
     unread: list[Trajectory] = []
     node: Trajectory | None = trajectory
@@ -45,10 +45,9 @@ def states_final_answer(trajectory: Trajectory, rule: AnswerRule) -> bool:
 
 
 async def state_final_answers(trajectories: Sequence[Trajectory], rule: AnswerRule) -> list[bool]:
-    """(B,) which of the unfinished ones state an answer that stands; False for those that are finished.
+    """(B,) whether each unfinished trajectory states a final answer; False for finished ones.
 
-    A rule that is given each step once is quick. One that reads the whole text after every step need not be: it reads
-    in a thread.
+    A rule that reads each step once is quick. A rule that reads the whole text after every step runs in a thread.
     """
 
     def read() -> list[bool]:
@@ -58,23 +57,23 @@ async def state_final_answers(trajectories: Sequence[Trajectory], rule: AnswerRu
 
 
 class Answers:
-    """The answers of one run's trajectories, each read once, and each pair of them compared once.
+    """The answers of one run's trajectories; each trajectory is read once, each pair of answers compared once.
 
-    At the run's deadline, or `GRACE` after the call where that is later, the rule is asked nothing more: answers that
-    it has not compared are different unless their texts are equal, trajectories that it has not read state no answer,
-    and the run counts as stopped by its deadline.
+    The rule is not called after the run's deadline, or `GRACE` seconds after the call if that is later: answers not
+    compared by then are different unless their texts are equal, trajectories not read state no answer, and the run
+    counts as stopped by its deadline.
     """
 
     def __init__(self, rule: AnswerRule) -> None:
         self._rule = rule
         self._stated: dict[Trajectory, str | None] = {}
-        self._names: dict[str, str] = {}  # of each answer, the first one that is equivalent to it
+        self._names: dict[str, str] = {}  # for each answer, the first equivalent one
 
     async def of(self, trajectories: Sequence[Trajectory], limits: Limits) -> list[str | None]:
-        """(N,) the answer of each trajectory, named by the first that is equivalent; None where it states none. Dropped
+        """(N,) the answer of each trajectory, named by the first equivalent one; None if it states none. Dropped
         trajectories state none."""
         read = [trajectory for trajectory in trajectories if trajectory.finished != "failed"]
-        stated, names = self._stated.copy(), self._names.copy()  # an abandoned thread may still write to its own
+        stated, names = self._stated.copy(), self._names.copy()  # an abandoned thread may still write to its copies
         if not all(t in stated and (stated[t] is None or stated[t] in names) for t in read):
             now = asyncio.get_running_loop().time()
             latest = None if limits.deadline is None else max(limits.deadline, now + GRACE)
@@ -86,17 +85,17 @@ class Answers:
                         await in_thread(_read_and_compare, self._rule, read, stated, names)
             except TimeoutError:
                 if not timeout.expired():
-                    raise  # the rule's own
+                    raise  # raised by the rule itself
                 limits.stopped = limits.stopped or "deadline"
             self._stated, self._names = stated, names = stated.copy(), names.copy()
         answers = [stated.get(trajectory) for trajectory in trajectories]
-        first: dict[str, str] = {}  # in this population, of each equivalence class
+        first: dict[str, str] = {}  # of each equivalence class in this population
         return [None if a is None else first.setdefault(names.get(a, a), a) for a in answers]
 
 
 def is_quick(rule: AnswerRule, trajectories: Sequence[Trajectory]) -> bool:
-    """Whether a rule can be asked about these trajectories on the event loop. A subclass has to say for itself that it
-    is quick: it may compare answers in another way."""
+    """Whether a rule may run on the event loop for these trajectories. A subclass must declare `is_quick` itself, as it
+    may compare answers in another way."""
     if "is_quick" not in vars(type(rule)) or not rule.is_quick or len(trajectories) > QUICK_TRAJECTORIES:  # type: ignore[attr-defined]
         return False
     return sum(len(trajectory.text) for trajectory in trajectories) <= QUICK_CHARACTERS
@@ -105,11 +104,11 @@ def is_quick(rule: AnswerRule, trajectories: Sequence[Trajectory]) -> bool:
 def _read_and_compare(
     rule: AnswerRule, trajectories: Sequence[Trajectory], stated: dict[Trajectory, str | None], names: dict[str, str]
 ) -> None:
-    """Add what is not known yet, one by one, so that whoever stops waiting has all that was found until then."""
+    """Add missing answers and names one by one: a caller that stops waiting has all results up to then."""
     for trajectory in trajectories:
         if trajectory not in stated:
             answer = answer_of(trajectory, rule)
-            if abandoned():  # the rule may have said so for want of time
+            if abandoned():  # the rule may have given up for lack of time
                 return
             stated[trajectory] = answer
     classes = Classes(rule, dict.fromkeys(names.values()))
@@ -126,8 +125,8 @@ class Classes:
     """Equivalence classes of answers, each named by one of them.
 
     Args:
-        rule: says what is equivalent; by its canonical form, where it has one.
-        names: of the classes that there are already.
+        rule: decides what is equivalent, by its canonical form if it has one.
+        names: of existing classes.
     """
 
     def __init__(self, rule: AnswerRule, names: Iterable[str] = ()) -> None:
@@ -138,7 +137,7 @@ class Classes:
             self._names.setdefault(self._key(name), name)
 
     def name(self, answer: str) -> str:
-        """The name of the class that an answer belongs to: its own, from now on, where there was none."""
+        """The name of an answer's class; an answer without a class founds one, named by itself."""
         if self._form is None and (name := self.find(answer)) is not None:
             return name
         return self._names.setdefault(self._key(answer), answer)

@@ -1,4 +1,4 @@
-"""The entropic particle filter: early resampling flattened, and guided by a look one step ahead (arXiv 2510.05825)."""
+"""The entropic particle filter: flatter early resampling, guided by a look one step ahead (arXiv 2510.05825)."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 ANNEALED_UNTIL = 0.5
-"""Annealing ends at this fraction of the expected number of steps, and rests while ESS/N is not below it."""
+"""Annealing ends at this fraction of the expected number of steps, and pauses while ESS/N is not below it."""
 
 BLIND = 0.1
-"""The share of ancestors drawn without the look ahead, where it is corrected: no offspring then weighs more than ten
-times what it would without (a defensive mixture, Hesterberg 1995). One bad look is no verdict."""
+"""With the correction, the share of ancestors drawn without look-ahead: no offspring then weighs more than ten times
+its weight without look-ahead (a defensive mixture, Hesterberg 1995), so that one bad look is not decisive."""
 
 
 @dataclass(frozen=True)
 class EntropicParticleFilter(ParticleFilter):
-    """A particle filter that draws ancestors by other chances ρ than their weights W.
+    """A particle filter that resamples ancestors with probabilities ρ other than their weights W.
 
         annealing     ρ_i ∝ w_i^(1/τ),  τ = max(1, (N/ESS) · (1 − t/T)),  while ESS/N < 1/2 and t/T < 1/2; else τ = 1
         look-ahead    ρ_i ∝ w_i^(1/τ) · G_{t+1}(x_≤t^i, x̃^i),  x̃^i ~ M(· | x_≤t^i): one more step, drawn to look only
                       (with the correction, a tenth of the ancestors is drawn without)
         correction    offspring of i start with weight W_i/ρ_i, rather than 1
 
-    Target: with the correction that of `ParticleFilter`, where the same is unbiased: Ẑ, and Ẑ·ΣWf (the resampling
-    weight is divided out again; look-ahead is an auxiliary particle filter, Pitt and Shephard 1999). Without it, as
-    published, what is targeted is none that can be stated: each annealed or modulated round changes it.
+    Target: with the correction that of `ParticleFilter`, and Ẑ and Ẑ·ΣWf are unbiased as well (the resampling
+    probability is divided out again; look-ahead is an auxiliary particle filter, Pitt and Shephard 1999). Without the
+    correction, as published, there is no target that can be stated: each annealed or guided round changes it.
 
-    Cost: look-ahead extends and scores all unfinished particles once more in each round that resamples; it is counted
-    in `usage`, and not in the budget.
+    Cost: look-ahead extends and scores all unfinished particles once more in each round that resamples; `usage` counts
+    this, the budget does not.
 
     Args:
         num_particles: N ≥ 1.
-        annealing: whether early resampling is flattened.
-        look_ahead: whether resampling is modulated by a step ahead.
+        annealing: whether early resampling is flatter.
+        look_ahead: whether resampling is guided by one further step.
         correction: whether the target is preserved; False is the published form.
-        expected_steps: T, the number of steps that answers usually take (not the cap on it).
-        others: as for `ParticleFilter`. Rounds that resample are chosen by `ess_threshold`, as there.
+        expected_steps: T, the usual number of steps of answers (not their maximum).
+        others: see `FilterSettings`.
 
     Raises:
         ConfigurationError: a value is out of its range.
@@ -75,12 +75,12 @@ class EntropicParticleFilter(ParticleFilter):
         if not self.look_ahead:
             return tempered.normalized
         ahead = self._log_increment(await run.extend(population), waiting_counts=True)
-        guided = tempered.add(np.maximum(ahead, np.log(CLIP)))  # never all of weight zero
+        guided = tempered.add(np.maximum(ahead, np.log(CLIP)))  # never all weights zero
         blind = BLIND if self.correction else 0.0
         return (1 - blind) * guided.normalized + blind * tempered.normalized
 
     def _temperature(self, weights: Weights, t: int) -> float:
-        """τ after t rounds."""
+        """The temperature τ after t rounds."""
         progress = t / self.expected_steps
         share = weights.ess / len(weights)
         if not self.annealing or share >= ANNEALED_UNTIL or progress >= ANNEALED_UNTIL:

@@ -1,4 +1,4 @@
-"""Islands: independent particle filters, combined by their evidence."""
+"""Islands: independent particle filters whose particles are pooled at the end."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from motes.smc.weights import log_sum_exp
 
 @dataclass(frozen=True)
 class Islands(FilterSettings):
-    """M particle filters that never meet.
+    """M particle filters that do not interact until the end.
 
         Ẑ = mean_m Ẑ_m
-        combine = "evidence"    posterior = Σ_m Ẑ_m Σ_i W_i^m δ(x_i^m) / Σ_m Ẑ_m      as much as its evidence says
-        combine = "equal"       posterior = Σ_m Σ_i W_i^m δ(x_i^m) / M                each island a vote
+        combine = "evidence"    posterior = Σ_m Ẑ_m Σ_i W_i^m δ(x_i^m) / Σ_m Ẑ_m      weighted by their evidence
+        combine = "equal"       posterior = Σ_m Σ_i W_i^m δ(x_i^m) / M                weighted equally
 
-    Target: that of `ParticleFilter`. Ẑ is unbiased, and so is Ẑ·ΣWf where islands count by their evidence; where they
-    count equally each has the bias of a filter of N particles, whatever their number, and the posterior is consistent
-    as N grows. A single filter may lose a good answer to one early resampling; islands do not compete before the end.
-    Equal ones never do: an island that the reward model overrates has no more say than another. Each resamples when its
-    own ESS falls. An island all of whose weights are zero counts as Ẑ_m = 0, and has no vote. Under "absolute" finished
-    answers of one island wait for those of the others, too.
+    Target: that of `ParticleFilter`. Ẑ is unbiased, and so is Ẑ·ΣWf if islands are weighted by their evidence. If they
+    are weighted equally, the posterior has the bias of a filter of N particles for any M, and is consistent as N grows.
+
+    A single filter may lose a good answer to one early resampling; islands compete at the end only, and equal ones not
+    even then: an island that the reward model overrates has no more weight than another. Each island resamples by its
+    own ESS. An island whose weights are all zero counts as Ẑ_m = 0 and has no weight. Under "absolute" finished answers
+    of one island wait for those of the others as well.
 
     Source: Vergé, Dubarry, Del Moral, Moulines, "On parallel implementation of sequential Monte Carlo methods: the
     island particle model" (2015), without interaction.

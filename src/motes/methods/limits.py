@@ -1,4 +1,4 @@
-"""Limits on a whole run: what makes every method an anytime one."""
+"""Limits on a whole run, which make every method an anytime method."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from motes.core import Stop
 
 @dataclass(eq=False)
 class Limits:
-    """How long a run may go on and how much it may generate; all parts of a run share them.
+    """The limits on a run's time and tokens, which all parts of the run share.
 
     Args:
-        deadline: in seconds, on the clock of the event loop that the run is in; None: there is none.
-        token_budget: generated tokens, all trajectories together, pruned ones included; None: any number.
+        deadline: time on the clock of the run's event loop, in seconds; None: no deadline.
+        token_budget: generated tokens of all trajectories together, pruned ones included; None: no limit.
 
     Attributes:
-        stopped: the limit that cut the run short, None as long as none has.
+        stopped: the limit that cut the run short; None while there is none.
     """
 
     deadline: float | None = None
@@ -25,7 +25,7 @@ class Limits:
     stopped: Stop | None = None
 
     def stop(self, generated_tokens: int) -> bool:
-        """Whether the run must end, after so many tokens and now; once it must, it always must."""
+        """Whether the run has to end now, after so many tokens. Once True, it stays True."""
         if self.stopped is None:
             if self.token_budget is not None and generated_tokens >= self.token_budget:
                 self.stopped = "token_budget"

@@ -1,4 +1,4 @@
-"""The last word: another reward model chooses among the complete answers that a method weighted."""
+"""Outcome rewards: another reward model selects from the complete trajectories that a method weighted."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from motes.smc import Weights
 
 
 async def select_by_outcome(run: Run, result: Result, reward: RewardModel) -> Result:
-    """The result with its answer chosen anew, by the method's own selector, after a last reweighting.
+    """The result with a new answer, selected by the method's own selector after a last reweighting.
 
-        W'_i ∝ W_i · o(x_i)      over the trajectories that state an answer, whose share in the total weight stays
+        W'_i ∝ W_i · o(x_i)      over the trajectories that state an answer; their total weight does not change
 
-    o(x) in [0, 1] is the score of the whole answer, the last of those that `reward` gives. It takes the place of the
-    final score as well: "argmax" takes the largest o among those with weight, "vote" and "sample" go by W'. Each
-    answer is read once; those that `reward` cannot score are dropped. Log-evidence and records stay.
+    o(x) in [0, 1] is the score of the complete trajectory, the last score that `reward` returns. It also replaces the
+    final score: "argmax" takes the largest o among trajectories with weight, "vote" and "sample" use W'. Each
+    trajectory is scored once; those that `reward` cannot score are dropped. Log-evidence and records do not change.
 
-    Nothing is asked where "majority" decides, which looks at neither weight nor score, and after a deadline. Where
-    every o is 0 the weights stay as they are. Of a method that does not say how it chose, "argmax" is taken.
+    `reward` is not called for the selector "majority", which uses neither weights nor scores, or after a deadline. If
+    every o is 0 the weights do not change. For a result without a selector, "argmax" is used.
 
     Source: reranking by a verifier, Cobbe et al. (arXiv 2110.14168); for "vote" Li et al. (arXiv 2206.02336).
 
@@ -36,11 +36,11 @@ async def select_by_outcome(run: Run, result: Result, reward: RewardModel) -> Re
         return result
     n = len(result.trajectories)
     population = Population(result.trajectories, ((),) * n, np.zeros(n, dtype=bool))
-    states = [answer is not None for answer in await run.answers(result.trajectories)]
-    population = await run.score(population, np.flatnonzero(states), reward)
+    has_answer = [answer is not None for answer in await run.answers(result.trajectories)]
+    population = await run.score(population, np.flatnonzero(has_answer), reward)
     outcomes = population.aggregate()  # (N,), NaN where there is none
     scored = ~np.isnan(outcomes)
-    failures = [t.error for t, stated in zip(population.trajectories, states, strict=True) if stated and t.error]
+    failures = [t.error for t, has in zip(population.trajectories, has_answer, strict=True) if has and t.error]
     if not scored.any():
         if failures:
             raise NoParticlesError(
@@ -48,9 +48,9 @@ async def select_by_outcome(run: Run, result: Result, reward: RewardModel) -> Re
             ) from failures[0]
         return dataclasses.replace(result, usage=run.usage, stopped=run.limits.stopped)
     weights = Weights(result.log_weights).normalized
-    moved = weights * np.where(scored, outcomes, 1.0)
-    if (mass := moved[scored].sum()) > 0:
-        weights = np.where(scored, moved * (weights[scored].sum() / mass), moved)
+    reweighted = weights * np.where(scored, outcomes, 1.0)
+    if (mass := reweighted[scored].sum()) > 0:
+        weights = np.where(scored, reweighted * (weights[scored].sum() / mass), reweighted)
     with np.errstate(divide="ignore"):
         chosen = await conclude(run, population, Weights(np.log(weights)), result.selector or "argmax")
     return dataclasses.replace(

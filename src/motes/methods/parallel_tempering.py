@@ -23,16 +23,17 @@ from motes.methods.sweep import Sweep, share
 
 @dataclass(frozen=True)
 class ParallelTempering(FilterSettings):
-    """K particle Gibbs chains side by side; after each sweep neighbours may exchange their references.
+    """K particle Gibbs chains; after each sweep neighbouring chains may exchange their references.
 
         ladder             1 = β_1 > β_2 > … > β_K ≥ 0
         target of chain k  π_k(x) ∝ p(x) · Φ(x)^β_k
         swap k, k+1        with probability min(1, exp((β_k − β_{k+1}) · (log Φ(x^{k+1}) − log Φ(x^k))))
 
-    Pairs (1, 2), (3, 4), … after even sweeps, (2, 3), (4, 5), … after odd ones. The product of the π_k is left
-    invariant. Answers come from the chain at β = 1; hotter ones, which see a flatter reward, find other answers for
-    it. Φ is the whole accumulated potential of a complete answer, as for `ParticleGibbs` (with "absolute", H is set by
-    the first sweep at β = 1). `Result.swap_rates` has the share of swaps accepted, records carry the chain's number.
+    Pairs (1, 2), (3, 4), … may swap after even sweeps, (2, 3), (4, 5), … after odd ones. Every move leaves the product
+    of the π_k invariant. The posterior is that of the chain at β = 1; hotter chains, for which the reward is flatter,
+    find other answers for it. Φ is the accumulated potential of a complete answer, as for `ParticleGibbs`; with
+    "absolute", H is the number of rounds of the first sweep at β = 1. `Result.swap_rates` has the share of accepted
+    swaps; records have the chain's number.
 
     Source: arXiv 2502.01618 (stated there, never run); Geyer (1991) for the swap.
 
@@ -40,7 +41,7 @@ class ParallelTempering(FilterSettings):
         num_particles: N of each sweep of each chain.
         num_sweeps: of each chain.
         ladder: the β_k, multiplied by `beta`.
-        burn_in: first sweeps of the chain at β = 1 that are left out of the answer.
+        burn_in: number of first sweeps of the chain at β = 1 that the posterior leaves out.
         others: see `FilterSettings`; `resampling` is multinomial.
 
     Raises:
@@ -89,7 +90,7 @@ class ParallelTempering(FilterSettings):
         references: list[Population | None] = [None] * len(chains)
         horizon = None
         sweeps: list[Sweep] = []  # of the chain at β = 1
-        swaps: list[list[bool]] = [[] for _ in chains[1:]]  # what became of those proposed between k and k + 1
+        swaps: list[list[bool]] = [[] for _ in chains[1:]]  # whether proposals between k and k + 1 were accepted
         for number in range(self.num_sweeps):
             latest = await run.side_by_side(
                 [
@@ -97,18 +98,18 @@ class ParallelTempering(FilterSettings):
                     for chain, reference in zip(chains, references, strict=True)
                 ]
             )
-            if number and run.limits.stopped is not None:  # within this sweep, which is none then
+            if number and run.limits.stopped is not None:  # during this sweep, which is incomplete
                 break
             sweeps.append(latest[0])
             if run.limits.stopped is not None or (number + 1 < self.num_sweeps and run.exhausted()):
                 break
             horizon = sweeps[0].num_rounds
-            drawn = [sweep.draw(run.rng) for sweep in latest]
+            new = [sweep.draw(run.rng) for sweep in latest]
             for k in range(number % 2, len(chains) - 1, 2):
-                swaps[k].append(self._swaps(run.rng, drawn[k], drawn[k + 1], k, horizon))
+                swaps[k].append(self._swaps(run.rng, new[k], new[k + 1], k, horizon))
                 if swaps[k][-1]:
-                    drawn[k], drawn[k + 1] = drawn[k + 1], drawn[k]
-            references = list(drawn)
+                    new[k], new[k + 1] = new[k + 1], new[k]
+            references = list(new)
         result = await chains[0].conclude_chain(run, sweeps)
         rates = tuple(sum(accepted) / len(accepted) if accepted else math.nan for accepted in swaps)
         return dataclasses.replace(result, swap_rates=rates)

@@ -116,13 +116,15 @@ class FilterSettings:
 
 @dataclass(frozen=True)
 class ParticleFilter(FilterSettings):
-    """N partial answers, extended by the model, weighted by the reward model, resampled in proportion.
+    """N partial answers, extended by the language model, weighted by the reward model, resampled in proportion.
 
         a_t ~ resample(W_{t−1})  if ESS < ess_threshold · N     x_t ~ M(· | x_<t^{a_t})     w_t = w_{t−1} · G_t
 
-    Z = E_M[Π G] is estimated without bias by the product, over the intervals between resamplings, of the mean weight:
-    `Result.log_evidence`. The self-normalised posterior is consistent, and biased for finite N. Under "absolute" a
-    finished answer counts again while others are unfinished, so that there Z, too, depends on how long they take.
+    `Result.log_evidence` estimates log Z, Z = E_M[Π G]: the product of the mean weights at the end of each interval
+    between resamplings is an unbiased estimate of Z. The self-normalised posterior is consistent, and biased for finite
+    N. Under "absolute" a finished answer counts again while others are unfinished, so that Z depends on their lengths.
+
+    Target: see `motes.methods.potential`.
 
     Args:
         all: see `FilterSettings`.
@@ -144,27 +146,27 @@ class ParticleFilter(FilterSettings):
     async def sweep(
         self, run: Run, *, number: int = 0, reference: Population | None = None, horizon: int | None = None
     ) -> Sweep:
-        """One pass over the answer: resample, extend, reweight, until every particle is finished.
+        """Resample, extend and reweight until every particle is finished.
 
-        With a reference it is a conditional filter (Andrieu, Doucet, Holenstein, "Particle Markov chain Monte Carlo
-        methods", 2010): the last slot holds the reference's own first t steps at round t, weighted as those of any
-        other particle; the free slots choose among all N. If the reference is an exact draw from the target, so is a
-        draw from the final weights, where the scheme is multinomial. That holds for adaptive resampling too: whether
-        to resample depends on all N weights, whatever their order, so each interval contributes the mean weight to
-        Ẑ and 1/N to the reference's place, as with resampling in every round.
+        With a reference this is a conditional filter (Andrieu, Doucet, Holenstein, "Particle Markov chain Monte Carlo
+        methods", 2010): in round t the last slot holds the first t steps of the reference, weighted like any other
+        particle; the free slots resample from all N. If the reference is an exact draw from the target, so is a draw
+        from the final weights, provided that resampling is multinomial. That holds for adaptive resampling, too:
+        whether to resample depends on all N weights regardless of their order, so that each interval contributes its
+        mean weight to Ẑ and 1/N to the reference's place, as with resampling in every round.
 
         Args:
-            number: of the sweep, for the records.
+            number: the sweep's number in the records.
             reference: (1,) a finished trajectory of positive weight, with its scores.
-            horizon: the number of rounds in which a finished answer's last φ counts again under the potential
-                "absolute"; the sweep has at least as many. None: as many rounds as it takes to finish all.
+            horizon: number of rounds in which a finished answer's last φ counts again under "absolute"; the sweep has
+                at least as many rounds. None: as many rounds as it takes to finish all particles.
         """
         n = self.num_particles
         free = n if reference is None else n - 1
         population = run.start(n)
         weights = Weights.uniform(n)
-        alike = np.zeros(n, dtype=np.int64)  # the same number for texts that are the same
-        log_evidence = 0.0  # of the intervals that a resampling has closed
+        alike = np.zeros(n, dtype=np.int64)  # equal numbers for equal texts
+        log_evidence = 0.0  # of the intervals that ended with a resampling
         t = 0
         while population.alive or t < (horizon or 0):
             ancestors = np.arange(n)
@@ -195,9 +197,8 @@ class ParticleFilter(FilterSettings):
         return Sweep(population, weights, log_evidence + weights.log_mean, num_rounds=t)
 
     def level(self, sweeps: Sequence[Sweep]) -> list[Sweep]:
-        """The same sweeps, each as long as the longest: finished answers wait for those of other sweeps as they do for
-        those of their own, so that evidences can be compared. Under "absolute" that counts; else it changes nothing.
-        """
+        """The sweeps, each prolonged to the longest one's number of rounds, so that their evidences can be compared:
+        finished answers wait for those of other sweeps as well. This changes weights under "absolute" only."""
         rounds = max((sweep.num_rounds for sweep in sweeps), default=0)
         return [self._prolonged(sweep, rounds) for sweep in sweeps]
 
@@ -211,7 +212,7 @@ class ParticleFilter(FilterSettings):
         return Sweep(sweep.population, weights, log_evidence, num_rounds)
 
     def log_weights_of(self, complete: Population, horizon: int) -> FloatArray:
-        """log Φ of complete answers, (N,): what their weights would be after a pass without resampling."""
+        """log Φ of complete answers, (N,): their log-weights after a sweep without resampling."""
         rounds = max(horizon, *(trajectory.depth for trajectory in complete.trajectories))
         increments = [self._log_increment(complete.until(t), t <= horizon) for t in range(1, rounds + 1)]
         return np.asarray(np.sum(increments, axis=0))
@@ -245,8 +246,11 @@ def shared_among(groups: IntArray, probabilities: FloatArray) -> FloatArray:
 
 
 def _alike(before: IntArray, population: Population) -> IntArray:
-    """Numbers, (N,), the same for trajectories whose texts are the same and ended in the same way, if they did:
-    `before` says so of the texts that they grew out of in this round."""
+    """Numbers, (N,), equal for trajectories that have the same text and the same reason for being finished.
+
+    Args:
+        before: (N,) the same numbers of the prefixes that were extended in this round.
+    """
     numbers: dict[tuple[int, str | None, str | None], int] = {}
     found = []
     for number, trajectory, grown in zip(before.tolist(), population.trajectories, population.extended, strict=True):

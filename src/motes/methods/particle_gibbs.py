@@ -1,4 +1,4 @@
-"""Particle Gibbs: a Markov chain over answers, each of its moves a conditional particle filter."""
+"""Particle Gibbs: a Markov chain over answers whose moves are conditional particle filters."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from motes.methods.sweep import Sweep, pool, share
 
 @dataclass(frozen=True)
 class ParticleGibbs(FilterSettings):
-    """`num_sweeps` particle filters, each but the first conditional on a trajectory drawn from the one before.
+    """`num_sweeps` particle filters, each except the first conditional on a trajectory drawn from the previous one.
 
         x^0 ~ PF                          the first sweep: a plain particle filter, its reference drawn by weight
         x^s ~ cPF(· | x^{s−1})            one slot holds x^{s−1}; a new reference is drawn with the final weights
         posterior = mean over s > burn_in of Σ_i W_i^s δ(x_i^s)
 
-    Target: that of the potential (`motes.methods.potential`), p(x) · Φ(x), for any N ≥ 2. It is left invariant
-    exactly, so that the bias of a small filter is forgotten as sweeps go on. At round t the reference's weight is that
-    of its own first t steps, and the free slots may choose its prefix.
+    Target: that of the potential (`motes.methods.potential`), p(x) · Φ(x), for any N ≥ 2. Every move leaves it
+    invariant, so that the bias of a small filter vanishes with the number of sweeps. In round t the reference has the
+    weight of its first t steps, and the free slots may resample its prefix.
 
-    With "increment", Φ(x) = φ(x_≤T). With "absolute" the plain filter counts a finished answer's last φ again as long
-    as it waits for others, which defines no target unless the number of rounds is given: it is set by the first sweep.
-    With H its number of rounds, the later ones target Φ(x) = Π_{t ≤ max(H, T)} φ(x_≤min(t, T)): an answer shorter
-    than H waits until H, no answer waits for one longer than H.
+    With "increment", Φ(x) = φ(x_≤T). With "absolute" the plain filter counts a finished answer's last φ again while it
+    waits for others, which defines a target only for a given number of rounds H. H is the first sweep's number of
+    rounds; the later sweeps target Φ(x) = Π_{t ≤ max(H, T)} φ(x_≤min(t, T)): an answer shorter than H waits until H,
+    and no answer waits for one longer than H.
 
-    `Result.log_evidence` is that of the first sweep, the only one whose Ẑ is unbiased; under the conditional ones,
-    started in the target, E[1/Ẑ] = 1/Z (their records have it).
+    `Result.log_evidence` is the first sweep's, the only one whose Ẑ is unbiased. In conditional sweeps that start in
+    the target, E[1/Ẑ] = 1/Z; records have their Ẑ.
 
     Source: Andrieu, Doucet, Holenstein, "Particle Markov chain Monte Carlo methods" (2010); for language models
     arXiv 2502.01618, algorithm 2, but for the reference's weight, which there is not that of its own prefix.
@@ -40,7 +40,7 @@ class ParticleGibbs(FilterSettings):
     Args:
         num_particles: N of each sweep, the reference included; at least 2 where there is more than one sweep.
         num_sweeps: at least 1.
-        burn_in: first sweeps that are left out of the answer, fewer than `num_sweeps`.
+        burn_in: number of first sweeps that the posterior leaves out; less than `num_sweeps`.
         others: see `FilterSettings`; `resampling` is multinomial, the only scheme that is valid with a reference.
 
     Raises:

@@ -22,8 +22,8 @@ AGGREGATIONS: dict[str, Callable[[FloatArray], float]] = {
     "prod": lambda steps: float(steps.prod()),
     "mean": lambda steps: float(steps.mean()),
 }
-"""Ways to make one score of a trajectory's step scores. (The fifth of the literature, "model", is a way to *read*: see
-the `prefix` of a reward model.)"""
+"""Functions from a trajectory's step scores to one score. (The fifth one of the literature, "model", is a way to *read*
+the trajectory: see the `prefix` of a reward model.)"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +32,8 @@ class Population:
 
     Attributes:
         trajectories: (N,)
-        scores: (N,) the reward model's scores of each, one per step; empty where nothing was scored.
-        extended: (N,) whether the last extension gave it a step; False for those that had finished before.
+        scores: (N,) the reward model's scores of each trajectory, one per step; empty if it was not scored.
+        extended: (N,) whether the last extension added a step; False for trajectories that were finished before.
     """
 
     trajectories: tuple[Trajectory, ...]
@@ -44,7 +44,7 @@ class Population:
         return len(self.trajectories)
 
     def select(self, ancestors: npt.ArrayLike) -> Population:
-        """The population of the given indices, repeats allowed."""
+        """The population of the particles with these indices, repeats allowed."""
         index = np.asarray(ancestors, dtype=np.int64)
         return Population(
             tuple(self.trajectories[i] for i in index), tuple(self.scores[i] for i in index), self.extended[index]
@@ -52,7 +52,7 @@ class Population:
 
     @classmethod
     def concatenate(cls, parts: Iterable[Population]) -> Population:
-        """All of them as one, in order."""
+        """All populations as one, in order."""
         parts = tuple(parts)
         return cls(
             tuple(trajectory for part in parts for trajectory in part.trajectories),
@@ -61,7 +61,7 @@ class Population:
         )
 
     def until(self, t: int) -> Population:
-        """The prefixes of t ≥ 1 steps, each with the scores it had then; a shorter trajectory as it ended."""
+        """The prefixes of t ≥ 1 steps with their scores; a shorter trajectory as a whole."""
         paths = [trajectory.path[:t] or (trajectory,) for trajectory in self.trajectories]
         return Population(
             tuple(path[-1] for path in paths),
@@ -71,11 +71,11 @@ class Population:
 
     @property
     def dropped(self) -> BoolArray:
-        """(N,) which ones a model could not extend or score. They have no scores, weight zero, and no answer."""
+        """(N,) whether a model could not extend or score the particle. It has no scores, weight zero and no answer."""
         return np.array([trajectory.finished == "failed" for trajectory in self.trajectories], dtype=bool)
 
     def without_dropped(self, weights: Weights) -> Weights:
-        """The weights, (N,), with zero for what is dropped."""
+        """The weights, (N,), with zero for dropped particles."""
         return weights.add(np.where(self.dropped, -np.inf, 0.0)) if self.dropped.any() else weights
 
     @property
@@ -84,7 +84,7 @@ class Population:
         return any(trajectory.finished is None for trajectory in self.trajectories)
 
     def aggregate(self, how: Aggregation = "last", *, before: bool = False) -> FloatArray:
-        """(N,) one score each, NaN where there is none; `before` leaves out the last step."""
+        """(N,) one score per trajectory, NaN if it has none; `before` leaves out the last step."""
         function = AGGREGATIONS[how]
         used = [steps[:-1] if before else steps for steps in self.scores]
         return np.array([function(np.asarray(steps)) if len(steps) else np.nan for steps in used])

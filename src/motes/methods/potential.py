@@ -8,9 +8,13 @@ With r(x_≤t) the score of a prefix, φ = link(r)^beta and G_t the factor by wh
     "increment"    φ(x_≤t)/φ(x_≤t−1), φ(∅) = 1  1                   p(x) · φ(x_≤T)
     λ in [0, 1]    φ(x_≤t)/φ(x_≤t−1)^(1 − λ)    1                   p(x) · φ(x_≤T) · Π_{t<T} φ(x_≤t)^λ
 
-A number λ is how much of the evidence of earlier steps is kept when a new one is scored: none at 0, which is
-"increment"; all of it at 1, which is "absolute" but for answers that wait. Where scores err, several together err less
-than the last one; answers of many steps count more of them.
+A number λ is the share of earlier steps' evidence that is kept when a new step is scored: none at 0, which is
+"increment"; all of it at 1, which is "absolute" except for answers that wait. Where scores err, several together err
+less than the last one; answers of many steps count more of them.
+
+Length limits (`Sampling.max_tokens`, `max_steps`, the model's context) change p and nothing else: an answer cut at a
+limit is a complete answer x, with the probability of its tokens, and T is the number of its steps. Limits on a whole
+run (a deadline, a token budget) leave no target: the answer is the best one so far.
 
     link           φ at beta = 1
     "odds"         r/(1 − r), r clipped to [1e−7, 1 − 1e−7]: softmax over logits, what the paper's experiments use
@@ -53,10 +57,10 @@ def log_potential(scores: FloatArray, link: Link, beta: float) -> FloatArray:
 
 
 def require_potential(potential: Potential | float) -> None:
-    """Refuse a number that is no share.
+    """Raise if a potential is a number outside [0, 1].
 
     Raises:
-        ConfigurationError: it is not in [0, 1].
+        ConfigurationError: it is.
     """
     if not isinstance(potential, str) and not 0.0 <= potential <= 1.0:
         raise ConfigurationError(f"potential is 'absolute', 'increment' or a number in [0, 1], not {potential}")
@@ -67,7 +71,7 @@ def log_increment(
 ) -> FloatArray:
     """log G_t of each particle after an extension, (N,).
 
-    A particle that never had a step has weight zero; one that a limit on the run cut off keeps the weight it had.
+    A particle without any step gets weight zero; one that a limit on the run cut off keeps its weight.
     """
     cut = [trajectory.finished in STOPS for trajectory in population.trajectories]
     increment = _log_increment(population, potential, link, beta, aggregation)

@@ -1,4 +1,4 @@
-"""A particle filter without a reward model: its target is a power of the language model itself."""
+"""A particle filter without a reward model, whose target is a power of the language model's distribution."""
 
 from __future__ import annotations
 
@@ -23,30 +23,31 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PowerFilter:
-    """N partial answers, weighted by the model's own probability of them: power sampling, sharper than sampling cold.
+    """N partial answers, weighted by the language model's own probabilities: power sampling.
 
         target   π(x) ∝ p(x)^α over complete answers x; p: the model at temperature 1, unfiltered
-        G_t      p(x_t | x_<t)^α / q(x_t | x_<t);  q: what steps are drawn from, the model at its temperature, filtered
+        G_t      p(x_t | x_<t)^α / q(x_t | x_<t);  q: the proposal, the model at the sampling's temperature, filtered
 
-    Z = Σ_x p(x)^α is estimated without bias (`Result.log_evidence`), and Ẑ·ΣWf, for any temperature above 0: the
-    increment corrects for it. What top_p, top_k and min_p never draw is not in the sum. A low temperature prefers the
-    likeliest next token; a power of the whole sequence prefers prefixes that have likely continuations. The weights
-    are most even at temperature 1/α; far from it few particles carry all the weight, the more so the longer the steps.
+    For any temperature above 0, `Result.log_evidence` estimates Z = Σ_x p(x)^α without bias, and Ẑ·ΣWf is unbiased as
+    well: the increment corrects for the proposal. The sum leaves out answers that top_p, top_k or min_p exclude. A low
+    temperature prefers the likeliest next token; a power of the whole sequence prefers prefixes with likely
+    continuations. Weights are most even at temperature 1/α; far from it few particles carry all the weight, and the
+    fewer the longer the steps.
 
-    Reads no reward model, only log-probabilities: of each step under p (`Step.logprob`) and under q
-    (`Step.proposal_logprob`, which may be missing where q is p: at temperature 1, unfiltered).
+    Needs no reward model, only log-probabilities: of each step under p (`Step.logprob`) and under q
+    (`Step.proposal_logprob`, which may be missing if q is p: at temperature 1, unfiltered).
 
-    Source: Karan, Du, "Reasoning with sampling" (arXiv 2510.14901) for the target, Power-SMC (arXiv 2602.10273) for
-    the filter, which there weighs every token, here every step.
+    Source: Karan, Du, "Reasoning with sampling" (arXiv 2510.14901) for the target; Power-SMC (arXiv 2602.10273) for
+    the filter, which weights every token there and every step here.
 
     Args:
         num_particles: N ≥ 1.
         alpha: the power, above 0; 1 is the model itself.
         ess_threshold, resampling: as for `ParticleFilter`.
-        selector: "vote", "sample" or "majority"; there are no scores for "argmax".
+        selector: "vote", "sample" or "majority"; "argmax" would need scores.
 
     Raises:
-        ConfigurationError: a value is out of its range, or, in a run, the temperature is 0 or the engine gives no such
+        ConfigurationError: a value is out of its range or, in a run, the temperature is 0 or the engine lacks these
             log-probabilities.
     """
 
@@ -66,7 +67,7 @@ class PowerFilter:
         if self.selector == "argmax":
             known = ", ".join(sorted(SELECTORS.keys() - {"argmax"}))
             raise ConfigurationError(f"without a reward model there are no scores for 'argmax': use one of {known}")
-        self._filter(Sampling())  # which refuses what else cannot work
+        self._filter(Sampling())  # checks the other settings
 
     @property
     def budget(self) -> int:
@@ -76,8 +77,8 @@ class PowerFilter:
         """See `motes.methods.Method`.
 
         Raises:
-            ConfigurationError: the temperature is 0: every draw is the same, and says nothing of Σ p(x)^α. Or the
-                model gives no log-probabilities, or is not drawn from step by step.
+            ConfigurationError: the temperature is 0, at which all draws are the same and do not estimate Σ p(x)^α; or
+                the model lacks log-probabilities or does not write step by step.
         """
         if sampling.temperature == 0:
             raise ConfigurationError(
@@ -104,7 +105,7 @@ class PowerFilter:
 
 @dataclass(frozen=True)
 class _PowerWeighted(ParticleFilter):
-    """The particle filter with another G_t: potential, link, beta and aggregation have no part in it."""
+    """The particle filter with another G_t, which ignores potential, link, beta and aggregation."""
 
     needs_reward: ClassVar[bool] = False
 

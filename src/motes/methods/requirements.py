@@ -1,4 +1,4 @@
-"""What methods need of the language model and the sampling, asked before anything is drawn."""
+"""Requirements of methods on the language model and the sampling, checked before the first token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def continues_prefixes(lm: LanguageModel) -> bool:
 
 
 def require_steps(lm: LanguageModel, sampling: Sampling) -> None:
-    """Raise unless answers can be drawn step by step.
+    """Raise unless the model can write answers step by step.
 
     Raises:
         ConfigurationError: the model writes whole answers only, and an answer may have several steps.
@@ -25,10 +25,10 @@ def require_steps(lm: LanguageModel, sampling: Sampling) -> None:
 
 
 def require_logprobs(lm: LanguageModel, sampling: Sampling) -> None:
-    """Raise unless the model is known to give the log-probabilities of its steps, and of their draws.
+    """Raise if the model declares that its steps lack log-probabilities, of the model or of the proposal.
 
     Raises:
-        ConfigurationError: it says that it does not.
+        ConfigurationError: it does.
     """
     traits = LanguageModelTraits.of(lm)
     if traits.gives_logprobs is not None and not traits.gives_logprobs(sampling):
@@ -44,5 +44,5 @@ def require_logprobs(lm: LanguageModel, sampling: Sampling) -> None:
 
 
 def draws_from_the_model(sampling: Sampling) -> bool:
-    """Whether steps are drawn from the model's own distribution: at temperature 1, unfiltered."""
+    """Whether steps are sampled from the model's own distribution: at temperature 1, unfiltered."""
     return (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (1.0, 1.0, 0, 0.0)

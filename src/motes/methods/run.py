@@ -36,17 +36,17 @@ ProgressCallback = Callable[[Sequence[Trajectory]], None]
 
 @dataclass(eq=False)
 class Run:
-    """One problem being worked on by one method.
+    """One problem worked on by one method with one seed.
 
     Args:
         rng: the run's only source of randomness; every particle's seed is drawn from it.
-        observe: called with each record as it is made; must not block.
-        on_progress: called with the current partial answers whenever any of them has grown, by methods that draw whole
-            answers; must not block.
-        limits: on time and tokens. `extend` and `complete` keep to them: whatever cannot be extended any more is
-            finished, so that methods end by themselves, with the weights they have.
-        chain: the number that records of this run carry, where it is a part of a larger one.
-        ledger: of what the run and its parts have had computed.
+        observe: called with each new record; must not block.
+        on_progress: called with the current partial answers whenever any of them has grown, by methods that draw
+            complete trajectories; must not block.
+        limits: on time and tokens. `extend` and `complete` respect them: they finish trajectories that cannot be
+            extended any more, so that methods end by themselves, with their current weights.
+        chain: the number that this run's records carry, if it is a part of a larger run.
+        ledger: what the run and its parts have had computed.
     """
 
     problem: Problem
@@ -72,7 +72,7 @@ class Run:
         self._answers = self._answers or Answers(self.rule)
 
     def start(self, n: int) -> Population:
-        """n empty trajectories (one and the same)."""
+        """n empty trajectories, which are one object."""
         return Population((Trajectory(self.problem),) * n, ((),) * n, np.zeros(n, dtype=bool))
 
     async def extend(
@@ -83,20 +83,20 @@ class Run:
         sampling: Sampling | None = None,
         streams: Sequence[np.random.Generator] | None = None,
     ) -> Population:
-        """Extend every unfinished trajectory by one step and, unless told otherwise, score it.
+        """Extend every unfinished trajectory by one step and, if `score`, score it.
 
-        Finished trajectories stay as they are, at no cost. Where both models merge concurrent calls, each particle's
-        step is scored as soon as it ends, while the others are still being generated; a reward model that does not
-        merge them scores the whole round in one call.
+        Finished trajectories do not change and cost nothing. If both models merge concurrent calls, each step is scored
+        as soon as it ends, while other steps are still being generated; a reward model that does not merge calls scores
+        the whole round in one call.
 
-        Once a limit is reached, what is unfinished is finished for that reason. At a deadline, steps in flight are
-        cancelled: their trajectories stay as they were. For a budget of tokens, steps that were begun are completed.
+        When a limit is reached, unfinished trajectories are finished with the limit's name. A deadline cancels steps in
+        flight: their trajectories do not change. For a token budget, steps in flight are completed.
 
         Particles that a model cannot extend or score (`motes.core.Failure`) are dropped: they end as "failed", lose
         their scores, and have weight zero from then on. The run goes on with the others.
 
         Args:
-            streams: (N,) where each trajectory's seed is drawn from; by default all from the run's generator.
+            streams: (N,) generators of the trajectories' seeds; by default the run's own for all.
         """
         self._require_reward(score)
         sampling = sampling or self.sampling
@@ -120,12 +120,12 @@ class Run:
             final = await state_final_answers(children, self.rule)
             children = [self._ended(child, sampling, stated) for child, stated in zip(children, final, strict=True)]
             grown = [k for k, i in enumerate(indices) if children[k].depth > parents[k].depth]
-            found: dict[int, Sequence[float] | Failure] = {k: scores[i] for k, i in enumerate(indices)}
+            new: dict[int, Sequence[float] | Failure] = {k: scores[i] for k, i in enumerate(indices)}
             if score:
                 scored = await self._score([children[k] for k in grown], self.reward, is_alone)
-                found.update(zip(grown, scored, strict=True))
-            for k, i in enumerate(indices):  # only now: a deadline leaves no step without score
-                trajectories[i], scores[i] = _dropped_if_failed(children[k], found[k])
+                new.update(zip(grown, scored, strict=True))
+            for k, i in enumerate(indices):  # together, so that a deadline leaves no step without a score
+                trajectories[i], scores[i] = _dropped_if_failed(children[k], new[k])
 
         if live and not self.exhausted():
             await self._before_deadline(advance([live[k] for k in ks], [seeds[k] for k in ks]) for ks in batches)
@@ -139,10 +139,10 @@ class Run:
     async def complete(
         self, population: Population, *, score: bool = True, sampling: Sampling | None = None
     ) -> Population:
-        """Extend every trajectory until it is finished, then score it, unless told otherwise, once.
+        """Extend every trajectory until it is finished, then score it once if `score`.
 
-        Trajectories do not wait for each other where the language model merges concurrent calls; what they become
-        does not depend on that. A language model that cannot continue a prefix writes each answer as one step.
+        If the language model merges concurrent calls, trajectories do not wait for each other; this does not change
+        them. A language model that cannot continue a prefix writes each trajectory as one step.
         """
         self._require_reward(score)
         sampling = sampling or self.sampling
@@ -151,19 +151,19 @@ class Run:
             sampling = sampling.replace(delimiter=None, max_steps=1, max_step_tokens=longest)
         streams = [np.random.default_rng(seed) for seed in self.rng.integers(2**63, size=len(population))]
 
-        standing = list(population.trajectories)
+        current = list(population.trajectories)
 
         async def finish(places: Sequence[int]) -> Population:
             part = population.select(places)
             while part.alive:
                 part = await self.extend(part, score=False, sampling=sampling, streams=[streams[i] for i in places])
                 for i, trajectory in zip(places, part.trajectories, strict=True):
-                    standing[i] = trajectory
+                    current[i] = trajectory
                 if self.on_progress is not None:
-                    self.on_progress(tuple(standing))
+                    self.on_progress(tuple(current))
             return await self._score_complete(part) if score and apart else part
 
-        # Under a budget of tokens all go on in step: who is cut off must not depend on who is ahead.
+        # Under a token budget all advance together: which one is cut off must not depend on which one is faster.
         if not self._merges or self.limits.token_budget is not None:
             groups: list[Sequence[int]] = [range(len(population))]
         else:
@@ -173,29 +173,29 @@ class Run:
         return await self._score_complete(complete) if score and not apart else complete
 
     async def score(self, population: Population, places: npt.ArrayLike, reward: RewardModel | None) -> Population:
-        """The population with the scores that `reward` gives to the trajectories at `places`; those that it cannot
-        score are dropped. At a deadline the population is returned as it is.
+        """The population with scores by `reward` for the trajectories at `places`; those that it cannot score are
+        dropped. At a deadline the population is returned unchanged.
 
-        Each trajectory is scored once, at however many places it stands.
+        A trajectory that stands at several places is scored once.
         """
         index = np.asarray(places, dtype=np.int64).tolist()
         trajectories, scores = list(population.trajectories), list(population.scores)
 
         async def fill() -> None:
             distinct = list(dict.fromkeys(trajectories[i] for i in index))
-            found = dict(zip(distinct, await self._score(distinct, reward), strict=True))
+            new = dict(zip(distinct, await self._score(distinct, reward), strict=True))
             for i in index:
-                trajectories[i], scores[i] = _dropped_if_failed(trajectories[i], found[trajectories[i]])
+                trajectories[i], scores[i] = _dropped_if_failed(trajectories[i], new[trajectories[i]])
 
         if self.limits.stopped != "deadline":
             await self._before_deadline([fill()])
         return Population(tuple(trajectories), tuple(scores), population.extended)
 
     async def side_by_side(self, works: Sequence[Callable[[Run], Coroutine[Any, Any, T]]]) -> list[T]:
-        """What each of `works` makes of a part of this run, all at once, so that their calls meet in one batch.
+        """The results of `works`, each on a part of this run, all at once, so that their calls meet in one batch.
 
-        Each part has a generator of its own: what it does depends neither on the others nor on the order in which
-        they end. What it spends is spent by this run; what it recorded follows, part by part, when all have ended.
+        Each part has its own generator, so that it depends neither on the others nor on the order in which they end.
+        Its cost is the run's as well; its records are appended, part by part, when all parts have ended.
         """
         seeds = self.rng.integers(2**63, size=len(works))
         parts = [
@@ -218,13 +218,13 @@ class Run:
                 self._recorded += part._recorded
 
     async def answers(self, trajectories: Sequence[Trajectory]) -> list[str | None]:
-        """(N,) What each trajectory answers, equivalent answers by the name of the first; see `Answers`."""
+        """(N,) the answer of each trajectory, equivalent answers named by the first of them; see `Answers`."""
         assert self._answers is not None
         return await self._answers.of(trajectories, self.limits)
 
     def exhausted(self) -> bool:
-        """Whether a limit on the run is reached. The result is then marked as stopped by it: ask where more would be
-        done, as a method of several sweeps does before each."""
+        """Whether a limit on the run is reached; then the result says that it was stopped by the limit. A method calls
+        this before it would do more, such as another sweep."""
         return self.limits.stop(self._root.usage.generated_tokens)
 
     @property
@@ -232,13 +232,13 @@ class Run:
         return self if self._whole is None else self._whole._root
 
     async def _before_deadline(self, work: Iterable[Coroutine[Any, Any, None]]) -> None:
-        """Do all of it at once; at the deadline cancel what is still in flight."""
+        """Run all coroutines at once; the deadline cancels those still in flight."""
         try:
             async with asyncio.timeout_at(self.limits.deadline) as timeout:
                 await gather(work)
         except TimeoutError:
             if not timeout.expired():
-                raise  # a model's own
+                raise  # raised by a model itself
             self.limits.stopped = "deadline"
 
     def _spend(self, usage: Usage) -> None:
@@ -260,14 +260,14 @@ class Run:
 
     @property
     def _scores_at_once(self) -> bool:
-        """Whether each trajectory is scored by itself as soon as it can be, rather than a whole round in one call: by a
-        reward model that merges such calls, and under a deadline, where what ended in time shall count."""
+        """Whether each trajectory is scored by itself as soon as possible, instead of a whole round in one call: if the
+        reward model merges calls, and under a deadline, so that steps which ended in time count."""
         return RewardModelTraits.of(self.reward).merges_calls or self.limits.deadline is not None
 
     async def _steps(
         self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
     ) -> Sequence[Step | Failure]:
-        """For each trajectory its next step, or why there is none."""
+        """The next step of each trajectory, or the reason why there is none."""
         if self._merges and len(parents) > 1:
             alone = [self._steps([parent], sampling, [seed]) for parent, seed in zip(parents, seeds, strict=True)]
             return [step for steps in await gather(alone) for step in steps]
@@ -282,7 +282,7 @@ class Run:
         return parent.extend(step)
 
     def _ended(self, child: Trajectory, sampling: Sampling, states_answer: bool) -> Trajectory:
-        """The trajectory, finished where it states an answer that stands or has reached a limit of its own."""
+        """The trajectory, finished if it states a final answer or has reached a limit of its own."""
         if child.finished is not None:
             return child
         if states_answer:
@@ -294,8 +294,11 @@ class Run:
     async def _score(
         self, trajectories: Sequence[Trajectory], reward: RewardModel | None, is_alone: bool = False
     ) -> Sequence[Sequence[float] | Failure]:
-        """The scores of each, one per step, or why there are none. `is_alone`: no other part of the run asks for some
-        at the same time, so that there is nothing to put into one call with these."""
+        """The scores of each trajectory, one per step, or the reason why there are none.
+
+        Args:
+            is_alone: no other part of the run requests scores at the same time, so that there is nothing to batch.
+        """
         if not trajectories:
             return []
         assert reward is not None
@@ -310,13 +313,13 @@ class Run:
 
     @cached_property
     def _batched_scores(self) -> CallBatcher[Trajectory, Sequence[float] | Failure]:
-        """Scores what this run and its parts side by side ask for at the same time, in one call."""
+        """Scores the concurrent requests of this run and its parts in one call."""
         reward = self.reward
         assert reward is not None
         return CallBatcher(lambda trajectories: request_scores(reward, trajectories))
 
     async def _score_complete(self, population: Population) -> Population:
-        """With scores for all that a limit on the run has not cut off."""
+        """The population with scores for all trajectories that no limit on the run has cut off."""
         trajectories = population.trajectories
         complete = [i for i, t in enumerate(trajectories) if t.depth and not t.error and t.finished not in STOPS]
         return await self.score(population, complete, self.reward)
@@ -332,11 +335,11 @@ class Run:
         aggregation: Aggregation = "last",
         sweep: int = 0,
     ) -> None:
-        """Keep what happened in a round. Dropped particles are recorded with weight zero.
+        """Append the record of a round. Dropped particles are recorded with weight zero.
 
         Raises:
-            NoParticlesError: no particle has a weight above zero any more, and some were dropped.
-            DegenerateWeightsError: every weight is zero, though not for want of time to score anything.
+            NoParticlesError: all weights are zero, and some particles were dropped.
+            DegenerateWeightsError: all weights are zero, although there was time to score something.
         """
         weights = population.without_dropped(weights)
         record = Record(
@@ -373,7 +376,7 @@ class Run:
         )
 
     def result(self, **outcome: Any) -> Result:
-        """A result of this run, with what it spent and recorded; `outcome` fills the other fields of `Result`."""
+        """A result of this run, with its cost and records; `outcome` fills the other fields of `Result`."""
         return Result(
             problem=self.problem,
             method=self.method,
@@ -386,7 +389,7 @@ class Run:
 
 
 def _dropped_if_failed(trajectory: Trajectory, scores: Sequence[float] | Failure) -> tuple[Trajectory, Sequence[float]]:
-    """The trajectory with its scores; failed, and without any, where either could not be had."""
+    """The trajectory and its scores; if it failed or could not be scored, a failed trajectory without scores."""
     if isinstance(scores, Failure):
         return trajectory.fail(scores.error), ()
     return trajectory, () if trajectory.finished == "failed" else scores

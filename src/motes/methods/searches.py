@@ -1,9 +1,8 @@
-"""Searches: N candidates, the best of which are continued. Beam search, its split into subtrees (DVTS), REBASE.
+"""Searches: beam search, its split into subtrees (DVTS), and REBASE. Each round continues the best of N candidates.
 
-A search keeps N places. A candidate that has finished keeps its place, as an answer of the pool, and costs nothing
-more; the places of the L unfinished ones are given anew in every round. So each round extends L ≤ N candidates, exactly
-N trajectories come out, and a budget buys the same number of answers as with any other method. The searches differ in
-who gets the L places, alone.
+A search has N slots. A finished candidate keeps its slot and costs nothing more. The slots of the L unfinished ones are
+open: each round allocates them again. So a round extends L ≤ N candidates, the search ends with exactly N trajectories,
+and a budget buys as many answers as with any other method. Searches differ only in how they allocate the open slots.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class _Search:
-    """select → extend → score, until every candidate has finished."""
+    """select → extend → score, until every candidate is finished."""
 
     one_population: ClassVar[bool] = True
 
@@ -50,7 +49,7 @@ class _Search:
 
     @property
     def num_subtrees(self) -> int:
-        """Parts of the search that do not compete with each other."""
+        """Number of parts of the search that do not compete with each other."""
         return 1
 
     def require(self, lm: LanguageModel, sampling: Sampling) -> None:
@@ -67,7 +66,7 @@ class _Search:
             run.record(
                 population,
                 ancestors=ancestors,
-                weights=Weights.uniform(self.n),  # a search has none
+                weights=Weights.uniform(self.n),  # a search has no weights
                 resampled=selected,
                 aggregation=self.aggregation,
             )
@@ -75,37 +74,42 @@ class _Search:
         return await conclude(run, population, weights, self.selector, aggregation=self.aggregation)
 
     def _select(self, population: Population) -> IntArray:
-        """(N,) whom each place continues; a finished candidate keeps its own."""
+        """(N,) for each slot, the candidate that fills it; a finished candidate keeps its slot."""
         alive = np.array([trajectory.finished is None for trajectory in population.trajectories])
         scores = population.aggregate(self.aggregation)
         ancestors = np.arange(self.n)
         for subtree in ancestors.reshape(self.num_subtrees, -1).copy():
             live = subtree[alive[subtree]]
-            ancestors[live] = live[self._continued(scores[live])]
+            ancestors[live] = live[self._allocate_slots(scores[live])]
         return ancestors
 
-    def _continued(self, scores: FloatArray) -> IntArray:
-        """Whom L unfinished candidates with the given scores, (L,), continue as: (L,) indices into them, ascending."""
+    def _allocate_slots(self, scores: FloatArray) -> IntArray:
+        """(L,) for each of the L open slots, the index of the candidate that fills it, in ascending order.
+
+        Args:
+            scores: (L,) of the unfinished candidates.
+        """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class BeamSearch(_Search):
-    """The best N/M of N candidates are continued M times each, round by round.
+    """In each round the best N/M of N candidates are continued M times each.
 
-    Once F have finished, L = N − F places are left: the best ⌈L/M⌉ get M of them each, the last of these what is left.
-    Equal scores: the earlier place first. Continuations of one parent share its prefix in the engine's cache.
+    Once F candidates are finished, L = N − F slots are open: the best ⌈L/M⌉ candidates fill M of them each, the last of
+    these the remaining ones. Of equal scores the earlier slot comes first. Continuations of one candidate share its
+    prefix in the engine's cache.
 
-    The answer is chosen among the finished candidates; "vote" weighs each with its score, "argmax" takes the largest.
-    Where none of them states an answer (all were cut off by a limit), the answer is None.
+    The answer is selected from the finished candidates: "vote" weighs each by its score, "argmax" takes the largest
+    score. If none of them states an answer (limits cut all of them off), the answer is None.
 
     Source: Snell, Lee, Xu, Kumar, "Scaling LLM test-time compute optimally …" (arXiv 2408.03314), section 5.
 
     Args:
         n: N, the number of trajectories: a multiple of `beam_width`, or less than it.
-        beam_width: M, continuations of each kept candidate. Where n is less, M = n: one candidate is kept. So n = 1 is
-            plain sampling. With M = 1 nothing is ever dropped.
-        aggregation: how the step scores of a candidate become its score.
+        beam_width: M, the number of continuations of each selected candidate; n if that is less, so that n = 1 is plain
+            sampling. With M = 1 no candidate is ever dropped.
+        aggregation: how a candidate's score is computed from its step scores.
         selector: "vote", "argmax", "sample" (all with the scores as weights) or "majority".
 
     Raises:
@@ -126,20 +130,20 @@ class BeamSearch(_Search):
 
     @property
     def width(self) -> int:
-        """M: `beam_width`, or n where that is less."""
+        """M: the smaller of `beam_width` and n."""
         return min(self.beam_width, self.n)
 
-    def _continued(self, scores: FloatArray) -> IntArray:
+    def _allocate_slots(self, scores: FloatArray) -> IntArray:
         best_first = np.argsort(-scores, kind="stable")
         return np.sort(np.repeat(best_first, self.width)[: len(scores)])
 
 
 @dataclass(frozen=True)
 class DVTS(BeamSearch):
-    """Diverse verifier tree search: beam search in N/M subtrees of M places, each of which continues its single best.
+    """Diverse verifier tree search: beam search in N/M subtrees of M slots, each of which continues its best candidate.
 
-    Subtrees never meet, so that the answers stay as diverse as their first steps. A subtree in which F candidates have
-    finished continues its best unfinished one in the other M − F places, and ends when all M have finished.
+    Subtrees never compete, so that answers stay as diverse as their first steps. A subtree with F finished candidates
+    continues its best unfinished one in the other M − F slots, and ends when all M are finished.
 
     Source: Beeching, Tunstall, Rush, "Scaling test-time compute with open models" (Hugging Face, 2024).
 
@@ -157,15 +161,15 @@ class Rebase(_Search):
 
         c_i = round(L_i · e^{r_i/τ} / Σ_{j≥i} e^{r_j/τ}),   best first, with L_1 = L and L_{i+1} = L_i − c_i
 
-    L is the number of unfinished candidates: finished ones reduce it. Taking each share of what the better ones have
-    left, as the authors' code does, makes the counts add up to L. Halves are rounded up. The answer is chosen as by
+    L is the number of unfinished candidates. As in the authors' code each share is taken of the slots that better
+    candidates left open, so that the counts add up to L. Halves are rounded up. The answer is selected as in
     `BeamSearch`.
 
     Source: Wu, Sun, Li, Welleck, Yang, "Inference scaling laws …" (arXiv 2408.00724), section 3.
 
     Args:
         n: N, the number of trajectories.
-        balance_temperature: τ > 0; towards 0 only the best is continued, towards infinity all are, evenly.
+        balance_temperature: τ > 0; as it goes to 0 only the best is continued, as it goes to infinity all are, evenly.
         aggregation, selector: as for `BeamSearch`.
 
     Raises:
@@ -181,14 +185,14 @@ class Rebase(_Search):
                 f"balance_temperature must be finite and greater than 0, not {self.balance_temperature}"
             )
 
-    def _continued(self, scores: FloatArray) -> IntArray:
-        left = len(scores)
-        counts = np.zeros(left, dtype=np.int64)
+    def _allocate_slots(self, scores: FloatArray) -> IntArray:
+        open_slots = len(scores)
+        counts = np.zeros(open_slots, dtype=np.int64)
         best_first = np.argsort(-scores, kind="stable")
         weights = np.exp((scores[best_first] - scores.max(initial=0.0)) / self.balance_temperature)
         for i, weight, rest in zip(best_first, weights, np.cumsum(weights[::-1])[::-1], strict=True):
-            if left == 0:  # whoever is still to come has a share too small to be told from 0
+            if open_slots == 0:  # the remaining shares may be 0 / 0
                 break
-            counts[i] = np.floor(left * (weight / rest) + 0.5)
-            left -= counts[i]
+            counts[i] = np.floor(open_slots * (weight / rest) + 0.5)
+            open_slots -= counts[i]
         return np.repeat(np.arange(len(scores)), counts)

@@ -23,13 +23,13 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """The trajectories that gave an answer; none that was dropped.
+    """The trajectories that state an answer, without dropped ones.
 
     Attributes:
         index: (M,) their places in the population.
-        answers: (M,) their answers, each named by the first of its equivalence class.
-        weights: (M,) their normalised weights (over the whole population: the sum may be less than 1).
-        scores: (M,) their final scores, −inf where there is none.
+        answers: (M,) their answers, each named by the first one of its equivalence class.
+        weights: (M,) their weights, normalised over the whole population: the sum may be less than 1.
+        scores: (M,) their final scores, −inf if there is none.
     """
 
     index: list[int]
@@ -41,11 +41,11 @@ class Candidates:
     def of(
         cls, population: Population, weights: Weights, answers: Sequence[str | None], aggregation: Aggregation
     ) -> Candidates:
-        """Those of a population whose `answers` are given, (N,), see `Run.answers`."""
-        stated = {i: answer for i, answer in enumerate(answers) if answer is not None}
-        index = list(stated)
+        """The candidates of a population with these `answers`, (N,), see `Run.answers`."""
+        by_place = {i: answer for i, answer in enumerate(answers) if answer is not None}
+        index = list(by_place)
         scores = np.nan_to_num(population.aggregate(aggregation), nan=-np.inf)
-        return cls(index, list(stated.values()), weights.normalized[index], scores[index])
+        return cls(index, list(by_place.values()), weights.normalized[index], scores[index])
 
     def posterior(self) -> dict[str, float]:
         """Total weight of each distinct answer, largest first; ties in order of appearance."""
@@ -62,12 +62,12 @@ class Candidates:
         return dict(sorted(totals.items(), key=lambda item: -item[1]))
 
     def mean_score(self, answer: str) -> float:
-        """Of those with `answer` and weight, which there must be, by weight."""
+        """The weighted mean score of the candidates with `answer`, of which one must have weight."""
         weights = np.where([other == answer for other in self.answers], self.weights, 0.0)
         return float(np.average(np.where(weights > 0, self.scores, 0.0), weights=weights))
 
     def best_of(self, answer: str) -> int:
-        """Among those with `answer`, the one with the largest score, then weight, then first."""
+        """The candidate with `answer` that has the largest score; of equal ones the largest weight, then the first."""
         members = [m for m, other in enumerate(self.answers) if other == answer]
         return max(members, key=lambda m: (self.scores[m], self.weights[m], -m))
 
@@ -76,7 +76,8 @@ Selector = Callable[[np.random.Generator, Candidates], int]
 
 
 def argmax(rng: np.random.Generator, candidates: Candidates) -> int:
-    """The largest final score (the paper's choice); the first of equals. Weight zero only where there is no other."""
+    """The candidate with the largest final score (the paper's choice), the first of equal ones. A candidate of weight
+    zero only if there is no other."""
     alive = candidates.weights > 0
     return int(np.argmax(np.where(alive, candidates.scores, -np.inf) if alive.any() else candidates.scores))
 
@@ -104,13 +105,14 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType({f.__name__: f for f in (ar
 
 
 def likeliest_texts(trajectories: Sequence[Trajectory], weights: Weights, scores: FloatArray) -> list[int]:
-    """The places of trajectories with distinct texts, the likeliest text first; no dropped ones and no empty texts.
+    """The places of trajectories with distinct texts, the likeliest text first, without dropped ones and empty texts.
 
-    A text is as likely as all trajectories with it together. Of equally likely texts, one that the model ended comes
-    before one that was cut off, then the one with the better score, then the first.
+    A text has the total weight of all trajectories with this text. Of equally likely texts, one that the model ended
+    comes before one that was cut off, then the one with the better score, then the first.
 
     Args:
-        trajectories: (N,); weights, scores: (N,) theirs.
+        trajectories: (N,)
+        weights, scores: (N,) of the trajectories.
     """
     best = np.nan_to_num(scores, nan=-np.inf)
 
@@ -128,7 +130,7 @@ def likeliest_texts(trajectories: Sequence[Trajectory], weights: Weights, scores
 
 
 def score_weights(population: Population, aggregation: Aggregation = "last") -> Weights:
-    """Each trajectory's final score as its weight; zero where it has none."""
+    """Each trajectory's final score as its weight; zero if it has none."""
     with np.errstate(divide="ignore"):
         return Weights(np.log(np.nan_to_num(population.aggregate(aggregation), nan=0.0)))
 
@@ -142,10 +144,10 @@ async def conclude(
     aggregation: Aggregation = "last",
     log_evidence: float | None = None,
 ) -> Result:
-    """The result of a run whose final weighted population is given.
+    """The result of a run with this final weighted population.
 
-    Where every weight is zero (scores of 0 in a search; no time to score anything), all count the same, but for
-    dropped particles, whose weight is zero. At the run's deadline no more answers are compared: those with other texts
+    If every weight is zero (scores of 0 in a search; no time to score anything), all particles count the same, except
+    dropped ones, whose weight is zero. After the run's deadline answers are not compared: those with different texts
     count as different (`motes.methods.answers`).
     """
     weights = population.without_dropped(weights)
@@ -157,7 +159,7 @@ async def conclude(
     chosen: int | None
     if candidates.index:
         chosen = candidates.index[SELECTORS[selector](run.rng, candidates)]
-    else:  # nothing states an answer, and the likeliest text says more than none
+    else:  # no trajectory states an answer: the likeliest text is better than none
         chosen = next(iter(likeliest_texts(population.trajectories, weights, scores)), None)
     return run.result(
         answer=None if chosen is None else answers[chosen],

@@ -1,4 +1,4 @@
-"""What one pass over the answer gives, and what several give together."""
+"""The result of one sweep, and the pooled results of several."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """One pass over the answer: N finished particles, their weights since the last resampling, log Ẑ."""
+    """The end of one sweep: N finished particles, their weights since the last resampling, log Ẑ, number of rounds."""
 
     population: Population
     weights: Weights
@@ -27,27 +27,28 @@ class Sweep:
     num_rounds: int
 
     def draw(self, rng: np.random.Generator) -> Population:
-        """(1,) a particle, by weight."""
+        """(1,) a particle, drawn by weight."""
         return self.population.select([rng.choice(len(self.weights), p=self.weights.normalized)])
 
     @property
     def log_shares(self) -> FloatArray:
-        """(N,) logs of the normalised weights; −inf where every weight is zero."""
+        """(N,) logs of the normalised weights; all −inf if every weight is zero."""
         return self.weights.log_weights - (0.0 if self.weights.degenerate else log_sum_exp(self.weights.log_weights))
 
 
 def pool(sweeps: Sequence[Sweep], log_masses: Sequence[float] | None = None) -> tuple[Population, Weights]:
-    """The particles of several passes as one population, each pass with the given mass, by default the same."""
+    """The particles of several sweeps as one population. `log_masses`: log of each sweep's total weight; by default all
+    have the same."""
     masses = log_masses if log_masses is not None else [0.0] * len(sweeps)
     shares = [sweep.log_shares + mass for sweep, mass in zip(sweeps, masses, strict=True)]
     return Population.concatenate(sweep.population for sweep in sweeps), Weights(np.concatenate(shares))
 
 
 def share(budget: int, name: str, parts: int) -> int:
-    """The budget of each of `parts`.
+    """The budget of each of `parts` equal parts.
 
     Raises:
-        ConfigurationError: the budget is no multiple of `parts`.
+        ConfigurationError: the budget is not a multiple of `parts`.
     """
     budget, parts = whole_number("budget", budget), whole_number(name, parts)
     if parts < 1 or budget < 1 or budget % parts:
