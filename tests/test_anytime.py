@@ -31,7 +31,8 @@ from motes import (
 )
 from motes.core import STOPS
 from motes.errors import ConfigurationError, DegenerateWeightsError
-from motes.methods import METHODS, Run, method, population
+from motes.methods import METHODS, Run, method
+from motes.methods import run as run_module
 from mutations import mutate
 from virtual_time import timed
 
@@ -321,7 +322,7 @@ MUTATIONS = {
 
 @pytest.mark.parametrize("mistake", MUTATIONS)
 def test_a_mistake_is_found(mistake: str, monkeypatch: pytest.MonkeyPatch):
-    mutate(monkeypatch, population, "Run", *MUTATIONS[mistake])
+    mutate(monkeypatch, run_module, "Run", *MUTATIONS[mistake])
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         every_check()
 

@@ -141,7 +141,7 @@ def test_problems_are_made_of_texts(arguments: dict[str, Any], complaint: str):
         ({"problem": 5}, "problem must be a Problem or a text"),
         ({"problem": None}, "problem must be a Problem or a text"),
         ({"observe": 3}, "observe must be"),
-        ({"follow": "x"}, "follow must be"),
+        ({"on_progress": "x"}, "on_progress must be"),
     ],
 )
 def test_solve_refuses_wrong_types_before_anything_is_computed(arguments: dict[str, Any], complaint: str):

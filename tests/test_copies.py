@@ -104,6 +104,7 @@ EXAMPLES: dict[type, Any] = {
     Failure: Failure(motes.errors.EngineError("no more"), Usage(generated_tokens=2)),
     Step: Step("a\n\n", "step", (1, 2), logprob=-1.5, usage=Usage(generated_tokens=2), overrun="b"),
     Trajectory: RESULT.trajectories[0],
+    motes.core.SamplingOptions: motes.core.SamplingOptions(delimiter=["a", "b"], top_k=3),
     Sampling: Sampling(delimiter=re.compile(r"\n+(?=Step)"), stop=("a", "b")),
     Record: RESULT.records[0],
     Result: RESULT,

@@ -130,7 +130,7 @@ def test_log_weights_of_complete_answers(potential: str):
     for path, _ in UNEVEN.lm.paths():
         expected = UNEVEN.weight(path, method)
         waits = max(0, 2 - len(path)) if potential == "absolute" else 0
-        assert np.exp(method.log_weights_of(answer(UNEVEN, path), 2)) == pytest.approx(
+        assert np.exp(method.filter.log_weights_of(answer(UNEVEN, path), 2)) == pytest.approx(
             expected * UNEVEN.phi(path, "odds", 0.7) ** waits
         )
 

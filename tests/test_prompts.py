@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ from checkpoints import local_prm, vocabulary
 from engines import VLLM, Closed, LlamaCpp, OpenAICompatible, connect, encode, render
 from motes import Majority, ParticleFilter, Problem, Prompt, Sampling
 from motes.cli import main, options
+from motes.core import SamplingOptions
 from motes.errors import ConfigurationError, UnknownNameError, UnreadableFileError
 from motes.lab import Evaluation
 from motes.prompts import names
@@ -200,8 +202,15 @@ def test_conversations_and_system_prompts_reach_servers_whole(make: Any):
 
 
 def given(prompt: Prompt | None = None, **told: Any) -> Sampling:
-    nothing = dict.fromkeys(("max_step_tokens", "delimiter", "pattern", "step_tokens", "stop"))
-    return options.sampling(prompt, **{**nothing, **told})
+    given: list[SamplingOptions] = []
+
+    @options.takes_sampling
+    def command(sampling: SamplingOptions) -> None:
+        given.append(sampling)
+
+    nothing = dict.fromkeys(field.name for field in dataclasses.fields(SamplingOptions))
+    command(**{**nothing, **told})
+    return given[0].apply(Sampling() if prompt is None else prompt.sampling)
 
 
 def test_what_options_say_of_steps():
@@ -227,7 +236,7 @@ def test_options_go_before_the_prompt():
         (["--pattern", "("], "is no regular expression"),
         (["--pattern", "a", "--delimiter", "b"], "delimiter and pattern both say"),
         (["--pattern", "a", "--delimiter", "none"], "delimiter and pattern both say"),
-        (["--step-tokens", "5", "--max-step-tokens", "6"], "--step-tokens and --max-step-tokens both say"),
+        (["--step-tokens", "5", "--max-step-tokens", "6"], "step_tokens and max_step_tokens both say"),
         (["--step-tokens", "0"], "max_step_tokens must be at least 1"),
         (["--stop", ""], "stop text must not be empty"),
         (["--prompt", "lama-3"], "did you mean 'llama-3'"),

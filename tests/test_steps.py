@@ -639,7 +639,7 @@ def test_what_a_servers_template_opens_belongs_to_the_text(name: str, monkeypatc
 # ----------------------------------------------------------------------------------------------------------- mutations
 
 MUTATIONS = {
-    "only what is new is looked at": ("max(0, start - len(sought) + 1)", "start"),
+    "only what is new is looked at": ("max(0, start - len(wanted) + 1)", "start"),
     "a blank step is one": ("if match.end() > blank:", "if match.end():"),
     "the leftmost match counts, blank or not": (
         "if match.end() > blank:",
@@ -647,8 +647,8 @@ MUTATIONS = {
     ),
     "the whole text at once": ("range(_first_possible(pattern, text, before, behind), behind + 1)", "(behind,)"),
     "a delimiter comes before a stop text": (
-        "found.append((complete, not is_stop,",
-        "found.append((complete, is_stop,",
+        "cuts.append((complete, not is_stop,",
+        "cuts.append((complete, is_stop,",
     ),
     "a stop text belongs to the answer": ("Cut(at if is_stop else complete, is_stop)", "Cut(complete, is_stop)"),
     "a pattern comes before a stop text": ("first[0] - 1", "first[0]"),
