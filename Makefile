@@ -9,7 +9,7 @@ CLIENTS := $(or $(MOTES_CLIENTS_ENV),.venv-clients)
 ITS_HUB := $(or $(MOTES_ITS_HUB_ENV),.venv-its-hub)
 TEST_SERVERS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v --durations=5
 
-.PHONY: setup demo test test-servers test-llama-cpp test-vllm test-clients docs setup-chromium setup-llama-cpp setup-vllm setup-clients setup-docs bench-its-hub lint clean
+.PHONY: setup demo test test-servers test-llama-cpp test-vllm test-clients docs setup-chromium setup-llama-cpp setup-vllm setup-clients setup-docs bench-its-hub lint release clean
 
 setup: .venv/installed
 
@@ -84,6 +84,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The distributions in dist/, and the wheel tried on each Python with each extra: PYTHONS="3.11 3.12" EXTRAS="none http".
+release:
+	.ci/release
 
 clean:
 	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache
