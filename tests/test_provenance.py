@@ -254,7 +254,7 @@ class TestReading:
             read_calls(tmp_path)
 
     def test_too_many_lines_are_left_out(self, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr("motes.lab.run.provenance.MOST", 3)
+        monkeypatch.setattr("motes.lab.run.provenance.MAX_LINES", 3)
         (tmp_path / PROVENANCE).write_text((finished / PROVENANCE).read_text() * 9)
         damages = Damages()
         assert len(read_calls(tmp_path, damages.of("provenance lines"))) == 3
