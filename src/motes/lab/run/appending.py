@@ -65,14 +65,6 @@ class AppendOnly:
                 f"{self.path} cannot be written ({error.strerror}): make room, then run the same command to resume"
             ) from error
 
-    @property
-    def last_byte(self) -> bytes:
-        """The file's last byte; b"" if it is empty."""
-        if not os.lseek(self._file, 0, os.SEEK_END):
-            return b""
-        os.lseek(self._file, -1, os.SEEK_END)
-        return os.read(self._file, 1)
-
     def _lock(self) -> None:
         if fcntl is None:
             return
@@ -103,8 +95,10 @@ class AppendOnlyLines(AppendOnly):
     def __init__(self, path: Path, end: Callable[[Path], int]) -> None:
         super().__init__(path, end)
         try:
-            if self.last_byte not in (b"", b"\n"):
-                self.write(b"\n")
+            if os.lseek(self._file, 0, os.SEEK_END):
+                os.lseek(self._file, -1, os.SEEK_END)
+                if os.read(self._file, 1) != b"\n":
+                    self.write(b"\n")
         except BaseException:
             self.close()
             raise

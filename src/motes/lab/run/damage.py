@@ -20,7 +20,6 @@ class Damage(NamedTuple):
     """A part of a file that cannot be read.
 
     Attributes:
-        path: the file.
         place: where in the file, such as "line 3"; "": all of it.
         reason: why it cannot be read.
         remedy: what the user can do about it.
@@ -91,6 +90,14 @@ class Damages:
 def count_or_refuse(damages: Damages | None, kind: str) -> Damaged:
     """A callback for damaged things of a kind: counts them in `damages`, or refuses them if that is None."""
     return refuse if damages is None else damages.of(kind)
+
+
+def decode(content: bytes) -> str:
+    """The text of UTF-8 bytes; a ValueError if they are something else."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise ValueError("it is no UTF-8") from None
 
 
 def parse_json(text: str) -> Any:

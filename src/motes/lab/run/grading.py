@@ -86,7 +86,6 @@ async def regrade(
     ones stay readable, and the last one of a run counts.
 
     Args:
-        directory: the evaluation's directory.
         task: by default the evaluation's.
         run_code: open a task that is code even if only the directory names it. Directories may come from others.
         damages: counts records that cannot be read, which stay unchanged. None: the first one is an error.

@@ -46,9 +46,6 @@ PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "math-verify", "symp
 """Packages on whose versions results may depend."""
 
 
-# ------------------------------------------------------------------------------------------------------------- models
-
-
 def of_model(model: object) -> Identity:
     """The identity of a language model or a reward model. Reads files: not for the event loop."""
     if (local := _loaded("motes.kv.engine", "Engine")) and isinstance(model, local):
@@ -97,8 +94,6 @@ def _without_home(path: str | None) -> str | None:
     """A path on a server, without the name of the user whose home it is in."""
     return None if path is None else re.sub(r"^(/home/|/Users/|[A-Z]:\\Users\\)[^/\\]+|^/root(?=/)", "~", path)
 
-
-# -------------------------------------------------------------------------------------------------------- checkpoints
 
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
 TOKENIZER = re.compile(r"tokenizer|vocab|merges|special_tokens|added_tokens|chat_template|\.(model|tiktoken|jinja)$")
@@ -205,9 +200,6 @@ def digest_of(value: Any) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-# --------------------------------------------------------------------------------------------------------------- code
-
-
 def of_code(thing: Any) -> Identity:
     """The name of a class or function, and the digest of the file that holds it; without a file (in a notebook) the
     digest of its own source. motes's own files have no separate digests, see `of_motes`."""
@@ -265,9 +257,6 @@ def _commit(folder: Path) -> Identity:
         return {"commit": git("rev-parse", "HEAD"), "modified": bool(git("status", "--porcelain", "--", "."))}
     except (OSError, subprocess.SubprocessError, UnicodeError):
         return {}
-
-
-# -------------------------------------------------------------------------------------------------- tasks and machine
 
 
 def of_problems(problems: Iterable[Problem], key: Callable[[Problem], object] | None = None) -> str:

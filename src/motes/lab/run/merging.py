@@ -53,8 +53,6 @@ def merge(out: Path, parts: Sequence[Path], damages: Damages | None = None) -> M
     reports it. Merging again adds new runs.
 
     Args:
-        out: the merged directory.
-        parts: the directories of the parts; `out` may be one of them.
         damages: counts records and traces that cannot be read, or whose runs do not belong to the evaluation; they are
             left out. None: the first one is an error.
 
@@ -112,11 +110,13 @@ def _require_same(one: RunRecord, other: RunRecord, part: Path, other_part: Path
     Raises:
         RunDirectoryError: the results differ.
     """
+    problem, method, budget, seed = one.key
     for name in ("run_seed", "answer", "answers", "text"):
         if getattr(one, name) != getattr(other, name):
             raise RunDirectoryError(
-                f"{part} and {other_part} hold different results of the run {_words(one.key)} ({name} differs): the "
-                "same run gives the same result, so leave out the part that is not of this evaluation"
+                f"{part} and {other_part} hold different results of the run {problem!r}, {method} at {budget}, seed "
+                f"{seed} ({name} differs): the same run gives the same result, so leave out the part that is not of "
+                "this evaluation"
             )
 
 
@@ -132,8 +132,3 @@ def _require_planned(records: Mapping[Key, RunRecord], configuration: Mapping[st
             raise RunDirectoryError(
                 f"the parts hold {number} {kind}, and the evaluation has {planned}: leave out the part of another one"
             )
-
-
-def _words(key: Key) -> str:
-    problem, method, budget, seed = key
-    return f"{problem!r}, {method} at {budget}, seed {seed}"

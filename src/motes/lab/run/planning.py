@@ -28,8 +28,6 @@ class Estimate:
     """The work that is left for one method at one budget.
 
     Attributes:
-        method: the method's spec.
-        budget: number of trajectories.
         runs: number of planned runs.
         done: number of runs that are recorded and have not failed.
         usage: the tokens of all runs left together.
@@ -60,16 +58,12 @@ def estimate(
     answer_tokens: int = ANSWER_TOKENS,
     damages: Damages | None = None,
 ) -> list[Estimate]:
-    """Estimate the work left for each method at each budget.
+    """Estimate the work left in `directory`, which need not exist, for each method at each budget.
 
     Nothing is opened or written. Without records, the estimate assumes that each model computes the prompt of a run
     once, and that each trajectory has `answer_tokens` tokens, is generated once and, if the method scores, read once.
 
     Args:
-        evaluation: the evaluation.
-        directory: its directory, which need not exist.
-        shard: estimate only this part of the problems.
-        answer_tokens: see above.
         damages: counts records that cannot be read; their runs count as not done. None: they are errors.
 
     Raises:

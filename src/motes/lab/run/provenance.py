@@ -41,6 +41,8 @@ CSV_METADATA = "csv-metadata.json"
 """The file beside CSV files that describes them; the name is from W3C, "Model for Tabular Data and Metadata"."""
 IDENTIFYING = ("digest", "weights", "config", "tokenizer", "source", "calibration", "rubric_digest", "root")
 """Parts of identities that differ if two things of one name are not the same."""
+HIDDEN = ("kind", "weights", "config", "tokenizer")
+"""Parts of a model's identity that tables leave out."""
 VARIED = ("methods", "budgets", "num_problems", "num_runs")
 SETUP = ("motes", "models", "task", "methods", "packages", "machine")
 MAX_ROWS = 8
@@ -338,9 +340,9 @@ class Provenance:
             add("date", f"{' – '.join(ends)} UTC, {counted(len(calls), 'call')}")
         add("command", *(_short(call.command or "from Python", 1000) for call in calls))
         for role, words in ROLES.items():
-            models = [_format_model(call.models[role]) for call in calls if role in call.models]
+            models = [_format_named(call.models[role], HIDDEN) for call in calls if role in call.models]
             add(words, *(models or [_text(each.get(role) or "") for each in configurations]))
-        tasks = [_format_task(call.task) for call in calls if call.task]
+        tasks = [_format_named(call.task) for call in calls if call.task]
         add("task", *(tasks or [_text(each.get("task") or "") for each in configurations]))
         add("sampling", *(_format_fields(each.get("sampling")) for each in configurations))
         add("prompt", *(_format_fields(each.get("prompt")) or "as the problems stand" for each in configurations))
@@ -482,16 +484,10 @@ def _format_motes(motes: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _format_model(model: Mapping[str, Any]) -> str:
-    """A model in words: its name, then its other fields."""
-    name = _short(_text(model.get("name", "?")))
-    rest = {key: value for key, value in model.items() if key not in ("name", "kind", "weights", "config", "tokenizer")}
-    return ", ".join(filter(None, [name, _format_fields(rest)]))
-
-
-def _format_task(task: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in task.items() if key != "name"}
-    return ", ".join(filter(None, [_short(_text(task.get("name", "?"))), _format_fields(rest)]))
+def _format_named(fields: Mapping[str, Any], hidden: Sequence[str] = ()) -> str:
+    """A model or a task in words: its name, then its other fields, except the hidden ones."""
+    rest = {key: value for key, value in fields.items() if key not in ("name", *hidden)}
+    return ", ".join(filter(None, [_short(_text(fields.get("name", "?"))), _format_fields(rest)]))
 
 
 def _machine_parts(machine: Mapping[str, Any]) -> Iterator[str]:

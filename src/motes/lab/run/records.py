@@ -25,6 +25,7 @@ from motes.lab.run.damage import (
     Damaged,
     Rule,
     broken,
+    decode,
     is_count,
     is_list,
     is_number,
@@ -48,9 +49,7 @@ class RunRecord:
     """One run of one method on one problem.
 
     Attributes:
-        problem_id: the problem's id.
         method: the method's spec.
-        budget: number of trajectories.
         seed: the evaluation's seed.
         outcome: "correct", "wrong", "no_answer", "failed": the run is neither right nor wrong, and is done again on
             resume; "grader_timeout": the grader could not grade the answer, in time or at all, and `motes grade` tries
@@ -67,7 +66,6 @@ class RunRecord:
         scores: (N,) the reward model's score of each; None if there is none. Like `groups` and `right`, empty in
             records from earlier versions.
         oracle: whether any of the answers is right; its mean over the runs of a cell is pass@N.
-        rounds: number of rounds.
         log_evidence: None for methods without one.
         usage: see `motes.core.Usage`.
         is_own_cost: whether `usage` counts this run alone. In records from earlier versions it counts the tokens that
@@ -272,10 +270,7 @@ def _record(line: files.Line, foreign: Foreign | None) -> RunRecord | None:
 def _text(line: files.Line) -> str:
     if line.content is None:
         raise ValueError(f"it is longer than {files.LINE:,} bytes")
-    try:
-        return line.content.decode()
-    except UnicodeDecodeError:
-        raise ValueError("it is no UTF-8") from None
+    return decode(line.content)
 
 
 def _names_run(line: files.Line) -> bool:

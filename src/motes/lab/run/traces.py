@@ -28,6 +28,7 @@ from motes.lab.run.damage import (
     Damaged,
     Rule,
     broken,
+    decode,
     is_count,
     is_list,
     is_number,
@@ -49,7 +50,6 @@ class Node:
 
     Attributes:
         parent: the node that it continues; None for a first step.
-        text: the step's text.
         tokens: its number of tokens.
         logprob: its log-probability, see `motes.Step`.
         score: the reward model's last score of the step; None if it was never scored.
@@ -96,14 +96,9 @@ class Round(Particles):
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """The trace of a run, whose outcome is in the record with the same key.
+    """The trace of a run, whose outcome is in the record with the same key and run seed.
 
     Attributes:
-        problem_id: as in the record.
-        method: as in the record.
-        budget: as in the record.
-        seed: as in the record.
-        run_seed: as in the record.
         messages: the conversation that the language model saw.
         nodes: the tree of steps; a parent stands before its children.
         rounds: the rounds in the order of (sweep, chain, round).
@@ -208,7 +203,7 @@ def read_traces(path: Path, damaged: Damaged = refuse) -> Iterator[Trace]:
     """
     for end, content in _members(path, damaged):
         try:
-            yield Trace.from_json(_text(content))
+            yield Trace.from_json(decode(content))
         except ValueError as error:
             damaged(_damage(path, f"before byte {end}", str(error)))
 
@@ -225,7 +220,7 @@ def read_lines(path: Path, damaged: Damaged = refuse) -> Iterator[tuple[dict[str
     """
     for end, content in _members(path, damaged):
         try:
-            head, mark, _ = _text(content).partition(',"nodes":')  # no string contains it: its quotes are escaped
+            head, mark, _ = decode(content).partition(',"nodes":')  # no string contains it: its quotes are escaped
             fields = _known_fields(Trace, parse_json(head + "}" if mark else head))
             _require(_HEAD, fields)
             yield {name: fields[name] for name in ("problem_id", "method", "budget", "seed", "messages")}, content
@@ -292,13 +287,6 @@ def _contains_magic(file: BinaryIO, start: int) -> bool:
 
 def _damage(path: Path, place: str, reason: str, *, torn: bool = False) -> Damage:
     return Damage(path, place, reason, "move the file elsewhere, or evaluate again without it", torn)
-
-
-def _text(content: bytes) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        raise ValueError("it is no UTF-8") from None
 
 
 class Tree:

@@ -33,7 +33,6 @@ class FinishedRun(NamedTuple):
     """A run that has ended.
 
     Attributes:
-        record: its record.
         trace: its trace as `Trace.to_member` writes it.
         traceback: the traceback of the error that failed it.
         refusal: the text of that error if it was a `ConfigurationError`: this problem, or any problem, cannot be
@@ -257,7 +256,8 @@ def prefixes_of(trace: Trace, task: Task, problem: Problem) -> Prefixes:
     if check is not None and any(node.score is not None for node in nodes) and _are_paragraphs(nodes):
         for node in nodes:
             before = True if node.parent is None else right[node.parent]
-            right.append(False if before is False else _both(before, check(problem, node.text)))
+            marks = [before] if before is False else [before, check(problem, node.text)]
+            right.append(False if False in marks else None if None in marks else True)
     return Prefixes(
         tuple(node.parent for node in nodes), tuple(node.score for node in nodes), tuple(right), trace.final.nodes
     )
@@ -270,10 +270,3 @@ def _are_paragraphs(nodes: Sequence[Node]) -> bool:
         "\n\n" not in node.text.strip("\n") and (place not in parents or node.text.endswith("\n\n"))
         for place, node in enumerate(nodes)
     )
-
-
-def _both(before: bool | None, step: bool | None) -> bool | None:
-    """Whether both are true; None if that is unknown."""
-    if step is False:
-        return False
-    return None if before is None or step is None else True
