@@ -6,9 +6,8 @@ The score r of a prefix x_≤t of t steps becomes r′:
 
 z is a standard normal number, a function of its arguments' digest, so that the same prefix always gets the same score:
 the reward model is imperfect, but not random. `bias` favours the first two steps, whatever their text; it is the same
-for all candidates with the same number of steps. `early` misjudges them, each prefix differently. From the third step
-on neither has an effect. First, r is clipped to [1e-7, 1 − 1e-7]. As scores are numbers in [0, 1], logits beyond ±36
-become ties.
+for all candidates with the same number of steps. `early` misjudges them, each prefix differently. Neither affects later
+steps. First, r is clipped to [1e-7, 1 − 1e-7]. As scores are numbers in [0, 1], logits beyond ±36 become ties.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ CLIP = 1e-7
 
 @dataclass(frozen=True, eq=False)
 class CorruptedReward(MappedReward):
-    """A reward model whose scores are those of another one, corrupted as the module's docstring says. Costs are the
-    same.
+    """A reward model with the scores of another one, corrupted as the module's docstring says, and with its costs.
 
     Args:
         reward: the reward model to corrupt.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from motes.paper.row import Experiment
 
@@ -32,21 +32,26 @@ class Point(NamedTuple):
     budget: int | None
 
 
+def results() -> dict[str, Any]:
+    """All numbers, as in the shipped file."""
+    numbers: dict[str, Any] = json.loads((resources.files("motes.paper") / "results.json").read_text(encoding="utf-8"))
+    return numbers
+
+
 @cache
 def published(experiment: Experiment) -> Mapping[Point, tuple[float | None, ...]]:
     """Accuracy in percent at each point, on each of the experiment's tasks, in the paper's order; None if the paper
     gives no number."""
-    results = json.loads((resources.files("motes.paper") / "results.json").read_text(encoding="utf-8"))
     numbers: dict[Point, tuple[float | None, ...]] = {}
     if experiment == "table1":
-        table = results["table1_budget64"]
+        table = results()["table1_budget64"]
         for row, pair in table["reference_models"].items():
             numbers[Point(row, "pass@1", None)] = tuple(pair)
         for row, lines in table["scaled_models"].items():
             for label, pair in {**lines, **table["particle_gibbs"].get(row, {})}.items():
                 numbers[Point(row, label, None)] = tuple(pair)
     else:
-        for row, curves in results["figure2_read_off_by_eye_plus_minus_1_point"].items():
+        for row, curves in results()["figure2_read_off_by_eye_plus_minus_1_point"].items():
             for label, values in curves.items():
                 if label != "budgets":
                     budgets = curves["budgets"][-len(values) :]  # a curve may begin at a later budget

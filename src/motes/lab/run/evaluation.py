@@ -36,11 +36,11 @@ LOG = "log.txt"
 MODELS = ("lm", "reward", "outcome_reward")
 
 LATER: Mapping[str, Any] = MappingProxyType({"copies": "count"})
-"""Settings that were added to methods later, each with the value that reproduces the former behaviour. Configurations
-leave such a value out, as former ones did, so that former evaluations can be resumed."""
+"""Settings that were added to methods later, each with the value that reproduces the earlier behaviour. Configurations
+leave such a value out, as those of earlier versions do, so that evaluations of earlier versions can be resumed."""
 
 MULTIPLE = 720_720
-"""A multiple of every number up to 16: so many times a budget can be divided by that many beams, sweeps or islands."""
+"""A multiple of 1 to 16: a budget times this number can be divided among up to 16 beams, sweeps or islands."""
 
 
 class PlannedRun(NamedTuple):
@@ -190,7 +190,7 @@ class Evaluation:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for name in MODELS:
             fields[name] = None if fields[name] is None else without_keys(fields[name])
-        for name in ("outcome_reward", "prompt"):  # former configurations do not have these fields
+        for name in ("outcome_reward", "prompt"):  # configurations of earlier versions lack these fields
             if fields[name] is None:
                 del fields[name]
         if self.prompt is not None:
@@ -264,7 +264,7 @@ def claim(directory: Path, configuration: Mapping[str, Any], problems: Sequence[
 
 
 def _describe_sampling(sampling: Sampling) -> dict[str, Any]:
-    """The fields of the sampling settings. Fields that former evaluations lack are left out while they are unset."""
+    """The fields of the sampling settings. Fields that earlier versions lack are left out while they are unset."""
     fields = {**dataclasses.asdict(sampling), "delimiter": list(sampling.delimiters), "stop": list(sampling.stops)}
     if not sampling.stops:
         del fields["stop"]
@@ -324,7 +324,7 @@ def read_configuration(directory: Path, damaged: Damaged = refuse) -> dict[str, 
 
 
 def read_problem_ids(directory: Path, damaged: Damaged = refuse) -> list[str] | None:
-    """The ids of an evaluation's problems; None if its directory does not hold them, as former ones do not.
+    """The ids of an evaluation's problems; None if its directory does not hold them, like those of earlier versions.
 
     Args:
         damaged: called if they cannot be read; by default that is an error.

@@ -93,15 +93,14 @@ async def evaluate(
 
     Args:
         directory: the evaluation's directory, created if missing.
-        lm: the language model; by default the evaluation's, opened by its name.
-        reward: the reward model; by default the evaluation's, opened by its name.
-        outcome_reward: the outcome reward model; by default the evaluation's, opened by its name.
+        lm: the language model; by default opened by its name in the evaluation.
+        reward: the reward model; likewise.
+        outcome_reward: the outcome reward model; likewise.
         concurrency: runs in flight; with `on`, on each worker. They share the models, so that batches stay full.
         shard: do only this part of the problems, in a directory of its own; `motes.lab.merge` combines the parts.
         traces: also write a trace of each run, see `motes.lab.run.traces`.
         on: where runs are carried out, such as `motes.lab.run.on_ray.Ray()`; by default in this process. Other places
-            open models by name, so models cannot be given. The records are the same, and only this process writes
-            them.
+            open models by name, so none can be given. The records are the same, and only this process writes them.
         command: the command that a person typed, for the provenance; keys in it are hidden. None: no command.
         observe: called before the first run and after each; must not block.
 

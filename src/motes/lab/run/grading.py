@@ -49,8 +49,7 @@ def grade_run(
 
 
 def groups(task: Task, names: Sequence[str], answers: Sequence[str | None]) -> tuple[int | None, ...]:
-    """(N,) for each answer, the index in `names`, the distinct answers of a posterior, of the one that means the same.
-    None if there is none."""
+    """(N,) for each answer, the index of the one in `names`, a posterior's answers, that means the same; or None."""
     indices: dict[str | None, int | None] = {None: None, **{name: i for i, name in enumerate(names)}}
     classes = Classes(task, names)
     for answer in answers:

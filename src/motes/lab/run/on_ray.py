@@ -30,9 +30,8 @@ except ImportError as error:
     raise MissingExtraError("an evaluation on Ray", "ray") from error
 
 ATTEMPTS = 3
-"""Number of workers that may die during a run before it counts as failed: a run that kills workers must not be retried
-for ever. Also the number of workers in a row that may die in a place, before their models are open, until the place is
-given up."""
+"""A run fails when so many workers have died during it: a run that kills workers must not be retried for ever. A place
+is given up when so many workers in a row have died there before their models were open."""
 
 DEATHS = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 

@@ -58,10 +58,7 @@ class Setup(NamedTuple):
 
     @classmethod
     def of(cls, **models: object) -> Setup:
-        """The setup of this process, with the given models; None stands for no model.
-
-        Reads files: not for the event loop.
-        """
+        """The setup of this process with the given models (None: no model). Reads files: not for the event loop."""
         identities = {role: identity.of_model(model) for role, model in models.items() if model is not None}
         return cls(identities, identity.of_packages(), identity.of_machine())
 
@@ -217,8 +214,7 @@ def read_calls(directory: Path, damaged: Damaged = refuse) -> list[Call]:
     """The calls that produced a directory, the earliest first; none if the directory is older than their record.
 
     Args:
-        damaged: called with each line that cannot be read; by default the first one is an error, except a torn last
-            line.
+        damaged: called with each line that cannot be read; by default the first one is an error, unless it is torn.
 
     Raises:
         RunDirectoryError: a line cannot be read, see `damaged`.
@@ -323,8 +319,7 @@ class Provenance:
         return {name: tuple(values) for name, values in facts.items()}
 
     def rows(self) -> list[tuple[str, str]]:
-        """(name, value) pairs that tell a reader how the evaluation was made. A name has a row for each distinct
-        value."""
+        """(name, value) pairs that describe how the evaluation was made, a row for each distinct value of a name."""
         rows: dict[tuple[str, str], None] = {}
 
         def add(name: str, *values: str) -> None:
@@ -362,7 +357,7 @@ class Provenance:
                     if part.rpartition(".")[2] in IDENTIFYING:
                         parts.setdefault((kind, name, part), {})[value] = None
         return [
-            f"not all runs were made with the same {kind}: {_words(part[1:])} {', '.join(map(_short, values))}"
+            f"not all runs were made with the same {kind}: {_readable_name(part[1:])} {', '.join(map(_short, values))}"
             for (kind, name, part), values in parts.items()
             if len(values) > 1 and (part != ".digest" or (kind, name, ".weights") not in parts)
         ]
@@ -420,7 +415,7 @@ def differences(first: Provenance | Path, second: Provenance | Path) -> list[Dif
     if "motes.source" in names and "motes.source" not in different:  # the same sources from two commits
         different = [name for name in different if not name.startswith("motes.")]
     return [
-        Difference(_words(name), *(", ".join(map(_short, side.facts.get(name, (UNRECORDED,)))) for side in (a, b)))
+        Difference(_readable_name(name), *(", ".join(map(_short, p.facts.get(name, (UNRECORDED,)))) for p in (a, b)))
         for name in different
         if not (name.endswith(".digest") and name.rpartition(".")[0] + ".weights" in names)  # its parts say more
     ]
@@ -454,7 +449,7 @@ def _flatten(name: str, value: Any, depth: int = 5) -> Iterator[tuple[str, str]]
         yield name, _text(value)
 
 
-def _words(name: str) -> str:
+def _readable_name(name: str) -> str:
     """A fact's name for readers: "lm.weights" → "language model: weights"."""
     head, _, rest = name.partition(".")
     return f"{ROLES.get(head, head)}{f': {rest}' if rest else ''}".replace("_", " ")

@@ -258,7 +258,7 @@ def _record(line: files.Line, foreign: Foreign | None) -> RunRecord | None:
     Raises:
         ValueError: the line is no record, or its run does not belong here.
     """
-    text = _text(line)
+    text = _decode_line(line)
     if not text.strip():
         return None
     record = RunRecord.from_json(text)
@@ -267,7 +267,7 @@ def _record(line: files.Line, foreign: Foreign | None) -> RunRecord | None:
     return record
 
 
-def _text(line: files.Line) -> str:
+def _decode_line(line: files.Line) -> str:
     if line.content is None:
         raise ValueError(f"it is longer than {files.LINE:,} bytes")
     return decode(line.content)
@@ -276,7 +276,7 @@ def _text(line: files.Line) -> str:
 def _names_run(line: files.Line) -> bool:
     """Whether a line names its run: a torn line, or the remains of a crash, does not."""
     try:
-        fields = parse_json(_text(line))
+        fields = parse_json(_decode_line(line))
     except ValueError:
         return line.content is None and line.whole
     return isinstance(fields, dict) and {"problem_id", "method", "budget", "seed"} <= fields.keys()

@@ -196,7 +196,7 @@ def make_record(
     answers = tuple(answer_of(trajectory, task) for trajectory in result.trajectories)
     grade, right = grade_run(task, run.problem, result.answer, answers)
     if failure is not None:
-        grade = Grade("failed", _words(failure))
+        grade = Grade("failed", _describe_error(failure))
     level = TaskTraits.of(task).level
     return replace(
         _record_without_answers(run, result, failure, seconds, concurrency),
@@ -218,7 +218,7 @@ def make_record(
 def _record_without_answers(
     run: PlannedRun, result: Result, failure: Exception | None, seconds: float, concurrency: int | None
 ) -> RunRecord:
-    """The record of a failed run whose answers cannot be read."""
+    """The record of a run without its answers and grade: that of a failed run."""
     problem_id, method, budget, seed = run.key
     return RunRecord(
         problem_id=problem_id,
@@ -232,12 +232,12 @@ def _record_without_answers(
         seconds=round(seconds, 4),
         concurrency=concurrency,
         run_seed=run.run_seed,
-        error=None if failure is None else _words(failure),
+        error=None if failure is None else _describe_error(failure),
         text=result.text,
     )
 
 
-def _words(failure: Exception) -> str:
+def _describe_error(failure: Exception) -> str:
     return f"{type(failure).__name__}: {failure}"
 
 
