@@ -51,8 +51,8 @@ class RunRecord:
     Attributes:
         method: the method's spec.
         seed: the evaluation's seed.
-        outcome: "correct", "wrong", "no_answer", "failed": the run is neither right nor wrong, and is done again on
-            resume; "grader_timeout": the grader could not grade the answer, in time or at all, and `motes grade` tries
+        outcome: "correct", "wrong" or "no_answer". "failed": the run is neither right nor wrong, and is done again on
+            resume. "grader_timeout": the grader could not grade the answer, in time or at all; `motes grade` tries
             again.
         answer: the selected answer, None if there is none.
         reference: the right answer.

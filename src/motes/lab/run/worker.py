@@ -34,7 +34,7 @@ class FinishedRun(NamedTuple):
 
     Attributes:
         trace: its trace as `Trace.to_member` writes it.
-        traceback: the traceback of the error that failed it.
+        traceback: the traceback, or at least the text, of the error that failed it.
         refusal: the text of that error if it was a `ConfigurationError`: this problem, or any problem, cannot be
             solved with these settings.
     """
