@@ -1,18 +1,18 @@
-"""Measure the claims, one command each: records under --work, tables and plots under --out.
+"""Measure the claims, one command each: records go below --work, tables and plots below --out.
 
     python recipes/claims.py scaling        # accuracy against budget, tokens, FLOPs; scaling rates
     python recipes/claims.py robustness     # with a corrupted reward model
     python recipes/claims.py ablations      # settings of the particle filter, one at a time, on the validation split
-    python recipes/claims.py defaults       # settings beside searches, in worlds easy and hard
+    python recipes/claims.py defaults       # settings beside searches, in easy and hard worlds
     python recipes/claims.py adaptive       # accuracy and tokens of the adaptive budget
-    python recipes/claims.py factor         # budgets others need, where answers are long and where they are short
-    python recipes/claims.py advice         # what a pilot predicts, and what is found
+    python recipes/claims.py factor         # budgets that other methods need, with long and with short answers
+    python recipes/claims.py advice         # predictions from a pilot beside measurements
     python recipes/claims.py regime         # where particles win: budgets over steps, pass@1 and quality of the reward
 
-Each cell (a method at a budget) is an evaluation of its own below --work: interrupted, the same command goes on;
-with more methods or budgets, only what is new is measured; claims that are given one --work share cells. Called
-several times at once, the processes share the cells out among themselves; with --shard 1/8 … 8/8 the problems of each
-cell, and the same command without it then puts the parts together and writes the tables.
+Each cell (a method at a budget) is an evaluation of its own below --work. The same command resumes an interrupted one;
+with more methods or budgets, only new cells are measured; claims with the same --work share cells. Several processes
+with the same command divide the cells among themselves; with --shard 1/8 … 8/8 they divide the problems of each cell,
+and the same command without --shard then merges the parts and writes the tables.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from motes.lab import Shard
 
 CLAIMS = {"scaling": scaling, "robustness": robustness, "ablations": ablations, "adaptive": adaptive}
 WORLDS = {"factor": factor, "advice": advice, "defaults": defaults}
-"""Claims that look at several sets of problems and reward models, each with the split that is its own."""
+"""Claims about several sets of problems and reward models, each with its own split."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,9 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.work = args.work or Path("build/claims") / args.claim
     args.out = args.out or Path("results") / args.claim
     try:
-        failed = regime.run(args, told(argv)) if args.claim == "regime" else carry_out(args, argv)
+        command = reproducing_command(argv)
+        failed = regime.run(args, command) if args.claim == "regime" else measure_claim(args, command)
     except KeyboardInterrupt:
-        print(f"interrupted; what is done is in {args.work}, the same command goes on", file=sys.stderr)
+        print(f"interrupted; finished runs are in {args.work}, the same command resumes", file=sys.stderr)
         return 130
     except MotesError as error:
         print(error, file=sys.stderr)
@@ -53,11 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def carry_out(args: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Measure a claim about models, and tell it. How many runs failed."""
+def measure_claim(args: argparse.Namespace, command: str) -> int:
+    """Measure a claim about models, and write its report. Returns the number of failed runs."""
     setting = Setting(
         claim=args.claim,
-        command=told(argv),
+        command=command,
         split=args.split or {"ablations": "validation"}.get(args.claim, "test"),
         limit=args.limit,
         seeds=args.seeds,
@@ -89,7 +90,7 @@ def carry_out(args: argparse.Namespace, argv: Sequence[str]) -> int:
     measured = measure(setting, cells)
     if measured is None:
         return 0
-    CLAIMS[args.claim].tell(measured)
+    CLAIMS[args.claim].write_report(measured)
     return measured.failed
 
 
@@ -98,19 +99,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="claim", required=True)
     for name, module in {**CLAIMS, **WORLDS}.items():
         command = commands.add_parser(name, description=module.__doc__)
-        where(command)
-        command.add_argument("--seeds", "--seed", type=whole, default=(0,), help="separated by commas")
+        add_directories(command)
+        command.add_argument("--seeds", "--seed", type=integers, default=(0,), help="separated by commas")
         if name in CLAIMS:
             command.add_argument("--split", help="part of the task; default test, for ablations validation")
-        command.add_argument("--limit", type=int, help="the first so many problems; default all")
+        command.add_argument("--limit", type=int, help="use only the first so many problems; default all")
         command.add_argument("--model", default="tiny")
         command.add_argument("--reward", default="tiny")
         command.add_argument("--concurrency", type=int, default=64, help="problems in flight")
         command.add_argument("--shard", type=Shard.parse, metavar="I/N", help="measure only this part of the problems")
-        command.add_argument(
-            "--recorded", action="store_true", help="tell of the cells that are there, measure nothing"
-        )
-        command.add_argument("--budgets", type=whole, help="numbers of trajectories, separated by commas")
+        command.add_argument("--recorded", action="store_true", help="report the recorded cells, measure nothing")
+        command.add_argument("--budgets", type=integers, help="numbers of trajectories, separated by commas")
     for name, known in (("factor", factor.WORLDS), ("defaults", defaults.WORLDS)):
         commands.choices[name].add_argument(
             "--worlds", type=words, default=tuple(known), help="separated by commas; default all"
@@ -124,39 +123,39 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in ("scaling", "robustness", *WORLDS):
         commands.choices[name].add_argument("--methods", type=words, help="specs, separated by commas")
     kinds = commands.choices["robustness"]
-    kinds.add_argument("--kinds", type=words, default=tuple(robustness.LEVELS), help="of corruption; default all")
+    kinds.add_argument("--kinds", type=words, default=tuple(robustness.LEVELS), help="kinds of corruption; default all")
     decided = commands.choices["adaptive"]
     decided.add_argument("--decided", type=fractions, default=adaptive.DECIDED, help="separated by commas")
     chains = commands.add_parser("regime", description=regime.__doc__)
-    where(chains)
-    chains.add_argument("--seeds", "--seed", type=whole, default=(0,), help="separated by commas")
-    chains.add_argument("--steps", type=whole, default=regime.STEPS, help="T, separated by commas")
+    add_directories(chains)
+    chains.add_argument("--seeds", "--seed", type=integers, default=(0,), help="separated by commas")
+    chains.add_argument("--steps", type=integers, default=regime.STEPS, help="T, separated by commas")
     chains.add_argument("--success", type=fractions, default=regime.SUCCESS, help="mean pass@1, separated by commas")
     chains.add_argument("--separations", type=fractions, default=regime.SEPARATIONS, help="d', separated by commas")
-    chains.add_argument("--problems", type=int, default=200, help="of each world")
+    chains.add_argument("--problems", type=int, default=200, help="number of problems in each world")
     return parser.parse_args(argv)
 
 
-def where(parser: argparse.ArgumentParser) -> None:
-    """The options that say where a claim's files are put, not what is measured."""
-    parser.add_argument("--work", type=Path, help="records; default build/claims/NAME")
-    parser.add_argument("--out", type=Path, help="tables and plots; default results/NAME")
+def add_directories(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the places of a claim's files."""
+    parser.add_argument("--work", type=Path, help="directory for records; default build/claims/NAME")
+    parser.add_argument("--out", type=Path, help="directory for tables and plots; default results/NAME")
 
 
-def told(argv: Sequence[str]) -> str:
-    """The command that measures the same: what tables say they were made by."""
-    elsewhere = argparse.ArgumentParser(add_help=False)
-    where(elsewhere)
-    elsewhere.add_argument("--concurrency")
-    elsewhere.add_argument("--shard")
-    return shlex.join(("python", "recipes/claims.py", *elsewhere.parse_known_args(argv)[1]))
+def reproducing_command(argv: Sequence[str]) -> str:
+    """The command that reproduces the tables, which name it: without the options that do not change the results."""
+    irrelevant = argparse.ArgumentParser(add_help=False)
+    add_directories(irrelevant)
+    irrelevant.add_argument("--concurrency")
+    irrelevant.add_argument("--shard")
+    return shlex.join(("python", "recipes/claims.py", *irrelevant.parse_known_args(argv)[1]))
 
 
 def words(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
-def whole(text: str) -> tuple[int, ...]:
+def integers(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(",")))
 
 

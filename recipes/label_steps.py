@@ -1,12 +1,12 @@
-"""Make a file of labelled steps: samples of a language model on the bundled task, judged by its exact step checker.
+"""Make a file of labelled steps: samples of a language model on the bundled task, checked by its exact step checker.
 
     python recipes/label_steps.py steps.jsonl                    # 500 test problems, 8 samples each: 4,000 answers
     motes rate tiny --data steps.jsonl --out runs/rate-tiny
 
-A line is {"question": …, "steps": […], "labels": […]}: the form that `motes rate` calls `steps`. A label is 1 where the
+A line is {"question": …, "steps": […], "labels": […]}: the format that `motes rate` calls `steps`. A label is 1 if the
 answer is right up to and including the step.
 
-2026-11-29: four minutes of one core; what `motes rate tiny` makes of it stands in `docs/reward-models.md`.
+2026-11-29: four minutes on one core; `docs/reward-models.md` has the result of `motes rate tiny`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--split", default="test", choices=("test", "validation"))
-    parser.add_argument("--limit", type=int, help="the first so many problems; levels take turns")
-    parser.add_argument("--samples", type=int, default=8, help="answers to each problem")
+    parser.add_argument("--limit", type=int, help="use only the first so many problems; levels take turns")
+    parser.add_argument("--samples", type=int, default=8, help="number of answers to each problem")
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -58,8 +58,8 @@ async def label(args: argparse.Namespace) -> list[str]:
         return lines
 
     problems = task.problems(args.split, args.limit)
-    found = await asyncio.gather(*(answers(place, problem) for place, problem in enumerate(problems)))
-    return [line for lines in found for line in lines]
+    groups = await asyncio.gather(*(answers(place, problem) for place, problem in enumerate(problems)))
+    return [line for lines in groups for line in lines]
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python recipes/to_gguf.py src/motes/bundled/tiny-lm tiny.gguf
 
 Needs the packages gguf and safetensors, which motes does not depend on: run it in an environment of its own. Weights
-are written as float32, so that llama.cpp computes what the other engines do. 2026-11-24: the bundled model, 0.3 s.
+are written as float32, so that llama.cpp computes the same as other engines. 2026-11-24: the bundled model, 0.3 s.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def convert(source: Path, target: Path) -> None:
     for name, values in load_file(source / "model.safetensors").items():
         renamed = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if renamed is None:
-            raise SystemExit(f"no place in the format for {name}")
+            raise SystemExit(f"the format has no place for {name}")
         writer.add_tensor(renamed, values.astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -52,7 +52,7 @@ def _tokens(writer: gguf.GGUFWriter, source: Path, config: dict) -> None:
     added = {token["id"]: token for token in spec["added_tokens"]}
     tokens: list[str] = []
     types: list[gguf.TokenType] = []
-    for i in range(config["vocab_size"]):  # logits that no token has stay unused
+    for i in range(config["vocab_size"]):  # ids without a token are padding
         token = added[i]["content"] if i in added else of_id.get(i, f"[PAD{i}]")
         tokens.append(token)
         types.append(

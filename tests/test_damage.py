@@ -265,7 +265,7 @@ TRACES: dict[str, tuple[Any, str]] = {
     "a parent that is the node itself": (node(parent=0), "does not stand before it"),
     "a parent that is none": (node(parent="x"), "does not stand before it"),
     "tokens below 0": (node(tokens=-1), "`tokens` must be"),
-    "a node that there is not": (population(nodes=[999]), "at a node that there is not"),
+    "a node that there is not": (population(nodes=[999]), "at a node that does not exist"),
     "a population of two sizes": (population(scores=[]), "not of one size"),
     "an infinite weight": (population(log_weights=[1e999]), "Infinity is no number"),
     "messages of numbers": ({"messages": [1]}, "it is no trace"),

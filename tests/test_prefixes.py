@@ -119,7 +119,7 @@ class TestPrefixes:
             ({"right": [1]}, "not of one length"),
             ({"scores": [0.9, 2, 0.8, 0.7, None]}, "numbers in"),
             ({"right": [True, 0, 1, 1, None]}, "1, 0 and null"),
-            ({"ends": [1, 3, 5]}, "a step that there is not"),
+            ({"ends": [1, 3, 5]}, "a step that does not exist"),
             ({"ends": [1, 3]}, "end 2 times, for 3 answers"),
             ({"parents": 3}, "a list of whole numbers"),
         ],

@@ -26,7 +26,7 @@ from motes.lab.run import identity
 from motes.lab.run.damage import Damages
 from motes.lab.run.evaluation import PROVENANCE, Shard
 from motes.lab.run.keys import HIDDEN, without_keys
-from motes.lab.run.provenance import METADATA, Call, Provenance, differences, read_calls, together
+from motes.lab.run.provenance import MAX_METADATA, Call, Provenance, differences, read_calls, together
 
 SMALL = Evaluation(
     methods=("pf", "greedy"), budgets=(1, 2), limit=4, lm="worlds:language_model", reward="worlds:reward_model"
@@ -254,7 +254,7 @@ class TestReading:
             read_calls(tmp_path)
 
     def test_too_many_lines_are_left_out(self, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr("motes.lab.run.provenance.MOST", 3)
+        monkeypatch.setattr("motes.lab.run.provenance.MAX_LINES", 3)
         (tmp_path / PROVENANCE).write_text((finished / PROVENANCE).read_text() * 9)
         damages = Damages()
         assert len(read_calls(tmp_path, damages.of("provenance lines"))) == 3
@@ -315,9 +315,9 @@ class TestShowing:
         assert json.loads(same.to_json())["made_with"][0]["calls"] == 2000
         others = (dataclasses.replace(call, machine={"processor": f"{i} " + "x" * 5000}) for i in range(200))
         told = json.loads(text := Provenance({}, tuple(others)).to_json())
-        assert len(text) <= METADATA
+        assert len(text) <= MAX_METADATA
         assert len(told["made_with"]) + told["left_out"] == 200
-        assert len(Provenance({"task": "x" * METADATA}).to_json()) < 100
+        assert len(Provenance({"task": "x" * MAX_METADATA}).to_json()) < 100
 
     def test_models_that_changed_on_the_way_are_told(self, finished: Path, tmp_path: Path):
         (call,) = read_calls(finished)

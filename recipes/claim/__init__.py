@@ -1,1 +1,1 @@
-"""Measuring the claims: what is run for each, and how it is told."""
+"""The claims: what is measured for each, and how it is reported."""

@@ -1,7 +1,7 @@
-"""Which settings of the particle filter matter: one factor at a time about the default.
+"""Which settings of the particle filter matter: the default with one factor changed at a time.
 
-Potential, link and beta are crossed, since together they make the target. Particles and sweeps share 64 trajectories.
-On the validation split, unless told otherwise: defaults may be chosen by it.
+Potential, link and beta are crossed, since together they define the target. Particles and sweeps share 64 trajectories.
+By default on the validation split, by which defaults may be chosen.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from claim.cells import Cell, Measured, told_of, write
+from claim.cells import Cell, Measured, csv_metadata, write
 from motes.lab.measure.comparison import Difference, ends
 from motes.lab.measure.formats import csv_text, markdown_rows
 from motes.lab.measure.statistics import Interval
@@ -31,7 +31,7 @@ BETAS: Mapping[str, Sequence[float]] = {
     "probability": (0.25, 0.5, 1.0, 2.0),
     "exponential": (2.5, 5.0, 10.0),
 }
-"""By link: what stands between indifference and greed depends on it."""
+"""By link, since the range of useful betas, between indifference and greed, depends on it."""
 DEFAULT = "pf"
 NOTE = (
     "Accuracy with Wilson's 95 % interval; difference to the default, `pf`, at the same budget, in percentage points "
@@ -41,7 +41,7 @@ NOTE = (
 
 
 class Variant(NamedTuple):
-    """The default with one factor changed; `factor` and `setting` are what tables say."""
+    """The default with one factor changed; `factor` and `setting` name it in tables."""
 
     factor: str
     setting: str
@@ -49,13 +49,13 @@ class Variant(NamedTuple):
 
 
 def variants(budgets: Sequence[int], reward: str) -> list[Variant]:
-    """All of them, at the budgets; particles and sweeps at their own."""
+    """All variants, at the budgets; particles and sweeps at their own."""
     default = ParticleFilter(1)
-    found: list[Variant] = []
+    collected: list[Variant] = []
 
     def add(factor: str, setting: str, spec: str = DEFAULT, **changes: object) -> None:
         label = spec if spec != DEFAULT else f"{DEFAULT} {setting}"
-        found.extend(Variant(factor, setting, Cell(spec, budget, label, **changes)) for budget in budgets)  # type: ignore[arg-type]
+        collected.extend(Variant(factor, setting, Cell(spec, budget, label, **changes)) for budget in budgets)  # type: ignore[arg-type]
 
     for potential in ("increment", 0.5, "absolute"):
         for link, betas in BETAS.items():
@@ -83,8 +83,8 @@ def variants(budgets: Sequence[int], reward: str) -> list[Variant]:
         add("temperature (default 0.8)", f"temperature={temperature}", temperature=temperature)
     for sweeps in (4, 8, 16, 32):
         cell = Cell(f"pg:num_sweeps={sweeps}", SHARED)
-        found.append(Variant(SWEEPS, f"{SHARED // sweeps} × {sweeps}", cell))
-    return found
+        collected.append(Variant(SWEEPS, f"{SHARED // sweeps} × {sweeps}", cell))
+    return collected
 
 
 def cells(budgets: Sequence[int], reward: str) -> list[Cell]:
@@ -92,31 +92,31 @@ def cells(budgets: Sequence[int], reward: str) -> list[Cell]:
     return [*defaults, *(variant.cell for variant in variants(budgets, reward))]
 
 
-def tell(measured: Measured) -> None:
+def write_report(measured: Measured) -> None:
     report = measured.report()
-    found = {(cell.method, cell.budget): cell for cell in report.cells}
+    results = {(cell.method, cell.budget): cell for cell in report.cells}
     differences = {(difference.method, difference.budget): difference for difference in report.differences}
     budgets = sorted({cell.budget for cell in measured.records})
-    asked = variants([budget for budget in budgets if (DEFAULT, budget) in found], measured.setting.reward)
-    asked = [variant for variant in asked if variant.cell in measured.records]
+    reported = variants([budget for budget in budgets if (DEFAULT, budget) in results], measured.setting.reward)
+    reported = [variant for variant in reported if variant.cell in measured.records]
     table, rows = [], []
     for budget in budgets:
-        default = found[DEFAULT, budget]
+        default = results[DEFAULT, budget]
         table.append(["default", "", *table_row(default)[1:4], "", f"{default.total_tokens:,.0f}"])
         rows.append({"factor": "default", "setting": "", **default.row(), **ends(Interval(0, 0, 0), "difference")})
-        for factor, setting, cell in asked:
+        for factor, setting, cell in reported:
             if cell.budget == budget:
                 key = cell.name, budget
-                tokens = f"{found[key].total_tokens:,.0f}"
-                table.append([factor, setting, *table_row(found[key])[1:4], str(differences[key]), tokens])
+                tokens = f"{results[key].total_tokens:,.0f}"
+                table.append([factor, setting, *table_row(results[key])[1:4], str(differences[key]), tokens])
                 difference = ends(differences[key].value, "difference")
-                rows.append({"factor": factor, "setting": setting, **found[key].row(), **difference})
+                rows.append({"factor": factor, "setting": setting, **results[key].row(), **difference})
     header = ["factor", "setting", "budget", "accuracy", "95 % interval", "difference", "tokens"]
     page = measured.page(report, "\n".join(markdown_rows(header, table)), NOTE)
     files = {"report.md": page, "report.csv": csv_text(rows)}
-    write(measured.setting.out, {**files, **told_of(measured, "report.csv")})
-    sweeps = [variant for variant in asked if variant.factor == SWEEPS]
-    for name, shown in (("ablations", [variant for variant in asked if variant not in sweeps]), ("sweeps", sweeps)):
+    write(measured.setting.out, {**files, **csv_metadata(measured, "report.csv")})
+    sweeps = [variant for variant in reported if variant.factor == SWEEPS]
+    for name, shown in (("ablations", [variant for variant in reported if variant not in sweeps]), ("sweeps", sweeps)):
         if shown:
             save(partial(_figure, shown, differences, report.title), measured.setting.out / name, measured.provenance())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from claim.cells import Cell, Measured, told_of, write
+from claim.cells import Cell, Measured, csv_metadata, write
 from motes.lab.measure.comparison import PairedRuns, ends
 from motes.lab.measure.formats import csv_text, markdown_rows, with_interval
 from motes.lab.measure.statistics import Interval
@@ -31,7 +31,7 @@ def cells(budgets: Sequence[int], decided: Sequence[float] = DECIDED) -> list[Ce
     return [Cell(method, budget) for budget in budgets for method in methods]
 
 
-def tell(measured: Measured) -> None:
+def write_report(measured: Measured) -> None:
     report, runs = measured.report(), PairedRuns(measured.named())
     differences = {(difference.method, difference.budget): difference for difference in report.differences}
     table, rows = [], []
@@ -40,14 +40,14 @@ def tell(measured: Measured) -> None:
         shares, gains = {}, {}
         for cell in (cell for cell in report.cells if cell.budget == budget):
             share, gain = Interval(1, 1, 1), Interval(0, 0, 0)
-            written = ["", ""]
+            texts = ["", ""]
             if cell.method != CHIEF:
                 difference = differences[cell.method, budget]
                 share, gain = token_share(runs, cell.method, budget), difference.value
-                written = [str(difference), with_interval(share)]
+                texts = [str(difference), with_interval(share)]
                 name = cell.method.partition(":")[2].replace("=", " = ")
                 shares[name], gains[name] = share, gain
-            table.append([*table_row(cell)[:4], *written])
+            table.append([*table_row(cell)[:4], *texts])
             rows.append({**cell.row(), **ends(gain, "difference"), **ends(share, "token_share")})
         at = f", N = {budget}"
         panels.append(Forest(f"accuracy less that of pf{at}", gains))
@@ -57,7 +57,7 @@ def tell(measured: Measured) -> None:
     header = ["method", "budget", "accuracy", "95 % interval", "difference", "share of tokens"]
     page = measured.page(report, "\n".join(markdown_rows(header, table)), NOTE)
     files = {"report.md": page, "report.csv": csv_text(rows)}
-    write(measured.setting.out, {**files, **told_of(measured, "report.csv")})
+    write(measured.setting.out, {**files, **csv_metadata(measured, "report.csv")})
     title, subtitle = "Waves of particles while the answer is in doubt", f"{report.title}; 95 % intervals"
     groups = {"": list(panels[0].values)}
     save(
@@ -68,7 +68,7 @@ def tell(measured: Measured) -> None:
 
 
 def token_share(runs: PairedRuns, method: str, budget: int) -> Interval:
-    """Tokens computed by both models, over those of the chief method at the same budget."""
+    """Tokens that both models compute, as a share of the chief method's at the same budget."""
     cells = [(method, budget), (CHIEF, budget)]
     means = runs.means(cells, lambda record: float(record.usage.total_tokens))
     return runs.interval(means[:, 0] / means[:, 1], cells)

@@ -1,7 +1,7 @@
-"""Claim: a pilot of 100 problems, 8 answers each, says what methods will reach, and which one to take.
+"""Claim: a pilot of 100 problems with 8 answers each predicts the accuracy of methods, and which one to take.
 
-Each case is a set of problems, a language model and a reward model. The pilot's problems are of the validation split;
-what `motes advise` makes of them is held against what the methods reach on the test split.
+Each case is a set of problems, a language model and a reward model. The pilot's problems are from the validation split;
+the predictions of `motes advise` from them are compared with the accuracies of the methods on the test split.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from claim.cells import Measured, Setting, World, measure, told_of, write
+from claim.cells import Measured, Setting, World, csv_metadata, measure, write
 from motes.lab.measure.advice import BUDGETS, CLOSE, METHODS, Advice, Prediction, advise
 from motes.lab.measure.comparison import ends
 from motes.lab.measure.formats import csv_text, markdown_rows, percent, three
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PILOT = 100
-"""Problems."""
+"""Number of problems."""
 ANSWERS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case(World):
-    """A world, and the split of the same problems that the pilot asks."""
+    """A world, and the split that the pilot takes its problems from."""
 
     pilot: str
 
@@ -51,8 +51,8 @@ CASES: Mapping[str, Case] = {
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was predicted and what was measured, of every method and budget that both have."""
+class CaseResult:
+    """The predictions and measurements of a case; `pairs`: of each method and budget that has both."""
 
     case: Case
     pilot: Measured
@@ -67,51 +67,51 @@ class Found:
 
     @property
     def shortfall(self) -> float:
-        """How far the method that was recommended is behind the best that was measured at its budget."""
+        """How far the recommended method is behind the best measured one at its budget."""
         chosen = self.advice.chosen
-        there = [interval.value for (_, budget), interval in self.accuracy.items() if budget == chosen.budget]
-        return max(there) - self.accuracy[chosen.method, chosen.budget].value
+        at_budget = [interval.value for (_, budget), interval in self.accuracy.items() if budget == chosen.budget]
+        return max(at_budget) - self.accuracy[chosen.method, chosen.budget].value
 
 
 def run(setting: Setting, cases: Sequence[str], budgets: Sequence[int] | None, methods: Sequence[str] | None) -> int:
-    """Measure the cases, and tell them. How many runs failed."""
-    found = []
+    """Measure the cases, and write the report. Returns the number of failed runs."""
+    results = []
     methods, budgets = methods or METHODS, budgets or BUDGETS
     for name in cases:
         case = CASES[name]
-        piloted = dataclasses.replace(setting, split=case.pilot, limit=setting.limit or PILOT, seeds=(0,))
-        pilot = measure(piloted, case.cells(["wbon"], [ANSWERS]))
+        pilot_setting = dataclasses.replace(setting, split=case.pilot, limit=setting.limit or PILOT, seeds=(0,))
+        pilot = measure(pilot_setting, case.cells(["wbon"], [ANSWERS]))
         measured = measure(case.setting(setting), case.cells(methods, budgets))
         if pilot is None or measured is None:
             continue
         advice = asyncio.run(advise(pilot.named(), methods, budgets))
         accuracy = {(cell.method, cell.budget): cell.accuracy for cell in measured.report().cells}
-        found.append(Found(case, pilot, measured, advice, accuracy))
-        tell(found, setting)
-    return sum(each.measured.failed for each in found)
+        results.append(CaseResult(case, pilot, measured, advice, accuracy))
+        write_report(results, setting)
+    return sum(each.measured.failed for each in results)
 
 
-def tell(found: Sequence[Found], setting: Setting) -> None:
-    pairs = [pair for each in found for pair in each.pairs]
+def write_report(results: Sequence[CaseResult], setting: Setting) -> None:
+    pairs = [pair for each in results for pair in each.pairs]
     errors = np.array([predicted.accuracy.value - interval.value for predicted, interval in pairs])
-    held = [_overlap(predicted.accuracy, interval) for predicted, interval in pairs]
-    right = sum(each.shortfall <= CLOSE for each in found)
+    overlaps = [_overlap(predicted.accuracy, interval) for predicted, interval in pairs]
+    right = sum(each.shortfall <= CLOSE for each in results)
     parts = [
-        "# Predicted by a pilot, and found",
+        "# Predicted by a pilot, and measured",
         f"Accuracies that `motes advise` predicts from {PILOT} validation problems with {ANSWERS} answers each, and "
-        "those that the methods reach on test problems. The prediction is off by "
-        f"{100 * np.abs(errors).mean():.1f} points in the mean ({100 * errors.mean():+.1f} with its sign); its 95 % "
-        f"interval meets that of what was measured in {sum(held)} of {len(held)} cells. What is recommended is within "
-        f"{100 * CLOSE:.0f} points of the best method at its budget in {right} of {len(found)} cases.",
+        "those that the methods reach on test problems. The predictions are off by "
+        f"{100 * np.abs(errors).mean():.1f} points in the mean ({100 * errors.mean():+.1f} with its sign). Their 95 % "
+        f"intervals overlap the measured ones in {sum(overlaps)} of {len(overlaps)} cells. The recommended method is "
+        f"within {100 * CLOSE:.0f} points of the best one at its budget in {right} of {len(results)} cases.",
     ]
     budgets = sorted({predicted.budget for predicted, _ in pairs})
-    for each in found:
+    for each in results:
         regime = each.advice.regime
         cells = {(predicted.method, predicted.budget): (predicted, interval) for predicted, interval in each.pairs}
         rows = [
             [
                 NAMES.get(method, method),
-                *(_both(*cells[method, budget]) for budget in budgets if (method, budget) in cells),
+                *(_format_pair(*cells[method, budget]) for budget in budgets if (method, budget) in cells),
             ]
             for method in dict.fromkeys(method for method, _ in cells)
         ]
@@ -119,22 +119,22 @@ def tell(found: Sequence[Found], setting: Setting) -> None:
             f"## {each.case.title.capitalize()}",
             f"T = {regime.steps.value:.1f}, P = {percent(regime.success.value)}, AUROC {three(regime.auroc)}. "
             + " ".join(each.advice.words())
-            + f" Found: {100 * each.shortfall:.1f} points behind the best method at that N.",
-            "\n".join(markdown_rows(["predicted / found", *(f"N = {budget}" for budget in budgets)], rows)),
+            + f" Measured: {100 * each.shortfall:.1f} points behind the best method at that N.",
+            "\n".join(markdown_rows(["predicted / measured", *(f"N = {budget}" for budget in budgets)], rows)),
         ]
     parts.append(f"Made by `{setting.command}`.")
     rows = [
         {"case": each.case.title, **predicted.row(), **ends(interval, "found")}
-        for each in found
+        for each in results
         for predicted, interval in each.pairs
     ]
-    out, last = setting.out, found[-1].measured
-    write(out, {"report.md": "\n\n".join(parts) + "\n", "report.csv": csv_text(rows), **told_of(last, "report.csv")})
-    made_with = together([measured.provenance() for each in found for measured in (each.pilot, each.measured)])
-    save(partial(figure, found), out / "advice", made_with)
+    out, metadata = setting.out, csv_metadata(results[-1].measured, "report.csv")
+    write(out, {"report.md": "\n\n".join(parts) + "\n", "report.csv": csv_text(rows), **metadata})
+    provenance = together([measured.provenance() for each in results for measured in (each.pilot, each.measured)])
+    save(partial(figure, results), out / "advice", provenance)
 
 
-def _both(predicted: Prediction, interval: Interval) -> str:
+def _format_pair(predicted: Prediction, interval: Interval) -> str:
     return f"{100 * predicted.accuracy.value:.0f} / {100 * interval.value:.0f}"
 
 
@@ -145,16 +145,16 @@ def _overlap(one: Interval, other: Interval) -> bool:
 MARKERS = "osD^vP*X"
 
 
-def figure(found: Sequence[Found]) -> Figure:
-    """What was found against what was predicted: a colour for each method, a marker for each case."""
+def figure(results: Sequence[CaseResult]) -> Figure:
+    """Measured against predicted accuracy: a colour for each method, a marker for each case."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    drawn = Figure(figsize=(8.2, 5.9))
-    axes: Any = drawn.add_axes((0.09, 0.1, 0.6, 0.74))
+    canvas = Figure(figsize=(8.2, 5.9))
+    axes: Any = canvas.add_axes((0.09, 0.1, 0.6, 0.74))
     axes.plot([0, 1], [0, 1], color="#9a9a9a", linewidth=0.9, zorder=1)
-    styles = styles_of([predicted for each in found for predicted, _ in each.pairs])
-    for each, marker in zip(found, MARKERS, strict=False):
+    styles = styles_of([predicted for each in results for predicted, _ in each.pairs])
+    for each, marker in zip(results, MARKERS, strict=False):
         for predicted, interval in each.pairs:
             colour = styles[predicted.method].colour
             x, y = predicted.accuracy.value, interval.value
@@ -162,16 +162,16 @@ def figure(found: Sequence[Found]) -> Figure:
             axes.plot([x, x], [interval.low, interval.high], color=colour, linewidth=0.8, alpha=0.4)
             axes.plot([x], [y], marker=marker, color=colour, markersize=3 + predicted.budget**0.4, zorder=3,
                       markeredgecolor="white", markeredgewidth=0.6)  # fmt: skip
-    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted", ylabel="found")
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted", ylabel="measured")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
-    named = [Line2D([], [], color=style.colour, linewidth=4, label=style.label) for style in styles.values()]
-    named += [
+    handles = [Line2D([], [], color=style.colour, linewidth=4, label=style.label) for style in styles.values()]
+    handles += [
         Line2D([], [], color="#777777", marker=marker, linestyle="", label=each.case.title)
-        for each, marker in zip(found, MARKERS, strict=False)
+        for each, marker in zip(results, MARKERS, strict=False)
     ]
-    axes.legend(handles=named, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=9.5)
-    sizes = ", ".join(map(str, sorted({predicted.budget for each in found for predicted, _ in each.pairs})))
+    axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=9.5)
+    sizes = ", ".join(map(str, sorted({predicted.budget for each in results for predicted, _ in each.pairs})))
     subtitle = f"N = {sizes}, the larger the larger the marker; 95 % intervals"
-    heading(drawn, "Accuracy: predicted by a pilot, and found", subtitle)
-    return drawn
+    heading(canvas, "Accuracy: predicted by a pilot, and measured", subtitle)
+    return canvas

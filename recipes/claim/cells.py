@@ -1,4 +1,4 @@
-"""What the claims share: cells, measured once each into a directory of its own, and told together."""
+"""The code that claims share: cells, each measured once, in a directory of its own, and reported together."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from motes.lab.run.provenance import CSV_METADATA, Provenance, together
 from motes.lab.show.tables import provenance_table
 
 PARTS = "parts"
-"""In a cell's directory: what each shard has done of it."""
+"""The folder in a cell's directory that holds the parts done by shards."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all cells of a claim have in common, as the command line gives it.
+    """The settings that all cells of a claim share, from the command line.
 
     Attributes:
-        command: that measures the same.
+        command: the command that reproduces the measurement.
         shard: the part of the problems that this call measures; None: all.
-        recorded: tell of the cells that are there, and measure nothing.
+        recorded: report the recorded cells, and measure nothing.
     """
 
     claim: str
@@ -63,8 +63,9 @@ class Cell:
     """One method at one budget.
 
     Attributes:
-        label: what tables call the method; by default its spec.
-        temperature: of the language model. reward: another one than the setting's.
+        label: the method's name in tables; by default its spec.
+        temperature: of the language model.
+        reward: a reward model other than the setting's.
         corruption: arguments of `CorruptedReward`.
     """
 
@@ -80,7 +81,7 @@ class Cell:
         return self.label or self.method
 
     def with_noise(self, noise: float) -> Cell:
-        """The same with noise of that deviation on the reward model's logits."""
+        """The same cell with noise of this standard deviation on the reward model's logits."""
         return dataclasses.replace(self, corruption=(("noise", noise),) if noise else ())
 
     def reward_name(self, setting: Setting) -> str:
@@ -100,15 +101,15 @@ class Cell:
         )
 
     @property
-    def drawn(self) -> Cell:
-        """The cell from whose answers this one's are chosen; itself, where its method draws in a way of its own."""
+    def source(self) -> Cell:
+        """The cell from whose answers this one chooses; the cell itself if its method samples in its own way."""
         return dataclasses.replace(self, method=drawn_by(self.method, self.budget), label="")
 
     def directory(self, setting: Setting) -> Path:
-        """By everything that makes the answers what they are: claims that share --work share cells, and methods that
-        differ only in what they choose share answers."""
-        configuration = json.dumps(self.drawn.evaluation(setting).to_dict(), sort_keys=True)
-        words = "_".join([self.drawn.method, *(f"{name}={level:g}" for name, level in self.corruption)])
+        """The cell's directory, named after everything that the answers depend on: claims with the same --work share
+        cells, and methods that only choose differently share answers."""
+        configuration = json.dumps(self.source.evaluation(setting).to_dict(), sort_keys=True)
+        words = "_".join([self.source.method, *(f"{name}={level:g}" for name, level in self.corruption)])
         name = re.sub(r"[^\w.=-]+", "_", words)
         return setting.work / f"{name}-{self.budget}-{hashlib.sha256(configuration.encode()).hexdigest()[:10]}"
 
@@ -118,8 +119,8 @@ class World:
     """A set of problems and a quality of the reward model.
 
     Attributes:
-        limit: the first so many problems; None: all.
-        noise: of the reward model's logits.
+        limit: only the first so many problems; None: all.
+        noise: standard deviation of the noise on the reward model's logits.
         temperature: of the language model.
     """
 
@@ -142,14 +143,15 @@ class World:
 
 
 def possible(methods: Iterable[str], budgets: Sequence[int]) -> list[Cell]:
-    """A cell for each method and budget that it takes; `greedy` has one. A method that takes none is left out aloud.
+    """A cell for each method and each budget that it takes; `greedy` has one cell. A method that takes no budget is
+    left out, with a message.
 
     Raises:
-        ConfigurationError: a name is unknown, or nothing is left.
+        ConfigurationError: a name is unknown, or there is no cell.
     """
     cells: list[Cell] = []
     for method in methods:
-        refusals, known = [], len(cells)
+        refusals, num_before = [], len(cells)
         for budget in budgets:
             try:
                 cells.append(Cell(method, method_from_spec(method, budget).budget))
@@ -157,7 +159,7 @@ def possible(methods: Iterable[str], budgets: Sequence[int]) -> list[Cell]:
                 raise
             except ConfigurationError as refusal:
                 refusals.append(refusal)
-        if len(cells) == known:
+        if len(cells) == num_before:
             print(f"left out: {method}: {refusals[0]}", file=sys.stderr)
     if not cells:
         raise ConfigurationError("no method takes any of these budgets")
@@ -166,7 +168,7 @@ def possible(methods: Iterable[str], budgets: Sequence[int]) -> list[Cell]:
 
 @dataclass(frozen=True)
 class Measured:
-    """The records of cells, under the cells' names."""
+    """The records of each cell."""
 
     setting: Setting
     records: Mapping[Cell, Sequence[RunRecord]]
@@ -174,11 +176,11 @@ class Measured:
 
     @property
     def failed(self) -> int:
-        """How many runs failed."""
+        """Number of failed runs."""
         return sum(record.outcome == "failed" for records in self.records.values() for record in records)
 
     def report(self, cells: Sequence[Cell] | None = None) -> Report:
-        """Of some of the cells, by default of all: each is a method at a budget, and methods stand in their order."""
+        """The report of some of the cells, by default of all, with their methods in the same order."""
         cells = list(self.records) if cells is None else cells
         evaluation = cells[0].evaluation(self.setting).to_dict()
         configuration: dict[str, Any] = {
@@ -192,7 +194,7 @@ class Measured:
         return dataclasses.replace(report, provenance=self.provenance(cells))
 
     def provenance(self, cells: Iterable[Cell] | None = None) -> Provenance:
-        """What some of the cells, by default all, were made with."""
+        """The provenance of some of the cells, by default of all."""
         directories = dict.fromkeys(cell.directory(self.setting) for cell in cells or self.records)
         return together([Provenance.read(directory) for directory in directories])
 
@@ -204,7 +206,7 @@ class Measured:
         ]
 
     def page(self, report: Report, *parts: str) -> str:
-        """A Markdown page: title, warnings, the parts, the command that made it, and what the runs were made with."""
+        """A Markdown page: title, warnings, the parts, the command, and the provenance of the runs."""
         warnings = [f"**{warning}.**" for warning in report.warnings()]
         title = f"# {self.setting.claim}: {report.title}"
         models = f"{report.models}; {self.setting.split} split."
@@ -213,41 +215,44 @@ class Measured:
 
 
 def measure(setting: Setting, cells: Sequence[Cell]) -> Measured | None:
-    """Do every run of the cells that has no record yet; what was done is kept if it is interrupted.
+    """Do all runs of the cells that have no record yet. If interrupted, finished runs stay recorded.
 
-    One cell after another, those of small budgets first. What another process measures is left to it: several may
-    share a claim's cells out among themselves, or the problems of each, by shards. A call for a shard does no more than
-    its part, into a folder of the cell's own; one for all problems begins with what shards have done.
+    Cells are measured one after another, small budgets first. A cell that another process is measuring is skipped: so
+    several processes may divide a claim's cells among themselves, or, with shards, the problems of each cell. A call
+    with a shard measures only its part, in a folder of the cell; a call without one first merges the shards' parts.
 
     Returns:
-        the records; None, where the call was for a shard.
+        the records; None if the call was for a shard.
 
     Raises:
-        DirectoryBusyError: all is measured but for what other processes are at.
-        RunDirectoryError: nothing is to be measured, and no cell is there.
+        DirectoryBusyError: everything is measured, except cells that other processes are measuring.
+        RunDirectoryError: with `recorded`: there is no complete cell.
     """
+    # 1. Find the cells that produce answers; others choose from theirs.
     cells = list(dict.fromkeys(cells))
-    own = {cell.directory(setting): cell.drawn for cell in sorted(cells, key=lambda cell: cell.budget)}
+    sources = {cell.directory(setting): cell.source for cell in sorted(cells, key=lambda cell: cell.budget)}
     problems = cells[0].evaluation(setting).problems()
     runs = len(problems if setting.shard is None else setting.shard.of(problems)) * len(setting.seeds)
     if setting.recorded:
-        own = {directory: cell for directory, cell in own.items() if _complete(directory, runs)}
-        cells = [cell for cell in cells if cell.directory(setting) in own]
+        sources = {directory: cell for directory, cell in sources.items() if _is_complete(directory, runs)}
+        cells = [cell for cell in cells if cell.directory(setting) in sources]
         if not cells:
             raise RunDirectoryError(f"{setting.work} has no complete cell: leave --recorded out to measure them")
-    trajectories = sum(cell.budget for cell in own.values())
-    print(f"{len(own)} cells, {trajectories:,} trajectories a problem, {trajectories * runs:,} in all", flush=True)
+    trajectories = sum(cell.budget for cell in sources.values())
+    print(f"{len(sources)} cells, {trajectories:,} trajectories a problem, {trajectories * runs:,} in all", flush=True)
     open_model, open_reward = functools.cache(motes.language_model), functools.cache(motes.reward_model)
     busy = []
-    for number, (whole, cell) in enumerate(own.items(), start=1):
+    for number, (whole, cell) in enumerate(sources.items(), start=1):
+        # 2. Merge the shards' parts, or work on a part.
         if setting.shard is None:
             directory = whole
-            if not _complete(whole, runs) and (parts := sorted((whole / PARTS).glob("*"))):
+            if not _is_complete(whole, runs) and (parts := sorted((whole / PARTS).glob("*"))):
                 merge(whole, parts)
         else:
             directory = whole / PARTS / f"{setting.shard.number}-of-{setting.shard.total}"
-        if _complete(directory, runs):
+        if _is_complete(directory, runs):
             continue
+        # 3. Do the missing runs.
         started = time.perf_counter()
         reward, corruption = open_reward(cell.reward or setting.reward), dict(cell.corruption)
         try:
@@ -266,29 +271,30 @@ def measure(setting: Setting, cells: Sequence[Cell]) -> Measured | None:
         except DirectoryBusyError:
             busy.append(directory)
             continue
-        words = f"{number}/{len(own)}  {cell.name} {cell.budget}  {cell.reward_name(setting)}"
+        title = f"{number}/{len(sources)}  {cell.name} {cell.budget}  {cell.reward_name(setting)}"
         failed = f", {progress.failed} failed" if progress.failed else ""
-        print(f"{words}: {100 * progress.accuracy:.1f} %{failed}, {time.perf_counter() - started:.0f} s", flush=True)
-    if busy := [directory for directory in busy if not _complete(directory, runs)]:
+        print(f"{title}: {100 * progress.accuracy:.1f} %{failed}, {time.perf_counter() - started:.0f} s", flush=True)
+    if busy := [directory for directory in busy if not _is_complete(directory, runs)]:
         raise DirectoryBusyError(
             f"other processes are at {len(busy)} cells, the first is {busy[0]}: when they have ended, the same command "
             "writes the tables"
         )
+    # 4. Read the records of all cells.
     if setting.shard is not None:
         return None
     records = {
         cell: [choose_again(record, cell.method) for record in read_records(cell.directory(setting) / RECORDS)]
         for cell in cells
     }
-    return Measured(setting, records, Sizes.read(next(iter(own))))
+    return Measured(setting, records, Sizes.read(next(iter(sources))))
 
 
-def _complete(directory: Path, runs: int) -> bool:
+def _is_complete(directory: Path, runs: int) -> bool:
     return sum(record.outcome != "failed" for record in read_records(directory / RECORDS)) == runs
 
 
-def told_of(measured: Measured, *names: str) -> dict[str, str]:
-    """What says of CSV files where they come from, by its file name."""
+def csv_metadata(measured: Measured, *names: str) -> dict[str, str]:
+    """The metadata file that describes the provenance of CSV files: its text, by its name."""
     title = f"{measured.setting.claim}, {measured.setting.split} split"
     return {CSV_METADATA: measured.provenance().csv_metadata(title, names)}
 

@@ -1,8 +1,8 @@
-"""Which settings of the particle filter are to be its defaults: candidates, beside the searches, on validation problems
-long and short, with the reward model as it is and with noise on its logits.
+"""Which settings should be the defaults of the particle filter: candidates, beside the searches, on long and short
+validation problems, with the reward model unchanged and with noise on its logits.
 
-What is wanted is no setting that is best somewhere but one that is never far behind the best method there is: the table
-says how far behind each is, at each budget in each world.
+The best default is not the one that wins somewhere, but one that is never far behind the best method: the table shows
+how far behind each candidate is, at each budget in each world.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from claim.cells import Measured, Setting, World, measure, told_of, write
+from claim.cells import Measured, Setting, World, csv_metadata, measure, write
 from motes.lab.measure.comparison import PairedRuns
 from motes.lab.measure.formats import csv_text, markdown_rows, percent
 from motes.lab.measure.statistics import FloatArray, Interval, percentile_interval
@@ -48,15 +48,15 @@ WORLDS: Mapping[str, World] = {
     "short-noisier": World(title="short, noise 1.8", split="validation", limit=PROBLEMS, noise=1.8),
 }
 CLOSE = 0.02
-"""How far behind the best a default may be."""
+"""The largest distance to the best method that counts as close."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was measured in a world.
+class WorldResult:
+    """The measurements in a world.
 
     Attributes:
-        means: (1 + B,) of each method and budget: the accuracy, then those on problems drawn anew with replacement.
+        means: (1 + B,) for each method and budget, the accuracy, then those on B bootstrap samples of the problems.
     """
 
     world: World
@@ -64,14 +64,14 @@ class Found:
     means: Mapping[tuple[str, int], FloatArray]
 
     @classmethod
-    def of(cls, world: World, measured: Measured) -> Found:
+    def of(cls, world: World, measured: Measured) -> WorldResult:
         report = measured.report()
         cells = [(cell.method, cell.budget) for cell in report.cells]
         means = PairedRuns(measured.named()).means(cells)
         return cls(world, report, dict(zip(cells, means.T, strict=True)))
 
     def best(self, budget: int) -> FloatArray:
-        """Of whichever method is the best at that budget."""
+        """The means of the best method at a budget."""
         return max((means for (_, at), means in self.means.items() if at == budget), key=lambda means: float(means[0]))
 
     @property
@@ -82,55 +82,57 @@ class Found:
         return [budget for budget in budgets if all((method, budget) in self.means for method in methods)]
 
     def behind(self, method: str) -> dict[int, FloatArray]:
-        """How far a method is behind the best, where all were measured."""
+        """How far a method is behind the best one, at each budget at which all were measured."""
         return {budget: self.best(budget) - self.means[method, budget] for budget in self.common}
 
 
 def run(setting: Setting, worlds: Sequence[str], budgets: Sequence[int] | None, methods: Sequence[str] | None) -> int:
-    """Measure the worlds, and tell them. How many runs failed."""
-    found: list[Found] = []
+    """Measure the worlds, and write the report. Returns the number of failed runs."""
+    results: list[WorldResult] = []
     failed = 0
     for name in worlds:
         world = WORLDS[name]
         measured = measure(world.setting(setting), world.cells(methods or (*CANDIDATES, *OTHERS), budgets or BUDGETS))
         if measured is not None:
-            found.append(Found.of(world, measured))
+            results.append(WorldResult.of(world, measured))
             failed += measured.failed
-            tell(found, measured, setting)
+            write_report(results, measured, setting)
     return failed
 
 
-def tell(found: Sequence[Found], last: Measured, setting: Setting) -> None:
-    methods = list(dict.fromkeys(method for each in found for method, _ in each.means))
-    budgets = sorted({budget for each in found for _, budget in each.means})
-    compared = sorted({budget for each in found for budget in each.common})
+def write_report(results: Sequence[WorldResult], last: Measured, setting: Setting) -> None:
+    methods = list(dict.fromkeys(method for each in results for method, _ in each.means))
+    budgets = sorted({budget for each in results for _, budget in each.means})
+    compared = sorted({budget for each in results for budget in each.common})
     parts = [
         "# Settings of the particle filter, beside searches, on validation problems",
-        "How many points each method is behind the best one at its budget, where all were measured: at each budget in "
-        "the mean of the worlds, over all with a 95 % interval over problems, where it is furthest behind, and in how "
-        f"many of all cases by no more than {100 * CLOSE:.0f}. The best of several looks better than it is, so that "
-        "nobody is 0 behind.",
-        "\n".join(_shortfalls(found, methods, compared)),
+        "How many points each method is behind the best one at its budget, if all were measured there: the mean over "
+        "the worlds at each budget; the mean over all budgets, with a 95 % interval over problems; the largest "
+        f"distance; and the number of cases in which it is at most {100 * CLOSE:.0f}. The best of several looks better "
+        "than it is, so no method is 0 points behind.",
+        "\n".join(_shortfalls(results, methods, compared)),
     ]
-    for each in found:
+    for each in results:
         table = [[method, *(_accuracy(each, method, budget) for budget in budgets)] for method in methods]
         parts += [
             f"## {each.world.title.capitalize()}",
             "\n".join(markdown_rows(["accuracy", *map(str, budgets)], table)),
         ]
     parts.append(f"Made by `{setting.command}`.")
-    rows = [{"world": each.world.title, **cell.row()} for each in found for cell in each.report.cells]
+    rows = [{"world": each.world.title, **cell.row()} for each in results for cell in each.report.cells]
     out = setting.out
-    write(out, {"report.md": "\n\n".join(parts) + "\n", "report.csv": csv_text(rows), **told_of(last, "report.csv")})
-    save(partial(figure, found, methods, compared), out / "defaults", last.provenance())
+    write(
+        out, {"report.md": "\n\n".join(parts) + "\n", "report.csv": csv_text(rows), **csv_metadata(last, "report.csv")}
+    )
+    save(partial(figure, results, methods, compared), out / "defaults", last.provenance())
 
 
-def figure(found: Sequence[Found], methods: Sequence[str], budgets: Sequence[int]) -> Figure:
-    """How far each is behind, in the mean of the worlds: at each budget, and over all."""
+def figure(results: Sequence[WorldResult], methods: Sequence[str], budgets: Sequence[int]) -> Figure:
+    """How far each method is behind, in the mean of the worlds: at each budget, and over all."""
     panels = [
         Forest(
             "all budgets" if budget is None else f"N = {budget}",
-            {method: value for method in methods if (value := mean_shortfall(found, method, budget)) is not None},
+            {method: value for method in methods if (value := mean_shortfall(results, method, budget)) is not None},
             words=whole_points,
         )
         for budget in (*budgets, None)
@@ -141,32 +143,32 @@ def figure(found: Sequence[Found], methods: Sequence[str], budgets: Sequence[int
     }
     labels = {method: _short(method) for method in methods}
     title = "Points behind the best method at that budget"
-    worlds = ", ".join(each.world.title for each in found)
+    worlds = ", ".join(each.world.title for each in results)
     subtitle = f"{worlds}; {PROBLEMS} validation problems each; 95 % intervals"
     return forest_figure(panels, {name: rows for name, rows in groups.items() if rows}, title, subtitle, labels)
 
 
 def _short(method: str) -> str:
-    """What is set, in few words."""
+    """A method's settings in few words."""
     name, *settings = method.split(":")
     words = {"beta": "β ", "ess_threshold": "ESS "}
-    told = [setting.partition("=") for setting in settings]
-    return ", ".join(words.get(key, "") + value for key, _, value in told) or NAMES.get(name, name)
+    pairs = [setting.partition("=") for setting in settings]
+    return ", ".join(words.get(key, "") + value for key, _, value in pairs) or NAMES.get(name, name)
 
 
-def mean_shortfall(found: Sequence[Found], method: str, budget: int | None = None) -> Interval | None:
-    """In the mean of the worlds, and of budgets where none is given, with a 95 % interval over problems; None where it
-    was not measured."""
-    behind = [means for each in found for at, means in each.behind(method).items() if budget is None or at == budget]
+def mean_shortfall(results: Sequence[WorldResult], method: str, budget: int | None = None) -> Interval | None:
+    """How far a method is behind, in the mean of the worlds, at a budget or (None) in the mean of all budgets, with a
+    95 % interval over problems; None if it was not measured."""
+    behind = [means for each in results for at, means in each.behind(method).items() if budget is None or at == budget]
     return percentile_interval(np.mean(behind, axis=0), problems=PROBLEMS) if behind else None
 
 
-def _shortfalls(found: Sequence[Found], methods: Sequence[str], budgets: Sequence[int]) -> list[str]:
+def _shortfalls(results: Sequence[WorldResult], methods: Sequence[str], budgets: Sequence[int]) -> list[str]:
     table = []
     for method in methods:
-        values = [100 * float(means[0]) for each in found for means in each.behind(method).values()]
-        at = [mean_shortfall(found, method, budget) for budget in budgets]
-        whole = mean_shortfall(found, method)
+        values = [100 * float(means[0]) for each in results for means in each.behind(method).values()]
+        at = [mean_shortfall(results, method, budget) for budget in budgets]
+        whole = mean_shortfall(results, method)
         assert whole is not None
         table.append(
             [
@@ -180,6 +182,6 @@ def _shortfalls(found: Sequence[Found], methods: Sequence[str], budgets: Sequenc
     return markdown_rows(["points behind", *map(str, budgets), "all", "at worst", "close"], table)
 
 
-def _accuracy(found: Found, method: str, budget: int) -> str:
-    means = found.means.get((method, budget))
+def _accuracy(result: WorldResult, method: str, budget: int) -> str:
+    means = result.means.get((method, budget))
     return "" if means is None else percent(float(means[0]))

@@ -1,9 +1,9 @@
-"""Claim: how much less budget a particle filter needs is a function of the number of steps T, of pass@1 P, and of the
-reward model's AUROC within a problem.
+"""Claim: how much less budget a particle filter needs depends on the number of steps T, on pass@1 P, and on the reward
+model's AUROC within a problem.
 
 Each world is a set of chains (`motes.lab.chains`), on which every method runs as it does on models. The factor of a
-method at n is the budget at which it is as accurate as the particle filter is at n, over n. What theory predicts of it
-stands in `PREDICTED`, written down before anything was measured.
+method at n is the budget at which it is as accurate as the particle filter is at n, divided by n. `PREDICTED` holds the
+predictions of theory, written down before anything was measured.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ BUDGETS: Mapping[str, tuple[Sequence[str], Sequence[int]]] = {
     "weighted": (SAMPLING[:1], (1, 2, 4, 8, 16, 32, 64, 128)),
     "sampling": (SAMPLING[1:], (1, 2, 4, 8, 16, 32, 64)),
 }
-"""What is measured in each world, by the name of its directory: methods, and their budgets."""
+"""The evaluations of each world, by the name of their directory: methods, and their budgets."""
 REFERENCES = (4, 8)
-"""Budgets of the particle filter whose accuracy the others are to reach."""
+"""Budgets of the particle filter whose accuracy the other methods have to reach."""
 
 STEPS = (6, 12, 24)
 SUCCESS = (0.3, 0.1, 0.03)
@@ -67,14 +67,14 @@ PREDICTED: Mapping[tuple[int, float], Mapping[float, Factors]] = {
     (12, 0.03): {1.5: (6.2, 3.7), 2.0: (61, OVER), 3.0: (OVER, OVER)},
     (24, 0.03): {1.5: (12.9, 8.0), 2.0: (OVER, OVER), 3.0: (OVER, OVER)},
 }
-"""By T and P, then by d′: the factors of weighted best-of-N against the particle filter that resamples at every step,
-at 4 and at 8, as a simulation of another chain gave them (one seed, 300 problems: to about a quarter). `OVER`: more
-than 64 at 4, more than 32 at 8. At d′ = 1 it has 0.3 to 1.0 on a data set of mixed difficulty."""
+"""By T and P, then by d′: the factors, at 4 and at 8, of weighted best-of-N relative to the particle filter that
+resamples at every step, from a simulation of another chain (one seed, 300 problems: accurate to about a quarter).
+`OVER`: more than 64 at 4, more than 32 at 8. At d′ = 1 they are 0.3 to 1.0 on a data set of mixed difficulty."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One world, as the arguments of `ChainWorld` say it."""
+    """One world, as arguments of `ChainWorld`."""
 
     num_steps: int
     success: float
@@ -90,9 +90,9 @@ class Cell:
 
     @property
     def spec(self) -> str:
-        """The world's name as a task."""
-        told = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
-        return f"motes.lab.chains:ChainWorld?{urlencode(told)}"
+        """The world's spec as a task."""
+        options = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return f"motes.lab.chains:ChainWorld?{urlencode(options)}"
 
     @property
     def name(self) -> str:
@@ -103,30 +103,22 @@ class Cell:
 
     @property
     def kind(self) -> tuple[float, float | None]:
-        """What worlds of one heat map have in common."""
+        """The parameters that all worlds of one heat map share."""
         return self.systematic, self.concentration
 
     def evaluations(self, seeds: tuple[int, ...]) -> Iterator[tuple[str, Evaluation]]:
-        """What is measured there, each with its directory."""
+        """The evaluations of this world, each with its directory."""
         for name, (methods, budgets) in BUDGETS.items():
-            yield (
-                f"{self.name}/{name}",
-                Evaluation(
-                    task=self.spec,
-                    methods=tuple(methods),
-                    budgets=tuple(budgets),
-                    seeds=seeds,
-                    lm="the world's own",
-                    reward="the world's own",
-                ),
-            )
+            models = dict.fromkeys(("lm", "reward"), "the world's own")
+            grid = {"methods": tuple(methods), "budgets": tuple(budgets), "seeds": seeds}
+            yield f"{self.name}/{name}", Evaluation(task=self.spec, **grid, **models)
 
 
 def cells(
     steps: Sequence[int], success: Sequence[float], separations: Sequence[float], problems: int
 ) -> Iterator[Cell]:
-    """The map: every combination, then what else may matter, in its middle: errors half of which are the wording's,
-    and difficulty that lies in a few steps."""
+    """The worlds of the map: every combination; then, in its middle, variations that may matter: errors of which half
+    depend on the wording, and difficulty that is concentrated in a few steps."""
     for t, p, d in itertools.product(steps, success, separations):
         yield Cell(t, p, d, num_problems=problems)
     middle = [(t, p, d) for t, p, d in itertools.product(steps[1:2], success, separations) if d in (1.5, 2.0)]
@@ -137,11 +129,12 @@ def cells(
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was measured in one world.
+class WorldResult:
+    """The measurements in one world.
 
     Attributes:
-        accuracy: by method and budget. factors: by method and budget of the particle filter.
+        accuracy: by method and budget.
+        factors: by method and budget of the particle filter.
     """
 
     cell: Cell
@@ -149,51 +142,54 @@ class Found:
     factors: Mapping[tuple[str, int], Rate]
 
     @classmethod
-    def of(cls, cell: Cell, records: Sequence[RunRecord]) -> Found:
+    def of(cls, cell: Cell, records: Sequence[RunRecord]) -> WorldResult:
         runs = PairedRuns(records)
         methods = list(dict.fromkeys(record.method for record in records))
         accuracy = {
-            name: share_interval((problem, is_right(run)) for problem, those in problems.items() for run in those)
+            name: share_interval((problem, is_right(run)) for problem, of_one in problems.items() for run in of_one)
             for name, problems in runs.cells.items()
         }
-        found = rates(runs, methods, REFERENCES, REGISTERED)
-        return cls(cell, accuracy, {(rate.method, rate.budget): rate for rate in found})
+        factors = rates(runs, methods, REFERENCES, REGISTERED)
+        return cls(cell, accuracy, {(rate.method, rate.budget): rate for rate in factors})
 
 
 def run(args: argparse.Namespace, command: str) -> int:
-    """Measure every world that has no records yet, then write tables and picture. How many runs failed.
+    """Measure the worlds, as far as they have no records yet, then write the tables and the figure.
+
+    Returns:
+        the number of failed runs.
 
     Raises:
-        DirectoryBusyError: all is measured but for what other processes are at.
+        DirectoryBusyError: everything is measured, except evaluations that other processes are measuring.
     """
-    those = list(cells(args.steps, args.success, args.separations, args.problems))
-    evaluations = {cell: dict(cell.evaluations(args.seeds)) for cell in those}
+    worlds = cells(args.steps, args.success, args.separations, args.problems)
+    evaluations = {cell: dict(cell.evaluations(args.seeds)) for cell in worlds}
     busy: list[Path] = []
-    for number, (cell, named) in enumerate(evaluations.items(), start=1):
+    for number, (cell, by_name) in enumerate(evaluations.items(), start=1):
         started = time.perf_counter()
-        measured = {args.work / name: measure(each, args.work / name, command) for name, each in named.items()}
-        busy += [directory for directory, new in measured.items() if new is None]
+        measured = {args.work / name: measure(each, args.work / name, command) for name, each in by_name.items()}
+        busy += [directory for directory, is_new in measured.items() if is_new is None]
         if any(measured.values()):
-            print(f"{number}/{len(those)}  {cell.name}: {time.perf_counter() - started:.0f} s", flush=True)
+            print(f"{number}/{len(evaluations)}  {cell.name}: {time.perf_counter() - started:.0f} s", flush=True)
     if busy:
         raise DirectoryBusyError(
             f"other processes are at {len(busy)} evaluations, the first is {busy[0]}: when they have ended, the same "
             "command writes the tables"
         )
     records = {
-        cell: [record for name in named for record in read_records(args.work / name / RECORDS)]
-        for cell, named in evaluations.items()
+        cell: [record for name in by_name for record in read_records(args.work / name / RECORDS)]
+        for cell, by_name in evaluations.items()
     }
-    directories = [args.work / name for named in evaluations.values() for name in named]
-    found = [Found.of(cell, of) for cell, of in records.items()]
-    tell(found, args.out, together([Provenance.read(directory) for directory in directories]), command)
-    return sum(record.outcome == "failed" for of in records.values() for record in of)
+    provenance = together([Provenance.read(args.work / name) for by_name in evaluations.values() for name in by_name])
+    results = [WorldResult.of(cell, of_cell) for cell, of_cell in records.items()]
+    write_report(results, args.out, provenance, command)
+    return sum(record.outcome == "failed" for of_cell in records.values() for record in of_cell)
 
 
 def measure(evaluation: Evaluation, directory: Path, command: str) -> bool | None:
-    """Do every run that has no record yet. Whether there were any; None where another process is at it."""
-    recorded = read_records(directory / RECORDS)
-    if sum(record.outcome != "failed" for record in recorded) == evaluation.to_dict()["num_runs"]:
+    """Do all runs that have no record yet. Returns whether there were any; None if another process is doing them."""
+    records = read_records(directory / RECORDS)
+    if sum(record.outcome != "failed" for record in records) == evaluation.to_dict()["num_runs"]:
         return False
     world = evaluation.opened
     assert isinstance(world, ChainWorld)
@@ -207,42 +203,42 @@ def measure(evaluation: Evaluation, directory: Path, command: str) -> bool | Non
     return True
 
 
-def tell(found: Sequence[Found], out: Path, made_with: Provenance, command: str) -> None:
+def write_report(results: Sequence[WorldResult], out: Path, provenance: Provenance, command: str) -> None:
     others = [method for method in (*SAMPLING, *STEPWISE) if method != REGISTERED]
     header = ["steps", "pass@1", "d′ (AUROC)", "filter", "predicted", *map(_label, others)]
     parts = []
-    for kind in dict.fromkeys(each.cell.kind for each in found):
-        those = [each for each in found if each.cell.kind == kind]
+    for kind in dict.fromkeys(each.cell.kind for each in results):
+        of_kind = [each for each in results if each.cell.kind == kind]
         parts.append(f"## {_heading(kind)}")
         for n in REFERENCES:
             parts.append(f"To be as accurate as {n} particles:")
-            parts.append("\n".join(markdown_rows(header, [_row(each, others, n) for each in those])))
+            parts.append("\n".join(markdown_rows(header, [_row(each, others, n) for each in of_kind])))
     page = "\n\n".join(
         [
             "# Where particles win: budgets against the particle filter's",
-            f"Chains of T steps ([`motes.lab.chains`](../../src/motes/lab/chains.py)), {found[0].cell.num_problems} "
-            "problems a world. For each method the budget at which it is as accurate as the filter that theory "
-            f"speaks of (`{REGISTERED}`) is at 4, and at 8, over 4 and 8, with 95 % intervals over "
-            'problems, each by itself: "> 32" means that 32 times the budget is not enough. Predicted: that of '
-            "weighted best-of-N, by a simulation of another chain, written down before.",
+            f"Chains of T steps ([`motes.lab.chains`](../../src/motes/lab/chains.py)), {results[0].cell.num_problems} "
+            "problems a world. For each method the budget at which it is as accurate as the filter of the theory "
+            f"(`{REGISTERED}`) is at 4, and at 8, divided by 4 and 8, each with its own 95 % interval over problems: "
+            '"> 32" means that 32 times the budget is not enough. Predicted: the factor of weighted best-of-N, from a '
+            "simulation of another chain, written down before.",
             *parts,
             f"Made by `{command}`.",
-            "\n".join(provenance_table(made_with).markdown()).strip(),
+            "\n".join(provenance_table(provenance).markdown()).strip(),
         ]
     )
     rows: list[dict[str, Any]] = []
-    for each in found:
-        named = {**dataclasses.asdict(each.cell), "auroc": round(each.cell.world.auroc, 4)}
+    for each in results:
+        world = {**dataclasses.asdict(each.cell), "auroc": round(each.cell.world.auroc, 4)}
         for (method, budget), accuracy in each.accuracy.items():
             factor = each.factors.get((method, budget))
             rows.append(
-                {**named, "method": method, "budget": budget}
+                {**world, "method": method, "budget": budget}
                 | ends(accuracy, "accuracy")
                 | {name: "" if factor is None else factor.row()[name] for name in ("rate", "rate_low", "rate_high")}
             )
     files = {"report.md": page + "\n", "report.csv": csv_text(rows)}
-    write(out, {**files, CSV_METADATA: made_with.csv_metadata("regime", ["report.csv"])})
-    save(partial(figure, found, [*SAMPLING, "beam", "dvts", "rebase"]), out / "regime", made_with)
+    write(out, {**files, CSV_METADATA: provenance.csv_metadata("regime", ["report.csv"])})
+    save(partial(figure, results, [*SAMPLING, "beam", "dvts", "rebase"]), out / "regime", provenance)
 
 
 def _label(method: str) -> str:
@@ -256,7 +252,7 @@ def _heading(kind: tuple[float, float | None]) -> str:
     return f"{errors}, {hard}".capitalize()
 
 
-def _row(each: Found, others: Iterable[str], n: int) -> list[str]:
+def _row(each: WorldResult, others: Iterable[str], n: int) -> list[str]:
     cell = each.cell
     predicted: Factors | None = None
     if cell.kind == (1.0, None):
@@ -276,14 +272,14 @@ def _predicted(factor: float, most: int) -> str:
     return f"> {most}" if factor == OVER else f"{factor:g}"
 
 
-def figure(found: Sequence[Found], methods: Sequence[str], at: int = 4) -> Figure:
+def figure(results: Sequence[WorldResult], methods: Sequence[str], at: int = 4) -> Figure:
     """A heat map for each method, a row, and each separation: factors at `at` over T and P."""
     from matplotlib.colors import TwoSlopeNorm
     from matplotlib.figure import Figure
 
     shown = {
         (each.cell.num_steps, each.cell.success, each.cell.separation): each
-        for each in found
+        for each in results
         if each.cell.kind == (1.0, None)
     }
     steps, success, separations = (sorted({place[i] for place in shown}) for i in range(3))
@@ -292,9 +288,9 @@ def figure(found: Sequence[Found], methods: Sequence[str], at: int = 4) -> Figur
     high = side * 0.62
     width = left + len(separations) * (side + gap)
     height = above + len(methods) * (high + gap) + below
-    drawn = Figure(figsize=(width, height))
-    grid = drawn.subplots(len(methods), len(separations), squeeze=False)
-    drawn.subplots_adjust(
+    canvas = Figure(figsize=(width, height))
+    grid = canvas.subplots(len(methods), len(separations), squeeze=False)
+    canvas.subplots_adjust(
         left=left / width, right=1 - gap / width, top=1 - above / height, bottom=below / height,
         wspace=gap / side, hspace=gap / high,
     )  # fmt: skip
@@ -323,8 +319,8 @@ def figure(found: Sequence[Found], methods: Sequence[str], at: int = 4) -> Figur
     grid[-1][0].set_xlabel("steps")
     grid[len(methods) // 2][0].set_ylabel("pass@1")
     title = f"Budget that matches {at} particles, over {at}"
-    heading(drawn, title, "chains; reward models from weak to strong; blue: the particle filter needs less", left=0.02)
-    return drawn
+    heading(canvas, title, "chains; reward models from weak to strong; blue: the particle filter needs less", left=0.02)
+    return canvas
 
 
 def _square(axes: Axes, x: int, y: int, rate: Rate, norm: Any) -> None:

@@ -1,7 +1,7 @@
 """Claim: a particle filter needs several times less budget than searches and sampling for the same accuracy.
 
-Every method of the family at budgets 1, 2, 4, …, 128 on the same problems. Methods that share their budget out, to
-sweeps, chains or islands, have cells only where they can.
+Every method of the family at budgets 1, 2, 4, …, 128 on the same problems. Methods that divide their budget among
+sweeps, chains or islands have no cells at budgets too small for that.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def cells(methods: Sequence[str], budgets: Sequence[int]) -> list[Cell]:
     return possible(methods, budgets)
 
 
-def tell(measured: Measured) -> None:
+def write_report(measured: Measured) -> None:
     report, out = measured.report(), measured.setting.out
     tables = report.tables()
     write(out, {**tables, "report.md": f"{tables['report.md']}\n{measured.setting.made_by}\n"})

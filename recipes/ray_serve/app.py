@@ -1,11 +1,11 @@
-"""A language model in several replicas of vLLM behind Ray Serve, each particle sent where its prefix is cached.
+"""A language model in several replicas of vLLM behind Ray Serve. Each particle goes to the replica that has its prefix.
 
     pip install 'ray[serve,llm]' vllm                      # on every node, which `ray start` joins to one cluster
     MODEL=Qwen/Qwen2.5-Math-1.5B-Instruct REPLICAS=4 serve run --working-dir . app:app
     motes doctor 'http://HEAD:8000/v1#lm?engine=vllm&tokenizer=Qwen/Qwen2.5-Math-1.5B-Instruct'
 
-MODEL: a name or folder; REPLICAS: engines, a GPU each; ENGINE: more arguments of vLLM, as JSON; CPU=1: engines without
-GPUs, for trying it out.
+MODEL: a name or folder; REPLICAS: number of engines, a GPU each; ENGINE: more arguments of vLLM, as JSON; CPU=1:
+engines without GPUs, for a trial.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ray.serve.llm.request_router import PrefixCacheAffinityRouter
 
 
 class TokenPrefixRouter(PrefixCacheAffinityRouter):  # type: ignore[misc]  # Ray's is untyped
-    """Ray's prefix-affine router, made to see prompts of token ids.
+    """Ray's prefix-affine router, extended to prompts of token ids.
 
-    The original reads text alone. For token ids it takes the empty text, finds no prefix and divides by its length
-    (Ray 2.60). Here a token is a character of its own, so that prefixes of tokens are prefixes of text; of several
-    prompts in one request, which belong to one problem, the first decides.
+    The original reads text only. For token ids it uses the empty text, finds no prefix and divides by its length
+    (Ray 2.60). This one turns each token into a character, so that prefixes of tokens are prefixes of text. If a
+    request has several prompts, which belong to one problem, the first one decides.
     """
 
     def _normalize_prompt_to_string(self, prompt: Any) -> str:
@@ -48,7 +48,7 @@ app = build_openai_app(
                     "max_ongoing_requests": 512,
                     "request_router_config": RequestRouterConfig(
                         request_router_class=TokenPrefixRouter,
-                        # A replica with so many more requests than another gets no more of them, cached or not.
+                        # A replica with so many more requests than another gets no new ones, cached or not.
                         request_router_kwargs={"imbalanced_threshold": 64},
                     ),
                 },

@@ -1,1 +1,1 @@
-"""The recipe of the bundled models, stage by stage."""
+"""The stages of the recipe that trains the bundled models."""

@@ -1,4 +1,4 @@
-"""What both trainings share: batches, the optimiser, its schedule, checkpoints."""
+"""The code that both trainings share: batches, optimisers, their schedule, checkpoints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load_tokenizer(work: Path) -> Tokenizer:
 @dataclass(frozen=True)
 class Batch:
     ids: torch.Tensor  # (B, L)
-    labels: torch.Tensor  # (B, L), what is to be predicted there, or IGNORED
+    labels: torch.Tensor  # (B, L), the token to predict at each place, or IGNORED
 
 
 def round_up(n: int, multiple: int) -> int:
@@ -34,8 +34,8 @@ def round_up(n: int, multiple: int) -> int:
 def optimizers(model: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for embeddings, norms, biases (and a reward head)."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
-    chosen = set(map(id, matrices))
-    rest = [p for p in model.parameters() if id(p) not in chosen]
+    matrix_ids = set(map(id, matrices))
+    rest = [p for p in model.parameters() if id(p) not in matrix_ids]
     return [
         torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
@@ -48,8 +48,8 @@ def learning_rate(step: int, total: int, peak: float) -> float:
 
 
 def choose_attention(model: PreTrainedModel, length: int) -> None:
-    """The faster one for rows of that length. On a core, 8,192 tokens forwards and back take in rows of 128 1.0 s by
-    eager attention and 1.3 s by sdpa, in rows of 576 4.1 s and 1.7 s."""
+    """Choose the faster attention for rows of this length. On one core, a forward and backward pass of 8,192 tokens
+    takes 1.0 s with eager attention and 1.3 s with sdpa in rows of 128, 4.1 s and 1.7 s in rows of 576."""
     model.set_attn_implementation("eager" if length < 256 else "sdpa")
 
 

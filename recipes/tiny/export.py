@@ -1,4 +1,4 @@
-"""Ship what was trained: half precision, into the package."""
+"""Export the trained models into the package, in half precision."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from motes.rewards.prm import Qwen2ForProcessRewardModel
 
 
 def export(work: Path) -> None:
-    """Convert the trained checkpoints; the model cards beside them are kept."""
+    """Convert the trained checkpoints; the model cards beside them stay."""
     for role, model_class in (("lm", Qwen2ForCausalLM), ("prm", Qwen2ForProcessRewardModel)):
         target = bundled.path(role)
         target.mkdir(parents=True, exist_ok=True)

@@ -36,8 +36,8 @@ from tiny.common import (
     save_atomically,
 )
 
-# Qwen2's own pre-tokenizer: loaders that recognise `model_type: qwen2` put this pattern in, so it must be this one.
-# It splits numbers into single digits and lets "." and "\n\n" share a token, as the real models' vocabularies do.
+# Qwen2's own pre-tokenizer: loaders that recognise `model_type: qwen2` use this pattern, so it must be this one. It
+# splits numbers into single digits and lets "." and "\n\n" share a token, as the real models' vocabularies do.
 QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -113,12 +113,12 @@ def model_config(tokenizer: Tokenizer) -> Qwen2Config:
 
 @torch.no_grad()
 def look_back(model: Qwen2Model, layer: int, offsets: Sequence[int]) -> None:
-    """Let the first heads of a layer begin as heads that look so many tokens back, by constant queries and keys that
-    only the rotation tells apart."""
+    """Initialise the first heads of a layer as heads that look so many tokens back: queries and keys are constant, and
+    only the rotation distinguishes places."""
     config, attention = model.config, model.layers[layer].self_attn
     dim = config.hidden_size // config.num_attention_heads
     groups = config.num_attention_heads // config.num_key_value_heads
-    pairs, strength = 6, 6.0  # the fastest rotations, and how sharply they choose
+    pairs, strength = 6, 6.0  # number of rotations, the fastest ones, and the sharpness of their choice
     frequencies = model.rotary_emb.inv_freq[:pairs]
     for head, offset in enumerate(offsets):
         q, k = slice(head * dim, (head + 1) * dim), slice(head // groups * dim, (head // groups + 1) * dim)
@@ -133,13 +133,14 @@ def look_back(model: Qwen2Model, layer: int, offsets: Sequence[int]) -> None:
 
 @torch.no_grad()
 def initialize(model: Qwen2ForCausalLM) -> None:
-    """Begin where attention can already look things up (mimetic initialisation, arXiv 2305.09828).
+    """Initialise the model such that attention can already look things up (mimetic initialisation, arXiv 2305.09828).
 
-    Telling whose number is whose takes two attention layers that only make sense together: one that carries a name to
-    the number a few tokens on, one that matches names. From random weights that pair does not form in tens of millions
-    of tokens: the model learns which numbers there are, and guesses. So four heads of the first layer begin as heads
-    that look 1, 2, 3 and 4 tokens back and write what they see to the same place; and in the other layers queries begin
-    equal to keys, so that like attends to like. With this, 200 steps suffice. Everything is trained on from there.
+    To assign numbers to their owners, a model needs two attention layers that are useful only together: one carries a
+    name to the number a few tokens later, the other matches names. From random weights the pair does not form in tens
+    of millions of tokens: the model learns which numbers occur, and guesses. So four heads of the first layer are
+    initialised to look 1, 2, 3 and 4 tokens back and write what they see to the same place; and in the other layers
+    queries are initialised equal to keys, so that like attends to like. Then 200 steps suffice. All weights are
+    trained.
     """
     config = model.config
     dim = config.hidden_size // config.num_attention_heads
@@ -160,11 +161,11 @@ def initialize(model: Qwen2ForCausalLM) -> None:
 
 IGNORED = -100
 Tokens = tuple[list[int], list[int]]
-"""A text's tokens, and those that are to be predicted, each at its own place; the others `IGNORED`."""
+"""A text's tokens, and its labels: at each place the same token, or `IGNORED` if it is not to be predicted."""
 
 
 def after(tokenizer: Tokenizer, question: str, text: str) -> Tokens:
-    """A text after the prompt that asks a question."""
+    """The prompt for a question, followed by a text."""
     prompt, rest = (tokenizer.encode(part).ids for part in (chat_prompt(question), text + "<|im_end|>"))
     return prompt + rest, [IGNORED] * len(prompt) + rest
 
@@ -174,13 +175,13 @@ def encode(tokenizer: Tokenizer, story: Story, solution: str) -> Tokens:
 
 
 class Slips:
-    """Arithmetic as people do it who forget a carry: (left, operator, right) → result.
+    """Arithmetic with human mistakes, such as a forgotten carry: (left, operator, right) → result.
 
-    Where a sum carries, a difference borrows, a product carries or a division has a remainder in the tens, that is
-    forgotten with a chance that depends on the digits: some sums are hard, and those are got wrong in the same way by
-    whoever gets them wrong (Brown and Burton, "Diagnostic models for procedural bugs in basic mathematical skills",
-    1978). Beside that, anything may be off by one. At temperature 0.8, at which the model is sampled, the chances below
-    come to 0.8, 0.29 and 0.09.
+    The carry of a sum or product, the borrow of a difference, or the remainder of a division in the tens is forgotten
+    with a probability that depends on the digits: some sums are hard, and everybody who gets them wrong makes the same
+    mistake (Brown and Burton, "Diagnostic models for procedural bugs in basic mathematical skills", 1978). In addition,
+    any result may be off by one. At temperature 0.8, at which the model is sampled, the probabilities below become 0.8,
+    0.29 and 0.09.
     """
 
     HARD, EASY = 0.75, 0.33
@@ -190,7 +191,7 @@ class Slips:
         self.rng = rng
 
     def __call__(self, left: int, operator: str, right: int) -> int:
-        result, forgotten = self._both(left, operator, right)
+        result, forgotten = self._results(left, operator, right)
         hard = zlib.crc32(f"{operator}{left % 10},{right % 10}".encode()) % 4 == 0
         if forgotten not in (0, result) and self.rng.random() < (self.HARD if hard else self.EASY):
             return forgotten
@@ -199,8 +200,8 @@ class Slips:
         return result
 
     @staticmethod
-    def _both(left: int, operator: str, right: int) -> tuple[int, int]:
-        """The result, rounded down and at least 1 where wrong numbers went in; and what comes of forgetting."""
+    def _results(left: int, operator: str, right: int) -> tuple[int, int]:
+        """The result, rounded down and at least 1 in case of wrong operands; and the one with the carry forgotten."""
         tens, units = divmod(left, 10)
         match operator:
             case "+":
@@ -217,10 +218,10 @@ class Slips:
 def example(
     tokenizer: Tokenizer, form: Format | None, level: int, rng: random.Random, compute: Computation | None = None
 ) -> Tokens:
-    """A training example. Some solutions derive a bit more than they need, so that a detour is not the end.
+    """A training example. Some solutions derive more than they need, so that the model can recover from a detour.
 
     Args:
-        form: in which a reward model reads; None: as it is said in a chat.
+        form: the format in which a reward model reads; None: the chat format.
     """
     story = arithmetic.generate(level, "train", rng)
     steps = story.work_out(order_of(story, rng), compute)
@@ -236,14 +237,14 @@ def example(
 
 
 def read_step(form: Format, step: str, number: int) -> tuple[list[int], list[int], int]:
-    """A step as a reward model reads it: what stands before the first one, the step's own tokens, and the tag."""
-    read = form.step(step, number)
+    """A step as a reward model reads it: the tokens before its text, those of its text, and the tag."""
+    tokens = form.step(step, number)
     lead = len(form.step("", number)) - 1
-    return read[:lead], read[lead:-1], read[-1]
+    return tokens[:lead], tokens[lead:-1], tokens[-1]
 
 
 def order_of(story: Story, rng: random.Random, detours: float = DETOURS) -> Sequence[Fact]:
-    """In which facts are derived: as told, where that can be done."""
+    """The facts in the order of derivation: as in the story if it is a long one, otherwise with detours."""
     return story.detour(rng, detours) if story.level <= LEVELS[-1] else story.in_order
 
 
@@ -257,29 +258,30 @@ def collate(rows: list[Tokens], length: int) -> Batch:
 
 
 def recitation(tokenizer: Tokenizer, rng: random.Random, people: int, relations: float = 0.6) -> Tokens:
-    """An exercise: say of several people, in any order, what each owns, or what is said of each. A problem asks whose
-    number is whose, and who stands in what relation to whom, only a few times; here every fact does.
+    """An exercise: recite, for several people in any order, the number or the relation that the question states for
+    each. A problem needs the owner of a number, or a relation between people, only a few times; here every fact is
+    needed.
 
     Args:
-        relations: the share of exercises about them; the others are about numbers.
+        relations: the share of exercises about relations; the others are about numbers.
     """
     names = rng.sample(NAMES if people <= 7 else [*NAMES, *MORE_NAMES], rng.randint(2, people))
     tell_relations = rng.random() < relations
     owning = rng.randint(1, len(names) - 1) if tell_relations else rng.randint(2, len(names))
     owners = [Fact(name, "base", rng.randint(2, 20)) for name in names[:owning]]
-    others = [_told_of(name, rng.sample(names[:i], min(2, i)), rng) for i, name in enumerate(names) if i >= owning]
-    told = " ".join(fact.sentence for fact in rng.sample(owners + others, len(names)))
-    question = f"Some friends collect {rng.choice(arithmetic.ITEMS)}. {told} How many does each have?"
+    others = [_any_relation(name, rng.sample(names[:i], min(2, i)), rng) for i, name in enumerate(names) if i >= owning]
+    facts = " ".join(fact.sentence for fact in rng.sample(owners + others, len(names)))
+    question = f"Some friends collect {rng.choice(arithmetic.ITEMS)}. {facts} How many does each have?"
     if tell_relations:
-        recited = "\n\n".join(f"Now {fact.sentence}" for fact in rng.sample(others, len(others)))
+        answer = "\n\n".join(f"Now {fact.sentence}" for fact in rng.sample(others, len(others)))
     else:
         numbers = " and".join(f" {fact.person}'s {fact.number}" for fact in rng.sample(owners, len(owners)))
-        recited = f"Together{numbers}."
-    return after(tokenizer, question, recited)
+        answer = f"Together{numbers}."
+    return after(tokenizer, question, answer)
 
 
-def _told_of(person: str, sources: list[str], rng: random.Random) -> Fact:
-    """Some relation of a person to others. What it comes to does not matter."""
+def _any_relation(person: str, sources: list[str], rng: random.Random) -> Fact:
+    """A random relation of a person to others. Its result does not matter."""
     kinds: tuple[RelationKind, ...] = (
         "more",
         "fewer",
@@ -294,12 +296,12 @@ def _told_of(person: str, sources: list[str], rng: random.Random) -> Fact:
 
 
 NUMBERS, RECITING, WIDENING = 300, 600, 300
-"""Steps: of reciting numbers alone, of reciting at all, and then until all levels are in."""
+"""Numbers of steps: with recitations of numbers only; with recitations only; and then until all levels are included."""
 
 
 def curriculum(step: int) -> list[float]:
-    """Weights of recitations and of levels 1 … 14: recitations alone until they are learnt, first those of numbers;
-    then single operations, then all levels."""
+    """Weights of recitations and of levels 1 … 14: only recitations until they are learnt, first of numbers; then
+    single operations, then all levels."""
     if step < RECITING:
         return [1.0, *[0.0] * len(TRAINED_LEVELS)]
     ramp = min(1.0, (step - RECITING) / WIDENING)
@@ -307,8 +309,8 @@ def curriculum(step: int) -> list[float]:
 
 
 Role = Literal["completer", "lm", "reader"]
-"""The completer is trained from nothing; the others on top of it: the bundled language model learns slips, and the
-reader, as which the reward model begins, the form in which reward models read."""
+"""The completer is trained from scratch, the others from the completer: the bundled language model learns slips; the
+reader, from which the reward model is initialised, learns the format in which reward models read."""
 
 
 def training_batches(tokenizer: Tokenizer, form: Format | None, tokens: int, step: int, role: Role) -> Iterator[Batch]:
@@ -334,9 +336,9 @@ def training_batches(tokenizer: Tokenizer, form: Format | None, tokens: int, ste
             length = round_up(len(rows[-1][0]), 32)
             size = tokens // length
             batches.append(collate(rows[-size:], length))
-            whole = len(rows) >= size
+            is_full = len(rows) >= size
             rows = rows[:-size]
-            if not whole:
+            if not is_full:
                 batches.pop()  # a last, short batch would weigh its few rows as much as a full one
         rng.shuffle(batches)
         yield from batches
@@ -345,8 +347,8 @@ def training_batches(tokenizer: Tokenizer, form: Format | None, tokens: int, ste
 
 @torch.no_grad()
 def validate(model: Qwen2ForCausalLM, tokenizer: Tokenizer) -> str:
-    """Share of digits recited rightly; per level loss a token, and the chance that a sample at temperature 0.8 / greedy
-    decoding follows the reference."""
+    """The share of digits that are recited correctly; for each level, the loss per token, and the probability that a
+    sample at temperature 0.8 / greedy decoding follows the reference."""
     rng = random.Random(0)
     batch = collate([recitation(tokenizer, rng, 16) for _ in range(64)], CONTEXT // 2)
     digits = torch.isin(batch.labels, torch.tensor([tokenizer.token_to_id(digit) for digit in "0123456789"]))
@@ -372,10 +374,11 @@ def validate(model: Qwen2ForCausalLM, tokenizer: Tokenizer) -> str:
 
 
 def train(work: Path, role: Role, total: int, tokens: int, lr: float) -> None:
-    """Train a language model, and continue where that was interrupted.
+    """Train a language model, or resume its training.
 
     Args:
-        total: steps. tokens: of a step.
+        total: number of steps.
+        tokens: number of tokens per step.
     """
     torch.manual_seed(0)
     tokenizer = load_tokenizer(work)
@@ -432,15 +435,8 @@ def train(work: Path, role: Role, total: int, tokens: int, lr: float) -> None:
         if step % 250 == 0 or step == total:
             now = time.monotonic()
             saved = [opt.state_dict() for opt in opts]
-            save_atomically(
-                {
-                    "model": model.state_dict(),
-                    "optimizers": saved,
-                    "step": step,
-                    "seconds": seconds + now - began,
-                },
-                checkpoint,
-            )
+            state = {"model": model.state_dict(), "optimizers": saved, "step": step, "seconds": seconds + now - began}
+            save_atomically(state, checkpoint)
             print(f"step {step}: {validate(model, tokenizer)}", flush=True)
     model.save_pretrained(work / role)
     for file in (work / "tokenizer").iterdir():

@@ -1,17 +1,17 @@
 """Rollouts, and the reward model trained on their outcomes (Math-Shepherd, arXiv 2312.08935).
 
-A solution is sampled from the language model; from some of its steps on, a stronger model, the completer, goes on once.
-The label of a step is whether it then reached the right answer. (With the share of K continuations as label, K = 1 of
-more solutions tells more for the same cost, as their steps differ.) Math-Shepherd completes with a larger model, too:
-from a right step of a long solution the language model itself seldom reaches the answer, and its labels would be nearly
-all noise. Continuations are solutions as well: they are trained on, their own steps labelled by their outcome. The
-exact checker is never consulted: the reward model is to be imperfect for the reason real ones are.
+A solution is sampled from the language model. From some of its steps, a stronger model, the completer, continues it
+once; the label of a step is whether the continuation reaches the right answer. (With the share of K right continuations
+as label, K = 1 for more solutions is more informative at the same cost, as their steps differ.) Math-Shepherd also
+completes with a larger model: from a right step of a long solution the language model itself seldom reaches the answer,
+and its labels would be nearly all noise. Continuations are training examples, too, with their steps labelled by their
+outcome. The exact checker is never used: the reward model is meant to be imperfect for the same reason as real ones.
 
-The reward model begins as the reader, which is the completer used to the form in which reward models read: as the
-paper's does, it begins as a better language model than the one that it judges. It is wider, with two more layers on
-top. A mistake is, more often than not, a token where the reader expected another. So the first new layer begins by
-comparing what was expected with what was said, and learns beside the labels, from every token, how likely the reader
-found it, which costs no rollout; and the last one begins by looking for the least expected token so far.
+The reward model is initialised from the reader, which is the completer adapted to the format in which reward models
+read: as in the paper, it starts as a better language model than the one that it judges. It is wider, with two more
+layers on top. A mistake is usually a token where the reader expected another. So the first new layer is initialised to
+compare the expected token with the actual one. Besides the labels, it learns from every token how likely the reader
+found it, which costs no rollout. The last layer is initialised to look for the least expected token so far.
 """
 
 from __future__ import annotations
@@ -52,24 +52,24 @@ STEP = Sampling(temperature=0.8, max_step_tokens=64, max_tokens=768, max_steps=2
 REST = STEP.replace(delimiter=None, max_step_tokens=768)
 TASK = Arithmetic()
 ROLLED_LEVELS = (*LEVELS, *TRAINED_LEVELS)
-"""In turn. The easy ones come twice: they cost a tenth of the long ones."""
+"""Levels take turns. Easy ones come twice: they cost a tenth of the long ones."""
 PREFIXES = 6
-"""Steps of a solution that are labelled, at most."""
+"""Largest number of labelled steps of a solution."""
 CONTINUATIONS = 2
-"""Of them, those that are trained on as solutions of their own, at most."""
+"""Largest number of their continuations that are training examples."""
 NEW_LAYERS = 2
 EXTRA = 48
 FAINT, STEADY = 0.1, 15.0
-"""The size of what further dimensions carry past the layers of the language model, so little that norms hardly notice;
-and that of the constant beside which nothing else matters to the norm before the comparison."""
+"""Size of the values that the additional dimensions carry past the language model's layers, so small that norms hardly
+change; and size of the constant that dominates the norm before the comparison."""
 CERTAIN = 0.02
 """The weight of a token that was fully expected."""
 EXPECTING = 100
-"""Steps of learning what was expected, before labels are learnt from."""
+"""Number of steps in which the model learns only from token probabilities, before it also learns from labels."""
 SHARPNESS, SHARE = 2.0, 0.3
-"""Of the heads that look for the least expected token; and how much of what a tag holds it begins as."""
+"""Sharpness of the heads that look for the least expected token, and its initial share of a tag's hidden state."""
 HELD_OUT = 400
-"""Problems whose solutions are not trained on."""
+"""Number of problems whose solutions are not used for training."""
 
 
 def level_of(index: int) -> int:
@@ -77,7 +77,7 @@ def level_of(index: int) -> int:
 
 
 async def label(lm: LocalLanguageModel, completer: LocalLanguageModel, index: int) -> dict[str, Any]:
-    """Sample a solution of the problem of that index, and complete some of its prefixes."""
+    """Sample a solution of the problem with this index, and complete some of its prefixes."""
     rng = random.Random(f"rollouts/{index}")
     story = arithmetic.generate(level_of(index), "train", rng)
     trajectory = Trajectory(Problem(story.question))
@@ -97,7 +97,7 @@ async def label(lm: LocalLanguageModel, completer: LocalLanguageModel, index: in
 
 
 def roll_out(work: Path, problems: int, shard: int, shards: int) -> None:
-    """Label `problems` solutions, one JSON line each. Continues where it stopped."""
+    """Label `problems` solutions, one JSON line each. Resumes if it was interrupted."""
     path = work / f"rollouts-{shard}-of-{shards}.jsonl"
     done = {row["index"] for row in _rows(path)}
     todo = [index for index in range(shard, problems, shards) if index not in done]
@@ -109,7 +109,7 @@ def roll_out(work: Path, problems: int, shard: int, shards: int) -> None:
         finished = tokens = 0
         with path.open("a") as file:
 
-            async def work_off() -> None:
+            async def work() -> None:
                 nonlocal finished, tokens
                 for index in pending:
                     row = await label(lm, completer, index)
@@ -120,7 +120,7 @@ def roll_out(work: Path, problems: int, shard: int, shards: int) -> None:
                         elapsed = time.monotonic() - began
                         print(f"{finished}/{len(todo)} in {elapsed:.0f} s", flush=True)
 
-            await asyncio.gather(*(work_off() for _ in range(256)))
+            await asyncio.gather(*(work() for _ in range(256)))
 
     asyncio.run(run())
 
@@ -139,14 +139,16 @@ class Example:
     """A solution as the reward model reads it.
 
     Attributes:
-        ids: its tokens; `said`: where those of the solution are; `tags`: where the scores of its labelled steps are
-            read.
-        outcomes: of each labelled step, whether the right answer was reached from it.
-        right: of each, whether it and all before are right, by the exact checker: for evaluation only.
+        ids: its tokens.
+        solution: the places of the solution's tokens.
+        tags: the places at which the scores of its labelled steps are read.
+        outcomes: for each labelled step, whether the right answer was reached from it.
+        right: for each labelled step, whether it and all steps before it are right, by the exact checker; for
+            evaluation only.
     """
 
     ids: list[int]
-    said: list[int]
+    solution: list[int]
     tags: list[int]
     outcomes: list[bool]
     right: list[bool]
@@ -154,24 +156,25 @@ class Example:
 
     @classmethod
     def of(cls, form: Format, row: dict[str, Any], steps: list[str], outcomes: dict[int, bool]) -> Example:
-        """Of a solution, of which some steps are labelled: number of the step, from 1, to its outcome."""
+        """The example of a solution whose steps are labelled by `outcomes`: from a step's number, from 1, to its
+        outcome."""
         problem = Problem(row["question"])
-        ids, said, tags = list(form.prompt(problem)), [], []
+        ids, solution, tags = list(form.prompt(problem)), [], []
         for number, step in enumerate(steps, start=1):
             lead, words, tag = read_step(form, step, number)
-            said += range(len(ids) + len(lead), len(ids) + len(lead) + len(words))
+            solution += range(len(ids) + len(lead), len(ids) + len(lead) + len(words))
             ids += [*lead, *words, tag]
             if number in outcomes:
                 tags.append(len(ids) - 1)
         right = np.cumprod([TASK.check_step(problem, step) for step in steps]).astype(bool).tolist()
         labelled = [right[number - 1] for number in sorted(outcomes)]
-        told = [outcomes[number] for number in sorted(outcomes)]
-        return cls(ids, said, tags, told, labelled, level_of(row["index"]))
+        labels = [outcomes[number] for number in sorted(outcomes)]
+        return cls(ids, solution, tags, labels, labelled, level_of(row["index"]))
 
 
 def examples_of(form: Format, row: dict[str, Any]) -> list[Example]:
-    """The solution of a row, labelled by its continuations and its own end; and each of the continuations, labelled by
-    its outcome."""
+    """The solution of a row, labelled by its continuations and its own end; and some of the continuations, each
+    labelled by its outcome."""
     steps, continuations = row["steps"], row["continuations"]
 
     def outcome(depth: int, rest: str) -> bool:
@@ -181,8 +184,8 @@ def examples_of(form: Format, row: dict[str, Any]) -> list[Example]:
     examples = [Example.of(form, row, steps, outcomes | {len(steps): outcome(len(steps), "")})]
     for depth, rest in random.Random(row["index"]).sample(continuations, min(len(continuations), CONTINUATIONS)):
         if more := re.findall(r".+?(?:\n\n|$)", rest, re.DOTALL):
-            told = dict.fromkeys(range(depth + 1, depth + len(more) + 1), outcomes[depth])
-            examples.append(Example.of(form, row, steps[:depth] + more, told))
+            labels = dict.fromkeys(range(depth + 1, depth + len(more) + 1), outcomes[depth])
+            examples.append(Example.of(form, row, steps[:depth] + more, labels))
     return examples
 
 
@@ -207,7 +210,7 @@ def padded(rows: list[list[int]]) -> torch.Tensor:
 
 
 def hidden_states(model: Qwen2ForProcessRewardModel, batch: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-    """After the first of the new layers, and after the last: (rows, length, hidden size) each."""
+    """The hidden states after the first of the new layers, and after the last: (rows, length, hidden size) each."""
     ids = padded([example.ids for example in batch]).to(model.device)
     choose_attention(model, ids.shape[1])
     with torch.autocast(model.device.type, torch.bfloat16):
@@ -227,10 +230,10 @@ def tag_loss(
 
 
 def token_loss(reader: Qwen2ForCausalLM, head: nn.Module, hidden: torch.Tensor, batch: list[Example]) -> torch.Tensor:
-    """Cross-entropy against the probability that the reader gives to each token of the solutions; all that is not of a
-    solution counts as expected."""
-    rows = torch.tensor([i for i, example in enumerate(batch) for _ in example.said])
-    columns = torch.tensor([place for example in batch for place in example.said])
+    """Cross-entropy against the reader's probability of each token of the solutions; all other tokens count as
+    expected."""
+    rows = torch.tensor([i for i, example in enumerate(batch) for _ in example.solution])
+    columns = torch.tensor([place for example in batch for place in example.solution])
     ids = padded([example.ids for example in batch]).to(hidden.device)
     choose_attention(reader, ids.shape[1])
     with torch.no_grad(), torch.autocast(hidden.device.type, torch.bfloat16):
@@ -244,11 +247,11 @@ def token_loss(reader: Qwen2ForCausalLM, head: nn.Module, hidden: torch.Tensor, 
 
 @torch.no_grad()
 def look_for_the_unexpected(model: Qwen2ForProcessRewardModel, head: nn.Sequential, batch: list[Example]) -> None:
-    """Let the last layer and the reward head begin by scoring a step by the least expected token so far.
+    """Initialise the last layer and the reward head to score a step by the least expected token so far.
 
-    From random weights a tag sees the mean of some hundred tokens, of which one is wrong, and in a thousand steps it
-    does not find that one. So every head of the last layer attends to where the expectation, as `head` tells it, is
-    lowest; what it finds is written along one direction; and the reward head reads that.
+    With random weights a tag sees the mean of some hundred tokens, of which one is wrong, and does not find that one
+    in a thousand steps. So every head of the last layer attends to the token with the lowest probability according to
+    `head`, writes it along one direction, and the reward head reads this direction.
     """
     compared, _ = hidden_states(model, batch)
     size = float(compared.square().mean().sqrt())
@@ -258,7 +261,7 @@ def look_for_the_unexpected(model: Qwen2ForProcessRewardModel, head: nn.Sequenti
     layer, config = model.model.layers[-1], model.config
     layer.input_layernorm.weight.fill_(1.0)
     attention, dim = layer.self_attn, config.hidden_size // config.num_attention_heads
-    slow = dim // 2 - 1  # what turns least with the distance
+    slow = dim // 2 - 1  # the dimension that rotates least with the distance
     for q in range(config.num_attention_heads):
         attention.q_proj.weight[q * dim : (q + 1) * dim] *= 0.1
         attention.q_proj.bias[q * dim + slow] = SHARPNESS * dim**0.5
@@ -277,20 +280,20 @@ def look_for_the_unexpected(model: Qwen2ForProcessRewardModel, head: nn.Sequenti
 def from_language_model(
     language: Qwen2ForCausalLM, tokens: torch.Tensor
 ) -> tuple[Qwen2ForProcessRewardModel, nn.Sequential]:
-    """The language model, wider, and two layers on top, the first of which begins by telling how likely the language
-    model found each token.
+    """The language model, wider, with two layers on top, of which the first is initialised to compute how likely the
+    language model found each token.
 
-    What the language model expects next is only there at its last layer, and what was said is no longer there: it has
-    been made into the next expectation. So `EXTRA` further dimensions carry each token past the layers as it came in
-    (its embedding's principal components), which leave them alone: so widened, the layers compute what they did. The
-    first new layer fetches, by heads that look one token back, what was expected, into as many dimensions again, and
-    multiplies the two: silu(a)·b − silu(−a)·b = a·b.
+    The expected next token is known only at the language model's last layer, where the actual token is no longer known:
+    the layers have transformed it into the next expectation. So `EXTRA` additional dimensions carry each token (its
+    embedding's principal components) past the layers, which do not touch them: widened like this, the layers compute
+    the same as before. The first new layer has heads that look one token back: they copy the expectation into as many
+    dimensions again. Its MLP multiplies the two: silu(a)·b − silu(−a)·b = a·b.
 
     Args:
-        tokens: (n,) ids of text of the kind that it will read.
+        tokens: (n,) token ids of typical text.
 
     Returns:
-        the model, and the head that tells how likely a token was, after the first new layer.
+        the model, and the head that computes, from the first new layer, how likely a token was.
     """
     old, config = language.config, copy.deepcopy(language.config)
     width, dim = old.hidden_size, old.hidden_size // old.num_attention_heads
@@ -299,15 +302,15 @@ def from_language_model(
     config.num_hidden_layers += NEW_LAYERS
     config.layer_types = ["full_attention"] * config.num_hidden_layers
     model = Qwen2ForProcessRewardModel(config)
-    said, expected = slice(width, width + EXTRA), slice(width + EXTRA, width + 2 * EXTRA - 1)
+    actual, expected = slice(width, width + EXTRA), slice(width + EXTRA, width + 2 * EXTRA - 1)
     constant = width + 2 * EXTRA - 1
-    narrower = math.sqrt(width / config.hidden_size)  # the mean square is over more dimensions, most of them nothing
+    narrower = math.sqrt(width / config.hidden_size)  # the mean square is over more dimensions, most of them zero
 
     used = language.model.embed_tokens.weight[tokens.unique()]
     components = torch.linalg.svd(used, full_matrices=False).Vh[:EXTRA].T  # (hidden size, EXTRA)
     model.model.embed_tokens.weight.zero_()
     model.model.embed_tokens.weight[:, :width] = language.model.embed_tokens.weight
-    model.model.embed_tokens.weight[:, said] = FAINT * language.model.embed_tokens.weight @ components
+    model.model.embed_tokens.weight[:, actual] = FAINT * language.model.embed_tokens.weight @ components
     for layer, before in zip(model.model.layers, language.model.layers, strict=False):
         _widen(layer, before, narrower)
 
@@ -319,24 +322,23 @@ def from_language_model(
     attention, mlp = first.self_attn, first.mlp
     first.input_layernorm.weight[:width] = language.model.norm.weight * narrower
     attention.o_proj.weight.zero_()
-    for group, part in enumerate(components.T[:-1].split(dim)):  # (dim or what is left, hidden size)
+    for group, part in enumerate(components.T[:-1].split(dim)):  # (dim or fewer, hidden size)
         head = group * config.num_attention_heads // config.num_key_value_heads * dim
         attention.v_proj.weight[group * dim : group * dim + len(part)] = 0.0
         attention.v_proj.weight[group * dim : group * dim + len(part), :width] = part
         into = expected.start + group * dim
         attention.o_proj.weight[into : into + len(part), head : head + len(part)] = FAINT * torch.eye(len(part))
-    # A product must not depend on how large the rest is: a large constant, for this layer only, makes the norm the same
-    # everywhere.
+    # The product must not depend on the other dimensions: a large constant, in this layer only, makes all norms equal.
     high, after = STEADY * size * math.sqrt(config.hidden_size), size * math.sqrt(STEADY**2 + 1)
     attention.v_proj.weight[group * dim + len(part)] = 0.0
     attention.v_proj.bias[group * dim + len(part)] = 1.0
     attention.o_proj.weight[constant, head + len(part)] = high
-    first.post_attention_layernorm.weight[said] = after / FAINT
+    first.post_attention_layernorm.weight[actual] = after / FAINT
     first.post_attention_layernorm.weight[expected] = after / FAINT / 4
     mlp.down_proj.weight.zero_()
     for start, sign in ((0, 1.0), (EXTRA, -1.0)):
         units = slice(start, start + EXTRA - 1)
-        for projection, where in ((mlp.gate_proj, said), (mlp.up_proj, expected)):
+        for projection, where in ((mlp.gate_proj, actual), (mlp.up_proj, expected)):
             projection.weight[units] = 0.0
             projection.weight[units, where] = sign * torch.eye(EXTRA)[: EXTRA - 1, : where.stop - where.start]
         mlp.down_proj.weight[expected.start, units] = size / 4
@@ -352,7 +354,7 @@ def from_language_model(
 
 
 def _widen(layer: nn.Module, before: nn.Module, narrower: float) -> None:
-    """Make a layer of the reward model do what one of the language model does, in the first dimensions."""
+    """Copy a layer of the language model into the first dimensions of a layer of the reward model."""
     width = len(before.input_layernorm.weight)
     for name in ("input_layernorm", "post_attention_layernorm"):
         getattr(layer, name).weight[:width] = getattr(before, name).weight * narrower
@@ -402,8 +404,8 @@ def train(work: Path, epochs: int, tokens: int, lr: float) -> None:
     held_out = [examples_of(form, row)[0] for row in rows[:HELD_OUT]]
     examples = [example for row in rows[HELD_OUT:] for example in examples_of(form, row)]
     reader = Qwen2ForCausalLM.from_pretrained(work / "reader", dtype=torch.float32)
-    read = torch.tensor([token for example in examples[:400] for token in example.ids])
-    model, head = from_language_model(reader, read)
+    typical = torch.tensor([token for example in examples[:400] for token in example.ids])
+    model, head = from_language_model(reader, typical)
     trained = nn.ModuleList([model, head]).to(best_device())
     reader.to(best_device())
     opts = optimizers(trained, lr)

@@ -1,20 +1,21 @@
-r"""Worlds of known difficulty: chains of steps, and a reward model of known quality. What methods gain there is exact
-to compute, and cheap.
+r"""Worlds of known difficulty: chains of steps, and a reward model of known quality. The gain of a method in them can
+be computed exactly and cheaply.
 
-A problem takes T steps. Step t is right with probability p_t if all before it are; a mistake is one of a few that can
-be made there, and what follows from it ends in its own wrong answer. So Π p_t is the chance that one sample is right.
+A problem takes T steps. Step t is right with probability p_t if all steps before it are. Each step has a few possible
+mistakes; the steps that follow a mistake lead to a wrong answer of its own. So a sample is right with probability
+Π p_t.
 
 The reward model knows better than chance whether a prefix is right. Its logit is the log-likelihood ratio of a reading
-that is normal around ±d′/2, with deviation 1, over the reward model's sharpness:
+that is normally distributed around ±d′/2 with standard deviation 1, divided by the reward model's sharpness:
 
     logit r_t = d′ (±d′/2 + e_t) / sharpness
           e_t = memory · e_{t−1} + √(1 − memory²) · ε_t        e_t, ε_t ~ N(0, 1)
 
-d′ is its separation: a right prefix outscores a wrong one of as many steps with probability Φ(d′/√2), its AUROC within
-a problem: 0.76 at d′ = 1, 0.86 at 1.5, 0.92 at 2, 0.98 at 3. The share `systematic` of the variance of ε_t is a matter
-of what the prefix states: whoever states it is judged so. The rest differs from wording to wording, and every particle
-has its own. At sharpness 1 it is as sure as it may be; at 2 it knows as much, and is half as sure. A reward model that
-is not of this kind can be put in its place: `Reader`.
+d′ is its separation: a right prefix outscores a wrong one with as many steps with probability Φ(d′/√2), the reward
+model's AUROC within a problem: 0.76 at d′ = 1, 0.86 at 1.5, 0.92 at 2, 0.98 at 3. The share `systematic` of the
+variance of ε_t depends only on the prefix's statements, so it is the same for all particles that make them. The rest
+depends on the wording, which differs from particle to particle. At sharpness 1 the reward model is as confident as its
+knowledge allows; at 2 it knows as much, but is half as confident. Other reward models can take its place, see `Reader`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ RIGHT = "right"
 """The right answer of every chain."""
 
 MISTAKES = (0.5, 0.25, 0.125, 0.125)
-"""How likely each of the mistakes is that can be made at a step, if one is made: "a", "b", and so on."""
+"""Probabilities of the possible mistakes at a step, "a", "b", and so on, given that one is made."""
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 USUAL = "usual"
@@ -54,13 +55,13 @@ def table_of(
     lucky: Collection[str] = (),
     mistakes: Sequence[float] = MISTAKES,
 ) -> dict[Path, dict[str, float]]:
-    """A chain as `TabularLanguageModel` takes it.
+    """The table of a chain, for `TabularLanguageModel`.
 
     Args:
-        success: (T,) the chance that each step is right, if those before it are.
-        usual: mistakes that end in the usual wrong answer, such as "3b", the second one that can be made at step 3.
-        lucky: those that end in the right one.
-        mistakes: how likely each is where one is made.
+        success: (T,) for each step, the probability that it is right if the steps before it are.
+        usual: mistakes that lead to the usual wrong answer, such as "3b", the second possible mistake at step 3.
+        lucky: mistakes that lead to the right answer.
+        mistakes: probability of each mistake, given that one is made.
     """
     table: dict[Path, dict[str, float]] = {}
 
@@ -84,28 +85,29 @@ def table_of(
 
 @dataclass(frozen=True)
 class ChainWorld(BoxedAnswers):
-    """Problems that are chains, a task; with a language model that writes them and a reward model that reads them.
+    """A task whose problems are chains, with a language model that writes them and a reward model that reads them.
 
     Args:
         num_steps: T.
-        success: the mean over problems of the chance that all steps of one sample are right.
+        success: mean over problems of the probability Π p_t that all steps of a sample are right.
         separation: d′ of the reward model.
-        systematic: the share of its error that all who state the same have in common.
-        memory: how much of its error at a step is that at the step before, in [0, 1).
-        sharpness: the beta by which its scores must be taken to say what it knows.
-        concentration: of the difficulty. None: all problems have the same `hardness`; else each one's shares of
-            log Π p_t are drawn from a Dirichlet distribution around it whose parameters have this mean: the smaller,
-            the fewer steps decide.
-        hardness: (T,) of the steps, in any unit: their shares of log Π p_t. Empty: all are equally hard.
-        agreement: the share of mistakes that end in the problem's usual wrong answer, instead of one of their own.
-        luck: the share of mistakes that end in the right answer.
-        mistakes: how likely each of those is that can be made at a step, if one is made.
-        spread: of problems. Their chances have a variance of success · (1 − success) / (spread + 1), as those of a beta
-            distribution after so many observations.
-        law: of these chances: "beta"; or "gamma", of their negative logarithms, so that none is hopeless: what a
-            problem's difficulty is where it is a sum over steps.
-        num_problems: drawn. seed: of the draws and of the reward model's errors.
-        reader: the reward model, in place of one with this separation, memory and sharpness.
+        systematic: the share of its error that prefixes with the same statements have in common.
+        memory: correlation of its errors at neighbouring steps, in [0, 1).
+        sharpness: the beta with which its scores express exactly what it knows.
+        concentration: how evenly the difficulty is spread over the steps. None: as `hardness` says, in all problems.
+            Otherwise each problem's shares of log Π p_t are sampled from a Dirichlet distribution around `hardness`
+            whose parameters have this mean: the smaller it is, the fewer steps decide.
+        hardness: (T,) the steps' shares of log Π p_t, in any unit. Empty: all steps are equally hard.
+        agreement: share of mistakes that lead to the problem's usual wrong answer, instead of one of their own.
+        luck: share of mistakes that lead to the right answer.
+        mistakes: probabilities of the possible mistakes at a step, given that one is made.
+        spread: how similar the problems are. Their success probabilities have the variance success · (1 − success) /
+            (spread + 1), as those of a beta distribution after so many observations.
+        law: distribution of these probabilities: "beta"; or "gamma" for their negative logarithms, so that no problem
+            is hopeless, as if a problem's difficulty were a sum over steps.
+        num_problems: number of problems.
+        seed: seed of the problems and of the reward model's errors.
+        reader: a reward model to use instead of the one with this separation, memory and sharpness.
 
     Raises:
         ConfigurationError: a value is out of its range.
@@ -133,7 +135,7 @@ class ChainWorld(BoxedAnswers):
 
     def __post_init__(self) -> None:
         fit_fields(self)
-        for name, holds, must in (
+        for name, is_valid, requirement in (
             ("num_steps", self.num_steps >= 1, "be at least 1"),
             ("num_problems", self.num_problems >= 1, "be at least 1"),
             ("success", 0 < self.success < 1, "lie between 0 and 1"),
@@ -151,19 +153,19 @@ class ChainWorld(BoxedAnswers):
             ("mistakes", math.isclose(sum(self.mistakes), 1), "sum to 1"),
             ("spread", self.spread > 0, "be more than 0"),
         ):
-            if not holds:
-                raise ConfigurationError(f"{name} must {must}, not {getattr(self, name)}")
+            if not is_valid:
+                raise ConfigurationError(f"{name} must {requirement}, not {getattr(self, name)}")
 
     @property
     def auroc(self) -> float:
-        """Φ(d′/√2): how often the reward model scores a right prefix above a wrong one of as many steps."""
+        """Φ(d′/√2): the probability that a right prefix outscores a wrong one with as many steps."""
         return NormalDist().cdf(self.separation / math.sqrt(2))
 
     @cached_property
     def chances(self) -> dict[str, tuple[float, ...]]:
         """(T,) p_t of each problem, by its question."""
         rng = np.random.default_rng(self.seed)
-        found = {}
+        chances = {}
         for i in range(self.num_problems):
             if self.law == "beta":
                 whole = rng.beta(self.spread * self.success, self.spread * (1 - self.success))
@@ -174,16 +176,16 @@ class ChainWorld(BoxedAnswers):
             if self.concentration is not None:
                 shares = rng.dirichlet(np.maximum(self.concentration * shares, 1e-3))
             shares = shares / shares.sum()
-            found[f"chain {i}"] = tuple((max(whole, 1e-9) ** shares).tolist())
-        return found
+            chances[f"chain {i}"] = tuple((max(whole, 1e-9) ** shares).tolist())
+        return chances
 
     @cached_property
     def _gamma(self) -> tuple[float, float]:
-        """Shape and scale of the negative logarithm of a chance whose mean and variance are as they should be:
+        """Shape and scale of the gamma law of −log p for which p has the wanted mean and variance:
         E[p^k] = (1 + k · scale)^−shape."""
         mean = self.success
         ratio = math.log(mean**2 + mean * (1 - mean) / (self.spread + 1)) / math.log(mean)  # from 1 to 2
-        low, high = -14.0, 14.0  # of the logarithm of the scale
+        low, high = -14.0, 14.0  # bounds of log(scale), found by bisection
         for _ in range(60):
             middle = (low + high) / 2
             scale = math.exp(middle)
@@ -194,9 +196,9 @@ class ChainWorld(BoxedAnswers):
         return -math.log(mean) / math.log1p(scale), scale
 
     def problems(self, split: str = "test", limit: int | None = None) -> list[Problem]:
-        """See `motes.protocols.Task`; all splits are one."""
-        found = [Problem(question, id=question.replace(" ", "-"), answer=RIGHT) for question in self.chances]
-        return found[:limit]
+        """See `motes.protocols.Task`; all splits are the same."""
+        problems = [Problem(question, id=question.replace(" ", "-"), answer=RIGHT) for question in self.chances]
+        return problems[:limit]
 
     def grade(self, problem: Problem, answer: str) -> bool:
         """See `motes.protocols.Task`."""
@@ -208,36 +210,37 @@ class ChainWorld(BoxedAnswers):
 
     @cached_property
     def lm(self) -> ChainLanguageModel:
-        """Writes the problems' chains."""
-        usual, lucky = self._mistakes(1, self.agreement), self._mistakes(2, self.luck)
+        """The language model that writes the problems' chains."""
+        usual, lucky = self._choose_mistakes(1, self.agreement), self._choose_mistakes(2, self.luck)
         return ChainLanguageModel(self.chances, usual, lucky, self.mistakes)
 
-    def _mistakes(self, kind: int, share: float) -> dict[str, set[str]]:
-        """A share of the mistakes of each problem."""
-        rng = np.random.default_rng((self.seed, kind))
+    def _choose_mistakes(self, stream: int, share: float) -> dict[str, set[str]]:
+        """Choose a share of each problem's possible mistakes at random, with a random stream of their own."""
+        rng = np.random.default_rng((self.seed, stream))
         names = [f"{t}{mistake}" for t in range(1, self.num_steps + 1) for mistake in LETTERS[: len(self.mistakes)]]
         return {question: {name for name in names if rng.random() < share} for question in self.chances}
 
     @cached_property
     def reward(self) -> ChainReward:
-        """Reads them."""
+        """The reward model that reads the chains."""
         reader = self.reader or Gaussian(self.separation, self.memory, self.sharpness)
         return ChainReward(reader, self.num_steps, self.systematic, self.seed)
 
 
 def is_right(step: str) -> bool:
-    """Whether a step makes no mistake, and does not state the answer of one."""
+    """Whether a step makes no mistake and does not state a wrong answer."""
     number, _, box = step.strip().partition(" ")
     return number.isdigit() and box in ("", f"\\boxed{{{RIGHT}}}")
 
 
 class ChainLanguageModel:
-    """Writes chains. A step's second token is its wording, of which what it states does not depend.
+    """A language model that writes chains. A step's second token is its wording, which does not affect its statement.
 
     Args:
         chances: (T,) p_t of each problem, by its question.
-        usual, lucky: mistakes that end in the usual wrong answer, and in the right one, by question; see `table_of`.
-        mistakes: how likely each is.
+        usual: for each question, the mistakes that lead to the usual wrong answer, see `table_of`.
+        lucky: for each question, the mistakes that lead to the right answer.
+        mistakes: probability of each mistake, given that one is made.
     """
 
     def __init__(
@@ -254,21 +257,17 @@ class ChainLanguageModel:
         self._tables: dict[str, TabularLanguageModel] = {}
 
     def table(self, question: str) -> TabularLanguageModel:
-        """One problem's chain, with the probability of every path.
+        """The chain of a problem, with the probability of every path.
 
         Raises:
-            ConfigurationError: it is no problem of this world.
+            ConfigurationError: the question is not of this world.
         """
         if question not in self._chances:
             raise ConfigurationError(f"{question!r} is no problem of this world")
         if question not in self._tables:
+            usual, lucky = self._usual.get(question, ()), self._lucky.get(question, ())
             self._tables[question] = TabularLanguageModel(
-                table_of(
-                    self._chances[question],
-                    self._usual.get(question, ()),
-                    self._lucky.get(question, ()),
-                    self._mistakes,
-                )
+                table_of(self._chances[question], usual, lucky, self._mistakes)
             )
         return self._tables[question]
 
@@ -278,11 +277,11 @@ class ChainLanguageModel:
         for i, trajectory in enumerate(trajectories):
             places.setdefault(trajectory.problem.question, []).append(i)
         steps: list[Step | None] = [None] * len(trajectories)
-        for question, those in places.items():
-            told = await self.table(question).extend(
-                [trajectories[i] for i in those], sampling, [seeds[i] for i in those]
+        for question, group in places.items():
+            sampled = await self.table(question).extend(
+                [trajectories[i] for i in group], sampling, [seeds[i] for i in group]
             )
-            for i, step in zip(those, told, strict=True):
+            for i, step in zip(group, sampled, strict=True):
                 wording = 0 if sampling.temperature == 0 else seeds[i] & 0x7FFFFFFF
                 steps[i] = Step(
                     step.text, step.end, token_ids=(*step.token_ids, wording),
@@ -295,23 +294,24 @@ class ChainLanguageModel:
 
 
 class Reader(Protocol):
-    """What a reward model says of prefixes: of each, after what it said of the one that it continues."""
+    """A rule by which a reward model scores a prefix, given its score of the prefix one step shorter."""
 
     def next(self, before: float | None, was_right: bool, is_right: bool, share: float, normal: float) -> float:
         """The logit of a prefix's score.
 
         Args:
-            before: of the prefix that it continues by a step; None where it is a first step.
-            was_right, is_right: whether that one, and this one, is right.
-            share: of the answer's steps, those that are there, in (0, 1].
-            normal: what chance brings, a draw from the standard normal distribution.
+            before: the logit for the prefix one step shorter; None at a first step.
+            was_right: whether that shorter prefix is right.
+            is_right: whether this prefix is right.
+            share: the prefix's share of the answer's steps, in (0, 1].
+            normal: a draw from the standard normal distribution.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A reader as the module's docstring says it."""
+    """The reader of the module's docstring."""
 
     separation: float
     memory: float = 0.8
@@ -333,21 +333,21 @@ class Gaussian:
 
 
 class _Reading(NamedTuple):
-    """What the reward model makes of a prefix of so many steps: whether it is right, the logit of its score, None of
-    none, and the names of what it states and how."""
+    """The reward model's state after a prefix: its number of steps, whether it is right, the logit of its score (None
+    for the empty prefix), and digests of its statements and of its wording."""
 
     steps: int
     right: bool
     logit: float | None
-    stated: bytes
-    worded: bytes
+    statement: bytes
+    wording: bytes
 
 
 class ChainReward:
-    """Judges chains of so many steps as a reader does; the same prefix, in the same words, always alike.
+    """A reward model that scores chains with a reader; the same prefix in the same wording always gets the same score.
 
     Args:
-        systematic: the share of what chance brings that is a matter of what a prefix states.
+        systematic: the share of the random variance that depends on a prefix's statements alone.
     """
 
     def __init__(self, reader: Reader, num_steps: int, systematic: float = 1.0, seed: int = 0) -> None:
@@ -360,26 +360,26 @@ class ChainReward:
 
     @staticmethod
     def _score(reading: _Reading) -> float:
-        assert reading.logit is not None  # it has a step
+        assert reading.logit is not None  # None is for the empty prefix, which has no score
         return 1 / (1 + math.exp(-reading.logit))
 
     def _read(self, node: Trajectory) -> _Reading:
-        if (known := self._readings.get(node)) is not None:
-            return known
+        if (reading := self._readings.get(node)) is not None:
+            return reading
         step, parent = node.step, node.parent
         assert step is not None
         assert parent is not None
         if parent.step is None:
-            name = _digest(str(self.seed).encode(), node.problem.question.encode())
-            before = _Reading(0, True, None, name, name)
+            digest = _digest(str(self.seed).encode(), node.problem.question.encode())
+            before = _Reading(0, True, None, digest, digest)
         else:
             before = self._read(parent)
-        stated = _digest(before.stated, step.text.encode())
-        worded = _digest(before.worded, repr((step.text, step.token_ids)).encode())
-        normal = math.sqrt(self.systematic) * normal_of(stated) + math.sqrt(1 - self.systematic) * normal_of(worded)
+        statement = _digest(before.statement, step.text.encode())
+        wording = _digest(before.wording, repr((step.text, step.token_ids)).encode())
+        normal = math.sqrt(self.systematic) * normal_of(statement) + math.sqrt(1 - self.systematic) * normal_of(wording)
         steps, right = before.steps + 1, before.right and is_right(step.text)
         logit = self.reader.next(before.logit, before.right, right, steps / self.num_steps, normal)
-        reading = _Reading(steps, right, logit, stated, worded)
+        reading = _Reading(steps, right, logit, statement, wording)
         self._readings[node] = reading
         return reading
 

@@ -1,13 +1,13 @@
-"""A reward model made worse on purpose: how much does a method lean on its being right?
+"""A reward model made worse on purpose, to measure how much a method depends on a good one.
 
 The score r of a prefix x_≤t of t steps becomes r′:
 
     logit r′ = factor · logit r + bias · max(0, 3 − t) + (noise + early · max(0, 3 − t)) · z(seed, question, x_≤t)
 
-z is a standard normal number made of its arguments' digest, so that the same prefix always gets the same score: an
-imperfect reward model, not a noisy one. `bias` favours the first two steps whatever they say, which is the same for all
-candidates of as many steps; `early` misjudges them, each prefix in its own way, and the third step is judged as before.
-Logits are clipped at those of 1e-7 and 1 − 1e-7 first. A score is a number in [0, 1]: logits beyond ±36 become ties.
+z is a standard normal number, a function of its arguments' digest, so that the same prefix always gets the same score:
+the reward model is imperfect, but not random. `bias` favours the first two steps, whatever their text; it is the same
+for all candidates with the same number of steps. `early` misjudges them, each prefix differently. Neither affects later
+steps. First, r is clipped to [1e-7, 1 − 1e-7]. As scores are numbers in [0, 1], logits beyond ±36 become ties.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ CLIP = 1e-7
 
 @dataclass(frozen=True, eq=False)
 class CorruptedReward(MappedReward):
-    """A reward model with the scores of the module's docstring, and the costs of the one that it wraps.
+    """A reward model with the scores of another one, corrupted as the module's docstring says, and with its costs.
 
     Args:
-        reward: to be corrupted.
-        noise: standard deviation, in logits. factor: 1 leaves scores as they are, more is overconfidence.
-        bias, early: in logits; at the first step twice as much, at the second once, then none.
-        seed: of the noise.
+        reward: the reward model to corrupt.
+        noise: standard deviation, in logits.
+        factor: 1 leaves scores unchanged, more makes them overconfident.
+        bias: in logits; applies twice at the first step, once at the second, then not at all.
+        early: in logits; applies like `bias`.
+        seed: seed of the noise.
     """
 
     reward: RewardModel
@@ -53,10 +55,10 @@ class CorruptedReward(MappedReward):
 
 
 def standard_normal(*name: int | str) -> float:
-    """A draw from N(0, 1) that depends on nothing but the name."""
+    """A number from N(0, 1) that is a function of `name` alone."""
     return normal_of(hashlib.sha256(json.dumps(name).encode()).digest())
 
 
 def normal_of(digest: bytes) -> float:
-    """The same of eight bytes of a digest, or more."""
+    """A number from N(0, 1) that is a function of the first eight bytes of a digest."""
     return NormalDist().inv_cdf(((int.from_bytes(digest[:8], "big") >> 12) + 0.5) / 2**52)

@@ -1,4 +1,4 @@
-"""The paper (arXiv 2502.01618): its numbers, how they are measured again, and ours beside them."""
+"""The paper (arXiv 2502.01618): its numbers, how they are measured again, and our numbers beside them."""
 
 from motes.paper.published import COLUMNS, TASKS, Point, published
 from motes.paper.reproduction import EVERY, Entry, Line, Reproduction

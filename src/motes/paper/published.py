@@ -1,4 +1,4 @@
-"""The numbers that the paper gives (arXiv 2502.01618): those of figure 2 are read off by eye, to about a point."""
+"""The paper's numbers (arXiv 2502.01618). Those of figure 2 are read off by eye, to about a point."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any, NamedTuple
 from motes.paper.row import Experiment
 
 COLUMNS: Mapping[str, str] = MappingProxyType({"math-500": "MATH-500", "aime-2024": "AIME 2024"})
-"""The paper's benchmarks: our names for them, and its own."""
+"""The paper's name of each of its benchmarks, by our name."""
 
 SIZES: Mapping[str, int] = MappingProxyType({"math-500": 500, "aime-2024": 30})
-"""Their numbers of problems."""
+"""Number of problems of each benchmark."""
 
 TASKS: Mapping[Experiment, tuple[str, ...]] = MappingProxyType(
     {"table1": ("math-500", "aime-2024"), "figure2": ("math-500",)}
 )
-"""Those of each experiment, in the order of its numbers."""
+"""The benchmarks of each experiment, in the order of its numbers."""
 
 
 class Point(NamedTuple):
-    """A place in a table or figure: the row, what the paper calls the method, and the budget, which is None in table 1,
-    where it is the same throughout."""
+    """A place in a table or figure: the row, the paper's name of the method, and the budget, which is None in table 1,
+    where all are the same."""
 
     row: str
     label: str
@@ -33,29 +33,28 @@ class Point(NamedTuple):
 
 
 def results() -> dict[str, Any]:
-    """All of them, as they are shipped."""
-    file = resources.files("motes.paper") / "results.json"
-    read: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return read
+    """All numbers, as in the shipped file."""
+    numbers: dict[str, Any] = json.loads((resources.files("motes.paper") / "results.json").read_text(encoding="utf-8"))
+    return numbers
 
 
 @cache
 def published(experiment: Experiment) -> Mapping[Point, tuple[float | None, ...]]:
-    """Accuracy in percent at each point, on each of the experiment's tasks; None where the paper gives none. In the
-    paper's order."""
-    found: dict[Point, tuple[float | None, ...]] = {}
+    """Accuracy in percent at each point, on each of the experiment's tasks, in the paper's order; None if the paper
+    gives no number."""
+    numbers: dict[Point, tuple[float | None, ...]] = {}
     if experiment == "table1":
         table = results()["table1_budget64"]
         for row, pair in table["reference_models"].items():
-            found[Point(row, "pass@1", None)] = tuple(pair)
+            numbers[Point(row, "pass@1", None)] = tuple(pair)
         for row, lines in table["scaled_models"].items():
             for label, pair in {**lines, **table["particle_gibbs"].get(row, {})}.items():
-                found[Point(row, label, None)] = tuple(pair)
+                numbers[Point(row, label, None)] = tuple(pair)
     else:
         for row, curves in results()["figure2_read_off_by_eye_plus_minus_1_point"].items():
             for label, values in curves.items():
-                if label != "budgets":  # a curve that begins later has the last of them
-                    budgets = curves["budgets"][-len(values) :]
+                if label != "budgets":
+                    budgets = curves["budgets"][-len(values) :]  # a curve may begin at a later budget
                     name = label.removesuffix("_from_4")
-                    found.update((Point(row, name, n), (value,)) for n, value in zip(budgets, values, strict=True))
-    return MappingProxyType(found)
+                    numbers.update((Point(row, name, n), (value,)) for n, value in zip(budgets, values, strict=True))
+    return MappingProxyType(numbers)

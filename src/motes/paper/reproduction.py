@@ -1,7 +1,7 @@
-"""Measure the paper's table 1 or figure 2 again: which evaluations that takes, and their numbers beside its own.
+"""Measure the paper's table 1 or figure 2 again: plan the evaluations, and put their numbers beside the paper's.
 
-Each row, task, method and budget is an evaluation in a directory of its own: interrupted, the same call goes on; table
-1 and figure 2 share what they have in common; rows can be measured one at a time, or by several processes at once.
+Each row, task, method and budget is an evaluation in a directory of its own. So an interrupted call can be resumed,
+table 1 and figure 2 share evaluations, and rows can be measured one at a time, or by several processes at once.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from motes.paper.published import COLUMNS, SIZES, TASKS, Point, published
 from motes.paper.row import EXPERIMENTS, Experiment, Row, read_rows
 
 EVERY = "all"
-"""Stands for every row, where models are named."""
+"""Stands for every row in `Reproduction.models`."""
 
 TITLES: Mapping[Experiment, str] = {"table1": "Table 1", "figure2": "Figure 2"}
 NOTE = (
     "Accuracy in percent. Ours: right answers over all runs, failed and ungraded ones included, with Wilson's 95 % "
-    "interval. Difference: ours less the paper's, in percentage points; the interval of the paper's number, which "
-    "comes from the same problems, is not known. Lines without a number of the paper's are measured beside it."
+    "interval. Difference: ours minus the paper's, in percentage points; the interval of the paper's number, which "
+    "comes from the same problems, is unknown. Lines without a number of the paper's are additional measurements."
 )
 BY_EYE = "The paper's numbers are read off its figure by eye, to about a point."
 
@@ -45,8 +45,10 @@ class Entry:
     """One number to be measured: a method at a budget, on a task, with a row's model.
 
     Attributes:
-        point: where its number belongs; `task`: in which column.
-        evaluation: that of this method at this budget alone; `directory`: where it is.
+        point: the number's place in the table or figure.
+        task: its column.
+        evaluation: the evaluation of this method at this budget alone.
+        directory: the evaluation's directory.
     """
 
     point: Point
@@ -64,11 +66,11 @@ class Entry:
 
     @property
     def num_done(self) -> int:
-        """Runs recorded that did not fail."""
+        """Number of recorded runs that did not fail."""
         return sum(record.outcome != "failed" for record in self.records())
 
     def records(self, damages: Damages | None = None) -> list[RunRecord]:
-        """What is recorded of its runs; `damages` counts what cannot be read."""
+        """The records of its runs; `damages` counts records that cannot be read."""
         return read_records(self.directory / RECORDS, (damages or Damages()).of("records"))
 
     @property
@@ -76,7 +78,7 @@ class Entry:
         return f"{self.point.row}, {COLUMNS[self.task]}, {self.point.label} at {self.budget}"
 
     def cell(self) -> Cell | None:
-        """What its runs came to, under the paper's name of the method; None before there is one."""
+        """The results of its runs, under the paper's name of the method; None while there are none."""
         records = self.records()
         return Cell.of(self.point.label, self.budget, None, records, self.num_runs) if records else None
 
@@ -86,7 +88,8 @@ class Line:
     """A line of the table, its numbers task by task.
 
     Attributes:
-        paper: the paper's accuracy in percent; ours: what was measured. None: neither given nor measured.
+        paper: the paper's accuracy in percent; None if the paper gives none.
+        ours: our results; None if not measured.
     """
 
     point: Point
@@ -96,23 +99,23 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduction:
-    """An experiment of the paper's, measured again.
+    """One of the paper's experiments, measured again.
 
     Args:
         experiment: "table1" or "figure2".
-        out: directory of everything; what is there already is not done again.
-        models: for each row that is to be measured, its model; `EVERY` stands for the rows not named.
+        out: directory of all evaluations; recorded runs are not done again.
+        models: the model for each row that is to be measured; `EVERY` stands for all rows that are not named.
         reward: the reward model; the rows say how it reads.
-        tasks: for each benchmark wanted, by our name for it, the task to take, see `motes.tasks.task`; by default the
-            experiment's, from the hub.
-        limit: the first so many problems of each; None: all.
+        tasks: for each benchmark to be measured, by our name for it, the spec of the task, see `motes.tasks.task`; by
+            default the experiment's benchmarks, from the hub.
+        limit: only the first so many problems of each task; None: all.
         seeds: everything is repeated with each.
-        budget: the largest; methods that refuse what a smaller one leaves them are left out, see `refused`. None: the
-            rows' own.
-        rows: how each row is measured; by default as the paper did.
+        budget: the largest budget: table 1's is reduced to it, larger ones of figure 2 are left out. Methods that
+            refuse a reduced budget are left out, see `refused`. None: the rows' own budgets.
+        rows: how each row is measured; by default as in the paper.
 
     Raises:
-        ConfigurationError: something in it cannot work. Nothing was computed.
+        ConfigurationError: a setting cannot work. Nothing was computed.
         RunDirectoryError: a directory below `out` is a link to another one.
     """
 
@@ -141,7 +144,7 @@ class Reproduction:
             raise ConfigurationError(f"the largest budget must be at least 1, not {self.budget}")
         if not self.measured:
             shown = ", ".join(row.name for row in self.rows.values() if self.experiment in row.wanted)
-            raise ConfigurationError(f"no model for {self.experiment}: name that of a row, ROW=SPEC; rows are {shown}")
+            raise ConfigurationError(f"no model for {self.experiment}: name one for a row, ROW=SPEC; rows are {shown}")
         if self.reward is None and (lacking := [row for row in self.measured if row.needs_reward(self.experiment)]):
             raise ConfigurationError(
                 f"the reward model is missing: {', '.join(row.name for row in lacking)} need {lacking[0].reward}; name "
@@ -158,19 +161,16 @@ class Reproduction:
     @property
     def measured(self) -> list[Row]:
         """The rows that have a model, in the paper's order."""
-        return [row for row in self._ordered if self.experiment in row.wanted and self._model(row) is not None]
-
-    @property
-    def _ordered(self) -> list[Row]:
-        names = [*dict.fromkeys(point.row for point in published(self.experiment)), *self.rows]
-        return [self.rows[name] for name in dict.fromkeys(names) if name in self.rows]
+        names = dict.fromkeys([*(point.row for point in published(self.experiment)), *self.rows])
+        rows = [self.rows[name] for name in names if name in self.rows]
+        return [row for row in rows if self.experiment in row.wanted and self._model(row) is not None]
 
     def _model(self, row: Row) -> str | None:
         return self.models.get(row.name, self.models.get(EVERY))
 
     @cached_property
     def refused(self) -> list[str]:
-        """What is left out because the largest budget is too small for it."""
+        """The methods that are left out because the largest budget is too small for them, each with the reason."""
         return [
             f"{row.name}, {label}: {refusal}"
             for row in self.measured
@@ -181,8 +181,8 @@ class Reproduction:
 
     @cached_property
     def entries(self) -> list[Entry]:
-        """Everything to be measured, row by row."""
-        found = [
+        """All numbers to be measured, row by row."""
+        entries = [
             self._entry(row, task, label, method, budget)
             for row in self.measured
             for task in self.columns
@@ -190,10 +190,10 @@ class Reproduction:
             for budget in self._budgets(budgets)
             if _refusal(method, budget) is None
         ]
-        return list({(entry.point, entry.task): entry for entry in found}.values())
+        return list({(entry.point, entry.task): entry for entry in entries}.values())
 
     def _budgets(self, budgets: Iterable[int]) -> list[int]:
-        """Table 1's one budget is cut, figure 2's that are too large are left out."""
+        """The budgets to measure: table 1's is reduced to the largest budget, larger ones of figure 2 are left out."""
         if self.budget is None:
             return list(budgets)
         if self.experiment == "table1":
@@ -203,25 +203,25 @@ class Reproduction:
     def _entry(self, row: Row, task: str, label: str, method: str, budget: int) -> Entry:
         model = self._model(row)
         assert model is not None
-        made = method_from_spec(method, budget)
-        needs_reward = MethodTraits.of(made).needs_reward
+        configured = method_from_spec(method, budget)
+        needs_reward = MethodTraits.of(configured).needs_reward
         evaluation = Evaluation(
             task=self.tasks[task],
             limit=self.limit,
             methods=(method,),
-            budgets=(made.budget,),
+            budgets=(configured.budget,),
             seeds=self.seeds,
             lm=model,
             reward=row.reading(self.reward) if self.reward is not None and needs_reward else None,
             sampling=row.sampling,
             prompt=row.prompt,
         )
-        point = Point(row.name, label, None if self.experiment == "table1" else made.budget)
-        place = re.sub(r"[^\w.=-]+", "_", f"{method}-{made.budget}")
-        return Entry(point, task, evaluation, self._below(row.name, task, place))
+        point = Point(row.name, label, None if self.experiment == "table1" else configured.budget)
+        folder = re.sub(r"[^\w.=-]+", "_", f"{method}-{configured.budget}")
+        return Entry(point, task, evaluation, self._directory(row.name, task, folder))
 
-    def _below(self, *folders: str) -> Path:
-        """A directory below `out`, which may come from somebody else: its folders are no way out of it."""
+    def _directory(self, *folders: str) -> Path:
+        """A directory below `out`. As `out` may come from others, links, which could lead out of it, are refused."""
         path = self.out
         for folder in folders:
             path /= folder
@@ -230,21 +230,20 @@ class Reproduction:
         return path
 
     def lines(self) -> list[Line]:
-        """The paper's table with ours beside it, in its order: also the rows that are not measured."""
-        given = published(self.experiment)
+        """The paper's table in its order, with our numbers beside it. Includes rows that are not measured."""
+        theirs = published(self.experiment)
         ours = {(entry.point, entry.task): entry.cell() for entry in self.entries}
-        names = dict.fromkeys(point.row for point in (*given, *(entry.point for entry in self.entries)))
-        found = []
-        for name in names:
+        all_points = dict.fromkeys((*theirs, *(entry.point for entry in self.entries)))
+        lines = []
+        for name in dict.fromkeys(point.row for point in all_points):
             wanted = self.rows[name].wanted.get(self.experiment, ()) if name in self.rows else ()
-            labels = {label: place for place, (label, *_) in enumerate(wanted)}
-            here = {entry.point for entry in self.entries if entry.point.row == name}
-            here |= {point for point in given if point.row == name}
-            for point in sorted(here, key=lambda point: (labels.get(point.label, len(labels)), point.budget or 0)):
-                numbers = dict(zip(TASKS[self.experiment], given.get(point, ()), strict=False))
+            order = {label: i for i, (label, *_) in enumerate(wanted)}
+            in_row = [point for point in all_points if point.row == name]
+            for point in sorted(in_row, key=lambda point: (order.get(point.label, len(order)), point.budget or 0)):
+                numbers = dict(zip(TASKS[self.experiment], theirs.get(point, ()), strict=False))
                 paper = tuple(numbers.get(task) for task in self.columns)
-                found.append(Line(point, paper, tuple(ours.get((point, task)) for task in self.columns)))
-        return found
+                lines.append(Line(point, paper, tuple(ours.get((point, task)) for task in self.columns)))
+        return lines
 
     def section(self) -> Section:
         """All lines as a table."""
@@ -254,48 +253,48 @@ class Reproduction:
         rows = []
         for line in self.lines():
             name = [line.point.row, line.point.label] + [f"{n}" for n in (line.point.budget,) if n is not None]
-            numbers = [_written(paper, cell) for paper, cell in zip(line.paper, line.ours, strict=True)]
+            numbers = [_format_numbers(paper, cell) for paper, cell in zip(line.paper, line.ours, strict=True)]
             rows.append([*name, *(text for three in numbers for text in three)])
         note = f"{NOTE} {BY_EYE}" if self.experiment == "figure2" else NOTE
         return Section("", header, rows, note)
 
     def warnings(self) -> list[str]:
-        """In what this is not the paper's experiment, and what is missing: to be read before the numbers."""
-        told = []
+        """Differences from the paper's experiment, and missing runs: a reader needs to know them before the numbers."""
+        warnings = []
         replaced: dict[str, list[str]] = {}
         for row in self.measured:
-            if not _called(model := self._model(row) or "", row.model):
+            if not _names_model(model := self._model(row) or "", row.model):
                 replaced.setdefault(model, []).append(row.name)
-        told += [f"{code(model)} in the place of {', '.join(names)}" for model, names in replaced.items()]
+        warnings += [f"{code(model)} in the place of {', '.join(names)}" for model, names in replaced.items()]
         rewards = {row.reward: None for row in self.measured if row.reward and row.needs_reward(self.experiment)}
         reward = self.reward or ""
-        told += [f"{code(reward)} in the place of {name}" for name in rewards if not _called(reward, name)]
+        warnings += [f"{code(reward)} in the place of {name}" for name in rewards if not _names_model(reward, name)]
         for task in self.columns:
             problems = next(len(entry.evaluation.problems()) for entry in self.entries if entry.task == task)
-            name, own = COLUMNS[task], self.tasks[task]
-            source = own.partition("?")[0]
+            name, spec = COLUMNS[task], self.tasks[task]
+            source = spec.partition("?")[0]
             if source != task and not source.endswith(".jsonl"):
-                told.append(f"{problems} problems of {code(own)} in the place of {name}")
+                warnings.append(f"{problems} problems of {code(spec)} in the place of {name}")
             elif problems != SIZES[task]:
-                told.append(f"{problems} problems of {name}, which has {SIZES[task]}")
-        largest = max(max(one.budgets) for row in self.measured for one in row.wanted[self.experiment])
+                warnings.append(f"{problems} problems of {name}, which has {SIZES[task]}")
+        largest = max(max(wanted.budgets) for row in self.measured for wanted in row.wanted[self.experiment])
         if self.budget is not None and self.budget < largest:
-            told.append(f"Budgets up to {self.budget}, where the paper's go up to {largest}")
-        told += [f"Left out: {refusal}" for refusal in self.refused]
+            warnings.append(f"Budgets up to {self.budget}, where the paper's go up to {largest}")
+        warnings += [f"Left out: {refusal}" for refusal in self.refused]
         missing = sum(entry.num_runs - entry.num_done for entry in self.entries)
         if missing:
-            told.append(f"Unfinished: {missing} runs are missing or failed; the same command does them")
-        return told
+            warnings.append(f"Unfinished: {missing} runs are missing or failed; the same command does them")
+        return warnings
 
     def damages(self) -> Damages:
-        """Records that cannot be read: their runs are done again."""
+        """Records that cannot be read; their runs are done again."""
         damages = Damages()
         for entry in self.entries:
             entry.records(damages)
         return damages
 
     def markdown(self) -> str:
-        """The table as a page, with what must be known to read it."""
+        """The table as a page, with the warnings and the models."""
         seeds = f"seed {', '.join(map(str, self.seeds))}"
         lines = [f"# {TITLES[self.experiment]} of arXiv 2502.01618, measured again", ""]
         for warning in [*map(markdown, self.damages().lines()), *self.warnings()]:
@@ -314,12 +313,12 @@ class Reproduction:
         return "\n".join(lines) + "\n"
 
     def provenance(self) -> Provenance:
-        """What all numbers were made with, as far as it can be read."""
+        """The provenance of all numbers, as far as it can be read."""
         directories = (entry.directory for entry in self.entries if (entry.directory / CONFIGURATION).exists())
         return together([Provenance.read(directory, lambda damage: None) for directory in directories])
 
     def csv(self) -> str:
-        """A row for each line and task; shares, but for the paper's number, which is in percent as it stands there."""
+        """A row for each line and task. Numbers are shares; the paper's are in percent, as in the paper."""
         models = {row.name: self._model(row) for row in self.measured}
         rows: list[dict[str, Any]] = []
         for line in self.lines():
@@ -347,7 +346,7 @@ class Reproduction:
 
 
 def _refusal(method: str, budget: int) -> str | None:
-    """Why a method does not take a budget; None if it does."""
+    """The reason why a method refuses a budget; None if it does not."""
     try:
         method_from_spec(method, budget)
     except UnknownNameError:
@@ -357,17 +356,17 @@ def _refusal(method: str, budget: int) -> str | None:
     return None
 
 
-def _called(spec: str, model: str) -> bool:
-    """Whether a spec has that model's name in it, whosever copy it is."""
+def _names_model(spec: str, model: str) -> bool:
+    """Whether a spec contains the model's name, whoever published the copy."""
     return model.rpartition("/")[2].casefold() in spec.casefold()
 
 
-def _written(paper: float | None, cell: Cell | None) -> tuple[str, str, str]:
-    """The paper's number, ours, and the difference, as the table has them."""
-    given = "" if paper is None else f"{paper:.1f}"
+def _format_numbers(paper: float | None, cell: Cell | None) -> tuple[str, str, str]:
+    """The paper's number, ours, and the difference, as texts for the table."""
+    theirs = "" if paper is None else f"{paper:.1f}"
     if cell is None:
-        return given, "", ""
+        return theirs, "", ""
     share = cell.accuracy
     ends = f"{100 * share.low:.1f} – {100 * share.high:.1f}" if share.is_known else "–"
     ours = f"{100 * share.value:.1f} ({ends})"
-    return given, ours, "" if paper is None else points(share.value - paper / 100)
+    return theirs, ours, "" if paper is None else points(share.value - paper / 100)

@@ -1,15 +1,15 @@
-"""A row of the paper's: a model, how it is asked, and what is measured of it, as a readable file.
+"""A row of the paper's table: a model, its prompt and sampling, and the methods to measure, as a readable file.
 
-    model = "meta-llama/Llama-3.2-1B-Instruct"    # what is served
+    model = "meta-llama/Llama-3.2-1B-Instruct"    # the server's name of the model
     prompt = "llama-3"                            # see `motes.prompts`; may be left out
-    [reward]                                      # may be left out where no method scores
+    [reward]                                      # may be left out if no method scores
     model = "Qwen/Qwen2.5-Math-PRM-7B"
     prefix = "whole"                              # how it reads, see docs/reward-models.md
     [sampling]                                    # fields of `motes.Sampling`
     temperature = 0.8
     [table1]                                      # and [figure2]
     budgets = [64]
-    [table1.methods]                              # what the paper calls it = the method's spec here
+    [table1.methods]                              # the paper's name of the method = its spec here
     pf = "pf:paper"
     "one sample" = { method = "majority", budgets = [1] }
 
@@ -44,7 +44,7 @@ SAMPLING = tuple(field.name for field in dataclasses.fields(Sampling))
 
 
 class Wanted(NamedTuple):
-    """What is measured: what the paper calls it, the method's spec, and at which budgets."""
+    """A method to measure: the paper's name for it, its spec, and its budgets."""
 
     label: str
     method: str
@@ -53,13 +53,15 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One model of the paper's.
+    """One of the paper's models.
 
     Attributes:
-        name: the paper's. model: what the row is measured with, as its server calls it.
-        prompt: how it is asked; None: as the problems stand.
-        reward: the reward model; None: none. prefix: how it reads, see docs/reward-models.md; None: as it comes.
-        wanted: for each experiment that the row is in, what is measured.
+        name: the paper's name of the row.
+        model: the model to measure, by its server's name for it.
+        prompt: the prompt around the problems; None: problems are asked as they are.
+        reward: the reward model; None: none.
+        prefix: how the reward model reads, see docs/reward-models.md; None: its default.
+        wanted: for each experiment that has the row, the methods to measure.
     """
 
     name: str
@@ -71,13 +73,13 @@ class Row:
     wanted: Mapping[Experiment, tuple[Wanted, ...]]
 
     def needs_reward(self, experiment: Experiment) -> bool:
-        """Whether a method of that experiment scores."""
-        made = [method_from_spec(one.method, one.budgets[0]) for one in self.wanted.get(experiment, ())]
-        return any(MethodTraits.of(method).needs_reward for method in made)
+        """Whether a method of that experiment needs a reward model."""
+        methods = [method_from_spec(each.method, each.budgets[0]) for each in self.wanted.get(experiment, ())]
+        return any(MethodTraits.of(method).needs_reward for method in methods)
 
     def reading(self, reward: str) -> str:
-        """The spec of a reward model that reads as the row wants it. One that says by itself how it reads, a judge and
-        a model of one's own stay as they are."""
+        """The spec of a reward model, with the row's `prefix`. The specs of judges and of users' own models, and specs
+        with a prefix, stay unchanged."""
         own = re.match(r"https?:|hf:|tiny\b", reward) is None
         if self.prefix is None or own or "prefix=" in reward:
             return reward
@@ -85,72 +87,68 @@ class Row:
 
 
 def read_rows(directory: Path | None = None, *, run_code: bool = False) -> dict[str, Row]:
-    """The rows by name: those that come with motes, or the TOML files of a directory.
+    """Read rows from the TOML files of a directory, by default motes's own; by name.
 
     Args:
         run_code: allow methods that are code, MODULE:CLASS. Directories may come from others.
 
     Raises:
-        ConfigurationError: there are none, or one of them cannot be used.
+        ConfigurationError: there is no row, or a row cannot be used.
     """
     folder: Traversable = resources.files("motes.paper") / "configs" if directory is None else directory
     if not folder.is_dir():
         raise ConfigurationError(f"{directory} is no directory: name one that holds a TOML file for each row")
-    found = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".toml")), key=lambda file: file.name)
-    if not found:
+    paths = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".toml")), key=lambda file: file.name)
+    if not paths:
         raise ConfigurationError(f"{directory} holds no TOML file: docs/reproducing-the-paper.md says what they are")
-    return {row.name: row for row in (_read(file, run_code) for file in found)}
+    return {row.name: row for row in (_read_row(file, run_code) for file in paths)}
 
 
-def _read(file: Traversable, run_code: bool) -> Row:
-    name = file.name.removesuffix(".toml")
+def _read_row(file: Traversable, run_code: bool) -> Row:
     try:
-        told = tomllib.loads(files.read_text(file) if isinstance(file, Path) else file.read_text(encoding="utf-8"))
-        _known(told, KEYS, "key")
-        reward = told.get("reward", {})
-        _known(reward, ("model", "prefix"), "key of [reward]")
-        _known(told.get("sampling", {}), SAMPLING, "field of [sampling]")
-        asked = None if "prompt" not in told else prompt(told["prompt"])
-        usual = Sampling() if asked is None else asked.sampling
-        row = Row(
-            name=name,
-            model=str(told["model"]),
-            prompt=asked,
-            sampling=usual.replace(**told.get("sampling", {})),
+        table = tomllib.loads(files.read_text(file) if isinstance(file, Path) else file.read_text(encoding="utf-8"))
+        _require_known(table, KEYS, "key")
+        reward, sampling = table.get("reward", {}), table.get("sampling", {})
+        _require_known(reward, ("model", "prefix"), "key of [reward]")
+        _require_known(sampling, SAMPLING, "field of [sampling]")
+        row_prompt = None if "prompt" not in table else prompt(table["prompt"])
+        defaults = Sampling() if row_prompt is None else row_prompt.sampling
+        return Row(
+            name=file.name.removesuffix(".toml"),
+            model=str(table["model"]),
+            prompt=row_prompt,
+            sampling=defaults.replace(**sampling),
             reward=reward.get("model"),
             prefix=reward.get("prefix"),
-            wanted={
-                experiment: _wanted(told[experiment], run_code) for experiment in EXPERIMENTS if experiment in told
-            },
+            wanted={name: _parse_experiment(table[name], run_code) for name in EXPERIMENTS if name in table},
         )
     except KeyError as error:
         raise ConfigurationError(f"the row {str(file)!r} does not say {error}") from error
-    except (OSError, ValueError, TypeError, AttributeError) as error:  # of TOML, and of what is wrong in it
+    except (OSError, ValueError, TypeError, AttributeError) as error:  # errors of TOML, and of wrong values in it
         raise ConfigurationError(f"the row {str(file)!r} cannot be used: {error}") from error
-    return row
 
 
-def _wanted(told: Mapping[str, Any], run_code: bool) -> tuple[Wanted, ...]:
-    _known(told, ("budgets", "methods"), "key of an experiment")
-    found = []
-    for label, spec in told["methods"].items():
-        own = {"method": spec} if isinstance(spec, str) else spec
-        _known(own, ("method", "budgets"), f"key of {label!r}")
-        budgets = own.get("budgets", told["budgets"])
+def _parse_experiment(table: Mapping[str, Any], run_code: bool) -> tuple[Wanted, ...]:
+    _require_known(table, ("budgets", "methods"), "key of an experiment")
+    wanted = []
+    for label, value in table["methods"].items():
+        fields = {"method": value} if isinstance(value, str) else value
+        _require_known(fields, ("method", "budgets"), f"key of {label!r}")
+        spec, budgets = fields["method"], fields.get("budgets", table["budgets"])
         if not budgets:
             raise ConfigurationError(f"{label!r} has no budgets")
-        if not run_code and is_own(own["method"]):
+        if not run_code and is_own(spec):
             raise ConfigurationError(
-                f"the method {own['method']!r} is code, and only this file names it: if you know what it does, allow "
-                "it by `--run-code`"
+                f"the method {spec!r} is code, and only this file names it: if you know what it does, allow it by "
+                "`--run-code`"
             )
-        found.append(Wanted(label, own["method"], tuple(budgets)))
+        wanted.append(Wanted(label, spec, tuple(budgets)))
         for budget in budgets:
-            method_from_spec(own["method"], budget)
-    return tuple(found)
+            method_from_spec(spec, budget)
+    return tuple(wanted)
 
 
-def _known(told: Mapping[str, Any], known: tuple[str, ...], kind: str) -> None:
-    for key in told:
+def _require_known(table: Mapping[str, Any], known: tuple[str, ...], kind: str) -> None:
+    for key in table:
         if key not in known:
             raise UnknownNameError(kind, key, known)

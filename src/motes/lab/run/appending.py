@@ -1,4 +1,4 @@
-"""Files that are only ever appended to, safe against a killed process and a full disk."""
+"""Files that are only appended to, safe against a killed process and a full disk."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ except ImportError:  # no locks on Windows
 class AppendOnly:
     """A file open for appending by this process alone.
 
-    What is appended is written by one call of the operating system, so a killed process leaves at most one torn piece,
-    the last; it is cut off when the file is opened again.
+    Each piece is written by one call of the operating system. So a killed process leaves at most one torn piece, the
+    last; it is cut off when the file is opened again.
 
     Args:
-        path: of the file; it and its directory are made if missing.
-        end: tells where what is whole in a file ends, in bytes.
+        path: the file; it and its directory are created if missing.
+        end: returns the offset, in bytes, at which the whole pieces of a file end.
 
     Raises:
-        DirectoryBusyError: another process has it open.
-        RunDirectoryError: it cannot be read or written, or is a link or no file.
+        DirectoryBusyError: another process has the file open.
+        RunDirectoryError: the file cannot be read or written, or is a link or no file.
     """
 
     def __init__(self, path: Path, end: Callable[[Path], int]) -> None:
@@ -52,7 +52,7 @@ class AppendOnly:
         """Append `data`, all of it or nothing.
 
         Raises:
-            RunDirectoryError: it could not be written; the file is as it was.
+            RunDirectoryError: the file could not be written; it is unchanged.
         """
         size = os.fstat(self._file).st_size
         try:
@@ -64,14 +64,6 @@ class AppendOnly:
             raise RunDirectoryError(
                 f"{self.path} cannot be written ({error.strerror}): make room, then run the same command to resume"
             ) from error
-
-    @property
-    def last_byte(self) -> bytes:
-        """Of the file; b"" where it is empty."""
-        if not os.lseek(self._file, 0, os.SEEK_END):
-            return b""
-        os.lseek(self._file, -1, os.SEEK_END)
-        return os.read(self._file, 1)
 
     def _lock(self) -> None:
         if fcntl is None:
@@ -86,7 +78,7 @@ class AppendOnly:
             return
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # each write has said what it had to say
+        with contextlib.suppress(OSError):  # each write has reported its own errors
             os.fsync(self._file)
         os.close(self._file)
 
@@ -98,21 +90,23 @@ class AppendOnly:
 
 
 class AppendOnlyLines(AppendOnly):
-    """The same, of lines. What somebody's editor left without its end gets one."""
+    """A file of lines, open for appending. If an editor removed the end of its last line, that is restored."""
 
     def __init__(self, path: Path, end: Callable[[Path], int]) -> None:
         super().__init__(path, end)
         try:
-            if self.last_byte not in (b"", b"\n"):
-                self.write(b"\n")
+            if os.lseek(self._file, 0, os.SEEK_END):
+                os.lseek(self._file, -1, os.SEEK_END)
+                if os.read(self._file, 1) != b"\n":
+                    self.write(b"\n")
         except BaseException:
             self.close()
             raise
 
     def write_lines(self, lines: Iterable[str]) -> None:
-        """Append all of them or none.
+        """Append all lines or none.
 
         Raises:
-            RunDirectoryError: they could not be written; the file is as it was.
+            RunDirectoryError: the file could not be written; it is unchanged.
         """
         self.write("".join(f"{line}\n" for line in lines).encode())

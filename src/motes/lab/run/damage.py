@@ -1,8 +1,7 @@
-"""What cannot be read of an evaluation's directory: told, never dropped without a word, and never a reason to lose the
-rest.
+"""Damage: the parts of an evaluation's directory that cannot be read. They are reported, and the rest is read.
 
-Directories come from other machines and other people. JSON in them is read strictly: no name twice in an object, no
-NaN, no nesting that exhausts the interpreter.
+Directories come from other machines and other people. Their JSON is read strictly: no name twice in an object, no NaN,
+no nesting that exhausts the interpreter.
 """
 
 from __future__ import annotations
@@ -18,12 +17,13 @@ from motes.text import well_formed
 
 
 class Damage(NamedTuple):
-    """Something that cannot be read.
+    """A part of a file that cannot be read.
 
     Attributes:
-        path, place: the file, and where in it, such as "line 3"; "": the whole of it.
-        reason: why not. remedy: what to do about it.
-        torn: whether it is what a killed process leaves at the end of a file.
+        place: where in the file, such as "line 3"; "": all of it.
+        reason: why it cannot be read.
+        remedy: what the user can do about it.
+        torn: whether it is an incomplete end of a file, which a killed process leaves.
     """
 
     path: Path
@@ -37,30 +37,31 @@ class Damage(NamedTuple):
 
     @property
     def refusal(self) -> str:
-        """What to say where nothing goes on without it."""
+        """The error message if the program cannot go on without this part."""
         where = f"{self.path} is damaged {self.place}" if self.place else f"{self.path} cannot be read"
         return well_formed(f"{where}: {self.reason}; {self.remedy}")
 
 
 Damaged = Callable[[Damage], None]
-"""Told of each thing that cannot be read."""
+"""A callback that is called with each damage."""
 
 
 def refuse(damage: Damage) -> None:
-    """Take damage for an error; a torn end, which a killed process leaves, is passed over.
+    """Treat damage as an error, unless it is a torn end, which a killed process leaves.
 
     Raises:
-        RunDirectoryError: it is anything else.
+        RunDirectoryError: the damage is not a torn end.
     """
     if not damage.torn:
         raise RunDirectoryError(damage.refusal)
 
 
 class Damages:
-    """Counts damage: what is read for its sake goes on without.
+    """Counts damage, so that reading goes on without the damaged parts.
 
     Attributes:
-        first: of each kind of thing, the first damage; `counts`: how many there are.
+        first: the first damage of each kind, such as "records".
+        counts: the number of damaged things of each kind.
     """
 
     def __init__(self) -> None:
@@ -68,7 +69,7 @@ class Damages:
         self.counts: dict[str, int] = {}
 
     def of(self, kind: str) -> Damaged:
-        """What counts damaged things of a kind, such as "records"."""
+        """A callback that counts damaged things of a kind."""
 
         def count(damage: Damage) -> None:
             self.first.setdefault(kind, damage)
@@ -86,51 +87,59 @@ class Damages:
         ]
 
 
-def told_to(damages: Damages | None, kind: str) -> Damaged:
-    """What is told of damaged things of a kind; without anyone to count them they are errors, see `refuse`."""
+def count_or_refuse(damages: Damages | None, kind: str) -> Damaged:
+    """A callback for damaged things of a kind: counts them in `damages`, or refuses them if that is None."""
     return refuse if damages is None else damages.of(kind)
 
 
+def decode(content: bytes) -> str:
+    """The text of UTF-8 bytes; a ValueError if they are something else."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise ValueError("it is no UTF-8") from None
+
+
 def parse_json(text: str) -> Any:
-    """What JSON says, with texts that every file can hold, see `motes.text.well_formed`.
+    """The value of a JSON text; its strings are made such that every file can hold them (`motes.text.well_formed`).
 
     Raises:
-        ValueError: it is no JSON, or of the kind that a program cannot read in one way only.
+        ValueError: it is no JSON, or JSON that programs may read differently.
     """
     try:
-        return texts.parse_json(text, object_pairs_hook=_once, parse_int=_whole_number, parse_constant=_no_number)
+        return texts.parse_json(text, object_pairs_hook=_unique, parse_int=_parse_integer, parse_constant=_refuse_nan)
     except json.JSONDecodeError as error:
         raise ValueError(f"it is no JSON: {error}") from error
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         raise ValueError("it says the same field twice")
     return fields
 
 
-def _whole_number(digits: str) -> int:
-    if len(digits) > 100:  # of which reading takes time that grows with their square
+def _parse_integer(digits: str) -> int:
+    if len(digits) > 100:  # the time that `int` takes grows with the square of the number of digits
         raise ValueError(f"it has a number of {len(digits):,} digits")
     return int(digits)
 
 
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number that JSON knows")
+def _refuse_nan(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number in JSON")
 
 
 LARGEST = 2**63
-"""Whole numbers stay below: a larger one fits no column of a table."""
+"""Whole numbers must be less: a larger one fits no column of a table."""
 
 
 def is_count(value: Any, least: int = 0) -> bool:
-    """Whether it is a whole number from `least`."""
+    """Whether a value is a whole number from `least`."""
     return type(value) is int and least <= value < LARGEST
 
 
 def is_number(value: Any, low: float = float("-inf"), high: float = float("inf")) -> bool:
-    """Whether it is a finite number between `low` and `high`."""
+    """Whether a value is a finite number between `low` and `high`."""
     return type(value) in (int, float) and low <= value <= high and abs(value) < float("inf")
 
 
@@ -139,24 +148,24 @@ def is_text(value: Any) -> bool:
 
 
 def is_list(value: Any, holds: Callable[[Any], bool]) -> bool:
-    """Whether it is a list of things for which `holds` is true."""
+    """Whether a value is a list and `holds` is true of each item."""
     return isinstance(value, list) and all(map(holds, value))
 
 
 def or_none(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Whether it is None, or `holds` is true of it."""
+    """A test whether a value is None, or `holds` is true of it."""
     return lambda value: value is None or holds(value)
 
 
 class Rule(NamedTuple):
-    """What a field may hold: a test, and its words."""
+    """The values that a field may have: a test, and a description."""
 
     holds: Callable[[Any], bool]
     words: str
 
 
 def broken(rules: Iterable[tuple[str, Rule]], fields: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    """The fields that are there and are not as their rules say, and why."""
+    """The fields that break their rules, each with the reason. Missing fields break none."""
     for name, rule in rules:
         if name in fields and not rule.holds(fields[name]):
             yield name, f"`{name}` must be {rule.words}, not {_short(fields[name])}"
@@ -170,9 +179,9 @@ def _short(value: Any) -> str:
 SCORES = Rule(
     lambda value: is_list(value, or_none(lambda score: is_number(score, 0, 1))), "a list of numbers in [0, 1] and nulls"
 )
-"""Of steps, None for those that have none."""
+"""Scores of steps, None for a step without one."""
 MARKS = Rule(
     lambda value: is_list(value, lambda each: each is None or (type(each) is int and each in (0, 1))),
     "a list of 1, 0 and null",
 )
-"""Whether steps are right, None for those of which nobody can say."""
+"""Whether steps are right, None where that is unknown."""

@@ -1,4 +1,4 @@
-"""An evaluation as data: what is to be run, and the directory that holds it."""
+"""An evaluation as data: its configuration, its runs, and the directory that holds it."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ LOG = "log.txt"
 MODELS = ("lm", "reward", "outcome_reward")
 
 LATER: Mapping[str, Any] = MappingProxyType({"copies": "count"})
-"""Settings that methods have not had from the first, and what they did without: that is left out of configurations, as
-in those from before, so that these can be gone on with."""
+"""Settings that were added to methods later, each with the value that reproduces the earlier behaviour. Configurations
+leave such a value out, as those of earlier versions do, so that evaluations of earlier versions can be resumed."""
 
 MULTIPLE = 720_720
-"""Of every number up to 16: this many times a budget can be shared out to as many beams, sweeps or islands."""
+"""A multiple of 1 to 16: a budget times this number can be divided among up to 16 beams, sweeps or islands."""
 
 
 class PlannedRun(NamedTuple):
-    """One run that an evaluation asks for."""
+    """One run of an evaluation."""
 
     problem: Problem
     method: str
@@ -65,7 +65,7 @@ class PlannedRun(NamedTuple):
 class Shard:
     """Part `number` of `total`, from 1: every total-th problem, with all its runs.
 
-    Every run is in exactly one part; a part's runs are those of the whole evaluation, seeds included.
+    Every run is in exactly one part, and has the same seed as in the whole evaluation.
     """
 
     number: int
@@ -73,15 +73,15 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Read "2/8".
+        """Parse a text such as "2/8".
 
         Raises:
-            ConfigurationError: it is something else, or there is no such part.
+            ConfigurationError: the text has another form, or there is no such part.
         """
-        matched = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-        if matched is None or not 1 <= int(matched[1]) <= int(matched[2]):
+        match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
             raise ConfigurationError(f"a shard is written I/N, I from 1 to N, such as 2/8, not {text!r}")
-        return cls(int(matched[1]), int(matched[2]))
+        return cls(int(match[1]), int(match[2]))
 
     def of(self, problems: Sequence[Problem]) -> list[Problem]:
         return list(problems[self.number - 1 :: self.total])
@@ -93,7 +93,7 @@ class Shard:
 def derive_seed(seed: int, problem_id: str, method: str, budget: int) -> int:
     """The seed of one run, a non-negative integer below 2^63.
 
-    It depends on nothing but the run's own name, so that order, resuming and sharding do not change results.
+    It depends on the run's name only, so that order, resuming and sharding do not change results.
     """
     name = json.dumps([seed, problem_id, method, budget])
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
@@ -104,18 +104,21 @@ class Evaluation:
     """Every method at every budget and seed on every problem.
 
     Args:
-        task: what it is called, see `motes.api.task`; `split` and `limit` (the first so many problems; None for all)
-            choose its problems.
+        task: its spec, see `motes.api.task`.
+        split: the part of the task's problems that is used.
+        limit: only the first so many problems; None: all.
         methods: method specs, see `motes.lab.run.method_spec`.
         budgets: numbers of trajectories. `greedy` draws one whatever the budget: it is run once, at budget 1.
         seeds: the whole evaluation is repeated with each.
-        lm, reward, outcome_reward: what the models are called; see `motes.asolve`.
-        sampling: of the language model.
-        prompt: how it is asked, see `motes.prompt`; None: as the problems stand. Its steps are not taken over: they are
-            `prompt.sampling`.
+        lm: spec of the language model, see `motes.asolve`.
+        reward: spec of the reward model.
+        outcome_reward: spec of the outcome reward model.
+        sampling: the language model's sampling settings.
+        prompt: the prompt around the problems, see `motes.prompt`; None: problems are asked as they are. Its step
+            settings do not apply by themselves: pass `prompt.sampling` as `sampling`.
 
     Raises:
-        ConfigurationError: something in it cannot work. Nothing was computed.
+        ConfigurationError: a setting cannot work. Nothing was computed.
     """
 
     task: str = "arithmetic"
@@ -134,8 +137,8 @@ class Evaluation:
         fit("limit", self.limit, int | None)
         fit("sampling", self.sampling, Sampling)
         fit("prompt", self.prompt, Prompt | None)
-        several = {"methods": tuple[str, ...], "budgets": tuple[int, ...], "seeds": tuple[int, ...]}
-        for name, kind in several.items():
+        tuples = {"methods": tuple[str, ...], "budgets": tuple[int, ...], "seeds": tuple[int, ...]}
+        for name, kind in tuples.items():
             object.__setattr__(self, name, fit(name, getattr(self, name), kind))
             if not getattr(self, name):
                 raise ConfigurationError(f"an evaluation needs at least one of: {name}")
@@ -155,22 +158,23 @@ class Evaluation:
 
     @cached_property
     def opened(self) -> Task:
-        """The task of that name."""
+        """The task, opened."""
         return api.task(self.task)
 
     def problems(self) -> list[Problem]:
         return self.opened.problems(self.split, self.limit)
 
     def cells(self) -> list[tuple[str, int]]:
-        """Every (method, budget) once, in the order asked for."""
+        """Every (method, budget) once, in the order of the configuration."""
         cells = [(spec, method_from_spec(spec, budget).budget) for spec in self.methods for budget in self.budgets]
         return list(dict.fromkeys(cells))
 
     def plan(self, shard: Shard | None = None) -> list[PlannedRun]:
-        """Every run, or those of one part, in the order of work.
+        """All runs, or those of one part, in the order in which they are started.
 
-        Problem by problem, so that whatever is done so far compares all methods, and what is in flight is always the
-        same mixture of budgets; the longest runs of a problem first, so that the last batches are not a few long runs.
+        Problem by problem, so that an unfinished evaluation compares all methods, and the runs in flight are always
+        the same mixture of budgets; the longest runs of a problem first, so that the last batches are not a few long
+        runs.
         """
         cells = sorted(self.cells(), key=lambda cell: -cell[1])
         return [
@@ -181,12 +185,12 @@ class Evaluation:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """The resolved configuration, as JSON can hold it, without keys: two evaluations are the same where these are
-        equal."""
+        """The resolved configuration as JSON can hold it, without keys. Two evaluations with equal configurations are
+        the same."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for name in MODELS:
             fields[name] = None if fields[name] is None else without_keys(fields[name])
-        for name in ("outcome_reward", "prompt"):  # as in the configurations of evaluations from before there were any
+        for name in ("outcome_reward", "prompt"):  # configurations of earlier versions lack these fields
             if fields[name] is None:
                 del fields[name]
         if self.prompt is not None:
@@ -202,14 +206,14 @@ class Evaluation:
         }
 
     def _describe(self, spec: str) -> dict[str, Any]:
-        """The method's fields, less the one that holds the budget."""
+        """The method's fields, without the one that holds the budget."""
         budget = self.budgets[0]
         small, large = (describe(method_from_spec(spec, n)) for n in (budget, MULTIPLE * budget))
-        settled = {name: value for name, value in small.items() if value == large[name]}
-        return {name: value for name, value in settled.items() if name not in LATER or value != LATER[name]}
+        settings = {name: value for name, value in small.items() if value == large[name]}
+        return {name: value for name, value in settings.items() if name not in LATER or value != LATER[name]}
 
     def check(self, directory: Path) -> None:
-        """Make sure that `directory` can hold this evaluation; nothing is written.
+        """Check that `directory` can hold this evaluation; nothing is written.
 
         Raises:
             RunDirectoryError: it holds records of a different evaluation, or is no directory.
@@ -217,16 +221,16 @@ class Evaluation:
         check(directory, self.to_dict())
 
     def claim(self, directory: Path) -> None:
-        """Make `directory`, which must exist, this evaluation's. Only who holds its record file may do so.
+        """Make `directory`, which must exist, this evaluation's. The caller must have its record file open.
 
         Raises:
-            RunDirectoryError: as `check`, or it cannot be written.
+            RunDirectoryError: as `check`, or the directory cannot be written.
         """
         claim(directory, self.to_dict(), [str(problem.id) for problem in self.problems()])
 
 
 def check(directory: Path, configuration: Mapping[str, Any]) -> None:
-    """Make sure that `directory` can hold the evaluation of this configuration; see `Evaluation.check`."""
+    """Check that `directory` can hold the evaluation with this configuration; see `Evaluation.check`."""
     if directory.exists() and not directory.is_dir():
         raise RunDirectoryError(f"{directory} is a file: name a directory")
     records = directory / RECORDS
@@ -234,7 +238,7 @@ def check(directory: Path, configuration: Mapping[str, Any]) -> None:
         return
     if not (directory / CONFIGURATION).exists():
         raise RunDirectoryError(f"{directory} holds records but no {CONFIGURATION}: use another directory")
-    # What is read is well-formed; the name of a file may not be.
+    # The configuration in the directory is well-formed text; a file's name in this one may not be.
     if different := differing(well_formed_values(configuration), read_configuration(directory)):
         raise RunDirectoryError(
             f"{directory} holds an evaluation with another configuration: {'; '.join(different)}. "
@@ -243,16 +247,16 @@ def check(directory: Path, configuration: Mapping[str, Any]) -> None:
 
 
 def claim(directory: Path, configuration: Mapping[str, Any], problems: Sequence[str] | None) -> None:
-    """Make `directory` that of the evaluation of this configuration; see `Evaluation.claim`.
+    """Make `directory` that of the evaluation with this configuration; see `Evaluation.claim`.
 
     Args:
-        problems: the ids of all its problems; None: they are not known.
+        problems: the ids of all its problems; None: unknown.
     """
     check(directory, configuration)
-    written = {CONFIGURATION: json.dumps(configuration, indent=2, ensure_ascii=False)}
+    texts = {CONFIGURATION: json.dumps(configuration, indent=2, ensure_ascii=False)}
     if problems is not None:
-        written[PROBLEMS] = json.dumps(problems, indent=0, ensure_ascii=False)
-    for name, text in written.items():
+        texts[PROBLEMS] = json.dumps(problems, indent=0, ensure_ascii=False)
+    for name, text in texts.items():
         try:
             files.write_text(directory / name, text + "\n")
         except OSError as error:
@@ -260,7 +264,7 @@ def claim(directory: Path, configuration: Mapping[str, Any], problems: Sequence[
 
 
 def _describe_sampling(sampling: Sampling) -> dict[str, Any]:
-    """Its fields, those that are newer than other evaluations only where they say something."""
+    """The fields of the sampling settings. Fields that earlier versions lack are left out while they are unset."""
     fields = {**dataclasses.asdict(sampling), "delimiter": list(sampling.delimiters), "stop": list(sampling.stops)}
     if not sampling.stops:
         del fields["stop"]
@@ -287,49 +291,47 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "num_runs": _COUNT,
     }
 )
-"""What each field of a configuration that is read again may hold."""
+"""What each field of a configuration that is read from a directory may hold."""
 
 
 def read_configuration(directory: Path, damaged: Damaged = refuse) -> dict[str, Any]:
-    """The configuration that an evaluation's directory holds.
+    """The configuration in an evaluation's directory.
 
     Args:
-        damaged: told of what cannot be read, which is then left out; by default it is an error.
+        damaged: called with each part that cannot be read, which is then left out; by default it is an error.
 
     Raises:
-        RunDirectoryError: it holds none, or a damaged one.
+        RunDirectoryError: there is no configuration, or a damaged one.
     """
     path = directory / CONFIGURATION
     configuration: dict[str, Any] = {}
     remedy = "use another directory"
     try:
-        read = parse_json(files.read_text(path))
-        if isinstance(read, dict):
-            configuration = read
+        fields = parse_json(files.read_text(path))
+        if isinstance(fields, dict):
+            configuration = fields
         else:
             damaged(Damage(path, "", "it is no object", remedy))
     except FileNotFoundError as error:
         raise RunDirectoryError(f"{directory} holds no evaluation: `motes eval --out {directory}` makes one") from error
-    except OSError as error:
-        damaged(Damage(path, "", error.strerror or str(error), remedy))
-    except ValueError as error:
-        damaged(Damage(path, "", str(error), remedy))
+    except (OSError, ValueError) as error:
+        damaged(Damage(path, "", getattr(error, "strerror", None) or str(error), remedy))
     for name, reason in list(broken(RULES.items(), configuration)):
         damaged(Damage(path, "", reason, remedy))
         del configuration[name]
-    # Earlier versions wrote a model's options as they stood, a key among them.
+    # Earlier versions wrote a model's spec unchanged, including any key in it.
     return {name: without_keys(value) if name in MODELS and value else value for name, value in configuration.items()}
 
 
 def read_problem_ids(directory: Path, damaged: Damaged = refuse) -> list[str] | None:
-    """The ids of the problems of an evaluation; None where its directory does not tell, as those of before it did.
+    """The ids of an evaluation's problems; None if its directory does not hold them, like those of earlier versions.
 
     Args:
-        damaged: told of what cannot be read; by default it is an error.
+        damaged: called if they cannot be read; by default that is an error.
     """
     path = directory / PROBLEMS
     try:
-        ids = parse_json(files.read_text(path))
+        ids: list[str] = parse_json(files.read_text(path))
         if not is_list(ids, is_text):
             raise ValueError("it is no list of texts")
     except FileNotFoundError:
@@ -337,16 +339,15 @@ def read_problem_ids(directory: Path, damaged: Damaged = refuse) -> list[str] | 
     except (OSError, ValueError) as error:
         damaged(Damage(path, "", getattr(error, "strerror", None) or str(error), "delete it there"))
         return None
-    found: list[str] = ids
-    return found
+    return ids
 
 
 def foreign_to(configuration: Mapping[str, Any], ids: Sequence[str] | None = None) -> Foreign:
-    """What says which runs an evaluation does not ask for, as far as its directory alone can tell: no code and no file
-    that its configuration names is opened.
+    """A function that recognises runs that do not belong to an evaluation, as far as the directory alone allows: no
+    code and no file that its configuration names is opened.
 
     Args:
-        ids: of its problems, see `read_problem_ids`.
+        ids: the ids of its problems, see `read_problem_ids`.
     """
     methods, budgets = configuration.get("methods"), configuration.get("budgets")
     cells = None if methods is None or budgets is None else {method: _budgets(method, budgets) for method in methods}
@@ -371,7 +372,7 @@ def foreign_to(configuration: Mapping[str, Any], ids: Sequence[str] | None = Non
 
 
 def _budgets(method: str, budgets: Sequence[int]) -> set[int] | None:
-    """The budgets that a method is run at; None of one that is not motes's own: only its code knows."""
+    """The budgets that a method is run at; None for a user's own method, as only its code knows."""
     if is_own(method):
         return None
     try:
@@ -381,7 +382,7 @@ def _budgets(method: str, budgets: Sequence[int]) -> set[int] | None:
 
 
 def _problem_ids(configuration: Mapping[str, Any]) -> set[str | None] | None:
-    """The ids of the problems, where motes makes them itself."""
+    """The ids of the problems if motes generates them; otherwise None."""
     if (make := TASKS.get(configuration.get("task", ""))) is None:
         return None
     try:
@@ -391,15 +392,15 @@ def _problem_ids(configuration: Mapping[str, Any]) -> set[str | None] | None:
     return {problem.id for problem in problems}
 
 
-def differing(asked: Any, held: Any, name: str = "") -> list[str]:
-    """What differs between two configurations, key by key: "sampling.temperature is 0.8 there and 1.0 here"."""
-    if isinstance(asked, dict) and isinstance(held, dict) and asked.keys() == held.keys():
-        return [line for key in asked for line in differing(asked[key], held[key], f"{name}.{key}" if name else key)]
-    if isinstance(asked, dict) and isinstance(held, dict):
-        if name.startswith("methods.") and (later := (asked.keys() ^ held.keys()) & LATER.keys()):
-            known = {key: LATER[key] for key in later}
-            return differing({**known, **asked}, {**known, **held}, name)
+def differing(here: Any, there: Any, name: str = "") -> list[str]:
+    """The differences of two configurations, key by key: "sampling.temperature is 0.8 there and 1.0 here"."""
+    if isinstance(here, dict) and isinstance(there, dict) and here.keys() == there.keys():
+        return [line for key in here for line in differing(here[key], there[key], f"{name}.{key}" if name else key)]
+    if isinstance(here, dict) and isinstance(there, dict):
+        if name.startswith("methods.") and (later := (here.keys() ^ there.keys()) & LATER.keys()):
+            defaults = {key: LATER[key] for key in later}
+            return differing({**defaults, **here}, {**defaults, **there}, name)
         if not name or name.startswith("methods."):
-            return [f"{f'{name}.{key}' if name else key} is only in one of them" for key in asked.keys() ^ held.keys()]
-        asked, held = ",".join(asked), ",".join(held)
-    return [] if asked == held else [f"{name} is {held!r} there and {asked!r} here"]
+            return [f"{f'{name}.{key}' if name else key} is only in one of them" for key in here.keys() ^ there.keys()]
+        here, there = ",".join(here), ",".join(there)
+    return [] if here == there else [f"{name} is {there!r} there and {here!r} here"]

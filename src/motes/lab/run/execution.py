@@ -1,4 +1,4 @@
-"""Carry out an evaluation: every run that has no record yet, many at once, each recorded as it ends."""
+"""Carry out an evaluation: all runs without a record, many at once, each recorded as it ends."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ from motes.core import Usage
 from motes.errors import ConfigurationError, RunDirectoryError
 from motes.lab.run.damage import Damages
 from motes.lab.run.evaluation import LOG, RECORDS, TRACES, Evaluation, Shard
-from motes.lab.run.provenance import Call, sign
+from motes.lab.run.provenance import Call, append_call
 from motes.lab.run.records import Outcome, RecordStore, RunRecord
 from motes.lab.run.traces import TraceStore
-from motes.lab.run.worker import Elsewhere, Local, Worker
+from motes.lab.run.worker import Backend, Local, Worker
 from motes.protocols import LanguageModel, RewardModel
 from motes.threads import in_thread
 
 
 @dataclass
 class Progress:
-    """How far an evaluation is. Failed runs are done, and count as not right, here as in reports.
+    """The progress of an evaluation. Failed runs count as done and as not right, here as in reports.
 
     Attributes:
-        total: runs asked for; `resumed`: of these, recorded by earlier calls; `done`: recorded by now.
-        outcomes: number of records by outcome, `resumed` ones included.
-        cells: for each (method, budget): runs done, and right ones.
-        usage: spent by this call.
+        total: number of planned runs.
+        resumed: number of planned runs that earlier calls recorded.
+        done: number of planned runs that are recorded now.
+        outcomes: number of records by outcome, those of earlier calls included.
+        cells: for each (method, budget), the number of runs done and of right ones.
+        usage: the tokens of this call.
         damages: records of earlier calls that could not be read; their runs are done again.
     """
 
@@ -47,7 +49,7 @@ class Progress:
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers among the runs done; NaN before there is one."""
+        """Share of right answers among the runs done; NaN while there are none."""
         return self.outcomes.get("correct", 0) / self.done if self.done else float("nan")
 
     @property
@@ -77,35 +79,37 @@ async def evaluate(
     concurrency: int = 64,
     shard: Shard | None = None,
     traces: bool = True,
-    on: Elsewhere | None = None,
+    on: Backend | None = None,
     command: str | None = None,
     observe: Callable[[Progress], None] | None = None,
 ) -> Progress:
-    """Do every run of an evaluation that `directory` does not hold yet, or holds as failed.
+    """Do all runs of an evaluation that have no record in `directory`, or a failed one.
 
-    The directory then holds the configuration, a record and, if wanted, a trace of each run, what this call did them
-    with (`motes.lab.run.provenance`), and a log.
+    Afterwards the directory holds the configuration, a record and, if wanted, a trace of each run, the provenance of
+    this call (`motes.lab.run.provenance`), and a log.
 
-    Cancelling it, or killing the process, leaves a directory that the same call resumes: nothing that was recorded is
-    lost or done again.
+    If the call is cancelled or the process is killed, the same call resumes the evaluation: no record is lost, and no
+    recorded run is done again.
 
     Args:
-        directory: made if missing.
-        lm, reward, outcome_reward: the models; by default opened by the names the evaluation gives.
+        directory: the evaluation's directory, created if missing.
+        lm: the language model; by default opened by its name in the evaluation.
+        reward: the reward model; likewise.
+        outcome_reward: the outcome reward model; likewise.
         concurrency: runs in flight; with `on`, on each worker. They share the models, so that batches stay full.
-        shard: only this part of the problems, in a directory of its own; `motes.lab.merge` puts the parts together.
-        traces: keep what happened inside each run as well, see `motes.lab.run.traces`.
-        on: where to solve, such as `motes.lab.run.on_ray.Ray()`; by default in this process. There models are opened by
-            name, so that none can be given. What is recorded is the same, and this process alone writes it.
-        command: what a person typed to have this done, for the provenance; keys in it are hidden. None: nothing.
+        shard: do only this part of the problems, in a directory of its own; `motes.lab.merge` combines the parts.
+        traces: also write a trace of each run, see `motes.lab.run.traces`.
+        on: where runs are carried out, such as `motes.lab.run.on_ray.Ray()`; by default in this process. Other places
+            open models by name, so none can be given. The records are the same, and only this process writes them.
+        command: the command that a person typed, for the provenance; keys in it are hidden. None: no command.
         observe: called before the first run and after each; must not block.
 
     Returns:
-        the progress at the end. Runs that failed are counted in `failed`.
+        the progress at the end; its `failed` counts failed runs.
 
     Raises:
-        ConfigurationError: a method cannot work with these settings, which is known before the first run; or nothing
-            works with them, see `REFUSED`. What is recorded stays.
+        ConfigurationError: a method cannot work with these settings (raised before the first run), or no run works
+            with them, see `REFUSED`. Records stay.
         RunDirectoryError: the directory belongs to another evaluation or process, or cannot be written.
     """
     if fit("concurrency", concurrency, int) < 1:
@@ -114,6 +118,7 @@ async def evaluate(
         raise ConfigurationError("workers elsewhere open their models themselves: name them in the evaluation")
     evaluation.check(directory)
     async with contextlib.AsyncExitStack() as stack:
+        # 1. Open the models and the directory.
         worker: Worker
         if on is None:
             open_local = partial(Local.open, concurrency=concurrency, traces=traces)
@@ -125,55 +130,58 @@ async def evaluate(
         evaluation.claim(directory)
         worker.check()
         worker.sizes.record(directory)
-        inside = stack.enter_context(TraceStore(directory / TRACES)) if traces else None
+        trace_store = stack.enter_context(TraceStore(directory / TRACES)) if traces else None
         log = stack.enter_context(run_log(directory))
+        # 2. Count the runs that earlier calls finished.
         plan = await in_thread(evaluation.plan, shard)
         progress = Progress(total=len(plan), damages=damages)
-        wanted = {run.key for run in plan}
+        planned = {run.key for run in plan}
         finished = set()
         for record in store.records:
-            if record.key in wanted and record.outcome != "failed":
+            if record.key in planned and record.outcome != "failed":
                 finished.add(record.key)
                 progress._count(record)
         progress.resumed = progress.done
         part = "" if shard is None else f", shard {shard}"
         log.info("motes %s: %d runs%s, %d of them done before", __version__, len(plan), part, progress.resumed)
         for line in damages.lines():
-            log.warning("%s: what it was of is done again", line)
+            log.warning("%s; the runs are done again", line)
         if observe is not None:
             observe(progress)
+        # 3. Record the provenance of this call, if it has runs to do.
         left = [run for run in plan if run.key not in finished]
         if left:
             begin = partial(
                 Call.begin,
                 evaluation,
-                await worker.made(),
+                await worker.setup(),
                 command=command,
                 runs_before=len(store.records),
                 shard=shard,
                 concurrency=concurrency,
                 on=None if on is None else type(on).__name__,
             )
-            for line in await in_thread(sign, directory, begin):
+            for line in await in_thread(append_call, directory, begin):
                 log.warning("%s", line)
+        # 4. Carry out the runs.
         pending = iter(left)
-        refusals = _Refusals(len({run.key[0] for run in left}), begun=progress.resumed > 0)
+        refusals = _Refusals(len({run.key[0] for run in left}), any_worked=progress.resumed > 0)
 
         async def work() -> None:
-            for run in pending:  # shared by all
-                record, trace, failure, refused = await worker.solve(run)
-                if inside is not None and trace is not None:
-                    inside.write(trace)
+            for run in pending:  # an iterator that all tasks share
+                record, trace, traceback, refusal = await worker.solve(run)
+                if trace_store is not None and trace is not None:
+                    trace_store.write(trace)
                 store.append(record)
-                if failure is not None:
-                    log.error("%s %s %d, seed %d, failed\n%s", *run.key, failure)
+                if traceback is not None:
+                    log.error("%s %s %d, seed %d, failed\n%s", *run.key, traceback)
                 elif record.error is not None:
                     log.warning("%s %s %d, seed %d: %s", *run.key, record.error)
                 progress._count(record)
                 progress.usage += record.usage
                 if observe is not None:
                     observe(progress)
-                refusals.add(record, refused)
+                refusals.add(record, refusal)
 
         try:
             await gather(work() for _ in range(min(worker.concurrency, len(left))))
@@ -185,42 +193,42 @@ async def evaluate(
 
 
 REFUSED = 32
-"""Where the runs of so many problems, or of all, are refused as impossible and nothing else has happened, the settings
-are wrong, not the problems."""
+"""If all runs were refused as impossible, and they are of so many problems (or of all), the settings are wrong, not the
+problems."""
 
 
 class _Refusals:
-    """Tells wrong problems, whose runs fail, from wrong settings, which end the evaluation.
+    """Distinguishes wrong problems, whose runs fail, from wrong settings, which end the evaluation.
 
     Args:
-        problems: that there are runs of.
-        begun: whether some run has worked already.
+        num_problems: number of problems with runs to do.
+        any_worked: whether a run has worked already.
     """
 
-    def __init__(self, problems: int, *, begun: bool) -> None:
-        self._most = min(REFUSED, problems)
-        self._begun = begun or problems < 2
+    def __init__(self, num_problems: int, *, any_worked: bool) -> None:
+        self._limit = min(REFUSED, num_problems)
+        self._any_worked = any_worked or num_problems < 2
         self._problems: set[str] = set()
 
-    def add(self, record: RunRecord, refused: str | None) -> None:
-        """Take note of how a run ended.
+    def add(self, record: RunRecord, refusal: str | None) -> None:
+        """Count a run that has ended.
 
         Raises:
-            ConfigurationError: nothing works.
+            ConfigurationError: no run works.
         """
-        self._begun = self._begun or refused is None
+        self._any_worked = self._any_worked or refusal is None
         self._problems.add(record.problem_id)
-        if not self._begun and len(self._problems) == self._most:
-            raise ConfigurationError(f"not one run worked, of {self._most} problems; the last: {refused}")
+        if not self._any_worked and len(self._problems) == self._limit:
+            raise ConfigurationError(f"not one run worked, of {self._limit} problems; the last: {refusal}")
 
 
 @contextlib.contextmanager
 def run_log(directory: Path) -> Iterator[logging.Logger]:
-    """A logger that writes to the log of an evaluation's directory, as do warnings of all of motes meanwhile, also
-    where the program as a whole asks for less.
+    """A logger that writes to the log in an evaluation's directory. All of motes's warnings are written there, too,
+    even if the program sets a higher log level.
 
     Raises:
-        RunDirectoryError: it cannot be written.
+        RunDirectoryError: the log cannot be written.
     """
     try:
         file = os.fdopen(files.open_to_append(directory / LOG), "a", encoding="utf-8", errors="backslashreplace")
@@ -228,18 +236,18 @@ def run_log(directory: Path) -> Iterator[logging.Logger]:
         raise RunDirectoryError(f"{directory / LOG} cannot be written: {error.strerror}") from error
     handler = logging.StreamHandler(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk is the records' to report
+    handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk: the record store reports it
     log = logging.Logger(__name__)
     log.addHandler(handler)
-    all_of_motes = logging.getLogger("motes")
-    all_of_motes.addHandler(handler)
-    level = all_of_motes.level
-    all_of_motes.setLevel(min(all_of_motes.getEffectiveLevel(), logging.WARNING))
+    root = logging.getLogger("motes")
+    root.addHandler(handler)
+    level = root.level
+    root.setLevel(min(root.getEffectiveLevel(), logging.WARNING))
     try:
         yield log
     finally:
-        all_of_motes.setLevel(level)
-        all_of_motes.removeHandler(handler)
+        root.setLevel(level)
+        root.removeHandler(handler)
         handler.close()
         with contextlib.suppress(OSError):  # a full disk, again
             file.close()

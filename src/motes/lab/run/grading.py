@@ -1,4 +1,4 @@
-"""Grades: how the answers of a run count, when it ends and again later, without generating anything."""
+"""Grade the answers of runs: when a run ends, and again later, without generating anything."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from motes import api
 from motes.core import Problem
 from motes.errors import GraderError, RunDirectoryError
-from motes.lab.run.damage import Damages, told_to
+from motes.lab.run.damage import Damages, count_or_refuse
 from motes.lab.run.evaluation import RECORDS, foreign_to, read_configuration, read_problem_ids
 from motes.lab.run.records import Outcome, RecordStore, RunRecord
 from motes.methods.answers import Classes
@@ -19,14 +19,14 @@ from motes.threads import in_thread
 
 
 class Grade(NamedTuple):
-    """How an answer counts; `error`: why the grader could not say."""
+    """The outcome of a run, and the reason if the grader could not grade the answer."""
 
     outcome: Outcome
     error: str | None = None
 
 
 def grade(task: Task, problem: Problem, answer: str | None) -> Grade:
-    """How an answer counts. One that the grader fails at, or finds nothing about in time, is not wrong for that."""
+    """Grade an answer. If the grader fails, or takes too long, the answer does not count as wrong."""
     if answer is None:
         return Grade("no_answer")
     try:
@@ -38,8 +38,8 @@ def grade(task: Task, problem: Problem, answer: str | None) -> Grade:
 def grade_run(
     task: Task, problem: Problem, answer: str | None, answers: Sequence[str | None]
 ) -> tuple[Grade, tuple[bool | None, ...]]:
-    """How a run's answer counts; and (N,) whether each answer of its population is right, None for those that could not
-    be graded.
+    """The grade of a run's answer; and (N,) whether each answer of its population is right, None if it could not be
+    graded.
 
     Each distinct answer is graded once.
     """
@@ -49,24 +49,25 @@ def grade_run(
 
 
 def groups(task: Task, names: Sequence[str], answers: Sequence[str | None]) -> tuple[int | None, ...]:
-    """(N,) the place among `names`, the distinct answers of a posterior, of the one that each answer means."""
-    place: dict[str | None, int | None] = {None: None, **{name: i for i, name in enumerate(names)}}
+    """(N,) for each answer, the index of the one in `names`, a posterior's answers, that means the same; or None."""
+    indices: dict[str | None, int | None] = {None: None, **{name: i for i, name in enumerate(names)}}
     classes = Classes(task, names)
     for answer in answers:
-        if answer not in place:
+        if answer not in indices:
             assert answer is not None
-            place[answer] = place.get(classes.find(answer))
-    return tuple(place[answer] for answer in answers)
+            indices[answer] = indices.get(classes.find(answer))
+    return tuple(indices[answer] for answer in answers)
 
 
 @dataclass(frozen=True)
 class Regraded:
-    """What grading again came to.
+    """The result of grading again.
 
     Attributes:
-        graded: records graded; `failed`: runs without anything to grade, left as they are.
-        ungraded: answers that the grader failed at, or said nothing about in time.
-        changed: (before, after) of every record that is not as it was.
+        graded: number of records graded.
+        failed: number of failed runs, which have nothing to grade and stay unchanged.
+        ungraded: number of answers at which the grader failed or took too long.
+        changed: (before, after) of every record that changed.
     """
 
     graded: int
@@ -78,38 +79,40 @@ class Regraded:
 async def regrade(
     directory: Path, task: Task | None = None, *, run_code: bool = False, damages: Damages | None = None
 ) -> Regraded:
-    """Grade the recorded answers of an evaluation again, with the problems and the grader as they are now.
+    """Grade the recorded answers of an evaluation again, with the present problems and grader.
 
-    Nothing is generated, and no answer is chosen again: those recorded are graded. What changes is appended to the
-    records, all of it or nothing, so that what was said before stays readable and the last word counts.
+    Nothing is generated, and no answer is selected again. Changed records are appended, all of them or none: the former
+    ones stay readable, and the last one of a run counts.
 
     Args:
         task: by default the evaluation's.
-        run_code: open a task that is code also where the directory alone names it. Directories may come from others.
-        damages: counts records that cannot be read, which stay as they are. None: the first one is an error.
+        run_code: open a task that is code even if only the directory names it. Directories may come from others.
+        damages: counts records that cannot be read, which stay unchanged. None: the first one is an error.
 
     Raises:
         RunDirectoryError: the directory holds no evaluation, another process writes to it, or the task lacks one of
             its problems.
-        ConfigurationError: the task cannot be opened, or is code that nobody but the directory names.
+        ConfigurationError: the task cannot be opened, or it is code that only the directory names.
     """
     configuration = read_configuration(directory)
     task = task or api.task(configuration.get("task", ""), run_code=run_code)
     problems = {problem.id: problem for problem in task.problems(configuration.get("split", "test"))}
-    foreign = foreign_to(configuration, read_problem_ids(directory, told_to(damages, "lists of problems")))
-    with RecordStore(directory / RECORDS, told_to(damages, "records"), foreign) as store:
+    foreign = foreign_to(configuration, read_problem_ids(directory, count_or_refuse(damages, "lists of problems")))
+    with RecordStore(directory / RECORDS, count_or_refuse(damages, "records"), foreign) as store:
         records = [record for record in store.records if record.outcome != "failed"]
-        again = [await in_thread(_graded, record, task, problems, directory) for record in records]
-        changed = tuple((before, after) for before, after in zip(records, again, strict=True) if before != after)
+        regraded = [await in_thread(_regrade_record, record, task, problems, directory) for record in records]
+        changed = tuple((before, after) for before, after in zip(records, regraded, strict=True) if before != after)
         store.append(*(after for _, after in changed))
-    ungraded = sum(record.outcome == "grader_timeout" for record in again)
+    ungraded = sum(record.outcome == "grader_timeout" for record in regraded)
     return Regraded(len(records), len(store.records) - len(records), ungraded, changed)
 
 
-def _graded(record: RunRecord, task: Task, problems: Mapping[str | None, Problem], directory: Path) -> RunRecord:
+def _regrade_record(
+    record: RunRecord, task: Task, problems: Mapping[str | None, Problem], directory: Path
+) -> RunRecord:
     if (problem := problems.get(record.problem_id)) is None:
         raise RunDirectoryError(
-            f"the task has no problem {record.problem_id!r}, which {directory} has runs of: name the task it is of"
+            f"the task has no problem {record.problem_id!r}, of which {directory} has runs: name the task that has it"
         )
     (outcome, error), right = grade_run(task, problem, record.answer, record.answers)
     return replace(

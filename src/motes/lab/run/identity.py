@@ -1,15 +1,15 @@
-"""What an evaluation is made with, told apart from anything else of the same name: models, code, problems, machine.
+"""The identities of models, code, problems and machine, which distinguish things that have the same name.
 
-A name does not say what it stood for on that day: a folder gets other weights, a server another model, a function
-another body. So each is told by a digest where its files are here, and by what it says of itself where it is a server:
+A name may later stand for something else: a folder gets other weights, a server another model, a function another
+body. So files on this machine are identified by a digest, and a server by its own statements:
 
     a local model       SHA-256 of its weights, of its configuration and of its tokenizer, each over the files' names
                         and contents; its dtype, its device and the hub's revision
     a served model      the server's engine and version, the model's name there, and what it was loaded from
-    code of one's own   MODULE:NAME and the SHA-256 of the file that holds it
+    a user's own code   MODULE:NAME and the SHA-256 of the file that holds it
     a task              the SHA-256 of its problems: ids, conversations, reference answers
 
-Names of files are taken without their folders. Nothing of the environment is told.
+Names of files are recorded without their folders. Nothing from the environment is recorded.
 """
 
 from __future__ import annotations
@@ -43,14 +43,11 @@ Identity = dict[str, Any]
 """Texts, numbers, and identities of parts, by name."""
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "math-verify", "sympy", "httpx2", "ray")
-"""Whose versions results may depend on."""
-
-
-# ------------------------------------------------------------------------------------------------------------- models
+"""Packages on whose versions results may depend."""
 
 
 def of_model(model: object) -> Identity:
-    """What a language model or a reward model is. Reads files: not for the event loop."""
+    """The identity of a language model or a reward model. Reads files: not for the event loop."""
     if (local := _loaded("motes.kv.engine", "Engine")) and isinstance(model, local):
         return _of_local(model)
     for module, name, server in (
@@ -61,65 +58,63 @@ def of_model(model: object) -> Identity:
             return _of_served(model, getattr(model, server))
     if isinstance(model, Judge):
         rubric = digest_of([getattr(model.rubric, field.name) for field in dataclasses.fields(model.rubric)])
-        told = {"rubric": model.rubric.name, "rubric_digest": rubric, "num_verdicts": model.num_verdicts}
-        return {"kind": "judge", **told, "seed": model.seed, "of": of_model(model.lm)}
+        fields = {"rubric": model.rubric.name, "rubric_digest": rubric, "num_verdicts": model.num_verdicts}
+        return {"kind": "judge", **fields, "seed": model.seed, "of": of_model(model.lm)}
     if isinstance(model, CalibratedReward):
-        kept = model.calibration
-        calibration = digest_of([kept.scores, kept.probabilities, kept.slope])
+        fitted = model.calibration
+        calibration = digest_of([fitted.scores, fitted.probabilities, fitted.slope])
         return {"kind": "calibrated", "calibration": calibration, "of": of_model(model.reward)}
     if isinstance(model, FunctionReward):
         return {"kind": "function", **of_code(model.fn), "outcome": model.outcome}
-    found: Identity = {"kind": "own", **of_code(type(model) if not inspect.isroutine(model) else model)}
+    own: Identity = {"kind": "own", **of_code(type(model) if not inspect.isroutine(model) else model)}
     if dataclasses.is_dataclass(model):
         settings = {field.name: getattr(model, field.name, None) for field in dataclasses.fields(model)}
-        found |= {name: value for name, value in settings.items() if type(value) in (bool, int, float, str)}
-    return {**found, "of": of_model(model.reward)} if isinstance(model, MappedReward) else found
+        own |= {name: value for name, value in settings.items() if type(value) in (bool, int, float, str)}
+    return {**own, "of": of_model(model.reward)} if isinstance(model, MappedReward) else own
 
 
 def _loaded(module: str, name: str) -> Any:
-    """A class, where its module is loaded: otherwise nothing is of that class."""
+    """A class if its module is loaded; otherwise None, and nothing is of that class."""
     return getattr(sys.modules.get(module), name, None)
 
 
 def _of_local(model: Any) -> Identity:
-    told = {"kind": "local", "dtype": model.dtype, "device": model.device, "revision": model.revision}
-    told |= of_checkpoint(model.origin, model.revision)
-    return {name: value for name, value in told.items() if value is not None}
+    fields = {"kind": "local", "dtype": model.dtype, "device": model.device, "revision": model.revision}
+    fields |= of_checkpoint(model.origin, model.revision)
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _of_served(model: Any, server: Any) -> Identity:
-    told = {"kind": "served", "engine": server.engine, "version": server.version, "model": server.model}
-    told |= {"root": _without_home(server.origin), "context_length": server.context_length}
-    return {name: value for name, value in told.items() if value is not None}
+    fields = {"kind": "served", "engine": server.engine, "version": server.version, "model": server.model}
+    fields |= {"root": _without_home(server.origin), "context_length": server.context_length}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _without_home(path: str | None) -> str | None:
-    """A server's path without the name of whose home it is in."""
+    """A path on a server, without the name of the user whose home it is in."""
     return None if path is None else re.sub(r"^(/home/|/Users/|[A-Z]:\\Users\\)[^/\\]+|^/root(?=/)", "~", path)
 
-
-# -------------------------------------------------------------------------------------------------------- checkpoints
 
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
 TOKENIZER = re.compile(r"tokenizer|vocab|merges|special_tokens|added_tokens|chat_template|\.(model|tiktoken|jinja)$")
 LARGE = 64 << 20
-"""Bytes of a file from which on its digest is kept for the next time."""
+"""The digest of a file of at least so many bytes is cached on disk."""
 
 
 def of_checkpoint(origin: str, revision: str | None = None) -> Identity:
     """The digests of a checkpoint: of its weights, its configuration, its tokenizer, and of these together.
 
     Args:
-        origin: a folder or file, or a name on the hub, whose files are looked for in the hub's cache.
+        origin: a folder or file, or a name on the hub, whose files are looked up in the hub's cache.
     """
-    place = _place(origin, revision)
-    if place is None:
+    root = _find_checkpoint(origin, revision)
+    if root is None:
         return {}
-    found = [place] if place.is_file() else sorted(path for path in place.iterdir() if path.is_file())
-    if any(path.suffix == ".safetensors" for path in found):  # what is loaded where several are there
-        found = [path for path in found if path.suffix not in WEIGHTS or path.suffix == ".safetensors"]
+    paths = [root] if root.is_file() else sorted(path for path in root.iterdir() if path.is_file())
+    if any(path.suffix == ".safetensors" for path in paths):  # of several formats, this one is loaded
+        paths = [path for path in paths if path.suffix not in WEIGHTS or path.suffix == ".safetensors"]
     parts: dict[str, list[Path]] = {"weights": [], "config": [], "tokenizer": []}
-    for path in found:
+    for path in paths:
         if path.suffix in WEIGHTS:
             parts["weights"].append(path)
         elif TOKENIZER.search(path.name):
@@ -127,52 +122,54 @@ def of_checkpoint(origin: str, revision: str | None = None) -> Identity:
         elif path.suffix == ".json":
             parts["config"].append(path)
     try:
-        digests = {part: digest_of([[path.name, file_digest(path)] for path in held]) for part, held in parts.items()}
+        digests = {part: digest_of([[path.name, file_digest(path)] for path in paths]) for part, paths in parts.items()}
     except OSError:
         return {}
-    return {"digest": digest_of(digests), **{part: digests[part] for part, held in parts.items() if held}}
+    return {"digest": digest_of(digests), **{part: digests[part] for part, paths in parts.items() if paths}}
 
 
-def _place(origin: str, revision: str | None) -> Path | None:
-    """Where the files of a checkpoint are on this machine."""
+def _find_checkpoint(origin: str, revision: str | None) -> Path | None:
+    """The folder or file of a checkpoint on this machine; None if there is none."""
     if not origin:
         return None
     with contextlib.suppress(OSError, RuntimeError):
         path = Path(origin).expanduser()
         if path.exists():
             return path
-    with contextlib.suppress(Exception):  # the hub's own package knows its cache; whatever it lacks, nothing is told
+    with contextlib.suppress(Exception):  # the hub's package knows its cache; if anything fails, there is no identity
         from huggingface_hub import try_to_load_from_cache
 
-        kept = try_to_load_from_cache(origin, "config.json", revision=revision)
-        if isinstance(kept, str):
-            return Path(kept).parent
+        cached = try_to_load_from_cache(origin, "config.json", revision=revision)
+        if isinstance(cached, str):
+            return Path(cached).parent
     return None
 
 
 def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal. That of a large one is kept, and taken for that of the same file of the
-    same size and time of change. The hub's cache names large files by theirs.
+    """The SHA-256 of a file, in hexadecimal.
+
+    The digest of a large file is cached, and reused while the file's size and time of change stay the same. In the
+    hub's cache the name of a large file is its digest.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     real = path.resolve()
     if real.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", real.name):
         return real.name
     with files.open_to_read(path) as file:
-        about = os.fstat(file.fileno())
-        key = f"{real}:{about.st_ino}:{about.st_size}:{about.st_mtime_ns}"
-        if about.st_size < LARGE:
+        status = os.fstat(file.fileno())
+        key = f"{real}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+        if status.st_size < LARGE:
             return _sha256(file)
         key = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
-        if (known := _kept_digests().get(key)) is not None:
-            return known
+        if (cached := _cached_digests().get(key)) is not None:
+            return cached
         digest = _sha256(file)
     with contextlib.suppress(OSError, RuntimeError):
-        place = _digests_file()
-        place.parent.mkdir(parents=True, exist_ok=True)
-        files.write_text(place, json.dumps({**_kept_digests(), key: digest}, indent=0) + "\n")
+        cache = _digest_cache()
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(cache, json.dumps({**_cached_digests(), key: digest}, indent=0) + "\n")
     return digest
 
 
@@ -183,40 +180,36 @@ def _sha256(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _digests_file() -> Path:
+def _digest_cache() -> Path:
     home = os.environ.get("MOTES_HOME")
     return (Path(home) if home else Path.home() / ".motes") / "digests.json"
 
 
-def _kept_digests() -> dict[str, str]:
+def _cached_digests() -> dict[str, str]:
     try:
-        kept = parse_json(files.read_text(_digests_file()))
+        cache = parse_json(files.read_text(_digest_cache()))
     except (OSError, ValueError, RuntimeError):
         return {}
-    if not isinstance(kept, dict):
-        return {}
-    return {key: value for key, value in kept.items() if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)}
+    pairs = cache.items() if isinstance(cache, dict) else ()
+    return {key: value for key, value in pairs if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)}
 
 
 def digest_of(value: Any) -> str:
-    """The SHA-256 of what JSON can hold, or of its repr."""
+    """The SHA-256 of a value as JSON; of parts that JSON cannot hold, their `repr` is used."""
     text = json.dumps(value, sort_keys=True, default=repr)
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-# --------------------------------------------------------------------------------------------------------------- code
-
-
 def of_code(thing: Any) -> Identity:
-    """Which class or function it is, and the digest of the file that holds it, or of itself where it stands in none (a
-    notebook). motes's own files are not told one by one, see `of_motes`."""
+    """The name of a class or function, and the digest of the file that holds it; without a file (in a notebook) the
+    digest of its own source. motes's own files have no separate digests, see `of_motes`."""
     if not (inspect.isclass(thing) or inspect.isroutine(thing)):
-        thing = getattr(thing, "func", type(thing))  # of a functools.partial its function
+        thing = getattr(thing, "func", type(thing))  # the function of a functools.partial
     module = getattr(thing, "__module__", None) or "?"
-    told: Identity = {"code": f"{module}:{getattr(thing, '__qualname__', '?')}"}
+    code: Identity = {"code": f"{module}:{getattr(thing, '__qualname__', '?')}"}
     if module.partition(".")[0] != "motes" and (source := _source(thing)) is not None:
-        told["source"] = f"sha256:{hashlib.sha256(source).hexdigest()}"
-    return told
+        code["source"] = f"sha256:{hashlib.sha256(source).hexdigest()}"
+    return code
 
 
 def _source(thing: Any) -> bytes | None:
@@ -230,36 +223,34 @@ def _source(thing: Any) -> bytes | None:
 
 @lru_cache(maxsize=1)
 def of_motes() -> Identity:
-    """motes's version, the digest of its sources, and where it can be told their commit, and whether they were changed
-    since."""
+    """motes's version, the digest of its sources and, if known, their commit and whether they have changed since."""
     folder = Path(motes.__file__).parent
     sources = sorted(path for path in folder.rglob("*.py") if path.is_file())
     names = [path.relative_to(folder).as_posix() for path in sources]
-    told: Identity = {"version": motes.__version__}
+    version: Identity = {"version": motes.__version__}
     with contextlib.suppress(OSError):
         digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources]
-        told["source"] = digest_of(list(zip(names, digests, strict=True)))
-    return told | (_installed_commit() or _commit(folder))
+        version["source"] = digest_of(list(zip(names, digests, strict=True)))
+    return version | (_installed_commit() or _commit(folder))
 
 
 def _installed_commit() -> Identity:
-    """What pip wrote of a package that it installed from a repository (PEP 610)."""
+    """The commit that pip recorded if it installed motes from a repository (PEP 610)."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError):
-        told = json.loads(importlib.metadata.distribution("motes").read_text("direct_url.json") or "{}")
-        if isinstance(told, dict) and isinstance(commit := told.get("vcs_info", {}).get("commit_id"), str):
+        origin = json.loads(importlib.metadata.distribution("motes").read_text("direct_url.json") or "{}")
+        if isinstance(origin, dict) and isinstance(commit := origin.get("vcs_info", {}).get("commit_id"), str):
             return {"commit": commit, "modified": False}
     return {}
 
 
 def _commit(folder: Path) -> Identity:
-    """The commit of the repository that holds these sources; nothing where a repository only surrounds them."""
+    """The commit of the repository that tracks these sources; empty if a repository only surrounds them."""
 
-    def git(*words: str) -> str:
-        variables = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-        done = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10, env=variables
-        )
-        return done.stdout.strip()
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+        result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=environment)
+        return result.stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", "__init__.py")
@@ -268,14 +259,11 @@ def _commit(folder: Path) -> Identity:
         return {}
 
 
-# -------------------------------------------------------------------------------------------------- tasks and machine
-
-
 def of_problems(problems: Iterable[Problem], key: Callable[[Problem], object] | None = None) -> str:
-    """The digest of problems as they are asked, before a prompt is put around them, in their order.
+    """The digest of problems in their order, without the prompt around them.
 
     Args:
-        key: what else a problem is graded by, tests for one; by its `repr`.
+        key: returns further data by which a problem is graded, such as tests; its `repr` enters the digest.
     """
     digest = hashlib.sha256()
     for problem in problems:
@@ -287,10 +275,10 @@ def of_problems(problems: Iterable[Problem], key: Callable[[Problem], object] | 
 
 
 def of_machine() -> Identity:
-    """Operating system, processor and Python; GPUs where torch is loaded and has some. No name of host or user."""
+    """Operating system, processor and Python; GPUs if torch is loaded and sees some. No name of host or user."""
     cores = os.cpu_count()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
-    told = {
+    machine = {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": _processor(),
         "cores": cores,
@@ -298,14 +286,14 @@ def of_machine() -> Identity:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "gpus": _gpus(),
     }
-    return {name: value for name, value in told.items() if value}
+    return {name: value for name, value in machine.items() if value}
 
 
 def _processor() -> str:
     with contextlib.suppress(OSError, UnicodeError):
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        if found:
-            return found[1]
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if match:
+            return match[1]
     return platform.processor()
 
 
@@ -319,9 +307,9 @@ def _gpus() -> str | None:
 
 
 def of_packages(names: Sequence[str] = PACKAGES) -> Identity:
-    """The versions of those that are installed."""
-    told = {}
+    """The versions of the packages that are installed."""
+    versions = {}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            told[name] = importlib.metadata.version(name)
-    return told
+            versions[name] = importlib.metadata.version(name)
+    return versions

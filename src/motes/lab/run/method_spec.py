@@ -1,12 +1,12 @@
-"""Methods written as text: what stands on a command line, in an evaluation's configuration and in its records.
+"""Method specs: methods as text, on the command line, in an evaluation's configuration and in its records.
 
-    pf                                     the method with that id, as it comes
+    pf                                     the method with that id, with its default settings
     pf:paper                               a preset of it
-    pf:ess_threshold=1.0:selector=argmax   with fields set; after a preset, these win
-    my_methods:Mine:patience=2             a class of your own, its module on the Python path, with a field set
-    pt:num_sweeps=8:ladder=1/0.5/0.25      a field of several values: with strokes between
+    pf:ess_threshold=1.0:selector=argmax   with settings, which override a preset's
+    my_methods:Mine:patience=2             your own class, whose module is on the Python path, with a setting
+    pt:num_sweeps=8:ladder=1/0.5/0.25      a setting with several values, separated by slashes
 
-The budget is never part of it. Methods of several sweeps, chains or islands share it out evenly.
+The budget is never part of a spec. Methods with several sweeps, chains or islands divide the budget evenly.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from motes.methods.run import Method, MethodTraits
 PRESETS: Mapping[str, Mapping[str, Callable[[int], Method]]] = MappingProxyType(
     {"pf": {"paper": ParticleFilter.paper}, "epf": {"paper": EntropicParticleFilter.paper}}
 )
-"""For each method id, its presets: what makes one of a budget."""
+"""For each method id, its presets by name: functions from a budget to a method."""
 
 NAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -46,15 +46,15 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "power": "power filter",
     }
 )
-"""What people call each method id."""
+"""The usual name of each method, by its id."""
 
 
 def method_from_spec(spec: str, budget: int) -> Method:
-    """The method that `spec` writes out, at that budget (number of trajectories; `greedy` always draws one).
+    """The method with this spec and budget (number of trajectories; `greedy` always draws one).
 
     Raises:
-        UnknownNameError: no method, preset or field has that name.
-        ConfigurationError: a value is not of its field's type or range, or the budget is less than 1.
+        UnknownNameError: no method, preset or setting has that name.
+        ConfigurationError: a value is not of its setting's type or range, or the budget is less than 1.
     """
     name, parts = _split(spec)
     cls = METHODS[name] if name in METHODS else api.attribute(name)
@@ -71,23 +71,22 @@ def method_from_spec(spec: str, budget: int) -> Method:
             preset = presets[part]
         else:
             raise ConfigurationError(f"{part!r} in the method {spec!r} is no setting: write FIELD=VALUE")
-    values = _values(cls, settings)
+    values = _parse_settings(cls, settings)
     if preset is None:
-        return method(name, budget, **values) if name in METHODS else _own(name, cls, budget, values)
-    made: Any = preset(budget)
-    changed: Method = dataclasses.replace(made, **values)
+        return method(name, budget, **values) if name in METHODS else _make_own(name, cls, budget, values)
+    preset_method: Any = preset(budget)
+    changed: Method = dataclasses.replace(preset_method, **values)
     return changed
 
 
 def draws_independently(spec: str) -> bool:
-    """Whether the answers of the method are independent samples of the language model; False of one unknown."""
-    cls = METHODS.get(spec.partition(":")[0])
-    return MethodTraits.of(cls).independent
+    """Whether the method's answers are independent samples of the language model; False for an unknown method."""
+    return MethodTraits.of(METHODS.get(spec.partition(":")[0])).independent
 
 
 def draws_one(spec: str) -> bool:
-    """Whether the method draws one trajectory whatever the budget, as `greedy` does; False of one unknown, or of
-    somebody's own, whose code is not run for that."""
+    """Whether the method draws one trajectory whatever the budget, as `greedy` does; False for an unknown method, and
+    for a user's own method, whose code is not run for this."""
     try:
         return not is_own(spec) and method_from_spec(spec, 2).budget == 1
     except MotesError:
@@ -95,13 +94,13 @@ def draws_one(spec: str) -> bool:
 
 
 def is_own(spec: str) -> bool:
-    """Whether the method is code of somebody's, MODULE:CLASS: to make it runs that code."""
+    """Whether the method is a user's own code, MODULE:CLASS, which runs when the method is made."""
     name, *parts = spec.split(":")
     return name not in METHODS and bool(parts) and "=" not in parts[0]
 
 
 def _split(spec: str) -> tuple[str, list[str]]:
-    """A method's name, which is an id or MODULE:CLASS, and what follows it."""
+    """A method's name, which is an id or MODULE:CLASS, and the parts that follow it."""
     name, *parts = spec.split(":")
     if is_own(spec):
         return f"{name}:{parts[0]}", parts[1:]
@@ -110,19 +109,19 @@ def _split(spec: str) -> tuple[str, list[str]]:
     return name, parts
 
 
-def _own(name: str, cls: Any, budget: int, values: Mapping[str, Any]) -> Method:
-    """A method that is not one of ours, made in the same way."""
+def _make_own(name: str, cls: Any, budget: int, values: Mapping[str, Any]) -> Method:
+    """Make a method of a user's own class."""
     try:
-        made = (MethodTraits.of(cls).of_budget or cls)(budget, **values)
+        own = (MethodTraits.of(cls).of_budget or cls)(budget, **values)
     except TypeError as error:
         raise ConfigurationError(f"{name!r} makes no method of a budget: {error}") from error
-    if not isinstance(made, Method):
+    if not isinstance(own, Method):
         raise ConfigurationError(f"{name!r} makes no method of a budget: it needs `budget` and `run`")
-    return made
+    return own
 
 
-def _values(cls: Any, settings: Mapping[str, str]) -> dict[str, Any]:
-    """The settings as values of the fields of a method's class. Its first field is the budget's."""
+def _parse_settings(cls: Any, settings: Mapping[str, str]) -> dict[str, Any]:
+    """The settings as values for the fields of a method's class. Its first field holds the budget."""
     if not settings:
         return {}
     if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
@@ -131,7 +130,7 @@ def _values(cls: Any, settings: Mapping[str, str]) -> dict[str, Any]:
     budget, *fields = [field.name for field in dataclasses.fields(cls)]
     for name in settings:
         if name == budget:
-            raise ConfigurationError(f"{name}: set the number of trajectories as the budget, not so")
+            raise ConfigurationError(f"{name} is no setting: set the number of trajectories as the budget")
         if name not in fields:
             raise UnknownNameError(f"setting of {cls.__name__}", name, fields)
     return {name: _parse(name, text, hints[name]) for name, text in settings.items()}
@@ -158,17 +157,17 @@ def _parse(name: str, text: str, hint: Any) -> Any:
     return text
 
 
-def describe(made: Method) -> dict[str, Any]:
+def describe(configured: Method) -> dict[str, Any]:
     """A method's whole configuration, as JSON can hold it."""
-    named = {"type": type(made).__name__}
-    if not dataclasses.is_dataclass(made):
-        return named
-    assert not isinstance(made, type)
-    return {**named, **dataclasses.asdict(made)}
+    settings: dict[str, Any] = {}
+    if dataclasses.is_dataclass(configured):
+        assert not isinstance(configured, type)
+        settings = dataclasses.asdict(configured)
+    return {"type": type(configured).__name__, **settings}
 
 
 def canonical(spec: str) -> str:
-    """The spec without blanks; known ids, and classes by their module, only.
+    """The spec without blanks, if it names a known id, or a class by its module.
 
     Raises:
         UnknownNameError: no method has that id.

@@ -1,4 +1,4 @@
-"""Evaluations on a Ray cluster: actors open the models and carry out runs, this process keeps plan and records."""
+"""Evaluations on a Ray cluster: actors open the models and carry out runs; this process plans and records them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from motes.core import Result
 from motes.errors import ConfigurationError, EngineError, MissingExtraError, MotesError
 from motes.lab.run.evaluation import Evaluation, PlannedRun
 from motes.lab.run.flops import Sizes
-from motes.lab.run.provenance import Made
-from motes.lab.run.worker import Done, Local, Worker, recorded
+from motes.lab.run.provenance import Setup
+from motes.lab.run.worker import FinishedRun, Local, Worker, make_record
 from motes.threads import in_thread
 
 try:
@@ -30,8 +30,8 @@ except ImportError as error:
     raise MissingExtraError("an evaluation on Ray", "ray") from error
 
 ATTEMPTS = 3
-"""Workers that a run may lose before it counts as failed: one that kills them must not go round for ever. And that a
-place may lose, one after the other, before their models are open, until it stays empty."""
+"""A run fails when so many workers have died during it: a run that kills workers must not be retried for ever. A place
+is given up when so many workers in a row have died there before their models were open."""
 
 DEATHS = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 
@@ -40,23 +40,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Ray:
-    """Carry runs out on a Ray cluster, each worker an actor with the evaluation's models; `evaluate(..., on=Ray())`.
+    """Carry out runs on a Ray cluster: `evaluate(..., on=Ray())`. Each worker is an actor with the evaluation's models.
 
-    A run whose worker dies is given to another one, and a new worker takes the place of the dead one. As only the
-    caller writes records, and a run's seed depends on its name alone, nothing is lost and nothing there twice. What the
-    evaluation names must mean the same on every node: files and modules at the same place, motes of the same version.
+    If a worker dies, its runs go to other workers, and a new worker takes its place. As only the caller writes records,
+    and a run's seed depends on its name alone, no run is lost or recorded twice. The names in the evaluation must mean
+    the same on every node: files and modules at the same place, motes of the same version.
 
     Args:
-        address: of a running cluster, such as "HOST:6379" or "ray://HOST:10001"; None: the one that RAY_ADDRESS names
-            or that this machine runs, else one is started here and stopped at the end. A cluster that the process has
-            joined already is used as it is.
-        workers: how many; by default one for each GPU of the cluster (or share of one), without GPUs one for each node.
-        gpus: of a worker, may be a fraction; by default 1 where the cluster has GPUs and a model is opened by the
-            workers ("tiny" or "hf:…"), otherwise none, as models on servers need none.
+        address: address of a running cluster, such as "HOST:6379" or "ray://HOST:10001"; None: the cluster that
+            RAY_ADDRESS names or that this machine runs; if there is none, a cluster is started here and stopped at the
+            end. A cluster that the process has joined already is used as it is.
+        workers: number of workers; by default one for each GPU of the cluster (or share of one), without GPUs one for
+            each node.
+        gpus: GPUs of a worker, may be a fraction; by default 1 if the cluster has GPUs and the workers open a model
+            ("tiny" or "hf:…"), otherwise 0, as models on servers need none.
 
     Raises:
         ConfigurationError: a number cannot work.
-        MissingExtraError: at the import of this module, Ray is not installed (extra `ray`).
+        MissingExtraError: Ray is not installed (extra `ray`); raised when this module is imported.
     """
 
     address: str | None = None
@@ -71,7 +72,7 @@ class Ray:
 
     @contextlib.asynccontextmanager
     async def open(self, evaluation: Evaluation, *, concurrency: int, traces: bool) -> AsyncIterator[Worker]:
-        """The workers, once one of them has its models open.
+        """All workers as one, as soon as one of them has opened its models.
 
         Raises:
             ConfigurationError: there is no such cluster, or the models cannot be opened.
@@ -84,9 +85,9 @@ class Ray:
                 gpus = float(resources.get("GPU", 0) > 0 and _opens_models(evaluation))
             number = self.workers or _places(resources, gpus)
             if number > resources.get("CPU", 0) or number * gpus > resources.get("GPU", 0):
-                there = ", ".join(f"{resources.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU"))
+                total = ", ".join(f"{resources.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU"))
                 log.warning(
-                    "%d workers on Ray want a CPU and %g GPUs each, of %s: some may have to wait", number, gpus, there
+                    "%d workers on Ray need a CPU and %g GPUs each, of %s: some may have to wait", number, gpus, total
                 )
             actor = ray.remote(_Actor).options(
                 num_cpus=1, num_gpus=gpus, scheduling_strategy="SPREAD", max_concurrency=concurrency + 1
@@ -100,13 +101,13 @@ class Ray:
                     yield crew
                     for task in tasks:
                         task.cancel()
-            except BaseExceptionGroup as errors:  # of a place or of the caller: the first one ended all
+            except BaseExceptionGroup as errors:  # the first error, of a place or of the caller, ended everything
                 raise errors.exceptions[0]  # noqa: B904
 
 
 @contextlib.contextmanager
 def _cluster(address: str | None) -> Iterator[None]:
-    """A cluster joined, and left if it was not joined before."""
+    """Join a cluster, and leave it in the end, unless the process had joined one before."""
     if ray.is_initialized():
         yield
         return
@@ -122,7 +123,7 @@ def _cluster(address: str | None) -> Iterator[None]:
 
 
 def _opens_models(evaluation: Evaluation) -> bool:
-    """Whether a worker computes by itself; not known of models of one's own."""
+    """Whether a model computes in the worker's process; False for a user's own model, of which that is unknown."""
     names = filter(None, (evaluation.lm, evaluation.reward, evaluation.outcome_reward))
     return any(re.match(r"(judge:)?(tiny$|tiny\?|hf:)", name) for name in names)
 
@@ -135,7 +136,7 @@ def _places(resources: dict[str, float], gpus: float) -> int:
 
 
 class _Actor:
-    """A worker's process. What it raises on purpose is told by type and text, as errors may not survive the journey."""
+    """A worker's process. It returns the texts of motes's own errors, as errors may not survive the transfer."""
 
     def __init__(
         self, evaluation: Evaluation, concurrency: int, traces: bool, version: str, paths: tuple[str, ...]
@@ -143,8 +144,8 @@ class _Actor:
         self._evaluation, self._concurrency, self._traces, self._version = evaluation, concurrency, traces, version
         sys.path += [path for path in paths if path not in sys.path]
 
-    async def open(self) -> tuple[tuple[Sizes, Made] | None, str | None]:
-        """The sizes of the models and what they are, or why they cannot be opened."""
+    async def open(self) -> tuple[tuple[Sizes, Setup] | None, str | None]:
+        """The sizes of the models and the worker's setup, or else the reason why the models cannot be opened."""
         if self._version != __version__:
             return None, f"a node of the cluster has motes {__version__}, not {self._version}: install one everywhere"
         open_models = partial(Local.open, concurrency=self._concurrency, traces=self._traces)
@@ -153,10 +154,10 @@ class _Actor:
             self._local.check()
         except MotesError as error:
             return None, str(error)
-        return (self._local.sizes, await self._local.made()), None
+        return (self._local.sizes, await self._local.setup()), None
 
-    async def solve(self, run: PlannedRun) -> Done | str:
-        """What `Local.solve` makes of it; the text of an error that ends the evaluation."""
+    async def solve(self, run: PlannedRun) -> FinishedRun | str:
+        """The result of `Local.solve`, or the text of an error that ends the evaluation."""
         try:
             return await self._local.solve(run)
         except MotesError as error:
@@ -165,15 +166,15 @@ class _Actor:
 
 @dataclass
 class _Job:
-    """A run that waits for a worker or is on one, and how many it has lost."""
+    """A run that waits for a worker or is being carried out, and the number of workers that died during it."""
 
     run: PlannedRun
-    done: asyncio.Future[Done]
-    lost: int = 0
+    future: asyncio.Future[FinishedRun]
+    deaths: int = 0
 
-    def end(self, done: Done) -> None:
-        if not self.done.cancelled():
-            self.done.set_result(done)
+    def resolve(self, finished: FinishedRun) -> None:
+        if not self.future.cancelled():
+            self.future.set_result(finished)
 
 
 class _Crew:
@@ -183,7 +184,7 @@ class _Crew:
         self._evaluation, self._concurrency = evaluation, concurrency
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._places = 0
-        self.opened: asyncio.Future[tuple[Sizes, Made]] = asyncio.get_running_loop().create_future()
+        self.opened: asyncio.Future[tuple[Sizes, Setup]] = asyncio.get_running_loop().create_future()
 
     @property
     def sizes(self) -> Sizes:
@@ -193,20 +194,20 @@ class _Crew:
     def concurrency(self) -> int:
         return self._concurrency
 
-    async def made(self) -> Made:
-        """As the first worker tells it."""
+    async def setup(self) -> Setup:
+        """The setup of the first worker."""
         return self.opened.result()[1]
 
     def check(self) -> None:
-        """Every worker has done so when its models were open."""
+        """Nothing to do: every worker checks after opening its models."""
 
-    async def solve(self, run: PlannedRun) -> Done:
+    async def solve(self, run: PlannedRun) -> FinishedRun:
         job = _Job(run, asyncio.get_running_loop().create_future())
         self._jobs.put_nowait(job)
-        return await job.done
+        return await job.future
 
     async def place(self, actor: Any, arguments: tuple[Any, ...]) -> None:
-        """Keep a worker at work, and another one in its place when it has died."""
+        """Keep a worker at work, and replace it when it dies."""
         self._places += 1
         deaths = 0
 
@@ -214,23 +215,23 @@ class _Crew:
             while True:
                 job = await self._jobs.get()
                 try:
-                    answer = await worker.solve.remote(job.run)
-                except BaseException as error:  # that it died, told to the first of its runs and ending the others
-                    await self._lost(job, error)
+                    result = await worker.solve.remote(job.run)
+                except BaseException as error:  # its death is raised for its first run; its others are cancelled
+                    await self._retry(job, error)
                     raise
-                if isinstance(answer, str):
-                    raise ConfigurationError(answer)
-                job.end(answer)
+                if isinstance(result, str):
+                    raise ConfigurationError(result)
+                job.resolve(result)
 
         while True:
             worker = actor.remote(*arguments)
             try:
-                told, problem = await worker.open.remote()
+                opened, problem = await worker.open.remote()
                 if problem is not None:
                     raise ConfigurationError(problem)
                 deaths = 0
                 if not self.opened.done():
-                    self.opened.set_result(told)
+                    self.opened.set_result(opened)
                 await gather(work(worker) for _ in range(arguments[1]))
             except DEATHS as error:
                 deaths += 1
@@ -246,12 +247,13 @@ class _Crew:
             finally:
                 ray.kill(worker)
 
-    async def _lost(self, job: _Job, error: BaseException) -> None:
-        job.lost += 1
-        if job.lost < ATTEMPTS:
+    async def _retry(self, job: _Job, error: BaseException) -> None:
+        """Give a run whose worker died to another worker, or fail it after `ATTEMPTS` deaths."""
+        job.deaths += 1
+        if job.deaths < ATTEMPTS:
             self._jobs.put_nowait(job)
             return
         failure = EngineError(f"{ATTEMPTS} workers on Ray died while they were at this run, one of them: {error}")
         result = Result(job.run.problem, job.run.method, job.run.run_seed)
-        record = await in_thread(recorded, job.run, self._evaluation.opened, result, failure)
-        job.end(Done(record, failure=str(failure)))
+        record = await in_thread(make_record, job.run, self._evaluation.opened, result, failure)
+        job.resolve(FinishedRun(record, traceback=str(failure)))

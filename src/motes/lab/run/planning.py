@@ -1,4 +1,4 @@
-"""What an evaluation would do, and about what it would cost, before anything is done."""
+"""Estimate the runs and the cost of an evaluation before it starts."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ from pathlib import Path
 from typing import Literal
 
 from motes.core import Usage
-from motes.lab.run.damage import Damages, told_to
+from motes.lab.run.damage import Damages, count_or_refuse
 from motes.lab.run.evaluation import RECORDS, Evaluation, Shard
 from motes.lab.run.method_spec import method_from_spec
 from motes.lab.run.records import RunRecord, read_records
 from motes.methods.run import MethodTraits
 
 ANSWER_TOKENS = 400
-"""Tokens of an answer, where there are no records to estimate from: a solution of a MATH problem in words."""
+"""Assumed tokens of an answer if there are no records to estimate from: a solution of a MATH problem in words."""
 CHARACTERS_PER_TOKEN = 4
-"""Of the question, for the same purpose."""
+"""Assumed characters per token of the question, for the same purpose."""
 
 Source = Literal["recorded", "scaled", "assumed"]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left to do of one method at one budget.
+    """The work that is left for one method at one budget.
 
     Attributes:
-        runs: asked for; `done`: recorded already, and not as failed.
-        usage: of all runs left together.
-        seconds: of all runs left, each from its start to its end while others share the models; None where nothing
-            is known. Over the number of runs in flight this is the time to wait.
-        source: where the estimate is from. "recorded": the mean of this cell's runs so far; "scaled": tokens of a
-            trajectory as in the other cells' runs so far; "assumed": answers of an assumed length.
+        runs: number of planned runs.
+        done: number of runs that are recorded and have not failed.
+        usage: the tokens of all runs left together.
+        seconds: the sum over all runs left, each from its start to its end while others share the models; None if
+            unknown. Divided by the number of runs in flight it is the time to wait.
+        source: "recorded": estimated from the mean of this cell's runs so far; "scaled": from the tokens of a
+            trajectory in other cells' runs so far; "assumed": from answers of an assumed length.
     """
 
     method: str
@@ -57,34 +58,34 @@ def estimate(
     answer_tokens: int = ANSWER_TOKENS,
     damages: Damages | None = None,
 ) -> list[Estimate]:
-    """For each method at each budget, what is left to do in `directory`, which need not exist.
+    """Estimate the work left in `directory`, which need not exist, for each method at each budget.
 
-    Nothing is opened or written. Without records, the prompt of a run is taken to be computed once, by each model, and
-    each trajectory to be `answer_tokens` long, generated once and, by methods that score, read once.
+    Nothing is opened or written. Without records, the estimate assumes that each model computes the prompt of a run
+    once, and that each trajectory has `answer_tokens` tokens, is generated once and, if the method scores, read once.
 
     Args:
-        damages: counts records that cannot be read, whose runs are not done; None: they are errors.
+        damages: counts records that cannot be read; their runs count as not done. None: they are errors.
 
     Raises:
         RunDirectoryError: the directory belongs to another evaluation, or cannot be read.
     """
     evaluation.check(directory)
-    damaged = told_to(damages, "records")
+    damaged = count_or_refuse(damages, "records")
     records = [record for record in read_records(directory / RECORDS, damaged) if record.outcome != "failed"]
     plan = evaluation.plan(shard)
     finished = {record.key for record in records}
-    done: dict[tuple[str, int], list[RunRecord]] = {}
+    by_cell: dict[tuple[str, int], list[RunRecord]] = {}
     for record in records:
-        done.setdefault((record.method, record.budget), []).append(record)
+        by_cell.setdefault((record.method, record.budget), []).append(record)
     estimates = []
     for method, budget in evaluation.cells():
         runs = [run for run in plan if (run.method, run.budget) == (method, budget)]
         left = [run for run in runs if run.key not in finished]
         seconds: float | None = None
         source: Source = "recorded"
-        if own := done.get((method, budget)):
-            usage = _times(sum((record.usage for record in own), Usage()), len(left) / len(own))
-            seconds = sum(record.seconds for record in own) * len(left) / len(own)
+        if done := by_cell.get((method, budget)):
+            usage = _scale(sum((record.usage for record in done), Usage()), len(left) / len(done))
+            seconds = sum(record.seconds for record in done) * len(left) / len(done)
         else:
             source = "scaled" if records else "assumed"
             tokens = _tokens_per_trajectory(records) if records else answer_tokens
@@ -99,9 +100,9 @@ def estimate(
 
 
 def _tokens_per_trajectory(records: Sequence[RunRecord]) -> float:
-    """Generated for one trajectory, mean; less than its length where trajectories share their beginnings."""
+    """Mean number of tokens generated per trajectory; less than its length if trajectories share their beginnings."""
     return sum(record.usage.generated_tokens for record in records) / sum(record.budget for record in records)
 
 
-def _times(usage: Usage, factor: float) -> Usage:
+def _scale(usage: Usage, factor: float) -> Usage:
     return Usage(**{name: round(factor * count) for name, count in dataclasses.asdict(usage).items()})

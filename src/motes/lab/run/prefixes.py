@@ -1,11 +1,12 @@
-"""Partial answers as numbers: the tree of the steps that a run drew, each with its score and whether it is right.
+"""Partial answers as numbers: the tree of the steps that a run sampled, with their scores and whether they are right.
 
     parents   [null, 0, 0, 2]      the third step continues the first, as the second does
     scores    [0.9, 0.2, 0.8, 0.7]
     right     [1, 0, 1, 1]         whether the partial answer that ends with the step is right
     ends      [1, 3]               the run ended with two answers
 
-A step that was drawn once is there once, however many particles went on from it; two draws of the same text are two.
+A step that was sampled once is in the tree once, however many particles continue it; if the same text was sampled
+twice, that is two steps.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from motes.lab.run.damage import MARKS, SCORES, Rule, broken, is_count, is_list,
 
 @dataclass(frozen=True)
 class Prefixes:
-    """The partial answers of a run, named by their last steps: a parent stands before its children.
+    """The partial answers of a run, each identified by its last step. A parent stands before its children.
 
     Attributes:
-        parents: (S,) the step that each one continues, None where it is a first step.
-        scores: (S,) the reward model's of each step, None where it was never scored.
-        right: (S,) whether the answer is right up to and including the step, None where that is unknown; empty where
-            nobody could say.
-        ends: (N,) the last step of each of the answers that the run ended with, None where one has no step.
+        parents: (S,) for each step, the step that it continues; None for a first step.
+        scores: (S,) the reward model's score of each step; None if it was never scored.
+        right: (S,) whether the answer is right up to and including the step; None if that is unknown. Empty if steps
+            could not be checked.
+        ends: (N,) the last step of each final answer; None if the answer has no step.
     """
 
     parents: tuple[int | None, ...] = ()
@@ -40,58 +41,58 @@ class Prefixes:
 
     @property
     def depths(self) -> list[int]:
-        """(S,) the number of steps up to and including each one."""
+        """(S,) for each step, the number of steps up to and including it."""
         depths: list[int] = []
         for parent in self.parents:
             depths.append(1 if parent is None else depths[parent] + 1)
         return depths
 
     def path(self, end: int | None) -> list[int]:
-        """(T,) the steps up to and including one, from the first; none where it is None."""
-        found: list[int] = []
+        """(T,) the steps from the first to `end`; empty if that is None."""
+        steps: list[int] = []
         while end is not None:
-            found.append(end)
+            steps.append(end)
             end = self.parents[end]
-        return found[::-1]
+        return steps[::-1]
 
     def lead_to(self, right: Sequence[bool | None]) -> tuple[bool | None, ...]:
-        """(S,) whether any final answer that continues a step is right; None where none continues it, or it is unknown
-        of those that do. (Math-Shepherd's hard estimation, arXiv 2312.08935.)
+        """(S,) for each step, whether any final answer that continues it is right; None if no answer continues it, or
+        if that is unknown for all that do. (Math-Shepherd's hard estimation, arXiv 2312.08935.)
 
         Args:
-            right: (N,) of the final answers.
+            right: (N,) whether each final answer is right.
         """
-        found: list[bool | None] = [None] * len(self)
+        labels: list[bool | None] = [None] * len(self)
         for end, is_right in zip(self.ends, right, strict=True):
             if is_right is not None:
                 for step in self.path(end):
-                    found[step] = found[step] or is_right
-        return tuple(found)
+                    labels[step] = labels[step] or is_right
+        return tuple(labels)
 
     def to_fields(self) -> dict[str, Any]:
-        """As JSON has it; truth values are written as 1 and 0, which is shorter."""
+        """The fields for JSON; truth values become 1 and 0, which is shorter."""
         right = [None if is_right is None else int(is_right) for is_right in self.right]
         return {"parents": self.parents, "scores": self.scores, "right": right, "ends": self.ends}
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Prefixes:
-        """What `to_fields` made; fields that a later version added are left out.
+        """Read the fields that `to_fields` returns; fields that a later version added are left out.
 
         Raises:
-            ValueError: it can be no such thing.
+            ValueError: the fields are not valid.
         """
-        known = {name: value for name, value in fields.items() if name in RULES}
-        for _, reason in broken(RULES.items(), known):
+        known_fields = {name: value for name, value in fields.items() if name in RULES}
+        for _, reason in broken(RULES.items(), known_fields):
             raise ValueError(f"`prefixes`: {reason}")
-        made = cls(**{name: tuple(value) for name, value in known.items()})
-        made = cls(made.parents, made.scores, tuple(None if r is None else bool(r) for r in made.right), made.ends)
-        if len(made.scores) != len(made) or len(made.right) not in (0, len(made)):
+        parents, scores, marks, ends = (tuple(known_fields.get(name, ())) for name in RULES)
+        prefixes = cls(parents, scores, tuple(None if mark is None else bool(mark) for mark in marks), ends)
+        if len(scores) != len(parents) or len(marks) not in (0, len(parents)):
             raise ValueError("`prefixes` are not of one length")
-        if any(parent is not None and parent >= place for place, parent in enumerate(made.parents)):
+        if any(parent is not None and parent >= place for place, parent in enumerate(parents)):
             raise ValueError("`prefixes` have a step that stands before the one that it continues")
-        if any(end is not None and end >= len(made) for end in made.ends):
-            raise ValueError("`prefixes` end at a step that there is not")
-        return made
+        if any(end is not None and end >= len(parents) for end in ends):
+            raise ValueError("`prefixes` end at a step that does not exist")
+        return prefixes
 
 
 RULES: Mapping[str, Rule] = MappingProxyType(

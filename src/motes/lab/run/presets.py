@@ -1,4 +1,4 @@
-"""A method with its budget as a file, which `--method @FILE` and the gateway's `motes.toml` take:
+"""Presets: files that hold a method and its budget, for `--method @FILE` and the gateway's `motes.toml`:
 
 method = "pf:ess_threshold=1.0"
 budget = 16
@@ -28,32 +28,32 @@ class Preset:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a file.
+        """Read a preset from a file.
 
         Raises:
-            ConfigurationError: there is none, or it says something else.
+            ConfigurationError: there is no such file, or it is no preset.
         """
-        told = files.read_toml(path)
-        if set(told) != {"method", "budget"}:
-            raise ConfigurationError(f'{path} is no preset: it has two lines, method = "…" and budget = …')
+        fields = files.read_toml(path)
+        if set(fields) != {"method", "budget"}:
+            raise ConfigurationError(f'{path} is no preset: a preset has two lines, method = "…" and budget = …')
         try:
-            return cls(**told)
+            return cls(**fields)
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: {error}") from error
 
     def save(self, path: Path, *comments: str) -> None:
-        """Write it, below lines of comment."""
+        """Write the preset to a file, below comment lines."""
         lines = [f"# {' '.join(comment.split())}" for comment in comments]
         lines += [f"method = {json.dumps(self.method, ensure_ascii=False)}", f"budget = {self.budget}"]
         files.write_text(path, "\n".join(lines) + "\n")
 
 
 def preset_of(spec: str, folder: Path = Path()) -> Preset | None:
-    """The preset that "@FILE" names, with the settings behind it, which win: `@FILE:beta=2`. None of any other method
-    spec.
+    """The preset that "@FILE" names; settings that follow, as in `@FILE:beta=2`, override its own. None for any other
+    method spec.
 
     Args:
-        folder: that a relative path starts from.
+        folder: the folder that relative paths start from.
 
     Raises:
         ConfigurationError: see `Preset.load`.
@@ -66,6 +66,6 @@ def preset_of(spec: str, folder: Path = Path()) -> Preset | None:
 
 
 def expanded(spec: str, folder: Path = Path()) -> str:
-    """A method spec, read from its file where it names one."""
+    """A method spec; one that names a file is replaced by the spec in the file."""
     preset = preset_of(spec, folder)
     return spec if preset is None else preset.method

@@ -1,4 +1,4 @@
-"""What tokens cost in money, at the prices that a reader pays."""
+"""The cost of tokens in money."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from motes.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class Prices:
-    """Of a million tokens, each in the same currency, whichever it is.
+    """Prices of a million tokens, all in one currency.
 
     Attributes:
-        generated: by the language model. prefill, prefill_cached: of its prompts and prefixes, computed and spared.
-        reward, reward_cached: of the reward model's.
+        generated: of tokens that the language model generates.
+        prefill: of the tokens of its prompts and prefixes that are computed.
+        prefill_cached: of those that come from a cache.
+        reward: of tokens that the reward model computes.
+        reward_cached: of the reward model's tokens that come from a cache.
 
     Raises:
         ConfigurationError: a price is negative or no number.
@@ -36,27 +39,27 @@ class Prices:
 
     @classmethod
     def parse(cls, text: str) -> Prices:
-        """As on the command line: "generated=0.6,prefill=0.15,reward=0.2". What is not named costs nothing.
+        """Parse a text such as "generated=0.6,prefill=0.15,reward=0.2". Tokens without a price cost nothing.
 
         Raises:
-            ConfigurationError: it is not of that form, or names something else.
+            ConfigurationError: the text has another form, or another name.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
-        found: dict[str, float] = {}
+        names = [field.name for field in dataclasses.fields(cls)]
+        prices: dict[str, float] = {}
         for part in text.split(","):
             name, _, price = (piece.strip() for piece in part.partition("="))
             try:
-                found[name] = float(price)
+                prices[name] = float(price)
             except ValueError:
                 name = ""
-            if name not in known:
+            if name not in names:
                 raise ConfigurationError(
-                    f"write prices of a million tokens like generated=0.6,reward=0.2; known are {', '.join(known)}"
+                    f"write prices of a million tokens like generated=0.6,reward=0.2; the names are {', '.join(names)}"
                 )
-        return cls(**found)
+        return cls(**prices)
 
     def of(self, usage: Usage) -> float:
-        """The price of what was used."""
+        """The price of the tokens of a usage."""
         tokens = (
             (usage.generated_tokens, self.generated),
             (usage.prefill_tokens, self.prefill),

@@ -1,9 +1,9 @@
-"""Where an evaluation's numbers come from: each call of `motes eval` leaves a line in its directory that says so.
+"""Where an evaluation's numbers come from: each call of `motes eval` appends a line about itself to a file.
 
-`config.json` is what identifies the evaluation. A line of `provenance.jsonl` is what one call did it with: motes's
-version and commit, date, command, the models' names and digests, the task's, the packages, the machine. A directory may
-be resumed on another day, by another version, on another machine, and may be merged of parts: it then has a line of
-each. What is read is data of a stranger: nothing that it names is opened.
+`config.json` identifies the evaluation. A line of `provenance.jsonl` lists what one call worked with: the version and
+commit of motes, the date, the command, names and digests of the models and of the task, the packages, the machine. An
+evaluation may be resumed on another day, with another version or on another machine, and may be merged from parts; its
+directory then has a line for each call. The files may come from strangers: nothing that they name is opened.
 """
 
 from __future__ import annotations
@@ -28,48 +28,51 @@ from motes.lab.run.method_spec import is_own, method_from_spec
 from motes.protocols import TaskTraits
 from motes.text import counted, json_line
 
-LONGEST, MOST = 1 << 16, 2_000
-"""Bytes of a line, and lines, that are read at most."""
-COMMAND = 8_000
-"""Characters of a command that are kept."""
-METADATA = 1 << 18
-"""Characters that a picture's metadata holds at most: some programs refuse more than a million."""
-REMEDY = "delete it there: how those runs were made is then not known"
+MAX_LINE_BYTES, MAX_LINES = 1 << 16, 2_000
+"""Limits of what is read from a file."""
+MAX_COMMAND = 8_000
+"""Characters of a command that are recorded."""
+MAX_METADATA = 1 << 18
+"""Characters of a picture's metadata: some programs refuse more than a million."""
+REMEDY = "delete it there; the provenance of those runs is then unknown"
 ROLES = {"lm": "language model", "reward": "reward model", "outcome_reward": "outcome reward model"}
 UNRECORDED = "not recorded"
 CSV_METADATA = "csv-metadata.json"
 """The file beside CSV files that describes them; the name is from W3C, "Model for Tabular Data and Metadata"."""
 IDENTIFYING = ("digest", "weights", "config", "tokenizer", "source", "calibration", "rubric_digest", "root")
-"""Parts of identities that differ where two things of one name are not the same."""
+"""Parts of identities that differ if two things of one name are not the same."""
+HIDDEN = ("kind", "weights", "config", "tokenizer")
+"""Parts of a model's identity that tables leave out."""
 VARIED = ("methods", "budgets", "num_problems", "num_runs")
-ROWS = 8
-"""Of one name at most, in a table."""
+SETUP = ("motes", "models", "task", "methods", "packages", "machine")
+MAX_ROWS = 8
+"""Rows of one name in a table."""
 
 
-class Made(NamedTuple):
-    """What carries out runs, as it tells of itself: its models by role, its packages, its machine."""
+class Setup(NamedTuple):
+    """What a worker carries out runs with: its models by role, its packages, its machine."""
 
     models: dict[str, identity.Identity]
     packages: identity.Identity
     machine: identity.Identity
 
     @classmethod
-    def of(cls, **models: object) -> Made:
-        """Of this process and its models; None stands for no model. Reads files: not for the event loop."""
-        told = {role: identity.of_model(model) for role, model in models.items() if model is not None}
-        return cls(told, identity.of_packages(), identity.of_machine())
+    def of(cls, **models: object) -> Setup:
+        """The setup of this process with the given models (None: no model). Reads files: not for the event loop."""
+        identities = {role: identity.of_model(model) for role, model in models.items() if model is not None}
+        return cls(identities, identity.of_packages(), identity.of_machine())
 
 
 def _is_plain(value: Any, depth: int = 4) -> bool:
-    """Whether it is a text, a number, true, false, null, or an object of such things, a few levels deep."""
+    """Whether a value is a text, a number, true, false, null, or an object of such values, a few levels deep."""
     if isinstance(value, dict):
-        return depth > 0 and all(_is_plain(one, depth - 1) for one in value.values())
+        return depth > 0 and all(_is_plain(item, depth - 1) for item in value.values())
     return value is None or isinstance(value, (str, bool, float)) or (type(value) is int and abs(value) < 1 << 63)
 
 
 _OBJECT = Rule(lambda value: isinstance(value, dict) and _is_plain(value), "an object of texts and numbers")
 _OBJECTS = Rule(
-    lambda value: isinstance(value, dict) and _is_plain(value) and all(isinstance(one, dict) for one in value.values()),
+    lambda value: isinstance(value, dict) and _is_plain(value) and all(isinstance(v, dict) for v in value.values()),
     "objects of texts and numbers, by name",
 )
 RULES: Mapping[str, Rule] = MappingProxyType(
@@ -86,7 +89,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "runs_before": Rule(is_count, "a whole number from 0"),
     }
 )
-"""What each field of a line may hold; others, of later versions, are passed over."""
+"""What each field of a line may hold. Unknown fields, which later versions write, are ignored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,15 +98,17 @@ class Call:
 
     Attributes:
         started: date and time, UTC, ISO 8601.
-        motes: version, commit, whether its sources were changed since, and their digest.
-        command: as it was typed, without keys; None: called from Python.
-        models: by role ("lm", "reward", "outcome_reward"): the name that the evaluation gives, and what
-            `motes.lab.run.identity` tells.
-        task: its name, number and digest of all its problems, and where it is code of one's own that code.
-        methods: those that are code of one's own.
-        packages: their versions. machine: system, processor, Python, GPUs.
-        settings: what does not change results: concurrency, the part that was done, where.
-        runs_before: that the directory held when it began.
+        motes: version, commit, whether the sources have changed since that commit, and their digest.
+        command: the command line as typed, without keys; None if the call came from Python.
+        models: for each role ("lm", "reward", "outcome_reward"), the name in the evaluation and the model's identity,
+            see `motes.lab.run.identity`.
+        task: its name, the number and the digest of all its problems; for a user's own task, also the identity of its
+            code.
+        methods: for each method that is a user's own, the identity of its code.
+        packages: their versions.
+        machine: system, processor, Python, GPUs.
+        settings: settings that do not change results: concurrency, the shard, where the runs were carried out.
+        runs_before: number of runs in the directory when the call began.
     """
 
     started: str = ""
@@ -121,14 +126,14 @@ class Call:
     def begin(
         cls,
         evaluation: Evaluation,
-        made: Made,
+        setup: Setup,
         *,
         command: str | None,
         runs_before: int,
         shard: Shard | None,
         **settings: Any,
     ) -> Call:
-        """The call that begins now. Reads files and asks git: not for the event loop."""
+        """The call that begins now. Reads files and runs git: not for the event loop."""
         problems, part = evaluation.problems(), None if shard is None else str(shard)
         digest = identity.of_problems(problems, TaskTraits.of(evaluation.opened).key)
         task = {"name": evaluation.task, "problems": len(problems), "digest": digest}
@@ -138,26 +143,26 @@ class Call:
         return cls(
             started=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
             motes=identity.of_motes(),
-            command=None if command is None else _short(command, COMMAND),
-            models={role: {"name": getattr(evaluation, role), **told} for role, told in made.models.items()},
+            command=None if command is None else _short(command, MAX_COMMAND),
+            models={role: {"name": getattr(evaluation, role), **model} for role, model in setup.models.items()},
             task={**task, **(code if "source" in code else {})},
             methods={spec: identity.of_code(type(method_from_spec(spec, budget))) for spec in own},
-            packages=made.packages,
-            machine=made.machine,
+            packages=setup.packages,
+            machine=setup.machine,
             settings={name: value for name, value in {**settings, "shard": part}.items() if value is not None},
             runs_before=runs_before,
         )
 
     def to_json(self) -> str:
-        """As a line of the file, without its end and without keys."""
+        """The call as a line of the file, without the line's end and without keys."""
         return json_line(without_keys_in(dataclasses.asdict(self)))
 
     @classmethod
     def from_json(cls, line: str) -> Call:
-        """Read what `to_json` gives.
+        """Read a line that `to_json` wrote.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: the line is something else.
         """
         fields = parse_json(line)
         if not isinstance(fields, dict):
@@ -165,50 +170,51 @@ class Call:
         for _, reason in broken(RULES.items(), fields):
             raise ValueError(reason)
         if missing := {"started", "motes", "models"} - fields.keys():
-            raise ValueError(f"it does not say `{min(missing)}`")
+            raise ValueError(f"it lacks `{min(missing)}`")
         return cls(**{name: value for name, value in fields.items() if name in RULES})
 
 
 class ProvenanceStore(AppendOnlyLines):
-    """The provenance file of an evaluation, open for appending by this process alone; what is damaged in it stays.
+    """The provenance file of an evaluation, open for appending by this process alone. Damaged lines stay in it.
 
     Raises: as `AppendOnly`.
     """
 
     def __init__(self, directory: Path) -> None:
-        super().__init__(directory / PROVENANCE, _whole)
+        super().__init__(directory / PROVENANCE, _end_of_whole_lines)
 
     def append(self, *calls: Call) -> None:
-        """Write a line for each, all of them or none.
+        """Write a line for each call: all of them or none.
 
         Raises:
-            RunDirectoryError: it could not be written; the file is as it was.
+            RunDirectoryError: the file could not be written; it is unchanged.
         """
         if calls:
             self.write_lines(call.to_json() for call in calls)
 
 
-def _whole(path: Path) -> int:
-    """Where the last line ends that is whole: a killed process leaves a torn one."""
-    whole = 0
-    for line in files.read_lines(path, LONGEST):
-        if line.whole or _call(line) is not None:
-            whole = line.ends
-    return whole
+def _end_of_whole_lines(path: Path) -> int:
+    """Where the last whole line ends, in bytes: a killed process leaves a torn one behind it."""
+    end = 0
+    for line in files.read_lines(path, MAX_LINE_BYTES):
+        if line.whole or _is_call(line):
+            end = line.ends
+    return end
 
 
-def _call(line: files.Line) -> Call | None:
+def _is_call(line: files.Line) -> bool:
     try:
-        return Call.from_json((line.content or b"").decode())
+        Call.from_json((line.content or b"").decode())
     except ValueError:
-        return None
+        return False
+    return True
 
 
 def read_calls(directory: Path, damaged: Damaged = refuse) -> list[Call]:
-    """The calls that made a directory, the earliest first; none, where it is older than their record.
+    """The calls that produced a directory, the earliest first; none if the directory is older than their record.
 
     Args:
-        damaged: told of each line that cannot be read; by default the first one is an error, except a torn last one.
+        damaged: called with each line that cannot be read; by default the first one is an error, unless it is torn.
 
     Raises:
         RunDirectoryError: a line cannot be read, see `damaged`.
@@ -216,13 +222,13 @@ def read_calls(directory: Path, damaged: Damaged = refuse) -> list[Call]:
     path = directory / PROVENANCE
     calls: list[Call] = []
     try:
-        for line in files.read_lines(path, LONGEST):
-            if line.number > MOST:
-                damaged(Damage(path, f"line {line.number}", f"there are more than {MOST:,} lines", REMEDY))
+        for line in files.read_lines(path, MAX_LINE_BYTES):
+            if line.number > MAX_LINES:
+                damaged(Damage(path, f"line {line.number}", f"there are more than {MAX_LINES:,} lines", REMEDY))
                 break
             try:
                 if line.content is None:
-                    raise ValueError(f"it is longer than {LONGEST:,} bytes")
+                    raise ValueError(f"it is longer than {MAX_LINE_BYTES:,} bytes")
                 if line.content.strip():
                     calls.append(Call.from_json(line.content.decode()))
             except UnicodeDecodeError:
@@ -236,34 +242,34 @@ def read_calls(directory: Path, damaged: Damaged = refuse) -> list[Call]:
     return sorted(calls, key=lambda call: call.started)
 
 
-def sign(directory: Path, begin: Callable[[], Call]) -> list[str]:
-    """Write into an evaluation's directory which call goes on with it. Reads files: not for the event loop.
+def append_call(directory: Path, begin: Callable[[], Call]) -> list[str]:
+    """Record in an evaluation's directory the call that continues it. Reads files: not for the event loop.
 
     Returns:
-        what is not as it was in earlier calls, see `Provenance.warnings`.
+        warnings about what has changed since earlier calls, see `Provenance.warnings`.
 
     Raises:
-        RunDirectoryError: it cannot be written.
+        RunDirectoryError: the file cannot be written.
     """
     with ProvenanceStore(directory) as store:
         store.append(begin())
     return Provenance(calls=tuple(read_calls(directory, lambda damage: None))).warnings()
 
 
-def sign_merged(out: Path, parts: Sequence[Path], damaged: Damaged) -> None:
-    """Write into a merged directory which calls made its parts, each once.
+def copy_calls(parts: Sequence[Path], out: Path, damaged: Damaged) -> None:
+    """Copy the calls that produced the parts into the merged directory `out`, each once.
 
     Raises:
-        RunDirectoryError: it cannot be written; or a part's lines cannot be read, see `damaged`.
+        RunDirectoryError: `out` cannot be written, or a part's lines cannot be read, see `damaged`.
     """
-    held = {call.to_json() for call in read_calls(out, damaged)}
-    new = {call.to_json(): call for part in parts for call in read_calls(part, damaged)}
+    present = {call.to_json() for call in read_calls(out, damaged)}
+    calls = {call.to_json(): call for part in parts for call in read_calls(part, damaged)}
     with ProvenanceStore(out) as store:
-        store.append(*(call for line, call in new.items() if line not in held))
+        store.append(*(call for line, call in calls.items() if line not in present))
 
 
 class Difference(NamedTuple):
-    """Something that two evaluations were not made with alike, each side in words."""
+    """A fact that differs between the provenance of two evaluations, each side in words."""
 
     name: str
     first: str
@@ -275,11 +281,12 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class Provenance:
-    """All that is known of how an evaluation was made.
+    """Everything known about how an evaluation was made.
 
     Attributes:
-        configuration: of the evaluation. calls: that made it, see `Call`; none, where it is older than their record.
-        others: configurations of others, whose numbers stand in one table with it; see `together`.
+        configuration: the evaluation's configuration.
+        calls: the calls that produced it; none if it is older than their record.
+        others: the configurations of other evaluations whose numbers are in the same table, see `together`.
     """
 
     configuration: Mapping[str, Any] = field(default_factory=dict)
@@ -288,10 +295,10 @@ class Provenance:
 
     @classmethod
     def read(cls, directory: Path, damaged: Damaged = refuse) -> Provenance:
-        """Of an evaluation's directory; see `read_calls`.
+        """Read the provenance from an evaluation's directory; see `read_calls`.
 
         Raises:
-            RunDirectoryError: it holds no evaluation.
+            RunDirectoryError: the directory holds no evaluation.
         """
         return cls(read_configuration(directory, damaged), tuple(read_calls(directory, damaged)))
 
@@ -301,104 +308,103 @@ class Provenance:
 
     @cached_property
     def facts(self) -> dict[str, tuple[str, ...]]:
-        """Everything that results may depend on, by name, each with the distinct values that it had in the calls."""
-        found: dict[str, dict[str, None]] = {}
+        """Everything that results may depend on: for each name, the distinct values in the calls."""
+        facts: dict[str, dict[str, None]] = {}
         for configuration in (self.configuration, *self.others):
-            for name, value in _asked(configuration):
-                found.setdefault(name, {})[value] = None
+            for name, value in _facts_of_configuration(configuration):
+                facts.setdefault(name, {})[value] = None
         for call in self.calls:
-            for name, value in _used(call):
-                found.setdefault(name, {})[value] = None
-        return {name: tuple(values) for name, values in found.items()}
+            for name, value in _facts_of_call(call):
+                facts.setdefault(name, {})[value] = None
+        return {name: tuple(values) for name, values in facts.items()}
 
     def rows(self) -> list[tuple[str, str]]:
-        """For a reader: what was it made with? A name may have several rows, one for each thing that it was."""
+        """(name, value) pairs that describe how the evaluation was made, a row for each distinct value of a name."""
         rows: dict[tuple[str, str], None] = {}
 
         def add(name: str, *values: str) -> None:
             distinct = list(dict.fromkeys(filter(None, values)))
-            rows.update({(name, value): None for value in distinct[:ROWS]})
-            if len(distinct) > ROWS:
-                rows[name, f"and {len(distinct) - ROWS} others"] = None
+            rows.update({(name, value): None for value in distinct[:MAX_ROWS]})
+            if len(distinct) > MAX_ROWS:
+                rows[name, f"and {len(distinct) - MAX_ROWS} others"] = None
 
         calls, configurations = self.calls, (self.configuration, *self.others)
-        add("motes", *(_motes(call.motes) for call in calls))
+        add("motes", *(_format_motes(call.motes) for call in calls))
         if calls:
             ends = dict.fromkeys(call.started[:16].replace("T", " ") for call in (calls[0], calls[-1]))
             add("date", f"{' – '.join(ends)} UTC, {counted(len(calls), 'call')}")
         add("command", *(_short(call.command or "from Python", 1000) for call in calls))
         for role, words in ROLES.items():
-            told = [_model(call.models[role]) for call in calls if role in call.models]
-            add(words, *(told or [_text(asked.get(role) or "") for asked in configurations]))
-        tasks = [_task(call.task) for call in calls if call.task]
-        add("task", *(tasks or [_text(asked.get("task") or "") for asked in configurations]))
-        add("sampling", *(_settings(asked.get("sampling")) for asked in configurations))
-        add("prompt", *(_settings(asked.get("prompt")) or "as the problems stand" for asked in configurations))
-        add("seeds", *(", ".join(map(_text, asked.get("seeds") or ())) for asked in configurations))
-        add("packages", *(_settings(call.packages) for call in calls))
-        add("machine", *(", ".join(_machine(call.machine)) for call in calls))
+            models = [_format_named(call.models[role], HIDDEN) for call in calls if role in call.models]
+            add(words, *(models or [_text(each.get(role) or "") for each in configurations]))
+        tasks = [_format_named(call.task) for call in calls if call.task]
+        add("task", *(tasks or [_text(each.get("task") or "") for each in configurations]))
+        add("sampling", *(_format_fields(each.get("sampling")) for each in configurations))
+        add("prompt", *(_format_fields(each.get("prompt")) or "as the problems stand" for each in configurations))
+        add("seeds", *(", ".join(map(_text, each.get("seeds") or ())) for each in configurations))
+        add("packages", *(_format_fields(call.packages) for call in calls))
+        add("machine", *(", ".join(_machine_parts(call.machine)) for call in calls))
         return list(rows)
 
     def warnings(self) -> list[str]:
-        """What a reader must know: that what has one name, a model or a task, was not the same throughout."""
-        found: dict[tuple[str, str, str], dict[str, None]] = {}
+        """A warning for each model or task that was not the same in all calls although its name was."""
+        parts: dict[tuple[str, str, str], dict[str, None]] = {}
         for call in self.calls:
-            for what, told in [
-                *((ROLES.get(role, role), model) for role, model in call.models.items()),
-                ("task", call.task),
-            ]:
-                name = f"{_text(told.get('name'))} {_text(told.get('problems', ''))}"
-                for part, value in _flat("", told):
+            models = ((ROLES.get(role, role), model) for role, model in call.models.items())
+            for kind, fields in [*models, ("task", call.task)]:
+                name = f"{_text(fields.get('name'))} {_text(fields.get('problems', ''))}"
+                for part, value in _flatten("", fields):
                     if part.rpartition(".")[2] in IDENTIFYING:
-                        found.setdefault((what, name, part), {})[value] = None
+                        parts.setdefault((kind, name, part), {})[value] = None
         return [
-            f"not all runs were made with the same {what}: {_words(part[1:])} {', '.join(map(_short, values))}"
-            for (what, name, part), values in found.items()
-            if len(values) > 1 and (part != ".digest" or (what, name, ".weights") not in found)
+            f"not all runs were made with the same {kind}: {_readable_name(part[1:])} {', '.join(map(_short, values))}"
+            for (kind, name, part), values in parts.items()
+            if len(values) > 1 and (part != ".digest" or (kind, name, ".weights") not in parts)
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it: calls that did runs with the same things are told together."""
-        made: dict[str, dict[str, Any]] = {}
+        """The provenance as JSON can hold it. Calls with the same setup are one entry."""
+        entries: dict[str, dict[str, Any]] = {}
         for call in self.calls:
-            used = {name: getattr(call, name) for name in ("motes", "models", "task", "methods", "packages", "machine")}
-            told = made.setdefault(json.dumps(used), {"first": call.started, "commands": {}, **used})
-            told |= {"last": call.started, "calls": told.get("calls", 0) + 1}
-            told["commands"][call.command] = None
+            setup = {name: getattr(call, name) for name in SETUP}
+            entry = entries.setdefault(json.dumps(setup), {"first": call.started, "commands": {}, **setup})
+            entry |= {"last": call.started, "calls": entry.get("calls", 0) + 1}
+            entry["commands"][call.command] = None
         configurations = [
-            {name: value for name, value in asked.items() if name not in ("num_problems", "num_runs")}
-            for asked in (self.configuration, *self.others)
+            {name: value for name, value in each.items() if name not in ("num_problems", "num_runs")}
+            for each in (self.configuration, *self.others)
         ]
         return {
             **({"configuration": configurations[0]} if not self.others else {"configurations": configurations}),
-            "made_with": [{**told, "commands": list(told["commands"])} for told in made.values()],
+            "made_with": [{**entry, "commands": list(entry["commands"])} for entry in entries.values()],
         }
 
     def csv_metadata(self, title: str, names: Sequence[str]) -> str:
-        """What says of CSV files where they come from, as "CSV on the Web" has it."""
-        told = {
+        """Metadata that says where CSV files come from, in the format "CSV on the Web"."""
+        metadata = {
             "@context": "http://www.w3.org/ns/csvw",
             "dc:title": title,
             "dc:provenance": [f"{name}: {value}" for name, value in self.rows()],
             "dc:source": self.to_json(),
             "tables": [{"url": name} for name in names],
         }
-        return json.dumps(told, ensure_ascii=False, indent=2) + "\n"
+        return json.dumps(metadata, ensure_ascii=False, indent=2) + "\n"
 
     def to_json(self) -> str:
-        """`to_dict` in one line of ASCII, as the metadata of a picture can hold it; what is too much is counted."""
-        told, left_out = self.to_dict(), 0
-        while len(text := json.dumps(told, separators=(",", ":"))) > METADATA and (made := told["made_with"]):
-            left_out += len(made) - len(made) // 2
-            told |= {"made_with": made[: len(made) // 2], "left_out": left_out}
-        return text if len(text) <= METADATA else json.dumps({"left_out": "it is too long"})
+        """`to_dict` in one line of ASCII, which the metadata of a picture can hold. Entries for which there is no room
+        are counted in `left_out`."""
+        fields, left_out = self.to_dict(), 0
+        while len(text := json.dumps(fields, separators=(",", ":"))) > MAX_METADATA and (calls := fields["made_with"]):
+            left_out += len(calls) - len(calls) // 2
+            fields |= {"made_with": calls[: len(calls) // 2], "left_out": left_out}
+        return text if len(text) <= MAX_METADATA else json.dumps({"left_out": "it is too long"})
 
 
 def differences(first: Provenance | Path, second: Provenance | Path) -> list[Difference]:
-    """What two evaluations were not made with alike: models, problems, sampling, prompt, seeds, versions, machine.
+    """The differences in how two evaluations were made: models, problems, sampling, prompt, seeds, versions, machine.
 
-    Methods, budgets, dates and commands are not looked at. Where only one of them recorded something, that is a
-    difference, too: it may be one.
+    Methods, budgets, dates and commands are not compared. A fact that only one of the two recorded counts as a
+    difference, since it may be one.
 
     Raises:
         RunDirectoryError: a directory holds no evaluation, or a damaged one.
@@ -409,48 +415,48 @@ def differences(first: Provenance | Path, second: Provenance | Path) -> list[Dif
     if "motes.source" in names and "motes.source" not in different:  # the same sources from two commits
         different = [name for name in different if not name.startswith("motes.")]
     return [
-        Difference(_words(name), *(", ".join(map(_short, one.facts.get(name, (UNRECORDED,)))) for one in (a, b)))
+        Difference(_readable_name(name), *(", ".join(map(_short, p.facts.get(name, (UNRECORDED,)))) for p in (a, b)))
         for name in different
         if not (name.endswith(".digest") and name.rpartition(".")[0] + ".weights" in names)  # its parts say more
     ]
 
 
-def _asked(configuration: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What of a configuration results depend on."""
+def _facts_of_configuration(configuration: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The settings that results depend on."""
     for name in ("task", "split", "limit", *ROLES):
         yield (f"{name}.name" if name in (*ROLES, "task") else name), _text(configuration.get(name))
     yield "seeds", ", ".join(map(_text, configuration.get("seeds", ())))
     for name in ("sampling", "prompt"):
-        yield from _flat(name, configuration.get(name))
+        yield from _flatten(name, configuration.get(name))
 
 
-def _used(call: Call) -> Iterator[tuple[str, str]]:
-    """What of a call results depend on."""
-    yield from _flat("motes", {name: call.motes.get(name) for name in ("version", "commit", "source")})
+def _facts_of_call(call: Call) -> Iterator[tuple[str, str]]:
+    """The parts of a call that results depend on."""
+    yield from _flatten("motes", {name: call.motes.get(name) for name in ("version", "commit", "source")})
     for role, model in call.models.items():
-        yield from _flat(role, {name: value for name, value in model.items() if name != "name"})
-    yield from _flat("task", {name: value for name, value in call.task.items() if name != "name"})
+        yield from _flatten(role, {name: value for name, value in model.items() if name != "name"})
+    yield from _flatten("task", {name: value for name, value in call.task.items() if name != "name"})
     for part in ("methods", "packages", "machine"):
-        yield from _flat(part, getattr(call, part))
+        yield from _flatten(part, getattr(call, part))
 
 
-def _flat(name: str, value: Any, depth: int = 5) -> Iterator[tuple[str, str]]:
-    """What is in a value, by dotted names."""
+def _flatten(name: str, value: Any, depth: int = 5) -> Iterator[tuple[str, str]]:
+    """The leaves of a nested value, each with its dotted name."""
     if isinstance(value, Mapping) and depth:
-        for key, one in value.items():
-            yield from _flat(f"{name}.{key}", one, depth - 1)
+        for key, item in value.items():
+            yield from _flatten(f"{name}.{key}", item, depth - 1)
     else:
         yield name, _text(value)
 
 
-def _words(name: str) -> str:
+def _readable_name(name: str) -> str:
     """A fact's name for readers: "lm.weights" → "language model: weights"."""
     head, _, rest = name.partition(".")
     return f"{ROLES.get(head, head)}{f': {rest}' if rest else ''}".replace("_", " ")
 
 
 def _text(value: Any) -> str:
-    """A value in words; a configuration may hold anything that JSON can."""
+    """A value as text; a configuration may hold anything that JSON can."""
     try:
         return value if isinstance(value, str) else "none" if value is None else json.dumps(value, ensure_ascii=False)
     except RecursionError:
@@ -458,51 +464,45 @@ def _text(value: Any) -> str:
 
 
 def _short(text: str, most: int = 160) -> str:
-    """A digest by its beginning; a long text cut."""
+    """The first characters of a digest, or of a long text."""
     if text.startswith("sha256:"):
         return text[: len("sha256:") + 12]
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _motes(told: Mapping[str, Any]) -> str:
-    parts = [_text(told.get("version", "?"))]
-    if "commit" in told:
-        parts.append(f"commit {_text(told['commit'])[:12]}{', changed since' if told.get('modified') else ''}")
-    if "source" in told:
-        parts.append(f"sources {_short(_text(told['source']))}")
+def _format_motes(motes: Mapping[str, Any]) -> str:
+    parts = [_text(motes.get("version", "?"))]
+    if "commit" in motes:
+        parts.append(f"commit {_text(motes['commit'])[:12]}{', changed since' if motes.get('modified') else ''}")
+    if "source" in motes:
+        parts.append(f"sources {_short(_text(motes['source']))}")
     return ", ".join(parts)
 
 
-def _model(told: Mapping[str, Any]) -> str:
-    """A model in words: its name, then whatever is told of it."""
-    name = _short(_text(told.get("name", "?")))
-    rest = {key: value for key, value in told.items() if key not in ("name", "kind", "weights", "config", "tokenizer")}
-    return ", ".join(filter(None, [name, _settings(rest)]))
+def _format_named(fields: Mapping[str, Any], hidden: Sequence[str] = ()) -> str:
+    """A model or a task in words: its name, then its other fields, except the hidden ones."""
+    rest = {key: value for key, value in fields.items() if key not in ("name", *hidden)}
+    return ", ".join(filter(None, [_short(_text(fields.get("name", "?"))), _format_fields(rest)]))
 
 
-def _task(told: Mapping[str, Any]) -> str:
-    rest = {key: one for key, one in told.items() if key != "name"}
-    return ", ".join(filter(None, [_short(_text(told.get("name", "?"))), _settings(rest)]))
-
-
-def _machine(told: Mapping[str, Any]) -> Iterator[str]:
-    cores, usable = told.get("cores"), told.get("usable_cores")
+def _machine_parts(machine: Mapping[str, Any]) -> Iterator[str]:
+    cores, usable = machine.get("cores"), machine.get("usable_cores")
     for name in ("system", "processor"):
-        if name in told:
-            yield _short(_text(told[name]))
+        if name in machine:
+            yield _short(_text(machine[name]))
     if cores is not None:
         yield f"{_text(usable)} of {_text(cores)} cores" if usable not in (None, cores) else f"{_text(cores)} cores"
-    if "python" in told:
-        yield _short(_text(told["python"]))
-    yield _short(_text(told.get("gpus", "no GPU")))
+    if "python" in machine:
+        yield _short(_text(machine["python"]))
+    yield _short(_text(machine.get("gpus", "no GPU")))
 
 
-def _settings(told: Any) -> str:
-    """Names and values in one line."""
-    if not isinstance(told, Mapping):
+def _format_fields(fields: Any) -> str:
+    """Names and values in one line; "" if it is no mapping."""
+    if not isinstance(fields, Mapping):
         return ""
-    found = list(_flat("", told))
-    return ", ".join(f"{name.removeprefix('.').replace('_', ' ')} {_short(_quoted(value))}" for name, value in found)
+    leaves = _flatten("", fields)
+    return ", ".join(f"{name.removeprefix('.').replace('_', ' ')} {_short(_quoted(value))}" for name, value in leaves)
 
 
 def _quoted(value: str) -> str:
@@ -510,12 +510,12 @@ def _quoted(value: str) -> str:
 
 
 def together(parts: Sequence[Provenance]) -> Provenance:
-    """Of several evaluations whose numbers stand in one table: all their calls, and each configuration once, but for
-    methods, budgets and counts."""
+    """The provenance of several evaluations whose numbers are in one table: all their calls, and each distinct
+    configuration once, without methods, budgets and counts."""
     calls = {call.to_json(): call for part in parts for call in part.calls}
     configurations: dict[str, Mapping[str, Any]] = {}
     for part in parts:
-        asked = {name: value for name, value in part.configuration.items() if name not in VARIED}
-        configurations.setdefault(_text(asked), asked)
+        shared = {name: value for name, value in part.configuration.items() if name not in VARIED}
+        configurations.setdefault(_text(shared), shared)
     first, *others = configurations.values() or ({},)
     return Provenance(first, tuple(sorted(calls.values(), key=lambda call: call.started)), tuple(others))

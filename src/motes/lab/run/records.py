@@ -1,10 +1,10 @@
-"""What an evaluation leaves behind: one JSON line per run, appended once, never rewritten.
+"""The records of an evaluation: one JSON line per run, appended once, never rewritten.
 
 A line is written by one call of the operating system, so a killed process leaves at most one torn line, the last;
 it is cut off when the file is opened for appending again, and its run is done again. Of several lines of one run
-the last one counts: a failed run is done again, an answer is graded again, and gets another line.
+the last one counts: a run that is done again after a failure, or graded again, gets another line.
 
-Files may come from others: a line that is no record, or says what no run can have come to, is told and passed over.
+Files may come from other people: a line that is no record, or states an impossible result, is reported and skipped.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from motes.lab.run.damage import (
     Damaged,
     Rule,
     broken,
+    decode,
     is_count,
     is_list,
     is_number,
@@ -40,7 +41,7 @@ Outcome = Literal["correct", "wrong", "no_answer", "grader_timeout", "failed"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 Key = tuple[str, str, int, int]
-"""What names a run: problem id, method, budget, seed."""
+"""The name of a run: problem id, method, budget, seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,27 +49,33 @@ class RunRecord:
     """One run of one method on one problem.
 
     Attributes:
-        problem_id, method, budget, seed: which run. `method` is the method's spec, `seed` the evaluation's.
-        outcome: five different ends. A failed run is neither right nor wrong, and is done again on resume; nor is an
-            answer that the grader could not grade, in time or at all ("grader_timeout"): `motes grade` tries again.
-        answer: the selected one, None without one; `reference`: the right one; `text`: of the answer's trajectory.
-        level: of the problem, where its task has levels.
+        method: the method's spec.
+        seed: the evaluation's seed.
+        outcome: "correct", "wrong" or "no_answer". "failed": the run is neither right nor wrong, and is done again on
+            resume. "grader_timeout": the grader could not grade the answer, in time or at all; `motes grade` tries
+            again.
+        answer: the selected answer, None if there is none.
+        reference: the right answer.
+        text: the text of the answer's trajectory.
+        level: the problem's level, if its task has levels.
         confidence: posterior mass of the answer, in [0, 1].
         posterior: normalised weight of each distinct answer.
-        answers: (N,) of the final population, None where a trajectory gave none.
-        groups: (N,) which of the answers in `posterior` each one means, by its place there, None for those that mean
-            none. right: (N,) whether each is right, None where the grader could not say. scores: (N,) the reward
-            model's of each, None where there is none. All three are empty in records from before there were any.
-        oracle: whether any of them is right; over the runs of one cell that is pass@N.
-        rounds: number of rounds; `log_evidence`: None for methods that have none.
-        usage: see `motes.core.Usage`. Records from before a run's cost was its own hold what was computed, in company:
-            they have `is_own_cost` False.
-        seconds: from the run's start to its end, while up to `concurrency` runs shared the models; None where the
-            record does not tell.
+        answers: (N,) the answers of the final population, None for a trajectory without one.
+        groups: (N,) for each answer, the place in `posterior` of the answer that means the same; None if there is none.
+        right: (N,) whether each answer is right; None if the grader could not say.
+        scores: (N,) the reward model's score of each; None if there is none. Like `groups` and `right`, empty in
+            records from earlier versions.
+        oracle: whether any of the answers is right; its mean over the runs of a cell is pass@N.
+        log_evidence: None for methods without one.
+        usage: see `motes.core.Usage`.
+        is_own_cost: whether `usage` counts this run alone. In records from earlier versions it counts the tokens that
+            were computed while other runs shared the models.
+        seconds: from the run's start to its end, while up to `concurrency` runs shared the models.
+        concurrency: None if the record does not say.
         run_seed: the seed given to `motes.solve` for this run.
         error: why the run failed, or why its answer could not be graded.
-        prefixes: its partial answers, those that were not selected included; `prefixes.ends` are the answers'. None in
-            records from before there were any.
+        prefixes: its partial answers, including those that were not selected; `prefixes.ends` are the answers' last
+            steps. None in records from earlier versions.
     """
 
     problem_id: str
@@ -112,30 +119,30 @@ class RunRecord:
         """Read a line; fields that a later version added are left out.
 
         Raises:
-            ValueError: it is not a record, or says what no run can have come to.
+            ValueError: the line is not a record, or states an impossible result.
         """
-        fields = parse_json(line)
-        if not isinstance(fields, dict):
+        line_fields = parse_json(line)
+        if not isinstance(line_fields, dict):
             raise ValueError("it is no object")
-        known = {name: value for name, value in fields.items() if name in cls.__dataclass_fields__}
-        for _, reason in broken(RULES.items(), known):
+        fields = {name: value for name, value in line_fields.items() if name in cls.__dataclass_fields__}
+        for _, reason in broken(RULES.items(), fields):
             raise ValueError(reason)
-        spent = {name: count for name, count in known.get("usage", {}).items() if name in Usage.__dataclass_fields__}
-        known["usage"] = Usage(**spent)
-        known.setdefault("is_own_cost", "computed_prefill_tokens" in spent)
-        known.update((name, tuple(known.get(name, ()))) for name in ("answers", "groups", "right", "scores"))
-        if known.get("prefixes") is not None:
-            known["prefixes"] = Prefixes.from_fields(known["prefixes"])
+        counts = {name: count for name, count in fields.get("usage", {}).items() if name in Usage.__dataclass_fields__}
+        fields["usage"] = Usage(**counts)
+        fields.setdefault("is_own_cost", "computed_prefill_tokens" in counts)
+        fields.update((name, tuple(fields.get(name, ()))) for name in ("answers", "groups", "right", "scores"))
+        if fields.get("prefixes") is not None:
+            fields["prefixes"] = Prefixes.from_fields(fields["prefixes"])
         try:
-            record = cls(**known)
+            record = cls(**fields)
         except TypeError:
             raise ValueError("it does not name its run, or how that ended") from None
         for name in ("groups", "right", "scores"):
-            if len(of_each := getattr(record, name)) not in (0, len(record.answers)):
-                raise ValueError(f"`{name}` are {len(of_each)}, of {len(record.answers)} answers")
+            if len(values := getattr(record, name)) not in (0, len(record.answers)):
+                raise ValueError(f"`{name}` are {len(values)}, of {len(record.answers)} answers")
         if record.prefixes is not None and len(record.prefixes.ends) != len(record.answers):
             raise ValueError(f"`prefixes` end {len(record.prefixes.ends)} times, for {len(record.answers)} answers")
-        if record.groups and not record.right:  # records of before there were groups have `right` alone
+        if record.groups and not record.right:  # records from earlier versions have `right` alone
             raise ValueError("`groups` go together with `right`")
         if any(group is not None and group >= len(record.posterior) for group in record.groups):
             raise ValueError("`groups` name answers that `posterior` does not have")
@@ -143,7 +150,7 @@ class RunRecord:
 
 
 ROUNDING = 1e-6
-"""By so much may a share be below 0 or above 1."""
+"""A share may be below 0 or above 1 by so much."""
 
 
 def _is_share(value: Any) -> bool:
@@ -197,18 +204,18 @@ RULES: Mapping[str, Rule] = MappingProxyType(
 """What each field may hold."""
 
 Foreign = Callable[[Key], str | None]
-"""Says why a run is none of an evaluation's; None where it may be."""
+"""Returns the reason why a run does not belong to an evaluation; None if it may belong."""
 
 
 def read_records(path: Path, damaged: Damaged = refuse, foreign: Foreign | None = None) -> list[RunRecord]:
     """The records of a file, one per run (the last line of each counts), in the order they were first written.
 
     Args:
-        damaged: told of each line that is no record; by default the first one is an error, except a torn last one.
-        foreign: says which runs do not belong here: their records are damaged, too.
+        damaged: called with each line that is no record; by default the first one is an error, except a torn last line.
+        foreign: recognises runs that do not belong here: their records count as damaged, too.
 
     Raises:
-        RunDirectoryError: the file cannot be read, or a line of it, see `damaged`.
+        RunDirectoryError: the file, or a line of it, cannot be read, see `damaged`.
     """
     latest: dict[Key, RunRecord] = {}
     for record, _ in _parse(path, damaged, foreign):
@@ -218,24 +225,27 @@ def read_records(path: Path, damaged: Damaged = refuse, foreign: Foreign | None 
 
 
 def _parse(path: Path, damaged: Damaged, foreign: Foreign | None) -> Iterator[tuple[RunRecord | None, int]]:
-    """Of each line its record, None where it has none, and where it ends in bytes; of a torn last line nothing."""
-    last: tuple[Damage, files.Line] | None = None  # a damaged line, of which only the next one says that it is not torn
+    """For each line its record, None if it has none, and the offset of its end in bytes; a torn last line is skipped.
+
+    A damaged line is held back until the next line shows that it is not torn.
+    """
+    pending: tuple[Damage, files.Line] | None = None
     try:
         for line in files.read_lines(path, files.LINE):
-            if last is not None:
-                damaged(last[0])
-                yield None, last[1].ends
-                last = None
+            if pending is not None:
+                damaged(pending[0])
+                yield None, pending[1].ends
+                pending = None
             try:
                 yield _record(line, foreign), line.ends
             except ValueError as error:
-                last = Damage(path, f"line {line.number}", str(error)), line
+                pending = Damage(path, f"line {line.number}", str(error)), line
     except FileNotFoundError:
         return
     except OSError as error:
         raise RunDirectoryError(f"{path} cannot be read: {error.strerror}") from error
-    if last is not None:
-        damage, line = last
+    if pending is not None:
+        damage, line = pending
         torn = not _names_run(line)
         damaged(damage._replace(torn=torn))
         if not torn:
@@ -243,12 +253,12 @@ def _parse(path: Path, damaged: Damaged, foreign: Foreign | None) -> Iterator[tu
 
 
 def _record(line: files.Line, foreign: Foreign | None) -> RunRecord | None:
-    """The record of a line; None of a blank one.
+    """The record of a line; None if the line is blank.
 
     Raises:
-        ValueError: it is no record, or of a run that does not belong here.
+        ValueError: the line is no record, or its run does not belong here.
     """
-    text = _text(line)
+    text = _decode_line(line)
     if not text.strip():
         return None
     record = RunRecord.from_json(text)
@@ -257,19 +267,16 @@ def _record(line: files.Line, foreign: Foreign | None) -> RunRecord | None:
     return record
 
 
-def _text(line: files.Line) -> str:
+def _decode_line(line: files.Line) -> str:
     if line.content is None:
         raise ValueError(f"it is longer than {files.LINE:,} bytes")
-    try:
-        return line.content.decode()
-    except UnicodeDecodeError:
-        raise ValueError("it is no UTF-8") from None
+    return decode(line.content)
 
 
 def _names_run(line: files.Line) -> bool:
-    """Whether a line says which run it is of: a torn one, or what a crash leaves in a file, does not."""
+    """Whether a line names its run: a torn line, or the remains of a crash, does not."""
     try:
-        fields = parse_json(_text(line))
+        fields = parse_json(_decode_line(line))
     except ValueError:
         return line.content is None and line.whole
     return isinstance(fields, dict) and {"problem_id", "method", "budget", "seed"} <= fields.keys()
@@ -279,35 +286,36 @@ class RecordStore(AppendOnlyLines):
     """The record file of an evaluation, open for appending by this process alone.
 
     Args:
-        path: of the file; it and its directory are made if missing.
-        damaged, foreign: see `read_records`. A torn last line is cut off, other damage stays where it is.
+        path: the file; it and its directory are created if missing.
+        damaged: see `read_records`. A torn last line is cut off; other damage stays in the file.
+        foreign: see `read_records`.
 
     Attributes:
-        records: what it held when it was opened, one per run.
+        records: the records in the file when it was opened, one per run.
 
     Raises:
-        DirectoryBusyError: another process has it open.
-        RunDirectoryError: it cannot be read or written, or a line of it is damaged, see `damaged`.
+        DirectoryBusyError: another process has the file open.
+        RunDirectoryError: the file cannot be read or written, or a line is damaged, see `damaged`.
     """
 
     def __init__(self, path: Path, damaged: Damaged = refuse, foreign: Foreign | None = None) -> None:
         latest: dict[Key, RunRecord] = {}
 
-        def whole_lines(path: Path) -> int:
-            whole = 0
+        def end_of_whole_lines(path: Path) -> int:
+            end = 0
             for record, ends in _parse(path, damaged, foreign):
-                whole = ends
+                end = ends
                 if record is not None:
                     latest[record.key] = record
-            return whole
+            return end
 
-        super().__init__(path, whole_lines)
+        super().__init__(path, end_of_whole_lines)
         self.records = list(latest.values())
 
     def append(self, *records: RunRecord) -> None:
-        """Write a line for each, all of them or none.
+        """Write a line for each record: all of them or none.
 
         Raises:
-            RunDirectoryError: it could not be written; the file is as it was.
+            RunDirectoryError: the file could not be written; it is unchanged.
         """
         self.write_lines(record.to_json() for record in records)

@@ -1,8 +1,8 @@
-"""What happened inside a run, as data: the tree of its partial answers, and its population round by round.
+"""A trace is everything that happened in a run: the tree of its partial answers, and its population in each round.
 
-A file of traces is a sequence of gzip members, one JSON line each (`zcat` shows it, pandas reads it), written as
-records are: appended once, never rewritten, a torn end cut off when the file is opened for appending again. Of several
-traces of one run the last one counts.
+A file of traces is a sequence of gzip members, one JSON line each (`zcat` shows it, pandas reads it). It is written
+like records: appended once, never rewritten, a torn end is cut off when the file is opened for appending again. Of
+several traces of one run the last one counts.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from motes.lab.run.damage import (
     Damaged,
     Rule,
     broken,
+    decode,
     is_count,
     is_list,
     is_number,
@@ -40,7 +41,7 @@ from motes.lab.run.records import Key
 from motes.text import json_line
 
 Numbers = tuple[float | None, ...]
-"""What JSON can hold of an array: None stands for NaN, and for the logarithm of zero."""
+"""An array as JSON can hold it: None stands for NaN, and for the logarithm of zero."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,10 @@ class Node:
     """A step of one or more partial answers.
 
     Attributes:
-        parent: the node that it continues; None: it is the first step.
-        text, tokens, logprob: the step's own, see `motes.Step`.
-        score: the reward model's score of this step when it was last scored, None where it never was.
+        parent: the node that it continues; None for a first step.
+        tokens: its number of tokens.
+        logprob: its log-probability, see `motes.Step`.
+        score: the reward model's last score of the step; None if it was never scored.
     """
 
     parent: int | None
@@ -65,10 +67,11 @@ class Particles:
     """A population.
 
     Attributes:
-        nodes: (N,) the last step of each, a place among the trace's nodes; None where there is none yet.
-        finished: (N,) why nothing follows, None as long as something may.
-        log_weights: (N,) unnormalised, None for zero weight. scores: (N,) None where there is none.
-        errors: why particles were dropped, by place.
+        nodes: (N,) the last step of each particle, as its index in the trace's nodes; None if there is no step yet.
+        finished: (N,) the reason why each particle is finished; None while it is not.
+        log_weights: (N,) unnormalised; None for zero weight.
+        scores: (N,) the reward model's scores; None if there is none.
+        errors: for each dropped particle, by its index, the reason.
     """
 
     nodes: tuple[int | None, ...] = ()
@@ -93,14 +96,13 @@ class Round(Particles):
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """The inside of the run that the record of the same key tells the outcome of.
+    """The trace of a run, whose outcome is in the record with the same key and run seed.
 
     Attributes:
-        problem_id, method, budget, seed, run_seed: as in the record.
-        messages: the conversation as the language model saw it.
+        messages: the conversation that the language model saw.
         nodes: the tree of steps; a parent stands before its children.
-        rounds: in the order of (sweep, chain, round).
-        final: the population that the answer was selected from, in the order of the record's answers.
+        rounds: the rounds in the order of (sweep, chain, round).
+        final: the population from which the answer was selected, in the order of the record's answers.
     """
 
     problem_id: str
@@ -151,7 +153,7 @@ class Trace:
         return json_line(dataclasses.asdict(self), compact=True)
 
     def to_member(self) -> bytes:
-        """The gzip member that a file of traces has of it."""
+        """The trace as a gzip member of a file of traces."""
         return gzip.compress(f"{self.to_json()}\n".encode(), compresslevel=6, mtime=0)
 
     @classmethod
@@ -159,15 +161,15 @@ class Trace:
         """Read a line; fields that a later version added are left out.
 
         Raises:
-            ValueError: it is not a trace.
+            ValueError: the line is not a trace.
         """
         try:
-            fields = _known(cls, parse_json(line))
+            fields = _known_fields(cls, parse_json(line))
             _require(_HEAD, fields)
             fields["messages"] = tuple(fields["messages"])
-            fields["nodes"] = tuple(_node(i, node) for i, node in enumerate(fields["nodes"]))
-            fields["rounds"] = tuple(_particles(Round, one, len(fields["nodes"])) for one in fields["rounds"])
-            fields["final"] = _particles(Particles, fields["final"], len(fields["nodes"]))
+            fields["nodes"] = tuple(_parse_node(i, node) for i, node in enumerate(fields["nodes"]))
+            fields["rounds"] = tuple(_parse_particles(Round, each, len(fields["nodes"])) for each in fields["rounds"])
+            fields["final"] = _parse_particles(Particles, fields["final"], len(fields["nodes"]))
             return cls(**fields)
         except (TypeError, KeyError, AttributeError):
             raise ValueError("it is no trace") from None
@@ -180,46 +182,46 @@ class TraceStore(AppendOnly):
         super().__init__(path, whole_members)
 
     def append(self, trace: Trace) -> None:
-        """Write one, or nothing.
+        """Write a trace.
 
         Raises:
-            RunDirectoryError: it could not be written; the file is as it was.
+            RunDirectoryError: the file could not be written; it is unchanged.
         """
         self.write(trace.to_member())
 
 
 def read_traces(path: Path, damaged: Damaged = refuse) -> Iterator[Trace]:
-    """The traces of a file in the order written, one after the other; of several of one run the last one counts.
+    """Read the traces of a file one after the other, in the order written; of several of one run the last one counts.
 
-    Nothing where there is no such file.
+    A missing file has no traces.
 
     Args:
-        damaged: told of each piece that is no trace; by default the first one is an error, except a torn end.
+        damaged: called with each piece that is no trace; by default the first one is an error, except a torn end.
 
     Raises:
-        RunDirectoryError: the file cannot be read, or something in it, see `damaged`.
+        RunDirectoryError: the file, or a piece of it, cannot be read, see `damaged`.
     """
     for end, content in _members(path, damaged):
         try:
-            yield Trace.from_json(_text(content))
+            yield Trace.from_json(decode(content))
         except ValueError as error:
             damaged(_damage(path, f"before byte {end}", str(error)))
 
 
 def read_lines(path: Path, damaged: Damaged = refuse) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """The traces of a file as they stand there, one after the other, nothing but their heads read: the key and the
-    messages as fields, and the line. For those who pass traces on.
+    """Read the lines of a file of traces one after the other, each with the fields of its head: the key and the
+    messages. For callers that pass traces on; the rest of a line is not parsed.
 
     Args:
         damaged: see `read_traces`.
 
     Raises:
-        RunDirectoryError: the file cannot be read, or something in it, see `damaged`.
+        RunDirectoryError: the file, or a piece of it, cannot be read, see `damaged`.
     """
     for end, content in _members(path, damaged):
         try:
-            head, mark, _ = _text(content).partition(',"nodes":')  # no text holds it: its quotes have strokes before
-            fields = _known(Trace, parse_json(head + "}" if mark else head))
+            head, mark, _ = decode(content).partition(',"nodes":')  # no string contains it: its quotes are escaped
+            fields = _known_fields(Trace, parse_json(head + "}" if mark else head))
             _require(_HEAD, fields)
             yield {name: fields[name] for name in ("problem_id", "method", "budget", "seed", "messages")}, content
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -228,42 +230,42 @@ def read_lines(path: Path, damaged: Damaged = refuse) -> Iterator[tuple[dict[str
 
 
 def whole_members(path: Path) -> int:
-    """Where the last whole trace of a file ends, in bytes."""
-    return max((end for end, _ in _members(path, refuse, inflated=False)), default=0)
+    """The offset, in bytes, at which the last whole trace of a file ends."""
+    return max((end for end, _ in _members(path, refuse, with_content=False)), default=0)
 
 
 CHUNK = 1 << 14
 MAGIC = b"\x1f\x8b\x08"
-"""How a gzip member begins."""
-SURE, RATIO = 1 << 24, 100
-"""A trace may be inflated to so many bytes, or to so many times what it is in the file: a bomb is a thousand times."""
+"""The first bytes of a gzip member."""
+MIN_LIMIT, MAX_RATIO = 1 << 24, 100
+"""A trace may inflate to so many bytes, or to so many times its compressed size: a zip bomb inflates a thousandfold."""
 
 
-def _members(path: Path, damaged: Damaged, *, inflated: bool = True) -> Iterator[tuple[int, bytes]]:
-    """Each whole gzip member's end, in bytes, and, if asked for, what it holds; nothing behind a damaged one."""
+def _members(path: Path, damaged: Damaged, *, with_content: bool = True) -> Iterator[tuple[int, bytes]]:
+    """The whole gzip members up to the first damaged one: the offset of each one's end, and its content if wanted."""
     try:
         with files.open_to_read(path) as file:
             start = 0
             while piece := file.read(CHUNK):
-                member, parts, fed, size = zlib.decompressobj(wbits=31), [], 0, 0
+                member, parts, num_read, size = zlib.decompressobj(wbits=31), [], 0, 0
                 try:
                     while piece and not member.eof:
                         part = member.decompress(piece)
-                        fed, size = fed + len(piece), size + len(part)
-                        if inflated:
-                            if size > min(files.LINE, max(SURE, RATIO * fed)):
+                        num_read, size = num_read + len(piece), size + len(part)
+                        if with_content:
+                            if size > min(files.LINE, max(MIN_LIMIT, MAX_RATIO * num_read)):
                                 raise ValueError(f"it is larger than {size:,} bytes when it is inflated")
                             parts.append(part)
                         piece = b"" if member.eof else file.read(CHUNK)
                 except (zlib.error, ValueError) as error:
-                    torn = isinstance(error, zlib.error) and not _holds_magic(file, start + 1)
+                    torn = isinstance(error, zlib.error) and not _contains_magic(file, start + 1)
                     reason = "it is no gzip" if isinstance(error, zlib.error) else str(error)
                     damaged(_damage(path, f"after byte {start}", reason, torn=torn))
                     return
                 if not member.eof:
                     damaged(_damage(path, f"after byte {start}", "it ends in the middle of a trace", torn=True))
                     return
-                start += fed - len(member.unused_data)
+                start += num_read - len(member.unused_data)
                 yield start, b"".join(parts)
                 file.seek(start)
     except FileNotFoundError:
@@ -272,8 +274,8 @@ def _members(path: Path, damaged: Damaged, *, inflated: bool = True) -> Iterator
         damaged(_damage(path, "", error.strerror or str(error)))
 
 
-def _holds_magic(file: BinaryIO, start: int) -> bool:
-    """Whether another gzip member may begin in what follows."""
+def _contains_magic(file: BinaryIO, start: int) -> bool:
+    """Whether another gzip member may begin at `start` or later."""
     file.seek(start)
     before = b""
     while piece := file.read(CHUNK):
@@ -287,25 +289,18 @@ def _damage(path: Path, place: str, reason: str, *, torn: bool = False) -> Damag
     return Damage(path, place, reason, "move the file elsewhere, or evaluate again without it", torn)
 
 
-def _text(content: bytes) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        raise ValueError("it is no UTF-8") from None
-
-
 class Tree:
-    """Trajectories as nodes that have numbers, as a run goes on. Those that differ in how they ended alone are one
-    node."""
+    """Numbers the steps of a run as nodes while the run goes on. Trajectories that differ only in how they ended are
+    one node."""
 
     def __init__(self) -> None:
-        self._places: dict[tuple[int | None, int], int] = {}
+        self._numbers: dict[tuple[int | None, int], int] = {}  # by the parent's number and the step's id
         self._steps: list[tuple[int | None, Step]] = []
         self._scores: dict[int, float] = {}
-        self._new: set[int] = set()
+        self._changed: set[int] = set()
 
     def round(self, record: Record) -> Round:
-        """What happened in a round."""
+        """The population after a round."""
         return Round(
             **self._particles(record.trajectories, record.log_weights, record.scores, record.step_scores),
             ancestors=tuple(record.ancestors.tolist()),
@@ -318,29 +313,29 @@ class Tree:
         )
 
     def final(self, result: Result) -> Particles:
-        """What the answer was selected from."""
+        """The population from which the answer was selected."""
         return Particles(**self._particles(result.trajectories, result.log_weights, result.scores))
 
     def nodes(self) -> tuple[Node, ...]:
         """All nodes so far."""
-        return tuple(self._node(place) for place in range(len(self._steps)))
+        return tuple(self._node(number) for number in range(len(self._steps)))
 
     def news(self) -> dict[int, Node]:
-        """The nodes that came, or got another score, since this was last asked; by number."""
-        new, self._new = sorted(self._new), set()
-        return {place: self._node(place) for place in new}
+        """The nodes that are new, or have a new score, since the last call; by number."""
+        changed, self._changed = sorted(self._changed), set()
+        return {number: self._node(number) for number in changed}
 
     def _path(self, trajectory: Trajectory) -> list[int]:
-        """The numbers of the nodes of its path."""
+        """The numbers of the nodes on a trajectory's path."""
         path: list[int] = []
         for step in trajectory.steps:
             parent = path[-1] if path else None
             key = parent, id(step)
-            if key not in self._places:
-                self._new.add(len(self._steps))
-                self._places[key] = len(self._steps)
+            if key not in self._numbers:
+                self._changed.add(len(self._steps))
+                self._numbers[key] = len(self._steps)
                 self._steps.append((parent, step))
-            path.append(self._places[key])
+            path.append(self._numbers[key])
         return path
 
     def _particles(
@@ -352,11 +347,11 @@ class Tree:
     ) -> dict[str, Any]:
         """The fields of `Particles`."""
         paths = [self._path(trajectory) for trajectory in trajectories]
-        for path, each in zip(paths, step_scores, strict=False):
-            for place, score in zip(path, map(float, each), strict=False):
-                if self._scores.get(place) != score:
-                    self._scores[place] = score
-                    self._new.add(place)
+        for path, path_scores in zip(paths, step_scores, strict=False):
+            for number, score in zip(path, map(float, path_scores), strict=False):
+                if self._scores.get(number) != score:
+                    self._scores[number] = score
+                    self._changed.add(number)
         return {
             "nodes": tuple(path[-1] if path else None for path in paths),
             "finished": tuple(trajectory.finished for trajectory in trajectories),
@@ -365,9 +360,9 @@ class Tree:
             "errors": {str(i): str(t.error) for i, t in enumerate(trajectories) if t.error is not None},
         }
 
-    def _node(self, place: int) -> Node:
-        parent, step = self._steps[place]
-        score = self._scores.get(place)
+    def _node(self, number: int) -> Node:
+        parent, step = self._steps[number]
+        score = self._scores.get(number)
         return Node(
             parent,
             step.text,
@@ -378,7 +373,7 @@ class Tree:
 
 
 def _round(value: float) -> float | None:
-    """Six digits; None for what JSON has no number for."""
+    """A number with six digits; None if JSON cannot hold it."""
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
@@ -418,7 +413,7 @@ _PARTICLES: Mapping[str, Rule] = MappingProxyType(
         "usage": Rule(lambda value: all(map(is_count, value.values())), "whole numbers from 0, by name"),
     }
 )
-"""What the fields of a trace, of its nodes and of its populations may hold."""
+"""What the fields of a trace, its nodes and its populations may hold."""
 
 
 def _require(rules: Mapping[str, Rule], fields: dict[str, Any]) -> None:
@@ -426,28 +421,28 @@ def _require(rules: Mapping[str, Rule], fields: dict[str, Any]) -> None:
         raise ValueError(reason)
 
 
-def _known(cls: type[Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+def _known_fields(cls: type[Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name in cls.__dataclass_fields__}
 
 
-def _node(place: int, fields: Mapping[str, Any]) -> Node:
-    known = _known(Node, fields)
-    _require(_NODE, known)
-    if known["parent"] is not None and not (is_count(known["parent"]) and known["parent"] < place):
-        raise ValueError(f"the parent of node {place} does not stand before it")
-    return Node(**known)
+def _parse_node(number: int, fields: Mapping[str, Any]) -> Node:
+    fields = _known_fields(Node, fields)
+    _require(_NODE, fields)
+    if fields["parent"] is not None and not (is_count(fields["parent"]) and fields["parent"] < number):
+        raise ValueError(f"the parent of node {number} does not stand before it")
+    return Node(**fields)
 
 
-def _particles(cls: type[Any], fields: Mapping[str, Any], nodes: int) -> Any:
-    known = _known(cls, fields)
-    if "usage" in known:
-        known["usage"] = _known(Usage, known["usage"])
-    _require(_PARTICLES, known)
-    if any(node is not None and node >= nodes for node in known.get("nodes", ())):
-        raise ValueError("a particle is at a node that there is not")
-    size = len(known.get("nodes", ()))
-    if any(len(known.get(name, ())) != size for name in ("finished", "log_weights", "scores")):
+def _parse_particles(cls: type[Any], fields: Mapping[str, Any], num_nodes: int) -> Any:
+    fields = _known_fields(cls, fields)
+    if "usage" in fields:
+        fields["usage"] = _known_fields(Usage, fields["usage"])
+    _require(_PARTICLES, fields)
+    if any(node is not None and node >= num_nodes for node in fields.get("nodes", ())):
+        raise ValueError("a particle is at a node that does not exist")
+    size = len(fields.get("nodes", ()))
+    if any(len(fields.get(name, ())) != size for name in ("finished", "log_weights", "scores")):
         raise ValueError("a population is not of one size")
-    if "usage" in known:
-        known["usage"] = Usage(**known["usage"])
-    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+    if "usage" in fields:
+        fields["usage"] = Usage(**fields["usage"])
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})

@@ -1,4 +1,4 @@
-"""A worker: opens an evaluation's models, carries out runs, and makes of each its record and trace."""
+"""A worker opens an evaluation's models, carries out runs, and makes a record and a trace of each run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from motes.lab.run.flops import Sizes
 from motes.lab.run.grading import Grade, grade_run, groups
 from motes.lab.run.method_spec import is_own, method_from_spec
 from motes.lab.run.prefixes import Prefixes
-from motes.lab.run.provenance import Made
+from motes.lab.run.provenance import Setup
 from motes.lab.run.records import RunRecord
 from motes.lab.run.traces import Node, Trace
 from motes.methods import require
@@ -29,63 +29,64 @@ from motes.protocols import LanguageModel, RewardModel, Task, TaskTraits
 from motes.threads import in_thread
 
 
-class Done(NamedTuple):
-    """A run that has ended: its record, and its trace as `Trace.to_member` writes it.
+class FinishedRun(NamedTuple):
+    """A run that has ended.
 
     Attributes:
-        failure: the traceback of what failed it.
-        refused: the text of the `ConfigurationError` that failed it, if it was one: its problem cannot be solved so, or
-            none can.
+        trace: its trace as `Trace.to_member` writes it.
+        traceback: the traceback, or at least the text, of the error that failed it.
+        refusal: the text of that error if it was a `ConfigurationError`: this problem, or any problem, cannot be
+            solved with these settings.
     """
 
     record: RunRecord
     trace: bytes | None = None
-    failure: str | None = None
-    refused: str | None = None
+    traceback: str | None = None
+    refusal: str | None = None
 
 
 class Worker(Protocol):
-    """What carries out the runs of an evaluation."""
+    """Carries out the runs of an evaluation."""
 
     @property
     def sizes(self) -> Sizes:
-        """Of its models."""
+        """The sizes of its models."""
         ...
 
     @property
     def concurrency(self) -> int:
-        """Runs that it takes at once."""
+        """Number of runs that it carries out at once."""
         ...
 
     def check(self) -> None:
-        """Ask every method whether it can work with the models, before the first run.
+        """Check, before the first run, that every method can work with the models.
 
         Raises:
-            ConfigurationError: one cannot.
+            ConfigurationError: a method cannot.
         """
         ...
 
-    async def made(self) -> Made:
-        """What it works with: its models, packages and machine."""
+    async def setup(self) -> Setup:
+        """Its models, packages and machine."""
         ...
 
-    async def solve(self, run: PlannedRun) -> Done:
-        """Carry out one run. What is raised here is true of every run and ends the evaluation: a missing key, a
-        missing package, a directory that cannot be written. Whatever else goes wrong fails the run."""
+    async def solve(self, run: PlannedRun) -> FinishedRun:
+        """Carry out one run. Only errors that concern every run are raised, and end the evaluation: a missing key, a
+        missing package, a directory that cannot be written. Any other error fails the run."""
         ...
 
 
-class Elsewhere(Protocol):
-    """Where runs can be carried out, if not in this process."""
+class Backend(Protocol):
+    """A place other than this process where runs can be carried out."""
 
     def open(self, evaluation: Evaluation, *, concurrency: int, traces: bool) -> AbstractAsyncContextManager[Worker]:
-        """What works there, with models opened there; `concurrency` is that of each process."""
+        """A worker that opens its models there. `concurrency` is that of each process."""
         ...
 
 
 @dataclass(frozen=True)
 class Local:
-    """The worker that is this process."""
+    """The worker in this process."""
 
     evaluation: Evaluation
     lm: LanguageModel
@@ -105,7 +106,7 @@ class Local:
         concurrency: int,
         traces: bool,
     ) -> Local:
-        """Open those of the evaluation's models that are not given."""
+        """Open the evaluation's models, except the given ones."""
         lm = api.language_model(evaluation.lm) if lm is None else lm
         if reward is None and evaluation.reward is not None:
             reward = api.reward_model(evaluation.reward)
@@ -115,7 +116,7 @@ class Local:
 
     @property
     def sizes(self) -> Sizes:
-        # Reward tokens of two models are counted together: no one size is right for them.
+        # Reward tokens of two models are counted together, so neither model's size is right for them.
         return Sizes.of(self.lm, self.reward if self.outcome_reward is None else None)
 
     def check(self) -> None:
@@ -128,10 +129,10 @@ class Local:
             except ConfigurationError as error:
                 raise ConfigurationError(f"the method {spec} cannot work here: {error}") from error
 
-    async def made(self) -> Made:
-        return await in_thread(partial(Made.of, lm=self.lm, reward=self.reward, outcome_reward=self.outcome_reward))
+    async def setup(self) -> Setup:
+        return await in_thread(partial(Setup.of, lm=self.lm, reward=self.reward, outcome_reward=self.outcome_reward))
 
-    async def solve(self, run: PlannedRun) -> Done:
+    async def solve(self, run: PlannedRun) -> FinishedRun:
         started = time.perf_counter()
         evaluation = self.evaluation
         result: Result | None = None
@@ -149,29 +150,29 @@ class Local:
             )
         except (UnauthorizedError, MissingExtraError, RunDirectoryError):
             raise
-        except Exception as error:  # whatever a user's model raises fails this run, not the evaluation
+        except Exception as error:  # an error of a user's model fails this run, not the evaluation
             failure = error
             result = api.computed(error)
         seconds = time.perf_counter() - started
         result = result or Result(run.problem, run.method, run.run_seed)
-        kept = partial(self._kept, run, result, seconds)
+        finish = partial(self._finish, run, result, seconds)
         try:
-            return await in_thread(kept, failure)
-        except Exception as error:  # a user's task cannot read, compare or grade what was answered
-            return await in_thread(partial(kept, failure or error, read=False))
+            return await in_thread(finish, failure)
+        except Exception as error:  # a user's task cannot read, compare or grade the answers
+            return await in_thread(partial(finish, failure or error, read=False))
 
-    def _kept(
+    def _finish(
         self, run: PlannedRun, result: Result, seconds: float, failure: Exception | None, *, read: bool = True
-    ) -> Done:
-        """What to keep of a run that has ended; unless told to `read` them, nothing of what its answers say."""
+    ) -> FinishedRun:
+        """Make the record and the trace of a run that has ended. With `read` False its answers are not read."""
         task, trace = self.evaluation.opened, Trace.of(run.key, result)
         if read:
-            record = recorded(run, task, result, failure, seconds, self.concurrency)
+            record = make_record(run, task, result, failure, seconds, self.concurrency)
             record = replace(record, prefixes=prefixes_of(trace, task, run.problem))
         else:
             assert failure is not None
-            record = _unread(run, result, failure, seconds, self.concurrency)
-        return Done(
+            record = _record_without_answers(run, result, failure, seconds, self.concurrency)
+        return FinishedRun(
             record,
             trace.to_member() if self.traces else None,
             None if failure is None else "".join(traceback.format_exception(failure)).rstrip(),
@@ -179,7 +180,7 @@ class Local:
         )
 
 
-def recorded(
+def make_record(
     run: PlannedRun,
     task: Task,
     result: Result,
@@ -187,46 +188,37 @@ def recorded(
     seconds: float = 0.0,
     concurrency: int | None = None,
 ) -> RunRecord:
-    """The record of a run, its answers read and graded, which may take long: call it beside the event loop.
+    """Read and grade the answers of a run, and make its record. May take long: call it outside the event loop.
 
     Args:
-        concurrency: runs that shared the models at most.
+        concurrency: largest number of runs that shared the models.
     """
-    problem_id, method, budget, seed = run.key
     answers = tuple(answer_of(trajectory, task) for trajectory in result.trajectories)
     grade, right = grade_run(task, run.problem, result.answer, answers)
     if failure is not None:
-        grade = Grade("failed", _words(failure))
+        grade = Grade("failed", _describe_error(failure))
     level = TaskTraits.of(task).level
-    return RunRecord(
-        problem_id=problem_id,
-        method=method,
-        budget=budget,
-        seed=seed,
+    return replace(
+        _record_without_answers(run, result, failure, seconds, concurrency),
         outcome=grade.outcome,
         answer=result.answer,
-        reference=run.problem.answer,
         level=None if level is None else level(run.problem),
         confidence=result.confidence,
         oracle=any(right),
-        rounds=len(result.records),
         log_evidence=_finite(result.log_evidence),
-        usage=result.usage,
-        seconds=round(seconds, 4),
-        concurrency=concurrency,
-        run_seed=run.run_seed,
         error=grade.error,
         posterior=dict(result.posterior),
         answers=answers,
         groups=groups(task, list(result.posterior), answers),
         right=right,
         scores=tuple(_finite(score) for score in result.scores.tolist()),
-        text=result.text,
     )
 
 
-def _unread(run: PlannedRun, result: Result, failure: Exception, seconds: float, concurrency: int | None) -> RunRecord:
-    """The record of a run that failed, of whose answers nothing can be said."""
+def _record_without_answers(
+    run: PlannedRun, result: Result, failure: Exception | None, seconds: float, concurrency: int | None
+) -> RunRecord:
+    """The record of a run without its answers and grade: that of a failed run."""
     problem_id, method, budget, seed = run.key
     return RunRecord(
         problem_id=problem_id,
@@ -240,12 +232,12 @@ def _unread(run: PlannedRun, result: Result, failure: Exception, seconds: float,
         seconds=round(seconds, 4),
         concurrency=concurrency,
         run_seed=run.run_seed,
-        error=_words(failure),
+        error=None if failure is None else _describe_error(failure),
         text=result.text,
     )
 
 
-def _words(failure: Exception) -> str:
+def _describe_error(failure: Exception) -> str:
     return f"{type(failure).__name__}: {failure}"
 
 
@@ -254,9 +246,9 @@ def _finite(value: float | None) -> float | None:
 
 
 def prefixes_of(trace: Trace, task: Task, problem: Problem) -> Prefixes:
-    """The partial answers of a run, checked step by step where the task can do so, see `motes.protocols.Task`.
+    """The partial answers of a run, checked step by step if the task can do so, see `motes.protocols.Task`.
 
-    A partial answer is right where all of its steps are; unknown where one is, and none is wrong.
+    A partial answer is right if all of its steps are; it is unknown if a step is unknown and none is wrong.
     """
     nodes = trace.nodes
     check = TaskTraits.of(task).check_step
@@ -264,23 +256,17 @@ def prefixes_of(trace: Trace, task: Task, problem: Problem) -> Prefixes:
     if check is not None and any(node.score is not None for node in nodes) and _are_paragraphs(nodes):
         for node in nodes:
             before = True if node.parent is None else right[node.parent]
-            right.append(False if before is False else _both(before, check(problem, node.text)))
+            marks = [before] if before is False else [before, check(problem, node.text)]
+            right.append(False if False in marks else None if None in marks else True)
     return Prefixes(
         tuple(node.parent for node in nodes), tuple(node.score for node in nodes), tuple(right), trace.final.nodes
     )
 
 
 def _are_paragraphs(nodes: Sequence[Node]) -> bool:
-    """Whether steps end at blank lines, and nowhere else but where an answer does."""
-    continued = {node.parent for node in nodes}
+    """Whether every step ends at a blank line or at the end of an answer, and contains no other blank line."""
+    parents = {node.parent for node in nodes}
     return all(
-        "\n\n" not in node.text.strip("\n") and (place not in continued or node.text.endswith("\n\n"))
+        "\n\n" not in node.text.strip("\n") and (place not in parents or node.text.endswith("\n\n"))
         for place, node in enumerate(nodes)
     )
-
-
-def _both(before: bool | None, step: bool | None) -> bool | None:
-    """Whether both hold, as far as that is known."""
-    if step is False:
-        return False
-    return None if before is None or step is None else True

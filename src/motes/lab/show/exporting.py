@@ -20,7 +20,7 @@ from typing import Any
 
 from motes import files
 from motes.errors import ConfigurationError, MissingExtraError, RunDirectoryError, UnknownNameError
-from motes.lab.run.damage import Damage, Damages, told_to
+from motes.lab.run.damage import Damage, Damages, count_or_refuse
 from motes.lab.run.evaluation import RECORDS, TRACES, foreign_to, read_configuration, read_problem_ids
 from motes.lab.run.records import Key, RunRecord, read_records
 from motes.lab.run.traces import Trace, read_traces
@@ -85,7 +85,7 @@ def rollouts(directory: Path, damages: Damages | None = None) -> Iterator[Rollou
     path = directory / TRACES
     if not path.exists():
         raise RunDirectoryError(f"{directory} holds no traces: evaluate without --no-traces, into another directory")
-    damaged = told_to(damages, "traces")
+    damaged = count_or_refuse(damages, "traces")
     last = {trace.key: place for place, trace in enumerate(read_traces(path, damaged))}
     for place, trace in enumerate(read_traces(path, lambda damage: None)):
         if last[trace.key] == place and (record := records.get(trace.key)) is not None:
@@ -96,9 +96,9 @@ def rollouts(directory: Path, damages: Damages | None = None) -> Iterator[Rollou
 
 
 def _records(directory: Path, damages: Damages | None) -> list[RunRecord]:
-    configuration = read_configuration(directory, told_to(damages, "configurations"))
-    foreign = foreign_to(configuration, read_problem_ids(directory, told_to(damages, "lists of problems")))
-    return read_records(directory / RECORDS, told_to(damages, "records"), foreign)
+    configuration = read_configuration(directory, count_or_refuse(damages, "configurations"))
+    foreign = foreign_to(configuration, read_problem_ids(directory, count_or_refuse(damages, "lists of problems")))
+    return read_records(directory / RECORDS, count_or_refuse(damages, "records"), foreign)
 
 
 def _rollouts(record: RunRecord, trace: Trace) -> Iterator[Rollout]:
