@@ -1,4 +1,4 @@
-"""`motes compare`: evaluations side by side, as tables, files, a figure and a page."""
+"""`motes compare`: compare evaluations in tables, files, a figure and a page."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ def command(
     directories: Annotated[
         list[Path],
         typer.Argument(
-            metavar="A B…", help="Of evaluations; the first is what the others are compared with.", show_default=False
+            metavar="A B…",
+            help="Directories of evaluations; the others are compared with the first.",
+            show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Directory for the files; made if missing.")] = Path("comparison"),
+    out: Annotated[Path, typer.Option(help="Directory for the files; created if missing.")] = Path("comparison"),
     reference: Annotated[
         str | None,
         typer.Option(
             metavar="METHOD",
-            help="The method of the first evaluation that all others are held against. Default: its first `pf`, or "
-            "else its first.",
+            help="Method of the first evaluation that all others are compared with. Default: its first `pf`, or else "
+            "its first method.",
         ),
     ] = None,
-    plots: Annotated[bool, typer.Option(help="Draw the figure as well.")] = True,
+    plots: Annotated[bool, typer.Option(help="Draw the figure, too.")] = True,
 ) -> None:
-    """Compare evaluations of one task: differences on the problems both have, scaling rates, one figure, one page."""
+    """Compare evaluations of one task: differences on common problems, scaling rates, a figure and a page."""
     comparison = compare(*directories, reference=reference)
     show(terminal.results(), comparison)
     try:
@@ -45,7 +47,7 @@ def command(
 
 
 def show(console: Console, comparison: Comparison) -> None:
-    """The tables, with what must be known to read them."""
+    """Print the tables and the warnings about them."""
     console.print(Text(comparison.title, style="bold"))
     for name, report in comparison.reports.items():
         console.print(Text(f"{name}: {report.models}"), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`motes eval`: methods against budgets on a task's problems, into a directory that can be resumed."""
+"""`motes eval`: evaluate methods at several budgets on a task, in a directory that can be resumed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RAY = "auto"
 
 
 class Command(TyperCommand):
-    """`--ray` alone means a cluster that is found or started: typer knows no options whose value may be left out."""
+    """Replaces `--ray` without a value by `--ray=auto`: typer has no options whose value is optional."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         for i in reversed([i for i, arg in enumerate(args) if arg == "--ray"]):
@@ -55,50 +55,54 @@ def command(
         str,
         typer.Option(
             autocompletion=options.complete(*METHODS),
-            help="Methods separated by commas, e.g. pf,pf:paper,beam:beam_width=2,@FILE,MODULE:CLASS.",
+            help="Methods, separated by commas, e.g. pf,pf:paper,beam:beam_width=2,@FILE,MODULE:CLASS.",
         ),
     ] = "pf,bon,wbon,majority,greedy",
     budgets: Annotated[str, typer.Option(help="Numbers of trajectories, separated by commas.")] = "1,4,16",
-    limit: Annotated[int | None, typer.Option(help="The first so many problems; by default all.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Number of problems, from the first on. Default: all.")] = None,
     split: Annotated[str, typer.Option(help="Part of the task.")] = "test",
-    seeds: Annotated[str, typer.Option(help="The evaluation is repeated with each, separated by commas.")] = "0",
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas; the evaluation is repeated with each.")] = "0",
     model: options.Model = "tiny",
     reward: options.Reward = "tiny",
     outcome_reward: options.OutcomeReward = None,
-    concurrency: Annotated[int, typer.Option(help="Problems in flight.")] = 64,
+    concurrency: Annotated[int, typer.Option(help="Number of problems in flight.")] = 64,
     alone: Annotated[
         bool,
-        typer.Option("--alone", help="One run at a time: seconds are those of a run that has the models to itself."),
+        typer.Option("--alone", help="Do one run at a time, so that its seconds are those of a run without others."),
     ] = False,
     prompt: options.Prompt = None,
     sampling: SamplingOptions = options.NO_OPTIONS,
     shard: Annotated[
         str | None,
-        typer.Option(metavar="I/N", help="Only part I of N, from 1, in a directory of its own; see `motes merge`."),
+        typer.Option(
+            metavar="I/N", help="Do only part I of N, counted from 1, in a directory of its own; see `motes merge`."
+        ),
     ] = None,
-    traces: Annotated[bool, typer.Option(help="Keep what happened inside each run as well.")] = True,
+    traces: Annotated[bool, typer.Option(help="Keep a trace of each run, too.")] = True,
     ray: Annotated[
         str | None,
         typer.Option(
             metavar="[ADDRESS]",
-            help="Solve on a Ray cluster, such as HOST:6379; without an address on the one that RAY_ADDRESS names or "
-            "this machine runs, else on one started here. --concurrency is then each worker's.",
+            help="Run on a Ray cluster, such as HOST:6379. Without an address: on the one that RAY_ADDRESS names or "
+            "this machine runs, else on a new one. --concurrency then applies to each worker.",
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="With --ray: processes; by default one a GPU, without GPUs one a node.")
+        int | None,
+        typer.Option(help="With --ray: number of processes. Default: one per GPU, or one per node without GPUs."),
     ] = None,
     gpus_per_worker: Annotated[
-        float | None, typer.Option(help="With --ray: by default 1, if there are any and a model runs in the worker.")
+        float | None,
+        typer.Option(help="With --ray: GPUs of a worker. Default: 1 if there are GPUs and a model runs in the worker."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and about its cost.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its estimated cost.")] = False,
     answer_tokens: Annotated[
-        int, typer.Option(help="With --dry-run: of one answer, as long as no run is recorded.")
+        int, typer.Option(help="With --dry-run: assumed tokens of an answer, while no run is recorded.")
     ] = ANSWER_TOKENS,
     prices: options.Prices = None,
 ) -> None:
-    """Evaluate methods over budgets; resumes where it stopped."""
-    asked = options.prompt(prompt)
+    """Evaluate methods at several budgets. An unfinished evaluation is resumed."""
+    opened_prompt = options.prompt(prompt)
     evaluation = Evaluation(
         task=task,
         split=split,
@@ -109,8 +113,8 @@ def command(
         lm=model,
         reward=None if reward == "none" else reward,
         outcome_reward=None if outcome_reward == "none" else outcome_reward,
-        sampling=sampling.apply(Sampling() if asked is None else asked.sampling),
-        prompt=asked,
+        sampling=sampling.apply(Sampling() if opened_prompt is None else opened_prompt.sampling),
+        prompt=opened_prompt,
     )
     if concurrency < 1:
         raise ConfigurationError(f"--concurrency must be at least 1, not {concurrency}")
@@ -123,7 +127,7 @@ def command(
         show_plan(evaluation, out, part, concurrency, answer_tokens, options.parse_prices(prices))
         return
     if prices is not None:
-        raise ConfigurationError("--prices goes with --dry-run; what was done is priced by `motes report --prices`")
+        raise ConfigurationError("--prices goes with --dry-run: `motes report --prices` prices an evaluation")
     if ray is None and (workers, gpus_per_worker) != (None, None):
         raise ConfigurationError("--workers and --gpus-per-worker go with --ray")
     with options.resumable(out):
@@ -135,22 +139,22 @@ def command(
         else:
             from motes.lab.run.on_ray import Ray
 
-            terminal.pass_time(f"opening {model} on Ray")
+            terminal.say_busy(f"opening {model} on Ray")
             settings["on"] = Ray(None if ray == RAY else ray, workers, gpus_per_worker)
         progress = run(terminal.progress(), evaluation, out, **settings)
     terminal.note_all(progress.damages.lines())
     terminal.results().show(section_table(Report.load(out).accuracy()))
     terminal.say(f"{progress.done} runs in {out}; plots: motes report {shlex.quote(str(out))}")
     if ungraded := progress.outcomes.get("grader_timeout"):
-        again = shlex.join(["motes", "grade", str(out)])
-        terminal.note(f"{ungraded} answers could not be graded; this tries again: {again}")
+        command_line = shlex.join(["motes", "grade", str(out)])
+        terminal.note(f"{ungraded} answers could not be graded; this tries again: {command_line}")
     if progress.failed:
         terminal.note(f"{progress.failed} runs failed; the same command does them again")
         raise typer.Exit(1)
 
 
 def run(console: Console, evaluation: Evaluation, out: Path, **settings: Any) -> Progress:
-    """Carry an evaluation out, with the settings of `motes.lab.evaluate`, showing how far it is."""
+    """Run an evaluation with the settings of `motes.lab.evaluate`, and show its progress."""
     with View(console) as view:
         return asyncio.run(evaluate(evaluation, out, **settings, observe=view.observe))
 
@@ -163,7 +167,7 @@ def show_plan(
     answer_tokens: int,
     prices: Prices | None,
 ) -> None:
-    """What an evaluation would do, and about its cost."""
+    """Print an evaluation's plan and its estimated cost."""
     damages = Damages()
     estimates = estimate(evaluation, out, shard=shard, answer_tokens=answer_tokens, damages=damages)
     sizes = Sizes.read(out, damages.of("models' sizes"))
@@ -178,7 +182,7 @@ def show_plan(
 
 
 class View:
-    """An evaluation's progress: a bar with the accuracies so far on a terminal, about twenty plain lines elsewhere."""
+    """Shows an evaluation's progress: a bar and the accuracies on a terminal, about twenty plain lines elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -211,7 +215,7 @@ class View:
             self.console.print("   ".join(filter(None, words)), soft_wrap=True)
 
     def _pace(self, progress: Progress) -> str:
-        """How fast this call is, what it has computed, and how long the rest takes at this pace."""
+        """Runs per minute, tokens computed, and the time left at this pace."""
         new, elapsed = progress.done - progress.resumed, time.perf_counter() - self.started
         if not new:
             return ""

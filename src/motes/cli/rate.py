@@ -1,4 +1,4 @@
-"""`motes rate`: what a reward model is worth by itself, on labelled steps."""
+"""`motes rate`: measure a reward model by itself, on labelled steps."""
 
 from __future__ import annotations
 
@@ -33,32 +33,32 @@ def command(
             show_default=False,
         ),
     ],
-    data: Annotated[Path, typer.Option("--data", help="Labelled steps: JSON Lines, or one JSON array.")],
+    data: Annotated[Path, typer.Option("--data", help="File of labelled steps: JSON Lines, or one JSON array.")],
     form: Annotated[
         str | None,
         typer.Option(
             "--format",
             autocompletion=options.complete(*FORMS),
-            help=f"Of the data: {', '.join(FORMS)}; by default recognized by the first row's fields.",
+            help=f"Format of the data: {', '.join(FORMS)}. Default: recognized by the first row's fields.",
         ),
     ] = None,
     threshold: Annotated[
         str,
         typer.Option(
             metavar="SCORE|best",
-            help="Below it a step counts as wrong; best: chosen on half of the questions, measured on the other half.",
+            help="Steps with lower scores count as wrong; best: chosen on half of the questions, measured on the rest.",
         ),
     ] = "0.5",
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many rows; by default all.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Answers in flight.")] = 64,
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of rows, from the first on. Default: all.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Number of answers in flight.")] = 64,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Directory to keep what is measured in, with tables and a plot; it is resumed."),
+        typer.Option("--out", help="Directory for the scores, tables and a plot; an unfinished one is resumed."),
     ] = None,
-    plots: Annotated[bool, typer.Option(help="With --out: draw the plot as well.")] = True,
+    plots: Annotated[bool, typer.Option(help="With --out: draw the plot, too.")] = True,
 ) -> None:
-    """Rate a reward model on labelled steps: first errors, AUROC, calibration, cost."""
-    chosen = _threshold(threshold)
+    """Measure a reward model on labelled steps: first errors, AUROC, calibration, cost."""
+    parsed_threshold = _parse_threshold(threshold)
     file = StepFile.open(data, form)
     prm = options.open_reward_model(reward)
     if prm is None:
@@ -66,7 +66,7 @@ def command(
     with options.resumable(out), View(terminal.progress()) as view:
         rating = asyncio.run(
             rate(
-                prm, file, out, name=reward, threshold=chosen, limit=limit, concurrency=concurrency,
+                prm, file, out, name=reward, threshold=parsed_threshold, limit=limit, concurrency=concurrency,
                 command=options.command_line(), observe=view.observe,
             )
         )  # fmt: skip
@@ -80,7 +80,7 @@ def command(
         terminal.say("written: " + " ".join(map(str, paths)))
 
 
-def _threshold(text: str) -> Threshold:
+def _parse_threshold(text: str) -> Threshold:
     if text == "best":
         return "best"
     try:
@@ -90,7 +90,7 @@ def _threshold(text: str) -> Threshold:
 
 
 def show(console: Console, rating: Rating) -> None:
-    """The tables, with what must be known to read them."""
+    """Print the tables and the warnings about them."""
     console.print(Text(rating.title, style="bold"))
     for warning in rating.warnings():
         console.print(Text(warning, style="yellow"), soft_wrap=True)
@@ -103,7 +103,7 @@ def show(console: Console, rating: Rating) -> None:
 
 
 class View:
-    """How far a rating is: a bar on a terminal, about twenty plain lines elsewhere."""
+    """Shows a rating's progress: a bar on a terminal, about twenty plain lines elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

@@ -79,7 +79,7 @@ def command(
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=patience))
         host, number = listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{number}"
-        terminal.tell(f"motes serves {', '.join(settings.models)} at {address}/v1")
+        terminal.say_progress(f"motes serves {', '.join(settings.models)} at {address}/v1")
         to_stream()
         server.run(sockets=[listener])
 
