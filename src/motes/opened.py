@@ -1,4 +1,4 @@
-"""What takes long to open is opened once per process."""
+"""A cache of objects that take long to open: each is opened once per process."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 
 class Opened:
-    """What has been opened, by name. Threads that ask for one name at the same time wait for the first of them.
+    """Opened objects by name. If several threads request a name at the same time, the first one opens it.
 
-    A process that is forked opens its own: threads that work for what is open are not in it.
+    A forked process starts with an empty cache, because it lacks the threads that work for the opened objects.
     """
 
     def __init__(self) -> None:
@@ -21,19 +21,20 @@ class Opened:
             os.register_at_fork(after_in_child=self.forget)
 
     def forget(self) -> None:
-        """Let go of everything: each is opened anew when it is next asked for."""
+        """Release all objects. The next request for a name opens it again."""
         self._lock = threading.Lock()
         self._futures: dict[Hashable, tuple[Any, Future[Any]]] = {}
 
     def get(self, name: Hashable, state: Any, open_it: Callable[[], Any]) -> Any:
-        """What has that name, which `open_it` opens; one that cannot be opened is tried again by the next who asks.
+        """The object with that name, opened by `open_it` if necessary. A failure is not cached.
 
         Args:
-            state: what opening depends on besides the name. Where it is no longer equal, what is open is let go of.
+            state: everything but the name that the opened object depends on. If it has changed, the object is opened
+                again.
         """
         with self._lock:
-            known, future = self._futures.get(name, (state, None))
-            is_mine = future is None or known != state
+            previous_state, future = self._futures.get(name, (state, None))
+            is_mine = future is None or previous_state != state
             if is_mine:
                 future = Future()
                 self._futures[name] = state, future
