@@ -9,14 +9,15 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 from motes.arguments import instance_of
 from motes.errors import ConfigurationError, MissingExtraError, UnknownNameError, closest
-from motes.opened import Opened
 from motes.protocols import AnswerRule, LanguageModel, RewardModel, Task
 from motes.rewards.calibration import CalibratedReward, Calibration
 from motes.rewards.judge import Judge
@@ -46,22 +47,21 @@ def language_model(spec: str | LanguageModel, **options: Any) -> LanguageModel:
         return model
     spec, options = _parse_spec(spec, options)
     if _names_attribute(spec):
-        own: LanguageModel = _make_own(spec, LanguageModel, options)
-        return own
-    if _is_address(spec):
+        model = _make_own(spec, LanguageModel, options)
+    elif _is_address(spec):
         try:
             from motes.models.served import HTTPLanguageModel
         except ImportError as error:
             raise MissingExtraError(f"the language model {spec!r}", "http") from error
-        served: LanguageModel = _open_engine(HTTPLanguageModel, spec, options)
-        return served
-    path = _local_path(spec, "lm")
-    try:
-        from motes.models.local import LocalLanguageModel
-    except ImportError as error:
-        raise MissingExtraError(f"the language model {spec!r}", "local") from error
-    lm: LanguageModel = _open_engine(LocalLanguageModel, path, options)
-    return lm
+        model = _open_engine(HTTPLanguageModel, spec, options)
+    else:
+        path = _local_path(spec, "lm")
+        try:
+            from motes.models.local import LocalLanguageModel
+        except ImportError as error:
+            raise MissingExtraError(f"the language model {spec!r}", "local") from error
+        model = _open_engine(LocalLanguageModel, path, options)
+    return model
 
 
 def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
@@ -92,22 +92,21 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
     if spec.startswith("judge:"):
         return _open_judge(spec.removeprefix("judge:"), options)
     if _names_attribute(spec):
-        own: RewardModel = _make_own(spec, RewardModel, options)
-        return own
-    if _is_address(spec):
+        model = _make_own(spec, RewardModel, options)
+    elif _is_address(spec):
         try:
             from motes.rewards.served.model import ServedPRM
         except ImportError as error:
             raise MissingExtraError(f"the reward model {spec!r}", "http,tokenizer") from error
-        served: RewardModel = _open_engine(ServedPRM, spec, options)
-        return served
-    path = _local_path(spec, "prm")
-    try:
-        from motes.rewards.prm import LocalPRM
-    except ImportError as error:
-        raise MissingExtraError(f"the reward model {spec!r}", "local") from error
-    reward: RewardModel = _open_engine(LocalPRM, path, options)
-    return reward
+        model = _open_engine(ServedPRM, spec, options)
+    else:
+        path = _local_path(spec, "prm")
+        try:
+            from motes.rewards.prm import LocalPRM
+        except ImportError as error:
+            raise MissingExtraError(f"the reward model {spec!r}", "local") from error
+        model = _open_engine(LocalPRM, path, options)
+    return model
 
 
 def serves_rewards(spec: str, **options: Any) -> bool:
@@ -295,6 +294,48 @@ def _make_own(spec: str, protocol: Any, options: Mapping[str, Any]) -> Any:
     if not isinstance(model, protocol):
         raise ConfigurationError(f"{spec!r} is no {protocol.__name__}: it must be one, or a function that makes one")
     return model
+
+
+class Opened:
+    """Objects that take long to open, by name: each is opened once per process. If several threads request a name at
+    the same time, the first one opens it.
+
+    A forked process starts with an empty cache, because it lacks the threads that work for the opened objects.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.forget)
+
+    def forget(self) -> None:
+        """Release all objects. The next request for a name opens it again."""
+        self._lock = threading.Lock()
+        self._futures: dict[Hashable, tuple[Any, Future[Any]]] = {}
+
+    def get(self, name: Hashable, state: Any, open_it: Callable[[], Any]) -> Any:
+        """The object with that name, opened by `open_it` if necessary. A failure is not cached.
+
+        Args:
+            state: everything but the name that the opened object depends on. If it has changed, the object is opened
+                again.
+        """
+        with self._lock:
+            previous_state, future = self._futures.get(name, (state, None))
+            is_mine = future is None or previous_state != state
+            if is_mine:
+                future = Future()
+                self._futures[name] = state, future
+        assert future is not None
+        if is_mine:
+            try:
+                future.set_result(open_it())
+            except BaseException as error:
+                with self._lock:
+                    if self._futures.get(name, (None, None))[1] is future:
+                        del self._futures[name]
+                future.set_exception(error)
+        return future.result()
 
 
 _MODELS = Opened()

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from motes.cli import evaluate, options, terminal
-from motes.cli.terminal import Console, Text
+from motes.cli.terminal import Text
 from motes.cli.views import show_sections
 from motes.errors import ConfigurationError
-from motes.lab.measure.advice import RESAMPLES, Advice, advise
+from motes.lab.measure.advice import RESAMPLES, advise
 from motes.lab.run.planning import ANSWER_TOKENS
 from motes.lab.show.report import Report
 from motes.lab.show.writing import write_advice
@@ -69,15 +69,11 @@ def command(
 
     show_progress(0, RESAMPLES)
     advice = asyncio.run(advise(records, observe=show_progress))
-    show(terminal.results(), advice, report)
+    results = terminal.results()
+    results.print(Text(f"{report.title}: {report.models}", style="bold"), soft_wrap=True)
+    show_sections(results, report.warnings(), advice.sections())
+    results.print()
+    for line in advice.words():
+        results.print(Text(line, style="bold"), soft_wrap=True)
     paths = write_advice(directory, advice, report)
     terminal.say("written: " + " ".join(shlex.quote(str(path)) for path in paths))
-
-
-def show(console: Console, advice: Advice, report: Report) -> None:
-    """Print the tables, then the recommendation."""
-    console.print(Text(f"{report.title}: {report.models}", style="bold"), soft_wrap=True)
-    show_sections(console, report.warnings(), advice.sections())
-    console.print()
-    for line in advice.words():
-        console.print(Text(line, style="bold"), soft_wrap=True)

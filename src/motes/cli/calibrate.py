@@ -11,7 +11,7 @@ from rich.table import Table
 
 from motes.cli import options, terminal
 from motes.errors import ConfigurationError
-from motes.lab.measure.calibration import HeldOut, calibrate, read_labelled, score_labelled
+from motes.lab.measure.calibration import calibrate, read_labelled, score_labelled
 from motes.rewards.calibration import place_for
 
 
@@ -22,9 +22,7 @@ def command(
             help="JSON Lines: question, steps or text, label (1 or 0); or score, label.", show_default=False
         ),
     ],
-    out: Annotated[
-        str, typer.Option("--out", help="Name of the calibration, or a file NAME.json.", show_default=False)
-    ],
+    out: Annotated[str, typer.Option("--out", help="Name of the result, or a file NAME.json.", show_default=False)],
     reward: Annotated[
         str | None,
         typer.Option(
@@ -34,14 +32,9 @@ def command(
         ),
     ] = None,
     slope: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, help="Minimum slope. 0: isotonic regression, with plateaus; above 0 the ranking is kept."
-        ),
+        float, typer.Option(min=0, max=1, help="Minimum slope. 0: isotonic regression; above 0 the ranking is kept.")
     ] = 0.01,
-    folds: Annotated[
-        int, typer.Option(min=2, help="Number of parts, each held out once, to measure the calibration.")
-    ] = 5,
+    folds: Annotated[int, typer.Option(min=2, help="Number of parts, each held out once for measuring.")] = 5,
 ) -> None:
     """Fit a map from scores to probabilities."""
     place_for(out)  # raises before scoring costs anything
@@ -59,18 +52,13 @@ def command(
     path = calibration.save(out)
     counts = calibration.provenance
     terminal.say(f"{counts['labels']} labels, {counts['right']} of them right, {counts['questions']} questions")
-    terminal.results().show(table(held_out))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in (f"held out, {held_out.folds} folds", "before", "after"):
+        table.add_column(column, justify="left" if "folds" in column else "right")
+    for name, values in (("expected calibration error", held_out.ece), ("Brier score", held_out.brier)):
+        table.add_row(name, *(f"{value:.4f}" for value in values))
+    terminal.results().show(table)
     if held_out.brier[1] >= held_out.brier[0]:
         terminal.note("held out, the uncalibrated scores do better: use them, or add more labels")
     spec = reward or "SPEC"
     terminal.say(f"written: {path}; use it as --reward '{spec}{'&' if '?' in spec else '?'}calibration={out}'")
-
-
-def table(held_out: HeldOut) -> Table:
-    """The calibration error of held-out answers, before and after."""
-    result = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in (f"held out, {held_out.folds} folds", "before", "after"):
-        result.add_column(column, justify="left" if "folds" in column else "right")
-    for name, values in (("expected calibration error", held_out.ece), ("Brier score", held_out.brier)):
-        result.add_row(name, *(f"{value:.4f}" for value in values))
-    return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.table import Table
@@ -25,12 +25,8 @@ TOLERANCE = 0.02
 
 
 def command(
-    url: Annotated[
-        str, typer.Argument(help="http://HOST:PORT/v1#MODEL; options may follow, as in …#MODEL?seeds=group.")
-    ],
-    contract: Annotated[
-        bool, typer.Option(help="Check the contract, with a few hundred short steps (or scores).")
-    ] = True,
+    url: Annotated[str, typer.Argument(help="http://HOST:PORT/v1#MODEL, perhaps with options: …#MODEL?seeds=group.")],
+    contract: Annotated[bool, typer.Option(help="Check the contract with a few hundred short steps or scores.")] = True,
 ) -> None:
     """Show what a server can do, what its missing capabilities cost, and check its contract."""
     if not url.strip().lower().startswith(("http://", "https://")):
@@ -52,7 +48,7 @@ def command(
 def _show_language_model(console: Console, lm: HTTPLanguageModel) -> None:
     server = lm.capabilities
     facts = {
-        **_common_facts(server.engine, server.version, server.model, server.models, server.context_length),
+        **_common_facts(server),
         "route": str(server).rpartition(": ")[2],
         "prompts": {
             "server": "made by the server",
@@ -67,7 +63,7 @@ def _show_language_model(console: Console, lm: HTTPLanguageModel) -> None:
 def _show_reward_model(console: Console, prm: ServedPRM) -> None:
     server = prm.server
     facts = {
-        **_common_facts(server.engine, server.version, server.model, server.models, server.context_length),
+        **_common_facts(server),
         "rewards": f"of the family {prm.format.family.name}, which scores the steps of an answer",
         "route": prm.route.url,
         "tokens": f"made by a tokenizer on this side, {prm.vocabulary.tokenizer.name_or_path}",
@@ -75,15 +71,14 @@ def _show_reward_model(console: Console, prm: ServedPRM) -> None:
     _show(console, facts, prm.findings())
 
 
-def _common_facts(
-    engine: str, version: str | None, model: str, models: Sequence[str], context_length: int | None
-) -> dict[str, str]:
-    others = [name for name in models if name != model]
+def _common_facts(server: Any) -> dict[str, str]:
+    """Facts about a language model's `Capabilities` or a reward model's server, which have the same attributes."""
+    others = [name for name in server.models if name != server.model]
     return {
-        "engine": f"{engine} {version or '(version not told)'}",
-        "model": model,
+        "engine": f"{server.engine} {server.version or '(unknown version)'}",
+        "model": server.model,
         "others": ", ".join(others[:8]) + (f" and {len(others) - 8} more" if len(others) > 8 else ""),
-        "context": f"{context_length} tokens" if context_length else "not told",
+        "context": f"{server.context_length} tokens" if server.context_length else "unknown",
     }
 
 

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-import time
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any
 
 import typer
-from rich.console import Group
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-from rich.progress import Progress as Bar
 from typer.core import TyperCommand
 
 from motes.cli import options, terminal
 from motes.cli.terminal import Console, Text
-from motes.cli.views import accuracy_grid, section_table
+from motes.cli.views import ProgressView, accuracy_grid, section_table
 from motes.core import Sampling, SamplingOptions
 from motes.errors import ConfigurationError
-from motes.lab.measure.formats import duration
 from motes.lab.run.damage import Damages
 from motes.lab.run.evaluation import Evaluation, Shard
 from motes.lab.run.execution import Progress, evaluate
@@ -74,9 +67,7 @@ def command(
     sampling: SamplingOptions = options.NO_OPTIONS,
     shard: Annotated[
         str | None,
-        typer.Option(
-            metavar="I/N", help="Do only part I of N, counted from 1, in a directory of its own; see `motes merge`."
-        ),
+        typer.Option(metavar="I/N", help="Do only part I of N, from 1, in a directory of its own; see `motes merge`."),
     ] = None,
     traces: Annotated[bool, typer.Option(help="Keep a trace of each run, too.")] = True,
     ray: Annotated[
@@ -88,8 +79,7 @@ def command(
         ),
     ] = None,
     workers: Annotated[
-        int | None,
-        typer.Option(help="With --ray: number of processes. Default: one per GPU, or one per node without GPUs."),
+        int | None, typer.Option(help="With --ray: number of processes. Default: one per GPU, else one per node.")
     ] = None,
     gpus_per_worker: Annotated[
         float | None,
@@ -155,7 +145,7 @@ def command(
 
 def run(console: Console, evaluation: Evaluation, out: Path, **settings: Any) -> Progress:
     """Run an evaluation with the settings of `motes.lab.evaluate`, and show its progress."""
-    with View(console) as view:
+    with View(console, "runs") as view:
         return asyncio.run(evaluate(evaluation, out, **settings, observe=view.observe))
 
 
@@ -181,52 +171,17 @@ def show_plan(
     terminal.say(plan.note)
 
 
-class View:
-    """Shows an evaluation's progress: a bar and the accuracies on a terminal, about twenty plain lines elsewhere."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.started = time.perf_counter()
-        words = TextColumn("{task.description}", markup=False)
-        self._bar = Bar(BarColumn(bar_width=36), MofNCompleteColumn(), words, console=console)
-        self._task = self._bar.add_task("", total=None)
-        self._live = Live(console=console, refresh_per_second=5, transient=True)
-        self._printed = -1
-
-    def __enter__(self) -> View:
-        if self.console.is_interactive:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.console.is_interactive:
-            self._live.stop()
+class View(ProgressView):
+    """Shows an evaluation's progress, on a terminal with the accuracies so far."""
 
     def observe(self, progress: Progress) -> None:
-        if self.console.is_interactive:
-            self._bar.update(self._task, completed=progress.done, total=progress.total, description=_words(progress))
-            pace = Text(self._pace(progress), style="dim")
-            self._live.update(Group(self._bar, accuracy_grid(progress.cells), pace))
-        elif (part := 20 * progress.done // max(1, progress.total)) != self._printed:
-            self._printed = part
-            words = [f"{progress.done}/{progress.total} runs", _words(progress), self._pace(progress)]
-            self.console.print("   ".join(filter(None, words)), soft_wrap=True)
-
-    def _pace(self, progress: Progress) -> str:
-        """Runs per minute, tokens computed, and the time left at this pace."""
-        new, elapsed = progress.done - progress.resumed, time.perf_counter() - self.started
-        if not new:
-            return ""
         tokens = progress.usage.computed_tokens
-        words = [f"{60 * new / elapsed:,.0f} runs/min", f"{tokens:,} tokens computed, {tokens / elapsed:,.0f}/s"]
-        if progress.done < progress.total:
-            words.append(f"{duration(elapsed * (progress.total - progress.done) / new)} left")
-        return ", ".join(words)
+        pace = ", ".join(self.pace(progress.done, progress.total, progress.resumed, tokens))
+        grid = accuracy_grid(progress.cells)
+        self.show(progress.done, progress.total, _describe(progress), pace, grid, Text(pace, style="dim"))
 
 
-def _words(progress: Progress) -> str:
+def _describe(progress: Progress) -> str:
     words = [] if progress.accuracy != progress.accuracy else [f"accuracy {100 * progress.accuracy:.1f} %"]
     if progress.failed:
         words.append(f"{progress.failed} failed")

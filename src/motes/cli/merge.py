@@ -14,9 +14,7 @@ from motes.lab.run.merging import merge
 
 
 def command(
-    out: Annotated[
-        Path, typer.Argument(help="Directory of the whole evaluation; created, or added to.", show_default=False)
-    ],
+    out: Annotated[Path, typer.Argument(help="Directory of the whole; created, or added to.", show_default=False)],
     parts: Annotated[list[Path], typer.Argument(help="Directories of the parts.", show_default=False)],
 ) -> None:
     """Merge the parts of an evaluation that `motes eval --shard` made."""

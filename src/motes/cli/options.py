@@ -67,9 +67,7 @@ OutcomeReward = Annotated[
 DEFAULTS = Sampling()
 NO_OPTIONS = SamplingOptions()
 Temperature = Annotated[float, typer.Option(help="Sampling temperature of the language model; 0 is greedy.")]
-MaxTokens = Annotated[
-    int | None, typer.Option(help="Maximum tokens of an answer. Default: as many as fit the context.")
-]
+MaxTokens = Annotated[int | None, typer.Option(help="Maximum tokens of an answer. Default: what fits the context.")]
 Prompt = Annotated[
     str | None,
     typer.Option(
@@ -96,15 +94,13 @@ Task = Annotated[
         help=f"Task: {', '.join((*TASKS, *DECLARED))}, a file of problems, or MODULE:ATTRIBUTE of your own.",
     ),
 ]
-ValidationSplit = Annotated[
-    str, typer.Option("--split", help="Part of the task; not the one for the final evaluation.")
-]
+ValidationSplit = Annotated[str, typer.Option("--split", help="Part of the task; not that of the final evaluation.")]
 Concurrency = Annotated[int, typer.Option(min=1, help="Number of problems in flight.")]
 
 RunCode = Annotated[
     bool,
     typer.Option(
-        "--run-code", help="Run code (MODULE:ATTRIBUTE) that the directory names. Use this only if you trust it."
+        "--run-code", help="Run code (MODULE:ATTRIBUTE) that the directory names. Do so only if you trust it."
     ),
 ]
 

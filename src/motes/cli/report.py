@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from motes.cli import options, terminal
-from motes.cli.terminal import Console, Text
+from motes.cli.terminal import Text
 from motes.cli.views import show_sections
 from motes.errors import MissingExtraError
 from motes.lab.show.report import PAGE, Report
@@ -21,14 +21,16 @@ def command(
     viewer: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Number of problems whose runs are on the page. Default: 30, or as many as fit 24 MB."
+            min=0, help="Number of problems with runs on the page. Default: the first 30, or what fits 24 MB."
         ),
     ] = None,
     prices: options.Prices = None,
 ) -> None:
     """Report an evaluation: tables, Markdown, CSV, plots, and a page for looking into its runs."""
     report = Report.load(directory, options.parse_prices(prices))
-    show(terminal.results(), report)
+    console = terminal.results()
+    console.print(Text(f"{report.title}; {report.models}", style="bold"))
+    show_sections(console, report.warnings(), report.sections())
     printed = report.damages.lines()
     try:
         paths = write_report(directory, report, plots=plots, viewer=viewer)
@@ -37,9 +39,3 @@ def command(
         terminal.note(str(error))
     terminal.note_all(line for line in report.damages.lines() if line not in printed)
     terminal.say("written: " + " ".join(map(str, paths)))
-
-
-def show(console: Console, report: Report) -> None:
-    """Print the tables and the warnings about them."""
-    console.print(Text(f"{report.title}; {report.models}", style="bold"))
-    show_sections(console, report.warnings(), report.sections())

@@ -30,15 +30,12 @@ def command(
         typer.Option(autocompletion=options.complete(*METHODS), help="With --model: the method.  [default: pf]"),
     ] = None,
     num_particles: Annotated[
-        int | None,
-        typer.Option("-n", "--num-particles", help="With --model: number of trajectories.  [default: 16]"),
+        int | None, typer.Option("-n", "--num-particles", help="With --model: number of trajectories.  [default: 16]")
     ] = None,
     prompt: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|FILE",
-            autocompletion=options.complete(*prompts.names()),
-            help="With --model: the prompt.",
+            metavar="NAME|FILE", autocompletion=options.complete(*prompts.names()), help="With --model: the prompt."
         ),
     ] = None,
     task: Annotated[str | None, typer.Option(help="With --model: the task whose rule reads answers.")] = None,

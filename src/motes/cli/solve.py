@@ -39,9 +39,7 @@ def command(
     budget: Annotated[
         int | None,
         typer.Option(
-            "-n",
-            "--budget",
-            help="Number of trajectories (particles or samples).  [default: 16, or the preset's]",
+            "-n", "--budget", help="Number of trajectories: particles, samples.  [default: 16 or the preset's]"
         ),
     ] = None,
     settings: Annotated[
@@ -51,15 +49,11 @@ def command(
     deadline: Annotated[
         float | None,
         typer.Option(
-            metavar="SECONDS",
-            help="Time limit, after which the best answer so far is returned; it starts when the models are open.",
+            metavar="SECONDS", help="Return the best answer so far after this time, which starts with open models."
         ),
     ] = None,
     token_budget: Annotated[
-        int | None,
-        typer.Option(
-            help="Limit on generated tokens, after which no step begins and the best answer so far is returned."
-        ),
+        int | None, typer.Option(help="Begin no step after this many generated tokens; return the best answer so far.")
     ] = None,
     prompt: options.Prompt = None,
     sampling: SamplingOptions = options.NO_OPTIONS,

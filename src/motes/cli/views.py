@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import rich.console
 from rich.console import ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.measure import Measurement
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from motes.cli.terminal import Console, Text
 from motes.core import Record, Result, Stop, Usage
-from motes.lab.measure.formats import Section
+from motes.lab.measure.formats import Section, duration
 from motes.lab.run.method_spec import NAMES
 from motes.lab.show.report import Report
 from motes.methods import Run
@@ -109,6 +112,51 @@ class Watch:
                 str(item.finished),
             )
         return Group(table, Text(""), partial_answers(record), Text(_cost(run.usage), style="dim"))
+
+
+class ProgressView:
+    """Shows the progress of work: a bar on a terminal, about twenty plain lines elsewhere. Use it as a context manager.
+
+    Args:
+        unit: what is counted, such as "runs".
+    """
+
+    def __init__(self, console: Console, unit: str) -> None:
+        self.console, self._unit, self._started = console, unit, time.perf_counter()
+        description = TextColumn("{task.description}", markup=False)
+        self._bar = Progress(BarColumn(bar_width=36), MofNCompleteColumn(), description, console=console)
+        self._task = self._bar.add_task("", total=None)
+        self._live = Live(console=console, refresh_per_second=5, transient=True)
+        self._printed = -1
+
+    def __enter__(self) -> Self:
+        if self.console.is_interactive:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.console.is_interactive:
+            self._live.stop()
+
+    def show(self, done: int, total: int, description: str, pace: str = "", *details: RenderableType) -> None:
+        """Update the bar, with `details` below it, or print a line."""
+        if self.console.is_interactive:
+            self._bar.update(self._task, completed=done, total=total, description=description)
+            self._live.update(Group(self._bar, *details))
+        elif (part := 20 * done // max(1, total)) != self._printed:
+            self._printed = part
+            self.console.print(
+                "   ".join(filter(None, (f"{done}/{total} {self._unit}", description, pace))), soft_wrap=True
+            )
+
+    def pace(self, done: int, total: int, resumed: int, tokens: int | None = None) -> list[str]:
+        """Units per minute, tokens computed, and the time left at this pace."""
+        new, elapsed = done - resumed, time.perf_counter() - self._started
+        if not new:
+            return []
+        words = [f"{60 * new / elapsed:,.0f} {self._unit}/min"]
+        words += [] if tokens is None else [f"{tokens:,} tokens computed, {tokens / elapsed:,.0f}/s"]
+        return [*words, f"{duration(elapsed * (total - done) / new)} left"] if done < total else words
 
 
 def partial_answers(record: Record) -> RenderableType:
