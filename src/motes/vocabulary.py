@@ -46,7 +46,7 @@ class Vocabulary:
         self._special = re.compile(pattern) if pattern else None
         self._prompts: WeakKeyDictionary[Problem, list[int]] = WeakKeyDictionary()
         self._encode_cached = lru_cache(maxsize=CACHE_SIZE)(self._encode_locked)
-        self._lock = threading.Lock()  # calls change the tokenizer's state
+        self._lock = threading.Lock()  # each call changes the tokenizer's settings, so calls take turns
 
     @classmethod
     def load(cls, path: str) -> Vocabulary:

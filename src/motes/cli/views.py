@@ -85,7 +85,7 @@ class Watch:
     def __enter__(self) -> Watch:
         if self.console.is_interactive:
             self._live.start()
-            self._live.update(Text("the first step is being drawn …", style="dim"))
+            self._live.update(Text("sampling the first step …", style="dim"))
         return self
 
     def __exit__(self, *exception: object) -> None:

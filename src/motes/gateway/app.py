@@ -355,7 +355,7 @@ def _error_response(error: Exception, request_id: str) -> tuple[int, Mapping[str
         case _:
             log.error("failed", exc_info=error, extra={"fields": {"request": request_id}})
             status = 500
-            body = error_body(f"something went wrong here; the log knows it as {request_id}", "server_error")
+            body = error_body(f"internal error; the log knows it as {request_id}", "server_error")
     return status, body, headers
 
 

@@ -45,7 +45,7 @@ class AcceptOnly:
     def _check(self, value: Any) -> Any:
         if value is None or any(type(value) is type(neutral) and value == neutral for neutral in self._values):
             return value
-        raise ValueError("this cannot be honoured here: leave it out")
+        raise ValueError("this is not supported: leave it out")
 
 
 class ExpectedInput:
@@ -185,7 +185,7 @@ class Request(Part):
     @classmethod
     def _check_stream(cls, options: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
         if options is not None and not info.data.get("stream"):
-            raise ValueError("goes with stream: true")
+            raise ValueError("is allowed only with stream: true")
         return options
 
     @property
