@@ -429,7 +429,7 @@ def test_it_says_when_scores_are_better_without(home: Path, capsys: Any):
     code, out, err = run(capsys, "calibrate", file, "--out", "useless")
     assert (code, err) == (
         0,
-        "motes: held out, the scores as they are do better: use them without, or find more labels\n",
+        "motes: held out, the uncalibrated scores do better: use them, or add more labels\n",
     )
     assert "written: " in out
 

@@ -99,7 +99,7 @@ def test_ctrl_c_leaves_a_directory_that_can_be_resumed(tmp_path, uninterrupted):
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     line = err.strip().splitlines()[-1]
-    assert line.startswith(f"motes: interrupted; what is done is in {tmp_path}")
+    assert line.startswith(f"motes: interrupted; finished work is in {tmp_path}")
     assert "motes eval --methods pf,bon,greedy" in line
     assert "Traceback" not in err
     resume(tmp_path)

@@ -22,8 +22,8 @@ def test_everything_has_a_default_but_a_model(tmp_path):
     config = load(tmp_path, SMALLEST)
     assert (config.host, config.port, config.keys) == ("127.0.0.1", 8080, ())
     model = config.models["math"]
-    assert (model.method, model.particles, model.most_particles, model.longest) == ("pf", 16, 16, 60.0)
-    assert model.base().temperature == 0.8
+    assert (model.method, model.particles, model.most_particles, model.longest_deadline) == ("pf", 16, 16, 60.0)
+    assert model.default_sampling().temperature == 0.8
 
 
 def test_a_file_says_everything(tmp_path):
@@ -55,8 +55,8 @@ def test_a_file_says_everything(tmp_path):
     """.format(digest("secret"))
     config = load(tmp_path, text)
     model = config.models["math"]
-    assert (model.most_particles, model.longest, model.chosen("wbon", 8).budget) == (64, 20.0, 8)
-    sampling = model.base()
+    assert (model.most_particles, model.longest_deadline, model.make_method("wbon", 8).budget) == (64, 20.0, 8)
+    sampling = model.default_sampling()
     assert (sampling.temperature, sampling.delimiter, sampling.max_step_tokens) == (0.7, None, 64)
     assert config.key("secret") == config.keys[0]
     assert config.key("Secret") is None
@@ -194,4 +194,4 @@ def test_no_value_is_made_to_fit(tmp_path, told, place):
 def test_lists_of_a_file_are_taken(tmp_path):
     config = load(tmp_path, SMALLEST + 'deadline = 5\nexamples = ["1 + 1?"]\nsampling = {delimiter = [";", "."]}\n')
     model = config.models["math"]
-    assert (model.deadline, model.examples, model.base().delimiter) == (5.0, ("1 + 1?",), (";", "."))
+    assert (model.deadline, model.examples, model.default_sampling().delimiter) == (5.0, ("1 + 1?",), (";", "."))

@@ -36,9 +36,9 @@ def test_what_is_honoured():
         max_completion_tokens=9, temperature=0.5, top_p=0.9, n=3, seed=7, stop=["a", "b"], stream=True,
         stream_options={"include_usage": True}, motes={"method": "pf", "particles": 8, "deadline": 2, "progress": True},
     )  # fmt: skip
-    assert (request.longest, request.stops, request.n, request.seed) == (9, ("a", "b"), 3, 7)
+    assert (request.token_limit, request.stops, request.n, request.seed) == (9, ("a", "b"), 3, 7)
     assert (request.motes.particles, request.motes.deadline, request.motes.progress) == (8, 2.0, True)
-    assert (chat(max_tokens=5).longest, chat(stop="x").stops, chat().stops) == (5, ("x",), ())
+    assert (chat(max_tokens=5).token_limit, chat(stop="x").stops, chat().stops) == (5, ("x",), ())
 
 
 NAN, INF = float("nan"), float("inf")
@@ -125,7 +125,7 @@ def test_what_is_asked_of_clients_is_told_in_the_schema():
 
 
 def test_two_limits_that_differ():
-    assert chat(max_tokens=5, max_completion_tokens=5).longest == 5
+    assert chat(max_tokens=5, max_completion_tokens=5).token_limit == 5
     with pytest.raises(ValidationError, match="max_tokens says something else"):
         chat(max_tokens=5, max_completion_tokens=6)
 

@@ -43,7 +43,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "arguments",
         "threads",
         "files",
-        "opened",
         "vocabulary",
         "checkpoint",
         "protocols",

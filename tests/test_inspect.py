@@ -166,7 +166,7 @@ def test_what_cannot_be_honoured_is_refused(config, message):
 
 
 def test_messages_that_are_not_text_are_refused():
-    with pytest.raises(ConfigurationError, match="text only: leave out what is image"):
+    with pytest.raises(ConfigurationError, match="text only: leave out parts of type image"):
         turn(ChatMessageUser(content=[ContentImage(image="data:image/png;base64,AAAA")]))
     with pytest.raises(UnknownNameError, match="did you mean 'budget'"):
         get_model(MODEL, memoize=False, bugdet=4)

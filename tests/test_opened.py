@@ -15,7 +15,7 @@ import pytest
 
 import motes
 from motes.errors import EngineError
-from motes.opened import Opened
+from motes.opening import Opened
 
 LM = motes.TabularLanguageModel({(): {r"\boxed{1}": 1.0}})
 

@@ -121,7 +121,7 @@ class TestConsole:
         screen = io.StringIO()
         monkeypatch.setattr(screen, "isatty", lambda: True)
         assert Console(screen).width == width
-        assert Console(io.StringIO()).width == terminal.WIDE
+        assert Console(io.StringIO()).width == terminal.FILE_WIDTH
 
 
 def test_json_is_exact_and_acts_on_nothing(monkeypatch):

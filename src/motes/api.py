@@ -1,4 +1,4 @@
-"""The front door: solve a problem, and open models and tasks by name."""
+"""Solve a problem; open models and tasks by name."""
 
 from __future__ import annotations
 
@@ -66,29 +66,29 @@ async def asolve(
 
     Args:
         problem: a `Problem`, or the question as text.
-        lm, reward: models, or what `language_model` and `reward_model` open. What is named is opened by the first call
-            and kept for the next ones of this process, see `close_models`. No reward model is needed by methods that
-            do not score.
-        outcome_reward: another reward model, which only chooses the answer: `reward` weighs partial answers as ever,
-            then this one scores the complete ones. See `motes.methods.select_by_outcome`.
+        lm, reward: models, or their names, see `language_model` and `reward_model`. A named model is opened by the
+            first call and kept for later calls in this process, see `close_models`. Methods that do not score need no
+            reward model.
+        outcome_reward: a second reward model, which only chooses the answer: `reward` weighs partial answers, then this
+            model scores the complete ones. See `motes.methods.select_by_outcome`.
         method: by default `ParticleFilter(16)`.
-        sampling: of the language model.
+        sampling: settings of the language model's sampling.
         seed: the same seed, models and settings give the same result.
-        task: how answers are read and compared, see `motes.api.answer_rule`; by default the last \boxed{…}.
+        task: the rule that reads and compares answers, see `motes.api.answer_rule`; by default the last \boxed{…}.
         observe: called with each round's record as it is made.
-        on_progress: called with the current partial answers whenever any of them has grown, by methods that draw whole
+        on_progress: called with the current partial answers whenever one of them has grown, by methods that draw whole
             answers.
-        deadline: seconds from now at which the answer is wanted. Steps in flight are then cancelled (by engines that
-            can be interrupted; what a cancelled step had cost is not in `Result.usage`) and the best answer so far is
-            returned, marked by `Result.stopped`. What was there when depends on the machine: such a run is not
-            reproducible from its seed.
-        token_budget: generated tokens, all trajectories together (`Usage.generated_tokens`; not the reward model's).
-            Once they are spent no further step is begun, those begun are completed: it is exceeded by less than one
-            round. The result is marked by `Result.stopped`.
+        deadline: seconds from now until the answer is due. At the deadline, steps in flight are cancelled (by engines
+            that can be interrupted; the cost of a cancelled step is not in `Result.usage`), and the best answer so far
+            is returned, with `Result.stopped` set. Such a run is not reproducible from its seed, because its progress
+            depends on the machine.
+        token_budget: maximum number of generated tokens, all trajectories together (`Usage.generated_tokens`; not the
+            reward model's). Once they are spent, no step begins, but steps in flight are completed, so that the excess
+            is less than one round. `Result.stopped` is set.
 
     Raises:
-        MotesError: the run failed. What it had computed is the error's `result`, as it is of any other exception that
-            somebody's own model, method or task raises. A limit reached is no failure.
+        MotesError: the run failed. The error's `result` is the run's partial result, as it is for any other exception
+            from a user's model, method or task. Reaching a limit is not a failure.
     """
     limits = _limits(deadline, token_budget)
     problem = fit("problem", problem, Problem | str)
@@ -99,12 +99,12 @@ async def asolve(
     method = ParticleFilter(16) if method is None else instance_of("method", method, Method, "motes.ParticleFilter(16)")
     rule = BoxedAnswers() if task is None else instance_of("task", task, AnswerRule, "motes.api.answer_rule('math')")
     sampling = fit("sampling", sampling, Sampling | None) or Sampling()
-    last_word = await _open_beside(reward_model, outcome_reward) if outcome_reward is not None else None
-    scores = reward is not None and MethodTraits.of(method).needs_reward
+    outcome_model = await _open_in_thread(reward_model, outcome_reward) if outcome_reward is not None else None
+    needs_reward = reward is not None and MethodTraits.of(method).needs_reward
     run = Run(
         problem=problem,
-        lm=await _open_beside(language_model, lm),
-        reward=await _open_beside(reward_model, reward) if scores else None,
+        lm=await _open_in_thread(language_model, lm),
+        reward=await _open_in_thread(reward_model, reward) if needs_reward else None,
         rule=rule,
         sampling=sampling,
         rng=np.random.default_rng(seed),
@@ -117,24 +117,24 @@ async def asolve(
     try:
         require(method, run.lm, run.sampling)
         result = await method.run(run)
-        if inspect.isawaitable(result):  # of a method that returns what `conclude` gives without waiting for it
+        if inspect.isawaitable(result):  # a method may return `conclude(…)` without awaiting it
             result = await result
-        return result if last_word is None else await select_by_outcome(run, result, last_word)
+        return result if outcome_model is None else await select_by_outcome(run, result, outcome_model)
     except Exception as error:
-        if getattr(error, "result", None) is None:  # somebody's own exception may have one that means something else
-            with suppress(AttributeError, TypeError):  # or take no attributes
+        if getattr(error, "result", None) is None:  # a user's exception may have another `result`
+            with suppress(AttributeError, TypeError):  # or accept no attributes
                 error.result = run.result(error=error)  # type: ignore[attr-defined]
         raise
 
 
 def computed(error: BaseException) -> Result | None:
-    """What a run had computed when this error ended it; None where nothing had run."""
+    """The partial result of the run that this error ended; None if nothing had run."""
     result = getattr(error, "result", None)
     return result if isinstance(result, Result) else None
 
 
-async def _open_beside(open_model: Callable[..., T], model: Any) -> T:
-    """A model; one that is named is opened once, beside the event loop."""
+async def _open_in_thread(open_model: Callable[..., T], model: Any) -> T:
+    """Open a model. A named model is opened once, in a thread beside the event loop."""
     return await in_thread(open_once, open_model, model) if isinstance(model, str) else open_model(model)
 
 
@@ -150,7 +150,7 @@ def _limits(deadline: float | None, token_budget: int | None) -> Limits:
 
 
 def solve(problem: Problem | str, **options: Any) -> Result:
-    """`asolve`, from code that is not async. Takes the same arguments.
+    """`asolve` for code that is not async, with the same arguments.
 
     Raises:
         ConfigurationError: called where an event loop is running, as in a notebook: await `asolve` there.

@@ -1,6 +1,6 @@
-"""What callers pass, held to the type that a parameter is declared with: refused by its name when it is given.
+"""Checks of arguments against the declared types of parameters. Errors name the parameter.
 
-NumPy's numbers become Python's own, lists become the tuples that they stand for, and texts become well-formed.
+NumPy's numbers become Python's, lists become tuples, and texts become well-formed.
 """
 
 from __future__ import annotations
@@ -24,18 +24,17 @@ from motes.text import well_formed
 
 
 class _UnfitError(Exception):
-    """A value is not of the type."""
+    """A value does not fit the type."""
 
 
 def fit(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the parameter `name` holds it, which is declared with the type `hint`.
+    """`value` converted to `hint`, the declared type of the parameter `name`.
 
-    A type that says nothing about values (`Any`, that of a protocol) takes everything. NaN is a number: whoever says
-    in which range a number must lie refuses it there.
+    `Any` and protocols accept every value. NaN is a number: a check of the number's range must refuse it.
 
     Raises:
-        ConfigurationError: it is no such value.
-        UnknownNameError: it is a text that is none of those of a `Literal`.
+        ConfigurationError: the value does not fit.
+        UnknownNameError: `hint` is a `Literal`, and the value is a text that it lacks.
     """
     try:
         return _fitted(value, hint)
@@ -44,22 +43,22 @@ def fit(name: str, value: Any, hint: Any) -> Any:
     for alternative in alternatives:
         if typing.get_origin(alternative) is typing.Literal and isinstance(value, str):
             raise UnknownNameError(name, value, typing.get_args(alternative))
-    raise ConfigurationError(f"{name} must be {' or '.join(map(_named, alternatives))}, not {_shown(value)}")
+    raise ConfigurationError(f"{name} must be {' or '.join(map(_name_of, alternatives))}, not {_shortened(value)}")
 
 
 def fit_fields(instance: Any, prefix: str = "") -> None:
-    """Hold every field of a dataclass to its type, as `fit` does: the first thing that its `__post_init__` does.
+    """Apply `fit` to every field of a dataclass. Its `__post_init__` calls this first.
 
     Args:
-        prefix: what messages say before a field's name.
+        prefix: text before a field's name in messages.
     """
     cls: type = type(instance)
     hints = _hints(cls)
     for field in dataclasses.fields(instance):
         if field.name in hints:
-            given = getattr(instance, field.name)
-            fitted = fit(prefix + field.name, given, hints[field.name])
-            if fitted is not given:
+            value = getattr(instance, field.name)
+            fitted = fit(prefix + field.name, value, hints[field.name])
+            if fitted is not value:
                 object.__setattr__(instance, field.name, fitted)
 
 
@@ -67,31 +66,34 @@ def whole_number(name: str, value: Any, least: int | None = None) -> int:
     """`value` as a whole number of at least `least`.
 
     Raises:
-        ConfigurationError: it is none.
+        ConfigurationError: it is not a whole number, or less than `least`.
     """
     try:
         number: int = _fitted(value, int)
         _require(least is None or number >= least)
     except _UnfitError:
         at_least = "" if least is None else f" of at least {least}"
-        raise ConfigurationError(f"{name} must be a whole number{at_least}, not {_shown(value)}") from None
+        raise ConfigurationError(f"{name} must be a whole number{at_least}, not {_shortened(value)}") from None
     return number
 
 
 def instance_of(name: str, value: Any, protocol: Any, example: str) -> Any:
-    """`value`, which is to be an object of a protocol, such as `example`.
+    """`value`, if it implements a protocol.
+
+    Args:
+        example: an object of the protocol, for the message.
 
     Raises:
-        ConfigurationError: it is none; a class is none of its objects.
+        ConfigurationError: it does not, or is a class instead of an object.
     """
     if isinstance(value, protocol) and not isinstance(value, type):
         return value
-    raise ConfigurationError(f"{name} must be {example} or another {protocol.__name__}, not {_shown(value)}")
+    raise ConfigurationError(f"{name} must be {example} or another {protocol.__name__}, not {_shortened(value)}")
 
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
-    """The types of a class's fields. Of a base whose annotations cannot be resolved nothing is known."""
+    """The types of a class's fields, without those of a base class whose annotations cannot be resolved."""
     hints: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         with contextlib.suppress(NameError):
@@ -104,7 +106,7 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def _fitted(value: Any, hint: Any) -> Any:
-    """Raises _UnfitError where `value` is not of the type."""
+    """`value` converted to the type. Raises _UnfitError if it does not fit."""
     for read in _readers(hint):
         try:
             return read(value)
@@ -115,7 +117,7 @@ def _fitted(value: Any, hint: Any) -> Any:
 
 @functools.cache
 def _readers(hint: Any) -> tuple[Callable[[Any], Any], ...]:
-    """One for each alternative of a type. Made once: values are read each time that anything is configured."""
+    """One function for each alternative of a type, which converts values. Cached, because it is called very often."""
     return tuple(map(_reader, _alternatives(hint)))
 
 
@@ -123,7 +125,7 @@ def _reader(hint: Any) -> Callable[[Any], Any]:
     kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if (convert := CONVERSIONS.get(kind)) is not None:
         return lambda value: convert(value, arguments)
-    return _anything if _says_nothing(kind) else lambda value: _instance(value, kind)
+    return _anything if _accepts_anything(kind) else lambda value: _instance(value, kind)
 
 
 def _anything(value: Any) -> Any:
@@ -135,7 +137,7 @@ def _instance(value: Any, kind: type) -> Any:
     return value
 
 
-def _says_nothing(kind: Any) -> bool:
+def _accepts_anything(kind: Any) -> bool:
     return kind is Any or not isinstance(kind, type) or getattr(kind, "_is_protocol", False)
 
 
@@ -172,14 +174,14 @@ def _none(value: Any, arguments: Sequence[Any]) -> None:
 
 
 def _literal(value: Any, arguments: Sequence[Any]) -> Any:
-    _require(any(type(value) is type(known) and value == known for known in arguments))
+    _require(any(type(value) is type(choice) and value == choice for choice in arguments))
     return value
 
 
 def _tuple(value: Any, arguments: Sequence[Any]) -> tuple[Any, ...]:
-    """Of tuple[X, ...]: any sequence of X is taken."""
+    """For tuple[X, ...]; accepts any sequence of X."""
     _require(isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, bytes)))
-    return tuple(_fitted(one, arguments[0]) for one in value)
+    return tuple(_fitted(item, arguments[0]) for item in value)
 
 
 CONVERSIONS: Mapping[Any, Callable[[Any, Sequence[Any]], Any]] = types.MappingProxyType(
@@ -194,7 +196,7 @@ CONVERSIONS: Mapping[Any, Callable[[Any, Sequence[Any]], Any]] = types.MappingPr
         tuple: _tuple,
     }
 )
-"""How values of a type are read. Of every other type, `isinstance` decides."""
+"""Functions that convert values to a type. Other types use `isinstance`."""
 
 NAMES: Mapping[Any, str] = types.MappingProxyType(
     {
@@ -208,18 +210,18 @@ NAMES: Mapping[Any, str] = types.MappingProxyType(
         Mapping: "a dict",
     }
 )
-"""What messages call a type."""
+"""Names of types in messages."""
 
 
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else f"a {type(value).__name__}"
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"a {type(value).__name__}"
 
 
-def _named(hint: Any) -> str:
+def _name_of(hint: Any) -> str:
     kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if kind is typing.Literal:
         return f"one of {', '.join(map(repr, arguments))}"
     if kind is tuple:
-        return f"several, each {' or '.join(map(_named, _alternatives(arguments[0])))}"
+        return f"several, each {' or '.join(map(_name_of, _alternatives(arguments[0])))}"
     return NAMES.get(kind) or f"a {kind.__name__}"

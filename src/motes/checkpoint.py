@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, without torch: where it is, and its configuration."""
+"""The path and the configuration of a checkpoint, without torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from motes.errors import ConfigurationError
 
 
 def existing(path: str) -> str:
-    """The path of a folder that is there, or a name that the hub may know.
+    """The path of an existing folder, or a name that the hub may know.
 
     Raises:
         ConfigurationError: there is no such folder.
@@ -23,7 +23,7 @@ def existing(path: str) -> str:
 
 
 def unreadable(path: str, error: Exception) -> ConfigurationError:
-    """What to say of a checkpoint that cannot be opened."""
+    """The error for a checkpoint that cannot be opened."""
     reason = " ".join(str(error).split()).rstrip(".")
     return ConfigurationError(
         f"cannot open {path!r}: {reason[:300]}. A checkpoint is config.json, model.safetensors and tokenizer.json; "

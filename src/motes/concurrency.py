@@ -1,4 +1,4 @@
-"""Concurrent calls: those that fail together, and those that become one batch."""
+"""Concurrent calls: calls that fail together, and calls that become one batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PendingT = TypeVar("PendingT", bound="Pending[Any]")
 
 
 async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results, in order. The first failure cancels the rest and is raised as it is. One alone needs no task."""
+    """All results, in order. The first failure cancels the rest and is raised. A single coroutine needs no task."""
     awaited = list(coroutines)
     if len(awaited) == 1:
         return [await awaited[0]]
@@ -32,14 +32,14 @@ async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 def run_here(work: Callable[[], Coroutine[Any, Any, T]], instead: str) -> T:
-    """What a coroutine gives, from code that is not async.
+    """The result of a coroutine, for code that is not async.
 
     Args:
         work: makes the coroutine.
-        instead: the line to write where an event loop is running.
+        instead: the line of code to use in an event loop, for the message.
 
     Raises:
-        ConfigurationError: one is running here, as it is in a notebook.
+        ConfigurationError: an event loop is running here, as in a notebook.
     """
     try:
         asyncio.get_running_loop()
@@ -49,7 +49,7 @@ def run_here(work: Callable[[], Coroutine[Any, Any, T]], instead: str) -> T:
 
 
 class Pending(Generic[T]):
-    """A request that waits for its outcome. Subclasses hold what is requested."""
+    """A request that waits for its outcome. Subclasses add its content."""
 
     future: asyncio.Future[T]
 
@@ -66,10 +66,10 @@ class Pending(Generic[T]):
 
 class Batcher(Generic[PendingT, T]):
     """Collects the requests of concurrent calls until the event loop has run everything that was ready, then passes
-    them to `process` as one batch. It waits for no clock.
+    them to `process` as one batch, without waiting for a clock.
 
-    Work on a batch, or on a part of it that `start` was given, is cancelled when all its requests have been withdrawn.
-    An error that the work raises is raised in every caller whose request is not settled yet.
+    Work on a batch, or on a part of it passed to `start`, is cancelled when all its requests are withdrawn. An error of
+    the work is raised in every caller whose request is not settled yet.
 
     Args:
         process: settles each request of the batch, or starts work that does.
@@ -105,7 +105,7 @@ class Batcher(Generic[PendingT, T]):
                 for request in requests:
                     request.future.cancel()
                 raise
-            except Exception as error:  # whatever went wrong, its callers must not wait for ever
+            except Exception as error:  # callers must not wait forever, whatever the error
                 for request in requests:
                     request.fail(error)
 
@@ -135,7 +135,7 @@ class _Call(Pending[list[T]], Generic[ItemT, T]):
 
 
 class CallBatcher(Generic[ItemT, T]):
-    """Makes one call of `function` out of all calls of one turn of the event loop.
+    """Merges all calls in one turn of the event loop into one call of `function`.
 
     Args:
         function: takes the items of all calls, (B,), and returns an outcome for each, in order.
@@ -147,10 +147,10 @@ class CallBatcher(Generic[ItemT, T]):
 
     async def __call__(self, items: Iterable[ItemT]) -> list[T]:
         """The outcomes of the items, in order. An error of the batch is raised in each of its callers."""
-        requested = list(items)
-        if not requested:
+        call: _Call[ItemT, T] = _Call(list(items))
+        if not call.items:
             return []
-        (outcomes,) = await self._batcher.submit([_Call(requested)])
+        (outcomes,) = await self._batcher.submit([call])
         return outcomes
 
     async def _process(self, calls: list[_Call[ItemT, T]]) -> None:

@@ -1,4 +1,4 @@
-"""Conformance of a language model or a reward model: does it do what its protocol asks?"""
+"""Checks that a language model or a reward model conforms to its protocol."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ QUESTIONS = (
     "How many do Carl and Mia have together?",
     "What is 2+2?",
 )
-"""Short questions of different lengths; any model can be asked them."""
+"""Short questions of different lengths, which any model can answer."""
 
 STEPS = (
     Step("Ben has 7+5=12 pears.\n\n", "step"),
     Step("Nobody knows how many.\n\n", "step"),
     Step("The answer is \\boxed{12}.", "eos"),
 )
-"""An answer to each of them, finished, so that whoever scores finished answers only has something to score."""
+"""Steps of an answer to each question; the last one finishes it, for models that score finished answers only."""
 
 TOKEN_REST = 16
-"""Characters that may follow a delimiter: the rest of the token that completed it."""
+"""Maximum number of characters after a delimiter: the rest of the token that completed it."""
 
 
 def _require(holds: bool, law: str, detail: object) -> None:
@@ -40,11 +40,11 @@ def _require(holds: bool, law: str, detail: object) -> None:
         raise ContractError(f"{law}: {detail}")
 
 
-def _succeeded(outcomes: Sequence[T | Failure]) -> list[T]:
-    """The outcomes of a call, in which nothing may fail.
+def _require_success(outcomes: Sequence[T | Failure]) -> list[T]:
+    """The outcomes of a call, none of which may be a failure.
 
     Raises:
-        MotesError: why the first that failed did.
+        MotesError: the error of the first failure.
     """
     for outcome in outcomes:
         if isinstance(outcome, Failure):
@@ -59,11 +59,11 @@ def _same(first: Step, second: Step) -> bool:
 async def acheck_language_model(
     lm: LanguageModel, *, questions: Sequence[str] = QUESTIONS, rounds: int = 3, sampling: Sampling | None = None
 ) -> None:
-    """`check_language_model` for async code, notebooks among it: `await motes.acheck_language_model(lm)`."""
+    """`check_language_model` for async code and notebooks: `await motes.acheck_language_model(lm)`."""
     sampling = sampling or Sampling(max_step_tokens=32)
 
     async def extend(trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
-        return _succeeded(await lm.extend(trajectories, sampling, seeds))
+        return _require_success(await lm.extend(trajectories, sampling, seeds))
 
     roots = [Trajectory(Problem(question)) for question in questions]
     population = [root for root in roots for _ in range(3)]
@@ -108,27 +108,27 @@ async def acheck_language_model(
 
 
 def _require_end(step: Step, sampling: Sampling) -> None:
-    """A step ends where and why it says."""
+    """Require that a step's text, tokens and end agree with each other and with the sampling."""
     _require(step.end in ("step", "eos", "length"), "a step ends for a known reason", step.end)
-    most, drawn = sampling.max_step_tokens, len(step.token_ids)
-    _require(drawn <= most, "max_step_tokens holds", f"{drawn} tokens")
+    limit, num_tokens = sampling.max_step_tokens, len(step.token_ids)
+    _require(num_tokens <= limit, "max_step_tokens holds", f"{num_tokens} tokens")
     if sampling.pattern is not None:
-        ends_at = Cut(len(step.text), is_stop=False) if step.end == "step" else None
-        found = first_cut(step.text + step.overrun, sampling)
-        _require(found == ends_at, "a step ends where its pattern first matches", repr((step.text, step.overrun)))
+        expected = Cut(len(step.text), is_stop=False) if step.end == "step" else None
+        cut = first_cut(step.text + step.overrun, sampling)
+        _require(cut == expected, "a step ends where its pattern first matches", repr((step.text, step.overrun)))
     elif step.end == "step" and sampling.delimiters:
         _require(any(d in step.text for d in sampling.delimiters), "a step contains its delimiter", repr(step.text))
     elif step.end == "step":
-        _require(drawn in (0, most), "a step of so many tokens has them all", f"{drawn} of {most} tokens")
-    past = [step.text.lstrip().partition(d)[2].strip() for d in sampling.delimiters]
-    _require(max(map(len, past), default=0) <= TOKEN_REST, "a step ends at its delimiter", repr(step.text))
+        _require(num_tokens in (0, limit), "a step of so many tokens has them all", f"{num_tokens} of {limit} tokens")
+    rests = [step.text.lstrip().partition(d)[2].strip() for d in sampling.delimiters]
+    _require(max(map(len, rests), default=0) <= TOKEN_REST, "a step ends at its delimiter", repr(step.text))
     _require(not any(s in step.text for s in sampling.stops), "an answer ends before a stop text", repr(step.text))
 
 
 async def acheck_reward_model(
     reward: RewardModel, *, questions: Sequence[str] = QUESTIONS, tolerance: float = 1e-4
 ) -> None:
-    """`check_reward_model` for async code, notebooks among it: `await motes.acheck_reward_model(reward)`."""
+    """`check_reward_model` for async code and notebooks: `await motes.acheck_reward_model(reward)`."""
     ladders: list[list[Trajectory]] = []
     for question in questions:
         ladder = [Trajectory(Problem(question))]
@@ -138,7 +138,7 @@ async def acheck_reward_model(
     everything = [trajectory for ladder in ladders for trajectory in ladder]
 
     async def score(trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
-        return _succeeded(await reward.score(trajectories))
+        return _require_success(await reward.score(trajectories))
 
     whole = await score([ladder[-1] for ladder in ladders])
     batch = await score(everything)
@@ -164,7 +164,7 @@ async def acheck_reward_model(
 
 
 def _rebuilt(trajectory: Trajectory) -> Trajectory:
-    """The same partial answer as a tree of its own, so that nothing kept for the original's nodes can serve it."""
+    """The same partial answer in a new tree, for which caches of the original's nodes are useless."""
     copy = Trajectory(Problem(messages=trajectory.problem.messages))
     for step in trajectory.steps:
         copy = copy.extend(step)
@@ -184,11 +184,11 @@ def check_language_model(
     """Prove that a language model keeps its contract on the given questions.
 
     Checked: batch = single, concurrent = sequential, fork = fresh, same seed = same tokens, order does not matter,
-    different seeds differ, temperature 0 ignores the seed, at temperature 1 steps are drawn with the probability that
-    the model gives them (where both are told), steps end where and why they say.
+    different seeds differ, temperature 0 ignores the seed, at temperature 1 steps are sampled with the model's own
+    probabilities (if steps carry both log-probabilities), steps end where and why they say.
 
     Raises:
-        ContractError: naming the broken law, with the difference.
+        ContractError: the model breaks a law; the message names it, with the difference.
         ConfigurationError: an event loop is running here, as in a notebook: await `acheck_language_model` there.
     """
     run_here(
@@ -203,7 +203,7 @@ def check_reward_model(reward: RewardModel, *, questions: Sequence[str] = QUESTI
     Checked: one score in [0, 1] per step, batch = single, fork = fresh, incremental = whole, scores vary.
 
     Raises:
-        ContractError: naming the broken law, with the difference.
+        ContractError: the model breaks a law; the message names it, with the difference.
         ConfigurationError: an event loop is running here, as in a notebook: await `acheck_reward_model` there.
     """
     run_here(

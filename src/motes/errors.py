@@ -1,31 +1,31 @@
 """Everything motes raises on purpose.
 
     MotesError
-    ├── ConfigurationError      a value the caller gave cannot work; nothing was computed
+    ├── ConfigurationError      a value from the caller cannot work; nothing was computed
     │   ├── UnknownNameError    a method, task, model or option of that name does not exist
     │   ├── MissingExtraError   an optional dependency is not installed
     │   ├── UnreadableFileError a file that the caller named cannot be read
     │   ├── ProblemFileError    a row of a file of problems cannot be used
-    │   └── UnauthorizedError   a server wants a key that it was not given
+    │   └── UnauthorizedError   a server requires a key
     ├── ContextLengthError      a prompt does not fit the model's context
     ├── EngineError             a language model failed while running
-    │   └── ServerError         a server failed a request, and trying again did not help
-    │       ├── UnreachableError    nothing answers there, or not in time
-    │       ├── RejectedError       it refused the request as such
-    │       └── BadResponseError    what it answered cannot be understood
-    │           └── UnknownFormError    it is in no form that is known
+    │   └── ServerError         a server failed a request, and retries did not help
+    │       ├── UnreachableError    the server does not respond, or not in time
+    │       ├── RejectedError       the server refused the request itself
+    │       └── BadResponseError    the response cannot be understood
+    │           └── UnknownFormError    the response has an unknown form
     ├── RewardError             a reward model failed, or its scores cannot be used
     │   └── VerdictError        a judge's reply states no verdict
     ├── GraderError             an answer could not be graded: it is neither right nor wrong
-    │   └── GraderTimeoutError  not in time
+    │   └── GraderTimeoutError  it could not be graded in time
     ├── DegenerateWeightsError  every particle's weight is zero
     │   └── NoParticlesError    every particle was dropped (an EngineError as well)
     ├── ContractError           an implementation broke the contract of its protocol
-    └── RunDirectoryError       an evaluation's directory cannot be used as asked
+    └── RunDirectoryError       an evaluation's directory cannot be used as requested
         └── DirectoryBusyError  another process works in it
 
-Each message says what was wrong and what to do about it. An error that ends a run carries what the run had already
-computed as `result`.
+Each message says what is wrong and what to do about it. An error that ends a run has the run's partial result as its
+attribute `result`.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ from motes.text import well_formed
 class MotesError(Exception):
     """Base of every error that motes raises on purpose.
 
-    Its message may repeat what a server, a file or somebody's function said, and is made well-formed. Every error can
-    be copied and pickled, whatever its constructor takes.
+    The message may quote a server, a file or a user's function, and is made well-formed. Every error can be copied and
+    pickled, whatever its constructor takes.
     """
 
     def __init__(self, *args: object) -> None:
         super().__init__(*(well_formed(arg) if isinstance(arg, str) else arg for arg in args))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _copied, (type(self), self.args), self.__dict__
+        return _copy_of, (type(self), self.args), self.__dict__
 
     result: Any = None
-    """A `motes.Result`: what the run had computed when it failed; None where nothing had run."""
+    """A `motes.Result`: the partial result of the run that failed; None if nothing had run."""
 
 
-def _copied(cls: type[MotesError], args: tuple[object, ...]) -> MotesError:
-    """An error with the message that another one has; no constructor is called."""
+def _copy_of(cls: type[MotesError], args: tuple[object, ...]) -> MotesError:
+    """An error with the given arguments, made without calling its constructor."""
     return cls.__new__(cls, *args)
 
 
 class ConfigurationError(MotesError, ValueError):
-    """A value the caller gave cannot work; nothing was computed."""
+    """A value from the caller cannot work; nothing was computed."""
 
 
 class UnknownNameError(ConfigurationError):
@@ -76,8 +76,8 @@ class UnknownNameError(ConfigurationError):
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """The name that was meant, if one of those known is close; capitals do not count."""
-    folded = {one.casefold(): one for one in known}
+    """The known name that is closest to `name`, None if none is close. Case does not count."""
+    folded = {item.casefold(): item for item in known}
     close = difflib.get_close_matches(name.casefold(), folded, n=1)
     return folded[close[0]] if close else None
 
@@ -99,7 +99,7 @@ class UnreadableFileError(ConfigurationError):
             return "check what it is, and who may read it"
         if not path.parent.is_dir():
             return f"there is no directory {str(path.parent)!r}"
-        close = closest(path.stem, (one.stem for one in path.parent.iterdir() if one.suffix == path.suffix))
+        close = closest(path.stem, (file.stem for file in path.parent.iterdir() if file.suffix == path.suffix))
         return f"did you mean {str(path.with_stem(close))!r}?" if close else f"check the path, here is {Path.cwd()}"
 
 
@@ -114,7 +114,7 @@ class ProblemFileError(ConfigurationError):
     """A row of a file of problems cannot be used.
 
     Attributes:
-        path, line: where it is, lines counted from 1.
+        path, line: the file and the row's line, counted from 1.
     """
 
     def __init__(self, path: str, line: int, reason: str) -> None:
@@ -123,7 +123,7 @@ class ProblemFileError(ConfigurationError):
 
 
 class UnauthorizedError(ConfigurationError):
-    """A server wants a key that it was not given."""
+    """A server requires a key."""
 
 
 class ContextLengthError(MotesError, ValueError):
@@ -135,29 +135,29 @@ class EngineError(MotesError, RuntimeError):
 
 
 class ServerError(EngineError):
-    """A server failed a request, and trying again did not help.
+    """A server failed a request, and retries did not help.
 
     Attributes:
-        status: the HTTP status it answered with, where it did.
+        status: the HTTP status of the response; None if there was no response.
     """
 
     status: int | None = None
 
 
 class UnreachableError(ServerError):
-    """Nothing answers there, or not in time."""
+    """The server does not respond, or not in time."""
 
 
 class RejectedError(ServerError):
-    """A server refused the request as such: the same again would be refused again."""
+    """A server refused the request itself: it would refuse the same request again."""
 
 
 class BadResponseError(ServerError):
-    """What a server answered cannot be understood."""
+    """A server's response cannot be understood."""
 
 
 class UnknownFormError(BadResponseError):
-    """A server's answer is complete, and in no form that is known: the next one will most likely be, too."""
+    """A server's response is complete, but has an unknown form; the next response most likely will, too."""
 
 
 class RewardError(MotesError, RuntimeError):
@@ -165,7 +165,7 @@ class RewardError(MotesError, RuntimeError):
 
 
 class VerdictError(RewardError):
-    """A judge's reply states no verdict, however often it is asked."""
+    """A judge's reply states no verdict, even after retries."""
 
 
 class GraderError(MotesError, RuntimeError):
@@ -189,7 +189,7 @@ class ContractError(MotesError, AssertionError):
 
 
 class RunDirectoryError(MotesError, RuntimeError):
-    """An evaluation's directory cannot be used as asked."""
+    """An evaluation's directory cannot be used as requested."""
 
 
 class DirectoryBusyError(RunDirectoryError):
@@ -209,4 +209,4 @@ def __getattr__(name: str) -> Any:
 
 
 class _RetiredError(MotesError, RuntimeError):
-    """What stands for the names of errors that are gone, so that code which catches them can still be imported."""
+    """Stands for removed errors, so that code that catches them can still be imported."""

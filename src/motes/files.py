@@ -1,8 +1,8 @@
 """Files in folders that may come from others: read in pieces of bounded size, written whole, never through a link.
 
-A folder from a stranger may hold a link in the place of a report, a pipe in the place of records, or a line that fills
-the memory. Reading follows links, but opens regular files only. Writing never follows one: a new file is written beside
-its place and renamed into it, which replaces a link and leaves what it leads to as it is.
+In a folder from a stranger a report may be a link, records may be a pipe, and a line may fill the memory. Reading
+follows links, but opens regular files only. Writing never follows a link: a new file is written under a temporary name
+and then renamed, which replaces a link and does not change its target.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from motes.text import decoded
 from motes.text import read_text as read_any_text
 
 LINE = 1 << 26
-"""Bytes of a line, or of a small file, that are read at most: far more than any that motes writes."""
+"""Maximum number of bytes that are read of a line or of a small file: far more than motes ever writes."""
 
-_NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # a pipe must not be waited for
+_NO_BLOCKING = getattr(os, "O_NONBLOCK", 0)  # opening a pipe must not wait
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 
 
 def open_to_read(path: Path) -> BinaryIO:
-    """A regular file, open for reading.
+    """Open a regular file for reading.
 
     Raises:
-        OSError: it cannot be read, or is something else: a directory, a pipe, a device.
+        OSError: it cannot be read, or is not a regular file: a directory, a pipe, a device.
     """
-    descriptor = os.open(path, os.O_RDONLY | _NO_WAITING | _BINARY)
+    descriptor = os.open(path, os.O_RDONLY | _NO_BLOCKING | _BINARY)
     try:
         _require_regular(descriptor, path)
         return open(descriptor, "rb")
@@ -46,13 +46,13 @@ def open_to_read(path: Path) -> BinaryIO:
 
 
 def open_to_append(path: Path) -> int:
-    """The descriptor of a regular file, open for reading and appending; it is made if missing.
+    """Open a regular file for reading and appending, create it if missing, and return its descriptor.
 
     Raises:
-        OSError: it cannot be written, or is something else; or a link, by which another file would be written to.
+        OSError: it cannot be written, is not a regular file, or is a link, so that another file would be changed.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _NO_WAITING | _NO_LINK | _BINARY, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _NO_BLOCKING | _NO_LINK | _BINARY, 0o644)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise OSError(errno.ELOOP, "it is a link to another file: put a copy in its place") from error
@@ -76,11 +76,11 @@ def _require_regular(descriptor: int, path: Path) -> None:
 
 
 def read_text(path: Path, limit: int = LINE) -> str:
-    """The text of a regular file, without the mark that some editors put before it.
+    """The text of a regular file, without a byte order mark.
 
     Raises:
-        OSError: it cannot be read, or is no regular file.
-        ValueError: it is no UTF-8, or longer than `limit` bytes.
+        OSError: it cannot be read, or is not a regular file.
+        ValueError: it is not UTF-8, or longer than `limit` bytes.
     """
     with open_to_read(path) as file:
         content = file.read(limit + 1)
@@ -96,9 +96,10 @@ class Line(NamedTuple):
     """A line of a file.
 
     Attributes:
-        number: from 1.
-        content: without its end; None where it is longer than may be read.
-        ends: where it ends in the file, in bytes; `whole`: whether by a newline.
+        number: counted from 1.
+        content: the line without its newline; None if it is longer than the limit.
+        ends: the offset in the file, in bytes, at which the line ends.
+        whole: whether it ends with a newline.
     """
 
     number: int
@@ -108,51 +109,51 @@ class Line(NamedTuple):
 
 
 def read_lines(path: Path, limit: int) -> Iterator[Line]:
-    """The lines of a regular file, one after the other, at most `limit` bytes of it in memory.
+    """The lines of a regular file, one after the other, with at most `limit` bytes of a line in memory.
 
     Raises:
-        OSError: it cannot be read, or is no regular file.
+        OSError: it cannot be read, or is not a regular file.
     """
     with open_to_read(path) as file:
         number = ends = 0
         while piece := file.readline(limit + 1):
-            number, ends, long = number + 1, ends + len(piece), len(piece) > limit
-            while long and not piece.endswith(b"\n") and (more := file.readline(io.DEFAULT_BUFFER_SIZE)):
+            number, ends, is_long = number + 1, ends + len(piece), len(piece) > limit
+            while is_long and not piece.endswith(b"\n") and (more := file.readline(io.DEFAULT_BUFFER_SIZE)):
                 piece, ends = more, ends + len(more)
             whole = piece.endswith(b"\n")
-            if number == 1 and not long:
+            if number == 1 and not is_long:
                 piece = piece.removeprefix(b"\xef\xbb\xbf")
-            yield Line(number, None if long else piece.removesuffix(b"\n"), ends, whole)
+            yield Line(number, None if is_long else piece.removesuffix(b"\n"), ends, whole)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """An empty file to write to, which takes the place of `path` at the end; if anything fails, `path` stays as it was.
+    """A context with a new file to write to, which replaces `path` at the end. If anything fails, `path` is unchanged.
 
     Raises:
         OSError: it cannot be written.
     """
-    mode = _mode(path)
+    permissions = _permissions(path)
     partial = path.with_name(f".motes-{secrets.token_hex(8)}.partial")
     descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK | _BINARY, 0o666)
     try:
         try:
             yield partial
-            if mode is not None:
-                os.chmod(partial, mode)
+            if permissions is not None:
+                os.chmod(partial, permissions)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
         os.replace(partial, path)
-        _keep_names(path.parent)
+        _sync_folder(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
 
 
-def _keep_names(folder: Path) -> None:
-    """Let the names of a folder's files survive a power failure, where the system can do so."""
+def _sync_folder(folder: Path) -> None:
+    """Make the names of a folder's files survive a power failure, if the system supports that."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -162,28 +163,28 @@ def _keep_names(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    r"""Put a file with this text in the place of `path`, see `replacing`.
+    r"""Replace `path` by a file with this text, see `replacing`.
 
-    Half of a surrogate pair, which a file's name may hold, is written out: `\udcff`, as JSON has it.
+    Half of a surrogate pair, which file names may contain, is escaped as in JSON: `\udcff`.
     """
     with replacing(path) as partial:
         partial.write_bytes(text.encode(errors="backslashreplace"))
 
 
-def _mode(path: Path) -> int | None:
-    """The permissions of a regular file, which one in its place gets."""
+def _permissions(path: Path) -> int | None:
+    """The permissions of a regular file, for the file that replaces it."""
     with contextlib.suppress(OSError):
-        found = path.lstat().st_mode
-        if stat.S_ISREG(found):
-            return stat.S_IMODE(found)
+        mode = path.lstat().st_mode
+        if stat.S_ISREG(mode):
+            return stat.S_IMODE(mode)
     return None
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """What a TOML file says that a person has named.
+    """The table of a TOML file that the user named.
 
     Raises:
-        ConfigurationError: it cannot be read, or is none.
+        ConfigurationError: it cannot be read, or is not TOML.
     """
     try:
         return tomllib.loads(read_any_text(path))

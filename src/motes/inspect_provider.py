@@ -1,4 +1,4 @@
-"""motes in Inspect (`inspect_ai`): a model provider and a solver, which Inspect finds by themselves.
+"""motes in Inspect (`inspect_ai`): a model provider and a solver, which Inspect finds through entry points.
 
     inspect eval TASK --model motes/tiny -M reward=tiny -M method=pf -M budget=16
     inspect eval TASK --model openai/gpt-4o --solver motes/particles -S method=majority -S budget=16
@@ -25,7 +25,7 @@ from motes.methods.run import MethodTraits
 from motes.protocols import LanguageModel
 
 try:
-    from inspect_ai.log._samples import ActiveSample, sample_active  # nothing public tells the epoch
+    from inspect_ai.log._samples import ActiveSample, sample_active  # no public function returns the epoch
     from inspect_ai.model import (
         ChatCompletionChoice,
         ChatMessage,
@@ -51,23 +51,23 @@ REFUSED = (
     "best_of", "extra_body", "frequency_penalty", "logit_bias", "logprobs", "modalities", "presence_penalty",
     "prompt_logprobs", "reasoning_tokens", "response_schema", "top_logprobs",
 )  # fmt: skip
-"""What a configuration may ask of a model and is refused. Temperature, top_p, top_k, max_tokens, stop_seqs, seed and
-num_choices are honoured; the rest (connections, retries, caches) is Inspect's own affair."""
+"""Fields of Inspect's configuration that are refused. Temperature, top_p, top_k, max_tokens, stop_seqs, seed and
+num_choices have their effect; Inspect itself uses the others (connections, retries, caches)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(SamplingOptions):
-    """How questions are answered, as `-M` and `-S` give it.
+    """Settings for answering questions, from `-M` and `-S`.
 
     Args:
-        reward, outcome_reward: what reward models are called, see `motes.asolve`.
-        method, budget: a method spec, see `motes.lab.method_from_spec`, and the number of trajectories.
-        prompt: how the model is asked, see `motes.prompt`.
-        task: whose rule says what an answer is and when two are the same, such as "math-500", see
-            `motes.api.answer_rule`.
-        seed: the first of the seeds, where the configuration gives none.
-        deadline, token_budget: of one question, see `motes.asolve`.
-        others: see `SamplingOptions`; what Inspect's own configuration says of sampling comes first.
+        reward, outcome_reward: names of reward models, see `motes.asolve`.
+        method: a method spec, see `motes.lab.method_from_spec`.
+        budget: the number of trajectories.
+        prompt: the name of a prompt, see `motes.prompt`.
+        task: the task whose rule reads and compares answers, such as "math-500", see `motes.api.answer_rule`.
+        seed: the base of all seeds, unless Inspect's configuration has one.
+        deadline, token_budget: limits for each question, see `motes.asolve`.
+        others: see `SamplingOptions`; the sampling settings of Inspect's configuration override them.
     """
 
     reward: str | None = None
@@ -81,29 +81,29 @@ class Settings(SamplingOptions):
     token_budget: int | None = None
 
     @classmethod
-    def of(cls, given: dict[str, Any]) -> Settings:
-        """Raises UnknownNameError for what is none of them."""
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in given:
-            if name not in known:
-                raise UnknownNameError("setting", name, known)
-        return cls(**given)
+    def of(cls, values: dict[str, Any]) -> Settings:
+        """Settings from their values by name. Raises UnknownNameError for an unknown name."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in names:
+                raise UnknownNameError("setting", name, names)
+        return cls(**values)
 
     def sampling(self, config: GenerateConfig, prompt: prompts.Prompt | None) -> Sampling:
-        """Of a configuration of Inspect's.
+        """The sampling for a configuration of Inspect.
 
         Raises:
-            ConfigurationError: it asks for something that cannot be had here.
+            ConfigurationError: the configuration has a field that motes does not support.
         """
         for name in REFUSED:
             if getattr(config, name, None):
                 raise ConfigurationError(f"motes cannot honour {name}: leave it out")
         names = ("temperature", "top_p", "top_k", "max_tokens")
-        asked = {name: value for name in names if (value := getattr(config, name)) is not None}
+        overrides = {name: value for name in names if (value := getattr(config, name)) is not None}
         if config.stop_seqs:
-            asked["stop"] = config.stop_seqs
+            overrides["stop"] = config.stop_seqs
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(SamplingOptions)}
-        return SamplingOptions(**{**options, **asked}).apply(Sampling() if prompt is None else prompt.sampling)
+        return SamplingOptions(**{**options, **overrides}).apply(Sampling() if prompt is None else prompt.sampling)
 
 
 class Answerer:
@@ -118,11 +118,11 @@ class Answerer:
         if settings.reward is not None and MethodTraits.of(self._method).needs_reward:
             self._reward = api.reward_model(settings.reward)
         self._outcome = None if settings.outcome_reward is None else api.reward_model(settings.outcome_reward)
-        self._asked: Counter[str] = Counter()
-        self._asked_in: WeakKeyDictionary[ActiveSample, Counter[str]] = WeakKeyDictionary()
+        self._counts: Counter[str] = Counter()
+        self._counts_by_sample: WeakKeyDictionary[ActiveSample, Counter[str]] = WeakKeyDictionary()
 
     async def answer(self, messages: Sequence[ChatMessage], config: GenerateConfig) -> ModelOutput:
-        """A choice for each of the `num_choices` answers with the most weight, as many as there are."""
+        """The `num_choices` answers with the most weight, or fewer if there are fewer, as choices."""
         problem = Problem(messages=[turn(message) for message in messages])
         sampling = self._settings.sampling(config, self._prompt)
         if sampling.temperature == 0 and self._method.budget > 1:
@@ -145,18 +145,19 @@ class Answerer:
         return self._output(result, config.num_choices or 1)
 
     def _seed(self, problem: Problem, config: GenerateConfig) -> int:
-        """Of this conversation, the epoch and how often it was asked in it: the order of samples changes nothing."""
+        """A seed from the conversation, the epoch, and the number of requests for it in this epoch: the order of the
+        samples does not matter."""
         sample = sample_active()
         base = self._settings.seed if config.seed is None else config.seed
         name = json.dumps([base, sample and sample.epoch, [dict(message) for message in problem.messages]])
-        asked = self._asked if sample is None else self._asked_in.setdefault(sample, Counter())
-        asked[name] += 1
-        return int.from_bytes(hashlib.sha256(f"{name} {asked[name]}".encode()).digest()[:8], "big") >> 1
+        counts = self._counts if sample is None else self._counts_by_sample.setdefault(sample, Counter())
+        counts[name] += 1
+        return int.from_bytes(hashlib.sha256(f"{name} {counts[name]}".encode()).digest()[:8], "big") >> 1
 
     def _output(self, result: Result, number: int) -> ModelOutput:
         usage, texts = result.usage, result.texts()
         first = result.text if result.answer is None else texts.pop(result.answer)
-        told = {
+        metadata = {
             "method": self._settings.method,
             "budget": self._settings.budget,
             "seed": result.seed,
@@ -184,15 +185,15 @@ class Answerer:
                 output_tokens=usage.generated_tokens,
                 total_tokens=usage.prefill_tokens + usage.prefill_tokens_cached + usage.generated_tokens,
             ),
-            metadata={"motes": told},
+            metadata={"motes": metadata},
         )
 
 
 def turn(message: ChatMessage) -> dict[str, str]:
-    """A message as motes has it.
+    """A message in the form that `motes.Problem` takes.
 
     Raises:
-        ConfigurationError: it is not text, or of a tool.
+        ConfigurationError: it is not text, or concerns a tool.
     """
     if message.role == "tool" or getattr(message, "tool_calls", None):
         raise ConfigurationError("motes calls no tools: leave them out of the conversation")
@@ -200,25 +201,25 @@ def turn(message: ChatMessage) -> dict[str, str]:
     texts = [part.text for part in parts if isinstance(part, ContentText)]
     if len(texts) < len(parts):
         kinds = {part.type for part in parts} - {"text"}
-        raise ConfigurationError(f"motes reads text only: leave out what is {', '.join(sorted(kinds))}")
+        raise ConfigurationError(f"motes reads text only: leave out parts of type {', '.join(sorted(kinds))}")
     return {"role": message.role, "content": "".join(texts)}
 
 
 class MotesAPI(ModelAPI):
-    """`motes/MODEL`: MODEL is what `motes.language_model` opens, `-M` gives the `Settings`."""
+    """The provider of `motes/MODEL`: `motes.language_model` opens MODEL, `-M` gives the `Settings`."""
 
     def __init__(
         self,
         model_name: str,
         base_url: str | None = None,
         api_key: str | None = None,
-        config: GenerateConfig = GenerateConfig(),  # noqa: B008  # as Inspect has it
-        **given: Any,
+        config: GenerateConfig = GenerateConfig(),  # noqa: B008  # as in Inspect's base class
+        **values: Any,
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
         if base_url is not None:
             raise ConfigurationError("name the server in the model: motes/http://HOST:PORT/v1#MODEL")
-        settings = Settings.of({"reward": "tiny" if model_name == "tiny" else None, **given})
+        settings = Settings.of({"reward": "tiny" if model_name == "tiny" else None, **values})
         self._answerer = Answerer(api.language_model(model_name), f"motes/{model_name}", settings)
 
     async def generate(
@@ -236,7 +237,7 @@ class MotesAPI(ModelAPI):
 
 
 class WholeAnswers:
-    """Any model of Inspect's as a language model that writes whole answers."""
+    """Makes any model of Inspect a language model that writes whole answers."""
 
     continues_prefixes = False
 
@@ -269,29 +270,29 @@ class WholeAnswers:
         )
         messages = [MESSAGES[turn["role"]](content=turn["content"]) for turn in trajectory.problem.messages]
         output = await self._model.generate(messages, config=config)
-        spent = output.usage or ModelUsage()
+        tokens = output.usage or ModelUsage()
         usage = Usage(
-            generated_tokens=spent.output_tokens,
-            prefill_tokens=spent.input_tokens + (spent.input_tokens_cache_write or 0),
-            prefill_tokens_cached=spent.input_tokens_cache_read or 0,
+            generated_tokens=tokens.output_tokens,
+            prefill_tokens=tokens.input_tokens + (tokens.input_tokens_cache_write or 0),
+            prefill_tokens_cached=tokens.input_tokens_cache_read or 0,
         )
-        cut = output.stop_reason in ("max_tokens", "model_length")
-        return Step(output.completion, "length" if cut else "eos", usage=usage)
+        was_cut = output.stop_reason in ("max_tokens", "model_length")
+        return Step(output.completion, "length" if was_cut else "eos", usage=usage)
 
 
 @modelapi(name="motes")
 def provider() -> type[ModelAPI]:
-    """The provider, as Inspect looks for it."""
+    """The function that Inspect calls to get the provider."""
     return MotesAPI
 
 
 @solver
 def particles(lm: str | None = None, **settings: Any) -> Solver:
-    """Answer the task's conversation by a method of motes, and keep what it found in the sample's metadata.
+    """Answer the task's conversation with a method of motes, and add its result to the sample's metadata.
 
     Args:
-        lm: what the language model is called, see `motes.language_model`; by default the model under evaluation, which
-            then writes whole answers: method=majority, bon or wbon.
+        lm: the language model's name, see `motes.language_model`; by default the model under evaluation, which then
+            writes whole answers: method=majority, bon or wbon.
         settings: see `Settings`.
     """
     answerer: Answerer | None = None

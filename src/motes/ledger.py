@@ -1,4 +1,4 @@
-"""What a run needs by itself, whatever else its models do at the same time and have done before."""
+"""The cost of a run by itself, whatever else its models do at the same time and did before."""
 
 from __future__ import annotations
 
@@ -10,83 +10,82 @@ from motes.protocols import LanguageModel, LanguageModelTraits, RewardModel
 
 @dataclass(eq=False)
 class Ledger:
-    """Tells what each step and each score of a run costs, made of what the models say of it.
+    """Computes the cost of each step and each score of a run from the models' own counts.
 
-    A model has computed what a run of its own has asked of it, so a prompt, a prefix or a text of the same steps counts
-    once in a run: it is needed where it is met first, and spared wherever it is met again. What this comes to does not
-    depend on the order in which steps and scores arrive. Where a model does not share what is alike
-    (`shares_prefixes` of a language model, `Scores.reads`), everything counts as often as it is asked for.
+    A prompt, a prefix or a text of the same steps counts once in a run: where it occurs first it is needed, and where
+    it occurs again it is cached. The sum does not depend on the order in which steps and scores arrive. If a model
+    does not share prefixes (`shares_prefixes` of a language model, `Scores.reads`), every occurrence counts as needed.
     """
 
-    _prefixes: dict[Trajectory | Problem, int] = field(
-        default_factory=dict
-    )  # tokens known of what a step stands behind
-    _texts: dict[tuple[int, str] | Problem, int] = field(default_factory=dict)  # a number for each text, by its steps
-    _read: set[tuple[int, int]] = field(default_factory=set)  # by which reward model, and which text
+    _prefix_lengths: dict[Trajectory | Problem, int] = field(default_factory=dict)  # in tokens, of the steps' parents
+    _text_numbers: dict[tuple[int, str] | Problem, int] = field(default_factory=dict)  # see `_numbers_of`
+    _scored: set[tuple[int, int]] = field(default_factory=set)  # (id of the reward model, number of the text)
 
     def step(self, parent: Trajectory, step: Step | Failure, lm: LanguageModel) -> Usage:
-        """What a step behind `parent` costs."""
+        """The cost of a step that extends `parent`."""
         if isinstance(step, Failure):
-            return _failed(step.usage, Usage(lm_calls=1))
-        told = step.usage or Usage(generated_tokens=len(step.token_ids))
-        prefix = told.prefill_tokens + told.prefill_tokens_cached if step.prefix_tokens is None else step.prefix_tokens
-        known = 0
+            return _cost_of_failure(step.usage, Usage(lm_calls=1))
+        usage = step.usage or Usage(generated_tokens=len(step.token_ids))
+        prefix = step.prefix_tokens
+        if prefix is None:
+            prefix = usage.prefill_tokens + usage.prefill_tokens_cached
+        cached = 0
         if LanguageModelTraits.of(lm).shares_prefixes:
-            place = parent.problem if parent.step is None else parent
-            known = min(prefix, max(self._prefixes.get(place, 0), self._drawn(parent)))
-            self._prefixes[place] = max(prefix, known)
+            key = parent.problem if parent.step is None else parent
+            cached = min(prefix, max(self._prefix_lengths.get(key, 0), self._length_with_step(parent)))
+            self._prefix_lengths[key] = max(prefix, cached)
         return Usage(
-            generated_tokens=told.generated_tokens,
-            prefill_tokens=prefix - known,
-            prefill_tokens_cached=known,
+            generated_tokens=usage.generated_tokens,
+            prefill_tokens=prefix - cached,
+            prefill_tokens_cached=cached,
             lm_calls=1,
-            computed_prefill_tokens=told.prefill_tokens,
-            failed_generated_tokens=told.failed_generated_tokens,
-            failed_prefill_tokens=told.failed_prefill_tokens,
+            computed_prefill_tokens=usage.prefill_tokens,
+            failed_generated_tokens=usage.failed_generated_tokens,
+            failed_prefill_tokens=usage.failed_prefill_tokens,
         )
 
     def scores(self, trajectory: Trajectory, scores: object, reward: RewardModel) -> Usage:
-        """What the scores of a trajectory cost, or the attempt to have some."""
+        """The cost of a trajectory's scores, or of the failed attempt to score it."""
         if isinstance(scores, Failure):
-            return _failed(scores.usage, Usage(reward_calls=1))
+            return _cost_of_failure(scores.usage, Usage(reward_calls=1))
         if not isinstance(scores, Scores):
             return Usage(reward_calls=1)
-        told, reads = scores.usage, scores.reads
+        usage, reads = scores.usage, scores.reads
         if reads is None:
-            needed, spared = told.reward_tokens + told.reward_tokens_cached, 0
+            needed, cached = usage.reward_tokens + usage.reward_tokens_cached, 0
         else:
             texts = [(id(reward), number) for number in self._numbers_of(trajectory)]
-            known = next((t for t in range(len(texts) - 1, 0, -1) if texts[t] in self._read), 0)
-            needed = reads.after[known] - (reads.prompt if known == 0 and texts[0] in self._read else 0)
-            spared = reads.after[0] - needed
-            self._read.update(texts)
+            num_scored = next((t for t in range(len(texts) - 1, 0, -1) if texts[t] in self._scored), 0)
+            needed = reads.after[num_scored] - (reads.prompt if num_scored == 0 and texts[0] in self._scored else 0)
+            cached = reads.after[0] - needed
+            self._scored.update(texts)
         return Usage(
             reward_tokens=needed,
-            reward_tokens_cached=spared,
+            reward_tokens_cached=cached,
             reward_calls=1,
-            computed_reward_tokens=told.reward_tokens,
-            failed_reward_tokens=told.failed_reward_tokens,
+            computed_reward_tokens=usage.reward_tokens,
+            failed_reward_tokens=usage.failed_reward_tokens,
         )
 
-    def _drawn(self, trajectory: Trajectory) -> int:
-        """Tokens known of what stands behind a step that the language model has drawn: those before it, and its own."""
-        before = trajectory.parent
-        if before is None or trajectory.step is None:
+    def _length_with_step(self, trajectory: Trajectory) -> int:
+        """The tokens before a trajectory's last step plus the tokens of this step; 0 if the former are not recorded."""
+        parent = trajectory.parent
+        if parent is None or trajectory.step is None:
             return 0
-        known = self._prefixes.get(before.problem if before.step is None else before)
-        return 0 if known is None else known + trajectory.step.num_tokens
+        length = self._prefix_lengths.get(parent.problem if parent.step is None else parent)
+        return 0 if length is None else length + trajectory.step.num_tokens
 
     def _numbers_of(self, trajectory: Trajectory) -> list[int]:
-        """(T + 1,) a number for the problem, and one for each partial answer on the path: the same for the same steps
-        about the same problem."""
-        numbers = [self._texts.setdefault(trajectory.problem, len(self._texts))]
+        """(T + 1,) numbers that identify the problem and each partial answer on the path. The same steps of the same
+        problem have the same number."""
+        numbers = [self._text_numbers.setdefault(trajectory.problem, len(self._text_numbers))]
         for node in trajectory.path:
             assert node.step is not None
-            numbers.append(self._texts.setdefault((numbers[-1], node.step.text), len(self._texts)))
+            numbers.append(self._text_numbers.setdefault((numbers[-1], node.step.text), len(self._text_numbers)))
         return numbers
 
 
-def _failed(usage: Usage, call: Usage) -> Usage:
+def _cost_of_failure(usage: Usage, call: Usage) -> Usage:
     return call + Usage(
         failed_generated_tokens=usage.generated_tokens + usage.failed_generated_tokens,
         failed_prefill_tokens=usage.prefill_tokens + usage.failed_prefill_tokens,

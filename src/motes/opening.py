@@ -1,4 +1,4 @@
-"""Open models, reward models and tasks by their names."""
+"""Open language models, reward models and tasks by name."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 from motes.arguments import instance_of
 from motes.errors import ConfigurationError, MissingExtraError, UnknownNameError, closest
-from motes.opened import Opened
 from motes.protocols import AnswerRule, LanguageModel, RewardModel, Task
 from motes.rewards.calibration import CalibratedReward, Calibration
 from motes.rewards.judge import Judge
@@ -31,37 +32,36 @@ def language_model(spec: str | LanguageModel, **options: Any) -> LanguageModel:
 
     Args:
         spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "http://HOST:PORT/v1#MODEL" (served, extra
-            `http`; https, too), "MODULE:ATTRIBUTE" (a model of your own, or what makes one of `options`), or a model
-            already, which is returned as is. Options may follow, as in "hf:PATH?device=cuda&max_batch_size=64".
-        options: of the engine, see `motes.models.local.LocalLanguageModel` and
+            `http`; https, too), "MODULE:ATTRIBUTE" (your own model, or a function that makes one from `options`), or a
+            model, which is returned as is. Options may follow, as in "hf:PATH?device=cuda&max_batch_size=64".
+        options: the engine's options, see `motes.models.local.LocalLanguageModel` and
             `motes.models.served.HTTPLanguageModel.open`.
 
     Raises:
         ConfigurationError: the spec is not understood, or there is no such model.
-        ServerError: the server cannot be asked what it can do.
+        ServerError: the server does not answer requests about its capabilities.
         MissingExtraError: the engine's packages are not installed.
     """
     if not isinstance(spec, str):
-        given: LanguageModel = instance_of("lm", spec, LanguageModel, "'tiny'")
-        return given
-    spec, options = _parsed(spec, options)
-    if _names_own(spec):
-        own: LanguageModel = _own(spec, LanguageModel, options)
-        return own
-    if _is_address(spec):
+        model: LanguageModel = instance_of("lm", spec, LanguageModel, "'tiny'")
+        return model
+    spec, options = _parse_spec(spec, options)
+    if _names_attribute(spec):
+        model = _make_own(spec, LanguageModel, options)
+    elif _is_address(spec):
         try:
             from motes.models.served import HTTPLanguageModel
         except ImportError as error:
             raise MissingExtraError(f"the language model {spec!r}", "http") from error
-        served: LanguageModel = _opened(HTTPLanguageModel, spec, options)
-        return served
-    path = _local_path(spec, "lm")
-    try:
-        from motes.models.local import LocalLanguageModel
-    except ImportError as error:
-        raise MissingExtraError(f"the language model {spec!r}", "local") from error
-    lm: LanguageModel = _opened(LocalLanguageModel, path, options)
-    return lm
+        model = _open_engine(HTTPLanguageModel, spec, options)
+    else:
+        path = _local_path(spec, "lm")
+        try:
+            from motes.models.local import LocalLanguageModel
+        except ImportError as error:
+            raise MissingExtraError(f"the language model {spec!r}", "local") from error
+        model = _open_engine(LocalLanguageModel, path, options)
+    return model
 
 
 def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
@@ -69,56 +69,55 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
 
     Args:
         spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "http://HOST:PORT#MODEL" (served, extras
-            `http` and `tokenizer`; https, too), "judge:LM", LM being any language model's spec, "MODULE:ATTRIBUTE" (a
-            model of your own, or what makes one of `options`), or a model already, which is returned as is. Options
-            may follow, as in "tiny?prefix=whole".
-        options: of the engine, see `motes.rewards.prm.LocalPRM.open` and
-            `motes.rewards.served.model.ServedPRM.open`; of a judge, see `motes.Judge`, whose `rubric` may
-            be "MODULE:ATTRIBUTE", too: the others are the language model's. `calibration`, of any reward model: the
-            name or file of what `motes calibrate` made, see `motes.Calibration`.
+            `http` and `tokenizer`; https, too), "judge:LM" (LM is any language model's spec), "MODULE:ATTRIBUTE" (your
+            own model, or a function that makes one from `options`), or a model, which is returned as is. Options may
+            follow, as in "tiny?prefix=whole".
+        options: the engine's options, see `motes.rewards.prm.LocalPRM.open` and
+            `motes.rewards.served.model.ServedPRM.open`. For a judge: those of `motes.Judge`, whose `rubric` may be
+            "MODULE:ATTRIBUTE", too, and those of its language model. For any reward model: `calibration`, the name or
+            file of a calibration from `motes calibrate`, see `motes.Calibration`.
 
     Raises:
         ConfigurationError: the spec is not understood, there is no such model, or its scores do not vary.
-        ServerError: the server cannot be asked for scores.
+        ServerError: the server does not answer requests for scores.
         MissingExtraError: the engine's packages are not installed.
     """
     if not isinstance(spec, str):
-        given: RewardModel = instance_of("reward", spec, RewardModel, "'tiny'")
-        return given
-    spec, options = _parsed(spec, options)
+        model: RewardModel = instance_of("reward", spec, RewardModel, "'tiny'")
+        return model
+    spec, options = _parse_spec(spec, options)
     if (calibration := options.pop("calibration", None)) is not None:
-        calibrated = Calibration.load(str(calibration))  # before anything large is opened
-        return CalibratedReward(reward_model(spec, **options), calibrated)
+        loaded = Calibration.load(str(calibration))  # before anything large is opened
+        return CalibratedReward(reward_model(spec, **options), loaded)
     if spec.startswith("judge:"):
-        return _judge(spec.removeprefix("judge:"), options)
-    if _names_own(spec):
-        own: RewardModel = _own(spec, RewardModel, options)
-        return own
-    if _is_address(spec):
+        return _open_judge(spec.removeprefix("judge:"), options)
+    if _names_attribute(spec):
+        model = _make_own(spec, RewardModel, options)
+    elif _is_address(spec):
         try:
             from motes.rewards.served.model import ServedPRM
         except ImportError as error:
             raise MissingExtraError(f"the reward model {spec!r}", "http,tokenizer") from error
-        served: RewardModel = _opened(ServedPRM, spec, options)
-        return served
-    path = _local_path(spec, "prm")
-    try:
-        from motes.rewards.prm import LocalPRM
-    except ImportError as error:
-        raise MissingExtraError(f"the reward model {spec!r}", "local") from error
-    reward: RewardModel = _opened(LocalPRM, path, options)
-    return reward
+        model = _open_engine(ServedPRM, spec, options)
+    else:
+        path = _local_path(spec, "prm")
+        try:
+            from motes.rewards.prm import LocalPRM
+        except ImportError as error:
+            raise MissingExtraError(f"the reward model {spec!r}", "local") from error
+        model = _open_engine(LocalPRM, path, options)
+    return model
 
 
 def serves_rewards(spec: str, **options: Any) -> bool:
-    """Whether the server at an address has a reward model: one that it is started for, or a language model by the name
-    of one; or `spec` names its `format`.
+    """Whether the server at an address has a reward model: it was started for one, its model has the name of one, or
+    `spec` names its `format`.
 
     Raises:
         ServerError, ConfigurationError: see `motes.transport.identify`.
         MissingExtraError: the packages for servers are not installed.
     """
-    spec, options = _parsed(spec, options)
+    spec, options = _parse_spec(spec, options)
     if "format" in options:
         return True
     try:
@@ -127,98 +126,102 @@ def serves_rewards(spec: str, **options: Any) -> bool:
     except ImportError as error:
         raise MissingExtraError(f"the server {spec!r}", "http") from error
     address = Address.parse(spec)
-    return now(is_reward_server(Client.open(address, **_taken(Client.open, options)), address, options.get("engine")))
+    return now(
+        is_reward_server(
+            Client.open(address, **_select_parameters(Client.open, options)), address, options.get("engine")
+        )
+    )
 
 
 def task(spec: str | Task, *, run_code: bool = True) -> Task:
     """Open a task.
 
     Args:
-        spec: NAME, FILE.jsonl or NAME:FILE.jsonl with options, see `motes.tasks.task`; "MODULE:ATTRIBUTE" (a task of
-            your own, or what makes one of the options), or a task already, which is returned as is.
-        run_code: False for a spec that comes from somebody else: only motes's own tasks and files of problems are
-            opened then, no code, and of the hub's data sets only what their authors published.
+        spec: NAME, FILE.jsonl or NAME:FILE.jsonl with options, see `motes.tasks.task`; "MODULE:ATTRIBUTE" (your own
+            task, or a function that makes one from the options), or a task, which is returned as is.
+        run_code: False for a spec from somebody else: then only motes's own tasks and files of problems are opened, no
+            code, and of the hub's data sets only what their authors published.
 
     Raises:
-        ConfigurationError: the spec is not understood, or there is no such task, or it may not be opened.
+        ConfigurationError: the spec is not understood, there is no such task, or it may not be opened.
         MissingExtraError: grading needs a package that is not installed.
     """
     if not isinstance(spec, str):
         return spec
-    name, options = _parsed(spec, {})
-    own = _names_own(name) and name.partition(":")[0] not in DECLARED
-    if not run_code and (own or "revision" in options or "sandbox" in options):
-        what = "is code" if own else "is a revision that anybody may have written"
+    name, options = _parse_spec(spec, {})
+    is_code = _names_attribute(name) and name.partition(":")[0] not in DECLARED
+    if not run_code and (is_code or "revision" in options or "sandbox" in options):
+        risk = "is code" if is_code else "is a revision that anybody may have written"
         if "sandbox" in options:
-            what = "says how programs are confined"
+            risk = "says how programs are confined"
         raise ConfigurationError(
-            f"the task {spec!r} {what}, and only the directory names it: if you know what it does, name it yourself, "
+            f"the task {spec!r} {risk}, and only the directory names it: if you know what it does, name it yourself, "
             f"`--task {shlex.quote(spec)}`, or allow it by `--run-code`"
         )
-    if own:
-        made: Task = _own(name, Task, options)
-        return made
-    opened = task_named(spec)
-    if not run_code and isinstance(opened, Benchmark) and opened.path is not None and not opened.path.is_file():
-        raise ConfigurationError(f"the task {spec!r}: {opened.path} is no file: name the task yourself, `--task …`")
-    return opened
+    if is_code:
+        own: Task = _make_own(name, Task, options)
+        return own
+    named = task_named(spec)
+    if not run_code and isinstance(named, Benchmark) and named.path is not None and not named.path.is_file():
+        raise ConfigurationError(f"the task {spec!r}: {named.path} is no file: name the task yourself, `--task …`")
+    return named
 
 
 def answer_rule(spec: str | AnswerRule) -> AnswerRule:
     """Open the rule by which a task reads and compares answers.
 
     Args:
-        spec: what `task` takes; the name of a task from files needs none here ("math", "exact-match",
-            "multiple-choice"); "MODULE:ATTRIBUTE" may be a rule alone. Or a rule already, which is returned as is.
+        spec: as for `task`, but tasks from files ("math", "exact-match", "multiple-choice") need no file, and
+            "MODULE:ATTRIBUTE" may be a mere rule; or a rule, which is returned as is.
 
     Raises:
         ConfigurationError, MissingExtraError: as for `task`.
     """
     if not isinstance(spec, str):
         return spec
-    name, options = _parsed(spec, {})
-    if _names_own(name) and name.partition(":")[0] not in DECLARED:
-        own: AnswerRule = _own(name, AnswerRule, options)
+    name, options = _parse_spec(spec, {})
+    if _names_attribute(name) and name.partition(":")[0] not in DECLARED:
+        own: AnswerRule = _make_own(name, AnswerRule, options)
         return own
     return answer_rule_named(spec)
 
 
-def _judge(lm: str, options: Mapping[str, Any]) -> Judge:
-    mine = _taken(Judge, options)
-    rubric = mine.get("rubric", "step")
+def _open_judge(lm: str, options: Mapping[str, Any]) -> Judge:
+    own = _select_parameters(Judge, options)
+    rubric = own.get("rubric", "step")
     if isinstance(rubric, str) and ":" in rubric:
-        mine["rubric"] = attribute(rubric)
-        if not isinstance(mine["rubric"], Rubric):
+        own["rubric"] = attribute(rubric)
+        if not isinstance(own["rubric"], Rubric):
             raise ConfigurationError(f"{rubric!r} is no Rubric")
-    rest = {name: value for name, value in options.items() if name not in mine}
-    return Judge(language_model(lm, **rest), **mine)
+    rest = {name: value for name, value in options.items() if name not in own}
+    return Judge(language_model(lm, **rest), **own)
 
 
-def _parsed(spec: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The name and all options of a model: those that follow the name, and those given beside it, which win."""
+def _parse_spec(spec: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name in a spec and all options; those in `options` override those in the spec."""
     name, _, query = spec.strip().partition("?")
-    return name, {**{key: _value(text) for key, text in parse_qsl(query)}, **options}
+    return name, {**{key: _parse_value(text) for key, text in parse_qsl(query)}, **options}
 
 
-def _value(text: str) -> int | float | str:
-    """An option as it is written: a number, where it is nothing but one."""
+def _parse_value(text: str) -> int | float | str:
+    """The value of an option: a number if the text is one."""
     if text.isascii() and text.isdigit():
         return int(text)
     return float(text) if re.fullmatch(r"[0-9]*\.[0-9]+|[0-9]+\.", text) else text
 
 
-def _taken(by: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+def _select_parameters(function: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that are parameters of a function or a class."""
-    return {name: options[name] for name in inspect.signature(by).parameters if name in options}
+    return {name: options[name] for name in inspect.signature(function).parameters if name in options}
 
 
-def _opened(engine: Any, path: str, options: Mapping[str, Any]) -> Any:
-    """An engine over a checkpoint, its options checked by name."""
+def _open_engine(engine: Any, path: str, options: Mapping[str, Any]) -> Any:
+    """Open an engine, after checking the names of its options."""
     parameters = inspect.signature(engine.open).parameters
     known = set(parameters)
-    if "options" in parameters:  # which go to the engine itself
+    if "options" in parameters:  # `open` passes them to the constructor
         known |= set(inspect.signature(engine).parameters)
-    if "connection" in parameters:  # which goes to the client
+    if "connection" in parameters:  # `open` passes it to the client
         from motes.transport import Client
 
         known |= set(inspect.signature(Client.open).parameters)
@@ -238,8 +241,8 @@ def _local_path(spec: str, role: str) -> str:
     if scheme == "hf" and rest:
         return rest
     is_path = spec != "" and (Path(spec).exists() or re.fullmatch(r"[\w.-]+/[\w.-]+", spec) is not None)
-    meant = f"hf:{spec}" if is_path else closest(spec, ("tiny",))
-    hint = f"did you mean {meant!r}? " if meant else ""
+    suggestion = f"hf:{spec}" if is_path else closest(spec, ("tiny",))
+    hint = f"did you mean {suggestion!r}? " if suggestion else ""
     raise ConfigurationError(
         f"{spec!r} names no model: {hint}"
         "use 'tiny', 'hf:PATH_OR_NAME', 'http://HOST:PORT/v1#MODEL' or 'MODULE:ATTRIBUTE'"
@@ -251,12 +254,12 @@ def _is_address(spec: str) -> bool:
     return spec.lower().startswith(("http://", "https://"))
 
 
-def _names_own(spec: str) -> bool:
+def _names_attribute(spec: str) -> bool:
     return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", spec) is not None and not spec.startswith(("hf:", "judge:"))
 
 
 def attribute(spec: str) -> Any:
-    """What "MODULE:ATTRIBUTE" names. The module may lie in the working directory as well.
+    """The object that "MODULE:ATTRIBUTE" names. The module may also be in the working directory.
 
     This runs the module's code: `spec` must come from the person who runs this program, never from a file.
 
@@ -274,14 +277,14 @@ def attribute(spec: str) -> Any:
             raise
         raise ConfigurationError(f"{spec!r}: there is no module {error.name!r} on the Python path") from error
     if (value := getattr(module, name, None)) is None:
-        close = closest(name, (one for one in dir(module) if not one.startswith("_")))
+        close = closest(name, (public for public in dir(module) if not public.startswith("_")))
         hint = f": did you mean {close!r}?" if close else ""
         raise ConfigurationError(f"{spec!r}: the module {module_name!r} has no {name!r}{hint}")
     return value
 
 
-def _own(spec: str, protocol: Any, options: Mapping[str, Any]) -> Any:
-    """The model that a module holds or makes."""
+def _make_own(spec: str, protocol: Any, options: Mapping[str, Any]) -> Any:
+    """The object that a module has or makes, which must implement `protocol`."""
     model = attribute(spec)
     if callable(model) and (isinstance(model, type) or not isinstance(model, protocol)):
         try:
@@ -293,35 +296,77 @@ def _own(spec: str, protocol: Any, options: Mapping[str, Any]) -> Any:
     return model
 
 
+class Opened:
+    """Objects that take long to open, by name: each is opened once per process. If several threads request a name at
+    the same time, the first one opens it.
+
+    A forked process starts with an empty cache, because it lacks the threads that work for the opened objects.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.forget)
+
+    def forget(self) -> None:
+        """Release all objects. The next request for a name opens it again."""
+        self._lock = threading.Lock()
+        self._futures: dict[Hashable, tuple[Any, Future[Any]]] = {}
+
+    def get(self, name: Hashable, state: Any, open_it: Callable[[], Any]) -> Any:
+        """The object with that name, opened by `open_it` if necessary. A failure is not cached.
+
+        Args:
+            state: everything but the name that the opened object depends on. If it has changed, the object is opened
+                again.
+        """
+        with self._lock:
+            previous_state, future = self._futures.get(name, (state, None))
+            is_mine = future is None or previous_state != state
+            if is_mine:
+                future = Future()
+                self._futures[name] = state, future
+        assert future is not None
+        if is_mine:
+            try:
+                future.set_result(open_it())
+            except BaseException as error:
+                with self._lock:
+                    if self._futures.get(name, (None, None))[1] is future:
+                        del self._futures[name]
+                future.set_exception(error)
+        return future.result()
+
+
 _MODELS = Opened()
 
 
 def close_models() -> None:
-    """Let go of the models that `solve` has opened by their names and keeps for its next calls.
+    """Release the models that `solve` opened by name and keeps for later calls.
 
-    A run that works with one keeps it until it has ended.
+    A run in progress keeps its models until it ends.
     """
     _MODELS.forget()
 
 
 def open_once(open_model: Callable[..., Any], spec: str) -> Any:
-    """The model of that name, opened by the first call that asks for it. A calibration is read each time: it is small,
-    and `motes calibrate` may have changed it."""
-    name, options = _parsed(spec, {})
+    """The model of a name, opened by the first call. A calibration is read each time, because it is small and
+    `motes calibrate` may have changed it."""
+    name, options = _parse_spec(spec, {})
     calibration = options.pop("calibration", None) if open_model is reward_model else None
-    calibrated = None if calibration is None else Calibration.load(str(calibration))
+    loaded = None if calibration is None else Calibration.load(str(calibration))
     key = open_model, name, tuple(sorted(options.items()))
-    model = _MODELS.get(key, _state(name, options), lambda: open_model(name, **options))
-    return model if calibrated is None else CalibratedReward(model, calibrated)
+    model = _MODELS.get(key, _opening_state(name, options), lambda: open_model(name, **options))
+    return model if loaded is None else CalibratedReward(model, loaded)
 
 
 SETTINGS = re.compile(r"(MOTES|OPENAI|HF|CUDA|SSL)_\w+|\w+_PROXY", re.IGNORECASE)
-"""Variables of the environment that say how models are opened: keys, proxies, folders, devices."""
+"""Environment variables that opening a model depends on: keys, proxies, folders, devices."""
 
 
-def _state(name: str, options: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What opening a model depends on besides its name: the environment, the files of a checkpoint, and what a module
-    holds by now, which may have been loaded anew."""
+def _opening_state(name: str, options: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Everything but its name that opening a model depends on: the environment, the files of a checkpoint, and a
+    module's attribute, because the module may have been reloaded."""
     variables = {key: value for key, value in os.environ.items() if SETTINGS.fullmatch(key)}
     if (variable := options.get("api_key_env")) is not None:
         variables[str(variable)] = os.environ.get(str(variable), "")
@@ -329,4 +374,4 @@ def _state(name: str, options: Mapping[str, Any]) -> tuple[Any, ...]:
     with contextlib.suppress(OSError):
         folder = os.path.abspath(name.removeprefix("hf:"))
         files = sorted((entry.path, entry.stat().st_mtime_ns) for entry in os.scandir(folder))
-    return variables, files, attribute(name) if _names_own(name) else None
+    return variables, files, attribute(name) if _names_attribute(name) else None

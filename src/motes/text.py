@@ -1,4 +1,4 @@
-"""Text as people, files and servers hand it in, made fit for everything it is written to."""
+"""Text from people, files and servers, made safe for files, terminals and pages."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def well_formed(text: str) -> str:
-    r"""`text` with halves of surrogate pairs joined where both are there, and replaced by U+FFFD where one is alone.
+    r"""`text` with both halves of a surrogate pair joined, and a half without the other replaced by U+FFFD.
 
-    JSON lets a half in (`"\ud83d"`: an emoji cut in two by a limit on tokens, or by a program that counts in UTF-16),
-    and Python stands one in for each byte of an argument that is no UTF-8; no file, socket or terminal lets it out
-    again. It is replaced where text enters, so that no writer has to think of it.
+    A half can come from JSON (`"\ud83d"`: an emoji cut in two by a limit on tokens, or by a program that counts in
+    UTF-16), and from Python, which makes one of each byte of an argument that is not UTF-8. Files, sockets and
+    terminals refuse it. It is replaced where text enters, so that writers need not handle it.
     """
     if text.isascii():
         return text
@@ -30,10 +30,10 @@ def well_formed(text: str) -> str:
 
 
 def well_formed_values(value: Any) -> Any:
-    """What JSON holds with every text in it, names included, made well-formed.
+    """A JSON value with all its texts, names included, made well-formed.
 
     Raises:
-        ValueError: it is nested too deeply to look into.
+        ValueError: the value is nested too deeply.
     """
     try:
         return _well_formed_values(value)
@@ -45,62 +45,62 @@ def _well_formed_values(value: Any) -> Any:
     if isinstance(value, str):
         return well_formed(value)
     if isinstance(value, dict):
-        return {well_formed(name): _well_formed_values(one) for name, one in value.items()}
-    return [_well_formed_values(one) for one in value] if isinstance(value, list) else value
+        return {well_formed(name): _well_formed_values(item) for name, item in value.items()}
+    return [_well_formed_values(item) for item in value] if isinstance(value, list) else value
 
 
-HALF_WRITTEN_OUT = re.compile(r"\\u[dD][89a-fA-F]")
-"""How JSON writes half of a surrogate pair."""
+ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""Half of a surrogate pair, as JSON escapes it."""
 
 
 def parse_json(text: str | bytes, **hooks: Any) -> Any:
-    """What JSON says, every text in it well-formed.
+    """The value of a JSON text, with all its texts made well-formed.
 
     Args:
         hooks: as for `json.loads`.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: the text is not JSON.
     """
     text = (text.decode() if isinstance(text, bytes) else text).removeprefix("\ufeff")
     try:
         value = json.loads(text, **hooks)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    return well_formed_values(value) if HALF_WRITTEN_OUT.search(text) else value
+    return well_formed_values(value) if ESCAPED_HALF.search(text) else value
 
 
 LINE_ENDS = re.compile("[\x85\u2028\u2029]")
-"""What some programs end a line at, where JSON Lines and server-sent events do not."""
+"""Characters that end a line for some programs, but not in JSON Lines and server-sent events."""
 
 
 def json_line(value: Any, *, compact: bool = False) -> str:
-    """One line of JSON that everything reads as one line, without its end.
+    """JSON that every program reads as one line, without a newline at the end.
 
     Raises:
-        ValueError: there is a number in it that is none, or an infinite one.
+        ValueError: a number is NaN or infinite.
     """
     separators = (",", ":") if compact else None
     line = well_formed(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=separators))
-    return LINE_ENDS.sub(lambda found: json.dumps(found[0])[1:-1], line)
+    return LINE_ENDS.sub(lambda match: json.dumps(match[0])[1:-1], line)
 
 
 def read_text(path: Path | Traversable) -> str:
-    """What a text file holds, see `decoded`.
+    """The text of a file, see `decoded`.
 
     Raises:
-        OSError: it cannot be read.
-        UnicodeDecodeError: it is no such text.
+        OSError: the file cannot be read.
+        UnicodeDecodeError: the content is not text.
     """
     return decoded(path.read_bytes())
 
 
 def decoded(content: bytes) -> str:
-    """The text of a file, in UTF-8; an editor's mark at its beginning is no part of it, and may say UTF-16. Lines end
-    at newlines, as Windows and old Macs write them, too.
+    """The text of a file's content: UTF-8, or UTF-16 if a byte order mark says so. The text does not include the mark.
+    Line ends of Windows and old Macs become newlines.
 
     Raises:
-        UnicodeDecodeError: it is no such text.
+        UnicodeDecodeError: the content is not text.
     """
     is_utf16 = len(content) > 2 and content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     encoding = "utf-16" if is_utf16 else "utf-8-sig"
@@ -108,16 +108,16 @@ def decoded(content: bytes) -> str:
 
 
 JOINING = "\u0590-\u1cff\u2190-\u2bff\ufb50-\ufe0f\ufe70-\ufefc\U00010000-\U000dffff"
-"""The letters, signs and emoji behind which a joiner has a meaning."""
+"""The letters, signs and emoji after which a joiner has a meaning."""
 
 UNSEEN = re.compile(
     "[\0-\x08\x0b-\x1f\x7f-\x9f\xad]"  # C0 but tab and newline, DEL, C1
-    "|[\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0]"  # letters and marks that have no picture
+    "|[\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0]"  # invisible letters and marks
     "|[\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\ufffb\ufffe\uffff]"  # no width; line ends; bidi
-    f"|(?<![{JOINING}])[\u200c\u200d]|(?<=[\ufe00-\ufe0f])[\ufe00-\ufe0f]"  # joiners of nothing, selectors of nothing
+    f"|(?<![{JOINING}])[\u200c\u200d]|(?<=[\ufe00-\ufe0f])[\ufe00-\ufe0f]"  # joiners and selectors without effect
     "|[\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"  # halves of pairs; tags
 )
-"""What a terminal or a page obeys, or shows as nothing at all, where text should be seen."""
+"""Characters that control a terminal or a page, or are invisible there."""
 
 
 def escaped(character: str) -> str:
@@ -126,17 +126,17 @@ def escaped(character: str) -> str:
 
 
 def visible(text: str, *, newlines: bool = False) -> str:
-    r"""`text` with what would act on a terminal instead of being seen in Python's notation: `\x1b`, `\u202e`.
+    r"""`text` with characters that would control a terminal, or be invisible, in Python's notation: `\x1b`, `\u202e`.
 
-    That is Escape and the other control characters, those that turn the direction of writing, and those without width,
-    tags among them. Ordinary text stays as it is in every script: letters written from right to left, combining marks,
-    the joiners of Persian, of Indic scripts and within emoji.
+    They are Escape and the other control characters, characters that change the direction of writing, and characters
+    without width, such as tags. Ordinary text of every script stays as it is: letters written from right to left,
+    combining marks, the joiners of Persian, of Indic scripts and within emoji.
 
     Args:
-        newlines: the text may have several lines: newlines and tabs are kept, and a Windows line end is one.
+        newlines: keep newlines and tabs, because the text may have several lines. Line ends of Windows become newlines.
     """
     text = text.replace("\r\n", "\n") if newlines else text.replace("\n", r"\n").replace("\t", r"\t")
-    return UNSEEN.sub(lambda found: escaped(found[0]), text)
+    return UNSEEN.sub(lambda match: escaped(match[0]), text)
 
 
 def counted(number: int, noun: str) -> str:

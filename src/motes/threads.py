@@ -1,4 +1,4 @@
-"""Slow work beside the event loop: what waits for others, or computes for long, runs in a thread."""
+"""Slow work runs in threads beside the event loop: work that waits for others or computes for long."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _current = threading.local()
 
 
 async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function in a thread of its own, while the event loop goes on; return what it returns, or raise what it
-    raises. What would end the event loop, `SystemExit`, or pass for the caller's cancellation is a RuntimeError.
+    """Call a function in a thread of its own while the event loop goes on, and return or raise its outcome. Exceptions
+    that would end the event loop, such as `SystemExit`, or look like the caller's cancellation become a RuntimeError.
 
-    The thread is a daemon: neither a cancelled caller nor the end of the process waits for it, as both would with
-    `asyncio.to_thread`. Nobody can stop it, but it can ask `abandoned()` and stop by itself.
+    The thread is a daemon: unlike with `asyncio.to_thread`, neither a cancelled caller nor the end of the process waits
+    for it. Nobody can stop the thread, but it can call `abandoned()` and stop by itself.
     """
     outcome: Future[tuple[T | None, BaseException | None]] = Future()
     outcome.set_running_or_notify_cancel()
-    left = threading.Event()
+    caller_gone = threading.Event()
     context = contextvars.copy_context()
 
     def work() -> None:
-        _current.left = left
+        _current.caller_gone = caller_gone
         try:
             outcome.set_result((context.run(function, *arguments), None))
         except BaseException as error:  # as a value: a future refuses some exceptions, StopIteration for one
@@ -38,7 +38,7 @@ async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
     try:
         value, error = await asyncio.wrap_future(outcome)
     finally:
-        left.set()
+        caller_gone.set()
     if isinstance(error, Exception):
         raise error
     if error is not None:
@@ -56,31 +56,31 @@ async def in_thread_if_long(length: int, function: Callable[..., T], *arguments:
 
 
 class OneAtATime:
-    """Lets threads of `in_thread` work one after the other. It does not wait for one whose caller has gone, since that
-    one may never end."""
+    """Lets threads of `in_thread` work one after the other. They do not wait for an abandoned thread, which may never
+    end."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._working: threading.Event | None = None  # of the thread at work: whether its caller has gone
+        self._working: threading.Event | None = None  # set when the caller of the working thread is gone
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait until no other thread is at work; or no longer than one's own caller does."""
-        mine: threading.Event = _current.left
+        """Wait until no other thread works, or until this thread is abandoned."""
+        own_caller_gone: threading.Event = _current.caller_gone
         with self._condition:
-            while not (self._working is None or self._working.is_set() or mine.is_set()):
-                self._condition.wait(0.1)  # nobody notifies when a caller goes
-            self._working = mine
+            while not (self._working is None or self._working.is_set() or own_caller_gone.is_set()):
+                self._condition.wait(0.1)  # there is no notification when a caller is cancelled
+            self._working = own_caller_gone
         try:
             yield
         finally:
             with self._condition:
-                if self._working is mine:
+                if self._working is own_caller_gone:
                     self._working = None
                 self._condition.notify_all()
 
 
 def abandoned() -> bool:
-    """Whether this thread works for a caller of `in_thread` that was cancelled: nobody will read the result."""
-    left: threading.Event | None = getattr(_current, "left", None)
-    return left is not None and left.is_set()
+    """Whether the caller of `in_thread` that this thread works for was cancelled: nobody will read the result."""
+    caller_gone: threading.Event | None = getattr(_current, "caller_gone", None)
+    return caller_gone is not None and caller_gone.is_set()

@@ -1,4 +1,4 @@
-"""What tokens mean as bytes: chat prompts, text, and where a delimiter ends, in whatever way tokens cut it."""
+"""Tokens and their bytes: chat prompts, text, and the ends of delimiters, however tokens split them."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ from motes.errors import ConfigurationError
 from motes.steps import THINKING, opening
 from motes.threads import in_thread_if_long
 
-SHORT, REMEMBERED = 256, 1 << 14
-"""Characters of a text whose tokens are remembered, at most, and how many such texts are: particles that are alike take
-the same steps."""
+MAX_CACHED_LENGTH, CACHE_SIZE = 256, 1 << 14
+"""The longest text whose tokens are cached, in characters, and the number of such texts: similar particles take the
+same steps."""
 
 
 class Vocabulary:
-    """A checkpoint's tokenizer, with what the engines ask of it."""
+    """A checkpoint's tokenizer, with the operations that engines need."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         spec: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
         self.pieces = _pieces(tokenizer.get_vocab(), spec)
         self._inner = tokenizer
-        if _forget_edges(spec):
+        if _remove_edge_rules(spec):
             self._inner = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)))
-        _ = self._spelled  # now, not with the first request
+        _ = self._sorted_pieces  # compute it now, not with the first request
         special = sorted((t["content"] for t in spec["added_tokens"] if t["special"]), key=len, reverse=True)
-        spoken = "|".join(re.escape(token) for token in special if token and token not in THINKING)
-        self._special = re.compile(spoken) if spoken else None
+        pattern = "|".join(re.escape(token) for token in special if token and token not in THINKING)
+        self._special = re.compile(pattern) if pattern else None
         self._prompts: WeakKeyDictionary[Problem, list[int]] = WeakKeyDictionary()
-        self._remembered = lru_cache(maxsize=REMEMBERED)(self._locked)
-        self._lock = threading.Lock()  # a tokenizer that is set up for one call must not serve another one
+        self._encode_cached = lru_cache(maxsize=CACHE_SIZE)(self._encode_locked)
+        self._lock = threading.Lock()  # each call changes the tokenizer's settings, so calls take turns
 
     @classmethod
     def load(cls, path: str) -> Vocabulary:
-        """Raises whatever the libraries that read these files raise."""
+        """Load a checkpoint's tokenizer. Raises any error of the libraries that read its files."""
         vocabulary = cls(AutoTokenizer.from_pretrained(path))
         ids = vocabulary.encode("1 a\n\nB")
-        if not ids:  # an empty one is what transformers makes of a folder without the file
+        if not ids:  # transformers makes an empty tokenizer if the file is missing
             raise ValueError("its tokenizer knows no tokens: is tokenizer.json missing?")
         theirs = vocabulary.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         if vocabulary.decode(ids).strip() != str(theirs).strip():
@@ -61,71 +61,71 @@ class Vocabulary:
         return vocabulary
 
     def prompt(self, problem: Problem) -> list[int]:
-        """Token ids of the conversation up to where the answer begins. Without a chat template: the bare question.
+        """Token ids of the conversation up to the beginning of the answer; without a chat template, of the question.
 
         Raises:
-            ConfigurationError: the model has no form for such a conversation.
+            ConfigurationError: the model's prompt format does not support the conversation.
         """
         if problem not in self._prompts:
             with self._lock:
-                if problem not in self._prompts:  # in another thread meanwhile
+                if problem not in self._prompts:  # another thread may have added it
                     self._prompts[problem] = self._prompt(problem)
         return self._prompts[problem]
 
     async def prepare(self, problem: Problem) -> None:
-        """Let `prompt` know a long prompt without holding up the event loop.
+        """Compute `prompt` in advance; a long one does not block the event loop.
 
         Raises:
-            ConfigurationError: as `prompt`.
+            ConfigurationError: as for `prompt`.
         """
         if problem not in self._prompts:
             length = sum(len(message["content"]) for message in problem.messages)
             await in_thread_if_long(length, self.prompt, problem)
 
     def _prompt(self, problem: Problem) -> list[int]:
-        contents, spoken = self._without_special(problem)
+        contents, marks = self._mark_special(problem)
         if self.tokenizer.chat_template:
-            return self._with_special(self._conversation(problem, contents), spoken, add_special_tokens=False)
+            return self._encode_marked(self._apply_template(problem, contents), marks, add_special_tokens=False)
         if len(problem.messages) == 1:
-            return self._with_special(contents[-1], spoken)
+            return self._encode_marked(contents[-1], marks)
         raise ConfigurationError(
             "the model has no chat template, so it knows neither system prompts nor conversations: ask the "
             "question alone, or use a checkpoint that was trained to chat"
         )
 
     def opening(self, problem: Problem) -> str:
-        """What the answer's text begins with before anything is drawn, see `motes.steps.opening`."""
+        """The beginning of the answer that the prompt ends with, see `motes.steps.opening`."""
         return opening(self.decode(self.prompt(problem)[-4:]))
 
-    def _without_special(self, problem: Problem) -> tuple[list[str], dict[str, str]]:
-        """The messages' contents, with a mark for each special token that they spell, and what the marks stand for.
+    def _mark_special(self, problem: Problem) -> tuple[list[str], dict[str, str]]:
+        """Replace special tokens in the messages by marks: (contents, special token of each mark).
 
-        Only the template speaks in special tokens: what a user writes is text. Nobody can guess a mark.
+        Only the template may use special tokens: users' messages are text. Nobody can guess a mark.
         """
         contents = [message["content"] for message in problem.messages]
         if self._special is None or not any(map(self._special.search, contents)):
             return contents, {}
-        nonce, spoken = secrets.token_hex(8), dict[str, str]()
+        nonce, marks = secrets.token_hex(8), dict[str, str]()
 
-        def mark(found: re.Match[str]) -> str:
-            spoken[name := f"[{nonce}:{len(spoken)}]"] = found[0]
+        def mark(match: re.Match[str]) -> str:
+            marks[name := f"[{nonce}:{len(marks)}]"] = match[0]
             return name
 
-        return [self._special.sub(mark, content) for content in contents], spoken
+        return [self._special.sub(mark, content) for content in contents], marks
 
-    def _with_special(self, text: str, spoken: Mapping[str, str], **options: Any) -> list[int]:
-        """Token ids of a whole text, with what its marks stand for as text."""
-        marks = "|".join(map(re.escape, spoken))
-        first, *rest = re.split(f"({marks})", text) if spoken else [text]
+    def _encode_marked(self, text: str, marks: Mapping[str, str], **options: Any) -> list[int]:
+        """Token ids of a whole text, in which each mark becomes its special token's characters as text."""
+        pattern = "|".join(map(re.escape, marks))
+        first, *rest = re.split(f"({pattern})", text) if marks else [text]
         ids: list[int] = self.tokenizer.encode(first, verbose=False, **options)
         for part in rest:
-            if part in spoken:  # cut in two: some tokenizers find special tokens in any text
-                ids += self._encode(spoken[part][:1], special=False) + self._encode(spoken[part][1:], special=False)
+            if part in marks:  # cut in two: some tokenizers find special tokens in any text
+                ids += self._encode(marks[part][:1], special=False) + self._encode(marks[part][1:], special=False)
             else:
                 ids += self._encode(part, special=True)
         return ids
 
-    def _conversation(self, problem: Problem, contents: Sequence[str]) -> str:
+    def _apply_template(self, problem: Problem, contents: Sequence[str]) -> str:
         messages = [
             {**message, "content": content} for message, content in zip(problem.messages, contents, strict=True)
         ]
@@ -141,41 +141,43 @@ class Vocabulary:
         return text
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Token ids of a piece of text, none added: of text that continues a text, so no space is put before it.
+        """Token ids of a text that continues another one: no special token and no space is added at its beginning.
 
-        Special tokens that it spells are recognised, or only text.
+        Args:
+            special: whether special tokens in the text are recognised; else they are text.
         """
-        return list(self._remembered(text, special)) if len(text) <= SHORT else self._locked(text, special)
+        encode = self._encode_cached if len(text) <= MAX_CACHED_LENGTH else self._encode_locked
+        return list(encode(text, special))
 
-    def _locked(self, text: str, special: bool) -> list[int]:
+    def _encode_locked(self, text: str, special: bool) -> list[int]:
         with self._lock:
             return self._encode(text, special=special)
 
     def _encode(self, text: str, *, special: bool) -> list[int]:
-        # Whether it is too long is for the engines to say: the tokenizer's own warning is silenced.
+        # verbose=False: engines check the length, the tokenizer shall not warn.
         ids: list[int] = self._inner.encode(
             text, add_special_tokens=False, split_special_tokens=not special, verbose=False
         )
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of tokens, special ones left out; an incomplete character at the end is left out, too.
+        """Text of tokens, without special tokens and without an incomplete character at the end.
 
-        The text of a prefix is a prefix of the text, whatever bytes the tokens hold.
+        The text of a prefix is a prefix of the text, whatever bytes the tokens have.
         """
         return codecs.getincrementaldecoder("utf-8")("replace").decode(self._bytes(ids))
 
     def decode_more(self, before: Sequence[int], ids: Sequence[int]) -> str:
-        """What `ids` add to the text of the tokens before them: decode(before + ids) without decode(before)."""
+        """The text that `ids` add to the tokens before them: decode(before + ids) without decode(before)."""
         return self._decoder(before).decode(self._bytes(ids))
 
     def reader(self, before: Sequence[int]) -> Callable[[int], str]:
-        """A function that is told one token after another and says what each adds to the text of those before it."""
+        """A function that takes one token after the other and returns the text that each adds to the tokens before."""
         decoder = self._decoder(before)
         return lambda token: decoder.decode(self._bytes([token]))
 
     def _decoder(self, before: Sequence[int]) -> codecs.IncrementalDecoder:
-        """One that has read the tokens before: they may end within a character."""
+        """A decoder that has decoded the tokens `before`, which may end within a character."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         tail = b""
         for token in reversed(before):
@@ -189,66 +191,70 @@ class Vocabulary:
         return b"".join([self.pieces[i] for i in ids if i < len(self.pieces)])
 
     @cached_property
-    def _spelled(self) -> _Spelled:
-        return _Spelled.of(self.pieces)
+    def _sorted_pieces(self) -> _SortedPieces:
+        return _SortedPieces.of(self.pieces)
 
     def text_ends(self, texts: Sequence[str], num_tokens: int = 0) -> TextEnds:
-        """What finds, among tokens, where one of some texts is complete.
+        """A search for the tokens that complete one of the texts.
 
         Args:
-            num_tokens: of the model, which may know more tokens than the vocabulary; they have no bytes.
+            num_tokens: the model's number of tokens. It may be larger than the vocabulary; the others have no bytes.
         """
         targets = tuple(dict.fromkeys(text.encode() for text in texts))
         completes = np.zeros(max(num_tokens, len(self.pieces)), dtype=bool)
-        spelled = self._spelled
+        pieces = self._sorted_pieces
         for target in targets:
-            completes[spelled.holding(target)] = True
-            for n in range(1, min(len(target), spelled.longest) + 1):
-                completes[spelled.beginning_with(target[-n:])] = True
+            completes[pieces.tokens_containing(target)] = True
+            for n in range(1, min(len(target), pieces.longest) + 1):
+                completes[pieces.tokens_starting_with(target[-n:])] = True
         return TextEnds(self.pieces, targets, completes)
 
 
 @dataclass(frozen=True, eq=False)
-class _Spelled:
-    """The tokens that have bytes, in the order of these.
+class _SortedPieces:
+    """The tokens that have bytes, sorted by their bytes.
 
     Attributes:
+        pieces: (n,) the tokens' bytes.
         tokens: (n,) their ids.
-        written: all of their bytes, 0xFF between them, which no text has; `starts`: (n,) where each begins.
-        longest: bytes of one.
+        joined: the bytes of all tokens, with 0xFF between them, which occurs in no text.
+        starts: (n,) offsets of the tokens in `joined`.
+        longest: number of bytes of the longest token.
     """
 
     pieces: list[bytes]
     tokens: npt.NDArray[np.int64]
-    written: bytes
+    joined: bytes
     starts: npt.NDArray[np.int64]
     longest: int
 
     @classmethod
     def of(cls, pieces: Sequence[bytes]) -> Self:
         order = sorted((i for i, piece in enumerate(pieces) if piece), key=pieces.__getitem__)
-        spelled = [pieces[i] for i in order]
-        sizes = np.array([len(piece) for piece in spelled], dtype=np.int64)
+        in_order = [pieces[i] for i in order]
+        sizes = np.array([len(piece) for piece in in_order], dtype=np.int64)
         starts = np.cumsum(sizes + 1) - sizes - 1
-        return cls(spelled, np.array(order, np.int64), b"\xff".join(spelled), starts, int(sizes.max(initial=0)))
+        return cls(in_order, np.array(order, np.int64), b"\xff".join(in_order), starts, int(sizes.max(initial=0)))
 
-    def beginning_with(self, text: bytes) -> npt.NDArray[np.int64]:
+    def tokens_starting_with(self, text: bytes) -> npt.NDArray[np.int64]:
         first = bisect_left(self.pieces, text)
         last = bisect_left(self.pieces, True, first, key=lambda piece: not piece.startswith(text))
         return self.tokens[first:last]
 
-    def holding(self, text: bytes) -> npt.NDArray[np.int64]:
-        places = [found.start() for found in re.finditer(re.escape(text), self.written)]
+    def tokens_containing(self, text: bytes) -> npt.NDArray[np.int64]:
+        places = [match.start() for match in re.finditer(re.escape(text), self.joined)]
         return self.tokens[np.searchsorted(self.starts, places, side="right") - 1]
 
 
 @dataclass(frozen=True, eq=False)
 class TextEnds:
-    """Finds, among tokens, where one of some texts is complete, in whatever way tokens cut it.
+    """Finds the token that completes one of the texts, however tokens split it.
 
     Attributes:
-        completes: (tokens,) whether a token can complete one. Most cannot, and so most steps of decoding look at no
-            text at all.
+        pieces: the bytes of each token, by id.
+        targets: the texts as bytes.
+        completes: (tokens,) whether a token can complete a text. Most tokens cannot, so most steps of decoding need not
+            look at any text.
     """
 
     pieces: Sequence[bytes]
@@ -261,34 +267,34 @@ class TextEnds:
             return False
         reach = max(map(len, self.targets))
         new = len(self.pieces[ids[-1]])
-        seen = self._bytes(ids[-reach:])
-        if len(seen) < reach - 1 + new:  # some tokens have no bytes
-            seen = self._bytes(ids)
-        return any(seen.find(target, max(0, len(seen) - new - len(target) + 1)) >= 0 for target in self.targets)
+        text = self._bytes(ids[-reach:])
+        if len(text) < reach - 1 + new:  # some tokens have no bytes
+            text = self._bytes(ids)
+        return any(text.find(target, max(0, len(text) - new - len(target) + 1)) >= 0 for target in self.targets)
 
     def _bytes(self, ids: npt.NDArray[np.int64]) -> bytes:
         return b"".join([self.pieces[i] for i in ids.tolist() if i < len(self.pieces)])
 
 
 def _pieces(vocabulary: dict[str, int], spec: dict[str, Any]) -> list[bytes]:
-    """Each token's bytes, by id; special tokens have none, as they have no text (thinking tags are text always), and
-    neither have ids without token.
+    """The bytes of each token, by id; empty for ids without a token and for special tokens, except for thinking tags,
+    which are always text.
 
     Args:
-        spec: of a fast tokenizer, as in tokenizer.json.
+        spec: the content of tokenizer.json.
     """
     decoders = _parts(spec["decoder"]) or [
         part for part in _parts(spec["pre_tokenizer"]) if part["type"] == "ByteLevel"
     ]
     byte_of = _bytes_of_characters()
 
-    def spelled(token: str) -> bytes:
+    def bytes_of(token: str) -> bytes:
         for part in decoders:
             match part["type"]:
                 case "ByteLevel" if all(character in byte_of for character in token):
                     return bytes(byte_of[character] for character in token)
-                case "ByteFallback" if written := re.fullmatch("<0x([0-9A-F]{2})>", token):
-                    return bytes.fromhex(written[1])
+                case "ByteFallback" if match := re.fullmatch("<0x([0-9A-F]{2})>", token):
+                    return bytes.fromhex(match[1])
                 case "Metaspace":
                     token = token.replace(part["replacement"], " ")
                 case "Replace" if "String" in part["pattern"]:
@@ -299,14 +305,14 @@ def _pieces(vocabulary: dict[str, int], spec: dict[str, Any]) -> list[bytes]:
     pieces = [b""] * (1 + max(vocabulary.values(), default=-1))
     for token, i in vocabulary.items():
         if i not in added:
-            pieces[i] = spelled(token)
+            pieces[i] = bytes_of(token)
         elif not added[i]["special"] or token in THINKING:
             pieces[i] = token.encode()
     return pieces
 
 
-def _forget_edges(spec: dict[str, Any]) -> bool:
-    """Take out of a fast tokenizer what it does to the ends of a text only; returns whether there was anything."""
+def _remove_edge_rules(spec: dict[str, Any]) -> bool:
+    """Remove the rules of a fast tokenizer that change only the ends of a text. Returns whether there were any."""
     before = json.dumps(spec)
     normalizers = _parts(spec["normalizer"])
     inner = [part for part in normalizers if part["type"] not in ("Prepend", "Strip") and not _is_anchored(part)]
@@ -321,18 +327,18 @@ def _forget_edges(spec: dict[str, Any]) -> bool:
 
 
 def _is_anchored(part: dict[str, Any]) -> bool:
-    """Whether a replacement is one of the beginning only. (Tokenizers made of sentencepiece files double a space.)"""
+    """Whether a replacement applies to the beginning only. (Tokenizers made of sentencepiece files double a space.)"""
     return part["type"] == "Replace" and str(part["pattern"].get("Regex", "")).startswith(("\\A", "^"))
 
 
 def _parts(part: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The parts of a tokenizer's normalizer, pre-tokenizer or decoder, sequences taken apart."""
+    """The parts of a tokenizer's normalizer, pre-tokenizer or decoder, with nested sequences flattened."""
     if part is None:
         return []
     if part["type"] != "Sequence":
         return [part]
     inner = next(value for value in part.values() if isinstance(value, list))
-    return [leaf for each in inner for leaf in _parts(each)]
+    return [leaf for child in inner for leaf in _parts(child)]
 
 
 def _bytes_of_characters() -> dict[str, int]:

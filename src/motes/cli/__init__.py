@@ -1,7 +1,7 @@
-"""The command line: `motes COMMAND`. One module a command; errors that motes raises on purpose become one line.
+"""The command line: `motes COMMAND`. Each command is a module. Errors that motes raises on purpose become one line.
 
-Exit codes: 0 done; 1 something failed while running; 2 the input cannot work; 130 interrupted. A reader of stdout that
-goes away (`| head`) changes nothing. MOTES_DEBUG=1 shows where an error comes from.
+Exit codes: 0 success; 1 something failed while running; 2 the input cannot work; 130 interrupted. If the reader of
+stdout closes it (`| head`), the code does not change. MOTES_DEBUG=1 shows the traceback of an error.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from motes.cli import (
 from motes.errors import ConfigurationError, ContextLengthError, MotesError, RunDirectoryError, UnknownNameError
 
 INPUT_ERRORS = (ConfigurationError, ContextLengthError, RunDirectoryError)
-USAGE_ERROR = cast(type[Exception], typer.BadParameter.__bases__[0])  # of typer's click, wherever that lives
+USAGE_ERROR = cast(type[Exception], typer.BadParameter.__bases__[0])  # in typer's own copy of click or in click itself
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -68,7 +68,7 @@ app.command("key")(serve.key)
 @app.command("help", hidden=True)
 def _help(
     context: typer.Context,
-    command: Annotated[str | None, typer.Argument(help="Of which command; by default which there are.")] = None,
+    command: Annotated[str | None, typer.Argument(help="Name of a command. Default: list all commands.")] = None,
 ) -> None:
     """Show the help of a command."""
     root = context.find_root()
@@ -77,7 +77,7 @@ def _help(
         return
     commands = cast(typer.core.TyperGroup, root.command).commands
     if command not in commands:
-        raise UnknownNameError("command", command, (name for name, one in commands.items() if not one.hidden))
+        raise UnknownNameError("command", command, (name for name, item in commands.items() if not item.hidden))
     typer.echo(typer.Context(commands[command], info_name=command, parent=root).get_help())
 
 
@@ -95,19 +95,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     Args:
-        argv: the words after `motes`; by default this process's.
+        argv: the arguments after `motes`; by default those of this process.
     """
-    with terminal.opened() as out:
+    with terminal.safe_streams() as out:
         code = _run(None if argv is None else list(argv))
-        unwritten = out.error is not None and not isinstance(out.error, BrokenPipeError)
-        return code or int(unwritten)
+        is_lost = out.error is not None and not isinstance(out.error, BrokenPipeError)
+        return code or int(is_lost)
 
 
-def _run(words: list[str] | None) -> int:
+def _run(arguments: list[str] | None) -> int:
     command = typer.main.get_command(app)
-    options.TYPED.set(words)
+    options.ARGUMENTS.set(arguments)
     try:
-        code = command.main(args=words, prog_name="motes", standalone_mode=False)
+        code = command.main(args=arguments, prog_name="motes", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", INTERRUPTED)
     except terminal.StoppedError as error:
@@ -120,32 +120,32 @@ def _run(words: list[str] | None) -> int:
         return _fail(_explain(error), 1)
     except UnicodeError as error:
         return _fail(f"{error}: convert the text to UTF-8", 2)
-    except Exception as error:  # a mistake in motes, or in code of one's own: where it is matters
+    except Exception as error:  # a bug, in motes or in the user's own code: show its place
         terminal.show_traceback()
         return _fail(f"unexpected {type(error).__name__}: {error}", 1)
-    if code == INTERRUPTED:  # typer makes this of Ctrl-C
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this code
         return _fail("interrupted", INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 
 REMEDIES = {
-    errno.EACCES: "choose another place, or change who may use this one",
-    errno.EPERM: "choose another place, or change who may use this one",
+    errno.EACCES: "choose another place, or change its permissions",
+    errno.EPERM: "choose another place, or change its permissions",
     errno.EROFS: "choose another place",
     errno.ENOSPC: "make room, then run the same command again",
     errno.EDQUOT: "make room, then run the same command again",
     errno.EISDIR: "name a file",
     errno.ENOTDIR: "name another place",
-    errno.ENOENT: "check how it is written",
+    errno.ENOENT: "check the spelling",
     errno.EMFILE: "allow more open files (ulimit -n)",
 }
 
 
 def _explain(error: OSError) -> str:
-    """What the operating system refused, and what to do."""
-    what = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part is not None)
+    """The operating system's message, with a remedy."""
+    message = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part is not None)
     remedy = REMEDIES.get(error.errno or 0)
-    return what if remedy is None else f"{what}: {remedy}"
+    return message if remedy is None else f"{message}: {remedy}"
 
 
 def _fail(message: str, code: int) -> int:

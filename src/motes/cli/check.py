@@ -1,4 +1,4 @@
-"""`motes check`: do these models keep their contract?"""
+"""`motes check`: check that models keep their contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`motes demo`: one problem live, then a small evaluation with its table and plot."""
+"""`motes demo`: solve one problem live, then run a small evaluation with its table and plot."""
 
 from __future__ import annotations
 
@@ -25,22 +25,20 @@ from motes.tasks import Arithmetic
 from motes.text import counted
 
 SPLIT = "long"
-"""Problems of 11 to 16 steps: where answers are long and seldom right at the first try, particles win."""
+"""Problems of 11 to 16 steps. Their answers are long and seldom right at the first try, so particles win."""
 PROBLEM = 4
-"""Which of them is solved live. The filter gets four of ten of them right, and this one; the model alone does not."""
+"""Index of the problem that is solved live. The filter solves four of ten, and this one; the model alone does not."""
 METHODS = ("greedy", "wbon", "pf")
 BUDGETS = (4, 16)
 
 
 def command(
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Directory of the evaluation; by default a new one.")
-    ] = None,
-    limit: Annotated[int, typer.Option(help="Problems of the small evaluation.")] = 20,
+    out: Annotated[Path | None, typer.Option("--out", help="Directory of the evaluation. Default: a new one.")] = None,
+    limit: Annotated[int, typer.Option(help="Number of problems of the small evaluation.")] = 20,
     model: options.Model = "tiny",
     reward: options.Reward = "tiny",
 ) -> None:
-    """See it work: a problem live, a small evaluation, its plot."""
+    """Show motes at work: one problem live, a small evaluation, its plot."""
     console = terminal.results()
     evaluation = Evaluation(split=SPLIT, methods=METHODS, budgets=BUDGETS, limit=limit, lm=model, reward=reward)
     directory = out or _new_directory()
@@ -58,21 +56,21 @@ def command(
 
     console.print(Rule(f"{counted(limit, 'problem')}: more particles, better answers", style="dim"))
     evaluate.run(terminal.progress(), evaluation, directory, lm=lm, reward=prm)
-    found = Report.load(directory)
-    console.show(compact_table(found))
+    report = Report.load(directory)
+    console.show(compact_table(report))
     console.print("95 % intervals beside; tokens per problem at the largest budget, both models", style="dim")
-    for difference in found.differences:
+    for difference in report.differences:
         if difference.method == "wbon":
-            ahead = Interval(-difference.value.value, -difference.value.high, -difference.value.low)
-            between = f" ({points(ahead.low)} to {points(ahead.high)})" if ahead.is_known else ""
+            lead = Interval(-difference.value.value, -difference.value.high, -difference.value.low)
+            between = f" ({points(lead.low)} to {points(lead.high)})" if lead.is_known else ""
             console.print(
                 f"particle filter less weighted best of N, N = {difference.budget}, problem by problem: "
-                f"{points(ahead.value)} points{between}",
+                f"{points(lead.value)} points{between}",
                 soft_wrap=True,
             )
     console.print()
     try:
-        paths = write_report(directory, found)
+        paths = write_report(directory, report)
     except MissingExtraError as error:
         paths = []
         terminal.note(str(error))
@@ -81,6 +79,6 @@ def command(
 
 
 def _new_directory() -> Path:
-    """The first of runs/demo, runs/demo-2, … that is not there yet."""
+    """The first of runs/demo, runs/demo-2, … that does not exist yet."""
     names = (Path("runs") / ("demo" if number == 1 else f"demo-{number}") for number in count(1))
     return next(path for path in names if not path.exists())

@@ -1,9 +1,9 @@
-"""`motes doctor`: what can this server do, and does it keep the contract of a language model, or of a reward model?"""
+"""`motes doctor`: show the capabilities of a server, and check that it keeps a model's contract."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.table import Table
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 SAMPLING = Sampling(max_step_tokens=32)
 TOLERANCE = 0.02
-"""Between scores of the same step: servers compute in half precision, in batches of any size."""
+"""Allowed difference between scores of the same step: servers compute in half precision, in batches of any size."""
 
 
 def command(
-    url: Annotated[str, typer.Argument(help="http://HOST:PORT/v1#MODEL, options behind it: …#MODEL?seeds=group.")],
-    contract: Annotated[bool, typer.Option(help="Draw a few hundred short steps (or score some), and check.")] = True,
+    url: Annotated[str, typer.Argument(help="http://HOST:PORT/v1#MODEL, perhaps with options: …#MODEL?seeds=group.")],
+    contract: Annotated[bool, typer.Option(help="Check the contract with a few hundred short steps or scores.")] = True,
 ) -> None:
-    """Show what a server can do, what is lost without the rest, and check it."""
+    """Show what a server can do, what its missing capabilities cost, and check its contract."""
     if not url.strip().lower().startswith(("http://", "https://")):
         raise ConfigurationError(f"{url!r} is no server: write http://HOST:PORT/v1#MODEL (for others, `motes check`)")
     console = terminal.results()
-    terminal.pass_time(f"asking {url}")
+    terminal.say_busy(f"asking {url}")
     if api.serves_rewards(url):
         prm = cast("ServedPRM", api.reward_model(url))
         _show_reward_model(console, prm)
@@ -42,28 +42,28 @@ def command(
         lm = cast("HTTPLanguageModel", api.language_model(url))
         _show_language_model(console, lm)
         if contract:
-            _check(console, lm)
+            _check_language_model(console, lm)
 
 
 def _show_language_model(console: Console, lm: HTTPLanguageModel) -> None:
-    found = lm.capabilities
+    server = lm.capabilities
     facts = {
-        **_facts(found.engine, found.version, found.model, found.models, found.context_length),
-        "route": str(found).rpartition(": ")[2],
+        **_common_facts(server),
+        "route": str(server).rpartition(": ")[2],
         "prompts": {
             "server": "made by the server",
             "tokenizer": "made by a tokenizer on this side",
             "messages": "messages, as they are",
-        }[found.rendering],
+        }[server.rendering],
         "seeds": lm.seeds,
     }
-    _show(console, facts, found.findings())
+    _show(console, facts, server.findings())
 
 
 def _show_reward_model(console: Console, prm: ServedPRM) -> None:
-    found = prm.server
+    server = prm.server
     facts = {
-        **_facts(found.engine, found.version, found.model, found.models, found.context_length),
+        **_common_facts(server),
         "rewards": f"of the family {prm.format.family.name}, which scores the steps of an answer",
         "route": prm.route.url,
         "tokens": f"made by a tokenizer on this side, {prm.vocabulary.tokenizer.name_or_path}",
@@ -71,15 +71,14 @@ def _show_reward_model(console: Console, prm: ServedPRM) -> None:
     _show(console, facts, prm.findings())
 
 
-def _facts(
-    engine: str, version: str | None, model: str, models: Sequence[str], context_length: int | None
-) -> dict[str, str]:
-    others = [name for name in models if name != model]
+def _common_facts(server: Any) -> dict[str, str]:
+    """Facts about a language model's `Capabilities` or a reward model's server, which have the same attributes."""
+    others = [name for name in server.models if name != server.model]
     return {
-        "engine": f"{engine} {version or '(version not told)'}",
-        "model": model,
+        "engine": f"{server.engine} {server.version or '(unknown version)'}",
+        "model": server.model,
         "others": ", ".join(others[:8]) + (f" and {len(others) - 8} more" if len(others) > 8 else ""),
-        "context": f"{context_length} tokens" if context_length else "not told",
+        "context": f"{server.context_length} tokens" if server.context_length else "unknown",
     }
 
 
@@ -90,11 +89,11 @@ def _show(console: Console, facts: Mapping[str, str], findings: Sequence[tuple[s
             table.add_row(Text(name, style="dim"), Text(value))
     console.show(table)
     console.print()
-    for what, there, lost in findings:
-        mark = Text("yes  ", style="green") if there else Text("no   ", style="yellow")
-        console.print(mark + Text(what), soft_wrap=True)
-        if not there:
-            console.print(Text(f"     {lost}", style="dim"), soft_wrap=True)
+    for capability, is_there, consequence in findings:
+        mark = Text("yes  ", style="green") if is_there else Text("no   ", style="yellow")
+        console.print(mark + Text(capability), soft_wrap=True)
+        if not is_there:
+            console.print(Text(f"     {consequence}", style="dim"), soft_wrap=True)
     console.print()
 
 
@@ -106,19 +105,19 @@ def _check_reward_model(console: Console, prm: ServedPRM) -> None:
     console.print("keeps the contract of a reward model", soft_wrap=True)
 
 
-def _check(console: Console, lm: HTTPLanguageModel) -> None:
-    sampling, rounds, how = SAMPLING, 3, ""
+def _check_language_model(console: Console, lm: HTTPLanguageModel) -> None:
+    sampling, rounds, mode = SAMPLING, 3, ""
     if not lm.continues_prefixes:
-        sampling, rounds, how = sampling.replace(delimiter=None), 1, ", whole answers only"
+        sampling, rounds, mode = sampling.replace(delimiter=None), 1, ", whole answers only"
     if lm.seeds != "particle":
         sampling = sampling.replace(temperature=0.0)
-        how += f", at temperature 0, as steps are not drawn by their own seeds (seeds={lm.seeds})"
+        mode += f", at temperature 0, as steps are not drawn by their own seeds (seeds={lm.seeds})"
     try:
         check_language_model(lm, sampling=sampling, rounds=rounds)
     except ContractError as error:
         raise ContractError(
-            f"the contract of a language model does not hold{how}: {error}. Where only the last bits of a sum differ "
+            f"the contract of a language model does not hold{mode}: {error}. Where only the last bits of a sum differ "
             "between batches (a law about sameness, broken now and then), answers are as good as any, but runs cannot "
             "be repeated exactly; see docs/servers.md"
         ) from error
-    console.print(f"keeps the contract of a language model{how}", soft_wrap=True)
+    console.print(f"keeps the contract of a language model{mode}", soft_wrap=True)

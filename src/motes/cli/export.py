@@ -1,4 +1,4 @@
-"""`motes export`: records for data frames, rollouts to train on."""
+"""`motes export`: export records for data frames, or rollouts for training."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from motes.lab.show.exporting import KINDS, export
 
 
 def command(
-    directory: Annotated[Path, typer.Argument(help="Of an evaluation, finished or not.", show_default=False)],
-    file: Annotated[Path, typer.Argument(help="To write: NAME.parquet or NAME.jsonl.", show_default=False)],
+    directory: Annotated[Path, typer.Argument(help="Directory of an evaluation, finished or not.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="File to write: NAME.parquet or NAME.jsonl.", show_default=False)],
     rows: Annotated[
         str,
         typer.Option(
             metavar="|".join(KINDS),
             autocompletion=options.complete(*KINDS),
-            help="The records; or, as TRL reads them, graded answers, right beside wrong ones, answers step by step.",
+            help="Records; or in TRL's formats graded answers, pairs of right and wrong answers, or answers by steps.",
         ),
     ] = "runs",
     threshold: Annotated[
-        float | None, typer.Option(help="With --rows steps: the score from which a step is good; by default 0.5.")
+        float | None, typer.Option(help="With --rows steps: the lowest score of a good step. Default: 0.5.")
     ] = None,
 ) -> None:
     """Export an evaluation: its records as a table, or its answers as a data set to train on."""

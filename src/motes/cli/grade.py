@@ -1,4 +1,4 @@
-"""`motes grade`: the answers of an evaluation graded again, without generating anything."""
+"""`motes grade`: grade the answers of an evaluation again, without generating anything."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from motes.lab.run.records import RunRecord
 from motes.tasks import DECLARED, TASKS
 
 SHOWN = 20
-"""Changes that are printed one by one."""
+"""Maximum number of changes that are printed one by one."""
 
 
 def command(
-    directory: Annotated[Path, typer.Argument(help="Of an evaluation, finished or not.", show_default=False)],
+    directory: Annotated[Path, typer.Argument(help="Directory of an evaluation, finished or not.", show_default=False)],
     task: Annotated[
         str | None,
         typer.Option(
             metavar="NAME|FILE.jsonl",
             autocompletion=options.complete(*TASKS, *DECLARED),
-            help="Grade by this task, with its problems; by default the same.",
+            help="Grade with this task and its problems. Default: the evaluation's task.",
         ),
     ] = None,
     run_code: options.RunCode = False,
 ) -> None:
-    """Grade recorded answers again, as problems and grader are now."""
+    """Grade recorded answers again, with the current problems and grader."""
     damages = Damages()
-    named = None if task is None else api.task(task)
-    graded = asyncio.run(regrade(directory, named, run_code=run_code, damages=damages))
+    opened_task = None if task is None else api.task(task)
+    graded = asyncio.run(regrade(directory, opened_task, run_code=run_code, damages=damages))
     terminal.note_all(damages.lines())
     for before, after in graded.changed[:SHOWN]:
         terminal.say(_line(before, after))

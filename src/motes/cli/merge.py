@@ -1,4 +1,4 @@
-"""`motes merge`: the parts of an evaluation, made on several machines, put together."""
+"""`motes merge`: merge the parts of an evaluation that several machines made."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from motes.lab.run.merging import merge
 
 
 def command(
-    out: Annotated[Path, typer.Argument(help="Directory of the whole; made, or added to.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Directory of the whole; created, or added to.", show_default=False)],
     parts: Annotated[list[Path], typer.Argument(help="Directories of the parts.", show_default=False)],
 ) -> None:
-    """Put the parts of an evaluation together that `motes eval --shard` made."""
+    """Merge the parts of an evaluation that `motes eval --shard` made."""
     damages = Damages()
     merged = merge(out, parts, damages)
     terminal.note_all(damages.lines())
-    kept = f", {merged.repeated} of them found more than once" if merged.repeated else ""
-    terminal.say(f"{merged.runs} runs in {out}, {merged.added} of them new{kept}")
+    repeated = f", {merged.repeated} of them found more than once" if merged.repeated else ""
+    terminal.say(f"{merged.runs} runs in {out}, {merged.added} of them new{repeated}")
     terminal.say(f"tables and plots: motes report {shlex.quote(str(out))}")
     if merged.missing or merged.failed:
-        lacking = f"{merged.missing} runs are missing and {merged.failed} failed"
-        terminal.note(f"{lacking}: the same `motes eval` with --out {out} does them")
+        incomplete = f"{merged.missing} runs are missing and {merged.failed} failed"
+        terminal.note(f"{incomplete}: the same `motes eval` with --out {out} does them")

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their text is read."""
+"""Options that several commands share, and the parsing of their values."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REWARDS = ("tiny", "none", "judge:", "hf:", "http://", "https://")
 
 
 def complete(*names: str) -> Callable[[str], list[str]]:
-    """What a shell offers for an option that takes one of `names`, or several with commas between."""
+    """The shell completion of an option that takes one of `names`, or several separated by commas."""
 
     def completions(incomplete: str) -> list[str]:
         before, comma, word = incomplete.rpartition(",")
@@ -60,20 +60,20 @@ OutcomeReward = Annotated[
     typer.Option(
         "--outcome-reward",
         autocompletion=complete(*REWARDS),
-        help="Another reward model, which chooses among the complete answers.",
+        help="A second reward model, which only chooses among the complete answers.",
     ),
 ]
 
 DEFAULTS = Sampling()
 NO_OPTIONS = SamplingOptions()
-Temperature = Annotated[float, typer.Option(help="Of the language model; 0 is greedy.")]
-MaxTokens = Annotated[int | None, typer.Option(help="Tokens of one answer; by default what the model's context holds.")]
+Temperature = Annotated[float, typer.Option(help="Sampling temperature of the language model; 0 is greedy.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Maximum tokens of an answer. Default: what fits the context.")]
 Prompt = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|FILE",
         autocompletion=complete(*prompts.names()),
-        help=f"How the model is asked, and the steps that it answers in: {', '.join(prompts.names())}, or a TOML file.",
+        help=f"Prompt, which also defines the steps of answers: {', '.join(prompts.names())}, or a TOML file.",
     ),
 ]
 Rule = Annotated[
@@ -82,8 +82,8 @@ Rule = Annotated[
         "--task",
         metavar="NAME",
         autocompletion=complete(*TASKS, *DECLARED),
-        help=f"How answers are read and compared, as by {', '.join((*TASKS, *DECLARED))}, or MODULE:ATTRIBUTE of your "
-        r"own; by default the last \boxed{…} counts.",
+        help=f"Task whose rule reads answers: {', '.join((*TASKS, *DECLARED))}, or MODULE:ATTRIBUTE of your "
+        r"own. Default: the last \boxed{…} counts.",
     ),
 ]
 Task = Annotated[
@@ -91,49 +91,51 @@ Task = Annotated[
     typer.Option(
         metavar="NAME|FILE.jsonl",
         autocompletion=complete(*TASKS, *DECLARED),
-        help=f"Whose problems: {', '.join((*TASKS, *DECLARED))}, a file or MODULE:ATTRIBUTE of your own.",
+        help=f"Task: {', '.join((*TASKS, *DECLARED))}, a file of problems, or MODULE:ATTRIBUTE of your own.",
     ),
 ]
-ValidationSplit = Annotated[str, typer.Option("--split", help="Part of the task: not the one that is measured later.")]
-Concurrency = Annotated[int, typer.Option(min=1, help="Problems in flight.")]
+ValidationSplit = Annotated[str, typer.Option("--split", help="Part of the task; not that of the final evaluation.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Number of problems in flight.")]
 
 RunCode = Annotated[
     bool,
-    typer.Option("--run-code", help="Run code (MODULE:ATTRIBUTE) that the directory names, too: only if you trust it."),
+    typer.Option(
+        "--run-code", help="Run code (MODULE:ATTRIBUTE) that the directory names. Do so only if you trust it."
+    ),
 ]
 
 Prices = Annotated[
     str | None,
     typer.Option(
         metavar="KIND=PRICE,…",
-        help="Of a million tokens, in any currency: generated, prefill, prefill_cached, reward, reward_cached.",
+        help="Price of a million tokens, in any currency: generated, prefill, prefill_cached, reward, reward_cached.",
     ),
 ]
 
 
-TYPED: ContextVar[list[str] | None] = ContextVar("typed", default=None)
-"""The words behind `motes` of the command that runs; None: those of this process."""
+ARGUMENTS: ContextVar[list[str] | None] = ContextVar("arguments", default=None)
+"""The arguments of the current command, without `motes`; None: those of this process."""
 
 
 def command_line() -> str:
-    """What was typed, to be typed again."""
-    typed = TYPED.get()
-    return shlex.join(["motes", *(sys.argv[1:] if typed is None else typed)])
+    """The current command, quoted for a shell."""
+    arguments = ARGUMENTS.get()
+    return shlex.join(["motes", *(sys.argv[1:] if arguments is None else arguments)])
 
 
 @contextlib.contextmanager
 def resumable(out: Path | None) -> Iterator[None]:
-    """Work that Ctrl-C ends, and that the same command goes on with: what is done is in `out`.
+    """A context for work that Ctrl-C interrupts and the same command resumes. Finished work is in `out`.
 
     Raises:
-        StoppedError: it was interrupted.
+        StoppedError: the work was interrupted.
     """
     try:
         yield
     except KeyboardInterrupt:
         if out is None:
             raise terminal.StoppedError("nothing is kept without --out") from None
-        raise terminal.StoppedError(f"what is done is in {out}, this goes on with it: {command_line()}") from None
+        raise terminal.StoppedError(f"finished work is in {out}, resume it: {command_line()}") from None
 
 
 def prompt(spec: str | None) -> prompts.Prompt | None:
@@ -142,7 +144,7 @@ def prompt(spec: str | None) -> prompts.Prompt | None:
 
 
 def takes_sampling(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option for each field of `SamplingOptions`, which it gets together as `sampling`."""
+    """Give a command an option for each field of `SamplingOptions`, in the place of its parameter `sampling`."""
     signature = inspect.signature(command, eval_str=True)
     fields = dataclasses.fields(SamplingOptions)
     kinds = typing.get_type_hints(SamplingOptions)
@@ -153,10 +155,10 @@ def takes_sampling(command: Callable[..., None]) -> Callable[..., None]:
         )
 
     @functools.wraps(command)
-    def with_options(**given: Any) -> None:
-        values = {field.name: given.pop(field.name) for field in fields}
-        values |= {name: list(map(_text, texts)) for name, texts in values.items() if isinstance(texts, list)}
-        command(**given, sampling=SamplingOptions(**values))
+    def with_options(**arguments: Any) -> None:
+        values = {field.name: arguments.pop(field.name) for field in fields}
+        values |= {name: list(map(_unescape, texts)) for name, texts in values.items() if isinstance(texts, list)}
+        command(**arguments, sampling=SamplingOptions(**values))
 
     with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -164,9 +166,8 @@ def takes_sampling(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameter(field: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
-    """The option of a command for a field of `SamplingOptions`."""
-    about = field.metadata
-    option = typer.Option(help=about["help"], metavar=about.get("metavar"))
+    """The option for a field of `SamplingOptions`."""
+    option = typer.Option(help=field.metadata["help"], metavar=field.metadata.get("metavar"))
     takes_several = list[str] in typing.get_args(kind)
     annotation: Any = Annotated[list[str] | None if takes_several else kind, option]
     return inspect.Parameter(field.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)
@@ -183,17 +184,17 @@ def trial(
     reward: str,
     temperature: float,
     max_tokens: int | None,
-    asked: str | None,
+    prompt_spec: str | None,
 ) -> Evaluation:
-    """An evaluation that finds something out before the one that counts, with steps as the prompt has them.
+    """The preliminary evaluation of `motes advise` and `motes tune`. The prompt defines its steps.
 
     Raises:
-        ConfigurationError: there is no reward model, or something else cannot work.
+        ConfigurationError: there is no reward model, or a setting cannot work.
     """
     if reward == "none":
-        raise ConfigurationError("this looks at how good the reward model is: name one")
-    found = prompt(asked)
-    usual = DEFAULTS if found is None else found.sampling
+        raise ConfigurationError("this command measures the reward model: name one")
+    opened_prompt = prompt(prompt_spec)
+    default = DEFAULTS if opened_prompt is None else opened_prompt.sampling
     return Evaluation(
         task=task,
         split=split,
@@ -202,20 +203,20 @@ def trial(
         budgets=(budget,),
         lm=model,
         reward=reward,
-        sampling=usual.replace(temperature=temperature, max_tokens=max_tokens),
-        prompt=found,
+        sampling=default.replace(temperature=temperature, max_tokens=max_tokens),
+        prompt=opened_prompt,
     )
 
 
-def _text(option: str) -> str:
+def _unescape(option: str) -> str:
     return option.replace(r"\n", "\n").replace(r"\t", "\t")
 
 
 def names(text: str, option: str) -> tuple[str, ...]:
-    """The words of a list separated by commas.
+    """The names in a list separated by commas.
 
     Raises:
-        ConfigurationError: it is empty.
+        ConfigurationError: the list is empty.
     """
     words = tuple(word.strip() for word in text.split(",") if word.strip())
     if not words:
@@ -227,7 +228,7 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     """The whole numbers of a list separated by commas.
 
     Raises:
-        ConfigurationError: it is empty, or something in it is no whole number.
+        ConfigurationError: the list is empty, or an item is not a whole number.
     """
     words = names(text, option)
     try:
@@ -237,20 +238,20 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
 
 
 def parse_prices(text: str | None) -> prices.Prices | None:
-    """The prices that an option gives."""
+    """The prices in the value of `--prices`."""
     return None if text is None else prices.Prices.parse(text)
 
 
 def open_models(model: str, reward: str) -> tuple[LanguageModel, RewardModel | None]:
-    """The models of those names."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what matters is raised
-    terminal.pass_time(f"opening {model}")
+    """Open the models of these names."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # errors are raised anyway
+    terminal.say_busy(f"opening {model}")
     return api.language_model(model), open_reward_model(reward)
 
 
 def open_reward_model(reward: str | None) -> RewardModel | None:
-    """The reward model of that name, if there is one."""
+    """Open the reward model of this name, if there is one."""
     if reward is None or reward == "none":
         return None
-    terminal.pass_time(f"opening {reward}")
+    terminal.say_busy(f"opening {reward}")
     return api.reward_model(reward)

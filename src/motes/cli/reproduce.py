@@ -1,4 +1,4 @@
-"""`motes reproduce`: the paper's table 1 or figure 2, measured again beside its own numbers."""
+"""`motes reproduce`: measure the paper's table 1 or figure 2 again, beside its own numbers."""
 
 from __future__ import annotations
 
@@ -32,53 +32,55 @@ def command(
         list[str],
         typer.Option(
             metavar="ROW=SPEC,…",
-            help=f"Of each row that is to be measured, where its model is; may be repeated. {EVERY}: every other row.",
+            help=f"Model of each row to measure; may be repeated. ROW {EVERY} stands for all other rows.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Directory of everything; what is unfinished is resumed.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory of all runs; unfinished ones are resumed.")],
     reward: Annotated[
         str | None,
-        typer.Option("--reward", autocompletion=options.complete(*options.REWARDS), help="Where the reward model is."),
+        typer.Option("--reward", autocompletion=options.complete(*options.REWARDS), help="Reward model."),
     ] = None,
     tasks: Annotated[
         str | None,
         typer.Option(
             metavar="NAME|NAME=FILE.jsonl,…",
             autocompletion=options.complete(*TASKS["table1"]),
-            help=f"Which of {', '.join(TASKS['table1'])}, and from where; by default all, from the hub.",
+            help=f"Tasks among {', '.join(TASKS['table1'])}, or their files. Default: all, from the hub.",
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="The first so many problems of each; by default all.")] = None,
-    budget: Annotated[int | None, typer.Option(help="The largest, for a trial; by default the paper's.")] = None,
-    seeds: Annotated[str, typer.Option(help="Everything is repeated with each, separated by commas.")] = "0",
-    concurrency: Annotated[int, typer.Option(help="Problems in flight.")] = 64,
+    limit: Annotated[
+        int | None, typer.Option(help="Number of problems of each task, from the first on. Default: all.")
+    ] = None,
+    budget: Annotated[int | None, typer.Option(help="Largest budget, for a trial. Default: the paper's.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas; all runs are repeated with each.")] = "0",
+    concurrency: Annotated[int, typer.Option(help="Number of problems in flight.")] = 64,
     prompt: Annotated[
         str | None,
         typer.Option(
             metavar="NAME|FILE|none",
             autocompletion=options.complete(*prompts.names(), "none"),
-            help="How all are asked; by default as the rows say.",
+            help="Prompt of all rows. Default: each row's own.",
         ),
     ] = None,
     configs: Annotated[
-        Path | None, typer.Option(help="Directory of your own rows, a TOML file each; by default the paper's.")
+        Path | None, typer.Option(help="Directory of your own rows, one TOML file each. Default: the paper's rows.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done; nothing is opened.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, without opening models.")] = False,
     run_code: options.RunCode = False,
 ) -> None:
-    """Measure the paper's table 1 or figure 2 again; resumes where it stopped."""
+    """Measure the paper's table 1 or figure 2 again. An unfinished measurement is resumed."""
     if concurrency < 1:
         raise ConfigurationError(f"--concurrency must be at least 1, not {concurrency}")
     rows = read_rows(configs, run_code=run_code)
     if prompt is not None:
-        asked = None if prompt == "none" else prompts.prompt(prompt)
-        rows = {name: dataclasses.replace(row, prompt=asked) for name, row in rows.items()}
+        opened_prompt = None if prompt == "none" else prompts.prompt(prompt)
+        rows = {name: dataclasses.replace(row, prompt=opened_prompt) for name, row in rows.items()}
     reproduction = Reproduction(
         experiment=cast(Experiment, experiment),
         out=out,
-        models=pairs(models, "--models", "ROW=SPEC"),
+        models=parse_pairs(models, "--models", "ROW=SPEC"),
         reward=reward,
-        tasks={} if tasks is None else pairs([tasks], "--tasks", None),
+        tasks={} if tasks is None else parse_pairs([tasks], "--tasks", None),
         limit=limit,
         seeds=options.numbers(seeds, "--seeds"),
         budget=budget,
@@ -103,33 +105,36 @@ def command(
         raise typer.Exit(1)
 
 
-def pairs(texts: Sequence[str], option: str, wanted: str | None) -> dict[str, str]:
-    """NAME=VALUE pairs separated by commas; a NAME alone stands for itself, unless something else is wanted.
+def parse_pairs(texts: Sequence[str], option: str, form: str | None) -> dict[str, str]:
+    """NAME=VALUE pairs separated by commas.
+
+    Args:
+        form: the required form of a pair; None: NAME alone means NAME=NAME.
 
     Raises:
-        ConfigurationError: a pair is incomplete, or a name stands there twice.
+        ConfigurationError: a pair is incomplete, or two pairs have the same name.
     """
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for word in (word for text in texts for word in options.names(text, option)):
         name, equals, value = word.partition("=")
-        if not name or (equals and not value) or (wanted and not equals):
-            raise ConfigurationError(f"{option}: {word!r} is not {wanted or 'NAME or NAME=VALUE'}")
-        if name in found:
+        if not name or (equals and not value) or (form and not equals):
+            raise ConfigurationError(f"{option}: {word!r} is not {form or 'NAME or NAME=VALUE'}")
+        if name in values:
             raise ConfigurationError(f"{option} names {name} twice")
-        found[name] = value or name
-    return found
+        values[name] = value or name
+    return values
 
 
 def measure(reproduction: Reproduction, concurrency: int) -> int:
-    """Do every run that has no record yet, one model after the other; a line for each number. Runs that failed."""
+    """Do the runs without a record, one model after the other, and print each number. Returns how many runs failed."""
     pending = [entry for entry in reproduction.entries if entry.num_done < entry.num_runs]
-    terminal.tell(f"{len(reproduction.entries)} numbers, {len(pending)} of them still to be measured")
+    terminal.say_progress(f"{len(reproduction.entries)} numbers, {len(pending)} of them still to be measured")
     groups = itertools.groupby(pending, key=lambda entry: entry.evaluation.lm)
     return sum(_measure(model, list(entries), concurrency) for model, entries in groups)
 
 
 def _measure(model: str, entries: Sequence[Entry], concurrency: int) -> int:
-    """Those of one language model, which is let go at the end."""
+    """`measure` for one language model, which is released at the end."""
     failed = 0
     lm, _ = options.open_models(model, "none")
     rewards: dict[str | None, RewardModel | None] = {}
@@ -142,24 +147,24 @@ def _measure(model: str, entries: Sequence[Entry], concurrency: int) -> int:
         console.quiet = not console.is_interactive
         settings = {"concurrency": concurrency, "command": options.command_line()}
         progress = run(console, evaluation, entry.directory, lm=lm, reward=prm, **settings)
-        told = f", {progress.failed} failed" if progress.failed else ""
-        terminal.tell(f"{entry.name}: {100 * progress.accuracy:.1f} % of {progress.done} runs{told}")
+        failures = f", {progress.failed} failed" if progress.failed else ""
+        terminal.say_progress(f"{entry.name}: {100 * progress.accuracy:.1f} % of {progress.done} runs{failures}")
         failed += progress.failed
     return failed
 
 
 def show_plan(reproduction: Reproduction) -> None:
-    """What is left to do, in runs and trajectories."""
+    """Print the numbers of runs and trajectories that remain."""
     runs = trajectories = 0
     for entry in reproduction.entries:
-        left = entry.num_runs - entry.num_done
-        runs, trajectories = runs + left, trajectories + left * entry.budget
-        terminal.say(f"{entry.name}: {left:,} of {entry.num_runs:,} runs left, `{entry.evaluation.methods[0]}`")
+        remaining = entry.num_runs - entry.num_done
+        runs, trajectories = runs + remaining, trajectories + remaining * entry.budget
+        terminal.say(f"{entry.name}: {remaining:,} of {entry.num_runs:,} runs left, `{entry.evaluation.methods[0]}`")
     terminal.say(f"{runs:,} runs, {trajectories:,} trajectories")
 
 
 def show(reproduction: Reproduction) -> None:
-    """The table, with what must be known to read it."""
+    """Print the table and the warnings about it."""
     console = terminal.results()
     for warning in [*reproduction.damages().lines(), *reproduction.warnings()]:
         console.print(Text(warning, style="yellow"))

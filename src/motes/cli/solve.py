@@ -1,4 +1,4 @@
-"""`motes solve`: one question, its particles live, its answer."""
+"""`motes solve`: solve one problem and show its particles live."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from motes.tasks import Arithmetic
 
 @options.takes_sampling
 def command(
-    question: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.", show_default=False)],
+    question: Annotated[str, typer.Argument(help="The question; - reads it from stdin.", show_default=False)],
     model: options.Model = "tiny",
     reward: options.Reward = "tiny",
     outcome_reward: options.OutcomeReward = None,
@@ -32,57 +32,57 @@ def command(
         str,
         typer.Option(
             autocompletion=options.complete(*METHODS),
-            help=f"One of {', '.join(METHODS)}; pf:paper, the paper's preset; @FILE, what `motes tune` found; or "
+            help=f"Method: {', '.join(METHODS)}; pf:paper, the paper's preset; @FILE, a preset from `motes tune`; or "
             "MODULE:CLASS of your own.",
         ),
     ] = "pf",
     budget: Annotated[
         int | None,
         typer.Option(
-            "-n",
-            "--budget",
-            help="Number of trajectories: particles, samples.  [default: 16, or the preset's]",
+            "-n", "--budget", help="Number of trajectories: particles, samples.  [default: 16 or the preset's]"
         ),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A setting of the method; may be repeated.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same answer.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed. The same seed gives the same answer.")] = 0,
     deadline: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Answer by then, with what there is; counted once the models are open."),
+        typer.Option(
+            metavar="SECONDS", help="Return the best answer so far after this time, which starts with open models."
+        ),
     ] = None,
     token_budget: Annotated[
-        int | None, typer.Option(help="Begin no step once so many tokens are generated; answer with what there is.")
+        int | None, typer.Option(help="Begin no step after this many generated tokens; return the best answer so far.")
     ] = None,
     prompt: options.Prompt = None,
     sampling: SamplingOptions = options.NO_OPTIONS,
     task: options.Rule = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Solve one problem, with its particles live."""
+    """Solve one problem and show its particles live."""
     problem = Problem(terminal.read_stdin() if question == "-" else question)
     for setting in settings or ():
         if "=" not in setting:
             raise ConfigurationError(f"--set wants FIELD=VALUE, not {setting!r}")
-    usual = preset_of(method) or Preset(method, 16)
-    spec = ":".join([usual.method, *(settings or ())])
-    made = method_from_spec(spec, usual.budget if budget is None else budget)
-    asked_by = options.prompt(prompt)
+    preset = preset_of(method) or Preset(method, 16)
+    spec = ":".join([preset.method, *(settings or ())])
+    configured_method = method_from_spec(spec, preset.budget if budget is None else budget)
+    opened_prompt = options.prompt(prompt)
     rule = None if task is None else api.answer_rule(task)
-    sampled = sampling.apply(Sampling() if asked_by is None else asked_by.sampling)
+    configured_sampling = sampling.apply(Sampling() if opened_prompt is None else opened_prompt.sampling)
     lm, prm = options.open_models(model, reward)
-    last_word = options.open_reward_model(outcome_reward)
-    note = out_of_kind(model, problem)
+    outcome_prm = options.open_reward_model(outcome_reward)
+    note = note_on_question(model, problem)
     started = time.perf_counter()
     with Watch(terminal.progress(quiet=as_json)) as watch:
         result = api.solve(
-            problem if asked_by is None else asked_by.problem(problem),
+            problem if opened_prompt is None else opened_prompt.problem(problem),
             lm=lm,
             reward=prm,
-            outcome_reward=last_word,
-            method=made,
-            sampling=sampled,
+            outcome_reward=outcome_prm,
+            method=configured_method,
+            sampling=configured_sampling,
             seed=seed,
             task=rule,
             observe=watch.observe,
@@ -91,16 +91,17 @@ def command(
         )
     seconds = time.perf_counter() - started
     if as_json:
-        models = {"model": model, "reward": reward, "outcome_reward": outcome_reward}
-        method_asked = {"method": spec, "budget": made.budget, "settings": describe(made)}
-        asked = {**models, "prompt": prompt, "task": task, **method_asked}
-        terminal.say(terminal.exact_json(to_dict(result, asked, note, seconds)))
+        request = {
+            "model": model, "reward": reward, "outcome_reward": outcome_reward, "prompt": prompt, "task": task,
+            "method": spec, "budget": configured_method.budget, "settings": describe(configured_method),
+        }  # fmt: skip
+        terminal.say(terminal.exact_json(to_dict(result, request, note, seconds)))
     else:
         show_result(terminal.results(), result, seconds, note)
 
 
-def out_of_kind(model: str, problem: Problem) -> str | None:
-    """What to say beside an answer of the bundled model to a question that it cannot know."""
+def note_on_question(model: str, problem: Problem) -> str | None:
+    """A warning, if the bundled model is used for a question that it was not trained for."""
     if model != "tiny" or Arithmetic().recognizes(problem.question):
         return None
     return "tiny knows nothing but stories of who has how many (`motes demo` shows one): do not believe the answer"
@@ -110,8 +111,8 @@ def show_question(console: Console, problem: Problem) -> None:
     console.print(Text(problem.question + "\n", style="bold"), soft_wrap=not console.is_terminal)
 
 
-def to_dict(result: Result, asked: dict[str, Any], note: str | None, seconds: float) -> dict[str, Any]:
-    """A result as JSON can hold it."""
+def to_dict(result: Result, request: dict[str, Any], note: str | None, seconds: float) -> dict[str, Any]:
+    """The JSON object for a result, which includes the options of the request."""
     weights = Weights(result.log_weights).normalized.tolist()
     scores = [None if math.isnan(score) else score for score in result.scores.tolist()]
     return {
@@ -124,7 +125,7 @@ def to_dict(result: Result, asked: dict[str, Any], note: str | None, seconds: fl
         "confidence": confidence(result),
         "posterior": dict(result.posterior),
         "text": result.text,
-        **asked,
+        **request,
         "seed": result.seed,
         "log_evidence": result.log_evidence,
         "rounds": [dataclasses.asdict(Round.of(i, record)) for i, record in enumerate(result.records, start=1)],

@@ -1,8 +1,8 @@
-"""The one door to the terminal: whatever a command shows goes through here.
+"""All output of commands to the terminal goes through this module.
 
-Results go to stdout, everything else (progress, notes, errors) to stderr. Text of models, files and servers is shown as
-text: nothing in it is markup, and nothing in it acts on the terminal (`motes.text.visible`). Streams end no command: a
-reader that goes away, a full disk, an encoding that lacks a character.
+Results go to stdout, everything else (progress, notes, errors) to stderr. Text from models, files and servers is shown
+literally: it is never markup, and never controls the terminal (`motes.text.visible`). A closed pipe, a full disk or an
+encoding without a character does not end a command.
 """
 
 from __future__ import annotations
@@ -24,49 +24,49 @@ from rich.console import RenderableType
 from motes.errors import ConfigurationError
 from motes.text import UNSEEN, decoded, escaped, visible
 
-WIDE = 200
-"""Columns of what is no terminal: as many as the tables need."""
-NARROW = 20
-"""Columns of a terminal at least, whatever it says."""
-USUAL = 80
-"""Columns of a terminal that says 0."""
-SPELLED: Mapping[str, str] = {
+FILE_WIDTH = 200
+"""Columns of output that does not go to a terminal: enough for all tables."""
+MIN_WIDTH = 20
+"""Minimum number of columns of a terminal, even if it reports less."""
+DEFAULT_WIDTH = 80
+"""Columns of a terminal that reports 0."""
+SUBSTITUTES: Mapping[str, str] = {
     "━": "#", "─": "-", "■": "*", "…": "...", "→": "->", "–": "-", "—": "-", "−": "-", "±": "+-", "×": "x", "≥": ">=",
     "≤": "<=", "“": '"', "”": '"', "‘": "'", "’": "'", "·": "-",
 }  # fmt: skip
-"""What stands for our own signs where an encoding lacks them."""
+"""Substitutes for the characters that motes itself prints, for encodings without them."""
 
 
-def _spell(error: UnicodeError) -> tuple[str, int]:
+def _substitute(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
-    lacking = error.object[error.start : error.end]
-    return "".join(SPELLED.get(character) or escaped(character) for character in lacking), error.end
+    missing = error.object[error.start : error.end]
+    return "".join(SUBSTITUTES.get(character) or escaped(character) for character in missing), error.end
 
 
-codecs.register_error("motes.spell", _spell)
+codecs.register_error("motes.substitute", _substitute)
 
 
 class StoppedError(Exception):
-    """Somebody pressed Ctrl-C; the message says what is kept."""
+    """The user pressed Ctrl-C. The message says what is kept."""
 
 
 class Stream:
-    """A standard stream that ends no command.
+    """A standard stream whose failures do not end the command.
 
-    What its encoding lacks is spelled out. When its reader has gone, the rest is thrown away; where it cannot be
-    written otherwise, the rest goes to `instead`.
+    Characters that its encoding lacks are replaced. After its reader closed it, output is discarded; after any other
+    failure, output goes to `fallback`.
 
     Args:
-        stream: None where the process was started with it closed.
-        instead: another one, if there is one.
+        stream: None if the process was started without it.
+        fallback: another stream, if there is one.
 
     Attributes:
-        error: why it could not be written, if it could not.
+        error: the reason why the stream could not be written; None if it could.
     """
 
-    def __init__(self, stream: TextIO | None, instead: Stream | None = None) -> None:
+    def __init__(self, stream: TextIO | None, fallback: Stream | None = None) -> None:
         self._stream = stream
-        self._instead = instead
+        self._fallback = fallback
         self.error: OSError | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -79,36 +79,36 @@ class Stream:
         if self._stream is not None and self.error is None:
             encoding = getattr(self._stream, "encoding", None) or "utf-8"
             try:
-                self._stream.write(text.encode(encoding, "motes.spell").decode(encoding))
-                self._stream.flush()  # here, where an error is caught
+                self._stream.write(text.encode(encoding, "motes.substitute").decode(encoding))
+                self._stream.flush()  # now, so that errors are caught here
                 return len(text)
             except OSError as error:
                 self._give_up(self._stream, error)
-        if self._instead is not None and not isinstance(self.error, BrokenPipeError):
-            self._instead.write(text)
+        if self._fallback is not None and not isinstance(self.error, BrokenPipeError):
+            self._fallback.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Nothing: every write does."""
+        """Does nothing: `write` flushes."""
 
     def _give_up(self, stream: TextIO, error: OSError) -> None:
         self.error = error
-        with contextlib.suppress(OSError, ValueError):  # what is still in its buffer must not fail when Python ends
+        with contextlib.suppress(OSError, ValueError):  # Python must not fail to write the buffer at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        if self._instead is not None and not isinstance(error, BrokenPipeError):
-            self._instead.write(f"motes: stdout cannot be written ({error.strerror}): the rest stands here\n")
+        if self._fallback is not None and not isinstance(error, BrokenPipeError):
+            self._fallback.write(f"motes: stdout cannot be written ({error.strerror}): the rest stands here\n")
 
 
 @contextlib.contextmanager
-def opened() -> Iterator[Stream]:
-    """The standard streams made safe for a command; what its results are written to."""
-    for number in range(3):  # else the next file opened would be the process's stdin, stdout or stderr
+def safe_streams() -> Iterator[Stream]:
+    """A context in which failures of the standard streams do not end the command. Yields the stream for results."""
+    for number in range(3):  # otherwise the next file that is opened would become stdin, stdout or stderr
         try:
             os.fstat(number)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     err = Stream(sys.stderr)
-    out = Stream(sys.stdout, instead=err)
+    out = Stream(sys.stdout, fallback=err)
     with (
         contextlib.redirect_stdout(cast(TextIO, out)),
         contextlib.redirect_stderr(cast(TextIO, err)),
@@ -119,7 +119,7 @@ def opened() -> Iterator[Stream]:
 
 
 class Text(rich.text.Text):
-    """rich's, of text from anywhere."""
+    """rich's `Text`, for text from any source."""
 
     def __init__(self, text: str = "", *arguments: Any, **options: Any) -> None:
         super().__init__(visible(text, newlines=True), *arguments, **options)
@@ -130,7 +130,7 @@ class Text(rich.text.Text):
 
 
 class Console(rich.console.Console):
-    """rich's, for text from anywhere: without markup, emoji by name or highlights."""
+    """rich's `Console`, for text from any source: without markup, emoji names and highlights."""
 
     def __init__(self, file: TextIO, *, quiet: bool = False) -> None:
         interactive = file.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
@@ -138,15 +138,15 @@ class Console(rich.console.Console):
             file=file, quiet=quiet, force_interactive=interactive, markup=False, emoji=False, highlight=False
         )
         if not file.isatty():
-            self.width = WIDE
-        elif self.width < NARROW:
-            self.width = NARROW if self.width else USUAL
+            self.width = FILE_WIDTH
+        elif self.width < MIN_WIDTH:
+            self.width = MIN_WIDTH if self.width else DEFAULT_WIDTH
 
     def render_str(self, text: str, **options: Any) -> rich.text.Text:
         return super().render_str(visible(text, newlines=True), **options)
 
     def show(self, renderable: RenderableType) -> None:
-        """Print without blanks at the ends of lines where the output is not a terminal's."""
+        """Print; if the output is not a terminal, without spaces at the ends of lines."""
         if self.is_terminal or self.quiet:
             self.print(renderable)
             return
@@ -157,24 +157,24 @@ class Console(rich.console.Console):
 
 
 def results() -> Console:
-    """Where what was asked for is shown: stdout."""
+    """The console for results, on stdout."""
     return Console(sys.stdout)
 
 
 def progress(*, quiet: bool = False) -> Console:
-    """Where a command shows how far it is: stderr."""
+    """The console for progress, on stderr."""
     return Console(sys.stderr, quiet=quiet)
 
 
 def say(line: str) -> None:
-    """One line of results."""
+    """Print one line of results."""
     print(visible(line))
 
 
 def exact_json(value: Any) -> str:
-    """JSON, in which what would act on a terminal, or stdout cannot take, is escaped as JSON does it."""
+    """JSON in which characters that control a terminal, or that stdout cannot encode, are escaped."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    text = UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], text)
+    text = UNSEEN.sub(lambda match: json.dumps(match[0])[1:-1], text)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
@@ -182,31 +182,31 @@ def exact_json(value: Any) -> str:
     return text
 
 
-def tell(line: str) -> None:
-    """One line about how far a command is."""
+def say_progress(line: str) -> None:
+    """Print one line about progress."""
     print(visible(line), file=sys.stderr)
 
 
-def pass_time(doing: str) -> None:
-    """What takes a while now, where somebody waits at a terminal."""
+def say_busy(activity: str) -> None:
+    """On a terminal, print what takes a while now."""
     console = progress()
     if console.is_interactive:
-        console.print(Text(f"{doing} …", style="dim"), soft_wrap=True)
+        console.print(Text(f"{activity} …", style="dim"), soft_wrap=True)
 
 
 def note(message: str) -> None:
-    """One line on stderr: an error, a warning, or what else must be known."""
+    """Print one line to stderr: an error, a warning or a note."""
     print(f"motes: {one_line(message)}", file=sys.stderr)
 
 
 def note_all(messages: Iterable[str]) -> None:
-    """Each as `note` does it."""
+    """Print each message as `note` does."""
     for message in messages:
         note(message)
 
 
 def show_traceback() -> None:
-    """Where the error being handled comes from."""
+    """Print the traceback of the current error."""
     print(visible(traceback.format_exc(), newlines=True), end="", file=sys.stderr)
 
 
@@ -219,7 +219,7 @@ def read_stdin() -> str:
     """Everything on stdin.
 
     Raises:
-        ConfigurationError: it is closed, or no UTF-8.
+        ConfigurationError: stdin is closed, or not UTF-8.
     """
     if sys.stdin is None:
         raise ConfigurationError("stdin is closed: pipe the question in, or write it on the command line")
@@ -228,4 +228,4 @@ def read_stdin() -> str:
         content = source.read()
         return decoded(content) if isinstance(content, bytes) else content
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"stdin is no UTF-8 ({error.reason} at byte {error.start}): convert it") from error
+        raise ConfigurationError(f"stdin is not UTF-8 ({error.reason} at byte {error.start}): convert it") from error

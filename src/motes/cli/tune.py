@@ -1,4 +1,4 @@
-"""`motes tune`: which method and which settings, by a race on a validation split."""
+"""`motes tune`: find the best method and settings by a race on a validation split."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ BEST = "best.toml"
 def command(
     task: options.Task = "arithmetic",
     split: options.ValidationSplit = "validation",
-    limit: Annotated[int, typer.Option(min=16, help="Problems of the last round, the first so many.")] = 200,
+    limit: Annotated[int, typer.Option(min=16, help="Number of problems of the last round, from the first on.")] = 200,
     methods: Annotated[
         str | None,
         typer.Option(
             autocompletion=options.complete(*METHODS),
-            help=f"Methods with their settings, separated by commas; by default {len(CANDIDATES)} of them.",
+            help=f"Methods with their settings, separated by commas. Default: {len(CANDIDATES)} methods.",
         ),
     ] = None,
-    budget: Annotated[int, typer.Option("-n", "--budget", min=1, help="Trajectories of each.")] = 16,
+    budget: Annotated[int, typer.Option("-n", "--budget", min=1, help="Number of trajectories of each method.")] = 16,
     tokens: Annotated[
-        int | None, typer.Option(min=1, help="Computed ones, of both models, after which the race is ended.")
+        int | None, typer.Option(min=1, help="Computed tokens of both models after which the race ends.")
     ] = None,
     model: options.Model = "tiny",
     reward: options.Reward = "tiny",
@@ -45,44 +45,45 @@ def command(
     concurrency: options.Concurrency = 64,
     out: Annotated[Path, typer.Option(help="Directory of the race; an unfinished one is resumed.")] = Path("tuned"),
 ) -> None:
-    """Let methods and settings race; what wins is written as a preset for --method @FILE and motes.toml."""
+    """Let methods and settings race. The best becomes a preset for --method @FILE and motes.toml."""
     specs = CANDIDATES if methods is None else options.names(methods, "--methods")
-    racing, refused = candidates(specs, budget)
-    for reason in refused:
+    racing, refusals = candidates(specs, budget)
+    for reason in refusals:
         terminal.note(f"left out: {reason}")
     evaluation = options.trial(
         task, split, limit, racing, budget,
-        model=model, reward=reward, temperature=temperature, max_tokens=max_tokens, asked=prompt,
+        model=model, reward=reward, temperature=temperature, max_tokens=max_tokens, prompt_spec=prompt,
     )  # fmt: skip
     console = terminal.progress()
-    told: set[tuple[int, str]] = set()
+    printed: set[tuple[int, str]] = set()
 
-    def tell(number: int, spec: str, progress: Progress) -> None:
-        if progress.done == progress.total and (number, spec) not in told:
-            told.add((number, spec))
+    def print_finished(number: int, spec: str, progress: Progress) -> None:
+        if progress.done == progress.total and (number, spec) not in printed:
+            printed.add((number, spec))
             console.print(f"round {number}  {spec}", markup=False, soft_wrap=True)
 
     with options.resumable(out):
         lm, prm = options.open_models(model, reward)
-        found = asyncio.run(
+        result = asyncio.run(
             race(
-                evaluation, out, tokens=tokens, observe=tell, lm=lm, reward=prm, concurrency=concurrency,
+                evaluation, out, tokens=tokens, observe=print_finished, lm=lm, reward=prm, concurrency=concurrency,
                 command=options.command_line(),
             )
         )  # fmt: skip
-    show_sections(terminal.results(), (), found.sections())
+    show_sections(terminal.results(), (), result.sections())
     path = out / BEST
-    save(found, path, evaluation)
-    terminal.results().print(Text(f"\nthe winner: {found.winner.spec}", style="bold"), soft_wrap=True)
+    save(result, path, evaluation)
+    terminal.results().print(Text(f"\nthe winner: {result.winner.spec}", style="bold"), soft_wrap=True)
     terminal.say(f"written: {path}; use it: motes solve … --method @{path}")
 
 
-def save(found: Race, path: Path, evaluation: Evaluation) -> None:
-    """Write the winner, and what it won against."""
-    won = found.winner
-    Preset(won.spec, found.budget).save(
+def save(result: Race, path: Path, evaluation: Evaluation) -> None:
+    """Write the winner as a preset, with comments on the race."""
+    best = result.winner
+    Preset(best.spec, result.budget).save(
         path,
         f"Found by `{options.command_line()}`:",
-        f"{percent(won.accuracy.value)} of {counted(won.problems, 'problem')} of {evaluation.task}, {evaluation.split} "
-        f"split, with {evaluation.lm} and {evaluation.reward}; {len(found.standings)} methods raced.",
+        f"{percent(best.accuracy.value)} of {counted(best.problems, 'problem')} of {evaluation.task}, "
+        f"{evaluation.split} split, with {evaluation.lm} and {evaluation.reward}; "
+        f"{len(result.standings)} methods raced.",
     )

@@ -1,27 +1,30 @@
-"""What a person sees: a population while it runs, a result, an evaluation's progress and its table."""
+"""Views for people: a running population, a result, an evaluation's progress and its tables."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import rich.console
 from rich.console import ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.measure import Measurement
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from motes.cli.terminal import Console, Text
 from motes.core import Record, Result, Stop, Usage
-from motes.lab.measure.formats import Section
+from motes.lab.measure.formats import Section, duration
 from motes.lab.run.method_spec import NAMES
 from motes.lab.show.report import Report
 from motes.methods import Run
 from motes.smc import Weights
 
 SHOWN = 6
-"""Partial answers and answers shown at most."""
+"""Maximum number of partial answers, and of answers, that are shown."""
 
 STOPPED: Mapping[Stop, str] = {
     "deadline": "at the deadline: the answer is the best so far",
@@ -34,8 +37,8 @@ class Round:
     """One round in numbers.
 
     Attributes:
-        survivors: how many of the previous population have a descendant.
-        dropped: how many could not be extended or scored.
+        survivors: number of particles of the previous population that have a descendant.
+        dropped: number of particles that could not be extended or scored.
     """
 
     number: int
@@ -69,9 +72,9 @@ class Round:
 
 
 class Watch:
-    """Shows a run round by round: drawn in place on a terminal, one plain line a round elsewhere.
+    """Shows a run round by round: a table in place on a terminal, one plain line per round elsewhere.
 
-    Use as a context manager, and `observe` as the run's observer.
+    Use it as a context manager, with `observe` as the run's observer.
     """
 
     def __init__(self, console: Console) -> None:
@@ -82,7 +85,7 @@ class Watch:
     def __enter__(self) -> Watch:
         if self.console.is_interactive:
             self._live.start()
-            self._live.update(Text("the first step is being drawn …", style="dim"))
+            self._live.update(Text("sampling the first step …", style="dim"))
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -100,19 +103,64 @@ class Watch:
 
     def _draw(self, run: Run, record: Record) -> RenderableType:
         table = _table("round", "effective sample size", "", "survivors", "finished", yielding=(1,))
-        for one in self.rounds[-10:]:
+        for item in self.rounds[-10:]:
             table.add_row(
-                str(one.number),
-                Bar(one.ess / one.particles, 24, "green" if one.ess > one.particles / 2 else "yellow"),
-                f"{one.ess:.1f} of {one.particles}",
-                f"{one.survivors}{' resampled' if one.resampled else ''}",
-                str(one.finished),
+                str(item.number),
+                Bar(item.ess / item.particles, 24, "green" if item.ess > item.particles / 2 else "yellow"),
+                f"{item.ess:.1f} of {item.particles}",
+                f"{item.survivors}{' resampled' if item.resampled else ''}",
+                str(item.finished),
             )
         return Group(table, Text(""), partial_answers(record), Text(_cost(run.usage), style="dim"))
 
 
+class ProgressView:
+    """Shows the progress of work: a bar on a terminal, about twenty plain lines elsewhere. Use it as a context manager.
+
+    Args:
+        unit: what is counted, such as "runs".
+    """
+
+    def __init__(self, console: Console, unit: str) -> None:
+        self.console, self._unit, self._started = console, unit, time.perf_counter()
+        description = TextColumn("{task.description}", markup=False)
+        self._bar = Progress(BarColumn(bar_width=36), MofNCompleteColumn(), description, console=console)
+        self._task = self._bar.add_task("", total=None)
+        self._live = Live(console=console, refresh_per_second=5, transient=True)
+        self._printed = -1
+
+    def __enter__(self) -> Self:
+        if self.console.is_interactive:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.console.is_interactive:
+            self._live.stop()
+
+    def show(self, done: int, total: int, description: str, pace: str = "", *details: RenderableType) -> None:
+        """Update the bar, with `details` below it, or print a line."""
+        if self.console.is_interactive:
+            self._bar.update(self._task, completed=done, total=total, description=description)
+            self._live.update(Group(self._bar, *details))
+        elif (part := 20 * done // max(1, total)) != self._printed:
+            self._printed = part
+            self.console.print(
+                "   ".join(filter(None, (f"{done}/{total} {self._unit}", description, pace))), soft_wrap=True
+            )
+
+    def pace(self, done: int, total: int, resumed: int, tokens: int | None = None) -> list[str]:
+        """Units per minute, tokens computed, and the time left at this pace."""
+        new, elapsed = done - resumed, time.perf_counter() - self._started
+        if not new:
+            return []
+        words = [f"{60 * new / elapsed:,.0f} {self._unit}/min"]
+        words += [] if tokens is None else [f"{tokens:,} tokens computed, {tokens / elapsed:,.0f}/s"]
+        return [*words, f"{duration(elapsed * (total - done) / new)} left"] if done < total else words
+
+
 def partial_answers(record: Record) -> RenderableType:
-    """The heaviest partial answers: how many particles hold each, its weight, its score, its latest step."""
+    """The heaviest partial answers, each with its number of particles, weight, score and latest step."""
     weights = Weights(record.log_weights)
     shares = weights.normalized if not weights.degenerate else np.zeros(len(weights))
     groups: dict[str, list[int]] = {}
@@ -134,7 +182,7 @@ def partial_answers(record: Record) -> RenderableType:
 
 
 def show_result(console: Console, result: Result, seconds: float, note: str | None = None) -> None:
-    """The answer with what supports it, and what it cost."""
+    """Print the answer with its posterior and its cost."""
     if result.text:
         console.print(Text("\n" + result.text.strip() + "\n"), style="dim", soft_wrap=True)
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
@@ -149,8 +197,8 @@ def show_result(console: Console, result: Result, seconds: float, note: str | No
     if result.stopped:
         table.add_row("stopped", Text(STOPPED[result.stopped], style="yellow"))
     if result.dropped:
-        why = f"{len(result.dropped)} that could not be extended or scored; {result.dropped[0].error}"
-        table.add_row("dropped", Text(" ".join(why.split()), style="yellow"))
+        reason = f"{len(result.dropped)} that could not be extended or scored; {result.dropped[0].error}"
+        table.add_row("dropped", Text(" ".join(reason.split()), style="yellow"))
     if result.answer is not None and (share := confidence(result)) is not None:
         table.add_row("confidence", f"{100 * share:.0f} %")
         table.add_row("posterior", posterior(result.posterior))
@@ -159,24 +207,24 @@ def show_result(console: Console, result: Result, seconds: float, note: str | No
 
 
 def no_answer(result: Result) -> str | None:
-    """What to say where no answer was found, and what to do then."""
+    """The message for a result without an answer, with a remedy."""
     if result.answer is not None:
         return None
     if not result.text:
         return "no answer was found: the model wrote nothing"
     n = len(result.trajectories)
     texts = "the text states none" if n == 1 else f"none of {n} texts states one, and this is the likeliest"
-    asked = "" if result.problem.plain is not result.problem else "ask for one that can be read, --prompt boxed, or "
-    return f"no answer was found: {texts}; {asked}read answers by another rule, such as --task whole-text"
+    remedy = "" if result.problem.plain is not result.problem else "ask for one that can be read, --prompt boxed, or "
+    return f"no answer was found: {texts}; {remedy}read answers by another rule, such as --task whole-text"
 
 
 def confidence(result: Result) -> float | None:
-    """The posterior mass of the answer; None for a single trajectory, with which no other can agree."""
+    """The posterior mass of the answer; None for a single trajectory, whose mass would say nothing."""
     return None if len(result.trajectories) == 1 else result.confidence
 
 
 def posterior(masses: Mapping[str, float]) -> RenderableType:
-    """A small bar table of the posterior over answers."""
+    """A small table of the posterior over answers, with bars."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for answer, mass in list(masses.items())[:SHOWN]:
         table.add_row(Text(answer), Bar(mass, 24, "green"), f"{mass:.2f}")
@@ -188,12 +236,12 @@ def posterior(masses: Mapping[str, float]) -> RenderableType:
 
 
 def section_table(section: Section) -> Table:
-    """A table of a report."""
+    """The table of a report's section."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for i, column in enumerate(section.header):
         table.add_column(
             column, justify="right" if i and not section.words else "left", overflow="fold"
-        )  # no number is ever cut
+        )  # never cuts a number
     previous = None
     for first, *rest in section.rows:
         table.add_row(Text(first if first != previous else "", style="bold"), *rest)
@@ -202,7 +250,7 @@ def section_table(section: Section) -> Table:
 
 
 def show_sections(console: Console, warnings: Iterable[str], sections: Iterable[Section]) -> None:
-    """Tables one after the other, and before them what a reader must know."""
+    """Print the warnings, then the tables."""
     for warning in warnings:
         console.print(Text(warning, style="yellow"), soft_wrap=True)
     for section in sections:
@@ -215,7 +263,7 @@ def show_sections(console: Console, warnings: Iterable[str], sections: Iterable[
 
 
 def compact_table(report: Report) -> Table:
-    """Accuracy with its interval, a row for each method and a column for each budget, and what the largest cost."""
+    """Accuracy with its interval, one row per method, one column per budget, and the tokens at the largest budget."""
     budgets = sorted({cell.budget for cell in report.cells})
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
     table.add_column("accuracy in %", no_wrap=True)
@@ -230,14 +278,14 @@ def compact_table(report: Report) -> Table:
                 row.append(Text(""))
                 continue
             accuracy = cells[budget].accuracy
-            between = f" {100 * accuracy.low:3.0f}–{100 * accuracy.high:<3.0f}" if accuracy.is_known else " –"
-            row.append(Text.assemble((f"{100 * accuracy.value:.0f}", "bold"), (between, "dim")))
+            interval = f" {100 * accuracy.low:3.0f}–{100 * accuracy.high:<3.0f}" if accuracy.is_known else " –"
+            row.append(Text.assemble((f"{100 * accuracy.value:.0f}", "bold"), (interval, "dim")))
         table.add_row(*row, f"{cells[max(cells)].total_tokens:,.0f}")
     return table
 
 
 def accuracy_grid(cells: Mapping[tuple[str, int], tuple[int, int]]) -> Table:
-    """Accuracy so far, a row for each method and a column for each budget."""
+    """Accuracy so far, one row per method and one column per budget."""
     budgets = sorted({budget for _, budget in cells})
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("accuracy at budget")
@@ -253,7 +301,7 @@ def accuracy_grid(cells: Mapping[tuple[str, int], tuple[int, int]]) -> Table:
 
 
 def _table(*columns: str, yielding: Sequence[int]) -> Table:
-    """A table whose `yielding` columns, by number, become narrower where the terminal is narrow; the others stay."""
+    """A table of which only the `yielding` columns, by number, shrink on a narrow terminal."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for number, column in enumerate(columns):
         table.add_column(Text(column, no_wrap=True), no_wrap=number not in yielding)
@@ -262,7 +310,7 @@ def _table(*columns: str, yielding: Sequence[int]) -> Table:
 
 @dataclass(frozen=True)
 class Bar:
-    """A share drawn as a bar, as wide as there is room."""
+    """A share drawn as a bar, at most `width` columns wide."""
 
     share: float
     width: int
@@ -278,10 +326,10 @@ class Bar:
 
 
 def _cost(usage: Usage) -> str:
-    """What a run needs by itself, and what attempts that failed had cost."""
-    spared = usage.prefill_tokens_cached + usage.reward_tokens_cached
+    """The tokens that a run needs by itself, and the tokens of failed attempts."""
+    shared = usage.prefill_tokens_cached + usage.reward_tokens_cached
     needed = (usage.generated_tokens, usage.prefill_tokens, usage.reward_tokens)
     parts = ["{:,} generated + {:,} prefill + {:,} reward tokens".format(*needed)]
-    parts += [f"{spared:,} more shared by its particles"] if spared else []
+    parts += [f"{shared:,} more shared by its particles"] if shared else []
     parts += [f"{usage.failed_tokens:,} lost in failed attempts"] if usage.failed_tokens else []
     return ", ".join(parts)

@@ -1,9 +1,9 @@
-"""Who may start, and when: a bound on particles in flight, shared out fairly, and limits for each caller.
+"""Admission of requests: a limit on particles in flight, shared fairly between callers, and limits for each caller.
 
-Requests wait in a queue for each caller. The next to start is of the caller that has been given the fewest particles
-since it began to wait (start-time fair queueing: Goyal, Vin, Cheng 1996), so that one caller's thousand requests do not
-keep another's one waiting for all of them. It starts as soon as its particles have room, and nobody overtakes it
-meanwhile: large requests are not starved by small ones. Requests that left before they started were given nothing.
+Each caller has a queue. The next request comes from the caller that has received the fewest particles since it began
+to wait (start-time fair queueing: Goyal, Vin, Cheng 1996), so that a request does not wait for all requests of a caller
+with a thousand. It starts as soon as its particles have room, and no other request overtakes it: small requests do not
+starve large ones. The particles of a request that is withdrawn before it starts do not count.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from motes.errors import MotesError
 
 
 class BusyError(MotesError, RuntimeError):
-    """There is no room now.
+    """The gateway has no room for the request now.
 
     Attributes:
-        retry_after: seconds after which there may be.
-        closing: no request is taken any more.
+        retry_after: seconds after which it may have room.
+        closing: the gateway is shutting down and admits no further requests.
     """
 
     def __init__(self, reason: str, retry_after: float, *, closing: bool = False) -> None:
@@ -33,36 +33,37 @@ class BusyError(MotesError, RuntimeError):
 
 
 @dataclass(eq=False)
-class _Waiting:
+class _QueuedRequest:
     particles: int
     admitted: asyncio.Future[None]
 
 
 @dataclass(eq=False)
 class Caller:
-    """One who asks, and what is known of it.
+    """A caller with its limits and the state of its requests.
 
     Args:
-        concurrency: requests that it may have in flight or waiting. per_minute: that it may begin; None: any number.
+        concurrency: maximum number of requests in flight or waiting.
+        per_minute: maximum number of new requests per minute; None: no limit.
     """
 
     name: str
     concurrency: int
     per_minute: int | None = None
-    present: int = 0
+    present: int = 0  # requests in flight or waiting
     allowance: float = field(init=False)
     refilled: float = -math.inf
-    served: float = 0.0  # where what it has been given ends on the virtual clock
-    waiting: deque[_Waiting] = field(default_factory=deque)
+    served: float = 0.0  # virtual time at which the admitted requests end, see `Admission`
+    queue: deque[_QueuedRequest] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.allowance = float(self.per_minute or 0)
 
     def take(self, now: float) -> None:
-        """Use up one of its requests a minute, which come back evenly.
+        """Use up one request of the caller's rate, whose allowance refills evenly.
 
         Raises:
-            BusyError: there is none.
+            BusyError: the allowance is used up.
         """
         if self.per_minute is None:
             return
@@ -75,22 +76,26 @@ class Caller:
 
 
 class Admission:
-    """The gate that every request goes through.
+    """Admits requests, one after the other, within the limits.
+
+    The virtual clock counts particles: each of a caller's requests takes as long as it has particles, and the request
+    that starts earliest is admitted next.
 
     Args:
-        particles: the bound on those in flight.
-        waiting: the bound on requests that wait.
-        clock: in seconds.
+        particles: maximum number of particles in flight.
+        waiting: maximum number of waiting requests.
+        clock: returns the time in seconds.
 
     Attributes:
-        in_flight: particles of the requests that have started. in_queue: requests that wait.
+        in_flight: number of particles of admitted requests.
+        in_queue: number of waiting requests.
     """
 
     def __init__(self, particles: int, waiting: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._particles, self._most_waiting, self._clock = particles, waiting, clock
-        self._queued: dict[Caller, None] = {}  # callers with requests that wait, in the order in which they came
-        self._virtual = 0.0  # where the latest request started
-        self._mean = 1.0  # seconds that a request was in flight, lately
+        self._max_particles, self._max_waiting, self._clock = particles, waiting, clock
+        self._waiting_callers: dict[Caller, None] = {}  # in the order of their arrival
+        self._virtual_time = 0.0  # at which the latest request started
+        self._mean_seconds = 1.0  # that a request is in flight: a moving average
         self._requests = 0
         self._closed = False
         self._idle = asyncio.Event()
@@ -100,30 +105,30 @@ class Admission:
 
     @contextlib.asynccontextmanager
     async def enter(self, caller: Caller, particles: int) -> AsyncIterator[None]:
-        """Wait until so many particles have room, and hold the room.
+        """Wait until `particles` particles have room, and hold the room during the context.
 
         Raises:
-            BusyError: the caller has as many requests as it may, or began too many within a minute; too many wait; or
-                the gate is closed.
+            BusyError: the caller has too many requests at once or within a minute, too many requests wait, or the
+                gateway is closing.
         """
         if self._closed:
             raise BusyError("shutting down", 1.0, closing=True)
         if caller.present >= caller.concurrency:
-            raise BusyError(f"more than {caller.concurrency} requests at once", self._mean)
-        waits = bool(self._queued) or self.in_flight + particles > self._particles
-        if waits and self.in_queue >= self._most_waiting:
-            raise BusyError(f"{self.in_queue} requests are waiting already", self._patience())
+            raise BusyError(f"more than {caller.concurrency} requests at once", self._mean_seconds)
+        must_wait = bool(self._waiting_callers) or self.in_flight + particles > self._max_particles
+        if must_wait and self.in_queue >= self._max_waiting:
+            raise BusyError(f"{self.in_queue} requests are waiting already", self._expected_wait())
         caller.take(self._clock())
         caller.present += 1
         try:
-            await self._admitted(caller, particles)
+            await self._wait_for_room(caller, particles)
             began = self._clock()
             self._requests += 1
             self._idle.clear()
             try:
                 yield
             finally:
-                self._mean += 0.1 * (self._clock() - began - self._mean)
+                self._mean_seconds += 0.1 * (self._clock() - began - self._mean_seconds)
                 self._requests -= 1
                 if not self._requests:
                     self._idle.set()
@@ -132,67 +137,70 @@ class Admission:
             caller.present -= 1
 
     async def close(self, patience: float) -> bool:
-        """Take no more requests, turn away those that wait, and let those in flight finish, for so many seconds.
+        """Admit no further requests, turn away the waiting ones, and wait for those in flight.
+
+        Args:
+            patience: the longest time to wait, in seconds.
 
         Returns:
-            whether all have.
+            Whether all requests in flight finished.
         """
         self._closed = True
-        for caller in list(self._queued):
-            for waiting in caller.waiting:
-                if not waiting.admitted.done():
-                    waiting.admitted.set_exception(BusyError("shutting down", 1.0, closing=True))
+        for caller in list(self._waiting_callers):
+            for request in caller.queue:
+                if not request.admitted.done():
+                    request.admitted.set_exception(BusyError("shutting down", 1.0, closing=True))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), patience)
         return not self._requests
 
-    async def _admitted(self, caller: Caller, particles: int) -> None:
+    async def _wait_for_room(self, caller: Caller, particles: int) -> None:
         admitted = asyncio.get_running_loop().create_future()
-        waiting = _Waiting(particles, admitted)
-        caller.waiting.append(waiting)
-        self._queued[caller] = None
+        request = _QueuedRequest(particles, admitted)
+        caller.queue.append(request)
+        self._waiting_callers[caller] = None
         self.in_queue += 1
-        self._admit()
+        self._admit_next()
         try:
             await admitted
         except BaseException:
-            if waiting in caller.waiting:
-                self._leave(caller, waiting)
-            elif not admitted.cancelled() and admitted.exception() is None:  # it was let in and cancelled at once
+            if request in caller.queue:
+                self._remove(caller, request)
+            elif not admitted.cancelled() and admitted.exception() is None:  # admitted and cancelled at the same time
                 self.in_flight -= particles
                 caller.served -= particles
-            self._admit()
+            self._admit_next()
             raise
 
-    def _admit(self) -> None:
-        """Let in whoever is next, as long as there is room."""
-        while self._queued and not self._closed:
-            caller = min(self._queued, key=self._start)
-            first = caller.waiting[0]
-            if self.in_flight + first.particles > self._particles:
+    def _admit_next(self) -> None:
+        """Admit the next requests, as long as they have room."""
+        while self._waiting_callers and not self._closed:
+            caller = min(self._waiting_callers, key=self._virtual_start)
+            first = caller.queue[0]
+            if self.in_flight + first.particles > self._max_particles:
                 return
-            self._leave(caller, first)
+            self._remove(caller, first)
             if first.admitted.done():  # cancelled meanwhile
                 continue
-            self._virtual = self._start(caller)
-            caller.served = self._virtual + first.particles
+            self._virtual_time = self._virtual_start(caller)
+            caller.served = self._virtual_time + first.particles
             self.in_flight += first.particles
             first.admitted.set_result(None)
 
-    def _start(self, caller: Caller) -> float:
-        """Where the caller's next request starts on the virtual clock: time in which it asked for nothing is lost."""
-        return max(self._virtual, caller.served)
+    def _virtual_start(self, caller: Caller) -> float:
+        """The virtual time at which the caller's next request starts. Times without requests earn no credit."""
+        return max(self._virtual_time, caller.served)
 
-    def _leave(self, caller: Caller, waiting: _Waiting) -> None:
-        caller.waiting.remove(waiting)
+    def _remove(self, caller: Caller, request: _QueuedRequest) -> None:
+        caller.queue.remove(request)
         self.in_queue -= 1
-        if not caller.waiting:
-            del self._queued[caller]
+        if not caller.queue:
+            del self._waiting_callers[caller]
 
     def _release(self, particles: int) -> None:
         self.in_flight -= particles
-        self._admit()
+        self._admit_next()
 
-    def _patience(self) -> float:
-        """About how long until those that wait have started, had all as many particles as those in flight."""
-        return max(1.0, self._mean * (1 + self.in_queue / max(1, self._requests)))
+    def _expected_wait(self) -> float:
+        """A rough time in seconds until all waiting requests have started, if they are as large as those in flight."""
+        return max(1.0, self._mean_seconds * (1 + self.in_queue / max(1, self._requests)))

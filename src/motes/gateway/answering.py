@@ -1,4 +1,4 @@
-"""From a request to an answer: a run of motes within the limits of the model that was asked for."""
+"""Answers requests: each is a run of motes within the limits of its virtual model."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from motes.smc import Weights
 
 
 class RefusedError(MotesError, ValueError):
-    """A request asks for something that it cannot have here.
+    """The gateway refuses a request.
 
     Attributes:
-        field: which of its fields, as in "motes.particles"; None: all of it.
-        status: the HTTP status that says so. code: OpenAI's word for it.
+        field: the field at fault, such as "motes.particles"; None: the whole request.
+        status: the HTTP status of the response.
+        code: OpenAI's error code.
     """
 
     def __init__(self, reason: str, field: str | None = None, *, status: int = 400, code: str | None = None) -> None:
@@ -34,9 +35,9 @@ class RefusedError(MotesError, ValueError):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request, understood: what `motes.asolve` is given, and what it takes. A seed that nobody gave has 53 bits, as
-    readers of JSON may keep no more."""
+class ParsedRequest:
+    """The arguments of `motes.asolve` for a request, and its numbers of particles and choices. A seed that the request
+    does not give has 53 bits: some JSON parsers keep no more."""
 
     problem: Problem
     method: Method
@@ -50,10 +51,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Served:
-    """A virtual model with its models open, shared by every request."""
+    """A virtual model with its upstream models open, shared by all requests."""
 
     name: str
-    told: VirtualModel
+    settings: VirtualModel
     lm: LanguageModel
     reward: RewardModel | None
     outcome_reward: RewardModel | None
@@ -61,52 +62,56 @@ class Served:
 
     @cached_property
     def prompt(self) -> Prompt | None:
-        return self.told.asked()
+        return self.settings.open_prompt()
 
     @cached_property
     def rule(self) -> AnswerRule | None:
-        rule: AnswerRule | None = self.told.rule()
+        rule: AnswerRule | None = self.settings.answer_rule()
         return rule
 
     @cached_property
-    def base(self) -> Sampling:
-        return self.told.base()
+    def default_sampling(self) -> Sampling:
+        return self.settings.default_sampling()
 
-    def understand(self, request: Request) -> Asked:
-        """What a request asks for.
+    def parse(self, request: Request) -> ParsedRequest:
+        """Check a request against the virtual model's limits, and fill in its defaults.
 
         Raises:
-            RefusedError: it goes beyond what the model allows.
+            RefusedError: the request exceeds a limit, or cannot work.
         """
-        told, own = self.told, request.motes
-        spec = own.method or told.method
-        if spec not in (told.method, *told.methods):
-            allowed = ", ".join((told.method, *told.methods))
+        settings, options = self.settings, request.motes
+        # 1) the method
+        spec = options.method or settings.method
+        if spec not in (settings.method, *settings.methods):
+            allowed = ", ".join((settings.method, *settings.methods))
             raise RefusedError(f"{self.name} answers by {allowed}, not by {spec!r}", "motes.method")
-        particles = _within(own.particles, told.particles, told.most_particles, "motes.particles")
-        deadline = _within(own.deadline, told.deadline, told.longest, "motes.deadline")
-        longest = request.longest or told.max_tokens
-        if told.max_tokens is not None and request.longest is not None and request.longest > told.max_tokens:
+        # 2) the limits
+        particles = _value_within(options.particles, settings.particles, settings.most_particles, "motes.particles")
+        deadline = _value_within(options.deadline, settings.deadline, settings.longest_deadline, "motes.deadline")
+        limit, requested = settings.max_tokens, request.token_limit
+        if limit is not None and requested is not None and requested > limit:
             field = "max_tokens" if request.max_tokens is not None else "max_completion_tokens"
-            raise RefusedError(f"at most {told.max_tokens} tokens, not {request.longest}", field)
+            raise RefusedError(f"at most {limit} tokens, not {requested}", field)
         choices = request.n or 1
         if choices > self.most_choices:
             raise RefusedError(f"at most {self.most_choices} answers, not {choices}", "n")
+        # 3) the run's settings
         try:
-            method = told.chosen(spec, particles)
+            method = settings.make_method(spec, particles)
         except ConfigurationError as error:
             raise RefusedError(str(error), "motes.particles") from error
-        changes: dict[str, Any] = {"max_tokens": longest, "stop": (*self.base.stops, *request.stops)}
+        stops = (*self.default_sampling.stops, *request.stops)
+        changes: dict[str, Any] = {"max_tokens": requested or limit, "stop": stops}
         if request.temperature:
             changes["temperature"] = request.temperature
         if request.top_p is not None:
             changes["top_p"] = request.top_p
         try:
-            sampling = self.base.replace(**changes)
+            sampling = self.default_sampling.replace(**changes)
         except ConfigurationError as error:
             raise RefusedError(str(error), "stop" if request.stops else None) from error
         problem = Problem(messages=request.turns())
-        return Asked(
+        return ParsedRequest(
             problem=problem if self.prompt is None else self.prompt.problem(problem),
             method=method,
             spec=spec,
@@ -119,34 +124,34 @@ class Served:
 
     async def answer(
         self,
-        asked: Asked,
+        request: ParsedRequest,
         *,
         deadline: float | None = None,
         observe: Observer | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> Result:
-        """The run of a request. Cancelling it cancels everything upstream.
+        """Run a request. Cancelling the run cancels its requests to upstream servers.
 
         Args:
-            deadline: seconds left, where some of the request's own were spent waiting.
+            deadline: seconds left, if the request has spent some of its own deadline waiting.
         """
         return await api.asolve(
-            asked.problem,
+            request.problem,
             lm=self.lm,
             reward=self.reward,
             outcome_reward=self.outcome_reward,
-            method=asked.method,
-            sampling=asked.sampling,
-            seed=asked.seed,
+            method=request.method,
+            sampling=request.sampling,
+            seed=request.seed,
             task=self.rule,
             observe=observe,
             on_progress=on_progress,
-            deadline=asked.deadline if deadline is None else deadline,
+            deadline=request.deadline if deadline is None else deadline,
         )
 
 
 def open_models(config: Config) -> Mapping[str, Served]:
-    """Open what the virtual models stand on, each upstream once, so that all requests meet in its batches.
+    """Open the models behind the virtual models, each of them once, so that all requests share its batches.
 
     Raises:
         ConfigurationError, ServerError: a model cannot be opened; the message names it.
@@ -154,7 +159,7 @@ def open_models(config: Config) -> Mapping[str, Served]:
     lms: dict[str, LanguageModel] = {}
     rewards: dict[str, RewardModel] = {}
 
-    def reward(spec: str | None) -> RewardModel | None:
+    def open_reward(spec: str | None) -> RewardModel | None:
         if spec is None:
             return None
         if spec not in rewards:
@@ -162,33 +167,33 @@ def open_models(config: Config) -> Mapping[str, Served]:
         return rewards[spec]
 
     served = {}
-    for name, told in config.models.items():
-        if told.lm not in lms:
-            lms[told.lm] = api.language_model(told.lm)
-        models = lms[told.lm], reward(told.reward), reward(told.outcome_reward)
-        served[name] = Served(name, told, *models, config.limits.choices)
+    for name, settings in config.models.items():
+        if settings.lm not in lms:
+            lms[settings.lm] = api.language_model(settings.lm)
+        models = lms[settings.lm], open_reward(settings.reward), open_reward(settings.outcome_reward)
+        served[name] = Served(name, settings, *models, config.limits.choices)
     return served
 
 
 def visible(result: Result, number: int) -> list[Trajectory]:
-    """The answers that a client sees: the one given, then others by their mass.
+    """The trajectories that a client sees, at most `number`: the result's answer first, then others by their mass.
 
-    Where no text states an answer, as in a conversation about nothing in particular, each text is an answer of its own:
-    the result's, which is the likeliest, then others as likely as they are. A model that has said nothing at all is
-    shown to have done so.
+    If no text states an answer, as in small talk, each text counts as an answer of its own: the result's text first,
+    which is the likeliest, then the others by likelihood. If all texts are empty, the client sees one of them.
     """
     places = likeliest_texts(result.trajectories, Weights(result.log_weights), result.scores)
     by_text = {result.trajectories[place].text: result.trajectories[place] for place in places}
     texts = result.texts()
     first = [result.text] if result.answer is None else [texts.pop(result.answer)]
-    wanted = dict.fromkeys([*first, *(texts.values() or by_text)])
-    said = [by_text[text] for text in wanted if text in by_text][:number]
-    return said or [t for t in result.trajectories if t.finished not in (None, "failed", *STOPS)][:1]
+    ranked = dict.fromkeys([*first, *(texts.values() or by_text)])
+    answers = [by_text[text] for text in ranked if text in by_text][:number]
+    return answers or [t for t in result.trajectories if t.finished not in (None, "failed", *STOPS)][:1]
 
 
-def _within(asked: Any, usual: Any, most: Any, field: str) -> Any:
-    if asked is None:
-        return usual
-    if asked > most:
-        raise RefusedError(f"at most {most:g}, not {asked:g}", field)
-    return asked
+def _value_within(value: Any, default: Any, maximum: Any, field: str) -> Any:
+    """`value`, or the default if it is None. Raises RefusedError if it exceeds the maximum."""
+    if value is None:
+        return default
+    if value > maximum:
+        raise RefusedError(f"at most {maximum:g}, not {value:g}", field)
+    return value

@@ -24,12 +24,12 @@ from motes.errors import (
 )
 from motes.gateway import tracing
 from motes.gateway.admission import Admission, BusyError, Caller
-from motes.gateway.answering import Asked, RefusedError, Served, visible
+from motes.gateway.answering import ParsedRequest, RefusedError, Served, visible
 from motes.gateway.config import Config
 from motes.gateway.metrics import Metrics
 from motes.gateway.playground import html
 from motes.gateway.readiness import Readiness
-from motes.gateway.replies import card, failure, reply
+from motes.gateway.replies import error_body, model_card, response_body
 from motes.gateway.streaming import Chunks, EventStream, events
 from motes.gateway.wire import ChatRequest, CompletionRequest, Request
 from motes.methods.run import Observer, ProgressCallback, Run
@@ -48,20 +48,20 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-NOT_ELSEWHERE = {"X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
-"""The page is not to be shown within another one."""
-FAULTS = {
+PAGE_HEADERS = {"X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+"""Forbid other pages to embed the page at `/`."""
+VALIDATION_MESSAGES = {
     "extra_forbidden": "there is no such field",
     "model_type": "Input should be a JSON object",
     "model_attributes_type": "Input should be a JSON object, sent as application/json",
 }
-"""What pydantic says for readers of Python, by its kind."""
-GONE = 499
-"""The status of a request whose client has left: nobody reads it but the log."""
+"""Messages for clients in the place of pydantic's, which are for Python programmers, by pydantic's type of error."""
+CLIENT_CLOSED_REQUEST = 499
+"""The status, in logs and metrics, of a request whose client disconnected before the response."""
 
 
 class Gateway:
-    """What answers requests: the models, the gate, and who may ask."""
+    """The state that requests share: the models, admission, callers and metrics."""
 
     def __init__(self, config: Config, models: Mapping[str, Served]) -> None:
         self.config, self.models = config, models
@@ -70,10 +70,10 @@ class Gateway:
         self.readiness = Readiness(models)
         self.anyone = Caller("anyone", config.limits.waiting + config.limits.particles)
         self._callers = {key.name: Caller(key.name, key.concurrency, key.requests_per_minute) for key in config.keys}
-        self.began = int(time.time())
+        self.started_at = int(time.time())
 
     def caller(self, authorization: str | None) -> tuple[Caller, dict[str, Served]]:
-        """Who asks, and the models that it may ask for.
+        """The caller whose key the header `Authorization` has, and the models that it may use.
 
         Raises:
             RefusedError: the key is missing or unknown.
@@ -83,54 +83,57 @@ class Gateway:
         scheme, _, secret = (authorization or "").partition(" ")
         key = self.config.key(secret.strip()) if scheme.lower() == "bearer" else None
         if key is None:
-            told = "no API key: send it as `Authorization: Bearer KEY`" if not secret else "this API key is not known"
-            raise RefusedError(told, status=401, code="invalid_api_key")
+            message = "this API key is not known" if secret else "no API key: send it as `Authorization: Bearer KEY`"
+            raise RefusedError(message, status=401, code="invalid_api_key")
         allowed = self.models if key.models is None else key.models
         return self._callers[key.name], {name: model for name, model in self.models.items() if name in allowed}
 
-    async def enter(
-        self, request: Request, authorization: str | None, held: contextlib.AsyncExitStack, fate: Fate
-    ) -> Started:
-        """Understand a request and wait for room, which is held until `held` lets go.
+    async def admit(
+        self, request: Request, authorization: str | None, resources: contextlib.AsyncExitStack, entry: RequestLog
+    ) -> AdmittedRequest:
+        """Parse a request and wait until its particles have room, which `resources` then holds.
 
         Raises:
-            RefusedError, BusyError: see `_told`.
+            RefusedError, BusyError: see `_error_response`.
         """
-        caller, known = self.caller(authorization)
-        fate.caller = caller.name
-        served = chosen(known, request.model)
-        fate.model = served.name
+        # 1) the caller and the model
+        caller, allowed = self.caller(authorization)
+        entry.caller = caller.name
+        served = _find_model(allowed, request.model)
+        entry.model = served.name
+        # 2) the request
         if isinstance(request, ChatRequest) and len(request.messages) > self.config.limits.messages:
             raise RefusedError(f"at most {self.config.limits.messages} messages", "messages")
-        asked = served.understand(request)
-        fate.particles = asked.method.budget
+        parsed = served.parse(request)
+        entry.particles = parsed.method.budget
+        # 3) room
         clock = asyncio.get_running_loop().time
-        came = clock()
+        arrival = clock()
         try:
             with tracing.span("wait for room"):
-                entering = held.enter_async_context(self.gate.enter(caller, asked.method.budget))
-                await asyncio.wait_for(entering, asked.deadline)
+                entering = resources.enter_async_context(self.gate.enter(caller, parsed.method.budget))
+                await asyncio.wait_for(entering, parsed.deadline)
         except TimeoutError:
-            raise BusyError("the deadline passed while the request was waiting", asked.deadline) from None
-        self.metrics.waited(served.name, clock() - came)
-        return Started(served, asked, came + asked.deadline, self.metrics)
+            raise BusyError("the deadline passed while the request was waiting", parsed.deadline) from None
+        self.metrics.waited(served.name, clock() - arrival)
+        return AdmittedRequest(served, parsed, arrival + parsed.deadline, self.metrics)
 
 
-def chosen(known: Mapping[str, Served], name: str) -> Served:
-    """Raises RefusedError where there is no such model, or none that this caller may ask for."""
-    if name not in known:
-        told = f"there is no model {name!r}; there are {', '.join(known) or 'none for this key'}"
-        raise RefusedError(told, "model", status=404, code="model_not_found")
-    return known[name]
+def _find_model(models: Mapping[str, Served], name: str) -> Served:
+    """The model of a name. Raises RefusedError if there is none, or none that this caller may use."""
+    if name not in models:
+        message = f"there is no model {name!r}; there are {', '.join(models) or 'none for this key'}"
+        raise RefusedError(message, "model", status=404, code="model_not_found")
+    return models[name]
 
 
 @dataclass
-class Fate:
-    """What becomes of a request, for those who count and write it down.
+class RequestLog:
+    """A request's entry in logs and metrics, filled in while the request is handled.
 
     Attributes:
-        id: its name in logs and in the header X-Request-ID.
-        status: where it is not that of the response.
+        id: the request's id in logs and in the header X-Request-ID.
+        status: None: the response's.
     """
 
     id: str = field(default_factory=lambda: f"req_{secrets.token_hex(12)}")
@@ -141,23 +144,23 @@ class Fate:
 
 
 @dataclass(frozen=True)
-class Started:
-    """A request that has room.
+class AdmittedRequest:
+    """A request whose particles have room.
 
     Attributes:
-        latest: on the event loop's clock, when its answer is wanted.
+        deadline: the time on the event loop's clock by which the answer is due.
     """
 
     served: Served
-    asked: Asked
-    latest: float
+    request: ParsedRequest
+    deadline: float
     metrics: Metrics
 
     async def solve(self, observe: Observer | None = None, on_progress: ProgressCallback | None = None) -> Result:
-        """Run, and count what it costs round by round, so that what a cancelled run had spent is known as well."""
+        """Run the request, and count its usage after each round, so that a cancelled run's rounds are counted, too."""
         name, counted = self.served.name, Usage()
 
-        def told(run: Run, record: Record) -> None:
+        def count_round(run: Run, record: Record) -> None:
             nonlocal counted
             self.metrics.round(name, record)
             tracing.note_round(record)
@@ -166,18 +169,18 @@ class Started:
             if observe is not None:
                 observe(run, record)
 
-        left = self.latest - asyncio.get_running_loop().time()
+        seconds_left = self.deadline - asyncio.get_running_loop().time()
         result: Result | None = None
         try:
             with tracing.span("run"):
-                tracing.note({"motes.method": self.asked.spec, "motes.particles": self.asked.particles})
+                tracing.note({"motes.method": self.request.spec, "motes.particles": self.request.particles})
                 result = await self.served.answer(
-                    self.asked, deadline=max(left, 1e-3), observe=told, on_progress=on_progress
+                    self.request, deadline=max(seconds_left, 1e-3), observe=count_round, on_progress=on_progress
                 )
                 tracing.note_result(result)
         except Exception as error:
             result = api.computed(error)
-            if not _of_the_request(error):
+            if not _is_client_error(error):
                 self.metrics.failed(name)
             raise
         finally:
@@ -185,18 +188,18 @@ class Started:
                 self.metrics.spent(name, result.usage - counted)
         return result
 
-    def shown(self, result: Result) -> list[Trajectory]:
-        """The answers that the client sees.
+    def answers(self, result: Result) -> list[Trajectory]:
+        """The trajectories that the client sees.
 
         Raises:
-            RefusedError: there was no time for one.
-            NoParticlesError: particles were dropped, and all others have said nothing.
+            RefusedError: no answer was ready at the deadline.
+            NoParticlesError: some particles were dropped, and the texts of the others are empty.
         """
-        if shown := visible(result, self.asked.choices):
+        if answers := visible(result, self.request.choices):
             failures = [trajectory.error for trajectory in result.trajectories if trajectory.error is not None]
-            if failures and not shown[0].text:
-                raise NoParticlesError("what is left has said nothing") from failures[0]
-            return shown
+            if failures and not answers[0].text:
+                raise NoParticlesError("the particles that were not dropped have no text") from failures[0]
+            return answers
         raise RefusedError("no answer was ready when the deadline came", status=504, code="deadline")
 
 
@@ -214,42 +217,42 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
         telemetry=tracing.settings(CHAT, COMPLETIONS),
     )  # fmt: skip
     app.state.gateway = gateway
-    app.add_middleware(_BodyLimit, most=config.limits.body_bytes)
-    app.add_middleware(_Counted, metrics=gateway.metrics)
+    app.add_middleware(_BodyLimit, max_bytes=config.limits.body_bytes)
+    app.add_middleware(_RequestLogger, metrics=gateway.metrics)
 
     if config.playground:
 
         @app.get("/", include_in_schema=False)
         async def playground() -> Response:
-            return HTMLResponse(html(), headers=NOT_ELSEWHERE)
+            return HTMLResponse(html(), headers=PAGE_HEADERS)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
-        """Alive."""
+        """Whether the gateway is alive."""
         return {"status": "ok"}
 
     @app.get("/ready")
     async def ready() -> Response:
-        """Whether every model that answers stand on can be reached: 200, or 503 with those that cannot."""
+        """Whether all upstream models can be reached: 200, or 503 with the models that cannot."""
         missing = await gateway.readiness.missing()
         return JSONResponse({"status": "unready" if missing else "ready", "missing": missing}, 503 if missing else 200)
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        """For Prometheus."""
+        """Metrics in Prometheus' format."""
         return Response(gateway.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/v1/models")
     async def list_models(http: HTTPRequest) -> dict[str, Any]:
-        """The virtual models that this caller may ask for."""
-        _, known = gateway.caller(http.headers.get("authorization"))
-        return {"object": "list", "data": [card(served, gateway.began) for served in known.values()]}
+        """The virtual models that this caller may use."""
+        _, models = gateway.caller(http.headers.get("authorization"))
+        return {"object": "list", "data": [model_card(served, gateway.started_at) for served in models.values()]}
 
     @app.get("/v1/models/{model:path}")
     async def one_model(model: str, http: HTTPRequest) -> dict[str, Any]:
-        """One of them."""
-        _, known = gateway.caller(http.headers.get("authorization"))
-        return card(chosen(known, model), gateway.began)
+        """One of the virtual models that this caller may use."""
+        _, models = gateway.caller(http.headers.get("authorization"))
+        return model_card(_find_model(models, model), gateway.started_at)
 
     @app.post(CHAT)
     async def chat(request: ChatRequest, http: HTTPRequest) -> Response:
@@ -262,110 +265,113 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
         return await complete(request, http, chat=False)
 
     async def complete(request: Request, http: HTTPRequest, *, chat: bool) -> Response:
-        held, fate = contextlib.AsyncExitStack(), http.scope["motes"]
+        resources, entry = contextlib.AsyncExitStack(), http.scope["motes"]
 
-        def told_in_stream(error: Exception) -> Mapping[str, Any]:
-            fate.status, told, _ = _told(error, fate.id)
-            tracing.note({"motes.status": fate.status})
-            return told
+        def log_error_in_stream(error: Exception) -> Mapping[str, Any]:
+            entry.status, body, _ = _error_response(error, entry.id)
+            tracing.note({"motes.status": entry.status})
+            return body
 
-        def left() -> None:
-            fate.status = GONE
+        def log_disconnect() -> None:
+            entry.status = CLIENT_CLOSED_REQUEST
 
         try:
-            entering = gateway.enter(request, http.headers.get("authorization"), held, fate)
-            started = await _unless_gone(entering, http)
+            admission = gateway.admit(request, http.headers.get("authorization"), resources, entry)
+            admitted = await _unless_disconnected(admission, http)
             if request.stream:
-                options, own = request.stream_options, request.motes
+                options = request.stream_options
                 chunks = Chunks(
-                    request.model, chat, started.asked,
-                    with_usage=options is not None and bool(options.include_usage), progress=own.progress,
+                    request.model, chat, admitted.request,
+                    with_usage=options is not None and bool(options.include_usage), progress=request.motes.progress,
                 )  # fmt: skip
-                sent = events(chunks, started.solve, started.shown, told_in_stream, config.limits.heartbeat)
-                return EventStream(sent, held.pop_all(), left)
-            result = await _unless_gone(started.solve(), http)
-            return JSONResponse(reply(request.model, chat, started.asked, result, started.shown(result)))
+                stream = events(chunks, admitted.solve, admitted.answers, log_error_in_stream, config.limits.heartbeat)
+                return EventStream(stream, resources.pop_all(), log_disconnect)
+            result = await _unless_disconnected(admitted.solve(), http)
+            return JSONResponse(response_body(request.model, chat, admitted.request, result, admitted.answers(result)))
         finally:
-            await held.aclose()
+            await resources.aclose()
 
     for kind in (MotesError, RequestValidationError, StarletteHTTPException):
-        app.add_exception_handler(kind, _failed)
+        app.add_exception_handler(kind, _respond_to_error)
     return app
 
 
-async def _unless_gone(work: Awaitable[T], http: HTTPRequest) -> T:
-    """What the work comes to; it is cancelled as soon as the client has left."""
+async def _unless_disconnected(work: Awaitable[T], http: HTTPRequest) -> T:
+    """The result of `work`, which is cancelled as soon as the client disconnects."""
     task = asyncio.ensure_future(work)
 
-    async def gone() -> None:
+    async def wait_for_disconnect() -> None:
         while (await http.receive())["type"] != "http.disconnect":
             pass
 
-    watch = asyncio.ensure_future(gone())
+    disconnect = asyncio.ensure_future(wait_for_disconnect())
     try:
-        await asyncio.wait([task, watch], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([task, disconnect], return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise HTTPException(GONE, "the client has left")
+        raise HTTPException(CLIENT_CLOSED_REQUEST, "the client has left")
     finally:
-        for each in (task, watch):
-            each.cancel()
-        await asyncio.gather(task, watch, return_exceptions=True)
+        for future in (task, disconnect):
+            future.cancel()
+        await asyncio.gather(task, disconnect, return_exceptions=True)
 
 
-async def _failed(http: HTTPRequest, error: Exception) -> Response:
-    status, told, headers = _told(error, http.scope["motes"].id)
-    return JSONResponse(told, status, headers)
+async def _respond_to_error(http: HTTPRequest, error: Exception) -> Response:
+    status, body, headers = _error_response(error, http.scope["motes"].id)
+    return JSONResponse(body, status, headers)
 
 
-def _told(error: Exception, request: str) -> tuple[int, Mapping[str, Any], dict[str, str]]:
-    """An error as OpenAI's clients understand it: status, body, headers. Of what was not meant for clients nothing is
-    told but the request's id, under which the log has it."""
+def _error_response(error: Exception, request_id: str) -> tuple[int, Mapping[str, Any], dict[str, str]]:
+    """The response to an error, in OpenAI's format: (status, body, headers). Clients do not see the details of
+    internal errors: these are in the log, under the request's id."""
     headers: dict[str, str] = {}
     match error:
         case RefusedError():
-            status, told = error.status, failure(str(error), _kind(error.status), field=error.field, code=error.code)
+            status, kind = error.status, _error_type(error.status)
+            body = error_body(str(error), kind, field=error.field, code=error.code)
             if status == 401:
                 headers["WWW-Authenticate"] = "Bearer"
         case BusyError():
             status = 503 if error.closing else 429
-            told = failure(str(error), "server_error" if error.closing else "rate_limit_error", code="busy")
+            body = error_body(str(error), "server_error" if error.closing else "rate_limit_error", code="busy")
             headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
         case RequestValidationError():
             fault = error.errors()[0]
-            place = ".".join(map(str, fault["loc"][1:]))
-            words = FAULTS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
-            status, told = 400, failure(f"{place or 'body'}: {words}", "invalid_request_error", field=place or None)
+            field = ".".join(map(str, fault["loc"][1:]))
+            message = VALIDATION_MESSAGES.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+            status = 400
+            body = error_body(f"{field or 'body'}: {message}", "invalid_request_error", field=field or None)
         case StarletteHTTPException():
-            status, told = error.status_code, failure(str(error.detail), _kind(error.status_code))
+            status, body = error.status_code, error_body(str(error.detail), _error_type(error.status_code))
             headers.update(error.headers or {})
         case ContextLengthError():
             status = 400
-            told = failure(str(error), "invalid_request_error", field="messages", code="context_length_exceeded")
-        case MotesError() if _of_the_request(error):
-            status, told = 400, failure(str(error), "invalid_request_error")
-        case MotesError():  # whose words may name addresses
-            log.error("a model failed: %s", error, extra={"fields": {"request": request}})
-            status, told = 502, failure("a model behind this one failed", "server_error", code="upstream")
+            body = error_body(str(error), "invalid_request_error", field="messages", code="context_length_exceeded")
+        case MotesError() if _is_client_error(error):
+            status, body = 400, error_body(str(error), "invalid_request_error")
+        case MotesError():  # its message may contain addresses
+            log.error("a model failed: %s", error, extra={"fields": {"request": request_id}})
+            status, body = 502, error_body("a model behind this one failed", "server_error", code="upstream")
         case _:
-            log.error("failed", exc_info=error, extra={"fields": {"request": request}})
-            status, told = 500, failure(f"something went wrong here; the log knows it as {request}", "server_error")
-    return status, told, headers
+            log.error("failed", exc_info=error, extra={"fields": {"request": request_id}})
+            status = 500
+            body = error_body(f"internal error; the log knows it as {request_id}", "server_error")
+    return status, body, headers
 
 
-def _of_the_request(error: Exception) -> bool:
-    """Whether an error of a run is the request's own fault, not that of a model behind the gateway."""
+def _is_client_error(error: Exception) -> bool:
+    """Whether the request caused an error of a run, not a model behind the gateway."""
     return isinstance(error, ConfigurationError | ContextLengthError) and not isinstance(error, UnauthorizedError)
 
 
-def _kind(status: int) -> str:
+def _error_type(status: int) -> str:
     return {401: "authentication_error", 403: "permission_error"}.get(
         status, "invalid_request_error" if status < 500 else "server_error"
     )
 
 
-class _Counted:
-    """Gives every request an id; counts and writes down those that ask for an answer when they end, whichever way."""
+class _RequestLogger:
+    """Gives every request an id. When a request for an answer ends, successful or not, counts and logs it."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -374,53 +380,53 @@ class _Counted:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status, started = time.perf_counter(), 500, False
-        fate = scope["motes"] = Fate()
+        began, status, has_started = time.perf_counter(), 500, False
+        entry = scope["motes"] = RequestLog()
 
-        async def told(message: Message) -> None:
-            nonlocal status, started
+        async def send_with_id(message: Message) -> None:
+            nonlocal status, has_started
             if message["type"] == "http.response.start":
-                status, started = message["status"], True
+                status, has_started = message["status"], True
                 tracing.note(
-                    {"motes.request": fate.id, "motes.caller": fate.caller, "gen_ai.request.model": fate.model}
+                    {"motes.request": entry.id, "motes.caller": entry.caller, "gen_ai.request.model": entry.model}
                 )
-                message = {**message, "headers": [*message["headers"], (b"x-request-id", fate.id.encode())]}
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", entry.id.encode())]}
             await send(message)
 
         try:
-            await self._app(scope, receive, told)
-        except Exception as error:  # what nobody expected: answered here, so that the connection stays
-            if started:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:  # an unexpected one: respond here, so that the connection stays open
+            if has_started:
                 raise
-            await (await _failed(HTTPRequest(scope), error))(scope, receive, told)
+            await (await _respond_to_error(HTTPRequest(scope), error))(scope, receive, send_with_id)
         finally:
             if scope["path"] in (CHAT, COMPLETIONS):
                 seconds = time.perf_counter() - began
-                status = fate.status or status
-                self._metrics.ended(scope["path"], fate.model, fate.caller, status, seconds)
-                told_of = {"request": fate.id, "endpoint": scope["path"], "model": fate.model, "caller": fate.caller}
-                told_of |= {"particles": fate.particles, "status": status, "seconds": round(seconds, 4)}
-                log.info("%s %d", scope["path"], status, extra={"fields": told_of | tracing.identity()})
+                status = entry.status or status
+                self._metrics.ended(scope["path"], entry.model, entry.caller, status, seconds)
+                fields = {"request": entry.id, "endpoint": scope["path"], "model": entry.model, "caller": entry.caller}
+                fields |= {"particles": entry.particles, "status": status, "seconds": round(seconds, 4)}
+                log.info("%s %d", scope["path"], status, extra={"fields": fields | tracing.identity()})
 
 
 class _BodyLimit:
-    """Refuses bodies that are too large, whether they say so or not, without reading them to the end."""
+    """Refuses bodies of more than `max_bytes`, whatever their Content-Length, without reading them to the end."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self._app, self._most = app, most
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app, self._max_bytes = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        read = 0
+        size = 0
 
-        async def counted() -> Message:
-            nonlocal read
+        async def receive_within_limit() -> Message:
+            nonlocal size
             message = await receive()
-            read += len(message.get("body", b""))
-            if read > self._most:
-                raise HTTPException(413, f"the body is larger than {self._most:,} bytes")
+            size += len(message.get("body", b""))
+            if size > self._max_bytes:
+                raise HTTPException(413, f"the body is larger than {self._max_bytes:,} bytes")
             return message
 
-        await self._app(scope, counted, send)
+        await self._app(scope, receive_within_limit, send)

@@ -1,6 +1,6 @@
-"""`motes.toml`: which virtual models the gateway serves, to whom, and within which limits.
+"""`motes.toml`: the virtual models that the gateway serves, the API keys, and the limits.
 
-    [models.math]                        # what clients ask for
+    [models.math]                        # the model name that clients use
     lm = "http://127.0.0.1:8000/v1#Qwen/Qwen2.5-Math-1.5B-Instruct"
     reward = "http://127.0.0.1:8001#Qwen/Qwen2.5-Math-PRM-7B"
     particles = 16
@@ -10,8 +10,8 @@
     name = "team-a"
     sha256 = "…"
 
-A key is 256 random bits, so that one round of SHA-256 keeps it: there is nothing to guess. Upstreams' own keys stay in
-the environment, see `motes.transport`; the configuration holds no secret.
+A key is 256 random bits, which nobody can guess, so a single SHA-256 protects it. Upstream servers' keys stay in the
+environment, see `motes.transport`; the configuration holds no secret.
 """
 
 from __future__ import annotations
@@ -43,21 +43,20 @@ Texts = Annotated[tuple[str, ...], Field(strict=False)]  # a list, in a file
 
 
 class Part(BaseModel):
-    """A table of the file: what it may not say is an error, values of another type are not made to fit, and nobody
-    changes it."""
+    """A table of the file. Unknown keys and values of other types are errors; instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Key(Part):
-    """Who may ask.
+    """An API key.
 
     Attributes:
-        name: in logs and metrics.
-        sha256: of the key, in hexadecimal digits.
-        concurrency: requests that it may have in flight.
-        requests_per_minute: that it may begin; None: any number.
-        models: that it may ask for; None: all.
+        name: the caller's name in logs and metrics.
+        sha256: the key's hash, in hexadecimal digits.
+        concurrency: maximum number of requests in flight or waiting.
+        requests_per_minute: maximum rate of new requests; None: no limit.
+        models: virtual models that the key gives access to; None: all.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -68,37 +67,37 @@ class Key(Part):
 
     @classmethod
     def make(cls, name: str) -> tuple[str, Key]:
-        """A new key, which is told once, and what the configuration keeps of it."""
+        """A new key: the secret, which is nowhere stored, and its entry in the configuration."""
         secret = f"motes-{secrets.token_urlsafe(32)}"
         return secret, cls(name=name, sha256=digest(secret))
 
 
 def digest(secret: str) -> str:
-    """What a configuration keeps of a key."""
+    """The hash of a key, as the configuration has it."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-Sampled = create_model(
-    "Sampled", __base__=Part, **{name: (kind, None) for name, kind in get_type_hints(SamplingOptions).items()}
+SamplingTable = create_model(
+    "SamplingTable", __base__=Part, **{name: (kind, None) for name, kind in get_type_hints(SamplingOptions).items()}
 )  # type: ignore[call-overload]
-"""The table `sampling`: the fields of `SamplingOptions`."""
+"""The table `sampling`. Its keys are the fields of `SamplingOptions`."""
 
 
 class VirtualModel(Part):
-    """What clients call a model: a language model, a reward model, a method, and how far a request may go.
+    """What clients see as one model: a language model, a reward model, a method, and limits for requests.
 
     Attributes:
-        lm, reward, outcome_reward: see `motes.language_model` and `motes.reward_model`. A request never names them.
-        method: a method spec.
-        methods: others that a request may choose.
-        particles: the budget.
-        max_particles: the largest that a request may choose, by default the same.
-        deadline: seconds after which the best answer so far is given.
-        max_deadline: the longest that a request may choose, by default the same.
-        max_tokens: of one answer, the most that a request may choose; None: what the model's context holds.
-        prompt: how the model is asked, see `motes.prompt`.
-        task: whose rule reads answers, see `motes.api.answer_rule`.
-        sampling: how the language model is sampled unless a request says otherwise, and where its steps end.
+        lm, reward, outcome_reward: see `motes.language_model` and `motes.reward_model`. Requests cannot name them.
+        method: the default method, a method spec.
+        methods: further methods that a request may choose.
+        particles: the default budget.
+        max_particles: the largest budget that a request may choose; by default `particles`.
+        deadline: seconds after which the best answer so far is returned.
+        max_deadline: the longest deadline that a request may choose; by default `deadline`.
+        max_tokens: the most tokens of one answer that a request may choose; None: as many as fit the model's context.
+        prompt: the prompt format, see `motes.prompt`.
+        task: the task whose rule reads the answers, see `motes.api.answer_rule`.
+        sampling: settings of the language model's sampling, which a request may override, and of where steps end.
         examples: questions that the page at `/` offers.
     """
 
@@ -114,24 +113,24 @@ class VirtualModel(Part):
     max_tokens: Positive | None = None
     prompt: str | None = None
     task: str | None = None
-    sampling: Sampled = Sampled()  # type: ignore[valid-type]
+    sampling: SamplingTable = SamplingTable()  # type: ignore[valid-type]
     examples: Texts = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> VirtualModel:
         try:
             for spec in (self.method, *self.methods):
-                needs_reward = MethodTraits.of(self.chosen(spec, self.particles)).needs_reward
+                needs_reward = MethodTraits.of(self.make_method(spec, self.particles)).needs_reward
                 if needs_reward and self.reward is None:
                     raise ConfigurationError(f"the method {spec!r} needs a reward model: name one as `reward`")
-            self.asked()
-            self.rule()
-            self.base()
+            self.open_prompt()
+            self.answer_rule()
+            self.default_sampling()
         except MotesError as error:
             raise ValueError(str(error)) from error
         if self.most_particles < self.particles:
             raise ValueError(f"max_particles, {self.max_particles}, is less than particles, {self.particles}")
-        if self.longest < self.deadline:
+        if self.longest_deadline < self.deadline:
             raise ValueError(f"max_deadline, {self.max_deadline:g}, is less than deadline, {self.deadline:g}")
         return self
 
@@ -140,38 +139,39 @@ class VirtualModel(Part):
         return self.particles if self.max_particles is None else self.max_particles
 
     @property
-    def longest(self) -> float:
+    def longest_deadline(self) -> float:
         return self.deadline if self.max_deadline is None else self.max_deadline
 
-    def chosen(self, spec: str, particles: int) -> Method:
-        """The method of a request."""
+    def make_method(self, spec: str, particles: int) -> Method:
+        """The method of a spec, with a budget."""
         return method_from_spec(spec, particles)
 
-    def asked(self) -> prompts.Prompt | None:
-        """How the language model is asked."""
+    def open_prompt(self) -> prompts.Prompt | None:
+        """The prompt; None: the bare question."""
         return None if self.prompt is None else prompts.prompt(self.prompt)
 
-    def rule(self) -> Any:
-        """Whose rule reads answers; None: the last box."""
+    def answer_rule(self) -> Any:
+        """The answer rule; None: the last box counts."""
         return None if self.task is None else api.answer_rule(self.task)
 
-    def base(self) -> Sampling:
-        """The sampling of requests that say nothing of it."""
-        prompt = self.asked()
+    def default_sampling(self) -> Sampling:
+        """The sampling of requests without sampling fields."""
+        prompt = self.open_prompt()
         options = SamplingOptions(**dict(self.sampling))
         return options.apply(Sampling() if prompt is None else prompt.sampling)
 
 
 class Limits(Part):
-    """What the whole gateway bears.
+    """Limits of the whole gateway.
 
     Attributes:
-        particles: in flight, all requests together; a request waits until its own have room.
-        waiting: requests that may wait; more are told to come back.
-        body_bytes, messages: of one request.
-        choices: answers (`n`) of one request.
-        heartbeat: seconds without anything to tell after which a stream is told that the gateway is alive.
-        drain: seconds that requests in flight have to finish when the gateway is told to stop.
+        particles: maximum number of particles in flight, all requests together; further requests wait.
+        waiting: maximum number of waiting requests; further ones get a 429.
+        body_bytes: maximum size of a request.
+        messages: maximum number of messages in a request.
+        choices: maximum number of answers (`n`) to a request.
+        heartbeat: seconds without an event after which a stream gets a comment that shows that the gateway is alive.
+        drain: seconds that requests in flight have to finish when the gateway stops.
     """
 
     particles: Positive = 1024
@@ -184,13 +184,13 @@ class Limits(Part):
 
 
 class Config(Part):
-    """Everything that the gateway is told.
+    """The gateway's configuration.
 
     Attributes:
-        host, port: where it listens. Without keys this must be a loopback address.
-        playground: whether there is a page at `/` to ask on.
-        models: by the name that clients ask for.
-        keys: of those who may ask; none: whoever is on this machine.
+        host, port: the address to listen on. Without keys it must be a loopback address.
+        playground: whether there is a page at `/` to try the models.
+        models: the virtual models, by the name that clients use.
+        keys: the API keys; without keys everybody on this machine has access.
         limits: see `Limits`.
     """
 
@@ -225,63 +225,67 @@ class Config(Part):
 
     @classmethod
     def bundled(cls, **changes: Any) -> Config:
-        """The bundled models, for whoever is on this machine."""
+        """A configuration with the bundled models, for everybody on this machine."""
         methods = ("majority", "bon", "wbon", "beam", "dvts", "rebase", "pg", "epf", "islands", "adaptive")
         examples = tuple(problem.question for problem in Arithmetic().problems("validation")[:5])
         tiny = VirtualModel(
             lm="tiny", reward="tiny", task="arithmetic", methods=methods, max_particles=256, examples=examples
         )
-        return checked(cls, {"models": {"tiny": tiny}, **changes}, "the settings")
+        return parse_config(cls, {"models": {"tiny": tiny}, **changes}, "the settings")
 
     @classmethod
     def load(cls, path: Path, **changes: Any) -> Config:
-        """Read a file; `changes` win.
+        """Read a file; `changes` override it.
 
         Raises:
-            ConfigurationError: it cannot be read, or what it says cannot work: every fault with its place.
+            ConfigurationError: it cannot be read, or its settings cannot work; the message lists every fault.
         """
-        return checked(cls, {**_with_presets(files.read_toml(path), path.parent), **changes}, str(path))
+        return parse_config(cls, {**_with_presets(files.read_toml(path), path.parent), **changes}, str(path))
 
     def key(self, secret: str) -> Key | None:
-        """Whose key this is. Every one is compared, each in constant time."""
-        offered, found = digest(secret), None
+        """The entry of a secret, None if it has none. It is compared with every key, each time in constant time."""
+        sha256, match = digest(secret), None
         for key in self.keys:
-            if hmac.compare_digest(key.sha256, offered):
-                found = key
-        return found
+            if hmac.compare_digest(key.sha256, sha256):
+                match = key
+        return match
 
 
-def _with_presets(told: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The file with methods in the place of the "@FILE" that name them, from the file's own folder, and the preset's
-    budget where the model has no particles of its own."""
-    models = told.get("models")
+def _with_presets(table: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The file's table with each "@FILE" replaced by the method of that preset. A model without `particles` gets the
+    preset's budget.
+
+    Args:
+        folder: of the file; paths of presets are relative to it.
+    """
+    models = table.get("models")
     if not isinstance(models, dict):
-        return told
-    read = {}
+        return table
+    expanded_models = {}
     for name, model in models.items():
         method = model.get("method") if isinstance(model, dict) else None
         if isinstance(method, str) and (preset := preset_of(method, folder)) is not None:
             model = {"particles": preset.budget, **model, "method": preset.method}
         if isinstance(model, dict) and isinstance(others := model.get("methods"), list):
             model = {**model, "methods": [expanded(m, folder) if isinstance(m, str) else m for m in others]}
-        read[name] = model
-    return {**told, "models": read}
+        expanded_models[name] = model
+    return {**table, "models": expanded_models}
 
 
-def checked(cls: type[Config], told: Mapping[str, Any], where: str) -> Config:
-    """What is told as a configuration.
+def parse_config(cls: type[Config], table: Mapping[str, Any], source: str) -> Config:
+    """The configuration of a table. `source` names its origin in messages.
 
     Raises:
-        ConfigurationError: every fault with its place.
+        ConfigurationError: it cannot work; the message lists every fault with its place.
     """
     try:
-        return cls.model_validate(told)
+        return cls.model_validate(table)
     except ValidationError as error:
         faults = [
             f"{'.'.join(map(str, fault['loc'])) or 'all of it'}: {fault['msg'].removeprefix('Value error, ')}"
             for fault in error.errors()
         ]
-        raise ConfigurationError(f"{where}: {'; '.join(faults)}") from error
+        raise ConfigurationError(f"{source}: {'; '.join(faults)}") from error
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,5 +1,4 @@
-"""Logs as JSON, a line for each thing that happened; of requests who asked what for and how it ended, never what was
-said, and no key."""
+"""Logs as JSON Lines. Of a request they have the caller, the model and the outcome, never its texts and never a key."""
 
 from __future__ import annotations
 
@@ -12,22 +11,22 @@ from motes.text import json_line
 
 
 class JSONLines(logging.Formatter):
-    """A record as one line of JSON: time, level, message, whatever fields it was given, and its traceback."""
+    """Formats a record as one line of JSON: time, level, message, the record's `fields`, and its traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "message": record.getMessage(),
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
-            told["traceback"] = self.formatException(record.exc_info)
-        return json_line(told)
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json_line(entry)
 
 
 def to_stream(stream: TextIO = sys.stderr) -> None:
-    """Write what motes logs to a stream, from now on."""
+    """Write the logs of motes to a stream, from now on."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JSONLines())
     logger = logging.getLogger("motes")

@@ -1,4 +1,4 @@
-"""What the gateway counts, for Prometheus. docs/gateway.md describes each."""
+"""The gateway's metrics, for Prometheus. docs/gateway.md describes each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KINDS: dict[tuple[Literal["language model", "reward model"], str], Callable[[Usa
     ("reward model", "needed"): lambda usage: usage.reward_tokens,
     ("reward model", "failed"): lambda usage: usage.failed_reward_tokens,
 }
-"""What was computed, what runs need by themselves, and what was lost."""
+"""The kinds of tokens by model: computed, needed by runs on their own, and lost in failed attempts."""
 
 
 class Metrics:
@@ -64,7 +64,7 @@ class Metrics:
         waiting.set_function(lambda: gate.in_queue)
 
     def text(self) -> bytes:
-        """In Prometheus' format."""
+        """All metrics in Prometheus' format."""
         return generate_latest(self._registry)
 
     def ended(self, endpoint: str, model: str, caller: str, status: int, seconds: float) -> None:

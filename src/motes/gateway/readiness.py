@@ -1,4 +1,4 @@
-"""Whether what the virtual models stand on can be reached."""
+"""A check that the upstream models of the virtual models can be reached."""
 
 from __future__ import annotations
 
@@ -9,43 +9,44 @@ from motes.errors import MotesError
 from motes.gateway.answering import Served
 from motes.protocols import LanguageModelTraits
 
-PATIENCE, FRESH = 5.0, 1.0
-"""Seconds that an upstream has to answer, and that an answer is good for: whoever asks often asks the gateway only."""
+PATIENCE, MAX_AGE = 5.0, 1.0
+"""Seconds that an upstream model has to answer, and for which its answer is reused: frequent checks of the gateway do
+not reach the upstream models."""
 
 
 class Readiness:
-    """Asks every upstream once for all the models that stand on it."""
+    """Checks each upstream model once, for all virtual models that use it."""
 
     def __init__(self, models: Mapping[str, Served]) -> None:
         self._models = models
-        self._asking: asyncio.Task[dict[str, list[str]]] | None = None
-        self._until = 0.0
+        self._check: asyncio.Task[dict[str, list[str]]] | None = None  # the current or latest one
+        self._expires = 0.0
 
     async def missing(self) -> dict[str, list[str]]:
-        """For each virtual model that cannot answer, which of its models are out of reach."""
+        """The roles of the unreachable upstream models, by the virtual model that cannot answer because of them."""
         now = asyncio.get_running_loop().time()
-        if self._asking is None or (self._asking.done() and now >= self._until):
-            self._asking = asyncio.create_task(self._ask())
-        return await asyncio.shield(self._asking)
+        if self._check is None or (self._check.done() and now >= self._expires):
+            self._check = asyncio.create_task(self._find_missing())
+        return await asyncio.shield(self._check)
 
-    async def _ask(self) -> dict[str, list[str]]:
-        stands_on = {
+    async def _find_missing(self) -> dict[str, list[str]]:
+        upstreams = {
             name: {"language model": model.lm, "reward model": model.reward, "outcome reward": model.outcome_reward}
             for name, model in self._models.items()
         }
-        upstreams = {id(one): one for roles in stands_on.values() for one in roles.values() if one is not None}
-        found = dict(zip(upstreams, await asyncio.gather(*map(_reached, upstreams.values())), strict=True))
-        self._until = asyncio.get_running_loop().time() + FRESH
+        distinct = {id(one): one for roles in upstreams.values() for one in roles.values() if one is not None}
+        is_ready = dict(zip(distinct, await asyncio.gather(*map(_is_ready, distinct.values())), strict=True))
+        self._expires = asyncio.get_running_loop().time() + MAX_AGE
         missing = {
-            name: [role for role, one in roles.items() if one is not None and not found[id(one)]]
-            for name, roles in stands_on.items()
+            name: [role for role, one in roles.items() if one is not None and not is_ready[id(one)]]
+            for name, roles in upstreams.items()
         }
         return {name: roles for name, roles in missing.items() if roles}
 
 
-async def _reached(upstream: object) -> bool:
-    ready = LanguageModelTraits.of(upstream).ready  # as reward models have it
-    if ready is None:  # it is in this process
+async def _is_ready(upstream: object) -> bool:
+    ready = LanguageModelTraits.of(upstream).ready  # reward models have the same trait
+    if ready is None:  # the model is in this process
         return True
     try:
         await asyncio.wait_for(ready(), PATIENCE)

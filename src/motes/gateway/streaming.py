@@ -18,8 +18,8 @@ import numpy as np
 
 from motes.core import Record, Result, Trajectory, Usage
 from motes.errors import MissingExtraError
-from motes.gateway.answering import Asked
-from motes.gateway.replies import FINGERPRINT, about, finish_reason, identifier, usage
+from motes.gateway.answering import ParsedRequest
+from motes.gateway.replies import FINGERPRINT, finish_reason, identifier, run_summary, usage
 from motes.gateway.wire import Progress
 from motes.lab.run.traces import Particles, Tree
 from motes.methods.run import MethodTraits, Observer, ProgressCallback
@@ -39,12 +39,14 @@ class Chunks:
     """The chunks of one answer.
 
     Args:
-        name: of the model. chat: whether the request is a chat or a completion.
-        with_usage: whether the last chunk has the usage. progress: what is sent after each round, see `wire.Own`.
+        name: the model's name.
+        chat: whether the request is a chat or a completion.
+        with_usage: whether the last chunk has the usage.
+        progress: what is sent after each round, see `wire.MotesOptions`.
     """
 
-    def __init__(self, name: str, chat: bool, asked: Asked, *, with_usage: bool, progress: Progress) -> None:
-        self._chat, self._asked, self._with_usage, self._progress = chat, asked, with_usage, progress
+    def __init__(self, name: str, chat: bool, request: ParsedRequest, *, with_usage: bool, progress: Progress) -> None:
+        self._chat, self._request, self._with_usage, self._progress = chat, request, with_usage, progress
         self._frame = {
             "id": identifier(chat),
             "object": "chat.completion.chunk" if chat else "text_completion",
@@ -52,7 +54,7 @@ class Chunks:
             "model": name,
             "system_fingerprint": FINGERPRINT,
         }
-        self._one_population = MethodTraits.of(asked.method).one_population
+        self._one_population = MethodTraits.of(request.method).one_population
         self._tree = Tree() if progress == "particles" else None
         self._sent = ""
 
@@ -121,22 +123,22 @@ class Chunks:
             "nodes": {place: dataclasses.asdict(node) for place, node in tree.news().items()},
         }
 
-    def ending(self, result: Result, shown: Sequence[Trajectory]) -> list[bytes]:
+    def ending(self, result: Result, answers: Sequence[Trajectory]) -> list[bytes]:
         """The rest of each answer, its finish reason, and the fields beside the answers."""
         chunks = []
         if self._tree is not None:
             final = {"answers": result.answers, **self._particles(self._tree, self._tree.final(result))}
             chunks.append(self._chunk([self._choice(0, "")], motes={"final": final}))
-        for i, trajectory in enumerate(shown):
+        for i, trajectory in enumerate(answers):
             if i and self._chat:
                 chunks.append(self._chunk([self._choice(i, "", role="assistant")]))
             rest = trajectory.text.removeprefix(self._sent) if i == 0 else trajectory.text
             if rest:
                 chunks.append(self._chunk([self._choice(i, rest)]))
-        known = about(self._asked, result, shown)
-        for i, trajectory in enumerate(shown):
-            ended = {**self._choice(i, None), "finish_reason": finish_reason(trajectory)}
-            chunks.append(self._chunk([ended], **({"motes": known} if i == len(shown) - 1 else {})))
+        summary = run_summary(self._request, result, answers)
+        for i, trajectory in enumerate(answers):
+            end = {**self._choice(i, None), "finish_reason": finish_reason(trajectory)}
+            chunks.append(self._chunk([end], **({"motes": summary} if i == len(answers) - 1 else {})))
         if self._with_usage:
             chunks.append(self._chunk([], usage=usage(result)))
         return [*chunks, DONE]
@@ -169,7 +171,8 @@ async def events(
 
     Args:
         solve: starts the run with two callbacks, for its rounds and for answers that are drawn independently.
-        answers_of: the answers that a client sees. error_body: an error in OpenAI's format.
+        answers_of: returns the answers that a client sees.
+        error_body: returns the body for an error, in OpenAI's format.
         heartbeat: seconds without an event after which a comment is sent.
     """
     queue: asyncio.Queue[Record | Sequence[Trajectory] | None] = asyncio.Queue()
@@ -216,7 +219,8 @@ class EventStream(Response):
     """Sends events until they end or the client disconnects, then closes them.
 
     Args:
-        resources: closed at the end. on_disconnect: called if the client disconnects before the end.
+        resources: closed at the end.
+        on_disconnect: called if the client disconnects before the end.
     """
 
     media_type = "text/event-stream"

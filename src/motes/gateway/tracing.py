@@ -1,8 +1,8 @@
-"""OpenTelemetry traces: for each request a span for its wait and one for its run, with an event for every round.
+"""OpenTelemetry traces: each request has a span for its wait and one for its run, with an event for every round.
 
-FastAPI makes the request's span. OpenTelemetry's environment variables say where spans are sent, if anywhere. Requests
-to the servers behind the gateway carry the run's trace (the header `traceparent`, see `motes.transport`): a server that
-makes traces itself, as vLLM does, adds its spans to the same one.
+FastAPI makes the request's span. OpenTelemetry's environment variables configure where spans are sent, if anywhere.
+Requests to upstream servers carry the run's trace (the header `traceparent`, see `motes.transport`): a server that
+traces requests itself, such as vLLM, adds its spans to the same trace.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ except ImportError as error:
 
 
 def settings(*paths: str) -> Any:
-    """For FastAPI: requests to these paths alone have traces, which hold nothing of what was said."""
+    """FastAPI's telemetry settings: only requests to these paths have traces, and traces contain no texts."""
 
     def exclude(scope: MutableMapping[str, Any]) -> bool:
         return scope.get("path") not in paths
 
-    own = {"metrics": False, "logs": False, "operation_spans": False}
-    return {"auto_configure": True, "exclude": exclude, **own}
+    unused = {"metrics": False, "logs": False, "operation_spans": False}
+    return {"auto_configure": True, "exclude": exclude, **unused}
 
 
 def span(name: str) -> AbstractContextManager[Any]:
-    """A part of the request that is going on; an error that ends it is noted."""
+    """A new span of the current request. An error that ends the span is recorded in it."""
     return trace.get_tracer("motes", __version__).start_as_current_span(name)
 
 
 def note(attributes: Mapping[str, str | float | None]) -> None:
-    """Of the part that is going on."""
-    known = {name: value for name, value in attributes.items() if value is not None and value != ""}
-    trace.get_current_span().set_attributes(known)
+    """Set attributes of the current span, except those without a value."""
+    values = {name: value for name, value in attributes.items() if value is not None and value != ""}
+    trace.get_current_span().set_attributes(values)
 
 
 def note_round(record: Record) -> None:
-    """An event of the run that is going on."""
+    """Add an event for a round to the current span."""
     trace.get_current_span().add_event(
         "round",
         {
@@ -60,7 +60,7 @@ def note_round(record: Record) -> None:
 
 
 def note_result(result: Result) -> None:
-    """What the run that is going on came to; nothing of what was said."""
+    """Set attributes of the current span to a run's result, without its texts."""
     note(
         {
             "motes.rounds": len(result.records),
@@ -74,6 +74,6 @@ def note_result(result: Result) -> None:
 
 
 def identity() -> dict[str, str]:
-    """The id of the trace that is going on, for logs."""
+    """The id of the current trace, for logs."""
     context = trace.get_current_span().get_span_context()
     return {"trace": f"{context.trace_id:032x}"} if context.is_valid else {}

@@ -1,7 +1,7 @@
-"""What clients send: OpenAI's chat completions and completions, and motes' own fields beside theirs.
+"""The bodies of requests: OpenAI's chat completions and completions, with the field `motes` added.
 
-Every field is honoured, or makes the request one that names it; none is dropped in silence. Taken without effect are
-only values that ask for nothing (`logprobs: false`, `tools: []`, a penalty of 0) and labels (`user`, `metadata`).
+Every field has its effect, or an error names it; none is ignored in silence. The only fields without effect are values
+that request nothing (`logprobs: false`, `tools: []`, a penalty of 0) and labels (`user`, `metadata`).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ except ImportError as error:
     raise MissingExtraError("the gateway", "serve") from error
 
 
-class Only:
-    """Of a field that cannot be honoured: the values, besides null, that ask for nothing."""
+class AcceptOnly:
+    """Restricts a field that the gateway does not support to null and to `values`, which request nothing."""
 
     def __init__(self, *values: Any) -> None:
         self._values = values
@@ -43,41 +43,40 @@ class Only:
         return {"enum": [None, *self._values]}
 
     def _check(self, value: Any) -> Any:
-        if value is None or any(type(value) is type(nothing) and value == nothing for nothing in self._values):
+        if value is None or any(type(value) is type(neutral) and value == neutral for neutral in self._values):
             return value
-        raise ValueError("this cannot be honoured here: leave it out")
+        raise ValueError("this is not supported: leave it out")
 
 
-class Either:
-    """Of a field that may be one of several things: what is said where it is none of them, instead of what is wrong
-    with it as each."""
+class ExpectedInput:
+    """Gives a field of a union type one error message, instead of one for each member of the union."""
 
-    def __init__(self, wanted: str) -> None:
-        self._wanted = wanted
+    def __init__(self, expected: str) -> None:
+        self._expected = expected
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        words = {"custom_error_type": "none_of_them", "custom_error_message": f"Input should be {self._wanted}"}
-        return {**handler(source), **words}
+        error = {"custom_error_type": "none_of_them", "custom_error_message": f"Input should be {self._expected}"}
+        return {**handler(source), **error}
 
 
-def counted(value: Any) -> Any:
-    """A whole number in JSON may be 0 or 0.0; true is none."""
+def integer_as_float(value: Any) -> Any:
+    """An integer as a float: JSON writes 0 as 0 or 0.0. Other values, `true` among them, stay as they are."""
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def whole(value: Any) -> Any:
-    """The same the other way round."""
+def whole_float_as_integer(value: Any) -> Any:
+    """A float without a fraction as an integer. Other values stay as they are."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 Flag = Annotated[bool, Strict()]  # neither 1 nor "yes"
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
-Whole = Annotated[int, Strict(), BeforeValidator(whole)]
-Refused = Annotated[Any, Only()]
-Switch = Annotated[Any, Only(False)]
-Penalty = Annotated[Any, AfterValidator(counted), Only(0.0)]
-Positive = Annotated[int, Strict(), Field(ge=1), BeforeValidator(whole)]
-Progress = Annotated[Flag | Literal["particles"], Either('true, false or "particles"')]
+Whole = Annotated[int, Strict(), BeforeValidator(whole_float_as_integer)]
+Unsupported = Annotated[Any, AcceptOnly()]
+UnsupportedFlag = Annotated[Any, AcceptOnly(False)]
+Penalty = Annotated[Any, AfterValidator(integer_as_float), AcceptOnly(0.0)]
+Positive = Annotated[int, Strict(), Field(ge=1), BeforeValidator(whole_float_as_integer)]
+Progress = Annotated[Flag | Literal["particles"], ExpectedInput('true, false or "particles"')]
 
 
 class Part(BaseModel):
@@ -90,41 +89,43 @@ class TextPart(Part):
 
 
 class Message(Part):
-    """One turn of a conversation, text alone. "developer" is another word for "system"."""
+    """One turn of a conversation, text only. The role "developer" means the same as "system"."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[
-        str | list[TextPart], Either('a text, or a list of {"type": "text", "text": …} and nothing else')
+        str | list[TextPart], ExpectedInput('a text, or a list of {"type": "text", "text": …} and nothing else')
     ]
-    name: Refused = None
-    tool_calls: Annotated[Any, Only([])] = None
-    tool_call_id: Refused = None
-    refusal: Refused = None
-    annotations: Annotated[Any, Only([])] = None  # these, as clients send back what they were sent
-    audio: Refused = None
-    function_call: Refused = None
+    name: Unsupported = None
+    tool_calls: Annotated[Any, AcceptOnly([])] = None
+    tool_call_id: Unsupported = None
+    refusal: Unsupported = None
+    annotations: Annotated[Any, AcceptOnly([])] = None  # clients send answers back as received
+    audio: Unsupported = None
+    function_call: Unsupported = None
 
     def turn(self) -> dict[str, str]:
-        """As `motes.Problem` has it."""
+        """The turn in the form that `motes.Problem` takes."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
 class StreamOptions(Part):
-    """`include_usage`: a last chunk that holds nothing but the usage."""
+    """`include_usage`: send the usage in a last chunk of its own."""
 
     include_usage: Flag | None = None
-    include_obfuscation: Switch = None
+    include_obfuscation: UnsupportedFlag = None
 
 
-class Own(Part):
+class MotesOptions(Part):
     """The field `motes` of a request.
 
     Attributes:
-        method: one of the methods that the model allows. particles: the number of trajectories.
-        deadline: seconds until the best answer so far is given.
-        progress: in a stream, tell of each round of the population: true, how it is; "particles", all of it, as
-            `motes.lab.Round` has it, and at the end what the answer was selected from.
+        method: one of the methods that the model allows.
+        particles: the number of trajectories.
+        deadline: seconds after which the best answer so far is returned.
+        progress: what a stream sends after each round: true, the state of the population in numbers; "particles", the
+            whole population as well, in the format of `motes.lab.Round`, and at the end all trajectories that the
+            answer was selected from.
     """
 
     method: str | None = None
@@ -134,15 +135,15 @@ class Own(Part):
 
 
 class Request(Part):
-    """What both endpoints take.
+    """The fields that both endpoints take.
 
     Attributes:
-        temperature: the language model's, for each particle. 0 stands for the model's own setting: it would make all
-            particles the same, and what it is meant for, the same answer again, a `seed` gives at any temperature.
+        temperature: the language model's, for each particle. 0 means the configured temperature: at 0 all particles
+            would be the same. To get the same answer again, use `seed`, at any temperature.
         top_p: the language model's, for each particle.
-        n: answers, those with the most posterior mass; fewer where there are fewer.
-        seed: the same one gives the same answer, as far as the model behind keeps its word.
-        stop: up to four texts that end an answer; none of them is part of it.
+        n: number of answers, those with the most posterior mass; fewer if the run has fewer.
+        seed: the same seed gives the same answer, as far as the upstream models honour seeds.
+        stop: up to four texts that end an answer; the answer does not contain them.
         user, metadata, safety_identifier, service_tier: labels, without effect.
     """
 
@@ -152,10 +153,10 @@ class Request(Part):
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     n: Positive | None = None
     seed: Whole | None = None
-    stop: Annotated[str | list[str], Either("a text or a list of texts")] | None = None
+    stop: Annotated[str | list[str], ExpectedInput("a text or a list of texts")] | None = None
     stream: Flag | None = None
     stream_options: StreamOptions | None = None
-    motes: Own = Own()
+    motes: MotesOptions = MotesOptions()
 
     user: str | None = None
     metadata: dict[str, str] | None = None
@@ -164,17 +165,17 @@ class Request(Part):
 
     frequency_penalty: Penalty = None
     presence_penalty: Penalty = None
-    logit_bias: Annotated[Any, Only({})] = None
+    logit_bias: Annotated[Any, AcceptOnly({})] = None
 
     @model_validator(mode="before")
     @classmethod
     def _well_formed(cls, body: Any) -> Any:
-        """Half of a surrogate pair, which clients that count in UTF-16 send, becomes U+FFFD."""
+        """Replace halves of surrogate pairs, which clients that count in UTF-16 send, by U+FFFD."""
         return well_formed_values(body)
 
     @field_validator("stop")
     @classmethod
-    def _few(cls, stop: str | list[str] | None) -> str | list[str] | None:
+    def _check_stop(cls, stop: str | list[str] | None) -> str | list[str] | None:
         texts = [stop] if isinstance(stop, str) else stop or []
         if len(texts) > 4 or not all(texts):
             raise ValueError("at most four texts, none of them empty")
@@ -182,9 +183,9 @@ class Request(Part):
 
     @field_validator("stream_options")
     @classmethod
-    def _in_streams(cls, options: StreamOptions | None, others: ValidationInfo) -> StreamOptions | None:
-        if options is not None and not others.data.get("stream"):
-            raise ValueError("goes with stream: true")
+    def _check_stream(cls, options: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
+        if options is not None and not info.data.get("stream"):
+            raise ValueError("is allowed only with stream: true")
         return options
 
     @property
@@ -192,12 +193,12 @@ class Request(Part):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     def turns(self) -> list[dict[str, str]]:
-        """The conversation, as `motes.Problem` has it."""
+        """The conversation in the form that `motes.Problem` takes."""
         raise NotImplementedError
 
     @property
-    def longest(self) -> int | None:
-        """Tokens of one answer at most."""
+    def token_limit(self) -> int | None:
+        """The maximum number of tokens of one answer."""
         return self.max_tokens
 
 
@@ -207,31 +208,31 @@ class ChatRequest(Request):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Positive | None = None
 
-    audio: Refused = None
-    function_call: Annotated[Any, Only("none")] = None
-    functions: Annotated[Any, Only([])] = None
-    logprobs: Switch = None
-    modalities: Annotated[Any, Only(["text"])] = None
+    audio: Unsupported = None
+    function_call: Annotated[Any, AcceptOnly("none")] = None
+    functions: Annotated[Any, AcceptOnly([])] = None
+    logprobs: UnsupportedFlag = None
+    modalities: Annotated[Any, AcceptOnly(["text"])] = None
     parallel_tool_calls: Flag | None = None
-    prediction: Refused = None
-    reasoning_effort: Refused = None
-    response_format: Annotated[Any, Only({"type": "text"})] = None
-    store: Switch = None
-    tool_choice: Annotated[Any, Only("none", "auto")] = None
-    tools: Annotated[Any, Only([])] = None
-    top_logprobs: Annotated[Any, AfterValidator(counted), Only(0.0)] = None
+    prediction: Unsupported = None
+    reasoning_effort: Unsupported = None
+    response_format: Annotated[Any, AcceptOnly({"type": "text"})] = None
+    store: UnsupportedFlag = None
+    tool_choice: Annotated[Any, AcceptOnly("none", "auto")] = None
+    tools: Annotated[Any, AcceptOnly([])] = None
+    top_logprobs: Annotated[Any, AfterValidator(integer_as_float), AcceptOnly(0.0)] = None
 
     @field_validator("messages")
     @classmethod
-    def _asks(cls, messages: list[Message]) -> list[Message]:
+    def _check_prompt(cls, messages: list[Message]) -> list[Message]:
         if messages[-1].role != "user" or not messages[-1].turn()["content"].strip():
             raise ValueError("the last message must be the user's, and not empty")
         return messages
 
     @field_validator("max_completion_tokens")
     @classmethod
-    def _once(cls, tokens: int | None, others: ValidationInfo) -> int | None:
-        if tokens is not None and others.data.get("max_tokens") not in (None, tokens):
+    def _check_limits_agree(cls, tokens: int | None, info: ValidationInfo) -> int | None:
+        if tokens is not None and info.data.get("max_tokens") not in (None, tokens):
             raise ValueError("max_tokens says something else: give one of them")
         return tokens
 
@@ -239,25 +240,26 @@ class ChatRequest(Request):
         return [message.turn() for message in self.messages]
 
     @property
-    def longest(self) -> int | None:
+    def token_limit(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
 class CompletionRequest(Request):
-    """`POST /v1/completions`. The prompt is the user's turn: what answers is a chat model, not one that goes on."""
+    """`POST /v1/completions`. The prompt becomes the user's turn of a chat: the model answers, it does not continue the
+    text."""
 
     prompt: Annotated[
-        str | Annotated[list[str], Field(min_length=1, max_length=1)], Either("a text, or a list of one text")
+        str | Annotated[list[str], Field(min_length=1, max_length=1)], ExpectedInput("a text, or a list of one text")
     ]
 
-    best_of: Annotated[Any, Only(1)] = None
-    echo: Switch = None
-    logprobs: Refused = None
-    suffix: Annotated[Any, Only("")] = None
+    best_of: Annotated[Any, AcceptOnly(1)] = None
+    echo: UnsupportedFlag = None
+    logprobs: Unsupported = None
+    suffix: Annotated[Any, AcceptOnly("")] = None
 
     @field_validator("prompt")
     @classmethod
-    def _asks(cls, prompt: str | list[str]) -> str | list[str]:
+    def _check_prompt(cls, prompt: str | list[str]) -> str | list[str]:
         if not (prompt if isinstance(prompt, str) else prompt[0]).strip():
             raise ValueError("must not be empty")
         return prompt

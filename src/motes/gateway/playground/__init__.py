@@ -1,7 +1,7 @@
-"""The page at `/`: ask, and watch the particles until the answer and its posterior are there.
+"""The page at `/`: ask a question, and watch the particles until the answer and its posterior appear.
 
-It knows nothing but what the gateway's own endpoints tell it: `GET /v1/models` of the models that one may ask for, and
-the stream of `POST /v1/chat/completions` with `motes.progress = "particles"` of what happens.
+It uses only the gateway's own endpoints: `GET /v1/models` for the models, and the stream of `POST /v1/chat/completions`
+with `motes.progress = "particles"` for the run.
 """
 
 from __future__ import annotations

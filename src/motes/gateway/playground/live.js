@@ -1,39 +1,40 @@
-// A run as it goes: the trace grows with every chunk, and the pictures with it.
+// A run in progress: the trace grows with every chunk, and the pictures with it.
 
-/** A run of which nothing is known yet. `posterior` stays null until it has ended. */
-function begin(root, asked) {
-  const record = { method: asked.motes.method, budget: asked.motes.particles, answer: null, posterior: null, answers: [], groups: [], right: [], text: "" };
+/** A run that has just begun. Its `posterior` stays null until the run ends. */
+function begin(root, body) {
+  const question = body.messages.at(-1).content;
+  const record = { method: body.motes.method, budget: body.motes.particles, answer: null, posterior: null, answers: [], groups: [], right: [], text: "" };
   const trace = { nodes: [], rounds: [], final: { nodes: [], log_weights: [] } };
   const live = { run: { record, trace }, panels: [], chosen: null, said: "", text: h("div", { class: "said" }), facts: h("dl"), posterior: h("div"), pictures: h("div", { class: "pictures" }), inspector: h("aside", { class: "inspector", "aria-label": "The particle chosen" }) };
   live.head = h("h2", {}, "At work");
-  root.replaceChildren(h("p", { class: "asked", title: asked.messages.at(-1).content }, asked.messages.at(-1).content),
+  root.replaceChildren(h("p", { class: "asked", title: question }, question),
     h("div", { class: "summary" }, h("div", { class: "facts" }, live.head, live.text, live.facts), live.posterior),
     h("div", { class: "viewer" }, live.pictures, live.inspector));
   root.hidden = false;
   return live;
 }
 
-/** Take in what a chunk tells. */
-function takeIn(live, chunk) {
+/** Add a chunk to the run. */
+function addChunk(live, chunk) {
   const [choice] = chunk.choices;
-  if (choice?.index === 0 && choice.delta?.content) say(live, choice.delta.content);
+  if (choice?.index === 0 && choice.delta?.content) appendText(live, choice.delta.content);
   const { progress, final } = chunk.motes ?? {};
   for (const [place, node] of Object.entries((progress ?? final)?.nodes ?? {})) live.run.trace.nodes[place] = node;
-  if (progress) grow(live, progress);
+  if (progress) addRound(live, progress);
   if (final) live.final = final;
-  if (chunk.motes && !progress && !final) conclusion(live, chunk.motes);
+  if (chunk.motes && !progress && !final) showResult(live, chunk.motes);
 }
 
-/** What is certain of the answer. */
-function say(live, text) {
+/** Append text of the answer that is certain. */
+function appendText(live, text) {
   live.said += text;
   live.text.replaceChildren(...live.said.split(/\n\n+/).filter(Boolean).map((step) => h("p", {}, step)));
 }
 
-function grow(live, progress) {
+function addRound(live, progress) {
   const { trace } = live.run;
   const { population } = progress;
-  if (progress.apart || live.apart) trace.rounds = [population]; // answers drawn apart; the last one has their scores
+  if (progress.apart || live.apart) trace.rounds = [population]; // independent answers: the latest have scores
   else trace.rounds.push(population);
   live.apart = progress.apart;
   if (live.apart) population.apart = true;
@@ -55,19 +56,19 @@ function draw(live) {
   drawPanels(live, live.pictures, live.inspector);
 }
 
-/** The end: the answer, its posterior, what it cost. */
-function conclusion(live, told) {
+/** Show the answer, its posterior and its cost. */
+function showResult(live, summary) {
   const { record, trace } = live.run;
-  Object.assign(record, { answer: told.answer, text: live.said, posterior: told.posterior.map(({ answer, mass: share }) => [answer, share]), answers: live.final?.answers ?? [] });
+  Object.assign(record, { answer: summary.answer, text: live.said, posterior: summary.posterior.map(({ answer, mass: share }) => [answer, share]), answers: live.final?.answers ?? [] });
   if (live.final) trace.final = live.final.population;
   live.text.classList.add("whole");
-  live.head.replaceChildren(told.answer === null ? "No answer was stated" : `Answer ${told.answer}`, told.answer === null ? "" : h("span", { class: "n" }, `${percent(told.confidence, 0)} of the posterior`));
+  live.head.replaceChildren(summary.answer === null ? "No answer was stated" : `Answer ${summary.answer}`, summary.answer === null ? "" : h("span", { class: "n" }, `${percent(summary.confidence, 0)} of the posterior`));
   live.posterior.replaceChildren(...[posterior(record)].filter(Boolean));
-  const { usage } = told;
+  const { usage } = summary;
   facts(live, [
-    ["rounds", told.rounds], ["log evidence", told.log_evidence === null ? null : fixed(told.log_evidence)], ["of the answer", `${count(usage.visible_tokens)} tokens`], ["of all particles", count(usage.generated_tokens)],
-    ["prefill", count(usage.prefill_tokens)], ["reward", count(usage.reward_tokens)], ["from caches", count(usage.prefill_tokens_cached + usage.reward_tokens_cached)], ["seed", told.seed],
-    ["dropped", told.dropped || null], ["cut short by", told.stopped?.replace("_", " ")],
+    ["rounds", summary.rounds], ["log evidence", summary.log_evidence === null ? null : fixed(summary.log_evidence)], ["of the answer", `${count(usage.visible_tokens)} tokens`], ["of all particles", count(usage.generated_tokens)],
+    ["prefill", count(usage.prefill_tokens)], ["reward", count(usage.reward_tokens)], ["from caches", count(usage.prefill_tokens_cached + usage.reward_tokens_cached)], ["seed", summary.seed],
+    ["dropped", summary.dropped || null], ["cut short by", summary.stopped?.replace("_", " ")],
   ].filter(([, value]) => (value ?? null) !== null));
   if (trace.rounds.length) draw(live);
 }

@@ -1,42 +1,42 @@
-// The page: what one may ask for, asking, stopping.
+// The form: models, methods and settings; start and stop a run.
 
 const at = (id) => document.getElementById(id);
 const [form, question, go, stop, run, status, trouble] = ["ask", "question", "go", "stop", "run", "status", "trouble"].map(at);
-const known = new Map(); // the models by their names
-let running = null; // of the request in flight: { live, abort }
+const modelsByName = new Map();
+let running = null; // the request in flight: { live, abort }
 let shown = null;
 
-function tell(element, text) {
+function showText(element, text) {
   element.textContent = text;
   element.hidden = !text;
 }
 
 const option = (value) => h("option", { value }, value);
 
-/** Ask which models there are; without the right key there are none, and a key is asked for. */
+/** Load the models. If that needs a key, show the field for it. */
 async function unlock() {
   try {
-    const found = await models();
-    known.clear();
-    for (const model of found) known.set(model.id, model.motes);
+    const available = await models();
+    modelsByName.clear();
+    for (const model of available) modelsByName.set(model.id, model.motes);
     at("locked").hidden = true;
-    at("model").replaceChildren(...[...known.keys()].map(option));
-    tell(trouble, known.size ? "" : "There is no model that this key may ask for.");
-    choose();
+    at("model").replaceChildren(...[...modelsByName.keys()].map(option));
+    showText(trouble, modelsByName.size ? "" : "This key gives access to no model.");
+    showModel();
   } catch (error) {
-    if (error.status !== 401) return tell(trouble, error.message);
-    if (key) tell(trouble, "This key is not known.");
+    if (error.status !== 401) return showText(trouble, error.message);
+    if (key) showText(trouble, "This key is not known.");
     at("locked").hidden = false;
     at("key").focus();
   }
 }
 
-/** Show what the chosen model allows. */
-function choose() {
-  const model = known.get(at("model").value);
+/** Show the settings that the chosen model allows. */
+function showModel() {
+  const model = modelsByName.get(at("model").value);
   if (!model) return;
   at("method").replaceChildren(...model.methods.map(option));
-  const bounds = (id, value, most) => Object.assign(at(id), { value, max: most });
+  const bounds = (id, value, max) => Object.assign(at(id), { value, max });
   bounds("particles", model.particles, model.max_particles);
   at("deadline").max = model.max_deadline;
   at("deadline").placeholder = model.deadline;
@@ -47,8 +47,8 @@ function choose() {
   if (!question.value && model.examples.length) [question.value] = model.examples;
 }
 
-/** The request that the form says. */
-function asked() {
+/** The request's body, from the form. */
+function requestBody() {
   const number = (id) => (at(id).value === "" ? undefined : Number(at(id).value));
   const motes = { method: at("method").value, particles: number("particles"), deadline: number("deadline"), progress: "particles" };
   return {
@@ -59,22 +59,22 @@ function asked() {
 
 async function ask() {
   running?.abort.abort();
-  const body = asked();
+  const body = requestBody();
   const mine = { live: begin(run, body), abort: new AbortController() };
   running = mine;
   shown = mine.live;
-  tell(trouble, "");
+  showText(trouble, "");
   status.textContent = "The particles are at work.";
   stop.hidden = false;
   const began = performance.now();
   let ended = "";
   try {
-    for await (const chunk of chunks(body, mine.abort.signal)) takeIn(mine.live, chunk);
+    for await (const chunk of chunks(body, mine.abort.signal)) addChunk(mine.live, chunk);
     const { answer } = mine.live.run.record;
     ended = `${answer === null ? "No answer was stated" : `The answer is ${answer}`}, after ${fixed((performance.now() - began) / 1000, 1)} s.`;
   } catch (error) {
     const stopped = error.name === "AbortError";
-    if (!stopped && running === mine) tell(trouble, error.message);
+    if (!stopped && running === mine) showText(trouble, error.message);
     mine.live.head.textContent = stopped ? "Stopped" : "No answer";
     ended = stopped ? "Stopped: nothing more is computed." : "";
     if (error.status === 401) unlock();
@@ -94,7 +94,7 @@ question.addEventListener("keydown", (event) => {
   event.preventDefault();
   form.requestSubmit();
 });
-at("model").addEventListener("change", choose);
+at("model").addEventListener("change", showModel);
 stop.addEventListener("click", () => running?.abort.abort());
 addEventListener("keydown", (event) => {
   if (event.key === "Escape" && running) running.abort.abort();

@@ -1,6 +1,6 @@
 // The gateway's endpoints, as clients see them.
 
-/** What the gateway refused, or that it is out of reach. */
+/** The gateway refused a request, or cannot be reached. */
 class Trouble extends Error {
   constructor(message, status) {
     super(message);
@@ -8,7 +8,7 @@ class Trouble extends Error {
   }
 }
 
-let key = ""; // kept in this page alone, until it is closed
+let key = ""; // kept in the memory of this page only
 
 async function reach(path, options = {}) {
   const headers = { ...(key ? { Authorization: `Bearer ${key}` } : {}), ...options.headers };
@@ -20,15 +20,15 @@ async function reach(path, options = {}) {
     throw new Trouble("The gateway cannot be reached.", 0);
   }
   if (response.ok) return response;
-  const told = await response.json().catch(() => null);
+  const body = await response.json().catch(() => null);
   const retry = response.headers.get("Retry-After");
-  throw new Trouble(`${told?.error?.message ?? `The gateway answered ${response.status}.`}${retry ? ` Try again in ${retry} s.` : ""}`, response.status);
+  throw new Trouble(`${body?.error?.message ?? `The gateway answered ${response.status}.`}${retry ? ` Try again in ${retry} s.` : ""}`, response.status);
 }
 
-/** The models that one may ask for. */
+/** The models that the key gives access to. */
 const models = async () => (await (await reach("/v1/models")).json()).data;
 
-/** The objects of a stream of chunks, one after the other, until it ends. */
+/** The chunks of the response's stream, one after the other. */
 async function* chunks(body, signal) {
   const response = await reach("/v1/chat/completions", {
     method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal,
@@ -44,9 +44,9 @@ async function* chunks(body, signal) {
       if (!event.startsWith("data: ")) continue; // a heartbeat
       const data = event.slice("data: ".length);
       if (data === "[DONE]") return;
-      const told = JSON.parse(data);
-      if (told.error) throw new Trouble(told.error.message, 200);
-      yield told;
+      const chunk = JSON.parse(data);
+      if (chunk.error) throw new Trouble(chunk.error.message, 200);
+      yield chunk;
     }
   }
   throw new Trouble("The connection broke off before the answer was complete.", 0);
