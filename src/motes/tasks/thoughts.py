@@ -14,7 +14,7 @@ THOUGHTS: Mapping[str, str] = MappingProxyType(dict((THINKING, ("[THINK]", "[/TH
 TAG = re.compile("|".join(map(re.escape, (*THOUGHTS, *THOUGHTS.values()))))
 
 
-def said(text: str) -> str:
+def without_thoughts(text: str) -> str:
     """A text without its thoughts. A thought that is not closed goes on to the end; one that was never opened, as where
     a chat template opens it, began at the beginning."""
     parts: list[str] = []

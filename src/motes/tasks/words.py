@@ -16,7 +16,7 @@ from motes.tasks.boxed import BoxedAnswers
 from motes.tasks.characters import folded
 from motes.tasks.statements import ANSWER, CHOICE, statements
 from motes.tasks.tex import Reading, without_markup
-from motes.tasks.thoughts import said
+from motes.tasks.thoughts import without_thoughts
 
 
 class ExactMatch(BoxedAnswers):
@@ -25,7 +25,7 @@ class ExactMatch(BoxedAnswers):
     def answer(self, text: str) -> str | None:
         if boxed := super().answer(text):
             return boxed
-        text = said(text)
+        text = without_thoughts(text)
         lines = (_stated(text[start : start + _LONGEST_LINE]) for start in statements(text, ANSWER))
         return next(filter(None, lines), None)
 
@@ -56,7 +56,7 @@ class WholeText(ExactMatch):
     needs_end = True
 
     def answer(self, text: str) -> str | None:
-        return said(text).strip() or None
+        return without_thoughts(text).strip() or None
 
     def read(self, step: str, before: Reading | None) -> Reading:
         return Reading()
@@ -70,7 +70,7 @@ class Choices(ExactMatch):
     def answer(self, text: str) -> str | None:
         if boxed := BoxedAnswers.answer(self, text):
             return boxed
-        text = said(text)
+        text = without_thoughts(text)
         for start in statements(text, CHOICE):
             if stated := _labels(text[start : start + _MOST_CHARACTERS].partition("\n")[0], is_statement=True):
                 return ", ".join(stated)

@@ -1,4 +1,4 @@
-"""Rows whose answers are programs: a question, and tests."""
+"""Reads rows whose answers are programs: a question, and tests."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ _PLACE = re.compile(r"\{(question|example)\}")
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramFields(Fields):
-    """Where a row says what, of a problem whose answer is a program. `answer`, a program that is right, may be missing.
+    """The fields of a row whose answer is a program. `answer`, a correct program, may be missing.
 
     Attributes:
-        tests: Python that raises where a program is wrong: a text, or a list of them.
-        entry_point: the function to define. Without one it is what the tests call and do not define.
-        prelude: Python that a program may complete or build on.
-        imports: what the tests need, before them: a list of texts.
-        examples: of the tests, to be shown; the first is.
-        asked: how the question is put, with {question} and {example} in their places.
+        tests: Python code that raises if a program is wrong: a text, or a list of texts.
+        entry_point: the function to define. Without it, programs define the functions that the tests call and do not
+            define.
+        prelude: Python code that a program may complete or build on.
+        imports: code that the tests need before them: a list of texts.
+        examples: tests that the question may show; it shows the first one.
+        asked: the text of the question, with {question} and {example} in their places.
     """
 
     question: tuple[str, ...] = ("question", "prompt", "problem")
@@ -50,17 +51,17 @@ class ProgramFields(Fields):
             prelude,
         )
         parts = {"question": question.strip("\n"), "example": examples[0] if examples else ""}
-        asked = _PLACE.sub(lambda place: parts[place[1]], self.asked)
+        text = _PLACE.sub(lambda place: parts[place[1]], self.asked)
         if reference is not None and not isinstance(reference, str):
             raise ValueError(f"the answer must be a program, not {reference!r}")
-        return self.entry(row, name, asked, reference, key)
+        return self.entry(row, name, text, reference, key)
 
 
 def _lines(field: str, value: Any) -> Sequence[str]:
-    """One text or several, as a list; none where there are none.
+    """The texts of a field that has one text, a list of texts, or nothing. Blank ones are left out.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the field has something else.
     """
     texts = [value] if isinstance(value, str) else [] if value is None else value
     if not (isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts)):
