@@ -1,8 +1,7 @@
 """The local engine: any causal language model of transformers, with shared prefixes and continuous batching.
 
 Trajectories fork without recomputing anything: a child begins with its parent's keys and values. Calls of any number
-of concurrent runs decode together; a sequence leaves the batch the moment its step ends, and the next one takes its
-place.
+of concurrent runs decode together; a sequence leaves the batch the moment its step ends, and another takes its place.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ MAX_TEXT_ENDS = 64
 """Maximum number of sets of delimiters and stop texts for which a `TextEnds` is kept."""
 
 FEW_TEXTS = 8
-"""Maximum number of delimiters and stop texts whose `TextEnds` is made at once; one for more is made in a thread."""
+"""Maximum number of delimiters and stop texts whose `TextEnds` is made without a thread."""
 
 
 @dataclass(eq=False)
@@ -113,9 +112,8 @@ class LocalLanguageModel(Engine[_Extension]):
         max_cached_tokens, max_batch_tokens, num_threads: see `motes.kv.engine.Engine`.
 
     The same (trajectory, sampling, seed) gives the same tokens whatever else is in the batch, up to rounding: products
-    of matrices of other shapes round differently in the last bit, and a uniform number that falls within that bit of
-    the boundary between two tokens can select the other one (in float32 about once in a million tokens, more often in
-    half precision).
+    of matrices of other shapes round differently in the last bit, which changes a token if its uniform number is that
+    close to the boundary between two tokens (in float32 about once in a million tokens, more often in half precision).
     """
 
     merges_calls = True
@@ -162,7 +160,7 @@ class LocalLanguageModel(Engine[_Extension]):
         """Open a checkpoint: a folder, or a name on the hub.
 
         Args:
-            device: "cpu", "cuda", …; by default a GPU where there is one.
+            device: "cpu", "cuda", …; by default a GPU if there is one.
             dtype: of weights and arithmetic; by default float32 on a CPU, bfloat16 on a GPU.
 
         Raises:
@@ -179,7 +177,7 @@ class LocalLanguageModel(Engine[_Extension]):
         for problem in {trajectory.problem for trajectory in trajectories}:
             await self.vocabulary.prepare(problem)
         for i, (trajectory, seed) in enumerate(zip(trajectories, seeds, strict=True)):
-            before = self._opening_text(trajectory)
+            before = self.vocabulary.opening(trajectory.problem) if trajectory.step is None else trajectory.step.overrun
             steps[i] = step_in_overrun(before, sampling)
             if steps[i] is not None:
                 continue
@@ -230,14 +228,9 @@ class LocalLanguageModel(Engine[_Extension]):
         return ids, len(ids) - len(prompt)
 
     def _encode_step(self, node: Trajectory) -> list[int]:
-        """The tokens of a step that has only a text. Special tokens that it spells are text: no step's text contains
-        real ones."""
+        """The tokens of a step that has only a text. Special tokens that it spells are text: no step has real ones."""
         opening = "" if node.depth > 1 else self.vocabulary.opening(node.problem)
         return self.vocabulary.encode(node.added.removeprefix(opening), special=False)
-
-    def _opening_text(self, trajectory: Trajectory) -> str:
-        """The text that the next step begins with: the opening in the prompt, or the last step's overrun."""
-        return self.vocabulary.opening(trajectory.problem) if trajectory.step is None else trajectory.step.overrun
 
     # In the worker's thread:
 
@@ -368,15 +361,12 @@ class LocalLanguageModel(Engine[_Extension]):
         """
         requests = {row: self._batch.requests[row] for row in rows.tolist()}
         tokens = {row: self._batch.step_tokens[row, : self._batch.count[row]].tolist() for row in requests}
-        steps = [
-            (request, self._build_step(row, tokens[row], is_eos[row], has_cut[row]))
-            for row, request in requests.items()
-        ]
+        steps = {row: self._build_step(row, tokens[row], is_eos[row], has_cut[row]) for row in requests}
         unfinished = [row for row in requests if not is_eos[row]]  # a finished answer is never extended
         self._runner.store(self.tree, unfinished, [requests[row].ids + tokens[row][:-1] for row in unfinished])
         self._remove_rows(rows)
-        for request, step in steps:
-            request.resolve(step)
+        for row, request in requests.items():
+            request.resolve(steps[row])
 
     def _build_step(self, row: int, tokens: list[int], is_eos: bool, has_cut: bool) -> Step:
         batch = self._batch

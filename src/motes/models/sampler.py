@@ -30,8 +30,7 @@ def uniforms(seeds: npt.NDArray[np.uint64], positions: npt.NDArray[np.int64]) ->
 
 
 COLDEST = 1e-30
-"""Lower temperatures count as this one, at which any difference of two logits decides between them: logits divided by
-less would overflow."""
+"""Lower temperatures count as this one, at which any difference of logits decides: division by less would overflow."""
 
 
 class Sampler:

@@ -16,12 +16,11 @@ def written_steps(trajectory: Trajectory) -> list[Trajectory]:
     return [node for node in trajectory.path if node.step is not None and node.step.text.strip()]
 
 
-def fill_scores(trajectory: Trajectory, known: Mapping[Trajectory, float]) -> list[float]:
-    """A score for each step: its own if it has one, otherwise that of the step before, NEUTRAL if no step before it has
-    one."""
+def fill_scores(trajectory: Trajectory, own_scores: Mapping[Trajectory, float]) -> list[float]:
+    """A score for each step: its own if it has one, otherwise that of the step before, NEUTRAL if there is none yet."""
     scores: list[float] = []
     score = NEUTRAL
     for node in trajectory.path:
-        score = known.get(node, score)
+        score = own_scores.get(node, score)
         scores.append(score)
     return scores

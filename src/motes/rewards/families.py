@@ -43,8 +43,7 @@ class Family:
         first: the first step, up to the token at which its score is read.
         step: each further step, up to the token at which its score is read.
         head: how the score is computed there.
-        turn: a message, in families that read conversations: `prompt` comes after all messages. The other families read
-            a single question.
+        turn: a message, in families that read conversations (`prompt` comes after all). Others read a single question.
         system: the system prompt with which such a family was trained, for conversations that have none.
         label: the beginning of a step, with its `number`; added unless the step begins with it already.
         by_line: the template is applied to each line of a step; the score is read at the end of the last line.

@@ -81,12 +81,10 @@ class FunctionReward:
     async def _results(self, calls: Sequence[tuple[Any, ...]]) -> Sequence[Any]:
         """What `fn` returns or raises for the arguments of each call."""
         if self._is_async:
-            return await asyncio.gather(
-                *(_result_or_exit(self.fn(*arguments)) for arguments in calls), return_exceptions=True
-            )
+            return await asyncio.gather(*(_resolve(self.fn(*arguments)) for arguments in calls), return_exceptions=True)
         results = await in_thread(self._call_each, calls)
         if any(map(inspect.isawaitable, results)):  # it is not declared async, but returns awaitables
-            return await asyncio.gather(*map(_result_or_exit, results), return_exceptions=True)
+            return await asyncio.gather(*map(_resolve, results), return_exceptions=True)
         return results
 
     def _call_each(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -117,7 +115,7 @@ class FunctionReward:
         return f"FunctionReward({getattr(self.fn, '__name__', self.fn)})"
 
 
-async def _result_or_exit(result: Any) -> Any:
+async def _resolve(result: Any) -> Any:
     try:
         return await result if inspect.isawaitable(result) else result
     except SystemExit as error:  # it would end the event loop

@@ -56,8 +56,7 @@ class Judge:
     is in the call, since the prompt seeds the samples.
 
     Args:
-        lm: any language model; only its protocol is used. If it cannot continue a prefix, it writes whole replies, and
-            the verdict is read from these.
+        lm: any language model; only its protocol is used. If it cannot continue a prefix, it writes whole replies.
         rubric: one of `motes.rewards.rubric.RUBRICS` by name, or your own.
         num_verdicts: samples for each prefix; by default 4, with critiques 1.
         max_retries: how often a sample is repeated.

@@ -15,8 +15,7 @@ from motes.rewards.families import Head
 class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
     """Qwen2 with a two-way head, in the layout of Qwen2.5-Math-PRM: weights `model.*`, `score.0.*`, `score.2.*`.
 
-    We have our own class because the code published with those weights does not run on transformers 5 (and would be
-    remote code).
+    We have our own class: the code published with those weights does not run on transformers 5 and is remote code.
     """
 
     def __init__(self, config: Qwen2Config) -> None:

@@ -100,8 +100,7 @@ class LocalPRM(Engine[_Reading]):
             options: see `LocalPRM`.
 
         Raises:
-            ConfigurationError: there is no such checkpoint, it is of another kind or its family is unknown, or its
-                scores do not vary.
+            ConfigurationError: there is no such checkpoint, its kind or family is unknown, or its scores do not vary.
         """
         wants_test = is_wanted(self_test)
         chosen_family = recognise(path, checkpoint_config(path)) if format is None else family(format)
@@ -176,13 +175,10 @@ class LocalPRM(Engine[_Reading]):
             reading.computed += prompt_only.computed
 
     def _read(self, group: list[_Reading]) -> list[list[float]]:
-        """The scores at each reading's positions. Stores the keys and values of its tokens, up to `keep`."""
+        """The scores at each reading's positions. Stores the keys and values of its first `shared_length` tokens."""
         # 1) read the tokens that are not stored
         workspace = self._runner.workspace
-        stored = [
-            self.tree.match(reading.ids[: reading.positions[0]] if reading.positions else reading.ids)
-            for reading in group
-        ]
+        stored = [self.tree.match(reading.ids[: min(reading.positions, default=None)]) for reading in group]
         starts = list(map(len, stored))
         workspace.append(stored)
         states: list[list[Tensor]] = [[] for _ in group]  # (positions, hidden) for each reading

@@ -107,8 +107,8 @@ class Reader(Generic[ReadingT]):
         """
         # 1) collect the texts to read, equal ones once
         unread: dict[Key, ReadingT] = {}
-        keys: list[list[Key]] = []  # of all readings that a trajectory needs
-        paid: list[list[ReadingT]] = []  # those that no trajectory before it needs: it bears their cost
+        keys: list[list[Key]] = []  # of the readings that each trajectory needs
+        paid: list[list[ReadingT]] = []  # readings that no trajectory before it needs: it bears their cost
         failures: dict[int, Failure] = {}
         for i, trajectory in enumerate(trajectories):
             keys.append([])

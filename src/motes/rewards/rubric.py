@@ -42,8 +42,7 @@ class Rubric:
         prompt: the user's turn. `{question}`, `{solution}` (the steps so far, each on a line of its own, as in
             "Step 1: …"; blank ones are left out), `{last_step}` and `{number}` (of the last step) are filled in; write
             other braces twice. `{mark}` is a word that occurs in none of them, the same for all answers to a problem:
-            put it into the texts before and after them, as in "<solution-{mark}>", so that the judge can see where
-            they end.
+            put it into the texts around them, as in "<solution-{mark}>", so that the judge can see where they end.
         cue: the text before the verdict.
         verdicts: the score in [0, 1] of each verdict, at least two. After a cue each must be one token of the model, as
             Yes, No and digits are in nearly all models; upper and lower case are the same.

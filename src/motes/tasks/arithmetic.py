@@ -180,16 +180,12 @@ class Story:
     def answer(self) -> int:
         if self.query == "value":
             return self.values[self.asked[0]]
-        left, operator, right = self._query_operation()
-        return _apply(left, operator, right)
-
-    def _query_operation(self) -> tuple[int, str, int]:
         left, right = (self.values[person] for person in self.asked)
-        return left, "+" if self.query == "sum" else "-", right
+        return _apply(left, "+" if self.query == "sum" else "-", right)
 
     @cached_property
     def needed(self) -> tuple[Fact, ...]:
-        """The derived facts that the answer needs, each after those that it needs itself."""
+        """The derived facts that the answer needs, each after the facts that it needs itself."""
         facts = {fact.person: fact for fact in self.facts}
         order: list[Fact] = []
 

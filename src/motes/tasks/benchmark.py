@@ -15,8 +15,7 @@ from typing import Any, Protocol
 from motes.core import Problem
 from motes.errors import ConfigurationError, GraderError, MissingExtraError, UnknownNameError
 from motes.protocols import AnswerRule, AnswerRuleTraits, Reading, canonical_form
-from motes.tasks.code import CodeAnswers
-from motes.tasks.code.fields import ProgramFields
+from motes.tasks.code import CodeAnswers, ProgramFields
 from motes.tasks.maths import MathAnswers
 from motes.tasks.olympiad import ListedAnswers, OlympiadFields
 from motes.tasks.rows import Entry, Fields, Row, ShuffledChoices, read_jsonl, read_problems
@@ -217,11 +216,7 @@ class Benchmark:
         return canonical_form(self._rule)
 
     def grade(self, problem: Problem, answer: str) -> bool:
-        """Whether `answer` is right.
-
-        Raises:
-            GraderError: it could not be decided.
-        """
+        """See `motes.protocols.Task`."""
         if (meets := getattr(self._rule, "meets", None)) is None:
             return problem.answer is not None and self._rule.matches(problem.answer, answer)
         return bool(meets(self.key(problem), answer))

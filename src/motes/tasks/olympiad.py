@@ -4,8 +4,7 @@ https://github.com/OpenBMB/OlympiadBench. A row's `final_answer` is a list of on
 answers may be in any order; `error` is "1e-1", how far a number may be off, or one for each, "1e-1,,1e-2".
 
 Differences of its own grader to this one: it accepts a hundred times the answer and a hundredth of it, too, as
-percentages; without a tolerance it compares numbers to 8 places, and Math-Verify to 6; and it reads all boxes of a
-text, not only the last.
+percentages; without a tolerance it compares numbers to 8 places, Math-Verify to 6; and it reads all boxes of a text.
 """
 
 from __future__ import annotations
@@ -84,14 +83,7 @@ class ListedAnswers(MathAnswers):
     """Answers that are mathematics, perhaps several in any order, whose numbers may be off by a tolerance."""
 
     def meets(self, key: Any, answer: str) -> bool:
-        """Whether an answer is right.
-
-        Args:
-            key: an `Expected`.
-
-        Raises:
-            GraderError: see `matches`.
-        """
+        """Whether an answer is right, see `motes.tasks.benchmark.GradingRule`. The key is an `Expected`."""
         assert isinstance(key, Expected)
         if key.has_unit and not is_excessive(answer):
             answer = _UNIT.sub("", answer)

@@ -95,8 +95,7 @@ class Fields:
         return boxed or text
 
     def _label_of(self, value: Any, choices: Mapping[str, str]) -> str:
-        """The label of the right choice. `value` is the label, the choice's number from 0, or its text; a number is
-        first taken for a label."""
+        """The label of the choice that `value` is: a label, or else a number from 0, a text, a label in other case."""
         label = _label(value)
         if label in choices and not isinstance(value, bool):
             return label
@@ -189,9 +188,8 @@ def _choices(value: Any) -> dict[str, str]:
         labels, texts = list(value), list(value.values())
         if value.keys() == {"text", "label"}:  # as in AI2's data sets
             labels, texts = value["label"], value["text"]
-            if not (
-                isinstance(labels, (list, tuple)) and isinstance(texts, (list, tuple)) and len(labels) == len(texts)
-            ):
+            are_lists = isinstance(labels, (list, tuple)) and isinstance(texts, (list, tuple))
+            if not (are_lists and len(labels) == len(texts)):
                 raise ValueError("the choices must have as many labels as texts, a list of each")
     are_texts = isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts)
     if not (are_texts and 0 < len(texts) <= len(labels)):

@@ -84,7 +84,7 @@ class Reading:
         pending: the characters after these, whose meaning the next ones may change.
         group: the innermost open group.
         closing: the tag that closes the current thought; empty outside of thoughts.
-        content_end: the end of the last characters that can be part of an answer: no blank, no placeholder, no markup.
+        ink_end: the end of the last characters that can be part of an answer: no blank, no placeholder, no markup.
         box: of the complete boxes that are neither empty nor in a thought, the one that begins last.
     """
 
@@ -92,7 +92,7 @@ class Reading:
     pending: str = ""
     group: Group | None = None
     closing: str = ""
-    content_end: int = 0
+    ink_end: int = 0
     box: Box | None = None
 
     @property
@@ -115,22 +115,21 @@ def last_box(text: str) -> str | None:
 
 
 class _Scanner:
-    """Reads one piece of text, which begins at `_origin` in the whole text. `_place` is the current place in the
-    piece."""
+    """Reads one piece of text, which begins at `_origin`. `_place` is the current place in the piece."""
 
     def __init__(self, before: Reading, more: str, is_end: bool) -> None:
         self._text, self._is_end = before.pending + more, is_end
         self._origin, self._place = before.num_read, 0
-        self._group, self._closing, self._content_end, self._box = (
+        self._group, self._closing, self._ink_end, self._box = (
             before.group,
             before.closing,
-            before.content_end,
+            before.ink_end,
             before.box,
         )
 
     def reading(self) -> Reading:
         pending = self._text[self._place :]
-        return Reading(self._origin + self._place, pending, self._group, self._closing, self._content_end, self._box)
+        return Reading(self._origin + self._place, pending, self._group, self._closing, self._ink_end, self._box)
 
     def scan(self) -> None:
         text, end = self._text, len(self._text)
@@ -159,14 +158,14 @@ class _Scanner:
     def _advance(self, end: int) -> None:
         """Advance to a place before which there is no token."""
         if self._text[self._place : end].strip(_BLANK_CHARACTERS):
-            self._content_end = self._origin + end
+            self._ink_end = self._origin + end
         self._place = end
 
     def _advance_past(self, token: re.Match[str]) -> None:
         """Advance to the end of a token."""
         self._place = token.end()
         if not _is_blank(token):
-            self._content_end = self._origin + self._place
+            self._ink_end = self._origin + self._place
 
     def _leave_thought(self) -> bool:
         """Advance to the end of the thought; false: it does not end in this piece."""
@@ -230,7 +229,7 @@ class _Scanner:
         group = self._group
         assert group is not None
         self._group = outer = group.outer
-        is_empty = self._content_end <= group.start
+        is_empty = self._ink_end <= group.start
         if group.kind == "braces":
             if outer is not None and outer.num_missing:
                 self._group = dataclasses.replace(outer, num_missing=outer.num_missing - 1)

@@ -10,12 +10,7 @@ from typing import Any
 from motes.checkpoint import checkpoint_config
 from motes.concurrency import Batcher, Pending
 from motes.core import Failure, Trajectory
-from motes.errors import (
-    ConfigurationError,
-    ContextLengthError,
-    RejectedError,
-    ServerError,
-)
+from motes.errors import ConfigurationError, ContextLengthError, RejectedError, ServerError
 from motes.rewards.families import FAMILIES, Family, family
 from motes.rewards.format import Format
 from motes.rewards.reading import Key, Prefix, Reader, Reading

@@ -78,8 +78,7 @@ def available() -> Layers:
 
 
 def confine(limits: Limits, *, readable: Iterable[str], writable: str | None) -> None:
-    """Put this process under every layer that the system has. It must have one thread, and all files open that it
-    needs.
+    """Put this process under every layer there is. It must have one thread, and all files open that it needs.
 
     Args:
         readable: folders to read and load libraries from.
@@ -180,8 +179,7 @@ def _landlock_version() -> int:
 
 
 def _restrict_files(readable: Iterable[str], writable: str | None) -> None:
-    """Allow no files but these and three devices; and, depending on the version, no connections and no signals to other
-    processes."""
+    """Allow no other files than these and three devices; in later versions no connections, no signals to others."""
     version = _landlock_version()
     rights = (1 << _RIGHTS.get(version, 16)) - 1
     ruleset = struct.pack("=QQQ", rights, 0b11, 0b11)[: _RULESET_BYTES.get(version, 24)]
@@ -224,7 +222,7 @@ _FORBIDDEN: Mapping[str, tuple[int, int]] = {
     "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41),
     "chroot": (161, 51), "move_mount": (429, 429), "open_tree": (428, 428), "fsopen": (430, 430),
     "mount_setattr": (442, 442),
-    # those that Landlock allows the owner of a file, at least in its first versions
+    # calls that Landlock allows the owner of a file, at least in its first versions
     "chmod": (90, -1), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, -1),
     "fchown": (93, 55), "lchown": (94, -1), "fchownat": (260, 54), "utime": (132, -1), "utimes": (235, -1),
     "futimesat": (261, -1), "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),

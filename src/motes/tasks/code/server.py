@@ -96,8 +96,7 @@ def run_program(connection: socket.socket, prelude: str, program: str) -> None:
 
 
 def load_program(namespace: dict[str, Any], prelude: str, program: str) -> None:
-    """Run the prelude and a program in `namespace`. A program may be complete, or the rest of the prelude's last
-    function.
+    """Run the prelude and a program in `namespace`. The program may be the rest of the prelude's last function.
 
     Raises: whatever the program raises.
     """
@@ -152,7 +151,7 @@ class Function:
         except (EOFError, OSError):
             raise GoneError("the program ended before the tests did") from None
         except Exception as error:
-            raise GoneError(f"the program's reply is none: {type(error).__name__}") from None
+            raise GoneError(f"the program's message is no reply: {type(error).__name__}") from None
         Function.raised = exception(str(name), str(message))
         raise Function.raised
 
@@ -167,10 +166,9 @@ def exception(name: str, message: str) -> Exception:
 
 
 def examine(
-    connection: socket.socket, prelude: str, tests: str, entry_point: str | None, begin: Callable[[], None]
+    connection: socket.socket, prelude: str, tests: str, entry_point: str | None, begin: Callable[[], object]
 ) -> tuple[str, str]:
-    """Run the tests on the candidate's functions; returns "right", "wrong" or "broken" (the tests cannot decide), and
-    the reason.
+    """Run the tests on the candidate's functions; returns "right", "wrong" or "broken" (undecided), and the reason.
 
     The functions are the entry point, and all other names that the tests use and nobody defines.
 
@@ -266,19 +264,14 @@ def read_json(descriptor: int) -> Any:
 
 def run_examiner() -> None:
     """Examine the candidate. Files: the tests, the candidate, the verdict."""
-    job = read_json(3)
-
-    def begin() -> None:
-        os.write(5, b"begun\n")
-
-    verdict, why = examine(socket.socket(fileno=4), job["prelude"], job["tests"], job["entry_point"], begin)
+    job, candidate = read_json(3), socket.socket(fileno=4)
+    verdict, why = examine(candidate, **job, begin=lambda: os.write(5, b"begun\n"))
     os.write(5, f"{verdict}\n{why}".encode())
 
 
 def run_candidate() -> None:
     """Run the program. Files: the program, the examiner."""
-    job = read_json(3)
-    run_program(socket.socket(fileno=4), job["prelude"], job["program"])
+    run_program(socket.socket(fileno=4), **read_json(3))
 
 
 def supervise(control: socket.socket, files: list[int], limits: Any) -> str:

@@ -58,12 +58,10 @@ class MathAnswers(BoxedAnswers):
 
     def canonical(self, answer: str) -> str:
         """The form that answers of the same value share: 0.5, 1/2 and \\frac12 are "1/2". Having the same form is an
-        equivalence relation; Math-Verify's judgement is none (it takes some of 1/3, 0.333333 and 0.3333333 for equal,
-        and others not).
+        equivalence relation; Math-Verify's judgement is none (some of 1/3, 0.333333 and 0.3333333 are equal to it).
 
         Numbers and words get their forms at once, other answers from a worker, each answer once: a vote over N
-        particles needs the worker at most as often as there are different answers. An answer without a form in time
-        gets its text.
+        particles needs it at most once for each different answer. An answer without a form in time gets its text.
         """
         text = tidied(answer)
         if name := _simple_canonical(text):

@@ -141,7 +141,7 @@ def main(timeout: float) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     limit_memory()
-    canonical("\\frac{1}{2}x")  # loads what is loaded at first use, before the time of any request begins
+    canonical("\\frac{1}{2}x")  # loads everything that its first use loads, before any request's time begins
     print(json.dumps({"value": "ready"}), file=replies, flush=True)
     for line in sys.stdin:
         operation, *arguments = json.loads(line)
