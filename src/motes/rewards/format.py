@@ -61,7 +61,7 @@ class Format:
         if problem not in self._prompts:
             turn = self.family.turn
             self._prompts[problem] = (
-                self._encode_question(problem) if turn is None else self._encode_conversation(problem, turn)
+                self._encode_question(problem) if turn is None else self._encode_chat(problem, turn)
             )
         return self._prompts[problem]
 
@@ -75,7 +75,7 @@ class Format:
         template = family.first if number == 1 else family.step
         return [token for line in lines or [text] for token in self._encode(template, step=line)]
 
-    def _encode_conversation(self, problem: Problem, turn: str) -> list[int]:
+    def _encode_chat(self, problem: Problem, turn: str) -> list[int]:
         turns = [(message["role"], message["content"]) for message in problem.messages]
         if problem.system is None:
             turns.insert(0, ("system", self.family.system))

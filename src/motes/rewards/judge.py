@@ -51,12 +51,13 @@ class Judge:
     and the score is the average of these.
 
     A sample without a verdict is repeated. A prefix for which no sample states a verdict has no score: a run drops the
-    particle. A blank step has the score of the step before; the judge is not asked about it. What the model computes
+    particle. A blank step has the score of the step before; the judge does not read it. What the model computes
     counts as reward tokens. A prefix is judged once; the same prefix, seed and model give the same score, whatever else
     is in the call, since the prompt seeds the samples.
 
     Args:
-        lm: any language model; only its protocol is used. If it cannot continue a prefix, it writes whole replies.
+        lm: any language model; only its protocol is used. If it cannot continue a prefix, it writes whole replies, and
+            the verdict is read from these.
         rubric: one of `motes.rewards.rubric.RUBRICS` by name, or your own.
         num_verdicts: samples for each prefix; by default 4, with critiques 1.
         max_retries: how often a sample is repeated.
@@ -87,9 +88,7 @@ class Judge:
             setattr(self, name, whole_number(name, getattr(self, name), least))
         self._has_probabilities = True  # until the model returns a step without log-probability
         self._scores: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
-        self._verdict_tokens: WeakKeyDictionary[Trajectory, int] = (
-            WeakKeyDictionary()
-        )  # number of tokens of its verdict
+        self._num_tokens: WeakKeyDictionary[Trajectory, int] = WeakKeyDictionary()  # of the inquiry
         self._inquiry_of: WeakKeyDictionary[Trajectory, _Inquiry] = WeakKeyDictionary()  # keeps it as long as the node
         self._inquiries: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[bytes, _Inquiry]] = (
             WeakKeyDictionary()
@@ -153,13 +152,13 @@ class Judge:
             for node, inquiry in own.items():
                 if not isinstance(result := results[inquiry], MotesError):
                     self._scores[node], self._inquiry_of[node] = result, inquiry
-                    self._verdict_tokens[node] = inquiry.num_tokens
+                    self._num_tokens[node] = inquiry.num_tokens
             outcomes.append(Scores(fill_scores(trajectory, self._scores), usage, self._reads(trajectory)))
         return outcomes
 
     def _reads(self, trajectory: Trajectory) -> Reads:
         """The tokens that the verdicts on a trajectory need."""
-        counts = [self._verdict_tokens.get(node, 0) for node in trajectory.path]
+        counts = [self._num_tokens.get(node, 0) for node in trajectory.path]
         return Reads(0, tuple(sum(counts[t:]) for t in range(len(counts) + 1)))
 
     def _judged_nodes(self, trajectory: Trajectory) -> list[Trajectory]:

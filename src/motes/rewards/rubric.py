@@ -80,9 +80,7 @@ class Rubric:
 
         require(bool(self.cue.strip()), "a verdict needs a cue before it")
         require(len(self.verdicts) >= 2, "there must be at least two verdicts")
-        require(
-            all(word.strip() == word != "" for word in self.verdicts), "a verdict is a word without blanks around it"
-        )
+        require(all(w.strip() == w != "" for w in self.verdicts), "a verdict must be a word without blanks around it")
         require(len({word.lower() for word in self.verdicts}) == len(self.verdicts), "two verdicts are the same word")
         require(all(0 <= score <= 1 for score in self.verdicts.values()), "the score of a verdict must lie in [0, 1]")
         require(self.critique_tokens >= 0, "critique_tokens must be 0 or more")

@@ -21,7 +21,7 @@ _CLOSING_MARKS = {
     for opening, closing in zip("\"`'“„‘«「『", ('"', "`", r"'(?!\w)", "”", "[“”]", "’", "»", "」", "』"), strict=True)
 }
 _OPENING_MARK = re.compile(r"""["`“„‘«「『]|(?<!\w)'""")
-_QUOTATION_MARKS = "\"'`“”„‘’«»「」『』"
+_QUOTES = "\"'`“”„‘’«»「」『』"
 _EMPHASIS = re.compile(r"\*|(?<![^\W_])_|_(?![^\W_])")
 _SENTENCE_ENDS = frozenset(".!?;。！？；")
 _REASON = r"(?:because|since)\b"
@@ -34,7 +34,7 @@ def stated_verdict(reply: str, cue: str, verdicts: Iterable[str]) -> str | None:
     lines = [line for line in form.lines(_without_emphasis(without_thoughts)) if line.strip("`#-= ")]
     statements = [form.statements(line) for line in lines]
     if lines and not any(statements):  # the judge may repeat the form from the prompt with its quotation marks
-        statements[-1] = form.statements(lines[-1].strip(f"{_QUOTATION_MARKS}. "))
+        statements[-1] = form.statements(lines[-1].strip(f"{_QUOTES}. "))
     lines_with_statements = [line for line in statements if line]
     if not lines_with_statements or not (statements[-1] or (statements[0] and len(lines_with_statements) == 1)):
         return None
@@ -53,13 +53,11 @@ class _VerdictForm:
         word = "|".join(map(re.escape, sorted(self._words, key=len, reverse=True)))
         highest = max((word for word in self._words if word.isdecimal()), key=int, default=None)
         scale = rf"(?:\s*(?:/|out\s+of|of)\s*{highest})?" if highest is not None else ""
-        another = (
-            rf"\s*[,;]\s*[{_QUOTATION_MARKS}]*(?:{word})(?!\w)(?!\s+(?!of\b|out\b)[^\W\d])"  # but: "Yes, no errors"
-        )
+        another = rf"\s*[,;]\s*[{_QUOTES}]*(?:{word})(?!\w)(?!\s+(?!of\b|out\b)[^\W\d])"  # but: "Yes, no errors"
         number = r"[.,]\d|\s*[-–—~]\s*\d"
-        more = rf"\s*[{_QUOTATION_MARKS}]*(?:(?!{_REASON})\w|[/|%?+±=&~])"
+        more = rf"\s*[{_QUOTES}]*(?:(?!{_REASON})\w|[/|%?+±=&~])"
         self._verdict = re.compile(
-            rf"[\s{_QUOTATION_MARKS}(\[]*({word})(?!\w)(?!{another})(?!{number}){scale}(?!{more})", re.IGNORECASE
+            rf"[\s{_QUOTES}(\[]*({word})(?!\w)(?!{another})(?!{number}){scale}(?!{more})", re.IGNORECASE
         )
 
     def lines(self, text: str) -> Iterator[str]:
@@ -107,6 +105,6 @@ def _begins_sentence(line: str, start: int, place: int) -> bool:
     """Whether a sentence begins at a place: only punctuation other than quotation marks may stand between it and the
     line's start or the end of a sentence. Characters before `start` do not matter."""
     before = place
-    while before > start and not (line[before - 1].isalnum() or line[before - 1] in _QUOTATION_MARKS + "_>"):
+    while before > start and not (line[before - 1].isalnum() or line[before - 1] in _QUOTES + "_>"):
         before -= 1
     return before == 0 or not _SENTENCE_ENDS.isdisjoint(line[before:place])

@@ -120,12 +120,8 @@ class _Scanner:
     def __init__(self, before: Reading, more: str, is_end: bool) -> None:
         self._text, self._is_end = before.pending + more, is_end
         self._origin, self._place = before.num_read, 0
-        self._group, self._closing, self._ink_end, self._box = (
-            before.group,
-            before.closing,
-            before.ink_end,
-            before.box,
-        )
+        self._group, self._closing = before.group, before.closing
+        self._ink_end, self._box = before.ink_end, before.box
 
     def reading(self) -> Reading:
         pending = self._text[self._place :]
