@@ -48,9 +48,9 @@ class Calibration:
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        def require(holds: bool, what: str) -> None:
+        def require(holds: bool, message: str) -> None:
             if not holds:
-                raise ConfigurationError(f"a calibration's {what}")
+                raise ConfigurationError(f"a calibration's {message}")
 
         numbers = (*self.scores, *self.probabilities, self.slope)
         require(all(isinstance(x, (int, float)) and 0 <= x <= 1 for x in numbers), "numbers must lie in [0, 1]")

@@ -74,9 +74,9 @@ class Rubric:
             fit(f"{prefix}the score of {word!r}", score, float)
         object.__setattr__(self, "verdicts", dict(self.verdicts))
 
-        def require(holds: bool, what: str) -> None:
+        def require(holds: bool, message: str) -> None:
             if not holds:
-                raise ConfigurationError(f"rubric {self.name!r}: {what}")
+                raise ConfigurationError(f"rubric {self.name!r}: {message}")
 
         require(bool(self.cue.strip()), "a verdict needs a cue before it")
         require(len(self.verdicts) >= 2, "there must be at least two verdicts")

@@ -125,8 +125,8 @@ DECLARED: Mapping[str, Declaration] = MappingProxyType(
                 answer=("canonical_solution",),
                 id=("task_id",),
                 prelude=("prompt",),
-                asked="Complete this Python function. Write all of it, with the imports that it needs, as one block of "
-                "code.\n\n```python\n{question}\n```",
+                template="Complete this Python function. Write all of it, with the imports that it needs, as one block "
+                "of code.\n\n```python\n{question}\n```",
             ),
         ),
         "mbpp-plus": Declaration(
@@ -138,7 +138,7 @@ DECLARED: Mapping[str, Declaration] = MappingProxyType(
                 id=("task_id",),
                 examples=("test_list",),
                 imports=("test_imports",),
-                asked="{question}\n\nWrite it in Python, as one block of code that passes this test:\n\n"
+                template="{question}\n\nWrite it in Python, as one block of code that passes this test:\n\n"
                 "```python\n{example}\n```",
             ),
         ),

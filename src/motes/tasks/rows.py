@@ -167,7 +167,7 @@ def need(row: Row, names: tuple[str, ...]) -> tuple[str, Any]:
     return name, value
 
 
-def need_text(row: Row, names: tuple[str, ...], what: str) -> str:
+def need_text(row: Row, names: tuple[str, ...], meaning: str) -> str:
     """The text in the first of these fields that a row has, unchanged.
 
     Raises:
@@ -175,7 +175,7 @@ def need_text(row: Row, names: tuple[str, ...], what: str) -> str:
     """
     _, value = need(row, names)
     if not (isinstance(value, str) and value.strip()):
-        raise ValueError(f"the {what} must be a text, not {value!r}")
+        raise ValueError(f"the {meaning} must be a text, not {value!r}")
     return value
 
 

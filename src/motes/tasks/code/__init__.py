@@ -166,7 +166,7 @@ class ProgramFields(Fields):
         prelude: Python code that a program may complete or build on.
         imports: code that the tests need before them: a list of texts.
         examples: tests that the question may show; it shows the first one.
-        asked: the text of the question, with {question} and {example} in their places.
+        template: the text of the question, with {question} and {example} in their places.
     """
 
     question: tuple[str, ...] = ("question", "prompt", "problem")
@@ -177,7 +177,7 @@ class ProgramFields(Fields):
     prelude: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     examples: tuple[str, ...] = ()
-    asked: str = "{question}"
+    template: str = "{question}"
 
     def read(self, row: Row, name: str) -> Entry | None:
         question = need_text(row, self.question, "question")
@@ -191,7 +191,7 @@ class ProgramFields(Fields):
         entry_point = need_text(row, self.entry_point, "entry point") if find(row, self.entry_point)[0] else None
         key = ProgramTests(code, entry_point, prelude)
         parts = {"question": question.strip("\n"), "example": examples[0] if examples else ""}
-        text = _PLACE.sub(lambda place: parts[place[1]], self.asked)
+        text = _PLACE.sub(lambda place: parts[place[1]], self.template)
         if reference is not None and not isinstance(reference, str):
             raise ValueError(f"the answer must be a program, not {reference!r}")
         return self.entry(row, name, text, reference, key)
