@@ -174,9 +174,9 @@ class TestPrograms:
 
     def test_a_program_is_run_once(self, box):
         tests = ProgramTests("assert f() == 1")
-        before = box._judged.cache_info()
+        before = box._passes.cache_info()
         assert [box.passes(tests, "def f(): return 1") for _ in range(3)] == [True] * 3
-        after = box._judged.cache_info()
+        after = box._passes.cache_info()
         assert (after.misses - before.misses, after.hits - before.hits) == (1, 2)
 
 

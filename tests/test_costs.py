@@ -203,7 +203,7 @@ def test_a_text_that_was_read_is_not_read_again(prefix: str, monkeypatch: pytest
     assert 0 < more < cost
     reward.forget()
     assert read("Two and two\n\n", "are four.")[1] > 0
-    monkeypatch.setattr("motes.rewards.reading.REMEMBERED", 2)
+    monkeypatch.setattr("motes.rewards.reading.MAX_REMEMBERED", 2)
     for text in "abc":
         read(text)
     assert read("Two and two\n\n", "are four.")[1] > 0

@@ -187,7 +187,7 @@ def test_proposal_logprobs_hold_every_filter() -> None:
         ("self.top_p = column([s.top_p for", "self.top_p = column([1.0 for"),
         ("column([t or 1.0 for", "column([1.0 for"),
         ("self.min_p * probabilities.amax(-1, keepdim=True)", "self.min_p"),
-        ("drawn.log()", "scaled.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)"),
+        ("proposals.log()", "scaled.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)"),
     ],
 )
 def test_a_proposal_without_a_filter_is_found(old: str, new: str) -> None:

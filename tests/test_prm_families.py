@@ -261,8 +261,8 @@ def test_text_that_spells_a_tag_is_text(folders: dict[str, Path], name: str, tex
     """It gets one score, keeps its letters, and has no other marks than any text."""
     form, tokenizer = format_of(name, folders[name])
     vocabulary = form._vocabulary
-    marks = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values(), *form._spelt}
-    marks -= {i for i in form._spelt if vocabulary.decode([i]) == "\n"}  # Skywork's lines end in it
+    marks = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values(), *form._spellings}
+    marks -= {i for i in form._spellings if vocabulary.decode([i]) == "\n"}  # Skywork's lines end in it
     for number in (1, 2):
         ids, plain = form.step(text, number), form.step("x", number)
         assert Counter(i for i in ids if i in marks) == Counter(i for i in plain if i in marks)
@@ -389,7 +389,7 @@ def test_a_chat_template_that_asks_otherwise_is_refused(folders: dict[str, Path]
     vocabulary = Vocabulary.load(str(folders["rlhflow"]))
     vocabulary.tokenizer.chat_template += "{% if add_generation_prompt %}<think>{% endif %}"
     with pytest.raises(
-        ConfigurationError, match="does not ask for an answer by what it writes before one that is there"
+        ConfigurationError, match="writes something else before a new answer than before an existing one"
     ):
         Format(FAMILIES["rlhflow"], vocabulary)
 

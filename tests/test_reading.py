@@ -14,7 +14,7 @@ import motes
 from motes.protocols import AnswerRule
 from motes.tasks import BoxedAnswers, Choices, ExactMatch, WholeText, answer_rule, task
 from motes.tasks.tex import Reading, last_box, without_markup
-from motes.tasks.thoughts import said
+from motes.tasks.thoughts import without_thoughts
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 PIECEWISE = r"f(x)=\left\{\begin{array}{ll}1&x>0\\0&x\le 0\end{array}\right."
@@ -143,10 +143,10 @@ class TestBoxes:
             assert len(read_in([unit] * 500).pending) <= 64
 
     def test_thoughts_are_left_out(self):
-        assert said("a<think>b</think>c") == "ac"
-        assert said("a<think>b") == "a"
-        assert said("a</think>b</think>c<think>d</think>e") == "ce"
-        assert said("a<think>b<think>c</think>d") == "ad"
+        assert without_thoughts("a<think>b</think>c") == "ac"
+        assert without_thoughts("a<think>b") == "a"
+        assert without_thoughts("a</think>b</think>c<think>d</think>e") == "ce"
+        assert without_thoughts("a<think>b<think>c</think>d") == "ad"
 
     def test_markup_is_left_out(self):
         assert without_markup(r"\textbf{\text{a \{ b}} {c} \mathrm{d") == r"a \{ b {c} d"

@@ -218,10 +218,10 @@ def test_what_was_scored_is_forgotten_with_the_trajectory(folders: dict[str, Pat
     prm = opened(engine_of(folders, route))
     node = trajectory(*STEPS)
     score(prm, node)
-    assert len(prm._reader._known) == 3
+    assert len(prm._reader._scores) == 3
     del node
     gc.collect()
-    assert len(prm._reader._known) == 0
+    assert len(prm._reader._scores) == 0
 
 
 def test_usage_is_what_the_server_tells(folders: dict[str, Path]):
@@ -643,16 +643,21 @@ def test_doctor_finds_a_server_whose_scores_depend_on_when_they_are_asked_for(fo
 # -------------------------------------------------------------------------------------------------- tests that can fail
 
 MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
-    "rows are taken from the first on": (routes, "Pooling", "tags.index(place)", "reading.at.index(place)"),
+    "rows are taken from the first on": (
+        routes,
+        "Pooling",
+        "tags.index(position)",
+        "reading.positions.index(position)",
+    ),
     "the other class is good": (routes, "Pooling", "return good", "return bad"),
     "rows of all tokens are counted by tags": (routes, "Pooling", "len(rows) == len(reading.ids)", "False"),
-    "answers are taken as they come": (routes, "Pooling", 'sorted(answer["data"]', 'list(answer["data"]'),
-    "choices are taken as they come": (routes, "Completions", 'sorted(answer["choices"]', 'list(answer["choices"]'),
-    "read a token before": (routes, "NextTokenRoute", "reading.at[turn] + 1", "reading.at[turn]"),
+    "answers are taken as they come": (routes, "Pooling", 'sorted(response["data"]', 'list(response["data"]'),
+    "choices are taken as they come": (routes, "Completions", 'sorted(response["choices"]', 'list(response["choices"]'),
+    "read a token before": (routes, "NextTokenRoute", "reading.positions[turn] + 1", "reading.positions[turn]"),
     "bad is good": (routes, "NextTokenRoute", "bad - good, 700.0", "good - bad, 700.0"),
     "what was spared is paid for": (routes, "NextTokenRoute", "len(prompt) - cached[i]", "len(prompt)"),
     "the likeliest tokens are what they are": (routes, "Completion", "[token, BIAS]", "[token, 0.0]"),
-    "a text is asked for at once": (routes, "NextTokenRoute", "range(len(readings[0].at))", "range(1)"),
+    "a text is asked for at once": (routes, "NextTokenRoute", "range(len(readings[0].positions))", "range(1)"),
     "what is alike is asked for twice": (
         model,
         "ServedPRM",
@@ -666,11 +671,11 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
         "except (ContextLengthError, ServerError) as",
         "except (ContextLengthError, ServerError, ConfigurationError) as",
     ),
-    "any tokenizer will do": (model, "ServedPRM", "if spelt and", "if False and"),
+    "any tokenizer will do": (model, "ServedPRM", "if texts and", "if False and"),
     "what is known is asked again": (
         reading,
         "Reader",
-        "if node not in self._known and not self._recall(node, name)",
+        "if node not in self._scores and not self._recall(node, digest)",
         "if True",
     ),
     "equal texts are read twice": (reading, "Reader", "if key not in unread:", "if True:"),

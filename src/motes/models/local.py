@@ -1,8 +1,7 @@
 """The local engine: any causal language model of transformers, with shared prefixes and continuous batching.
 
 Trajectories fork without recomputing anything: a child begins with its parent's keys and values. Calls of any number
-of concurrent runs decode together; a sequence leaves the batch the moment its step ends, and the next one takes its
-place.
+of concurrent runs decode together; a sequence leaves the batch the moment its step ends, and another takes its place.
 """
 
 from __future__ import annotations
@@ -32,30 +31,30 @@ from motes.steps import end_at_limit, first_cut, split_at_end, step_in_overrun
 from motes.threads import in_thread_if_long
 from motes.vocabulary import TextEnds, Vocabulary
 
-KEPT_ENDS = 64
-"""Sets of delimiters and stop texts for which it is remembered which tokens can complete them."""
+MAX_TEXT_ENDS = 64
+"""Maximum number of sets of delimiters and stop texts for which a `TextEnds` is kept."""
 
 FEW_TEXTS = 8
-"""Delimiters and stop texts that are made ready at once."""
+"""Maximum number of delimiters and stop texts whose `TextEnds` is made without a thread."""
 
 
 @dataclass(eq=False)
 class _Extension(Request):
     """One trajectory to be extended by a step: a request and, once it has a row, a sequence in the batch."""
 
-    ids: list[int]  # every token so far; the last one is fed first
+    ids: list[int]  # all tokens so far; the last one is fed first
     sampling: Sampling
     seed: int
-    limit: int  # tokens that this step may have
-    ends: TextEnds | None = None  # finds delimiters and stop texts; None: there are none, or a pattern is looked for
-    before: str = ""  # what the step's text begins with: drawn with the last step, or opened by the prompt
+    limit: int  # maximum number of tokens of this step
+    ends: TextEnds | None = None  # finds delimiters and stop texts; None: there are none, or there is a pattern
+    before: str = ""  # the beginning of the step's text: the last step's overrun, or the opening in the prompt
     prompt_usage: Usage = field(default_factory=Usage)
-    text: str = ""  # of the step so far, where a pattern is looked for in it
-    read: Callable[[int], str] | None = None  # what a token adds to that text
+    text: str = ""  # the step's text so far, if the sampling has a pattern
+    read: Callable[[int], str] | None = None  # returns the text that a token adds
 
     @property
     def prefix(self) -> list[int]:
-        """The tokens whose keys and values must be there before the first token can be drawn."""
+        """The tokens whose keys and values are needed before the first token can be sampled."""
         return self.ids[:-1]
 
     @property
@@ -64,17 +63,17 @@ class _Extension(Request):
 
 
 class _Batch:
-    """The sequences that decode together, row by row as in the workspace, as arrays."""
+    """The sequences that decode together, as arrays with the workspace's rows."""
 
     def __init__(self) -> None:
         self.requests: list[_Extension] = []
-        self.token = np.zeros(0, dtype=np.int64)  # the last token of each, to be fed next
-        self.count = np.zeros(0, dtype=np.int64)  # tokens drawn
+        self.token = np.zeros(0, dtype=np.int64)  # the last token of each row, which is fed next
+        self.count = np.zeros(0, dtype=np.int64)  # number of tokens sampled in this step
         self.limit = np.zeros(0, dtype=np.int64)
         self.seed = np.zeros(0, dtype=np.uint64)
         self.logprob = np.zeros(0)
         self.proposal_logprob = np.zeros(0)
-        self.drawn = np.zeros((0, 0), dtype=np.int64)  # (rows, longest limit so far)
+        self.step_tokens = np.zeros((0, 0), dtype=np.int64)  # (rows, longest limit so far)
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -88,16 +87,16 @@ class _Batch:
         self.seed = np.append(self.seed, np.array([request.seed for request in requests], dtype=np.uint64))
         self.logprob = np.append(self.logprob, np.zeros(n))
         self.proposal_logprob = np.append(self.proposal_logprob, np.zeros(n))
-        self.drawn = np.concatenate([self.drawn, np.zeros((n, self.drawn.shape[1]), dtype=np.int64)])
+        self.step_tokens = np.concatenate([self.step_tokens, np.zeros((n, self.step_tokens.shape[1]), dtype=np.int64)])
 
     def remove(self, rows: npt.NDArray[np.intp]) -> None:
-        """Take rows out; the last ones take their places, as in the workspace."""
+        """Remove rows; the last rows take their places, as in the workspace."""
         sources, targets = moves(rows, len(self))
         left = len(self) - len(rows)
         for source, target in zip(sources, targets, strict=True):
             self.requests[target] = self.requests[source]
         del self.requests[left:]
-        for name in ("token", "count", "limit", "seed", "logprob", "proposal_logprob", "drawn"):
+        for name in ("token", "count", "limit", "seed", "logprob", "proposal_logprob", "step_tokens"):
             array = getattr(self, name)
             array[targets] = array[sources]
             setattr(self, name, array[:left])
@@ -109,12 +108,12 @@ class LocalLanguageModel(Engine[_Extension]):
     Args:
         model: in evaluation mode.
         vocabulary: its tokenizer.
-        max_batch_size: sequences that decode together.
+        max_batch_size: maximum number of sequences that decode together.
         max_cached_tokens, max_batch_tokens, num_threads: see `motes.kv.engine.Engine`.
 
     The same (trajectory, sampling, seed) gives the same tokens whatever else is in the batch, up to rounding: products
-    of matrices of other shapes round differently in the last bit, and a draw that falls within that bit of the
-    boundary between two tokens can differ (in float32 about once in a million tokens, more often in half precision).
+    of matrices of other shapes round differently in the last bit, which changes a token if its uniform number is that
+    close to the boundary between two tokens (in float32 about once in a million tokens, more often in half precision).
     """
 
     merges_calls = True
@@ -147,21 +146,21 @@ class LocalLanguageModel(Engine[_Extension]):
         self._waiting: deque[_Extension] = deque()
         self._batch = _Batch()
         self._sampler: Sampler | None = None
-        self._text_ends: dict[tuple[str, ...], TextEnds] = {}  # of texts asked for lately
-        self._making_ends = threading.Lock()
-        self._with_ends: list[tuple[TextEnds, npt.NDArray[np.intp]]] = []  # each with its rows
-        self._with_pattern: list[int] = []  # rows
-        self._is_eos = np.zeros(head.weight.shape[0], dtype=bool)  # (tokens,), of the model
-        self._is_eos[[token for token in _end_tokens(model, vocabulary) if token < len(self._is_eos)]] = True
+        self._text_ends: dict[tuple[str, ...], TextEnds] = {}  # for the latest sets of texts
+        self._text_ends_lock = threading.Lock()
+        self._rows_by_text_ends: list[tuple[TextEnds, npt.NDArray[np.intp]]] = []
+        self._rows_with_pattern: list[int] = []
+        self._is_eos = np.zeros(head.weight.shape[0], dtype=bool)  # (tokens of the model,)
+        self._is_eos[[token for token in _end_token_ids(model, vocabulary) if token < len(self._is_eos)]] = True
 
     @classmethod
     def open(
         cls, path: str, *, device: str | None = None, dtype: str | None = None, **options: Any
     ) -> LocalLanguageModel:
-        """Open a checkpoint: a folder, or a name that the hub knows.
+        """Open a checkpoint: a folder, or a name on the hub.
 
         Args:
-            device: "cpu", "cuda", …; by default a GPU where there is one.
+            device: "cpu", "cuda", …; by default a GPU if there is one.
             dtype: of weights and arithmetic; by default float32 on a CPU, bfloat16 on a GPU.
 
         Raises:
@@ -172,21 +171,21 @@ class LocalLanguageModel(Engine[_Extension]):
 
     async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
         """See `motes.protocols.LanguageModel`. Concurrent calls decode in one batch."""
-        ends = await self._ends_of(sampling)
+        ends = await self._prepare_text_ends(sampling)
         steps: list[Step | None] = [None] * len(trajectories)
         requests: list[_Extension] = []
         for problem in {trajectory.problem for trajectory in trajectories}:
             await self.vocabulary.prepare(problem)
         for i, (trajectory, seed) in enumerate(zip(trajectories, seeds, strict=True)):
-            before = self._before(trajectory)
+            before = self.vocabulary.opening(trajectory.problem) if trajectory.step is None else trajectory.step.overrun
             steps[i] = step_in_overrun(before, sampling)
             if steps[i] is not None:
                 continue
             unread = (node for node in trajectory.path if node.step is None or not node.step.token_ids)
-            ids, drawn = await in_thread_if_long(sum(len(node.added) for node in unread), self._ids, trajectory)
+            ids, num_sampled = await in_thread_if_long(sum(len(node.added) for node in unread), self._ids, trajectory)
             limit = min(sampling.max_step_tokens, self.context_length - len(ids))
             if sampling.max_tokens is not None:
-                limit = min(limit, sampling.max_tokens - drawn)
+                limit = min(limit, sampling.max_tokens - num_sampled)
             if limit < 1:
                 steps[i] = Step("", "length")
             else:
@@ -194,27 +193,27 @@ class LocalLanguageModel(Engine[_Extension]):
         results = iter(await self.submit(requests))
         return [step or next(results) for step in steps]
 
-    async def _ends_of(self, sampling: Sampling) -> TextEnds | None:
-        """What finds the texts that end a step or the answer. Made once, never by the thread that decodes: a few
-        texts take milliseconds, many a thread of their own."""
+    async def _prepare_text_ends(self, sampling: Sampling) -> TextEnds | None:
+        """What finds the texts that end a step or the answer; None if there are no such texts, or a pattern. It is made
+        once, and never by the thread that decodes: a few texts take milliseconds, many texts a thread of their own."""
         texts = (*sampling.delimiters, *sampling.stops)
         if sampling.pattern is not None or not texts:
             return None
         if texts not in self._text_ends and len(texts) > FEW_TEXTS:
-            return await asyncio.to_thread(self._make_ends, texts)
-        return self._make_ends(texts)
+            return await asyncio.to_thread(self._get_text_ends, texts)
+        return self._get_text_ends(texts)
 
-    def _make_ends(self, texts: tuple[str, ...]) -> TextEnds:
-        with self._making_ends:
+    def _get_text_ends(self, texts: tuple[str, ...]) -> TextEnds:
+        with self._text_ends_lock:
             if texts not in self._text_ends:
                 ends = self.vocabulary.text_ends(texts, len(self._is_eos))
-                if len(self._text_ends) >= KEPT_ENDS:
+                if len(self._text_ends) >= MAX_TEXT_ENDS:
                     del self._text_ends[next(iter(self._text_ends))]
                 self._text_ends[texts] = ends
             return self._text_ends[texts]
 
     def _ids(self, trajectory: Trajectory) -> tuple[list[int], int]:
-        """Every token of a partial answer, prompt first; and how many of them are the answer's."""
+        """All tokens of the prompt and the partial answer, and the number of the answer's tokens."""
         prompt = self.vocabulary.prompt(trajectory.problem)
         if len(prompt) >= self.context_length:
             raise ContextLengthError(
@@ -224,19 +223,14 @@ class LocalLanguageModel(Engine[_Extension]):
         ids = list(prompt)
         for node in trajectory.path:
             assert node.step is not None
-            ids.extend(node.step.token_ids or self._encoded(node))
+            ids.extend(node.step.token_ids or self._encode_step(node))
         self.require_known(ids)
         return ids, len(ids) - len(prompt)
 
-    def _encoded(self, node: Trajectory) -> list[int]:
-        """The tokens of a step that is known as text only: special ones that it spells are text, as no step's text
-        holds others."""
-        opened = "" if node.depth > 1 else self.vocabulary.opening(node.problem)
-        return self.vocabulary.encode(node.added.removeprefix(opened), special=False)
-
-    def _before(self, trajectory: Trajectory) -> str:
-        """What the next step's text begins with."""
-        return self.vocabulary.opening(trajectory.problem) if trajectory.step is None else trajectory.step.overrun
+    def _encode_step(self, node: Trajectory) -> list[int]:
+        """The tokens of a step that has only a text. Special tokens that it spells are text: no step has real ones."""
+        opening = "" if node.depth > 1 else self.vocabulary.opening(node.problem)
+        return self.vocabulary.encode(node.added.removeprefix(opening), special=False)
 
     # In the worker's thread:
 
@@ -249,7 +243,7 @@ class LocalLanguageModel(Engine[_Extension]):
         self._admit()
         if self._batch:
             self._decode()
-            self._take_out(np.flatnonzero([request.settled for request in self._batch.requests]))
+            self._remove_rows(np.flatnonzero([request.settled for request in self._batch.requests]))
 
     def abandon(self) -> None:
         self._waiting.clear()
@@ -258,10 +252,11 @@ class LocalLanguageModel(Engine[_Extension]):
         super().abandon()
 
     def _admit(self) -> None:
-        """Give rows to waiting requests, as many as fit, and compute what of their prefixes is not stored.
+        """Give rows to waiting requests, as many as fit, and compute the parts of their prefixes that are not stored.
 
-        Of several that need the same missing prefix one computes it; the others are admitted in the next round.
+        If several requests need the same missing prefix, one computes it; the others are admitted in the next round.
         """
+        # 1) take requests from the queue
         workspace = self._runner.workspace
         longest = max((request.longest for request in self._batch.requests), default=0)
         admitted: list[_Extension] = []
@@ -280,115 +275,122 @@ class LocalLanguageModel(Engine[_Extension]):
                 continue
             prefix = request.prefix
             slots = self.tree.match(prefix)
-            todo = prefix[len(slots) :]
-            if todo:
+            rest = prefix[len(slots) :]
+            if rest:
                 if (key := tuple(prefix)) in computing:
                     postponed.append(request)
                     continue
                 computing.add(key)
             admitted.append(request)
             stored.append(slots)
-            missing.append(todo)
-            request.prompt_usage = Usage(prefill_tokens=len(todo), prefill_tokens_cached=len(slots))
+            missing.append(rest)
+            request.prompt_usage = Usage(prefill_tokens=len(rest), prefill_tokens_cached=len(slots))
         self._waiting.extendleft(reversed(postponed))
         if not admitted:
             return
+        # 2) give them rows, which begin with the stored keys and values
         first = len(self._batch)
         self._batch.append(admitted)
         self._sampler = None
         workspace.reserve(len(self._batch), 64 + max(len(request.ids) for request in admitted))
         workspace.append(stored)
+        # 3) compute and store the rest of their prefixes
         for _ in self._runner.feed(first, missing):
             pass
-        computed = [i for i, todo in enumerate(missing) if todo]
+        computed = [i for i, rest in enumerate(missing) if rest]
         self._runner.store(self.tree, [first + i for i in computed], [admitted[i].prefix for i in computed])
 
     def _decode(self) -> None:
-        """One token for every row; rows whose step ends leave."""
+        """Sample one token for every row; remove the rows whose step ends."""
         batch = self._batch
+        # 1) find out which rows need what, if the batch has changed
         if self._sampler is None:
             self._sampler = Sampler([request.sampling for request in batch.requests], self._runner.device)
-            self._with_ends = self._rows_by_ends()
-            self._with_pattern = [row for row, request in enumerate(batch.requests) if request.sampling.pattern]
+            self._rows_by_text_ends = self._group_rows_by_text_ends()
+            self._rows_with_pattern = [row for row, request in enumerate(batch.requests) if request.sampling.pattern]
+        # 2) sample
         hidden = self._runner.forward(0, torch.from_numpy(batch.token)[:, None])
         tokens, logprobs, proposals = self._sampler(self._head(hidden[:, -1]), uniforms(batch.seed, batch.count))
-        self._runner.require_numbers(logprobs)  # which no row of logits with a NaN or an infinity among them has
+        self._runner.require_numbers(logprobs)  # NaN or an infinity among a row's logits leaves no finite logprob
+        # 3) record the tokens
         token = tokens.cpu().numpy()
-        if batch.drawn.shape[1] <= batch.count.max():
-            wider = np.zeros((len(batch), max(32, 2 * batch.drawn.shape[1])), dtype=np.int64)
-            wider[:, : batch.drawn.shape[1]] = batch.drawn
-            batch.drawn = wider
+        if batch.step_tokens.shape[1] <= batch.count.max():
+            wider = np.zeros((len(batch), max(32, 2 * batch.step_tokens.shape[1])), dtype=np.int64)
+            wider[:, : batch.step_tokens.shape[1]] = batch.step_tokens
+            batch.step_tokens = wider
         batch.token = token
-        batch.drawn[np.arange(len(batch)), batch.count] = token
+        batch.step_tokens[np.arange(len(batch)), batch.count] = token
         batch.count += 1
         batch.logprob += logprobs.double().cpu().numpy()
         batch.proposal_logprob += proposals.cpu().numpy()
-        found = np.zeros(len(batch), dtype=bool)  # the end of a step or an answer, in the text
-        for ends, rows in self._with_ends:
+        # 4) find the steps that end
+        has_cut = np.zeros(len(batch), dtype=bool)  # whether its text contains the end of the step, or of the answer
+        for ends, rows in self._rows_by_text_ends:
             for row in rows[ends.completes[token[rows]]]:
-                found[row] = ends.completed_by_last(batch.drawn[row, : batch.count[row]])
-        for row in self._with_pattern:
-            found[row] = self._matches(batch.requests[row], int(token[row]))
-        eos = self._is_eos[token]
-        ended = eos | found | (batch.count >= batch.limit)
-        if ended.any():
-            self._finish(np.flatnonzero(ended), eos, found)
+                has_cut[row] = ends.completed_by_last(batch.step_tokens[row, : batch.count[row]])
+        for row in self._rows_with_pattern:
+            has_cut[row] = self._completes_step(batch.requests[row], int(token[row]))
+        is_eos = self._is_eos[token]
+        ends_step = is_eos | has_cut | (batch.count >= batch.limit)
+        if ends_step.any():
+            self._finish(np.flatnonzero(ends_step), is_eos, has_cut)
 
-    def _matches(self, request: _Extension, token: int) -> bool:
-        """Whether the token completes the end of a step that its pattern is looked for in."""
+    def _completes_step(self, request: _Extension, token: int) -> bool:
+        """Whether the token completes a step that a pattern ends."""
         if request.read is None:
             request.text, request.read = request.before, self.vocabulary.reader(request.ids)
-        seen = len(request.text)
+        num_searched = len(request.text)
         request.text += request.read(token)
-        return first_cut(request.text, request.sampling, seen) is not None
+        return first_cut(request.text, request.sampling, num_searched) is not None
 
-    def _rows_by_ends(self) -> list[tuple[TextEnds, npt.NDArray[np.intp]]]:
+    def _group_rows_by_text_ends(self) -> list[tuple[TextEnds, npt.NDArray[np.intp]]]:
         rows: dict[TextEnds, list[int]] = {}
         for row, request in enumerate(self._batch.requests):
             if request.ends is not None:
                 rows.setdefault(request.ends, []).append(row)
-        return [(ends, np.array(of)) for ends, of in rows.items()]
+        return [(ends, np.array(its_rows)) for ends, its_rows in rows.items()]
 
-    def _finish(self, rows: npt.NDArray[np.intp], eos: npt.NDArray[np.bool_], found: npt.NDArray[np.bool_]) -> None:
-        """Take out rows whose step has ended, and resolve their requests.
+    def _finish(
+        self, rows: npt.NDArray[np.intp], is_eos: npt.NDArray[np.bool_], has_cut: npt.NDArray[np.bool_]
+    ) -> None:
+        """Resolve the requests of rows whose step has ended, and remove the rows.
 
         Args:
-            eos, found: of each row of the batch, whether its answer has ended, and whether its text says that its step
-                has.
+            is_eos: (batch rows,) whether the last token ends the answer.
+            has_cut: (batch rows,) whether the text contains the end of the step, or of the answer.
         """
-        batch = self._batch
-        ids = {row: batch.requests[row].ids + batch.drawn[row, : batch.count[row]].tolist() for row in rows.tolist()}
-        steps = [(batch.requests[row], self._step(row, ids[row], eos[row], found[row])) for row in ids]
-        going_on = [row for row in ids if not eos[row]]  # an ended answer is never extended
-        self._runner.store(self.tree, going_on, [ids[row][:-1] for row in going_on])
-        self._take_out(rows)
-        for request, step in steps:
-            request.resolve(step)
+        requests = {row: self._batch.requests[row] for row in rows.tolist()}
+        tokens = {row: self._batch.step_tokens[row, : self._batch.count[row]].tolist() for row in requests}
+        steps = {row: self._build_step(row, tokens[row], is_eos[row], has_cut[row]) for row in requests}
+        unfinished = [row for row in requests if not is_eos[row]]  # a finished answer is never extended
+        self._runner.store(self.tree, unfinished, [requests[row].ids + tokens[row][:-1] for row in unfinished])
+        self._remove_rows(rows)
+        for row, request in requests.items():
+            request.resolve(steps[row])
 
-    def _step(self, row: int, ids: list[int], eos: bool, found: bool) -> Step:
+    def _build_step(self, row: int, tokens: list[int], is_eos: bool, has_cut: bool) -> Step:
         batch = self._batch
         request = batch.requests[row]
-        drawn = ids[len(request.ids) :]
-        written = drawn[:-1] if eos else drawn  # not every end token is one that the tokenizer leaves out
-        text, overrun = request.before + self.vocabulary.decode_more(request.ids, written), ""
+        visible = tokens[:-1] if is_eos else tokens  # the tokenizer does not leave out every end token
+        text, overrun = request.before + self.vocabulary.decode_more(request.ids, visible), ""
         end: StepEnd = "eos"
-        if found and not eos:
+        if has_cut and not is_eos:
             text, overrun, end = split_at_end(text, request.sampling, len(request.before))
-        elif not eos:
+        elif not is_eos:
             end = end_at_limit(request.sampling, request.limit)
-        usage = request.prompt_usage + Usage(generated_tokens=len(drawn))
+        usage = request.prompt_usage + Usage(generated_tokens=len(tokens))
         logprob, proposal_logprob = float(batch.logprob[row]), float(batch.proposal_logprob[row])
-        return Step(text, end, tuple(drawn), logprob, usage, proposal_logprob, overrun, len(request.prefix))
+        return Step(text, end, tuple(tokens), logprob, usage, proposal_logprob, overrun, len(request.prefix))
 
-    def _take_out(self, rows: npt.NDArray[np.intp]) -> None:
+    def _remove_rows(self, rows: npt.NDArray[np.intp]) -> None:
         if len(rows):
             self._batch.remove(rows)
             self._runner.workspace.remove(rows)
             self._sampler = None
 
 
-def _end_tokens(model: PreTrainedModel, vocabulary: Vocabulary) -> list[int]:
-    """Every token that ends an answer: the checkpoint may name several, the tokenizer one more."""
+def _end_token_ids(model: PreTrainedModel, vocabulary: Vocabulary) -> list[int]:
+    """All tokens that end an answer: the checkpoint may name several, the tokenizer one more."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     if configured is None:
         configured = getattr(model.config, "eos_token_id", None)

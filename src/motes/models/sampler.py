@@ -30,14 +30,14 @@ def uniforms(seeds: npt.NDArray[np.uint64], positions: npt.NDArray[np.int64]) ->
 
 
 COLDEST = 1e-30
-"""Colder temperatures count as this one, at which logits that differ at all decide the draw: logits divided by less
-would overflow."""
+"""Lower temperatures count as this one, at which any difference of logits decides: division by less would overflow."""
 
 
 class Sampler:
-    """The sampling parameters of a batch, as tensors. Made anew when the batch changes."""
+    """The sampling parameters of a batch, as tensors. A changed batch needs a new one.
 
-    # One row of parameters serves a batch whose rows are all sampled alike.
+    If all rows have the same parameters, the tensors have one row.
+    """
 
     def __init__(self, samplings: Sequence[Sampling], device: torch.device) -> None:
         if all(sampling is samplings[0] for sampling in samplings):
@@ -57,7 +57,7 @@ class Sampler:
         self.any_min_p = any(s.min_p for s in samplings)
 
     def __call__(self, logits: Tensor, uniform: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw one token a row by inverting the cumulative distribution at the row's uniform.
+        """Sample one token for each row by inverting the cumulative distribution at the row's uniform number.
 
         Order of the filters: temperature, top_k, top_p, min_p (as in transformers).
 
@@ -67,7 +67,7 @@ class Sampler:
 
         Returns:
             (B,) tokens, (B,) their log-probabilities at temperature 1, unfiltered, and (B,) their log-probabilities
-            as they were drawn: 0 in greedy rows.
+            under the distributions that they were sampled from: 0 in greedy rows.
         """
         logits = logits.float()
         scaled = logits / self.temperature
@@ -79,15 +79,15 @@ class Sampler:
             probabilities = probabilities.masked_fill(probabilities < floor, 0.0)
         cumulative = probabilities.double().cumsum(-1)
         u = torch.from_numpy(uniform).to(logits.device)[:, None]
-        # The last sum is the total, whatever rounding made of it; u < 1 keeps the target under it.
+        # The last sum counts as the total, whatever its rounding error; u < 1 keeps the target below it.
         tokens = torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True).squeeze(-1)
         tokens = tokens.clamp_max_(logits.shape[-1] - 1)
-        drawn = probabilities.gather(-1, tokens[:, None]).squeeze(-1).double() / cumulative[:, -1]
+        proposals = probabilities.gather(-1, tokens[:, None]).squeeze(-1).double() / cumulative[:, -1]
         if self.any_greedy:
             tokens = torch.where(self.greedy, logits.argmax(-1), tokens)
-            drawn = drawn.masked_fill(self.greedy, 1.0)
+            proposals = proposals.masked_fill(self.greedy, 1.0)
         logprobs = logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(-1)
-        return tokens, logprobs, drawn.log()
+        return tokens, logprobs, proposals.log()
 
     def _keep_top(self, scaled: Tensor) -> Tensor:
         ordered, order = scaled.sort(-1, descending=True)

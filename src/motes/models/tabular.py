@@ -1,4 +1,4 @@
-"""A finite language model, every path of which can be enumerated: exact answers for tests, no downloads."""
+"""A finite language model, whose paths can all be enumerated: exact results for tests, no downloads."""
 
 from __future__ import annotations
 
@@ -15,13 +15,8 @@ from motes.text import well_formed
 Path = tuple[str, ...]
 
 
-def _path(prefix: Path) -> Path:
-    """A prefix as steps have it."""
-    return tuple(map(well_formed, prefix))
-
-
 class _Row(NamedTuple):
-    """A distribution over steps, as drawing from it needs it."""
+    """A distribution over steps, in the form that sampling needs."""
 
     texts: tuple[str, ...]
     cumulative: list[float]
@@ -43,16 +38,19 @@ class TabularLanguageModel:
         table: for each prefix, as the tuple of its steps' texts, the probability of each next step. A step that leads
             to a prefix without an entry ends the answer.
 
-    Sampling: temperature 0 takes the likeliest step; any other temperature samples the table as it stands. Steps are
-    the table's own, whatever delimiter is asked for. Other fields are ignored.
+    Sampling: temperature 0 takes the likeliest step; any other temperature samples from the table as it is. Steps are
+    those of the table, whatever the delimiter. Other fields are ignored.
 
     Raises:
-        ConfigurationError: there is no entry for the empty prefix, or a row is not a distribution. While extending:
-            a pattern or a stop text is asked for, which has no text to be looked for in.
+        ConfigurationError: there is no entry for the empty prefix, or a row is not a distribution. While extending: the
+            sampling has a pattern or a stop text, which the table's steps cannot follow.
     """
 
     def __init__(self, table: Mapping[Path, Mapping[str, float]]) -> None:
-        table = {_path(prefix): {well_formed(text): p for text, p in row.items()} for prefix, row in table.items()}
+        table = {
+            tuple(map(well_formed, prefix)): {well_formed(text): p for text, p in row.items()}
+            for prefix, row in table.items()
+        }
         if () not in table:
             raise ConfigurationError("the table needs a row for the empty prefix ()")
         for prefix, row in table.items():
@@ -82,7 +80,7 @@ class TabularLanguageModel:
         if sampling.pattern is not None or sampling.stops:
             raise ConfigurationError(
                 f"{self!r} cannot end steps by a pattern or answers by a stop text: its steps are the table's own. "
-                "Write the table so, or use another language model"
+                "Write the steps that you want into the table, or use another language model"
             )
         return [self._step(t, sampling, seed) for t, seed in zip(trajectories, seeds, strict=True)]
 
@@ -90,16 +88,16 @@ class TabularLanguageModel:
         prefix = tuple(step.text for step in trajectory.steps)
         row = self._rows.get(prefix) or self._rows.setdefault(prefix, _Row.of(self.table[prefix]))
         if sampling.temperature == 0:
-            chosen, proposal_logprob = row.likeliest, 0.0
+            index, proposal_logprob = row.likeliest, 0.0
         else:
-            chosen = bisect_right(row.cumulative, np.random.default_rng(seed).random() * row.cumulative[-1])
-            proposal_logprob = row.logprobs[chosen]
-        text = row.texts[chosen]
+            index = bisect_right(row.cumulative, np.random.default_rng(seed).random() * row.cumulative[-1])
+            proposal_logprob = row.logprobs[index]
+        text = row.texts[index]
         end: StepEnd = "step" if (*prefix, text) in self.table else "eos"
-        return Step(text, end, token_ids=(chosen,), logprob=row.logprobs[chosen], proposal_logprob=proposal_logprob)
+        return Step(text, end, token_ids=(index,), logprob=row.logprobs[index], proposal_logprob=proposal_logprob)
 
     def paths(self) -> Iterator[tuple[Path, float]]:
-        """Every complete answer, as its steps, with its probability."""
+        """All complete answers, each as the tuple of its steps and its probability."""
 
         def walk(prefix: Path, probability: float) -> Iterator[tuple[Path, float]]:
             for text, p in self.table[prefix].items():

@@ -1,15 +1,15 @@
-r"""Prompts: how a family of models is asked, and the steps that it answers in, as readable files.
+r"""Prompts: the form of questions to a family of models, and the steps of its answers, as readable files.
 
 A prompt is a TOML file. Any of its keys may be left out:
 
     system = '''…'''              # the system prompt
-    question = '{question}'       # what the question is put into
-    delimiter = "\n\n"            # what ends a step: a text, or a list of them
+    question = '{question}'       # the text that contains the question
+    delimiter = "\n\n"            # the text that ends a step, or a list of such texts
     pattern = '\n\n(?=## Step)'   # or a regular expression
-    step_tokens = 256             # or so many tokens
+    step_tokens = 256             # or a number of tokens
     stop = ["\nQuestion:"]        # texts that end the answer
 
-See `motes.steps` for what these mean to the letter.
+See `motes.steps` for their exact meaning.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ KEYS: Mapping[str, tuple[type, ...]] = MappingProxyType(
         "stop": (str, list),
     }
 )
-"""What a file may say, and as what."""
+"""The keys of a file, and the types of their values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """How a family of models is asked.
+    """The prompt of a family of models.
 
     Attributes:
-        name: of the file, without its ending.
+        name: of the file, without its suffix.
         system: the system prompt; None: none.
-        question: what the question is put into, in place of "{question}".
-        sampling: the steps that such an answer has, everything else as by default.
+        question: a text in which the question replaces "{question}".
+        sampling: the steps of answers; all other values are defaults.
 
     Raises:
-        ConfigurationError: `question` does not say where the question stands.
+        ConfigurationError: `question` does not contain "{question}".
     """
 
     name: str = ""
@@ -63,13 +63,13 @@ class Prompt:
     def __post_init__(self) -> None:
         fit_fields(self, "a prompt's ")
         if SLOT not in self.question:
-            raise ConfigurationError(f"the prompt {self.name!r} has no {SLOT} in its `question`: say where it stands")
+            raise ConfigurationError(f"the prompt {self.name!r} has no {SLOT} in its `question`: put it there")
 
     def problem(self, asked: str | Problem) -> Problem:
-        """A question, or the last one of a conversation, as this family wants it.
+        """The problem with the question, or the last one of a conversation, in this family's form.
 
-        Whatever else is in a conversation stays as it is; so does its own system prompt, which takes the place of the
-        prompt's. Reward models, tasks and graders see the problem as it was asked (`Problem.plain`).
+        The rest of a conversation stays as it is, and so does its own system prompt, which replaces the prompt's.
+        Reward models, tasks and graders see the original problem (`Problem.plain`).
         """
         plain = asked.plain if isinstance(asked, Problem) else Problem(asked)
         *before, last = plain.messages
@@ -80,17 +80,17 @@ class Prompt:
 
 
 def names() -> list[str]:
-    """The prompts that come with motes."""
+    """The names of the prompts that come with motes."""
     files = (Path(entry.name) for entry in resources.files(__name__).iterdir())
     return sorted(file.stem for file in files if file.suffix == ".toml")
 
 
 def prompt(spec: str | Path | Prompt) -> Prompt:
-    """A prompt by its name, "llama-3" or "qwen2.5-math", or of a TOML file of your own.
+    """The prompt with a name such as "llama-3" or "qwen2.5-math", or the one in your own TOML file.
 
     Raises:
-        UnknownNameError: there is neither such a prompt nor such a file, or the file has a key that means nothing.
-        ConfigurationError: the file cannot be read, or a value in it cannot work.
+        UnknownNameError: there is neither such a prompt nor such a file, or the file has an unknown key.
+        ConfigurationError: the file cannot be read, or a value in it is invalid.
     """
     if isinstance(spec, Prompt):
         return spec
@@ -109,18 +109,18 @@ def prompt(spec: str | Path | Prompt) -> Prompt:
 
 def _read(text: str, name: str, where: str) -> Prompt:
     try:
-        told: dict[str, Any] = tomllib.loads(text)
+        content: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"the prompt {where!r} is no TOML: {error}") from error
-    for key, value in told.items():
+    for key, value in content.items():
         if key not in KEYS:
             raise UnknownNameError(f"key of the prompt {where!r}", key, KEYS)
         parts = value if isinstance(value, list) else ()
         if type(value) not in KEYS[key] or not all(isinstance(part, str) for part in parts):
             raise ConfigurationError(f"the prompt {where!r}: {key} cannot be {value!r}")
     try:
-        options = SamplingOptions(**{key: value for key, value in told.items() if key not in ("system", "question")})
-        sampling, question = options.apply(Sampling()), told.get("question", SLOT)
-        return Prompt(name=name, system=told.get("system"), question=question, sampling=sampling)
+        options = SamplingOptions(**{key: value for key, value in content.items() if key not in ("system", "question")})
+        sampling, question = options.apply(Sampling()), content.get("question", SLOT)
+        return Prompt(name=name, system=content.get("system"), question=question, sampling=sampling)
     except ConfigurationError as error:
         raise ConfigurationError(f"the prompt {where!r}: {error}") from error

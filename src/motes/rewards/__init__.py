@@ -1,1 +1,1 @@
-"""Reward models: whatever scores the steps of a partial answer."""
+"""Reward models, which score the steps of partial answers."""

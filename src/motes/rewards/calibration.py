@@ -1,4 +1,4 @@
-"""Scores made probabilities: a monotone map, fitted to labelled answers, kept as a small file, used by its name."""
+"""Maps from scores to probabilities: monotone, fitted to labelled answers, kept in small files, used by their names."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class Calibration:
 
         f(r) = (1 − slope) · g(r) + slope · r
 
-    g joins `probabilities` at `scores` by straight lines and is constant beyond the outer ones. An isotonic regression
-    has plateaus: whatever lies on one would become equal, and a ranking would be lost. With slope > 0 f is strictly
+    g interpolates `probabilities` at `scores` linearly and is constant beyond the outer ones. An isotonic regression
+    has plateaus: all scores on one would become equal, and their ranking would be lost. With slope > 0 f is strictly
     increasing, at the price of probabilities that are off by at most `slope`.
 
     Args:
         scores: (K,) K ≥ 1, strictly increasing.
         probabilities: (K,) not decreasing.
         slope: in [0, 1].
-        provenance: what it was fitted to, as JSON can hold it.
+        provenance: the data to which it was fitted, as values that JSON can hold.
 
     Raises:
-        ConfigurationError: these are no such numbers.
+        ConfigurationError: a number is out of range or order.
     """
 
     scores: tuple[float, ...]
@@ -48,9 +48,9 @@ class Calibration:
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        def require(holds: bool, what: str) -> None:
+        def require(holds: bool, message: str) -> None:
             if not holds:
-                raise ConfigurationError(f"a calibration's {what}")
+                raise ConfigurationError(f"a calibration's {message}")
 
         numbers = (*self.scores, *self.probabilities, self.slope)
         require(all(isinstance(x, (int, float)) and 0 <= x <= 1 for x in numbers), "numbers must lie in [0, 1]")
@@ -59,7 +59,7 @@ class Calibration:
         require(all(a <= b for a, b in pairwise(self.probabilities)), "probabilities must not decrease")
 
     def __call__(self, score: float) -> float:
-        """The probability that a score in [0, 1] stands for."""
+        """The probability for a score in [0, 1]."""
         i = bisect_left(self.scores, score)
         if i == 0:
             level = self.probabilities[0]
@@ -73,43 +73,43 @@ class Calibration:
 
     @classmethod
     def load(cls, name: str) -> Calibration:
-        """A calibration by its name or file, see `path_of`.
+        """Load a calibration by its name or file, see `path_of`.
 
         Raises:
             ConfigurationError: there is none, or the file is damaged.
         """
         path = path_of(name)
         try:
-            held = parse_json(read_text(path))
+            content = parse_json(read_text(path))
         except FileNotFoundError as error:
             raise ConfigurationError(
                 f"there is no calibration {name!r} ({path}): `motes calibrate` makes one; a file's name ends in .json"
             ) from error
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"{path} cannot be read: {error}") from error
-        if not isinstance(held, dict) or held.get("format") != FORMAT:
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ConfigurationError(f"{path} is no calibration: it does not say {FORMAT!r}")
         try:
-            return cls(tuple(held.pop("scores")), tuple(held.pop("probabilities")), held.pop("slope"), held)
+            return cls(tuple(content.pop("scores")), tuple(content.pop("probabilities")), content.pop("slope"), content)
         except (KeyError, TypeError, ConfigurationError) as error:
             raise ConfigurationError(f"{path} is damaged ({error}): make it anew with `motes calibrate`") from error
 
     def save(self, name: str) -> Path:
-        """Write it under a name or into a file, in place of a calibration that may be there; returns the file.
+        """Write the calibration under a name or into a file, and return the file. It replaces one that is there.
 
         Raises:
-            ConfigurationError: it cannot be written, or something else is there.
+            ConfigurationError: it cannot be written, or something other than a calibration is there.
         """
         path = place_for(name)
-        held = {
+        content = {
             "format": FORMAT,
             **{key: value for key, value in self.provenance.items() if key != "format"},
             "slope": self.slope,
             "scores": self.scores,
             "probabilities": self.probabilities,
         }
-        # Lists of numbers on one line each: a person can read the file.
-        lines = [f"  {json_line(key)}: {json_line(value)}" for key, value in held.items()]
+        # One line for each key, also for lists of numbers, so that people can read the file.
+        lines = [f"  {json_line(key)}: {json_line(value)}" for key, value in content.items()]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
@@ -119,11 +119,11 @@ class Calibration:
 
 
 def path_of(name: str) -> Path:
-    """The file of a calibration: `name` itself where it ends in .json or has a directory before it; else a file among
+    """The file of a calibration: `name` itself if it ends in .json or has a directory before it; otherwise a file among
     the user's calibrations, in the directory that the environment variable MOTES_HOME names, by default ~/.motes.
 
     Raises:
-        ConfigurationError: it can be neither.
+        ConfigurationError: `name` can be neither.
     """
     if name.endswith(".json") or "/" in name or os.sep in name:
         return Path(name).expanduser()
@@ -134,10 +134,10 @@ def path_of(name: str) -> Path:
 
 
 def place_for(name: str) -> Path:
-    """The file that a new calibration of that name will be.
+    """The file for a new calibration of that name.
 
     Raises:
-        ConfigurationError: it cannot have that name, or something else than a calibration is there.
+        ConfigurationError: it cannot have that name, or something other than a calibration is there.
     """
     path = path_of(name)
     if path.exists():
@@ -147,9 +147,9 @@ def place_for(name: str) -> Path:
 
 @dataclass(frozen=True, eq=False)
 class CalibratedReward(MappedReward):
-    """A reward model whose scores are made probabilities by a calibration.
+    """A reward model with a calibration that turns its scores into probabilities.
 
-    Where `reward` scores finished answers only, what it says of others, which is nothing, stays as it is.
+    If `reward` scores finished answers only, its neutral scores of others stay as they are.
     """
 
     reward: RewardModel

@@ -1,7 +1,7 @@
-"""The families of process reward models in common use, and how a checkpoint is known to be of one.
+"""The families of process reward models in common use, and how to recognise a checkpoint's family.
 
-A family is a declaration, and adding one is writing one. Each opens with its checkpoints, the source of its form, and
-what is read: question Q, steps S1 and S2. `motes.rewards.format` makes tokens of it.
+A family is a declaration; to add one, write a declaration. Each begins with its checkpoints, the source of its format,
+and the text that its models read: question Q, steps S1 and S2. `motes.rewards.format` turns it into tokens.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ class NextToken(NamedTuple):
 
 
 Head = NextToken | Literal["pair", "value"]
-"""What turns the state at a position into a score in [0, 1]. "pair": the softmax of two logits, bad and good; "value":
-the sigmoid of one number; `NextToken`: the softmax of the logits of two words of the vocabulary."""
+"""How the state at a position becomes a score in [0, 1]. "pair": the softmax of two logits, bad and good; "value": the
+sigmoid of one number; `NextToken`: the softmax of the logits of two words of the vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """What the process reward models of a family have in common.
+    """The declaration of a family of process reward models.
 
-    `prompt`, `turn`, `first` and `step` are templates. In braces stand what comes from outside (`question`; `role` and
-    `content`; `step`), which is only text, whatever it spells; what the tokenizer gives (`start`: what it puts before
-    every text; `bos`; and of its chat template `opening`: all before the first text of the user, `reply`: what stands
-    between it and the assistant's, `next`: between that and the user's next); and anything else is a token, of that
-    spelling.
+    `prompt`, `turn`, `first` and `step` are templates. These names in braces stand for texts from outside, which are
+    only text, whatever they spell: `question`; `role` and `content`; `step`. These stand for parts that the tokenizer
+    gives: `start`, which it puts before every text; `bos`; and the parts of its chat template `opening`, before the
+    user's first text, `reply`, between that and the assistant's text, and `next`, between that and the user's next
+    text. Anything else in braces is a token with that spelling.
 
     Attributes:
-        name: what it is called by, as in `hf:PATH?format=NAME`.
-        prompt: what comes before the first step.
-        first, step: the first step and each further one, up to the token where its score is read.
-        head: what gives the score there.
-        turn: a message, in families that read conversations: `prompt` comes after all of them. The other families know
-            one question alone.
-        system: the system prompt that such a family was trained with, for conversations that have none.
-        label: what a step begins with, with its `number`; put there unless the step says it itself.
-        by_line: each line of a step stands in the template by itself; the score is read at the last one's end.
+        name: as in `hf:PATH?format=NAME`.
+        prompt: the part before the first step.
+        first: the first step, up to the token at which its score is read.
+        step: each further step, up to the token at which its score is read.
+        head: how the score is computed there.
+        turn: a message, in families that read conversations (`prompt` comes after all). Others read a single question.
+        system: the system prompt with which such a family was trained, for conversations that have none.
+        label: the beginning of a step, with its `number`; added unless the step begins with it already.
+        by_line: the template is applied to each line of a step; the score is read at the end of the last line.
     """
 
     name: str
@@ -75,7 +75,7 @@ QWEN = Family(
 RLHFLOW = Family(
     # RLHFlow/Llama3.1-8B-PRM-Deepseek-Data and -Mistral-Data: RLHFlow/RLHF-Reward-Modeling, math-rm/prm_evaluate.py.
     # A chat in which the user writes "Q S1", then "S2", and the assistant answers "+" each time, whatever it would
-    # have said: the score is the probability of that "+" where the assistant's turn begins.
+    # write itself: the score is the probability of that "+" at the beginning of the assistant's turn.
     name="rlhflow",
     prompt="{opening}{question}",
     first=" {step}{reply}",
@@ -97,7 +97,7 @@ MATH_SHEPHERD = Family(
 
 SKYWORK = Family(
     # Skywork/Skywork-o1-Open-PRM-Qwen-2.5-1.5B and -7B: SkyworkAI/skywork-o1-prm-inference, model_utils/io_utils.py.
-    # <bos>Q\nS1\nS2\n, each line encoded by itself: the newline after it never melts into a token such as ".\n".
+    # <bos>Q\nS1\nS2\n, each line encoded by itself: the newline after it is never part of a token such as ".\n".
     name="skywork",
     prompt="{bos}{question}\n",
     first="{step}{\n}",
@@ -107,8 +107,8 @@ SKYWORK = Family(
 )
 
 VERSAPRM = Family(
-    # UW-Madison-Lee-Lab/VersaPRM and its kin, Llama-PRM800K, Qwen-PRM800K: arXiv 2502.06737 and its repository,
-    # where training, too, encodes the question and each step by itself.
+    # UW-Madison-Lee-Lab/VersaPRM and the related Llama-PRM800K, Qwen-PRM800K: arXiv 2502.06737 and its repository,
+    # whose training, too, encodes the question and each step by itself.
     # Q \n\nS1 \n\n\n\nS2 \n\n\n\n
     name="versaprm",
     prompt="{start}{question} \n\n",
@@ -120,7 +120,7 @@ VERSAPRM = Family(
 FAMILIES = {family.name: family for family in (QWEN, RLHFLOW, MATH_SHEPHERD, SKYWORK, VERSAPRM)}
 
 ARCHITECTURES = {"Qwen2ForProcessRewardModel": QWEN, "Qwen2ForPrmModel": SKYWORK}
-"""Those that say all."""
+"""The architectures that identify a family."""
 
 NAMES = {
     r"llama3\.1-8b-prm-(deepseek|mistral)-data": RLHFLOW,
@@ -128,14 +128,14 @@ NAMES = {
     r"skywork-o1-open-prm": SKYWORK,
     r"versaprm|\b(llama|qwen)-prm800k": VERSAPRM,
 }
-"""Of checkpoints in the layout of a language model, which says nothing."""
+"""Patterns of names, for checkpoints in the layout of a language model, which identifies no family."""
 
 
 def family(name: str | Family) -> Family:
-    """The family of that name; one of your own is returned as is.
+    """The family of that name; your own declaration is returned as it is.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: there is no such family.
     """
     if isinstance(name, Family):
         return name
@@ -145,30 +145,30 @@ def family(name: str | Family) -> Family:
 
 
 def recognise(path: str, config: Mapping[str, Any]) -> Family:
-    """The family that a checkpoint is of.
+    """The family of a checkpoint.
 
     Args:
         path: its folder, in the hub's cache or elsewhere, or its name.
         config: its config.json.
 
     Raises:
-        ConfigurationError: neither its architecture nor its name says it.
+        ConfigurationError: neither its architecture nor its name identifies one.
     """
     architectures = config.get("architectures") or ["none"]
     for architecture in architectures:
         if architecture in ARCHITECTURES:
             return ARCHITECTURES[architecture]
-    for name in map(_name, (path, str(config.get("_name_or_path", "")))):
-        for pattern, known in NAMES.items():
+    for name in map(_checkpoint_name, (path, str(config.get("_name_or_path", "")))):
+        for pattern, candidate in NAMES.items():
             if re.search(pattern, name):
-                return known
+                return candidate
     raise ConfigurationError(
         f"cannot tell which family of reward models {path!r} is of: its architecture is {architectures[0]}, and its "
         f"name says nothing. If it is one, say which, as in 'hf:{path}?format=NAME'; known are {', '.join(FAMILIES)}"
     )
 
 
-def _name(path: str) -> str:
-    """What a checkpoint is called: the last part of its path, or in the hub's cache the part that has the name."""
+def _checkpoint_name(path: str) -> str:
+    """A checkpoint's name: the last part of its path, or in the hub's cache the part that has the name."""
     parts = PurePath(path.lower()).parts or ("",)
     return next((part for part in parts if part.startswith("models--")), parts[-1])

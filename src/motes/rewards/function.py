@@ -21,17 +21,17 @@ class FunctionReward:
     """Scores each prefix with `fn`, once.
 
     Args:
-        fn: (problem, text of the answer up to and including a step) → score in [0, 1], or True or False. One that is
-            declared async is called for all prefixes of a batch at once. Any other is called in a thread, one call at a
-            time, so that it may take long; a call that goes on when its run has ended is not waited for.
-        batched: `fn` takes all that a call must score at once: (problems, texts), (B,) each → (B,) scores.
+        fn: (problem, text of the answer up to and including a step) → score in [0, 1], or True or False. An async
+            function is called for all prefixes of a batch at once. Any other is called in a thread, one call at a time,
+            so that it may take long; nobody waits for a call that goes on when its run has ended.
+        batched: `fn` takes all texts that a call has to score at once: (problems, texts), (B,) each → (B,) scores.
         outcome: only finished answers are scored. The score of anything else is `motes.core.NEUTRAL`.
 
-    By raising an error of motes' own (`motes.errors.RewardError`, say) `fn` refuses this answer: a run drops the
-    particle and goes on with the others. A batched function refuses all that it was asked for.
+    If `fn` raises one of motes' own errors (`motes.errors.RewardError`, say), it refuses this answer: a run drops the
+    particle and goes on with the others. A batched function refuses all answers of its call.
 
     Raises:
-        RewardError: while scoring: `fn` raised any other exception, or gave something that is no number in [0, 1].
+        RewardError: while scoring: `fn` raised any other exception, or returned something that is no number in [0, 1].
     """
 
     @overload
@@ -44,49 +44,51 @@ class FunctionReward:
         self.outcome: bool = fit("outcome", outcome, bool)
         self._is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
         self._queue = OneAtATime()
-        self._known: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
+        self._scores: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
         """See `motes.protocols.RewardModel`."""
-        nodes = list(dict.fromkeys(node for trajectory in trajectories for node in trajectory.path if self._asks(node)))
+        nodes = list(
+            dict.fromkeys(node for trajectory in trajectories for node in trajectory.path if self._needs_score(node))
+        )
         failures: dict[Trajectory, MotesError] = {}
         for node, value in zip(nodes, await self._values(nodes) if nodes else (), strict=True):
             if isinstance(value, MotesError):
                 failures[node] = value
             else:
-                self._known[node] = self._number(value, node)
+                self._scores[node] = self._to_score(value, node)
         scores: list[Sequence[float] | Failure] = []
         for trajectory in trajectories:
-            failed = [failures[node] for node in trajectory.path if node in failures]
-            known = [self._known.get(node, NEUTRAL) for node in trajectory.path]
-            scores.append(Failure(failed[0]) if failed else known)
+            errors = [failures[node] for node in trajectory.path if node in failures]
+            path_scores = [self._scores.get(node, NEUTRAL) for node in trajectory.path]
+            scores.append(Failure(errors[0]) if errors else path_scores)
         return scores
 
-    def _asks(self, node: Trajectory) -> bool:
-        return node not in self._known and not (self.outcome and node.finished is None)
+    def _needs_score(self, node: Trajectory) -> bool:
+        return node not in self._scores and not (self.outcome and node.finished is None)
 
     async def _values(self, nodes: Sequence[Trajectory]) -> Sequence[Any]:
-        """What `fn` gives for each, or the exception that it raises."""
+        """What `fn` returns or raises for each node."""
         if not self.batched:
             return await self._results([(node.problem.plain, node.text) for node in nodes])
         (values,) = await self._results([([node.problem.plain for node in nodes], [node.text for node in nodes])])
         if isinstance(values, BaseException):
             return [values] * len(nodes)
         if len(values) != len(nodes):
-            raise RewardError(f"{self!r} gave {len(values)} scores for {len(nodes)} texts: it must give one for each")
+            raise RewardError(f"{self!r} gave {len(values)} scores for {len(nodes)} texts: it must return one for each")
         return list(values)
 
     async def _results(self, calls: Sequence[tuple[Any, ...]]) -> Sequence[Any]:
         """What `fn` returns or raises for the arguments of each call."""
         if self._is_async:
-            return await asyncio.gather(*(_settled(self.fn(*arguments)) for arguments in calls), return_exceptions=True)
+            return await asyncio.gather(*(_resolve(self.fn(*arguments)) for arguments in calls), return_exceptions=True)
         results = await in_thread(self._call_each, calls)
-        if any(map(inspect.isawaitable, results)):  # not declared async, but returns what must be awaited
-            return await asyncio.gather(*map(_settled, results), return_exceptions=True)
+        if any(map(inspect.isawaitable, results)):  # it is not declared async, but returns awaitables
+            return await asyncio.gather(*map(_resolve, results), return_exceptions=True)
         return results
 
     def _call_each(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """In a thread: what `fn` returns or raises for the arguments of each call, until nobody waits for it."""
+        """Like `_results`, in a thread, until nobody waits for the results any more."""
         results: list[Any] = []
         with self._queue.turn():
             for arguments in calls:
@@ -94,31 +96,31 @@ class FunctionReward:
                     break
                 try:
                     results.append(self.fn(*arguments))
-                except BaseException as error:  # `sys.exit()` in `fn` ends nothing but this call
+                except BaseException as error:  # `sys.exit()` in `fn` only ends this call
                     results.append(error)
         return results
 
-    def _number(self, value: Any, node: Trajectory) -> float:
+    def _to_score(self, value: Any, node: Trajectory) -> float:
         if isinstance(value, BaseException):
-            raise RewardError(f"{self!r} raised {type(value).__name__}: {value}, {_where(node)}") from value
+            raise RewardError(f"{self!r} raised {type(value).__name__}: {value}, {_location(node)}") from value
         try:
             score = float(value) if hasattr(value, "__float__") else float("nan")
         except (TypeError, ValueError):
             score = float("nan")
         if not 0.0 <= score <= 1.0:
-            raise RewardError(f"{self!r} gave {value!r}, {_where(node)}: a score must be a number in [0, 1]")
+            raise RewardError(f"{self!r} gave {value!r}, {_location(node)}: a score must be a number in [0, 1]")
         return score
 
     def __repr__(self) -> str:
         return f"FunctionReward({getattr(self.fn, '__name__', self.fn)})"
 
 
-async def _settled(result: Any) -> Any:
+async def _resolve(result: Any) -> Any:
     try:
         return await result if inspect.isawaitable(result) else result
-    except SystemExit as error:  # which would end the event loop
+    except SystemExit as error:  # it would end the event loop
         return error
 
 
-def _where(node: Trajectory) -> str:
+def _location(node: Trajectory) -> str:
     return f"for the text that ends with {node.text[-60:]!r}"

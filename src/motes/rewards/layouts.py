@@ -1,4 +1,4 @@
-"""The layouts of checkpoints that reward models come in: which class loads them, and what their head computes."""
+"""The layouts of reward models' checkpoints: the classes that load them, and their heads."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from motes.rewards.families import Head
 class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
     """Qwen2 with a two-way head, in the layout of Qwen2.5-Math-PRM: weights `model.*`, `score.0.*`, `score.2.*`.
 
-    A class of our own: the code published beside those weights does not run on transformers 5 (and would be remote
-    code).
+    We have our own class: the code published with those weights does not run on transformers 5 and is remote code.
     """
 
     def __init__(self, config: Qwen2Config) -> None:
@@ -46,7 +45,7 @@ class ValueHead(nn.Module):
 class Qwen2ForPrmModel(Qwen2PreTrainedModel):
     """Qwen2 with a value head, in the layout of Skywork-o1-Open-PRM: weights `model.*`, `v_head.summary.*`.
 
-    The `lm_head.*` that lies beside them is not read: a score does not need it.
+    Their `lm_head.*` is not read: a score does not need it.
     """
 
     def __init__(self, config: Qwen2Config) -> None:
@@ -60,35 +59,35 @@ class Qwen2ForPrmModel(Qwen2PreTrainedModel):
 
 
 def model_class(head: Head) -> Any:
-    """The class of transformers' kind that loads a checkpoint with such a head."""
+    """The class that loads a checkpoint with such a head."""
     if head == "pair":
         return Qwen2ForProcessRewardModel
     return Qwen2ForPrmModel if head == "value" else AutoModelForCausalLM
 
 
 def head_of(model: PreTrainedModel, words: tuple[int, int] | None) -> nn.Module:
-    """What makes a model's logits of its hidden states: (…, hidden) → (…, 2), bad and good, or (…, 1).
+    """The module that computes a model's logits from its hidden states: (…, hidden) → (…, 2), bad and good, or (…, 1).
 
     Args:
-        words: of a language model, the tokens that its logits are wanted for. Its head is narrowed to them, for good:
-            all others would be computed, and kept in memory, for nothing.
+        words: of a language model, the tokens whose logits are needed. Its head is narrowed to them, permanently: all
+            others would be computed, and kept in memory, for nothing.
     """
     if words is None:
         head: nn.Module = model.v_head if isinstance(model, Qwen2ForPrmModel) else model.score  # type: ignore[assignment]
         return head
     full = model.get_output_embeddings()
     with torch.no_grad():
-        two = nn.Linear(
+        narrow = nn.Linear(
             full.in_features, 2, bias=full.bias is not None, device=full.weight.device, dtype=full.weight.dtype
         )
-        two.weight.copy_(full.weight[list(words)])
+        narrow.weight.copy_(full.weight[list(words)])
         if full.bias is not None:
-            two.bias.copy_(full.bias[list(words)])
-    model.set_output_embeddings(two.requires_grad_(False))
-    return two
+            narrow.bias.copy_(full.bias[list(words)])
+    model.set_output_embeddings(narrow.requires_grad_(False))
+    return narrow
 
 
 def probability(logits: Tensor) -> Tensor:
-    """(n,) of being good, from a head's logits: (n, 2), bad and good, or (n, 1)."""
+    """(n,) probabilities of "good", from a head's logits: (n, 2), bad and good, or (n, 1)."""
     logits = logits.float()
     return logits.softmax(-1)[:, 1] if logits.shape[-1] == 2 else logits.sigmoid()[:, 0]

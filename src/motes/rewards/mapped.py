@@ -1,4 +1,4 @@
-"""A reward model whose scores are another's, each of them changed."""
+"""A reward model that changes the scores of another one."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ from motes.protocols import RewardModel, RewardModelTraits
 
 
 class MappedReward:
-    """Scores, costs and failures of `reward`, every score as `change` makes it.
+    """Has the costs and failures of `reward`, and its scores, each changed by `change`.
 
-    A subclass has a field `reward` and says what becomes of a score, which may depend on the prefix it is of.
+    A subclass has a field `reward` and a method `change`, whose result may depend on the prefix.
     """
 
     reward: RewardModel
 
     def change(self, node: Trajectory, score: float) -> float:
-        """What becomes of the score in [0, 1] of a prefix: a number in [0, 1]."""
+        """The changed score, in [0, 1], of a prefix with a score in [0, 1]."""
         raise NotImplementedError
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
         """See `motes.protocols.RewardModel`."""
-        scored = await self.reward.score(trajectories)
+        outcomes = await self.reward.score(trajectories)
         return [
-            scores if isinstance(scores, Failure) else self._changed(trajectory, scores)
-            for trajectory, scores in zip(trajectories, scored, strict=True)
+            outcome if isinstance(outcome, Failure) else self._change_all(trajectory, outcome)
+            for trajectory, outcome in zip(trajectories, outcomes, strict=True)
         ]
 
     def forget(self) -> None:
-        """See `motes.protocols.RewardModel`: of the model inside."""
+        """See `motes.protocols.RewardModel`; for the inner model."""
         if (forget := RewardModelTraits.of(self.reward).forget) is not None:
             forget()
 
     async def ready(self) -> None:
-        """See `motes.protocols.RewardModel`: of the model inside."""
+        """See `motes.protocols.RewardModel`; for the inner model."""
         if (ready := RewardModelTraits.of(self.reward).ready) is not None:
             await ready()
 
     @property
     def num_parameters(self) -> int | None:
-        """Of the model inside, where it says so."""
+        """The inner model's number of parameters, if it is known."""
         return RewardModelTraits.of(self.reward).num_parameters
 
     @property
     def outcome(self) -> bool:
-        """Whether the model inside scores finished answers only."""
+        """Whether the inner model scores finished answers only."""
         return RewardModelTraits.of(self.reward).outcome
 
     @property
     def merges_calls(self) -> bool:
-        """Whether concurrent calls of the model inside meet in one batch."""
+        """Whether concurrent calls of the inner model meet in one batch."""
         return RewardModelTraits.of(self.reward).merges_calls
 
-    def _changed(self, trajectory: Trajectory, scores: Sequence[float]) -> Sequence[float]:
+    def _change_all(self, trajectory: Trajectory, scores: Sequence[float]) -> Sequence[float]:
         changed = [self.change(node, score) for node, score in zip(trajectory.path, scores, strict=True)]
         return Scores(changed, scores.usage, scores.reads) if isinstance(scores, Scores) else changed

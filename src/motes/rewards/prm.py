@@ -1,6 +1,6 @@
 """The local process reward model, of any family in `motes.rewards.families`: shared prefixes, incremental scoring.
 
-A step's score depends on what comes before it only, so a step is read once: its keys and values are kept, and a longer
+A step's score depends only on the text up to it, so a step is read once: its keys and values are kept, and a longer
 trajectory costs only the tokens of its new steps.
 """
 
@@ -31,7 +31,7 @@ from motes.vocabulary import Vocabulary
 __all__ = ["LocalPRM", "Qwen2ForProcessRewardModel"]
 
 MAX_ROWS = 256
-"""Texts read together."""
+"""Maximum number of texts that are read in one batch."""
 
 
 @dataclass(eq=False)
@@ -43,10 +43,10 @@ class LocalPRM(Engine[_Reading]):
     """A process reward model on CPU or GPU.
 
     Args:
-        model: in evaluation mode. Of a language model's head only the two rows that decide are left, see
+        model: in evaluation mode. A language model's head is narrowed to the two rows that give the score, see
             `motes.rewards.layouts.head_of`.
         vocabulary: its tokenizer.
-        format: the family it is of, by name or as a declaration of your own.
+        format: the model's family, by name or as your own declaration.
         prefix: "steps" or "whole", see `motes.rewards.reading.Reader`.
         max_cached_tokens, max_batch_tokens, num_threads: see `motes.kv.engine.Engine`.
     """
@@ -94,25 +94,24 @@ class LocalPRM(Engine[_Reading]):
         """Open a checkpoint.
 
         Args:
-            format: its family; by default what its architecture or its name says, see `families.recognise`.
+            format: its family; by default the family of its architecture or its name, see `families.recognise`.
             self_test: whether to refuse a model whose scores do not vary (0 or 1).
             path, device, dtype: see `motes.kv.checkpoint.open_checkpoint`.
             options: see `LocalPRM`.
 
         Raises:
-            ConfigurationError: there is no such checkpoint, it is of another kind or of a family that cannot be told,
-                or its scores do not vary.
+            ConfigurationError: there is no such checkpoint, its kind or family is unknown, or its scores do not vary.
         """
-        tested = is_wanted(self_test)
-        kind = recognise(path, checkpoint_config(path)) if format is None else family(format)
-        model, vocabulary = open_checkpoint(model_class(kind.head), path, device, dtype)
-        prm = cls(model, vocabulary, format=kind, name=Path(path).name, **options)
-        if tested:
-            prm._refuse_constant()
+        wants_test = is_wanted(self_test)
+        chosen_family = recognise(path, checkpoint_config(path)) if format is None else family(format)
+        model, vocabulary = open_checkpoint(model_class(chosen_family.head), path, device, dtype)
+        prm = cls(model, vocabulary, format=chosen_family, name=Path(path).name, **options)
+        if wants_test:
+            prm._require_varying_scores()
         return prm
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
-        """See `motes.protocols.RewardModel`. Concurrent calls are read in one batch; equal texts are read once."""
+        """See `motes.protocols.RewardModel`. Texts of concurrent calls are read in one batch, equal texts once."""
         return await self._reader.score(trajectories, self._submit)
 
     def forget(self) -> None:
@@ -132,24 +131,24 @@ class LocalPRM(Engine[_Reading]):
 
     def work(self, arrived: list[_Reading]) -> None:
         self._waiting += arrived
-        alike: dict[Key, list[_Reading]] = {}  # texts that several wait for are read once
+        by_key: dict[Key, list[_Reading]] = {}  # equal texts are read once
         for reading in self._take():
-            alike.setdefault(reading.key, []).append(reading)
-        group = [same[0] for same in alike.values()]
+            by_key.setdefault(reading.key, []).append(reading)
+        group = [equal[0] for equal in by_key.values()]
         self._read_prompts(group)
-        for same, values in zip(alike.values(), self._read(group), strict=True):
-            for reading in same:
-                spared = len(reading.ids) - reading.computed
-                reading.usage = Usage(reward_tokens=reading.computed, reward_tokens_cached=spared)
-                reading.resolve(values)
+        for equal, scores in zip(by_key.values(), self._read(group), strict=True):
+            for reading in equal:
+                cached = len(reading.ids) - reading.computed
+                reading.usage = Usage(reward_tokens=reading.computed, reward_tokens_cached=cached)
+                reading.resolve(scores)
 
     def abandon(self) -> None:
         self._waiting = []
         super().abandon()
 
     def _take(self) -> list[_Reading]:
-        """Out of the waiting, what is read together: the one that waits longest, and as many as fit of those that are
-        nearest to it in length. So nobody waits for more than those who were there before."""
+        """Take the next batch out of the waiting readings: the one that has waited longest, and as many as fit of those
+        nearest to it in length. So no reading has to wait for more than those that came before it."""
         waiting = [reading for reading in self._waiting if not reading.settled]
         nearest = sorted(waiting, key=lambda reading: abs(len(reading.ids) - len(waiting[0].ids)))
         group: list[_Reading] = []
@@ -159,46 +158,48 @@ class LocalPRM(Engine[_Reading]):
             if group and (len(group) + 1) * longest > self.max_batch_tokens:
                 break
             group.append(reading)
-        taken = set(group)
-        self._waiting = [reading for reading in waiting if reading not in taken]
+        in_group = set(group)
+        self._waiting = [reading for reading in waiting if reading not in in_group]
         return sorted(group, key=lambda reading: len(reading.ids))
 
     def _read_prompts(self, group: list[_Reading]) -> None:
-        """Prompts that are not stored yet are read first, each once; the first text about it bears the cost."""
+        """Read the prompts that are not stored yet, each once; the first text with a prompt bears its cost."""
         first_of: dict[tuple[int, ...], _Reading] = {}
         for reading in group:
-            prompt = tuple(reading.ids[: reading.prompt])
+            prompt = tuple(reading.ids[: reading.prompt_length])
             if prompt not in first_of and len(self.tree.match(prompt)) < len(prompt):
                 first_of[prompt] = reading
-        alone = [_Reading(list(prompt), [], [], len(prompt), len(prompt)) for prompt in first_of]
-        self._read(alone)
-        for prompt_only, reading in zip(alone, first_of.values(), strict=True):
+        prompt_readings = [_Reading(list(prompt), [], [], len(prompt), len(prompt)) for prompt in first_of]
+        self._read(prompt_readings)
+        for prompt_only, reading in zip(prompt_readings, first_of.values(), strict=True):
             reading.computed += prompt_only.computed
 
     def _read(self, group: list[_Reading]) -> list[list[float]]:
-        """Probabilities at each reading's places; what was computed on the way is stored."""
+        """The scores at each reading's positions. Stores the keys and values of its first `shared_length` tokens."""
+        # 1) read the tokens that are not stored
         workspace = self._runner.workspace
-        stored = [self.tree.match(reading.ids[: reading.at[0]] if reading.at else reading.ids) for reading in group]
+        stored = [self.tree.match(reading.ids[: min(reading.positions, default=None)]) for reading in group]
         starts = list(map(len, stored))
         workspace.append(stored)
-        found: list[list[Tensor]] = [[] for _ in group]
+        states: list[list[Tensor]] = [[] for _ in group]  # (positions, hidden) for each reading
         missing = [reading.ids[start:] for reading, start in zip(group, starts, strict=True)]
         for i, at, hidden in self._runner.feed(0, missing):
             begin = starts[i] + at
             group[i].computed += len(hidden)
-            found[i] += [hidden[p - begin] for p in group[i].at if begin <= p < begin + len(hidden)]
-        values: list[float] = []
-        if any(found):
-            logits = self._head(torch.stack([state for states in found for state in states]))
+            states[i] += [hidden[p - begin] for p in group[i].positions if begin <= p < begin + len(hidden)]
+        # 2) compute scores from the hidden states
+        scores: list[float] = []
+        if any(states):
+            logits = self._head(torch.stack([state for of_reading in states for state in of_reading]))
             self._runner.require_numbers(logits)
-            values = probability(logits).tolist()
-        self._runner.store(self.tree, range(len(group)), [reading.ids[: reading.keep] for reading in group])
+            scores = probability(logits).tolist()
+        # 3) store keys and values
+        self._runner.store(self.tree, range(len(group)), [reading.ids[: reading.shared_length] for reading in group])
         workspace.lengths.clear()
-        remaining = iter(values)
-        return [[next(remaining) for _ in states] for states in found]
+        remaining = iter(scores)
+        return [[next(remaining) for _ in of_reading] for of_reading in states]
 
-    def _refuse_constant(self) -> None:
-        """Raise unless scores vary."""
+    def _require_varying_scores(self) -> None:
         readings = self._reader.texts(QUESTION, ANSWERS)
         for reading in readings:
             self.require_known(reading.ids)

@@ -1,14 +1,14 @@
-"""What a process reward model reads to score partial answers, wherever it runs: which tokens, where in them a score is
-read, and which steps have one already.
+"""What a process reward model reads to score partial answers, wherever it runs: the tokens, the positions at which
+scores are read, and the steps that have a score already.
 
-A step's score depends on what comes before it only, so it is found once and kept as long as the step is.
+A step's score depends only on the text up to it, so it is read once and kept as long as the step exists.
 """
 
 from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Generic, Literal, TypeVar, get_args
@@ -22,55 +22,54 @@ from motes.threads import in_thread_if_long
 
 Prefix = Literal["steps", "whole"]
 
-REMEMBERED = 1 << 16
-"""Texts whose scores are remembered, the latest."""
+MAX_REMEMBERED = 1 << 16
+"""Number of texts, the latest, whose scores are remembered."""
 
 
 @dataclass(eq=False)
 class Reading:
-    """A text to be read, and where in it scores are wanted. Its result is one score for each place, ascending.
+    """A text to be read, and the positions at which scores are wanted. The result is a score for each position.
 
     Attributes:
         ids: its tokens.
-        at: positions in `ids`, ascending.
+        positions: in `ids`, ascending.
         nodes: for each position, the partial answers whose score is read there.
-        prompt: tokens of `ids` that every text about this problem begins with.
-        keep: tokens of `ids` that longer texts will begin with.
+        prompt_length: number of tokens at the beginning that all texts about this problem share.
+        shared_length: number of tokens at the beginning that longer texts will share.
         usage: what reading it cost, once it is read.
     """
 
     ids: list[int]
-    at: list[int]
+    positions: list[int]
     nodes: list[list[Trajectory]]
-    prompt: int
-    keep: int
+    prompt_length: int
+    shared_length: int
     usage: Usage = field(default_factory=Usage, kw_only=True)
 
     @property
     def key(self) -> Key:
-        """What readings that are alike have in common: the positions too, since a text may be divided into as many
-        steps elsewhere."""
-        return tuple(self.at), tuple(self.ids)
+        """The same for equal readings. It has the positions, because a text can be divided at other places, too."""
+        return tuple(self.positions), tuple(self.ids)
 
 
 ReadingT = TypeVar("ReadingT", bound=Reading)
 Key = tuple[tuple[int, ...], tuple[int, ...]]
 Read = Callable[[list[ReadingT]], Awaitable[Sequence[Sequence[float] | Failure]]]
-"""Reads texts: for each its scores, or why there are none."""
+"""Reads texts; returns for each its scores, or a failure."""
 
 
 class Reader(Generic[ReadingT]):
-    """Scores trajectories by reading what has no score yet.
+    """Scores trajectories by reading the steps that have no score yet.
 
     Args:
-        format: says which tokens.
-        prefix: "steps": each step is followed by the tag, all are read in one text. "whole": a prefix is read as one
-            single step, blank lines collapsed (the paper's "model" aggregation, arXiv 2502.01618); the score of step t
-            is then that of the text up to t.
+        format: turns texts into tokens.
+        prefix: "steps": each step is followed by the tag, and one text has all of them. "whole": a prefix is read as
+            one single step, blank lines collapsed (the paper's "model" aggregation, arXiv 2502.01618); the score of
+            step t is then that of the text up to t.
         name: of the model, in messages.
-        context_length: tokens of a text at most; None: as many as the model takes.
+        context_length: maximum number of tokens of a text; None: as many as the model takes.
         reading: the class of readings.
-        keeps: whether what was read before is not read again.
+        keeps: whether the model reads a prefix once, and not again in longer texts.
 
     Raises:
         UnknownNameError: there is no such `prefix`.
@@ -94,11 +93,11 @@ class Reader(Generic[ReadingT]):
         self.context_length = context_length
         self.keeps = keeps
         self._reading = reading
-        self._known: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
-        self._names: WeakKeyDictionary[Trajectory, bytes] = WeakKeyDictionary()  # of the tokens read up to a step
-        self._scores: dict[bytes, float] = {}  # by such a name: what is alike need not be read again
+        self._scores: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
+        self._digests: WeakKeyDictionary[Trajectory, bytes] = WeakKeyDictionary()  # of the tokens up to a step
+        self._scores_by_digest: dict[bytes, float] = {}  # so that equal texts are not read again
         self._step_ids: WeakKeyDictionary[Trajectory, list[int]] = WeakKeyDictionary()
-        self._whole_lengths: WeakKeyDictionary[Trajectory, int] = WeakKeyDictionary()
+        self._text_lengths: WeakKeyDictionary[Trajectory, int] = WeakKeyDictionary()
 
     async def score(self, trajectories: Sequence[Trajectory], read: Read[ReadingT]) -> list[Sequence[float] | Failure]:
         """See `motes.protocols.RewardModel`. Equal texts are read once; the first trajectory bears the cost.
@@ -106,15 +105,16 @@ class Reader(Generic[ReadingT]):
         Raises:
             ContextLengthError: a problem alone does not fit the context.
         """
+        # 1) collect the texts to read, equal ones once
         unread: dict[Key, ReadingT] = {}
-        wanted: list[list[Key]] = []
-        first: list[list[ReadingT]] = []  # of each trajectory: those that nobody before it wanted
+        keys: list[list[Key]] = []  # of the readings that each trajectory needs
+        paid: list[list[ReadingT]] = []  # readings that no trajectory before it needs: it bears their cost
         failures: dict[int, Failure] = {}
         for i, trajectory in enumerate(trajectories):
-            wanted.append([])
-            first.append([])
+            keys.append([])
+            paid.append([])
             try:
-                readings = await in_thread_if_long(self._length(trajectory), self._readings_of, trajectory)
+                readings = await in_thread_if_long(self._num_characters(trajectory), self._readings, trajectory)
             except ContextLengthError as error:
                 if self.context_length and len(self.format.prompt(trajectory.problem)) >= self.context_length:
                     raise
@@ -122,133 +122,134 @@ class Reader(Generic[ReadingT]):
                 continue
             for reading in readings:
                 key = reading.key
-                wanted[-1].append(key)
+                keys[-1].append(key)
                 if key not in unread:
                     unread[key] = reading
-                    first[-1].append(reading)
+                    paid[-1].append(reading)
                 else:
                     for nodes, more in zip(unread[key].nodes, reading.nodes, strict=True):
                         nodes.extend(more)
+        # 2) read them, and keep the scores
         failed: dict[Key, Failure] = {}
         outcomes = await read(list(unread.values()))
         for (key, reading), outcome in zip(unread.items(), outcomes, strict=True):
             if isinstance(outcome, Failure):
                 failed[key] = outcome
                 continue
-            for nodes, value in zip(reading.nodes, outcome, strict=True):
-                self._known.update((node, value) for node in nodes)
+            for nodes, score in zip(reading.nodes, outcome, strict=True):
                 for node in nodes:
-                    self._remember(self._names[node], value)
-        scored: list[Sequence[float] | Failure] = []
+                    self._scores[node] = score
+                    self._remember(self._digests[node], score)
+        # 3) assemble the scores of each trajectory
+        results: list[Sequence[float] | Failure] = []
         for i, trajectory in enumerate(trajectories):
-            usage = sum((reading.usage for reading in first[i]), Usage())
-            failure = failures.get(i) or next((failed[key] for key in wanted[i] if key in failed), None)
+            usage = sum((reading.usage for reading in paid[i]), Usage())
+            failure = failures.get(i) or next((failed[key] for key in keys[i] if key in failed), None)
             if failure is None:
-                scored.append(Scores(fill_scores(trajectory, self._known), usage, self._reads(trajectory)))
+                results.append(Scores(fill_scores(trajectory, self._scores), usage, self._reads(trajectory)))
             else:
-                scored.append(Failure(failure.error, usage + failure.usage))
-        return scored
+                results.append(Failure(failure.error, usage + failure.usage))
+        return results
 
     def texts(self, problem: Problem, steps: Sequence[str]) -> list[ReadingT]:
-        """Each step as the whole answer to a problem, to be read by itself and not to be kept."""
+        """Readings of each step as the whole answer to a problem, which are not kept."""
         prompt = self.format.prompt(problem)
         texts = [[*prompt, *self.format.step(step, 1)] for step in steps]
         return [self._reading(ids, [len(ids) - 1], [[]], 0, 0) for ids in texts]
 
-    def _length(self, trajectory: Trajectory) -> int:
-        """Characters that have to be tokenized to read it, at most."""
+    def _num_characters(self, trajectory: Trajectory) -> int:
+        """Upper bound of the number of characters that have to be tokenized to read a trajectory."""
         new = [node for node in trajectory.path if self.prefix == "whole" or node not in self._step_ids]
         question = sum(len(message["content"]) for message in trajectory.problem.plain.messages)
         return question + sum(len(node.step.text) for node in new if node.step is not None)
 
-    def _readings_of(self, trajectory: Trajectory) -> list[ReadingT]:
-        return list(self._readings(trajectory))
-
-    def _readings(self, trajectory: Trajectory) -> Iterator[ReadingT]:
-        """What must be read for the steps of a trajectory that have no score yet."""
+    def _readings(self, trajectory: Trajectory) -> list[ReadingT]:
+        """The readings that give scores to the steps of a trajectory that have none."""
         path = written_steps(trajectory)
-        if all(node in self._known for node in path):
-            return
+        if all(node in self._scores for node in path):
+            return []
         prompt = self.format.prompt(trajectory.problem)
         if self.prefix == "whole":
+            readings: list[ReadingT] = []
             for node in path:
-                if node in self._known:
+                if node in self._scores:
                     continue
                 ids = [*prompt, *self.format.step(re.sub(r"\n\s*\n", "\n", node.text), 1)]
-                self._whole_lengths[node] = len(ids)
-                if self._recall(node, _name(b"", ids)):
-                    continue
-                yield self._checked(self._reading(ids, [len(ids) - 1], [[node]], len(prompt), len(ids) - 1))
-            return
+                self._text_lengths[node] = len(ids)
+                if not self._recall(node, _digest(b"", ids)):
+                    readings.append(self._new_reading(ids, [len(ids) - 1], [node], len(prompt), len(ids) - 1))
+            return readings
         ids, ends, unread = list(prompt), [], []
-        name = _name(b"", prompt)
+        digest = _digest(b"", prompt)
         for number, node in enumerate(path, 1):
-            step = self._ids(node, number)
+            step = self._token_ids(node, number)
             ids += step
             ends.append(len(ids) - 1)
-            name = _name(name, step)
-            if node not in self._known and not self._recall(node, name):
+            digest = _digest(digest, step)
+            if node not in self._scores and not self._recall(node, digest):
                 unread.append(node)
         if not unread:
-            return
-        at = ends[len(path) - len(unread) :]  # a step is never scored before those that lead to it
-        yield self._checked(self._reading(ids, at, [[node] for node in unread], len(prompt), len(ids)))
+            return []
+        positions = ends[len(path) - len(unread) :]  # a step is never scored before the steps that lead to it
+        return [self._new_reading(ids, positions, unread, len(prompt), len(ids))]
 
     def _reads(self, trajectory: Trajectory) -> Reads:
-        """What scoring a trajectory takes, all of whose steps are read."""
+        """The tokens that a model reads to score a trajectory, all of whose steps have scores."""
         written = written_steps(trajectory)
         prompt = len(self.format.prompt(trajectory.problem))
         if self.prefix == "whole":
-            lengths = [self._whole_lengths[node] for node in written]
-            # Of the text before, all but the token where its score is read is the next one's, too.
+            lengths = [self._text_lengths[node] for node in written]
+            # A text begins with the tokens of the text before it, except the last one, where that text's score is read.
             new = [length - before + 1 for before, length in zip([prompt + 1, *lengths], lengths, strict=False)]
-            alone = lengths
+            full = lengths
         else:
             new = [len(self._step_ids[node]) for node in written]
-            alone = [0] * len(new)
-            if alone:
-                alone[-1] = prompt + sum(new)
+            full = [0] * len(new)
+            if full:
+                full[-1] = prompt + sum(new)
         after = [0]
-        added = dict(zip(written, new if self.keeps else alone, strict=True))
+        added = dict(zip(written, new if self.keeps else full, strict=True))
         for node in reversed(trajectory.path):
             after.append(after[-1] + added.get(node, 0))
         shared = prompt if self.keeps and written else 0
         after[-1] += shared
         return Reads(shared, tuple(reversed(after)))
 
-    def _recall(self, node: Trajectory, name: bytes) -> bool:
-        """Whether the score of a text of this name is remembered: then it is the node's."""
-        self._names[node] = name
-        if name not in self._scores:
+    def _recall(self, node: Trajectory, digest: bytes) -> bool:
+        """Give a node the score that is remembered for its text's digest; False if there is none."""
+        self._digests[node] = digest
+        if digest not in self._scores_by_digest:
             return False
-        self._known[node] = self._scores[name]
+        self._scores[node] = self._scores_by_digest[digest]
         return True
 
     def forget(self) -> None:
-        """Read texts anew that were read before, but for partial answers that have their scores."""
-        self._scores.clear()
+        """Forget the scores of texts, so that they are read again. Partial answers that have scores keep them."""
+        self._scores_by_digest.clear()
 
-    def _remember(self, name: bytes, score: float) -> None:
-        self._scores[name] = score
-        if len(self._scores) > REMEMBERED:
-            del self._scores[next(iter(self._scores))]
+    def _remember(self, digest: bytes, score: float) -> None:
+        self._scores_by_digest[digest] = score
+        if len(self._scores_by_digest) > MAX_REMEMBERED:
+            del self._scores_by_digest[next(iter(self._scores_by_digest))]
 
-    def _checked(self, reading: ReadingT) -> ReadingT:
-        if self.context_length is not None and len(reading.ids) > self.context_length:
+    def _new_reading(
+        self, ids: list[int], positions: list[int], nodes: list[Trajectory], prompt_length: int, shared_length: int
+    ) -> ReadingT:
+        if self.context_length is not None and len(ids) > self.context_length:
             raise ContextLengthError(
-                f"a partial answer takes {len(reading.ids)} tokens and {self.name!r} has a context of "
+                f"a partial answer takes {len(ids)} tokens and {self.name!r} has a context of "
                 f"{self.context_length}: lower max_tokens or max_steps"
             )
-        return reading
+        return self._reading(ids, positions, [[node] for node in nodes], prompt_length, shared_length)
 
-    def _ids(self, node: Trajectory, number: int) -> list[int]:
-        """Tokens of a step, the answer's written step of that number, up to where its score is read."""
+    def _token_ids(self, node: Trajectory, number: int) -> list[int]:
+        """The tokens of the answer's written step of that number, up to the one at which its score is read."""
         if node not in self._step_ids:
             assert node.step is not None
             self._step_ids[node] = self.format.step(node.step.text, number)
         return self._step_ids[node]
 
 
-def _name(before: bytes, ids: Sequence[int]) -> bytes:
-    """The same for the same tokens behind a text of the same name."""
+def _digest(before: bytes, ids: Sequence[int]) -> bytes:
+    """The digest of a text: `ids` after a text with the digest `before`."""
     return blake2b(before + array("q", ids).tobytes(), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""Single steps of a language model for many concurrent callers."""
+"""Single steps of a language model, for many concurrent callers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StepSource:
         self._batcher: CallBatcher[_Request, Step | Failure] = CallBatcher(self._extend_all)
 
     async def extend(self, trajectory: Trajectory, sampling: Sampling, seed: int) -> Step | Failure:
-        """A step, or why this trajectory has none.
+        """A step, or the failure of this trajectory.
 
         Raises:
             EngineError: the model cannot go on.
@@ -42,16 +42,16 @@ class StepSource:
         for i, request in enumerate(requests):
             groups.setdefault(request.sampling, []).append(i)
         outcomes = await gather(self._extend([requests[i] for i in group]) for group in groups.values())
-        in_order = dict(zip(chain(*groups.values()), chain(*outcomes), strict=True))
-        return [in_order[i] for i in range(len(requests))]
+        outcome_of = dict(zip(chain(*groups.values()), chain(*outcomes), strict=True))
+        return [outcome_of[i] for i in range(len(requests))]
 
     async def _extend(self, requests: Sequence[_Request]) -> Sequence[Step | Failure]:
         """Steps for requests with the same sampling."""
         trajectories, seeds = [r.trajectory for r in requests], [r.seed for r in requests]
         try:
             return await self.lm.extend(trajectories, requests[0].sampling, seeds)
-        except ContextLengthError as error:  # one prompt is too long: the others do not fail with it
+        except ContextLengthError as error:  # one prompt is too long, but the others shall not fail with it
             if len(requests) == 1:
                 return [Failure(error)]
-            alone = await gather(self._extend([request]) for request in requests)
-            return [outcome for outcomes in alone for outcome in outcomes]
+            results = await gather(self._extend([request]) for request in requests)
+            return [outcome for outcomes in results for outcome in outcomes]

@@ -1,4 +1,4 @@
-"""Scores from a table: the counterpart of `TabularLanguageModel`."""
+"""A reward model with a table of scores: the counterpart of `TabularLanguageModel`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do a reward model's scores vary? If they do not, its weights were lost, or it reads a format that is not its own."""
+"""Checks that a reward model's scores vary. If not, its weights were lost, or it reads another format than its own."""
 
 from __future__ import annotations
 
@@ -14,30 +14,32 @@ ANSWERS = (
     "I do not know.",
     "Bananas are yellow, and the train was late again!",
 )
-"""Answers to that question to which every reward model gives different scores."""
+"""Answers to that question, to which every reward model gives different scores."""
 SPREAD = 1e-4
-"""Scores closer together than this count as equal."""
+"""Scores that differ by no more than this count as equal."""
 
 
 def refuse_constant(scores: Sequence[float], name: str, family: str) -> None:
-    """Raise unless scores vary. They are all equal where the weights of the head, or of the positions, were lost.
+    """Raise unless scores vary. They are all equal if the weights of the head, or of the positions, were lost.
 
     Args:
-        scores: of `ANSWERS`, by the model `name`, which read them in the format of `family`.
+        scores: of `ANSWERS`.
+        name: of the model.
+        family: in whose format the model read the answers.
 
     Raises:
         ConfigurationError: they are all equal.
     """
     if max(scores) - min(scores) <= SPREAD:
         raise ConfigurationError(
-            f"{name!r} scores everything {scores[0]:.6g}, right, wrong or nonsense: its weights are not all those of a "
-            "reward model. Check that its files belong together, fetch them again, or name its family "
+            f"{name!r} scores everything {scores[0]:.6g}, right, wrong or nonsense: some of its weights are not those "
+            "of a reward model. Check that its files belong together, fetch them again, or name its family "
             f"(format={family} was used); self_test=0 opens it all the same"
         )
 
 
 def is_wanted(self_test: bool) -> bool:
-    """The value of the option `self_test`.
+    """Whether the option `self_test` wants the test.
 
     Raises:
         ConfigurationError: it is neither 0 nor 1.

@@ -1,4 +1,4 @@
-"""Tasks: problems, how an answer is read from a text, and whether it is right."""
+"""Tasks: problems, rules that read answers from texts, and graders."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from motes.tasks.olympiad import ListedAnswers
 from motes.tasks.words import Choices, ExactMatch, WholeText
 
 TASKS: Mapping[str, Callable[[], Task]] = MappingProxyType({"arithmetic": Arithmetic})
-"""The tasks that are code. Those that are data are declared in `motes.tasks.benchmark`."""
+"""The tasks that are code. The tasks that are data are declared in `motes.tasks.benchmark`."""
 
 FIELDS = ("question", "answer", "id", "level", "choices")
-"""Options that say what a file's fields are called."""
+"""Options that name the fields of a file."""
 
 
 def task(spec: str) -> Task:
@@ -34,7 +34,7 @@ def task(spec: str) -> Task:
 
     Raises:
         UnknownNameError: there is no such task or option.
-        ConfigurationError: it wants a file.
+        ConfigurationError: the task needs a file.
         MissingExtraError: grading needs a package that is not installed.
     """
     source, _, query = spec.partition("?")
@@ -50,10 +50,10 @@ def task(spec: str) -> Task:
         raise UnknownNameError("task", source, (*TASKS, *DECLARED, "FILE.jsonl"))
     declaration = DECLARED[name]
     fields: dict[str, Any] = {option: (value,) for option, value in options.items() if option in FIELDS}
-    known = (*FIELDS, "revision", *(("sandbox",) if declaration.rule is CodeAnswers else ()))
+    valid = (*FIELDS, "revision", *(("sandbox",) if declaration.rule is CodeAnswers else ()))
     for option in options:
-        if option not in known:
-            raise UnknownNameError("option of a task", option, known)
+        if option not in valid:
+            raise UnknownNameError("option of a task", option, valid)
     return Benchmark(
         Path(file).stem or name,
         dataclasses.replace(declaration, fields=dataclasses.replace(declaration.fields, **fields)),
@@ -64,10 +64,10 @@ def task(spec: str) -> Task:
 
 
 def answer_rule(spec: str) -> AnswerRule:
-    """How the task of a spec reads and compares answers. Where only the rule is wanted, no file is:
-    "math", "exact-match", "multiple-choice".
+    """The answer rule of the task that a spec names. A spec without a file is enough for the rule alone: "math",
+    "exact-match", "multiple-choice".
 
-    Raises: as `task`.
+    Raises: see `task`.
     """
     return DECLARED[spec].rule() if spec in DECLARED else task(spec)
 

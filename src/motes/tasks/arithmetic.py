@@ -1,4 +1,4 @@
-"""The bundled task: word problems about who has how many, in plain English.
+"""The bundled task: word problems about how many things each person has, in plain English.
 
 A verbatim example, level 3 (three operations; the facts are shuffled, Emma's is a distractor):
 
@@ -13,8 +13,8 @@ A verbatim example, level 3 (three operations; the facts are shuffled, Emma's is
 
     The answer is \\boxed{23}.
 
-Everything is exact and stateless: a question is parsed back into the `Story` it states, so the checker needs no
-hidden key, and whether a text is a question of this kind at all is decided by the same parser.
+Everything is exact and stateless: a question is parsed back into its `Story`, so the checker needs no hidden key. The
+same parser decides whether a text is a question of this kind at all.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LEVELS = (1, 2, 3, 4, 5)
 """A problem's level is the number of arithmetic operations that its answer needs."""
 
 LONG_LEVELS = (10, 11, 12, 13, 14)
-"""The levels of the splits of long chains, where the paper's regime lies (docs/when.md)."""
+"""The levels of the splits with long chains, which are in the paper's regime (docs/when.md)."""
 
 NAMES = (  # noqa: SIM905
     "Anna Ben Carl Dora Emma Finn Hugo Iris Jack Kate Leo Mia Noah Paul Rosa Tina"
@@ -46,7 +46,7 @@ NAMES = (  # noqa: SIM905
 MORE_NAMES = (  # noqa: SIM905
     "Adam Bea Cora Dan Eric Fay Gina Hans Ivan June Karl Lucy Max Nora Otto Pia Ruth Sam Tom Una"
 ).split()
-"""People of problems beyond level 5, which have more of them than there are `NAMES`."""
+"""More people for problems beyond level 5, which need more than `NAMES` has."""
 ITEMS = "apples pears plums books pens coins cards shells".split()  # noqa: SIM905
 
 MAX_VALUE = 60
@@ -62,7 +62,7 @@ Computation = Callable[[int, str, int], int]
 
 @dataclass(frozen=True)
 class Fact:
-    """One sentence of a story: how the quantity of `person` follows from that of `sources` and from `number`."""
+    """One sentence of a story: how the quantity of `person` follows from the quantities of `sources` and `number`."""
 
     person: str
     kind: RelationKind
@@ -106,10 +106,11 @@ class Fact:
                 raise ValueError("a base fact is given, not derived")
 
     def step(self, values: dict[str, int], compute: Computation | None = None) -> str:
-        """The step that derives this fact: the relation, on whom, the operation, the result.
+        """The step that derives this fact: the relation, the people it refers to, the operation and the result.
 
         Args:
-            values: the quantities of its sources. compute: who does the sum; by default it is done rightly.
+            values: the quantities of its sources.
+            compute: (left, operator, right) → result; by default the correct one.
         """
         left, operator, right = self.operation(values)
         k, source = self.number, f"{self.sources[0]}'s {left}"
@@ -130,7 +131,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Story:
-    """A problem as data: facts in the order told, and what is asked of whom."""
+    """A problem as data: the facts in the order of the text, the kind of question, and the people in the question."""
 
     item: str
     facts: tuple[Fact, ...]
@@ -139,8 +140,8 @@ class Story:
 
     @cached_property
     def question(self) -> str:
-        told = " ".join(fact.sentence for fact in self.facts)
-        return f"Some friends collect {self.item}. {told} {self._question_sentence()}"
+        facts = " ".join(fact.sentence for fact in self.facts)
+        return f"Some friends collect {self.item}. {facts} {self._question_sentence()}"
 
     def _question_sentence(self) -> str:
         match self.query:
@@ -153,7 +154,7 @@ class Story:
 
     @cached_property
     def values(self) -> dict[str, int]:
-        """Every person's true quantity.
+        """The true quantity of each person.
 
         Raises:
             ValueError: the facts contradict each other, are circular, or do not stay in the positive integers.
@@ -179,16 +180,12 @@ class Story:
     def answer(self) -> int:
         if self.query == "value":
             return self.values[self.asked[0]]
-        left, operator, right = self._query_operation()
-        return _apply(left, operator, right)
-
-    def _query_operation(self) -> tuple[int, str, int]:
         left, right = (self.values[person] for person in self.asked)
-        return left, "+" if self.query == "sum" else "-", right
+        return _apply(left, "+" if self.query == "sum" else "-", right)
 
     @cached_property
     def needed(self) -> tuple[Fact, ...]:
-        """The derived facts that the answer rests on, each after what it needs."""
+        """The derived facts that the answer needs, each after the facts that it needs itself."""
         facts = {fact.person: fact for fact in self.facts}
         order: list[Fact] = []
 
@@ -210,16 +207,16 @@ class Story:
 
     @cached_property
     def steps(self) -> tuple[str, ...]:
-        """The reference solution, one operation a step, without delimiters."""
+        """The reference solution, one operation per step, without delimiters."""
         return self.work_out(self.needed)
 
     def work_out(self, order: Iterable[Fact], compute: Computation | None = None) -> tuple[str, ...]:
-        """A solution that derives facts in an order, and then says what is asked; without delimiters.
+        """The steps of a solution, without delimiters. It derives facts in a given order and then answers the question.
 
         Args:
-            order: derived facts, each after what it needs, all that are `needed` among them.
-            compute: (left, operator, right) → result, for every operation; by default the right one. What it says is
-                what later steps go on with.
+            order: derived facts, each after those that it needs; they include all `needed` ones.
+            compute: (left, operator, right) → result, for every operation; by default the correct one. Later steps use
+                its results.
         """
         values = {fact.person: fact.number for fact in self.facts if fact.kind == "base"}
         steps: list[str] = []
@@ -227,14 +224,14 @@ class Story:
             result = (compute or _apply)(*fact.operation(values))
             steps.append(fact.step(values, lambda *_, result=result: result))
             values[fact.person] = result
-        return (*steps, *self._last_steps(self.asked, values, compute))
+        return (*steps, *self._final_steps(self.asked, values, compute))
 
-    def _last_steps(
-        self, asked: tuple[str, ...], values: dict[str, int], compute: Computation | None = None
+    def _final_steps(
+        self, people: tuple[str, ...], values: dict[str, int], compute: Computation | None = None
     ) -> tuple[str, ...]:
         if self.query == "value":
-            return (_boxed(values[asked[0]]),)
-        (first, left), (second, right) = ((person, values[person]) for person in asked)
+            return (_boxed(values[people[0]]),)
+        (first, left), (second, right) = ((person, values[person]) for person in people)
         operator = "+" if self.query == "sum" else "-"
         result = (compute or _apply)(left, operator, right)
         if self.query == "sum":
@@ -243,25 +240,26 @@ class Story:
 
     @property
     def in_order(self) -> tuple[Fact, ...]:
-        """The derived facts as they are told, up to the last that is needed. Each after what it needs, if the story is
-        one of those beyond level 5."""
+        """The derived facts in the order of the text, up to the last one that the answer needs. Beyond level 5, each
+        comes after those that it needs."""
         last = max((self.facts.index(fact) for fact in self.needed), default=-1)
         return tuple(fact for fact in self.facts[: last + 1] if fact.kind != "base")
 
     def detour(self, rng: random.Random, chance: float) -> tuple[Fact, ...]:
-        """What a right solution derives that, before each needed step with that chance, derives somebody not needed."""
+        """The facts that a correct solution with detours derives, in order: before each needed step, it derives with
+        probability `chance` a fact that the answer does not need."""
         needed = list(self.needed)
         others = [fact for fact in self.facts if fact.kind != "base" and fact not in self.needed]
-        known = {fact.person for fact in self.facts if fact.kind == "base"}
+        derived = {fact.person for fact in self.facts if fact.kind == "base"}
         order: list[Fact] = []
         while needed:
-            possible = [fact for fact in others if known.issuperset(fact.sources)]
+            possible = [fact for fact in others if derived.issuperset(fact.sources)]
             if possible and rng.random() < chance:
                 others.remove(fact := rng.choice(possible))
             else:
                 fact = needed.pop(0)
             order.append(fact)
-            known.add(fact.person)
+            derived.add(fact.person)
         return tuple(order)
 
     @property
@@ -269,35 +267,35 @@ class Story:
         return "\n\n".join(self.steps)
 
     @cached_property
-    def _right_steps(self) -> frozenset[str]:
-        right = set(self._last_steps(self.asked, self.values))
+    def _correct_steps(self) -> frozenset[str]:
+        steps = set(self._final_steps(self.asked, self.values))
         if self.query == "sum":
-            right.update(self._last_steps(self.asked[::-1], self.values))
+            steps.update(self._final_steps(self.asked[::-1], self.values))
         for fact in self.facts:
             if fact.kind != "base":
-                right.add(fact.step(self.values))
+                steps.add(fact.step(self.values))
             if fact.kind == "sum":
-                right.add(replace(fact, sources=fact.sources[::-1]).step(self.values))
-        return frozenset(right)
+                steps.add(replace(fact, sources=fact.sources[::-1]).step(self.values))
+        return frozenset(steps)
 
     def check_step(self, step: str) -> bool:
         """Whether `step`, a step of any solution, is right: a true statement that follows from the facts.
 
-        A right step states one of the derived facts (or what is asked), its operation on true quantities and the true
-        result; or it boxes the true answer. Sums may be told in either order. Steps about people the answer does not
-        need may be right, too.
+        A right step states one of the derived facts (or the fact that answers the question), its operation on true
+        quantities and the true result; or it boxes the true answer. Sums may have either order. Steps about people whom
+        the answer does not need may be right, too.
         """
-        return step.strip() in self._right_steps
+        return step.strip() in self._correct_steps
 
     @property
     def key(self) -> str:
-        """The same for stories that tell the same facts in another order."""
-        told = sorted(f"{f.person} {f.kind} {f.number} {' '.join(f.sources)}" for f in self.facts)
-        return "|".join([self.item, *told, self.query, *self.asked])
+        """A text that stories with the same facts share, whatever the order of the facts."""
+        facts = sorted(f"{f.person} {f.kind} {f.number} {' '.join(f.sources)}" for f in self.facts)
+        return "|".join([self.item, *facts, self.query, *self.asked])
 
     @property
     def split(self) -> Split:
-        """The one split this story can belong to: splits are disjoint by construction, not by luck."""
+        """The one split that this story can belong to: splits are disjoint by construction, not by luck."""
         bucket = int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:4], "big") % 100
         return "test" if bucket < 5 else "validation" if bucket < 10 else "train"
 
@@ -326,7 +324,7 @@ def _apply(left: int, operator: str, right: int) -> int:
 _NAME = r"([A-Z][a-z]+)"
 _NUMBER = r"(?P<k>\d{1,9})"
 _OPENING = re.compile(r"Some friends collect ([a-z]+)\.")
-_FACTS: tuple[tuple[RelationKind, re.Pattern[str]], ...] = (
+_FACT_PATTERNS: tuple[tuple[RelationKind, re.Pattern[str]], ...] = (
     ("base", re.compile(rf"{_NAME} owns {_NUMBER}\.")),
     ("more", re.compile(rf"{_NAME} has {_NUMBER} more than {_NAME}\.")),
     ("fewer", re.compile(rf"{_NAME} has {_NUMBER} fewer than {_NAME}\.")),
@@ -335,40 +333,40 @@ _FACTS: tuple[tuple[RelationKind, re.Pattern[str]], ...] = (
     ("share", re.compile(rf"{_NAME} has one of {_NUMBER} equal shares of what {_NAME} has\.")),
     ("sum", re.compile(rf"{_NAME} has as many as {_NAME} and {_NAME} together\.")),
 )
-_QUERIES: tuple[tuple[QueryKind, re.Pattern[str]], ...] = (
+_QUERY_PATTERNS: tuple[tuple[QueryKind, re.Pattern[str]], ...] = (
     ("value", re.compile(rf"How many does {_NAME} have\?")),
     ("sum", re.compile(rf"How many do {_NAME} and {_NAME} have together\?")),
     ("difference", re.compile(rf"How many more does {_NAME} have than {_NAME}\?")),
 )
 
 
-def _names(match: re.Match[str]) -> tuple[str, ...]:
+def _people(match: re.Match[str]) -> tuple[str, ...]:
     named = set(match.re.groupindex.values())
     return tuple(match[i] for i in range(1, match.re.groups + 1) if i not in named)
 
 
 @lru_cache(maxsize=4096)
 def parse(question: str) -> Story | None:
-    """The story that `question` tells, or None where it is not a question of this kind (or has no answer)."""
+    """The story that `question` tells; None if it is not a question of this kind, or has no answer."""
     sentences = re.split(r"(?<=[.?])\s+", question.strip())
     opening = _OPENING.fullmatch(sentences[0])
     if opening is None or len(sentences) < 3:
         return None
     facts: list[Fact] = []
     for sentence in sentences[1:-1]:
-        for kind, pattern in _FACTS:
+        for kind, pattern in _FACT_PATTERNS:
             if match := pattern.fullmatch(sentence):
                 number = int(match.groupdict().get("k") or (2 if kind == "times" else 0))
-                person, *sources = _names(match)
+                person, *sources = _people(match)
                 facts.append(Fact(person, kind, number, tuple(sources)))
                 break
         else:
             return None
-    for query, pattern in _QUERIES:
+    for query, pattern in _QUERY_PATTERNS:
         if match := pattern.fullmatch(sentences[-1]):
-            story = Story(opening[1], tuple(facts), query, _names(match))
+            story = Story(opening[1], tuple(facts), query, _people(match))
             try:
-                story.answer  # noqa: B018  (raises where the facts have no solution)
+                story.answer  # noqa: B018  (raises if the facts have no solution)
             except (ValueError, KeyError, ZeroDivisionError):
                 return None
             return story
@@ -376,19 +374,20 @@ def parse(question: str) -> Story | None:
 
 
 def generate(level: int, split: Split, rng: random.Random) -> Story:
-    """Draw a story of `level` operations from `split`, with up to two distractors.
+    """A random story of `level` operations from `split`, with up to two distractors.
 
-    Up to level 5 facts are told in any order, so that it must be found out who can be derived. Beyond, each is told
-    after those that it needs: a long answer is then one step of the same kind after another. Beyond level 14 there may
-    not be enough people.
+    Up to level 5 the facts are in random order, so that a solver has to find out which quantity can be derived next.
+    Beyond, each fact comes after those that it needs: a long answer is then one step of the same kind after another.
+    Beyond level 14 there may not be enough people.
     """
     while True:
-        story = _draw(level, rng)
+        story = _try_to_generate(level, rng)
         if story is not None and story.level == level and story.split == split:
             return story
 
 
-def _draw(level: int, rng: random.Random) -> Story | None:
+def _try_to_generate(level: int, rng: random.Random) -> Story | None:
+    """A random story; None if its quantities do not work out."""
     people = NAMES if level <= LEVELS[-1] else [*NAMES, *MORE_NAMES]
     names = rng.sample(people, len(people))
     values: dict[str, int] = {}
@@ -412,21 +411,23 @@ def _draw(level: int, rng: random.Random) -> Story | None:
 
     def derive(source: str) -> str | None:
         for _ in range(20):
-            if person := add(_relation(names[-1], source, values, rng)):
+            if person := add(_random_relation(names[-1], source, values, rng)):
                 names.pop()
                 return person
         return None
 
+    # 1) a chain of derived facts, each from the one before
     query: QueryKind = rng.choices(("value", "sum", "difference"), (3, 1, 1))[0]
     head: str | None = base()
     for _ in range(level - (query != "value")):
         assert head is not None
-        if rng.random() < 0.2:  # a branch of its own, so that sums do not only reach back along the chain
+        if rng.random() < 0.2:  # a separate branch, so that sums do not only use earlier people of the chain
             base()
         if (head := derive(head)) is None:
             return None
     assert head is not None
-    asked: tuple[str, ...] = (head,)
+    # 2) a question about its last person, and perhaps another one
+    subjects: tuple[str, ...] = (head,)
     if query != "value":
         others = [person for person in values if person != head]
         other = rng.choice(others) if others else base()
@@ -435,9 +436,10 @@ def _draw(level: int, rng: random.Random) -> Story | None:
             pair.sort(key=values.__getitem__, reverse=True)
             if values[pair[0]] == values[pair[1]]:
                 return None
-        asked = tuple(pair)
+        subjects = tuple(pair)
         if query == "sum" and values[head] + values[other] > MAX_VALUE:
             return None
+    # 3) facts that the answer does not need
     for _ in range(rng.choice(_NUM_DISTRACTORS)):
         if rng.random() < 0.4:
             base()
@@ -446,23 +448,23 @@ def _draw(level: int, rng: random.Random) -> Story | None:
     if level <= LEVELS[-1]:
         rng.shuffle(facts)
     else:
-        facts = _in_some_order(facts, rng)
-    return Story(rng.choice(ITEMS), tuple(facts), query, asked)
+        facts = _shuffled_with_sources_first(facts, rng)
+    return Story(rng.choice(ITEMS), tuple(facts), query, subjects)
 
 
-def _in_some_order(facts: list[Fact], rng: random.Random) -> list[Fact]:
-    """Drawn so that each comes after those that it needs."""
-    told: list[Fact] = []
-    waiting, known = list(facts), set[str]()
-    while waiting:
-        fact = rng.choice([fact for fact in waiting if known.issuperset(fact.sources)])
-        waiting.remove(fact)
-        told.append(fact)
-        known.add(fact.person)
-    return told
+def _shuffled_with_sources_first(facts: list[Fact], rng: random.Random) -> list[Fact]:
+    """The facts in random order, but each after those that it needs."""
+    order: list[Fact] = []
+    remaining, people = list(facts), set[str]()
+    while remaining:
+        fact = rng.choice([fact for fact in remaining if people.issuperset(fact.sources)])
+        remaining.remove(fact)
+        order.append(fact)
+        people.add(fact.person)
+    return order
 
 
-def _relation(person: str, source: str, values: dict[str, int], rng: random.Random) -> Fact:
+def _random_relation(person: str, source: str, values: dict[str, int], rng: random.Random) -> Fact:
     kinds: Sequence[RelationKind] = ("more", "fewer", "times", "half", "share", "sum")
     kind = rng.choices(kinds, (4, 4, 3, 2, 2, 3))[0]
     others = [other for other in values if other != source]
@@ -484,29 +486,29 @@ def _relation(person: str, source: str, values: dict[str, int], rng: random.Rand
 def stories(level: int, split: Split, seed: int) -> Iterator[Story]:
     """An endless, reproducible stream of distinct stories of one level and split."""
     rng = random.Random(f"{split}/{level}/{seed}")
-    seen: set[str] = set()
+    keys: set[str] = set()
     while True:
         story = generate(level, split, rng)
-        if story.key not in seen:
-            seen.add(story.key)
+        if story.key not in keys:
+            keys.add(story.key)
             yield story
 
 
 @dataclass(frozen=True)
-class _Fixed:
-    """A fixed set of problems: so many of each level, from a split that stories belong to."""
+class _FixedSet:
+    """A fixed set of problems: `per_level` problems of each level, whose stories belong to `split`."""
 
     split: Split
     levels: tuple[int, ...]
     per_level: int
 
 
-FIXED: Mapping[str, _Fixed] = MappingProxyType(
+FIXED: Mapping[str, _FixedSet] = MappingProxyType(
     {
-        "test": _Fixed("test", LEVELS, 100),
-        "validation": _Fixed("validation", LEVELS, 100),
-        "long": _Fixed("test", LONG_LEVELS, 40),
-        "long-validation": _Fixed("validation", LONG_LEVELS, 40),
+        "test": _FixedSet("test", LEVELS, 100),
+        "validation": _FixedSet("validation", LEVELS, 100),
+        "long": _FixedSet("test", LONG_LEVELS, 40),
+        "long-validation": _FixedSet("validation", LONG_LEVELS, 40),
     }
 )
 """The splits of the task."""
@@ -525,17 +527,17 @@ def _fixed_problems(name: str) -> tuple[Problem, ...]:
 
 
 class Arithmetic(BoxedAnswers):
-    """The bundled task: 100 fixed problems a level in each of its test and validation splits, and 40 for each of the
-    long levels in each of the splits "long" and "long-validation"."""
+    """The bundled task: 100 fixed problems of each level in each of the splits "test" and "validation", and 40 of each
+    long level in each of the splits "long" and "long-validation"."""
 
     name = "arithmetic"
     is_quick = True
 
     def problems(self, split: str = "test", limit: int | None = None) -> list[Problem]:
-        """The fixed problems, levels in turn (so that any limit covers all of them evenly).
+        """The fixed problems, in an order that takes the levels in turn, so that any limit covers all of them evenly.
 
         Raises:
-            UnknownNameError: there is no such split (the train split has no end: `stories`).
+            UnknownNameError: there is no such split (the train split is endless, see `stories`).
         """
         if split not in FIXED:
             raise UnknownNameError("split", split, FIXED)
@@ -545,12 +547,12 @@ class Arithmetic(BoxedAnswers):
         return problem.answer is not None and self.matches(problem.answer, answer)
 
     def level(self, problem: Problem) -> int | None:
-        """Its level, which its id states; None where the problem is not one of these."""
+        """The problem's level, which its id states; None if it is not one of these problems."""
         level = (problem.id or "").rpartition("/")[2].partition("-")[0]
         return int(level) if level.isdigit() else None
 
     def recognizes(self, question: str) -> bool:
-        """Whether this is a question of the kind that the bundled models were trained on."""
+        """Whether this is a question of the kind on which the bundled models were trained."""
         return parse(question) is not None
 
     def check_step(self, problem: Problem, step: str) -> bool:

@@ -1,6 +1,6 @@
-"""Benchmarks: problems from a hub's data set or from a file, and the rule by which their answers are read and graded.
+"""Benchmarks: problems from a data set on the hub or from a file, and the rule that reads and grades their answers.
 
-Each is a declaration of a few lines. The data sets' names and fields are those that their authors publish.
+Each is a declaration of a few lines. The names and fields of data sets are those that their authors publish.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import Any, Protocol
 from motes.core import Problem
 from motes.errors import ConfigurationError, GraderError, MissingExtraError, UnknownNameError
 from motes.protocols import AnswerRule, AnswerRuleTraits, Reading, canonical_form
-from motes.tasks.code import CodeAnswers
-from motes.tasks.code.fields import ProgramFields
+from motes.tasks.code import CodeAnswers, ProgramFields
 from motes.tasks.maths import MathAnswers
 from motes.tasks.olympiad import ListedAnswers, OlympiadFields
 from motes.tasks.rows import Entry, Fields, Row, ShuffledChoices, read_jsonl, read_problems
@@ -24,21 +23,21 @@ from motes.tasks.words import Choices, ExactMatch, WholeText
 
 
 class GradingRule(AnswerRule, Protocol):
-    """An answer rule that grades, and says what is final.
+    """An answer rule that grades, and decides which answers are final.
 
-    Where rows hold more than a reference to grade by (tests, a tolerance), the fields of the declaration read it as a
-    key, and the rule has a method `meets(key, answer) -> bool`, which raises as `matches` does. A rule that cannot work
-    everywhere has a method `require(options)`, given the options of the task's spec, which raises
+    If grading needs more than the reference answer (tests, a tolerance), the declaration's fields read it from a row as
+    a key, and the rule has a method `meets(key, answer) -> bool`, which raises the same errors as `matches`. A rule
+    that cannot work everywhere has a method `require(options)`, which gets the options of the task's spec and raises
     `ConfigurationError` before anything is generated.
     """
 
     def read(self, step: str, before: Any) -> Reading: ...
 
     def matches(self, reference: str, answer: str) -> bool:
-        """Whether `answer` is right where `reference` is.
+        """Whether `answer` is right if `reference` is.
 
         Raises:
-            GraderError: that could not be found out.
+            GraderError: it could not be decided.
         """
         ...
 
@@ -48,8 +47,9 @@ class HubData:
     """A data set on the Hugging Face hub.
 
     Attributes:
-        repository: its name; `configuration`: the part of it, where it has several.
-        splits: what its splits are called there, by the names they have here.
+        repository: its name.
+        configuration: the part of it, if it has several.
+        splits: the names of its splits there, by their names here.
     """
 
     repository: str
@@ -59,7 +59,7 @@ class HubData:
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """A benchmark: where its rows are (None: in a file that the user names), what they say where, how it is graded."""
+    """A benchmark: its answer rule, the fields of its rows, and the data set (None: a file that the user names)."""
 
     rule: Callable[[], GradingRule] = MathAnswers
     fields: Fields = field(default_factory=Fields)
@@ -125,8 +125,8 @@ DECLARED: Mapping[str, Declaration] = MappingProxyType(
                 answer=("canonical_solution",),
                 id=("task_id",),
                 prelude=("prompt",),
-                asked="Complete this Python function. Write all of it, with the imports that it needs, as one block of "
-                "code.\n\n```python\n{question}\n```",
+                template="Complete this Python function. Write all of it, with the imports that it needs, as one block "
+                "of code.\n\n```python\n{question}\n```",
             ),
         ),
         "mbpp-plus": Declaration(
@@ -138,7 +138,7 @@ DECLARED: Mapping[str, Declaration] = MappingProxyType(
                 id=("task_id",),
                 examples=("test_list",),
                 imports=("test_imports",),
-                asked="{question}\n\nWrite it in Python, as one block of code that passes this test:\n\n"
+                template="{question}\n\nWrite it in Python, as one block of code that passes this test:\n\n"
                 "```python\n{example}\n```",
             ),
         ),
@@ -156,14 +156,14 @@ class Benchmark:
     """A task whose problems are rows of data.
 
     Args:
-        name: of the task, with which ids begin where rows have none.
+        name: of the task; ids begin with it if rows have none.
         declaration: of the benchmark.
-        path: of a JSON Lines file to take the rows from, instead of the hub's.
-        revision: of the hub's data set, a commit or a tag; by default the newest.
-        options: what else the task's spec says, for the rule.
+        path: of a JSON Lines file with the rows, which replaces the data set on the hub.
+        revision: of the data set on the hub, a commit or a tag; by default the newest.
+        options: of the task's spec, for the rule.
 
     Raises:
-        ConfigurationError: it has no data set on the hub, and no file is named; or the rule cannot work here.
+        ConfigurationError: there is neither a data set on the hub nor a file, or the rule cannot work here.
         MissingExtraError: grading needs a package that is not installed.
     """
 
@@ -196,7 +196,7 @@ class Benchmark:
             UnknownNameError: there is no such split.
             ConfigurationError: the rows cannot be read or loaded.
         """
-        return [entry.problem for entry in self._read(split).values()][:limit]
+        return [entry.problem for entry in self._read_split(split).values()][:limit]
 
     @property
     def needs_end(self) -> bool:
@@ -216,22 +216,18 @@ class Benchmark:
         return canonical_form(self._rule)
 
     def grade(self, problem: Problem, answer: str) -> bool:
-        """Whether `answer` is right.
-
-        Raises:
-            GraderError: that could not be found out.
-        """
+        """See `motes.protocols.Task`."""
         if (meets := getattr(self._rule, "meets", None)) is None:
             return problem.answer is not None and self._rule.matches(problem.answer, answer)
         return bool(meets(self.key(problem), answer))
 
     def level(self, problem: Problem) -> int | None:
-        """Its level, where the rows state levels."""
+        """The problem's level, if the rows state levels."""
         entry = self._entries.get(problem.id)
         return None if entry is None else entry.level
 
     def key(self, problem: Problem) -> Any:
-        """What the row of a problem holds to grade by, besides its answer; None: nothing.
+        """What a problem is graded by besides its reference answer; None: nothing.
 
         Raises:
             GraderError: there is no such problem.
@@ -239,7 +235,7 @@ class Benchmark:
         """
         for split in self._splits:
             if problem.id not in self._entries:
-                self._read(split)
+                self._read_split(split)
         try:
             return self._entries[problem.id].key
         except KeyError:
@@ -250,7 +246,7 @@ class Benchmark:
         hub = self.declaration.hub
         return {"test": "test"} if self.path is not None or hub is None else hub.splits
 
-    def _read(self, split: str) -> dict[str, Entry]:
+    def _read_split(self, split: str) -> dict[str, Entry]:
         hub, splits = self.declaration.hub, self._splits
         if split not in splits:
             raise UnknownNameError("split", split, splits)
@@ -259,14 +255,14 @@ class Benchmark:
         else:
             assert hub is not None
             rows, source = load(hub.repository, hub.configuration, splits[split], self.revision), hub.repository
-        found = read_problems(rows, self.declaration.fields, source=source, name=self.name)
-        self._entries.update(found)
-        return found
+        entries = read_problems(rows, self.declaration.fields, source=source, name=self.name)
+        self._entries.update(entries)
+        return entries
 
 
 @lru_cache(maxsize=8)
 def load(repository: str, configuration: str | None, split: str, revision: str | None) -> list[tuple[int, Row]]:
-    """The numbered rows of a data set on the hub, from the hub's cache on this machine where they are there."""
+    """The numbered rows of a data set on the hub, or in the hub's cache on this machine if they are there."""
     try:
         import datasets
     except ImportError as error:
@@ -274,9 +270,9 @@ def load(repository: str, configuration: str | None, split: str, revision: str |
     try:
         rows = datasets.load_dataset(repository, configuration, split=split, revision=revision)
         return list(enumerate(map(dict, rows), start=1))
-    except Exception as error:  # whatever it meets: no connection, no such data set, no such split
+    except Exception as error:  # of any kind: no connection, no such data set, no such split
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ConfigurationError(
-            f"{repository} cannot be loaded from the hub ({reason}): look at the connection, or name a file that holds "
-            "its rows, NAME:FILE.jsonl"
+            f"{repository} cannot be loaded from the hub ({reason}): check the connection, or name a file with its "
+            "rows, NAME:FILE.jsonl"
         ) from error

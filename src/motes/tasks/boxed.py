@@ -7,12 +7,12 @@ from motes.tasks.tex import Reading, last_box
 
 
 class BoxedAnswers:
-    r"""The answer is what stands in the last complete box that is not empty: ``\boxed{…}``, ``\fbox{…}``, ``\boxed 5``,
+    r"""The answer is the content of the last complete box that is not empty: ``\boxed{…}``, ``\fbox{…}``, ``\boxed 5``,
     ``\boxed\frac12``. See `motes.tasks.tex`. It is final: a trajectory that states one has ended.
 
-    What is thought, between ``<think>`` and ``</think>``, is no answer: drafts are boxed there, too. That is so before
-    the thought is finished, and for what stands before a ``</think>`` that was never opened, as where a chat template
-    opens it.
+    Text in a thought, between ``<think>`` and ``</think>``, is no answer: models box drafts there, too. That also holds
+    before the thought is finished, and for the text before a ``</think>`` without ``<think>``, as when a chat template
+    opens the thought.
     """
 
     is_quick = True
@@ -28,7 +28,7 @@ class BoxedAnswers:
         return self.canonical(first) == self.canonical(second)
 
     def matches(self, reference: str, answer: str) -> bool:
-        """Whether `answer` is right where `reference` is."""
+        """Whether `answer` is right if `reference` is."""
         return self.equivalent(reference, answer)
 
     def canonical(self, answer: str) -> str:

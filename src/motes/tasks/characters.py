@@ -9,14 +9,14 @@ _MEANINGFUL = ("<super>", "<sub>", "<fraction>", "<circle>")
 _ALIKE = (
     dict.fromkeys("‐‑‒–−", "-") | dict.fromkeys("⁄∕", "/") | dict.fromkeys("‘’‚‛‹›", "'") | dict.fromkeys("“”„‟«»", '"')
 )
-"""What typography makes of a hyphen, a slash and quotation marks."""
+"""Typographic forms of the hyphen, the slash and quotation marks."""
 
 
 def folded(text: str) -> str:
-    """A text in Unicode's compatibility form (NFKC), without characters that nobody sees, and with the hyphens, slashes
-    and quotation marks of a typewriter.
+    """A text in Unicode's compatibility form (NFKC), without invisible characters, and with the hyphens, slashes and
+    quotation marks of a typewriter.
 
-    Raised, lowered and circled characters and fractions stay what they are: 10² is not 102, and 1½ is not 11/2.
+    Superscripts, subscripts, circled characters and fractions stay as they are: 10² is not 102, and 1½ is not 11/2.
     """
     if text.isascii():
         return text

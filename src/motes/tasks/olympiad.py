@@ -1,11 +1,10 @@
-r"""OlympiadBench's answers: one or several, in a unit, some of them to a tolerance.
+r"""OlympiadBench's answers: one or several, in a unit, some of them with a tolerance.
 
 https://github.com/OpenBMB/OlympiadBench. A row's `final_answer` is a list of one text, "$1, \frac{1}{2}$", whose
-answers may be stated in any order; `error` is "1e-1", how far a number may be off, or one for each, "1e-1,,1e-2".
+answers may be in any order; `error` is "1e-1", how far a number may be off, or one for each, "1e-1,,1e-2".
 
-What its own grader does besides and this one does not: it takes a hundred times the answer and a hundredth of it for
-right, too, as percentages; without a tolerance it compares numbers to 8 places, and Math-Verify to 6; and it reads all
-boxes of a text, not the last.
+Differences of its own grader to this one: it accepts a hundred times the answer and a hundredth of it, too, as
+percentages; without a tolerance it compares numbers to 8 places, Math-Verify to 6; and it reads all boxes of a text.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from motes.tasks.numbers import is_excessive, number, tidied
 from motes.tasks.rows import Entry, Fields, Row, find, need, need_text
 
 SLACK = Fraction(101, 100)
-"""Of a tolerance, for what rounding adds: as OlympiadBench has it."""
+"""Factor of a tolerance, for rounding errors: the same as OlympiadBench's."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What an answer is held against.
+    """What an answer is compared with.
 
     Attributes:
         reference: the answers, with commas between them.
-        tolerances: how far each number may be off, 0: not at all; of one, for all of them.
-        has_unit: a unit behind an answer is not part of it.
+        tolerances: how far each number may be off, 0: not at all. A single one is for all numbers.
+        has_unit: whether a unit after an answer is ignored.
     """
 
     reference: str
@@ -42,7 +41,7 @@ class Expected:
 
 @dataclass(frozen=True, kw_only=True)
 class OlympiadFields(Fields):
-    """Where a row of OlympiadBench says what. Rows with an image are left out."""
+    """The names of the fields of OlympiadBench's rows. Rows with an image are left out."""
 
     question: tuple[str, ...] = ("question",)
     answer: tuple[str, ...] = ("final_answer",)
@@ -81,17 +80,10 @@ def _tolerances(value: Any) -> tuple[Fraction, ...]:
 
 
 class ListedAnswers(MathAnswers):
-    """Answers that are mathematics, several of them in any order perhaps, and numbers that may be off by some."""
+    """Answers that are mathematics, perhaps several in any order, whose numbers may be off by a tolerance."""
 
     def meets(self, key: Any, answer: str) -> bool:
-        """Whether an answer is what was expected.
-
-        Args:
-            key: what is expected, an `Expected`.
-
-        Raises:
-            GraderError: as `matches`.
-        """
+        """Whether an answer is right, see `motes.tasks.benchmark.GradingRule`. The key is an `Expected`."""
         assert isinstance(key, Expected)
         if key.has_unit and not is_excessive(answer):
             answer = _UNIT.sub("", answer)
@@ -99,16 +91,16 @@ class ListedAnswers(MathAnswers):
             return True
         if is_excessive(answer):
             return False
-        expected, given = list(_listed(key.reference)), list(_listed(answer))
+        expected, remaining = list(_split_list(key.reference)), list(_split_list(answer))
         tolerances = key.tolerances * len(expected) if len(key.tolerances) == 1 else key.tolerances
         tolerances += (Fraction(0),) * (len(expected) - len(tolerances))
-        if len(expected) != len(given):
+        if len(expected) != len(remaining):
             return False
         for reference, tolerance in zip(expected, tolerances, strict=False):
-            place = next((i for i, one in enumerate(given) if self._is_near(reference, one, tolerance)), None)
-            if place is None:
+            index = next((i for i, part in enumerate(remaining) if self._is_near(reference, part, tolerance)), None)
+            if index is None:
                 return False
-            del given[place]
+            del remaining[index]
         return True
 
     def _is_near(self, reference: str, answer: str, tolerance: Fraction) -> bool:
@@ -120,11 +112,11 @@ class ListedAnswers(MathAnswers):
         return values[0] is not None and values[1] is not None and abs(values[0] - values[1]) <= tolerance * SLACK
 
     def _value(self, text: str) -> Fraction | None:
-        """The number that a text states, as an expression perhaps; None for one with unknowns."""
-        text = _ASSIGNED.sub("", tidied(text.replace("$", "")))
+        """The number that a text states, perhaps as an expression; None for one with unknowns."""
+        text = _LEFT_SIDE.sub("", tidied(text.replace("$", "")))
         if (value := number(text)) is not None:
             return value
-        if _LETTER.search(_KNOWN.sub(" ", text)):
+        if _LETTER.search(_KNOWN_COMMANDS.sub(" ", text)):
             return None
         try:
             return Fraction(self.grader.canonical(text) or "")
@@ -137,19 +129,19 @@ _UNIT = re.compile(
     rf"(?<=[\d}})]){_SPACE}(?:\\(?:text|mathrm|rm|operatorname)\s?\{{[^{{}}]*\}}"
     rf"(?:\s?\^\s?(?:\{{[^{{}}]*\}}|-?\d))?{_SPACE}(?:/|\\cdot)?{_SPACE})++\$?\s*+\Z"
 )
-_ASSIGNED = re.compile(r"\A.*(?:=|\\approx(?![A-Za-z])|≈)\s*", re.DOTALL)
-_KNOWN = re.compile(r"\\(?:d?frac|sqrt|pi|times|cdot|left|right|ln|log|exp|sin|cos|tan|circ|%)(?![A-Za-z])")
+_LEFT_SIDE = re.compile(r"\A.*(?:=|\\approx(?![A-Za-z])|≈)\s*", re.DOTALL)
+_KNOWN_COMMANDS = re.compile(r"\\(?:d?frac|sqrt|pi|times|cdot|left|right|ln|log|exp|sin|cos|tan|circ|%)(?![A-Za-z])")
 _LETTER = re.compile(r"[^\W\d_]")
-_SIGNS = re.compile(r"\\pm(?![A-Za-z])\s?|±")
+_PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])\s?|±")
 
 
-def _listed(answer: str) -> Iterator[str]:
-    """The answers of a list, taken apart at commas outside brackets; \\pm stands for two of them."""
+def _split_list(answer: str) -> Iterator[str]:
+    """The answers of a list, split at commas outside brackets; \\pm stands for two answers."""
     depth, start = 0, 0
     text = tidied(answer.replace("$", "").replace("\\left", "").replace("\\right", ""))
     for i, character in enumerate([*text, ","]):
         depth += (character in "([{") - (character in ")]}")
         if character == "," and (depth <= 0 or i == len(text)):
             if part := text[start:i].strip():
-                yield from (_SIGNS.sub(sign, part) for sign in (("+", "-") if _SIGNS.search(part) else ("",)))
+                yield from (_PLUS_MINUS.sub(sign, part) for sign in (("+", "-") if _PLUS_MINUS.search(part) else ("",)))
             start = i + 1

@@ -1,4 +1,4 @@
-"""A pool of long-lived processes that can be killed, for any number of threads to ask."""
+"""A pool of long-lived processes that can be killed, for calls from any number of threads."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ T = TypeVar("T")
 
 
 class Pool(Generic[ProcessT]):
-    """Processes, each asked one thing at a time. They are started when they are needed.
+    """Processes, each of which serves one call at a time. They are started when they are needed.
 
     Args:
-        start: makes one.
-        size: processes at most.
-        name: what messages call the pool.
+        start: starts a process.
+        size: maximum number of processes.
+        name: of the pool, in messages.
 
     Attributes:
-        processes: those that run.
+        processes: all running ones.
     """
 
     def __init__(self, start: Callable[[], ProcessT], size: int, name: str) -> None:
@@ -40,7 +40,7 @@ class Pool(Generic[ProcessT]):
         self._closed = False
 
     def ask(self, question: Callable[[ProcessT], T | None]) -> T | None:
-        """What a process answers; None where it died instead.
+        """A process's answer to a question; None if it died instead.
 
         Raises:
             GraderError: the pool is closed, or nobody waits for the answer any more.
@@ -48,32 +48,32 @@ class Pool(Generic[ProcessT]):
         with self._slots:
             if self._closed:
                 raise GraderError(f"the {self._name} is closed")
-            if abandoned():  # while it waited for a process
-                raise GraderError("the run that asked has ended")
+            if abandoned():  # while this call waited for a process
+                raise GraderError("the run that waits for the grader has ended")
             try:
                 process = self._idle.pop()
             except IndexError:
-                process = self._started()
+                process = self._start_process()
             answer = None
             try:
                 answer = question(process)
             finally:
-                if answer is None:  # it is dead, or, after an exception, may yet reply to a question of the past
+                if answer is None:  # it is dead, or an exception came: it may still reply to the old question
                     self.processes.discard(process)
                     process.close()
                 else:
                     self._idle.append(process)
         return answer
 
-    def _started(self) -> ProcessT:
+    def _start_process(self) -> ProcessT:
         process = self._start()
         self.processes.add(process)
-        if self._closed:  # meanwhile
+        if self._closed:  # while the process started
             process.close()
         return process
 
     def close(self) -> None:
-        """End all processes; no other is started. Who waits for one is told so."""
+        """End all processes; no other is started. Calls that wait for a process fail."""
         self._closed = True
         for process in self.processes.copy():
             process.close()

@@ -1,4 +1,4 @@
-"""From rows of data, the lines of a JSON Lines file or the rows of a hub's data set, to problems."""
+"""Reads problems from rows of data: the lines of a JSON Lines file or the rows of a data set on the hub."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Row = Mapping[str, Any]
 
 
 class Entry(NamedTuple):
-    """What a row is read as.
+    """The content of a row.
 
     Attributes:
-        level: how difficult the problem is, where the row says so.
-        key: what else the rule grades by, besides the reference answer: tests, a tolerance; None: nothing.
+        level: the difficulty of the problem, if the row states it.
+        key: what the rule grades by besides the reference answer: tests, a tolerance; None: nothing.
     """
 
     problem: Problem
@@ -32,7 +32,7 @@ class Entry(NamedTuple):
 
 
 class Numeral(float):
-    """A number of a file, which is read as it is written there: 0.50 is "0.50"."""
+    """A number of a file, whose text is the one in the file: 0.50 is "0.50"."""
 
     def __init__(self, written: str) -> None:
         self.written = written
@@ -43,15 +43,15 @@ class Numeral(float):
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """Where a row says what. Of several names, the first that the row has.
+    """The names of a row's fields. Of several names, the first one that the row has counts.
 
     Attributes:
-        question, answer: of the problem, and its reference answer: a text or a number.
-        id: unique; a row without one is called by its number.
-        level: how difficult it is, a whole number or "Level 3".
-        choices: what there is to choose from: a list of texts, a mapping of letters to them, or {"text": […],
-            "label": […]}.
-        after: the reference answer is what follows this in its field.
+        question: of the problem.
+        answer: the reference answer, a text or a number.
+        id: unique; a row without one is named by its number.
+        level: the difficulty, a whole number or "Level 3".
+        choices: a list of texts, a mapping from letters to texts, or {"text": […], "label": […]}.
+        after: the reference answer begins after this text in its field.
     """
 
     question: tuple[str, ...] = ("question", "problem")
@@ -62,31 +62,31 @@ class Fields:
     after: str | None = None
 
     def read(self, row: Row, name: str) -> Entry | None:
-        """The problem of a row; `name` is its id where the row has none. None: the row is left out.
+        """The content of a row; None: the row is left out. `name` is the id if the row has none.
 
         Raises:
-            ValueError: the row lacks something, or something in it cannot be used.
+            ValueError: the row lacks a field, or a value in it cannot be used.
         """
         question = need_text(row, self.question, "question")
         field, answer = need(row, self.answer)
         choices = _choices(find(row, self.choices)[1])
-        reference = self._chosen(answer, choices) if choices else self._reference(field, answer)
-        return self.entry(row, name, laid_out(question, choices) if choices else question, reference)
+        reference = self._label_of(answer, choices) if choices else self._reference(field, answer)
+        return self.entry(row, name, with_choices(question, choices) if choices else question, reference)
 
     def entry(self, row: Row, name: str, question: str, reference: str | None, key: Any = None) -> Entry:
-        """The row's problem, its question and its reference as given, by its id and with its level."""
+        """The entry for a row, with its id and level, and the given question, reference answer and key."""
         problem = Problem(question, id=self.identifier(row, name), answer=reference)
         return Entry(problem, _level(find(row, self.level)[1]), key)
 
     def identifier(self, row: Row, name: str) -> str:
-        named, identifier = find(row, self.id)
-        return _text_or_number(named, identifier) if named else name
+        field, identifier = find(row, self.id)
+        return _text_or_number(field, identifier) if field else name
 
     def _reference(self, field: str, value: Any) -> str:
         text = _text_or_number(field, value).strip()
         if self.after is not None:
-            _, found, text = text.rpartition(self.after)
-            if not (found and text.strip()):
+            _, marker, text = text.rpartition(self.after)
+            if not (marker and text.strip()):
                 raise ValueError(f"`{field}` states no answer after {self.after!r}")
             return text.strip()
         boxed = BoxedAnswers().answer(text)
@@ -94,34 +94,34 @@ class Fields:
             raise ValueError("`solution` states no answer in \\boxed{…}")
         return boxed or text
 
-    def _chosen(self, value: Any, choices: Mapping[str, str]) -> str:
-        """A label; the number of a choice, from 0, or its text, stand for one. A label that is a number comes first."""
+    def _label_of(self, value: Any, choices: Mapping[str, str]) -> str:
+        """The label of the choice that `value` is: a label, or else a number from 0, a text, a label in other case."""
         label = _label(value)
         if label in choices and not isinstance(value, bool):
             return label
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
             return list(choices)[value]
-        named = [name for name, text in choices.items() if text == value]
-        if len(named) > 1:
-            raise ValueError(f"the answer {value!r} is the text of several choices, {' and '.join(named)}: name one")
-        named = named or [name for name in choices if name.casefold() == label.casefold()]
-        if len(named) != 1:
+        labels = [name for name, text in choices.items() if text == value]
+        if len(labels) > 1:
+            raise ValueError(f"the answer {value!r} is the text of several choices, {' and '.join(labels)}: name one")
+        labels = labels or [name for name in choices if name.casefold() == label.casefold()]
+        if len(labels) != 1:
             raise ValueError(f"the answer {value!r} is none of the choices {', '.join(choices)}")
-        return named[0]
+        return labels[0]
 
 
-def laid_out(question: str, choices: Mapping[str, str]) -> str:
-    """A question with what there is to choose from below it."""
+def with_choices(question: str, choices: Mapping[str, str]) -> str:
+    """A question with its choices below it."""
     return f"{question}\n" + "".join(f"\n{letter}. {text}" for letter, text in choices.items())
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShuffledChoices(Fields):
-    """Where a row gives a right answer and wrong ones. They become choices in an order drawn from the problem's id, the
-    same one always.
+    """The names of the fields of a row with a right answer and wrong ones. They become choices in random order, which
+    depends only on the problem's id.
 
     Attributes:
-        wrong: the fields of the wrong answers; one that a row lacks is left out.
+        wrong: the fields of the wrong answers; fields that a row lacks are left out.
     """
 
     wrong: tuple[str, ...] = ()
@@ -137,26 +137,26 @@ class ShuffledChoices(Fields):
         order = sorted(texts, key=lambda field: hashlib.sha256(f"{identifier}\0{field}".encode()).digest())
         choices = dict(zip(string.ascii_uppercase, order, strict=False))
         reference = next(letter for letter, field in choices.items() if field == "")
-        question = laid_out(question, {letter: texts[field] for letter, field in choices.items()})
+        question = with_choices(question, {letter: texts[field] for letter, field in choices.items()})
         return self.entry(row, name, question, reference)
 
 
 def _text_or_number(field: str, value: Any) -> str:
-    """A text, or a number as it is written."""
+    """The text of a field, or its number as it is written."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    is_one = isinstance(value, Numeral) or (is_number and (isinstance(value, int) or math.isfinite(value)))
-    if not (is_one or isinstance(value, str)) or not str(value).strip():
+    is_finite = isinstance(value, Numeral) or (is_number and (isinstance(value, int) or math.isfinite(value)))
+    if not (is_finite or isinstance(value, str)) or not str(value).strip():
         raise ValueError(f"`{field}` must be a text or a number, not {value!r}")
     return str(value)
 
 
 def find(row: Row, names: tuple[str, ...]) -> tuple[str, Any]:
-    """The first of these fields that a row has, and what is in it; "" where it has none."""
+    """The first of these fields that a row has, and its value; "" and None if it has none."""
     return next(((name, row[name]) for name in names if row.get(name) is not None), ("", None))
 
 
 def need(row: Row, names: tuple[str, ...]) -> tuple[str, Any]:
-    """As `find`.
+    """Like `find`.
 
     Raises:
         ValueError: the row has none of them.
@@ -167,15 +167,15 @@ def need(row: Row, names: tuple[str, ...]) -> tuple[str, Any]:
     return name, value
 
 
-def need_text(row: Row, names: tuple[str, ...], what: str) -> str:
-    """The text in the first of these fields that a row has, as it stands.
+def need_text(row: Row, names: tuple[str, ...], meaning: str) -> str:
+    """The text in the first of these fields that a row has, unchanged.
 
     Raises:
-        ValueError: the row has none of them, or no text there.
+        ValueError: the row has none of them, or the field has no text.
     """
     _, value = need(row, names)
     if not (isinstance(value, str) and value.strip()):
-        raise ValueError(f"the {what} must be a text, not {value!r}")
+        raise ValueError(f"the {meaning} must be a text, not {value!r}")
     return value
 
 
@@ -188,9 +188,8 @@ def _choices(value: Any) -> dict[str, str]:
         labels, texts = list(value), list(value.values())
         if value.keys() == {"text", "label"}:  # as in AI2's data sets
             labels, texts = value["label"], value["text"]
-            if not (
-                isinstance(labels, (list, tuple)) and isinstance(texts, (list, tuple)) and len(labels) == len(texts)
-            ):
+            are_lists = isinstance(labels, (list, tuple)) and isinstance(texts, (list, tuple))
+            if not (are_lists and len(labels) == len(texts)):
                 raise ValueError("the choices must have as many labels as texts, a list of each")
     are_texts = isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts)
     if not (are_texts and 0 < len(texts) <= len(labels)):
@@ -202,7 +201,7 @@ def _choices(value: Any) -> dict[str, str]:
 
 
 def _label(value: Any) -> str:
-    """A choice's label without what surrounds it: "(B)" and "B." are "B"."""
+    """A choice's label without punctuation around it: "(B)" and "B." are "B"."""
     return str(value).strip().strip("().").strip()
 
 
@@ -212,12 +211,12 @@ def _level(value: Any) -> int | None:
 
 
 def read_jsonl(path: Path) -> list[tuple[int, Row]]:
-    """The rows of a JSON Lines file with the numbers of their lines, from 1; blank lines are passed over.
+    """The rows of a JSON Lines file with the numbers of their lines, from 1; blank lines are skipped.
 
     Raises:
         UnreadableFileError: the file cannot be read.
-        ConfigurationError: it holds no row.
-        ProblemFileError: a line is no JSON object.
+        ConfigurationError: it contains no row.
+        ProblemFileError: a line is not a JSON object.
     """
     try:
         text = read_text(path)
@@ -235,20 +234,23 @@ def read_jsonl(path: Path) -> list[tuple[int, Row]]:
             raise ProblemFileError(str(path), number, "it is no JSON object")
         rows.append((number, row))
     if not rows:
-        raise ConfigurationError(f"{path} holds no problems: a line is a JSON object with `question` and `answer`")
+        raise ConfigurationError(
+            f"{path} contains no problems: write a JSON object with `question` and `answer` per line"
+        )
     return rows
 
 
 def read_problems(rows: list[tuple[int, Row]], fields: Fields, *, source: str, name: str) -> dict[str, Entry]:
-    """What numbered rows are read as, by the problems' ids. Rows that are left out are not in it.
+    """The contents of numbered rows, by the problems' ids, without the rows that are left out.
 
     Args:
-        source: where the rows come from, for errors; `name`: what ids begin with where rows have none.
+        source: of the rows, for error messages.
+        name: the beginning of ids for rows that have none.
 
     Raises:
-        ProblemFileError: a row cannot be used, or has another one's id.
+        ProblemFileError: a row cannot be used, or has the same id as another row.
     """
-    found: dict[str, Entry] = {}
+    entries: dict[str, Entry] = {}
     lines: dict[str, int] = {}
     for number, row in rows:
         try:
@@ -259,8 +261,8 @@ def read_problems(rows: list[tuple[int, Row]], fields: Fields, *, source: str, n
             continue
         identifier = entry.problem.id
         assert identifier is not None
-        if identifier in found:
+        if identifier in entries:
             raise ProblemFileError(source, number, f"its id {identifier!r} is that of line {lines[identifier]}, too")
-        found[identifier] = entry
+        entries[identifier] = entry
         lines[identifier] = number
-    return found
+    return entries

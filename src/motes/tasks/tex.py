@@ -1,12 +1,12 @@
-r"""TeX's groups in a text: the boxes that answers stand in, and markup around words.
+r"""TeX's groups in a text: the boxes of answers, and markup around words.
 
     \boxed{\frac{1}{2}}   \fbox{5}   \boxed {5}   \boxed 5   \boxed\frac12   \boxed{\left\{ x, y \right.}
 
-Braces hold groups together, but `\{` is no brace, and `\\` escapes nothing behind it. A box without braces holds the
+Braces enclose groups, but `\{` is no brace, and `\\` escapes nothing after it. A box without braces contains the
 number, letter or command that follows it.
 
-A text is read in one pass, in as many pieces as it comes in: what is known after a piece is a `Reading`, from which
-the next piece is read. However a text is cut, each of its characters is looked at once.
+A text is read in one pass, in as many pieces as it comes in: the state after a piece is a `Reading`, which reads the
+next piece. However a text is divided, each of its characters is looked at once.
 """
 
 from __future__ import annotations
@@ -25,25 +25,27 @@ _BACKSLASHES = r"(?P<backslashes>\\+)(?P<name>[A-Za-z]+|[^A-Za-z\\<\[◁]?)"
 _TOKEN = re.compile(rf"{_BACKSLASHES}|[{{}}]|(?P<tag>{TAG.pattern})", re.DOTALL)
 _TOKEN_OF_BARE_BOX = re.compile(rf"{_BACKSLASHES}|(?P<tag>{TAG.pattern})|.", re.DOTALL)
 
-_PARTS_OF_TAGS = "|".join(re.escape(tag[:n]) for pair in THOUGHTS.items() for tag in pair for n in range(1, len(tag)))
-_UNFINISHED = re.compile(rf"(?:\\+[A-Za-z]*|{_PARTS_OF_TAGS})\Z")
-"""A token at the end of a piece that the next piece may go on with."""
-_LONGEST_TOKEN = 32
-"""In characters, as far as it matters."""
+_BEGINNINGS_OF_TAGS = "|".join(
+    re.escape(tag[:n]) for pair in THOUGHTS.items() for tag in pair for n in range(1, len(tag))
+)
+_UNFINISHED = re.compile(rf"(?:\\+[A-Za-z]*|{_BEGINNINGS_OF_TAGS})\Z")
+"""A token at the end of a piece that the next piece may continue."""
+_MAX_TOKEN_LENGTH = 32
+"""Number of characters within which an unfinished token is searched."""
 
 _BLANK = re.compile(r"[ \t]{0,8}\n?[ \t]{0,8}")
 _BARE_ARGUMENT = re.compile(r"[+\-−]?\.?\d|[A-Za-z](?![A-Za-z])|[+\-−]?\\[A-Za-z]")
-"""How what a box without braces holds begins. A word is none: it belongs to a sentence about boxes."""
+"""The beginning of the content of a box without braces. A word is none: it belongs to a sentence about boxes."""
 _LOOKAHEAD = 3
-"""Characters that decide whether there is such an argument."""
+"""Number of characters that decide whether there is such an argument."""
 _NUM_ARGUMENTS: Mapping[str, int] = MappingProxyType({"frac": 2, "dfrac": 2, "tfrac": 2, "cfrac": 2, "sqrt": 1})
 _PUNCTUATION = ".,;:!?*`'\"”’"
-_NO_INK = string.whitespace + "\u00a0\u2009\u202f~$.…_?"
-"""What leaves a box empty."""
+_BLANK_CHARACTERS = string.whitespace + "\u00a0\u2009\u202f~$.…_?"
+"""A box that only contains these characters is empty."""
 
 
 class Box(NamedTuple):
-    """A complete box: where its content begins and ends in the whole text, and whether it stands without braces."""
+    """A complete box: the start and the end of its content in the whole text, and whether it has no braces."""
 
     start: int
     end: int
@@ -51,7 +53,7 @@ class Box(NamedTuple):
 
     def content(self, text: str) -> str:
         content = text[self.start : self.end].strip()
-        if self.is_bare:  # and so ends with the sentence
+        if self.is_bare:  # it may end with the sentence
             content = content.rstrip(_PUNCTUATION if "(" in content else _PUNCTUATION + ")")
         return content
 
@@ -62,40 +64,40 @@ class Group:
 
     Attributes:
         kind: "braces", a "box", or a "bare" box, which no brace closes.
-        start: where its content begins in the whole text.
+        start: of its content in the whole text.
         outer: the group around it.
-        num_wanted: of a bare box: arguments that the last command in it still wants.
+        num_missing: of a bare box: number of arguments that its last command still needs.
     """
 
     kind: Literal["braces", "box", "bare"]
     start: int
     outer: Group | None
-    num_wanted: int = 0
+    num_missing: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What is known of a text of which a beginning was read.
+    """The state after reading the beginning of a text.
 
     Attributes:
-        num_read: characters that were read.
-        pending: those behind them, whose meaning the next ones may change.
+        num_read: number of characters read.
+        pending: the characters after these, whose meaning the next ones may change.
         group: the innermost open group.
-        closing: the tag that closes the thought which the text is in; empty outside of thoughts.
-        ink: where the last piece of text ends that can be part of an answer: no blank, no placeholder, no markup.
-        box: of the complete boxes that are neither empty nor thought, the one that begins last.
+        closing: the tag that closes the current thought; empty outside of thoughts.
+        ink_end: the end of the last characters that can be part of an answer: no blank, no placeholder, no markup.
+        box: of the complete boxes that are neither empty nor in a thought, the one that begins last.
     """
 
     num_read: int = 0
     pending: str = ""
     group: Group | None = None
     closing: str = ""
-    ink: int = 0
+    ink_end: int = 0
     box: Box | None = None
 
     @property
     def is_final(self) -> bool:
-        """Whether an answer is stated that stands, whatever follows."""
+        """Whether the text states an answer that stands, whatever follows."""
         return self.box is not None
 
     def read(self, more: str, *, is_end: bool = False) -> Reading:
@@ -106,27 +108,28 @@ class Reading:
 
 
 def last_box(text: str) -> str | None:
-    """The content of the last complete box of a whole text that is neither empty nor thought. A box of blanks, markup
-    or dots alone is empty."""
+    """The content of the last complete box of a whole text that is neither empty nor in a thought. A box with nothing
+    but blanks, markup or dots is empty."""
     box = Reading().read(text, is_end=True).box
     return None if box is None else box.content(text)
 
 
 class _Scanner:
-    """Reads one piece of text. `_place` is where it has come to in the piece, which begins at `_origin`."""
+    """Reads one piece of text, which begins at `_origin`. `_place` is the current place in the piece."""
 
     def __init__(self, before: Reading, more: str, is_end: bool) -> None:
         self._text, self._is_end = before.pending + more, is_end
         self._origin, self._place = before.num_read, 0
-        self._group, self._closing, self._ink, self._box = before.group, before.closing, before.ink, before.box
+        self._group, self._closing = before.group, before.closing
+        self._ink_end, self._box = before.ink_end, before.box
 
     def reading(self) -> Reading:
         pending = self._text[self._place :]
-        return Reading(self._origin + self._place, pending, self._group, self._closing, self._ink, self._box)
+        return Reading(self._origin + self._place, pending, self._group, self._closing, self._ink_end, self._box)
 
     def scan(self) -> None:
         text, end = self._text, len(self._text)
-        if not self._is_end and (unfinished := _UNFINISHED.search(text, max(0, end - _LONGEST_TOKEN))):
+        if not self._is_end and (unfinished := _UNFINISHED.search(text, max(0, end - _MAX_TOKEN_LENGTH))):
             end = unfinished.start()
         while self._place < end:
             if self._closing:
@@ -135,33 +138,33 @@ class _Scanner:
                 continue
             is_bare = self._group is not None and self._group.kind == "bare"
             token = (_TOKEN_OF_BARE_BOX if is_bare else _TOKEN).search(text, self._place, end)
-            self._pass(token.start() if token else end)
+            self._advance(token.start() if token else end)
             if token is None:
                 continue
             if token["name"] in ("boxed", "fbox"):
                 if not self._open_box(token):
                     break
             elif is_bare:
-                self._read_in_bare_box(token)
+                self._handle_in_bare_box(token)
             else:
-                self._read(token)
+                self._handle(token)
         if self._is_end and self._group is not None and self._group.kind == "bare":
             self._close(end)
 
-    def _pass(self, end: int) -> None:
-        """Go on to a place before which there is no token."""
-        if self._text[self._place : end].strip(_NO_INK):
-            self._ink = self._origin + end
+    def _advance(self, end: int) -> None:
+        """Advance to a place before which there is no token."""
+        if self._text[self._place : end].strip(_BLANK_CHARACTERS):
+            self._ink_end = self._origin + end
         self._place = end
 
-    def _take(self, token: re.Match[str]) -> None:
-        """Go on behind a token."""
+    def _advance_past(self, token: re.Match[str]) -> None:
+        """Advance to the end of a token."""
         self._place = token.end()
         if not _is_blank(token):
-            self._ink = self._origin + self._place
+            self._ink_end = self._origin + self._place
 
     def _leave_thought(self) -> bool:
-        """Go on to where the thought ends; false: it does not end in this piece."""
+        """Advance to the end of the thought; false: it does not end in this piece."""
         end = self._text.find(self._closing, self._place)
         if end < 0:
             self._place = max(self._place, len(self._text) - len(self._closing) + 1)
@@ -171,12 +174,12 @@ class _Scanner:
         return True
 
     def _open_box(self, token: re.Match[str]) -> bool:
-        """Go on to what a box holds, if anything; false: the next piece decides."""
+        """Advance to the content of a box, if it has any; false: the next piece decides."""
         blank = _BLANK.match(self._text, token.end())
         start = blank.end() if blank else token.end()
         if not self._is_end and start + _LOOKAHEAD > len(self._text) and not self._text.startswith("{", start):
             return False
-        self._take(token)
+        self._advance_past(token)
         if self._text.startswith("{", start):
             self._place = start + 1
             self._group = Group("box", self._origin + start + 1, self._group)
@@ -185,80 +188,68 @@ class _Scanner:
             self._group = Group("bare", self._origin + start, self._group)
         return True
 
-    def _read(self, token: re.Match[str]) -> None:
+    def _handle(self, token: re.Match[str]) -> None:
         if tag := token["tag"]:
-            self._group = None  # no box goes on behind a thought
+            self._group = None  # no box continues after a thought
             if tag in THOUGHTS:
                 self._closing = THOUGHTS[tag]
-            else:  # all before it was thought
+            else:  # all text before it is a thought
                 self._box = None
         elif (brace := _brace(token)) == "{":
             self._group = Group("braces", self._origin + token.end(), self._group)
         elif brace == "}" and self._group is not None:
             self._close(token.end() - 1)
-        self._take(token)
+        self._advance_past(token)
 
-    def _read_in_bare_box(self, token: re.Match[str]) -> None:
+    def _handle_in_bare_box(self, token: re.Match[str]) -> None:
         """A bare box ends at a blank, a dollar sign, or the end of a formula, a line or the group around it."""
         group, symbol = self._group, token[0]
         assert group is not None
         is_command = bool(token["backslashes"]) and len(token["backslashes"]) % 2 == 1
         if token["tag"] or _brace(token) == "{":
-            self._read(token)
-        elif symbol.isspace() and group.num_wanted:
+            self._handle(token)
+        elif symbol.isspace() and group.num_missing:
             self._place = token.end()
         elif symbol.isspace() or symbol in ("$", "}", "\\)", "\\]") or (token["backslashes"] and not is_command):
             self._close(token.start())
         else:
-            self._take(token)
-            num_wanted = max(group.num_wanted - 1, 0)
+            self._advance_past(token)
+            num_missing = max(group.num_missing - 1, 0)
             if is_command:
-                num_wanted += _NUM_ARGUMENTS.get(token["name"], 0)
-            if num_wanted != group.num_wanted:
-                self._group = dataclasses.replace(group, num_wanted=num_wanted)
+                num_missing += _NUM_ARGUMENTS.get(token["name"], 0)
+            if num_missing != group.num_missing:
+                self._group = dataclasses.replace(group, num_missing=num_missing)
 
     def _close(self, end: int) -> None:
-        """Close the innermost group, whose content ends there in this piece."""
+        """Close the innermost group, whose content ends at `end` in this piece."""
         group = self._group
         assert group is not None
         self._group = outer = group.outer
-        is_empty = self._ink <= group.start
+        is_empty = self._ink_end <= group.start
         if group.kind == "braces":
-            if outer is not None and outer.num_wanted:
-                self._group = dataclasses.replace(outer, num_wanted=outer.num_wanted - 1)
+            if outer is not None and outer.num_missing:
+                self._group = dataclasses.replace(outer, num_missing=outer.num_missing - 1)
         elif not is_empty and (self._box is None or group.start > self._box.start):
             self._box = Box(group.start, self._origin + end, group.kind == "bare")
 
 
 def _is_blank(token: re.Match[str]) -> bool:
-    r"""Whether a token is nothing to be answered: a brace, a blank, a placeholder (`...`, `\_`, `?`), markup."""
+    r"""Whether a token can be no part of an answer: a brace, a blank, a placeholder (`...`, `\_`, `?`), markup."""
     is_command = bool(token["backslashes"]) and len(token["backslashes"]) % 2 == 1
     if is_command and token["name"]:
         return token["name"] in _BLANK_COMMANDS
-    return not (token["name"] if token["backslashes"] else token[0]).strip(_NO_INK + "{}")
+    return not (token["name"] if token["backslashes"] else token[0]).strip(_BLANK_CHARACTERS + "{}")
 
 
 def _brace(token: re.Match[str]) -> str:
-    """The brace that a token is or ends in; none where it is escaped."""
+    """The brace that a token is or ends in; "" if there is none, or it is escaped."""
     if token["backslashes"]:
         is_escaped = len(token["backslashes"]) % 2 == 1
         return "" if is_escaped or token["name"] not in ("{", "}") else token["name"]
     return token[0] if token[0] in "{}" else ""
 
 
-_MARKUP = (
-    "text",
-    "textbf",
-    "textit",
-    "textrm",
-    "textsf",
-    "texttt",
-    "textnormal",
-    "mathrm",
-    "mathbf",
-    "mathsf",
-    "mathit",
-)
+_MARKUP = tuple("text textbf textit textrm textsf texttt textnormal mathrm mathbf mathsf mathit".split())  # noqa: SIM905
 _BLANK_COMMANDS = frozenset(
     {*_MARKUP, "mbox", "hbox", "boxed", "fbox", "quad", "qquad", "dots", "ldots", "cdots", *" \n\t,;:!>~_?"}
 )
@@ -266,7 +257,7 @@ _MARKUP_TOKEN = re.compile(rf"\\(?:{'|'.join(_MARKUP)}|[mhf]box|boxed|operatorna
 
 
 def without_markup(text: str) -> str:
-    r"""A text without \text{…} and the like around words; what they hold stays."""
+    r"""A text without \text{…} and similar markup around words; its contents stay."""
     parts: list[str] = []
     is_markup: list[bool] = []  # of the open groups
     place = 0

@@ -1,4 +1,4 @@
-"""What a model thinks before it answers, between tags, and what it says besides."""
+"""The thoughts of a model, between tags, and the rest of its text."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ THOUGHTS: Mapping[str, str] = MappingProxyType(dict((THINKING, ("[THINK]", "[/TH
 TAG = re.compile("|".join(map(re.escape, (*THOUGHTS, *THOUGHTS.values()))))
 
 
-def said(text: str) -> str:
-    """A text without its thoughts. A thought that is not closed goes on to the end; one that was never opened, as where
-    a chat template opens it, began at the beginning."""
+def without_thoughts(text: str) -> str:
+    """A text without its thoughts. A thought that is not closed extends to the end; one that was not opened, as when a
+    chat template opens it, begins at the start of the text."""
     parts: list[str] = []
     place = 0
     while tag := TAG.search(text, place):

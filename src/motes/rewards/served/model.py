@@ -10,12 +10,7 @@ from typing import Any
 from motes.checkpoint import checkpoint_config
 from motes.concurrency import Batcher, Pending
 from motes.core import Failure, Trajectory
-from motes.errors import (
-    ConfigurationError,
-    ContextLengthError,
-    RejectedError,
-    ServerError,
-)
+from motes.errors import ConfigurationError, ContextLengthError, RejectedError, ServerError
 from motes.rewards.families import FAMILIES, Family, family
 from motes.rewards.format import Format
 from motes.rewards.reading import Key, Prefix, Reader, Reading
@@ -39,7 +34,8 @@ class ServedPRM(ServedModel):
     """A process reward model behind a server.
 
     Args:
-        client, address: of the server.
+        client: of the server.
+        address: of the server.
         server: see `motes.transport.identify`.
         vocabulary: the model's tokenizer, on this side: text that spells a tag must stay text, and a step must get the
             same tokens whatever is before it. The servers' `/tokenize` guarantees neither.
@@ -70,10 +66,10 @@ class ServedPRM(ServedModel):
         head = kind(self.format.family.head)
         routes = ROUTES.get(server.engine, {})
         if head not in routes:
-            able = [engine for engine, routes in ROUTES.items() if head in routes]
+            engines = [engine for engine, routes in ROUTES.items() if head in routes]
             raise ConfigurationError(
                 f"no way is known to have {server.engine} score reward models of the family "
-                f"{self.format.family.name}: use {', '.join(able) or 'hf:PATH_OR_NAME, on this machine'}"
+                f"{self.format.family.name}: use {', '.join(engines) or 'hf:PATH_OR_NAME, on this machine'}"
             )
         self.route: Route = routes[head](client, address, server.model, self.format.words)
         self.context_length = None if server.context_length is None else server.context_length - self.route.extra_tokens
@@ -100,17 +96,17 @@ class ServedPRM(ServedModel):
         context_length: int | None = None,
         **connection: Any,
     ) -> ServedPRM:
-        """Open a served reward model: find out which requests its server needs, and score four short answers.
+        """Open a served reward model: find out which requests its server needs, and let it score four short answers.
 
         Args:
             path: its address, "http://HOST:PORT#MODEL"; with or without /v1.
             format: its family; by default the family of its architecture or its name.
-            tokenizer: the model's tokenizer, a folder or a name on the hub; by default what the server has loaded its
-                model from, if this side can open it, too.
+            tokenizer: the model's tokenizer, a folder or a name on the hub; by default the one from which the server
+                has loaded its model, if this side can open it, too.
             prefix: see `motes.rewards.reading.Reader`.
             self_test: whether to refuse a model whose scores do not vary (0 or 1).
-            engine: "vllm", "sglang" or "llama.cpp", where the server gives no sign of which it is.
-            context_length: where the server does not tell it.
+            engine: "vllm", "sglang" or "llama.cpp", if the server gives no sign which one it is.
+            context_length: if the server does not report it.
             connection: see `motes.transport.Client.open`.
 
         Raises:
@@ -121,7 +117,7 @@ class ServedPRM(ServedModel):
                 something else, or its scores do not vary.
             BadResponseError: a response contains no scores.
         """
-        tested = is_wanted(self_test)
+        wants_test = is_wanted(self_test)
         if context_length is not None:
             context_length = whole_number("context_length", context_length)
         address = Address.parse(path)
@@ -133,7 +129,7 @@ class ServedPRM(ServedModel):
                 format=format,
                 tokenizer=tokenizer,
                 prefix=prefix,
-                self_test=tested,
+                self_test=wants_test,
                 engine=engine,
                 context_length=context_length,
             )
@@ -156,17 +152,17 @@ class ServedPRM(ServedModel):
         server = await identify(client, address, engine)
         if context_length is not None:
             server = replace(server, context_length=context_length)
-        form = family(format) if format is not None else _family(server, tokenizer or server.origin)
-        prm = cls(client, address, server, _vocabulary(server, tokenizer), format=form, prefix=prefix)
-        await prm._try(self_test)
+        chosen_family = family(format) if format is not None else _find_family(server, tokenizer or server.origin)
+        prm = cls(client, address, server, _load_vocabulary(server, tokenizer), format=chosen_family, prefix=prefix)
+        await prm._self_test(self_test)
         return prm
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
-        """See `motes.protocols.RewardModel`. Texts of concurrent calls share requests, equal texts once. A step with a
-        score is not read again.
+        """See `motes.protocols.RewardModel`. Texts of concurrent calls share requests, and equal texts are sent once. A
+        step with a score is not read again.
 
         Raises:
-            UnauthorizedError: the server does not accept the key any more.
+            UnauthorizedError: the server no longer accepts the key.
             ContextLengthError: a problem alone does not fit the context.
         """
         return await self._reader.score(trajectories, self._read)
@@ -176,7 +172,7 @@ class ServedPRM(ServedModel):
         self._reader.forget()
 
     def findings(self) -> list[tuple[str, bool, str]]:
-        """The capabilities that matter: name, whether it is there, what is lost without it."""
+        """The server's capabilities that matter, each as its name, whether it has it, and the loss without it."""
         upper_bound = "usage counts every text as computed: an upper bound"
         cached = ("counts tokens from its prefix cache", self.route.counts_cached, upper_bound)
         return [
@@ -199,15 +195,15 @@ class ServedPRM(ServedModel):
 
     async def _process(self, requests: list[_PendingReading]) -> None:
         """Read the texts of one turn of the event loop, equal ones once. The first request for a text pays for it."""
-        equal: dict[Key, list[_PendingReading]] = {}
+        by_key: dict[Key, list[_PendingReading]] = {}
         for request in requests:
-            equal.setdefault(request.reading.key, []).append(request)
-        by_rounds = sorted(equal.values(), key=lambda group: self.route.rounds(group[0].reading))
+            by_key.setdefault(request.reading.key, []).append(request)
+        by_rounds = sorted(by_key.values(), key=lambda group: self.route.rounds(group[0].reading))
         for _, groups in groupby(by_rounds, key=lambda group: self.route.rounds(group[0].reading)):
-            together = list(groups)
+            same_rounds = list(groups)
             size = self.route.texts_per_call
-            for start in range(0, len(together), size):
-                self._start(together[start : start + size])
+            for start in range(0, len(same_rounds), size):
+                self._start(same_rounds[start : start + size])
 
     def _start(self, groups: list[list[_PendingReading]]) -> None:
         self._batcher.start(self._call(groups), [request for group in groups for request in group])
@@ -228,8 +224,8 @@ class ServedPRM(ServedModel):
             for request in group:
                 request.settle(outcome)
 
-    async def _try(self, self_test: bool) -> None:
-        """Check that both sides have the same tokenizer, that there are scores, and that they vary."""
+    async def _self_test(self, self_test: bool) -> None:
+        """Check that both sides have the same tokenizer, and that the server returns scores, which vary."""
         await self._compare_tokenizers()
         scores: list[float] = []
         for outcome in await self._read(self._reader.texts(QUESTION, ANSWERS)):
@@ -245,10 +241,10 @@ class ServedPRM(ServedModel):
             refuse_constant(scores, self.server.model, self.format.family.name)
 
     async def _compare_tokenizers(self) -> None:
-        """Check that tokens of this side's tokenizer have the same text on the server's side, if it can decode them.
+        """Check that tokens of this side's tokenizer have the same text on the server, if it can decode them.
 
         Raises:
-            ConfigurationError: they have another one.
+            ConfigurationError: they have another text there.
         """
         text = f"{QUESTION.question} {' '.join(ANSWERS)}"
         body = {"model": self.server.model, "tokens": self.vocabulary.encode(text, special=False)}
@@ -257,29 +253,29 @@ class ServedPRM(ServedModel):
         except ServerError:
             return
         keys = ("prompt", "text", "content")
-        spelt = [response[key] for key in keys if key in response] if isinstance(response, dict) else []
-        if spelt and str(spelt[0]).strip() != text.strip():
+        texts = [response[key] for key in keys if key in response] if isinstance(response, dict) else []
+        if texts and str(texts[0]).strip() != text.strip():
             raise ConfigurationError(
-                f"the tokenizer on this side is not that of {self!r}, which reads {str(spelt[0])[:60]!r} where "
+                f"the tokenizer on this side is not that of {self!r}, which reads {str(texts[0])[:60]!r} where "
                 f"{text[:60]!r} was written: name the right one with tokenizer=PATH_OR_NAME"
             )
 
 
-def _family(server: Server, tokenizer: str | None) -> Family:
+def _find_family(server: Server, tokenizer: str | None) -> Family:
     try:
         config = checkpoint_config(tokenizer) if tokenizer is not None else {}
-    except ConfigurationError:  # a tokenizer alone
+    except ConfigurationError:  # there is only a tokenizer
         config = {}
-    recognised = family_of(server, tokenizer, config)
-    if recognised is None:
+    known_family = family_of(server, tokenizer, config)
+    if known_family is None:
         raise ConfigurationError(
             f"cannot tell which family of reward models {server.model!r} is of. If it is one, say which, as in "
             f"'…#{server.model}?format=NAME'; known are {', '.join(FAMILIES)}"
         )
-    return recognised
+    return known_family
 
 
-def _vocabulary(server: Server, tokenizer: str | None) -> Vocabulary:
+def _load_vocabulary(server: Server, tokenizer: str | None) -> Vocabulary:
     path = tokenizer if tokenizer is not None else server.origin
     if path is None:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""Whether a server has a reward model, and of which family, without a tokenizer, torch or a score."""
+"""Finds out whether a server has a reward model, and of which family, without a tokenizer, torch or a score."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from motes.transport import Address, Client, Server, identify
 
 
 async def is_reward_server(client: Client, address: Address, engine: str | None = None) -> bool:
-    """Whether the model at an address is a reward model: its server pools, or its name is that of a reward model.
+    """Whether the model at an address is a reward model: its server has `/pooling`, or its name is a reward model's.
 
     Raises:
         UnreachableError, UnauthorizedError, UnknownNameError, ConfigurationError: see `motes.transport.identify`.
@@ -30,10 +30,11 @@ async def pools(client: Client, address: Address) -> bool:
 
 
 def family_of(server: Server, tokenizer: str | None = None, config: Mapping[str, Any] | None = None) -> Family | None:
-    """The family of the model, by its architecture or its name; None where neither says it.
+    """The family of the model, by its architecture or its name; None if neither is known.
 
     Args:
-        tokenizer: the folder or name of its tokenizer; config: the config.json there.
+        tokenizer: the folder or name of its tokenizer.
+        config: the config.json there.
     """
     for name in filter(None, (tokenizer, server.origin, server.model)):
         try:

@@ -5,7 +5,7 @@
     generate      POST /generate          SGLang, a plain language model: `token_ids_logprob`
     completion    POST /completion        llama.cpp, a plain language model: `logit_bias`
 
-The last three ask for the probabilities of two next tokens, behind the text up to each step. The server has the text
+The last three request the probabilities of two next tokens after the text up to each step. The server has the text
 before the step in its prefix cache. A text with several new steps takes one request after the other, because prefixes
 that a server reads side by side do not find each other in the cache.
 """
@@ -27,21 +27,21 @@ from motes.rewards.reading import Reading
 from motes.transport import MALFORMED, Address, Client, unknown_form, value_at
 
 BIAS = 100.0
-"""Addend of the two logits, with which they become the two largest."""
+"""Number that is added to the two logits, so that they become the two largest."""
 
 
 class Route(ABC):
     """A way to score texts.
 
     Args:
-        words: the tokens of bad and good, where the head is a language model's.
+        words: the tokens of bad and good, if the head is a language model's.
 
     Attributes:
         start: the command that starts a server with this route.
-        texts_per_call: texts of one request at most.
-        extra_tokens: tokens of the context that a request takes beside its text.
-        has_cache: whether the server's prefix cache serves this route; `counts_cached`: whether the last response
-            contains the number of tokens from it.
+        texts_per_call: maximum number of texts in one request.
+        extra_tokens: number of tokens of the context that a request takes in addition to its text.
+        has_cache: whether the server's prefix cache serves this route.
+        counts_cached: whether the last response contained the number of tokens from that cache.
     """
 
     start: ClassVar[str]
@@ -61,12 +61,12 @@ class Route(ABC):
     def url(self) -> str: ...
 
     def rounds(self, reading: Reading) -> int:
-        """Requests for a text, one after the other. Texts with equally many share them."""
-        return len(reading.at)
+        """Number of requests for a text, one after the other. Texts with the same number share requests."""
+        return len(reading.positions)
 
     @abstractmethod
     async def read(self, readings: Sequence[Reading]) -> list[list[float]]:
-        """The scores at each text's places. Sets what reading it cost (`Reading.usage`).
+        """The scores at each text's positions. Sets `Reading.usage`, what reading it cost.
 
         Raises:
             UnknownFormError: a response has another form.
@@ -75,7 +75,7 @@ class Route(ABC):
 
 
 class Pooling(Route):
-    """A head of two logits, at every token. The prefix cache does not serve this route: it reads whole texts."""
+    """A head of two logits at each token. The prefix cache does not serve this route: it reads whole texts."""
 
     start = "vllm serve MODEL --runner pooling"
     texts_per_call = 64
@@ -99,33 +99,33 @@ class Pooling(Route):
             "encoding_format": "float",
         }
 
-        def read(answer: Any) -> list[list[float]]:
+        def read(response: Any) -> list[list[float]]:
             try:
-                entries = sorted(answer["data"], key=lambda entry: int(entry["index"]))
+                entries = sorted(response["data"], key=lambda entry: int(entry["index"]))
                 rows = [entry["data"] for entry in entries]
-                return [self._at_places(row, reading) for row, reading in zip(rows, readings, strict=True)]
+                return [self._scores_at_positions(row, reading) for row, reading in zip(rows, readings, strict=True)]
             except MALFORMED as error:
-                raise unknown_form(self.url, f"{type(error).__name__}: {error}", answer) from error
+                raise unknown_form(self.url, f"{type(error).__name__}: {error}", response) from error
 
-        values: list[list[float]] = await self.client.post(self.url, body, read=read)
+        scores: list[list[float]] = await self.client.post(self.url, body, read=read)
         for reading in readings:
             reading.usage = Usage(reward_tokens=len(reading.ids))
-        return values
+        return scores
 
-    def _at_places(self, rows: Sequence[Sequence[float]], reading: Reading) -> list[float]:
-        """(places,) scores, from a row for each token or for each tag, which depends on how the server was started."""
-        tag = reading.ids[reading.at[-1]]
+    def _scores_at_positions(self, rows: Sequence[Sequence[float]], reading: Reading) -> list[float]:
+        """(positions,) scores, from a row for each token or for each tag, depending on how the server was started."""
+        tag = reading.ids[reading.positions[-1]]
         if len(rows) == len(reading.ids):
-            chosen = [rows[place] for place in reading.at]
+            selected = [rows[position] for position in reading.positions]
         else:
-            tags = [place for place, token in enumerate(reading.ids) if token == tag]
+            tags = [position for position, token in enumerate(reading.ids) if token == tag]
             if len(rows) != len(tags):
                 raise BadResponseError(
                     f"{self.url} gave {len(rows)} rows for a text of {len(reading.ids)} tokens with {len(tags)} tags: "
                     f"start the server with --pooler-config '{{\"step_tag_id\": {tag}}}'"
                 )
-            chosen = [rows[tags.index(place)] for place in reading.at]
-        return [self._probability(row) for row in chosen]
+            selected = [rows[tags.index(position)] for position in reading.positions]
+        return [self._probability(row) for row in selected]
 
     def _probability(self, row: Sequence[float]) -> float:
         bad, good = map(float, row)
@@ -138,12 +138,12 @@ class Pooling(Route):
 
 
 class NextTokenRoute(Route):
-    """The probability of one token against another behind the text up to each place."""
+    """The probability of one token against another after the text up to each position."""
 
     async def read(self, readings: Sequence[Reading]) -> list[list[float]]:
         values: list[list[float]] = [[] for _ in readings]
-        for turn in range(len(readings[0].at)):
-            prompts = [reading.ids[: reading.at[turn] + 1] for reading in readings]
+        for turn in range(len(readings[0].positions)):
+            prompts = [reading.ids[: reading.positions[turn] + 1] for reading in readings]
             read = partial(self._read, prompts=prompts)
             scores, num_cached = await self.client.post(self.url, self.body(prompts), read=read)
             self.counts_cached = num_cached is not None
@@ -153,16 +153,16 @@ class NextTokenRoute(Route):
                 reading.usage += Usage(reward_tokens=len(prompt) - cached[i], reward_tokens_cached=cached[i])
         return values
 
-    def _read(self, answer: Any, prompts: Sequence[list[int]]) -> tuple[list[float], int | None]:
+    def _read(self, response: Any, prompts: Sequence[list[int]]) -> tuple[list[float], int | None]:
         """The scores of these texts, and the number of tokens from the cache, if the response contains it."""
         try:
-            pairs, cached = self.answers(answer)
+            pairs, cached = self.logprobs(response)
             scores = [1 / (1 + math.exp(min(bad - good, 700.0))) for bad, good in pairs]
             num_cached = None if cached is None else max(0, int(cached))
         except MALFORMED as error:
-            raise unknown_form(self.url, f"{type(error).__name__}: {error}", answer) from error
+            raise unknown_form(self.url, f"{type(error).__name__}: {error}", response) from error
         if len(scores) != len(prompts) or not all(map(math.isfinite, scores)):
-            raise unknown_form(self.url, f"{len(scores)} answers instead of {len(prompts)}", answer)
+            raise unknown_form(self.url, f"{len(scores)} answers instead of {len(prompts)}", response)
         return scores, num_cached
 
     @abstractmethod
@@ -170,19 +170,19 @@ class NextTokenRoute(Route):
         """The JSON body of a request for these texts, at most `texts_per_call`."""
 
     @abstractmethod
-    def answers(self, answer: Any) -> tuple[list[tuple[float, float]], int | None]:
-        """The logarithms of the probabilities of bad and good for each text, up to a common addend; and the number of
-        tokens from the cache, for all texts together."""
+    def logprobs(self, response: Any) -> tuple[list[tuple[float, float]], int | None]:
+        """The log-probabilities of bad and good for each text, up to a common addend; and the number of tokens from the
+        cache, for all texts together."""
 
-    def chosen(self, logprobs: Mapping[int, float]) -> tuple[float, float]:
+    def pair(self, logprobs: Mapping[int, float]) -> tuple[float, float]:
         """The log-probabilities of the two tokens, bad and good."""
         bad, good = self.words
         return float(logprobs[bad]), float(logprobs[good])
 
 
 class Completions(NextTokenRoute):
-    """vLLM. Its log-probabilities are those before sampling, by default (`--logprobs-mode`). Neutral parameters of
-    sampling make both modes equal."""
+    """vLLM. By default its log-probabilities are those before sampling (`--logprobs-mode`). Neutral sampling parameters
+    make both modes equal."""
 
     start = "vllm serve MODEL"
     texts_per_call = 64
@@ -209,9 +209,9 @@ class Completions(NextTokenRoute):
             "add_special_tokens": False,
         }
 
-    def answers(self, answer: Any) -> tuple[list[tuple[float, float]], int | None]:
+    def logprobs(self, response: Any) -> tuple[list[tuple[float, float]], int | None]:
         pairs = []
-        for choice in sorted(answer["choices"], key=lambda choice: int(choice["index"])):
+        for choice in sorted(response["choices"], key=lambda choice: int(choice["index"])):
             first = choice["logprobs"]["top_logprobs"][0]
             logprobs = {int(name.removeprefix("token_id:")): value for name, value in first.items()}
             if not logprobs.keys() >= set(self.words):
@@ -219,8 +219,8 @@ class Completions(NextTokenRoute):
                     f"{self.url} does not return the probabilities of the requested tokens "
                     "(logprob_token_ids): use a newer vLLM"
                 )
-            pairs.append(self.chosen(logprobs))
-        return pairs, value_at(answer, ("usage", "prompt_tokens_details", "cached_tokens"))
+            pairs.append(self.pair(logprobs))
+        return pairs, value_at(response, ("usage", "prompt_tokens_details", "cached_tokens"))
 
 
 class Generate(NextTokenRoute):
@@ -243,15 +243,15 @@ class Generate(NextTokenRoute):
             "stream": False,
         }
 
-    def answers(self, answer: Any) -> tuple[list[tuple[float, float]], int | None]:
-        meta = answer["meta_info"]
+    def logprobs(self, response: Any) -> tuple[list[tuple[float, float]], int | None]:
+        meta = response["meta_info"]
         logprobs = {int(token): value for value, token, *_ in meta["output_token_ids_logprobs"][0]}
-        return [self.chosen(logprobs)], meta.get("cached_tokens")
+        return [self.pair(logprobs)], meta.get("cached_tokens")
 
 
 class Completion(NextTokenRoute):
-    """llama.cpp. It returns the likeliest tokens only. An addend of both logits makes these two the likeliest, and does
-    not change the ratio of their probabilities."""
+    """llama.cpp. It returns the likeliest tokens only. Adding the same number to both logits makes these two the
+    likeliest, and does not change the ratio of their probabilities."""
 
     start = "llama-server -m MODEL.gguf"
 
@@ -271,10 +271,10 @@ class Completion(NextTokenRoute):
             "cache_prompt": True,
         }
 
-    def answers(self, answer: Any) -> tuple[list[tuple[float, float]], int | None]:
-        tokens = answer["completion_probabilities"][0]["top_probs"]
+    def logprobs(self, response: Any) -> tuple[list[tuple[float, float]], int | None]:
+        tokens = response["completion_probabilities"][0]["top_probs"]
         logprobs = {int(token["id"]): math.log(max(float(token["prob"]), 1e-45)) for token in tokens}
-        return [self.chosen(logprobs)], value_at(answer, ("timings", "cache_n"))
+        return [self.pair(logprobs)], value_at(response, ("timings", "cache_n"))
 
 
 ROUTES: Mapping[str, Mapping[str, type[Route]]] = MappingProxyType(
@@ -284,7 +284,7 @@ ROUTES: Mapping[str, Mapping[str, type[Route]]] = MappingProxyType(
         "llama.cpp": {"next": Completion},
     }
 )
-"""By engine, then by the kind of head."""
+"""The routes by engine, then by the kind of head."""
 
 
 def kind(head: Head) -> str:
@@ -293,7 +293,7 @@ def kind(head: Head) -> str:
 
 
 def _shares(total: int, lengths: Sequence[int]) -> list[int]:
-    """(n,) whole numbers that add up to `total`, in proportion to `lengths` and none above its own."""
+    """(n,) whole numbers that add up to `total`, in proportion to `lengths`, and none larger than its length."""
     total = min(total, sum(lengths))
     ends = [total * end // sum(lengths) for end in accumulate(lengths)]
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]

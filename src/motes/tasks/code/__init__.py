@@ -1,4 +1,4 @@
-"""Answers that are programs: which one a text states, which are the same, and whether one passes its tests."""
+"""Answers that are programs: finds one in a text, compares two, grades one by its tests, and reads rows with tests."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import ast
 import re
 import textwrap
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from motes.errors import ConfigurationError
 from motes.tasks.code.confinement import Limits
 from motes.tasks.code.sandbox import ProgramTests, Sandbox, require_confinement, shared
+from motes.tasks.rows import Entry, Fields, Row, find, need_text
 from motes.tasks.tex import Reading
-from motes.tasks.thoughts import said
+from motes.tasks.thoughts import without_thoughts
 
 _BLOCK = re.compile(
     r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[^\s`{]*)[^\n`]*\n"
@@ -22,34 +25,34 @@ _BLOCK = re.compile(
 )
 _PYTHON = frozenset(("", "python", "py", "python3", "python2", "ipython", "pycon"))
 _NAME = "<program of a model>"
-warnings.filterwarnings("ignore", module=re.escape(_NAME))  # "\\d" in a text: none of the reader's business
-_LONGEST = 50_000
-"""Characters of a program that is parsed; a longer one is a model's loop, and named by its text."""
+warnings.filterwarnings("ignore", module=re.escape(_NAME))  # about "\\d" in a text, say
+_MAX_CHARACTERS = 50_000
+"""Maximum length of a program that is parsed. A longer one is a model's loop, and its text is its canonical form."""
 
 
 class CodeAnswers:
-    """An answer is a Python program: of the blocks between fences, the last that defines a function or a class; the
-    last of any where none does; the whole text where there are no fences, and it is Python.
+    """An answer is a Python program: of the blocks between fences, the last one that defines a function or a class, or
+    the last one if none does; the whole text if there are no fences, and it is Python.
 
-    A block counts as Python where its language is that or is not stated. A text that ended within a block states what
-    is there of it. Nothing is final before the model has ended its text: a later block may take another's place.
+    A block counts as Python if its language is Python or is not stated. If a text ended within a block, the answer is
+    the part that is there. No answer is final before the model has ended its text: a later block may replace it.
 
-    Two programs are the same where they are once comments, docstrings and layout are left out. Whether two programs do
-    the same cannot be decided.
+    Two programs are the same if they are equal without comments, docstrings and layout. Whether two programs do the
+    same cannot be decided.
 
     Args:
-        sandbox: that programs are run in; by default the one that this process shares.
+        sandbox: in which programs run; by default the one of this process.
     """
 
     def __init__(self, sandbox: Sandbox | None = None) -> None:
         self._sandbox = sandbox
 
     def answer(self, text: str) -> str | None:
-        text = said(text)
-        blocks = [found for found in _BLOCK.finditer(text) if found["code"].strip()]
+        text = without_thoughts(text)
+        blocks = [block for block in _BLOCK.finditer(text) if block["code"].strip()]
         if not blocks:
             return text.strip("\n") if _is_program(text) else None
-        codes = [_code(found) for found in blocks if found["language"].casefold() in _PYTHON]
+        codes = [_dedented_code(block) for block in blocks if block["language"].casefold() in _PYTHON]
         codes = [code for code in codes if _defines_something(code)] or codes
         return codes[-1].rstrip() if codes else None
 
@@ -61,18 +64,18 @@ class CodeAnswers:
         return self.canonical(first) == self.canonical(second)
 
     def canonical(self, answer: str) -> str:
-        """The program without comments, docstrings and layout; what is no Python as it is, without spaces at the ends
-        of lines."""
-        tree = _parsed(answer)
+        """The program without comments, docstrings and layout. A text that is not Python only loses the spaces at the
+        ends of its lines."""
+        tree = _parse(answer)
         if tree is not None:
             try:
-                return _unparsed(tree)
+                return _normal_form(tree)
             except (RecursionError, MemoryError, ValueError):
                 pass
         return "\n".join(line.rstrip() for line in answer.strip().splitlines())
 
     def matches(self, reference: str, answer: str) -> bool:
-        """Whether two programs are the same. Rows have tests, by which programs are graded: see `meets`."""
+        """Whether two programs are the same. Grading uses the tests of rows instead, see `meets`."""
         return self.equivalent(reference, answer)
 
     def meets(self, key: Any, answer: str) -> bool:
@@ -88,29 +91,29 @@ class CodeAnswers:
         return (self._sandbox or shared()).passes(key, answer)
 
     def require(self, options: dict[str, str]) -> None:
-        """Refuse what cannot work, before anything is generated.
+        """Refuse options that cannot work, before anything is generated.
 
         Args:
-            options: of the task: "sandbox", "limits" where programs may run without confinement.
+            options: of the task: "sandbox", which is "full", or "limits" if programs may run without confinement.
 
         Raises:
             ConfigurationError: programs cannot be confined here, or the option has another value.
         """
-        if (chosen := options.get("sandbox", "full")) not in ("full", "limits"):
-            raise ConfigurationError(f"sandbox can be full or limits, not {chosen!r}")
-        if chosen == "full":
+        if (value := options.get("sandbox", "full")) not in ("full", "limits"):
+            raise ConfigurationError(f"sandbox can be full or limits, not {value!r}")
+        if value == "full":
             require_confinement()
 
 
-def _code(block: re.Match[str]) -> str:
-    """What a block holds, no deeper than its fences: blocks in lists are indented."""
+def _dedented_code(block: re.Match[str]) -> str:
+    """The code of a block, dedented if its fences are indented, as in lists."""
     return textwrap.dedent(block["code"]) if block["indent"] else block["code"]
 
 
 @lru_cache(maxsize=256)
-def _parsed(code: str) -> ast.Module | None:
-    """The tree of a program; None for what is none, or too long or too nested to be read."""
-    if len(code) > _LONGEST:
+def _parse(code: str) -> ast.Module | None:
+    """The tree of a program; None if the text is no program, or too long or too nested to parse."""
+    if len(code) > _MAX_CHARACTERS:
         return None
     try:
         return ast.parse(code, _NAME)
@@ -119,34 +122,91 @@ def _parsed(code: str) -> ast.Module | None:
 
 
 def _is_program(text: str) -> bool:
-    """Whether a text without fences is Python, or the indented rest of a function, rather than prose that happens to be
-    both, such as a word."""
-    tree = _parsed(text)
+    """Whether a text without fences is Python, or the indented rest of a function, and not prose that happens to be
+    valid Python, such as a word."""
+    tree = _parse(text)
     if tree is None and text[:1].isspace():
-        tree = _parsed("def _():\n" + text.lstrip("\n"))
+        tree = _parse("def _():\n" + text.lstrip("\n"))
     return tree is not None and not all(isinstance(statement, ast.Expr) for statement in tree.body)
 
 
 def _defines_something(code: str) -> bool:
-    tree = _parsed(code)
+    tree = _parse(code)
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    if tree is None:  # it was cut off, or is Python of another version
+    if tree is None:  # the program was cut off, or is Python of another version
         return re.search(r"^[ \t]*(?:async\s+def|def|class)\s+\w", code, re.MULTILINE) is not None
     return any(isinstance(statement, kinds) for statement in tree.body)
 
 
-def _unparsed(tree: ast.Module) -> str:
+def _normal_form(tree: ast.Module) -> str:
     return ast.unparse(_WithoutDocstrings().visit(ast.parse(ast.unparse(tree), _NAME)))
 
 
 class _WithoutDocstrings(ast.NodeTransformer):
+    _KINDS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
     def generic_visit(self, node: ast.AST) -> ast.AST:
         super().generic_visit(node)
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            documented = ast.get_docstring(node, clean=False) is not None
-            if documented:
-                node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, self._KINDS) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
         return node
 
 
-__all__ = ["CodeAnswers", "Limits", "ProgramTests", "Sandbox"]
+_PLACE = re.compile(r"\{(question|example)\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramFields(Fields):
+    """The fields of a row whose answer is a program. `answer`, a correct program, may be missing.
+
+    Attributes:
+        tests: Python code that raises if a program is wrong: a text, or a list of texts.
+        entry_point: the function to define. Without it, programs define the functions that the tests call and do not
+            define.
+        prelude: Python code that a program may complete or build on.
+        imports: code that the tests need before them: a list of texts.
+        examples: tests that the question may show; it shows the first one.
+        template: the text of the question, with {question} and {example} in their places.
+    """
+
+    question: tuple[str, ...] = ("question", "prompt", "problem")
+    answer: tuple[str, ...] = ("answer", "solution", "canonical_solution", "code")
+    id: tuple[str, ...] = ("id", "task_id", "unique_id")
+    tests: tuple[str, ...] = ("test", "tests")
+    entry_point: tuple[str, ...] = ("entry_point",)
+    prelude: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+    template: str = "{question}"
+
+    def read(self, row: Row, name: str) -> Entry | None:
+        question = need_text(row, self.question, "question")
+        tests = _lines(*find(row, self.tests))
+        if not tests:
+            raise ValueError(f"it has no tests: {' or '.join(f'`{name}`' for name in self.tests)}")
+        examples = _lines(*find(row, self.examples))
+        reference = find(row, self.answer)[1]
+        prelude = need_text(row, self.prelude, "prelude") if self.prelude else ""
+        code = "\n".join((*_lines(*find(row, self.imports)), *tests))
+        entry_point = need_text(row, self.entry_point, "entry point") if find(row, self.entry_point)[0] else None
+        key = ProgramTests(code, entry_point, prelude)
+        parts = {"question": question.strip("\n"), "example": examples[0] if examples else ""}
+        text = _PLACE.sub(lambda place: parts[place[1]], self.template)
+        if reference is not None and not isinstance(reference, str):
+            raise ValueError(f"the answer must be a program, not {reference!r}")
+        return self.entry(row, name, text, reference, key)
+
+
+def _lines(field: str, value: Any) -> Sequence[str]:
+    """The texts of a field that has one text, a list of texts, or nothing. Blank ones are left out.
+
+    Raises:
+        ValueError: the field has something else.
+    """
+    texts = [value] if isinstance(value, str) else [] if value is None else value
+    if not (isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts)):
+        raise ValueError(f"`{field}` must be a text or a list of texts, not {value!r}")
+    return [text for text in texts if text.strip()]
+
+
+__all__ = ["CodeAnswers", "Limits", "ProgramFields", "ProgramTests", "Sandbox"]

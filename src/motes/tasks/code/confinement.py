@@ -1,15 +1,15 @@
-"""What a process gives up, for good, before it runs a program that nobody has read.
+"""Rights that a process gives up, for good, before it runs a program that nobody has read.
 
-    another user     where this process is root: "nobody". It owns nothing, and may signal nobody.
-    limits           of memory, of processor time, of a file's size, of open files; no further process or thread.
+    another user     if this process is root: it becomes "nobody", who owns nothing and may signal nobody.
+    limits           of memory, processor time, a file's size and open files; no further process or thread.
     Landlock         Linux 5.13 and later: it reads Python's own folders and the system's libraries, writes to its own
                      folder, and sees no other file.
     seccomp          Linux on x86-64 and ARM64: no sockets, no signals, no processes, no other program, no tracing, no
                      namespaces.
-    namespaces       Linux on other machines, where this process is root or users may have them: no network device, no
+    namespaces       Linux on other machines, if this process is root or users may have them: no network device, no
                      shared memory of others.
 
-Each layer is put on where it is there (`available`); each holds by itself what the list says of it. It imports nothing
+Each layer is used if the system has it (`available`), and is effective without the others. This module imports nothing
 of motes, since the sandbox's own process loads it as a file.
 """
 
@@ -32,13 +32,16 @@ _SET_PDEATHSIG, _SET_DUMPABLE, _SET_SECCOMP, _SET_NO_NEW_PRIVS = 1, 4, 22, 38
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use.
+    """Limits of what a program may use.
 
     Attributes:
-        seconds: of processor time; `patience`: of time on the wall.
+        seconds: of processor time.
+        patience: seconds of wall-clock time.
         memory: bytes of address space.
-        file_bytes: of one file; `total_bytes` and `files`: of all files, looked at every 50 ms.
-        open_files: at once.
+        file_bytes: size of one file.
+        total_bytes: size of all files, checked every 50 ms.
+        files: number of files, checked every 50 ms.
+        open_files: number of files that are open at once.
     """
 
     seconds: int = 10
@@ -52,7 +55,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Layers:
-    """Which layers there are here, besides the limits."""
+    """The layers that this system has, besides the limits."""
 
     other_user: bool
     landlock: bool
@@ -70,18 +73,19 @@ def available() -> Layers:
     return Layers(
         other_user=hasattr(os, "geteuid") and os.geteuid() == 0 and nobody() is not None,
         landlock=linux and _landlock_version() > 0,
-        seccomp=linux and platform.machine() in _MACHINES,
+        seccomp=linux and platform.machine() in _ARCHITECTURES,
     )
 
 
 def confine(limits: Limits, *, readable: Iterable[str], writable: str | None) -> None:
-    """Put on every layer there is. The process has one thread, and all files open that it needs.
+    """Put this process under every layer there is. It must have one thread, and all files open that it needs.
 
     Args:
-        readable: folders to read and load libraries from; `writable`: the one to write to.
+        readable: folders to read and load libraries from.
+        writable: the folder to write to, if any.
 
     Raises:
-        OSError: a layer that this system has does not hold.
+        OSError: a layer that this system has fails.
     """
     layers = available()
     identity = nobody() if layers.other_user else None
@@ -100,7 +104,7 @@ def confine(limits: Limits, *, readable: Iterable[str], writable: str | None) ->
     if layers.landlock:
         _restrict_files(readable, writable)
     if layers.seccomp:
-        _restrict_calls()
+        _restrict_system_calls()
 
 
 def nobody() -> tuple[int, int] | None:
@@ -119,7 +123,7 @@ def _limit(limits: Limits) -> None:
 
     def limit(name: str, value: int) -> None:
         if (which := getattr(resource, name, None)) is not None:
-            with contextlib.suppress(ValueError, OSError):  # not on every system
+            with contextlib.suppress(ValueError, OSError):  # some systems do not have it
                 resource.setrlimit(which, (value, value))
 
     limit("RLIMIT_AS", limits.memory)
@@ -137,7 +141,7 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _call(number: int, *arguments: object) -> int:
+def _system_call(number: int, *arguments: object) -> int:
     result = int(_libc().syscall(ctypes.c_long(number), *arguments))
     if result < 0:
         code = ctypes.get_errno()
@@ -152,7 +156,7 @@ def _prctl(option: int, argument: object, further: object = None) -> None:
 
 
 def _unshare(*, is_root: bool) -> None:
-    """A network without devices, where that may be had: for machines whose system calls are not listed below."""
+    """Enter a network without devices, if possible: for machines whose system calls are not listed below."""
     _libc().unshare(_UNSHARE_NET | _UNSHARE_IPC | (0 if is_root else _UNSHARE_USER))
 
 
@@ -162,24 +166,24 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _TRUNCATE = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 14
 _REMOVE, _MAKE = 1 << 4 | 1 << 5, 1 << 7 | 1 << 8  # folders and files; neither devices, sockets nor links
 _RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}
-"""Rights to files, as the number of their bits, by version; 16 since."""
+"""Number of bits of the rights to files, by version; 16 in later versions."""
 _RULESET_BYTES = {1: 8, 2: 8, 3: 8, 4: 16, 5: 16}
-"""Of the description of what is restricted, by version; 24 since: connections by TCP, and scopes."""
+"""Size of a ruleset, by version; 24 in later versions. Larger ones restrict TCP connections and scopes, too."""
 
 
 def _landlock_version() -> int:
     try:
-        return _call(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
+        return _system_call(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
     except OSError:
         return 0
 
 
 def _restrict_files(readable: Iterable[str], writable: str | None) -> None:
-    """Leave no files but these; and, by version, no connections and no signals to other processes."""
+    """Allow no other files than these and three devices; in later versions no connections, no signals to others."""
     version = _landlock_version()
     rights = (1 << _RIGHTS.get(version, 16)) - 1
     ruleset = struct.pack("=QQQ", rights, 0b11, 0b11)[: _RULESET_BYTES.get(version, 24)]
-    descriptor = _call(_CREATE_RULESET, ruleset, ctypes.c_size_t(len(ruleset)), ctypes.c_uint32(0))
+    descriptor = _system_call(_CREATE_RULESET, ruleset, ctypes.c_size_t(len(ruleset)), ctypes.c_uint32(0))
     paths = dict.fromkeys(readable, _EXECUTE | _READ_FILE | _READ_DIR)
     paths |= dict.fromkeys(("/dev/null", "/dev/zero", "/dev/urandom"), _READ_FILE | _WRITE_FILE | _TRUNCATE)
     if writable is not None:
@@ -187,23 +191,23 @@ def _restrict_files(readable: Iterable[str], writable: str | None) -> None:
     for path, granted in paths.items():
         try:
             folder = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except OSError:  # it is not there, or out of this user's reach
+        except OSError:  # it does not exist, or this user cannot reach it
             continue
         if not stat.S_ISDIR(os.fstat(folder).st_mode):
             granted &= ~_READ_DIR
         rule = struct.pack("=Qi", granted & rights, folder)
-        _call(_ADD_RULE, ctypes.c_int(descriptor), ctypes.c_int(1), rule, ctypes.c_uint32(0))
+        _system_call(_ADD_RULE, ctypes.c_int(descriptor), ctypes.c_int(1), rule, ctypes.c_uint32(0))
         os.close(folder)
-    _call(_RESTRICT_SELF, ctypes.c_int(descriptor), ctypes.c_uint32(0))
+    _system_call(_RESTRICT_SELF, ctypes.c_int(descriptor), ctypes.c_uint32(0))
     os.close(descriptor)
 
 
 # seccomp: https://docs.kernel.org/userspace-api/seccomp_filter.html
 
-_MACHINES: Mapping[str, tuple[int, int]] = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
-"""How the kernel calls a machine, and the column of its numbers below."""
+_ARCHITECTURES: Mapping[str, tuple[int, int]] = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
+"""The kernel's constant for a machine, and the column with its numbers of system calls below."""
 _FORBIDDEN: Mapping[str, tuple[int, int]] = {
-    # name: (x86-64, ARM64); -1: there is none
+    # name: (x86-64, ARM64); -1: it does not exist there
     "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "bind": (49, 200),
     "fork": (57, -1), "vfork": (58, -1), "clone": (56, 220), "clone3": (435, 435),
     "execve": (59, 221), "execveat": (322, 281),
@@ -218,7 +222,7 @@ _FORBIDDEN: Mapping[str, tuple[int, int]] = {
     "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41),
     "chroot": (161, 51), "move_mount": (429, 429), "open_tree": (428, 428), "fsopen": (430, 430),
     "mount_setattr": (442, 442),
-    # what Landlock leaves to the owner of a file, or did in its first versions
+    # calls that Landlock allows the owner of a file, at least in its first versions
     "chmod": (90, -1), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, -1),
     "fchown": (93, 55), "lchown": (94, -1), "fchownat": (260, 54), "utime": (132, -1), "utimes": (235, -1),
     "futimesat": (261, -1), "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
@@ -228,25 +232,25 @@ _FORBIDDEN: Mapping[str, tuple[int, int]] = {
     "io_uring_setup": (425, 425), "userfaultfd": (323, 282), "memfd_create": (319, 279), "memfd_secret": (447, 447),
     "shmget": (29, 194), "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180), "io_setup": (206, 0),
 }  # fmt: skip
-_FORBIDDEN_REQUESTS: Mapping[str, tuple[tuple[int, int], tuple[int, ...]]] = {
-    "fcntl": ((72, 25), (8, 10, 15)),  # F_SETOWN, F_SETSIG, F_SETOWN_EX: the kernel signals others in one's name
-    "ioctl": ((16, 29), (0x8901, 0x8902, 0x5412)),  # FIOSETOWN, SIOCSPGRP: so, too; TIOCSTI: types on a terminal
+_FORBIDDEN_ARGUMENTS: Mapping[str, tuple[tuple[int, int], tuple[int, ...]]] = {
+    "fcntl": ((72, 25), (8, 10, 15)),  # F_SETOWN, F_SETSIG, F_SETOWN_EX: the kernel signals in a process's name
+    "ioctl": ((16, 29), (0x8901, 0x8902, 0x5412)),  # FIOSETOWN, SIOCSPGRP: the same; TIOCSTI: types on a terminal
 }
-"""Calls of which only some are forbidden, by their second argument."""
+"""System calls that are forbidden with some values of their second argument."""
 _LOAD, _EQUALS, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _KILL, _ALLOW, _DENY = 0x80000000, 0x7FFF0000, 0x00050001  # the last: EPERM
 
 
-def _restrict_calls() -> None:
-    architecture, column = _MACHINES[platform.machine()]
+def _restrict_system_calls() -> None:
+    architecture, column = _ARCHITECTURES[platform.machine()]
     program = [
         (_LOAD, 0, 0, 4), (_EQUALS, 1, 0, architecture), (_RETURN, 0, 0, _KILL),
-        (_LOAD, 0, 0, 0), (_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _KILL),  # another numbering of x86-64
+        (_LOAD, 0, 0, 0), (_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _KILL),  # another numbering of x86-64's calls
     ]  # fmt: skip
     for number in (pair[column] for pair in _FORBIDDEN.values()):
         if number >= 0:
             program += [(_EQUALS, 0, 1, number), (_RETURN, 0, 0, _DENY)]
-    for numbers, requests in _FORBIDDEN_REQUESTS.values():
+    for numbers, requests in _FORBIDDEN_ARGUMENTS.values():
         checks = [(_LOAD, 0, 0, 24)]
         for request in requests:
             checks += [(_EQUALS, 0, 1, request), (_RETURN, 0, 0, _DENY)]

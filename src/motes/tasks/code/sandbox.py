@@ -1,11 +1,11 @@
-"""Programs against their tests, in processes that are confined and killed.
+"""Runs programs against their tests, in processes that are confined and killed.
 
-See `motes.tasks.code.server` for who holds what, and `motes.tasks.code.confinement` for what a program cannot do.
+See `motes.tasks.code.server` for the processes, and `motes.tasks.code.confinement` for what a program cannot do.
 
-What remains: a program that answers all the tests' calls as the reference does is right, however it does so. It runs
-with the interpreter and the packages of this environment and can read their files. It can use its limits to the full:
-a core for `Limits.seconds`, its memory, its files for a moment. A hole in the kernel is a hole in the sandbox: who runs
-programs of strangers on a machine that matters puts a container or a virtual machine around it all.
+What it still can: a program that answers all calls of the tests as the reference does is right, however it does so. It
+runs with the interpreter and the packages of this environment and can read their files. It can use up its limits: a
+core for `Limits.seconds`, its memory, its files for a moment. A hole in the kernel is a hole in the sandbox: if you run
+programs of strangers on a machine that matters, put a container or a virtual machine around it all.
 """
 
 from __future__ import annotations
@@ -29,30 +29,31 @@ from motes.errors import ConfigurationError, GraderError, GraderTimeoutError
 from motes.tasks.code.confinement import Limits, available
 from motes.tasks.processes import Pool
 
-STARTING = 60.0
-"""Seconds that a server may take to start: it loads numpy, from a cold disk perhaps."""
+START_SECONDS = 60.0
+"""Time within which a server must start: it loads numpy, perhaps from a cold disk."""
 SERVER = (sys.executable, "-s", "-P", str(Path(__file__).with_name("server.py")))
 _ENVIRONMENT = {
     "LC_ALL": "C.UTF-8", "MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
     "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0",
 }  # fmt: skip
-"""Of a server, which needs one thread to fork, and of nothing else that is in ours; programs have none at all."""
+"""The environment of a server, which must have one thread to fork. Programs have no environment at all."""
+_PASSED_ON = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR")
+"""Variables of our environment that a server gets, too: an interpreter may need the first two to start, and keeps the
+folders of programs in the last."""
 BEGUN = "begun\n"
-"""What an examiner says before its first test, so that one that died of its own tests is told from one that did not."""
-_NEEDED = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR")
-"""What an interpreter may not start without, and where it keeps the folders of programs."""
+"""Sent by an examiner before its first test; without it, the examiner's death is due to its own tests."""
 
 
 @dataclass(frozen=True)
 class ProgramTests:
-    """What a program is held against.
+    """The tests that a program has to pass.
 
     Attributes:
-        tests: Python, which calls the program's functions and raises where they return something wrong. Where it
-            defines `check`, that is called with the entry point.
-        entry_point: the function that the program has to define. Whatever else the tests use and do not define is a
-            function of the program, too.
-        prelude: Python that stands before the program and before the tests, or a beginning that the program completes.
+        tests: Python code that calls the program's functions and raises if their results are wrong. If it defines
+            `check`, that is called with the entry point.
+        entry_point: the function that the program has to define. All other names that the tests use and do not define
+            are functions of the program, too.
+        prelude: Python code before the program and before the tests, or a beginning that the program completes.
     """
 
     tests: str
@@ -69,7 +70,7 @@ class Server:
 
     def __init__(self, command: Sequence[str]) -> None:
         self._control, theirs = socket.socketpair()
-        environment = _ENVIRONMENT | {name: os.environ[name] for name in _NEEDED if name in os.environ}
+        environment = _ENVIRONMENT | {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         try:
             self._process = subprocess.Popen(
                 (*command, str(theirs.fileno())), pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL,
@@ -83,7 +84,7 @@ class Server:
         ready = None
         try:
             with contextlib.suppress(GraderTimeoutError):
-                ready = self._read(STARTING)
+                ready = self._read(START_SECONDS)
         finally:
             if ready is None:
                 self.close()
@@ -91,36 +92,36 @@ class Server:
             raise GraderError(f"the sandbox does not start: {' '.join(command)}")
 
     def run(self, tests: ProgramTests, program: str, limits: Limits) -> tuple[str, str] | None:
-        """Why the examiner ended, and what it said; None where the server died instead."""
+        """The reason why the examiner ended, and its report; None if the server died instead."""
         prelude = {"prelude": tests.prelude}
-        examined = prelude | {"tests": tests.tests, "entry_point": tests.entry_point}
-        inside, outside = os.pipe()
+        examiner_job = prelude | {"tests": tests.tests, "entry_point": tests.entry_point}
+        reader, writer = os.pipe()
         try:
-            with _file(examined) as first, _file(prelude | {"program": program}) as second:
+            with _temporary_file(examiner_job) as first, _temporary_file(prelude | {"program": program}) as second:
                 request = json.dumps(dataclasses.asdict(limits)).encode()
-                socket.send_fds(self._control, [request], [first.fileno(), second.fileno(), outside])
-            os.close(outside)
-            outside = -1
-            reason = self._read(limits.patience + STARTING)
-            return None if reason is None else (reason, _everything(inside) if reason == "ended" else "")
+                socket.send_fds(self._control, [request], [first.fileno(), second.fileno(), writer])
+            os.close(writer)
+            writer = -1
+            reason = self._read(limits.patience + START_SECONDS)
+            return None if reason is None else (reason, _read_all(reader) if reason == "ended" else "")
         except (BrokenPipeError, ConnectionResetError):
             return None
         finally:
-            os.close(inside)
-            if outside >= 0:
-                os.close(outside)
+            os.close(reader)
+            if writer >= 0:
+                os.close(writer)
 
     def _read(self, timeout: float) -> str | None:
-        """The server's next line; None where it is gone.
+        """The server's next line; None if it is gone.
 
         Raises:
-            GraderTimeoutError: there is none in time.
+            GraderTimeoutError: no line comes in time.
         """
         self._control.settimeout(timeout)
         try:
             line = self._control.recv(100)
         except TimeoutError:
-            raise GraderTimeoutError(f"the sandbox says nothing within {timeout:g} seconds") from None
+            raise GraderTimeoutError(f"the sandbox does not reply within {timeout:g} seconds") from None
         except OSError:
             return None
         finally:
@@ -129,9 +130,9 @@ class Server:
         return line.decode().strip() or None
 
     def close(self) -> None:
-        """End it, and what it runs; wait until it is gone. It kills a program that runs when we hang up."""
+        """End the server, and the program that it runs; wait until it is gone. It kills that when we hang up."""
         with contextlib.suppress(OSError):
-            self._control.shutdown(socket.SHUT_RDWR)  # which closing does not do while another thread reads
+            self._control.shutdown(socket.SHUT_RDWR)  # closing does not hang up while another thread reads
         self._control.close()
         try:
             self._process.wait(timeout=2)
@@ -141,16 +142,16 @@ class Server:
 
 
 @contextlib.contextmanager
-def _file(content: object) -> Iterator[IO[bytes]]:
-    """A file without a name that holds this, for whoever it is passed to."""
+def _temporary_file(content: object) -> Iterator[IO[bytes]]:
+    """A file without a name that contains `content`, to be passed to another process."""
     with tempfile.TemporaryFile() as file:
         file.write(json.dumps(content).encode())
         file.seek(0)
         yield file
 
 
-def _everything(descriptor: int) -> str:
-    """What was written to a pipe that nobody writes to any more."""
+def _read_all(descriptor: int) -> str:
+    """The rest of what was written to a pipe, which has no writers any more."""
     parts = []
     while part := os.read(descriptor, 1 << 16):
         parts.append(part)
@@ -158,12 +159,12 @@ def _everything(descriptor: int) -> str:
 
 
 class Sandbox:
-    """A pool of servers. Any thread may ask; what was run before is known.
+    """A pool of servers, for calls from any thread. Verdicts are remembered.
 
     Args:
-        num_workers: programs at once, at most. Servers are started when they are needed.
+        num_workers: maximum number of programs that run at once. Servers are started when they are needed.
         limits: of each program. The tests may use four times the memory.
-        command: what starts a server.
+        command: that starts a server.
     """
 
     def __init__(self, num_workers: int = 2, limits: Limits | None = None, command: Sequence[str] = SERVER) -> None:
@@ -171,38 +172,38 @@ class Sandbox:
             raise ConfigurationError(f"a sandbox needs a worker, not {num_workers}")
         self.limits = limits or Limits()
         self._pool = Pool(lambda: Server(command), num_workers, "sandbox")
-        self._judged = lru_cache(maxsize=65536)(self._judge)
+        self._passes = lru_cache(maxsize=65536)(self._run_tests)
 
     def passes(self, tests: ProgramTests, program: str) -> bool:
-        """Whether a program passes its tests. One that reaches a limit, or ends before they do, does not.
+        """Whether a program passes its tests. One that reaches a limit, or ends before the tests do, does not.
 
         Raises:
-            GraderError: the tests say nothing, since they are broken or cannot be run.
+            GraderError: the tests cannot decide, since they are broken or cannot be run.
         """
-        return self._judged(tests, program)
+        return self._passes(tests, program)
 
-    def _judge(self, tests: ProgramTests, program: str) -> bool:
-        # Run twice at most, since a server may have been killed for reasons of others: for memory, by an operator.
-        outcome = self._try(tests, program) or self._try(tests, program)
+    def _run_tests(self, tests: ProgramTests, program: str) -> bool:
+        # Run it twice at most: a server may have been killed for other reasons, by an operator or for lack of memory.
+        outcome = self._run_once(tests, program) or self._run_once(tests, program)
         if outcome is None:
             raise GraderError("the sandbox died of the program, twice")
-        reason, said = outcome
-        has_begun = said.startswith(BEGUN)
-        verdict, _, why = said.removeprefix(BEGUN).partition("\n")
+        reason, report = outcome
+        has_begun = report.startswith(BEGUN)
+        verdict, _, why = report.removeprefix(BEGUN).partition("\n")
         if verdict == "broken" or (reason == "ended" and not has_begun):
-            raise GraderError(f"the tests are broken: {why or 'they cannot be begun'}")
+            raise GraderError(f"the tests are broken: {why or 'they cannot be started'}")
         return verdict == "right"
 
-    def _try(self, tests: ProgramTests, program: str) -> tuple[str, str] | None:
+    def _run_once(self, tests: ProgramTests, program: str) -> tuple[str, str] | None:
         return self._pool.ask(lambda server: server.run(tests, program, self.limits))
 
     def close(self) -> None:
-        """End all servers and what they run; no other is started."""
+        """End all servers and the programs that they run; no other server is started."""
         self._pool.close()
 
 
 def require_confinement() -> None:
-    """Refuse to run programs where they could change the files of this user.
+    """Refuse to run programs if they could change the files of this user.
 
     Raises:
         ConfigurationError: they could.
@@ -215,7 +216,7 @@ def require_confinement() -> None:
 
 
 def shared() -> Sandbox:
-    """This process's sandbox, closed when the process ends."""
+    """The sandbox of this process, which is closed when the process ends."""
     return _shared(os.getpid())  # a forked process has servers of its own
 
 

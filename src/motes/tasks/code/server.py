@@ -1,14 +1,14 @@
-"""The sandbox's own process: forks, for each program, one process that holds the tests and one that runs the program.
+"""The sandbox's own process: forks, for each program, one process that has the tests and one that runs the program.
 
     motes ── tests ──▶ examiner ◀── calls, plain data ──▶ candidate ◀── program ── motes
       ▲                   │
       └───── verdict ─────┘
 
-The examiner has the tests, and the pipe that the verdict goes through. The candidate has the program, and a socket to
-the examiner: it is sent a function's name and arguments, and sends what that returns. Both are confined. This process
-passes their files on without reading them, so that nothing of any test is in the memory that a candidate is a copy of.
+The examiner has the tests, and the pipe for the verdict. The candidate has the program, and a socket to the examiner:
+it receives a function's name and arguments, and sends the function's result. Both are confined. This process passes
+their files on without reading them, so that its memory, which every candidate gets a copy of, contains no tests.
 
-Run as a file by `motes.tasks.code.sandbox`, which it is connected to by the socket whose number is its argument; it
+`motes.tasks.code.sandbox` runs it as a file, and is connected to it by the socket whose number is its argument. It
 imports nothing of motes, so that it starts alone and fast, with an empty environment.
 """
 
@@ -46,13 +46,13 @@ PRELOADED = (  # noqa: SIM905
     "struct _strptime textwrap threading time timeit traceback types typing unicodedata unittest urllib.parse uuid "
     "warnings weakref zlib zoneinfo"
 ).split()
-"""What programs import, loaded before: where "nobody" may not read Python's own folders, they have no other."""
-WATCH = 0.05
-"""Seconds between two looks at a program's folder."""
+"""Modules that programs import, loaded in advance: if "nobody" may not read Python's own folders, these are all."""
+WATCH_SECONDS = 0.05
+"""Time between two checks of a program's folder."""
 READABLE = ("/usr", "/lib", "/lib64", "/etc/localtime", "/etc/ld.so.cache")
 
 
-def sibling(name: str) -> Any:
+def load_sibling(name: str) -> Any:
     spec = importlib.util.spec_from_file_location(f"motes_sandbox_{name}", Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
@@ -62,15 +62,15 @@ def sibling(name: str) -> Any:
     return module
 
 
-wire = sibling("wire")
-confinement = sibling("confinement")
+wire = load_sibling("wire")
+confinement = load_sibling("confinement")
 
 
 # The candidate: runs the program.
 
 
 def run_program(connection: socket.socket, prelude: str, program: str) -> None:
-    """Run a program, then call its functions as the examiner asks."""
+    """Run a program, then call its functions at the examiner's requests."""
     failure: list[str] | None = None
     module = types.ModuleType("program")
     sys.modules["program"] = module
@@ -96,22 +96,22 @@ def run_program(connection: socket.socket, prelude: str, program: str) -> None:
 
 
 def load_program(namespace: dict[str, Any], prelude: str, program: str) -> None:
-    """Define what a program defines: a whole one, after the prelude, or the rest of the prelude's last function.
+    """Run the prelude and a program in `namespace`. The program may be the rest of the prelude's last function.
 
     Raises: whatever the program raises.
     """
-    begins = with_prelude(prelude, namespace)
+    has_prelude = define_prelude(prelude, namespace)
     try:
         code = compile(program, "<program>", "exec")
     except SyntaxError:
-        if not begins:
+        if not has_prelude:
             raise
         code = compile(f"{prelude}\n{program}", "<program>", "exec")
     exec(code, namespace)
 
 
-def with_prelude(prelude: str, namespace: dict[str, Any]) -> bool:
-    """Define what a data set gives to begin with; False where that is nothing."""
+def define_prelude(prelude: str, namespace: dict[str, Any]) -> bool:
+    """Run the prelude that a data set gives; False if it is blank."""
     if prelude.strip():
         exec(compile(prelude, "<prelude>", "exec"), namespace)
     return bool(prelude.strip())
@@ -121,11 +121,11 @@ def with_prelude(prelude: str, namespace: dict[str, Any]) -> bool:
 
 
 class GoneError(BaseException):
-    """The candidate is gone, or sends what is no reply: no test can go on, nor catch it."""
+    """The candidate is gone, or its message is no reply: no test can continue, and none can catch this error."""
 
 
 class ProgramError(Exception):
-    """The program raised something that is no exception of Python's own."""
+    """The program raised an exception that is not built into Python."""
 
 
 class Function:
@@ -151,34 +151,34 @@ class Function:
         except (EOFError, OSError):
             raise GoneError("the program ended before the tests did") from None
         except Exception as error:
-            raise GoneError(f"the program's reply is none: {type(error).__name__}") from None
+            raise GoneError(f"the program's message is no reply: {type(error).__name__}") from None
         Function.raised = exception(str(name), str(message))
         raise Function.raised
 
 
 def exception(name: str, message: str) -> Exception:
-    """An exception of Python's own by its name; a `ProgramError` for any other."""
+    """The built-in exception with that name; a `ProgramError` for any other name."""
     kind = getattr(builtins, name, None)
     if isinstance(kind, type) and issubclass(kind, Exception):
-        with contextlib.suppress(TypeError):  # some want more than a message
+        with contextlib.suppress(TypeError):  # some need more than a message
             return kind(message)
     return ProgramError(f"{name}: {message}")
 
 
 def examine(
-    connection: socket.socket, prelude: str, tests: str, entry_point: str | None, begin: Callable[[], None]
+    connection: socket.socket, prelude: str, tests: str, entry_point: str | None, begin: Callable[[], object]
 ) -> tuple[str, str]:
-    """What the tests say of the candidate's functions: "right", "wrong", or "broken" where they say nothing, and why.
+    """Run the tests on the candidate's functions; returns "right", "wrong" or "broken" (undecided), and the reason.
 
-    The functions are the entry point, and whatever else the tests use and nobody defines.
+    The functions are the entry point, and all other names that the tests use and nobody defines.
 
     Args:
         begin: called before the first test.
     """
     namespace: dict[str, Any] = {"__name__": "tests", "__builtins__": builtins}
     try:
-        compare_no_empties()
-        with_prelude(prelude, namespace)
+        distinguish_empty_arrays()
+        define_prelude(prelude, namespace)
         names = {*undefined(tests, namespace), *filter(None, (entry_point,))}
         namespace |= {name: Function(connection, name) for name in names}
         code = compile(tests, "<tests>", "exec")
@@ -189,34 +189,34 @@ def examine(
     except GoneError as error:
         return "wrong", str(error)
     except BaseException as error:
-        own = (NameError, ImportError, SyntaxError, SystemExit) if Function.calls else BaseException
-        is_broken = isinstance(error, own) and error is not Function.raised
+        errors_of_tests = (NameError, ImportError, SyntaxError, SystemExit) if Function.calls else BaseException
+        is_broken = isinstance(error, errors_of_tests) and error is not Function.raised
         return "broken" if is_broken else "wrong", f"{type(error).__name__}: {error}"[:1000]
     return ("right", "") if Function.calls else ("broken", "they call no function of the program")
 
 
-def compare_no_empties() -> None:
-    """Let numpy's comparisons of floats find that nothing is close to an empty list but another one: to numpy it is
-    close to every number, as there is no pair of numbers that is not."""
+def distinguish_empty_arrays() -> None:
+    """Make numpy's comparisons of floats fail between an empty list and anything that is not empty. By default they
+    succeed, as no pair of numbers differs."""
     try:
         import numpy as np
     except ImportError:
         return
 
-    def guarded(compare: Callable[..., Any]) -> Callable[..., Any]:
-        def compared(actual: Any, desired: Any, *args: Any, **kwargs: Any) -> Any:
+    def with_check(compare: Callable[..., Any]) -> Callable[..., Any]:
+        def check_and_compare(actual: Any, desired: Any, *args: Any, **kwargs: Any) -> Any:
             if (np.size(actual) == 0) != (np.size(desired) == 0):
                 raise AssertionError("one of them is empty")
             return compare(actual, desired, *args, **kwargs)
 
-        return compared
+        return check_and_compare
 
     for module, name in ((np, "allclose"), (np.testing, "assert_allclose"), (np.testing, "assert_almost_equal")):
-        setattr(module, name, guarded(getattr(module, name)))
+        setattr(module, name, with_check(getattr(module, name)))
 
 
 def undefined(tests: str, namespace: dict[str, Any]) -> set[str]:
-    """The names that tests use and nobody defines."""
+    """The names that the tests use, and that neither they, `namespace` nor Python define."""
     used: set[str] = set()
     defined = {*namespace, *dir(builtins)}
     tables = [symtable.symtable(tests, "<tests>", "exec")]
@@ -233,18 +233,20 @@ def undefined(tests: str, namespace: dict[str, Any]) -> set[str]:
 
 
 def start(work: Callable[[], None], keep: list[int], folder: str | None, limits: Any) -> int:
-    """Fork a confined process that does some work with the files that it keeps, numbered from 3 on; its id."""
+    """Fork a confined process that calls `work`, and return its id. The files `keep` become its descriptors 3, 4, …"""
     if process := os.fork():
         return process
     try:
+        # 1) no other open files
         copies = [os.dup(descriptor) for descriptor in keep]
-        moved = [os.dup2(copy, 200 + i) for i, copy in enumerate(copies)]
+        out_of_the_way = [os.dup2(copy, 200 + i) for i, copy in enumerate(copies)]
         nothing = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):
             os.dup2(nothing, standard)
-        for i, descriptor in enumerate(moved):
+        for i, descriptor in enumerate(out_of_the_way):
             os.dup2(descriptor, 3 + i)
         os.closerange(3 + len(keep), 4096)
+        # 2) no environment, and all layers of confinement
         os.chdir(folder or "/")
         os.environ.clear()
         prefixes = {sys.prefix, sys.base_prefix, sysconfig.get_path("stdlib"), sysconfig.get_path("platlib")}
@@ -255,57 +257,54 @@ def start(work: Callable[[], None], keep: list[int], folder: str | None, limits:
     os._exit(0)
 
 
-def read_file(descriptor: int) -> Any:
+def read_json(descriptor: int) -> Any:
     with os.fdopen(descriptor, "rb") as file:
         return json.loads(file.read())
 
 
-def be_examiner() -> None:
-    """Files: the tests, the candidate, the verdict."""
-    job = read_file(3)
-
-    def begin() -> None:
-        os.write(5, b"begun\n")
-
-    verdict, why = examine(socket.socket(fileno=4), job["prelude"], job["tests"], job["entry_point"], begin)
+def run_examiner() -> None:
+    """Examine the candidate. Files: the tests, the candidate, the verdict."""
+    job, candidate = read_json(3), socket.socket(fileno=4)
+    verdict, why = examine(candidate, **job, begin=lambda: os.write(5, b"begun\n"))
     os.write(5, f"{verdict}\n{why}".encode())
 
 
-def be_candidate() -> None:
-    """Files: the program, the examiner."""
-    job = read_file(3)
-    run_program(socket.socket(fileno=4), job["prelude"], job["program"])
+def run_candidate() -> None:
+    """Run the program. Files: the program, the examiner."""
+    run_program(socket.socket(fileno=4), **read_json(3))
 
 
 def supervise(control: socket.socket, files: list[int], limits: Any) -> str:
-    """Let an examiner and a candidate work until the examiner ends, or a limit is reached; why that was.
+    """Let an examiner and a candidate work until the examiner ends, or a limit is reached; returns the reason.
 
     Args:
-        files: the tests, the program, where the verdict goes.
+        files: descriptors of the tests, the program, and the pipe for the verdict.
     """
     tests, program, verdict = files
     folder = tempfile.mkdtemp(prefix="motes-")
     here, there = socket.socketpair()
-    alive, held = os.pipe()
+    alive, alive_end = os.pipe()  # readable as soon as the examiner, which keeps the other end, has ended
     processes = []
     try:
+        # 1) start both, and close their files here
         if confinement.available().other_user:
             os.chown(folder, *confinement.nobody())
         wider = dataclasses.replace(limits, memory=4 * limits.memory, seconds=math.ceil(limits.patience))
-        processes.append(start(be_examiner, [tests, here.fileno(), verdict, held], None, wider))
-        processes.append(start(be_candidate, [program, there.fileno()], folder, limits))
-        for descriptor in (*files, held):
+        processes.append(start(run_examiner, [tests, here.fileno(), verdict, alive_end], None, wider))
+        processes.append(start(run_candidate, [program, there.fileno()], folder, limits))
+        for descriptor in (*files, alive_end):
             os.close(descriptor)
         here.close()
         there.close()
-        latest = time.monotonic() + limits.patience
+        # 2) wait
+        deadline = time.monotonic() + limits.patience
         while True:
-            ready, _, _ = select.select([alive, control.fileno()], [], [], WATCH)
+            ready, _, _ = select.select([alive, control.fileno()], [], [], WATCH_SECONDS)
             if control.fileno() in ready:
                 return "nobody waits"
             if alive in ready:
                 return "ended"
-            if time.monotonic() > latest:
+            if time.monotonic() > deadline:
                 return "time"
             if exceeds(folder, limits):
                 return "files"
@@ -320,7 +319,7 @@ def supervise(control: socket.socket, files: list[int], limits: Any) -> str:
 
 
 def exceeds(folder: str, limits: Any) -> bool:
-    """Whether a folder holds more than a program may write."""
+    """Whether a folder contains more than a program may write."""
     count = size = 0
     folders = [folder]
     while folders:
@@ -339,7 +338,7 @@ def exceeds(folder: str, limits: Any) -> bool:
 def remove(folder: str) -> None:
     try:
         shutil.rmtree(folder)
-    except (OSError, RecursionError):  # nested more deeply than Python goes
+    except (OSError, RecursionError):  # nested more deeply than Python can handle
         subprocess.run(["rm", "-rf", "--", folder], check=False, stdin=subprocess.DEVNULL)
 
 
@@ -349,7 +348,7 @@ def main(descriptor: int) -> None:
     for name in PRELOADED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    gc.freeze()  # what is here stays, and is not copied for being looked at
+    gc.freeze()  # the collector skips these objects, so that forked processes need no copies of their memory
     control = socket.socket(fileno=descriptor)
     control.sendall(b"ready\n")
     while True:
@@ -359,7 +358,7 @@ def main(descriptor: int) -> None:
         reason = supervise(control, files, confinement.Limits(**json.loads(request)))
         try:
             control.sendall(f"{reason}\n".encode())
-        except OSError:  # whoever asked has ended
+        except OSError:  # the sandbox's process has ended
             return
 
 

@@ -1,10 +1,10 @@
-"""Plain data as JSON text: what the tests hand a program, and what it returns.
+"""Plain data as JSON text: the arguments that tests pass to a program, and the program's results.
 
-Numbers, texts, bytes, lists, tuples, dicts, sets, ranges, fractions, decimals and numpy's arrays arrive as what they
-are; an object of a subclass as one of its base class; anything else as an `Opaque`, which equals nothing. So no code
-of the program comes along: no `__eq__` that always agrees, no number that is equal to every other.
+Numbers, texts, bytes, lists, tuples, dicts, sets, ranges, fractions, decimals and numpy's arrays arrive unchanged; an
+object of a subclass arrives as one of its base class; anything else as an `Opaque`, which equals nothing. So no code of
+the program is transmitted: no `__eq__` that always agrees, no number that is equal to every other.
 
-It imports nothing of motes, since the sandbox's own process loads it as a file.
+This module imports nothing of motes, since the sandbox's own process loads it as a file.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-MOST_BYTES = 64 << 20
-"""Of one message."""
-_LARGEST_PLAIN = 1 << 63
+MAX_BYTES = 64 << 20
+"""Maximum size of a message."""
+_INTEGER_LIMIT = 1 << 63
 _DTYPES = frozenset("biufc")
 
 
 class Opaque:
-    """A value that is no plain data: it equals nothing but itself."""
+    """A value that is not plain data: it equals nothing but itself."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -34,7 +34,7 @@ class Opaque:
 
 
 def encode(value: Any) -> Any:
-    """A value as what JSON can hold: {TAG: …} where JSON has no such thing."""
+    """A value in a form that JSON can hold: {TAG: …} for types that JSON does not have."""
     if value is None or isinstance(value, bool):
         return value
     for base, write in _WRITERS:
@@ -42,18 +42,18 @@ def encode(value: Any) -> Any:
             return write(value)
     if hasattr(value, "dtype") and hasattr(value, "tolist"):
         kind = str(value.dtype.kind)
-        listed = value.tolist()
+        items = value.tolist()
         if kind not in _DTYPES or not getattr(value, "shape", ()):
-            return encode(listed) if isinstance(listed, (int, float, complex, str)) else {"opaque": kind}
-        return {"array": [str(value.dtype.str), encode(listed)]}
+            return encode(items) if isinstance(items, (int, float, complex, str)) else {"opaque": kind}
+        return {"array": [str(value.dtype.str), encode(items)]}
     return {"opaque": type(value).__name__}
 
 
 def decode(data: Any) -> Any:
-    """What `encode` made JSON of.
+    """The value that `encode` turned into `data`.
 
     Raises:
-        ValueError, TypeError, KeyError: it is nothing that `encode` makes.
+        ValueError, TypeError, KeyError: `encode` never returns such data.
     """
     if isinstance(data, list):
         return [decode(item) for item in data]
@@ -65,7 +65,7 @@ def decode(data: Any) -> Any:
 
 def _encode_integer(value: int) -> Any:
     plain = int(value)
-    return plain if abs(plain) < _LARGEST_PLAIN else {"int": hex(plain)}  # no limit on the digits of hexadecimals
+    return plain if abs(plain) < _INTEGER_LIMIT else {"int": hex(plain)}  # Python does not limit hexadecimal digits
 
 
 def _decode_array(content: Any) -> Any:
@@ -74,7 +74,7 @@ def _decode_array(content: Any) -> Any:
     return np.array(decode(content[1]), dtype=np.dtype(str(content[0])))
 
 
-def _listed(value: Any) -> list[Any]:
+def _encode_items(value: Any) -> list[Any]:
     return [encode(item) for item in value]
 
 
@@ -82,16 +82,16 @@ _WRITERS: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (int, _encode_integer),
     (float, float),
     (str, str),
-    (list, _listed),
-    (tuple, lambda value: {"tuple": _listed(value)}),
+    (list, _encode_items),
+    (tuple, lambda value: {"tuple": _encode_items(value)}),
     (dict, lambda value: {"dict": [[encode(key), encode(item)] for key, item in value.items()]}),
-    (set, lambda value: {"set": _listed(value)}),
-    (frozenset, lambda value: {"frozenset": _listed(value)}),
+    (set, lambda value: {"set": _encode_items(value)}),
+    (frozenset, lambda value: {"frozenset": _encode_items(value)}),
     (complex, lambda value: {"complex": [value.real, value.imag]}),
     (bytes, lambda value: {"bytes": value.hex()}),
     (bytearray, lambda value: {"bytearray": value.hex()}),
-    (range, lambda value: {"range": _listed((value.start, value.stop, value.step))}),
-    (Fraction, lambda value: {"fraction": _listed((value.numerator, value.denominator))}),
+    (range, lambda value: {"range": _encode_items((value.start, value.stop, value.step))}),
+    (Fraction, lambda value: {"fraction": _encode_items((value.numerator, value.denominator))}),
     (Decimal, lambda value: {"decimal": str(value)}),
 )
 
@@ -116,22 +116,22 @@ def send(connection: socket.socket, message: Any) -> None:
     """Send one message.
 
     Raises:
-        OSError: nobody reads any more.
+        OSError: the other side is gone.
     """
     data = json.dumps(message, separators=(",", ":")).encode()
     connection.sendall(struct.pack("!I", len(data)) + data)
 
 
 def receive(connection: socket.socket) -> Any:
-    """The next message; what it holds is anybody's word.
+    """The next message. Its content cannot be trusted.
 
     Raises:
         EOFError: the other side is gone.
-        ValueError: it is too long, or no JSON.
+        ValueError: it is too long, or not JSON.
         RecursionError: it is nested too deeply.
     """
     (length,) = struct.unpack("!I", _read(connection, 4))
-    if length > MOST_BYTES:
+    if length > MAX_BYTES:
         raise ValueError("the message is too long")
     return json.loads(_read(connection, length))
 

@@ -1,12 +1,12 @@
-r"""Mathematical answers, the last \boxed{…} of a text: graded by Math-Verify, and counted together where equal."""
+r"""Mathematical answers, the last \boxed{…} of a text: graded by Math-Verify, and counted together if equal."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from motes.errors import GraderError
 from motes.tasks.boxed import BoxedAnswers
-from motes.tasks.maths.cases import cases, same_cases
 from motes.tasks.maths.workers import Grader, shared
 from motes.tasks.numbers import is_excessive, number, plain, tidied
 
@@ -16,13 +16,13 @@ _WORD = re.compile(r"(\\(text|mathrm|textbf|mbox)\{)?\(?(?P<word>[A-Za-z]{3,})\)
 class MathAnswers(BoxedAnswers):
     """Answers that are mathematics, in LaTeX or plain.
 
-    What Math-Verify (https://github.com/huggingface/Math-Verify) finds equal to the reference is right. It is asked in
-    other processes, and only about what is not plain: equal texts, numbers and words are right without, different
-    integers wrong. So is what is longer or more deeply nested than it could read in time (`motes.tasks.numbers`), if it
-    is not the reference's own text.
+    An answer is right if Math-Verify (https://github.com/huggingface/Math-Verify) finds it equal to the reference. It
+    runs in other processes, and only for answers that are not simple: equal texts, numbers and words are right without
+    it, different integers wrong. Answers that are longer or more deeply nested than it could read in time
+    (`motes.tasks.numbers`) are wrong, too, unless they are the reference's own text.
 
     Args:
-        grader: by default the one that this process shares.
+        grader: by default the one of this process.
 
     Raises:
         MissingExtraError: Math-Verify is not installed.
@@ -32,16 +32,17 @@ class MathAnswers(BoxedAnswers):
         self.grader = grader or shared()
 
     def matches(self, reference: str, answer: str) -> bool:
-        """Whether `answer` is right where `reference` is. Not symmetric.
+        """Whether `answer` is right if `reference` is. Not symmetric.
 
         Raises:
-            GraderTimeoutError: it takes too long to say.
+            GraderTimeoutError: the decision takes too long.
             GraderError: the grader failed.
         """
         gold, given = tidied(reference), tidied(answer)
+        # 1) simple answers
         if plain(gold) == plain(given):
             return True
-        names = _name_at_once(gold), _name_at_once(given)
+        names = _simple_canonical(gold), _simple_canonical(given)
         if None not in names and names[0] == names[1]:
             return True
         numbers = number(gold), number(given)
@@ -49,24 +50,25 @@ class MathAnswers(BoxedAnswers):
             return False
         if is_excessive(gold) or is_excessive(given):
             return False
-        gold_cases, given_cases = cases(gold), cases(given)
+        # 2) functions that are defined by cases
+        gold_cases, given_cases = _cases(gold), _cases(given)
         if gold_cases is None and given_cases is None:
             return self.grader.verify(gold, given)
-        return bool(gold_cases and given_cases) and same_cases(gold_cases or [], given_cases or [], self.matches)
+        return bool(gold_cases and given_cases) and _same_cases(gold_cases or [], given_cases or [], self.matches)
 
     def canonical(self, answer: str) -> str:
-        """The form that answers of the same value share: 0.5, 1/2 and \\frac12 are "1/2". To have one form is an
-        equivalence relation; Math-Verify's judgement is none (1/3, 0.333333 and 0.3333333 pass for each other in part).
+        """The form that answers of the same value share: 0.5, 1/2 and \\frac12 are "1/2". Having the same form is an
+        equivalence relation; Math-Verify's judgement is none (some of 1/3, 0.333333 and 0.3333333 are equal to it).
 
-        Numbers and words are named at once, other answers by a worker, once each: a vote over N particles asks it at
-        most as often as there are different answers. What it cannot name in time is named by its text.
+        Numbers and words get their forms at once, other answers from a worker, each answer once: a vote over N
+        particles needs it at most once for each different answer. An answer without a form in time gets its text.
         """
         text = tidied(answer)
-        if name := _name_at_once(text):
+        if name := _simple_canonical(text):
             return name
         if is_excessive(text):
             return plain(text)
-        if rows := cases(text):
+        if rows := _cases(text):
             return f"cases {sorted([self.canonical(cell) for cell in row] for row in rows)}"
         try:
             name = self.grader.canonical(text)
@@ -75,12 +77,51 @@ class MathAnswers(BoxedAnswers):
         return name or plain(text)
 
 
-def _name_at_once(text: str) -> str | None:
-    """The canonical form of a number or a word."""
+def _simple_canonical(text: str) -> str | None:
+    """The canonical form of a number or a word; None for other answers."""
     if (value := number(text)) is not None:
         return str(value)
     word = _WORD.fullmatch(plain(text))
     return word["word"].casefold() if word else None
+
+
+# Functions that are defined by cases. Math-Verify takes these for one another, and for 0.
+# f(x) = \begin{cases} x & x > 0 \\ 0 & \text{otherwise} \end{cases}
+# \left\{\begin{array}{ll} 0 & \text{otherwise} \\ x & x > 0 \end{array}\right.
+
+_TABLE = re.compile(r"\\begin\{([dr]?cases|array)\}\s*(?:\{[^{}]*\})?(.*?)\\end\{\1\}", re.DOTALL)
+_ROW_END = re.compile(r"\\\\(?:\[[^\]]*\])?|\\cr(?![a-z])")
+_BETWEEN = re.compile(r"\\text(?:rm)?\s?\{\s*(?:if|for|when|where|,|\s)*\s*\}|\\q?quad(?![a-z])|\\[,;: ]|~")
+
+_Row = tuple[str, ...]
+
+
+def _cases(answer: str) -> list[_Row] | None:
+    """The cases of an answer, each a value and its condition; None if it has no cases."""
+    table = _TABLE.search(answer)
+    if table is None:
+        return None
+    rows = (tuple(_cell(cell) for cell in row.split("&")) for row in _ROW_END.split(table[2]))
+    return [row for row in rows if any(row)]
+
+
+def _cell(cell: str) -> str:
+    return _BETWEEN.sub(" ", cell).strip().rstrip(",.;").strip()
+
+
+def _same_cases(first: list[_Row], second: list[_Row], same: Callable[[str, str], bool]) -> bool:
+    """Whether two answers have the same cases, in any order. `same` compares values and conditions."""
+    remaining = list(second)
+    for row in first:
+        index = next((i for i, other in enumerate(remaining) if _same_row(row, other, same)), None)
+        if index is None:
+            return False
+        del remaining[index]
+    return not remaining
+
+
+def _same_row(first: _Row, second: _Row, same: Callable[[str, str], bool]) -> bool:
+    return len(first) == len(second) and all(same(a, b) for a, b in zip(first, second, strict=True))
 
 
 __all__ = ["Grader", "MathAnswers"]

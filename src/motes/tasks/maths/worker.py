@@ -1,10 +1,10 @@
-"""The grader's own process: reads a request a line, writes a reply a line, both JSON.
+"""The grader's own process: reads one request per line, writes one reply per line, both in JSON.
 
     ["verify", GOLD, PREDICTION]    {"value": true}        Math-Verify's judgement
     ["canonical", ANSWER]           {"value": "1/2"}       a name that answers of the same value share, null without one
 
-Run as a file by `motes.tasks.maths.workers`; it imports nothing of motes, so that it starts alone and fast. Whoever
-asks kills it when a reply takes too long. Its own alarm is for the case that nobody is left to do so.
+`motes.tasks.maths.workers` runs it as a file. It imports nothing of motes, so that it starts alone and fast. The
+process that sends the requests kills it if a reply takes too long. Its own alarm is for the case that this has ended.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from sympy import Eq, FiniteSet, Interval, MatrixBase, Rational, Symbol, Tuple, 
 from sympy.core.relational import GreaterThan, LessThan, Relational, StrictGreaterThan
 
 MEMORY = 4 << 30
-"""Bytes of address space: some answers are numbers that no memory holds."""
+"""Maximum number of bytes of address space: some answers are numbers that no memory can hold."""
 DIGITS = 20
-"""Of a number that is not rational, in its name."""
+"""Number of digits in the name of a number that is not rational."""
 
 
 @lru_cache(maxsize=4096)
@@ -39,22 +39,21 @@ def parse(answer: str) -> Any:
 
 def verify(gold: str, prediction: str) -> bool:
     # Without Math-Verify's time limits, which are signals, and with its errors, which it would otherwise call wrong.
-    parsed = parse(gold), parse(prediction)
-    return bool(math_verify.verify(*parsed, timeout_seconds=None, raise_on_error=True))
+    return bool(math_verify.verify(parse(gold), parse(prediction), timeout_seconds=None, raise_on_error=True))
 
 
 def canonical(answer: str) -> str | None:
-    """The answer as an expression, evaluated: a number by its value, an expression by its value at a point drawn from
-    the names of its symbols, a set by what it holds. Equal values have equal names, in whatever form they are written;
-    unequal ones differ, but for an accident of 20 digits.
+    """A name for the answer's value: the value of a number, the value of an expression at a point that the names of its
+    symbols determine, the elements of a set. Equal values have equal names, in whatever form they are written; unequal
+    values have different names, unless 20 digits agree by accident.
     """
-    expressions = [found for found in parse(answer) if not isinstance(found, str)]
+    expressions = [result for result in parse(answer) if not isinstance(result, str)]
     return name(expressions[0]) if expressions else None
 
 
 def name(expression: Any) -> str:
     match expression:
-        case Eq(lhs=Symbol()):  # who answers x = 5 answers 5
+        case Eq(lhs=Symbol()):  # the answer x = 5 means 5
             return name(expression.rhs)
         case Relational():
             return relation(expression)
@@ -71,8 +70,8 @@ def name(expression: Any) -> str:
 
 
 def entries(expression: Any) -> list[str]:
-    """The names of what a set holds. Values of one unknown, x_1 = 2 and x_2 = 3, are named alone; of several, x = 2 and
-    y = 3, with the unknown."""
+    """The names of a set's elements. Values of one unknown, x_1 = 2 and x_2 = 3, have names without the unknown; values
+    of several, x = 2 and y = 3, have names with it."""
     values = [entry for entry in expression.args if isinstance(entry, Eq) and isinstance(entry.lhs, Symbol)]
     unknowns = {entry.lhs.name.partition("_")[0] for entry in values}
     if len(unknowns) < 2:
@@ -81,7 +80,7 @@ def entries(expression: Any) -> list[str]:
 
 
 def relation(expression: Any) -> str:
-    """An equation, up to a factor, or an inequality, from either side."""
+    """The name of an equation, up to a factor, or of an inequality in either direction."""
     difference = expression.lhs - expression.rhs
     if isinstance(expression, Eq):
         return f"{number(at_a_point(difference, 0) / at_a_point(difference, 1))} = 0"
@@ -94,15 +93,15 @@ def relation(expression: Any) -> str:
 def at_a_point(expression: Any, point: int) -> Any:
     """The expression with its decimals made exact and its symbols replaced by rational numbers between 0 and 2."""
     exact = nsimplify(expression.doit(), rational=True)
-    where = {}
+    values = {}
     for symbol in exact.free_symbols:
-        drawn = hashlib.sha256(f"{symbol.name} {point}".encode()).digest()
-        where[symbol] = Rational(int.from_bytes(drawn[:2], "big") + 1, 2**15 + 3)
-    return exact.subs(where)
+        digest = hashlib.sha256(f"{symbol.name} {point}".encode()).digest()
+        values[symbol] = Rational(int.from_bytes(digest[:2], "big") + 1, 2**15 + 3)
+    return exact.subs(values)
 
 
 def number(expression: Any) -> str:
-    """A rational number as "p/q"; another one by its digits; what has no value as it is written."""
+    """The name of a number: "p/q" if it is rational, otherwise its digits; of anything without a value, its text."""
     if expression.is_Rational:
         return str(expression)
     real, imaginary = expression.evalf(DIGITS + 10, chop=True).as_real_imag()
@@ -124,14 +123,14 @@ OPERATIONS: dict[str, Callable[..., Any]] = {"verify": verify, "canonical": cano
 
 
 def limit_memory() -> None:
-    with contextlib.suppress(ImportError, ValueError, OSError):  # not on every system
+    with contextlib.suppress(ImportError, ValueError, OSError):  # some systems do not have it
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
 def alarm(seconds: float) -> None:
-    """End this process after so many seconds, by the signal's default action; 0: do not."""
+    """Let the signal's default action end this process after so many seconds; 0: cancel that."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
@@ -142,14 +141,14 @@ def main(timeout: float) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     limit_memory()
-    canonical("\\frac{1}{2}x")  # what is loaded when first used, before any request's time begins to run
+    canonical("\\frac{1}{2}x")  # loads everything that its first use loads, before any request's time begins
     print(json.dumps({"value": "ready"}), file=replies, flush=True)
     for line in sys.stdin:
         operation, *arguments = json.loads(line)
         alarm(2 * timeout)
         try:
             reply = {"value": OPERATIONS[operation](*arguments)}
-        except Exception as error:  # of any kind, from deep within sympy: whoever asked is told
+        except Exception as error:  # of any kind, from deep within sympy; the reply reports it
             reply = {"error": f"{type(error).__name__}: {error}"}
         alarm(0)
         print(json.dumps(reply), file=replies, flush=True)
@@ -158,5 +157,5 @@ def main(timeout: float) -> None:
 if __name__ == "__main__":
     try:
         main(float(sys.argv[1]))
-    except BrokenPipeError:  # whoever asked has ended, while this process started perhaps
+    except BrokenPipeError:  # the other process has ended, perhaps while this one started
         os._exit(1)

@@ -1,9 +1,9 @@
 """Math-Verify in processes of its own, which can be killed.
 
-What it is asked may take for ever (10^{10^{10}}), and its own time limits are signals, which work in a main thread
-only and do not interrupt a computation in C. So it runs in a few long-lived processes. They are started by their
-command, not forked, so that they share nothing with torch or threads; they are out of reach of Ctrl-C, and end when
-their standard input does.
+An answer may take it forever (10^{10^{10}}), and its own time limits are signals, which only work in a main thread and
+do not interrupt a computation in C. So it runs in a few long-lived processes. They are started by their command, not
+forked, so that they share nothing with torch or threads; Ctrl-C does not reach them, and they end when their standard
+input does.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from weakref import WeakValueDictionary
 from motes.errors import ConfigurationError, GraderError, GraderTimeoutError, MissingExtraError
 from motes.tasks.processes import Pool
 
-TIMEOUT = 10.0
-"""Seconds that one comparison may take."""
-STARTING = 120.0
-"""Seconds that a worker may take to start: it loads sympy, from a cold disk perhaps."""
+TIMEOUT_SECONDS = 10.0
+"""Time within which a comparison must end."""
+START_SECONDS = 120.0
+"""Time within which a worker must start: it loads sympy, perhaps from a cold disk."""
 WORKER = (sys.executable, "-P", str(Path(__file__).with_name("worker.py")))
 
 
 class Worker:
-    """One process, asked one thing at a time.
+    """One process, which serves one request at a time.
 
     Raises:
         GraderError: it does not start.
@@ -46,7 +46,7 @@ class Worker:
         ready = None
         try:
             with contextlib.suppress(GraderTimeoutError):
-                ready = self._read(STARTING)
+                ready = self._read(START_SECONDS)
         finally:
             if ready is None:
                 self.close()
@@ -54,10 +54,10 @@ class Worker:
             raise GraderError(f"the grader does not start: {' '.join(command)}")
 
     def ask(self, request: Sequence[str], timeout: float) -> dict[str, Any] | None:
-        """Its reply; None where it died instead.
+        """The process's reply to a request; None if it died instead.
 
         Raises:
-            GraderTimeoutError: there is none in time. The process is killed.
+            GraderTimeoutError: there is no reply in time. The process is killed.
         """
         assert self._process.stdin is not None
         try:
@@ -90,83 +90,83 @@ class Worker:
         return None
 
     def close(self) -> None:
-        """Kill it, and wait until it is gone."""
+        """Kill the process, and wait until it is gone."""
         self._process.kill()
         self._process.wait()
         for pipe in filter(None, (self._process.stdin, self._process.stdout)):
-            with contextlib.suppress(OSError):  # what could not be written any more
+            with contextlib.suppress(OSError):  # text in its buffer can no longer be written
                 pipe.close()
 
 
 class Grader:
-    """A pool of workers. Any thread may ask; what was asked before is known, what is being asked is asked once.
+    """A pool of workers, for requests from any thread. Outcomes are remembered, and equal requests are sent once.
 
     Args:
-        num_workers: processes at most. They are started when they are needed.
+        num_workers: maximum number of processes. They are started when they are needed.
         timeout: seconds that one request may take.
-        command: what starts a worker; the timeout is its last argument.
+        command: that starts a worker; the timeout is its last argument.
     """
 
-    def __init__(self, num_workers: int = 2, timeout: float = TIMEOUT, command: Sequence[str] = WORKER) -> None:
+    def __init__(self, num_workers: int = 2, timeout: float = TIMEOUT_SECONDS, command: Sequence[str] = WORKER) -> None:
         if num_workers < 1 or not timeout > 0:
             raise ConfigurationError(f"a grader needs a worker and some time, not {num_workers} and {timeout}")
         self.timeout = timeout
         self.num_requests = 0
         self._command = (*command, f"{timeout}")
         self._pool = Pool(lambda: Worker(self._command), num_workers, "grader")
-        self._answered = lru_cache(maxsize=65536)(self._answer)
-        self._turns: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()  # a lock for each request
-        self._guard = threading.Lock()
+        self._outcome = lru_cache(maxsize=65536)(self._send_with_retry)
+        self._locks: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()  # by request
+        self._locks_guard = threading.Lock()
 
     def verify(self, gold: str, prediction: str) -> bool:
-        """Whether Math-Verify finds that `prediction` is `gold`. Not symmetric.
+        """Whether Math-Verify finds `prediction` equal to `gold`. Not symmetric.
 
         Raises:
-            GraderTimeoutError: it finds nothing in time.
+            GraderTimeoutError: it does not decide in time.
             GraderError: it fails.
         """
-        return bool(self._ask("verify", gold, prediction))
+        return bool(self._request("verify", gold, prediction))
 
     def canonical(self, answer: str) -> str | None:
-        """A name that answers of the same value share, None for what is no mathematics.
+        """A name that answers of the same value share; None for an answer that is not mathematics.
 
         Raises:
-            GraderError: as `verify`.
+            GraderError: see `verify`.
         """
-        name: str | None = self._ask("canonical", answer)
+        name: str | None = self._request("canonical", answer)
         return name
 
-    def _ask(self, *request: str) -> Any:
-        with self._guard:
-            turn = self._turns.setdefault(request, threading.Lock())
-        with turn:  # whoever asks the same meanwhile waits for the reply
-            outcome = self._answered(request)
+    def _request(self, *request: str) -> Any:
+        with self._locks_guard:
+            lock = self._locks.setdefault(request, threading.Lock())
+        with lock:  # equal requests of other threads wait for the outcome
+            outcome = self._outcome(request)
         if isinstance(outcome, GraderError):
             raise type(outcome)(str(outcome))
         return outcome
 
-    def _answer(self, request: tuple[str, ...]) -> Any:
-        """The reply's value, or the error: failing again takes as long as failing."""
+    def _send_with_retry(self, request: tuple[str, ...]) -> Any:
+        """The reply's value, or the error, which is remembered, too: a second attempt would take as long to fail."""
         self.num_requests += 1
         try:
-            # Asked twice, since a worker may have been killed for reasons of others: for memory, by an operator.
-            reply = self._try(request) or self._try(request)
+            # Send it twice at most: a worker may have been killed for other reasons, by an operator or for memory.
+            reply = self._send_once(request) or self._send_once(request)
         except GraderTimeoutError as error:
             return error
         if reply is None:
             return GraderError("the grader died of it, twice")
         return GraderError(f"Math-Verify failed: {reply['error']}") if "error" in reply else reply["value"]
 
-    def _try(self, request: Sequence[str]) -> dict[str, Any] | None:
+    def _send_once(self, request: Sequence[str]) -> dict[str, Any] | None:
         return self._pool.ask(lambda worker: worker.ask(request, self.timeout))
 
     def close(self) -> None:
-        """End all workers; no other is started. Who waits for one is told so."""
+        """End all workers; no other is started. Requests that wait for a worker fail."""
         self._pool.close()
 
 
 def shared() -> Grader:
-    """This process's grader, closed when the process ends.
+    """The grader of this process, which is closed when the process ends.
 
     Raises:
         MissingExtraError: Math-Verify is not installed.
