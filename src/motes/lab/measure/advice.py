@@ -97,14 +97,9 @@ class Advice:
         last = {each.method: each for each in self.predictions if each.budget == largest}
         most = max(each.accuracy.value for each in last.values())
         method = next(name for name in reversed(list(last)) if last[name].accuracy.value >= most - CLOSE)
-        return min(
-            (
-                each
-                for each in self.predictions
-                if each.method == method and each.accuracy.value >= last[method].accuracy.value - CLOSE
-            ),
-            key=lambda each: each.budget,
-        )
+        least = last[method].accuracy.value - CLOSE
+        close = [each for each in self.predictions if each.method == method and each.accuracy.value >= least]
+        return min(close, key=lambda each: each.budget)
 
     @property
     def limit(self) -> str:
@@ -221,7 +216,6 @@ async def advise(
     It calls no model. If answers are long, it computes for a few minutes.
 
     Args:
-        records: of the evaluation.
         methods: method specs.
         budgets: numbers of trajectories.
         observe: called with the number of resamples that are finished, and the number of all resamples.

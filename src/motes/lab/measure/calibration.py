@@ -139,7 +139,7 @@ def calibrate(
     """Fit a calibration, with its provenance, to scored answers, and measure it on held-out ones.
 
     Args:
-        answers: at least 10, each with a score.
+
         slope: see `Calibration`; 0 is the isotonic regression itself.
         folds: number of parts for cross-validation, at least 2.
         reward: name of the reward model.
@@ -213,11 +213,8 @@ def isotonic_regression(scores: FloatArray, labels: FloatArray) -> FloatArray:
     """(n,) the least-squares fit to the labels that never decreases in the scores; equal scores have equal levels.
 
     Pool adjacent violators: as long as a level is not above the level before, both become their mean (Ayer et al., "An
-    empirical distribution function for sampling with incomplete information", 1955).
-
-    Args:
-        scores: (n,)
-        labels: (n,)
+    empirical distribution function for sampling with incomplete information", 1955). Both arguments have the shape
+    (n,).
     """
     unique, place = np.unique(scores, return_inverse=True)
     sums, sizes = np.zeros(len(unique)), np.zeros(len(unique))

@@ -28,8 +28,7 @@ class Seconds:
         mean: of all runs.
         median: of all runs.
         high: the 95th percentile.
-        concurrency: the largest number of runs that shared the models (1: each run had them to itself); None if a
-            record does not say.
+        concurrency: the largest number of runs that shared the models, 1 if each run had them alone; None if unknown.
     """
 
     mean: float

@@ -29,10 +29,7 @@ def drawn_by(spec: str, budget: int) -> str:
 
 def choose_again(record: RunRecord, spec: str) -> RunRecord:
     """The record that a method would have had with these answers: its choice, whether that is right, and its cost.
-
-    Args:
-        record: of `DRAWN_BY`; for methods that are not in `CHOOSING` their own, which stays as it is.
-    """
+    `record` is one of `DRAWN_BY`; for a method not in `CHOOSING`, it is the method's own, which stays as it is."""
     method = method_from_spec(spec, record.budget)
     if not isinstance(method, CHOOSING) or record.outcome == "failed":
         return replace(record, method=spec)

@@ -47,8 +47,8 @@ CellName = tuple[str, int]
 
 
 def chief_of(methods: Sequence[str]) -> str:
-    """The method that others are compared with: the first with the id `pf`, whatever its settings; if there is none,
-    the first method."""
+    """The method that others are compared with: the first one with the id `pf`, whatever its settings, or else the
+    first one."""
     return next((method for method in methods if method.partition(":")[0] == "pf"), methods[0])
 
 

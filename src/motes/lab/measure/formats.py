@@ -48,17 +48,17 @@ def with_interval(share: Interval) -> str:
 
 def three(value: Interval) -> str:
     """A number between 0 and 1 to three digits, with its interval."""
-    return "–" if value.value != value.value else f"{value.value:.3f} ({_three_ends(value)})"
-
-
-def _three_ends(value: Interval) -> str:
-    return f"{value.low:.3f} – {value.high:.3f}" if value.is_known else "–"
+    return _rounded(value, 3)
 
 
 def two_digits(value: Interval) -> str:
-    """A number to two digits, with its interval."""
-    ends = f"{value.low:.2f} – {value.high:.2f}" if value.is_known else "–"
-    return "–" if value.value != value.value else f"{value.value:.2f} ({ends})"
+    """A number to two digits after the point, with its interval."""
+    return _rounded(value, 2)
+
+
+def _rounded(value: Interval, digits: int) -> str:
+    ends = f"{value.low:.{digits}f} – {value.high:.{digits}f}" if value.is_known else "–"
+    return "–" if value.value != value.value else f"{value.value:.{digits}f} ({ends})"
 
 
 def flops(number: float | None) -> str:

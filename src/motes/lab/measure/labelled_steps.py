@@ -257,7 +257,6 @@ class StepFile:
     """A file of labelled steps whose form and size are known.
 
     Attributes:
-        path: of the file.
         form: of its rows, see `FORMS`.
         rows: number of rows.
         sha256: digest of its bytes.
@@ -273,7 +272,6 @@ class StepFile:
         """Find out the form, the number of rows and the digest of a file.
 
         Args:
-            path: of the file.
             form: of its rows; None: recognise it by the fields of the first row.
 
         Raises:

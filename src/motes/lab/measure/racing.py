@@ -61,7 +61,6 @@ class Standing:
     """The result of a candidate.
 
     Attributes:
-        spec: of the method.
         rounds: number of rounds that it took part in.
         problems: number of problems that it answered.
         accuracy: over all these problems.
@@ -82,7 +81,6 @@ class Race:
     """The result of a race.
 
     Attributes:
-        budget: at which all methods ran.
         standings: the winner first, then the others, those with the most rounds first.
         tokens: computed by the race, for both models together.
         stopped: whether the token budget ended the race.
@@ -131,7 +129,6 @@ async def race(
     """Let the methods of an evaluation, at its one budget, race on its problems.
 
     Args:
-        evaluation: its methods are the candidates.
         directory: of the race; each method has a directory of its own in it.
         tokens: once both models together have computed this many, no further evaluation is started.
         observe: called with the round, the method and its progress.

@@ -118,16 +118,8 @@ class Rating:
             yield Section("First errors", header, [[*row, three(first.f1)]], FIRST_ERRORS_NOTE.format(threshold=note))
         predictions = self.predictions
         if len(predictions):
-            header = (
-                "labelled steps",
-                "questions",
-                "wrong",
-                "AUROC",
-                "within a question",
-                "as many steps",
-                "ECE",
-                "Brier",
-            )
+            header = ("labelled steps", "questions", "wrong", "AUROC", "within a question", "as many steps")
+            header += ("ECE", "Brier")
             numbers = [f"{len(predictions):,}", f"{len(np.unique(predictions.problems)):,}"]
             numbers += [percent(float((~predictions.right).mean())), *map(three, self.aurocs)]
             numbers += [f"{predictions.expected_calibration_error():.3f}", f"{predictions.brier_score():.3f}"]
@@ -154,7 +146,7 @@ class Rating:
 
     def row(self) -> dict[str, Any]:
         """A flat row of a CSV file."""
-        predictions, tally = self.predictions, self.tally
+        predictions, tally, (auroc, within, abreast) = self.predictions, self.tally, self.aurocs
         missing = FirstErrors(math.nan, 0, Interval.none(), Interval.none(), Interval.none(), (0, 0))
         first = self.first_errors or missing
         return {
@@ -174,11 +166,9 @@ class Rating:
             **ends(first.right, "correct_accuracy"),
             **ends(first.f1, "f1"),
             "labelled_steps": len(predictions),
-            **{
-                name: value
-                for name, interval in zip(("auroc", "auroc_within", "auroc_abreast"), self.aurocs, strict=True)
-                for name, value in ends(interval, name).items()
-            },
+            **ends(auroc, "auroc"),
+            **ends(within, "auroc_within"),
+            **ends(abreast, "auroc_abreast"),
             "ece": round(predictions.expected_calibration_error(), 6),
             "brier": round(predictions.brier_score(), 6),
             "steps": tally.steps,

@@ -88,7 +88,6 @@ async def rate(
     process killed, scores in the directory are not lost: the same call continues from there.
 
     Args:
-        reward: the reward model.
         file: `StepFile.open(path)`, or the path of a file whose form can be recognised by its fields.
         directory: where scores are kept; made if missing. None: they are kept in memory.
         name: of the reward model, such as the name by which it was opened.

@@ -62,8 +62,7 @@ class ReadAnswer:
 
 
 def answers_read(samples: Iterable[RunRecord]) -> list[ReadAnswer]:
-    """The complete answers whose steps all have scores. If steps were not checked, `infer_mistakes` provides the places
-    of first mistakes."""
+    """The complete answers whose steps all have scores. If steps were not checked, `infer_mistakes` places mistakes."""
     answers, checked = [], False
     for record in samples:
         prefixes = record.prefixes

@@ -191,11 +191,7 @@ class Regime:
         return max(0.0, math.sqrt(2) * NormalDist().inv_cdf(min(self.auroc.value, STEEPEST)))
 
     def world(self, num_problems: int, seed: int = 0, auroc: float | None = None) -> ChainWorld:
-        """Chains with the same properties.
-
-        Args:
-            auroc: of a better reward model, in the place of this one's.
-        """
+        """Chains with the same properties; `auroc` is that of a better reward model, to be used instead of this one."""
         regime = self if auroc is None else replace(self, auroc=Interval.none(auroc))
         reader = self.readings if self.readings is None or auroc is None else self.readings.with_auroc(auroc)
         length, mistakes = max(1, round(self.steps.value)), self.mistakes
@@ -288,8 +284,7 @@ def _first_mistakes(answers: Iterable[ReadAnswer]) -> dict[str, dict[int, list[f
 
 
 def _meeting(flawed: Sequence[ReadAnswer]) -> float:
-    """The chance that two flawed answers to a problem make their first mistake at the same place; NaN if no problem has
-    two."""
+    """The chance that two flawed answers to a problem go wrong first at the same place; NaN if no problem has two."""
     same = pairs = 0
     for places in _first_mistakes(flawed).values():
         counts = [len(logits) for logits in places.values()]

@@ -84,8 +84,7 @@ class Predictions:
 
         The 95 % intervals are those of shares (`motes.lab.measure.statistics`). The variance is that of clustered
         data: the contribution of a problem's answers to the share varies from problem to problem (Obuchowski,
-        "Nonparametric analysis of clustered ROC curve data", 1997). There is no interval if only one problem
-        contributes.
+        "Nonparametric analysis of clustered ROC curve data", 1997). A single problem has no interval.
         """
         positive, negative = self.values[self.right], self.values[~self.right]
         if not len(positive) or not len(negative):
@@ -364,11 +363,7 @@ class StepQuality:
 
 def auroc(values: npt.ArrayLike, right: npt.ArrayLike) -> float:
     """The chance that a right item has a larger value than a wrong one; ties count half. NaN if either kind is missing.
-
-    Args:
-        values: (n,)
-        right: (n,)
-    """
+    Both arguments have the shape (n,)."""
     positive = np.asarray(right, dtype=bool)
     n, m = int(positive.sum()), int((~positive).sum())
     if not n or not m:
@@ -382,13 +377,7 @@ def pair_counts(
     values: FloatArray, right: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64]
 ) -> tuple[FloatArray, FloatArray]:
     """For each group, (G,): the number of pairs of a right and a wrong item in which the right one has the larger
-    value, ties counting half; and the number of all such pairs.
-
-    Args:
-        values: (n,)
-        right: (n,)
-        groups: (n,) numbered from 0.
-    """
+    value, ties counting half; and the number of all such pairs. Arguments: (n,), with groups numbered from 0."""
     if not len(values):
         return np.zeros(0), np.zeros(0)
     number = int(groups.max()) + 1
@@ -410,13 +399,7 @@ def pair_counts(
 
 def ratio_interval(numerators: FloatArray, denominators: FloatArray, problems: npt.NDArray[np.int64]) -> Interval:
     """Σ numerators / Σ denominators, with Student's 95 % interval over problems. There is no interval if only one
-    problem contributes, or if all have the same ratio.
-
-    Args:
-        numerators: (n,)
-        denominators: (n,)
-        problems: (n,) numbered from 0.
-    """
+    problem contributes, or if all have the same ratio. Arguments: (n,), with problems numbered from 0."""
     if not denominators.sum():
         return Interval.none()
     ratio = float(numerators.sum() / denominators.sum())
@@ -439,12 +422,7 @@ def _ratio_variance(numerators: FloatArray, denominators: FloatArray, problems: 
 
 def expected_calibration_error(probabilities: FloatArray, labels: FloatArray) -> float:
     """Σ_b n_b/n · |mean label − mean probability| over ten bins of equal width (Naeini et al. 2015; Guo et al., arXiv
-    1706.04599).
-
-    Args:
-        probabilities: (n,)
-        labels: (n,)
-    """
+    1706.04599). Both arguments have the shape (n,)."""
     gaps = np.zeros(BINS)
     np.add.at(gaps, _bin_indices(probabilities), labels - probabilities)
     return float(np.abs(gaps).sum() / len(labels))

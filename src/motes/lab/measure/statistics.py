@@ -129,11 +129,7 @@ def wilson(p: float, n: float, level: float = 0.95) -> Interval:
 
 
 def effective_size(clusters: Sequence[Sequence[float]], level: float = 0.95) -> float:
-    """n* of the module's docstring.
-
-    Args:
-        clusters: at least two, each with the runs (at least one) of one problem.
-    """
+    """n* of the module's docstring, for at least two clusters, each with the runs (at least one) of one problem."""
     problems, runs = len(clusters), sum(map(len, clusters))
     p = sum(map(sum, clusters)) / runs
     if problems == runs or p in (0.0, 1.0):  # without variation, only problems are certainly independent
@@ -177,8 +173,7 @@ def share_of_variance(p: float, variance: float, *, problems: int, independent: 
         p: the share; NaN if there is none.
         variance: of the share, as estimated from problems.
         problems: number of problems that contribute to it; a single one gives no interval.
-        independent: lower bound of the number of independent observations, used if p is 0 or 1, where the variance says
-            nothing.
+        independent: lower bound of the number of independent observations, used if p is 0 or 1, where v says nothing.
         values: upper bound of that number.
     """
     if math.isnan(p) or problems < 2:
@@ -218,19 +213,15 @@ def simultaneous_intervals(differences: FloatArray) -> list[Interval]:
 
 
 def _column_sums(differences: FloatArray) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray]:
-    """For each column, the number of its differences, their sum, and 2a², the squares of the two additional
-    problems."""
+    """For each column: the number of differences, their sum, and 2a², the squares of the two additional problems."""
     largest = np.abs(np.nan_to_num(differences)).max(axis=0, initial=0.0)
     sizes = (~np.isnan(differences)).sum(axis=0)
     return sizes, np.nansum(differences, axis=0), 2 * np.where(largest > 0, largest, 1.0) ** 2
 
 
 def joint_level(correlation: FloatArray, level: float = 0.95) -> float:
-    """The level that each of C two-sided intervals needs so that all of them hold at once at `level`.
-
-    Args:
-        correlation: (C, C) of the errors, which are normal; simulated with a fixed seed.
-    """
+    """The level that each of C two-sided intervals needs so that all of them hold at once at `level`, if their errors
+    are normal with this correlation, (C, C); simulated, with a fixed seed."""
     if len(correlation) < 2:
         return level
     values, vectors = np.linalg.eigh(correlation)
@@ -246,8 +237,7 @@ def joint_level(correlation: FloatArray, level: float = 0.95) -> float:
 
 
 def joint_rank_level(draws: FloatArray, level: float = 0.95) -> float:
-    """The level that the percentile interval of each column needs so that a share `level` of the rows lies inside all
-    of them.
+    """The level that the percentile intervals of all columns need so that a share `level` of the rows lies inside all.
 
     Args:
         draws: (B, C) B resamples of C estimates; some may be infinite.
