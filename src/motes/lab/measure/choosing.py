@@ -15,7 +15,7 @@ from motes.methods.selectors import Candidates, argmax, majority, vote
 from motes.smc import Weights
 from motes.smc.weights import FloatArray
 
-Independent = Majority | BestOfN | WeightedBestOfN
+ChoosingMethod = Majority | BestOfN | WeightedBestOfN
 CHOOSING = (Majority, BestOfN, WeightedBestOfN)
 """Methods that draw their answers in the same way."""
 DRAWN_BY = "wbon"
@@ -66,7 +66,7 @@ def _answer_scores(prefixes: Prefixes, aggregation: Aggregation, answers: int) -
     return scores
 
 
-def _choose(method: Independent, record: RunRecord, scores: FloatArray, weights: Weights, stated: list[int]) -> int:
+def _choose(method: ChoosingMethod, record: RunRecord, scores: FloatArray, weights: Weights, stated: list[int]) -> int:
     """The place of the answer that the method chooses."""
     names = [str(record.groups[i]) for i in stated]
     candidates = Candidates(stated, names, weights.normalized[stated], np.nan_to_num(scores[stated], nan=-np.inf))

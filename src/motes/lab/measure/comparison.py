@@ -6,9 +6,9 @@ seeds) that is right.
     difference      acc(m, n) − acc(chief, n)                                    over the problems that both have
     scaling rate    b / n, where b is the budget at which m reaches acc(chief, n)
 
-b is interpolated linearly in log2(budget) between measured budgets, on the running maximum of m's curve: a method
-counts as accurate as it was at any budget up to this one, which favours noisy curves, here those of the other methods.
-b is never extrapolated: "≤" marks the smallest measured budget if that is enough already, ">" the largest if it is not.
+b is interpolated linearly in log2(budget) between measured budgets, on the running maximum of m's curve: at each budget
+a method counts with its best accuracy up to there, which favours noisy curves, here those of the other methods. b is
+never extrapolated: "≤" marks the smallest measured budget if that is enough already, ">" the largest if it is not.
 
 Intervals (`motes.lab.measure.statistics`) are over problems and seeds: the variation among the runs of one problem is
 contained in the mean of its runs, and so in the variation between problems. If there are several comparisons, each has
@@ -47,8 +47,8 @@ CellName = tuple[str, int]
 
 
 def chief_of(methods: Sequence[str]) -> str:
-    """The method that others are compared with: the first one with the id `pf`, whatever its settings, or else the
-    first one."""
+    """The method with which others are compared: the first one with the id `pf`, whatever its settings. If there is
+    none, the first method."""
     return next((method for method in methods if method.partition(":")[0] == "pf"), methods[0])
 
 

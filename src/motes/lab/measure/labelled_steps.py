@@ -257,6 +257,7 @@ class StepFile:
     """A file of labelled steps whose form and size are known.
 
     Attributes:
+        path: of the file.
         form: of its rows, see `FORMS`.
         rows: number of rows.
         sha256: digest of its bytes.

@@ -26,8 +26,8 @@ FloatArray = npt.NDArray[np.float64]
 NEIGHBOURS = 40
 """The next score is sampled from this many scores of the pilot, those with the most similar score before them."""
 PARTS = 8
-"""Answers are divided into this many parts of equal length. A score is sampled from the same part of other answers."""
-NEAREST = 400
+"""Answers are divided into this many parts of equal length. A score is sampled from the same part of answers."""
+MIN_POOL = 400
 """The least number of scores that each part has, if necessary from the parts beside it."""
 BINS = 16
 """Number of bins of changes of the logit from which first mistakes are inferred."""
@@ -138,7 +138,7 @@ class Readings:
                 others = [pool for other, pool in self._pools.items() if other[2] == kind[2]]
                 pool = np.concatenate(others or list(self._pools.values()))
             nearest = np.argsort(np.abs(pool[:, 0] - part / PARTS), kind="stable")
-            pool = pool[nearest[: max(NEAREST, len(pool) // (PARTS - 2))]]
+            pool = pool[nearest[: max(MIN_POOL, len(pool) // (PARTS - 2))]]
             is_first, *_ = kind
             pool = pool[np.argsort(pool[:, 2 if is_first else 1], kind="stable")]
             self._sorted[*kind, part] = _Pool(pool[:, 1].tolist(), pool[:, 2].tolist())

@@ -22,17 +22,17 @@ from motes.lab.measure.statistics import Interval, share_interval
 from motes.lab.run.method_spec import draws_independently
 from motes.lab.run.records import RunRecord
 
-LEAST_ANSWERS = 2
+MIN_ANSWERS = 2
 """Answers needed for each problem: a single one does not show how answers to the same problem differ."""
-STEEPEST = 0.999
+MAX_AUROC = 0.999
 """Larger AUROCs are set to this one: 1 has no finite separation."""
-SHARPEST = 20.0
+MAX_SHARPNESS = 20.0
 """The sharpness of a reward model is clipped to this number and its reciprocal."""
-RAREST = 1e-4
+MIN_SHARE = 1e-4
 """The share of flawless answers, and that of flawed ones, is at least this."""
 CONCENTRATIONS = (None, 8.0, 4.0, 2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1)
 """The candidates, from difficulty spread evenly over the steps to all of it in one step."""
-ALIKE = 400
+NUM_CHAINS = 400
 """Number of chains that are compared with the problems to choose a concentration."""
 
 
@@ -188,7 +188,7 @@ class Regime:
     @property
     def separation(self) -> float:
         """d′ of a reward model with this AUROC."""
-        return max(0.0, math.sqrt(2) * NormalDist().inv_cdf(min(self.auroc.value, STEEPEST)))
+        return max(0.0, math.sqrt(2) * NormalDist().inv_cdf(min(self.auroc.value, MAX_AUROC)))
 
     def world(self, num_problems: int, seed: int = 0, auroc: float | None = None) -> ChainWorld:
         """Chains with the same properties; `auroc` is that of a better reward model, to be used instead of this one."""
@@ -204,10 +204,10 @@ class Regime:
         systematic = 1.0 if math.isnan(self.systematic) else min(1.0, self.systematic / same)
         return ChainWorld(
             num_steps=length,
-            success=min(max(mistakes.flawless, RAREST), 1 - RAREST),
+            success=min(max(mistakes.flawless, MIN_SHARE), 1 - MIN_SHARE),
             separation=regime.separation,
             systematic=systematic,
-            sharpness=min(max(self.beta.value, 1 / SHARPEST), SHARPEST) if self.beta.value > 0 else 1.0,
+            sharpness=min(max(self.beta.value, 1 / MAX_SHARPNESS), MAX_SHARPNESS) if self.beta.value > 0 else 1.0,
             concentration=mistakes.concentration,
             hardness=_shares(mistakes.hardness, length),
             agreement=usual,
@@ -231,7 +231,7 @@ def samples_of(records: Sequence[RunRecord]) -> list[RunRecord]:
     cells: dict[tuple[str, int], list[RunRecord]] = {}
     for record in records:
         scored = any(score is not None for score in record.scores)
-        if scored and len(record.right) >= LEAST_ANSWERS and draws_independently(record.method):
+        if scored and len(record.right) >= MIN_ANSWERS and draws_independently(record.method):
             cells.setdefault((record.method, record.budget), []).append(record)
     if not cells:
         raise ConfigurationError(
@@ -337,10 +337,10 @@ def _concentration(
     def relative_variance(concentration: float | None) -> float:
         chances = np.array([*ChainWorld(
             length, flawless, 1.0, concentration=concentration, hardness=_shares(hardness, length), spread=spread,
-            law="gamma", num_problems=ALIKE,
+            law="gamma", num_problems=NUM_CHAINS,
         ).chances.values()])  # fmt: skip
         # The weight of a step is the chance that an answer is still right when it gets there.
-        reached = np.cumprod(np.hstack([np.ones((ALIKE, 1)), chances[:, :-1]]), axis=1)
+        reached = np.cumprod(np.hstack([np.ones((NUM_CHAINS, 1)), chances[:, :-1]]), axis=1)
         wrong = 1 - chances
         middle = np.average(wrong, weights=reached)
         return float(np.average((wrong - middle) ** 2, weights=reached)) / float(middle * (1 - middle))

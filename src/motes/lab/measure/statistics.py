@@ -173,8 +173,8 @@ def share_of_variance(p: float, variance: float, *, problems: int, independent: 
         p: the share; NaN if there is none.
         variance: of the share, as estimated from problems.
         problems: number of problems that contribute to it; a single one gives no interval.
-        independent: lower bound of the number of independent observations, used if p is 0 or 1, where v says nothing.
-        values: upper bound of that number.
+        independent: number of certainly independent observations, used if p is 0 or 1, where variance says nothing.
+        values: number of all observations, an upper bound of the effective sample size.
     """
     if math.isnan(p) or problems < 2:
         return Interval.none(p)

@@ -96,8 +96,8 @@ class Comparison:
                 runs = [run for run in report.runs[cell.method, cell.budget] if run.problem_id in self.problems]
                 seeds = len(report.configuration.get("seeds", ()))
                 if runs:
-                    part = Cell.of(*(cell.method, cell.budget, None), runs, len(self.problems) * seeds, report.sizes)
-                    curves.setdefault(Curve(name, cell.method), []).append(part)
+                    common = Cell.of(*(cell.method, cell.budget, None), runs, len(self.problems) * seeds, report.sizes)
+                    curves.setdefault(Curve(name, cell.method), []).append(common)
         return {curve: tuple(cells) for curve, cells in curves.items()}
 
     @cached_property
@@ -180,7 +180,7 @@ class Comparison:
         for name, different in self.differing().items():
             rows = [list(difference) for difference in different] or [["recorded provenance", "the same", "the same"]]
             note = DIFFERING_NOTE if different else ALIKE_NOTE
-            title = f"How {code(name)} was made otherwise than {code(self.first)}"
+            title = f"How {code(name)} differs from {code(self.first)}"
             yield Section(title, ("what", self.first, name), rows, note, words=True)
         if self.same:
             chief = f"the same method in {code(self.first)}"

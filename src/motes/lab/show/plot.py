@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LEVELS = 16
+MAX_LEVELS = 16
 """The largest number of levels with a panel each."""
 COLUMNS = 4
 """Number of small panels side by side."""
-PANELS = 5
+MAX_PANELS = 5
 """Differences are drawn for this many budgets, the largest ones."""
 
 
@@ -99,8 +99,8 @@ def cost_figure(report: Report) -> Figure | None:
 
 def differences_figure(report: Report) -> Figure | None:
     """The difference of each method to the chief one, with simultaneous intervals: a forest plot with a panel for each
-    budget. None if there is only one method."""
-    budgets = sorted({difference.budget for difference in report.differences})[-PANELS:]
+    budget. None if there is nothing to compare."""
+    budgets = sorted({difference.budget for difference in report.differences})[-MAX_PANELS:]
     if not budgets:
         return None
     names = {method: " ".join(style.label.split("\n")) for method, style in styles_of(report.cells).items()}
@@ -179,7 +179,7 @@ def levels_figure(report: Report) -> Figure | None:
     from matplotlib.figure import Figure
 
     levels = sorted({cell.level for cell in report.levels if cell.level is not None})
-    if not 2 <= len(levels) <= LEVELS:
+    if not 2 <= len(levels) <= MAX_LEVELS:
         return None
     figure = Figure(figsize=(2.2 * len(levels) + 2, 3.8))
     panels: Sequence[Axes] = figure.subplots(1, len(levels), sharey=True)

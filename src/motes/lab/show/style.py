@@ -139,7 +139,7 @@ def heading(figure: Figure, title: str, subtitle: str, left: float | None = None
         figure.text(left, 1 - inches_down / height, text, fontsize=size, fontweight=weight, color=colour, va="top")
 
 
-SMALLEST = 7.0
+MIN_FONT_SIZE = 7.0
 """The size, in points, to which a heading shrinks before it is cut."""
 
 
@@ -153,9 +153,9 @@ def _fit_width(text: str, size: float, weight: str, inches: float) -> tuple[str,
 
     if (full := width(text)) * size <= inches:
         return text, size
-    if full * SMALLEST <= inches:
+    if full * MIN_FONT_SIZE <= inches:
         return text, inches / full
-    length = int(len(text) * inches / (full * SMALLEST))
-    while width(f"{text[:length]}…") * SMALLEST > inches:
+    length = int(len(text) * inches / (full * MIN_FONT_SIZE))
+    while width(f"{text[:length]}…") * MIN_FONT_SIZE > inches:
         length -= 1
-    return f"{text[:length]}…", SMALLEST
+    return f"{text[:length]}…", MIN_FONT_SIZE

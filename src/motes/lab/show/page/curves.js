@@ -91,7 +91,7 @@ function drawCurves(plot, axis) {
   const frame = frameOf(plot, axis, shown.length ? shown : INDEX.cells);
   const picture = s("svg", {
     viewBox: `0 0 ${frame.width} ${frame.height}`, width: frame.width, height: frame.height, role: "img",
-    "aria-label": `Accuracy against ${axis.title}; the numbers stand in the table below`,
+    "aria-label": `Accuracy against ${axis.title}; the numbers are in the table below`,
   }, grid(axis, frame));
   const methods = Object.keys(INDEX.methods);
   const lines = methods.map((method, place) => ({

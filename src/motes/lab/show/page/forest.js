@@ -30,7 +30,7 @@ function drawForest(all, width) {
   const height = frame.top + methods.length * frame.row + frame.bottom;
   const ends = shown.flatMap((each) => each.value).filter((end) => end !== null);
   const most = Math.max(0.05, ...ends.map(Math.abs)) * 1.06;
-  const picture = s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": "Paired differences; the numbers stand in the table below" });
+  const picture = s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": "Paired differences; the numbers are in the table below" });
   methods.forEach((method, row) => {
     const y = frame.top + (row + 0.5) * frame.row;
     picture.append(s("text", { class: "tick", x: frame.left - 12, y: y + 4, "text-anchor": "end" }, label(method)));
