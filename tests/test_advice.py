@@ -128,7 +128,7 @@ class TestRegime:
             Regime.of([replace(record, method="pf") for record in pilot])
         with pytest.raises(ConfigurationError, match="evaluate bon or wbon"):
             Regime.of([replace(record, scores=(None,) * 8) for record in pilot])
-        with pytest.raises(ConfigurationError, match=r"of how many steps .* Evaluate again"):
+        with pytest.raises(ConfigurationError, match=r"how many steps .* Evaluate again"):
             Regime.of([replace(record, prefixes=None) for record in pilot])
 
     def test_the_cell_with_the_most_answers_is_looked_at(self, pilot):
@@ -251,8 +251,8 @@ class TestWords:
     @pytest.mark.parametrize(
         ("beta", "words"),
         [
-            (Interval(2.5, 1.8, 3.2), "take them more sharply, by beta = 2.5 (1.8 – 3.2) instead of 1,"),
-            (Interval(0.4, 0.2, 0.6), "too sure: take them softer, by beta = 0.4"),
+            (Interval(2.5, 1.8, 3.2), "take them more sharply, with beta = 2.5 (1.8 – 3.2) instead of 1,"),
+            (Interval(0.4, 0.2, 0.6), "too sure: take them less sharply, with beta = 0.4"),
             (Interval(1.4, 0.9, 1.9), ""),
             (Interval.none(), ""),
         ],
@@ -261,7 +261,7 @@ class TestWords:
         increment = "pf:potential=increment:beta=1"
         of_filter = advice_of({"wbon": (0.5, 0.6), increment: (0.6, 0.7)}, 0.95, beta=beta).words()
         assert words in " ".join(of_filter)
-        assert any("by beta" in line for line in of_filter) == bool(words)
+        assert any("with beta" in line for line in of_filter) == bool(words)
         for other in ("wbon", "pf"):  # which do not weigh the last score alone
             assert not any("beta" in line for line in advice_of({other: (0.5, 0.6)}, 0.95, beta=beta).words())
 

@@ -1,7 +1,7 @@
-"""Advice before money is spent: how much each method is expected to gain, and which one to use.
+"""Advice before money is spent: the expected gain of each method, and which one to use.
 
-The pilot is a number of independent, scored answers to each of some problems. It shows in which regime the task and the
-models are (`motes.lab.measure.regime`). The methods then run on chains with the same properties, at no cost in tokens.
+The pilot consists of several independent, scored answers to each of some problems. It shows the regime of the task and
+the models (`motes.lab.measure.regime`). The methods then run on chains with the same properties, which costs no tokens.
 Intervals are over resamples of the pilot's problems, each with chains of its own.
 """
 
@@ -29,32 +29,31 @@ METHODS = ("majority", "wbon", "rebase", "pf:potential=increment:beta=2", "pf")
 BUDGETS = (4, 16, 64)
 RESAMPLES = 8
 PROBLEMS = 60
-"""Chains that each resample's methods run on."""
+"""Number of chains on which the methods run for each resample."""
 CLOSE = 0.02
-"""Accuracies that are no further apart count as the same."""
+"""Accuracies that differ by at most this count as the same."""
 FAR = 0.1
-"""So much further than the best method coverage must be for the reward model to be called the limit."""
+"""The reward model is the limit if coverage exceeds the accuracy of the best method by more than this."""
 BETTER = 0.95
-"""The AUROC of the reward model that one is compared with that is the limit."""
+"""AUROC of the better reward model with which a limiting one is compared."""
 
 REGIME_NOTE = (
     "From {answers} independent answers to each of {problems} problems; in brackets 95 % intervals over problems. "
-    "AUROC: chance that of two {what} to the same problem, a right and a wrong one, the right one has the larger "
-    "score. Beta: how sharply a filter should take the scores of partial answers. Systematic: of what the reward model "
-    "makes of first mistakes, the share that is a matter of the problem and the step, which no number of particles "
-    "averages out. Coverage: chance that any of N answers is right, by the beta distribution that fits the problems' "
-    "pass@1."
+    "AUROC: the chance that of two {what} to the same problem, a right and a wrong one, the right one has the larger "
+    "score. Beta: how sharply a filter should use the scores of partial answers. Systematic: the share of the variance "
+    "of scores at first mistakes that depends on the problem and the step, which more particles do not average out. "
+    "Coverage: the chance that any of N answers is right, by the beta distribution that fits the problems' pass@1."
 )
 PREDICTED_NOTE = (
-    "Accuracy of methods on chains of as many steps, which go wrong as the pilot's answers did and are scored as they "
-    "were; in brackets 95 % intervals over {resamples} resamples of the pilot's problems, {problems} chains each. "
-    "Tokens: of both models, N times those of one answer; what particles share comes off that."
+    "Accuracy of methods on chains with equally many steps, which go wrong and are scored like the pilot's answers; in "
+    "brackets 95 % intervals over {resamples} resamples of the pilot's problems, {problems} chains each. Tokens: of "
+    "both models, N times those of one answer, less what particles share."
 )
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a method is expected to reach. `tokens`: of both models a problem, at most."""
+    """The expected accuracy of a method. `tokens`: of both models for a problem, at most."""
 
     method: str
     budget: int
@@ -62,7 +61,7 @@ class Prediction:
     tokens: float
 
     def row(self) -> dict[str, object]:
-        """As a flat row of a CSV file."""
+        """A flat row of a CSV file."""
         return {
             "method": self.method,
             "budget": self.budget,
@@ -73,15 +72,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Advice:
-    """What a pilot says.
+    """The advice that follows from a pilot.
 
     Attributes:
-        regime: in which the task and the models are.
-        greedy: accuracy at temperature 0, where the pilot measured it.
-        coverage: by N, the chance that any of N answers is right.
-        predictions: of every method and budget.
-        with_better: of the best method at the largest budget, with a reward model of AUROC `BETTER`; None where this
-            one is as good.
+        regime: of the task and the models.
+        greedy: accuracy at temperature 0; None if the pilot did not measure it.
+        coverage: the chance that any of N answers is right, by N.
+        predictions: for every method and budget.
+        with_better: accuracy of the best method at the largest budget with a reward model of AUROC `BETTER`; None if
+            the pilot's is as good.
     """
 
     regime: Regime
@@ -92,24 +91,19 @@ class Advice:
 
     @property
     def chosen(self) -> Prediction:
-        """Of the methods that are about the best at the largest budget the last one, with the smallest budget at which
-        it is about as accurate as there."""
+        """The last of the methods that are (within `CLOSE`) the best at the largest budget, at the smallest budget at
+        which it is (within `CLOSE`) as accurate."""
         largest = max(each.budget for each in self.predictions)
         last = {each.method: each for each in self.predictions if each.budget == largest}
         most = max(each.accuracy.value for each in last.values())
         method = next(name for name in reversed(list(last)) if last[name].accuracy.value >= most - CLOSE)
-        return min(
-            (
-                each
-                for each in self.predictions
-                if each.method == method and each.accuracy.value >= last[method].accuracy.value - CLOSE
-            ),
-            key=lambda each: each.budget,
-        )
+        least = last[method].accuracy.value - CLOSE
+        close = [each for each in self.predictions if each.method == method and each.accuracy.value >= least]
+        return min(close, key=lambda each: each.budget)
 
     @property
     def limit(self) -> str:
-        """What more particles run into: "coverage", "reward" or "neither"."""
+        """What limits the gain from more particles: "coverage", "reward" or "neither"."""
         largest = max(self.coverage)
         best = max(each.accuracy.value for each in self.predictions if each.budget == largest)
         if self.coverage[largest] - best > FAR:
@@ -118,62 +112,58 @@ class Advice:
         return "coverage" if rest > CLOSE and self.coverage[largest] - best <= 2 * CLOSE else "neither"
 
     def words(self) -> list[str]:
-        """The recommendation: what to take, and when to stop."""
+        """The recommendation: the method, the budget, and what limits the gain."""
         chosen, largest = self.chosen, max(self.coverage)
-        one = self.regime.success.value
         if chosen.budget == largest:
             beyond = "It still gains there: more may be worth their price."
         else:
             beyond = f"N = {largest} gains no more than {100 * CLOSE:.0f} points on that."
         lines = [
-            f"Take {chosen.method} with N = {chosen.budget}: about {percent(chosen.accuracy.value)} are right, where "
-            f"one answer is in {percent(one)}. {beyond}"
+            f"Take {chosen.method} with N = {chosen.budget}: about {percent(chosen.accuracy.value)} of its answers are "
+            f"right, compared with {percent(self.regime.success.value)} of single answers. {beyond}"
         ]
-        plain = next(
-            (each for each in self.predictions if each.method == "majority" and each.budget == chosen.budget), None
-        )
-        if chosen.method != "majority" and plain is not None and plain.accuracy.value >= chosen.accuracy.value - CLOSE:
+        votes = [each for each in self.predictions if each.method == "majority" and each.budget == chosen.budget]
+        if chosen.method != "majority" and votes and votes[0].accuracy.value >= chosen.accuracy.value - CLOSE:
             lines.append("A majority vote does as well there, and needs no reward model.")
-        lines += self._how_sharply()
+        lines += self._beta_advice()
+        covered = f"of {largest} answers one is right in {percent(self.coverage[largest])} of cases"
         if self.limit == "reward":
-            words = (
-                f"The reward model is the limit: of {largest} answers one is right in "
-                f"{percent(self.coverage[largest])}. A better one is worth more than particles"
-            )
+            sentence = f"The reward model is the limit: {covered}. A better one is worth more than particles"
             if self.with_better is not None and self.with_better > chosen.accuracy.value:
-                words += (
+                sentence += (
                     f": with an AUROC of {BETTER:g} instead of {self.regime.auroc.value:.2f} the same budget comes to "
                     f"{percent(self.with_better)}"
                 )
-            lines.append(words + ".")
+            lines.append(sentence + ".")
         elif self.limit == "coverage":
             lines.append(
-                f"Coverage is the limit: of {largest} answers one is right in {percent(self.coverage[largest])}, and "
-                "that is what is found. Only more answers, or a better language model, go beyond it."
+                f"Coverage is the limit: {covered}, and the best method finds it about as often. Only more answers, or "
+                "a better language model, go beyond it."
             )
         return lines
 
-    def _how_sharply(self) -> list[str]:
-        """For a filter that weighs the last score alone: other filters take several scores together."""
-        made, beta = method_from_spec(self.chosen.method, self.chosen.budget), self.regime.beta
-        if not isinstance(made, ParticleFilter) or made.potential != "increment":
+    def _beta_advice(self) -> list[str]:
+        """Advice on beta for a filter that weighs the last score alone; other filters combine several scores."""
+        method, beta = method_from_spec(self.chosen.method, self.chosen.budget), self.regime.beta
+        if not isinstance(method, ParticleFilter) or method.potential != "increment":
             return []
-        if not beta.is_known or beta.low <= made.beta <= beta.high:
+        if not beta.is_known or beta.low <= method.beta <= beta.high:
             return []
-        how = "less sure than that: take them more sharply" if beta.low > made.beta else "too sure: take them softer"
+        too_unsure = beta.low > method.beta
+        how = "not sure enough: take them more sharply" if too_unsure else "too sure: take them less sharply"
         return [
-            f"The reward model's scores are {how}, by beta = {beta.value:.1f} ({beta.low:.1f} – {beta.high:.1f}) "
-            f"instead of {made.beta:g}, or calibrate them."
+            f"The reward model's scores are {how}, with beta = {beta.value:.1f} ({beta.low:.1f} – {beta.high:.1f}) "
+            f"instead of {method.beta:g}, or calibrate them."
         ]
 
     def sections(self) -> Iterator[Section]:
-        """Its tables."""
+        """The tables of the advice."""
         regime = self.regime
         header = ("steps", "pass@1", "AUROC", "beta", "systematic", *(f"coverage at {n}" for n in self.coverage))
         systematic = "unknown" if math.isnan(regime.systematic) else percent(regime.systematic)
         steps, success = f"{regime.steps.value:.1f}", with_interval(regime.success)
         row = [steps, success, three(regime.auroc), two_digits(regime.beta), systematic]
-        what = "partial answers of as many steps" if regime.checked else "answers"
+        what = "partial answers with equally many steps" if regime.checked else "answers"
         yield Section(
             "Regime",
             header,
@@ -181,9 +171,9 @@ class Advice:
             REGIME_NOTE.format(answers=regime.answers, problems=regime.problems, what=what),
         )
         budgets = sorted({each.budget for each in self.predictions})
-        found = {(each.method, each.budget): each for each in self.predictions}
+        accuracies = {(each.method, each.budget): each.accuracy for each in self.predictions}
         rows = [
-            [NAMES.get(method, method), *(with_interval(found[method, budget].accuracy) for budget in budgets)]
+            [NAMES.get(method, method), *(with_interval(accuracies[method, budget]) for budget in budgets)]
             for method in dict.fromkeys(each.method for each in self.predictions)
         ]
         tokens = {each.budget: each.tokens for each in self.predictions}
@@ -201,7 +191,8 @@ class Advice:
         """The texts of the files that advice consists of, by file name.
 
         Args:
-            title: of the page. more: tables that follow those of `sections`.
+            title: of the page.
+            more: tables that follow those of `sections`.
         """
         page = [
             f"# {markdown(title)}",
@@ -220,38 +211,38 @@ async def advise(
     *,
     observe: Callable[[int, int], None] | None = None,
 ) -> Advice:
-    """What the records of a pilot, or of any evaluation with independent scored answers, say of methods.
+    """Predict the accuracy of methods from a pilot's records, or any evaluation's with independent, scored answers.
 
-    Nothing is asked of any model. It computes for a few minutes where answers are long.
+    It calls no model. If answers are long, it computes for a few minutes.
 
     Args:
-        methods: method specs. budgets: numbers of trajectories.
-        observe: called with the number of resamples that are done, and with that of all.
+        methods: method specs.
+        budgets: numbers of trajectories.
+        observe: called with the number of resamples that are finished, and the number of all resamples.
 
     Raises:
-        ConfigurationError: too little is known; see `Regime.of`.
+        ConfigurationError: the records say too little; see `Regime.of`.
     """
     samples = samples_of(records)
     regime = Regime.of(samples)
     rng = np.random.default_rng(0)
     cells = [(method, budget) for method in methods for budget in budgets]
-    drawn: list[list[float]] = []
+    accuracies: list[list[float]] = []  # of each resample, in each cell
     for number in range(RESAMPLES):
         try:
-            like = Regime.of(resampled(samples, rng))
-        except ConfigurationError:  # drawn so that all, or none, were right
-            like = regime
-        drawn.append([await _accuracy(like, method, budget, number) for method, budget in cells])
+            sampled_regime = Regime.of(resampled(samples, rng))
+        except ConfigurationError:  # all answers of this resample are right, or none is
+            sampled_regime = regime
+        accuracies.append([await _accuracy(sampled_regime, method, budget, number) for method, budget in cells])
         if observe is not None:
             observe(number + 1, RESAMPLES)
-    each = sum(regime.tokens)
     predictions = tuple(
-        Prediction(method, budget, _interval([row[i] for row in drawn]), budget * each)
+        Prediction(method, budget, _interval([row[i] for row in accuracies]), budget * sum(regime.tokens))
         for i, (method, budget) in enumerate(cells)
     )
     greedy = [(record.problem_id, record.outcome == "correct") for record in records if record.method == "greedy"]
     largest = max(budgets)
-    best = max((one for one in predictions if one.budget == largest), key=lambda one: one.accuracy.value)
+    best = max((each for each in predictions if each.budget == largest), key=lambda each: each.accuracy.value)
     with_better = None
     if regime.auroc.value < BETTER:
         with_better = float(np.mean([await _accuracy(regime, best.method, largest, i, BETTER) for i in range(4)]))
@@ -264,20 +255,20 @@ async def advise(
     )
 
 
-async def _accuracy(regime: Regime, method: str, budget: int, seed: int, auroc: float | None = None) -> float:
+async def _accuracy(regime: Regime, spec: str, budget: int, seed: int, auroc: float | None = None) -> float:
     world = regime.world(PROBLEMS, seed, auroc)
-    made = method_from_spec(method, budget)
+    method = method_from_spec(spec, budget)
     right = 0
     for problem in world.problems():
-        own = derive_seed(seed, str(problem.id), method, budget)
-        result = await api.asolve(problem, lm=world.lm, reward=world.reward, method=made, task=world, seed=own)
+        run_seed = derive_seed(seed, str(problem.id), spec, budget)
+        result = await api.asolve(problem, lm=world.lm, reward=world.reward, method=method, task=world, seed=run_seed)
         right += result.answer == RIGHT
     return right / PROBLEMS
 
 
 def _interval(values: Sequence[float]) -> Interval:
-    """The mean, and how well it is known: resamples differ by their problems, which is what counts, and because each
-    has run on so many chains only."""
+    """The mean with its interval. Resamples differ in their problems, which is the uncertainty that counts, and because
+    each ran on only `PROBLEMS` chains."""
     mean, n = float(np.mean(values)), len(values)
     variance = float(np.var(values, ddof=1))
     of_problems = max(0.0, variance - mean * (1 - mean) / PROBLEMS)
@@ -286,7 +277,7 @@ def _interval(values: Sequence[float]) -> Interval:
 
 
 def coverage(regime: Regime, budget: int) -> float:
-    """The chance that any of so many answers is right: 1 − E[(1 − p)^N], p from the beta distribution."""
+    """The chance that any of N answers is right: 1 − E[(1 − p)^N], with p from the beta distribution."""
     a, b = regime.spread * regime.success.value, regime.spread * (1 - regime.success.value)
     none = math.lgamma(b + budget) + math.lgamma(a + b) - math.lgamma(b) - math.lgamma(a + b + budget)
     return 1 - math.exp(none)

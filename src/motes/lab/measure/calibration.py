@@ -1,13 +1,13 @@
-"""Are scores probabilities? Fit a map that makes them so, and measure before and after on what it was not fitted to.
+"""Are scores probabilities? Fit a map that makes them so, and measure them before and after on held-out answers.
 
-A labelled file is JSON Lines, an answer or the beginning of one a line, whole or with its score:
+A labelled file is JSON Lines. A line holds an answer, or the beginning of one, as text, or its score:
 
     {"question": "What is 2+2?", "steps": ["2+2 is two twos.", "So \\boxed{4}."], "label": 1}
     {"question": "What is 2+2?", "text": "2+2 is two twos.\n\nSo \\boxed{5}.", "label": 0}
     {"question": "What is 2+2?", "score": 0.31, "label": 0}
 
-`label` says whether it is right, the last step included: 1 or 0. `score` is the reward model's, of the last step; a
-question beside it is not asked, and keeps the answers to it together.
+`label` says whether the answer is right up to and including the last step: 1 or 0. `score` is the reward model's score
+of the last step; a question beside a score only tells which answers belong together.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from motes.text import parse_json, read_text
 FloatArray = npt.NDArray[np.float64]
 
 BATCH = 256
-"""Answers scored together."""
+"""Number of answers in one call of the reward model."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class Labelled:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How far scores are from probabilities, before and after; "after" by maps fitted without the answers they map.
+    """How far scores are from probabilities, before and after calibration by maps fitted to other answers.
 
     Attributes:
-        folds: parts that the answers were divided into, all answers to one question in one part.
+        folds: number of parts of the answers; all answers to one question are in the same part.
         ece: expected calibration error (before, after), see `expected_calibration_error`.
         brier: mean squared difference between probability and label (before, after).
     """
@@ -73,23 +73,23 @@ def read_labelled(path: Path) -> list[Labelled]:
     """The labelled answers of a file.
 
     Raises:
-        ConfigurationError: it cannot be read, or a line is not as the module's docstring says.
+        ConfigurationError: the file cannot be read, or a line does not have the format of the module's docstring.
     """
     try:
         lines = read_text(path).split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UnreadableFileError(path, error) from error
-    found = []
+    answers = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                found.append(_labelled(parse_json(line)))
+                answers.append(_labelled_from_json(parse_json(line)))
             except ValueError as error:
                 raise ConfigurationError(f"{path}, line {number}: {error}") from error
-    return found
+    return answers
 
 
-def _labelled(line: Any) -> Labelled:
+def _labelled_from_json(line: Any) -> Labelled:
     if not isinstance(line, dict):
         raise ValueError("it is no JSON object")
     label, score = line.get("label"), line.get("score")
@@ -109,20 +109,20 @@ def _labelled(line: Any) -> Labelled:
 
 
 async def score_labelled(reward: RewardModel, answers: Sequence[Labelled]) -> tuple[list[Labelled], Usage]:
-    """The answers with the scores of `reward`, where they had none, and what that cost. What cannot be scored is left
-    out.
+    """The answers, each with its own score or else with that of `reward`; and the cost. Answers that cannot be scored
+    are left out.
 
     Raises:
-        RewardError: nothing could be scored.
+        RewardError: no answer could be scored.
     """
     scored = [answer for answer in answers if answer.score is not None]
     new = [answer for answer in answers if answer.score is None]
     usage = Usage()
     failure: MotesError | None = None
     for start in range(0, len(new), BATCH):
-        part = new[start : start + BATCH]
-        outcomes = await reward.score([a.trajectory for a in part])
-        for answer, outcome in zip(part, outcomes, strict=True):
+        batch = new[start : start + BATCH]
+        outcomes = await reward.score([answer.trajectory for answer in batch])
+        for answer, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Failure):
                 failure = failure or outcome.error
                 continue
@@ -136,15 +136,16 @@ async def score_labelled(reward: RewardModel, answers: Sequence[Labelled]) -> tu
 def calibrate(
     answers: Sequence[Labelled], *, slope: float = 0.01, folds: int = 5, reward: str | None = None
 ) -> tuple[Calibration, HeldOut]:
-    """The calibration of scored answers, its provenance included, and what it is worth.
+    """Fit a calibration, with its provenance, to scored answers, and measure it on held-out ones.
 
     Args:
+
         slope: see `Calibration`; 0 is the isotonic regression itself.
-        folds: for what is held out, at least 2.
-        reward: what the reward model is called.
+        folds: number of parts for cross-validation, at least 2.
+        reward: name of the reward model.
 
     Raises:
-        ConfigurationError: there are too few answers or questions, no right ones, or no wrong ones.
+        ConfigurationError: there are too few answers or questions, no right answers, or no wrong ones.
     """
     if folds < 2:
         raise ConfigurationError(f"folds must be at least 2, not {folds}")
@@ -155,15 +156,16 @@ def calibrate(
             f"{len(answers)} labelled answers, {int(labels.sum())} of them right: at least 10 are needed, some right "
             "and some wrong (hundreds, for a map to be trusted)"
         )
-    groups = _groups(answers)
-    folds = min(folds, int(groups.max()) + 1)
+    questions = _question_numbers(answers)
+    num_questions = int(questions.max()) + 1
+    folds = min(folds, num_questions)
     if folds < 2:
         raise ConfigurationError("all answers are to one question: give answers to several")
-    fold = np.random.default_rng(0).permutation(int(groups.max()) + 1)[groups] % folds  # (n,)
+    fold = np.random.default_rng(0).permutation(num_questions)[questions] % folds  # (n,)
     after = np.empty_like(scores)
     for k in range(folds):
-        part = _fit(scores[fold != k], labels[fold != k], slope)
-        after[fold == k] = [part(score) for score in scores[fold == k]]
+        calibration = _fit(scores[fold != k], labels[fold != k], slope)
+        after[fold == k] = [calibration(score) for score in scores[fold == k]]
     held_out = HeldOut(
         folds,
         (expected_calibration_error(scores, labels), expected_calibration_error(after, labels)),
@@ -174,14 +176,14 @@ def calibrate(
         "date": datetime.date.today().isoformat(),
         "labels": len(answers),
         "right": int(labels.sum()),
-        "questions": int(groups.max()) + 1,
+        "questions": num_questions,
         "held_out": asdict(held_out),
     }
     return replace(_fit(scores, labels, slope), provenance=MappingProxyType(provenance)), held_out
 
 
-def _groups(answers: Sequence[Labelled]) -> npt.NDArray[np.int64]:
-    """(n,) the number of each one's question; an answer without a question has a number of its own."""
+def _question_numbers(answers: Sequence[Labelled]) -> npt.NDArray[np.int64]:
+    """(n,) the number of each answer's question; an answer without a question has a number of its own."""
     numbers: dict[object, int] = {}
     return np.array(
         [numbers.setdefault(a.question or (i,), len(numbers)) for i, a in enumerate(answers)], dtype=np.int64
@@ -189,7 +191,7 @@ def _groups(answers: Sequence[Labelled]) -> npt.NDArray[np.int64]:
 
 
 def _fit(scores: FloatArray, labels: FloatArray, slope: float) -> Calibration:
-    """Isotonic regression, joined by straight lines. No probability is nearer to 0 or 1 than n labels can show, 1/(n+2)
+    """Isotonic regression, joined by straight lines. No probability is closer to 0 or 1 than n labels can show: 1/(n+2)
     by Laplace's rule."""
     levels = isotonic_regression(scores, labels)  # (n,)
     edge = 1 / (len(labels) + 2)
@@ -201,20 +203,18 @@ def _fit(scores: FloatArray, labels: FloatArray, slope: float) -> Calibration:
 
 
 def _plateaus(scores: FloatArray, levels: FloatArray) -> Iterator[npt.NDArray[np.int64]]:
-    """The places of each level's scores, from low to high."""
+    """The indices of the scores at each level, from low to high."""
     order = np.argsort(scores, kind="stable")
     changes = np.flatnonzero(np.diff(levels[order])) + 1
     yield from np.split(order, changes)
 
 
 def isotonic_regression(scores: FloatArray, labels: FloatArray) -> FloatArray:
-    """(n,) the levels nearest to the labels, in squares, that never decrease in the scores; equal for equal ones.
+    """(n,) the least-squares fit to the labels that never decreases in the scores; equal scores have equal levels.
 
-    Pool adjacent violators: as long as a level is not above the one before, both become their mean (Ayer et al., "An
-    empirical distribution function for sampling with incomplete information", 1955).
-
-    Args:
-        scores, labels: (n,)
+    Pool adjacent violators: as long as a level is not above the level before, both become their mean (Ayer et al., "An
+    empirical distribution function for sampling with incomplete information", 1955). Both arguments have the shape
+    (n,).
     """
     unique, place = np.unique(scores, return_inverse=True)
     sums, sizes = np.zeros(len(unique)), np.zeros(len(unique))

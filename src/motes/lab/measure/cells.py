@@ -1,4 +1,4 @@
-"""A cell: what the runs of one method at one budget came to, with how sure that is and what it cost."""
+"""A cell: the results of all runs of one method at one budget, with their confidence intervals and costs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from motes.core import Usage
-from motes.lab.measure.comparison import majority_share
+from motes.lab.measure.comparison import ends, majority_share
 from motes.lab.measure.statistics import Interval, share_interval
 from motes.lab.run.flops import Sizes
 from motes.lab.run.prices import Prices
 from motes.lab.run.records import OUTCOMES, Outcome, RunRecord
 
 UNKNOWN = Sizes()
-"""Of models whose sizes nobody recorded."""
+"""For models whose sizes were not recorded."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,10 @@ class Seconds:
     """How long runs took, from the start of each to its answer.
 
     Attributes:
-        mean, median: of all runs; `high`: the 95th percentile.
-        concurrency: runs that shared the models at most: 1, if each had them to itself; None where records do not tell.
+        mean: of all runs.
+        median: of all runs.
+        high: the 95th percentile.
+        concurrency: the largest number of runs that shared the models, 1 if each run had them alone; None if unknown.
     """
 
     mean: float
@@ -36,31 +38,36 @@ class Seconds:
 
     @classmethod
     def of(cls, records: Sequence[RunRecord]) -> Seconds:
-        """Of one run or more; of none: NaN."""
+        """The times of these runs; NaN if there are none."""
         seconds = [record.seconds for record in records]
-        told = [record.concurrency for record in records if record.concurrency is not None]
+        concurrencies = [record.concurrency for record in records if record.concurrency is not None]
         if not seconds:
             return cls(math.nan, math.nan, math.nan, None)
         median, high = np.quantile(seconds, (0.5, 0.95)).tolist()
-        return cls(sum(seconds) / len(seconds), median, high, max(told) if len(told) == len(seconds) else None)
+        concurrency = max(concurrencies) if len(concurrencies) == len(seconds) else None
+        return cls(sum(seconds) / len(seconds), median, high, concurrency)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What the runs of one method at one budget (and, where given, one level) came to.
+    """The results of the runs of one method at one budget (and at one level, if there is one).
 
     Attributes:
-        problems: with at least one run; `runs`: recorded; `missing`: asked for and not recorded.
+        problems: number of problems with at least one run.
+        runs: number of recorded runs.
+        missing: number of runs that are part of the evaluation but not recorded.
         outcomes: number of runs by outcome.
-        accuracy: right answers over all recorded runs, failed ones included.
-        oracle: runs in which any trajectory is right, over all recorded ones. majority: those in which the most
-            frequent answer is, of equally frequent ones the share that is right; NaN where records are too old to tell.
-        tokens: (generated, prefill, reward) that a run needs by itself, mean. `cached`: (prefill, reward) that it is
-            spared by what it has computed before, mean; `computed`: all that was really computed for it, mean;
-            `failed`: all of attempts that failed or were cancelled, mean.
-        flops: (language model, reward model) per run, mean; None where a model's size is unknown.
-        seconds: of its runs.
-        money: per run, mean, at the prices given; None without any.
+        accuracy: the share of recorded runs with a right answer; failed runs count.
+        oracle: the share of recorded runs in which any trajectory is right.
+        majority: the share in which the most frequent answer is right; a run with several most frequent answers counts
+            with the share of them that is right. NaN if records are too old to tell.
+        tokens: (generated, prefill, reward) that a run needs by itself; mean, like all following counts.
+        cached: (prefill, reward) that a run did not have to compute because it had computed them before.
+        computed: all tokens that were really computed for a run.
+        failed: all tokens of attempts that failed or were cancelled.
+        flops: (language model, reward model) for each run; None if the size of the model is unknown.
+        seconds: how long runs took.
+        money: for each run, at the given prices; None without prices.
     """
 
     method: str
@@ -87,7 +94,7 @@ class Cell:
 
     @property
     def total_flops(self) -> float | None:
-        """Of both models together; None where either is unknown."""
+        """FLOPs of both models together; None if either number is unknown."""
         lm, reward = self.flops
         return None if lm is None or reward is None else lm + reward
 
@@ -128,7 +135,7 @@ class Cell:
         )
 
     def row(self) -> dict[str, Any]:
-        """As a flat row of the CSV file."""
+        """A flat row of the CSV file."""
         return {
             "method": self.method,
             "budget": self.budget,
@@ -137,12 +144,8 @@ class Cell:
             "runs": self.runs,
             "missing": self.missing,
             **{str(outcome): count for outcome, count in self.outcomes.items()},
-            "accuracy": round(self.accuracy.value, 6),
-            "accuracy_low": round(self.accuracy.low, 6),
-            "accuracy_high": round(self.accuracy.high, 6),
-            "oracle": round(self.oracle.value, 6),
-            "oracle_low": round(self.oracle.low, 6),
-            "oracle_high": round(self.oracle.high, 6),
+            **ends(self.accuracy, "accuracy"),
+            **ends(self.oracle, "oracle"),
             "majority": round(self.majority.value, 6),
             "generated_tokens": round(self.tokens[0], 2),
             "prefill_tokens": round(self.tokens[1], 2),

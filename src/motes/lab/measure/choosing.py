@@ -1,4 +1,4 @@
-"""Choose again among answers that are recorded: methods that draw independent answers differ in their choice alone."""
+"""Choose again among recorded answers: methods that draw independent answers differ only in how they choose one."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from motes.methods.selectors import Candidates, argmax, majority, vote
 from motes.smc import Weights
 from motes.smc.weights import FloatArray
 
-Independent = Majority | BestOfN | WeightedBestOfN
+ChoosingMethod = Majority | BestOfN | WeightedBestOfN
 CHOOSING = (Majority, BestOfN, WeightedBestOfN)
-"""Methods whose answers are drawn alike."""
+"""Methods that draw their answers in the same way."""
 DRAWN_BY = "wbon"
-"""The method whose records know all that these need."""
+"""The method whose records contain everything that these methods choose by."""
 
 
 def drawn_by(spec: str, budget: int) -> str:
-    """The method whose recorded answers a method can choose from: `DRAWN_BY`, or itself."""
+    """The method from whose recorded answers a method can choose: `DRAWN_BY`, or the method itself."""
     return DRAWN_BY if isinstance(method_from_spec(spec, budget), CHOOSING) else spec
 
 
 def choose_again(record: RunRecord, spec: str) -> RunRecord:
-    """The record that a method would have had with these answers: what it chooses, whether that is right, and what it
-    would have cost. `record` is one of `DRAWN_BY`; of any other method it is that method's own, and stays as it is."""
-    made = method_from_spec(spec, record.budget)
-    if not isinstance(made, CHOOSING) or record.outcome == "failed":
+    """The record that a method would have had with these answers: its choice, whether that is right, and its cost.
+    `record` is one of `DRAWN_BY`; for a method not in `CHOOSING`, it is the method's own, which stays as it is."""
+    method = method_from_spec(spec, record.budget)
+    if not isinstance(method, CHOOSING) or record.outcome == "failed":
         return replace(record, method=spec)
-    scores = _scores(record.prefixes or Prefixes(), made.aggregation, len(record.answers))
-    weights = made.weights(scores) if isinstance(made, WeightedBestOfN) else Weights.uniform(len(scores))
+    scores = _answer_scores(record.prefixes or Prefixes(), method.aggregation, len(record.answers))
+    weights = method.weights(scores) if isinstance(method, WeightedBestOfN) else Weights.uniform(len(scores))
     stated = [i for i, group in enumerate(record.groups) if group is not None]
     usage = record.usage
-    if isinstance(made, Majority):
+    if isinstance(method, Majority):
         usage = replace(usage, reward_tokens=0, reward_tokens_cached=0, reward_calls=0, computed_reward_tokens=0)
-    if weights.degenerate:  # of which that method makes an error
+    if weights.degenerate:  # the method raises an error then
         return replace(record, method=spec, usage=usage, outcome="failed", answer=None)
     if not stated:
         return replace(record, method=spec, usage=usage, outcome="no_answer", answer=None)
-    chosen = _chosen(made, record, scores, weights, stated)
+    chosen = _choose(method, record, scores, weights, stated)
     right = record.right[chosen]
     return replace(
         record,
@@ -55,20 +55,20 @@ def choose_again(record: RunRecord, spec: str) -> RunRecord:
     )
 
 
-def _scores(prefixes: Prefixes, aggregation: Aggregation, answers: int) -> FloatArray:
-    """(N,) of the answers, NaN where there is none."""
-    found = np.full(answers, np.nan)
+def _answer_scores(prefixes: Prefixes, aggregation: Aggregation, answers: int) -> FloatArray:
+    """(N,) the scores of the answers; NaN for an answer without one."""
+    scores = np.full(answers, np.nan)
     for i, end in enumerate(prefixes.ends):
         path = prefixes.path(end)
         steps = [score for step in path if (score := prefixes.scores[step]) is not None]
         if steps and len(steps) == len(path):
-            found[i] = AGGREGATIONS[aggregation](np.array(steps))
-    return found
+            scores[i] = AGGREGATIONS[aggregation](np.array(steps))
+    return scores
 
 
-def _chosen(made: Independent, record: RunRecord, scores: FloatArray, weights: Weights, stated: list[int]) -> int:
+def _choose(method: ChoosingMethod, record: RunRecord, scores: FloatArray, weights: Weights, stated: list[int]) -> int:
     """The place of the answer that the method chooses."""
     names = [str(record.groups[i]) for i in stated]
     candidates = Candidates(stated, names, weights.normalized[stated], np.nan_to_num(scores[stated], nan=-np.inf))
-    choose = argmax if isinstance(made, BestOfN) else majority if isinstance(made, Majority) else vote
+    choose = argmax if isinstance(method, BestOfN) else majority if isinstance(method, Majority) else vote
     return stated[choose(np.random.default_rng(0), candidates)]

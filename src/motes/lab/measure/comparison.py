@@ -1,20 +1,19 @@
-"""Methods against each other on the same problems: paired differences, and budgets that reach the same accuracy.
+"""Compare methods on the same problems: paired differences, and budgets that reach the same accuracy.
 
-With acc(m, n) the accuracy of method m at budget n, the mean over problems of the share of a problem's runs, of all
-seeds, that is right:
+acc(m, n) is the accuracy of method m at budget n: the mean, over problems, of the share of a problem's runs (of all
+seeds) that is right.
 
     difference      acc(m, n) − acc(chief, n)                                    over the problems that both have
     scaling rate    b / n, where b is the budget at which m reaches acc(chief, n)
 
-b is interpolated linearly in log2(budget) between measured budgets, on the running maximum of m's curve: a method is
-taken at the best it has shown with no larger budget, which favours noisy curves, here those of the other methods. It is
-never extrapolated: "≤" stands before the smallest measured budget that is enough already, ">" before the largest that
-is not.
+b is interpolated linearly in log2(budget) between measured budgets, on the running maximum of m's curve: at each budget
+a method counts with its best accuracy up to there, which favours noisy curves, here those of the other methods. b is
+never extrapolated: "≤" marks the smallest measured budget if that is enough already, ">" the largest if it is not.
 
 Intervals (`motes.lab.measure.statistics`) are over problems and seeds: the variation among the runs of one problem is
-contained in the mean of its runs, and so in the variation between problems. Where there are several comparisons, each
-has its own interval and one that is simultaneous over all. A rate is resampled with two more problems, as a difference
-has two more in its spread: on each, one side is better at every budget, by as much as on any problem.
+contained in the mean of its runs, and so in the variation between problems. If there are several comparisons, each has
+its own interval and one that is simultaneous over all. A rate is resampled with two additional problems, as the spread
+of a difference has two: on each, one side is better at every budget, by as much as on any problem.
 """
 
 from __future__ import annotations
@@ -41,15 +40,15 @@ from motes.lab.run.method_spec import draws_one
 from motes.lab.run.records import RunRecord
 
 REFERENCE_BUDGETS = (4, 8, 16)
-"""Budgets of the chief method whose accuracy the others are to reach."""
+"""Budgets of the chief method at which the others have to reach its accuracy."""
 
 CellName = tuple[str, int]
 """A method's spec and a budget."""
 
 
 def chief_of(methods: Sequence[str]) -> str:
-    """The method that others are compared with: the first whose id is `pf`, whatever its settings, or else the first
-    of all."""
+    """The method with which others are compared: the first one with the id `pf`, whatever its settings. If there is
+    none, the first method."""
     return next((method for method in methods if method.partition(":")[0] == "pf"), methods[0])
 
 
@@ -58,7 +57,7 @@ def is_right(record: RunRecord) -> float:
 
 
 class PairedRuns:
-    """The runs of evaluations, cell by cell, to be compared problem by problem."""
+    """The runs of evaluations by cell and problem, so that cells can be compared on the same problems."""
 
     def __init__(self, records: Sequence[RunRecord]) -> None:
         self.cells: dict[CellName, dict[str, list[RunRecord]]] = {}
@@ -71,13 +70,13 @@ class PairedRuns:
         return sorted(budget for name, budget in self.cells if name == method)
 
     def problems(self, cells: Sequence[CellName]) -> tuple[str, ...]:
-        """The problems that all of these cells have runs of."""
+        """The problems of which all these cells have runs."""
         return tuple(sorted(set.intersection(*(set(self.cells.get(cell, {})) for cell in cells))))
 
     def values(
         self, cells: Sequence[CellName], problems: Sequence[str], value: Callable[[RunRecord], float] = is_right
     ) -> FloatArray:
-        """The mean value of each problem's runs in each cell, (P, C); NaN where a cell has none of it."""
+        """(P, C) the mean value of each problem's runs in each cell; NaN if a cell has no run of the problem."""
         return np.array(
             [
                 [_mean([value(run) for run in self.cells.get(cell, {}).get(problem, ())]) for cell in cells]
@@ -87,8 +86,8 @@ class PairedRuns:
         ).reshape(len(problems), len(cells))
 
     def means(self, cells: Sequence[CellName], value: Callable[[RunRecord], float] = is_right) -> FloatArray:
-        """The mean value of each cell, over the problems that all of them have: of the sample, then of samples of its
-        problems drawn with replacement. (1 + B, C); NaN where they have no problem in common."""
+        """(1 + B, C) the mean value of each cell over their common problems: first of the sample, then of B bootstrap
+        samples of these problems. NaN if the cells have no problem in common."""
         problems = self.problems(cells)
         if not problems:
             return np.full((1, len(cells)), np.nan)
@@ -96,7 +95,7 @@ class PairedRuns:
         return np.concatenate([counts @ values for counts in resamples(len(problems))]) / len(problems)
 
     def interval(self, estimates: FloatArray, cells: Sequence[CellName]) -> Interval:
-        """The interval of what was computed, (1 + B,), from the `means` of these cells."""
+        """The interval of estimates, (1 + B,), that were computed from the `means` of these cells."""
         return percentile_interval(estimates, problems=len(self.problems(cells)))
 
 
@@ -106,14 +105,14 @@ def _mean(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Difference:
-    """Accuracy of a method less that of the chief one at `budget`, as a share: 0.01 is one percentage point.
+    """The accuracy of a method less that of the chief method at `budget`, as a share: 0.01 is one percentage point.
 
-    A method that draws one trajectory whatever the budget, as `greedy` does, is compared with the chief at each.
+    A method that draws one trajectory whatever the budget, as `greedy` does, is compared with the chief at each budget.
 
     Attributes:
-        problems: that both have.
-        value: with its own 95 % interval.
-        simultaneous: with the interval that holds together with those of all comparisons made with it.
+        problems: number of problems that both have.
+        value: the difference with its own 95 % interval.
+        simultaneous: the difference with the interval that is simultaneous over all comparisons made with it.
     """
 
     method: str
@@ -124,16 +123,16 @@ class Difference:
     simultaneous: Interval
 
     def __str__(self) -> str:
-        """With the simultaneous interval: what a table of several is read for."""
+        """With the simultaneous interval, because readers of a table compare several rows."""
         low, high = self.simultaneous.low, self.simultaneous.high
         return f"{points(self.value.value)} ({points(low)} to {points(high)})"
 
     def row(self) -> dict[str, Any]:
-        """As a flat row of the CSV file."""
-        together = ends(self.simultaneous, "simultaneous")
-        del together["simultaneous"]
+        """A flat row of the CSV file."""
+        simultaneous = ends(self.simultaneous, "simultaneous")
+        del simultaneous["simultaneous"]
         names = {"method": self.method, "chief": self.chief, "budget": self.budget, "problems": self.problems}
-        return {**names, **ends(self.value, "difference"), **together}
+        return {**names, **ends(self.value, "difference"), **simultaneous}
 
 
 @dataclass(frozen=True)
@@ -141,11 +140,12 @@ class Rate:
     """How many times the chief's budget, or cost, a method needs for the same accuracy.
 
     Attributes:
-        budget: n, of the chief.
-        value: budget of the method over n, or its cost over the chief's at n, with its own 95 % interval. 0: not more
-            than `smallest`; infinity: more than `largest`.
-        simultaneous: with the interval that holds together with those of all rates found with it.
-        smallest, largest: rates of the smallest and of the largest budget at which the method was measured.
+        budget: n, the chief's budget.
+        value: the method's budget over n, or its cost over the chief's at n, with its own 95 % interval. 0: at most
+            `smallest`; infinity: more than `largest`.
+        simultaneous: the same with the interval that is simultaneous over all rates computed with it.
+        smallest: the rate of the smallest budget at which the method was measured.
+        largest: the rate of the largest one.
     """
 
     method: str
@@ -157,7 +157,7 @@ class Rate:
     largest: float
 
     def text(self, rate: float) -> str:
-        if math.isnan(rate):  # the end of no interval
+        if math.isnan(rate):  # the end of a missing interval
             return "–"
         if rate == 0:
             return f"≤ {self.smallest:.3g}"
@@ -168,16 +168,16 @@ class Rate:
         return f"{self.text(value.value)} ({self.text(value.low)} – {self.text(value.high)})"
 
     def __str__(self) -> str:
-        """With the simultaneous interval: what a table of several is read for."""
+        """With the simultaneous interval, because readers of a table compare several rows."""
         low, high = self.simultaneous.low, self.simultaneous.high
         return f"{self.text(self.value.value)} ({self.text(low)} to {self.text(high)})"
 
     def row(self) -> dict[str, Any]:
-        """As a flat row of the CSV file: ends that were not measured are written with their sign."""
-        ends = {"rate": self.value.value, "rate_low": self.value.low, "rate_high": self.value.high}
-        ends |= {"simultaneous_low": self.simultaneous.low, "simultaneous_high": self.simultaneous.high}
-        written = {name: self.text(end) if end in (0, math.inf) else round(end, 4) for name, end in ends.items()}
-        return {"method": self.method, "chief": self.chief, "budget": self.budget, **written}
+        """A flat row of the CSV file. Rates beyond the measured ones are written with "≤" or ">"."""
+        numbers = {"rate": self.value.value, "rate_low": self.value.low, "rate_high": self.value.high}
+        numbers |= {"simultaneous_low": self.simultaneous.low, "simultaneous_high": self.simultaneous.high}
+        fields = {name: self.text(rate) if rate in (0, math.inf) else round(rate, 4) for name, rate in numbers.items()}
+        return {"method": self.method, "chief": self.chief, "budget": self.budget, **fields}
 
 
 def points(share: float) -> str:
@@ -186,24 +186,21 @@ def points(share: float) -> str:
 
 
 def differences(runs: PairedRuns, methods: Sequence[str], chief: str | None = None) -> list[Difference]:
-    """Each method against the chief one of `methods`, at each budget that both were measured at."""
+    """The difference of each method to the chief one of `methods`, at each budget at which both were measured."""
     chief = chief or chief_of(methods)
-    compared: list[tuple[str, int, CellName, CellName]] = []
+    pairs: dict[tuple[str, int], tuple[CellName, CellName]] = {}
     for method in methods:
         for budget in runs.budgets(chief):
             cell = (method, 1 if draws_one(method) else budget)
             if method != chief and cell in runs.cells:
-                compared.append((method, budget, cell, (chief, budget)))
-    found = compare_cells(runs, [(cell, reference) for *_, cell, reference in compared])
-    return [
-        Difference(method, chief, budget, *numbers)
-        for (method, budget, *_), numbers in zip(compared, found, strict=True)
-    ]
+                pairs[method, budget] = (cell, (chief, budget))
+    results = compare_cells(runs, list(pairs.values()))
+    return [Difference(method, chief, budget, *result) for (method, budget), result in zip(pairs, results, strict=True)]
 
 
 def compare_cells(runs: PairedRuns, pairs: Sequence[tuple[CellName, CellName]]) -> list[tuple[int, Interval, Interval]]:
-    """The accuracy of the first cell of each pair less that of the second, over the problems that both have: how many
-    those are, the difference with its own interval, and with the one that is simultaneous over all pairs."""
+    """For each pair, the accuracy of the first cell less that of the second, over their common problems: the number of
+    these problems, the difference with its own interval, and with the interval that is simultaneous over all pairs."""
     if not pairs:
         return []
     cells = list(dict.fromkeys(cell for pair in pairs for cell in pair))
@@ -225,10 +222,11 @@ def rates(
     """The scaling rate of each method with a curve (two budgets or more) against the chief one of `methods`.
 
     Args:
-        costs: what a run of each method at each budget costs, growing with the budget; then rates are those of costs,
-            interpolated between the costs of the budgets measured, which are taken as known.
+        costs: the cost of a run of each method at each budget, growing with the budget. Rates are then those of costs,
+            interpolated between the costs of the measured budgets, which count as known exactly.
     """
     chief = chief or chief_of(methods)
+    # 1. What to compare: method, chief's budget, method's budgets, common problems.
     compared: list[tuple[str, int, list[int], tuple[str, ...]]] = []
     for method in methods:
         budgets = runs.budgets(method)
@@ -238,88 +236,90 @@ def rates(
             problems = runs.problems([(chief, reference), *((method, budget) for budget in budgets)])
             if problems:
                 compared.append((method, reference, budgets, problems))
+    # 2. Rates of the sample and of the same bootstrap samples for all comparisons on the same problems.
     prices = {cell: cell[1] if costs is None else costs[cell] for cell in runs.cells}
     estimates: list[FloatArray] = [np.empty(0)] * len(compared)
     for problems in {problems for *_, problems in compared}:
-        places = [i for i, (*_, those) in enumerate(compared) if those == problems]
-        asked = [compared[i][:3] for i in places]
-        for i, drawn in zip(places, _resampled_rates(runs, chief, asked, problems, prices), strict=True):
-            estimates[i] = drawn
+        indices = [i for i, comparison in enumerate(compared) if comparison[-1] == problems]
+        curves = [compared[i][:3] for i in indices]
+        for i, resampled in zip(indices, _resampled_rates(runs, chief, curves, problems, prices), strict=True):
+            estimates[i] = resampled
+    # 3. Intervals: each rate's own, and simultaneous ones.
     several = [estimates[i][1:] for i, (*_, problems) in enumerate(compared) if len(problems) > 1]
-    level = joint_rank_level(np.stack(several, axis=1)) if several else 0.95
-    found = []
-    for (method, reference, budgets, problems), drawn in zip(compared, estimates, strict=True):
-        own, together = (percentile_interval(drawn, at, problems=len(problems)) for at in (0.95, level))
+    joint = joint_rank_level(np.stack(several, axis=1)) if several else 0.95
+    results = []
+    for (method, reference, budgets, problems), rate in zip(compared, estimates, strict=True):
+        own, simultaneous = (percentile_interval(rate, level, problems=len(problems)) for level in (0.95, joint))
         least, most = (prices[method, budget] / prices[chief, reference] for budget in (budgets[0], budgets[-1]))
-        found.append(Rate(method, chief, reference, own, together, least, most))
-    return found
+        results.append(Rate(method, chief, reference, own, simultaneous, least, most))
+    return results
 
 
 def _resampled_rates(
     runs: PairedRuns,
     chief: str,
-    asked: Sequence[tuple[str, int, Sequence[int]]],
+    curves: Sequence[tuple[str, int, Sequence[int]]],
     problems: Sequence[str],
     prices: Mapping[CellName, float],
 ) -> list[FloatArray]:
-    """Rates of methods, each at the chief's budget and with budgets of its own: of the sample, and of samples of its
-    problems and the two further ones of the module's docstring. (1 + B,) each."""
-    cells = [cell for method, n, budgets in asked for cell in [(chief, n), *((method, budget) for budget in budgets)]]
+    """For each curve (method, chief's budget, method's budgets) its rates, (1 + B,): of the sample, then of bootstrap
+    samples of its problems and of the two additional ones (see the module's docstring)."""
+    cells = [cell for method, n, budgets in curves for cell in [(chief, n), *((method, budget) for budget in budgets)]]
     cells = list(dict.fromkeys(cells))
     values = runs.values(cells, problems)  # (K, C)
     blocks = [
         (counts[:, :-2] @ values, counts[:, -2:].copy()) for counts in resamples(len(problems), extra=2)
-    ]  # sums over problems, and how often each of the two was drawn
-    sums, further = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    found = []
-    for method, n, budgets in asked:
-        target, curve = cells.index((chief, n)), [cells.index((method, budget)) for budget in budgets]
-        gap = float(np.abs(values[:, curve] - values[:, [target]]).max()) or 1.0
+    ]  # sums over problems, and how often each of the two additional ones was sampled
+    sums, extra_counts = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    results = []
+    for method, n, budgets in curves:
+        target, columns = cells.index((chief, n)), [cells.index((method, budget)) for budget in budgets]
+        gap = float(np.abs(values[:, columns] - values[:, [target]]).max()) or 1.0
         ahead, behind = (1 + gap) / 2, (1 - gap) / 2
-        targets = sums[:, target] + further @ [ahead, behind]
-        curves = sums[:, curve] + (further @ [behind, ahead])[:, None]
-        paid = [prices[method, budget] for budget in budgets]
-        reached = budget_to_reach(targets.round(9), paid, curves.round(9))  # equal sums are equal
-        found.append(reached / prices[chief, n])
-    return found
+        targets = sums[:, target] + extra_counts @ [ahead, behind]
+        accuracies = sums[:, columns] + (extra_counts @ [behind, ahead])[:, None]
+        costs = [prices[method, budget] for budget in budgets]
+        reached = budget_to_reach(targets.round(9), costs, accuracies.round(9))  # rounded, so that equal sums are equal
+        results.append(reached / prices[chief, n])
+    return results
 
 
 def majority_share(record: RunRecord) -> float | None:
-    """The chance that the most frequent answer of a run is right, where one of the equally frequent is drawn: exact.
-    None where the record does not tell. What the grader could not say counts as not right."""
-    given = [group for group in record.groups if group is not None]
-    if not given:
+    """The chance that the most frequent answer of a run is right; exact if several are equally frequent, of which one
+    is drawn. None if the record is too old to tell. Answers that could not be graded count as not right."""
+    stated = [group for group in record.groups if group is not None]
+    if not stated:
         return 0.0 if record.groups or not record.posterior else None
-    most = max(map(given.count, given))
-    first = [group for group in dict.fromkeys(given) if given.count(group) == most]
-    return sum(record.right[record.groups.index(group)] is True for group in first) / len(first)
+    most = max(map(stated.count, stated))
+    most_frequent = [group for group in dict.fromkeys(stated) if stated.count(group) == most]
+    return sum(record.right[record.groups.index(group)] is True for group in most_frequent) / len(most_frequent)
 
 
 def pass_at(records: Sequence[RunRecord]) -> dict[int, Interval]:
-    """The chance that any of k independent samples is right, for k = 1, 2, 4, … and n, of runs of n samples each:
-    1 − C(n − c, k)/C(n, k), unbiased (Chen et al., arXiv 2107.03374, equation 1), c of n being right, mean over runs.
+    """pass@k: the chance that any of k independent samples is right, for k = 1, 2, 4, … and n. From runs of n samples,
+    c of them right, it is the mean of 1 − C(n − c, k)/C(n, k), unbiased (Chen et al., arXiv 2107.03374, equation 1).
 
-    n is the budget. Samples that are missing, of a failed run all, and answers that could not be graded are not right.
-    Runs whose records are too old to tell are left out. The interval is that of a share
-    (`motes.lab.measure.statistics`): n samples hold n/k independent sets of k.
+    n is the budget. Missing samples (all of a failed run) and answers that could not be graded count as not right. Runs
+    whose records are too old to tell are left out. The interval is that of a share (`motes.lab.measure.statistics`): n
+    samples contain n/k independent sets of k.
 
     Args:
         records: of one cell.
     """
-    told = [record for record in records if record.right or record.outcome == "failed"]
-    if not any(record.right for record in told):
+    graded = [record for record in records if record.right or record.outcome == "failed"]
+    if not any(record.right for record in graded):
         return {}
-    n = max(max(record.budget, len(record.right)) for record in told)
+    n = max(max(record.budget, len(record.right)) for record in graded)
 
     def chance(record: RunRecord, k: int) -> float:
         wrong = n - sum(right is True for right in record.right)
         return 1 - math.comb(wrong, k) / math.comb(n, k)
 
-    found = {}
+    shares = {}
     for k in [2**i for i in range(n.bit_length()) if 2**i < n] + [n]:
-        chances = [(record.problem_id, chance(record, k)) for record in told]
-        found[k] = share_interval(each for each in chances for _ in range(n // k))
-    return found
+        chances = [(record.problem_id, chance(record, k)) for record in graded]
+        shares[k] = share_interval(each for each in chances for _ in range(n // k))
+    return shares
 
 
 def ends(interval: Interval, name: str) -> dict[str, float]:

@@ -1,9 +1,9 @@
-"""How well scores find the first error of an answer, as ProcessBench has it (arXiv 2412.06559).
+"""How well scores find the first error of an answer, as defined by ProcessBench (arXiv 2412.06559).
 
-The prediction for an answer is its first step whose score lies below the threshold, or that there is none. With the
-shares of right predictions
+The prediction for an answer is its first step with a score below the threshold, or "no error" if there is no such step.
+From the shares of answers with a right prediction, a among those with an error and b among those without one,
 
-    a = of answers with an error        b = of answers without one        F1 = 2 a b / (a + b)
+    F1 = 2 a b / (a + b)
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ Threshold = float | Literal["best"]
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """Answers by the thresholds at which their first error, or that they have none, is predicted.
+    """The thresholds at which the prediction for each answer is right: those with low < t ≤ high.
 
     Attributes:
-        low, high: (n,) a threshold t does so where low < t ≤ high.
-        wrong: (n,) whether there is an error. problems: (n,)
+        low: (n,)
+        high: (n,)
+        wrong: (n,) whether the answer has an error.
+        problems: (n,) the number of each answer's problem.
     """
 
     low: FloatArray
@@ -37,25 +39,26 @@ class Answers:
         return len(self.low)
 
     def of(self, chosen: npt.NDArray[np.bool_]) -> Answers:
-        """Some of them."""
+        """The chosen answers."""
         return Answers(self.low[chosen], self.high[chosen], self.wrong[chosen], self.problems[chosen])
 
     def predicted(self, threshold: float) -> npt.NDArray[np.bool_]:
-        """(n,) whether the prediction at a threshold is right."""
+        """(n,) whether the prediction at this threshold is right."""
         return (self.low < threshold) & (threshold <= self.high)
 
     def best_threshold(self) -> float:
-        """The threshold of the largest F1, the smallest of several: the middle between the two neighbouring scores that
-        lead to it. 0.5 where there are not both kinds of answers, or no threshold predicts any of both."""
+        """The threshold with the largest F1 (the smallest one of several): the middle between the two neighbouring
+        scores that have this F1 between them. 0.5 if there are no answers with an error, or none without, or if no
+        threshold gives right predictions for both kinds."""
         numbers = self.wrong.sum(), (~self.wrong).sum()
         if not all(numbers):
             return 0.5
         places = np.unique(np.concatenate([self.low, self.high]))
-        shares = []  # of each kind (k,) predicted by a threshold at each place
+        shares = []  # for each kind: (k,) the share that a threshold at each place predicts right
         for kind, number in zip((self.wrong, ~self.wrong), numbers, strict=True):
             possible = kind & (self.low < self.high)
-            begun, over = np.sort(self.low[possible]), np.sort(self.high[possible])
-            shares.append((np.searchsorted(begun, places) - np.searchsorted(over, places)) / number)
+            lows, highs = np.sort(self.low[possible]), np.sort(self.high[possible])
+            shares.append((np.searchsorted(lows, places) - np.searchsorted(highs, places)) / number)
         values = harmonic_mean(*shares)
         best = int(np.argmax(values))
         if not values[best]:
@@ -65,20 +68,22 @@ class Answers:
 
 
 def harmonic_mean(a: FloatArray, b: FloatArray) -> FloatArray:
-    """2 a b / (a + b); 0 where both are 0."""
+    """2 a b / (a + b); 0 if both are 0."""
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     return np.divide(2 * a * b, a + b, out=np.zeros_like(a + b), where=a + b > 0)
 
 
 @dataclass(frozen=True)
 class FirstErrors:
-    """How well first errors are found, see the module's docstring.
+    """How well scores find first errors; see the module's docstring.
 
     Attributes:
-        threshold: below which a score says that a step is wrong.
-        chosen_on: answers that it was chosen on, which are not among those measured; 0: it was given.
-        wrong, right: the share of answers with an error, and of those without one, that are predicted; `f1`.
-        numbers: of such answers.
+        threshold: a score below it says that a step is wrong.
+        chosen_on: number of answers on which the threshold was chosen, which are not measured; 0: it was given.
+        wrong: the share of answers with an error whose prediction is right.
+        right: the share of answers without an error whose prediction is right.
+        f1: the harmonic mean of both.
+        numbers: number of answers with an error, and of answers without one.
     """
 
     threshold: float
@@ -108,8 +113,8 @@ class FirstErrors:
 
 
 def _f1(answers: Answers, hits: npt.NDArray[np.bool_]) -> Interval:
-    """F1 with the 95 % interval of a share (`motes.lab.measure.statistics`). The variance is that of F1 linearised in a
-    and b, between questions."""
+    """F1 with the 95 % interval of a share (`motes.lab.measure.statistics`). The variance is that of F1, linearised in
+    a and b, between questions."""
     problems, wrong = answers.problems, answers.wrong
     a, b = float(hits[wrong].mean()), float(hits[~wrong].mean())
     f1 = float(harmonic_mean(np.array(a), np.array(b)))
@@ -118,11 +123,11 @@ def _f1(answers: Answers, hits: npt.NDArray[np.bool_]) -> Interval:
     spread = np.zeros(number)
     for kind, share, slope in ((wrong, a, slopes[0]), (~wrong, b, slopes[1])):
         np.add.at(spread, problems[kind], slope * (hits[kind] - share) / kind.sum())
-    telling = len(np.unique(problems))
+    contributing = len(np.unique(problems))
     return share_of_variance(
         f1,
-        float((spread**2).sum()) * telling / max(1, telling - 1),
-        problems=telling,
+        float((spread**2).sum()) * contributing / max(1, contributing - 1),
+        problems=contributing,
         independent=min(len(np.unique(problems[kind])) for kind in (wrong, ~wrong)),
         values=len(answers),
     )

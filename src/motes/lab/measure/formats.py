@@ -1,4 +1,4 @@
-"""How numbers and tables are written: on the terminal, in Markdown and in CSV files."""
+"""Format numbers and tables for the terminal, Markdown and CSV files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Rows = list[list[str]]
 
 @dataclass(frozen=True)
 class Section:
-    """A table under a title. The first column names what the row is about, the others hold numbers, or `words`."""
+    """A table with a title. The first column names the subject of the row; the others hold numbers, or `words`."""
 
     title: str
     header: Sequence[str]
@@ -27,7 +27,7 @@ class Section:
     words: bool = False
 
     def markdown(self) -> list[str]:
-        """Its lines in Markdown, which title and note are already: names in them are `code`."""
+        """Its lines in Markdown. Title and note are Markdown already, with names as `code`."""
         heading = [f"## {self.title}", ""] if self.title else []
         table = markdown_rows(self.header, self.rows, words=self.words)
         return [*heading, *table, "", *([self.note, ""] if self.note else [])]
@@ -38,7 +38,7 @@ def percent(share: float) -> str:
 
 
 def between(interval: Interval) -> str:
-    """The ends of a share's interval."""
+    """The ends of the interval of a share."""
     return f"{percent(interval.low)} – {percent(interval.high)}" if interval.is_known else "–"
 
 
@@ -48,21 +48,21 @@ def with_interval(share: Interval) -> str:
 
 def three(value: Interval) -> str:
     """A number between 0 and 1 to three digits, with its interval."""
-    return "–" if value.value != value.value else f"{value.value:.3f} ({_three_ends(value)})"
-
-
-def _three_ends(value: Interval) -> str:
-    return f"{value.low:.3f} – {value.high:.3f}" if value.is_known else "–"
+    return _rounded(value, 3)
 
 
 def two_digits(value: Interval) -> str:
-    """A number to two digits, with its interval."""
-    ends = f"{value.low:.2f} – {value.high:.2f}" if value.is_known else "–"
-    return "–" if value.value != value.value else f"{value.value:.2f} ({ends})"
+    """A number to two digits after the point, with its interval."""
+    return _rounded(value, 2)
+
+
+def _rounded(value: Interval, digits: int) -> str:
+    ends = f"{value.low:.{digits}f} – {value.high:.{digits}f}" if value.is_known else "–"
+    return "–" if value.value != value.value else f"{value.value:.{digits}f} ({ends})"
 
 
 def flops(number: float | None) -> str:
-    """Three digits and a unit: 21.4 G is 21.4e9 operations."""
+    """A number of operations with three digits and a unit: 21.4 G is 21.4e9."""
     if number is None:
         return "–"
     power = min(max(int(math.log10(max(1.0, number)) // 3), 0), 6)
@@ -70,7 +70,7 @@ def flops(number: float | None) -> str:
 
 
 def money(amount: float | None) -> str:
-    """Of one problem; written for a thousand."""
+    """An amount for one problem, written as the amount for a thousand."""
     return "–" if amount is None else f"{1000 * amount:,.4g}"
 
 
@@ -81,9 +81,9 @@ def duration(seconds: float) -> str:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A CSV file of at least one row, under the names of the first one's fields.
+    """A CSV file of at least one row; the fields of the first row are the header.
 
-    What a spreadsheet would take for a formula has a ' before it.
+    Text that a spreadsheet would take for a formula gets a ' before it.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
@@ -93,14 +93,16 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 FORMULA = re.compile(r"^(?=[\t\n])|(?:^|(?<=[;\n]))(?=\s*[-=+@\uff0b\uff0d\uff1d\uff20])")
-"""Before what a spreadsheet calculates; in some languages the wide signs count, too. Where it takes a semicolon to part
-cells, quotes in the middle of a line do not count: behind each semicolon and line end in a text a cell may begin."""
+"""The places before text that a spreadsheet would calculate; in some languages also before the wide signs. Spreadsheets
+that separate cells by semicolons ignore quotes in the middle of a line: a cell may begin after each semicolon and line
+end of a text."""
 
 
 def _inert(value: Any) -> Any:
+    """The value, or text that no spreadsheet calculates."""
     if not isinstance(value, str):
         return value
-    value = value.replace("\r\n", "\n").replace("\r", "\n")  # before Python 3.13 a lone one is left without quotes
+    value = value.replace("\r\n", "\n").replace("\r", "\n")  # before Python 3.13 csv does not quote a lone "\r"
     try:
         float(value)
     except ValueError:
@@ -109,7 +111,7 @@ def _inert(value: Any) -> Any:
 
 
 def markdown_rows(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: bool = False) -> list[str]:
-    """A table of texts in Markdown; but for the first column they stand on the right, unless they are words."""
+    """A table of texts in Markdown. All columns but the first are aligned right, unless they hold words."""
     line, others = "| {} |".format, "---" if words else "---:"
     return [line(" | ".join(map(markdown, header))), line(" | ".join(["---"] + [others] * (len(header) - 1)))] + [
         line(" | ".join(map(markdown, row))) for row in rows
@@ -117,11 +119,11 @@ def markdown_rows(header: Sequence[str], rows: Iterable[Sequence[str]], *, words
 
 
 MARKS = re.compile(r"[\\`*\[\]<|~$&]|(?<!\w)_|_(?!\w)")
-"""What means something to Markdown within a line or a cell."""
+"""Characters with a meaning in Markdown, within a line or a cell."""
 
 
 def markdown(text: str) -> str:
-    """A text as one line of Markdown that shows it as it is."""
+    """One line of Markdown that shows the text as it is."""
     return MARKS.sub(r"\\\g<0>", visible(" ".join(text.split())))
 
 

@@ -1,17 +1,18 @@
-"""Answers whose steps somebody labelled, from files in the forms that such data is published in.
+"""Answers with labelled steps, read from files in the forms in which such data is published.
 
-A file is JSON Lines, one answer a line, or one JSON array. Its form is known by the fields of its first row:
+A file is JSON Lines with one answer in each line, or one JSON array. Its form is recognised by the fields of its first
+row:
 
-    steps          {"question": Q, "steps": [S1, S2], "labels": [1, 0]}           one's own
+    steps          {"question": Q, "steps": [S1, S2], "labels": [1, 0]}           motes' own form
     trl            {"prompt": Q, "completions": [S1, S2], "labels": [true, false]}
-    processbench   {"problem": Q, "steps": [S1, S2], "label": 1}                   the first wrong step, −1: none
+    processbench   {"problem": Q, "steps": [S1, S2], "label": 1}                   the first wrong step, or −1
     prm800k        {"question": {"problem": Q}, "label": {"steps": [{"completions": [{"text": S1, "rating": 1}, …],
                     "chosen_completion": 0, "human_completion": null}, …], "finish_reason": "solution"}}
     math-shepherd  {"input": "Q Step 1: S1 ки\\nStep 2: S2 ки", "label": "Q Step 1: S1 +\\nStep 2: S2 -"}
 
-A label says whether the answer is right up to and including its step: 1 or 0, null where nobody knows. Behind the first
-wrong step of `processbench`, and of `prm800k` behind a step rated −1, everything is wrong; the ratings 0 and 1 are
-right. `math-shepherd` and `trl` are taken as they are: a "+" behind a "-" says that a right answer was still reached.
+A label says whether the answer is right up to and including its step: 1 or 0, or null if unknown. In `processbench`,
+all steps after the first wrong one are wrong; in `prm800k`, all steps after one rated −1 (ratings 0 and 1 are right).
+`math-shepherd` and `trl` are used as they are: a "+" after a "-" says that a right answer was still reached.
 
 Sources: ProcessBench, arXiv 2412.06559; PRM800K, arXiv 2305.20050; Math-Shepherd, arXiv 2312.08935; TRL's
 documentation, "stepwise supervision".
@@ -39,16 +40,16 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class LabelledSteps:
-    """An answer, step by step, and perhaps other ways to go on from a place in it: a tree of steps.
+    """The steps of an answer, perhaps with alternatives to some of them: a tree of steps.
 
     Attributes:
-        question: that it answers.
+        question: the question that the answer is to.
         texts: (S,) the steps; those of the answer itself come first.
-        parents: (S,) the step that each one continues, None for a first step; a parent stands before its children.
-        right: (S,) whether what ends with the step is right so far, None where nobody said so.
+        parents: (S,) the step that each step continues, None for a first step; a parent comes before its children.
+        right: (S,) whether the partial answer that ends with the step is right; None if unknown.
         length: number of steps of the answer itself.
-        first_error: its first wrong step, from 0; −1: it has none; None: nobody said so.
-        is_complete: whether it ends with its last step.
+        first_error: the answer's first wrong step, from 0; −1: it has none; None: unknown.
+        is_complete: whether the answer ends with its last step.
     """
 
     question: str
@@ -61,27 +62,27 @@ class LabelledSteps:
 
     @classmethod
     def chain(cls, question: str, texts: Sequence[str], right: Sequence[bool | None]) -> LabelledSteps:
-        """An answer without other ways to go on. Its first wrong step is known where all before it are known."""
-        known = next((i for i, label in enumerate(right) if label is not True), -1)
-        first_error = None if known >= 0 and right[known] is None else known
+        """An answer without alternatives. Its first wrong step is known if the labels of all steps before it are."""
+        not_right = next((i for i, label in enumerate(right) if label is not True), -1)
+        first_error = None if not_right >= 0 and right[not_right] is None else not_right
         parents = tuple(i - 1 if i else None for i in range(len(texts)))
         return cls(question, tuple(texts), parents, tuple(right), len(texts), first_error)
 
     @property
     def problem(self) -> str:
-        """A name for the question, the same for the same one."""
+        """A name that equal questions have in common."""
         return hashlib.sha256(self.question.strip().encode()).hexdigest()[:16]
 
     @property
     def depths(self) -> tuple[int, ...]:
-        """(S,) the number of steps up to and including each one."""
+        """(S,) the number of steps up to and including each step."""
         depths: list[int] = []
         for parent in self.parents:
             depths.append(1 if parent is None else depths[parent] + 1)
         return tuple(depths)
 
     def trajectories(self) -> tuple[Trajectory, ...]:
-        """(S,) the partial answer that ends with each step; they share their beginnings."""
+        """(S,) the partial answer that ends with each step; partial answers share their prefixes."""
         root = Trajectory(Problem(self.question))
         nodes: list[Trajectory] = []
         for place, (text, parent) in enumerate(zip(self.texts, self.parents, strict=True)):
@@ -94,57 +95,57 @@ class LabelledSteps:
 
     @property
     def leaves(self) -> tuple[int, ...]:
-        """The steps that nothing continues, that of the answer itself first."""
-        continued = set(self.parents)
-        return tuple(place for place in range(len(self.texts)) if place not in continued)
+        """The steps that no other step continues; the last one of the answer itself comes first."""
+        parents = set(self.parents)
+        return tuple(place for place in range(len(self.texts)) if place not in parents)
 
 
-def _question(text: Any) -> str:
+def _require_question(text: Any) -> str:
     if not (is_text(text) and text.strip()):
         raise ValueError("the question must be a text")
     return str(text)
 
 
-def _steps(steps: Any, field: str = "steps") -> list[str]:
+def _require_steps(steps: Any, field: str = "steps") -> list[str]:
     if not (is_list(steps, is_text) and steps):
         raise ValueError(f"`{field}` must be a list of texts, at least one")
     return list(steps)
 
 
-def _own(row: Row) -> LabelledSteps:
-    steps = _steps(row.get("steps"))
-    return LabelledSteps.chain(_question(row.get("question", row.get("problem"))), steps, _labels(row, len(steps)))
+def _read_own(row: Row) -> LabelledSteps:
+    return _read_labelled(row, row.get("question", row.get("problem")), "steps")
 
 
-def _trl(row: Row) -> LabelledSteps:
-    steps = _steps(row.get("completions"), "completions")
-    return LabelledSteps.chain(_question(row.get("prompt")), steps, _labels(row, len(steps)))
+def _read_trl(row: Row) -> LabelledSteps:
+    return _read_labelled(row, row.get("prompt"), "completions")
 
 
-def _labels(row: Row, number: int) -> list[bool | None]:
+def _read_labelled(row: Row, question: Any, field: str) -> LabelledSteps:
+    """A row with a label for each of the steps in `field`."""
+    steps, question = _require_steps(row.get(field), field), _require_question(question)
     labels: Any = row.get("labels")
     if not is_list(labels, lambda label: label is None or (isinstance(label, (bool, int)) and label in (0, 1))):
         raise ValueError("`labels` must be a list of 1, 0 and null")
-    if len(labels) != number:
-        raise ValueError(f"there are {len(labels)} labels for {number} steps")
-    return [None if label is None else bool(label) for label in labels]
+    if len(labels) != len(steps):
+        raise ValueError(f"there are {len(labels)} labels for {len(steps)} steps")
+    return LabelledSteps.chain(question, steps, [None if label is None else bool(label) for label in labels])
 
 
-def _processbench(row: Row) -> LabelledSteps:
-    steps, label = _steps(row.get("steps")), row.get("label")
+def _read_processbench(row: Row) -> LabelledSteps:
+    steps, label = _require_steps(row.get("steps")), row.get("label")
     if type(label) is not int or not -1 <= label < len(steps):
         raise ValueError(f"`label` must be −1 or the number of a step, from 0 to {len(steps) - 1}, not {label!r}")
     right = [label < 0 or place < label for place in range(len(steps))]
-    return LabelledSteps.chain(_question(row.get("problem", row.get("question"))), steps, right)
+    return LabelledSteps.chain(_require_question(row.get("problem", row.get("question"))), steps, right)
 
 
-def _prm800k(row: Row) -> LabelledSteps | None:
+def _read_prm800k(row: Row) -> LabelledSteps | None:
     question, label = row.get("question"), row.get("label")
     if not (isinstance(question, dict) and isinstance(label, dict) and is_list(label.get("steps"), _is_object)):
         raise ValueError("it needs `question.problem` and `label.steps`")
     texts: list[str] = []
     right: list[bool | None] = []
-    others: list[tuple[int, str, bool | None]] = []  # the number of steps before it, text, label
+    others: list[tuple[int, str, bool | None]] = []  # alternatives: number of steps before, text, label
     so_far: bool | None = True
     for step in label["steps"]:
         completions, human, chosen = step.get("completions") or [], step.get("human_completion"), None
@@ -152,8 +153,8 @@ def _prm800k(row: Row) -> LabelledSteps | None:
             raise ValueError("`completions` must be a list of objects with a `text`")
         place = step.get("chosen_completion")
         if place is None and human is None:
-            place = 0  # nothing was chosen, and labelling ended: the first one is what the model had written
-        rated = [(one["text"], _rating(one.get("rating"), so_far)) for one in completions]
+            place = 0  # labelling ended without a choice: the first completion is the model's own
+        rated = [(one["text"], _label_of_rating(one.get("rating"), so_far)) for one in completions]
         if place is not None:
             if type(place) is not int or not 0 <= place < len(rated):
                 if not completions:
@@ -170,7 +171,7 @@ def _prm800k(row: Row) -> LabelledSteps | None:
     if not texts:
         return None
     is_complete = label.get("finish_reason") == "solution"
-    chain = LabelledSteps.chain(_question(question.get("problem")), texts, right)
+    chain = LabelledSteps.chain(_require_question(question.get("problem")), texts, right)
     return LabelledSteps(
         chain.question,
         (*chain.texts, *(text for _, text, _ in others)),
@@ -186,8 +187,8 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-def _rating(rating: Any, so_far: bool | None) -> bool | None:
-    """Whether what ends with a step of that rating is right; unknown where it has none."""
+def _label_of_rating(rating: Any, so_far: bool | None) -> bool | None:
+    """Whether a partial answer that ends with a step of this rating is right; None if the step has no rating."""
     if rating not in (-1, 0, 1, None):
         raise ValueError(f"a rating must be −1, 0, 1 or null, not {rating!r}")
     if so_far is False or rating == -1:
@@ -198,7 +199,7 @@ def _rating(rating: Any, so_far: bool | None) -> bool | None:
 TAG = "ки"
 
 
-def _math_shepherd(row: Row) -> LabelledSteps:
+def _read_math_shepherd(row: Row) -> LabelledSteps:
     text, label = row.get("input"), row.get("label")
     if not (isinstance(text, str) and isinstance(label, str)):
         raise ValueError("`input` and `label` must be texts")
@@ -207,36 +208,36 @@ def _math_shepherd(row: Row) -> LabelledSteps:
         raise ValueError(f"`input` has no step tag {TAG}")
     right: list[bool | None] = []
     place = 0
-    for piece in pieces:  # the label is the input with a sign in the place of each tag
+    for piece in pieces:  # `label` is `input` with a sign instead of each tag
         sign = label[place + len(piece) : place + len(piece) + 1]
         if not label.startswith(piece, place) or sign not in ("+", "-"):
             raise ValueError(f"`label` is not `input` with + or - in the place of its tag {len(right) + 1}")
         right.append(sign == "+")
         place += len(piece) + 1
-    begins = [found.start() for found in re.finditer(r"Step 1\s*:", pieces[0])]
-    if not begins:
-        raise ValueError('`input` has no "Step 1:" behind the question')
-    question, pieces[0] = pieces[0][: begins[-1]], pieces[0][begins[-1] :]
-    return LabelledSteps.chain(_question(question.strip()), [piece.strip() for piece in pieces], right)
+    starts = [match.start() for match in re.finditer(r"Step 1\s*:", pieces[0])]
+    if not starts:
+        raise ValueError('`input` has no "Step 1:" after the question')
+    question, pieces[0] = pieces[0][: starts[-1]], pieces[0][starts[-1] :]
+    return LabelledSteps.chain(_require_question(question.strip()), [piece.strip() for piece in pieces], right)
 
 
 FORMS: Mapping[str, Callable[[Row], LabelledSteps | None]] = MappingProxyType(
     {
-        "steps": _own,
-        "trl": _trl,
-        "processbench": _processbench,
-        "prm800k": _prm800k,
-        "math-shepherd": _math_shepherd,
+        "steps": _read_own,
+        "trl": _read_trl,
+        "processbench": _read_processbench,
+        "prm800k": _read_prm800k,
+        "math-shepherd": _read_math_shepherd,
     }
 )
-"""Readers of a row by the name of its form; None: a row without a step."""
+"""The function that reads a row, by the name of the row's form; it returns None for a row without a step."""
 
 
 def form_of(row: Row) -> str:
-    """The form of a row, by its fields.
+    """The form of a row, recognised by its fields.
 
     Raises:
-        ValueError: it is none that is known.
+        ValueError: the row has no known form.
     """
     if "input" in row and isinstance(row.get("label"), str):
         return "math-shepherd"
@@ -248,17 +249,18 @@ def form_of(row: Row) -> str:
         return "steps"
     if "steps" in row and "label" in row:
         return "processbench"
-    raise ValueError(f"its fields ({', '.join(list(row)[:8])}) are of no known form: name one, of {', '.join(FORMS)}")
+    raise ValueError(f"its fields ({', '.join(list(row)[:8])}) are of no known form: name one of {', '.join(FORMS)}")
 
 
 @dataclass(frozen=True)
 class StepFile:
-    """A file of labelled steps, looked through once.
+    """A file of labelled steps whose form and size are known.
 
     Attributes:
-        path: where it is.
+        path: of the file.
         form: of its rows, see `FORMS`.
-        rows: number of rows; `sha256`: of its bytes.
+        rows: number of rows.
+        sha256: digest of its bytes.
     """
 
     path: Path
@@ -268,14 +270,14 @@ class StepFile:
 
     @classmethod
     def open(cls, path: Path, form: str | None = None) -> StepFile:
-        """Look through a file.
+        """Find out the form, the number of rows and the digest of a file.
 
         Args:
-            form: of its rows; by default it is recognized by the first one's fields.
+            form: of its rows; None: recognise it by the fields of the first row.
 
         Raises:
             UnknownNameError: there is no such form.
-            ConfigurationError: the file cannot be read, holds nothing, or is of no known form.
+            ConfigurationError: the file cannot be read, is empty, or has no known form.
         """
         if form is not None and form not in FORMS:
             raise UnknownNameError("form of labelled steps", form, FORMS)
@@ -296,9 +298,10 @@ class StepFile:
         return cls(path, form, rows, digest.hexdigest())
 
     def read(self) -> Iterator[tuple[int, Callable[[], LabelledSteps | None]]]:
-        """Each row's number, from 1, and what reads it.
+        """The number of each row, from 1, and a function that reads the row.
 
-        Reading raises `ValueError` where the row is not of the form, and gives None where it has no step.
+        The function raises `ValueError` if the row does not have the file's form, and returns None for a row without a
+        step.
         """
         reader = FORMS[self.form]
         for number, row in _rows(self.path):
@@ -306,7 +309,7 @@ class StepFile:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Callable[[], Row]]]:
-    """The rows of a JSON Lines file, one after the other, or of a JSON array; each is parsed when it is asked for.
+    """The number of each row of a JSON Lines file or of a JSON array, and a function that parses the row.
 
     Raises:
         UnreadableFileError: the file cannot be read.
@@ -320,29 +323,29 @@ def _rows(path: Path) -> Iterator[tuple[int, Callable[[], Row]]]:
             except ValueError as error:
                 raise ConfigurationError(f"{path} is no JSON array: {error}") from error
             for number, row in enumerate(array, start=1):
-                yield number, lambda row=row: _object(row)  # type: ignore[misc]
+                yield number, lambda row=row: _require_object(row)  # type: ignore[misc]
             return
         number = 0
         for line in files.read_lines(path, files.LINE):
             if line.content is None or line.content.strip():
                 number += 1
-                yield number, lambda line=line: _parsed(line)  # type: ignore[misc]
+                yield number, lambda line=line: _parse_line(line)  # type: ignore[misc]
     except OSError as error:
         raise UnreadableFileError(path, error) from error
 
 
-def _parsed(line: files.Line) -> Row:
+def _parse_line(line: files.Line) -> Row:
     if line.content is None:
         raise ValueError(f"it is longer than {files.LINE:,} bytes")
     try:
-        return _object(parse_json(decoded(line.content)))
+        return _require_object(parse_json(decoded(line.content)))
     except UnicodeDecodeError:
         raise ValueError("it is no UTF-8") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"it is no JSON: {error}") from error
 
 
-def _object(row: Any) -> Row:
+def _require_object(row: Any) -> Row:
     if not isinstance(row, dict):
         raise ValueError("it is no JSON object")
     return row

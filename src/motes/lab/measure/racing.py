@@ -1,7 +1,7 @@
-"""A race: methods and settings on a validation split, the slower half out after each round.
+"""A race between methods and settings on a validation split: the less accurate half drops out after each round.
 
-Round r takes twice as many problems as the one before (successive halving: Jamieson and Talwalkar, arXiv 1502.07943). A
-method keeps what it has answered from round to round, and methods that differ in their choice alone share their answers
+Each round has twice as many problems as the one before (successive halving: Jamieson and Talwalkar, arXiv 1502.07943).
+A method keeps its answers from round to round, and methods that differ only in how they choose an answer share them
 (`motes.lab.measure.choosing`). Every evaluation of the race is resumed where it stopped.
 """
 
@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,21 +47,24 @@ CANDIDATES = (
     "pf:potential=increment:beta=1",
     "pf:potential=increment:beta=2",
 )
-"""What a race begins with by default."""
+"""The default candidates of a race."""
 
 NOTE = (
-    "Accuracy on the problems of the last round that a candidate was in, with Wilson's 95 % interval; behind: "
-    "percentage points behind the winner on the problems that both have, with a 95 % interval each by itself. Tokens: "
-    "of both models for a problem, needed by that method alone. {stopped}"
+    "Accuracy on the problems of a candidate's last round, with Wilson's 95 % interval. Behind: difference to the "
+    "winner, in percentage points, on the problems that both have; each 95 % interval holds by itself. Tokens: of both "
+    "models for a problem, as if the method ran alone. {stopped}"
 )
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a candidate came.
+    """The result of a candidate.
 
     Attributes:
-        rounds: that it was in. accuracy: over all problems it has. tokens: a problem, of both models.
+        rounds: number of rounds that it took part in.
+        problems: number of problems that it answered.
+        accuracy: over all these problems.
+        tokens: for a problem, of both models.
         behind: accuracy less that of the winner on the problems that both have; None for the winner.
     """
 
@@ -74,11 +78,12 @@ class Standing:
 
 @dataclass(frozen=True)
 class Race:
-    """How a race ended.
+    """The result of a race.
 
     Attributes:
-        standings: the winner first, then those that came furthest.
-        tokens: computed by the race, both models together. stopped: whether its token budget ended it.
+        standings: the winner first, then the others, those with the most rounds first.
+        tokens: computed by the race, for both models together.
+        stopped: whether the token budget ended the race.
     """
 
     budget: int
@@ -91,25 +96,26 @@ class Race:
         return self.standings[0]
 
     def sections(self) -> Iterator[Section]:
-        """Its table."""
+        """The table of a race."""
         rows = [
             [
-                each.spec,
-                str(each.rounds),
-                str(each.problems),
-                with_interval(each.accuracy),
-                "" if each.behind is None else points(each.behind.value) + _between(each.behind),
-                f"{each.tokens:,.0f}",
+                standing.spec,
+                str(standing.rounds),
+                str(standing.problems),
+                with_interval(standing.accuracy),
+                "" if standing.behind is None else _points_with_interval(standing.behind),
+                f"{standing.tokens:,.0f}",
             ]
-            for each in self.standings
+            for standing in self.standings
         ]
-        stopped = "The race was ended by its token budget." if self.stopped else ""
+        stopped = "The token budget ended the race." if self.stopped else ""
         header = ("method", "rounds", "problems", "accuracy", "behind", "tokens")
         yield Section(f"Race at N = {self.budget}", header, rows, NOTE.format(stopped=stopped).strip())
 
 
-def _between(interval: Interval) -> str:
-    return f" ({points(interval.low)} to {points(interval.high)})" if interval.is_known else ""
+def _points_with_interval(difference: Interval) -> str:
+    ends = f" ({points(difference.low)} to {points(difference.high)})" if difference.is_known else ""
+    return points(difference.value) + ends
 
 
 async def race(
@@ -120,16 +126,16 @@ async def race(
     observe: Callable[[int, str, Progress], None] | None = None,
     **settings: Any,
 ) -> Race:
-    """Let an evaluation's methods, at its one budget, race on its problems.
+    """Let the methods of an evaluation, at its one budget, race on its problems.
 
     Args:
         directory: of the race; each method has a directory of its own in it.
-        tokens: computed ones, of both models together, after which no further evaluation is begun.
+        tokens: once both models together have computed this many, no further evaluation is started.
         observe: called with the round, the method and its progress.
         settings: of `motes.lab.evaluate`: models, concurrency, the command.
 
     Raises:
-        ConfigurationError: there is one candidate or none, more than one budget, or too few problems to halve.
+        ConfigurationError: there are fewer than two candidates, several budgets, or too few problems to halve.
     """
     if len(evaluation.budgets) != 1 or len(evaluation.methods) < 2:
         raise ConfigurationError("a race is between two methods or more, at one budget")
@@ -138,27 +144,29 @@ async def race(
     (budget,) = evaluation.budgets
     racing = list(evaluation.methods)
     standings: dict[str, Standing] = {}
-    runs: dict[str, list[RunRecord]] = {}  # of each method, in the last round that it was in
-    records: dict[str, list[RunRecord]] = {}  # of what was evaluated, so far
+    runs: dict[str, list[RunRecord]] = {}  # of each method, after its last round
+    records: dict[str, list[RunRecord]] = {}  # of each evaluated method, so far
     problems: set[str | None] = set()
     stopped = False
     for number, eighths in enumerate(ROUNDS, start=1):
+        # 1. Evaluate the methods on the round's new problems.
         for eighth in eighths:
             problems.update(problem.id for problem in Shard(eighth, EIGHTHS).of(evaluation.problems()))
         for source in dict.fromkeys(drawn_by(spec, budget) for spec in racing):
             if stopped := stopped or (tokens is not None and _spent(records) >= tokens):
                 break
-            own = replace(evaluation, methods=(source,))
-            place = directory / re.sub(r"[^\w.=-]+", "_", source)
+            subdirectory = directory / re.sub(r"[^\w.=-]+", "_", source)
             for eighth in eighths:
                 await evaluate(
-                    own, place, shard=Shard(eighth, EIGHTHS), traces=False,
-                    observe=None if observe is None else _told(observe, number, source), **settings,
+                    replace(evaluation, methods=(source,)), subdirectory, shard=Shard(eighth, EIGHTHS), traces=False,
+                    observe=None if observe is None else partial(observe, number, source), **settings,
                 )  # fmt: skip
-            # A race that is resumed finds what later rounds have added: it must go as it went.
-            records[source] = [record for record in read_records(place / RECORDS) if record.problem_id in problems]
+            # A resumed race finds the records of its later rounds, too: without them it repeats its choices.
+            written = read_records(subdirectory / RECORDS)
+            records[source] = [record for record in written if record.problem_id in problems]
         if stopped:
             break
+        # 2. Rank them, and drop the less accurate half.
         for spec in racing:
             runs[spec] = [choose_again(record, spec) for record in records[drawn_by(spec, budget)]]
             standings[spec] = _standing(spec, number, runs[spec])
@@ -168,12 +176,8 @@ async def race(
     if not standings:
         raise ConfigurationError("the token budget was spent before the first round was over: give more")
     order = sorted(standings.values(), key=lambda each: (-each.rounds, -each.accuracy.value, each.tokens))
-    everything = [record for each in runs.values() for record in each]
-    return Race(budget, tuple(_behind(order, everything)), _spent(records), stopped)
-
-
-def _told(observe: Callable[[int, str, Progress], None], number: int, spec: str) -> Callable[[Progress], None]:
-    return lambda progress: observe(number, spec, progress)
+    all_runs = [record for each in runs.values() for record in each]
+    return Race(budget, tuple(_compare_with_winner(order, all_runs)), _spent(records), stopped)
 
 
 def _spent(records: Mapping[str, Sequence[RunRecord]]) -> int:
@@ -192,25 +196,25 @@ def _standing(spec: str, number: int, records: Sequence[RunRecord]) -> Standing:
     )
 
 
-def _behind(order: Sequence[Standing], records: Sequence[RunRecord]) -> Iterator[Standing]:
+def _compare_with_winner(order: Sequence[Standing], records: Sequence[RunRecord]) -> Iterator[Standing]:
     """The standings, each compared with the first."""
     runs = PairedRuns(records)
     winner, *others = order
     yield winner
-    first = next(iter(runs.budgets(winner.spec)))
-    pairs = [((each.spec, next(iter(runs.budgets(each.spec)))), (winner.spec, first)) for each in others]
-    for each, (_, own, _) in zip(others, compare_cells(runs, pairs), strict=True):
-        yield replace(each, behind=own)
+    cells = {standing.spec: (standing.spec, runs.budgets(standing.spec)[0]) for standing in order}
+    pairs = [(cells[standing.spec], cells[winner.spec]) for standing in others]
+    for standing, (_, difference, _) in zip(others, compare_cells(runs, pairs), strict=True):
+        yield replace(standing, behind=difference)
 
 
 def candidates(specs: Sequence[str], budget: int) -> tuple[list[str], list[str]]:
-    """Those of the methods that can be had at that budget; and of each other one, why it cannot.
+    """The methods that can race at this budget; and the reasons why the others cannot.
 
     Raises:
         UnknownNameError: a name is unknown.
-        ConfigurationError: fewer than two are left.
+        ConfigurationError: fewer than two methods can race.
     """
-    found, refused = [], []
+    usable, refused = [], []
     for spec in specs:
         try:
             method_from_spec(spec, budget)
@@ -222,7 +226,7 @@ def candidates(specs: Sequence[str], budget: int) -> tuple[list[str], list[str]]
             if draws_one(spec):
                 refused.append(f"{spec}: it draws one answer whatever the budget")
             else:
-                found.append(spec)
-    if len(found) < 2:
-        raise ConfigurationError("; ".join([f"a race is between two methods or more, not {len(found)}", *refused]))
-    return found, refused
+                usable.append(spec)
+    if len(usable) < 2:
+        raise ConfigurationError("; ".join([f"a race is between two methods or more, not {len(usable)}", *refused]))
+    return usable, refused

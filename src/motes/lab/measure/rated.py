@@ -1,4 +1,4 @@
-"""Labelled answers with the scores that a reward model gave them: a line of a file each, and what many come to."""
+"""Labelled answers with a reward model's scores: the lines of a file, and the numbers that many answers add up to."""
 
 from __future__ import annotations
 
@@ -37,16 +37,18 @@ from motes.text import json_line
 
 @dataclass(frozen=True)
 class Rated:
-    """A labelled answer with its scores, or why it has none.
+    """A labelled answer with its scores, or the reason why it has none.
 
     Attributes:
-        row: of the file, from 1.
+        row: number of its row in the file, from 1.
         problem: a name for its question.
-        scores, right, depths: (S,) of each step: its score, whether what ends with it is right, and the number of steps
-            so far. The first `length` are the answer's own.
+        scores: (S,) of its steps; the first `length` steps are the answer's own.
+        right: (S,) see `LabelledSteps`.
+        depths: (S,) see `LabelledSteps`.
+        length: number of steps of the answer itself.
         first_error: see `LabelledSteps`.
         tokens: that the reward model has to compute for this answer alone.
-        seconds: by which it was later than the one before.
+        seconds: between the answer scored before this one and this one.
         error: why it could not be scored.
     """
 
@@ -70,22 +72,22 @@ class Rated:
         """Read a line.
 
         Raises:
-            ValueError: it is no such thing.
+            ValueError: it is not a rated answer.
         """
-        fields = parse_json(line)
-        if not isinstance(fields, dict) or "row" not in fields:
+        values = parse_json(line)
+        if not isinstance(values, dict) or "row" not in values:
             raise ValueError("it is no rated answer")
-        known = {name: value for name, value in fields.items() if name in cls.__dataclass_fields__}
-        for _, reason in broken(RULES.items(), known):
+        fields = {name: value for name, value in values.items() if name in cls.__dataclass_fields__}
+        for _, reason in broken(RULES.items(), fields):
             raise ValueError(reason)
-        known.update((name, tuple(known.get(name, ()))) for name in ("scores", "right", "depths"))
-        known["right"] = tuple(None if is_right is None else bool(is_right) for is_right in known["right"])
-        rated = cls(**known)
+        fields.update((name, tuple(fields.get(name, ()))) for name in ("scores", "right", "depths"))
+        fields["right"] = tuple(None if is_right is None else bool(is_right) for is_right in fields["right"])
+        rated = cls(**fields)
         size = len(rated.scores)
         if len(rated.right) != size or len(rated.depths) != size or rated.length > size:
-            raise ValueError("its steps are not of one number")
+            raise ValueError("its lists of steps differ in length")
         if rated.first_error is not None and rated.first_error >= rated.length:
-            raise ValueError("its first error is at a step that there is not")
+            raise ValueError("its first error is at a step that does not exist")
         return rated
 
 
@@ -103,29 +105,30 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "error": Rule(or_none(is_text), "a text or null"),
     }
 )
-"""What each field may hold."""
+"""The values that each field may have."""
 
 
 class RatingStore(AppendOnly):
-    """The file of rated answers, open for appending by this process alone; a torn last line is cut off.
+    """The file of rated answers. Only this process may append to it; an incomplete last line is cut off.
 
     Args:
-        total: rows that are asked for; answers of others are passed over.
-        damaged: told of each line that is no rated answer; its answer is scored again.
+        total: number of rows to rate; answers of later rows are ignored.
+        damaged: called with each line that is no rated answer, which is then scored again.
 
     Attributes:
-        tally: of what it held when it was opened.
+        tally: of the answers that the file held when it was opened.
     """
 
     def __init__(self, path: Path, total: int, damaged: Damaged) -> None:
         self.tally = Tally()
 
-        def whole_lines(path: Path) -> int:
-            whole = 0
+        def read_tally(path: Path) -> int:
+            """Count the answers; return the number of bytes in whole lines."""
+            size = 0
             for line in files.read_lines(path, files.LINE):
                 if not line.whole:
                     break
-                whole = line.ends
+                size = line.ends
                 try:
                     if line.content is None:
                         raise ValueError(f"it is longer than {files.LINE:,} bytes")
@@ -135,25 +138,29 @@ class RatingStore(AppendOnly):
                     continue
                 if rated.row <= total:
                     self.tally.add(rated)
-            return whole
+            return size
 
-        super().__init__(path, whole_lines)
+        super().__init__(path, read_tally)
 
     def append(self, rated: Rated) -> None:
-        """Write one, or nothing.
+        """Append an answer.
 
         Raises:
-            RunDirectoryError: it could not be written; the file is as it was.
+            RunDirectoryError: it could not be written; the file has not changed.
         """
         self.write(f"{rated.to_json()}\n".encode())
 
 
 class Tally:
-    """What rated answers come to, in a few bytes a step.
+    """The scores and labels of rated answers, in a few bytes for each step.
 
     Attributes:
-        done: rows that have scores. failed: why others have none, by row.
-        steps: scored; `tokens`, `seconds`: that took.
+        done: rows that have scores.
+        failed: the reasons why others have none, by row.
+        steps: number of scored steps.
+        tokens: that scoring took.
+        length: number of steps of the answers themselves.
+        seconds: that scoring took.
     """
 
     def __init__(self) -> None:
@@ -182,31 +189,31 @@ class Tally:
             self.steps += score is not None
             if score is not None and right is not None:
                 _append(self._steps, (score, right, problem, depth))
-        own = [math.nan if score is None else score for score in rated.scores[: rated.length]]
-        if (place := rated.first_error) is not None and not any(map(math.isnan, own)):
-            before = own if place < 0 else own[:place]
-            low, high = -math.inf if place < 0 else own[place], min(before, default=math.inf)
+        scores = [math.nan if score is None else score for score in rated.scores[: rated.length]]
+        if (place := rated.first_error) is not None and not any(map(math.isnan, scores)):
+            before = scores if place < 0 else scores[:place]
+            low, high = -math.inf if place < 0 else scores[place], min(before, default=math.inf)
             _append(self._answers, (low, high, place >= 0, problem))
 
     @property
     def predictions(self) -> Predictions:
-        """Of all labelled steps."""
+        """The scores of all labelled steps."""
         scores, right, problems = map(np.array, self._steps[:3])
         return Predictions(scores.astype(float), right.astype(bool), self._ordered(problems))
 
     @property
     def depths(self) -> npt.NDArray[np.int64]:
-        """(n,) of the same steps."""
+        """(n,) the number of steps up to each of the `predictions`' steps."""
         return np.array(self._steps[3], dtype=np.int64)
 
     @property
     def answers(self) -> Answers:
-        """Those of which the first error is known."""
+        """The answers whose first error is known."""
         low, high, wrong, problems = map(np.array, self._answers)
         return Answers(low.astype(float), high.astype(float), wrong.astype(bool), self._ordered(problems))
 
     def _ordered(self, problems: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        """The numbers of problems, by their names: the order in which answers were scored must not matter."""
+        """Problems numbered by name, so that the order in which answers were scored does not matter."""
         place = {name: i for i, name in enumerate(sorted(self._numbers))}
         order = np.array([place[name] for name in self._numbers], dtype=np.int64)
         return order[problems.astype(np.int64)] if len(problems) else np.zeros(0, dtype=np.int64)

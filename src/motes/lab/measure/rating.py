@@ -1,4 +1,4 @@
-"""What a reward model is worth by itself, on answers whose steps somebody labelled: as tables, files and a plot."""
+"""How good a reward model is by itself, on answers with labelled steps: as tables, files and a plot."""
 
 from __future__ import annotations
 
@@ -22,36 +22,39 @@ from motes.text import counted
 
 FIRST_ERRORS_NOTE = (
     "As in ProcessBench (arXiv 2412.06559): an answer is predicted if its first step with a score below the threshold "
-    "is its first wrong step, or if it has neither. F1 is the harmonic mean of the shares of answers with an error and "
-    "of answers without one that are predicted, with its 95 % interval over questions. {threshold}"
+    "is its first wrong step, or if it has neither. F1 is the harmonic mean of two shares of predicted answers: among "
+    "those with an error and among those without; 95 % interval over questions. {threshold}"
 )
 GIVEN_NOTE = "The threshold was given, not fitted."
 CHOSEN_NOTE = (
-    "The threshold is the one of the largest F1 on {number} answers to half of the questions; what stands here is "
-    "measured on the answers to the other half."
+    "The threshold has the largest F1 on {number} answers to half of the questions; the numbers here are measured on "
+    "the answers to the other half."
 )
 STEPS_NOTE = (
-    "Of the scores of all labelled steps, of which a step is right if the answer is so up to and including it. AUROC: "
-    "chance that a right step has a larger score than a wrong one, over all pairs, over pairs of steps to the same "
-    "question, and over those of as many steps; in brackets 95 % intervals over questions. ECE: "
-    "expected calibration error, ten bins."
+    "Scores of all labelled steps. A step is right if the answer is right up to and including it. AUROC: the chance "
+    "that a right step has a larger score than a wrong one, over all pairs, over pairs of steps to the same question, "
+    "and over such pairs with equally many steps; in brackets 95 % intervals over questions. ECE: expected calibration "
+    "error, ten bins."
 )
-BINS_NOTE = "Steps by their score; the share of right ones with Wilson's 95 % interval, clustered by question."
+BINS_NOTE = "Steps by their score; the share of right steps with Wilson's 95 % interval, clustered by question."
 COST_NOTE = (
-    "Tokens that the reward model has to compute for each answer by itself, whatever other answers share with it; "
-    "seconds of the whole call, with {concurrency} in flight."
+    "Tokens that the reward model has to compute for each answer by itself, as if answers shared nothing; seconds of "
+    "the whole call, with {concurrency} in flight."
 )
 
 
 @dataclass(frozen=True)
 class Rating:
-    """What a reward model is worth on a file of labelled steps.
+    """How good a reward model is on a file of labelled steps.
 
     Attributes:
-        reward: its name. file: the labelled steps. total: rows asked for.
-        tally: of the rated answers. threshold: see `FirstErrors`.
-        concurrency: answers in flight at once.
-        made: what the last call measured with: motes, the model and its digest, packages, machine.
+        reward: the name of the reward model.
+        file: the labelled steps.
+        total: number of rows to rate.
+        tally: of the rated answers.
+        threshold: see `FirstErrors`.
+        concurrency: number of answers in flight at once.
+        made: the provenance of the last call: motes, the model and its digest, packages, machine.
         damages: rated answers of earlier calls that could not be read; they are scored again.
     """
 
@@ -66,7 +69,7 @@ class Rating:
 
     @cached_property
     def first_errors(self) -> FirstErrors | None:
-        """None where the file does not say where errors are."""
+        """How well scores find first errors; None if the file does not say where errors are."""
         answers = self.tally.answers
         return FirstErrors.of(answers, self.threshold) if len(answers) else None
 
@@ -77,17 +80,17 @@ class Rating:
 
     @cached_property
     def aurocs(self) -> tuple[Interval, Interval, Interval]:
-        """Over all pairs, within a question, and of as many steps."""
+        """The AUROC over all pairs, over pairs of the same question, and over such pairs with equally many steps."""
         predictions = self.predictions
         if not len(predictions):
             return (Interval.none(),) * 3
-        deepest = int(self.tally.depths.max()) + 1
-        _, parts = np.unique(predictions.problems * deepest + self.tally.depths, return_inverse=True)
-        return (*predictions.auroc(), predictions.auroc_within(parts))
+        num_depths = int(self.tally.depths.max()) + 1
+        _, groups = np.unique(predictions.problems * num_depths + self.tally.depths, return_inverse=True)
+        return (*predictions.auroc(), predictions.auroc_within(groups))
 
     @cached_property
     def bins(self) -> list[Bin]:
-        """The scores in bins, and the share of right steps in each."""
+        """The bins of scores, with the share of right steps in each."""
         return self.predictions.bins()
 
     @property
@@ -95,7 +98,7 @@ class Rating:
         return f"{self.reward} on {self.file.path.name}"
 
     def warnings(self) -> list[str]:
-        """What a reader must know before trusting the numbers."""
+        """Warnings that a reader needs before trusting the numbers."""
         lines = self.damages.lines()
         if failed := self.tally.failed:
             first = min(failed)
@@ -105,26 +108,18 @@ class Rating:
         return lines
 
     def sections(self) -> Iterator[Section]:
-        """Its tables."""
+        """The tables of a rating."""
         header: tuple[str, ...]
-        if (found := self.first_errors) is not None:
+        if (first := self.first_errors) is not None:
             header = ("threshold", "with an error", "predicted", "without", "predicted", "F1")
-            note = CHOSEN_NOTE.format(number=f"{found.chosen_on:,}") if found.chosen_on else GIVEN_NOTE
-            shares = [f"{percent(share.value)} ({between(share)})" for share in (found.wrong, found.right)]
-            row = [f"{found.threshold:.4g}", f"{found.numbers[0]:,}", shares[0], f"{found.numbers[1]:,}", shares[1]]
-            yield Section("First errors", header, [[*row, three(found.f1)]], FIRST_ERRORS_NOTE.format(threshold=note))
+            note = CHOSEN_NOTE.format(number=f"{first.chosen_on:,}") if first.chosen_on else GIVEN_NOTE
+            shares = [f"{percent(share.value)} ({between(share)})" for share in (first.wrong, first.right)]
+            row = [f"{first.threshold:.4g}", f"{first.numbers[0]:,}", shares[0], f"{first.numbers[1]:,}", shares[1]]
+            yield Section("First errors", header, [[*row, three(first.f1)]], FIRST_ERRORS_NOTE.format(threshold=note))
         predictions = self.predictions
         if len(predictions):
-            header = (
-                "labelled steps",
-                "questions",
-                "wrong",
-                "AUROC",
-                "within a question",
-                "as many steps",
-                "ECE",
-                "Brier",
-            )
+            header = ("labelled steps", "questions", "wrong", "AUROC", "within a question", "as many steps")
+            header += ("ECE", "Brier")
             numbers = [f"{len(predictions):,}", f"{len(np.unique(predictions.problems)):,}"]
             numbers += [percent(float((~predictions.right).mean())), *map(three, self.aurocs)]
             numbers += [f"{predictions.expected_calibration_error():.3f}", f"{predictions.brier_score():.3f}"]
@@ -139,29 +134,28 @@ class Rating:
         numbers += [f"{tally.tokens / steps:,.1f}", f"{tally.seconds / steps:.4g}"]
         yield Section("Cost", header, [numbers], COST_NOTE.format(concurrency=counted(self.concurrency, "answer")))
         data = {"form": self.file.form, "rows": self.file.rows, "sha256": self.file.sha256}
-        told = {"data": data, **self.made}
-        rows = [[name, _words(value)] for name, value in told.items() if value]
+        rows = [[name, _one_line(value)] for name, value in {"data": data, **self.made}.items() if value]
         yield Section("Provenance", ("what", "which"), rows, words=True)
 
     def markdown(self) -> str:
-        """All of it as a Markdown page."""
+        """The rating as a Markdown page."""
         lines = [f"# {markdown(self.title)}", ""]
         for warning in self.warnings():
             lines += [f"**{markdown(warning)}.**", ""]
         return "\n".join([*lines, *(line for section in self.sections() for line in section.markdown())])
 
     def row(self) -> dict[str, Any]:
-        """As a flat row of a CSV file."""
-        found, predictions, tally = self.first_errors, self.predictions, self.tally
-        none = FirstErrors(math.nan, 0, Interval.none(), Interval.none(), Interval.none(), (0, 0))
-        first = found or none
+        """A flat row of a CSV file."""
+        predictions, tally, (auroc, within, abreast) = self.predictions, self.tally, self.aurocs
+        missing = FirstErrors(math.nan, 0, Interval.none(), Interval.none(), Interval.none(), (0, 0))
+        first = self.first_errors or missing
         return {
             "reward": self.reward,
             "data": self.file.path.name,
             "form": self.file.form,
             "sha256": self.file.sha256,
             "reward_digest": self.made.get("model", {}).get("digest", ""),
-            "motes": _words(self.made.get("motes", "")),
+            "motes": _one_line(self.made.get("motes", "")),
             "answers": len(tally.done),
             "failed": len(tally.failed),
             "threshold": round(first.threshold, 6),
@@ -172,11 +166,9 @@ class Rating:
             **ends(first.right, "correct_accuracy"),
             **ends(first.f1, "f1"),
             "labelled_steps": len(predictions),
-            **{
-                name: value
-                for name, interval in zip(("auroc", "auroc_within", "auroc_abreast"), self.aurocs, strict=True)
-                for name, value in ends(interval, name).items()
-            },
+            **ends(auroc, "auroc"),
+            **ends(within, "auroc_within"),
+            **ends(abreast, "auroc_abreast"),
             "ece": round(predictions.expected_calibration_error(), 6),
             "brier": round(predictions.brier_score(), 6),
             "steps": tally.steps,
@@ -195,6 +187,5 @@ class Rating:
         return tables
 
 
-def _words(value: Any) -> str:
-    """A fact as one line."""
+def _one_line(value: Any) -> str:
     return ", ".join(f"{name} {one}" for name, one in value.items()) if isinstance(value, dict) else str(value)

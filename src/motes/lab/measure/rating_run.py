@@ -1,4 +1,4 @@
-"""Rate a reward model on a file of labelled steps: many answers at once, each kept as it is scored."""
+"""Rate a reward model on a file of labelled steps: many answers at once, each saved as soon as it is scored."""
 
 from __future__ import annotations
 
@@ -37,19 +37,22 @@ from motes.text import counted
 from motes.threads import in_thread
 
 RATINGS, CONFIGURATION = "ratings.jsonl", "config.json"
-MOST = 100
-"""Calls that a directory remembers."""
+MAX_CALLS = 100
+"""Number of calls whose provenance a directory keeps."""
 REFUSED = 32
-"""Where so many answers could not be scored, or all, and none could, the reward model is at fault, not the answers."""
+"""If none of this many answers can be scored (or of all, if there are fewer), the reward model is at fault."""
 
 
 @dataclass
 class Progress:
-    """How far a rating is.
+    """The progress of a rating.
 
     Attributes:
-        total: rows asked for; `resumed`: of these, rated by earlier calls; `done`: by now; `failed`: by this call.
+        total: number of rows to rate.
         tally: of all rated answers.
+        resumed: number of rows that earlier calls rated.
+        failed: number of rows that this call could not rate.
+        done: number of rows rated so far.
     """
 
     total: int
@@ -63,6 +66,7 @@ class Progress:
 
 
 Observer = Callable[[Progress], None]
+ReadRow = Callable[[], LabelledSteps | None]
 Score = Callable[[Sequence[Trajectory]], Any]
 
 
@@ -78,24 +82,24 @@ async def rate(
     command: str | None = None,
     observe: Observer | None = None,
 ) -> Rating:
-    """Score every labelled answer of a file, and say what the scores are worth.
+    """Score every labelled answer of a file, and measure how good the scores are.
 
-    An answer that cannot be scored is counted, and tried again by the next call. Cancelling it, or killing the process,
-    loses nothing that was appended to the directory: the same call goes on.
+    An answer that cannot be scored is counted, and tried again by the next call. If the call is cancelled, or the
+    process killed, scores in the directory are not lost: the same call continues from there.
 
     Args:
-        file: `StepFile.open(path)`, or the path of one whose form is known by its fields.
-        directory: keeps what is measured; made if missing. None: it is kept in memory.
-        name: of the reward model, such as the one it was opened by.
-        threshold: below which a score says that a step is wrong, or "best": the best one on half of the questions, by
-            which the other half is measured.
-        limit: the first so many rows.
-        concurrency: answers in flight. No more are ever in memory.
-        command: by which it was called, for the record.
+        file: `StepFile.open(path)`, or the path of a file whose form can be recognised by its fields.
+        directory: where scores are kept; made if missing. None: they are kept in memory.
+        name: of the reward model, such as the name by which it was opened.
+        threshold: a score below it says that a step is wrong. "best": choose the best threshold on half of the
+            questions, and measure on the other half.
+        limit: rate only this many rows, from the first.
+        concurrency: number of answers in flight; no more than these are in memory.
+        command: the command line of the call, which is recorded.
         observe: called before the first answer and after each; must not block.
 
     Raises:
-        ConfigurationError: an argument cannot work; or nothing can be scored, see `REFUSED`.
+        ConfigurationError: an argument is invalid, or nothing can be scored, see `REFUSED`.
         RunDirectoryError: the directory belongs to another rating or process, or cannot be written.
     """
     if fit("concurrency", concurrency, int) < 1:
@@ -108,24 +112,24 @@ async def rate(
     total = file.rows if limit is None else min(limit, file.rows)
     damages = Damages()
     name = without_keys(name or type(reward).__name__)
-    made = await in_thread(_made, reward, command)
+    provenance = await in_thread(_provenance_of, reward, command)
     with contextlib.ExitStack() as stack:
         store = None
         if directory is not None:
-            store = stack.enter_context(_claimed(directory, name, file, total, made, damages))
+            store = stack.enter_context(_open_store(directory, name, file, total, provenance, damages))
         tally = Tally() if store is None else store.tally
         progress = Progress(total, tally, resumed=len(tally.done))
         if observe is not None:
             observe(progress)
-        left = total - len(tally.done)
-        pending = _pending(file, total, frozenset(tally.done))
+        num_pending = total - len(tally.done)
+        pending = _pending_rows(file, total, frozenset(tally.done))
         score = _scorer(reward)
         last = time.perf_counter()
 
         async def work() -> None:
             nonlocal last
-            for row, read in pending:  # shared by all
-                rated = await _rated(row, read, score, reward)
+            for row, read in pending:  # all workers share this iterator
+                rated = await _rate_row(row, read, score, reward)
                 now = time.perf_counter()
                 rated, last = dataclasses.replace(rated, seconds=now - last), now
                 if store is not None:
@@ -134,18 +138,16 @@ async def rate(
                 progress.failed += rated.error is not None
                 if observe is not None:
                     observe(progress)
-                if not tally.done and progress.failed == min(left, REFUSED):
+                if not tally.done and progress.failed == min(num_pending, REFUSED):
                     raise ConfigurationError(
                         f"not one of {counted(progress.failed, 'answer')} could be rated; row {row}: {rated.error}"
                     )
 
-        await gather(work() for _ in range(min(concurrency, left)))
-    return Rating(name, file, total, tally, threshold, concurrency, made, damages)
+        await gather(work() for _ in range(min(concurrency, num_pending)))
+    return Rating(name, file, total, tally, threshold, concurrency, provenance, damages)
 
 
-def _pending(
-    file: StepFile, total: int, done: frozenset[int]
-) -> Iterator[tuple[int, Callable[[], LabelledSteps | None]]]:
+def _pending_rows(file: StepFile, total: int, done: frozenset[int]) -> Iterator[tuple[int, ReadRow]]:
     for row, read in file.read():
         if row > total:
             return
@@ -154,15 +156,15 @@ def _pending(
 
 
 def _scorer(reward: RewardModel) -> Score:
-    """What scores trajectories: several calls at once become one where the model does not see to that itself. If that
-    fails, each is made alone, so that no answer fails for another."""
+    """A function that scores trajectories and merges concurrent calls, if the model does not do so itself. If a merged
+    call fails, its parts are repeated one by one, so that no answer fails because of another."""
     if RewardModelTraits.of(reward).merges_calls:
         return reward.score
-    together: CallBatcher[Trajectory, Sequence[float] | Failure] = CallBatcher(reward.score)
+    merged: CallBatcher[Trajectory, Sequence[float] | Failure] = CallBatcher(reward.score)
 
     async def score(trajectories: Sequence[Trajectory]) -> Sequence[Sequence[float] | Failure]:
         try:
-            return await together(trajectories)
+            return await merged(trajectories)
         except FATAL:
             raise
         except Exception:
@@ -172,11 +174,11 @@ def _scorer(reward: RewardModel) -> Score:
 
 
 FATAL = (UnauthorizedError, MissingExtraError, RunDirectoryError)
-"""What is true of every answer."""
+"""Errors that every answer would meet."""
 
 
-async def _rated(row: int, read: Callable[[], LabelledSteps | None], score: Score, reward: RewardModel) -> Rated:
-    """An answer with its scores, or why it has none."""
+async def _rate_row(row: int, read: ReadRow, score: Score, reward: RewardModel) -> Rated:
+    """Score one answer; if that fails, the result says why."""
     try:
         labelled = read()
         if labelled is None:
@@ -189,7 +191,7 @@ async def _rated(row: int, read: Callable[[], LabelledSteps | None], score: Scor
             if isinstance(outcome, Failure):
                 if leaf == labelled.length - 1:
                     return Rated(row, error=str(outcome.error))
-                continue  # another way to go on, which has no score then
+                continue  # only an alternative, which then has no score
             tokens += ledger.scores(nodes[leaf], outcome, reward).reward_tokens
             values = [float(value) for value in outcome]
             if len(values) != labelled.depths[leaf] or not all(0 <= value <= 1 for value in values):
@@ -200,7 +202,7 @@ async def _rated(row: int, read: Callable[[], LabelledSteps | None], score: Scor
                 scores[step], step = value, labelled.parents[step]
     except FATAL:
         raise
-    except Exception as error:  # whatever a file or a user's model holds fails this answer alone
+    except Exception as error:  # an error in the file or in a user's model concerns this answer alone
         reason = str(error) if isinstance(error, (MotesError, ValueError)) else f"{type(error).__name__}: {error}"
         return Rated(row, error=" ".join(reason.split()) or type(error).__name__)
     return Rated(
@@ -215,8 +217,8 @@ async def _rated(row: int, read: Callable[[], LabelledSteps | None], score: Scor
     )
 
 
-def _made(reward: RewardModel, command: str | None) -> dict[str, Any]:
-    """What a call measures with, as an evaluation's provenance has it. Reads files."""
+def _provenance_of(reward: RewardModel, command: str | None) -> dict[str, Any]:
+    """The provenance of a call, in the format of evaluations. Reads files."""
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "motes": identity.of_motes(),
@@ -227,33 +229,33 @@ def _made(reward: RewardModel, command: str | None) -> dict[str, Any]:
     }
 
 
-def _claimed(
-    directory: Path, name: str, file: StepFile, total: int, made: Mapping[str, Any], damages: Damages
+def _open_store(
+    directory: Path, name: str, file: StepFile, total: int, provenance: Mapping[str, Any], damages: Damages
 ) -> RatingStore:
-    """The store of a directory, which must be of the same reward model, by its digest too, and data.
+    """The store of a directory, which must belong to the same reward model (with the same digest) and data.
 
     Raises:
-        RunDirectoryError: it is of another, or cannot be used.
+        RunDirectoryError: it belongs to another rating, or cannot be used.
         DirectoryBusyError: another process writes to it.
     """
     configuration = {"rate": name, "data": file.path.name, "sha256": file.sha256, "form": file.form}
-    configuration["digest"] = made["model"].get("digest")
+    configuration["digest"] = provenance["model"].get("digest")
     path = directory / CONFIGURATION
     try:
-        held = parse_json(files.read_text(path)) if path.exists() else None
+        content = parse_json(files.read_text(path)) if path.exists() else None
     except (OSError, ValueError) as error:
         raise RunDirectoryError(f"{path} cannot be read ({error}): use another directory") from error
-    if held is None and directory.is_dir() and any(directory.iterdir()):
+    if content is None and directory.is_dir() and any(directory.iterdir()):
         raise RunDirectoryError(f"{directory} holds other files: name a directory of its own")
-    known = held if isinstance(held, dict) else {}
-    if held is not None:
-        different = [key for key in ("rate", "digest", "sha256", "form") if known.get(key) != configuration[key]]
+    earlier = content if isinstance(content, dict) else {}
+    if content is not None:
+        different = [key for key in ("rate", "digest", "sha256", "form") if earlier.get(key) != configuration[key]]
         if different:
-            told = "; ".join(f"{key} {known.get(key)!r}, not {configuration[key]!r}" for key in different)
-            raise RunDirectoryError(f"{directory} holds another rating ({told}): name another directory")
+            details = "; ".join(f"{key} {earlier.get(key)!r}, not {configuration[key]!r}" for key in different)
+            raise RunDirectoryError(f"{directory} holds another rating ({details}): name another directory")
     store = RatingStore(directory / RATINGS, total, damages.of("rated answers"))
-    calls = known.get("calls")
-    calls = [*(calls if isinstance(calls, list) else []), made][-MOST:]
+    calls = earlier.get("calls")
+    calls = [*(calls if isinstance(calls, list) else []), provenance][-MAX_CALLS:]
     try:
         text = json.dumps({**configuration, "calls": calls}, indent=2, ensure_ascii=False)
         files.write_text(path, text + "\n")

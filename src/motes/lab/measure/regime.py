@@ -1,7 +1,7 @@
-"""In which regime a task, a language model and a reward model are: the numbers that decide whether particles win.
+"""The regime of a task, a language model and a reward model: the numbers that decide whether particles win.
 
-They are estimated from independent answers with scores, a few for each of some problems, and say which world of chains
-(`motes.lab.chains`) is like this one. What methods gain there is what they can be expected to gain here.
+They are estimated from independent, scored answers, a few for each of some problems, and describe a world of chains
+(`motes.lab.chains`) with the same properties. Methods can be expected to gain here as much as they gain there.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from motes.lab.measure.statistics import Interval, share_interval
 from motes.lab.run.method_spec import draws_independently
 from motes.lab.run.records import RunRecord
 
-LEAST_ANSWERS = 2
-"""Of each problem: from one alone nothing is known of how answers to the same problem differ."""
-STEEPEST = 0.999
-"""No AUROC is taken for larger: 1 has no separation."""
-SHARPEST = 20.0
-"""No reward model's sharpness is taken for more, nor for less than one over it."""
-RAREST = 1e-4
-"""No answer is taken to be flawless more rarely, nor flawed."""
+MIN_ANSWERS = 2
+"""Answers needed for each problem: a single one does not show how answers to the same problem differ."""
+MAX_AUROC = 0.999
+"""Larger AUROCs are set to this one: 1 has no finite separation."""
+MAX_SHARPNESS = 20.0
+"""The sharpness of a reward model is clipped to this number and its reciprocal."""
+MIN_SHARE = 1e-4
+"""The share of flawless answers, and that of flawed ones, is at least this."""
 CONCENTRATIONS = (None, 8.0, 4.0, 2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1)
-"""That are looked at, from even difficulty to what lies in one step."""
-ALIKE = 400
-"""Chains that are held against the problems for that."""
+"""The candidates, from difficulty spread evenly over the steps to all of it in one step."""
+NUM_CHAINS = 400
+"""Number of chains that are compared with the problems to choose a concentration."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Mistakes:
     """How answers go wrong.
 
     Attributes:
-        flawless: the share of answers all of whose steps are right. `spread`: of that over problems, as `ChainWorld`
-            has it.
-        hardness: of each step, the share of answers right so far that go wrong at it.
-        concentration: how unevenly difficulty lies in the steps of one problem, as `ChainWorld` has it.
+        flawless: the share of answers whose steps are all right.
+        spread: of that share over problems, as in `ChainWorld`.
+        hardness: for each step, the share of the answers still right before it that go wrong at it.
+        concentration: how unevenly the difficulty is spread over the steps of one problem, as in `ChainWorld`.
         luck: the share of answers with a mistake that are right in spite of it.
         agreement: the chance that two wrong answers to one problem are the same.
-        meeting: the chance that two of them go wrong first at the same step.
+        meeting: the chance that two of them make their first mistake at the same step.
     """
 
     flawless: float
@@ -60,9 +60,9 @@ class Mistakes:
 
     @classmethod
     def of(cls, answers: Sequence[ReadAnswer], agreement: float) -> Mistakes:
-        """Of the answers of a pilot, and how often wrong ones agree."""
+        """Estimate them from the answers of a pilot and the `agreement` of its wrong answers."""
         reached, failed = Counter[int](), Counter[int]()
-        at: dict[tuple[str, int], list[bool]] = {}
+        goes_wrong: dict[tuple[str, int], list[bool]] = {}
         flawless: dict[str, list[bool]] = {}
         for answer in answers:
             flawless.setdefault(answer.problem, []).append(answer.mistake is None)
@@ -70,7 +70,7 @@ class Mistakes:
             for place in range(last + 1):
                 reached[place] += 1
                 failed[place] += place == answer.mistake
-                at.setdefault((answer.problem, place), []).append(place == answer.mistake)
+                goes_wrong.setdefault((answer.problem, place), []).append(place == answer.mistake)
         hardness = tuple(failed[place] / reached[place] for place in sorted(reached))
         flawed = [answer for answer in answers if answer.mistake is not None]
         share = (len(answers) - len(flawed)) / len(answers)
@@ -80,7 +80,7 @@ class Mistakes:
             flawless=share,
             spread=spread,
             hardness=hardness,
-            concentration=_concentration(list(at.values()), length, share, spread, hardness),
+            concentration=_concentration(list(goes_wrong.values()), length, share, spread, hardness),
             luck=sum(answer.is_lucky for answer in flawed) / max(1, len(flawed)),
             agreement=agreement,
             meeting=_meeting(flawed),
@@ -88,39 +88,42 @@ class Mistakes:
 
     @property
     def sameness(self) -> float:
-        """The chance that two mistakes at the same step are the same mistake: those who make it answer the same."""
+        """The chance that two mistakes at the same step are the same mistake, which leads to the same answer."""
         return min(1.0, self.agreement / self.meeting) if self.meeting > 0 else 1.0
 
     @property
     def kinds(self) -> tuple[float, ...]:
-        """Of mistakes at a step, how likely each is: two are the same with that chance, or nearly."""
-        others = MISTAKES[:-1]  # each half of the one before, as many as there are usually
+        """The probability of each possible mistake at a step, such that two mistakes are the same with a chance of
+        (about) `sameness`."""
+        others = MISTAKES[:-1]  # the usual number of mistakes, each half as likely as the one before
         rest = sum(share**2 for share in others) / sum(others) ** 2
         first = min(1.0, (rest + math.sqrt(max(0.0, self.sameness * (1 + rest) - rest))) / (1 + rest))
         return (first, *((1 - first) * share / sum(others) for share in others)) if first < 1 else (1.0,)
 
     @classmethod
     def unknown(cls, success: float, spread: float, agreement: float) -> Mistakes:
-        """Where nothing is known but how often an answer is right: any step may go wrong, for good."""
+        """If only the share of right answers is known: any step may go wrong, and no mistake is recovered from."""
         return cls(success, spread, (), None, 0.0, agreement)
 
 
 @dataclass(frozen=True)
 class Regime:
-    """The numbers that decide.
+    """The numbers that decide whether particles win.
 
     Attributes:
-        problems: that were looked at; `answers`: of each, independent samples.
-        steps: T, the mean number of an answer's steps.
-        success: P, the share of answers that is right, pass@1.
-        spread: of pass@1 over problems, as `ChainWorld` has it.
-        auroc: of the reward model within a problem: over partial answers of as many steps where steps were checked,
-            over final answers else. `checked` says which.
-        beta: how sharply a filter should take the scores: see `motes.lab.measure.reliability.Predictions.sharpness`.
-        systematic: the share of the variance of scores' logits at first mistakes that is a matter of the problem and
-            the step: what other words do not change. NaN where no two answers ever go wrong at the same step.
-        mistakes: how answers go wrong; where steps are unchecked, as their scores suggest.
-        readings: what the reward model says of partial answers. None where it scores nothing but whole ones.
+        problems: number of problems in the pilot.
+        answers: independent samples for each problem.
+        steps: T, the mean number of steps of an answer.
+        success: P, the share of right answers, pass@1.
+        spread: of pass@1 over problems, as in `ChainWorld`.
+        auroc: of the reward model within a problem: over partial answers of the same number of steps if steps were
+            checked, over final answers if not.
+        checked: whether steps were checked.
+        beta: how sharply a filter should use the scores: see `motes.lab.measure.reliability.Predictions.sharpness`.
+        systematic: the share of the variance of scores' logits at first mistakes that depends on the problem and the
+            step, and not on the wording. NaN if no two answers ever go wrong at the same step.
+        mistakes: how answers go wrong; if steps were not checked, as their scores suggest.
+        readings: the reward model's scores of partial answers; None if it scores only whole answers.
         tokens: that an answer needs by itself, of the language model and of the reward model.
     """
 
@@ -139,26 +142,26 @@ class Regime:
 
     @classmethod
     def of(cls, records: Sequence[RunRecord]) -> Regime:
-        """Of an evaluation's records: those of the method whose independent answers have scores and are the most.
+        """Estimate the regime from the records of an evaluation; see `samples_of` for the runs that are used.
 
         Raises:
-            ConfigurationError: there are none, or none that are right, or none that are wrong; or the records are
-                those of a version that did not keep partial answers.
+            ConfigurationError: there are no independent answers with scores, or none of them is right, or none is
+                wrong; or an earlier version made the records, which did not keep partial answers.
         """
         samples = samples_of(records)
         right = [(record.problem_id, each is True) for record in samples for each in record.right]
         success = share_interval(right)
         if not 0 < success.value < 1:
-            what = "right" if success.value == 0 else "wrong"
+            missing = "right" if success.value == 0 else "wrong"
             raise ConfigurationError(
-                f"none of {len(right):,} answers is {what}: there is nothing to choose between. Take "
-                + ("easier problems, or a better model" if what == "right" else "harder problems")
+                f"none of {len(right):,} answers is {missing}: there is nothing to choose between. Take "
+                + ("easier problems, or a better model" if missing == "right" else "harder problems")
             )
         quality = StepQuality.of(samples[0].method, samples[0].budget, True, samples)
         assert quality is not None  # they have scores
         if math.isnan(quality.steps.value):
             raise ConfigurationError(
-                "an earlier version made these records: they do not say of how many steps answers are. Evaluate again"
+                "an earlier version made these records: they do not say how many steps answers have. Evaluate again"
             )
         checked = quality.checked
         spread = _spread([[each is True for each in record.right] for record in samples])
@@ -185,25 +188,26 @@ class Regime:
     @property
     def separation(self) -> float:
         """d′ of a reward model with this AUROC."""
-        return max(0.0, math.sqrt(2) * NormalDist().inv_cdf(min(self.auroc.value, STEEPEST)))
+        return max(0.0, math.sqrt(2) * NormalDist().inv_cdf(min(self.auroc.value, MAX_AUROC)))
 
     def world(self, num_problems: int, seed: int = 0, auroc: float | None = None) -> ChainWorld:
-        """Chains like these. `auroc`: of a reward model that knows more."""
+        """Chains with the same properties; `auroc` is that of a better reward model, to be used instead of this one."""
         regime = self if auroc is None else replace(self, auroc=Interval.none(auroc))
         reader = self.readings if self.readings is None or auroc is None else self.readings.with_auroc(auroc)
         length, mistakes = max(1, round(self.steps.value)), self.mistakes
-        # How often two mistakes are the same without having a usual end, and how much of an error they then share.
         kinds = mistakes.kinds
-        same = sum(share**2 for share in kinds)
-        alone = same * (1 / length if math.isnan(mistakes.meeting) else mistakes.meeting)
-        usual = math.sqrt(max(0.0, mistakes.agreement - alone) / max(1e-9, 1 - alone))
+        same = sum(share**2 for share in kinds)  # the chance that two mistakes at one step are the same
+        # Answers also agree because they end in the problem's usual wrong answer: that explains the rest of agreement.
+        by_mistake = same * (1 / length if math.isnan(mistakes.meeting) else mistakes.meeting)
+        usual = math.sqrt(max(0.0, mistakes.agreement - by_mistake) / max(1e-9, 1 - by_mistake))
+        # The reward model errs alike only for prefixes with the same mistake.
         systematic = 1.0 if math.isnan(self.systematic) else min(1.0, self.systematic / same)
         return ChainWorld(
             num_steps=length,
-            success=min(max(mistakes.flawless, RAREST), 1 - RAREST),
+            success=min(max(mistakes.flawless, MIN_SHARE), 1 - MIN_SHARE),
             separation=regime.separation,
             systematic=systematic,
-            sharpness=min(max(self.beta.value, 1 / SHARPEST), SHARPEST) if self.beta.value > 0 else 1.0,
+            sharpness=min(max(self.beta.value, 1 / MAX_SHARPNESS), MAX_SHARPNESS) if self.beta.value > 0 else 1.0,
             concentration=mistakes.concentration,
             hardness=_shares(mistakes.hardness, length),
             agreement=usual,
@@ -218,26 +222,27 @@ class Regime:
 
 
 def samples_of(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """The runs of independent answers with scores, of the method and budget that has the most of them for a problem.
+    """The runs with independent, scored answers: those of the method and budget with the most problems, and the largest
+    budget if several have as many.
 
     Raises:
-        ConfigurationError: there are none.
+        ConfigurationError: there are no such runs.
     """
     cells: dict[tuple[str, int], list[RunRecord]] = {}
     for record in records:
         scored = any(score is not None for score in record.scores)
-        if scored and len(record.right) >= LEAST_ANSWERS and draws_independently(record.method):
+        if scored and len(record.right) >= MIN_ANSWERS and draws_independently(record.method):
             cells.setdefault((record.method, record.budget), []).append(record)
     if not cells:
         raise ConfigurationError(
-            "nothing is known of independent answers with scores: evaluate bon or wbon with a budget of 8, say"
+            "there are no independent answers with scores: evaluate bon or wbon with a budget of 8, say"
         )
     best = max(cells, key=lambda cell: (len({record.problem_id for record in cells[cell]}), cell[1]))
     return cells[best]
 
 
 def resampled(records: Sequence[RunRecord], rng: np.random.Generator) -> list[RunRecord]:
-    """As many problems, drawn with replacement, with all their runs; one that is drawn twice is two."""
+    """A bootstrap sample of the problems, each with all its runs; a problem that is sampled twice counts as two."""
     by_problem: dict[str, list[RunRecord]] = {}
     for record in records:
         by_problem.setdefault(record.problem_id, []).append(record)
@@ -250,15 +255,15 @@ def resampled(records: Sequence[RunRecord], rng: np.random.Generator) -> list[Ru
 
 
 def _spread(right: Iterable[Sequence[bool]]) -> float:
-    """Of the chances of problems, each given by marks."""
-    variance, mean = _variance(right)
+    """The spread, as in `ChainWorld`, of the chances of problems to be answered right."""
+    variance, mean = _chance_moments(right)
     if variance <= 0:
         return 1000.0
     return min(1000.0, max(0.05, mean * (1 - mean) / variance - 1))
 
 
-def _wrong(record: RunRecord) -> list[str]:
-    """The wrong answers; equivalent ones by one name."""
+def _wrong_answers(record: RunRecord) -> list[str]:
+    """The wrong answers of a run; equivalent answers have the same name."""
     names = list(record.posterior)
     return [
         answer if group is None else names[group]
@@ -269,19 +274,19 @@ def _wrong(record: RunRecord) -> list[str]:
     ]
 
 
-def _meetings(flawed: Iterable[ReadAnswer]) -> dict[str, dict[int, list[float]]]:
-    """The logits of first mistakes, by problem and place."""
-    found: dict[str, dict[int, list[float]]] = {}
-    for answer in flawed:
+def _first_mistakes(answers: Iterable[ReadAnswer]) -> dict[str, dict[int, list[float]]]:
+    """The logits of the scores at first mistakes, by problem and place."""
+    logits: dict[str, dict[int, list[float]]] = {}
+    for answer in answers:
         if answer.mistake is not None:
-            found.setdefault(answer.problem, {}).setdefault(answer.mistake, []).append(answer.logits[answer.mistake])
-    return found
+            logits.setdefault(answer.problem, {}).setdefault(answer.mistake, []).append(answer.logits[answer.mistake])
+    return logits
 
 
 def _meeting(flawed: Sequence[ReadAnswer]) -> float:
-    """The chance that two answers to a problem go wrong first at the same place; NaN where no problem has two."""
+    """The chance that two flawed answers to a problem go wrong first at the same place; NaN if no problem has two."""
     same = pairs = 0
-    for places in _meetings(flawed).values():
+    for places in _first_mistakes(flawed).values():
         counts = [len(logits) for logits in places.values()]
         same += sum(n * (n - 1) for n in counts)
         pairs += sum(counts) * (sum(counts) - 1)
@@ -289,25 +294,25 @@ def _meeting(flawed: Sequence[ReadAnswer]) -> float:
 
 
 def _systematic(answers: Sequence[ReadAnswer]) -> float:
-    """1 − V_within/V: half the mean squared difference of the logits of two first mistakes at one place of one problem,
-    over the variance of all."""
-    squares, weights, everywhere = [], [], []
-    for places in _meetings(answers).values():
+    """1 − V_within/V. V_within: half the mean squared difference of the logits of two first mistakes at one place of
+    one problem. V: the variance of the logits of all first mistakes."""
+    variances, weights, all_logits = [], [], []
+    for places in _first_mistakes(answers).values():
         for logits in places.values():
-            everywhere += logits
+            all_logits += logits
             if len(logits) > 1:
-                squares.append(float(np.var(logits, ddof=1)))
+                variances.append(float(np.var(logits, ddof=1)))
                 weights.append(len(logits) - 1)
-    if not squares or not np.var(everywhere):
+    if not variances or not np.var(all_logits):
         return math.nan
-    return min(1.0, max(0.0, 1 - float(np.average(squares, weights=weights)) / float(np.var(everywhere))))
+    return min(1.0, max(0.0, 1 - float(np.average(variances, weights=weights)) / float(np.var(all_logits))))
 
 
 def _agreement(samples: Sequence[RunRecord]) -> float:
-    """The chance that two wrong answers to a problem are the same, mean over the pairs."""
+    """The share of the pairs of wrong answers to one problem that are the same answer."""
     same = pairs = 0
     for record in samples:
-        counts = Counter(_wrong(record))
+        counts = Counter(_wrong_answers(record))
         n = sum(counts.values())
         same += sum(count * (count - 1) for count in counts.values())
         pairs += n * (n - 1)
@@ -317,38 +322,39 @@ def _agreement(samples: Sequence[RunRecord]) -> float:
 def _concentration(
     marks: Sequence[Sequence[bool]], length: int, flawless: float, spread: float, hardness: Sequence[float]
 ) -> float | None:
-    """Of the difficulty within problems: with it chains differ as much from each other, in the chance that a step goes
-    wrong, as the problems do. None: even difficulty differs enough.
+    """The concentration at which the steps of chains vary as much in their chance to go wrong as those of the problems.
+    None: evenly spread difficulty varies enough.
 
     Args:
-        marks: of each step of each problem, whether those of its answers that were right before it went wrong at it.
-        length: of the chains; the rest as `Mistakes` has it.
+        marks: for each step of each problem, whether each of the answers still right before it goes wrong at it.
+        length: of the chains.
+        flawless: see `Mistakes`, for this and the rest.
     """
-    variance, mean = _variance(marks)
+    variance, mean = _chance_moments(marks)
     if not 0 < variance < mean * (1 - mean) or not 0 < flawless < 1:
         return None
 
-    def differ(concentration: float | None) -> float:
+    def relative_variance(concentration: float | None) -> float:
         chances = np.array([*ChainWorld(
             length, flawless, 1.0, concentration=concentration, hardness=_shares(hardness, length), spread=spread,
-            law="gamma", num_problems=ALIKE,
+            law="gamma", num_problems=NUM_CHAINS,
         ).chances.values()])  # fmt: skip
-        # A step counts as often as an answer comes so far.
-        reached = np.cumprod(np.hstack([np.ones((ALIKE, 1)), chances[:, :-1]]), axis=1)
+        # The weight of a step is the chance that an answer is still right when it gets there.
+        reached = np.cumprod(np.hstack([np.ones((NUM_CHAINS, 1)), chances[:, :-1]]), axis=1)
         wrong = 1 - chances
         middle = np.average(wrong, weights=reached)
         return float(np.average((wrong - middle) ** 2, weights=reached)) / float(middle * (1 - middle))
 
-    wanted = variance / (mean * (1 - mean))
-    return min(CONCENTRATIONS, key=lambda each: abs(differ(each) - wanted))
+    target = variance / (mean * (1 - mean))
+    return min(CONCENTRATIONS, key=lambda concentration: abs(relative_variance(concentration) - target))
 
 
-def _variance(marks: Iterable[Sequence[bool]]) -> tuple[float, float]:
-    """Of a chance that differs from place to place, by moments: its variance, and its mean. Of c of n marks,
-    c(c − 1)/(n(n − 1)) is an unbiased estimate of the square of the chance; places with a single mark tell nothing."""
+def _chance_moments(marks: Iterable[Sequence[bool]]) -> tuple[float, float]:
+    """The variance and the mean of a chance that differs from place to place, estimated by moments. If c of a place's n
+    marks are true, c(c − 1)/(n(n − 1)) is an unbiased estimate of the squared chance. A single mark says nothing."""
     shares, squares, weights = [], [], []
-    for each in marks:
-        c, n = sum(each), len(each)
+    for place in marks:
+        c, n = sum(place), len(place)
         if n < 2:
             continue
         shares.append(c / n)
@@ -361,8 +367,8 @@ def _variance(marks: Iterable[Sequence[bool]]) -> tuple[float, float]:
 
 
 def _shares(hardness: Sequence[float], length: int) -> tuple[float, ...]:
-    """Chances of going wrong, step by step, as shares of log Π p_t over another number of steps; none where no step
-    ever went wrong."""
+    """The chances of steps to go wrong, interpolated to another number of steps, as shares of log Π p_t; empty if no
+    step ever went wrong."""
     if not sum(hardness):
         return ()
     places = np.linspace(0, len(hardness) - 1, length)

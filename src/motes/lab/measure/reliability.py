@@ -1,15 +1,15 @@
-"""What scores and confidences are worth as predictions of what is right.
+"""How well scores and confidences predict which answers are right.
 
-Do they tell right from wrong? AUROC: the chance that a right one has the larger value, ties counting half (Hanley and
-McNeil, 1982). Over all pairs, and over pairs of answers to the same problem: to know which problems are hard raises the
-first, and only the second helps a method to choose among answers. Are they probabilities? Expected calibration error,
-Brier score, and the share that is right by bins of the value.
+Do they separate right from wrong? AUROC: the chance that, of a right and a wrong answer, the right one has the larger
+value, ties counting half (Hanley and McNeil, 1982). It is taken over all pairs, and over pairs of answers to the same
+problem: knowing which problems are hard raises the first, but only the second helps a method to choose among answers.
+Are they probabilities? Expected calibration error, Brier score, and the share of right answers by bins of the value.
 
 `Quality` is about the answers that a run ended with. A method that selects by scores has selected among them: its
-answers are not independent samples, and the same reward model looks worse on them than on those of best-of-N.
+answers are not independent samples, and the same reward model looks worse on them than on the answers of best-of-N.
 
-`StepQuality` is about partial answers, all that a run drew, those that were not selected included. Each step counts
-once, however many particles went on from it. They are selected all the same, as each continues one that was.
+`StepQuality` is about all partial answers that a run drew, selected or not. Each step counts once, however many
+particles continued it. Even so they are not independent samples, because each continues a step that was selected.
 """
 
 from __future__ import annotations
@@ -31,15 +31,17 @@ from motes.methods.potential import log_potential
 BINS = 10
 
 PAIRS = 256
-"""Of a group, from which its sharpness is estimated."""
+"""The largest number of a group's pairs from which the sharpness is estimated."""
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Values in [0, 1], and what came true.
+    """Predictions of whether answers, or steps, are right, each with the truth.
 
     Attributes:
-        values: (n,) right: (n,) problems: (n,) the number of each one's problem, from 0 to P − 1.
+        values: (n,) the predictions, in [0, 1].
+        right: (n,) the truth.
+        problems: (n,) the number of each prediction's problem, from 0 to P − 1.
     """
 
     values: FloatArray
@@ -48,29 +50,29 @@ class Predictions:
 
     @classmethod
     def of(cls, rows: Sequence[tuple[float, bool, str]]) -> Predictions:
-        """Of (value, right, problem)."""
-        number = {problem: i for i, problem in enumerate(dict.fromkeys(problem for *_, problem in rows))}
+        """The predictions in rows of (value, right, problem)."""
+        numbers = {problem: i for i, problem in enumerate(dict.fromkeys(problem for *_, problem in rows))}
         return cls(
             np.array([value for value, *_ in rows], dtype=np.float64),
             np.array([right for _, right, _ in rows], dtype=bool),
-            np.array([number[problem] for *_, problem in rows], dtype=np.int64),
+            np.array([numbers[problem] for *_, problem in rows], dtype=np.int64),
         )
 
     @classmethod
     def of_scores(cls, records: Sequence[RunRecord]) -> Predictions:
-        """The final score of every answer that has one and was graded."""
+        """The final scores of all answers that have one and were graded."""
         return cls.of(
             [
                 (score, right, record.problem_id)
                 for record in records
-                for score, right in zip(record.scores, record.right, strict=bool(record.scores))  # old ones have none
+                for score, right in zip(record.scores, record.right, strict=bool(record.scores))  # none in old records
                 if score is not None and right is not None
             ]
         )
 
     @classmethod
     def of_confidence(cls, records: Sequence[RunRecord]) -> Predictions:
-        """The posterior mass of every run's answer; runs without an answer, and ungraded ones, say nothing."""
+        """The posterior mass of each run's answer. Runs without an answer, and ungraded runs, are left out."""
         graded = [record for record in records if record.outcome in ("correct", "wrong")]
         return cls.of([(record.confidence, record.outcome == "correct", record.problem_id) for record in graded])
 
@@ -78,11 +80,11 @@ class Predictions:
         return len(self.values)
 
     def auroc(self) -> tuple[Interval, Interval]:
-        """Over all pairs, and over pairs of the same problem.
+        """The AUROC over all pairs, and the AUROC over pairs of the same problem.
 
         The 95 % intervals are those of shares (`motes.lab.measure.statistics`). The variance is that of clustered
         data: the contribution of a problem's answers to the share varies from problem to problem (Obuchowski,
-        "Nonparametric analysis of clustered ROC curve data", 1997). There is none where one problem alone tells.
+        "Nonparametric analysis of clustered ROC curve data", 1997). A single problem has no interval.
         """
         positive, negative = self.values[self.right], self.values[~self.right]
         if not len(positive) or not len(negative):
@@ -94,45 +96,45 @@ class Predictions:
         spread = np.zeros(problems)
         np.add.at(spread, self.problems[self.right], (below - area) / len(positive))
         np.add.at(spread, self.problems[~self.right], (above - area) / len(negative))
-        both = share_of_variance(
+        overall = share_of_variance(
             area,
             float((spread**2).sum()) * problems / max(1, problems - 1),
             problems=problems,
-            independent=min(len(np.unique(self.problems[which])) for which in (self.right, ~self.right)),
+            independent=min(len(np.unique(self.problems[label])) for label in (self.right, ~self.right)),
             values=len(self),
         )
-        return both, self.auroc_within(self.problems)
+        return overall, self.auroc_within(self.problems)
 
     def auroc_within(self, groups: npt.NDArray[np.int64]) -> Interval:
-        """Over the pairs of the same group, pooled; the variance of the interval is that of a ratio, between problems.
+        """The AUROC over the pairs within groups, pooled; the interval's variance is that of a ratio, between problems.
 
         Args:
-            groups: (n,) the number of each one's group, from 0: its problem, or a part of it.
+            groups: (n,) the number of each prediction's group, from 0: its problem, or a part of its problem.
         """
         wins, pairs = pair_counts(self.values, self.right, groups)  # (G,)
         if not pairs.sum():
             return Interval.none()
-        problem = np.zeros(len(wins), dtype=np.int64)
-        problem[groups] = self.problems
+        problems = np.zeros(len(wins), dtype=np.int64)  # (G,)
+        problems[groups] = self.problems
         area = float(wins.sum() / pairs.sum())
-        contested = len(np.unique(problem[pairs > 0]))
+        contributing = len(np.unique(problems[pairs > 0]))
         return share_of_variance(
             area,
-            _ratio_variance(wins, pairs, problem),
-            problems=contested,
-            independent=contested,
+            _ratio_variance(wins, pairs, problems),
+            problems=contributing,
+            independent=contributing,
             values=int(np.bincount(groups)[pairs > 0].sum()),
         )
 
     def sharpness(self, groups: npt.NDArray[np.int64]) -> Interval:
-        """How much more sharply the odds r/(1 − r) of scores should be taken, or less, to be evidence: the slope β of
+        """The power to which the odds r/(1 − r) of scores should be raised to be evidence: the slope β of
 
             P(right) = σ(α_g + β · logit r)
 
-        within groups g, with Student's 95 % interval over problems. Estimated from pairs of a right and a wrong one of
-        the same group, of which the right one has logit r larger by d, as the β under which Σ log σ(βd) is largest:
-        what the α are does not matter there (Cox and Snell, "Analysis of binary data", 1989, 2.5). Of a group's pairs
-        at most `PAIRS` are taken. Not a number where there are none, or where the right one is always the larger.
+        within groups g, with Student's 95 % interval over problems. It is estimated from pairs of a right and a wrong
+        prediction of the same group: d is by how much the right one's logit r is larger, and β maximises Σ log σ(βd).
+        The α drop out there (Cox and Snell, "Analysis of binary data", 1989, 2.5). At most `PAIRS` pairs of a group
+        are used. NaN if there are no pairs, or if the right one's value is always the larger.
 
         Args:
             groups: as for `auroc_within`.
@@ -148,17 +150,18 @@ class Predictions:
             if abs(step) < 1e-9:
                 break
         wrong = 1 / (1 + np.exp(beta * gaps))
-        pulls = np.bincount(problems, wrong * gaps)
-        telling = len(np.unique(problems))
-        if telling < 2:
+        gradients = np.bincount(problems, wrong * gaps)  # of each problem's part of the sum
+        contributing = len(np.unique(problems))
+        if contributing < 2:
             return Interval.none(beta)
-        error = math.sqrt((pulls**2).sum() * telling / (telling - 1)) / float((wrong * (1 - wrong) * gaps**2).sum())
-        half = student_quantile(0.975, telling - 1) * error
+        variance = (gradients**2).sum() * contributing / (contributing - 1)
+        error = math.sqrt(variance) / float((wrong * (1 - wrong) * gaps**2).sum())
+        half = student_quantile(0.975, contributing - 1) * error
         return Interval(beta, beta - half, beta + half)
 
     def _gaps(self, groups: npt.NDArray[np.int64]) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-        """Of pairs of a right and a wrong one of the same group, by how much the right one's logit is larger, and the
-        number of the problem."""
+        """For each pair of a right and a wrong prediction of the same group: by how much the right one's logit is
+        larger, and the number of their problem."""
         logits = log_potential(self.values, "odds", 1.0)
         order = np.argsort(groups, kind="stable")
         bounds = np.flatnonzero(np.diff(groups[order], prepend=-1, append=-1))
@@ -181,18 +184,18 @@ class Predictions:
         return brier_score(self.values, self.right.astype(np.float64)) if len(self) else math.nan
 
     def bins(self) -> list[Bin]:
-        """The bins of equal width that have anything in them."""
-        place = _bin(self.values)
-        found = []
-        for here in (place == i for i in np.unique(place)):
-            right = share_interval(zip(self.problems[here].tolist(), self.right[here].tolist(), strict=True))
-            found.append(Bin(int(here.sum()), float(self.values[here].mean()), right))
-        return found
+        """The non-empty bins, of equal width."""
+        indices = _bin_indices(self.values)
+        bins = []
+        for in_bin in (indices == i for i in np.unique(indices)):
+            right = share_interval(zip(self.problems[in_bin].tolist(), self.right[in_bin].tolist(), strict=True))
+            bins.append(Bin(int(in_bin.sum()), float(self.values[in_bin].mean()), right))
+        return bins
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Of the values in one bin: how many, their mean, and the share that is right, clustered by problem."""
+    """The number of values in a bin, their mean, and the share of right answers, clustered by problem."""
 
     count: int
     mean: float
@@ -204,10 +207,14 @@ class Quality:
     """How good the predictions of one method at one budget are.
 
     Attributes:
-        kind: "score" (the reward model's, of each answer) or "confidence" (the run's, of the answer it gave).
-        predictions: that were made and graded; `mean`: value; `right`: share.
-        auroc: over all pairs; `within`: over pairs of answers to one problem (of several seeds, for confidences).
-        ece, brier: see `expected_calibration_error` and `brier_score`.
+        kind: "score" (the reward model's score of each answer) or "confidence" (the run's confidence in its answer).
+        predictions: number of graded predictions.
+        mean: their mean value.
+        right: the share of them that is right.
+        auroc: over all pairs.
+        within: AUROC over pairs of answers to one problem (from several seeds, for confidences).
+        ece: see `expected_calibration_error`.
+        brier: see `brier_score`.
     """
 
     method: str
@@ -238,7 +245,7 @@ class Quality:
         )
 
     def row(self) -> dict[str, Any]:
-        """As a flat row of a CSV file."""
+        """A flat row of a CSV file."""
         return {
             "method": self.method,
             "budget": self.budget,
@@ -258,16 +265,16 @@ class StepQuality:
     """The numbers that decide whether particles can win, of one method at one budget.
 
     Attributes:
-        is_independent: whether its answers are independent samples of the language model.
-        steps: mean number of steps of the answers that runs ended with, those of no step left out.
-        right: share of the answers that is right, those of failed runs included; of independent samples that is pass@1.
-        checked: whether the task's step checker says which partial answers are right, or else their final answers.
-        prefixes: partial answers with a score that are known to be right or wrong. `wrong`: the share of wrong ones.
-        within: AUROC of their last steps' scores, over pairs to the same problem; `abreast`: over pairs of as many
-            steps, which is what a method compares in one round.
-        beta: how sharply a filter should take the scores, between partial answers of as many steps: see
-            `Predictions.sharpness`.
-        untold: runs whose records are from before partial answers were kept.
+        is_independent: whether the answers are independent samples of the language model.
+        steps: mean number of steps of the answers that runs ended with; answers without a step are left out.
+        right: share of right answers, counting those of failed runs; for independent samples this is pass@1.
+        checked: whether partial answers are labelled by the task's step checker; if not, by the final answers.
+        prefixes: number of partial answers that have a score and a label.
+        wrong: the share of them that is wrong.
+        within: AUROC of their last steps' scores, over pairs of the same problem.
+        abreast: the same over pairs that also have the same number of steps, which a method compares in one round.
+        beta: how sharply a filter should use the scores, estimated from the same pairs: see `Predictions.sharpness`.
+        untold: runs whose records were made before partial answers were kept.
     """
 
     method: str
@@ -285,13 +292,13 @@ class StepQuality:
 
     @classmethod
     def of(cls, method: str, budget: int, is_independent: bool, records: Sequence[RunRecord]) -> StepQuality | None:
-        """None where nothing was scored."""
+        """The numbers of these records; None if nothing was scored."""
         if not any(score is not None for record in records for score in record.scores):
             return None
         checked = any(record.prefixes is not None and record.prefixes.right for record in records)
         numbers = {problem: i for i, problem in enumerate(dict.fromkeys(record.problem_id for record in records))}
         rows: list[tuple[float, bool, int, int]] = []  # score, right, problem, number of steps
-        lengths: list[tuple[int, int, int]] = []  # steps in all, answers, problem
+        lengths: list[tuple[int, int, int]] = []  # total number of steps, number of answers, problem
         for record in records:
             if (prefixes := record.prefixes) is None:
                 continue
@@ -312,10 +319,10 @@ class StepQuality:
         )
         within = abreast = beta = Interval.none()
         if rows:
-            numbered = {part: i for i, part in enumerate(dict.fromkeys(row[2:] for row in rows))}
-            parts = np.array([numbered[row[2:]] for row in rows])
+            group_numbers = {group: i for i, group in enumerate(dict.fromkeys(row[2:] for row in rows))}
+            groups = np.array([group_numbers[row[2:]] for row in rows])
             within = predictions.auroc_within(predictions.problems)
-            abreast, beta = predictions.auroc_within(parts), predictions.sharpness(parts)
+            abreast, beta = predictions.auroc_within(groups), predictions.sharpness(groups)
         right = [
             (record.problem_id, each is True)
             for record in records
@@ -337,7 +344,7 @@ class StepQuality:
         )
 
     def row(self) -> dict[str, Any]:
-        """As a flat row of a CSV file."""
+        """A flat row of a CSV file."""
         return {
             "method": self.method,
             "budget": self.budget,
@@ -355,11 +362,8 @@ class StepQuality:
 
 
 def auroc(values: npt.ArrayLike, right: npt.ArrayLike) -> float:
-    """The chance that a right one has a larger value than a wrong one; ties count half. NaN where there are no two.
-
-    Args:
-        values, right: (n,)
-    """
+    """The chance that a right item has a larger value than a wrong one; ties count half. NaN if either kind is missing.
+    Both arguments have the shape (n,)."""
     positive = np.asarray(right, dtype=bool)
     n, m = int(positive.sum()), int((~positive).sum())
     if not n or not m:
@@ -372,12 +376,8 @@ def auroc(values: npt.ArrayLike, right: npt.ArrayLike) -> float:
 def pair_counts(
     values: FloatArray, right: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64]
 ) -> tuple[FloatArray, FloatArray]:
-    """(G,) In each group, the pairs in which a right one has a larger value than a wrong one, ties counting half; and
-    all pairs of a right and a wrong one.
-
-    Args:
-        values, right, groups: (n,) groups are numbered from 0.
-    """
+    """For each group, (G,): the number of pairs of a right and a wrong item in which the right one has the larger
+    value, ties counting half; and the number of all such pairs. Arguments: (n,), with groups numbered from 0."""
     if not len(values):
         return np.zeros(0), np.zeros(0)
     number = int(groups.max()) + 1
@@ -387,10 +387,10 @@ def pair_counts(
     values, right, groups = values[order], right[order], groups[order]
     changes = np.ones(len(values), dtype=bool)
     changes[1:] = (values[1:] != values[:-1]) | (groups[1:] != groups[:-1])
-    tie = changes.cumsum() - 1  # (n,) equal values of a group have one number
-    tied = np.bincount(tie[~right], minlength=len(values))  # wrong ones among them
-    before = (wrongs.cumsum() - wrongs)[groups]  # wrong ones of the groups before
-    below = np.cumsum(~right) - before  # (n,) wrong ones of the group up to here
+    tie = changes.cumsum() - 1  # (n,) equal values of a group share one number
+    tied = np.bincount(tie[~right], minlength=len(values))  # wrong items in each tie
+    before = (wrongs.cumsum() - wrongs)[groups]  # wrong items in earlier groups
+    below = np.cumsum(~right) - before  # (n,) wrong items of the group up to here
     last = np.flatnonzero(np.append(changes[1:], True))  # where each tie ends
     wins = np.zeros(number)
     np.add.at(wins, groups[right], (below[last][tie] - tied[tie] / 2)[right])
@@ -398,40 +398,33 @@ def pair_counts(
 
 
 def ratio_interval(numerators: FloatArray, denominators: FloatArray, problems: npt.NDArray[np.int64]) -> Interval:
-    """Σ numerators / Σ denominators, with Student's 95 % interval over problems; without one where one problem alone
-    tells, or where all have the same ratio.
-
-    Args:
-        numerators, denominators, problems: (n,) problems are numbered from 0.
-    """
+    """Σ numerators / Σ denominators, with Student's 95 % interval over problems. There is no interval if only one
+    problem contributes, or if all have the same ratio. Arguments: (n,), with problems numbered from 0."""
     if not denominators.sum():
         return Interval.none()
     ratio = float(numerators.sum() / denominators.sum())
-    telling = len(np.unique(problems[denominators > 0]))
+    contributing = len(np.unique(problems[denominators > 0]))
     variance = _ratio_variance(numerators, denominators, problems)
-    if telling < 2 or not variance:
+    if contributing < 2 or not variance:
         return Interval.none(ratio)
-    half = student_quantile(0.975, telling - 1) * math.sqrt(variance)
+    half = student_quantile(0.975, contributing - 1) * math.sqrt(variance)
     return Interval(ratio, ratio - half, ratio + half)
 
 
 def _ratio_variance(numerators: FloatArray, denominators: FloatArray, problems: npt.NDArray[np.int64]) -> float:
-    """Of Σ numerators / Σ denominators, linearised, between problems (Cochran, "Sampling techniques", 1977, 6.3)."""
+    """The linearised variance of Σ numerators / Σ denominators between problems (Cochran, "Sampling techniques", 1977,
+    6.3)."""
     total = denominators.sum()
     residuals = np.bincount(problems, numerators - numerators.sum() / total * denominators)
-    telling = len(np.unique(problems[denominators > 0]))
-    return float((residuals**2).sum() / total**2) * telling / max(1, telling - 1)
+    contributing = len(np.unique(problems[denominators > 0]))
+    return float((residuals**2).sum() / total**2) * contributing / max(1, contributing - 1)
 
 
 def expected_calibration_error(probabilities: FloatArray, labels: FloatArray) -> float:
     """Σ_b n_b/n · |mean label − mean probability| over ten bins of equal width (Naeini et al. 2015; Guo et al., arXiv
-    1706.04599).
-
-    Args:
-        probabilities, labels: (n,)
-    """
+    1706.04599). Both arguments have the shape (n,)."""
     gaps = np.zeros(BINS)
-    np.add.at(gaps, _bin(probabilities), labels - probabilities)
+    np.add.at(gaps, _bin_indices(probabilities), labels - probabilities)
     return float(np.abs(gaps).sum() / len(labels))
 
 
@@ -440,12 +433,12 @@ def brier_score(probabilities: FloatArray, labels: FloatArray) -> float:
     return float(np.mean((probabilities - labels) ** 2))
 
 
-def _bin(values: FloatArray) -> npt.NDArray[np.int64]:
+def _bin_indices(values: FloatArray) -> npt.NDArray[np.int64]:
     return np.minimum((values * BINS).astype(np.int64), BINS - 1)
 
 
-def _ranks(values: FloatArray, of: FloatArray) -> FloatArray:
-    """How many of the values are below each of the others, ties counting half."""
+def _ranks(values: FloatArray, others: FloatArray) -> FloatArray:
+    """For each of the other values, the number of values below it, ties counting half."""
     ordered = np.sort(values)
-    ranks = np.searchsorted(ordered, of, "left") + np.searchsorted(ordered, of, "right")
+    ranks = np.searchsorted(ordered, others, "left") + np.searchsorted(ordered, others, "right")
     return ranks.astype(np.float64) / 2

@@ -1,42 +1,42 @@
-"""How sure a measured number is.
+"""Confidence intervals of measured numbers.
 
-Runs of one problem with several seeds are not independent: problems are. The interval of an accuracy is Wilson's, at
+Runs of one problem with several seeds are not independent; problems are. The interval of an accuracy is Wilson's, at
 the effective sample size of a cluster sample whose clusters are the problems (Korn and Graubard, "Confidence intervals
 for proportions with small expected number of positive counts estimated from survey data", 1998),
 
     n_eff = p(1 − p) · n/(n − 1) / v        v = K/(K − 1) · Σ_i m_i² (p_i − p)² / n²
     n*    = min(n, n_eff) · (t_{n−1} / t_{K−1})²
 
-with m_i runs of problem i, of which the share p_i is right, K problems, n = Σ_i m_i runs, p the share over all, and t_ν
-the quantile of Student's distribution: v is known from K problems only. With one run a problem n* is the number of
-problems and the interval the plain Wilson interval. Deterministic, inside [0, 1], and of positive width also where
-everything or nothing is right, where a bootstrap would claim certainty. One problem says nothing about others: then
-there is no interval.
+with K problems, m_i runs of problem i, of which the share p_i is right, n = Σ_i m_i runs in all, p the share over all
+runs, and t_ν the quantile of Student's distribution, because v is estimated from only K problems. With one run for each
+problem, n* is the number of problems and the interval is the plain Wilson interval. The interval is deterministic, lies
+inside [0, 1], and has a positive width even if all runs or none are right, where a bootstrap would claim certainty. For
+a single problem, which says nothing about others, there is no interval.
 
 Other values in [0, 1] that are estimated from problems, such as pass@k and AUROC, have the same interval, at the
 effective sample size p(1 − p)/v of their own variance v (`share_of_variance`).
 
-A mean of paired differences d_i ∈ [−1, 1] over K problems has Student's interval around it, with K − 1 degrees of
-freedom and the standard error that two more problems would give, on which each side is better by as much as on any:
+A mean of paired differences d_i ∈ [−1, 1] over K problems has Student's interval, with K − 1 degrees of freedom and the
+standard error that two additional problems would give, on which each side is better by as much as on any problem:
 
     a  = max |d_i|, 1 where all are 0
     s² = (Σ d_i² + 2a² − (Σ d_i)²/(K + 2)) / (K + 1)          standard error: s/√(K + 2)
 
 (after Bonett and Price, "Adjusted Wald confidence interval for a difference of binomial proportions based on paired
-data", 2012). So agreement on a few problems is no certainty. Measured coverage of 95 % intervals, 40,000 trials each of
-nine combinations of 1, 3 and 8 seeds, true differences, and how often the sides agree: 0.98 to 1.00 with 10 problems,
-0.957 to 1.00 with 25 (where Student's interval alone falls to 0.43, and the percentile interval of a bootstrap as low),
-0.955 to 1.00 with 50, 0.951 to 1.00 with 100, 0.950 to 0.963 with 500.
+data", 2012). So agreement on a few problems does not count as certainty. Measured coverage of 95 % intervals, 40,000
+trials each of nine combinations of 1, 3 and 8 seeds, true differences, and how often the sides agree: 0.98 to 1.00 with
+10 problems, 0.957 to 1.00 with 25 (where Student's interval alone falls to 0.43, and the percentile interval of a
+bootstrap as low), 0.955 to 1.00 with 50, 0.951 to 1.00 with 100, 0.950 to 0.963 with 500.
 
-What is no mean, such as a scaling rate, has the percentile interval of a bootstrap over problems: problems are drawn
-with replacement, each with all its runs of all methods, and the whole comparison is made again. It is seeded, and made
-in blocks, so that its memory does not grow with the number of problems. A bootstrap of K problems varies too little, by
-(K − 1)/K, and knows its variance from K problems only, so its ends are those of the larger level Φ(√(K/(K − 1)) ·
-t_{K−1}) (Hesterberg, "What teachers should know about the bootstrap", 2015).
+A number that is not a mean, such as a scaling rate, has the percentile interval of a bootstrap over problems: problems
+are sampled with replacement, each with all its runs of all methods, and the whole comparison is repeated. The bootstrap
+is seeded, and runs in blocks, so that its memory does not grow with the number of problems. A bootstrap of K problems
+varies too little, by (K − 1)/K, and estimates its variance from only K problems, so its ends are those of the larger
+level Φ(√(K/(K − 1)) · t_{K−1}) (Hesterberg, "What teachers should know about the bootstrap", 2015).
 
-In a table of C comparisons, one interval in twenty misses by chance. Simultaneous intervals hold all their true values
-at once in 95 % of tables: each has the larger level at which the maximum over the table stays inside, for means by the
-correlation of the differences (`joint_level`; Hothorn, Bretz and Westfall, "Simultaneous inference in general
+In a table of C comparisons, one interval in twenty misses by chance. Simultaneous intervals contain all their true
+values at once in 95 % of tables: each has the larger level at which the maximum over the table stays inside, for means
+by the correlation of the differences (`joint_level`; Hothorn, Bretz and Westfall, "Simultaneous inference in general
 parametric models", 2008), for the bootstrap by its ranks (`joint_rank_level`; Mandel and Betensky, "Simultaneous
 confidence intervals based on the percentile bootstrap approach", 2008).
 """
@@ -56,11 +56,11 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 
 RESAMPLES = 4000
-"""Samples of a bootstrap: the ends of a 95 % interval are then known to a tenth of its width."""
+"""Number of bootstrap samples: enough to know the ends of a 95 % interval to a tenth of its width."""
 BLOCK = 2**20
-"""Numbers of a bootstrap in memory at once, about: 8 MB, and a few times that while they are drawn."""
+"""About as many numbers of a bootstrap are in memory at once: 8 MB, and a few times that while they are sampled."""
 TABLES = 10_000
-"""Draws of a whole table, which find the level of simultaneous intervals: 95 % of tables are known to 0.2 %."""
+"""Number of simulated tables that give the level of simultaneous intervals: its 95 % are then precise to 0.2 %."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ class Interval:
 
     Attributes:
         value: NaN without data.
-        low, high: NaN where there is no interval, as for one problem alone.
+        low: the lower end; NaN if there is no interval, as for a single problem.
+        high: the upper end; NaN likewise.
     """
 
     value: float
@@ -89,7 +90,7 @@ class Interval:
 
 @lru_cache(maxsize=1024)
 def student_quantile(p: float, freedom: int) -> float:
-    """The p-quantile, 0.5 ≤ p < 1, of Student's distribution with a whole number of degrees of freedom."""
+    """The p-quantile of Student's distribution, 0.5 ≤ p < 1, with a whole number of degrees of freedom."""
     low, high = 0.0, 1.0
     while student_cdf(high, freedom) < p:
         low, high = high, 2 * high
@@ -100,8 +101,8 @@ def student_quantile(p: float, freedom: int) -> float:
 
 
 def student_cdf(t: float, freedom: int) -> float:
-    """Student's distribution function at t ≥ 0: a finite sum (Abramowitz and Stegun, 26.7.3 and 26.7.4), and beyond a
-    thousand degrees of freedom a normal distribution's at a transformed t (26.7.8), right to 1e-6."""
+    """Student's distribution function at t ≥ 0: a finite sum (Abramowitz and Stegun, 26.7.3 and 26.7.4); beyond a
+    thousand degrees of freedom, the normal distribution function at a transformed t (26.7.8), exact to 1e-6."""
     if freedom > 1000:
         z = t * (1 - 1 / (4 * freedom)) / math.sqrt(1 + t * t / (2 * freedom))
         return NormalDist().cdf(z)
@@ -118,7 +119,7 @@ def student_cdf(t: float, freedom: int) -> float:
 
 
 def wilson(p: float, n: float, level: float = 0.95) -> Interval:
-    """Wilson's interval of a proportion p out of n independent observations (n need not be whole)."""
+    """Wilson's interval of a proportion p of n independent observations (n need not be whole)."""
     if n <= 0:
         return Interval.none()
     z = NormalDist().inv_cdf(0.5 + level / 2)
@@ -128,27 +129,27 @@ def wilson(p: float, n: float, level: float = 0.95) -> Interval:
 
 
 def effective_size(clusters: Sequence[Sequence[float]], level: float = 0.95) -> float:
-    """n* of the module's docstring; each of at least two clusters holds the runs of one problem, at least one."""
+    """n* of the module's docstring, for at least two clusters, each with the runs (at least one) of one problem."""
     problems, runs = len(clusters), sum(map(len, clusters))
     p = sum(map(sum, clusters)) / runs
-    if problems == runs or p in (0.0, 1.0):  # where nothing varies, count what is independent for certain
+    if problems == runs or p in (0.0, 1.0):  # without variation, only problems are certainly independent
         return float(problems)
     squares = sum((sum(cluster) - len(cluster) * p) ** 2 for cluster in clusters)
     return _size_of_variance(p, problems / (problems - 1) * squares / runs**2, problems, runs, level)
 
 
 def _size_of_variance(p: float, variance: float, problems: int, runs: int, level: float) -> float:
-    """n* of a share p that was estimated with this variance."""
+    """n* of a share p whose estimate has this variance."""
     independent = min(float(runs), p * (1 - p) * runs / (runs - 1) / variance) if variance > 0 else float(runs)
     tail = 0.5 + level / 2
     return independent * (student_quantile(tail, runs - 1) / student_quantile(tail, problems - 1)) ** 2
 
 
 def proportion_interval(runs: Mapping[Any, Sequence[float]], level: float = 0.95) -> Interval:
-    """The share of true values with its interval, clustered by problem; without an interval for one problem alone.
+    """The share of true values with its interval, clustered by problem; a single problem has no interval.
 
     Args:
-        runs: for each problem, one truth value per run, or what share of it is true.
+        runs: for each problem, one value for each run: whether it is right, or the share of it that is.
     """
     clusters = [list(cluster) for cluster in runs.values() if cluster]
     if not clusters:
@@ -158,21 +159,22 @@ def proportion_interval(runs: Mapping[Any, Sequence[float]], level: float = 0.95
 
 
 def share_interval(runs: Iterable[tuple[Hashable, float]]) -> Interval:
-    """The same of (problem, truth value) pairs, a run each, in any order."""
+    """Like `proportion_interval`, for runs as (problem, value) pairs, in any order."""
     clusters: dict[Hashable, list[float]] = {}
-    for problem, holds in runs:
-        clusters.setdefault(problem, []).append(holds)
+    for problem, value in runs:
+        clusters.setdefault(problem, []).append(value)
     return proportion_interval(clusters)
 
 
 def share_of_variance(p: float, variance: float, *, problems: int, independent: int, values: int) -> Interval:
-    """The 95 % interval of a share that is no mean of truth values, such as an AUROC, never of width zero.
+    """The 95 % interval of a share that is not a mean of truth values, such as an AUROC. Its width is never zero.
 
     Args:
-        p: the share, NaN where there is none. variance: of it, as estimated from problems.
-        problems: that say anything about it; from one alone there is no interval.
-        independent: how many observations it comes from at least; they count where p is 0 or 1, and its variance says
-            nothing. values: how many at most.
+        p: the share; NaN if there is none.
+        variance: of the share, as estimated from problems.
+        problems: number of problems that contribute to it; a single one gives no interval.
+        independent: number of certainly independent observations, used if p is 0 or 1, where variance says nothing.
+        values: number of all observations, an upper bound of the effective sample size.
     """
     if math.isnan(p) or problems < 2:
         return Interval.none(p)
@@ -185,41 +187,41 @@ def paired_intervals(differences: FloatArray, level: float = 0.95) -> list[Inter
     """The mean of each column with its own interval.
 
     Args:
-        differences: (K, C) in [−1, 1], of each problem and comparison. NaN where a comparison lacks a problem.
+        differences: (K, C) in [−1, 1], for each problem and comparison; NaN if a comparison lacks the problem.
     """
-    sizes, sums, extra = _sums(differences)
+    sizes, sums, extra = _column_sums(differences)
     squares = np.nansum(differences**2, axis=0) + extra - sums**2 / (sizes + 2)
     errors = np.sqrt(squares / (sizes + 1) / (sizes + 2))
-    found = []
+    intervals = []
     for size, total, error in zip(sizes.tolist(), sums.tolist(), errors.tolist(), strict=True):
         if size < 2:
-            found.append(Interval.none(total / size if size else math.nan))
+            intervals.append(Interval.none(total / size if size else math.nan))
             continue
         mean, half = total / size, error * student_quantile(0.5 + level / 2, size - 1)
-        found.append(Interval(mean, max(-1.0, mean - half), min(1.0, mean + half)))
-    return found
+        intervals.append(Interval(mean, max(-1.0, mean - half), min(1.0, mean + half)))
+    return intervals
 
 
 def simultaneous_intervals(differences: FloatArray) -> list[Interval]:
-    """The mean of each column with the interval that holds together with those of all others; arguments as above."""
-    sizes, sums, extra = _sums(differences)
+    """The mean of each column with an interval that is simultaneous over all columns; see `paired_intervals`."""
+    sizes, sums, extra = _column_sums(differences)
     measured = sizes > 1
     centred = np.nan_to_num(differences - sums / np.maximum(sizes, 1))[:, measured]
-    products = centred.T @ centred + np.diag(extra[measured])  # what is made up hangs together with nothing
+    products = centred.T @ centred + np.diag(extra[measured])  # the additional problems are uncorrelated
     spread = np.sqrt(products.diagonal())
     return paired_intervals(differences, joint_level(products / np.outer(spread, spread)))
 
 
-def _sums(differences: FloatArray) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray]:
-    """Of each column how many there are, their sum, and the squares of the two problems that are made up, 2a²."""
+def _column_sums(differences: FloatArray) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray]:
+    """For each column: the number of differences, their sum, and 2a², the squares of the two additional problems."""
     largest = np.abs(np.nan_to_num(differences)).max(axis=0, initial=0.0)
     sizes = (~np.isnan(differences)).sum(axis=0)
     return sizes, np.nansum(differences, axis=0), 2 * np.where(largest > 0, largest, 1.0) ** 2
 
 
 def joint_level(correlation: FloatArray, level: float = 0.95) -> float:
-    """The level that each of C two-sided intervals needs for all of them together to hold at `level`, where errors are
-    normal with this correlation, (C, C): drawn, with a fixed seed."""
+    """The level that each of C two-sided intervals needs so that all of them hold at once at `level`, if their errors
+    are normal with this correlation, (C, C); simulated, with a fixed seed."""
     if len(correlation) < 2:
         return level
     values, vectors = np.linalg.eigh(correlation)
@@ -235,11 +237,10 @@ def joint_level(correlation: FloatArray, level: float = 0.95) -> float:
 
 
 def joint_rank_level(draws: FloatArray, level: float = 0.95) -> float:
-    """The level that the percentile interval of each column needs for a share `level` of the rows to lie inside all of
-    them.
+    """The level that the percentile intervals of all columns need so that a share `level` of the rows lies inside all.
 
     Args:
-        draws: (B, C), B resamples of C estimates, infinite ones among them.
+        draws: (B, C) B resamples of C estimates; some may be infinite.
     """
     count, columns = draws.shape
     if columns < 2:
@@ -248,17 +249,17 @@ def joint_rank_level(draws: FloatArray, level: float = 0.95) -> float:
     for column in draws.T:
         ordered = np.sort(column)
         above, below = np.searchsorted(ordered, column, "left"), count - np.searchsorted(ordered, column, "right")
-        np.maximum(outermost, np.maximum(above, below) / count, out=outermost)  # ties are as far inside as can be
+        np.maximum(outermost, np.maximum(above, below) / count, out=outermost)  # ties count as far inside as possible
     inside = float(np.quantile(outermost, level))
     return max(level, 2 * inside - 1)
 
 
 def resamples(problems: int, count: int = RESAMPLES, seed: int = 0, *, extra: int = 0) -> Iterator[FloatArray]:
-    """How often each problem counts, (1 + count, problems), in blocks of rows: once in the first row, which is the
-    sample itself; in the others, as often as it is drawn in as many draws with replacement.
+    """How often each problem counts, (1 + count, problems), in blocks of rows: once in the first row, the sample
+    itself; in each other row, as often as it occurs in a bootstrap sample of `problems` problems.
 
     Args:
-        extra: so many more columns, of what is drawn as well and is not in the sample.
+        extra: number of further columns, for problems that occur in bootstrap samples but not in the sample.
     """
     rng = np.random.default_rng(seed)
     columns = problems + extra
@@ -266,16 +267,17 @@ def resamples(problems: int, count: int = RESAMPLES, seed: int = 0, *, extra: in
     rows = max(1, BLOCK // columns)
     for done in range(0, count, rows):
         size = min(rows, count - done)
-        drawn = rng.integers(columns, size=(size, problems)) + columns * np.arange(size)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=size * columns).reshape(size, columns).astype(np.float64)
+        samples = rng.integers(columns, size=(size, problems)) + columns * np.arange(size)[:, None]
+        yield np.bincount(samples.ravel(), minlength=size * columns).reshape(size, columns).astype(np.float64)
 
 
 def percentile_interval(estimates: FloatArray, level: float = 0.95, *, problems: int | None = None) -> Interval:
-    """The first of the estimates, between order statistics of the others, so that infinite ones may be among them.
+    """The first estimate, with order statistics of the others as its interval, so that estimates may be infinite.
 
     Args:
-        estimates: (1 + B,) of the sample and of its B resamples. NaN where there is no data.
-        problems: K, that were drawn from; one alone has no interval. By default so many that the level stays as it is.
+        estimates: (1 + B,) of the sample and of its B resamples; NaN without data.
+        problems: K, the number of problems in the sample, which widens the interval (see the module's docstring); a
+            single one has no interval. None: the level stays as it is.
     """
     if np.isnan(estimates).any():
         return Interval.none()
@@ -291,11 +293,13 @@ def percentile_interval(estimates: FloatArray, level: float = 0.95, *, problems:
 
 
 def budget_to_reach(targets: FloatArray, budgets: Sequence[float], accuracies: FloatArray) -> FloatArray:
-    """The budget at which each curve reaches its target, (B,): linear in log2(budget) between the measured budgets, on
-    the running maximum of the curve. 0 where the smallest budget reaches it; infinity where no measured one does.
+    """(B,) the budget at which each curve reaches its target: linear in log2(budget) between the measured budgets, on
+    the running maximum of the curve; 0 if the smallest budget reaches the target, infinity if no measured one does.
 
     Args:
-        targets: (B,) accuracies. budgets: K, ascending; or what they cost. accuracies: (B, K), one curve a row.
+        targets: (B,) accuracies.
+        budgets: K budgets, or their costs, ascending.
+        accuracies: (B, K) one curve in each row.
     """
     curves = np.maximum.accumulate(accuracies, axis=1)
     reached = curves >= targets[:, None]

@@ -1,14 +1,14 @@
-"""Two evaluations or more side by side: other models, other prompts, other days, on the same problems.
+"""Compare two or more evaluations on the same problems: of other models, with other prompts, from other days.
 
-A curve is a method of one evaluation, written `NAME: METHOD`; the evaluations are called by their directories. The
-first evaluation is the one that the others are compared with; its chief method
-(`motes.lab.measure.comparison.chief_of`) is the reference:
+A curve is a method of one evaluation, written `NAME: METHOD`; evaluations are named after their directories. The other
+evaluations are compared with the first one, whose chief method (`motes.lab.measure.comparison.chief_of`) is the
+reference:
 
     same method      accuracy of a method in another evaluation less that in the first, at the same budget
     reference        accuracy of every other curve less that of the reference, at the same budget
     scaling rate     how many times the reference's budget a curve needs to be as accurate
 
-Each is over the problems that both have, each problem's runs of all seeds together, see `motes.lab.measure.comparison`.
+Each comparison is over the problems that both have, with the runs of all seeds; see `motes.lab.measure.comparison`.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from motes.text import counted
 PAGE = "comparison.html"
 
 ACCURACY_NOTE = (
-    "Over the problems that all evaluations have runs of. Accuracy: right answers over all runs, failed and ungraded "
-    "ones included, with Wilson's 95 % interval; tokens, FLOPs and seconds: per problem, as each evaluation's own "
-    "report says.{seeds}"
+    "Over the problems of which all evaluations have runs. Accuracy: right answers over all runs, failed and ungraded "
+    "ones included, with Wilson's 95 % interval; tokens, FLOPs and seconds: per problem, as in the report of each "
+    "evaluation.{seeds}"
 )
 DIFFERING_NOTE = (
-    "Everything that results may depend on and that is not the same in both, by `config.json` and `provenance.jsonl`. "
-    "Methods, budgets, dates and commands are not listed."
+    "Everything that results may depend on and that differs between the two, from `config.json` and "
+    "`provenance.jsonl`. Methods, budgets, dates and commands are not listed."
 )
 ALIKE_NOTE = "Nothing that was recorded of how they were made differs."
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A method of an evaluation, by the name of that and the method's spec."""
+    """A method of an evaluation: the evaluation's name and the method's spec."""
 
     evaluation: str
     method: str
@@ -63,9 +63,9 @@ class Comparison:
     """Evaluations side by side.
 
     Attributes:
-        reports: of each evaluation, by its name; the first is what the others are compared with.
-        reference: the curve that the others are compared with.
-        problems: that all of them have runs of.
+        reports: of the evaluations, by name; the others are compared with the first one.
+        reference: the curve with which the others are compared.
+        problems: of which all evaluations have runs.
     """
 
     reports: Mapping[str, Report]
@@ -83,26 +83,26 @@ class Comparison:
 
     @cached_property
     def curves(self) -> tuple[Curve, ...]:
-        """All of them: the first evaluation's, then the others'."""
-        found = (Curve(name, cell.method) for name, report in self.reports.items() for cell in report.cells)
-        return tuple(dict.fromkeys(found))
+        """All curves, those of the first evaluation first."""
+        curves = (Curve(name, cell.method) for name, report in self.reports.items() for cell in report.cells)
+        return tuple(dict.fromkeys(curves))
 
     @cached_property
     def cells(self) -> Mapping[Curve, tuple[Cell, ...]]:
-        """What each curve came to over the problems that all evaluations have, by budget."""
-        found: dict[Curve, list[Cell]] = {}
+        """The cells of each curve, by budget, over the problems that all evaluations have."""
+        curves: dict[Curve, list[Cell]] = {}
         for name, report in self.reports.items():
             for cell in report.cells:
                 runs = [run for run in report.runs[cell.method, cell.budget] if run.problem_id in self.problems]
                 seeds = len(report.configuration.get("seeds", ()))
                 if runs:
-                    made = Cell.of(*(cell.method, cell.budget, None), runs, len(self.problems) * seeds, report.sizes)
-                    found.setdefault(Curve(name, cell.method), []).append(made)
-        return {curve: tuple(cells) for curve, cells in found.items()}
+                    common = Cell.of(*(cell.method, cell.budget, None), runs, len(self.problems) * seeds, report.sizes)
+                    curves.setdefault(Curve(name, cell.method), []).append(common)
+        return {curve: tuple(cells) for curve, cells in curves.items()}
 
     @cached_property
     def same(self) -> tuple[Difference, ...]:
-        """Each method of the other evaluations against itself in the first one."""
+        """The difference of each method of the other evaluations to the same method in the first one."""
         pairs = {
             (curve, budget): ((str(curve), budget), (str(Curve(self.first, curve.method)), budget))
             for curve in self.curves
@@ -113,7 +113,7 @@ class Comparison:
 
     @cached_property
     def differences(self) -> tuple[Difference, ...]:
-        """Each curve against the reference, at each of its budgets."""
+        """The difference of each curve to the reference, at each of the reference's budgets."""
         reference = str(self.reference)
         pairs = {
             (curve, budget): ((str(curve), 1 if draws_one(curve.method) else budget), (reference, budget))
@@ -125,14 +125,14 @@ class Comparison:
 
     @cached_property
     def rates(self) -> tuple[Rate, ...]:
-        """The scaling rate of each curve against the reference, at each of its budgets but the smallest."""
+        """The scaling rate of each curve against the reference, at each of the reference's budgets but the smallest."""
         reference = str(self.reference)
         budgets = self._runs.budgets(reference)[1:]
         return tuple(rates(self._runs, list(map(str, self.curves)), budgets, reference))
 
     @cached_property
     def _runs(self) -> PairedRuns:
-        """All runs, each method under its curve's name."""
+        """All runs, with the names of curves as methods."""
         return PairedRuns(
             [
                 dataclasses.replace(record, method=str(Curve(name, record.method)))
@@ -143,16 +143,16 @@ class Comparison:
         )
 
     def _differences(self, pairs: Mapping[tuple[Curve, int], tuple[CellName, CellName]]) -> tuple[Difference, ...]:
-        """Those of the pairs that have problems in common."""
-        pairs = {which: pair for which, pair in pairs.items() if self._runs.problems(pair)}
-        numbers = compare_cells(self._runs, list(pairs.values()))
+        """The differences of the pairs that have problems in common."""
+        pairs = {name: pair for name, pair in pairs.items() if self._runs.problems(pair)}
+        results = compare_cells(self._runs, list(pairs.values()))
         return tuple(
-            Difference(str(curve), pair[1][0], budget, *found)
-            for ((curve, budget), pair), found in zip(pairs.items(), numbers, strict=True)
+            Difference(str(curve), pair[1][0], budget, *result)
+            for ((curve, budget), pair), result in zip(pairs.items(), results, strict=True)
         )
 
     def differing(self) -> dict[str, list[provenance.Difference]]:
-        """What each other evaluation was not made with as the first one was, by its name."""
+        """How the provenance of each other evaluation differs from that of the first one, by name."""
         first, *others = self.reports
         return {
             name: provenance.differences(self.reports[first].provenance, self.reports[name].provenance)
@@ -161,26 +161,26 @@ class Comparison:
 
     @property
     def provenance(self) -> Provenance:
-        """What all of them were made with, of the first one's configuration."""
+        """The provenance of all evaluations, with the configuration of the first one."""
         return provenance.together([report.provenance for report in self.reports.values()])
 
     def warnings(self) -> list[str]:
-        """What a reader must know before trusting the numbers."""
-        told = [f"{name}: {warning}" for name, report in self.reports.items() for warning in report.warnings()]
+        """Warnings that a reader needs before trusting the numbers."""
+        lines = [f"{name}: {warning}" for name, report in self.reports.items() for warning in report.warnings()]
         for name, report in self.reports.items():
             if left := len(_problems(report) - self.problems):
-                told.append(f"{name}: {counted(left, 'problem')} left out, which not all evaluations have runs of")
+                lines.append(f"{name}: {counted(left, 'problem')} left out, which not all evaluations have runs of")
             if not report.has_own_costs:
-                told.append(f"{name}: costs are of before they were a run's own: they depend on what ran beside it")
-        return told
+                lines.append(f"{name}: old records, in which the cost of a run depends on what else ran beside it")
+        return lines
 
     def sections(self) -> Iterator[Section]:
-        """All that there is to say, as tables."""
+        """The tables of the comparison."""
         yield self._accuracy()
         for name, different in self.differing().items():
-            rows = [list(one) for one in different] or [["everything that was recorded", "the same", "the same"]]
+            rows = [list(difference) for difference in different] or [["recorded provenance", "the same", "the same"]]
             note = DIFFERING_NOTE if different else ALIKE_NOTE
-            title = f"How {code(name)} was made otherwise than {code(self.first)}"
+            title = f"How {code(name)} differs from {code(self.first)}"
             yield Section(title, ("what", self.first, name), rows, note, words=True)
         if self.same:
             chief = f"the same method in {code(self.first)}"
@@ -226,7 +226,7 @@ class Comparison:
         return texts
 
     def _row(self, value: Difference | Rate) -> dict[str, Any]:
-        """As a row of a CSV file, the evaluations in columns of their own."""
+        """A row of a CSV file, with the evaluations in columns of their own."""
         curves = {str(curve): curve for curve in self.curves}
         curve, chief = curves[value.method], curves[value.chief]
         names = {"evaluation": curve.evaluation, "method": curve.method}
@@ -234,16 +234,15 @@ class Comparison:
 
 
 def compare(*directories: Path, reference: str | None = None) -> Comparison:
-    """Hold evaluations against each other, the first one against the others.
+    """Compare evaluations with the first one.
 
     Args:
-        directories: two or more, each of an evaluation, finished or not. What cannot be read of one is told, see
-            `Comparison.warnings`.
-        reference: the method of the first one that all others are compared with; by default its chief method.
+        directories: two or more, of evaluations, finished or not; `Comparison.warnings` says what cannot be read.
+        reference: the method of the first evaluation with which all others are compared; by default its chief method.
 
     Raises:
-        RunDirectoryError: a directory holds no evaluation, or one of another task, of other problems or graded in
-            another way; or there is no problem that all have runs of.
+        RunDirectoryError: a directory holds no evaluation, or one of another task, of other problems or with another
+            grader; or there is no problem of which all have runs.
         UnknownNameError: the first evaluation has no such method.
     """
     if len({directory.resolve() for directory in directories}) < max(2, len(directories)):
@@ -263,10 +262,10 @@ def compare(*directories: Path, reference: str | None = None) -> Comparison:
 
 
 def _names(directories: Sequence[Path]) -> list[str]:
-    """What the evaluations are called: the last part of each path, with as many before it as tell them apart."""
-    parts = [directory.resolve().parts for directory in directories]
-    for length in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(own[-length:]) for own in parts]
+    """The names of the evaluations: the last part of each path, with as many parts before it as make them differ."""
+    paths = [directory.resolve().parts for directory in directories]
+    for length in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(parts[-length:]) for parts in paths]
         if len(set(names)) == len(names):
             break
     return names
@@ -277,19 +276,19 @@ def _problems(report: Report) -> frozenset[str]:
 
 
 def _require_same_task(first: str, one: Report, name: str, other: Report) -> None:
-    """Two evaluations must be of the same problems, and graded alike.
+    """Check that two evaluations have the same problems and the same grader.
 
     Raises:
-        RunDirectoryError: they are not.
+        RunDirectoryError: they do not.
     """
     specs = [report.configuration.get("task", "?") for report in (one, other)]
     (grader, problems), (other_grader, other_problems) = map(_task_of, specs)
-    told = f"{first} is of the task {specs[0]!r}, {name} of {specs[1]!r}"
+    tasks = f"{first} is of the task {specs[0]!r}, {name} of {specs[1]!r}"
     if grader != other_grader:
-        raise RunDirectoryError(f"{told}: the first is graded by {grader}, the other by {other_grader}; compare alike")
+        raise RunDirectoryError(f"{tasks}: the first is graded by {grader}, the other by {other_grader}; compare alike")
     digests = [set(report.provenance.facts.get("task.digest", ())) for report in (one, other)]
     if problems != other_problems and not digests[0] & digests[1]:
-        raise RunDirectoryError(f"{told}: only evaluations of the same problems can be compared")
+        raise RunDirectoryError(f"{tasks}: only evaluations of the same problems can be compared")
     references = {record.problem_id: record.reference for record in _records(one)}
     for record in _records(other):
         if record.reference != (reference := references.get(record.problem_id, record.reference)):
@@ -300,13 +299,13 @@ def _require_same_task(first: str, one: Report, name: str, other: Report) -> Non
 
 
 def _records(report: Report) -> Iterable[RunRecord]:
-    """Its records that know the answer they were graded by: those of failed runs need not."""
+    """The records with the reference answer by which they were graded; those of failed runs may lack it."""
     return (record for records in report.runs.values() for record in records if record.reference is not None)
 
 
 def _task_of(spec: str) -> tuple[str, str]:
-    """How answers are graded, and which problems those are, as far as a task's spec tells. A file is known by its name:
-    on another machine it is in another place."""
+    """The grader and the problems of a task, as far as its spec says. A file is identified by its name alone, because
+    its directory differs between machines."""
     source = spec.partition("?")[0]
     name, _, file = source.partition(":")
     if source.endswith(".jsonl") and name not in (*TASKS, *DECLARED):

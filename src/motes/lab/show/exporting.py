@@ -1,7 +1,7 @@
-"""Records and traces as rows for other tools: data frames, and data sets to train on.
+"""Export records and traces as rows for other tools: data frames, and data sets to train on.
 
 `runs` is a table of the records. The other three are data sets in the forms that TRL reads (its documentation: "dataset
-formats and types"), in conversational form where there is a choice; what TRL does not know are further columns:
+formats and types"), in conversational form if there is a choice, with further columns that TRL ignores:
 
     rollouts   prompt, completion, label          unpaired preference: every distinct answer, and whether it is right
     pairs      prompt, chosen, rejected           preference: a right answer and a wrong one
@@ -34,9 +34,11 @@ class Rollout:
     """One of the distinct texts that a run ended with.
 
     Attributes:
-        copies: how many of the final particles it is. weight: their share of the posterior's mass, in [0, 1].
-        steps, scores: of the answer, one score a step, None where a step was not scored.
-        right: None where the grader could not say.
+        steps: of the answer.
+        scores: of the steps; None for a step that was not scored.
+        right: None if the answer could not be graded.
+        copies: number of final particles with this text.
+        weight: their share of the posterior mass, in [0, 1].
     """
 
     key: Key
@@ -55,20 +57,20 @@ class Rollout:
 
     @property
     def score(self) -> float:
-        """Of the last step; −∞ where it has none."""
+        """The score of the last step; −∞ if it has none."""
         return -math.inf if not self.scores or self.scores[-1] is None else self.scores[-1]
 
 
 def runs(directory: Path, damages: Damages | None = None) -> Iterator[Row]:
-    """A row for each record. Token counts stand in columns of their own, the posterior as a list of answers and
-    masses, best first.
+    """A row for each record. Token counts have columns of their own; the posterior is a list of answers and masses,
+    best first.
 
     Raises:
         RunDirectoryError: the directory holds no evaluation, or its records cannot be read at all.
     """
     for record in _records(directory, damages):
         fields = dataclasses.asdict(dataclasses.replace(record, prefixes=None))
-        del fields["prefixes"]  # what happened inside is for the other kinds to tell
+        del fields["prefixes"]  # the other kinds export partial answers
         usage = fields.pop("usage")
         posterior = [{"answer": answer, "mass": mass} for answer, mass in fields.pop("posterior").items()]
         lists = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
@@ -76,7 +78,7 @@ def runs(directory: Path, damages: Damages | None = None) -> Iterator[Row]:
 
 
 def rollouts(directory: Path, damages: Damages | None = None) -> Iterator[Rollout]:
-    """Every distinct text that a run ended with, of all runs that did not fail and have a trace, in the traces' order.
+    """Every distinct text that a run ended with, for all runs that did not fail and have a trace, in the traces' order.
 
     Raises:
         RunDirectoryError: the directory holds no evaluation, or one without traces, or they cannot be read at all.
@@ -111,8 +113,8 @@ def _rollouts(record: RunRecord, trace: Trace) -> Iterator[Rollout]:
     for place, node in enumerate(final.nodes):
         if node is not None and final.finished[place] != "failed":
             places.setdefault(trace.text(node), []).append(place)
-    for same in places.values():
-        first, path = same[0], trace.path(final.nodes[same[0]])
+    for copies in places.values():
+        first, path = copies[0], trace.path(final.nodes[copies[0]])
         yield Rollout(
             key=trace.key,
             messages=trace.messages,
@@ -121,12 +123,12 @@ def _rollouts(record: RunRecord, trace: Trace) -> Iterator[Rollout]:
             answer=record.answers[first] if record.answers else None,
             right=record.right[first] if record.right else None,
             finished=final.finished[first],
-            copies=len(same),
-            weight=sum(masses[place] for place in same) / total,
+            copies=len(copies),
+            weight=sum(masses[place] for place in copies) / total,
         )
 
 
-def _named(rollout: Rollout) -> Row:
+def _key_fields(rollout: Rollout) -> Row:
     return dict(zip(("problem_id", "method", "budget", "seed"), rollout.key, strict=True))
 
 
@@ -134,18 +136,18 @@ def _prompt(rollout: Rollout) -> list[dict[str, str]]:
     return [dict(message) for message in rollout.messages]
 
 
-def _assistant(rollout: Rollout) -> list[dict[str, str]]:
+def _completion(rollout: Rollout) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": rollout.text.strip()}]
 
 
 def unpaired(directory: Path, damages: Damages | None = None) -> Iterator[Row]:
-    """Every distinct answer that was graded: unpaired preference, for KTO; with `label` true alone, for fine-tuning on
-    one's own right answers."""
+    """Every distinct graded answer: unpaired preference, for KTO. The rows with a true `label` alone are for
+    fine-tuning a model on its own right answers."""
     for rollout in rollouts(directory, damages):
         if rollout.right is not None:
             yield {
                 "prompt": _prompt(rollout),
-                "completion": _assistant(rollout),
+                "completion": _completion(rollout),
                 "label": rollout.right,
                 "steps": list(rollout.steps),
                 "scores": list(rollout.scores),
@@ -153,36 +155,36 @@ def unpaired(directory: Path, damages: Damages | None = None) -> Iterator[Row]:
                 "finished": rollout.finished,
                 "copies": rollout.copies,
                 "weight": rollout.weight,
-                **_named(rollout),
+                **_key_fields(rollout),
             }
 
 
 def pairs(directory: Path, damages: Damages | None = None) -> Iterator[Row]:
-    """Preference, for DPO and for reward models: of each problem, over all its runs, the right answer with the largest
-    score beside the wrong one with the largest, the second beside the second, as long as there are both. So the
-    rejected ones are those that deceive the reward model most. Equal texts count once."""
+    """Preference, for DPO and for reward models. For each problem, over all its runs, the right answer with the largest
+    score is paired with the wrong answer with the largest score, the second with the second, and so on as long as there
+    are both: the rejected answers are those that deceive the reward model most. Equal texts count once."""
     problems: dict[str, dict[str, Rollout]] = {}
     for rollout in rollouts(directory, damages):
         if rollout.right is not None:
             problems.setdefault(rollout.key[0], {}).setdefault(rollout.text.strip(), rollout)
-    for found in problems.values():
-        ordered = sorted(found.values(), key=lambda rollout: -rollout.score)
-        right, wrong = ([one for one in ordered if one.right is side] for side in (True, False))
+    for answers in problems.values():
+        ordered = sorted(answers.values(), key=lambda rollout: -rollout.score)
+        right, wrong = ([rollout for rollout in ordered if rollout.right is label] for label in (True, False))
         for chosen, rejected in zip(right, wrong, strict=False):
             yield {
                 "prompt": _prompt(chosen),
-                "chosen": _assistant(chosen),
-                "rejected": _assistant(rejected),
-                "chosen_score": _number(chosen.score),
-                "rejected_score": _number(rejected.score),
+                "chosen": _completion(chosen),
+                "rejected": _completion(rejected),
+                "chosen_score": chosen.score if math.isfinite(chosen.score) else None,
+                "rejected_score": rejected.score if math.isfinite(rejected.score) else None,
                 "problem_id": chosen.key[0],
             }
 
 
 def stepwise(directory: Path, damages: Damages | None = None, threshold: float = 0.5) -> Iterator[Row]:
-    """Stepwise supervision, for process reward models: the steps of every distinct answer whose steps were all scored,
-    each labelled by whether its score is at least `threshold`. The scores are there as well. Blank lines at a step's
-    ends are left out, and blank steps with them: a trainer puts its own separator there."""
+    """Stepwise supervision, for process reward models: the steps of every distinct answer whose steps all have scores,
+    with these scores, and with labels that say whether each score is at least `threshold`. Blank steps, and blank lines
+    at the ends of steps, are left out, because trainers insert their own separator."""
     for rollout in rollouts(directory, damages):
         scored = [(step.strip("\n"), score) for step, score in zip(rollout.steps, rollout.scores, strict=True)]
         scored = [(step, score) for step, score in scored if step.strip()]
@@ -193,12 +195,8 @@ def stepwise(directory: Path, damages: Damages | None = None, threshold: float =
                 "labels": [score is not None and score >= threshold for _, score in scored],
                 "scores": [score for _, score in scored],
                 "right": rollout.right,
-                **_named(rollout),
+                **_key_fields(rollout),
             }
-
-
-def _number(score: float) -> float | None:
-    return score if math.isfinite(score) else None
 
 
 KINDS: Mapping[str, Callable[[Path, Damages | None], Iterator[Row]]] = {
@@ -217,20 +215,21 @@ def export(
     threshold: float | None = None,
     damages: Damages | None = None,
 ) -> int:
-    """Write rows of an evaluation to a file: Parquet or JSON Lines, as the name ends.
+    """Write rows of an evaluation to a file: Parquet or JSON Lines, depending on its name.
 
-    The file is complete, or as it was before.
+    If writing fails, the file is as it was before.
 
     Args:
+        file: its name ends in `.parquet` or `.jsonl`.
         kind: one of `KINDS`.
-        threshold: of `steps`, see `stepwise`.
-        damages: counts what cannot be read, which is left out; None: that is an error.
+        threshold: for `steps`, see `stepwise`.
+        damages: counts lines that cannot be read, which are left out; None: they are an error.
 
     Returns:
         the number of rows.
 
     Raises:
-        ConfigurationError: the name ends otherwise, or there is nothing to write.
+        ConfigurationError: the file has another ending, or there is nothing to write.
         UnknownNameError: there is no such kind.
         RunDirectoryError: the directory holds no evaluation, or the file cannot be written.
         MissingExtraError: Parquet without pyarrow.
@@ -244,8 +243,8 @@ def export(
         raise ConfigurationError(f"the name must end in .parquet or .jsonl, not {file.name!r}")
     rows = KINDS[kind](directory, damages) if threshold is None else stepwise(directory, damages, threshold)
     if (first := next(rows, None)) is None:
-        told = "".join(f" ({line})" for line in damages.lines()) if damages is not None else ""
-        raise ConfigurationError(f"{directory} has no {kind} to write{told}: choose other rows, or evaluate first")
+        reasons = "".join(f" ({line})" for line in damages.lines()) if damages is not None else ""
+        raise ConfigurationError(f"{directory} has no {kind} to write{reasons}: choose other rows, or evaluate first")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with files.replacing(file) as partial:

@@ -1,4 +1,4 @@
-"""Draw many values with their intervals, a row for each: a forest plot."""
+"""Draw forest plots: values with their intervals, a row for each."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ SURE, UNSURE, EXPECTED = "#D55E00", "#777777", "#d6e4f0"
 
 
 def whole_points(share: float) -> str:
-    """A difference of shares in percentage points, as short as it can be."""
+    """A difference of shares in percentage points, as short as possible."""
     return f"{round(100 * share, 2):+g}".replace("-", "−") if abs(share) > 1e-9 else "0"
 
 
 class Forest(NamedTuple):
-    """Named values with their intervals, and what they are compared with. `log2`: factors, 0 and infinity for those
-    beyond all measure. `words`: how a tick is written. `expected`: ranges that were predicted of some."""
+    """Named values with their intervals, compared with a reference.
+
+    Attributes:
+        reference: with which the values are compared.
+        log2: whether values are factors on a logarithmic axis; 0 and infinity are beyond all measured ones.
+        words: formats a tick.
+        expected: predicted ranges of some of the values, by name.
+    """
 
     label: str
     values: Mapping[str, Interval]
@@ -39,7 +45,7 @@ class Forest(NamedTuple):
         return value
 
     def ends(self, name: str) -> tuple[float, float, float]:
-        """Where a row's interval begins, its value, and where it ends, on the axis."""
+        """The lower end of a row's interval, its value, and the upper end, as places on the axis."""
         interval = self.values[name]
         return self.place(interval.low), self.place(interval.value), self.place(interval.high)
 
@@ -53,12 +59,12 @@ def forest_figure(
 ) -> Figure:
     """Values with their intervals, a row for each, in groups; panels side by side share the rows.
 
-    A marker is full where the interval leaves the reference out, and an arrowhead where a value is beyond all measure.
-    A bar is what was expected.
+    A marker is filled if its interval does not contain the reference. An arrowhead marks an end beyond all measured
+    ones. A bar shows the expected range.
 
     Args:
         groups: the names of the rows of each group, by its name; a group without a name has no heading.
-        labels: what is written for some names.
+        labels: texts to write in the place of some names.
     """
     from matplotlib.figure import Figure
 
@@ -73,8 +79,8 @@ def forest_figure(
             places[name] = bottom
             bottom -= 1
         bottom -= 0.35
-    written = [labels.get(name, name) for name in places]
-    left = 0.35 + 0.078 * max(map(len, (*written, *headings)))
+    row_labels = [labels.get(name, name) for name in places]
+    left = 0.35 + 0.078 * max(map(len, (*row_labels, *headings)))
     across, gap, above = max(2.6, 6.0 / len(panels)), 0.3, 0.85
     width, height = left + len(panels) * (across + gap), above + 0.26 * (0.35 - bottom) + 0.6
     figure = Figure(figsize=(width, height))
@@ -83,16 +89,16 @@ def forest_figure(
         left=left / width, right=1 - gap / width, top=1 - above / height, bottom=0.6 / height, wspace=gap / across
     )
     for axes, panel in zip(grid.flat, panels, strict=True):
-        alike = [other for other in panels if other[2:5] == panel[2:5]]
-        ends = [end for other in alike for name in places if name in other.values for end in other.ends(name)]
-        ends += [other.place(edge) for other in alike for both in other.expected.values() for edge in both]
+        same_scale = [other for other in panels if other[2:5] == panel[2:5]]
+        ends = [end for other in same_scale for name in places if name in other.values for end in other.ends(name)]
+        ends += [other.place(edge) for other in same_scale for both in other.expected.values() for edge in both]
         finite = [end for end in ends if math.isfinite(end)] + [panel.place(panel.reference)]
         margin = 0.08 * (max(finite) - min(finite)) or 0.5
         axes.set_xlim(min(finite) - margin, max(finite) + margin)
         axes.set_ylim(bottom, 0.8)
-        _forest(axes, panel, {name: place for name, place in places.items() if name in panel.values})
+        _draw_forest(axes, panel, {name: place for name, place in places.items() if name in panel.values})
     axes = grid.flat[0]
-    axes.set_yticks(list(places.values()), labels=written, color=INK)
+    axes.set_yticks(list(places.values()), labels=row_labels, color=INK)
     for group, place in headings.items():
         axes.annotate(
             group, (0, place), (-left * 72 + 12, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
@@ -102,7 +108,7 @@ def forest_figure(
     return figure
 
 
-def _forest(axes: Axes, panel: Forest, places: Mapping[str, float]) -> None:
+def _draw_forest(axes: Axes, panel: Forest, places: Mapping[str, float]) -> None:
     reference, (low, high) = panel.place(panel.reference), axes.get_xlim()
     axes.axvline(reference, color="#9a9a9a", linewidth=0.9, zorder=1)
     for name, y in places.items():

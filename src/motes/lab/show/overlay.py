@@ -1,4 +1,4 @@
-"""Draw evaluations over each other: a method has its colour and marker in all of them, an evaluation its line."""
+"""Draw several evaluations in one figure: colour and marker of a curve show the method, its dashes the evaluation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from motes.lab.measure.cells import Cell
 from motes.lab.show.comparing import Comparison, Curve
-from motes.lab.show.plot import BUDGET, TOKENS, Scale
+from motes.lab.show.plot import BUDGET, TOKENS, Scale, set_log2_axis
 from motes.lab.show.style import heading, styles_of
 from motes.text import visible
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DASHES = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2))
-"""On and off, in widths of the line, of each evaluation's lines."""
+"""The dashes of each evaluation's lines: lengths on and off, in multiples of the line width."""
 
 
 class Look(NamedTuple):
-    """How a curve is drawn and called; `dashes` as in `DASHES`."""
+    """The label and the style of a curve; `dashes` as in `DASHES`."""
 
     label: str
     colour: str
@@ -30,13 +30,13 @@ class Look(NamedTuple):
 
 
 def looks_of(comparison: Comparison) -> dict[Curve, Look]:
-    """Of every curve: the colour of its method, darker or lighter by evaluation."""
+    """The look of each curve: it has the colour of its method, darker or lighter by evaluation."""
     styles = styles_of([cell for cells in comparison.cells.values() for cell in cells])
     place = {name: i for i, name in enumerate(comparison.reports)}
     return {
         curve: Look(
             f"{styles[curve.method].label.replace(chr(10), ' ')}, {visible(curve.evaluation)}",
-            _shaded(styles[curve.method].colour, place[curve.evaluation]),
+            _shade(styles[curve.method].colour, place[curve.evaluation]),
             styles[curve.method].marker,
             DASHES[place[curve.evaluation] % len(DASHES)],
         )
@@ -44,15 +44,15 @@ def looks_of(comparison: Comparison) -> dict[Curve, Look]:
     }
 
 
-def _shaded(colour: str, place: int) -> str:
-    """A colour as it is, then darker, lighter, darker still, …"""
-    towards, share = (0, 255)[place % 2 == 0], 1 - 0.62 ** math.ceil(place / 2) if place else 0.0
+def _shade(colour: str, place: int) -> str:
+    """The colour itself at place 0, then darker, lighter, darker still, …"""
+    target, share = (0, 255)[place % 2 == 0], 1 - 0.62 ** math.ceil(place / 2) if place else 0.0
     parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    return "#" + "".join(f"{round(part + share * (towards - part)):02x}" for part in parts)
+    return "#" + "".join(f"{round(part + share * (target - part)):02x}" for part in parts)
 
 
 def overlaid_figure(comparison: Comparison) -> Figure:
-    """Accuracy against the budget, and against the tokens computed: all curves of all evaluations, named below."""
+    """All curves of all evaluations, with a legend below: accuracy against the budget, and against tokens."""
     from matplotlib.figure import Figure
 
     looks = looks_of(comparison)
@@ -65,7 +65,7 @@ def overlaid_figure(comparison: Comparison) -> Figure:
     grid = figure.subplots(1, 2, sharey=True)
     figure.subplots_adjust(left=0.085, right=0.985, top=1 - above / height, bottom=below / height, wspace=0.08)
     for axes, scale in zip(grid, (BUDGET, TOKENS), strict=True):
-        _panel(axes, comparison.cells, looks, scale)
+        _draw_panel(axes, comparison.cells, looks, scale)
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="lower left", bbox_to_anchor=(0.075, 0.0), ncols=columns, frameon=False, fontsize=9,
@@ -76,28 +76,26 @@ def overlaid_figure(comparison: Comparison) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, cells: Mapping[Curve, tuple[Cell, ...]], looks: Mapping[Curve, Look], scale: Scale) -> None:
-    """All curves over one scale. Budgets are the same for all: there each curve stands a little beside the others."""
+def _draw_panel(
+    axes: Axes, curves: Mapping[Curve, tuple[Cell, ...]], looks: Mapping[Curve, Look], scale: Scale
+) -> None:
+    """Draw all curves over one scale. Their budgets coincide, so over the budget each is moved a little to the side."""
     place: Callable[[Cell], float] = scale.place
-    everywhere = [place(cell) for each in cells.values() for cell in each if place(cell) > 0]
-    low, high = (math.log2(end(everywhere, default=1.0)) for end in (min, max))
-    apart = 0.006 * max(high - low, 1.0) if scale is BUDGET else 0.0
-    for number, (curve, each) in enumerate(cells.items()):
+    places = [place(cell) for cells in curves.values() for cell in cells if place(cell) > 0]
+    low, high = (math.log2(end(places, default=1.0)) for end in (min, max))
+    distance = 0.006 * max(high - low, 1.0) if scale is BUDGET else 0.0
+    for number, (curve, cells) in enumerate(curves.items()):
         label, colour, marker, dashes = looks[curve]
-        shown = [cell for cell in each if place(cell) > 0]
-        aside = 2 ** (apart * (number - (len(cells) - 1) / 2))
-        x, y = [place(cell) * aside for cell in shown], [cell.accuracy.value for cell in shown]
-        bounds = [cell.accuracy if cell.accuracy.is_known else None for cell in shown]
-        for at, bound in zip(x, bounds, strict=True):
-            if bound is not None:
-                axes.vlines(at, bound.low, bound.high, color=colour, linewidth=1.1, alpha=0.45, zorder=3)
+        shown = [cell for cell in cells if place(cell) > 0]
+        factor = 2 ** (distance * (number - (len(curves) - 1) / 2))
+        x, y = [place(cell) * factor for cell in shown], [cell.accuracy.value for cell in shown]
+        for centre, cell in zip(x, shown, strict=True):
+            if cell.accuracy.is_known:
+                low, high = cell.accuracy.low, cell.accuracy.high
+                axes.vlines(centre, low, high, color=colour, linewidth=1.1, alpha=0.45, zorder=3)
         axes.plot(
             x, y, color=colour, marker=marker, markersize=5.5, linewidth=1.6, markeredgecolor="white",
             markeredgewidth=0.8, linestyle=(0, dashes) if dashes else "-", label=label, zorder=5, clip_on=False,
         )  # fmt: skip
-    axes.set_xscale("log", base=2)
-    ticks = scale.ticks(everywhere or [1.0])
-    axes.set_xticks(sorted(ticks), labels=[ticks[tick] for tick in sorted(ticks)])
-    axes.minorticks_off()
-    axes.set_xlabel(scale.label)
+    set_log2_axis(axes, scale.ticks(places or [1.0]), scale.label)
     axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.0f} %")

@@ -1,4 +1,4 @@
-"""Draw a report: accuracy against budget, against tokens, against FLOPs, and by level."""
+"""Draw the figures of a report: accuracy against budget, tokens and FLOPs, by level, and more."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LEVELS = 16
-"""So many levels have room for a panel each."""
+MAX_LEVELS = 16
+"""The largest number of levels with a panel each."""
 COLUMNS = 4
-"""Small panels side by side."""
-PANELS = 5
-"""Budgets whose differences are drawn: the largest."""
+"""Number of small panels side by side."""
+MAX_PANELS = 5
+"""Differences are drawn for this many budgets, the largest ones."""
 
 
 class Scale(NamedTuple):
-    """What accuracy is drawn against: its name, a cell's place on it, and the ticks for places. `dodged`: whether
-    points of several methods at one place stand side by side; elsewhere each stands where it was measured."""
+    """The horizontal axis of a plot of accuracy: its label, a cell's place on it, and the ticks for given places.
+    `dodged`: whether points of several methods at one place are drawn side by side."""
 
     label: str
     place: Callable[[Cell], float]
@@ -43,7 +43,7 @@ class Scale(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """What others measured of a method, drawn dashed in its colour: shares, each at its place."""
+    """Shares that others measured for a method, each at its place; drawn as a dashed line in the method's colour."""
 
     method: str
     places: Sequence[float]
@@ -51,7 +51,7 @@ class Reference(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Cells, each at its place on a logarithmic axis that spans `span`, and what they are compared with."""
+    """Cells, each at its place on a logarithmic axis over `span`, with references to compare them with."""
 
     title: str
     cells: Sequence[Cell]
@@ -64,8 +64,8 @@ class Panel(NamedTuple):
 
 
 def draw(report: Report, directory: Path) -> list[Path]:
-    """Write `accuracy`, where models' sizes are known `cost`, where several methods are compared `differences`, where
-    there are levels `levels`, and where records tell `reliability`, as PNG and SVG.
+    """Write the figures as PNG and SVG: `accuracy`; `cost`, if the sizes of the models are known; `differences`, if
+    there are several methods; `levels`, if there are levels; and `reliability`, if records contain predictions.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -85,13 +85,12 @@ def draw(report: Report, directory: Path) -> list[Path]:
 
 
 def accuracy_figure(report: Report) -> Figure:
-    """Two panels with a common accuracy axis: against the budget, and against all tokens that a run needs."""
+    """Accuracy against the budget, and against all tokens that a run needs, in two panels."""
     return curves_figure(report, [BUDGET, TOKENS])
 
 
 def cost_figure(report: Report) -> Figure | None:
-    """Against FLOPs, and against seconds where runs were timed alone; None where a model's size is unknown, or nothing
-    was counted."""
+    """Accuracy against FLOPs, and against seconds if each run was timed alone; None if FLOPs are unknown or 0."""
     if not all(cell.total_flops for cell in report.cells):
         return None
     alone = all(cell.seconds.concurrency == 1 for cell in report.cells)
@@ -99,55 +98,54 @@ def cost_figure(report: Report) -> Figure | None:
 
 
 def differences_figure(report: Report) -> Figure | None:
-    """Each method's difference to the chief one at each budget, with simultaneous intervals, as a forest plot: a panel
-    for each budget; None where there is nothing to compare."""
-    budgets = sorted({difference.budget for difference in report.differences})[-PANELS:]
+    """The difference of each method to the chief one, with simultaneous intervals: a forest plot with a panel for each
+    budget. None if there is nothing to compare."""
+    budgets = sorted({difference.budget for difference in report.differences})[-MAX_PANELS:]
     if not budgets:
         return None
-    named = {method: " ".join(style.label.split("\n")) for method, style in styles_of(report.cells).items()}
-    compared = {method: named[method] for method in named if any(d.method == method for d in report.differences)}
-    if len(set(compared.values())) < len(compared):
-        compared = {method: visible(method) for method in compared}
+    names = {method: " ".join(style.label.split("\n")) for method, style in styles_of(report.cells).items()}
+    labels = {method: names[method] for method in names if any(d.method == method for d in report.differences)}
+    if len(set(labels.values())) < len(labels):
+        labels = {method: visible(method) for method in labels}
     panels = [
         Forest(
             f"at {budget}, points",
-            {compared[d.method]: d.simultaneous for d in report.differences if d.budget == budget},
+            {labels[d.method]: d.simultaneous for d in report.differences if d.budget == budget},
         )
         for budget in budgets
     ]
     return forest_figure(
         panels,
-        {"": list(compared.values())},
-        f"Accuracy less that of {named[report.chief]} on {report.title}",
-        "at the same budget, on the same problems; 95 % intervals that hold together; full: 0 is outside",
+        {"": list(labels.values())},
+        f"Accuracy less that of {names[report.chief]} on {report.title}",
+        "at the same budget, on the same problems; simultaneous 95 % intervals; full marker: 0 is outside",
     )
 
 
 def curves_figure(
     report: Report, scales: Sequence[Scale], groups: Mapping[str, Sequence[str]] = MappingProxyType({})
 ) -> Figure:
-    """A panel for each scale, side by side. With groups, a column for each, of its methods and the chief one, and a row
-    for each scale.
+    """A panel for each scale, side by side. With groups: a row for each scale, and a column for each group, with its
+    methods and the chief one.
 
     Args:
-        groups: the methods of each group, by its name; methods that the report lacks are passed over.
+        groups: the methods of each group, by its name; methods that the report lacks are ignored.
     """
     columns = {name: [cell for cell in report.cells if cell.method in (report.chief, *methods)]
                for name, methods in groups.items() if any(cell.method in methods for cell in report.cells)}  # fmt: skip
     panels = []
     scales = [scale for scale in scales if all(scale.place(cell) > 0 for cell in report.cells)]  # they are logarithmic
     for scale in scales:
-        everywhere = [scale.place(cell) for cell in report.cells]
+        span = [scale.place(cell) for cell in report.cells]
         for name, cells in (columns or {"": list(report.cells)}).items():
             places = [scale.place(cell) for cell in cells]
-            ticks = scale.ticks(everywhere)
-            panels.append(Panel(name, cells, places, everywhere, ticks, scale.label, dodged=scale.dodged))
+            panels.append(Panel(name, cells, places, span, scale.ticks(span), scale.label, dodged=scale.dodged))
     title, subtitle = f"Accuracy on {report.title}", f"{report.models}; band and whiskers: 95 % intervals"
     return panels_figure(panels, len(columns) or len(scales), title, subtitle)
 
 
 def panels_figure(panels: Sequence[Panel], columns: int, title: str, subtitle: str) -> Figure:
-    """Panels of one size, row by row, with a common accuracy axis and room for labels on the right of each."""
+    """Panels of the same size, row by row, with a common accuracy axis and room for labels to the right of each."""
     from matplotlib.figure import Figure
 
     across, down, gap, below, above, left = 3.25, 3.2, 1.4, 0.95, 1.0, 0.715  # all in inches
@@ -159,16 +157,16 @@ def panels_figure(panels: Sequence[Panel], columns: int, title: str, subtitle: s
         left=left / width, right=1 - gap / width, top=1 - above / height, bottom=0.65 / height,
         wspace=gap / across, hspace=below / down,
     )  # fmt: skip
-    everything = [cell for panel in panels for cell in panel.cells]
+    cells = [cell for panel in panels for cell in panel.cells]
     references = [share for panel in panels for reference in panel.references for share in reference.shares]
-    styles = styles_of(everything)
+    styles = styles_of(cells)
     for axes, panel in zip(grid.flat, panels, strict=True):
-        _limits(axes, everything, references)
-        _curves(axes, panel.cells, panel.places, styles, dodged=panel.dodged)
+        _set_accuracy_axis(axes, cells, references)
+        _draw_curves(axes, panel.cells, panel.places, styles, dodged=panel.dodged)
         for method, places, shares in panel.references:
             colour = styles[method].colour if method in styles else FAINT
             axes.plot(places, shares, color=colour, linewidth=1.4, linestyle=(0, (4, 2)), zorder=2.5, clip_on=False)
-        _log2_axis(axes, panel.ticks, panel.label)
+        set_log2_axis(axes, panel.ticks, panel.label)
         margin = max(1.02, (max(panel.span) / min(panel.span)) ** 0.045)
         axes.set_xlim(min(panel.span) / margin, max(panel.span) * margin)
         axes.set_title(panel.title, loc="left", fontsize=10, color="#555555")
@@ -177,11 +175,11 @@ def panels_figure(panels: Sequence[Panel], columns: int, title: str, subtitle: s
 
 
 def levels_figure(report: Report) -> Figure | None:
-    """One small panel for each level, accuracy against budget; None where there are no levels to tell apart."""
+    """Accuracy against budget, a small panel for each level; None if there are fewer than two levels, or too many."""
     from matplotlib.figure import Figure
 
     levels = sorted({cell.level for cell in report.levels if cell.level is not None})
-    if not 2 <= len(levels) <= LEVELS:
+    if not 2 <= len(levels) <= MAX_LEVELS:
         return None
     figure = Figure(figsize=(2.2 * len(levels) + 2, 3.8))
     panels: Sequence[Axes] = figure.subplots(1, len(levels), sharey=True)
@@ -189,21 +187,20 @@ def levels_figure(report: Report) -> Figure | None:
     figure.subplots_adjust(left=0.6 / width, right=1 - 1.75 / width, top=0.72, bottom=0.17, wspace=0.1)
     for level, panel in zip(levels, panels, strict=True):
         cells = [cell for cell in report.levels if cell.level == level]
-        _limits(panel, report.levels)
+        _set_accuracy_axis(panel, report.levels)
         budgets = [float(cell.budget) for cell in cells]
-        _curves(panel, cells, budgets, styles_of(report.cells), labels=level == levels[-1], whiskers=False)
-        _log2_axis(panel, BUDGET.ticks([BUDGET.place(cell) for cell in report.cells]), "")
+        _draw_curves(panel, cells, budgets, styles_of(report.cells), labels=level == levels[-1], whiskers=False)
+        set_log2_axis(panel, BUDGET.ticks([BUDGET.place(cell) for cell in report.cells]), "")
         panel.set_title(f"level {level}", loc="left", fontsize=10, color="#555555")
-    figure.supxlabel("budget: trajectories drawn per problem", fontsize=10, x=(0.6 + width - 1.75) / 2 / width, y=0.02)
-    each = max(cell.problems for cell in report.levels)
-    heading(figure, f"Accuracy by level on {report.title}", f"{each} problems a level; band: 95 % interval")
+    figure.supxlabel(BUDGET.label, fontsize=10, x=(0.6 + width - 1.75) / 2 / width, y=0.02)
+    most = max(cell.problems for cell in report.levels)
+    heading(figure, f"Accuracy by level on {report.title}", f"{most} problems a level; band: 95 % interval")
     return figure
 
 
 def reliability_figure(report: Report) -> Figure | None:
-    """The share of right answers against what was predicted, a small panel for each method at its largest budget: a row
-    for scores, one for confidences. A point's area is in proportion to its number of answers. None where records do not
-    tell."""
+    """The share of right answers against the prediction, a small panel for each method at its largest budget: a row for
+    scores, a row for confidences. A point's area is proportional to its number of answers. None without predictions."""
     from matplotlib.figure import Figure
 
     kinds = {"score": "the reward model's score in %", "confidence": "confidence in the answer in %"}
@@ -211,13 +208,13 @@ def reliability_figure(report: Report) -> Figure | None:
     shown = [quality for quality in report.qualities if 1 < quality.budget == largest[quality.method]]
     of_kind = {kind: [quality for quality in shown if quality.kind == kind] for kind in kinds}
     rows: list[list[Quality]] = [
-        of[start : start + COLUMNS] for of in of_kind.values() for start in range(0, len(of), COLUMNS)
+        kind[start : start + COLUMNS] for kind in of_kind.values() for start in range(0, len(kind), COLUMNS)
     ]
     if not rows:
         return None
     columns = max(map(len, rows))
     styles = styles_of(report.cells)
-    side, gap, left, below = 1.75, 0.25, 0.75, 0.65  # all in inches, as the next ones
+    side, gap, left, below = 1.75, 0.25, 0.75, 0.65  # all in inches, like the following ones
     titles = 0.15 * max(styles[quality.method].label.count("\n") + 2 for quality in shown)
     above, apart = 0.9 + titles, 0.55 + titles  # from the top, and from row to row
     width = max(5.5, left + columns * (side + gap))
@@ -233,25 +230,25 @@ def reliability_figure(report: Report) -> Figure | None:
             if number >= len(row):
                 axes.set_visible(False)
                 continue
-            _reliability(axes, row[number], styles[row[number].method])
+            _draw_reliability(axes, row[number], styles[row[number].method])
             axes.tick_params(labelleft=number == 0)
         panels[0].set_xlabel(kinds[row[0].kind], loc="left")
         panels[0].set_ylabel("right in %")
     heading(
         figure,
         f"Calibration on {report.title}",
-        "share that is right against what was predicted, ten bins, 95 % intervals; area: number of answers",
+        "share of right answers against the prediction, ten bins, 95 % intervals; area: number of answers",
     )
     return figure
 
 
-def _reliability(axes: Axes, quality: Quality, style: Style) -> None:
+def _draw_reliability(axes: Axes, quality: Quality, style: Style) -> None:
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    most = max(each.count for each in quality.bins)
-    for each in quality.bins:
-        axes.vlines(each.mean, each.right.low, each.right.high, color=style.colour, linewidth=1.1, alpha=0.5, zorder=3)
+    most = max(bin.count for bin in quality.bins)
+    for bin in quality.bins:
+        axes.vlines(bin.mean, bin.right.low, bin.right.high, color=style.colour, linewidth=1.1, alpha=0.5, zorder=3)
         axes.scatter(
-            each.mean, each.right.value, s=6 + 90 * each.count / most, color=style.colour, alpha=0.85,
+            bin.mean, bin.right.value, s=6 + 90 * bin.count / most, color=style.colour, alpha=0.85,
             edgecolors="white", linewidths=0.6, zorder=5, clip_on=False,
         )  # fmt: skip
     for axis in (axes.xaxis, axes.yaxis):
@@ -261,17 +258,17 @@ def _reliability(axes: Axes, quality: Quality, style: Style) -> None:
     axes.set_title(title, loc="left", fontsize=9, color=style.colour)
 
 
-def _limits(axes: Axes, cells: Sequence[Cell], references: Sequence[float] = ()) -> None:
-    """A percent axis that holds everything drawn: of the oracles, those of `majority`."""
+def _set_accuracy_axis(axes: Axes, cells: Sequence[Cell], references: Sequence[float] = ()) -> None:
+    """Let the vertical axis, in percent, contain all accuracies, the references, and the oracle of `majority`."""
     oracles = [cell.oracle.value for cell in cells if cell.method == "majority"]
     ends = [end for cell in cells for end in dataclasses.astuple(cell.accuracy) if math.isfinite(end)]
-    low = min([*ends, *references, 0.9])  # room for a curve where everything is right
+    low = min([*ends, *references, 0.9])  # leaves room if everything is right
     high = max([*ends, *oracles, *references])
     axes.set_ylim(math.floor(low * 10) / 10, min(1.0, math.ceil(high * 10) / 10) + 0.005)
     axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.0f} %")
 
 
-def _curves(
+def _draw_curves(
     axes: Axes,
     cells: Sequence[Cell],
     positions: Sequence[float],
@@ -281,17 +278,17 @@ def _curves(
     whiskers: bool = True,
     dodged: bool = True,
 ) -> None:
-    """A line for each method, the chief one with a band and the others with whiskers; a level line for one that has a
-    single budget; a dashed line for what any of the samples reached. Points with their whiskers are set side by side
-    where they are `dodged`."""
+    """Draw a line for each method, the chief one with a band and the others with whiskers; a level line for a method
+    with a single budget; and a dashed line for the oracle of the independent samples. If `dodged`, points and whiskers
+    at the same place are drawn side by side."""
     chief = chief_of(list(styles))
     shown = {method: styles[method] for method in styles if any(cell.method == method for cell in cells)}
     ends: list[tuple[float, float, str, str]] = []  # x and y of a line's end, label, colour
     right = max(positions)
-    apart = 0.012 * (math.log2(right) - math.log2(min(positions))) if dodged and whiskers else 0.0
+    distance = 0.012 * (math.log2(right) - math.log2(min(positions))) if dodged and whiskers else 0.0
     for place, (method, (label, colour, marker)) in enumerate(shown.items()):
         points = sorted((x, cell.accuracy) for x, cell in zip(positions, cells, strict=True) if cell.method == method)
-        x = [point[0] * 2 ** (apart * (place - (len(shown) - 1) / 2)) for point in points]
+        x = [point[0] * 2 ** (distance * (place - (len(shown) - 1) / 2)) for point in points]
         y, low, high = ([getattr(point[1], end) for point in points] for end in ("value", "low", "high"))
         if method == chief and len(points) > 1:
             axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0, zorder=2)
@@ -305,17 +302,17 @@ def _curves(
             markeredgewidth=0.8, zorder=5 + (method == chief), clip_on=False,
         )  # fmt: skip
         ends.append((x[-1] if len(points) > 1 else right, y[-1], label, colour))
-    sampled = [(x, cell.oracle.value) for x, cell in zip(positions, cells, strict=True) if cell.method == "majority"]
-    if len(sampled) > 1:
-        x, y = map(list, zip(*sorted(sampled), strict=True))
+    oracle = [(x, cell.oracle.value) for x, cell in zip(positions, cells, strict=True) if cell.method == "majority"]
+    if len(oracle) > 1:
+        x, y = map(list, zip(*sorted(oracle), strict=True))
         axes.plot(x, y, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1, clip_on=False)
         ends.append((x[-1], y[-1], "any of N right", FAINT))
     if labels:
-        _label(axes, ends)
+        _draw_labels(axes, ends)
 
 
-def _label(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
-    """Each line's name to the right of its end, moved up or down until none covers another."""
+def _draw_labels(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
+    """Write the name of each line to the right of its end, moved up or down so that names do not overlap."""
     inches = axes.get_position().height * axes.figure.get_figheight()  # type: ignore[union-attr]
     low, high = axes.get_ylim()
     ends = sorted(ends, key=lambda end: end[1])
@@ -332,8 +329,8 @@ def _label(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
 
 
 def _spread(values: Sequence[float], gaps: Sequence[float], high: float) -> list[float]:
-    """Ascending values moved apart to at least `gaps` (from each one's predecessor), as little as it takes, none above
-    `high`: isotonic regression by pooling adjacent violators."""
+    """Ascending values, moved as little as possible so that each is at least its gap above the one before, and none is
+    above `high`: isotonic regression by pooling adjacent violators."""
     offsets = [sum(gaps[: i + 1]) for i in range(len(values))]
     pools: list[tuple[float, int]] = []  # mean of value − offset, count
     for value, offset in zip(values, offsets, strict=True):
@@ -350,7 +347,7 @@ def _budgets(values: Sequence[float]) -> dict[float, str]:
 
 
 def _powers(values: Sequence[float]) -> dict[float, str]:
-    """The powers of two among the values, at most seven or so."""
+    """The powers of two in the range of the values, about seven at most."""
     low, high = (math.log2(max(1.0, value)) for value in (min(values), max(values)))
     step = max(1, math.ceil((high - low) / 7))
     powers = [2.0**power for power in range(math.ceil(low - 0.3), math.floor(high + 0.3) + 1, step)]
@@ -358,7 +355,7 @@ def _powers(values: Sequence[float]) -> dict[float, str]:
 
 
 def _seconds(values: Sequence[float]) -> dict[float, str]:
-    """1, 2 and 5 times powers of ten, or powers alone where there are many."""
+    """1, 2 and 5 times powers of ten, or only powers of ten over a large range."""
     low, high = math.log10(min(values)), math.log10(max(values))
     factors = (1, 2, 5) if high - low < 2.5 else (1,)
     ticks = [factor * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for factor in factors]
@@ -366,7 +363,7 @@ def _seconds(values: Sequence[float]) -> dict[float, str]:
 
 
 def _decades(values: Sequence[float]) -> dict[float, str]:
-    """The powers of ten among the values; where there are few, multiples of them as well."""
+    """The powers of ten in the range of the values, and multiples of them over a small range."""
     low, high = (math.log10(max(1.0, value)) for value in (min(values), max(values)))
     factors = (1, 2, 5) if high - low < 1.4 else (1, 3) if high - low < 4 else (1,)
     ticks = [factor * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for factor in factors]
@@ -379,7 +376,8 @@ SECONDS = Scale("seconds per problem, median, alone", lambda cell: cell.seconds.
 FLOPS = Scale("FLOPs per problem, both models", lambda cell: cell.total_flops or math.nan, _decades)
 
 
-def _log2_axis(axes: Axes, ticks: Mapping[float, str], label: str) -> None:
+def set_log2_axis(axes: Axes, ticks: Mapping[float, str], label: str) -> None:
+    """Make the horizontal axis logarithmic, with these ticks and this label."""
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted(ticks), labels=[ticks[tick] for tick in sorted(ticks)])
     axes.minorticks_off()

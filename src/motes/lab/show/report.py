@@ -1,4 +1,4 @@
-"""A report: the numbers of an evaluation, one cell for each method and budget, and the tables that show them."""
+"""A report: the numbers of an evaluation, with a cell for each method and budget, and its tables."""
 
 from __future__ import annotations
 
@@ -30,17 +30,20 @@ PAGE = "report.html"
 
 @dataclass(frozen=True)
 class Report:
-    """An evaluation's numbers.
+    """The numbers of an evaluation.
 
     Attributes:
         configuration: of the evaluation.
-        cells: over all levels, by method in the order asked for, then budget; `levels`: the same for each level.
-        differences: of each method to the chief one, at each budget; `rates`: scaling rates against it.
-        missing: runs that the evaluation asks for and has no record of.
-        prices: that cells' money was counted at. sizes: of the models, that FLOPs were counted with.
+        cells: over all levels, in the order of the configuration's methods, then by budget.
+        levels: the same for each level.
+        differences: of each method to the chief one, at each budget.
+        rates: scaling rates of each method against the chief one.
+        missing: number of runs that the evaluation has no record of yet.
+        prices: from which the money in cells was computed.
         runs: the records of each cell.
-        provenance: what they were made with.
-        damages: what could not be read.
+        sizes: of the models, from which FLOPs were computed.
+        damages: the lines and files that could not be read.
+        provenance: of the runs.
     """
 
     configuration: dict[str, Any]
@@ -57,7 +60,7 @@ class Report:
 
     @classmethod
     def load(cls, directory: Path, prices: Prices | None = None) -> Report:
-        """The report of what a directory holds so far. What cannot be read of it is told, see `warnings`.
+        """The report of the runs that a directory holds so far. `warnings` says which parts cannot be read.
 
         Raises:
             RunDirectoryError: it holds no evaluation, or no record yet, or its records cannot be read at all.
@@ -67,8 +70,8 @@ class Report:
         ids = read_problem_ids(directory, damages.of("lists of problems"))
         records = read_records(directory / RECORDS, damages.of("records"), foreign_to(configuration, ids))
         if not records:
-            told = "".join(f" ({line})" for line in damages.lines())
-            raise RunDirectoryError(f"{directory} holds no finished run yet{told}: run the evaluation first")
+            reasons = "".join(f" ({line})" for line in damages.lines())
+            raise RunDirectoryError(f"{directory} holds no finished run yet{reasons}: run the evaluation first")
         sizes = Sizes.read(directory, damages.of("models' sizes"))
         calls = read_calls(directory, damages.of("provenance lines"))
         report = cls.of(records, configuration, sizes, prices)
@@ -111,35 +114,35 @@ class Report:
 
     @cached_property
     def qualities(self) -> tuple[Quality, ...]:
-        """How well scores and confidences predict what is right: of each cell whose records tell."""
-        found = []
+        """How well scores and confidences predict which answers are right, for each cell with graded predictions."""
+        qualities = []
         for name, records in self.runs.items():
             for kind, of in (("score", Predictions.of_scores), ("confidence", Predictions.of_confidence)):
                 if len(predictions := of(records)):
-                    found.append(Quality.of(*name, kind, predictions))
-        return tuple(found)
+                    qualities.append(Quality.of(*name, kind, predictions))
+        return tuple(qualities)
 
     @cached_property
     def step_qualities(self) -> tuple[StepQuality, ...]:
-        """Of each cell with scores: how many steps answers have, how often they are right, and how well the reward
-        model tells right partial answers from wrong ones."""
-        found = (StepQuality.of(*name, draws_independently(name[0]), records) for name, records in self.runs.items())
-        return tuple(quality for quality in found if quality is not None)
+        """For each cell with scores: how many steps answers have, how often they are right, and how well the reward
+        model separates right partial answers from wrong ones."""
+        cells = (StepQuality.of(*name, draws_independently(name[0]), records) for name, records in self.runs.items())
+        return tuple(quality for quality in cells if quality is not None)
 
     @property
     def sampled(self) -> CellName:
-        """The cell with the most independent samples a run; ("", 0) where there is none."""
+        """The cell with the most independent samples in a run; ("", 0) if there is none."""
         cells = [(spec, budget) for spec, budget in self.runs if budget > 1 and draws_independently(spec)]
         return max(cells, key=lambda cell: cell[1], default=("", 0))
 
     @cached_property
     def passes(self) -> dict[int, Interval]:
-        """pass@k of that cell's samples, for k = 1, 2, 4, … and all of them; empty where records do not tell."""
+        """pass@k of the cell `sampled`, for k = 1, 2, 4, … and all samples; empty if records are too old to tell."""
         return pass_at(self.runs.get(self.sampled, ()))
 
     @property
     def has_own_costs(self) -> bool:
-        """Whether every record tells what its run needs by itself."""
+        """Whether every record has the cost of its run by itself."""
         return all(record.is_own_cost for records in self.runs.values() for record in records)
 
     @property
@@ -157,21 +160,21 @@ class Report:
 
     @property
     def chief(self) -> str:
-        """The method that the others are compared with."""
+        """The method with which the others are compared."""
         return chief_of([cell.method for cell in self.cells])
 
     def warnings(self) -> list[str]:
-        """What a reader must know before trusting the numbers."""
+        """Warnings that a reader needs before trusting the numbers."""
         return [*self.damages.lines(), *self.provenance.warnings(), *self._cautions()]
 
     def _cautions(self) -> list[str]:
-        """Those that are about the runs, in Markdown."""
+        """The warnings about the runs, in Markdown."""
         failed, ungraded = (sum(cell.outcomes[end] for cell in self.cells) for end in ("failed", "grader_timeout"))
         warnings = []
-        if (asked := self.configuration.get("num_problems", self.problems)) < self.problems:
+        if (configured := self.configuration.get("num_problems", self.problems)) < self.problems:
             warnings.append(
-                f"records of {counted(self.problems, 'problem')} where the evaluation has {asked}: not all are its "
-                "own, and more may be missing than are counted"
+                f"records of {counted(self.problems, 'problem')} where the evaluation has {configured}: not all are "
+                "its own, and more may be missing than are counted"
             )
         if failed:
             warnings.append(f"{failed} failed runs stand in the denominator: the same `motes eval` does them again")
@@ -224,14 +227,13 @@ class Report:
     def tables(self) -> dict[str, str]:
         """The texts of the files that a report consists of, by file name."""
         texts = {"report.md": self.markdown(), "report.csv": self.csv()}
-        if self.differences:
-            texts["differences.csv"] = csv_text([difference.row() for difference in self.differences])
-        if self.rates:
-            texts["rates.csv"] = csv_text([rate.row() for rate in self.rates])
-        if self.step_qualities:
-            texts["steps.csv"] = csv_text([quality.row() for quality in self.step_qualities])
-        if self.qualities:
-            texts["predictions.csv"] = csv_text([quality.row() for quality in self.qualities])
+        values: Mapping[str, Sequence[Difference | Rate | StepQuality | Quality]] = {
+            "differences.csv": self.differences,
+            "rates.csv": self.rates,
+            "steps.csv": self.step_qualities,
+            "predictions.csv": self.qualities,
+        }
+        texts |= {name: csv_text([each.row() for each in rows]) for name, rows in values.items() if rows}
         if self.provenance:
             texts[CSV_METADATA] = self.provenance.csv_metadata(self.title, [n for n in texts if n.endswith(".csv")])
         return texts

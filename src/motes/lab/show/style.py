@@ -37,7 +37,7 @@ STYLES: dict[str, tuple[str, str]] = {
 SPARE = ("#882255", "#332288", "#999933", "#CC79A7", "#44AA99", "#E69F00", "#004488", "#CC6677", "#997700", "#88CCEE")
 
 PIXELS = 1600
-"""A picture's width at most; at half of it letters are still read."""
+"""The largest width of a picture; at half of it text is still legible."""
 
 SETTINGS: Any = {
     "font.family": "sans-serif",
@@ -65,7 +65,7 @@ SETTINGS: Any = {
 
 
 class HasMethod(Protocol):
-    """What a point of a curve is of."""
+    """A point of a method's curve."""
 
     @property
     def method(self) -> str: ...
@@ -77,12 +77,12 @@ class Style(NamedTuple):
     marker: str
 
 
-def styles_of(measured: Iterable[HasMethod]) -> dict[str, Style]:
-    """For each method spec among what was measured, or predicted; one with settings gets a colour of its own."""
+def styles_of(points: Iterable[HasMethod]) -> dict[str, Style]:
+    """The style of each method spec among the points; a spec with settings gets a colour of its own."""
     styles: dict[str, Style] = {}
-    methods = list(dict.fromkeys(each.method for each in measured))
-    taken = {STYLES[method][0] for method in methods if method in STYLES}
-    spare = itertools.cycle([colour for colour in SPARE if colour not in taken] or SPARE)
+    methods = list(dict.fromkeys(point.method for point in points))
+    used = {STYLES[method][0] for method in methods if method in STYLES}
+    spare = itertools.cycle([colour for colour in SPARE if colour not in used] or SPARE)
     for method in methods:
         name, _, settings = method.partition(":")
         label = NAMES.get(name, name)
@@ -94,10 +94,12 @@ def styles_of(measured: Iterable[HasMethod]) -> dict[str, Style]:
 
 
 def save(figure: Callable[[], Figure | None], path: Path, provenance: Provenance | None = None) -> list[Path]:
-    """Draw a figure in the house's style, as PNG and SVG beside each other; the same figure gives the same files.
+    """Draw a figure in the style of motes, as PNG and SVG; the same figure gives the same files.
 
     Args:
-        provenance: what its numbers come from: kept in the files' metadata, as JSON.
+        figure: makes the figure; None: there is nothing to draw.
+        path: of the files, without their suffixes.
+        provenance: of the numbers, kept in the files' metadata as JSON.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -108,52 +110,52 @@ def save(figure: Callable[[], Figure | None], path: Path, provenance: Provenance
         raise MissingExtraError("the plot", "plot") from error
     paths = []
     with matplotlib.rc_context(SETTINGS):
-        if (drawn := figure()) is not None:
+        if (canvas := figure()) is not None:
             for suffix, metadata in metadata_of(provenance).items():
                 paths.append(path.with_suffix(suffix))
-                with files.replacing(paths[-1]) as new:
-                    dpi = min(200.0, PIXELS / drawn.get_figwidth())
-                    drawn.savefig(new, format=suffix[1:], dpi=dpi, metadata=metadata, facecolor="white")
+                with files.replacing(paths[-1]) as file:
+                    dpi = min(200.0, PIXELS / canvas.get_figwidth())
+                    canvas.savefig(file, format=suffix[1:], dpi=dpi, metadata=metadata, facecolor="white")
     return paths
 
 
 def metadata_of(provenance: Provenance | None) -> dict[str, dict[str, str | None]]:
-    """What matplotlib writes into a file of each kind, by its suffix: nothing of the clock and of the drawing program,
-    and where the numbers come from, as JSON."""
-    told = {} if not provenance else {"Description": provenance.to_json()}
-    return {".png": {"Software": None, **told}, ".svg": {"Date": None, **told}}
+    """The metadata that matplotlib writes into files, by suffix: the provenance as JSON, but neither the date nor the
+    name of the drawing program."""
+    description = {} if not provenance else {"Description": provenance.to_json()}
+    return {".png": {"Software": None, **description}, ".svg": {"Date": None, **description}}
 
 
 def heading(figure: Figure, title: str, subtitle: str, left: float | None = None) -> None:
-    """Title and subtitle, at the left edge of the first panel or as told, set in inches from the top; smaller, or cut,
-    where names are too long for the figure."""
+    """Write title and subtitle above the figure, smaller or cut if they are too long for it. `left`: the edge of the
+    text, as a share of the figure's width; by default that of the first panel."""
     left = figure.axes[0].get_position().x0 if left is None else left
     height, room = figure.get_figheight(), (0.97 - left) * figure.get_figwidth()
-    for words, down, most, weight, colour in (
+    for line, inches_down, largest, weight, colour in (
         (title, 0.2, 14.0, "bold", INK),
         (subtitle, 0.5, 10.0, "normal", "#666666"),
     ):
-        words, size = _fitted(visible(words), most, weight, room)
-        figure.text(left, 1 - down / height, words, fontsize=size, fontweight=weight, color=colour, va="top")
+        text, size = _fit_width(visible(line), largest, weight, room)
+        figure.text(left, 1 - inches_down / height, text, fontsize=size, fontweight=weight, color=colour, va="top")
 
 
-SMALLEST = 7.0
+MIN_FONT_SIZE = 7.0
 """The size, in points, to which a heading shrinks before it is cut."""
 
 
-def _fitted(words: str, size: float, weight: str, inches: float) -> tuple[str, float]:
-    """A line that is no wider than that, and its size in points."""
+def _fit_width(text: str, size: float, weight: str, inches: float) -> tuple[str, float]:
+    """The text, cut if it cannot be made narrow enough, and its size in points."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
-    def width(words: str) -> float:
-        return float(TextPath((0, 0), words, size=1, prop=FontProperties(weight=weight)).get_extents().width) / 72
+    def width(text: str) -> float:
+        return float(TextPath((0, 0), text, size=1, prop=FontProperties(weight=weight)).get_extents().width) / 72
 
-    if (whole := width(words)) * size <= inches:
-        return words, size
-    if whole * SMALLEST <= inches:
-        return words, inches / whole
-    kept = int(len(words) * inches / (whole * SMALLEST))
-    while width(f"{words[:kept]}…") * SMALLEST > inches:
-        kept -= 1
-    return f"{words[:kept]}…", SMALLEST
+    if (full := width(text)) * size <= inches:
+        return text, size
+    if full * MIN_FONT_SIZE <= inches:
+        return text, inches / full
+    length = int(len(text) * inches / (full * MIN_FONT_SIZE))
+    while width(f"{text[:length]}…") * MIN_FONT_SIZE > inches:
+        length -= 1
+    return f"{text[:length]}…", MIN_FONT_SIZE

@@ -1,4 +1,4 @@
-"""The tables of a report and of a comparison, each with the note that a reader needs to understand it."""
+"""The tables of reports and comparisons, each with a note that explains it."""
 
 from __future__ import annotations
 
@@ -32,91 +32,90 @@ from motes.lab.run.records import OUTCOMES
 ACCURACY_NOTE = (
     "Accuracy: right answers over all runs, failed and ungraded ones included, with Wilson's 95 % interval at the "
     "effective sample size of the problems (runs of one problem with several seeds are not independent).{seeds} "
-    "Tokens: what a run needs computed by itself, mean per problem: a prompt or a text that its particles share counts "
-    "once, and what other runs have computed already counts in full. FLOPs: 2 · parameters · tokens, of both models, "
-    "per problem, mean; attention's own, which grow with the context, are left out (Kaplan et al. 2020, arXiv "
-    "2001.08361). Seconds: from a run's start to its answer, median and 95th percentile, {company}."
+    "Tokens: the tokens that a run by itself has to compute, mean per problem. A prompt or a text that its particles "
+    "share counts once; a text that other runs have already computed counts in full. FLOPs: 2 · parameters · tokens, "
+    "of both models, mean per problem, without those of attention, which grow with the context (Kaplan et al. 2020, "
+    "arXiv 2001.08361). Seconds: from a run's start to its answer, median and 95th percentile, {company}."
 )
 FAILED_NOTE = "Failed: tokens of attempts that broke off or were cancelled, in no other count, mean per problem."
 OLD_COST_NOTE = (
-    "Some of these records are from before a run's cost was its own: their tokens are those that were computed while "
-    "other runs shared the caches."
+    "Some of these records are older than the separate cost of each run: their tokens are those that were computed "
+    "while other runs shared the caches."
 )
 MONEY_NOTE = "Money: per 1,000 problems, at {prices} for a million tokens."
 CHOICE_NOTE = (
     "Of the answers that a run ended with: how often the one that the method selected is right, how often the most "
-    "frequent one is, and how often any is (the oracle, pass@N of the method). Of equally frequent answers the share "
-    "that is right counts: what drawing one of them comes to in the mean."
+    "frequent one is, and how often any is (the oracle, pass@N of the method). If several answers are equally "
+    "frequent, the share of them that is right counts: the expectation if one of them is drawn."
 )
 PASS_NOTE = (
     "Chance that at least one of k independent samples is right, from the {n} samples of {method}: the unbiased "
-    "estimator 1 − C(n − c, k)/C(n, k) of Chen et al. (arXiv 2107.03374), c of the n samples being right, with "
-    "Wilson's 95 % interval at the effective sample size of the problems. Samples that failed or are missing are not "
-    "right."
+    "estimator 1 − C(n − c, k)/C(n, k) of Chen et al. (arXiv 2107.03374) for c right samples, with Wilson's 95 % "
+    "interval at the effective sample size of the problems. Failed and missing samples count as not right."
 )
 QUALITY_NOTE = (
-    "Of the reward model's final scores of all answers, and of the confidence of the answers given. AUROC: chance that "
-    "a right answer has the larger value, over all pairs, and over pairs of answers to the same problem, which alone "
-    "help to choose; in brackets Wilson's 95 % interval at the effective sample size, whose variance is that between "
-    "problems (Obuchowski 1997); none where one problem alone tells. ECE: expected calibration error, ten "
-    "bins. Answers that a method selected by score are not independent samples: only those of best-of-N and the like "
-    "say how good the reward model is."
+    "Of the reward model's final scores of all answers, and of runs' confidence in their answers. AUROC: the chance "
+    "that a right answer has a larger value than a wrong one, over all pairs, and over pairs of answers to the same "
+    "problem, which alone help to choose. In brackets Wilson's 95 % interval at the effective sample size, whose "
+    "variance is that between problems (Obuchowski 1997); there is none if only one problem contributes. ECE: expected "
+    "calibration error, ten bins. Answers that a method selected by score are not independent samples: only those of "
+    "best-of-N and similar methods show how good the reward model is."
 )
 DECIDING_NOTE = (
-    "Steps: mean number T of the answers that a run ended with. Right: the share P of them that is; of independent "
-    "samples that is pass@1. AUROC: chance that of two partial answers to the same problem, a right and a wrong one, "
-    "the right one has the larger score in its last step, pooled over problems, whatever their lengths, and over those "
-    "of as many steps. Beta: how sharply a filter should take the scores of these, the slope of the log-odds of being "
-    "right on those of the score. {labels} Of all steps that were ever drawn and scored, not of survivors alone; a "
-    "step counts once, however many particles went on from it. In brackets 95 % intervals over problems, Student's of "
-    "T and beta, Wilson's of shares. {reference}"
+    "Steps: T, the mean number of steps of the answers that runs ended with. Right: P, the share of right answers; for "
+    "independent samples this is pass@1. AUROC: the chance that of two partial answers to the same problem, a right "
+    "and a wrong one, the right one has the larger score in its last step, pooled over problems; over pairs of any "
+    "lengths, and over pairs with equally many steps. Beta: how sharply a filter should use the scores of the latter, "
+    "the slope of the log-odds of being right on the log-odds of the score. {labels} All steps that were drawn and "
+    "scored count, not only survivors; each counts once, however many particles continued it. In brackets 95 % "
+    "intervals over problems: Student's for T and beta, Wilson's for shares. {reference}"
 )
-CHECKED_NOTE = "A partial answer is right where each of its steps is, by the task's step checker."
+CHECKED_NOTE = "A partial answer is right if the task's step checker accepts each of its steps."
 UNCHECKED_NOTE = (
-    "The task has no step checker for these steps: by the final outcome, a partial answer counts as right where any "
-    "answer that goes on from it is, and those that none goes on from are left out, so that of methods that select "
-    "this is about survivors."
+    "The task has no step checker for these steps: they are judged by the final outcome. A partial answer counts as "
+    "right if any answer that continues it is right. Partial answers that no answer continues are left out, so for "
+    "methods that select this is about survivors."
 )
 REFERENCE_NOTE = (
-    "A method that selects goes on from steps that it chose, which are no independent samples: of what the models can "
-    "do by themselves, only {names} says something."
+    "A method that selects continues steps that it chose, which are not independent samples: only {names} says what "
+    "the models can do by themselves."
 )
 NO_REFERENCE_NOTE = (
-    "Methods that select go on from steps that they chose: what the models can do by themselves is known from "
-    "independent samples alone, such as those of `bon`, which there are none of here."
+    "Methods that select continue steps that they chose. Only independent samples, such as those of `bon`, show what "
+    "the models can do by themselves; there are none here."
 )
-UNKNOWN_NOTE = "{count} of these runs have records from before partial answers were kept: they cannot tell."
+UNKNOWN_NOTE = "{count} of these runs have records from before partial answers were kept: these have none."
 OUTCOMES_NOTE = (
-    "Of each run one. An answer that the grader failed at or said nothing about in time, and a run that failed, are "
-    "neither right nor wrong; accuracy is over all of them."
+    "Each run has one outcome. A failed run, and an answer that the grader did not grade (it failed or timed out), are "
+    "neither right nor wrong; accuracy is over all runs."
 )
 DIFFERENCES_NOTE = (
     "Accuracy less that of {chief} at the same budget, in percentage points, over the problems that both have. In "
-    "brackets the 95 % interval of Student's t over problems, with two more problems in its spread, on which each side "
-    "is better (after Bonett and Price 2012): measured coverage 96 to 100 % with 25 problems.{together}"
+    "brackets the 95 % interval of Student's t over problems, with two additional problems in its spread, on which "
+    "each side is better (after Bonett and Price 2012): measured coverage 96 to 100 % with 25 problems.{simultaneous}"
 )
-ONE_DRAW_NOTE = " A method that draws one trajectory whatever the budget is compared at each."
+ONE_DRAW_NOTE = " A method that draws one trajectory whatever the budget is compared at each budget."
 RATES_NOTE = (
     "How many times the budget of {chief} another method needs to be as accurate: the budget at which its curve "
     "reaches the accuracy of {chief} at n, over n. Between measured budgets the running maximum of the curve is "
     "interpolated, linearly in log2(budget); nothing is extrapolated: ≤ and > stand before the smallest and the "
-    "largest budget measured, over n. In brackets the 95 % interval of a bootstrap over problems.{together}"
+    "largest budget measured, over n. In brackets the 95 % interval of a bootstrap over problems.{simultaneous}"
 )
-TOGETHER_NOTE = (
-    " The {count} intervals are simultaneous: in 95 % of such tables all of them hold the truth at once ({how}); "
-    "`{file}` has each one's own beside it, which is narrower."
+SIMULTANEOUS_NOTE = (
+    " The {count} intervals are simultaneous: in 95 % of such tables all of them contain the truth at once ({how}). "
+    "`{file}` also has the separate interval of each comparison, which is narrower."
 )
 SEED_NOTE = (
-    " One seed is all there is: each problem was run once by each method and budget. The intervals hold what other "
-    "problems and other draws would change, and cannot tell the two apart."
+    " One seed is all there is: each problem was run once by each method and budget. The intervals include the "
+    "variation between problems and between draws, and cannot tell the two apart."
 )
 SEEDS_NOTE = (
-    " {count} seeds: the intervals are over problems and seeds; the runs of a problem count together, and vary between "
+    " {count} seeds: the intervals are over problems and seeds; the runs of one problem are grouped, and vary between "
     "seeds as well."
 )
 PROVENANCE_NOTE = (
-    "What the runs were made with, by `config.json` and `provenance.jsonl`, which have it in full. Digests are those "
-    "of SHA-256, of which the first twelve digits are shown."
+    "The provenance of the runs, from `config.json` and `provenance.jsonl`, which have it in full. Digests are the "
+    "first twelve digits of SHA-256."
 )
 OLD_NOTE = "The runs are older than the record of what they were made with: only the configuration is known."
 
@@ -132,8 +131,9 @@ def accuracy_table(
     """Accuracy and cost of each cell.
 
     Args:
-        seeds: how many the runs have. prices: that money was counted at.
-        has_own_costs: whether every record tells what its run needs by itself.
+        seeds: number of seeds of the runs.
+        prices: from which money was computed.
+        has_own_costs: whether every record has the cost of its run by itself.
     """
     header = [*COLUMNS]
     note = ACCURACY_NOTE.format(seeds=note_on_seeds(seeds), company=_company(cells))
@@ -154,7 +154,7 @@ def accuracy_table(
 
 
 def _company(cells: Sequence[Cell]) -> str:
-    """How many other runs used the models while these were timed."""
+    """With how many other runs these runs shared the models while they were timed, as the end of a sentence."""
     numbers = {cell.seconds.concurrency for cell in cells}
     if numbers == {1}:
         return "of runs that had the models to themselves"
@@ -163,12 +163,12 @@ def _company(cells: Sequence[Cell]) -> str:
 
 
 def note_on_seeds(count: int) -> str:
-    """A sentence on the number of seeds, after a blank; empty for none."""
+    """A sentence on the number of seeds, which begins with a blank; empty if there are none."""
     return SEED_NOTE if count == 1 else SEEDS_NOTE.format(count=count) if count else ""
 
 
 def table_row(cell: Cell) -> list[str]:
-    """The cell under `COLUMNS`."""
+    """The values of a cell for `COLUMNS`."""
     return [
         cell.method,
         str(cell.budget),
@@ -200,28 +200,29 @@ def differences_table(differences: Sequence[Difference], title: str, chief: str,
     """Paired differences of accuracy, a row for each method and a column for each budget.
 
     Args:
-        chief: what the methods are compared with, in Markdown. file: the CSV file with every interval by itself.
-        more: a further sentence for the note, after a blank.
+        chief: the method that others are compared with, in Markdown.
+        file: the CSV file that has the separate intervals.
+        more: a further sentence for the note, which begins with a blank.
     """
     how = "the level of each from their correlation; Hothorn, Bretz and Westfall 2008"
-    note = DIFFERENCES_NOTE.format(chief=chief, together=_together_note(len(differences), how, file)) + more
+    note = DIFFERENCES_NOTE.format(chief=chief, simultaneous=_simultaneous_note(len(differences), how, file)) + more
     return Section(title, *_grid(differences, "budget {}"), note)
 
 
 def rates_table(rates: Sequence[Rate], chief: str) -> Section:
-    """Scaling rates, a row for each method and a column for each budget of the chief one, named in Markdown."""
+    """Scaling rates, a row for each method and a column for each budget of the chief method, named in Markdown."""
     how = "the level of each from the ranks of the resamples; Mandel and Betensky 2008"
-    note = RATES_NOTE.format(chief=chief, together=_together_note(len(rates), how, "rates.csv"))
+    note = RATES_NOTE.format(chief=chief, simultaneous=_simultaneous_note(len(rates), how, "rates.csv"))
     return Section("Scaling rates", *_grid(rates, "n = {}"), note)
 
 
-def _together_note(count: int, how: str, file: str) -> str:
-    """A sentence on the intervals of several comparisons; empty for a single one."""
-    return TOGETHER_NOTE.format(count=count, how=how, file=file) if count > 1 else ""
+def _simultaneous_note(count: int, how: str, file: str) -> str:
+    """Sentences on the intervals of several comparisons; empty for a single one."""
+    return SIMULTANEOUS_NOTE.format(count=count, how=how, file=file) if count > 1 else ""
 
 
 def _grid(values: Sequence[Difference] | Sequence[Rate], heading: str) -> tuple[list[str], Rows]:
-    """Header and rows: a row for each method, a column for each budget of the chief one."""
+    """Header and rows: a row for each method, a column for each budget of the chief method."""
     texts = {(value.method, value.budget): str(value) for value in values}
     methods, budgets = dict.fromkeys(value.method for value in values), sorted({value.budget for value in values})
     rows = [[method, *(texts.get((method, budget), "") for budget in budgets)] for method in methods]
@@ -274,16 +275,16 @@ def predictions_table(qualities: Iterable[Quality]) -> Section:
 def levels_table(cells: Iterable[Cell], by_level: Sequence[Cell]) -> Section:
     """Accuracy of each cell by level."""
     levels = sorted({cell.level for cell in by_level if cell.level is not None})
-    value = {(cell.method, cell.budget, cell.level): cell.accuracy.value for cell in by_level}
+    accuracies = {(cell.method, cell.budget, cell.level): cell.accuracy.value for cell in by_level}
     rows = []
     for cell in cells:
-        shares = [value.get((cell.method, cell.budget, level), math.nan) for level in levels]
+        shares = [accuracies.get((cell.method, cell.budget, level), math.nan) for level in levels]
         rows.append([cell.method, str(cell.budget), *map(percent, shares)])
     return Section("Accuracy by level", ("method", "budget", *(f"level {level}" for level in levels)), rows)
 
 
 def provenance_table(provenance: Provenance, title: str = "Provenance") -> Section:
-    """What the runs were made with."""
+    """The provenance of the runs."""
     rows = [[name, value] for name, value in provenance.rows()]
     return Section(title, ("what", "which"), rows, PROVENANCE_NOTE if provenance.calls else OLD_NOTE, words=True)
 
@@ -303,7 +304,7 @@ def plan_table(
     concurrency: int,
     answer_tokens: int = ANSWER_TOKENS,
 ) -> Section:
-    """The plan as a table: what is left, of each method at each budget and in all."""
+    """The plan as a table: the remaining runs and their cost, for each method at each budget and in total."""
     header = ["method", "budget", "runs", "done", "generated", "prefill", "reward", "FLOPs"]
     header += [] if prices is None else ["money"]
 
@@ -314,15 +315,15 @@ def plan_table(
         total = None if lm is None or reward is None else lm + reward
         return [name, budget, f"{runs:,}", f"{done:,}", *(f"{count:,}" for count in tokens), flops(total), *cost]
 
-    rows = [row(one.method, str(one.budget), one.runs, one.done, one.usage) for one in estimates]
-    total = sum((one.usage for one in estimates), Usage())
-    rows.append(row("all", "", sum(one.runs for one in estimates), sum(one.done for one in estimates), total))
-    sources = [name for name in SOURCES if any(one.source == name and one.left for one in estimates)]
-    note = "Tokens, computed ones, of the runs that are left."
+    rows = [row(each.method, str(each.budget), each.runs, each.done, each.usage) for each in estimates]
+    total = sum((each.usage for each in estimates), Usage())
+    rows.append(row("all", "", sum(each.runs for each in estimates), sum(each.done for each in estimates), total))
+    sources = [name for name in SOURCES if any(each.source == name and each.left for each in estimates)]
+    note = "Tokens that the remaining runs have to compute."
     if sources:
         note += " Estimated from " + "; ".join(SOURCES[name].format(tokens=answer_tokens) for name in sources) + "."
-    known = [one.seconds for one in estimates if one.left and one.seconds is not None]
-    if (left := sum(one.left for one in estimates)) and len(known) == sum(one.left > 0 for one in estimates):
-        waited = duration(sum(known) / min(concurrency, left))
-        note += f" About {waited} with up to {concurrency} runs in flight, as fast as before."
+    seconds = [each.seconds for each in estimates if each.left and each.seconds is not None]
+    if (left := sum(each.left for each in estimates)) and len(seconds) == sum(each.left > 0 for each in estimates):
+        total_time = duration(sum(seconds) / min(concurrency, left))
+        note += f" About {total_time} with up to {concurrency} runs in flight, at the speed of the recorded runs."
     return Section("", header, rows, note)

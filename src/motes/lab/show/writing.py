@@ -1,30 +1,35 @@
-"""Write a report, a comparison, a rating or advice to files: tables, a page, figures."""
+"""Write a report, a comparison, a rating or advice to files: tables, pages and figures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from motes import files
 from motes.errors import RunDirectoryError
 from motes.lab.measure.advice import Advice
 from motes.lab.measure.rating import Rating
 from motes.lab.run.evaluation import CONFIGURATION
-from motes.lab.show import comparing, page, plot, rating_plot, tables
+from motes.lab.show import comparing, page, plot, tables
 from motes.lab.show.comparing import Comparison
 from motes.lab.show.overlay import overlaid_figure
 from motes.lab.show.page.comparison import html as comparison_html
 from motes.lab.show.report import PAGE, Report
-from motes.lab.show.style import save
+from motes.lab.show.style import FAINT, heading, save
+from motes.text import counted
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def write_report(directory: Path, report: Report, *, plots: bool = True, viewer: int | None = None) -> list[Path]:
     """Write the tables (`Report.tables`), the page `report.html` and, if `plots`, the figures, beside the records. Each
-    file says what the runs were made with.
+    file contains the provenance of the runs.
 
     Args:
-        viewer: the number of problems whose runs the page holds, see `motes.lab.show.page.html`.
+        viewer: the number of problems whose runs the page contains, see `motes.lab.show.page.html`.
 
     Returns:
         the files written.
@@ -43,7 +48,7 @@ def write_comparison(directory: Path, comparison: Comparison, *, plots: bool = T
     """Write the tables (`Comparison.tables`), the page `comparison.html` and, if `plots`, the figure `accuracy`.
 
     Args:
-        directory: made if missing; none of an evaluation, whose report has files of the same names.
+        directory: made if missing. It must not be that of an evaluation, whose report has files of the same names.
 
     Returns:
         the files written.
@@ -69,8 +74,37 @@ def write_rating(directory: Path, rating: Rating, *, plots: bool = True) -> list
         RunDirectoryError: the directory cannot be written.
         MissingExtraError: matplotlib is not installed. The tables are written.
     """
-    figure = partial(rating_plot.draw, rating, directory) if plots and rating.bins else None
-    return _write(directory, "the rating", rating.tables(), figure)
+    figure = partial(save, partial(rating_figure, rating), directory / "reliability")
+    return _write(directory, "the rating", rating.tables(), figure if plots and rating.bins else None)
+
+
+def rating_figure(rating: Rating) -> Figure:
+    """The share of right steps against the mean score, in ten bins; the larger a marker, the more steps."""
+    from matplotlib.figure import Figure
+
+    bins = rating.bins
+    width, height = 5.2, 5.2  # inches
+    figure = Figure(figsize=(width, height))
+    axes = figure.subplots()
+    figure.subplots_adjust(left=0.8 / width, right=1 - 0.3 / width, top=1 - 1.0 / height, bottom=0.65 / height)
+    axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    most = max(bin.count for bin in bins)
+    x, y = [bin.mean for bin in bins], [bin.right.value for bin in bins]
+    with_ends = [bin for bin in bins if bin.right.is_known]
+    axes.vlines(
+        [bin.mean for bin in with_ends], [bin.right.low for bin in with_ends], [bin.right.high for bin in with_ends],
+        color="#D55E00", linewidth=1.2, alpha=0.6, zorder=3,
+    )  # fmt: skip
+    sizes = [25 + 175 * bin.count / most for bin in bins]
+    axes.scatter(x, y, s=sizes, color="#D55E00", edgecolor="white", linewidth=0.8, zorder=5, clip_on=False)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
+    axes.set(xlim=(0, 1), ylim=(0, 1.005), xlabel="the reward model's score of a step")
+    axes.set_title("share of right steps", loc="left", fontsize=10, color="#555555")
+    predictions = rating.predictions
+    subtitle = f"{counted(len(predictions), 'step')}, ECE {predictions.expected_calibration_error():.3f}; bars: 95 %"
+    heading(figure, rating.title, subtitle)
+    return figure
 
 
 def write_advice(directory: Path, advice: Advice, report: Report) -> list[Path]:
@@ -91,12 +125,12 @@ def write_advice(directory: Path, advice: Advice, report: Report) -> list[Path]:
 
 
 def _write(
-    directory: Path, what: str, texts: Mapping[str, str], draw: Callable[[], list[Path]] | None = None
+    directory: Path, content: str, texts: Mapping[str, str], draw: Callable[[], list[Path]] | None = None
 ) -> list[Path]:
     """Write texts by file name, then draw the figures.
 
     Raises:
-        RunDirectoryError: the directory cannot be written; names `what` was to be.
+        RunDirectoryError: the directory cannot be written; the message names `content`.
     """
     paths = [directory / name for name in texts]
     try:
@@ -105,4 +139,4 @@ def _write(
             files.write_text(path, text)
         return paths + (draw() if draw is not None else [])
     except OSError as error:
-        raise RunDirectoryError(f"{what} cannot be written to {directory}: {error.strerror}") from error
+        raise RunDirectoryError(f"{content} cannot be written to {directory}: {error.strerror}") from error

@@ -1,7 +1,7 @@
-"""A report as one HTML page that holds everything it needs: curves, tables, and every run's particles to look into.
+"""A report as one self-contained HTML page: curves, tables, and every run with its particles.
 
-The page, see `motes.pages`, has the numbers in it as JSON. Each run's record and trace are an element of their own,
-compressed, which the browser inflates when it is opened. Nothing is loaded.
+The page (see `motes.pages`) contains the numbers as JSON, and the record and the trace of each run as a compressed
+element, which the browser inflates when the run is opened. Nothing else is loaded.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from motes.text import visible
 
 SCRIPTS = ("data", "curves", "forest", "problems", "run", "page")
 PROBLEMS, MEGABYTES = 30, 24
-"""Whose runs a page holds unless told otherwise: those of the first so many problems, in so much of a file."""
+"""By default a page contains the runs of at most this many problems, the first ones, in at most this many megabytes."""
 
 
 def html(report: Report, directory: Path, *, viewer: int | None = None) -> str:
     """The page of a report.
 
     Args:
-        directory: of the evaluation, whose traces are read.
+        directory: of the evaluation, from which traces are read.
         viewer: the number of problems whose runs can be opened, in the order of their names; 0 for none. None: the
-            first 30, or as many of them as 24 MB hold. The page says what it leaves out.
+            first 30, or as many of them as fit into 24 MB. The page says which runs it leaves out.
 
     Raises:
         RunDirectoryError: the traces cannot be read at all.
     """
-    insides = Insides.read(report, directory, viewer)
+    embedded = EmbeddedRuns.read(report, directory, viewer)
     return pages.page(
         __name__,
         "page.html",
@@ -58,93 +58,97 @@ def html(report: Report, directory: Path, *, viewer: int | None = None) -> str:
             "models": escape(visible(report.models)),
             "warnings": "".join(f'<p class="warning">{escape(visible(warning))}.</p>' for warning in report.warnings()),
             "sections": "\n".join(section_html(section) for section in report.sections()),
-            "index": pages.embedded(_index(report, insides)),
+            "index": pages.embedded(_index(report, embedded)),
             "runs": "\n".join(
-                f'<script type="application/gzip" id="run-{place}">{inside}</script>'
-                for place, inside in insides.numbered.items()
+                f'<script type="application/gzip" id="run-{place}">{content}</script>'
+                for place, content in embedded.contents.items()
             ),
         },
     )
 
 
 @dataclass
-class Insides:
+class EmbeddedRuns:
     """The runs that a page can open.
 
     Attributes:
-        problems: ids of all problems, in the order of their names; `embedded`: of the first so many runs are held.
-        asked: whether that number was asked for.
-        traced: whether the evaluation kept traces at all.
-        questions: the last message of each problem's conversation, where a trace tells.
-        numbered: each run's record and trace by its place in the report, compressed, in base64.
+        problems: ids of all problems, in the order of their names.
+        number: the page contains the runs of this many problems, the first ones.
+        requested: whether the caller set the number.
+        traced: whether the evaluation has traces at all.
+        questions: the last message of each problem's conversation, as far as traces contain it.
+        contents: the record and trace of each run, by its place in the report; compressed, in base64.
     """
 
     problems: list[str]
-    embedded: int
-    asked: bool
+    number: int
+    requested: bool
     traced: bool = False
     questions: dict[str, str] = field(default_factory=dict)
-    numbered: dict[int, str] = field(default_factory=dict)
+    contents: dict[int, str] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, report: Report, directory: Path, viewer: int | None) -> Insides:
+    def read(cls, report: Report, directory: Path, viewer: int | None) -> EmbeddedRuns:
         records = list(chain.from_iterable(report.runs.values()))
-        problems = sorted({record.problem_id for record in records}, key=_natural)
-        wanted = problems[: PROBLEMS if viewer is None else viewer]
-        found = cls(problems, len(wanted), viewer is not None)
+        problems = sorted({record.problem_id for record in records}, key=_natural_key)
+        first = problems[: PROBLEMS if viewer is None else viewer]
+        embedded = cls(problems, len(first), viewer is not None)
+        # 1. The record of each run.
         places = {record.key: (place, record) for place, record in enumerate(records)}
-        held: dict[str, dict[int, str]] = {problem: {} for problem in wanted}
+        contents: dict[str, dict[int, str]] = {problem: {} for problem in first}
         for place, record in places.values():
-            if record.problem_id in held:
-                held[record.problem_id][place] = _packed(record, b"null")
+            if record.problem_id in contents:
+                contents[record.problem_id][place] = _compress_run(record, b"null")
+        # 2. The record with its trace, if there is one.
         damaged = report.damages.of("traces")
         for head, line in read_lines(directory / TRACES, damaged):
-            found.traced = True
-            if head["problem_id"] not in found.questions:
-                found.questions[head["problem_id"]] = head["messages"][-1]["content"]
+            embedded.traced = True
+            if head["problem_id"] not in embedded.questions:
+                embedded.questions[head["problem_id"]] = head["messages"][-1]["content"]
             key: Key = head["problem_id"], head["method"], head["budget"], head["seed"]
-            if key in places and key[0] in held and _is_trace(directory / TRACES, line, damaged):
+            if key in places and key[0] in contents and _is_trace(directory / TRACES, line, damaged):
                 place, record = places[key]
-                held[key[0]][place] = _packed(record, line)
-        room = math.inf if found.asked else MEGABYTES * 1e6
-        for number, runs in enumerate(held.values()):
+                contents[key[0]][place] = _compress_run(record, line)
+        # 3. As many problems as there is room for.
+        room = math.inf if embedded.requested else MEGABYTES * 1e6
+        for number, runs in enumerate(contents.values()):
             room -= sum(map(len, runs.values()))
             if room < 0:
-                found.embedded = number
+                embedded.number = number
                 break
-            found.numbered.update(runs)
-        return found
+            embedded.contents.update(runs)
+        return embedded
 
     def note(self, directory: str = "DIR") -> str:
-        """What the page leaves out, and how to have it."""
+        """Which runs the page leaves out, and how to include them."""
         total, notes = len(self.problems), []
-        if self.embedded < total:
-            some = f"of the first {self.embedded} of {total} problems" if self.embedded else "of no problem"
-            limit = "" if self.asked else f" (at most {PROBLEMS}, in {MEGABYTES} MB)"
+        if self.number < total:
+            some = f"of the first {self.number} of {total} problems" if self.number else "of no problem"
+            limit = "" if self.requested else f" (at most {PROBLEMS}, in {MEGABYTES} MB)"
             notes.append(
                 f"This page holds the runs {some}{limit}; motes report {directory} --viewer {total} embeds all."
             )
         if not self.traced:
             notes.append(
-                "The evaluation kept no traces (--no-traces, or made before there were any): questions and what "
-                "happened inside the runs are not known, their records are."
+                "The evaluation kept no traces (--no-traces, or an early version): the page has the records of runs, "
+                "but neither questions nor particles."
             )
         return " ".join(notes)
 
 
-def _index(report: Report, insides: Insides) -> dict[str, Any]:
-    """What the page draws before any run is opened. Outcomes stand as a letter each: for every problem a text, for
-    every cell and seed one letter of it, "." for a run that there is none of."""
+def _index(report: Report, embedded: EmbeddedRuns) -> dict[str, Any]:
+    """The data that the page needs before a run is opened. The outcomes of a problem are a text with a letter for each
+    cell and seed; "." stands for a missing run."""
     styles = styles_of(report.cells)
     records = list(chain.from_iterable(report.runs.values()))
     seeds = sorted({record.seed for record in records})
     columns = {(*cell, seed): i for i, (cell, seed) in enumerate((c, s) for c in report.runs for s in seeds)}
-    rows: dict[str, list[tuple[str, int]]] = {problem: [(".", -1)] * len(columns) for problem in insides.problems}
-    about: dict[str, RunRecord] = {}
+    rows: dict[str, list[tuple[str, int]]] = {problem: [(".", -1)] * len(columns) for problem in embedded.problems}
+    first_records: dict[str, RunRecord] = {}
     for place, record in enumerate(records):
         column = columns[record.method, record.budget, record.seed]
         rows[record.problem_id][column] = (record.outcome[0], place)
-        about.setdefault(record.problem_id, record)
+        first_records.setdefault(record.problem_id, record)
     return {
         "title": report.title,
         "chief": report.chief,
@@ -168,16 +172,16 @@ def _index(report: Report, insides: Insides) -> dict[str, Any]:
         "problems": [
             {
                 "id": problem,
-                "level": about[problem].level,
-                "reference": about[problem].reference,
-                "question": insides.questions.get(problem),
+                "level": first_records[problem].level,
+                "reference": first_records[problem].reference,
+                "question": embedded.questions.get(problem),
                 "outcomes": "".join(letter for letter, _ in row),
-                "runs": [place for _, place in row] if number < insides.embedded else None,
+                "runs": [place for _, place in row] if number < embedded.number else None,
             }
             for number, (problem, row) in enumerate(rows.items())
         ],
-        "traced": insides.traced,
-        "note": insides.note(),
+        "traced": embedded.traced,
+        "note": embedded.note(),
     }
 
 
@@ -203,7 +207,7 @@ def _ends(interval: Any) -> list[float | None]:
 
 
 def section_html(section: Section) -> str:
-    """A table, with its title and its note; the first one, which has no title, stands open."""
+    """A table with its title and note; the first one, which has no title, is open."""
 
     def row(cells: Iterable[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(visible(cell))}</{tag}>" for cell in cells) + "</tr>"
@@ -217,16 +221,16 @@ def section_html(section: Section) -> str:
     return f"<details{'' if section.title else ' open'}><summary>{title}</summary>{table}{note}</details>"
 
 
-def _packed(record: RunRecord, trace: bytes) -> str:
-    """A record, the answers of its posterior in their order, and a trace as it stands in the file."""
-    fields = dataclasses.asdict(dataclasses.replace(record, prefixes=None))  # the trace says more
+def _compress_run(record: RunRecord, trace: bytes) -> str:
+    """A record (with its posterior as a list, which keeps the order) and a line of traces: JSON, gzip, base64."""
+    fields = dataclasses.asdict(dataclasses.replace(record, prefixes=None))  # the trace contains them
     fields["posterior"] = list(record.posterior.items())
     text = b'{"record":' + json.dumps(fields, allow_nan=False).encode() + b',"trace":' + trace + b"}"
     return base64.b64encode(gzip.compress(text, compresslevel=9, mtime=0)).decode()
 
 
 def _is_trace(path: Path, line: bytes, damaged: Damaged) -> bool:
-    """Whether a line of traces can be drawn: its head alone has been looked at so far."""
+    """Whether a line of traces, of which only the head was checked so far, is a complete trace."""
     try:
         Trace.from_json(line.decode())
     except ValueError as error:
@@ -235,7 +239,7 @@ def _is_trace(path: Path, line: bytes, damaged: Damaged) -> bool:
     return True
 
 
-def _natural(name: str) -> list[tuple[bool, int, str]]:
-    """For sorting: numbers in names count as numbers."""
+def _natural_key(name: str) -> list[tuple[bool, int, str]]:
+    """A sort key that compares numbers in names as numbers."""
     parts = re.split(r"([0-9]+)", name)
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]

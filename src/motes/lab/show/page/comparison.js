@@ -1,4 +1,4 @@
-// A comparison's page: the curves of all evaluations over each other, and tables that open when it is printed.
+// The page of a comparison: the curves of all evaluations in one figure; opens all tables for printing.
 
 curves(document.getElementById("curves"));
 addEventListener("beforeprint", () => {

@@ -1,4 +1,4 @@
-"""A comparison as one HTML page: all curves over each other, which can be hidden one by one, and the tables."""
+"""A comparison as one HTML page: all curves in one figure, each of which can be hidden, and the tables."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def html(comparison: Comparison) -> str:
 
 
 def _index(comparison: Comparison) -> dict[str, Any]:
-    """What the curves are drawn from: as a report's, each curve in the place of a method."""
+    """The data of the curves, in the format of a report's, with curves instead of methods."""
     looks = looks_of(comparison)
     return {
         "title": comparison.title,

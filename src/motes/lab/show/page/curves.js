@@ -1,4 +1,4 @@
-// Accuracy against what it costs: a line for each method, 95 % intervals, names beside the ends as the legend.
+// Accuracy against cost: a line for each method, with 95 % intervals; names beside the ends of lines are the legend.
 
 const AXES = [
   { name: "budget", title: "budget: trajectories drawn per problem", place: (cell) => cell.budget, words: short },
@@ -17,7 +17,7 @@ function curves(root) {
     plot.dataset.axis = axis.name;
     drawCurves(plot, axis);
   };
-  const choice = h("div", { class: "choice", role: "group", "aria-label": "What accuracy is drawn against" },
+  const choice = h("div", { class: "choice", role: "group", "aria-label": "Horizontal axis" },
     AXES.map((axis) => h("button", { type: "button", onclick: () => choose(axis) }, axis.name)));
   root.append(h("div", { class: "bar" }, h("h2", {}, "Accuracy"), h("span", { class: "against" }, "against"), choice), plot);
   choose(AXES[0]);
@@ -30,7 +30,7 @@ function curves(root) {
   }).observe(plot);
 }
 
-/** Where things are: the frame of the drawing, and the place of an x and of a share. */
+/** The geometry of the drawing: its frame, and functions that map a value to x and a share to y. */
 function frameOf(plot, axis, cells) {
   const wide = plot.clientWidth >= 640;
   const frame = { wide, left: 46, top: 12, bottom: 44, right: wide ? 210 : 14, width: plot.clientWidth || 900 };
@@ -40,7 +40,7 @@ function frameOf(plot, axis, cells) {
   const span = frame.width - frame.left - frame.right;
   const bounds = cells.flatMap((cell) => [...cell.accuracy.filter((end) => end !== null), ...(cell.method === "majority" ? [cell.oracle[0]] : [])]);
   const shares = bounds.filter((share) => share !== null);
-  frame.bottomShare = Math.floor(10 * Math.min(0.9, ...shares)) / 10; // room for a curve where everything is right
+  frame.bottomShare = Math.floor(10 * Math.min(0.9, ...shares)) / 10; // leaves room if everything is right
   frame.topShare = Math.min(1, Math.ceil(10 * Math.max(frame.bottomShare + 0.1, ...shares)) / 10);
   frame.x = (value) => frame.left + (span * (Math.log2(value) - low + margin)) / (high - low + 2 * margin);
   frame.y = (share) => frame.height - frame.bottom - ((frame.height - frame.bottom - frame.top) * (share - frame.bottomShare)) / (frame.topShare - frame.bottomShare);
@@ -48,7 +48,7 @@ function frameOf(plot, axis, cells) {
   return frame;
 }
 
-/** Budgets are their own ticks; elsewhere powers of two, or 1, 2, 5 times powers of ten for what is not counted. */
+/** The ticks: all budgets; powers of two for tokens; 1, 2 and 5 times powers of ten for the other axes. */
 function ticksOf(axis, frame) {
   if (axis.name === "budget") return [...new Set(INDEX.cells.map((cell) => cell.budget))];
   const [low, high] = frame.ends;
@@ -81,7 +81,7 @@ function grid(axis, frame) {
   return parts;
 }
 
-/** How far from the pointer a point is that it tells of. */
+/** The largest distance between the pointer and the point whose numbers are shown. */
 const REACH = 12;
 
 const binary = (number) => (number >= 2 ** 20 ? `${number / 2 ** 20}M` : number >= 1024 ? `${number / 1024}k` : `${number}`);
@@ -91,11 +91,11 @@ function drawCurves(plot, axis) {
   const frame = frameOf(plot, axis, shown.length ? shown : INDEX.cells);
   const picture = s("svg", {
     viewBox: `0 0 ${frame.width} ${frame.height}`, width: frame.width, height: frame.height, role: "img",
-    "aria-label": `Accuracy against ${axis.title}; the numbers stand in the table below`,
+    "aria-label": `Accuracy against ${axis.title}; the numbers are in the table below`,
   }, grid(axis, frame));
   const methods = Object.keys(INDEX.methods);
   const lines = methods.map((method, place) => ({
-    method, aside: axis.name === "budget" ? (place - (methods.length - 1) / 2) * 4 : 0, // side by side where all have one place
+    method, shift: axis.name === "budget" ? (place - (methods.length - 1) / 2) * 4 : 0, // budgets coincide: draw points side by side
     points: INDEX.cells.filter((cell) => cell.method === method && cell.accuracy[0] !== null).sort((a, b) => axis.place(a) - axis.place(b)),
   })).filter((line) => line.points.length);
   const visible = lines.filter((line) => !hidden.has(line.method));
@@ -103,24 +103,24 @@ function drawCurves(plot, axis) {
   const oracle = oracleLine(picture, axis, frame);
   const curves = visible.map((line) => curve(line, axis, frame));
   picture.append(...curves.map(({ group }) => group));
-  tellNearest(picture, curves.flatMap(({ places }) => places));
+  showNearest(picture, curves.flatMap(({ places }) => places));
   plot.replaceChildren(picture, ...legend(lines, oracle, picture, frame, axis, plot));
 }
 
-/** What any of the independent samples reached, dashed; returns the last of its points, if there are any. */
+/** Draw the oracle of the independent samples as a dashed line; returns its last cell, or null if there is no line. */
 function oracleLine(picture, axis, frame) {
-  const sampled = INDEX.cells.filter((cell) => cell.method === "majority" && cell.oracle[0] !== null);
-  if (sampled.length < 2 || hidden.has("majority")) return null;
-  const d = sampled.map((cell, i) => `${i ? "L" : "M"}${frame.x(axis.place(cell))},${frame.y(cell.oracle[0])}`).join("");
+  const cells = INDEX.cells.filter((cell) => cell.method === "majority" && cell.oracle[0] !== null);
+  if (cells.length < 2 || hidden.has("majority")) return null;
+  const d = cells.map((cell, i) => `${i ? "L" : "M"}${frame.x(axis.place(cell))},${frame.y(cell.oracle[0])}`).join("");
   picture.append(s("path", { class: "oracle", d }));
-  return sampled.at(-1);
+  return cells.at(-1);
 }
 
-function curve({ method, aside, points }, axis, frame) {
+function curve({ method, shift, points }, axis, frame) {
   const { colour, marker: sign } = INDEX.methods[method];
   const chief = method === INDEX.chief;
   const group = s("g", { class: `curve${chief ? " chief" : ""}`, "data-method": method, "--c": colour });
-  const at = (cell, end) => [frame.x(axis.place(cell)) + aside, frame.y(cell.accuracy[end] ?? cell.accuracy[0])]; // no interval: no length
+  const at = (cell, end) => [frame.x(axis.place(cell)) + shift, frame.y(cell.accuracy[end] ?? cell.accuracy[0])]; // no interval: no length
   const path = (cells, end) => cells.map((cell, i) => `${i ? "L" : "M"}${at(cell, end)}`).join("");
   if (chief && points.length > 1) {
     group.append(s("path", { class: "band", d: `${path(points, 1)}${path([...points].reverse(), 2).replace("M", "L")}Z` }));
@@ -142,8 +142,8 @@ function curve({ method, aside, points }, axis, frame) {
   return { group, places };
 }
 
-/** Tell of the point that is nearest to the pointer: points of several methods stand closer together than one can aim. */
-function tellNearest(picture, places) {
+/** Show the numbers of the point nearest to the pointer: points of several methods are too close to each other to aim at. */
+function showNearest(picture, places) {
   let near = null;
   const change = (place, event) => {
     near?.mark.classList.remove("near");
@@ -154,10 +154,10 @@ function tellNearest(picture, places) {
   };
   picture.addEventListener("pointermove", (event) => {
     const pointer = new DOMPoint(event.clientX, event.clientY).matrixTransform(picture.getScreenCTM().inverse());
-    const away = ({ x, y }) => Math.hypot(x - pointer.x, y - pointer.y);
-    const nearest = places.reduce((best, place) => (best && away(best) < away(place) ? best : place), null);
-    const reached = nearest && away(nearest) <= REACH ? nearest : null;
-    if (reached !== near) change(reached, event);
+    const distance = ({ x, y }) => Math.hypot(x - pointer.x, y - pointer.y);
+    const nearest = places.reduce((best, place) => (best && distance(best) < distance(place) ? best : place), null);
+    const inReach = nearest && distance(nearest) <= REACH ? nearest : null;
+    if (inReach !== near) change(inReach, event);
   });
   picture.addEventListener("pointerleave", (event) => near && change(null, event));
 }
@@ -171,8 +171,7 @@ function cellTip(cell) {
     h("p", { class: "faint" }, `per problem, of ${plural(cell.runs, "run")}`));
 }
 
-/** Names beside the ends of their lines; each a button that hides its method, or shows it again. That of the dashed line
- * is none. */
+/** Names beside the ends of their lines. Each is a button that hides or shows its method, except that of the dashed line. */
 function legend(lines, oracle, picture, frame, axis, plot) {
   const end = (line) => line.points.at(-1);
   const height = (line) => (line.oracle ? line.oracle.oracle[0] : end(line).accuracy[0]);
@@ -190,7 +189,7 @@ function legend(lines, oracle, picture, frame, axis, plot) {
     }
     const { colour, marker: sign } = INDEX.methods[line.method];
     const off = hidden.has(line.method);
-    if (!off && frame.wide) lead(line.points.length > 1 ? frame.x(axis.place(end(line))) + line.aside + 8 : frame.width - frame.right, colour);
+    if (!off && frame.wide) lead(line.points.length > 1 ? frame.x(axis.place(end(line))) + line.shift + 8 : frame.width - frame.right, colour);
     const emphasise = (on) => {
       for (const each of picture.querySelectorAll(".curve")) each.classList.toggle("dim", on && each.dataset.method !== line.method);
     };
@@ -208,7 +207,7 @@ function legend(lines, oracle, picture, frame, axis, plot) {
   });
 }
 
-/** A marker of matplotlib's, as a path around the origin. */
+/** A marker with the shape of matplotlib's, as a path around the origin. */
 function marker(sign, r) {
   const polygon = (n, turn = 0, stretch = 1) =>
     `M${Array.from({ length: n }, (_, i) => {

@@ -1,11 +1,11 @@
-// The data that the page carries: an index, and every run's inside.
+// The data in the page: an index, and the record and trace of every run.
 
 const INDEX = JSON.parse(document.getElementById("index").textContent);
 
 const inflated = new Map();
 
-/** The record and the trace of a run, inflated when they are first asked for. */
-function inside(place) {
+/** The record and the trace of a run, inflated on the first call. */
+function runData(place) {
   if (!inflated.has(place)) inflated.set(place, inflate(document.getElementById(`run-${place}`).textContent));
   return inflated.get(place);
 }
@@ -19,9 +19,9 @@ async function inflate(base64) {
 const label = (method) => INDEX.methods[method].label.join(" ");
 const cellName = (column) => `${label(column.method)}, N = ${column.budget}${INDEX.seeds.length > 1 ? `, seed ${column.seed}` : ""}`;
 
-/** Every (method, budget, seed), in the order of the letters of a problem's outcomes. */
+/** Every (method, budget, seed), in the order of the letters in a problem's outcomes. */
 const COLUMNS = INDEX.cells.flatMap(({ method, budget }) => INDEX.seeds.map((seed) => ({ method, budget, seed })));
 
-/** What a letter stands for, and the mark that is drawn for it: shape tells as much as colour. */
+/** The outcome that a letter stands for, and its sign: the shape must say as much as the colour. */
 const OUTCOMES = { ...INDEX.outcomes, ".": "not run" };
 const SIGNS = { c: "✓", w: "✗", n: "–", g: "?", f: "!", ".": "" };

@@ -1,4 +1,4 @@
-// Paired differences to the chief method, a row for each method and a panel for each budget: a forest plot.
+// A forest plot of paired differences to the chief method, with a row for each method and a panel for each budget.
 
 const points = (share) => `${share > 0 ? "+" : share < 0 ? "−" : ""}${Math.abs(100 * share).toFixed(1)}`;
 
@@ -9,7 +9,7 @@ function forest(root) {
   root.append(
     h("div", { class: "bar" }, h("h2", {}, "Paired differences"), h("span", { class: "against" }, `to ${label(INDEX.chief)}, at the same budget and on the same problems`)),
     plot,
-    h("p", { class: "faint" }, "Percentage points, with 95 % intervals that hold together. A full mark: 0 is outside."),
+    h("p", { class: "faint" }, "Percentage points, with simultaneous 95 % intervals. A filled marker: 0 is outside the interval."),
   );
   let width = 0;
   const draw = () => {
@@ -30,7 +30,7 @@ function drawForest(all, width) {
   const height = frame.top + methods.length * frame.row + frame.bottom;
   const ends = shown.flatMap((each) => each.value).filter((end) => end !== null);
   const most = Math.max(0.05, ...ends.map(Math.abs)) * 1.06;
-  const picture = s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": "Paired differences; the numbers stand in the table below" });
+  const picture = s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": "Paired differences; the numbers are in the table below" });
   methods.forEach((method, row) => {
     const y = frame.top + (row + 0.5) * frame.row;
     picture.append(s("text", { class: "tick", x: frame.left - 12, y: y + 4, "text-anchor": "end" }, label(method)));

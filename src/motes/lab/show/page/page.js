@@ -1,15 +1,15 @@
-// The page: the report, or one run of it, as the address says; and what printing needs.
+// The page: shows the report, or the run that the address names; opens all tables for printing.
 
 const report = document.getElementById("report");
 const runView = document.getElementById("run");
 let scrolled = 0;
 
-/** Show what stands behind the address's #. */
+/** Show the run that the address names after its #, or else the report. */
 async function route() {
   hideTip();
-  const found = /^#run=(\d+)$/.exec(location.hash);
+  const match = /^#run=(\d+)$/.exec(location.hash);
   if (!report.hidden) scrolled = scrollY;
-  if (found && (report.hidden = true, runView.hidden = false, await showRun(runView, Number(found[1])))) {
+  if (match && (report.hidden = true, runView.hidden = false, await showRun(runView, Number(match[1])))) {
     scrollTo(0, 0);
     return;
   }

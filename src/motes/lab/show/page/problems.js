@@ -1,48 +1,48 @@
-// The list of problems: an outcome for each method, budget and seed, filters, and the door to every run.
+// The list of problems, with filters: an outcome for each method, budget and seed, which opens the run.
 
 const PAGE_SIZE = 100;
-const ran = (problem) => [...problem.outcomes].filter((letter) => letter !== ".");
+const outcomesOf = (problem) => [...problem.outcomes].filter((letter) => letter !== ".");
 
 const SHOWN = [
   ["all", () => true],
-  ["right by some, not by others", (problem) => ran(problem).includes("c") && ran(problem).some((letter) => letter !== "c")],
-  ["right by none", (problem) => !ran(problem).includes("c")],
-  ["right by all", (problem) => ran(problem).every((letter) => letter === "c")],
+  ["right by some, not by others", (problem) => outcomesOf(problem).includes("c") && outcomesOf(problem).some((letter) => letter !== "c")],
+  ["right by none", (problem) => !outcomesOf(problem).includes("c")],
+  ["right by all", (problem) => outcomesOf(problem).every((letter) => letter === "c")],
   ["undecided: no answer, or not graded", (problem) => /[ng]/.test(problem.outcomes)],
   ["failed", (problem) => problem.outcomes.includes("f")],
 ];
 
 const filters = { shown: 0, wrong: "", right: "", text: "", limit: PAGE_SIZE };
 
-/** Whether a problem has a run of that cell (a place among them) with such an outcome. */
-const ended = (problem, cell, wanted) =>
-  INDEX.seeds.some((_, seed) => wanted(problem.outcomes[cell * INDEX.seeds.length + seed]));
+/** Whether a problem has a run in the cell, given by its number, whose outcome satisfies the condition. */
+const hasOutcome = (problem, cell, condition) =>
+  INDEX.seeds.some((_, seed) => condition(problem.outcomes[cell * INDEX.seeds.length + seed]));
 
-function chosen() {
+function matchingProblems() {
   const words = filters.text.trim().toLowerCase();
   return INDEX.problems.filter((problem) =>
     SHOWN[filters.shown][1](problem)
-    && (filters.wrong === "" || ended(problem, Number(filters.wrong), (letter) => letter !== "c" && letter !== "."))
-    && (filters.right === "" || ended(problem, Number(filters.right), (letter) => letter === "c"))
+    && (filters.wrong === "" || hasOutcome(problem, Number(filters.wrong), (letter) => letter !== "c" && letter !== "."))
+    && (filters.right === "" || hasOutcome(problem, Number(filters.right), (letter) => letter === "c"))
     && (!words || `${problem.id} ${problem.question ?? ""} ${problem.reference ?? ""}`.toLowerCase().includes(words)));
 }
 
 function problems(root) {
   const body = h("tbody");
-  const told = h("p", { class: "told", "aria-live": "polite" });
+  const summary = h("p", { class: "matches", "aria-live": "polite" });
   const more = h("button", { type: "button", class: "more", onclick: () => { filters.limit += PAGE_SIZE; draw(); } }, "show more");
   const draw = () => {
-    const found = chosen();
-    body.replaceChildren(...found.slice(0, filters.limit).map(row));
-    told.textContent = `${plural(found.length, "problem")} of ${INDEX.problems.length}`;
-    more.hidden = found.length <= filters.limit;
+    const matches = matchingProblems();
+    body.replaceChildren(...matches.slice(0, filters.limit).map(row));
+    summary.textContent = `${plural(matches.length, "problem")} of ${INDEX.problems.length}`;
+    more.hidden = matches.length <= filters.limit;
   };
   const cells = (first) => [h("option", { value: "" }, first), ...INDEX.cells.map((cell, i) => h("option", { value: i }, `${label(cell.method)}, N = ${cell.budget}`))];
   const select = (name, text, options) => h("label", {}, text, h("select", {
     id: `filter-${name}`, onchange: (event) => { filters[name] = name === "shown" ? Number(event.target.value) : event.target.value; filters.limit = PAGE_SIZE; draw(); },
   }, options));
   root.append(
-    h("div", { class: "bar" }, h("h2", {}, "Problems"), told),
+    h("div", { class: "bar" }, h("h2", {}, "Problems"), summary),
     INDEX.note ? h("p", { class: "note", id: "embedded" }, INDEX.note) : "",
     h("div", { class: "filters" },
       select("shown", "show", SHOWN.map(([text], i) => h("option", { value: i }, text))),
@@ -68,14 +68,14 @@ const first = (cell) => cell === 0 || INDEX.cells[cell].method !== INDEX.cells[c
 function row(problem) {
   return h("tr", { "data-problem": problem.id },
     h("th", { scope: "row" }, h("span", { class: "id" }, problem.id), problem.level === null ? "" : h("span", { class: "level" }, `level ${problem.level}`),
-      h("span", { class: "asked" }, problem.question ?? ""), problem.reference === null ? "" : h("span", { class: "reference" }, `answer ${problem.reference}`)),
+      h("span", { class: "problem-text" }, problem.question ?? ""), problem.reference === null ? "" : h("span", { class: "reference" }, `answer ${problem.reference}`)),
     [...problem.outcomes].map((letter, i) => {
       const edge = i % INDEX.seeds.length === 0 && first(i / INDEX.seeds.length) ? "first" : "";
       return h("td", { class: edge }, runLink(problem, i, letter));
     }));
 }
 
-/** A square that opens its run; a plain one where there is none, or the page does not hold it. */
+/** A square that opens its run; only a square if there is no run, or the page does not contain it. */
 function runLink(problem, column, letter) {
   const text = `${cellName(COLUMNS[column])}: ${OUTCOMES[letter]}`;
   const place = problem.runs?.[column] ?? -1;
@@ -90,7 +90,7 @@ function squareTip(event) {
   else hideTip();
 }
 
-/** Arrow keys go from run to run. */
+/** Arrow keys move the focus from run to run. */
 function walk(event) {
   const cell = event.target.closest("td");
   const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];

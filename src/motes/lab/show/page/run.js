@@ -1,26 +1,26 @@
-// One run: what came of it, its posterior, its genealogy, and what the particle says that one points at.
+// One run: its result, its posterior, its genealogy, and the text of the particle that the user chooses.
 
-let view = null; // the run that is shown: { run, panels, chosen: [panel, round, particle] }
+let view = null; // the run shown: { run, panels, chosen: [panel, round, particle] }
 
 async function showRun(root, place) {
   const problem = INDEX.problems.find((each) => each.runs?.includes(place));
   if (!problem) return false;
-  const run = await inside(place);
+  const run = await runData(place);
   run.threshold = INDEX.settings?.[run.record.method]?.ess_threshold;
   const shown = { root, run, problem, place, panels: run.trace ? panelsOf(run) : [], chosen: null };
   view = shown;
   const inspector = h("aside", { class: "inspector", "aria-label": "The particle chosen" });
   const main = h("div", { class: "pictures" });
-  root.replaceChildren(top(shown), asked(shown), h("div", { class: "summary" }, facts(shown), posterior(run.record)),
+  root.replaceChildren(top(shown), questionOf(shown), h("div", { class: "summary" }, facts(shown), posterior(run.record)),
     run.trace ? h("div", { class: "viewer" }, main, inspector) : h("p", { class: "note" }, INDEX.traced
-      ? "This run left no trace: what happened inside it is not known."
-      : "The evaluation kept no traces (--no-traces, or made before there were any): what happened inside this run is not known."),
+      ? "This run has no trace: its particles are not known."
+      : "The evaluation kept no traces (--no-traces, or an early version): the particles of this run are not known."),
     run.trace && shown.panels.length ? "" : h("pre", { class: "answer-text" }, run.record.text));
   if (run.trace) drawPanels(shown, main, inspector);
   return true;
 }
 
-/** The way back, and to the other runs of the same problem. */
+/** Links back to the report, to neighbouring problems, and to the other runs of the same problem. */
 function top({ problem, place }) {
   const neighbours = INDEX.problems.filter((each) => each.runs);
   const at = neighbours.indexOf(problem);
@@ -36,7 +36,7 @@ function top({ problem, place }) {
     h("span", { class: "walk" }, go(-1, "‹", "the problem before"), h("span", { class: "id" }, problem.id), go(1, "›", "the next problem")), h("div", { class: "strip" }, strip));
 }
 
-function asked({ run, problem }) {
+function questionOf({ run, problem }) {
   const messages = run.trace?.messages ?? [];
   const others = messages.slice(0, -1);
   return h("div", { class: "asked" }, h("p", { class: "question" }, messages.at(-1)?.content ?? problem.question ?? `Problem ${problem.id}`),
