@@ -185,7 +185,7 @@ def test_proposal_logprobs_hold_every_filter() -> None:
         ("self.any_min_p = any(s.min_p for s in samplings)", "self.any_min_p = False"),
         ("self.top_k = torch.tensor([s.top_k for", "self.top_k = torch.tensor([0 for"),
         ("self.top_p = column([s.top_p for", "self.top_p = column([1.0 for"),
-        ("column([t or 1.0 for", "column([1.0 for"),
+        ("column([max(t, COLDEST) if t else 1.0 for", "column([1.0 for"),
         ("self.min_p * probabilities.amax(-1, keepdim=True)", "self.min_p"),
         ("proposals.log()", "scaled.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)"),
     ],
