@@ -428,6 +428,12 @@ class TestSandbox:
         assert server._process.returncode is not None
         assert outcome == [False] or isinstance(outcome[0], GraderError)
 
+    def test_a_server_that_another_thread_has_closed_is_gone(self):
+        server = sandbox.Server(sandbox.SERVER)
+        server.close()
+        assert server.run(INCREMENT, increments("return n + 1"), LIMITS) is None
+        assert server._read(1.0) is None
+
     def test_without_confinement_programs_are_refused(self, monkeypatch, tmp_path):
         path = tmp_path / "p.jsonl"
         path.write_text(json.dumps({"prompt": "?", "test": "assert f() == 1"}))

@@ -99,13 +99,14 @@ class Server:
         try:
             with _temporary_file(examiner_job) as first, _temporary_file(prelude | {"program": program}) as second:
                 request = json.dumps(dataclasses.asdict(limits)).encode()
-                socket.send_fds(self._control, [request], [first.fileno(), second.fileno(), writer])
+                try:
+                    socket.send_fds(self._control, [request], [first.fileno(), second.fileno(), writer])
+                except OSError:  # the server is gone, or was closed by another thread
+                    return None
             os.close(writer)
             writer = -1
             reason = self._read(limits.patience + START_SECONDS)
             return None if reason is None else (reason, _read_all(reader) if reason == "ended" else "")
-        except (BrokenPipeError, ConnectionResetError):
-            return None
         finally:
             os.close(reader)
             if writer >= 0:
@@ -117,8 +118,8 @@ class Server:
         Raises:
             GraderTimeoutError: no line comes in time.
         """
-        self._control.settimeout(timeout)
         try:
+            self._control.settimeout(timeout)
             line = self._control.recv(100)
         except TimeoutError:
             raise GraderTimeoutError(f"the sandbox does not reply within {timeout:g} seconds") from None
