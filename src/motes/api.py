@@ -100,7 +100,7 @@ async def asolve(
     rule = BoxedAnswers() if task is None else instance_of("task", task, AnswerRule, "motes.api.answer_rule('math')")
     sampling = fit("sampling", sampling, Sampling | None) or Sampling()
     outcome_model = await _open_in_thread(reward_model, outcome_reward) if outcome_reward is not None else None
-    needs_reward = reward is not None and MethodTraits.of(method).needs_reward
+    needs_reward = reward is not None and MethodTraits(method).needs_reward
     run = Run(
         problem=problem,
         lm=await _open_in_thread(language_model, lm),

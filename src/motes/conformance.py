@@ -152,7 +152,7 @@ async def acheck_reward_model(
 
     single = [(await score([trajectory]))[0] for trajectory in everything]
     _require(all(map(close, batch, single)), "batch = single", (batch, single))
-    if (forget := RewardModelTraits.of(reward).forget) is not None:
+    if (forget := RewardModelTraits(reward).forget) is not None:
         forget()
     fresh = await score([_rebuilt(trajectory) for trajectory in everything])
     _require(all(map(close, batch, fresh)), "fork = fresh", (batch, fresh))

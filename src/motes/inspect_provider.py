@@ -115,7 +115,7 @@ class Answerer:
         self._prompt = None if settings.prompt is None else prompts.prompt(settings.prompt)
         self._rule = None if settings.task is None else api.answer_rule(settings.task)
         self._reward = None
-        if settings.reward is not None and MethodTraits.of(self._method).needs_reward:
+        if settings.reward is not None and MethodTraits(self._method).needs_reward:
             self._reward = api.reward_model(settings.reward)
         self._outcome = None if settings.outcome_reward is None else api.reward_model(settings.outcome_reward)
         self._counts: Counter[str] = Counter()

@@ -30,7 +30,7 @@ class Ledger:
         if prefix is None:
             prefix = usage.prefill_tokens + usage.prefill_tokens_cached
         cached = 0
-        if LanguageModelTraits.of(lm).shares_prefixes:
+        if LanguageModelTraits(lm).shares_prefixes:
             key = parent.problem if parent.step is None else parent
             cached = min(prefix, max(self._prefix_lengths.get(key, 0), self._length_with_step(parent)))
             self._prefix_lengths[key] = max(prefix, cached)

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from motes.core import Failure, Problem, Sampling, Step, Trajectory
 
+T = TypeVar("T")
+
+
+class Trait(Generic[T]):
+    """An optional attribute, read from an object when it is needed; `default` if the object lacks it."""
+
+    def __init__(self, default: T) -> None:
+        self._default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, traits: Traits, owner: type | None = None) -> T:
+        value: T = getattr(traits.thing, self._name, self._default)
+        return value
+
 
 class Traits:
-    """Optional attributes of an object that implements a protocol, each with the value it has where it is missing."""
+    """The optional attributes of an object, or of a class, that implements a protocol."""
 
-    @classmethod
-    def of(cls, thing: object) -> Self:
-        """Those of an object, or of a class."""
-        names = [field.name for field in fields(cls)]  # type: ignore[arg-type]  # each subclass is a dataclass
-        return cls(**{name: getattr(thing, name) for name in names if hasattr(thing, name)})
+    __slots__ = ("thing",)
+
+    def __init__(self, thing: object) -> None:
+        self.thing = thing
 
 
 @runtime_checkable
@@ -47,7 +61,6 @@ class LanguageModel(Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class LanguageModelTraits(Traits):
     """What a language model may say of itself.
 
@@ -62,13 +75,13 @@ class LanguageModelTraits(Traits):
         ready: raises if the model's server cannot be reached.
     """
 
-    merges_calls: bool = False
-    continues_prefixes: bool = True
-    shares_prefixes: bool = False
-    proposal_logprobs: bool = True
-    gives_logprobs: Callable[[Sampling], bool] | None = None
-    num_parameters: int | None = None
-    ready: Callable[[], Awaitable[Any]] | None = None
+    merges_calls = Trait(False)
+    continues_prefixes = Trait(True)
+    shares_prefixes = Trait(False)
+    proposal_logprobs = Trait(True)
+    gives_logprobs: Trait[Callable[[Sampling], bool] | None] = Trait(None)
+    num_parameters: Trait[int | None] = Trait(None)
+    ready: Trait[Callable[[], Awaitable[Any]] | None] = Trait(None)
 
 
 @runtime_checkable
@@ -92,7 +105,6 @@ class RewardModel(Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class RewardModelTraits(Traits):
     """What a reward model may say of itself.
 
@@ -105,11 +117,11 @@ class RewardModelTraits(Traits):
         forget: makes the model forget the scores of texts it has read, so that it reads them again.
     """
 
-    merges_calls: bool = False
-    outcome: bool = False
-    num_parameters: int | None = None
-    ready: Callable[[], Awaitable[Any]] | None = None
-    forget: Callable[[], None] | None = None
+    merges_calls = Trait(False)
+    outcome = Trait(False)
+    num_parameters: Trait[int | None] = Trait(None)
+    ready: Trait[Callable[[], Awaitable[Any]] | None] = Trait(None)
+    forget: Trait[Callable[[], None] | None] = Trait(None)
 
 
 class Reading(Protocol):
@@ -141,7 +153,6 @@ class AnswerRule(Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class AnswerRuleTraits(Traits):
     """What an answer rule may say of itself.
 
@@ -153,8 +164,8 @@ class AnswerRuleTraits(Traits):
             None: the rule reads the whole text after every step, and any answer ends the particle.
     """
 
-    needs_end: bool = False
-    read: Callable[[str, Reading | None], Reading] | None = None
+    needs_end = Trait(False)
+    read: Trait[Callable[[str, Reading | None], Reading] | None] = Trait(None)
 
 
 def canonical_form(rule: AnswerRule) -> Callable[[str], str] | None:
@@ -188,7 +199,6 @@ class Task(AnswerRule, Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class TaskTraits(Traits):
     """What a task may know besides.
 
@@ -201,6 +211,6 @@ class TaskTraits(Traits):
             part of the task's digest.
     """
 
-    level: Callable[[Problem], int | None] | None = None
-    check_step: Callable[[Problem, str], bool | None] | None = None
-    key: Callable[[Problem], object] | None = None
+    level: Trait[Callable[[Problem], int | None] | None] = Trait(None)
+    check_step: Trait[Callable[[Problem, str], bool | None] | None] = Trait(None)
+    key: Trait[Callable[[Problem], object] | None] = Trait(None)

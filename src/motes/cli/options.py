@@ -64,10 +64,10 @@ OutcomeReward = Annotated[
     ),
 ]
 
-DEFAULTS = Sampling()
 NO_OPTIONS = SamplingOptions()
-Temperature = Annotated[float, typer.Option(help="Sampling temperature of the language model; 0 is greedy.")]
-MaxTokens = Annotated[int | None, typer.Option(help="Maximum tokens of an answer. Default: what fits the context.")]
+HELP = {field.name: field.metadata["help"] for field in dataclasses.fields(SamplingOptions)}
+Temperature = Annotated[float | None, typer.Option(help=HELP["temperature"])]
+MaxTokens = Annotated[int | None, typer.Option(help=HELP["max_tokens"])]
 Prompt = Annotated[
     str | None,
     typer.Option(
@@ -167,7 +167,7 @@ def takes_sampling(command: Callable[..., None]) -> Callable[..., None]:
 
 def _parameter(field: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
     """The option for a field of `SamplingOptions`."""
-    option = typer.Option(help=field.metadata["help"], metavar=field.metadata.get("metavar"))
+    option = typer.Option(help=HELP[field.name], metavar=field.metadata.get("metavar"))
     takes_several = list[str] in typing.get_args(kind)
     annotation: Any = Annotated[list[str] | None if takes_several else kind, option]
     return inspect.Parameter(field.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)
@@ -182,7 +182,7 @@ def trial(
     *,
     model: str,
     reward: str,
-    temperature: float,
+    temperature: float | None,
     max_tokens: int | None,
     prompt_spec: str | None,
 ) -> Evaluation:
@@ -194,7 +194,7 @@ def trial(
     if reward == "none":
         raise ConfigurationError("this command measures the reward model: name one")
     opened_prompt = prompt(prompt_spec)
-    default = DEFAULTS if opened_prompt is None else opened_prompt.sampling
+    default = Sampling() if opened_prompt is None else opened_prompt.sampling
     return Evaluation(
         task=task,
         split=split,
@@ -203,7 +203,7 @@ def trial(
         budgets=(budget,),
         lm=model,
         reward=reward,
-        sampling=default.replace(temperature=temperature, max_tokens=max_tokens),
+        sampling=SamplingOptions(temperature=temperature, max_tokens=max_tokens).apply(default),
         prompt=opened_prompt,
     )
 

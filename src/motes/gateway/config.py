@@ -120,7 +120,7 @@ class VirtualModel(Part):
     def _consistent(self) -> VirtualModel:
         try:
             for spec in (self.method, *self.methods):
-                needs_reward = MethodTraits.of(self.make_method(spec, self.particles)).needs_reward
+                needs_reward = MethodTraits(self.make_method(spec, self.particles)).needs_reward
                 if needs_reward and self.reward is None:
                     raise ConfigurationError(f"the method {spec!r} needs a reward model: name one as `reward`")
             self.open_prompt()

@@ -45,7 +45,7 @@ class Readiness:
 
 
 async def _is_ready(upstream: object) -> bool:
-    ready = LanguageModelTraits.of(upstream).ready  # reward models have the same trait
+    ready = LanguageModelTraits(upstream).ready  # reward models have the same trait
     if ready is None:  # the model is in this process
         return True
     try:

@@ -54,7 +54,7 @@ class Chunks:
             "model": name,
             "system_fingerprint": FINGERPRINT,
         }
-        self._one_population = MethodTraits.of(request.method).one_population
+        self._one_population = MethodTraits(request.method).one_population
         self._tree = Tree() if progress == "particles" else None
         self._sent = ""
 

@@ -54,7 +54,7 @@ def method(name: str, budget: int, **settings: Any) -> Method:
     """
     if name not in METHODS:
         raise UnknownNameError("method", name, METHODS)
-    make: Callable[..., Method] = MethodTraits.of(METHODS[name]).of_budget or METHODS[name]
+    make: Callable[..., Method] = MethodTraits(METHODS[name]).of_budget or METHODS[name]
     return make(budget, **settings)
 
 

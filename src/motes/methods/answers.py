@@ -22,14 +22,14 @@ def answer_of(trajectory: Trajectory, rule: AnswerRule) -> str | None:
     needs texts that the model ended itself and this is not one."""
     if trajectory.finished == "failed" or trajectory.finished in STOPS:
         return None
-    if AnswerRuleTraits.of(rule).needs_end and trajectory.finished != "eos":
+    if AnswerRuleTraits(rule).needs_end and trajectory.finished != "eos":
         return None
     return rule.answer(trajectory.text)
 
 
 def states_final_answer(trajectory: Trajectory, rule: AnswerRule) -> bool:
     """Whether a trajectory states an answer that no further step can change. Reads only steps not read before."""
-    read = AnswerRuleTraits.of(rule).read
+    read = AnswerRuleTraits(rule).read
     if read is None:  # for such a rule any text with an answer is complete
         return rule.answer(trajectory.text) is not None
     unread: list[Trajectory] = []
@@ -53,7 +53,7 @@ async def state_final_answers(trajectories: Sequence[Trajectory], rule: AnswerRu
     def read() -> list[bool]:
         return [t.finished is None and states_final_answer(t, rule) for t in trajectories]
 
-    return read() if AnswerRuleTraits.of(rule).read is not None else await in_thread(read)
+    return read() if AnswerRuleTraits(rule).read is not None else await in_thread(read)
 
 
 class Answers:

@@ -8,7 +8,7 @@ from motes.protocols import LanguageModel, LanguageModelTraits
 
 
 def continues_prefixes(lm: LanguageModel) -> bool:
-    return LanguageModelTraits.of(lm).continues_prefixes
+    return LanguageModelTraits(lm).continues_prefixes
 
 
 def require_steps(lm: LanguageModel, sampling: Sampling) -> None:
@@ -30,7 +30,7 @@ def require_logprobs(lm: LanguageModel, sampling: Sampling) -> None:
     Raises:
         ConfigurationError: it does.
     """
-    traits = LanguageModelTraits.of(lm)
+    traits = LanguageModelTraits(lm)
     if traits.gives_logprobs is not None and not traits.gives_logprobs(sampling):
         raise ConfigurationError(
             f"{lm!r} gives no log-probabilities of its steps: open it with logprobs=1 where its server has them "

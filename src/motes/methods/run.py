@@ -25,7 +25,15 @@ from motes.methods.calls import checked_scores, request_scores, request_steps
 from motes.methods.limits import Limits
 from motes.methods.population import Aggregation, Population
 from motes.methods.requirements import continues_prefixes, require_steps
-from motes.protocols import AnswerRule, LanguageModel, LanguageModelTraits, RewardModel, RewardModelTraits, Traits
+from motes.protocols import (
+    AnswerRule,
+    LanguageModel,
+    LanguageModelTraits,
+    RewardModel,
+    RewardModelTraits,
+    Trait,
+    Traits,
+)
 from motes.smc import Weights
 
 T = TypeVar("T")
@@ -250,19 +258,15 @@ class Run:
         if score and self.reward is None:
             raise ConfigurationError("this method needs a reward model: give `reward=`")
 
-    @cached_property
-    def _lm_traits(self) -> LanguageModelTraits:
-        return LanguageModelTraits.of(self.lm)
-
     @property
     def _merges(self) -> bool:
-        return self._lm_traits.merges_calls
+        return LanguageModelTraits(self.lm).merges_calls
 
     @property
     def _scores_at_once(self) -> bool:
         """Whether each trajectory is scored by itself as soon as possible, instead of a whole round in one call: if the
         reward model merges calls, and under a deadline, so that steps which ended in time count."""
-        return RewardModelTraits.of(self.reward).merges_calls or self.limits.deadline is not None
+        return RewardModelTraits(self.reward).merges_calls or self.limits.deadline is not None
 
     async def _steps(
         self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
@@ -302,7 +306,7 @@ class Run:
         if not trajectories:
             return []
         assert reward is not None
-        if reward is self.reward and not is_alone and not RewardModelTraits.of(reward).merges_calls:
+        if reward is self.reward and not is_alone and not RewardModelTraits(reward).merges_calls:
             returned = await self._root._batched_scores(trajectories)
         else:
             returned = await request_scores(reward, trajectories)
@@ -410,7 +414,6 @@ class Method(Protocol):
     async def run(self, run: Run) -> Result: ...
 
 
-@dataclass(frozen=True)
 class MethodTraits(Traits):
     """What a method may say of itself, by attributes of its class.
 
@@ -424,11 +427,11 @@ class MethodTraits(Traits):
         of_budget: makes the method for a number of trajectories; None: the class itself does.
     """
 
-    needs_reward: bool = True
-    independent: bool = False
-    one_population: bool = False
-    require: Callable[[LanguageModel, Sampling], None] | None = None
-    of_budget: Callable[..., Method] | None = None
+    needs_reward = Trait(True)
+    independent = Trait(False)
+    one_population = Trait(False)
+    require: Trait[Callable[[LanguageModel, Sampling], None] | None] = Trait(None)
+    of_budget: Trait[Callable[..., Method] | None] = Trait(None)
 
 
 def require(method: Method, lm: LanguageModel, sampling: Sampling) -> None:
@@ -437,5 +440,5 @@ def require(method: Method, lm: LanguageModel, sampling: Sampling) -> None:
     Raises:
         ConfigurationError: it cannot.
     """
-    if (check := MethodTraits.of(method).require) is not None:
+    if (check := MethodTraits(method).require) is not None:
         check(lm, sampling)

@@ -204,7 +204,7 @@ class Reproduction:
         model = self._model(row)
         assert model is not None
         configured = method_from_spec(method, budget)
-        needs_reward = MethodTraits.of(configured).needs_reward
+        needs_reward = MethodTraits(configured).needs_reward
         evaluation = Evaluation(
             task=self.tasks[task],
             limit=self.limit,

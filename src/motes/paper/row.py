@@ -75,7 +75,7 @@ class Row:
     def needs_reward(self, experiment: Experiment) -> bool:
         """Whether a method of that experiment needs a reward model."""
         methods = [method_from_spec(each.method, each.budgets[0]) for each in self.wanted.get(experiment, ())]
-        return any(MethodTraits.of(method).needs_reward for method in methods)
+        return any(MethodTraits(method).needs_reward for method in methods)
 
     def reading(self, reward: str) -> str:
         """The spec of a reward model, with the row's `prefix`. The specs of judges and of users' own models, and specs

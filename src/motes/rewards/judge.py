@@ -98,12 +98,12 @@ class Judge:
     @property
     def merges_calls(self) -> bool:
         """Whether concurrent calls of the language model meet in one batch."""
-        return LanguageModelTraits.of(self.lm).merges_calls
+        return LanguageModelTraits(self.lm).merges_calls
 
     @property
     def continues_prefixes(self) -> bool:
         """Whether the model can continue a cue with its verdict; otherwise it writes whole replies."""
-        return LanguageModelTraits.of(self.lm).continues_prefixes
+        return LanguageModelTraits(self.lm).continues_prefixes
 
     def forget(self) -> None:
         """See `motes.protocols.RewardModel`."""
@@ -111,13 +111,13 @@ class Judge:
 
     async def ready(self) -> None:
         """See `motes.protocols.RewardModel`: of the language model."""
-        if (ready := LanguageModelTraits.of(self.lm).ready) is not None:
+        if (ready := LanguageModelTraits(self.lm).ready) is not None:
             await ready()
 
     @property
     def num_parameters(self) -> int | None:
         """The language model's number of parameters, if it is known."""
-        return LanguageModelTraits.of(self.lm).num_parameters
+        return LanguageModelTraits(self.lm).num_parameters
 
     @property
     def outcome(self) -> bool:

@@ -30,28 +30,28 @@ class MappedReward:
 
     def forget(self) -> None:
         """See `motes.protocols.RewardModel`; for the inner model."""
-        if (forget := RewardModelTraits.of(self.reward).forget) is not None:
+        if (forget := RewardModelTraits(self.reward).forget) is not None:
             forget()
 
     async def ready(self) -> None:
         """See `motes.protocols.RewardModel`; for the inner model."""
-        if (ready := RewardModelTraits.of(self.reward).ready) is not None:
+        if (ready := RewardModelTraits(self.reward).ready) is not None:
             await ready()
 
     @property
     def num_parameters(self) -> int | None:
         """The inner model's number of parameters, if it is known."""
-        return RewardModelTraits.of(self.reward).num_parameters
+        return RewardModelTraits(self.reward).num_parameters
 
     @property
     def outcome(self) -> bool:
         """Whether the inner model scores finished answers only."""
-        return RewardModelTraits.of(self.reward).outcome
+        return RewardModelTraits(self.reward).outcome
 
     @property
     def merges_calls(self) -> bool:
         """Whether concurrent calls of the inner model meet in one batch."""
-        return RewardModelTraits.of(self.reward).merges_calls
+        return RewardModelTraits(self.reward).merges_calls
 
     def _change_all(self, trajectory: Trajectory, scores: Sequence[float]) -> Sequence[float]:
         changed = [self.change(node, score) for node, score in zip(trajectory.path, scores, strict=True)]

@@ -24,7 +24,7 @@ class StepSource:
 
     def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
-        self._merges = LanguageModelTraits.of(lm).merges_calls
+        self._merges = LanguageModelTraits(lm).merges_calls
         self._batcher: CallBatcher[_Request, Step | Failure] = CallBatcher(self._extend_all)
 
     async def extend(self, trajectory: Trajectory, sampling: Sampling, seed: int) -> Step | Failure:

@@ -200,7 +200,7 @@ class Benchmark:
 
     @property
     def needs_end(self) -> bool:
-        return AnswerRuleTraits.of(self._rule).needs_end
+        return AnswerRuleTraits(self._rule).needs_end
 
     def answer(self, text: str) -> str | None:
         return self._rule.answer(text)

@@ -158,7 +158,7 @@ def _pending_rows(file: StepFile, total: int, done: frozenset[int]) -> Iterator[
 def _scorer(reward: RewardModel) -> Score:
     """A function that scores trajectories and merges concurrent calls, if the model does not do so itself. If a merged
     call fails, its parts are repeated one by one, so that no answer fails because of another."""
-    if RewardModelTraits.of(reward).merges_calls:
+    if RewardModelTraits(reward).merges_calls:
         return reward.score
     merged: CallBatcher[Trajectory, Sequence[float] | Failure] = CallBatcher(reward.score)
 

@@ -81,7 +81,7 @@ def method_from_spec(spec: str, budget: int) -> Method:
 
 def draws_independently(spec: str) -> bool:
     """Whether the method's answers are independent samples of the language model; False for an unknown method."""
-    return MethodTraits.of(METHODS.get(spec.partition(":")[0])).independent
+    return MethodTraits(METHODS.get(spec.partition(":")[0])).independent
 
 
 def draws_one(spec: str) -> bool:
@@ -112,7 +112,7 @@ def _split(spec: str) -> tuple[str, list[str]]:
 def _make_own(name: str, cls: Any, budget: int, values: Mapping[str, Any]) -> Method:
     """Make a method of a user's own class."""
     try:
-        own = (MethodTraits.of(cls).of_budget or cls)(budget, **values)
+        own = (MethodTraits(cls).of_budget or cls)(budget, **values)
     except TypeError as error:
         raise ConfigurationError(f"{name!r} makes no method of a budget: {error}") from error
     if not isinstance(own, Method):

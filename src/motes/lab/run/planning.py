@@ -89,7 +89,7 @@ def estimate(
         else:
             source = "scaled" if records else "assumed"
             tokens = _tokens_per_trajectory(records) if records else answer_tokens
-            scored = evaluation.reward is not None and MethodTraits.of(method_from_spec(method, budget)).needs_reward
+            scored = evaluation.reward is not None and MethodTraits(method_from_spec(method, budget)).needs_reward
             prompts = sum(len(run.problem.question) // CHARACTERS_PER_TOKEN for run in left)
             answers = round(len(left) * budget * tokens)
             usage = Usage(

@@ -135,7 +135,7 @@ class Call:
     ) -> Call:
         """The call that begins now. Reads files and runs git: not for the event loop."""
         problems, part = evaluation.problems(), None if shard is None else str(shard)
-        digest = identity.of_problems(problems, TaskTraits.of(evaluation.opened).key)
+        digest = identity.of_problems(problems, TaskTraits(evaluation.opened).key)
         task = {"name": evaluation.task, "problems": len(problems), "digest": digest}
         code = identity.of_code(type(evaluation.opened))
         budget = evaluation.budgets[0]

@@ -123,7 +123,7 @@ class Local:
         for spec, budget in self.evaluation.cells():
             method = method_from_spec(spec, budget)
             try:
-                if self.reward is None and not is_own(spec) and MethodTraits.of(method).needs_reward:
+                if self.reward is None and not is_own(spec) and MethodTraits(method).needs_reward:
                     raise ConfigurationError("it needs a reward model: name one, or leave the method out")
                 require(method, self.lm, self.evaluation.sampling)
             except ConfigurationError as error:
@@ -197,7 +197,7 @@ def make_record(
     grade, right = grade_run(task, run.problem, result.answer, answers)
     if failure is not None:
         grade = Grade("failed", _describe_error(failure))
-    level = TaskTraits.of(task).level
+    level = TaskTraits(task).level
     return replace(
         _record_without_answers(run, result, failure, seconds, concurrency),
         outcome=grade.outcome,
@@ -251,7 +251,7 @@ def prefixes_of(trace: Trace, task: Task, problem: Problem) -> Prefixes:
     A partial answer is right if all of its steps are; it is unknown if a step is unknown and none is wrong.
     """
     nodes = trace.nodes
-    check = TaskTraits.of(task).check_step
+    check = TaskTraits(task).check_step
     right: list[bool | None] = []
     if check is not None and any(node.score is not None for node in nodes) and _are_paragraphs(nodes):
         for node in nodes:
