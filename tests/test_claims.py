@@ -293,12 +293,12 @@ class TestRegime:
         command = [*self.WORDS, "--work", str(work), "--out", str(out)]
         assert claims.main(command) == 0
         assert {path.name for path in out.iterdir()} == {
-            "report.md", "report.csv", "csv-metadata.json", "regime.png", "regime.svg"
+            "report.md", "report.csv", "csv-metadata.json", "theory.png", "theory.svg", "default.png", "default.svg"
         }  # fmt: skip
         page = (out / "report.md").read_text()
         assert f"Made by `python recipes/claims.py {' '.join(self.WORDS)}`." in page
-        assert page.count("| 2 | 30 % | 1.5 (0.86) |") == 2, "the middle of the map is the second number of steps"
-        assert page.count("| 3 | 30 % | 1.5 (0.86) |") == 2 * 3, (
+        assert page.count("| 2 | 30 % | 1.5 (0.86) |") == 2 * 2, "the middle of the map is the second number of steps"
+        assert page.count("| 3 | 30 % | 1.5 (0.86) |") == 2 * 2 * 3, (
             "all errors systematic, half of them, and a few steps hard"
         )
         found = [row for row in rows(out / "report.csv") if (row["method"], row["budget"]) == ("wbon", "4")]
@@ -309,7 +309,7 @@ class TestRegime:
             ("3", "1.5", "0.5", "", "0.8556"),
             ("3", "1.5", "1.0", "0.3", "0.8556"),
         }
-        assert all(row["rate"] for row in found)
+        assert all(row["theory_rate"] and row["default_rate"] for row in found)
 
         before = {path: path.read_bytes() for path in work.glob("*/*/records.jsonl")}
         assert len(before) == 4 * 3

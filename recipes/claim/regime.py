@@ -39,16 +39,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STEPWISE = (REGISTERED, "pf", "beam", "dvts", "rebase")
+FILTERS = {"theory": REGISTERED, "default": "pf"}
+"""The particle filters whose accuracy the other methods have to reach: the one that the predictions are about, and
+motes' default."""
+SEARCHES = ("beam", "dvts", "rebase")
 SAMPLING = ("wbon", "bon", "majority")
 BUDGETS: Mapping[str, tuple[Sequence[str], Sequence[int]]] = {
-    "stepwise": (STEPWISE, (2, 4, 8, 16, 32)),
+    "stepwise": ((*FILTERS.values(), *SEARCHES), (2, 4, 8, 16, 32)),
     "weighted": (SAMPLING[:1], (1, 2, 4, 8, 16, 32, 64, 128)),
     "sampling": (SAMPLING[1:], (1, 2, 4, 8, 16, 32, 64)),
 }
 """The evaluations of each world, by the name of their directory: methods, and their budgets."""
 REFERENCES = (4, 8)
-"""Budgets of the particle filter whose accuracy the other methods have to reach."""
+"""Budgets of those filters."""
 
 STEPS = (6, 12, 24)
 SUCCESS = (0.3, 0.1, 0.03)
@@ -134,12 +137,12 @@ class WorldResult:
 
     Attributes:
         accuracy: by method and budget.
-        factors: by method and budget of the particle filter.
+        factors: by particle filter, other method, and budget of the filter.
     """
 
     cell: Cell
     accuracy: Mapping[tuple[str, int], Interval]
-    factors: Mapping[tuple[str, int], Rate]
+    factors: Mapping[tuple[str, str, int], Rate]
 
     @classmethod
     def of(cls, cell: Cell, records: Sequence[RunRecord]) -> WorldResult:
@@ -149,8 +152,12 @@ class WorldResult:
             name: share_interval((problem, is_right(run)) for problem, of_one in problems.items() for run in of_one)
             for name, problems in runs.cells.items()
         }
-        factors = rates(runs, methods, REFERENCES, REGISTERED)
-        return cls(cell, accuracy, {(rate.method, rate.budget): rate for rate in factors})
+        factors = {
+            (reference, rate.method, rate.budget): rate
+            for reference in FILTERS.values()
+            for rate in rates(runs, methods, REFERENCES, reference)
+        }
+        return cls(cell, accuracy, factors)
 
 
 def run(args: argparse.Namespace, command: str) -> int:
@@ -204,21 +211,21 @@ def measure(evaluation: Evaluation, directory: Path, command: str) -> bool | Non
 
 
 def write_report(results: Sequence[WorldResult], out: Path, provenance: Provenance, command: str) -> None:
-    others = [method for method in (*SAMPLING, *STEPWISE) if method != REGISTERED]
-    header = ["steps", "pass@1", "d′ (AUROC)", "filter", "predicted", *map(_label, others)]
     parts = []
-    for kind in dict.fromkeys(each.cell.kind for each in results):
-        of_kind = [each for each in results if each.cell.kind == kind]
-        parts.append(f"## {_heading(kind)}")
-        for n in REFERENCES:
-            parts.append(f"To be as accurate as {n} particles:")
-            parts.append("\n".join(markdown_rows(header, [_row(each, others, n) for each in of_kind])))
+    for name, reference in FILTERS.items():
+        words = f"the filter that the predictions are about, `{reference}`" if name == "theory" else "motes' default"
+        parts.append(f"## Against {words}\n\n![Budgets against the filter's]({name}.png)")
+        for kind in dict.fromkeys(each.cell.kind for each in results):
+            parts.append(f"### {_heading(kind)}")
+            of_kind = [each for each in results if each.cell.kind == kind]
+            for n in REFERENCES:
+                parts += [f"To be as accurate as {n} particles:", "\n".join(_table(of_kind, reference, n))]
     page = "\n\n".join(
         [
             "# Where particles win: budgets against the particle filter's",
             f"Chains of T steps ([`motes.lab.chains`](../../src/motes/lab/chains.py)), {results[0].cell.num_problems} "
-            "problems a world. For each method the budget at which it is as accurate as the filter of the theory "
-            f"(`{REGISTERED}`) is at 4, and at 8, divided by 4 and 8, each with its own 95 % interval over problems: "
+            "problems a world. For each method the budget at which it is as accurate as a particle filter is at 4, and "
+            "at 8, divided by 4 and 8, each with its own 95 % interval over problems: "
             '"> 32" means that 32 times the budget is not enough. Predicted: the factor of weighted best-of-N, from a '
             "simulation of another chain, written down before.",
             *parts,
@@ -230,19 +237,25 @@ def write_report(results: Sequence[WorldResult], out: Path, provenance: Provenan
     for each in results:
         world = {**dataclasses.asdict(each.cell), "auroc": round(each.cell.world.auroc, 4)}
         for (method, budget), accuracy in each.accuracy.items():
-            factor = each.factors.get((method, budget))
-            rows.append(
-                {**world, "method": method, "budget": budget}
-                | ends(accuracy, "accuracy")
-                | {name: "" if factor is None else factor.row()[name] for name in ("rate", "rate_low", "rate_high")}
-            )
+            row = {**world, "method": method, "budget": budget} | ends(accuracy, "accuracy")
+            for name, reference in FILTERS.items():
+                factor = each.factors.get((reference, method, budget))
+                columns = ("rate", "rate_low", "rate_high")
+                row |= {f"{name}_{column}": "" if factor is None else factor.row()[column] for column in columns}
+            rows.append(row)
     files = {"report.md": page + "\n", "report.csv": csv_text(rows)}
     write(out, {**files, CSV_METADATA: provenance.csv_metadata("regime", ["report.csv"])})
-    save(partial(figure, results, [*SAMPLING, "beam", "dvts", "rebase"]), out / "regime", provenance)
+    for name, reference in FILTERS.items():
+        save(partial(figure, results, reference), out / name, provenance)
+
+
+def _others(reference: str) -> list[str]:
+    """The methods that are held against `reference`, in the order of columns and heat maps."""
+    return [method for method in (*SAMPLING, *SEARCHES, *FILTERS.values()) if method != reference]
 
 
 def _label(method: str) -> str:
-    return NAMES.get(method, method)
+    return {REGISTERED: "filter of the theory", "pf": "default filter"}.get(method) or NAMES[method]
 
 
 def _heading(kind: tuple[float, float | None]) -> str:
@@ -252,28 +265,37 @@ def _heading(kind: tuple[float, float | None]) -> str:
     return f"{errors}, {hard}".capitalize()
 
 
-def _row(each: WorldResult, others: Iterable[str], n: int) -> list[str]:
-    cell = each.cell
-    predicted: Factors | None = None
-    if cell.kind == (1.0, None):
-        predicted = PREDICTED.get((cell.num_steps, cell.success), {}).get(cell.separation)
+def _table(of_kind: Iterable[WorldResult], reference: str, n: int) -> list[str]:
+    """The lines of a Markdown table: a world each, with what other methods need to be as accurate as n particles."""
+    predicts = reference == REGISTERED
+    header = ["steps", "pass@1", "d′ (AUROC)", "filter", *(["predicted"] if predicts else [])]
+    rows = []
+    for each in of_kind:
+        cell = each.cell
+        accuracy = percent(each.accuracy[reference, n].value)
+        row = [
+            str(cell.num_steps),
+            f"{100 * cell.success:g} %",
+            f"{cell.separation:g} ({cell.world.auroc:.2f})",
+            accuracy,
+        ]
+        row += [_predicted(cell, n)] if predicts else []
+        rows.append([*row, *(each.factors[reference, method, n].with_own_interval() for method in _others(reference))])
+    return markdown_rows([*header, *map(_label, _others(reference))], rows)
+
+
+def _predicted(cell: Cell, n: int) -> str:
+    """The predicted factor of weighted best-of-N; empty where nothing was predicted."""
+    factors = PREDICTED.get((cell.num_steps, cell.success), {}).get(cell.separation)
+    if cell.kind != (1.0, None) or factors is None:
+        return ""
     place = REFERENCES.index(n)
-    return [
-        str(cell.num_steps),
-        f"{100 * cell.success:g} %",
-        f"{cell.separation:g} ({cell.world.auroc:.2f})",
-        percent(each.accuracy[REGISTERED, n].value),
-        "" if predicted is None else _predicted(predicted[place], (64, 32)[place]),
-        *(each.factors[method, n].with_own_interval() for method in others),
-    ]
+    return f"> {(64, 32)[place]}" if factors[place] == OVER else f"{factors[place]:g}"
 
 
-def _predicted(factor: float, most: int) -> str:
-    return f"> {most}" if factor == OVER else f"{factor:g}"
-
-
-def figure(results: Sequence[WorldResult], methods: Sequence[str], at: int = 4) -> Figure:
-    """A heat map for each method, a row, and each separation: factors at `at` over T and P."""
+def figure(results: Sequence[WorldResult], reference: str, at: int = 4) -> Figure:
+    """A heat map for each other method, a row, and each separation: factors over T and P at `at` particles of the
+    filter `reference`."""
     from matplotlib.colors import TwoSlopeNorm
     from matplotlib.figure import Figure
 
@@ -282,9 +304,10 @@ def figure(results: Sequence[WorldResult], methods: Sequence[str], at: int = 4) 
         for each in results
         if each.cell.kind == (1.0, None)
     }
+    methods = _others(reference)
     steps, success, separations = (sorted({place[i] for place in shown}) for i in range(3))
     success = success[::-1]
-    side, gap, left, above, below = 1.75, 0.18, 1.55, 1.1, 0.6
+    side, gap, left, above, below = 1.75, 0.18, 1.75, 1.1, 0.6
     high = side * 0.62
     width = left + len(separations) * (side + gap)
     height = above + len(methods) * (high + gap) + below
@@ -301,7 +324,7 @@ def figure(results: Sequence[WorldResult], methods: Sequence[str], at: int = 4) 
             for x, t in enumerate(steps):
                 for y, p in enumerate(success):
                     if (each := shown.get((t, p, separation))) is not None:
-                        _square(axes, x, y, each.factors[method, at], norm)
+                        _square(axes, x, y, each.factors[reference, method, at], norm)
             axes.set(xlim=(-0.5, len(steps) - 0.5), ylim=(-0.5, len(success) - 0.5))
             axes.set_xticks(range(len(steps)), labels=[str(t) for t in steps] if row == len(methods) - 1 else [])
             axes.set_yticks(range(len(success)), labels=[f"{100 * p:g} %" for p in success] if column == 0 else [])
@@ -312,13 +335,14 @@ def figure(results: Sequence[WorldResult], methods: Sequence[str], at: int = 4) 
             if row == 0:
                 auroc = ChainWorld(1, 0.5, separation).auroc
                 axes.set_title(f"AUROC {auroc:.2f}", fontsize=10)
-        grid[row][0].annotate(
-            _label(method).replace(" of N", "\nof N"), (0, 0.5), (-left * 72 + 14, 0), xycoords="axes fraction",
-            textcoords="offset points", va="center", fontweight="bold", fontsize=9.5, annotation_clip=False,
-        )  # fmt: skip
+        name = _label(method).replace(" best", "\nbest").replace(" of the", "\nof the")
+        place = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "center", "annotation_clip": False}
+        grid[row][0].annotate(name, (0, 0.5), (-left * 72 + 8, 0), fontweight="bold", fontsize=9.5, **place)
     grid[-1][0].set_xlabel("steps")
-    grid[len(methods) // 2][0].set_ylabel("pass@1")
-    title = f"Budget that matches {at} particles, over {at}"
+    grid[0][0].annotate(
+        "pass@1", (0, 1), (-4, 7), xycoords="axes fraction", textcoords="offset points", ha="right", fontsize=9
+    )
+    title = f"Budget that matches {at} particles of the {_label(reference)}, over {at}"
     heading(canvas, title, "chains; reward models from weak to strong; blue: the particle filter needs less", left=0.02)
     return canvas
 
