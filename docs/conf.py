@@ -4,13 +4,12 @@ Sphinx's source directory is the repository's root, so that relative links mean 
 """
 
 import sys
+import tomllib
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-REPOSITORY = ""
-"""Where files of the repository can be read, as `https://…/blob/main` on a code host. Without it, files that pages link
-to are shown on pages of the site."""
+urls = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
 
 project = "motes"
 copyright = "the motes authors"
@@ -28,7 +27,8 @@ extensions = [
     "extensions.example",
     "extensions.links",
 ]
-repository = REPOSITORY  # of extensions.sources
+# Of extensions.sources: where files can be read on a code host. Without it they are shown on pages of the site.
+repository = f"{urls['Repository']}/blob/main" if "Repository" in urls else ""
 
 highlight_language = "text"
 smartquotes = False

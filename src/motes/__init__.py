@@ -31,7 +31,7 @@ from motes.rewards.judge import Judge
 from motes.rewards.rubric import Rubric
 from motes.rewards.tabular import TabularReward
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 aliases.install()
 
 __all__ = [
