@@ -40,7 +40,8 @@ def test_links_of_the_readme_lead_to_the_repository():
 
 def test_without_a_repository_links_are_plain_text():
     text = index_readme({})
-    assert "](docs" not in text and "![" not in text
+    assert "](docs" not in text
+    assert "![" not in text
     assert "](https://arxiv.org/abs/2502.01618)" in text
     assert "Adding a method writes one in thirty lines" in text
 
