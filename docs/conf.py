@@ -14,10 +14,10 @@ urls = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(en
 project = "motes"
 copyright = "the motes authors"
 root_doc = "docs/index"
-include_patterns = ["docs/**", "results/**", "CHANGELOG.md", "CONTRIBUTING.md"]
+include_patterns = ["docs/**", "results/**", "examples/*.ipynb", "CHANGELOG.md", "CONTRIBUTING.md"]
 exclude_patterns = [".*", "build", "dist", "src", "tests"]
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "extensions.names",
@@ -35,6 +35,9 @@ smartquotes = False
 
 # Markdown as code hosts read it: headings can be linked to by their text.
 myst_heading_anchors = 4
+
+# Notebooks are shown as they are stored; tests/test_examples.py runs them.
+nb_execution_mode = "off"
 
 # The API comes from docstrings. What is heavy is not installed here: modules that import it are read without it.
 autodoc_mock_imports = ["datasets", "inspect_ai", "jinja2", "ray", "safetensors", "tokenizers", "torch", "transformers"]
