@@ -6,9 +6,8 @@ from motes.transport.events import Events
 from motes.transport.failures import may_be_of_one
 from motes.transport.options import flag, whole_number
 from motes.transport.parsing import MALFORMED, excerpt, unknown_form, value_at
-from motes.transport.served import ServedModel
+from motes.transport.served import ServedModel, now
 from motes.transport.server import Server, identify
-from motes.transport.sync import now
 
 __all__ = [
     "MALFORMED",

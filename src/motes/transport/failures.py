@@ -12,9 +12,7 @@ from __future__ import annotations
 import email.utils
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any
 
 import httpx2
@@ -29,8 +27,10 @@ from motes.errors import (
     UnknownFormError,
 )
 from motes.transport.address import KEY_VARIABLE
-from motes.transport.parsing import parsed
+from motes.transport.parsing import parsed, reports_error
 from motes.transport.refusals import is_about_context
+
+SHORTEN = "Shorten the question, or ask for fewer tokens"
 
 
 @dataclass(eq=False)
@@ -66,40 +66,49 @@ def error_from_response(response: httpx2.Response, url: str, *, has_key: bool, n
         now: seconds since 1970.
     """
     status = response.status_code
-    if status < 400:
-        place = response.headers.get("location", "an unknown place")
-        return _with_status(RejectedError(f"{url} has moved to {place}: give that address"), status)
-    report = f"{url} answered {status} {_phrase(status)}: {_message_of_response(response)}"
+    report = f"{url} answered {status} {httpx2.codes.get_reason_phrase(status)}: {_message_of_response(response)}"
     if status in (401, 403):
         hint = "the key it was given is not accepted" if has_key else f"put a key into {KEY_VARIABLE}"
         return UnauthorizedError(f"{report}. It wants an API key: {hint}")
+    if status in (400, 413, 422) and is_about_context(response.text):
+        return ContextLengthError(f"{report}. {SHORTEN}")
     if status in (408, 409, 429) or status >= 500:
         hint = "Fewer requests at once (max_concurrency) may help" if status in (408, 429) else "Look into its log"
-        retry_after = _seconds_from(response.headers.get("retry-after"), now)
-        return TransientError(_with_status(ServerError(f"{report}. {hint}"), status), retry_after)
-    if status in (400, 413, 422) and is_about_context(response.text):
-        return ContextLengthError(f"{report}. Shorten the question, or ask for fewer tokens")
-    return _with_status(RejectedError(f"{report}. `motes doctor` shows what this server can do"), status)
+        failure = ServerError(f"{report}. {hint}")
+        failure.status = status
+        return TransientError(failure, _seconds_from(response.headers.get("retry-after"), now))
+    if status < 400:
+        place = response.headers.get("location", "an unknown place")
+        report = f"{url} has moved to {place}: give that address"
+    else:
+        report += ". `motes doctor` shows what this server can do"
+    refusal = RejectedError(report)
+    refusal.status = status
+    return refusal
 
 
-def error_from_body(url: str, body: Mapping[str, Any]) -> MotesError:
-    """The error for a response of 200, or an event of a stream, that reports an error."""
-    report = f"{url} failed while it answered: {_message_of(body)}"
-    if is_about_context(report):
-        return ContextLengthError(f"{report}. Shorten the question, or ask for fewer tokens")
-    return BadResponseError(f"{report}. Look into its log")
+def successful(content: str | bytes, url: str, kind: str) -> Any:
+    """The value of a response of 200, or of an event of a stream.
 
+    Args:
+        kind: "a response" or "an event".
 
-def _with_status(error: ServerError, status: int) -> ServerError:
-    error.status = status
-    return error
-
-
-def _phrase(status: int) -> str:
+    Raises:
+        BadResponseError: it is no JSON, or reports an error.
+        ContextLengthError: it reports that the context is full.
+    """
     try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""
+        value = parsed(content)
+    except ValueError as error:
+        raise BadResponseError(
+            f"{url} sent {kind} that is no JSON ({content[:80]!r}): is it an OpenAI-compatible server?"
+        ) from error
+    if not reports_error(value):
+        return value
+    report = f"{url} failed while it answered: {_message_of(value)}"
+    if is_about_context(report):
+        raise ContextLengthError(f"{report}. {SHORTEN}")
+    raise BadResponseError(f"{report}. Look into its log")
 
 
 def _message_of_response(response: httpx2.Response) -> str:
