@@ -16,20 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from motes.errors import MotesError
-
-
-class BusyError(MotesError, RuntimeError):
-    """The gateway has no room for the request now.
-
-    Attributes:
-        retry_after: seconds after which it may have room.
-        closing: the gateway is shutting down and admits no further requests.
-    """
-
-    def __init__(self, reason: str, retry_after: float, *, closing: bool = False) -> None:
-        super().__init__(reason)
-        self.retry_after, self.closing = retry_after, closing
+from motes.gateway.errors import BusyError
 
 
 @dataclass(eq=False)
@@ -51,13 +38,10 @@ class Caller:
     concurrency: int
     per_minute: int | None = None
     present: int = 0  # requests in flight or waiting
-    allowance: float = field(init=False)
+    allowance: float = 0.0  # requests that it may make now; full at the first one
     refilled: float = -math.inf
     served: float = 0.0  # virtual time at which the admitted requests end, see `Admission`
     queue: deque[_QueuedRequest] = field(default_factory=deque)
-
-    def __post_init__(self) -> None:
-        self.allowance = float(self.per_minute or 0)
 
     def take(self, now: float) -> None:
         """Use up one request of the caller's rate, whose allowance refills evenly.
@@ -132,7 +116,8 @@ class Admission:
                 self._requests -= 1
                 if not self._requests:
                     self._idle.set()
-                self._release(particles)
+                self.in_flight -= particles
+                self._admit_next()
         finally:
             caller.present -= 1
 
@@ -196,10 +181,6 @@ class Admission:
         self.in_queue -= 1
         if not caller.queue:
             del self._waiting_callers[caller]
-
-    def _release(self, particles: int) -> None:
-        self.in_flight -= particles
-        self._admit_next()
 
     def _expected_wait(self) -> float:
         """A rough time in seconds until all waiting requests have started, if they are as large as those in flight."""

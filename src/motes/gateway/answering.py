@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from motes import api
-from motes.core import STOPS, Problem, Result, Sampling, Trajectory
-from motes.errors import ConfigurationError, MotesError
+from motes.core import STOPS, Problem, Record, Result, Sampling, Trajectory, Usage
+from motes.errors import ConfigurationError, NoParticlesError
+from motes.gateway import tracing
 from motes.gateway.config import Config, VirtualModel
+from motes.gateway.errors import RefusedError, is_client_error
+from motes.gateway.metrics import Metrics
 from motes.gateway.wire import Request
-from motes.methods.run import Method, Observer, ProgressCallback
+from motes.methods.run import Method, Observer, ProgressCallback, Run
 from motes.methods.selectors import likeliest_texts
 from motes.prompts import Prompt
 from motes.protocols import AnswerRule, LanguageModel, RewardModel
 from motes.smc import Weights
-
-
-class RefusedError(MotesError, ValueError):
-    """The gateway refuses a request.
-
-    Attributes:
-        field: the field at fault, such as "motes.particles"; None: the whole request.
-        status: the HTTP status of the response.
-        code: OpenAI's error code.
-    """
-
-    def __init__(self, reason: str, field: str | None = None, *, status: int = 400, code: str | None = None) -> None:
-        super().__init__(reason)
-        self.field, self.status, self.code = field, status, code
 
 
 @dataclass(frozen=True)
@@ -39,6 +29,7 @@ class ParsedRequest:
     """The arguments of `motes.asolve` for a request, and its numbers of particles and choices. A seed that the request
     does not give has 53 bits: some JSON parsers keep no more."""
 
+    body: Request
     problem: Problem
     method: Method
     spec: str
@@ -51,7 +42,11 @@ class ParsedRequest:
 
 @dataclass(frozen=True)
 class Served:
-    """A virtual model with its upstream models open, shared by all requests."""
+    """A virtual model with its upstream models open, shared by all requests.
+
+    Attributes:
+        prompt, rule, sampling: what the settings name.
+    """
 
     name: str
     settings: VirtualModel
@@ -59,19 +54,9 @@ class Served:
     reward: RewardModel | None
     outcome_reward: RewardModel | None
     most_choices: int
-
-    @cached_property
-    def prompt(self) -> Prompt | None:
-        return self.settings.open_prompt()
-
-    @cached_property
-    def rule(self) -> AnswerRule | None:
-        rule: AnswerRule | None = self.settings.answer_rule()
-        return rule
-
-    @cached_property
-    def default_sampling(self) -> Sampling:
-        return self.settings.default_sampling()
+    prompt: Prompt | None
+    rule: AnswerRule | None
+    sampling: Sampling
 
     def parse(self, request: Request) -> ParsedRequest:
         """Check a request against the virtual model's limits, and fill in its defaults.
@@ -100,18 +85,19 @@ class Served:
             method = settings.make_method(spec, particles)
         except ConfigurationError as error:
             raise RefusedError(str(error), "motes.particles") from error
-        stops = (*self.default_sampling.stops, *request.stops)
+        stops = (*self.sampling.stops, *request.stops)
         changes: dict[str, Any] = {"max_tokens": requested or limit, "stop": stops}
         if request.temperature:
             changes["temperature"] = request.temperature
         if request.top_p is not None:
             changes["top_p"] = request.top_p
         try:
-            sampling = self.default_sampling.replace(**changes)
+            sampling = self.sampling.replace(**changes)
         except ConfigurationError as error:
             raise RefusedError(str(error), "stop" if request.stops else None) from error
         problem = Problem(messages=request.turns())
         return ParsedRequest(
+            body=request,
             problem=problem if self.prompt is None else self.prompt.problem(problem),
             method=method,
             spec=spec,
@@ -123,18 +109,9 @@ class Served:
         )
 
     async def answer(
-        self,
-        request: ParsedRequest,
-        *,
-        deadline: float | None = None,
-        observe: Observer | None = None,
-        on_progress: ProgressCallback | None = None,
+        self, request: ParsedRequest, observe: Observer | None = None, on_progress: ProgressCallback | None = None
     ) -> Result:
-        """Run a request. Cancelling the run cancels its requests to upstream servers.
-
-        Args:
-            deadline: seconds left, if the request has spent some of its own deadline waiting.
-        """
+        """Run a request. Cancelling the run cancels its requests to upstream servers."""
         return await api.asolve(
             request.problem,
             lm=self.lm,
@@ -146,7 +123,7 @@ class Served:
             task=self.rule,
             observe=observe,
             on_progress=on_progress,
-            deadline=request.deadline if deadline is None else deadline,
+            deadline=request.deadline,
         )
 
 
@@ -156,23 +133,79 @@ def open_models(config: Config) -> Mapping[str, Served]:
     Raises:
         ConfigurationError, ServerError: a model cannot be opened; the message names it.
     """
-    lms: dict[str, LanguageModel] = {}
-    rewards: dict[str, RewardModel] = {}
+    open_lm, open_reward = cache(api.language_model), cache(api.reward_model)
+    return {
+        name: Served(
+            name,
+            settings,
+            lm=open_lm(settings.lm),
+            reward=None if settings.reward is None else open_reward(settings.reward),
+            outcome_reward=None if settings.outcome_reward is None else open_reward(settings.outcome_reward),
+            most_choices=config.limits.choices,
+            prompt=settings.open_prompt(),
+            rule=settings.answer_rule(),
+            sampling=settings.default_sampling(),
+        )
+        for name, settings in config.models.items()
+    }
 
-    def open_reward(spec: str | None) -> RewardModel | None:
-        if spec is None:
-            return None
-        if spec not in rewards:
-            rewards[spec] = api.reward_model(spec)
-        return rewards[spec]
 
-    served = {}
-    for name, settings in config.models.items():
-        if settings.lm not in lms:
-            lms[settings.lm] = api.language_model(settings.lm)
-        models = lms[settings.lm], open_reward(settings.reward), open_reward(settings.outcome_reward)
-        served[name] = Served(name, settings, *models, config.limits.choices)
-    return served
+@dataclass(frozen=True)
+class AdmittedRequest:
+    """A request whose particles have room.
+
+    Attributes:
+        deadline: the time on the event loop's clock by which the answer is due.
+    """
+
+    served: Served
+    request: ParsedRequest
+    deadline: float
+    metrics: Metrics
+
+    async def solve(self, observe: Observer | None = None, on_progress: ProgressCallback | None = None) -> Result:
+        """Run the request, and count its usage after each round, so that a cancelled run's rounds are counted, too."""
+        name, counted = self.served.name, Usage()
+
+        def count_round(run: Run, record: Record) -> None:
+            nonlocal counted
+            self.metrics.round(name, record)
+            tracing.note_round(record)
+            counted += record.usage
+            if observe is not None:
+                observe(run, record)
+
+        seconds_left = self.deadline - asyncio.get_running_loop().time()
+        request = replace(self.request, deadline=max(seconds_left, 1e-3))
+        result: Result | None = None
+        try:
+            with tracing.span("run"):
+                tracing.note({"motes.method": request.spec, "motes.particles": request.particles})
+                result = await self.served.answer(request, count_round, on_progress)
+                tracing.note_result(result)
+        except Exception as error:
+            result = api.computed(error)
+            if not is_client_error(error):
+                self.metrics.failed(name)
+            raise
+        finally:
+            if result is not None:
+                self.metrics.spent(name, result.usage - counted)
+        return result
+
+    def answers(self, result: Result) -> list[Trajectory]:
+        """The trajectories that the client sees.
+
+        Raises:
+            RefusedError: no answer was ready at the deadline.
+            NoParticlesError: some particles were dropped, and the texts of the others are empty.
+        """
+        if answers := visible(result, self.request.choices):
+            failures = [trajectory.error for trajectory in result.trajectories if trajectory.error is not None]
+            if failures and not answers[0].text:
+                raise NoParticlesError("the particles that were not dropped have no text") from failures[0]
+            return answers
+        raise RefusedError("no answer was ready when the deadline came", status=504, code="deadline")
 
 
 def visible(result: Result, number: int) -> list[Trajectory]:

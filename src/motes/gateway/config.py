@@ -24,18 +24,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+
 from motes import api, files, prompts
 from motes.core import Sampling, SamplingOptions
-from motes.errors import ConfigurationError, MissingExtraError, MotesError
+from motes.errors import ConfigurationError, MotesError
 from motes.lab.run.method_spec import method_from_spec
 from motes.lab.run.presets import expanded, preset_of
 from motes.methods.run import Method, MethodTraits
 from motes.tasks.arithmetic import Arithmetic
-
-try:
-    from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
-except ImportError as error:
-    raise MissingExtraError("the gateway", "serve") from error
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -244,11 +241,9 @@ class Config(Part):
 
     def key(self, secret: str) -> Key | None:
         """The entry of a secret, None if it has none. It is compared with every key, each time in constant time."""
-        sha256, match = digest(secret), None
-        for key in self.keys:
-            if hmac.compare_digest(key.sha256, sha256):
-                match = key
-        return match
+        sha256 = digest(secret)
+        matches = [key for key in self.keys if hmac.compare_digest(key.sha256, sha256)]
+        return matches[-1] if matches else None
 
 
 def _with_presets(table: dict[str, Any], folder: Path) -> dict[str, Any]:

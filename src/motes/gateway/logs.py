@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import sys
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from motes.text import json_line
+
+
+@dataclass
+class RequestLog:
+    """A request's entry in logs and metrics, filled in while the request is handled.
+
+    Attributes:
+        id: the request's id in logs and in the header X-Request-ID.
+        status: of the outcome, where it is not that of the response.
+    """
+
+    id: str = field(default_factory=lambda: f"req_{secrets.token_hex(12)}")
+    model: str = ""
+    caller: str = ""
+    particles: int = 0
+    status: int | None = None
 
 
 class JSONLines(logging.Formatter):

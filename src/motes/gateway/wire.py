@@ -6,28 +6,24 @@ that request nothing (`logprobs: false`, `tools: []`, a penalty of 0) and labels
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from motes.errors import MissingExtraError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    Strict,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
+
 from motes.text import well_formed_values
-
-try:
-    from pydantic import (
-        AfterValidator,
-        BaseModel,
-        BeforeValidator,
-        ConfigDict,
-        Field,
-        GetCoreSchemaHandler,
-        GetJsonSchemaHandler,
-        Strict,
-        ValidationInfo,
-        field_validator,
-        model_validator,
-    )
-    from pydantic_core import CoreSchema, core_schema
-except ImportError as error:
-    raise MissingExtraError("the gateway", "serve") from error
 
 
 class AcceptOnly:
@@ -147,6 +143,8 @@ class Request(Part):
         user, metadata, safety_identifier, service_tier: labels, without effect.
     """
 
+    is_chat: ClassVar[bool] = False
+
     model: Annotated[str, Field(min_length=1)]
     max_tokens: Positive | None = None
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
@@ -204,6 +202,8 @@ class Request(Part):
 
 class ChatRequest(Request):
     """`POST /v1/chat/completions`."""
+
+    is_chat: ClassVar[bool] = True
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Positive | None = None
