@@ -12,17 +12,10 @@ import asyncio
 import contextlib
 import math
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from motes.gateway.errors import BusyError
-
-
-@dataclass(eq=False)
-class _QueuedRequest:
-    particles: int
-    admitted: asyncio.Future[None]
 
 
 @dataclass(eq=False)
@@ -41,7 +34,7 @@ class Caller:
     allowance: float = 0.0  # requests that it may make now; full at the first one
     refilled: float = -math.inf
     served: float = 0.0  # virtual time at which the admitted requests end, see `Admission`
-    queue: deque[_QueuedRequest] = field(default_factory=deque)
+    queue: dict[asyncio.Future[None], int] = field(default_factory=dict)  # particles of waiting requests, by arrival
 
     def take(self, now: float) -> None:
         """Use up one request of the caller's rate, whose allowance refills evenly.
@@ -132,25 +125,24 @@ class Admission:
         """
         self._closed = True
         for caller in list(self._waiting_callers):
-            for request in caller.queue:
-                if not request.admitted.done():
-                    request.admitted.set_exception(BusyError("shutting down", 1.0, closing=True))
+            for admitted in caller.queue:
+                if not admitted.done():
+                    admitted.set_exception(BusyError("shutting down", 1.0, closing=True))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), patience)
         return not self._requests
 
     async def _wait_for_room(self, caller: Caller, particles: int) -> None:
         admitted = asyncio.get_running_loop().create_future()
-        request = _QueuedRequest(particles, admitted)
-        caller.queue.append(request)
+        caller.queue[admitted] = particles
         self._waiting_callers[caller] = None
         self.in_queue += 1
         self._admit_next()
         try:
             await admitted
         except BaseException:
-            if request in caller.queue:
-                self._remove(caller, request)
+            if admitted in caller.queue:
+                self._remove(caller, admitted)
             elif not admitted.cancelled() and admitted.exception() is None:  # admitted and cancelled at the same time
                 self.in_flight -= particles
                 caller.served -= particles
@@ -161,23 +153,23 @@ class Admission:
         """Admit the next requests, as long as they have room."""
         while self._waiting_callers and not self._closed:
             caller = min(self._waiting_callers, key=self._virtual_start)
-            first = caller.queue[0]
-            if self.in_flight + first.particles > self._max_particles:
+            admitted, particles = next(iter(caller.queue.items()))
+            if self.in_flight + particles > self._max_particles:
                 return
-            self._remove(caller, first)
-            if first.admitted.done():  # cancelled meanwhile
+            self._remove(caller, admitted)
+            if admitted.done():  # cancelled meanwhile
                 continue
             self._virtual_time = self._virtual_start(caller)
-            caller.served = self._virtual_time + first.particles
-            self.in_flight += first.particles
-            first.admitted.set_result(None)
+            caller.served = self._virtual_time + particles
+            self.in_flight += particles
+            admitted.set_result(None)
 
     def _virtual_start(self, caller: Caller) -> float:
         """The virtual time at which the caller's next request starts. Times without requests earn no credit."""
         return max(self._virtual_time, caller.served)
 
-    def _remove(self, caller: Caller, request: _QueuedRequest) -> None:
-        caller.queue.remove(request)
+    def _remove(self, caller: Caller, admitted: asyncio.Future[None]) -> None:
+        del caller.queue[admitted]
         self.in_queue -= 1
         if not caller.queue:
             del self._waiting_callers[caller]

@@ -26,8 +26,8 @@ from motes.smc import Weights
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """The arguments of `motes.asolve` for a request, and its numbers of particles and choices. A seed that the request
-    does not give has 53 bits: some JSON parsers keep no more."""
+    """The arguments of `motes.asolve` for a request, and its number of particles. A seed that the request does not give
+    has 53 bits: some JSON parsers keep no more."""
 
     body: Request
     problem: Problem
@@ -37,7 +37,6 @@ class ParsedRequest:
     sampling: Sampling
     seed: int
     deadline: float
-    choices: int
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,6 @@ class Served:
     lm: LanguageModel
     reward: RewardModel | None
     outcome_reward: RewardModel | None
-    most_choices: int
     prompt: Prompt | None
     rule: AnswerRule | None
     sampling: Sampling
@@ -77,9 +75,6 @@ class Served:
         if limit is not None and requested is not None and requested > limit:
             field = "max_tokens" if request.max_tokens is not None else "max_completion_tokens"
             raise RefusedError(f"at most {limit} tokens, not {requested}", field)
-        choices = request.n or 1
-        if choices > self.most_choices:
-            raise RefusedError(f"at most {self.most_choices} answers, not {choices}", "n")
         # 3) the run's settings
         try:
             method = settings.make_method(spec, particles)
@@ -105,7 +100,6 @@ class Served:
             sampling=sampling,
             seed=secrets.randbits(53) if request.seed is None else request.seed & (2**63 - 1),
             deadline=deadline,
-            choices=choices,
         )
 
     async def answer(
@@ -141,7 +135,6 @@ def open_models(config: Config) -> Mapping[str, Served]:
             lm=open_lm(settings.lm),
             reward=None if settings.reward is None else open_reward(settings.reward),
             outcome_reward=None if settings.outcome_reward is None else open_reward(settings.outcome_reward),
-            most_choices=config.limits.choices,
             prompt=settings.open_prompt(),
             rule=settings.answer_rule(),
             sampling=settings.default_sampling(),
@@ -200,7 +193,7 @@ class AdmittedRequest:
             RefusedError: no answer was ready at the deadline.
             NoParticlesError: some particles were dropped, and the texts of the others are empty.
         """
-        if answers := visible(result, self.request.choices):
+        if answers := visible(result, self.request.body.n or 1):
             failures = [trajectory.error for trajectory in result.trajectories if trajectory.error is not None]
             if failures and not answers[0].text:
                 raise NoParticlesError("the particles that were not dropped have no text") from failures[0]

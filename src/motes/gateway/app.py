@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -30,8 +29,6 @@ from motes.gateway.readiness import Readiness
 from motes.gateway.replies import model_card, response_body
 from motes.gateway.streaming import EventStream, unless_disconnected
 from motes.gateway.wire import ChatRequest, CompletionRequest, Request
-
-log = logging.getLogger(__name__)
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 PAGE_HEADERS = {"X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
@@ -95,8 +92,11 @@ class Gateway:
         served = _find_model(allowed, request.model)
         entry.model = served.name
         # 2) the request
-        if isinstance(request, ChatRequest) and len(request.messages) > self.config.limits.messages:
-            raise RefusedError(f"at most {self.config.limits.messages} messages", "messages")
+        limits = self.config.limits
+        if isinstance(request, ChatRequest) and len(request.messages) > limits.messages:
+            raise RefusedError(f"at most {limits.messages} messages", "messages")
+        if request.n is not None and request.n > limits.choices:
+            raise RefusedError(f"at most {limits.choices} answers, not {request.n}", "n")
         parsed = served.parse(request)
         entry.particles = parsed.method.budget
         # 3) room
@@ -134,8 +134,7 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
         telemetry=tracing.settings(CHAT, COMPLETIONS),
     )  # fmt: skip
     app.state.gateway = gateway
-    app.add_middleware(_BodyLimit, max_bytes=config.limits.body_bytes)
-    app.add_middleware(_RequestLogger, metrics=gateway.metrics)
+    app.add_middleware(_Entrance, max_bytes=config.limits.body_bytes, metrics=gateway.metrics)
 
     if config.playground:
 
@@ -187,60 +186,23 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
 
 
 async def _respond_to_error(http: HTTPRequest, error: Exception) -> Response:
-    status, body, headers = response_to_error(error, http.scope["motes"].id)
+    status, body, headers = response_to_error(error, http.scope["motes"].request)
     return JSONResponse(body, status, headers)
 
 
-class _RequestLogger:
-    """Gives every request an id. When a request for an answer ends, successful or not, counts and logs it."""
+class _Entrance:
+    """Gives every request an id, and refuses bodies that are too large, whatever their Content-Length, without reading
+    them to the end. When a request for an answer ends, successful or not, counts and logs it."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began, status, has_started = time.perf_counter(), 500, False
-        entry = scope["motes"] = RequestLog()
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal status, has_started
-            if message["type"] == "http.response.start":
-                status, has_started = message["status"], True
-                tracing.note(
-                    {"motes.request": entry.id, "motes.caller": entry.caller, "gen_ai.request.model": entry.model}
-                )
-                message = {**message, "headers": [*message["headers"], (b"x-request-id", entry.id.encode())]}
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_with_id)
-        except Exception as error:  # an unexpected one: respond here, so that the connection stays open
-            if has_started:
-                raise
-            await (await _respond_to_error(HTTPRequest(scope), error))(scope, receive, send_with_id)
-        finally:
-            if scope["path"] in (CHAT, COMPLETIONS):
-                seconds = time.perf_counter() - began
-                status = entry.status or status
-                self._metrics.ended(scope["path"], entry.model, entry.caller, status, seconds)
-                fields = {"request": entry.id, "endpoint": scope["path"], "model": entry.model, "caller": entry.caller}
-                fields |= {"particles": entry.particles, "status": status, "seconds": round(seconds, 4)}
-                log.info("%s %d", scope["path"], status, extra={"fields": fields | tracing.identity()})
-
-
-class _BodyLimit:
-    """Refuses bodies of more than `max_bytes`, whatever their Content-Length, without reading them to the end."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app, self._max_bytes = app, max_bytes
+    def __init__(self, app: ASGIApp, max_bytes: int, metrics: Metrics) -> None:
+        self._app, self._max_bytes, self._metrics = app, max_bytes, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        size = 0
+        began, size = time.perf_counter(), 0
+        entry = scope["motes"] = RequestLog(endpoint=scope["path"])
 
         async def receive_within_limit() -> Message:
             nonlocal size
@@ -250,4 +212,24 @@ class _BodyLimit:
                 raise HTTPException(413, f"the body is larger than {self._max_bytes:,} bytes")
             return message
 
-        await self._app(scope, receive_within_limit, send)
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                entry.status = message["status"]
+                tracing.note(
+                    {"motes.request": entry.request, "motes.caller": entry.caller, "gen_ai.request.model": entry.model}
+                )
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", entry.request.encode())]}
+            await send(message)
+
+        try:
+            await self._app(scope, receive_within_limit, send_with_id)
+        except Exception as error:  # an unexpected one: respond here, so that the connection stays open
+            if entry.status is not None:
+                raise
+            response = await _respond_to_error(HTTPRequest(scope), error)
+            await response(scope, receive, send_with_id)
+        finally:
+            if entry.endpoint in (CHAT, COMPLETIONS):
+                entry.status, entry.seconds = entry.status or 500, time.perf_counter() - began
+                self._metrics.ended(entry)
+                entry.write(tracing.identity())

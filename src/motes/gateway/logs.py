@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import secrets
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from motes.text import json_line
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -17,15 +20,23 @@ class RequestLog:
     """A request's entry in logs and metrics, filled in while the request is handled.
 
     Attributes:
-        id: the request's id in logs and in the header X-Request-ID.
-        status: of the outcome, where it is not that of the response.
+        request: the request's id in logs and in the header X-Request-ID.
+        status: of the response, or of what a stream came to; None before the response starts.
+        seconds: from the request's arrival to its end.
     """
 
-    id: str = field(default_factory=lambda: f"req_{secrets.token_hex(12)}")
+    request: str = field(default_factory=lambda: f"req_{secrets.token_hex(12)}")
+    endpoint: str = ""
     model: str = ""
     caller: str = ""
     particles: int = 0
     status: int | None = None
+    seconds: float = 0.0
+
+    def write(self, more: Mapping[str, str]) -> None:
+        """Log the entry, with further fields."""
+        fields = {**asdict(self), "seconds": round(self.seconds, 4), **more}
+        log.info("%s %d", self.endpoint, self.status, extra={"fields": fields})
 
 
 class JSONLines(logging.Formatter):

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from motes.core import Record, Usage
 from motes.gateway.admission import Admission
+from motes.gateway.logs import RequestLog
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -50,9 +51,9 @@ class Metrics:
         """All metrics in Prometheus' format."""
         return generate_latest(self._registry)
 
-    def ended(self, endpoint: str, model: str, caller: str, status: int, seconds: float) -> None:
-        self._requests.labels(endpoint, model, caller, str(status)).inc()
-        self._seconds.labels(model).observe(seconds)
+    def ended(self, entry: RequestLog) -> None:
+        self._requests.labels(entry.endpoint, entry.model, entry.caller, entry.status).inc()
+        self._seconds.labels(entry.model).observe(entry.seconds)
 
     def waited(self, model: str, seconds: float) -> None:
         self._waited.labels(model).observe(seconds)

@@ -189,7 +189,7 @@ async def _events(admitted: AdmittedRequest, entry: RequestLog, heartbeat: float
             result = task.result()
             ending = chunks.ending(result, admitted.answers(result))
         except Exception as error:
-            entry.status, body, _ = response_to_error(error, entry.id)
+            entry.status, body, _ = response_to_error(error, entry.request)
             tracing.note({"motes.status": entry.status})
             ending = event(body) + DONE
         yield ending
