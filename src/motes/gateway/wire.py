@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -39,8 +38,11 @@ class AcceptOnly:
         return {"enum": [None, *self._values]}
 
     def _check(self, value: Any) -> Any:
-        if value is None or any(type(value) is type(neutral) and value == neutral for neutral in self._values):
+        if value is None:
             return value
+        for neutral in self._values:  # in Python 0 == False, in JSON not; 0 and 0.0 are the same number in both
+            if value == neutral and isinstance(value, bool) == isinstance(neutral, bool):
+                return value
         raise ValueError("this is not supported: leave it out")
 
 
@@ -55,11 +57,6 @@ class ExpectedInput:
         return {**handler(source), **error}
 
 
-def integer_as_float(value: Any) -> Any:
-    """An integer as a float: JSON writes 0 as 0 or 0.0. Other values, `true` among them, stay as they are."""
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
 def whole_float_as_integer(value: Any) -> Any:
     """A float without a fraction as an integer. Other values stay as they are."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -70,7 +67,7 @@ Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Whole = Annotated[int, Strict(), BeforeValidator(whole_float_as_integer)]
 Unsupported = Annotated[Any, AcceptOnly()]
 UnsupportedFlag = Annotated[Any, AcceptOnly(False)]
-Penalty = Annotated[Any, AfterValidator(integer_as_float), AcceptOnly(0.0)]
+UnsupportedNumber = Annotated[Any, AcceptOnly(0.0)]
 Positive = Annotated[int, Strict(), Field(ge=1), BeforeValidator(whole_float_as_integer)]
 Progress = Annotated[Flag | Literal["particles"], ExpectedInput('true, false or "particles"')]
 
@@ -161,8 +158,8 @@ class Request(Part):
     safety_identifier: str | None = None
     service_tier: str | None = None
 
-    frequency_penalty: Penalty = None
-    presence_penalty: Penalty = None
+    frequency_penalty: UnsupportedNumber = None
+    presence_penalty: UnsupportedNumber = None
     logit_bias: Annotated[Any, AcceptOnly({})] = None
 
     @model_validator(mode="before")
@@ -220,7 +217,7 @@ class ChatRequest(Request):
     store: UnsupportedFlag = None
     tool_choice: Annotated[Any, AcceptOnly("none", "auto")] = None
     tools: Annotated[Any, AcceptOnly([])] = None
-    top_logprobs: Annotated[Any, AfterValidator(integer_as_float), AcceptOnly(0.0)] = None
+    top_logprobs: UnsupportedNumber = None
 
     @field_validator("messages")
     @classmethod

@@ -1,9 +1,7 @@
 """A pooled HTTP client: bounded concurrency, timeouts, and retries where they can help.
 
-408, 409, 429, 5xx, no connection, a broken connection, a body that is no JSON    another attempt
-a response of 200 that reports an error, or that its reader cannot use            another attempt
-a response in an unknown form                                                     one more attempt
-any other error, see `motes.transport.failures`                                        no other attempt
+There is another attempt without a connection, after a broken one, a body that is no JSON, or a response of 200 that its
+reader cannot use (one more, where its form is unknown). `motes.transport.failures` has the other responses.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from weakref import WeakKeyDictionary
 
 import httpx2
 
-from motes.errors import BadResponseError, ConfigurationError, MotesError, UnreachableError
+from motes.errors import BadResponseError, ConfigurationError, MotesError, UnknownFormError, UnreachableError
 from motes.transport.address import Address
 from motes.transport.events import Events
 from motes.transport.failures import TransientError, error_from_response, successful
@@ -243,8 +241,10 @@ class Client:
             try:
                 return await send_once()
             except TransientError as failure:
+                if isinstance(failure.error, UnknownFormError):
+                    attempts = min(attempts, 2)  # a server rarely changes the form of its responses
                 is_too_long = failure.retry_after is not None and failure.retry_after > self.retries.patience
-                if attempt >= min(attempts, failure.max_attempts) or is_too_long:
+                if attempt >= attempts or is_too_long:
                     raise failure.error from failure.__cause__
                 await self._sleep(self.retries.pause(attempt, failure.retry_after, self._jitter))
 

@@ -40,27 +40,26 @@ class EventReader:
         """The data of the events that end in this piece; with the last piece, also of an event that has only begun."""
         text = self._decoder.decode(piece, last) + ("\n\n" if last else "")
         *lines, rest = text.split("\n")
-        events: list[str] = []
-        for line in lines:
-            self._read_line("".join([*self._line, line]), events)
+        if lines:
+            lines[0] = "".join([*self._line, lines[0]])
             self._line.clear()
         self._line.append(rest)
-        return events
+        return [data for line in lines if (data := self._read_line(line))]
 
-    def _read_line(self, line: str, events: list[str]) -> None:
+    def _read_line(self, line: str) -> str:
+        """The data of the event that the line ends; empty where it ends none."""
+        name, _, value = line.partition(":")
         if not line:
-            if data := "\n".join(self._data):
-                events.append(_as_error(data) if self._is_error else data)
-            self._data.clear()
-            self._is_error = False
-        else:
-            name, _, value = line.partition(":")
-            if name == "data":
-                self._data.append(value.removeprefix(" "))
-            elif name == "event":
-                self._is_error = value.strip() == "error"
-            elif not re.fullmatch(r"[\w-]*", name):
-                events.append(line)
+            data, is_error = "\n".join(self._data), self._is_error
+            self._data, self._is_error = [], False
+            return _as_error(data) if data and is_error else data
+        if name == "data":
+            self._data.append(value.removeprefix(" "))
+        elif name == "event":
+            self._is_error = value.strip() == "error"
+        elif not re.fullmatch(r"[\w-]*", name):
+            return line
+        return ""
 
 
 def _as_error(data: str) -> str:

@@ -1,17 +1,16 @@
-"""Errors that stand for the responses of a server.
+"""Errors that stand for the responses of a server, and whether there is another attempt.
 
-408, 409, 429, 5xx            ServerError, in a TransientError
-401, 403                      UnauthorizedError
-400, 413, 422 on the context  ContextLengthError
-any other 4xx, 3xx            RejectedError
-200 that reports an error     BadResponseError, or ContextLengthError
+408, 409, 429, 5xx            ServerError, in a TransientError          another attempt
+200 that reports an error     BadResponseError, or ContextLengthError   another attempt after the first
+401, 403                      UnauthorizedError                         no other attempt
+400, 413, 422 on the context  ContextLengthError                        no other attempt
+any other 4xx, 3xx            RejectedError                             no other attempt
 """
 
 from __future__ import annotations
 
 import email.utils
 import json
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,6 @@ from motes.errors import (
     RejectedError,
     ServerError,
     UnauthorizedError,
-    UnknownFormError,
 )
 from motes.transport.address import KEY_VARIABLE
 from motes.transport.parsing import parsed, reports_error
@@ -44,11 +42,6 @@ class TransientError(Exception):
 
     error: MotesError
     retry_after: float | None = None
-
-    @property
-    def max_attempts(self) -> float:
-        """How many attempts are worth their time: a server rarely changes the form of its responses."""
-        return 2 if isinstance(self.error, UnknownFormError) else math.inf
 
 
 def may_be_of_one(error: MotesError) -> bool:

@@ -3,46 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from motes.errors import ConfigurationError
 
+NumberT = TypeVar("NumberT", int, float)
+
 
 def seconds(name: str, value: object) -> float:
-    """An option of a model's spec that is a number of seconds.
-
-    Raises:
-        ConfigurationError: it is no positive number.
-    """
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        number = math.nan
-    if isinstance(value, bool) or not (0 < number < math.inf):
-        raise ConfigurationError(f"{name} must be more than 0, a number of seconds, not {value!r}")
-    return number
+    """An option of a model's spec that is a number of seconds. Raises ConfigurationError if it is not positive."""
+    return _positive(name, value, float, "a number of seconds")
 
 
 def whole_number(name: str, value: object) -> int:
-    """An option of a model's spec that is a whole number of at least 1.
+    """An option of a model's spec that is a whole number. Raises ConfigurationError if it is less than 1, or none."""
+    return _positive(name, value, int, "a whole number")
 
-    Raises:
-        ConfigurationError: it is no such number.
-    """
+
+def _positive(name: str, value: Any, kind: Callable[[Any], NumberT], expected: str) -> NumberT:
     try:
-        number = int(value)  # type: ignore[call-overload]
+        number = kind(value)
     except (TypeError, ValueError, OverflowError):
-        number = 0
-    if isinstance(value, bool) or number < 1 or (isinstance(value, float) and value != number):
-        raise ConfigurationError(f"{name} must be more than 0, a whole number, not {value!r}")
-    return int(number)
+        number = kind(0)
+    if isinstance(value, bool) or not 0 < number < math.inf or (isinstance(value, float) and value != number):
+        raise ConfigurationError(f"{name} must be more than 0, {expected}, not {value!r}")
+    return number
 
 
 def flag(name: str, value: object) -> bool | None:
-    """An option of a model's spec that is 0 or 1; None where the spec does not have it.
-
-    Raises:
-        ConfigurationError: it is neither.
-    """
+    """An option of a model's spec that is 0 or 1; None where it is left out. Raises ConfigurationError if neither."""
     if value is None:
         return None
     if value not in (0, 1):
