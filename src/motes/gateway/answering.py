@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from motes import api
-from motes.core import STOPS, Problem, Record, Result, Sampling, Trajectory, Usage
+from motes.core import STOPS, Problem, Result, Sampling, Trajectory
 from motes.errors import ConfigurationError, NoParticlesError
-from motes.gateway import tracing
 from motes.gateway.config import Config, VirtualModel
-from motes.gateway.errors import RefusedError, is_client_error
-from motes.gateway.metrics import Metrics
+from motes.gateway.errors import RefusedError
 from motes.gateway.wire import Request
-from motes.methods.run import Method, Observer, ProgressCallback, Run
+from motes.methods.run import Method, Observer, ProgressCallback
 from motes.methods.selectors import likeliest_texts
 from motes.prompts import Prompt
 from motes.protocols import AnswerRule, LanguageModel, RewardModel
 from motes.smc import Weights
-
-
-@dataclass(frozen=True)
-class ParsedRequest:
-    """The arguments of `motes.asolve` for a request, and its number of particles. A seed that the request does not give
-    has 53 bits: some JSON parsers keep no more."""
-
-    body: Request
-    problem: Problem
-    method: Method
-    spec: str
-    particles: int
-    sampling: Sampling
-    seed: int
-    deadline: float
 
 
 @dataclass(frozen=True)
@@ -93,6 +75,7 @@ class Served:
         problem = Problem(messages=request.turns())
         return ParsedRequest(
             body=request,
+            served=self,
             problem=problem if self.prompt is None else self.prompt.problem(problem),
             method=method,
             spec=spec,
@@ -102,23 +85,55 @@ class Served:
             deadline=deadline,
         )
 
-    async def answer(
-        self, request: ParsedRequest, observe: Observer | None = None, on_progress: ProgressCallback | None = None
-    ) -> Result:
-        """Run a request. Cancelling the run cancels its requests to upstream servers."""
+
+@dataclass(frozen=True)
+class ParsedRequest:
+    """A request within the limits of its virtual model, with the arguments of its run. A seed that the request does not
+    give has 53 bits: some JSON parsers keep no more.
+
+    Attributes:
+        deadline: seconds after which the best answer so far is returned.
+    """
+
+    body: Request
+    served: Served
+    problem: Problem
+    method: Method
+    spec: str
+    particles: int
+    sampling: Sampling
+    seed: int
+    deadline: float
+
+    async def run(self, observe: Observer | None = None, on_progress: ProgressCallback | None = None) -> Result:
+        """Run the request. Cancelling the run cancels its requests to upstream servers."""
         return await api.asolve(
-            request.problem,
-            lm=self.lm,
-            reward=self.reward,
-            outcome_reward=self.outcome_reward,
-            method=request.method,
-            sampling=request.sampling,
-            seed=request.seed,
-            task=self.rule,
+            self.problem,
+            lm=self.served.lm,
+            reward=self.served.reward,
+            outcome_reward=self.served.outcome_reward,
+            method=self.method,
+            sampling=self.sampling,
+            seed=self.seed,
+            task=self.served.rule,
             observe=observe,
             on_progress=on_progress,
-            deadline=request.deadline,
+            deadline=self.deadline,
         )
+
+    def answers(self, result: Result) -> list[Trajectory]:
+        """The trajectories that the client sees.
+
+        Raises:
+            RefusedError: no answer was ready at the deadline.
+            NoParticlesError: some particles were dropped, and the texts of the others are empty.
+        """
+        if answers := visible(result, self.body.n or 1):
+            failures = [trajectory.error for trajectory in result.trajectories if trajectory.error is not None]
+            if failures and not answers[0].text:
+                raise NoParticlesError("the particles that were not dropped have no text") from failures[0]
+            return answers
+        raise RefusedError("no answer was ready when the deadline came", status=504, code="deadline")
 
 
 def open_models(config: Config) -> Mapping[str, Served]:
@@ -141,64 +156,6 @@ def open_models(config: Config) -> Mapping[str, Served]:
         )
         for name, settings in config.models.items()
     }
-
-
-@dataclass(frozen=True)
-class AdmittedRequest:
-    """A request whose particles have room.
-
-    Attributes:
-        deadline: the time on the event loop's clock by which the answer is due.
-    """
-
-    served: Served
-    request: ParsedRequest
-    deadline: float
-    metrics: Metrics
-
-    async def solve(self, observe: Observer | None = None, on_progress: ProgressCallback | None = None) -> Result:
-        """Run the request, and count its usage after each round, so that a cancelled run's rounds are counted, too."""
-        name, counted = self.served.name, Usage()
-
-        def count_round(run: Run, record: Record) -> None:
-            nonlocal counted
-            self.metrics.round(name, record)
-            tracing.note_round(record)
-            counted += record.usage
-            if observe is not None:
-                observe(run, record)
-
-        seconds_left = self.deadline - asyncio.get_running_loop().time()
-        request = replace(self.request, deadline=max(seconds_left, 1e-3))
-        result: Result | None = None
-        try:
-            with tracing.span("run"):
-                tracing.note({"motes.method": request.spec, "motes.particles": request.particles})
-                result = await self.served.answer(request, count_round, on_progress)
-                tracing.note_result(result)
-        except Exception as error:
-            result = api.computed(error)
-            if not is_client_error(error):
-                self.metrics.failed(name)
-            raise
-        finally:
-            if result is not None:
-                self.metrics.spent(name, result.usage - counted)
-        return result
-
-    def answers(self, result: Result) -> list[Trajectory]:
-        """The trajectories that the client sees.
-
-        Raises:
-            RefusedError: no answer was ready at the deadline.
-            NoParticlesError: some particles were dropped, and the texts of the others are empty.
-        """
-        if answers := visible(result, self.request.body.n or 1):
-            failures = [trajectory.error for trajectory in result.trajectories if trajectory.error is not None]
-            if failures and not answers[0].text:
-                raise NoParticlesError("the particles that were not dropped have no text") from failures[0]
-            return answers
-        raise RefusedError("no answer was ready when the deadline came", status=504, code="deadline")
 
 
 def visible(result: Result, number: int) -> list[Trajectory]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI, HTTPException
@@ -16,12 +17,14 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from motes import api
+from motes.core import Record, Result, Usage
 from motes.errors import MotesError
 from motes.gateway import tracing
 from motes.gateway.admission import Admission, Caller
-from motes.gateway.answering import AdmittedRequest, Served
+from motes.gateway.answering import ParsedRequest, Served
 from motes.gateway.config import Config
-from motes.gateway.errors import BusyError, RefusedError, response_to_error
+from motes.gateway.errors import BusyError, RefusedError, is_client_error, response_to_error
 from motes.gateway.logs import RequestLog
 from motes.gateway.metrics import Metrics
 from motes.gateway.playground import html
@@ -29,6 +32,7 @@ from motes.gateway.readiness import Readiness
 from motes.gateway.replies import model_card, response_body
 from motes.gateway.streaming import EventStream, unless_disconnected
 from motes.gateway.wire import ChatRequest, CompletionRequest, Request
+from motes.methods.run import Observer, ProgressCallback, Run
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 PAGE_HEADERS = {"X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
@@ -63,23 +67,21 @@ class Gateway:
         allowed = self.models if key.models is None else key.models
         return self._callers[key.name], {name: model for name, model in self.models.items() if name in allowed}
 
-    async def respond(self, request: Request, http: HTTPRequest) -> Response:
+    async def respond(self, body: Request, http: HTTPRequest) -> Response:
         """Answer a request, at once or as a stream. The work is cancelled as soon as the client disconnects.
 
         Raises:
             MotesError, ClientDisconnect: see `response_to_error`.
         """
         async with contextlib.AsyncExitStack() as resources:
-            admitted = await unless_disconnected(self._admit(request, http, resources), http.receive)
-            if request.stream:
-                heartbeat = self.config.limits.heartbeat
-                return EventStream(admitted, http.scope["motes"], heartbeat, resources.pop_all())
-            result = await unless_disconnected(admitted.solve(), http.receive)
-            return JSONResponse(response_body(admitted.request, result, admitted.answers(result)))
+            request = await unless_disconnected(self._admit(body, http, resources), http.receive)
+            if body.stream:
+                entry, heartbeat = http.scope["motes"], self.config.limits.heartbeat
+                return EventStream(request, self._solve, entry, heartbeat, resources.pop_all())
+            result = await unless_disconnected(self._solve(request), http.receive)
+            return JSONResponse(response_body(request, result))
 
-    async def _admit(
-        self, request: Request, http: HTTPRequest, resources: contextlib.AsyncExitStack
-    ) -> AdmittedRequest:
+    async def _admit(self, body: Request, http: HTTPRequest, resources: contextlib.AsyncExitStack) -> ParsedRequest:
         """Parse a request and wait until its particles have room, which `resources` then holds.
 
         Raises:
@@ -89,27 +91,58 @@ class Gateway:
         entry: RequestLog = http.scope["motes"]
         caller, allowed = self.caller(http)
         entry.caller = caller.name
-        served = _find_model(allowed, request.model)
+        served = _find_model(allowed, body.model)
         entry.model = served.name
         # 2) the request
         limits = self.config.limits
-        if isinstance(request, ChatRequest) and len(request.messages) > limits.messages:
+        if isinstance(body, ChatRequest) and len(body.messages) > limits.messages:
             raise RefusedError(f"at most {limits.messages} messages", "messages")
-        if request.n is not None and request.n > limits.choices:
-            raise RefusedError(f"at most {limits.choices} answers, not {request.n}", "n")
-        parsed = served.parse(request)
-        entry.particles = parsed.method.budget
+        if body.n is not None and body.n > limits.choices:
+            raise RefusedError(f"at most {limits.choices} answers, not {body.n}", "n")
+        request = served.parse(body)
+        entry.particles = request.method.budget
         # 3) room
         clock = asyncio.get_running_loop().time
         arrival = clock()
         try:
             with tracing.span("wait for room"):
-                entering = resources.enter_async_context(self.gate.enter(caller, parsed.method.budget))
-                await asyncio.wait_for(entering, parsed.deadline)
+                entering = resources.enter_async_context(self.gate.enter(caller, entry.particles))
+                await asyncio.wait_for(entering, request.deadline)
         except TimeoutError:
-            raise BusyError("the deadline passed while the request was waiting", parsed.deadline) from None
-        self.metrics.waited(served.name, clock() - arrival)
-        return AdmittedRequest(served, parsed, arrival + parsed.deadline, self.metrics)
+            raise BusyError("the deadline passed while the request was waiting", request.deadline) from None
+        waited = clock() - arrival
+        self.metrics.waited.labels(served.name).observe(waited)
+        return replace(request, deadline=max(request.deadline - waited, 1e-3))
+
+    async def _solve(
+        self, request: ParsedRequest, observe: Observer | None = None, on_progress: ProgressCallback | None = None
+    ) -> Result:
+        """Run a request, and count its usage after each round, so that a cancelled run's rounds are counted, too."""
+        name, counted = request.served.name, Usage()
+
+        def count_round(run: Run, record: Record) -> None:
+            nonlocal counted
+            self.metrics.round(name, record)
+            tracing.note_round(record)
+            counted += record.usage
+            if observe is not None:
+                observe(run, record)
+
+        result: Result | None = None
+        try:
+            with tracing.span("run"):
+                tracing.note({"motes.method": request.spec, "motes.particles": request.particles})
+                result = await request.run(count_round, on_progress)
+                tracing.note_result(result)
+        except Exception as error:
+            result = api.computed(error)
+            if not is_client_error(error):
+                self.metrics.failures.labels(name).inc()
+            raise
+        finally:
+            if result is not None:
+                self.metrics.spent(name, result.usage - counted)
+        return result
 
 
 def _find_model(models: Mapping[str, Served], name: str) -> Served:

@@ -27,7 +27,11 @@ KINDS: dict[tuple[str, str], Callable[[Usage], int]] = {
 
 
 class Metrics:
-    """The gateway's counters."""
+    """The gateway's counters.
+
+    Attributes:
+        waited, failures: by model.
+    """
 
     def __init__(self, gate: Admission) -> None:
         self._registry = registry = CollectorRegistry()
@@ -36,12 +40,12 @@ class Metrics:
         self._requests = Counter("motes_requests", "Requests that have ended.", labels, registry=registry)
         arrival_to_end = "From a request's arrival to its end."
         self._seconds = Histogram("motes_request_seconds", arrival_to_end, buckets=SECONDS, **by_model)
-        self._waited = Histogram("motes_wait_seconds", "Of it, until there was room.", buckets=SECONDS, **by_model)
+        self.waited = Histogram("motes_wait_seconds", "Of it, until there was room.", buckets=SECONDS, **by_model)
         self._tokens = Counter("motes_tokens", "Tokens, all particles.", ("model", "role", "kind"), registry=registry)
         self._rounds = Counter("motes_rounds", "Rounds of populations.", **by_model)
         self._resamplings = Counter("motes_resamplings", "Of these, begun by resampling.", **by_model)
         self._ess = Histogram("motes_ess_share", "ESS over particles, each round.", buckets=SHARES, **by_model)
-        self._failures = Counter("motes_upstream_errors", "Runs that a model behind the gateway failed.", **by_model)
+        self.failures = Counter("motes_upstream_errors", "Runs that a model behind the gateway failed.", **by_model)
         particles = Gauge("motes_particles_in_flight", "Particles of requests that have room.", registry=registry)
         particles.set_function(lambda: gate.in_flight)
         waiting = Gauge("motes_requests_waiting", "Requests that wait for room.", registry=registry)
@@ -55,9 +59,6 @@ class Metrics:
         self._requests.labels(entry.endpoint, entry.model, entry.caller, entry.status).inc()
         self._seconds.labels(entry.model).observe(entry.seconds)
 
-    def waited(self, model: str, seconds: float) -> None:
-        self._waited.labels(model).observe(seconds)
-
     def round(self, model: str, record: Record) -> None:
         self._rounds.labels(model).inc()
         self._resamplings.labels(model).inc(record.resampled)
@@ -67,6 +68,3 @@ class Metrics:
     def spent(self, model: str, usage: Usage) -> None:
         for (role, kind), count in KINDS.items():
             self._tokens.labels(model, role, kind).inc(count(usage))
-
-    def failed(self, model: str) -> None:
-        self._failures.labels(model).inc()

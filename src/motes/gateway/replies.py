@@ -13,9 +13,9 @@ from motes.gateway.answering import ParsedRequest, Served
 from motes.gateway.wire import Request
 
 
-def response_body(request: ParsedRequest, result: Result, answers: Sequence[Trajectory]) -> dict[str, Any]:
-    """The body of the response to a request that does not stream."""
-    choices = []
+def response_body(request: ParsedRequest, result: Result) -> dict[str, Any]:
+    """The body of the response to a request that does not stream. Raises the errors of `ParsedRequest.answers`."""
+    answers, choices = request.answers(result), []
     for i, trajectory in enumerate(answers):
         content: dict[str, Any] = {"text": trajectory.text}
         if request.body.is_chat:

@@ -8,9 +8,9 @@ the connection alive.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,15 +20,16 @@ from starlette.types import Receive, Scope, Send
 
 from motes.core import Record, Result, Trajectory, Usage
 from motes.gateway import tracing
-from motes.gateway.answering import AdmittedRequest, ParsedRequest
+from motes.gateway.answering import ParsedRequest
 from motes.gateway.errors import CLIENT_CLOSED_REQUEST, response_to_error
 from motes.gateway.logs import RequestLog
 from motes.gateway.replies import finish_reason, head, run_summary, usage
 from motes.lab.run.traces import Particles, Tree
-from motes.methods.run import MethodTraits, Run
+from motes.methods.run import MethodTraits, Observer, ProgressCallback, Run
 from motes.text import json_line
 
 T = TypeVar("T")
+Solve = Callable[[ParsedRequest, Observer, ProgressCallback], Awaitable[Result]]
 
 DONE = b"data: [DONE]\n\n"
 HEARTBEAT = b": the particles are at work\n\n"
@@ -72,9 +73,10 @@ class Chunks:
         )
         return certain + self._state(record, apart=True)
 
-    def ending(self, result: Result, answers: Sequence[Trajectory]) -> bytes:
-        """The rest of each answer, its finish reason, and the fields beside the answers."""
-        events = b""
+    def ending(self, result: Result) -> bytes:
+        """The rest of each answer, its finish reason, and the fields beside the answers. Raises the errors of
+        `ParsedRequest.answers`."""
+        answers, events = self._request.answers(result), b""
         if self._tree is not None:
             final = {"answers": result.answers, **self._particles(self._tree, self._tree.final(result))}
             events += self._piece(0, "", motes={"final": final})
@@ -151,9 +153,9 @@ def event(data: Any) -> bytes:
     return f"data: {json_line(data, compact=True)}\n\n".encode()
 
 
-async def _events(admitted: AdmittedRequest, entry: RequestLog, heartbeat: float) -> AsyncGenerator[bytes, None]:
+async def _events(request: ParsedRequest, solve: Solve, entry: RequestLog, heartbeat: float) -> AsyncGenerator[bytes]:
     """The events of a run, while it goes on. An error is an event, too."""
-    chunks = Chunks(admitted.request)
+    chunks = Chunks(request)
     queue: asyncio.Queue[Record | Sequence[Trajectory] | None] = asyncio.Queue()
     latest: Sequence[Trajectory] = ()  # partial answers; earlier ones that were not sent yet are skipped
 
@@ -166,7 +168,7 @@ async def _events(admitted: AdmittedRequest, entry: RequestLog, heartbeat: float
             queue.put_nowait(())
         latest = trajectories
 
-    task = asyncio.ensure_future(admitted.solve(keep_round, keep_latest))
+    task = asyncio.ensure_future(solve(request, keep_round, keep_latest))
     task.add_done_callback(lambda _: queue.put_nowait(None))
     try:
         if opening := chunks.opening():
@@ -186,8 +188,7 @@ async def _events(admitted: AdmittedRequest, entry: RequestLog, heartbeat: float
             if new:
                 yield new
         try:
-            result = task.result()
-            ending = chunks.ending(result, admitted.answers(result))
+            ending = chunks.ending(task.result())
         except Exception as error:
             entry.status, body, _ = response_to_error(error, entry.request)
             tracing.note({"motes.status": entry.status})
@@ -202,6 +203,7 @@ class EventStream(StreamingResponse):
     """Sends the events of a run until they end or the client disconnects, which cancels the run.
 
     Args:
+        solve: runs the request.
         heartbeat: seconds without an event after which a comment is sent.
         resources: closed at the end.
     """
@@ -209,13 +211,13 @@ class EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(
-        self, admitted: AdmittedRequest, entry: RequestLog, heartbeat: float, resources: contextlib.AsyncExitStack
+        self, request: ParsedRequest, solve: Solve, entry: RequestLog, heartbeat: float, resources: AsyncExitStack
     ) -> None:
-        self._events, self._entry, self._resources = _events(admitted, entry, heartbeat), entry, resources
+        self._events, self._entry, self._resources = _events(request, solve, entry, heartbeat), entry, resources
         super().__init__(self._events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._resources, contextlib.aclosing(self._events):
+        async with self._resources, aclosing(self._events):
             try:
                 await unless_disconnected(self.stream_response(send), receive)
             except ClientDisconnect:

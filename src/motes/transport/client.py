@@ -269,7 +269,9 @@ class Client:
             case httpx2.DecodingError():
                 return BadResponseError(f"the response of {url} cannot be decoded ({error}): is it the right address?")
             case httpx2.ConnectError():
-                remedy = f"start the server, or correct the address ({error}){_proxy_hint()}"
+                remedy = f"start the server, or correct the address ({error})"
+                if names := _proxies():
+                    remedy += f". Requests may go through the proxy of {names}: put the host into NO_PROXY"
                 return UnreachableError(f"nothing answers at {url}: {remedy}")
             case httpx2.ConnectTimeout() | httpx2.PoolTimeout():
                 missed = f"connect within {self.timeouts.connect:g} s"
@@ -313,7 +315,12 @@ class Client:
                 follow_redirects=False,
             )
         except (ImportError, ValueError, httpx2.InvalidURL) as error:
-            raise _proxy_error(error) from None  # its text may contain a password
+            remedy = "write http://HOST:PORT there"
+            if isinstance(error, ImportError):
+                remedy = "pip install socksio for socks5://"
+            raise ConfigurationError(
+                f"the proxy that the environment names ({_proxies()}) cannot be used: {remedy}, or unset it"
+            ) from None  # its text may contain a password
         pool.all.append(http)
         return http
 
@@ -338,17 +345,6 @@ async def _read_json(response: httpx2.Response) -> Any:
 def _proxies() -> str:
     """The environment variables with proxies, as a list in words."""
     return ", ".join(name for name in (*PROXIES, *map(str.lower, PROXIES)) if os.environ.get(name))
-
-
-def _proxy_error(error: Exception) -> ConfigurationError:
-    remedy = "pip install socksio for socks5://" if isinstance(error, ImportError) else "write http://HOST:PORT there"
-    proxy = f"the proxy that the environment names ({_proxies()})"
-    return ConfigurationError(f"{proxy} cannot be used: {remedy}, or unset it")
-
-
-def _proxy_hint() -> str:
-    names = _proxies()
-    return f". Requests may go through the proxy of {names}: put the host into NO_PROXY" if names else ""
 
 
 def _trace_headers() -> dict[str, str]:

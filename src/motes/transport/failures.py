@@ -1,7 +1,8 @@
 """Errors that stand for the responses of a server, and whether there is another attempt.
 
 408, 409, 429, 5xx            ServerError, in a TransientError          another attempt
-200 that reports an error     BadResponseError, or ContextLengthError   another attempt after the first
+200 that reports an error     BadResponseError                          another attempt
+200 on the context            ContextLengthError                        no other attempt
 401, 403                      UnauthorizedError                         no other attempt
 400, 413, 422 on the context  ContextLengthError                        no other attempt
 any other 4xx, 3xx            RejectedError                             no other attempt
