@@ -73,10 +73,8 @@ class Admission:
         self._waiting_callers: dict[Caller, None] = {}  # in the order of their arrival
         self._virtual_time = 0.0  # at which the latest request started
         self._mean_seconds = 1.0  # that a request is in flight: a moving average
-        self._requests = 0
+        self._inside: set[asyncio.Future[None]] = set()  # of each admitted request, done when it ends
         self._closed = False
-        self._idle = asyncio.Event()
-        self._idle.set()
         self.in_flight = 0
         self.in_queue = 0
 
@@ -100,15 +98,14 @@ class Admission:
         try:
             await self._wait_for_room(caller, particles)
             began = self._clock()
-            self._requests += 1
-            self._idle.clear()
+            ended = asyncio.get_running_loop().create_future()
+            self._inside.add(ended)
             try:
                 yield
             finally:
                 self._mean_seconds += 0.1 * (self._clock() - began - self._mean_seconds)
-                self._requests -= 1
-                if not self._requests:
-                    self._idle.set()
+                self._inside.remove(ended)
+                ended.set_result(None)
                 self.in_flight -= particles
                 self._admit_next()
         finally:
@@ -128,9 +125,9 @@ class Admission:
             for admitted in caller.queue:
                 if not admitted.done():
                     admitted.set_exception(BusyError("shutting down", 1.0, closing=True))
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), patience)
-        return not self._requests
+        if self._inside:
+            await asyncio.wait(self._inside, timeout=patience)
+        return not self._inside
 
     async def _wait_for_room(self, caller: Caller, particles: int) -> None:
         admitted = asyncio.get_running_loop().create_future()
@@ -176,4 +173,4 @@ class Admission:
 
     def _expected_wait(self) -> float:
         """A rough time in seconds until all waiting requests have started, if they are as large as those in flight."""
-        return max(1.0, self._mean_seconds * (1 + self.in_queue / max(1, self._requests)))
+        return max(1.0, self._mean_seconds * (1 + self.in_queue / max(1, len(self._inside))))

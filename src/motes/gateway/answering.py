@@ -62,14 +62,14 @@ class Served:
             method = settings.make_method(spec, particles)
         except ConfigurationError as error:
             raise RefusedError(str(error), "motes.particles") from error
-        stops = (*self.sampling.stops, *request.stops)
-        changes: dict[str, Any] = {"max_tokens": requested or limit, "stop": stops}
-        if request.temperature:
-            changes["temperature"] = request.temperature
-        if request.top_p is not None:
-            changes["top_p"] = request.top_p
+        usual = self.sampling
         try:
-            sampling = self.sampling.replace(**changes)
+            sampling = usual.replace(
+                max_tokens=requested or limit,
+                stop=(*usual.stops, *request.stops),
+                temperature=request.temperature or usual.temperature,
+                top_p=usual.top_p if request.top_p is None else request.top_p,
+            )
         except ConfigurationError as error:
             raise RefusedError(str(error), "stop" if request.stops else None) from error
         problem = Problem(messages=request.turns())

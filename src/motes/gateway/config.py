@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from motes import api, files, prompts
 from motes.core import Sampling, SamplingOptions
-from motes.errors import ConfigurationError, MotesError
+from motes.errors import ConfigurationError
 from motes.lab.run.method_spec import method_from_spec
 from motes.lab.run.presets import expanded, preset_of
 from motes.methods.run import Method, MethodTraits
@@ -115,16 +115,13 @@ class VirtualModel(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> VirtualModel:
-        try:
-            for spec in (self.method, *self.methods):
-                needs_reward = MethodTraits(self.make_method(spec, self.particles)).needs_reward
-                if needs_reward and self.reward is None:
-                    raise ConfigurationError(f"the method {spec!r} needs a reward model: name one as `reward`")
-            self.open_prompt()
-            self.answer_rule()
-            self.default_sampling()
-        except MotesError as error:
-            raise ValueError(str(error)) from error
+        for spec in (self.method, *self.methods):
+            needs_reward = MethodTraits(self.make_method(spec, self.particles)).needs_reward
+            if needs_reward and self.reward is None:
+                raise ConfigurationError(f"the method {spec!r} needs a reward model: name one as `reward`")
+        self.open_prompt()
+        self.answer_rule()
+        self.default_sampling()
         if self.most_particles < self.particles:
             raise ValueError(f"max_particles, {self.max_particles}, is less than particles, {self.particles}")
         if self.longest_deadline < self.deadline:

@@ -22,11 +22,10 @@ from weakref import WeakKeyDictionary
 import httpx2
 
 from motes.errors import BadResponseError, ConfigurationError, MotesError, UnknownFormError, UnreachableError
-from motes.transport.address import Address
+from motes.transport.address import Address, seconds, whole_number
 from motes.transport.events import Events
 from motes.transport.failures import TransientError, error_from_response, successful
 from motes.transport.key import Key
-from motes.transport.options import seconds, whole_number
 
 T = TypeVar("T")
 Receiver = Callable[[httpx2.Response], Awaitable[T]]
@@ -70,15 +69,13 @@ class _Pool:
     and with 128 of them a request cost more than twice as much.
 
     Attributes:
-        slots: for requests in flight.
-        idle, all: connections.
         lifetime: closes the connections when the event loop ends.
     """
 
     slots: asyncio.Semaphore
+    lifetime: AsyncGenerator[None]
     idle: list[httpx2.AsyncClient] = field(default_factory=list)
     all: list[httpx2.AsyncClient] = field(default_factory=list)
-    lifetime: AsyncGenerator[None, None] | None = field(default=None, repr=False)
 
 
 class Client:
@@ -134,12 +131,9 @@ class Client:
         """The client of an address, with the options of a model's spec.
 
         Args:
-            api_key: by default from the environment, see `Address.key`.
-            api_key_env: the environment variable with the key.
-            max_concurrency: requests in flight.
-            connect_timeout, read_timeout, total_timeout: seconds, see `Timeouts`.
-            attempts: of each request.
-            transport: instead of sockets, for tests.
+            api_key, api_key_env: the key, or the environment variable with it; see `Address.key`.
+            max_concurrency, transport: see the class.
+            connect_timeout, read_timeout, total_timeout, attempts: see `Timeouts` and `Retries`.
 
         Raises:
             ConfigurationError: an option is out of its range, or the named variable is not set.
@@ -200,7 +194,7 @@ class Client:
     async def aclose(self) -> None:
         """Close this event loop's connections. Otherwise they are closed with the loop."""
         pool = self._pools.get(asyncio.get_running_loop())
-        if pool is not None and pool.lifetime is not None:
+        if pool is not None:
             await pool.lifetime.aclose()
 
     async def _send(
@@ -284,19 +278,19 @@ class Client:
 
     async def _pool(self) -> _Pool:
         loop = asyncio.get_running_loop()
-        if (pool := self._pools.get(loop)) is None:
-            pool = self._pools[loop] = _Pool(asyncio.Semaphore(self.max_concurrency))
+        if loop not in self._pools:
             # A loop closes started asynchronous generators before it closes itself: `asyncio.run` leaves no connection
             # open.
-            pool.lifetime = self._lifetime(pool, loop)
-            await anext(pool.lifetime)
-        return pool
+            lifetime = self._lifetime(loop)
+            self._pools[loop] = _Pool(asyncio.Semaphore(self.max_concurrency), lifetime)
+            await anext(lifetime)
+        return self._pools[loop]
 
-    async def _lifetime(self, pool: _Pool, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
+    async def _lifetime(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None]:
         try:
             yield
         finally:
-            self._pools.pop(loop, None)  # the pool keeps its loop, and so this entry, alive
+            pool = self._pools.pop(loop)  # it keeps its loop, and so its entry, alive
             for http in pool.all:
                 await http.aclose()
 
