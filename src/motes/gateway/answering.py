@@ -14,6 +14,7 @@ from motes.errors import ConfigurationError, NoParticlesError
 from motes.gateway.config import Config, VirtualModel
 from motes.gateway.errors import RefusedError
 from motes.gateway.wire import Request
+from motes.lab.run.method_spec import method_from_spec
 from motes.methods.run import Method, Observer, ProgressCallback
 from motes.methods.selectors import likeliest_texts
 from motes.prompts import Prompt
@@ -59,7 +60,7 @@ class Served:
             raise RefusedError(f"at most {limit} tokens, not {requested}", field)
         # 3) the run's settings
         try:
-            method = settings.make_method(spec, particles)
+            method = method_from_spec(spec, particles)
         except ConfigurationError as error:
             raise RefusedError(str(error), "motes.particles") from error
         usual = self.sampling

@@ -31,7 +31,7 @@ from motes.core import Sampling, SamplingOptions
 from motes.errors import ConfigurationError
 from motes.lab.run.method_spec import method_from_spec
 from motes.lab.run.presets import expanded, preset_of
-from motes.methods.run import Method, MethodTraits
+from motes.methods.run import MethodTraits
 from motes.tasks.arithmetic import Arithmetic
 
 Positive = Annotated[int, Field(ge=1)]
@@ -116,7 +116,7 @@ class VirtualModel(Part):
     @model_validator(mode="after")
     def _consistent(self) -> VirtualModel:
         for spec in (self.method, *self.methods):
-            needs_reward = MethodTraits(self.make_method(spec, self.particles)).needs_reward
+            needs_reward = MethodTraits(method_from_spec(spec, self.particles)).needs_reward
             if needs_reward and self.reward is None:
                 raise ConfigurationError(f"the method {spec!r} needs a reward model: name one as `reward`")
         self.open_prompt()
@@ -135,10 +135,6 @@ class VirtualModel(Part):
     @property
     def longest_deadline(self) -> float:
         return self.deadline if self.max_deadline is None else self.max_deadline
-
-    def make_method(self, spec: str, particles: int) -> Method:
-        """The method of a spec, with a budget."""
-        return method_from_spec(spec, particles)
 
     def open_prompt(self) -> prompts.Prompt | None:
         """The prompt; None: the bare question."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import secrets
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any
 
 from motes.text import json_line
 
@@ -54,9 +53,9 @@ class JSONLines(logging.Formatter):
         return json_line(entry)
 
 
-def to_stream(stream: TextIO = sys.stderr) -> None:
-    """Write the logs of motes to a stream, from now on."""
-    handler = logging.StreamHandler(stream)
+def to_stream() -> None:
+    """Write the logs of motes to standard error, from now on."""
+    handler = logging.StreamHandler()
     handler.setFormatter(JSONLines())
     logger = logging.getLogger("motes")
     logger.addHandler(handler)

@@ -10,7 +10,7 @@ from typing import Any
 from motes import __version__
 from motes.core import Result, Trajectory
 from motes.gateway.answering import ParsedRequest, Served
-from motes.gateway.wire import Request
+from motes.gateway.wire import ChatRequest, Request
 
 
 def response_body(request: ParsedRequest, result: Result) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def response_body(request: ParsedRequest, result: Result) -> dict[str, Any]:
     answers, choices = request.answers(result), []
     for i, trajectory in enumerate(answers):
         content: dict[str, Any] = {"text": trajectory.text}
-        if request.body.is_chat:
+        if isinstance(request.body, ChatRequest):
             content = {"message": {"role": "assistant", "content": trajectory.text, "refusal": None}}
         choices.append({"index": i, **content, "finish_reason": finish_reason(trajectory), "logprobs": None})
     summary = run_summary(request, result, answers)
@@ -27,7 +27,7 @@ def response_body(request: ParsedRequest, result: Result) -> dict[str, Any]:
 
 def head(request: Request, chat_object: str = "chat.completion") -> dict[str, Any]:
     """The fields that a response, and each chunk of a stream, begins with."""
-    prefix, kind = ("chatcmpl", chat_object) if request.is_chat else ("cmpl", "text_completion")
+    prefix, kind = ("chatcmpl", chat_object) if isinstance(request, ChatRequest) else ("cmpl", "text_completion")
     return {
         "id": f"{prefix}-{secrets.token_hex(14)}",
         "object": kind,

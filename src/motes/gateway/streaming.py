@@ -24,6 +24,7 @@ from motes.gateway.answering import ParsedRequest
 from motes.gateway.errors import CLIENT_CLOSED_REQUEST, response_to_error
 from motes.gateway.logs import RequestLog
 from motes.gateway.replies import finish_reason, head, run_summary, usage
+from motes.gateway.wire import ChatRequest
 from motes.lab.run.traces import Particles, Tree
 from motes.methods.run import MethodTraits, Observer, ProgressCallback, Run
 from motes.text import json_line
@@ -40,7 +41,7 @@ class Chunks:
 
     def __init__(self, request: ParsedRequest) -> None:
         body = request.body
-        self._request, self._is_chat, self._progress = request, body.is_chat, body.motes.progress
+        self._request, self._is_chat, self._progress = request, isinstance(body, ChatRequest), body.motes.progress
         self._with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         self._head = head(body, "chat.completion.chunk")
         self._one_population = MethodTraits(request.method).one_population

@@ -6,7 +6,7 @@ that request nothing (`logprobs: false`, `tools: []`, a penalty of 0) and labels
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -127,7 +127,7 @@ class MotesOptions(Part):
     progress: Progress = False
 
 
-class Request(Part):
+class _Request(Part):
     """The fields that both endpoints take.
 
     Attributes:
@@ -139,8 +139,6 @@ class Request(Part):
         stop: up to four texts that end an answer; the answer does not contain them.
         user, metadata, safety_identifier, service_tier: labels, without effect.
     """
-
-    is_chat: ClassVar[bool] = False
 
     model: Annotated[str, Field(min_length=1)]
     max_tokens: Positive | None = None
@@ -187,20 +185,14 @@ class Request(Part):
     def stops(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
-    def turns(self) -> list[dict[str, str]]:
-        """The conversation in the form that `motes.Problem` takes."""
-        raise NotImplementedError
-
     @property
     def token_limit(self) -> int | None:
         """The maximum number of tokens of one answer."""
         return self.max_tokens
 
 
-class ChatRequest(Request):
+class ChatRequest(_Request):
     """`POST /v1/chat/completions`."""
-
-    is_chat: ClassVar[bool] = True
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Positive | None = None
@@ -234,6 +226,7 @@ class ChatRequest(Request):
         return tokens
 
     def turns(self) -> list[dict[str, str]]:
+        """The conversation in the form that `motes.Problem` takes."""
         return [message.turn() for message in self.messages]
 
     @property
@@ -241,7 +234,7 @@ class ChatRequest(Request):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
-class CompletionRequest(Request):
+class CompletionRequest(_Request):
     """`POST /v1/completions`. The prompt becomes the user's turn of a chat: the model answers, it does not continue the
     text."""
 
@@ -263,3 +256,6 @@ class CompletionRequest(Request):
 
     def turns(self) -> list[dict[str, str]]:
         return [{"role": "user", "content": self.prompt if isinstance(self.prompt, str) else self.prompt[0]}]
+
+
+Request = ChatRequest | CompletionRequest

@@ -15,11 +15,7 @@ T = TypeVar("T")
 
 
 class ServedModel:
-    """A model behind a server.
-
-    Args:
-        client, address: of the server.
-    """
+    """A model behind a server."""
 
     def __init__(self, client: Client, address: Address) -> None:
         self.client = client
