@@ -188,13 +188,11 @@ async def _events(request: ParsedRequest, solve: Solve, entry: RequestLog, heart
                 new, latest = chunks.partial_answers(latest), ()
             if new:
                 yield new
-        try:
-            ending = chunks.ending(task.result())
-        except Exception as error:
-            entry.status, body, _ = response_to_error(error, entry.request)
-            tracing.note({"motes.status": entry.status})
-            ending = event(body) + DONE
-        yield ending
+        yield chunks.ending(task.result())
+    except Exception as error:
+        entry.status, body, _ = response_to_error(error, entry.request)
+        tracing.note({"motes.status": entry.status})
+        yield event(body) + DONE
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -226,11 +224,7 @@ class EventStream(StreamingResponse):
 
 
 async def unless_disconnected(work: Awaitable[T], receive: Receive) -> T:
-    """The result of `work`, which is cancelled as soon as the client disconnects.
-
-    Raises:
-        ClientDisconnect: it did.
-    """
+    """The result of `work`, which is cancelled as soon as the client disconnects: then it raises ClientDisconnect."""
     task = asyncio.ensure_future(work)
 
     async def wait_for_disconnect() -> None:

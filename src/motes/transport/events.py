@@ -14,8 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from motes.errors import BadResponseError
-from motes.transport.failures import successful
-from motes.transport.parsing import parsed, reports_error
+from motes.transport.failures import parsed, reports_error, successful
 
 DONE = "[DONE]"
 

@@ -1,4 +1,4 @@
-"""Errors that stand for the responses of a server, and whether there is another attempt.
+"""JSON from servers, which may have any form, and the errors that stand for their responses.
 
 408, 409, 429, 5xx            ServerError, in a TransientError          another attempt
 200 that reports an error     BadResponseError                          another attempt
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +25,13 @@ from motes.errors import (
     RejectedError,
     ServerError,
     UnauthorizedError,
+    UnknownFormError,
 )
 from motes.transport.address import KEY_VARIABLE
-from motes.transport.parsing import parsed, reports_error
 from motes.transport.refusals import is_about_context
+
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+"""Errors of code that reads a response of an unexpected form."""
 
 SHORTEN = "Shorten the question, or ask for fewer tokens"
 
@@ -47,18 +51,12 @@ class TransientError(Exception):
 
 def may_be_of_one(error: MotesError) -> bool:
     """Whether one of several texts of a request may be the cause of an error; otherwise the server is."""
-    if isinstance(error, (ContextLengthError, RejectedError, BadResponseError)):
-        return True
-    return isinstance(error, ServerError) and error.status == 500
+    is_internal = isinstance(error, ServerError) and error.status == 500
+    return is_internal or isinstance(error, (ContextLengthError, RejectedError, BadResponseError))
 
 
 def error_from_response(response: httpx2.Response, url: str, *, has_key: bool, now: float) -> Exception:
-    """The error for a response of 3xx, 4xx or 5xx, whose body has been read.
-
-    Args:
-        has_key: whether the request had an API key.
-        now: seconds since 1970.
-    """
+    """The error for a response of 3xx, 4xx or 5xx, whose body has been read; `now` is in seconds since 1970."""
     status = response.status_code
     report = f"{url} answered {status} {httpx2.codes.get_reason_phrase(status)}: {_message_of_response(response)}"
     if status in (401, 403):
@@ -82,10 +80,7 @@ def error_from_response(response: httpx2.Response, url: str, *, has_key: bool, n
 
 
 def successful(content: str | bytes, url: str, kind: str) -> Any:
-    """The value of a response of 200, or of an event of a stream.
-
-    Args:
-        kind: "a response" or "an event".
+    """The value of a response of 200, or of an event of a stream; `kind` is "a response" or "an event".
 
     Raises:
         BadResponseError: it is no JSON, or reports an error.
@@ -103,6 +98,48 @@ def successful(content: str | bytes, url: str, kind: str) -> Any:
     if is_about_context(report):
         raise ContextLengthError(f"{report}. {SHORTEN}")
     raise BadResponseError(f"{report}. Look into its log")
+
+
+def unknown_form(url: str, reason: str, message: Any) -> UnknownFormError:
+    """The error for a response, or an event of a stream, of an unexpected form."""
+    return UnknownFormError(
+        f"{url} answered in a form that is not its own ({reason} in {excerpt(message)}): is another engine behind it? "
+        "See `engine`"
+    )
+
+
+def parsed(content: str | bytes) -> Any:
+    """The value of a JSON text. Unlike `motes.text.parse_json`, it keeps halves of surrogate pairs: one event of a
+    stream can contain the first, and the next event the second. `Step` joins them.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deeply for Python.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def reports_error(message: Any) -> bool:
+    """Whether a response of 200, or an event of a stream, reports an error."""
+    return isinstance(message, dict) and bool(message.get("error") or message.get("object") == "error")
+
+
+def excerpt(value: Any) -> str:
+    """The beginning of a response, for messages."""
+    try:
+        return str(value)[:120]
+    except RecursionError:
+        return "a value that is nested too deeply"
+
+
+def value_at(value: Any, path: Iterable[str]) -> Any:
+    """The value below these keys of nested objects; None where there is none, or no key."""
+    keys = list(path)
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if keys else None
 
 
 def _message_of_response(response: httpx2.Response) -> str:

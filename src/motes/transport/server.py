@@ -17,7 +17,7 @@ from motes.errors import (
 )
 from motes.transport.address import OPENAI_HOST, Address
 from motes.transport.client import Client
-from motes.transport.parsing import value_at
+from motes.transport.failures import value_at
 
 
 @dataclass(frozen=True)
