@@ -13,6 +13,7 @@ from fastapi import FastAPI, HTTPException
 from fastapi import Request as HTTPRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from prometheus_client import generate_latest
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -189,7 +190,8 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
     @app.get("/metrics")
     async def metrics() -> Response:
         """Metrics in Prometheus' format."""
-        return Response(gateway.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        text = generate_latest(gateway.metrics.registry)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/v1/models")
     async def list_models(http: HTTPRequest) -> dict[str, Any]:

@@ -240,12 +240,8 @@ class Config(Part):
 
 
 def _with_presets(table: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The file's table with each "@FILE" replaced by the method of that preset. A model without `particles` gets the
-    preset's budget.
-
-    Args:
-        folder: of the file; paths of presets are relative to it.
-    """
+    """The file's table with each "@FILE", a path from the file's folder, replaced by the method of that preset. A model
+    without `particles` gets the preset's budget."""
     models = table.get("models")
     if not isinstance(models, dict):
         return table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from motes.core import Record, Usage
 from motes.gateway.admission import Admission
@@ -30,11 +30,12 @@ class Metrics:
     """The gateway's counters.
 
     Attributes:
+        registry: all of them.
         waited, failures: by model.
     """
 
     def __init__(self, gate: Admission) -> None:
-        self._registry = registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         by_model: dict[str, Any] = {"labelnames": ("model",), "registry": registry}
         labels = ("endpoint", "model", "caller", "status")
         self._requests = Counter("motes_requests", "Requests that have ended.", labels, registry=registry)
@@ -50,10 +51,6 @@ class Metrics:
         particles.set_function(lambda: gate.in_flight)
         waiting = Gauge("motes_requests_waiting", "Requests that wait for room.", registry=registry)
         waiting.set_function(lambda: gate.in_queue)
-
-    def text(self) -> bytes:
-        """All metrics in Prometheus' format."""
-        return generate_latest(self._registry)
 
     def ended(self, entry: RequestLog) -> None:
         self._requests.labels(entry.endpoint, entry.model, entry.caller, entry.status).inc()

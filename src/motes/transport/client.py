@@ -181,10 +181,8 @@ class Client:
         return await self._send("POST", path, body, receive, attempts)
 
     async def stream(self, path: str, body: Mapping[str, Any], read: Callable[[Events], Awaitable[T]]) -> T:
-        """What `read` returns for the events of a POST. The connection closes when it returns, even within the stream.
-
-        Each attempt calls `read` with a new stream.
-        """
+        """What `read` returns for the events of a POST; each attempt calls it with a new stream. The connection closes
+        when it returns, even within the stream."""
 
         async def receive(response: httpx2.Response) -> T:
             return await read(Events(str(response.url), response.aiter_bytes()))
