@@ -233,10 +233,10 @@ class Client:
             try:
                 return await send_once()
             except TransientError as failure:
-                if isinstance(failure.error, UnknownFormError):
-                    attempts = min(attempts, 2)  # a server rarely changes the form of its responses
+                # A server rarely changes the form of its responses.
+                most = min(attempts, 2) if isinstance(failure.error, UnknownFormError) else attempts
                 is_too_long = failure.retry_after is not None and failure.retry_after > self.retries.patience
-                if attempt >= attempts or is_too_long:
+                if attempt >= most or is_too_long:
                     raise failure.error from failure.__cause__
                 await self._sleep(self.retries.pause(attempt, failure.retry_after, self._jitter))
 
