@@ -96,7 +96,7 @@ def library(config: Path, number: int, concurrent: int) -> Took:
     served = opened["served"]
 
     async def one(i: int) -> str:
-        result = await served.answer(served.parse(ChatRequest(**body(i))))
+        result = await served.parse(ChatRequest(**body(i))).run()
         return visible(result, 1)[0].text
 
     return asyncio.run(all_of(number, concurrent, one))

@@ -19,6 +19,7 @@ import motes
 import worlds
 from gateways import Stepwise
 from motes.gateway.config import Key
+from motes.gateway.streaming import Chunks
 from motes.lab import Trace
 from motes.lab.run.traces import Node
 from motes.methods import Majority
@@ -228,6 +229,19 @@ def test_a_failure_within_a_stream_is_told_in_it(caplog):
         assert "1234" in caplog.text
         while http.gateway.gate.in_flight:
             pass
+
+
+def test_a_failure_of_the_stream_itself_is_told_in_it_too(http, monkeypatch, caplog):
+    def fail(self: Chunks, record: motes.Record) -> bytes:
+        raise ValueError("the password is 1234")
+
+    monkeypatch.setattr(Chunks, "round", fail)
+    response = http.post("/v1/chat/completions", json=body())
+    *_, told, done = filter(None, response.text.splitlines())
+    assert (done, "the log knows it as" in told, "1234" in told) == ("data: [DONE]", True, False)
+    assert "1234" in caplog.text
+    while http.gateway.gate.in_flight:
+        pass
 
 
 def test_an_answer_that_is_drawn_alone_streams_step_by_step():

@@ -9,6 +9,7 @@ import yaml
 
 from motes.errors import ConfigurationError
 from motes.gateway.config import Config, Key, digest
+from motes.lab import method_from_spec
 
 SMALLEST = '[models.math]\nlm = "tiny"\nreward = "tiny"\n'
 
@@ -55,7 +56,7 @@ def test_a_file_says_everything(tmp_path):
     """.format(digest("secret"))
     config = load(tmp_path, text)
     model = config.models["math"]
-    assert (model.most_particles, model.longest_deadline, model.make_method("wbon", 8).budget) == (64, 20.0, 8)
+    assert (model.most_particles, model.longest_deadline, method_from_spec("wbon", 8).budget) == (64, 20.0, 8)
     sampling = model.default_sampling()
     assert (sampling.temperature, sampling.delimiter, sampling.max_step_tokens) == (0.7, None, 64)
     assert config.key("secret") == config.keys[0]

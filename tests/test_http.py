@@ -525,6 +525,8 @@ def test_an_answer_of_another_form_is_asked_for_once_more():
     with pytest.raises(UnknownFormError, match="not so"):
         asyncio.run(script.client().post("x", {}, read=read))
     assert len(script.requests) == 2
+    script = Script({}, failure(503), {"fine": 1})
+    assert asyncio.run(script.client().post("x", {}, read=read)) == "1", "a busy server is asked again as often as ever"
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -12,30 +12,10 @@ import asyncio
 import contextlib
 import math
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from motes.errors import MotesError
-
-
-class BusyError(MotesError, RuntimeError):
-    """The gateway has no room for the request now.
-
-    Attributes:
-        retry_after: seconds after which it may have room.
-        closing: the gateway is shutting down and admits no further requests.
-    """
-
-    def __init__(self, reason: str, retry_after: float, *, closing: bool = False) -> None:
-        super().__init__(reason)
-        self.retry_after, self.closing = retry_after, closing
-
-
-@dataclass(eq=False)
-class _QueuedRequest:
-    particles: int
-    admitted: asyncio.Future[None]
+from motes.gateway.errors import BusyError
 
 
 @dataclass(eq=False)
@@ -51,13 +31,10 @@ class Caller:
     concurrency: int
     per_minute: int | None = None
     present: int = 0  # requests in flight or waiting
-    allowance: float = field(init=False)
+    allowance: float = 0.0  # requests that it may make now; full at the first one
     refilled: float = -math.inf
     served: float = 0.0  # virtual time at which the admitted requests end, see `Admission`
-    queue: deque[_QueuedRequest] = field(default_factory=deque)
-
-    def __post_init__(self) -> None:
-        self.allowance = float(self.per_minute or 0)
+    queue: dict[asyncio.Future[None], int] = field(default_factory=dict)  # particles of waiting requests, by arrival
 
     def take(self, now: float) -> None:
         """Use up one request of the caller's rate, whose allowance refills evenly.
@@ -96,10 +73,8 @@ class Admission:
         self._waiting_callers: dict[Caller, None] = {}  # in the order of their arrival
         self._virtual_time = 0.0  # at which the latest request started
         self._mean_seconds = 1.0  # that a request is in flight: a moving average
-        self._requests = 0
+        self._inside: set[asyncio.Future[None]] = set()  # of each admitted request, done when it ends
         self._closed = False
-        self._idle = asyncio.Event()
-        self._idle.set()
         self.in_flight = 0
         self.in_queue = 0
 
@@ -123,16 +98,16 @@ class Admission:
         try:
             await self._wait_for_room(caller, particles)
             began = self._clock()
-            self._requests += 1
-            self._idle.clear()
+            ended = asyncio.get_running_loop().create_future()
+            self._inside.add(ended)
             try:
                 yield
             finally:
                 self._mean_seconds += 0.1 * (self._clock() - began - self._mean_seconds)
-                self._requests -= 1
-                if not self._requests:
-                    self._idle.set()
-                self._release(particles)
+                self._inside.remove(ended)
+                ended.set_result(None)
+                self.in_flight -= particles
+                self._admit_next()
         finally:
             caller.present -= 1
 
@@ -147,25 +122,24 @@ class Admission:
         """
         self._closed = True
         for caller in list(self._waiting_callers):
-            for request in caller.queue:
-                if not request.admitted.done():
-                    request.admitted.set_exception(BusyError("shutting down", 1.0, closing=True))
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), patience)
-        return not self._requests
+            for admitted in caller.queue:
+                if not admitted.done():
+                    admitted.set_exception(BusyError("shutting down", 1.0, closing=True))
+        if self._inside:
+            await asyncio.wait(self._inside, timeout=patience)
+        return not self._inside
 
     async def _wait_for_room(self, caller: Caller, particles: int) -> None:
         admitted = asyncio.get_running_loop().create_future()
-        request = _QueuedRequest(particles, admitted)
-        caller.queue.append(request)
+        caller.queue[admitted] = particles
         self._waiting_callers[caller] = None
         self.in_queue += 1
         self._admit_next()
         try:
             await admitted
         except BaseException:
-            if request in caller.queue:
-                self._remove(caller, request)
+            if admitted in caller.queue:
+                self._remove(caller, admitted)
             elif not admitted.cancelled() and admitted.exception() is None:  # admitted and cancelled at the same time
                 self.in_flight -= particles
                 caller.served -= particles
@@ -176,31 +150,27 @@ class Admission:
         """Admit the next requests, as long as they have room."""
         while self._waiting_callers and not self._closed:
             caller = min(self._waiting_callers, key=self._virtual_start)
-            first = caller.queue[0]
-            if self.in_flight + first.particles > self._max_particles:
+            admitted, particles = next(iter(caller.queue.items()))
+            if self.in_flight + particles > self._max_particles:
                 return
-            self._remove(caller, first)
-            if first.admitted.done():  # cancelled meanwhile
+            self._remove(caller, admitted)
+            if admitted.done():  # cancelled meanwhile
                 continue
             self._virtual_time = self._virtual_start(caller)
-            caller.served = self._virtual_time + first.particles
-            self.in_flight += first.particles
-            first.admitted.set_result(None)
+            caller.served = self._virtual_time + particles
+            self.in_flight += particles
+            admitted.set_result(None)
 
     def _virtual_start(self, caller: Caller) -> float:
         """The virtual time at which the caller's next request starts. Times without requests earn no credit."""
         return max(self._virtual_time, caller.served)
 
-    def _remove(self, caller: Caller, request: _QueuedRequest) -> None:
-        caller.queue.remove(request)
+    def _remove(self, caller: Caller, admitted: asyncio.Future[None]) -> None:
+        del caller.queue[admitted]
         self.in_queue -= 1
         if not caller.queue:
             del self._waiting_callers[caller]
 
-    def _release(self, particles: int) -> None:
-        self.in_flight -= particles
-        self._admit_next()
-
     def _expected_wait(self) -> float:
         """A rough time in seconds until all waiting requests have started, if they are as large as those in flight."""
-        return max(1.0, self._mean_seconds * (1 + self.in_queue / max(1, self._requests)))
+        return max(1.0, self._mean_seconds * (1 + self.in_queue / max(1, len(self._inside))))

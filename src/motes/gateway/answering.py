@@ -5,14 +5,16 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from typing import Any
 
 from motes import api
 from motes.core import STOPS, Problem, Result, Sampling, Trajectory
-from motes.errors import ConfigurationError, MotesError
+from motes.errors import ConfigurationError, NoParticlesError
 from motes.gateway.config import Config, VirtualModel
+from motes.gateway.errors import RefusedError
 from motes.gateway.wire import Request
+from motes.lab.run.method_spec import method_from_spec
 from motes.methods.run import Method, Observer, ProgressCallback
 from motes.methods.selectors import likeliest_texts
 from motes.prompts import Prompt
@@ -20,58 +22,22 @@ from motes.protocols import AnswerRule, LanguageModel, RewardModel
 from motes.smc import Weights
 
 
-class RefusedError(MotesError, ValueError):
-    """The gateway refuses a request.
-
-    Attributes:
-        field: the field at fault, such as "motes.particles"; None: the whole request.
-        status: the HTTP status of the response.
-        code: OpenAI's error code.
-    """
-
-    def __init__(self, reason: str, field: str | None = None, *, status: int = 400, code: str | None = None) -> None:
-        super().__init__(reason)
-        self.field, self.status, self.code = field, status, code
-
-
-@dataclass(frozen=True)
-class ParsedRequest:
-    """The arguments of `motes.asolve` for a request, and its numbers of particles and choices. A seed that the request
-    does not give has 53 bits: some JSON parsers keep no more."""
-
-    problem: Problem
-    method: Method
-    spec: str
-    particles: int
-    sampling: Sampling
-    seed: int
-    deadline: float
-    choices: int
-
-
 @dataclass(frozen=True)
 class Served:
-    """A virtual model with its upstream models open, shared by all requests."""
+    """A virtual model with its upstream models open, shared by all requests.
+
+    Attributes:
+        prompt, rule, sampling: what the settings name.
+    """
 
     name: str
     settings: VirtualModel
     lm: LanguageModel
     reward: RewardModel | None
     outcome_reward: RewardModel | None
-    most_choices: int
-
-    @cached_property
-    def prompt(self) -> Prompt | None:
-        return self.settings.open_prompt()
-
-    @cached_property
-    def rule(self) -> AnswerRule | None:
-        rule: AnswerRule | None = self.settings.answer_rule()
-        return rule
-
-    @cached_property
-    def default_sampling(self) -> Sampling:
-        return self.settings.default_sampling()
+    prompt: Prompt | None
+    rule: AnswerRule | None
+    sampling: Sampling
 
     def parse(self, request: Request) -> ParsedRequest:
         """Check a request against the virtual model's limits, and fill in its defaults.
@@ -92,26 +58,25 @@ class Served:
         if limit is not None and requested is not None and requested > limit:
             field = "max_tokens" if request.max_tokens is not None else "max_completion_tokens"
             raise RefusedError(f"at most {limit} tokens, not {requested}", field)
-        choices = request.n or 1
-        if choices > self.most_choices:
-            raise RefusedError(f"at most {self.most_choices} answers, not {choices}", "n")
         # 3) the run's settings
         try:
-            method = settings.make_method(spec, particles)
+            method = method_from_spec(spec, particles)
         except ConfigurationError as error:
             raise RefusedError(str(error), "motes.particles") from error
-        stops = (*self.default_sampling.stops, *request.stops)
-        changes: dict[str, Any] = {"max_tokens": requested or limit, "stop": stops}
-        if request.temperature:
-            changes["temperature"] = request.temperature
-        if request.top_p is not None:
-            changes["top_p"] = request.top_p
+        usual = self.sampling
         try:
-            sampling = self.default_sampling.replace(**changes)
+            sampling = usual.replace(
+                max_tokens=requested or limit,
+                stop=(*usual.stops, *request.stops),
+                temperature=request.temperature or usual.temperature,
+                top_p=usual.top_p if request.top_p is None else request.top_p,
+            )
         except ConfigurationError as error:
             raise RefusedError(str(error), "stop" if request.stops else None) from error
         problem = Problem(messages=request.turns())
         return ParsedRequest(
+            body=request,
+            served=self,
             problem=problem if self.prompt is None else self.prompt.problem(problem),
             method=method,
             spec=spec,
@@ -119,35 +84,57 @@ class Served:
             sampling=sampling,
             seed=secrets.randbits(53) if request.seed is None else request.seed & (2**63 - 1),
             deadline=deadline,
-            choices=choices,
         )
 
-    async def answer(
-        self,
-        request: ParsedRequest,
-        *,
-        deadline: float | None = None,
-        observe: Observer | None = None,
-        on_progress: ProgressCallback | None = None,
-    ) -> Result:
-        """Run a request. Cancelling the run cancels its requests to upstream servers.
 
-        Args:
-            deadline: seconds left, if the request has spent some of its own deadline waiting.
-        """
+@dataclass(frozen=True)
+class ParsedRequest:
+    """A request within the limits of its virtual model, with the arguments of its run. A seed that the request does not
+    give has 53 bits: some JSON parsers keep no more.
+
+    Attributes:
+        deadline: seconds after which the best answer so far is returned.
+    """
+
+    body: Request
+    served: Served
+    problem: Problem
+    method: Method
+    spec: str
+    particles: int
+    sampling: Sampling
+    seed: int
+    deadline: float
+
+    async def run(self, observe: Observer | None = None, on_progress: ProgressCallback | None = None) -> Result:
+        """Run the request. Cancelling the run cancels its requests to upstream servers."""
         return await api.asolve(
-            request.problem,
-            lm=self.lm,
-            reward=self.reward,
-            outcome_reward=self.outcome_reward,
-            method=request.method,
-            sampling=request.sampling,
-            seed=request.seed,
-            task=self.rule,
+            self.problem,
+            lm=self.served.lm,
+            reward=self.served.reward,
+            outcome_reward=self.served.outcome_reward,
+            method=self.method,
+            sampling=self.sampling,
+            seed=self.seed,
+            task=self.served.rule,
             observe=observe,
             on_progress=on_progress,
-            deadline=request.deadline if deadline is None else deadline,
+            deadline=self.deadline,
         )
+
+    def answers(self, result: Result) -> list[Trajectory]:
+        """The trajectories that the client sees.
+
+        Raises:
+            RefusedError: no answer was ready at the deadline.
+            NoParticlesError: some particles were dropped, and the texts of the others are empty.
+        """
+        if answers := visible(result, self.body.n or 1):
+            failures = [trajectory.error for trajectory in result.trajectories if trajectory.error is not None]
+            if failures and not answers[0].text:
+                raise NoParticlesError("the particles that were not dropped have no text") from failures[0]
+            return answers
+        raise RefusedError("no answer was ready when the deadline came", status=504, code="deadline")
 
 
 def open_models(config: Config) -> Mapping[str, Served]:
@@ -156,23 +143,20 @@ def open_models(config: Config) -> Mapping[str, Served]:
     Raises:
         ConfigurationError, ServerError: a model cannot be opened; the message names it.
     """
-    lms: dict[str, LanguageModel] = {}
-    rewards: dict[str, RewardModel] = {}
-
-    def open_reward(spec: str | None) -> RewardModel | None:
-        if spec is None:
-            return None
-        if spec not in rewards:
-            rewards[spec] = api.reward_model(spec)
-        return rewards[spec]
-
-    served = {}
-    for name, settings in config.models.items():
-        if settings.lm not in lms:
-            lms[settings.lm] = api.language_model(settings.lm)
-        models = lms[settings.lm], open_reward(settings.reward), open_reward(settings.outcome_reward)
-        served[name] = Served(name, settings, *models, config.limits.choices)
-    return served
+    open_lm, open_reward = cache(api.language_model), cache(api.reward_model)
+    return {
+        name: Served(
+            name,
+            settings,
+            lm=open_lm(settings.lm),
+            reward=None if settings.reward is None else open_reward(settings.reward),
+            outcome_reward=None if settings.outcome_reward is None else open_reward(settings.outcome_reward),
+            prompt=settings.open_prompt(),
+            rule=settings.answer_rule(),
+            sampling=settings.default_sampling(),
+        )
+        for name, settings in config.models.items()
+    }
 
 
 def visible(result: Result, number: int) -> list[Trajectory]:

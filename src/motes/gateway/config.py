@@ -24,18 +24,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+
 from motes import api, files, prompts
 from motes.core import Sampling, SamplingOptions
-from motes.errors import ConfigurationError, MissingExtraError, MotesError
+from motes.errors import ConfigurationError
 from motes.lab.run.method_spec import method_from_spec
 from motes.lab.run.presets import expanded, preset_of
-from motes.methods.run import Method, MethodTraits
+from motes.methods.run import MethodTraits
 from motes.tasks.arithmetic import Arithmetic
-
-try:
-    from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
-except ImportError as error:
-    raise MissingExtraError("the gateway", "serve") from error
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -118,16 +115,13 @@ class VirtualModel(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> VirtualModel:
-        try:
-            for spec in (self.method, *self.methods):
-                needs_reward = MethodTraits(self.make_method(spec, self.particles)).needs_reward
-                if needs_reward and self.reward is None:
-                    raise ConfigurationError(f"the method {spec!r} needs a reward model: name one as `reward`")
-            self.open_prompt()
-            self.answer_rule()
-            self.default_sampling()
-        except MotesError as error:
-            raise ValueError(str(error)) from error
+        for spec in (self.method, *self.methods):
+            needs_reward = MethodTraits(method_from_spec(spec, self.particles)).needs_reward
+            if needs_reward and self.reward is None:
+                raise ConfigurationError(f"the method {spec!r} needs a reward model: name one as `reward`")
+        self.open_prompt()
+        self.answer_rule()
+        self.default_sampling()
         if self.most_particles < self.particles:
             raise ValueError(f"max_particles, {self.max_particles}, is less than particles, {self.particles}")
         if self.longest_deadline < self.deadline:
@@ -141,10 +135,6 @@ class VirtualModel(Part):
     @property
     def longest_deadline(self) -> float:
         return self.deadline if self.max_deadline is None else self.max_deadline
-
-    def make_method(self, spec: str, particles: int) -> Method:
-        """The method of a spec, with a budget."""
-        return method_from_spec(spec, particles)
 
     def open_prompt(self) -> prompts.Prompt | None:
         """The prompt; None: the bare question."""
@@ -244,20 +234,14 @@ class Config(Part):
 
     def key(self, secret: str) -> Key | None:
         """The entry of a secret, None if it has none. It is compared with every key, each time in constant time."""
-        sha256, match = digest(secret), None
-        for key in self.keys:
-            if hmac.compare_digest(key.sha256, sha256):
-                match = key
-        return match
+        sha256 = digest(secret)
+        matches = [key for key in self.keys if hmac.compare_digest(key.sha256, sha256)]
+        return matches[-1] if matches else None
 
 
 def _with_presets(table: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The file's table with each "@FILE" replaced by the method of that preset. A model without `particles` gets the
-    preset's budget.
-
-    Args:
-        folder: of the file; paths of presets are relative to it.
-    """
+    """The file's table with each "@FILE", a path from the file's folder, replaced by the method of that preset. A model
+    without `particles` gets the preset's budget."""
     models = table.get("models")
     if not isinstance(models, dict):
         return table

@@ -3,11 +3,39 @@
 from __future__ import annotations
 
 import logging
-import sys
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any
 
 from motes.text import json_line
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class RequestLog:
+    """A request's entry in logs and metrics, filled in while the request is handled.
+
+    Attributes:
+        request: the request's id in logs and in the header X-Request-ID.
+        status: of the response, or of what a stream came to; None before the response starts.
+        seconds: from the request's arrival to its end.
+    """
+
+    request: str = field(default_factory=lambda: f"req_{secrets.token_hex(12)}")
+    endpoint: str = ""
+    model: str = ""
+    caller: str = ""
+    particles: int = 0
+    status: int | None = None
+    seconds: float = 0.0
+
+    def write(self, more: Mapping[str, str]) -> None:
+        """Log the entry, with further fields."""
+        fields = {**asdict(self), "seconds": round(self.seconds, 4), **more}
+        log.info("%s %d", self.endpoint, self.status, extra={"fields": fields})
 
 
 class JSONLines(logging.Formatter):
@@ -25,9 +53,9 @@ class JSONLines(logging.Formatter):
         return json_line(entry)
 
 
-def to_stream(stream: TextIO = sys.stderr) -> None:
-    """Write the logs of motes to a stream, from now on."""
-    handler = logging.StreamHandler(stream)
+def to_stream() -> None:
+    """Write the logs of motes to standard error, from now on."""
+    handler = logging.StreamHandler()
     handler.setFormatter(JSONLines())
     logger = logging.getLogger("motes")
     logger.addHandler(handler)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from motes.core import Record, Usage
-from motes.errors import MissingExtraError
 from motes.gateway.admission import Admission
-
-try:
-    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-except ImportError as error:
-    raise MissingExtraError("the gateway", "serve") from error
+from motes.gateway.logs import RequestLog
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-KINDS: dict[tuple[Literal["language model", "reward model"], str], Callable[[Usage], int]] = {
+KINDS: dict[tuple[str, str], Callable[[Usage], int]] = {
     ("language model", "generated"): lambda usage: usage.generated_tokens,
     ("language model", "prefill"): lambda usage: usage.computed_prefill_tokens,
     ("language model", "needed"): lambda usage: usage.generated_tokens + usage.prefill_tokens,
@@ -26,62 +23,45 @@ KINDS: dict[tuple[Literal["language model", "reward model"], str], Callable[[Usa
     ("reward model", "needed"): lambda usage: usage.reward_tokens,
     ("reward model", "failed"): lambda usage: usage.failed_reward_tokens,
 }
-"""The kinds of tokens by model: computed, needed by runs on their own, and lost in failed attempts."""
+"""The kinds of tokens by role: computed, needed by runs on their own, and lost in failed attempts."""
 
 
 class Metrics:
-    """The gateway's counters."""
+    """The gateway's counters.
+
+    Attributes:
+        registry: all of them.
+        waited, failures: by model.
+    """
 
     def __init__(self, gate: Admission) -> None:
-        self._registry = registry = CollectorRegistry()
-        self._requests = Counter(
-            "motes_requests", "Requests that have ended.", ("endpoint", "model", "caller", "status"), registry=registry
-        )
-        self._seconds = Histogram(
-            "motes_request_seconds",
-            "From a request's arrival to its end.",
-            ("model",),
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self._waited = Histogram(
-            "motes_wait_seconds", "Of it, until there was room.", ("model",), buckets=SECONDS, registry=registry
-        )
+        self.registry = registry = CollectorRegistry()
+        by_model: dict[str, Any] = {"labelnames": ("model",), "registry": registry}
+        labels = ("endpoint", "model", "caller", "status")
+        self._requests = Counter("motes_requests", "Requests that have ended.", labels, registry=registry)
+        arrival_to_end = "From a request's arrival to its end."
+        self._seconds = Histogram("motes_request_seconds", arrival_to_end, buckets=SECONDS, **by_model)
+        self.waited = Histogram("motes_wait_seconds", "Of it, until there was room.", buckets=SECONDS, **by_model)
         self._tokens = Counter("motes_tokens", "Tokens, all particles.", ("model", "role", "kind"), registry=registry)
-        self._rounds = Counter("motes_rounds", "Rounds of populations.", ("model",), registry=registry)
-        self._resamplings = Counter(
-            "motes_resamplings", "Of these, begun by resampling.", ("model",), registry=registry
-        )
-        self._ess = Histogram(
-            "motes_ess_share", "ESS over particles, each round.", ("model",), buckets=SHARES, registry=registry
-        )
-        self._failures = Counter(
-            "motes_upstream_errors", "Runs that a model behind the gateway failed.", ("model",), registry=registry
-        )
+        self._rounds = Counter("motes_rounds", "Rounds of populations.", **by_model)
+        self._resamplings = Counter("motes_resamplings", "Of these, begun by resampling.", **by_model)
+        self._ess = Histogram("motes_ess_share", "ESS over particles, each round.", buckets=SHARES, **by_model)
+        self.failures = Counter("motes_upstream_errors", "Runs that a model behind the gateway failed.", **by_model)
         particles = Gauge("motes_particles_in_flight", "Particles of requests that have room.", registry=registry)
         particles.set_function(lambda: gate.in_flight)
         waiting = Gauge("motes_requests_waiting", "Requests that wait for room.", registry=registry)
         waiting.set_function(lambda: gate.in_queue)
 
-    def text(self) -> bytes:
-        """All metrics in Prometheus' format."""
-        return generate_latest(self._registry)
-
-    def ended(self, endpoint: str, model: str, caller: str, status: int, seconds: float) -> None:
-        self._requests.labels(endpoint, model, caller, str(status)).inc()
-        self._seconds.labels(model).observe(seconds)
-
-    def waited(self, model: str, seconds: float) -> None:
-        self._waited.labels(model).observe(seconds)
+    def ended(self, entry: RequestLog) -> None:
+        self._requests.labels(entry.endpoint, entry.model, entry.caller, entry.status).inc()
+        self._seconds.labels(entry.model).observe(entry.seconds)
 
     def round(self, model: str, record: Record) -> None:
         self._rounds.labels(model).inc()
         self._resamplings.labels(model).inc(record.resampled)
         self._ess.labels(model).observe(record.ess / len(record.trajectories))
+        self.spent(model, record.usage)
 
     def spent(self, model: str, usage: Usage) -> None:
         for (role, kind), count in KINDS.items():
             self._tokens.labels(model, role, kind).inc(count(usage))
-
-    def failed(self, model: str) -> None:
-        self._failures.labels(model).inc()

@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from motes import __version__
 from motes.core import Result, Trajectory
 from motes.gateway.answering import ParsedRequest, Served
-
-FINGERPRINT = f"motes-{__version__}"
-
-
-def identifier(chat: bool) -> str:
-    return f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(14)}"
+from motes.gateway.wire import ChatRequest, Request
 
 
-def response_body(
-    name: str, chat: bool, request: ParsedRequest, result: Result, answers: Sequence[Trajectory]
-) -> dict[str, Any]:
-    """The body of the response to a request that does not stream."""
+def response_body(request: ParsedRequest, result: Result) -> dict[str, Any]:
+    """The body of the response to a request that does not stream. Raises the errors of `ParsedRequest.answers`."""
+    answers, choices = request.answers(result), []
+    for i, trajectory in enumerate(answers):
+        content: dict[str, Any] = {"text": trajectory.text}
+        if isinstance(request.body, ChatRequest):
+            content = {"message": {"role": "assistant", "content": trajectory.text, "refusal": None}}
+        choices.append({"index": i, **content, "finish_reason": finish_reason(trajectory), "logprobs": None})
+    summary = run_summary(request, result, answers)
+    return {**head(request.body), "choices": choices, "usage": usage(result), "motes": summary}
+
+
+def head(request: Request, chat_object: str = "chat.completion") -> dict[str, Any]:
+    """The fields that a response, and each chunk of a stream, begins with."""
+    prefix, kind = ("chatcmpl", chat_object) if isinstance(request, ChatRequest) else ("cmpl", "text_completion")
     return {
-        "id": identifier(chat),
-        "object": "chat.completion" if chat else "text_completion",
+        "id": f"{prefix}-{secrets.token_hex(14)}",
+        "object": kind,
         "created": int(time.time()),
-        "model": name,
-        "system_fingerprint": FINGERPRINT,
-        "choices": [_choice(i, chat, trajectory) for i, trajectory in enumerate(answers)],
-        "usage": usage(result),
-        "motes": run_summary(request, result, answers),
+        "model": request.model,
+        "system_fingerprint": f"motes-{__version__}",
     }
 
 
@@ -49,16 +52,10 @@ def model_card(served: Served, created: int) -> dict[str, Any]:
             "deadline": settings.deadline,
             "max_deadline": settings.longest_deadline,
             "max_tokens": settings.max_tokens,
-            "temperature": served.default_sampling.temperature,
+            "temperature": served.sampling.temperature,
             "examples": list(settings.examples),
         },
     }
-
-
-def _choice(index: int, chat: bool, trajectory: Trajectory) -> dict[str, Any]:
-    message = {"role": "assistant", "content": trajectory.text, "refusal": None}
-    content = {"message": message} if chat else {"text": trajectory.text}
-    return {"index": index, **content, "finish_reason": finish_reason(trajectory), "logprobs": None}
 
 
 def finish_reason(trajectory: Trajectory) -> str:
@@ -96,8 +93,3 @@ def run_summary(request: ParsedRequest, result: Result, answers: Sequence[Trajec
             **result.usage.to_dict(),
         },
     }
-
-
-def error_body(message: str, kind: str, *, field: str | None = None, code: str | None = None) -> Mapping[str, Any]:
-    """An error in OpenAI's format."""
-    return {"error": {"message": message, "type": kind, "param": field, "code": code}}

@@ -7,28 +7,20 @@ traces requests itself, such as vLLM, adds its spans to the same trace.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+from opentelemetry import trace
+
 from motes import __version__
 from motes.core import Record, Result
-from motes.errors import MissingExtraError
-
-try:
-    from opentelemetry import trace
-except ImportError as error:
-    raise MissingExtraError("the gateway", "serve") from error
 
 
 def settings(*paths: str) -> Any:
     """FastAPI's telemetry settings: only requests to these paths have traces, and traces contain no texts."""
-
-    def exclude(scope: MutableMapping[str, Any]) -> bool:
-        return scope.get("path") not in paths
-
     unused = {"metrics": False, "logs": False, "operation_spans": False}
-    return {"auto_configure": True, "exclude": exclude, **unused}
+    return {"auto_configure": True, "exclude": lambda scope: scope.get("path") not in paths, **unused}
 
 
 def span(name: str) -> AbstractContextManager[Any]:

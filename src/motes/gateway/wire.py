@@ -8,26 +8,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from motes.errors import MissingExtraError
-from motes.text import well_formed_values
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    Strict,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 
-try:
-    from pydantic import (
-        AfterValidator,
-        BaseModel,
-        BeforeValidator,
-        ConfigDict,
-        Field,
-        GetCoreSchemaHandler,
-        GetJsonSchemaHandler,
-        Strict,
-        ValidationInfo,
-        field_validator,
-        model_validator,
-    )
-    from pydantic_core import CoreSchema, core_schema
-except ImportError as error:
-    raise MissingExtraError("the gateway", "serve") from error
+from motes.text import well_formed_values
 
 
 class AcceptOnly:
@@ -43,8 +38,11 @@ class AcceptOnly:
         return {"enum": [None, *self._values]}
 
     def _check(self, value: Any) -> Any:
-        if value is None or any(type(value) is type(neutral) and value == neutral for neutral in self._values):
+        if value is None:
             return value
+        for neutral in self._values:  # in Python 0 == False, in JSON not; 0 and 0.0 are the same number in both
+            if value == neutral and isinstance(value, bool) == isinstance(neutral, bool):
+                return value
         raise ValueError("this is not supported: leave it out")
 
 
@@ -59,11 +57,6 @@ class ExpectedInput:
         return {**handler(source), **error}
 
 
-def integer_as_float(value: Any) -> Any:
-    """An integer as a float: JSON writes 0 as 0 or 0.0. Other values, `true` among them, stay as they are."""
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
 def whole_float_as_integer(value: Any) -> Any:
     """A float without a fraction as an integer. Other values stay as they are."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -74,7 +67,7 @@ Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Whole = Annotated[int, Strict(), BeforeValidator(whole_float_as_integer)]
 Unsupported = Annotated[Any, AcceptOnly()]
 UnsupportedFlag = Annotated[Any, AcceptOnly(False)]
-Penalty = Annotated[Any, AfterValidator(integer_as_float), AcceptOnly(0.0)]
+UnsupportedNumber = Annotated[Any, AcceptOnly(0.0)]
 Positive = Annotated[int, Strict(), Field(ge=1), BeforeValidator(whole_float_as_integer)]
 Progress = Annotated[Flag | Literal["particles"], ExpectedInput('true, false or "particles"')]
 
@@ -134,7 +127,7 @@ class MotesOptions(Part):
     progress: Progress = False
 
 
-class Request(Part):
+class _Request(Part):
     """The fields that both endpoints take.
 
     Attributes:
@@ -163,8 +156,8 @@ class Request(Part):
     safety_identifier: str | None = None
     service_tier: str | None = None
 
-    frequency_penalty: Penalty = None
-    presence_penalty: Penalty = None
+    frequency_penalty: UnsupportedNumber = None
+    presence_penalty: UnsupportedNumber = None
     logit_bias: Annotated[Any, AcceptOnly({})] = None
 
     @model_validator(mode="before")
@@ -192,17 +185,13 @@ class Request(Part):
     def stops(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
-    def turns(self) -> list[dict[str, str]]:
-        """The conversation in the form that `motes.Problem` takes."""
-        raise NotImplementedError
-
     @property
     def token_limit(self) -> int | None:
         """The maximum number of tokens of one answer."""
         return self.max_tokens
 
 
-class ChatRequest(Request):
+class ChatRequest(_Request):
     """`POST /v1/chat/completions`."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -220,7 +209,7 @@ class ChatRequest(Request):
     store: UnsupportedFlag = None
     tool_choice: Annotated[Any, AcceptOnly("none", "auto")] = None
     tools: Annotated[Any, AcceptOnly([])] = None
-    top_logprobs: Annotated[Any, AfterValidator(integer_as_float), AcceptOnly(0.0)] = None
+    top_logprobs: UnsupportedNumber = None
 
     @field_validator("messages")
     @classmethod
@@ -237,6 +226,7 @@ class ChatRequest(Request):
         return tokens
 
     def turns(self) -> list[dict[str, str]]:
+        """The conversation in the form that `motes.Problem` takes."""
         return [message.turn() for message in self.messages]
 
     @property
@@ -244,7 +234,7 @@ class ChatRequest(Request):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
-class CompletionRequest(Request):
+class CompletionRequest(_Request):
     """`POST /v1/completions`. The prompt becomes the user's turn of a chat: the model answers, it does not continue the
     text."""
 
@@ -266,3 +256,6 @@ class CompletionRequest(Request):
 
     def turns(self) -> list[dict[str, str]]:
         return [{"role": "user", "content": self.prompt if isinstance(self.prompt, str) else self.prompt[0]}]
+
+
+Request = ChatRequest | CompletionRequest

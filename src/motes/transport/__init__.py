@@ -1,14 +1,11 @@
 """What models behind HTTP share: addresses, a pooled client with retries, and the identity of servers."""
 
-from motes.transport.address import Address
+from motes.transport.address import Address, flag, whole_number
 from motes.transport.client import Client, Retries, Timeouts
 from motes.transport.events import Events
-from motes.transport.failures import may_be_of_one
-from motes.transport.options import flag, whole_number
-from motes.transport.parsing import MALFORMED, excerpt, unknown_form, value_at
-from motes.transport.served import ServedModel
+from motes.transport.failures import MALFORMED, excerpt, may_be_of_one, unknown_form, value_at
+from motes.transport.served import ServedModel, now
 from motes.transport.server import Server, identify
-from motes.transport.sync import now
 
 __all__ = [
     "MALFORMED",

@@ -1,15 +1,20 @@
-"""Addresses of served models: `http://HOST:PORT/v1#MODEL`."""
+"""Addresses of served models: `http://HOST:PORT/v1#MODEL`, and the options behind them: `?attempts=3`."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from motes.errors import ConfigurationError
 from motes.text import well_formed
 from motes.transport.key import Key
+
+NumberT = TypeVar("NumberT", int, float)
 
 KEY_VARIABLE = "MOTES_API_KEY"
 OPENAI_HOST = "api.openai.com"
@@ -95,3 +100,32 @@ def _no_address(spec: str, reason: str) -> ConfigurationError:
         f"{shown!r} is no address of a model ({reason}): write http://HOST:PORT/v1#MODEL, an IPv6 host in brackets, "
         "http://[::1]:8000/v1"
     )
+
+
+def seconds(name: str, value: object) -> float:
+    """An option of a model's spec that is a number of seconds. Raises ConfigurationError if it is not positive."""
+    return _positive(name, value, float, "a number of seconds")
+
+
+def whole_number(name: str, value: object) -> int:
+    """An option of a model's spec that is a whole number. Raises ConfigurationError if it is less than 1, or none."""
+    return _positive(name, value, int, "a whole number")
+
+
+def _positive(name: str, value: Any, kind: Callable[[Any], NumberT], expected: str) -> NumberT:
+    try:
+        number = kind(value)
+    except (TypeError, ValueError, OverflowError):
+        number = kind(0)
+    if isinstance(value, bool) or not 0 < number < math.inf or (isinstance(value, float) and value != number):
+        raise ConfigurationError(f"{name} must be more than 0, {expected}, not {value!r}")
+    return number
+
+
+def flag(name: str, value: object) -> bool | None:
+    """An option of a model's spec that is 0 or 1; None where it is left out. Raises ConfigurationError if neither."""
+    if value is None:
+        return None
+    if value not in (0, 1):
+        raise ConfigurationError(f"{name} must be 0 or 1, not {value!r}")
+    return bool(value)

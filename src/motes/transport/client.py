@@ -1,9 +1,7 @@
 """A pooled HTTP client: bounded concurrency, timeouts, and retries where they can help.
 
-408, 409, 429, 5xx, no connection, a broken connection, a body that is no JSON    another attempt
-a response of 200 that reports an error, or that its reader cannot use            another attempt
-a response in an unknown form                                                     one more attempt
-any other error, see `motes.transport.failures`                                        no other attempt
+There is another attempt without a connection, after a broken one, a body that is no JSON, or a response of 200 that its
+reader cannot use (one more, where its form is unknown). `motes.transport.failures` has the other responses.
 """
 
 from __future__ import annotations
@@ -17,23 +15,20 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import httpx2
 
-from motes.errors import BadResponseError, ConfigurationError, MotesError, UnreachableError
-from motes.transport.address import Address
+from motes.errors import BadResponseError, ConfigurationError, MotesError, UnknownFormError, UnreachableError
+from motes.transport.address import Address, seconds, whole_number
 from motes.transport.events import Events
-from motes.transport.failures import TransientError, error_from_body, error_from_response
+from motes.transport.failures import TransientError, error_from_response, successful
 from motes.transport.key import Key
-from motes.transport.options import seconds, whole_number
-from motes.transport.parsing import parsed, reports_error
 
 T = TypeVar("T")
-Reader = Callable[[Events], Awaitable[T]]
-"""Reads a stream of events."""
+Receiver = Callable[[httpx2.Response], Awaitable[T]]
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
@@ -74,15 +69,13 @@ class _Pool:
     and with 128 of them a request cost more than twice as much.
 
     Attributes:
-        slots: for requests in flight.
-        idle, all: connections.
         lifetime: closes the connections when the event loop ends.
     """
 
     slots: asyncio.Semaphore
+    lifetime: AsyncGenerator[None]
     idle: list[httpx2.AsyncClient] = field(default_factory=list)
     all: list[httpx2.AsyncClient] = field(default_factory=list)
-    lifetime: AsyncGenerator[None, None] | None = field(default=None, repr=False)
 
 
 class Client:
@@ -110,12 +103,10 @@ class Client:
         sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if max_concurrency < 1:
-            raise ConfigurationError(f"max_concurrency must be at least 1, not {max_concurrency}")
         self.base = base.rstrip("/")
         self.timeouts = timeouts or Timeouts()
         self.retries = retries or Retries()
-        self.max_concurrency = max_concurrency
+        self.max_concurrency = whole_number("max_concurrency", max_concurrency)
         self._key = Key.clean(api_key, "`api_key`")
         self._transport = transport
         self._sleep = sleep
@@ -140,12 +131,9 @@ class Client:
         """The client of an address, with the options of a model's spec.
 
         Args:
-            api_key: by default from the environment, see `Address.key`.
-            api_key_env: the environment variable with the key.
-            max_concurrency: requests in flight.
-            connect_timeout, read_timeout, total_timeout: seconds, see `Timeouts`.
-            attempts: of each request.
-            transport: instead of sockets, for tests.
+            api_key, api_key_env: the key, or the environment variable with it; see `Address.key`.
+            max_concurrency, transport: see the class.
+            connect_timeout, read_timeout, total_timeout, attempts: see `Timeouts` and `Retries`.
 
         Raises:
             ConfigurationError: an option is out of its range, or the named variable is not set.
@@ -159,13 +147,13 @@ class Client:
                 seconds("total_timeout", total_timeout),
             ),
             retries=Retries(attempts=whole_number("attempts", attempts)),
-            max_concurrency=whole_number("max_concurrency", max_concurrency),
+            max_concurrency=max_concurrency,
             transport=transport,
         )
 
     async def get(self, path: str, *, attempts: int | None = None) -> Any:
         """The JSON response to a GET."""
-        return await self._send("GET", path, None, self._json, attempts)
+        return await self._send("GET", path, None, _read_json, attempts)
 
     async def post(
         self,
@@ -187,16 +175,14 @@ class Client:
         """
 
         async def receive(response: httpx2.Response) -> Any:
-            content = await self._json(response)
+            content = await _read_json(response)
             return content if read is None else read(content)
 
         return await self._send("POST", path, body, receive, attempts)
 
-    async def stream(self, path: str, body: Mapping[str, Any], read: Reader[T]) -> T:
-        """What `read` returns for the events of a POST. The connection closes when it returns, even within the stream.
-
-        Each attempt calls `read` with a new stream.
-        """
+    async def stream(self, path: str, body: Mapping[str, Any], read: Callable[[Events], Awaitable[T]]) -> T:
+        """What `read` returns for the events of a POST; each attempt calls it with a new stream. The connection closes
+        when it returns, even within the stream."""
 
         async def receive(response: httpx2.Response) -> T:
             return await read(Events(str(response.url), response.aiter_bytes()))
@@ -206,7 +192,7 @@ class Client:
     async def aclose(self) -> None:
         """Close this event loop's connections. Otherwise they are closed with the loop."""
         pool = self._pools.get(asyncio.get_running_loop())
-        if pool is not None and pool.lifetime is not None:
+        if pool is not None:
             await pool.lifetime.aclose()
 
     async def _send(
@@ -214,7 +200,7 @@ class Client:
         method: str,
         path: str,
         body: Mapping[str, Any] | None,
-        receive: Callable[[httpx2.Response], Awaitable[T]],
+        receive: Receiver[T],
         attempts: int | None = None,
     ) -> T:
         url = path if path.startswith("http") else f"{self.base}/{path.lstrip('/')}"
@@ -222,8 +208,10 @@ class Client:
         async with pool.slots:
             http = pool.idle.pop() if pool.idle else self._connect(pool)
             try:
+                content = None if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+                send_once = partial(self._send_once, http, method, url, content, receive)
                 async with asyncio.timeout(self.timeouts.total) as limit:
-                    return await self._send_with_retries(http, method, url, body, receive, attempts)
+                    return await self._send_with_retries(send_once, attempts or self.retries.attempts)
             except TimeoutError as error:
                 if not limit.expired():
                     raise
@@ -238,34 +226,22 @@ class Client:
             finally:
                 pool.idle.append(http)
 
-    async def _send_with_retries(
-        self,
-        http: httpx2.AsyncClient,
-        method: str,
-        url: str,
-        body: Mapping[str, Any] | None,
-        receive: Callable[[httpx2.Response], Awaitable[T]],
-        attempts: int | None,
-    ) -> T:
-        content = None if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    async def _send_with_retries(self, send_once: Callable[[], Awaitable[T]], attempts: int) -> T:
         attempt = 0
         while True:
             attempt += 1
             try:
-                return await self._send_once(http, method, url, content, receive)
+                return await send_once()
             except TransientError as failure:
+                # A server rarely changes the form of its responses.
+                most = min(attempts, 2) if isinstance(failure.error, UnknownFormError) else attempts
                 is_too_long = failure.retry_after is not None and failure.retry_after > self.retries.patience
-                if attempt >= min(attempts or self.retries.attempts, failure.max_attempts) or is_too_long:
+                if attempt >= most or is_too_long:
                     raise failure.error from failure.__cause__
                 await self._sleep(self.retries.pause(attempt, failure.retry_after, self._jitter))
 
     async def _send_once(
-        self,
-        http: httpx2.AsyncClient,
-        method: str,
-        url: str,
-        content: bytes | None,
-        receive: Callable[[httpx2.Response], Awaitable[T]],
+        self, http: httpx2.AsyncClient, method: str, url: str, content: bytes | None, receive: Receiver[T]
     ) -> T:
         try:
             async with http.stream(method, url, content=content, headers=_trace_headers()) as response:
@@ -273,49 +249,46 @@ class Client:
                     await response.aread()
                     raise error_from_response(response, url, has_key=self._key is not None, now=self._clock())
                 return await receive(response)
-        except httpx2.TimeoutException as error:
-            missed = f"connect within {self.timeouts.connect:g} s"
-            if not isinstance(error, (httpx2.ConnectTimeout, httpx2.PoolTimeout)):
-                missed = f"send anything for {self.timeouts.read:g} s"
-            raise TransientError(
-                UnreachableError(f"{url} did not {missed}: is it running, and is it overloaded? See read_timeout")
-            ) from error
         except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
             raise ConfigurationError(f"{url!r} is no valid URL: {error}") from error
-        except httpx2.ConnectError as error:
-            raise TransientError(
-                UnreachableError(
-                    f"nothing answers at {url}: start the server, or correct the address ({error}){_proxy_hint()}"
-                )
-            ) from error
-        except httpx2.TransportError as error:
-            raise TransientError(
-                UnreachableError(
-                    f"the connection to {url} broke off ({error or type(error).__name__}): is it still up?"
-                )
-            ) from error
-        except (BadResponseError, httpx2.DecodingError) as error:
-            raise TransientError(
-                error
-                if isinstance(error, MotesError)
-                else BadResponseError(f"the response of {url} cannot be decoded ({error}): is it the right address?")
-            ) from error
+        except (httpx2.TransportError, httpx2.DecodingError) as error:
+            raise TransientError(self._error_of_connection(error, url)) from error
+        except BadResponseError as error:
+            raise TransientError(error) from error.__cause__
+
+    def _error_of_connection(self, error: httpx2.RequestError, url: str) -> MotesError:
+        match error:
+            case httpx2.DecodingError():
+                return BadResponseError(f"the response of {url} cannot be decoded ({error}): is it the right address?")
+            case httpx2.ConnectError():
+                remedy = f"start the server, or correct the address ({error})"
+                if names := _proxies():
+                    remedy += f". Requests may go through the proxy of {names}: put the host into NO_PROXY"
+                return UnreachableError(f"nothing answers at {url}: {remedy}")
+            case httpx2.ConnectTimeout() | httpx2.PoolTimeout():
+                missed = f"connect within {self.timeouts.connect:g} s"
+            case httpx2.TimeoutException():
+                missed = f"send anything for {self.timeouts.read:g} s"
+            case _:
+                broken = f"the connection to {url} broke off ({error or type(error).__name__})"
+                return UnreachableError(f"{broken}: is it still up?")
+        return UnreachableError(f"{url} did not {missed}: is it running, and is it overloaded? See read_timeout")
 
     async def _pool(self) -> _Pool:
         loop = asyncio.get_running_loop()
-        if (pool := self._pools.get(loop)) is None:
-            pool = self._pools[loop] = _Pool(asyncio.Semaphore(self.max_concurrency))
+        if loop not in self._pools:
             # A loop closes started asynchronous generators before it closes itself: `asyncio.run` leaves no connection
             # open.
-            pool.lifetime = self._lifetime(pool, loop)
-            await anext(pool.lifetime)
-        return pool
+            lifetime = self._lifetime(loop)
+            self._pools[loop] = _Pool(asyncio.Semaphore(self.max_concurrency), lifetime)
+            await anext(lifetime)
+        return self._pools[loop]
 
-    async def _lifetime(self, pool: _Pool, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
+    async def _lifetime(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None]:
         try:
             yield
         finally:
-            self._pools.pop(loop, None)  # the pool keeps its loop, and so this entry, alive
+            pool = self._pools.pop(loop)  # it keeps its loop, and so its entry, alive
             for http in pool.all:
                 await http.aclose()
 
@@ -334,7 +307,12 @@ class Client:
                 follow_redirects=False,
             )
         except (ImportError, ValueError, httpx2.InvalidURL) as error:
-            raise _proxy_error(error) from None  # its text may contain a password
+            remedy = "write http://HOST:PORT there"
+            if isinstance(error, ImportError):
+                remedy = "pip install socksio for socks5://"
+            raise ConfigurationError(
+                f"the proxy that the environment names ({_proxies()}) cannot be used: {remedy}, or unset it"
+            ) from None  # its text may contain a password
         pool.all.append(http)
         return http
 
@@ -351,36 +329,14 @@ class Client:
                 "folder that is there, or unset it"
             ) from error
 
-    async def _json(self, response: httpx2.Response) -> Any:
-        content = await response.aread()
-        try:
-            answer = parsed(content)
-        except ValueError as error:
-            raise BadResponseError(
-                f"{response.url} sent a response that is no JSON ({content[:80]!r}): is it an OpenAI-compatible server?"
-            ) from error
-        if reports_error(answer):
-            raise error_from_body(str(response.url), answer)
-        return answer
+
+async def _read_json(response: httpx2.Response) -> Any:
+    return successful(await response.aread(), str(response.url), "a response")
 
 
-def _proxies() -> list[str]:
-    """The environment variables with proxies."""
-    return [name for name in (*PROXIES, *map(str.lower, PROXIES)) if os.environ.get(name)]
-
-
-def _proxy_error(error: Exception) -> ConfigurationError:
-    remedy = "write http://HOST:PORT there, or unset it"
-    if isinstance(error, ImportError):
-        remedy = "pip install socksio for socks5://, or unset it"
-    return ConfigurationError(
-        f"the proxy that the environment names ({', '.join(_proxies())}) cannot be used: {remedy}"
-    )
-
-
-def _proxy_hint() -> str:
-    names = _proxies()
-    return f". Requests may go through the proxy of {', '.join(names)}: put the host into NO_PROXY" if names else ""
+def _proxies() -> str:
+    """The environment variables with proxies, as a list in words."""
+    return ", ".join(name for name in (*PROXIES, *map(str.lower, PROXIES)) if os.environ.get(name))
 
 
 def _trace_headers() -> dict[str, str]:

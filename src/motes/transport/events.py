@@ -7,17 +7,14 @@ reads neither a byte-order mark nor lines of JSON, and drops an event without a 
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from motes.errors import BadResponseError
-from motes.transport.failures import error_from_body
-from motes.transport.parsing import parsed, reports_error
-
-LINE_END = re.compile(r"\r\n|\n|\r")
-"""Line ends. `str.splitlines` also splits at other characters, such as U+2028, which texts contain."""
+from motes.transport.failures import parsed, reports_error, successful
 
 DONE = "[DONE]"
 
@@ -31,42 +28,37 @@ class EventReader:
     """
 
     def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
+        # `str.splitlines` and httpx2 also end lines at other characters, such as U+2028, which texts contain.
+        utf8 = codecs.getincrementaldecoder("utf-8-sig")("replace")
+        self._decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
         self._line: list[str] = []  # pieces of a line that has not ended
-        self._held = ""  # a carriage return at the end of a piece; a line feed may follow
         self._data: list[str] = []
         self._is_error = False
 
     def read(self, piece: bytes, *, last: bool = False) -> list[str]:
         """The data of the events that end in this piece; with the last piece, also of an event that has only begun."""
-        text = self._held + self._decoder.decode(piece, last)
-        self._held = "\r" if text.endswith("\r") and not last else ""
-        *lines, rest = LINE_END.split(text.removesuffix("\r") if self._held else text)
-        events: list[str] = []
-        for line in lines:
-            self._read_line("".join([*self._line, line]), events)
+        text = self._decoder.decode(piece, last) + ("\n\n" if last else "")
+        *lines, rest = text.split("\n")
+        if lines:
+            lines[0] = "".join([*self._line, lines[0]])
             self._line.clear()
         self._line.append(rest)
-        if last:
-            self._read_line("".join(self._line), events)
-            self._read_line("", events)
-            self._line.clear()
-        return events
+        return [data for line in lines if (data := self._read_line(line))]
 
-    def _read_line(self, line: str, events: list[str]) -> None:
+    def _read_line(self, line: str) -> str:
+        """The data of the event that the line ends; empty where it ends none."""
+        name, _, value = line.partition(":")
         if not line:
-            if data := "\n".join(self._data):
-                events.append(_as_error(data) if self._is_error else data)
-            self._data.clear()
-            self._is_error = False
-        else:
-            name, _, value = line.partition(":")
-            if name == "data":
-                self._data.append(value.removeprefix(" "))
-            elif name == "event":
-                self._is_error = value.strip() == "error"
-            elif not re.fullmatch(r"[\w-]*", name):
-                events.append(line)
+            data, is_error = "\n".join(self._data), self._is_error
+            self._data, self._is_error = [], False
+            return _as_error(data) if data and is_error else data
+        if name == "data":
+            self._data.append(value.removeprefix(" "))
+        elif name == "event":
+            self._is_error = value.strip() == "error"
+        elif not re.fullmatch(r"[\w-]*", name):
+            return line
+        return ""
 
 
 def _as_error(data: str) -> str:
@@ -101,40 +93,27 @@ class Events(AsyncIterator[dict[str, Any]]):
         self._url = url
         self._events = self._read(pieces)
 
-    def __aiter__(self) -> Events:
-        return self
-
     async def __anext__(self) -> dict[str, Any]:
         return await anext(self._events)
 
     async def _read(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
         reader = EventReader()
         async for piece in pieces:
-            for data in reader.read(piece):
-                if (event := self._event(data)) is not None:
-                    yield event
-        for data in reader.read(b"", last=True):
-            if (event := self._event(data)) is not None:
+            for event in self._parse(reader.read(piece)):
                 yield event
+        for event in self._parse(reader.read(b"", last=True)):
+            yield event
 
-    def _event(self, data: str) -> dict[str, Any] | None:
-        text = data.strip()
-        if text == DONE:
-            self.is_complete = True
-        if self.is_complete or not text:
-            return None
-        try:
-            event = parsed(text)
-        except ValueError as error:
-            raise BadResponseError(
-                f"{self._url} sent an event that is no JSON ({text[:80]!r}): is it an OpenAI-compatible server?"
-            ) from error
-        if event is None:  # sent to keep the connection alive
-            return None
-        if not isinstance(event, dict):
-            raise BadResponseError(
-                f"{self._url} sent an event that is no object ({text[:80]!r}): is it an OpenAI-compatible server?"
-            )
-        if reports_error(event):
-            raise error_from_body(self._url, event)
-        return event
+    def _parse(self, texts: list[str]) -> Iterator[dict[str, Any]]:
+        for text in map(str.strip, texts):
+            if text == DONE:
+                self.is_complete = True
+            if self.is_complete or not text:
+                continue
+            event = successful(text, self._url, "an event")
+            if isinstance(event, dict):
+                yield event
+            elif event is not None:  # null is sent to keep the connection alive
+                raise BadResponseError(
+                    f"{self._url} sent an event that is no object ({text[:80]!r}): is it an OpenAI-compatible server?"
+                )

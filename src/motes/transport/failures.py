@@ -1,20 +1,19 @@
-"""Errors that stand for the responses of a server.
+"""JSON from servers, which may have any form, and the errors that stand for their responses.
 
-408, 409, 429, 5xx            ServerError, in a TransientError
-401, 403                      UnauthorizedError
-400, 413, 422 on the context  ContextLengthError
-any other 4xx, 3xx            RejectedError
-200 that reports an error     BadResponseError, or ContextLengthError
+408, 409, 429, 5xx            ServerError, in a TransientError          another attempt
+200 that reports an error     BadResponseError                          another attempt
+200 on the context            ContextLengthError                        no other attempt
+401, 403                      UnauthorizedError                         no other attempt
+400, 413, 422 on the context  ContextLengthError                        no other attempt
+any other 4xx, 3xx            RejectedError                             no other attempt
 """
 
 from __future__ import annotations
 
 import email.utils
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any
 
 import httpx2
@@ -29,8 +28,12 @@ from motes.errors import (
     UnknownFormError,
 )
 from motes.transport.address import KEY_VARIABLE
-from motes.transport.parsing import parsed
 from motes.transport.refusals import is_about_context
+
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+"""Errors of code that reads a response of an unexpected form."""
+
+SHORTEN = "Shorten the question, or ask for fewer tokens"
 
 
 @dataclass(eq=False)
@@ -45,61 +48,98 @@ class TransientError(Exception):
     error: MotesError
     retry_after: float | None = None
 
-    @property
-    def max_attempts(self) -> float:
-        """How many attempts are worth their time: a server rarely changes the form of its responses."""
-        return 2 if isinstance(self.error, UnknownFormError) else math.inf
-
 
 def may_be_of_one(error: MotesError) -> bool:
     """Whether one of several texts of a request may be the cause of an error; otherwise the server is."""
-    if isinstance(error, (ContextLengthError, RejectedError, BadResponseError)):
-        return True
-    return isinstance(error, ServerError) and error.status == 500
+    is_internal = isinstance(error, ServerError) and error.status == 500
+    return is_internal or isinstance(error, (ContextLengthError, RejectedError, BadResponseError))
 
 
 def error_from_response(response: httpx2.Response, url: str, *, has_key: bool, now: float) -> Exception:
-    """The error for a response of 3xx, 4xx or 5xx, whose body has been read.
-
-    Args:
-        has_key: whether the request had an API key.
-        now: seconds since 1970.
-    """
+    """The error for a response of 3xx, 4xx or 5xx, whose body has been read; `now` is in seconds since 1970."""
     status = response.status_code
-    if status < 400:
-        place = response.headers.get("location", "an unknown place")
-        return _with_status(RejectedError(f"{url} has moved to {place}: give that address"), status)
-    report = f"{url} answered {status} {_phrase(status)}: {_message_of_response(response)}"
+    report = f"{url} answered {status} {httpx2.codes.get_reason_phrase(status)}: {_message_of_response(response)}"
     if status in (401, 403):
         hint = "the key it was given is not accepted" if has_key else f"put a key into {KEY_VARIABLE}"
         return UnauthorizedError(f"{report}. It wants an API key: {hint}")
+    if status in (400, 413, 422) and is_about_context(response.text):
+        return ContextLengthError(f"{report}. {SHORTEN}")
     if status in (408, 409, 429) or status >= 500:
         hint = "Fewer requests at once (max_concurrency) may help" if status in (408, 429) else "Look into its log"
-        retry_after = _seconds_from(response.headers.get("retry-after"), now)
-        return TransientError(_with_status(ServerError(f"{report}. {hint}"), status), retry_after)
-    if status in (400, 413, 422) and is_about_context(response.text):
-        return ContextLengthError(f"{report}. Shorten the question, or ask for fewer tokens")
-    return _with_status(RejectedError(f"{report}. `motes doctor` shows what this server can do"), status)
+        failure = ServerError(f"{report}. {hint}")
+        failure.status = status
+        return TransientError(failure, _seconds_from(response.headers.get("retry-after"), now))
+    if status < 400:
+        place = response.headers.get("location", "an unknown place")
+        report = f"{url} has moved to {place}: give that address"
+    else:
+        report += ". `motes doctor` shows what this server can do"
+    refusal = RejectedError(report)
+    refusal.status = status
+    return refusal
 
 
-def error_from_body(url: str, body: Mapping[str, Any]) -> MotesError:
-    """The error for a response of 200, or an event of a stream, that reports an error."""
-    report = f"{url} failed while it answered: {_message_of(body)}"
-    if is_about_context(report):
-        return ContextLengthError(f"{report}. Shorten the question, or ask for fewer tokens")
-    return BadResponseError(f"{report}. Look into its log")
+def successful(content: str | bytes, url: str, kind: str) -> Any:
+    """The value of a response of 200, or of an event of a stream; `kind` is "a response" or "an event".
 
-
-def _with_status(error: ServerError, status: int) -> ServerError:
-    error.status = status
-    return error
-
-
-def _phrase(status: int) -> str:
+    Raises:
+        BadResponseError: it is no JSON, or reports an error.
+        ContextLengthError: it reports that the context is full.
+    """
     try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""
+        value = parsed(content)
+    except ValueError as error:
+        raise BadResponseError(
+            f"{url} sent {kind} that is no JSON ({content[:80]!r}): is it an OpenAI-compatible server?"
+        ) from error
+    if not reports_error(value):
+        return value
+    report = f"{url} failed while it answered: {_message_of(value)}"
+    if is_about_context(report):
+        raise ContextLengthError(f"{report}. {SHORTEN}")
+    raise BadResponseError(f"{report}. Look into its log")
+
+
+def unknown_form(url: str, reason: str, message: Any) -> UnknownFormError:
+    """The error for a response, or an event of a stream, of an unexpected form."""
+    return UnknownFormError(
+        f"{url} answered in a form that is not its own ({reason} in {excerpt(message)}): is another engine behind it? "
+        "See `engine`"
+    )
+
+
+def parsed(content: str | bytes) -> Any:
+    """The value of a JSON text. Unlike `motes.text.parse_json`, it keeps halves of surrogate pairs: one event of a
+    stream can contain the first, and the next event the second. `Step` joins them.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deeply for Python.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def reports_error(message: Any) -> bool:
+    """Whether a response of 200, or an event of a stream, reports an error."""
+    return isinstance(message, dict) and bool(message.get("error") or message.get("object") == "error")
+
+
+def excerpt(value: Any) -> str:
+    """The beginning of a response, for messages."""
+    try:
+        return str(value)[:120]
+    except RecursionError:
+        return "a value that is nested too deeply"
+
+
+def value_at(value: Any, path: Iterable[str]) -> Any:
+    """The value below these keys of nested objects; None where there is none, or no key."""
+    keys = list(path)
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if keys else None
 
 
 def _message_of_response(response: httpx2.Response) -> str:

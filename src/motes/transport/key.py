@@ -45,13 +45,9 @@ class Key:
         if len(self.value) < SHORTEST - 2:  # many words contain its letters
             return re.sub(rf"(?<!\w){re.escape(self.value)}(?!\w)", lambda _: HIDDEN, text)
         for spelled in {self.value, json.dumps(self.value)[1:-1], self.value.replace("/", r"\/")}:
-            start = spelled[: max(SHORTEST, len(spelled) // 3)]
-            parts = text.split(start)
-            for i, part in enumerate(parts[1:], start=1):
-                rest = spelled[len(start) :]
-                shared = next((n for n in range(len(rest), 0, -1) if part.startswith(rest[:n])), 0)
-                parts[i] = part[shared:]
-            text = HIDDEN.join(parts)
+            shortest = min(len(spelled), max(SHORTEST, len(spelled) // 3))
+            for length in range(len(spelled), shortest - 1, -1):
+                text = text.replace(spelled[:length], HIDDEN)
         return text
 
     def hide_in(self, error: BaseException) -> None:

@@ -1,17 +1,21 @@
-"""What all models behind a server can do."""
+"""What all models behind a server share."""
 
 from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from motes.transport.address import Address
 from motes.transport.client import Client
 
+T = TypeVar("T")
+
 
 class ServedModel:
-    """A model behind a server.
-
-    Args:
-        client, address: of the server.
-    """
+    """A model behind a server."""
 
     def __init__(self, client: Client, address: Address) -> None:
         self.client = client
@@ -31,3 +35,17 @@ class ServedModel:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.address)!r})"
+
+
+def now(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine, from a thread with its own event loop: the caller's thread may have a running one."""
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(asyncio.run(work))
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="motes-probe", daemon=True).start()
+    return outcome.result()

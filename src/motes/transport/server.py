@@ -17,7 +17,7 @@ from motes.errors import (
 )
 from motes.transport.address import OPENAI_HOST, Address
 from motes.transport.client import Client
-from motes.transport.parsing import value_at
+from motes.transport.failures import value_at
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Sign:
     proof: tuple[str, ...] = ()
 
 
+UNKNOWN = "unknown"
+
 SIGNS: Mapping[str, Sign] = MappingProxyType(
     {
         "vllm": Sign("vllm", ("version",), ("version",)),
@@ -50,11 +52,10 @@ SIGNS: Mapping[str, Sign] = MappingProxyType(
         "ollama": Sign("library", ("api/version",), ("version",)),
         "transformers": Sign(),
         "openai": Sign(),
+        UNKNOWN: Sign(),
     }
 )
-"""The engines by name. The last two have no sign: OpenAI is known by its host, users have to name `transformers`."""
-
-UNKNOWN = "unknown"
+"""The engines by name. The last three have no sign: OpenAI is known by its host, users have to name `transformers`."""
 
 LENGTHS = (("loaded_context_length",), ("max_model_len",), ("meta", "n_ctx"))
 """Paths of the context length in lists of models."""
@@ -72,7 +73,7 @@ class Server:
     """The server at an address. What it does not say is None or empty.
 
     Attributes:
-        engine: a name in `SIGNS`, or "unknown".
+        engine: a name in `SIGNS`.
         version: of the engine.
         models: names of its models.
         model: name of the one to use.
@@ -102,8 +103,8 @@ async def identify(client: Client, address: Address, engine: str | None = None) 
         UnknownNameError: it has no such model, or there is no such engine.
         ConfigurationError: it is no OpenAI-compatible server, or has several models and the address names none.
     """
-    if engine is not None and engine not in (*SIGNS, UNKNOWN):
-        raise UnknownNameError("engine", engine, (*SIGNS, UNKNOWN))
+    if engine is not None and engine not in SIGNS:
+        raise UnknownNameError("engine", engine, SIGNS)
     try:
         listed = await client.get(f"{address.base}/models", attempts=3)
     except ServerError as error:
@@ -122,13 +123,12 @@ async def identify(client: Client, address: Address, engine: str | None = None) 
     if engine is None and address.host == OPENAI_HOST:
         engine = "openai"
     engine, info = await _engine(client, address, entry, engine)
-    sign = SIGNS.get(engine, Sign())
     lengths = (
         *(value_at(entry, path) for path in LENGTHS),
-        value_at(info, sign.context),
+        value_at(info, SIGNS[engine].context),
         *(value_at(entry, path) for path in LARGEST_LENGTHS),
     )
-    version = value_at(info, sign.key)
+    version = value_at(info, SIGNS[engine].key)
     origins = (value_at(info, ("tokenizer_path",)), entry.get("root"))  # SGLang's field, other engines' field
     return Server(
         engine=engine,
@@ -185,7 +185,7 @@ async def _engine(client: Client, address: Address, entry: Mapping[str, Any], en
     owners = {sign.owned_by: name for name, sign in SIGNS.items() if sign.owned_by}
     named = engine or owners.get(str(entry.get("owned_by")))
     for name in [named] if named else SIGNS:
-        sign = SIGNS.get(name, Sign())
+        sign = SIGNS[name]
         for path in sign.paths:
             try:
                 info = await client.get(f"{address.root}/{path}", attempts=1)
