@@ -81,11 +81,8 @@ class Rating:
     @cached_property
     def aurocs(self) -> tuple[Interval, Interval, Interval]:
         """The AUROC over all pairs, over pairs of the same question, and over such pairs with equally many steps."""
-        predictions = self.predictions
-        if not len(predictions):
-            return (Interval.none(),) * 3
-        num_depths = int(self.tally.depths.max()) + 1
-        _, groups = np.unique(predictions.problems * num_depths + self.tally.depths, return_inverse=True)
+        predictions, depths = self.predictions, self.tally.depths
+        _, groups = np.unique(predictions.problems * (depths.max(initial=0) + 1) + depths, return_inverse=True)
         return (*predictions.auroc(), predictions.auroc_within(groups))
 
     @cached_property
