@@ -186,13 +186,12 @@ def _spent(records: Mapping[str, Sequence[RunRecord]]) -> int:
 
 def _standing(spec: str, number: int, records: Sequence[RunRecord]) -> Standing:
     usage = sum((record.usage for record in records), Usage())
-    needed = usage.generated_tokens + usage.prefill_tokens + usage.reward_tokens
     return Standing(
         spec,
         number,
         len({record.problem_id for record in records}),
         share_interval((record.problem_id, is_right(record)) for record in records),
-        needed / max(1, len(records)),
+        usage.total_tokens / max(1, len(records)),
     )
 
 

@@ -144,7 +144,6 @@ class Predictions:
             beta += float(np.clip(step, -1.0, 1.0))
             if abs(step) < 1e-9:
                 break
-        wrong = 1 / (1 + np.exp(beta * gaps))
         residuals = wrong * gaps / (wrong * (1 - wrong) * gaps**2).sum()
         return student_interval(beta, residuals, problems)
 

@@ -207,15 +207,11 @@ def paired_intervals(differences: FloatArray, level: float = 0.95) -> list[Inter
     """
     sizes, sums, extra = _column_sums(differences)
     squares = np.nansum(differences**2, axis=0) + extra - sums**2 / (sizes + 2)
-    errors = np.sqrt(squares / (sizes + 1) / (sizes + 2))
-    intervals = []
-    for size, total, error in zip(sizes.tolist(), sums.tolist(), errors.tolist(), strict=True):
-        if size < 2:
-            intervals.append(Interval.none(total / size if size else math.nan))
-            continue
-        mean, half = total / size, error * student_quantile(0.5 + level / 2, size - 1)
-        intervals.append(Interval(mean, max(-1.0, mean - half), min(1.0, mean + half)))
-    return intervals
+    quantiles = [student_quantile(0.5 + level / 2, size - 1) if size > 1 else math.nan for size in sizes.tolist()]
+    halves = np.sqrt(squares / (sizes + 1) / (sizes + 2)) * quantiles
+    means = np.where(sizes > 0, sums / np.maximum(sizes, 1), math.nan)
+    low, high = np.maximum(-1.0, means - halves), np.minimum(1.0, means + halves)
+    return list(map(Interval, means.tolist(), low.tolist(), high.tolist()))
 
 
 def simultaneous_intervals(differences: FloatArray) -> list[Interval]:
