@@ -197,26 +197,21 @@ class Tally:
     @property
     def predictions(self) -> Predictions:
         """The scores of all labelled steps."""
-        scores, right, problems, _ = _columns(self._steps)
+        scores, right, problems = (np.array(self._steps[column::4]) for column in range(3))
         return Predictions(scores, right.astype(bool), self._ordered(problems))
 
     @property
     def depths(self) -> IntArray:
         """(n,) the number of steps up to each of the `predictions`' steps."""
-        return _columns(self._steps)[3].astype(np.int64)
+        return np.array(self._steps[3::4], dtype=np.int64)
 
     @property
     def answers(self) -> Answers:
         """The answers whose first error is known."""
-        low, high, wrong, problems = _columns(self._answers)
+        low, high, wrong, problems = (np.array(self._answers[column::4]) for column in range(4))
         return Answers(low, high, wrong.astype(bool), self._ordered(problems))
 
     def _ordered(self, problems: FloatArray) -> IntArray:
         """Problems numbered by name, so that the order in which answers were scored does not matter."""
-        ordered: IntArray = np.argsort(np.argsort(list(self._numbers)))[problems.astype(np.int64)]
-        return ordered
-
-
-def _columns(rows: array[float]) -> FloatArray:
-    """(4, n) the columns of n rows of four numbers."""
-    return np.array(rows).reshape(-1, 4).T
+        places = np.argsort(np.argsort(list(self._numbers)))
+        return np.asarray(places[problems.astype(np.int64)])

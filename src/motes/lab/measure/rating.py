@@ -106,17 +106,16 @@ class Rating:
 
     def sections(self) -> Iterator[Section]:
         """The tables of a rating."""
-        header: tuple[str, ...]
         if (first := self.first_errors) is not None:
-            header = ("threshold", "with an error", "predicted", "without", "predicted", "F1")
+            header = ["threshold", "with an error", "predicted", "without", "predicted", "F1"]
             note = CHOSEN_NOTE.format(number=f"{first.chosen_on:,}") if first.chosen_on else GIVEN_NOTE
             shares = [f"{percent(share.value)} ({between(share)})" for share in (first.wrong, first.right)]
             row = [f"{first.threshold:.4g}", f"{first.numbers[0]:,}", shares[0], f"{first.numbers[1]:,}", shares[1]]
             yield Section("First errors", header, [[*row, three(first.f1)]], FIRST_ERRORS_NOTE.format(threshold=note))
         predictions = self.predictions
         if len(predictions):
-            header = ("labelled steps", "questions", "wrong", "AUROC", "within a question", "as many steps")
-            header += ("ECE", "Brier")
+            header = ["labelled steps", "questions", "wrong", "AUROC", "within a question", "as many steps"]
+            header += ["ECE", "Brier"]
             numbers = [f"{len(predictions):,}", f"{len(np.unique(predictions.problems)):,}"]
             numbers += [percent(float((~predictions.right).mean())), *map(three, self.aurocs)]
             numbers += [f"{predictions.expected_calibration_error():.3f}", f"{predictions.brier_score():.3f}"]
@@ -126,7 +125,7 @@ class Rating:
             ]
             yield Section("Calibration", ("mean score", "steps", "right", "95 % interval"), rows, BINS_NOTE)
         tally, steps = self.tally, max(1, self.tally.steps)
-        header = ("answers", "steps", "steps an answer", "reward tokens a step", "seconds a step")
+        header = ["answers", "steps", "steps an answer", "reward tokens a step", "seconds a step"]
         numbers = [f"{len(tally.done):,}", f"{tally.steps:,}", f"{tally.length / max(1, len(tally.done)):.2f}"]
         numbers += [f"{tally.tokens / steps:,.1f}", f"{tally.seconds / steps:.4g}"]
         yield Section("Cost", header, [numbers], COST_NOTE.format(concurrency=counted(self.concurrency, "answer")))
