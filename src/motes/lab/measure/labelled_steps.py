@@ -276,17 +276,16 @@ class StepFile:
         """
         if form is not None and form not in FORMS:
             raise UnknownNameError("form of labelled steps", form, FORMS)
-        rows = 0
+        number = 0
         for number, row in _rows(path):
-            if not rows and form is None:
+            if form is None:
                 try:
                     form = form_of(row())
                 except ValueError as error:
                     raise ProblemFileError(str(path), number, str(error)) from error
-            rows += 1
-        if form is None or not rows:
+        if form is None or not number:
             raise ConfigurationError(f"{path} is empty: give a file of labelled steps")
-        return cls(path, form, rows, file_digest(path))
+        return cls(path, form, number, file_digest(path))
 
     def read(self) -> Iterator[tuple[int, Callable[[], LabelledSteps | None]]]:
         """The number of each row, from 1, and a function that reads the row.

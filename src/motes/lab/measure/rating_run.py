@@ -66,7 +66,6 @@ class Progress:
         return len(self.tally.done)
 
 
-Observer = Callable[[Progress], None]
 Score = Callable[[Sequence[Trajectory]], Any]
 
 
@@ -80,7 +79,7 @@ async def rate(
     limit: int | None = None,
     concurrency: int = 64,
     command: str | None = None,
-    observe: Observer | None = None,
+    observe: Callable[[Progress], None] | None = None,
 ) -> Rating:
     """Score every labelled answer of a file, and measure how good the scores are.
 

@@ -61,16 +61,15 @@ class Mistakes:
     @classmethod
     def of(cls, answers: Sequence[ReadAnswer], agreement: float) -> Mistakes:
         """Estimate them from the answers of a pilot and the `agreement` of its wrong answers."""
-        reached, failed = Counter[int](), Counter[int]()
-        goes_wrong: dict[tuple[str, int], list[bool]] = {}
+        at_steps: dict[int, list[bool]] = {}  # whether each answer that is right so far goes wrong there
+        goes_wrong: dict[tuple[str, int], list[bool]] = {}  # the same, at each step of each problem
         mistakes: dict[str, list[int | None]] = {}  # the place of each answer's first one, by problem
         for answer in answers:
             mistakes.setdefault(answer.problem, []).append(answer.mistake)
             for place in range(len(answer.logits) if answer.mistake is None else answer.mistake + 1):
-                reached[place] += 1
-                failed[place] += place == answer.mistake
+                at_steps.setdefault(place, []).append(place == answer.mistake)
                 goes_wrong.setdefault((answer.problem, place), []).append(place == answer.mistake)
-        hardness = tuple(failed[place] / reached[place] for place in sorted(reached))
+        hardness = tuple(sum(marks) / len(marks) for _, marks in sorted(at_steps.items()))
         num_flawless = sum(answer.mistake is None for answer in answers)
         share = num_flawless / len(answers)
         length = round(float(np.mean([len(answer.logits) for answer in answers])))
@@ -256,9 +255,7 @@ def resampled(records: Sequence[RunRecord], rng: np.random.Generator) -> list[Ru
 def _spread(right: Iterable[Sequence[bool]]) -> float:
     """The spread, as in `ChainWorld`, of the chances of problems to be answered right."""
     variance, mean = _chance_moments(right)
-    if variance <= 0:
-        return 1000.0
-    return min(1000.0, max(0.05, mean * (1 - mean) / variance - 1))
+    return min(1000.0, max(0.05, mean * (1 - mean) / variance - 1)) if variance > 0 else 1000.0
 
 
 def _wrong_answers(record: RunRecord) -> list[str]:
@@ -329,18 +326,12 @@ def _concentration(
 def _chance_moments(marks: Iterable[Sequence[bool]]) -> tuple[float, float]:
     """The variance and the mean of a chance that differs from place to place, estimated by moments. If c of a place's n
     marks are true, c(c − 1)/(n(n − 1)) is an unbiased estimate of the squared chance. A single mark says nothing."""
-    shares, squares, weights = [], [], []
-    for place in marks:
-        c, n = sum(place), len(place)
-        if n < 2:
-            continue
-        shares.append(c / n)
-        squares.append(c * (c - 1) / (n * (n - 1)))
-        weights.append(n)
-    if not shares:
+    counts = [(sum(place), len(place)) for place in marks if len(place) > 1]
+    if not counts:
         return 0.0, 0.0
-    mean = float(np.average(shares, weights=weights))
-    return float(np.average(squares, weights=weights)) - mean**2, mean
+    c, n = np.array(counts).T
+    mean = float(np.average(c / n, weights=n))
+    return float(np.average(c * (c - 1) / (n * (n - 1)), weights=n)) - mean**2, mean
 
 
 def _shares(hardness: Sequence[float], length: int) -> tuple[float, ...]:

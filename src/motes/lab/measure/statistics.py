@@ -261,14 +261,14 @@ def joint_rank_level(draws: FloatArray, level: float = 0.95) -> float:
     return max(level, 2 * inside - 1)
 
 
-def resamples(problems: int, count: int = RESAMPLES, seed: int = 0, *, extra: int = 0) -> Iterator[FloatArray]:
+def resamples(problems: int, count: int = RESAMPLES, *, extra: int = 0) -> Iterator[FloatArray]:
     """How often each problem counts, (1 + count, problems), in blocks of rows: once in the first row, the sample
     itself; in each other row, as often as it occurs in a bootstrap sample of `problems` problems.
 
     Args:
         extra: number of further columns, for problems that occur in bootstrap samples but not in the sample.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     columns = problems + extra
     yield np.concatenate([np.ones((1, problems)), np.zeros((1, extra))], axis=1)
     rows = max(1, BLOCK // columns)
