@@ -77,13 +77,12 @@ class PairedRuns:
         self, cells: Sequence[CellName], problems: Sequence[str], value: Callable[[RunRecord], float] = is_right
     ) -> FloatArray:
         """(P, C) the mean value of each problem's runs in each cell; NaN if a cell has no run of the problem."""
-        return np.array(
-            [
-                [_mean([value(run) for run in self.cells.get(cell, {}).get(problem, ())]) for cell in cells]
-                for problem in problems
-            ],
-            dtype=np.float64,
-        ).reshape(len(problems), len(cells))
+        values = np.full((len(problems), len(cells)), math.nan)
+        for row, problem in enumerate(problems):
+            for column, cell in enumerate(cells):
+                if runs := self.cells.get(cell, {}).get(problem):
+                    values[row, column] = sum(map(value, runs)) / len(runs)
+        return values
 
     def means(self, cells: Sequence[CellName], value: Callable[[RunRecord], float] = is_right) -> FloatArray:
         """(1 + B, C) the mean value of each cell over their common problems: first of the sample, then of B bootstrap
@@ -97,10 +96,6 @@ class PairedRuns:
     def interval(self, estimates: FloatArray, cells: Sequence[CellName]) -> Interval:
         """The interval of estimates, (1 + B,), that were computed from the `means` of these cells."""
         return percentile_interval(estimates, problems=len(self.problems(cells)))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
 
 
 @dataclass(frozen=True)

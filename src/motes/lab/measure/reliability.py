@@ -262,21 +262,23 @@ class StepQuality:
             return None
         checked = any(record.prefixes is not None and record.prefixes.right for record in records)
         rows: list[tuple[float, bool, str, int]] = []  # score, right, problem, number of steps
-        lengths: list[tuple[int, int, str]] = []  # total number of steps, number of answers, problem
+        lengths: list[tuple[int, int]] = []  # total number of steps, number of answers
         for record in records:
             if (prefixes := record.prefixes) is None:
                 continue
-            problem, depths = record.problem_id, prefixes.depths
+            depths = prefixes.depths
             steps = [depths[end] for end in prefixes.ends if end is not None]
-            lengths.append((sum(steps), len(steps), problem))
+            lengths.append((sum(steps), len(steps)))
             labels = prefixes.right if checked else prefixes.lead_to(record.right)
             rows += [
-                (score, label, problem, depth)
+                (score, label, record.problem_id, depth)
                 for score, label, depth in zip(prefixes.scores, labels, depths, strict=bool(labels))
                 if score is not None and label is not None
             ]
         predictions = Predictions.of([row[:3] for row in rows])
         groups = numbered(row[2:] for row in rows)
+        totals, answers = np.array(lengths, dtype=np.float64).reshape(-1, 2).T
+        problems = numbered(record.problem_id for record in records if record.prefixes is not None)
         right = [
             (record.problem_id, each is True)
             for record in records
@@ -286,11 +288,7 @@ class StepQuality:
             method,
             budget,
             is_independent,
-            ratio_interval(
-                np.array([total for total, *_ in lengths], dtype=np.float64),
-                np.array([answers for _, answers, _ in lengths], dtype=np.float64),
-                numbered(problem for *_, problem in lengths),
-            ),
+            ratio_interval(totals, answers, problems),
             share_interval(right),
             checked,
             len(rows),
