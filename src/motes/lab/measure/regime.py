@@ -74,7 +74,7 @@ class Mistakes:
         share = num_flawless / len(answers)
         length = round(float(np.mean([len(answer.logits) for answer in answers])))
         spread = _spread([place is None for place in places] for places in mistakes.values())
-        flawed = ([place for place in places if place is not None] for places in mistakes.values())
+        first_mistakes = ([place for place in places if place is not None] for places in mistakes.values())
         return cls(
             flawless=share,
             spread=spread,
@@ -82,7 +82,7 @@ class Mistakes:
             concentration=_concentration(list(goes_wrong.values()), length, share, spread, hardness),
             luck=sum(answer.is_lucky for answer in answers) / max(1, len(answers) - num_flawless),
             agreement=agreement,
-            meeting=_share_of_equal_pairs(flawed, default=math.nan),
+            meeting=_share_of_equal_pairs(first_mistakes, default=math.nan),
         )
 
     @property
