@@ -70,6 +70,8 @@ class TestAuroc:
         assert math.isnan(within.value)
         both, within = Predictions.of([(0.9, True, "a"), (0.1, False, "a")]).auroc()
         assert (within.value, within.is_known, both.is_known) == (1.0, False, False)
+        alone = Predictions(np.array([0.9, 0.1]), np.array([True, False]), np.array([3, 3]))
+        assert not alone.auroc()[0].is_known, "one problem, whatever its number"
         _, within = Predictions.of([(v, v > 0.5, p) for p in "abc" for v in (0.1, 0.9)] * 5).auroc()
         assert 0.4 < within.low < 0.5, "three problems, not 75 pairs"
 

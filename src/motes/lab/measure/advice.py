@@ -106,10 +106,10 @@ class Advice:
         """What limits the gain from more particles: "coverage", "reward" or "neither"."""
         largest = max(self.coverage)
         best = max(each.accuracy.value for each in self.predictions if each.budget == largest)
-        if self.coverage[largest] - best > FAR:
+        gap = self.coverage[largest] - best
+        if gap > FAR:
             return "reward"
-        rest = 1 - self.coverage[largest]
-        return "coverage" if rest > CLOSE and self.coverage[largest] - best <= 2 * CLOSE else "neither"
+        return "coverage" if gap <= 2 * CLOSE and 1 - self.coverage[largest] > CLOSE else "neither"
 
     def words(self) -> list[str]:
         """The recommendation: the method, the budget, and what limits the gain."""

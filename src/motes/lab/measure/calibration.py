@@ -14,23 +14,21 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from motes.core import Failure, Problem, Scores, Step, Trajectory, Usage
 from motes.errors import ConfigurationError, MotesError, RewardError, UnreadableFileError
 from motes.lab.measure.reliability import brier_score, expected_calibration_error
+from motes.lab.measure.statistics import FloatArray, numbered
 from motes.protocols import RewardModel
 from motes.rewards.calibration import Calibration
 from motes.text import parse_json, read_text
-
-FloatArray = npt.NDArray[np.float64]
 
 BATCH = 256
 """Number of answers in one call of the reward model."""
@@ -139,7 +137,6 @@ def calibrate(
     """Fit a calibration, with its provenance, to scored answers, and measure it on held-out ones.
 
     Args:
-
         slope: see `Calibration`; 0 is the isotonic regression itself.
         folds: number of parts for cross-validation, at least 2.
         reward: name of the reward model.
@@ -156,7 +153,8 @@ def calibrate(
             f"{len(answers)} labelled answers, {int(labels.sum())} of them right: at least 10 are needed, some right "
             "and some wrong (hundreds, for a map to be trusted)"
         )
-    questions = _question_numbers(answers)
+    # (n,) the number of each answer's question; an answer without a question has a number of its own
+    questions = numbered(answer.question or (i,) for i, answer in enumerate(answers))
     num_questions = int(questions.max()) + 1
     folds = min(folds, num_questions)
     if folds < 2:
@@ -182,31 +180,17 @@ def calibrate(
     return replace(_fit(scores, labels, slope), provenance=MappingProxyType(provenance)), held_out
 
 
-def _question_numbers(answers: Sequence[Labelled]) -> npt.NDArray[np.int64]:
-    """(n,) the number of each answer's question; an answer without a question has a number of its own."""
-    numbers: dict[object, int] = {}
-    return np.array(
-        [numbers.setdefault(a.question or (i,), len(numbers)) for i, a in enumerate(answers)], dtype=np.int64
-    )
-
-
 def _fit(scores: FloatArray, labels: FloatArray, slope: float) -> Calibration:
     """Isotonic regression, joined by straight lines. No probability is closer to 0 or 1 than n labels can show: 1/(n+2)
     by Laplace's rule."""
     levels = isotonic_regression(scores, labels)  # (n,)
     edge = 1 / (len(labels) + 2)
+    order = np.argsort(scores, kind="stable")
     knots: dict[float, float] = {}
-    for block in _plateaus(scores, levels):
+    for block in np.split(order, np.flatnonzero(np.diff(levels[order])) + 1):  # the scores at each level
         level = float(np.clip(levels[block[0]], edge, 1 - edge))
         knots[float(scores[block[0]])] = knots[float(scores[block[-1]])] = level
     return Calibration(tuple(knots), tuple(knots.values()), slope)
-
-
-def _plateaus(scores: FloatArray, levels: FloatArray) -> Iterator[npt.NDArray[np.int64]]:
-    """The indices of the scores at each level, from low to high."""
-    order = np.argsort(scores, kind="stable")
-    changes = np.flatnonzero(np.diff(levels[order])) + 1
-    yield from np.split(order, changes)
 
 
 def isotonic_regression(scores: FloatArray, labels: FloatArray) -> FloatArray:
@@ -216,12 +200,9 @@ def isotonic_regression(scores: FloatArray, labels: FloatArray) -> FloatArray:
     empirical distribution function for sampling with incomplete information", 1955). Both arguments have the shape
     (n,).
     """
-    unique, place = np.unique(scores, return_inverse=True)
-    sums, sizes = np.zeros(len(unique)), np.zeros(len(unique))
-    np.add.at(sums, place, labels)
-    np.add.at(sizes, place, 1.0)
-    blocks: list[tuple[float, float, int]] = []  # sum of labels, number of labels, number of scores
-    for total, size in zip(sums.tolist(), sizes.tolist(), strict=True):
+    _, place = np.unique(scores, return_inverse=True)
+    blocks: list[tuple[float, int, int]] = []  # sum of labels, number of labels, number of scores
+    for total, size in zip(np.bincount(place, labels).tolist(), np.bincount(place).tolist(), strict=True):
         count = 1
         while blocks and blocks[-1][0] * size >= total * blocks[-1][1]:
             before = blocks.pop()

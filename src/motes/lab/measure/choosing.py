@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -11,27 +12,28 @@ from motes.lab.run.prefixes import Prefixes
 from motes.lab.run.records import RunRecord
 from motes.methods import BestOfN, Majority, WeightedBestOfN
 from motes.methods.population import AGGREGATIONS, Aggregation
-from motes.methods.selectors import Candidates, argmax, majority, vote
+from motes.methods.selectors import Candidates, Selector, argmax, majority, vote
 from motes.smc import Weights
 from motes.smc.weights import FloatArray
 
 ChoosingMethod = Majority | BestOfN | WeightedBestOfN
-CHOOSING = (Majority, BestOfN, WeightedBestOfN)
-"""Methods that draw their answers in the same way."""
+"""The methods that draw their answers in the same way."""
+SELECTORS: Mapping[type, Selector] = {Majority: majority, BestOfN: argmax, WeightedBestOfN: vote}
+"""How each of them chooses an answer."""
 DRAWN_BY = "wbon"
 """The method whose records contain everything that these methods choose by."""
 
 
 def drawn_by(spec: str, budget: int) -> str:
     """The method from whose recorded answers a method can choose: `DRAWN_BY`, or the method itself."""
-    return DRAWN_BY if isinstance(method_from_spec(spec, budget), CHOOSING) else spec
+    return DRAWN_BY if isinstance(method_from_spec(spec, budget), ChoosingMethod) else spec
 
 
 def choose_again(record: RunRecord, spec: str) -> RunRecord:
     """The record that a method would have had with these answers: its choice, whether that is right, and its cost.
-    `record` is one of `DRAWN_BY`; for a method not in `CHOOSING`, it is the method's own, which stays as it is."""
+    `record` is one of `DRAWN_BY`; for a method that is no `ChoosingMethod`, it is its own, which stays as it is."""
     method = method_from_spec(spec, record.budget)
-    if not isinstance(method, CHOOSING) or record.outcome == "failed":
+    if not isinstance(method, ChoosingMethod) or record.outcome == "failed":
         return replace(record, method=spec)
     scores = _answer_scores(record.prefixes or Prefixes(), method.aggregation, len(record.answers))
     weights = method.weights(scores) if isinstance(method, WeightedBestOfN) else Weights.uniform(len(scores))
@@ -43,7 +45,9 @@ def choose_again(record: RunRecord, spec: str) -> RunRecord:
         return replace(record, method=spec, usage=usage, outcome="failed", answer=None)
     if not stated:
         return replace(record, method=spec, usage=usage, outcome="no_answer", answer=None)
-    chosen = _choose(method, record, scores, weights, stated)
+    names = [str(record.groups[i]) for i in stated]
+    candidates = Candidates(stated, names, weights.normalized[stated], np.nan_to_num(scores[stated], nan=-np.inf))
+    chosen = stated[SELECTORS[type(method)](np.random.default_rng(0), candidates)]
     right = record.right[chosen]
     return replace(
         record,
@@ -59,16 +63,7 @@ def _answer_scores(prefixes: Prefixes, aggregation: Aggregation, answers: int) -
     """(N,) the scores of the answers; NaN for an answer without one."""
     scores = np.full(answers, np.nan)
     for i, end in enumerate(prefixes.ends):
-        path = prefixes.path(end)
-        steps = [score for step in path if (score := prefixes.scores[step]) is not None]
-        if steps and len(steps) == len(path):
-            scores[i] = AGGREGATIONS[aggregation](np.array(steps))
+        steps = [prefixes.scores[step] for step in prefixes.path(end)]
+        if steps and None not in steps:
+            scores[i] = AGGREGATIONS[aggregation](np.array(steps, dtype=np.float64))
     return scores
-
-
-def _choose(method: ChoosingMethod, record: RunRecord, scores: FloatArray, weights: Weights, stated: list[int]) -> int:
-    """The place of the answer that the method chooses."""
-    names = [str(record.groups[i]) for i in stated]
-    candidates = Candidates(stated, names, weights.normalized[stated], np.nan_to_num(scores[stated], nan=-np.inf))
-    choose = argmax if isinstance(method, BestOfN) else majority if isinstance(method, Majority) else vote
-    return stated[choose(np.random.default_rng(0), candidates)]

@@ -77,13 +77,12 @@ class PairedRuns:
         self, cells: Sequence[CellName], problems: Sequence[str], value: Callable[[RunRecord], float] = is_right
     ) -> FloatArray:
         """(P, C) the mean value of each problem's runs in each cell; NaN if a cell has no run of the problem."""
-        return np.array(
-            [
-                [_mean([value(run) for run in self.cells.get(cell, {}).get(problem, ())]) for cell in cells]
-                for problem in problems
-            ],
-            dtype=np.float64,
-        ).reshape(len(problems), len(cells))
+        values = np.full((len(problems), len(cells)), math.nan)
+        for row, problem in enumerate(problems):
+            for column, cell in enumerate(cells):
+                if runs := self.cells.get(cell, {}).get(problem):
+                    values[row, column] = sum(map(value, runs)) / len(runs)
+        return values
 
     def means(self, cells: Sequence[CellName], value: Callable[[RunRecord], float] = is_right) -> FloatArray:
         """(1 + B, C) the mean value of each cell over their common problems: first of the sample, then of B bootstrap
@@ -97,10 +96,6 @@ class PairedRuns:
     def interval(self, estimates: FloatArray, cells: Sequence[CellName]) -> Interval:
         """The interval of estimates, (1 + B,), that were computed from the `means` of these cells."""
         return percentile_interval(estimates, problems=len(self.problems(cells)))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
 
 
 @dataclass(frozen=True)
@@ -226,62 +221,47 @@ def rates(
             interpolated between the costs of the measured budgets, which count as known exactly.
     """
     chief = chief or chief_of(methods)
-    # 1. What to compare: method, chief's budget, method's budgets, common problems.
-    compared: list[tuple[str, int, list[int], tuple[str, ...]]] = []
+    samples: dict[tuple[str, ...], _Samples] = {}  # comparisons over the same problems share their bootstrap samples
+    compared: list[tuple[str, int, int, list[float], FloatArray]] = []  # method, n, number of problems, costs, rates
     for method in methods:
-        budgets = runs.budgets(method)
-        if method == chief or len(budgets) < 2:
+        curve = [(method, budget) for budget in runs.budgets(method)]
+        if method == chief or len(curve) < 2:
             continue
-        for reference in sorted(set(references) & set(runs.budgets(chief))):
-            problems = runs.problems([(chief, reference), *((method, budget) for budget in budgets)])
-            if problems:
-                compared.append((method, reference, budgets, problems))
-    # 2. Rates of the sample and of the same bootstrap samples for all comparisons on the same problems.
-    prices = {cell: cell[1] if costs is None else costs[cell] for cell in runs.cells}
-    estimates: list[FloatArray] = [np.empty(0)] * len(compared)
-    for problems in {problems for *_, problems in compared}:
-        indices = [i for i, comparison in enumerate(compared) if comparison[-1] == problems]
-        curves = [compared[i][:3] for i in indices]
-        for i, resampled in zip(indices, _resampled_rates(runs, chief, curves, problems, prices), strict=True):
-            estimates[i] = resampled
-    # 3. Intervals: each rate's own, and simultaneous ones.
-    several = [estimates[i][1:] for i, (*_, problems) in enumerate(compared) if len(problems) > 1]
+        for n in sorted(set(references) & set(runs.budgets(chief))):
+            target = (chief, n)
+            if problems := runs.problems([target, *curve]):
+                if problems not in samples:
+                    samples[problems] = _Samples(runs, problems)
+                relative = [cell[1] / n if costs is None else costs[cell] / costs[target] for cell in curve]
+                estimates = samples[problems].rates(target, curve, relative)
+                compared.append((method, n, len(problems), relative, estimates))
+    several = [estimates[1:] for _, _, num_problems, _, estimates in compared if num_problems > 1]
     joint = joint_rank_level(np.stack(several, axis=1)) if several else 0.95
     results = []
-    for (method, reference, budgets, problems), rate in zip(compared, estimates, strict=True):
-        own, simultaneous = (percentile_interval(rate, level, problems=len(problems)) for level in (0.95, joint))
-        least, most = (prices[method, budget] / prices[chief, reference] for budget in (budgets[0], budgets[-1]))
-        results.append(Rate(method, chief, reference, own, simultaneous, least, most))
+    for method, n, num_problems, relative, estimates in compared:
+        own, simultaneous = (percentile_interval(estimates, level, problems=num_problems) for level in (0.95, joint))
+        results.append(Rate(method, chief, n, own, simultaneous, relative[0], relative[-1]))
     return results
 
 
-def _resampled_rates(
-    runs: PairedRuns,
-    chief: str,
-    curves: Sequence[tuple[str, int, Sequence[int]]],
-    problems: Sequence[str],
-    prices: Mapping[CellName, float],
-) -> list[FloatArray]:
-    """For each curve (method, chief's budget, method's budgets) its rates, (1 + B,): of the sample, then of bootstrap
-    samples of its problems and of the two additional ones (see the module's docstring)."""
-    cells = [cell for method, n, budgets in curves for cell in [(chief, n), *((method, budget) for budget in budgets)]]
-    cells = list(dict.fromkeys(cells))
-    values = runs.values(cells, problems)  # (K, C)
-    blocks = [
-        (counts[:, :-2] @ values, counts[:, -2:].copy()) for counts in resamples(len(problems), extra=2)
-    ]  # sums over problems, and how often each of the two additional ones was sampled
-    sums, extra_counts = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    results = []
-    for method, n, budgets in curves:
-        target, columns = cells.index((chief, n)), [cells.index((method, budget)) for budget in budgets]
-        gap = float(np.abs(values[:, columns] - values[:, [target]]).max()) or 1.0
+class _Samples:
+    """Bootstrap samples of some problems and of two additional ones (see the module's docstring)."""
+
+    def __init__(self, runs: PairedRuns, problems: Sequence[str]) -> None:
+        self.cells = [cell for cell, of_cell in runs.cells.items() if of_cell.keys() >= set(problems)]
+        self.values = runs.values(self.cells, problems)  # (K, C)
+        blocks = [(counts[:, :-2] @ self.values, counts[:, -2:].copy()) for counts in resamples(len(problems), extra=2)]
+        # (1 + B, C) sums over problems; (1 + B, 2) how often each of the two additional ones was sampled
+        self.sums, self.extra = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+
+    def rates(self, target: CellName, curve: Sequence[CellName], costs: Sequence[float]) -> FloatArray:
+        """(1 + B,) the cost at which the curve reaches the target, for the sample and for its bootstrap samples."""
+        reference, columns = self.cells.index(target), [self.cells.index(cell) for cell in curve]
+        gap = float(np.abs(self.values[:, columns] - self.values[:, [reference]]).max()) or 1.0
         ahead, behind = (1 + gap) / 2, (1 - gap) / 2
-        targets = sums[:, target] + extra_counts @ [ahead, behind]
-        accuracies = sums[:, columns] + (extra_counts @ [behind, ahead])[:, None]
-        costs = [prices[method, budget] for budget in budgets]
-        reached = budget_to_reach(targets.round(9), costs, accuracies.round(9))  # rounded, so that equal sums are equal
-        results.append(reached / prices[chief, n])
-    return results
+        targets = self.sums[:, reference] + self.extra @ [ahead, behind]
+        accuracies = self.sums[:, columns] + (self.extra @ [behind, ahead])[:, None]
+        return budget_to_reach(targets.round(9), costs, accuracies.round(9))  # rounded, so that equal sums are equal
 
 
 def majority_share(record: RunRecord) -> float | None:

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from motes.lab.measure.statistics import FloatArray, Interval, share_interval, share_of_variance
+from motes.lab.measure.statistics import FloatArray, IntArray, Interval, share_interval, share_of_residuals
 
 Threshold = float | Literal["best"]
 
@@ -33,7 +33,7 @@ class Answers:
     low: FloatArray
     high: FloatArray
     wrong: npt.NDArray[np.bool_]
-    problems: npt.NDArray[np.int64]
+    problems: IntArray
 
     def __len__(self) -> int:
         return len(self.low)
@@ -69,7 +69,6 @@ class Answers:
 
 def harmonic_mean(a: FloatArray, b: FloatArray) -> FloatArray:
     """2 a b / (a + b); 0 if both are 0."""
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     return np.divide(2 * a * b, a + b, out=np.zeros_like(a + b), where=a + b > 0)
 
 
@@ -119,15 +118,8 @@ def _f1(answers: Answers, hits: npt.NDArray[np.bool_]) -> Interval:
     a, b = float(hits[wrong].mean()), float(hits[~wrong].mean())
     f1 = float(harmonic_mean(np.array(a), np.array(b)))
     slopes = (2 * (b / (a + b)) ** 2, 2 * (a / (a + b)) ** 2) if a + b else (0.0, 0.0)  # in a, in b
-    number = int(problems.max()) + 1
-    spread = np.zeros(number)
+    residuals = np.empty(len(answers))
     for kind, share, slope in ((wrong, a, slopes[0]), (~wrong, b, slopes[1])):
-        np.add.at(spread, problems[kind], slope * (hits[kind] - share) / kind.sum())
-    contributing = len(np.unique(problems))
-    return share_of_variance(
-        f1,
-        float((spread**2).sum()) * contributing / max(1, contributing - 1),
-        problems=contributing,
-        independent=min(len(np.unique(problems[kind])) for kind in (wrong, ~wrong)),
-        values=len(answers),
-    )
+        residuals[kind] = slope * (hits[kind] - share) / kind.sum()
+    independent = min(len(np.unique(problems[kind])) for kind in (wrong, ~wrong))
+    return share_of_residuals(f1, residuals, problems, independent=independent, values=len(answers))

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,23 +42,20 @@ def between(interval: Interval) -> str:
     return f"{percent(interval.low)} – {percent(interval.high)}" if interval.is_known else "–"
 
 
-def with_interval(share: Interval) -> str:
-    return "–" if share.value != share.value else f"{percent(share.value)} ({between(share)})"
+def with_interval(value: Interval, text: Callable[[float], str] = percent) -> str:
+    """A number, by default a share, with its interval."""
+    ends = f"{text(value.low)} – {text(value.high)}" if value.is_known else "–"
+    return "–" if value.value != value.value else f"{text(value.value)} ({ends})"
 
 
 def three(value: Interval) -> str:
     """A number between 0 and 1 to three digits, with its interval."""
-    return _rounded(value, 3)
+    return with_interval(value, "{:.3f}".format)
 
 
 def two_digits(value: Interval) -> str:
     """A number to two digits after the point, with its interval."""
-    return _rounded(value, 2)
-
-
-def _rounded(value: Interval, digits: int) -> str:
-    ends = f"{value.low:.{digits}f} – {value.high:.{digits}f}" if value.is_known else "–"
-    return "–" if value.value != value.value else f"{value.value:.{digits}f} ({ends})"
+    return with_interval(value, "{:.2f}".format)
 
 
 def flops(number: float | None) -> str:

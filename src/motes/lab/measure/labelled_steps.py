@@ -24,7 +24,8 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -33,6 +34,7 @@ from motes import files
 from motes.core import Problem, Step, Trajectory
 from motes.errors import ConfigurationError, ProblemFileError, UnknownNameError, UnreadableFileError
 from motes.lab.run.damage import is_list, is_text
+from motes.lab.run.identity import file_digest
 from motes.text import decoded, parse_json
 
 Row = Mapping[str, Any]
@@ -48,7 +50,6 @@ class LabelledSteps:
         parents: (S,) the step that each step continues, None for a first step; a parent comes before its children.
         right: (S,) whether the partial answer that ends with the step is right; None if unknown.
         length: number of steps of the answer itself.
-        first_error: the answer's first wrong step, from 0; −1: it has none; None: unknown.
         is_complete: whether the answer ends with its last step.
     """
 
@@ -57,16 +58,13 @@ class LabelledSteps:
     parents: tuple[int | None, ...]
     right: tuple[bool | None, ...]
     length: int
-    first_error: int | None
     is_complete: bool = True
 
     @classmethod
     def chain(cls, question: str, texts: Sequence[str], right: Sequence[bool | None]) -> LabelledSteps:
-        """An answer without alternatives. Its first wrong step is known if the labels of all steps before it are."""
-        not_right = next((i for i, label in enumerate(right) if label is not True), -1)
-        first_error = None if not_right >= 0 and right[not_right] is None else not_right
+        """A complete answer without alternatives."""
         parents = tuple(i - 1 if i else None for i in range(len(texts)))
-        return cls(question, tuple(texts), parents, tuple(right), len(texts), first_error)
+        return cls(question, tuple(texts), parents, tuple(right), len(texts))
 
     @property
     def problem(self) -> str:
@@ -74,12 +72,17 @@ class LabelledSteps:
         return hashlib.sha256(self.question.strip().encode()).hexdigest()[:16]
 
     @property
+    def first_error(self) -> int | None:
+        """The answer's first wrong step, from 0; −1: it has none; None: unknown, as a label before it is."""
+        for place, is_right in enumerate(self.right[: self.length]):
+            if not is_right:
+                return None if is_right is None else place
+        return -1 if self.is_complete else None
+
+    @property
     def depths(self) -> tuple[int, ...]:
         """(S,) the number of steps up to and including each step."""
-        depths: list[int] = []
-        for parent in self.parents:
-            depths.append(1 if parent is None else depths[parent] + 1)
-        return tuple(depths)
+        return tuple(node.depth for node in self.trajectories())
 
     def trajectories(self) -> tuple[Trajectory, ...]:
         """(S,) the partial answer that ends with each step; partial answers share their prefixes."""
@@ -100,7 +103,9 @@ class LabelledSteps:
         return tuple(place for place in range(len(self.texts)) if place not in parents)
 
 
-def _require_question(text: Any) -> str:
+def _require_question(row: Row, *fields: str) -> str:
+    """The question in the first of these fields that the row has."""
+    text: Any = next((row[field] for field in fields if field in row), None)
     if not (is_text(text) and text.strip()):
         raise ValueError("the question must be a text")
     return str(text)
@@ -112,17 +117,9 @@ def _require_steps(steps: Any, field: str = "steps") -> list[str]:
     return list(steps)
 
 
-def _read_own(row: Row) -> LabelledSteps:
-    return _read_labelled(row, row.get("question", row.get("problem")), "steps")
-
-
-def _read_trl(row: Row) -> LabelledSteps:
-    return _read_labelled(row, row.get("prompt"), "completions")
-
-
-def _read_labelled(row: Row, question: Any, field: str) -> LabelledSteps:
-    """A row with a label for each of the steps in `field`."""
-    steps, question = _require_steps(row.get(field), field), _require_question(question)
+def _read_labelled(row: Row, questions: Sequence[str], field: str) -> LabelledSteps:
+    """A row with a label for each of the steps in `field`, and the question in one of the fields `questions`."""
+    steps, question = _require_steps(row.get(field), field), _require_question(row, *questions)
     labels: Any = row.get("labels")
     if not is_list(labels, lambda label: label is None or (isinstance(label, (bool, int)) and label in (0, 1))):
         raise ValueError("`labels` must be a list of 1, 0 and null")
@@ -136,7 +133,7 @@ def _read_processbench(row: Row) -> LabelledSteps:
     if type(label) is not int or not -1 <= label < len(steps):
         raise ValueError(f"`label` must be −1 or the number of a step, from 0 to {len(steps) - 1}, not {label!r}")
     right = [label < 0 or place < label for place in range(len(steps))]
-    return LabelledSteps.chain(_require_question(row.get("problem", row.get("question"))), steps, right)
+    return LabelledSteps.chain(_require_question(row, "problem", "question"), steps, right)
 
 
 def _read_prm800k(row: Row) -> LabelledSteps | None:
@@ -170,16 +167,13 @@ def _read_prm800k(row: Row) -> LabelledSteps | None:
         right.append(so_far := chosen[1])
     if not texts:
         return None
-    is_complete = label.get("finish_reason") == "solution"
-    chain = LabelledSteps.chain(_require_question(question.get("problem")), texts, right)
-    return LabelledSteps(
-        chain.question,
-        (*chain.texts, *(text for _, text, _ in others)),
-        (*chain.parents, *(before - 1 if before else None for before, _, _ in others)),
-        (*chain.right, *(is_right for _, _, is_right in others)),
-        chain.length,
-        None if chain.first_error == -1 and not is_complete else chain.first_error,
-        is_complete,
+    chain = LabelledSteps.chain(_require_question(question, "problem"), texts, right)
+    return replace(
+        chain,
+        texts=(*chain.texts, *(text for _, text, _ in others)),
+        parents=(*chain.parents, *(before - 1 if before else None for before, _, _ in others)),
+        right=(*chain.right, *(is_right for _, _, is_right in others)),
+        is_complete=label.get("finish_reason") == "solution",
     )
 
 
@@ -217,14 +211,15 @@ def _read_math_shepherd(row: Row) -> LabelledSteps:
     starts = [match.start() for match in re.finditer(r"Step 1\s*:", pieces[0])]
     if not starts:
         raise ValueError('`input` has no "Step 1:" after the question')
-    question, pieces[0] = pieces[0][: starts[-1]], pieces[0][starts[-1] :]
-    return LabelledSteps.chain(_require_question(question.strip()), [piece.strip() for piece in pieces], right)
+    before, pieces[0] = pieces[0][: starts[-1]], pieces[0][starts[-1] :]
+    question = _require_question({"input": before.strip()}, "input")
+    return LabelledSteps.chain(question, [piece.strip() for piece in pieces], right)
 
 
 FORMS: Mapping[str, Callable[[Row], LabelledSteps | None]] = MappingProxyType(
     {
-        "steps": _read_own,
-        "trl": _read_trl,
+        "steps": partial(_read_labelled, questions=("question", "problem"), field="steps"),
+        "trl": partial(_read_labelled, questions=("prompt",), field="completions"),
         "processbench": _read_processbench,
         "prm800k": _read_prm800k,
         "math-shepherd": _read_math_shepherd,
@@ -281,21 +276,16 @@ class StepFile:
         """
         if form is not None and form not in FORMS:
             raise UnknownNameError("form of labelled steps", form, FORMS)
-        rows = 0
+        number = 0
         for number, row in _rows(path):
-            if not rows and form is None:
+            if form is None:
                 try:
                     form = form_of(row())
                 except ValueError as error:
                     raise ProblemFileError(str(path), number, str(error)) from error
-            rows += 1
-        if form is None or not rows:
+        if form is None or not number:
             raise ConfigurationError(f"{path} is empty: give a file of labelled steps")
-        digest = hashlib.sha256()
-        with files.open_to_read(path) as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
-        return cls(path, form, rows, digest.hexdigest())
+        return cls(path, form, number, file_digest(path))
 
     def read(self) -> Iterator[tuple[int, Callable[[], LabelledSteps | None]]]:
         """The number of each row, from 1, and a function that reads the row.

@@ -175,9 +175,13 @@ async def race(
             racing = racing[: max(2, math.ceil(len(racing) / 2))]
     if not standings:
         raise ConfigurationError("the token budget was spent before the first round was over: give more")
+    # 3. Compare them with the winner.
     order = sorted(standings.values(), key=lambda each: (-each.rounds, -each.accuracy.value, each.tokens))
-    all_runs = [record for each in runs.values() for record in each]
-    return Race(budget, tuple(_compare_with_winner(order, all_runs)), _spent(records), stopped)
+    paired = PairedRuns([record for each in runs.values() for record in each])
+    winner, *others = [(each.spec, paired.budgets(each.spec)[0]) for each in order]
+    behind = [difference for _, difference, _ in compare_cells(paired, [(cell, winner) for cell in others])]
+    compared = [replace(each, behind=difference) for each, difference in zip(order[1:], behind, strict=True)]
+    return Race(budget, (order[0], *compared), _spent(records), stopped)
 
 
 def _spent(records: Mapping[str, Sequence[RunRecord]]) -> int:
@@ -186,25 +190,13 @@ def _spent(records: Mapping[str, Sequence[RunRecord]]) -> int:
 
 def _standing(spec: str, number: int, records: Sequence[RunRecord]) -> Standing:
     usage = sum((record.usage for record in records), Usage())
-    needed = usage.generated_tokens + usage.prefill_tokens + usage.reward_tokens
     return Standing(
         spec,
         number,
         len({record.problem_id for record in records}),
         share_interval((record.problem_id, is_right(record)) for record in records),
-        needed / max(1, len(records)),
+        usage.total_tokens / max(1, len(records)),
     )
-
-
-def _compare_with_winner(order: Sequence[Standing], records: Sequence[RunRecord]) -> Iterator[Standing]:
-    """The standings, each compared with the first."""
-    runs = PairedRuns(records)
-    winner, *others = order
-    yield winner
-    cells = {standing.spec: (standing.spec, runs.budgets(standing.spec)[0]) for standing in order}
-    pairs = [(cells[standing.spec], cells[winner.spec]) for standing in others]
-    for standing, (_, difference, _) in zip(others, compare_cells(runs, pairs), strict=True):
-        yield replace(standing, behind=difference)
 
 
 def candidates(specs: Sequence[str], budget: int) -> tuple[list[str], list[str]]:

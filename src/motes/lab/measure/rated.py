@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from motes import files
 from motes.lab.measure.first_errors import Answers
 from motes.lab.measure.reliability import Predictions
+from motes.lab.measure.statistics import FloatArray, IntArray
 from motes.lab.run.appending import AppendOnly
 from motes.lab.run.damage import (
     MARKS,
@@ -169,8 +168,8 @@ class Tally:
         self.steps = self.tokens = self.length = 0
         self.seconds = 0.0
         self._numbers: dict[str, int] = {}
-        self._steps = (array("d"), array("b"), array("q"), array("q"))  # score, right, problem, depth
-        self._answers = (array("d"), array("d"), array("b"), array("q"))  # low, high, wrong, problem
+        self._steps = array("d")  # score, right, problem, depth of each step
+        self._answers = array("d")  # low, high, wrong, problem of each answer
 
     def add(self, rated: Rated) -> None:
         """Count an answer, once."""
@@ -188,37 +187,31 @@ class Tally:
         for score, right, depth in zip(rated.scores, rated.right, rated.depths, strict=True):
             self.steps += score is not None
             if score is not None and right is not None:
-                _append(self._steps, (score, right, problem, depth))
+                self._steps.extend((score, right, problem, depth))
         scores = [math.nan if score is None else score for score in rated.scores[: rated.length]]
         if (place := rated.first_error) is not None and not any(map(math.isnan, scores)):
             before = scores if place < 0 else scores[:place]
             low, high = -math.inf if place < 0 else scores[place], min(before, default=math.inf)
-            _append(self._answers, (low, high, place >= 0, problem))
+            self._answers.extend((low, high, place >= 0, problem))
 
     @property
     def predictions(self) -> Predictions:
         """The scores of all labelled steps."""
-        scores, right, problems = map(np.array, self._steps[:3])
-        return Predictions(scores.astype(float), right.astype(bool), self._ordered(problems))
+        scores, right, problems = (np.array(self._steps[column::4]) for column in range(3))
+        return Predictions(scores, right.astype(bool), self._ordered(problems))
 
     @property
-    def depths(self) -> npt.NDArray[np.int64]:
+    def depths(self) -> IntArray:
         """(n,) the number of steps up to each of the `predictions`' steps."""
-        return np.array(self._steps[3], dtype=np.int64)
+        return np.array(self._steps[3::4], dtype=np.int64)
 
     @property
     def answers(self) -> Answers:
         """The answers whose first error is known."""
-        low, high, wrong, problems = map(np.array, self._answers)
-        return Answers(low.astype(float), high.astype(float), wrong.astype(bool), self._ordered(problems))
+        low, high, wrong, problems = (np.array(self._answers[column::4]) for column in range(4))
+        return Answers(low, high, wrong.astype(bool), self._ordered(problems))
 
-    def _ordered(self, problems: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    def _ordered(self, problems: FloatArray) -> IntArray:
         """Problems numbered by name, so that the order in which answers were scored does not matter."""
-        place = {name: i for i, name in enumerate(sorted(self._numbers))}
-        order = np.array([place[name] for name in self._numbers], dtype=np.int64)
-        return order[problems.astype(np.int64)] if len(problems) else np.zeros(0, dtype=np.int64)
-
-
-def _append(columns: Sequence[array[Any]], values: Sequence[float]) -> None:
-    for column, value in zip(columns, values, strict=True):
-        column.append(value)
+        places = np.argsort(np.argsort(list(self._numbers)))
+        return np.asarray(places[problems.astype(np.int64)])

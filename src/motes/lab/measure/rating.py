@@ -81,11 +81,8 @@ class Rating:
     @cached_property
     def aurocs(self) -> tuple[Interval, Interval, Interval]:
         """The AUROC over all pairs, over pairs of the same question, and over such pairs with equally many steps."""
-        predictions = self.predictions
-        if not len(predictions):
-            return (Interval.none(),) * 3
-        num_depths = int(self.tally.depths.max()) + 1
-        _, groups = np.unique(predictions.problems * num_depths + self.tally.depths, return_inverse=True)
+        predictions, depths = self.predictions, self.tally.depths
+        _, groups = np.unique(predictions.problems * (depths.max(initial=0) + 1) + depths, return_inverse=True)
         return (*predictions.auroc(), predictions.auroc_within(groups))
 
     @cached_property
@@ -109,17 +106,16 @@ class Rating:
 
     def sections(self) -> Iterator[Section]:
         """The tables of a rating."""
-        header: tuple[str, ...]
         if (first := self.first_errors) is not None:
-            header = ("threshold", "with an error", "predicted", "without", "predicted", "F1")
+            header = ["threshold", "with an error", "predicted", "without", "predicted", "F1"]
             note = CHOSEN_NOTE.format(number=f"{first.chosen_on:,}") if first.chosen_on else GIVEN_NOTE
             shares = [f"{percent(share.value)} ({between(share)})" for share in (first.wrong, first.right)]
             row = [f"{first.threshold:.4g}", f"{first.numbers[0]:,}", shares[0], f"{first.numbers[1]:,}", shares[1]]
             yield Section("First errors", header, [[*row, three(first.f1)]], FIRST_ERRORS_NOTE.format(threshold=note))
         predictions = self.predictions
         if len(predictions):
-            header = ("labelled steps", "questions", "wrong", "AUROC", "within a question", "as many steps")
-            header += ("ECE", "Brier")
+            header = ["labelled steps", "questions", "wrong", "AUROC", "within a question", "as many steps"]
+            header += ["ECE", "Brier"]
             numbers = [f"{len(predictions):,}", f"{len(np.unique(predictions.problems)):,}"]
             numbers += [percent(float((~predictions.right).mean())), *map(three, self.aurocs)]
             numbers += [f"{predictions.expected_calibration_error():.3f}", f"{predictions.brier_score():.3f}"]
@@ -129,7 +125,7 @@ class Rating:
             ]
             yield Section("Calibration", ("mean score", "steps", "right", "95 % interval"), rows, BINS_NOTE)
         tally, steps = self.tally, max(1, self.tally.steps)
-        header = ("answers", "steps", "steps an answer", "reward tokens a step", "seconds a step")
+        header = ["answers", "steps", "steps an answer", "reward tokens a step", "seconds a step"]
         numbers = [f"{len(tally.done):,}", f"{tally.steps:,}", f"{tally.length / max(1, len(tally.done)):.2f}"]
         numbers += [f"{tally.tokens / steps:,.1f}", f"{tally.seconds / steps:.4g}"]
         yield Section("Cost", header, [numbers], COST_NOTE.format(concurrency=counted(self.concurrency, "answer")))

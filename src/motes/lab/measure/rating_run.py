@@ -7,8 +7,9 @@ import dataclasses
 import datetime
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,6 @@ class Progress:
         return len(self.tally.done)
 
 
-Observer = Callable[[Progress], None]
-ReadRow = Callable[[], LabelledSteps | None]
 Score = Callable[[Sequence[Trajectory]], Any]
 
 
@@ -80,7 +79,7 @@ async def rate(
     limit: int | None = None,
     concurrency: int = 64,
     command: str | None = None,
-    observe: Observer | None = None,
+    observe: Callable[[Progress], None] | None = None,
 ) -> Rating:
     """Score every labelled answer of a file, and measure how good the scores are.
 
@@ -113,16 +112,14 @@ async def rate(
     damages = Damages()
     name = without_keys(name or type(reward).__name__)
     provenance = await in_thread(_provenance_of, reward, command)
-    with contextlib.ExitStack() as stack:
-        store = None
-        if directory is not None:
-            store = stack.enter_context(_open_store(directory, name, file, total, provenance, damages))
+    store = None if directory is None else _open_store(directory, name, file, total, provenance, damages)
+    with store or contextlib.nullcontext():
         tally = Tally() if store is None else store.tally
         progress = Progress(total, tally, resumed=len(tally.done))
         if observe is not None:
             observe(progress)
-        num_pending = total - len(tally.done)
-        pending = _pending_rows(file, total, frozenset(tally.done))
+        num_pending, done = total - len(tally.done), frozenset(tally.done)
+        pending = ((row, read) for row, read in islice(file.read(), total) if row not in done)
         score = _scorer(reward)
         last = time.perf_counter()
 
@@ -147,14 +144,6 @@ async def rate(
     return Rating(name, file, total, tally, threshold, concurrency, provenance, damages)
 
 
-def _pending_rows(file: StepFile, total: int, done: frozenset[int]) -> Iterator[tuple[int, ReadRow]]:
-    for row, read in file.read():
-        if row > total:
-            return
-        if row not in done:
-            yield row, read
-
-
 def _scorer(reward: RewardModel) -> Score:
     """A function that scores trajectories and merges concurrent calls, if the model does not do so itself. If a merged
     call fails, its parts are repeated one by one, so that no answer fails because of another."""
@@ -177,14 +166,14 @@ FATAL = (UnauthorizedError, MissingExtraError, RunDirectoryError)
 """Errors that every answer would meet."""
 
 
-async def _rate_row(row: int, read: ReadRow, score: Score, reward: RewardModel) -> Rated:
+async def _rate_row(row: int, read: Callable[[], LabelledSteps | None], score: Score, reward: RewardModel) -> Rated:
     """Score one answer; if that fails, the result says why."""
     try:
         labelled = read()
         if labelled is None:
             return Rated(row, error="it has no step")
         nodes, leaves = labelled.trajectories(), labelled.leaves
-        outcomes = list(await score([nodes[leaf] for leaf in leaves]))
+        outcomes = await score([nodes[leaf] for leaf in leaves])
         scores: list[float | None] = [None] * len(nodes)
         ledger, tokens = Ledger(), 0
         for leaf, outcome in zip(leaves, outcomes, strict=True):
@@ -194,8 +183,8 @@ async def _rate_row(row: int, read: ReadRow, score: Score, reward: RewardModel) 
                 continue  # only an alternative, which then has no score
             tokens += ledger.scores(nodes[leaf], outcome, reward).reward_tokens
             values = [float(value) for value in outcome]
-            if len(values) != labelled.depths[leaf] or not all(0 <= value <= 1 for value in values):
-                raise RewardError(f"the scores of {labelled.depths[leaf]} steps are {values}")
+            if len(values) != nodes[leaf].depth or not all(0 <= value <= 1 for value in values):
+                raise RewardError(f"the scores of {nodes[leaf].depth} steps are {values}")
             step: int | None = leaf
             for value in reversed(values):
                 assert step is not None
@@ -210,7 +199,7 @@ async def _rate_row(row: int, read: ReadRow, score: Score, reward: RewardModel) 
         labelled.problem,
         tuple(scores),
         labelled.right,
-        labelled.depths,
+        tuple(node.depth for node in nodes),
         labelled.length,
         labelled.first_error,
         tokens,
@@ -242,22 +231,20 @@ def _open_store(
     configuration["digest"] = provenance["model"].get("digest")
     path = directory / CONFIGURATION
     try:
-        content = parse_json(files.read_text(path)) if path.exists() else None
+        content = parse_json(files.read_text(path)) if path.exists() else configuration
     except (OSError, ValueError) as error:
         raise RunDirectoryError(f"{path} cannot be read ({error}): use another directory") from error
-    if content is None and directory.is_dir() and any(directory.iterdir()):
+    if content is configuration and directory.is_dir() and any(directory.iterdir()):
         raise RunDirectoryError(f"{directory} holds other files: name a directory of its own")
     earlier = content if isinstance(content, dict) else {}
-    if content is not None:
-        different = [key for key in ("rate", "digest", "sha256", "form") if earlier.get(key) != configuration[key]]
-        if different:
-            details = "; ".join(f"{key} {earlier.get(key)!r}, not {configuration[key]!r}" for key in different)
-            raise RunDirectoryError(f"{directory} holds another rating ({details}): name another directory")
+    if different := [key for key in ("rate", "digest", "sha256", "form") if earlier.get(key) != configuration[key]]:
+        details = "; ".join(f"{key} {earlier.get(key)!r}, not {configuration[key]!r}" for key in different)
+        raise RunDirectoryError(f"{directory} holds another rating ({details}): name another directory")
     store = RatingStore(directory / RATINGS, total, damages.of("rated answers"))
     calls = earlier.get("calls")
     calls = [*(calls if isinstance(calls, list) else []), provenance][-MAX_CALLS:]
+    text = json.dumps({**configuration, "calls": calls}, indent=2, ensure_ascii=False)
     try:
-        text = json.dumps({**configuration, "calls": calls}, indent=2, ensure_ascii=False)
         files.write_text(path, text + "\n")
     except OSError as error:
         store.close()

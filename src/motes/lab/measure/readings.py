@@ -13,7 +13,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -71,7 +70,7 @@ def answers_read(samples: Iterable[RunRecord]) -> list[ReadAnswer]:
         for end, is_right in zip(prefixes.ends, record.right, strict=True):
             path = prefixes.path(end)
             scores = [prefixes.scores[step] for step in path]
-            if not path or any(score is None for score in scores):
+            if not path or None in scores:
                 continue
             marks = [prefixes.right[step] for step in path] if prefixes.right else []
             checked |= any(mark is not None for mark in marks)
@@ -79,13 +78,6 @@ def answers_read(samples: Iterable[RunRecord]) -> list[ReadAnswer]:
             logits = log_potential(np.array(scores, dtype=float), "odds", 1.0)
             answers.append(ReadAnswer(record.problem_id, tuple(logits.tolist()), mistake, is_right is True))
     return answers if checked else infer_mistakes(answers)
-
-
-class _Pool(NamedTuple):
-    """Logits of scores of one kind and part, in the order of the logits before them."""
-
-    previous: list[float]
-    logits: list[float]
 
 
 class Readings:
@@ -105,14 +97,13 @@ class Readings:
                 before = answer.logits[place - 1] if place else 0.0
                 pools.setdefault(kind, []).append(((place + 1) / length, before, logit))
         self._pools = {kind: np.array(pool) for kind, pool in pools.items()}  # (n, 3) share of length, before, logit
-        self._sorted: dict[tuple[bool, bool, bool, int], _Pool] = {}
+        self._sorted: dict[tuple[bool, bool, bool, int], tuple[list[float], list[float]]] = {}
 
     def next(self, before: float | None, was_right: bool, is_right: bool, share: float, normal: float) -> float:
         """See `motes.lab.chains.Reader`."""
-        pool = self._pool_of((before is None, was_right, is_right), round(PARTS * share))
-        logits = pool.logits
+        previous, logits = self._pool_of((before is None, was_right, is_right), round(PARTS * share))
         if before is not None:
-            middle = (bisect_left(pool.previous, before) + bisect_right(pool.previous, before)) // 2
+            middle = (bisect_left(previous, before) + bisect_right(previous, before)) // 2
             first = max(0, min(middle - NEIGHBOURS // 2, len(logits) - NEIGHBOURS))
             logits = sorted(logits[first : first + NEIGHBOURS])
         return logits[min(int(_NORMAL.cdf(normal) * len(logits)), len(logits) - 1)]
@@ -130,8 +121,9 @@ class Readings:
         gap = -float(np.quantile(differences, 1 - auroc)) if len(differences) else 0.0
         return Better(self, gap) if gap > 0 else self
 
-    def _pool_of(self, kind: tuple[bool, bool, bool], part: int) -> _Pool:
-        """The logits of a kind and part. First steps have no logit before them: they are sorted by their own."""
+    def _pool_of(self, kind: tuple[bool, bool, bool], part: int) -> tuple[list[float], list[float]]:
+        """The logits before those of a kind and part, ascending; and these. First steps, which have none before them,
+        are in the order of their own."""
         if (*kind, part) not in self._sorted:
             pool = self._pools.get(kind)
             if pool is None:  # no first step is wrong, say: take all other wrong steps, or else all steps
@@ -141,7 +133,7 @@ class Readings:
             pool = pool[nearest[: max(MIN_POOL, len(pool) // (PARTS - 2))]]
             is_first, *_ = kind
             pool = pool[np.argsort(pool[:, 2 if is_first else 1], kind="stable")]
-            self._sorted[*kind, part] = _Pool(pool[:, 1].tolist(), pool[:, 2].tolist())
+            self._sorted[*kind, part] = pool[:, 1].tolist(), pool[:, 2].tolist()
         return self._sorted[*kind, part]
 
 

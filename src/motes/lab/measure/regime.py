@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -18,7 +18,7 @@ from motes.errors import ConfigurationError
 from motes.lab.chains import MISTAKES, ChainWorld
 from motes.lab.measure.readings import ReadAnswer, Readings, answers_read
 from motes.lab.measure.reliability import Predictions, StepQuality
-from motes.lab.measure.statistics import Interval, share_interval
+from motes.lab.measure.statistics import Interval
 from motes.lab.run.method_spec import draws_independently
 from motes.lab.run.records import RunRecord
 
@@ -61,29 +61,28 @@ class Mistakes:
     @classmethod
     def of(cls, answers: Sequence[ReadAnswer], agreement: float) -> Mistakes:
         """Estimate them from the answers of a pilot and the `agreement` of its wrong answers."""
-        reached, failed = Counter[int](), Counter[int]()
-        goes_wrong: dict[tuple[str, int], list[bool]] = {}
-        flawless: dict[str, list[bool]] = {}
+        at_steps: dict[int, list[bool]] = {}  # whether each answer that is right so far goes wrong there
+        goes_wrong: dict[tuple[str, int], list[bool]] = {}  # the same, at each step of each problem
+        mistakes: dict[str, list[int | None]] = {}  # the place of each answer's first one, by problem
         for answer in answers:
-            flawless.setdefault(answer.problem, []).append(answer.mistake is None)
-            last = len(answer.logits) - 1 if answer.mistake is None else answer.mistake
-            for place in range(last + 1):
-                reached[place] += 1
-                failed[place] += place == answer.mistake
+            mistakes.setdefault(answer.problem, []).append(answer.mistake)
+            for place in range(len(answer.logits) if answer.mistake is None else answer.mistake + 1):
+                at_steps.setdefault(place, []).append(place == answer.mistake)
                 goes_wrong.setdefault((answer.problem, place), []).append(place == answer.mistake)
-        hardness = tuple(failed[place] / reached[place] for place in sorted(reached))
-        flawed = [answer for answer in answers if answer.mistake is not None]
-        share = (len(answers) - len(flawed)) / len(answers)
+        hardness = tuple(sum(marks) / len(marks) for _, marks in sorted(at_steps.items()))
+        num_flawless = sum(answer.mistake is None for answer in answers)
+        share = num_flawless / len(answers)
         length = round(float(np.mean([len(answer.logits) for answer in answers])))
-        spread = _spread(flawless.values())
+        spread = _spread([place is None for place in places] for places in mistakes.values())
+        first_mistakes = ([place for place in places if place is not None] for places in mistakes.values())
         return cls(
             flawless=share,
             spread=spread,
             hardness=hardness,
             concentration=_concentration(list(goes_wrong.values()), length, share, spread, hardness),
-            luck=sum(answer.is_lucky for answer in flawed) / max(1, len(flawed)),
+            luck=sum(answer.is_lucky for answer in answers) / max(1, len(answers) - num_flawless),
             agreement=agreement,
-            meeting=_meeting(flawed),
+            meeting=_share_of_equal_pairs(first_mistakes, default=math.nan),
         )
 
     @property
@@ -149,27 +148,26 @@ class Regime:
                 wrong; or an earlier version made the records, which did not keep partial answers.
         """
         samples = samples_of(records)
-        right = [(record.problem_id, each is True) for record in samples for each in record.right]
-        success = share_interval(right)
+        num_answers = sum(len(record.right) for record in samples)
+        quality = StepQuality.of(samples[0].method, samples[0].budget, True, samples)
+        assert quality is not None  # they have scores
+        success, checked = quality.right, quality.checked
         if not 0 < success.value < 1:
             missing = "right" if success.value == 0 else "wrong"
             raise ConfigurationError(
-                f"none of {len(right):,} answers is {missing}: there is nothing to choose between. Take "
+                f"none of {num_answers:,} answers is {missing}: there is nothing to choose between. Take "
                 + ("easier problems, or a better model" if missing == "right" else "harder problems")
             )
-        quality = StepQuality.of(samples[0].method, samples[0].budget, True, samples)
-        assert quality is not None  # they have scores
         if math.isnan(quality.steps.value):
             raise ConfigurationError(
                 "an earlier version made these records: they do not say how many steps answers have. Evaluate again"
             )
-        checked = quality.checked
         spread = _spread([[each is True for each in record.right] for record in samples])
-        agreement = _agreement(samples)
+        agreement = _share_of_equal_pairs(map(_wrong_answers, samples), default=0.0)
         answers = answers_read(samples)
         return cls(
             problems=len({record.problem_id for record in samples}),
-            answers=round(len(right) / len(samples)),
+            answers=round(num_answers / len(samples)),
             steps=quality.steps,
             success=success,
             spread=spread,
@@ -257,9 +255,7 @@ def resampled(records: Sequence[RunRecord], rng: np.random.Generator) -> list[Ru
 def _spread(right: Iterable[Sequence[bool]]) -> float:
     """The spread, as in `ChainWorld`, of the chances of problems to be answered right."""
     variance, mean = _chance_moments(right)
-    if variance <= 0:
-        return 1000.0
-    return min(1000.0, max(0.05, mean * (1 - mean) / variance - 1))
+    return min(1000.0, max(0.05, mean * (1 - mean) / variance - 1)) if variance > 0 else 1000.0
 
 
 def _wrong_answers(record: RunRecord) -> list[str]:
@@ -274,49 +270,27 @@ def _wrong_answers(record: RunRecord) -> list[str]:
     ]
 
 
-def _first_mistakes(answers: Iterable[ReadAnswer]) -> dict[str, dict[int, list[float]]]:
-    """The logits of the scores at first mistakes, by problem and place."""
-    logits: dict[str, dict[int, list[float]]] = {}
-    for answer in answers:
-        if answer.mistake is not None:
-            logits.setdefault(answer.problem, {}).setdefault(answer.mistake, []).append(answer.logits[answer.mistake])
-    return logits
-
-
-def _meeting(flawed: Sequence[ReadAnswer]) -> float:
-    """The chance that two flawed answers to a problem go wrong first at the same place; NaN if no problem has two."""
+def _share_of_equal_pairs(groups: Iterable[Iterable[Hashable]], *, default: float) -> float:
+    """The share of the pairs within groups whose members are equal; `default` if no group has two members."""
     same = pairs = 0
-    for places in _first_mistakes(flawed).values():
-        counts = [len(logits) for logits in places.values()]
-        same += sum(n * (n - 1) for n in counts)
-        pairs += sum(counts) * (sum(counts) - 1)
-    return same / pairs if pairs else math.nan
+    for counts in map(Counter, groups):
+        same += sum(n * (n - 1) for n in counts.values())
+        pairs += counts.total() * (counts.total() - 1)
+    return same / pairs if pairs else default
 
 
 def _systematic(answers: Sequence[ReadAnswer]) -> float:
     """1 − V_within/V. V_within: half the mean squared difference of the logits of two first mistakes at one place of
     one problem. V: the variance of the logits of all first mistakes."""
-    variances, weights, all_logits = [], [], []
-    for places in _first_mistakes(answers).values():
-        for logits in places.values():
-            all_logits += logits
-            if len(logits) > 1:
-                variances.append(float(np.var(logits, ddof=1)))
-                weights.append(len(logits) - 1)
-    if not variances or not np.var(all_logits):
+    logits: dict[tuple[str, int], list[float]] = {}  # of first mistakes, by problem and place
+    for answer in answers:
+        if answer.mistake is not None:
+            logits.setdefault((answer.problem, answer.mistake), []).append(answer.logits[answer.mistake])
+    several = [group for group in logits.values() if len(group) > 1]
+    if not several or not (total := float(np.var(np.concatenate(list(logits.values()))))):
         return math.nan
-    return min(1.0, max(0.0, 1 - float(np.average(variances, weights=weights)) / float(np.var(all_logits))))
-
-
-def _agreement(samples: Sequence[RunRecord]) -> float:
-    """The share of the pairs of wrong answers to one problem that are the same answer."""
-    same = pairs = 0
-    for record in samples:
-        counts = Counter(_wrong_answers(record))
-        n = sum(counts.values())
-        same += sum(count * (count - 1) for count in counts.values())
-        pairs += n * (n - 1)
-    return same / pairs if pairs else 0.0
+    within = np.average([np.var(group, ddof=1) for group in several], weights=[len(group) - 1 for group in several])
+    return min(1.0, max(0.0, 1 - float(within) / total))
 
 
 def _concentration(
@@ -352,18 +326,12 @@ def _concentration(
 def _chance_moments(marks: Iterable[Sequence[bool]]) -> tuple[float, float]:
     """The variance and the mean of a chance that differs from place to place, estimated by moments. If c of a place's n
     marks are true, c(c − 1)/(n(n − 1)) is an unbiased estimate of the squared chance. A single mark says nothing."""
-    shares, squares, weights = [], [], []
-    for place in marks:
-        c, n = sum(place), len(place)
-        if n < 2:
-            continue
-        shares.append(c / n)
-        squares.append(c * (c - 1) / (n * (n - 1)))
-        weights.append(n)
-    if not shares:
+    counts = [(sum(place), len(place)) for place in marks if len(place) > 1]
+    if not counts:
         return 0.0, 0.0
-    mean = float(np.average(shares, weights=weights))
-    return float(np.average(squares, weights=weights)) - mean**2, mean
+    c, n = np.array(counts).T
+    mean = float(np.average(c / n, weights=n))
+    return float(np.average(c * (c - 1) / (n * (n - 1)), weights=n)) - mean**2, mean
 
 
 def _shares(hardness: Sequence[float], length: int) -> tuple[float, ...]:

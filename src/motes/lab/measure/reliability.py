@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -24,7 +25,15 @@ import numpy as np
 import numpy.typing as npt
 
 from motes.lab.measure.comparison import ends
-from motes.lab.measure.statistics import FloatArray, Interval, share_interval, share_of_variance, student_quantile
+from motes.lab.measure.statistics import (
+    FloatArray,
+    IntArray,
+    Interval,
+    numbered,
+    share_interval,
+    share_of_residuals,
+    student_interval,
+)
 from motes.lab.run.records import RunRecord
 from motes.methods.potential import log_potential
 
@@ -46,16 +55,15 @@ class Predictions:
 
     values: FloatArray
     right: npt.NDArray[np.bool_]
-    problems: npt.NDArray[np.int64]
+    problems: IntArray
 
     @classmethod
     def of(cls, rows: Sequence[tuple[float, bool, str]]) -> Predictions:
         """The predictions in rows of (value, right, problem)."""
-        numbers = {problem: i for i, problem in enumerate(dict.fromkeys(problem for *_, problem in rows))}
         return cls(
             np.array([value for value, *_ in rows], dtype=np.float64),
             np.array([right for _, right, _ in rows], dtype=bool),
-            np.array([numbers[problem] for *_, problem in rows], dtype=np.int64),
+            numbered(problem for *_, problem in rows),
         )
 
     @classmethod
@@ -86,26 +94,19 @@ class Predictions:
         data: the contribution of a problem's answers to the share varies from problem to problem (Obuchowski,
         "Nonparametric analysis of clustered ROC curve data", 1997). A single problem has no interval.
         """
-        positive, negative = self.values[self.right], self.values[~self.right]
-        if not len(positive) or not len(negative):
+        area, positive, negative = auroc(self.values, self.right), self.values[self.right], self.values[~self.right]
+        if math.isnan(area):
             return Interval.none(), Interval.none()
         below = _ranks(negative, positive) / len(negative)  # share of wrong ones below each right one
-        above = 1 - _ranks(positive, negative) / len(positive)
-        area = auroc(self.values, self.right)
-        problems = int(self.problems.max()) + 1
-        spread = np.zeros(problems)
-        np.add.at(spread, self.problems[self.right], (below - area) / len(positive))
-        np.add.at(spread, self.problems[~self.right], (above - area) / len(negative))
-        overall = share_of_variance(
-            area,
-            float((spread**2).sum()) * problems / max(1, problems - 1),
-            problems=problems,
-            independent=min(len(np.unique(self.problems[label])) for label in (self.right, ~self.right)),
-            values=len(self),
-        )
+        above = 1 - _ranks(positive, negative) / len(positive)  # share of right ones above each wrong one
+        residuals = np.empty(len(self))
+        residuals[self.right] = (below - area) / len(positive)
+        residuals[~self.right] = (above - area) / len(negative)
+        independent = min(len(np.unique(self.problems[label])) for label in (self.right, ~self.right))
+        overall = share_of_residuals(area, residuals, self.problems, independent=independent, values=len(self))
         return overall, self.auroc_within(self.problems)
 
-    def auroc_within(self, groups: npt.NDArray[np.int64]) -> Interval:
+    def auroc_within(self, groups: IntArray) -> Interval:
         """The AUROC over the pairs within groups, pooled; the interval's variance is that of a ratio, between problems.
 
         Args:
@@ -116,17 +117,11 @@ class Predictions:
             return Interval.none()
         problems = np.zeros(len(wins), dtype=np.int64)  # (G,)
         problems[groups] = self.problems
-        area = float(wins.sum() / pairs.sum())
-        contributing = len(np.unique(problems[pairs > 0]))
-        return share_of_variance(
-            area,
-            _ratio_variance(wins, pairs, problems),
-            problems=contributing,
-            independent=contributing,
-            values=int(np.bincount(groups)[pairs > 0].sum()),
-        )
+        area, residuals, problems = _ratio(wins, pairs, problems)
+        values = int(np.bincount(groups)[pairs > 0].sum())
+        return share_of_residuals(area, residuals, problems, independent=len(np.unique(problems)), values=values)
 
-    def sharpness(self, groups: npt.NDArray[np.int64]) -> Interval:
+    def sharpness(self, groups: IntArray) -> Interval:
         """The power to which the odds r/(1 − r) of scores should be raised to be evidence: the slope β of
 
             P(right) = σ(α_g + β · logit r)
@@ -149,17 +144,10 @@ class Predictions:
             beta += float(np.clip(step, -1.0, 1.0))
             if abs(step) < 1e-9:
                 break
-        wrong = 1 / (1 + np.exp(beta * gaps))
-        gradients = np.bincount(problems, wrong * gaps)  # of each problem's part of the sum
-        contributing = len(np.unique(problems))
-        if contributing < 2:
-            return Interval.none(beta)
-        variance = (gradients**2).sum() * contributing / (contributing - 1)
-        error = math.sqrt(variance) / float((wrong * (1 - wrong) * gaps**2).sum())
-        half = student_quantile(0.975, contributing - 1) * error
-        return Interval(beta, beta - half, beta + half)
+        residuals = wrong * gaps / (wrong * (1 - wrong) * gaps**2).sum()
+        return student_interval(beta, residuals, problems)
 
-    def _gaps(self, groups: npt.NDArray[np.int64]) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    def _gaps(self, groups: IntArray) -> tuple[FloatArray, IntArray]:
         """For each pair of a right and a wrong prediction of the same group: by how much the right one's logit is
         larger, and the number of their problem."""
         logits = log_potential(self.values, "odds", 1.0)
@@ -208,41 +196,18 @@ class Quality:
 
     Attributes:
         kind: "score" (the reward model's score of each answer) or "confidence" (the run's confidence in its answer).
-        predictions: number of graded predictions.
-        mean: their mean value.
-        right: the share of them that is right.
-        auroc: over all pairs.
-        within: AUROC over pairs of answers to one problem (from several seeds, for confidences).
-        ece: see `expected_calibration_error`.
-        brier: see `brier_score`.
+        predictions: the graded ones, at least one.
     """
 
     method: str
     budget: int
     kind: str
-    predictions: int
-    mean: float
-    right: float
-    auroc: Interval
-    within: Interval
-    ece: float
-    brier: float
-    bins: tuple[Bin, ...]
+    predictions: Predictions
 
-    @classmethod
-    def of(cls, method: str, budget: int, kind: str, predictions: Predictions) -> Quality:
-        return cls(
-            method,
-            budget,
-            kind,
-            len(predictions),
-            float(predictions.values.mean()),
-            float(predictions.right.mean()),
-            *predictions.auroc(),
-            predictions.expected_calibration_error(),
-            predictions.brier_score(),
-            tuple(predictions.bins()),
-        )
+    @cached_property
+    def aurocs(self) -> tuple[Interval, Interval]:
+        """The AUROC over all pairs, and over pairs of answers to one problem (from several seeds, for confidences)."""
+        return self.predictions.auroc()
 
     def row(self) -> dict[str, Any]:
         """A flat row of a CSV file."""
@@ -250,13 +215,13 @@ class Quality:
             "method": self.method,
             "budget": self.budget,
             "kind": self.kind,
-            "predictions": self.predictions,
-            "mean": round(self.mean, 6),
-            "right": round(self.right, 6),
-            **ends(self.auroc, "auroc"),
-            **ends(self.within, "auroc_within"),
-            "ece": round(self.ece, 6),
-            "brier": round(self.brier, 6),
+            "predictions": len(self.predictions),
+            "mean": round(float(self.predictions.values.mean()), 6),
+            "right": round(float(self.predictions.right.mean()), 6),
+            **ends(self.aurocs[0], "auroc"),
+            **ends(self.aurocs[1], "auroc_within"),
+            "ece": round(self.predictions.expected_calibration_error(), 6),
+            "brier": round(self.predictions.brier_score(), 6),
         }
 
 
@@ -296,33 +261,24 @@ class StepQuality:
         if not any(score is not None for record in records for score in record.scores):
             return None
         checked = any(record.prefixes is not None and record.prefixes.right for record in records)
-        numbers = {problem: i for i, problem in enumerate(dict.fromkeys(record.problem_id for record in records))}
-        rows: list[tuple[float, bool, int, int]] = []  # score, right, problem, number of steps
-        lengths: list[tuple[int, int, int]] = []  # total number of steps, number of answers, problem
+        rows: list[tuple[float, bool, str, int]] = []  # score, right, problem, number of steps
+        lengths: list[tuple[int, int]] = []  # total number of steps, number of answers
         for record in records:
             if (prefixes := record.prefixes) is None:
                 continue
-            problem, depths = numbers[record.problem_id], prefixes.depths
+            depths = prefixes.depths
             steps = [depths[end] for end in prefixes.ends if end is not None]
-            lengths.append((sum(steps), len(steps), problem))
+            lengths.append((sum(steps), len(steps)))
             labels = prefixes.right if checked else prefixes.lead_to(record.right)
             rows += [
-                (score, label, problem, depth)
+                (score, label, record.problem_id, depth)
                 for score, label, depth in zip(prefixes.scores, labels, depths, strict=bool(labels))
                 if score is not None and label is not None
             ]
-        total, answers, problems = np.array(lengths or [(0, 0, 0)]).T
-        predictions = Predictions(
-            np.array([row[0] for row in rows]),
-            np.array([row[1] for row in rows], dtype=bool),
-            np.array([row[2] for row in rows], dtype=np.int64),
-        )
-        within = abreast = beta = Interval.none()
-        if rows:
-            group_numbers = {group: i for i, group in enumerate(dict.fromkeys(row[2:] for row in rows))}
-            groups = np.array([group_numbers[row[2:]] for row in rows])
-            within = predictions.auroc_within(predictions.problems)
-            abreast, beta = predictions.auroc_within(groups), predictions.sharpness(groups)
+        predictions = Predictions.of([row[:3] for row in rows])
+        groups = numbered(row[2:] for row in rows)
+        totals, answers = np.array(lengths, dtype=np.float64).reshape(-1, 2).T
+        problems = numbered(record.problem_id for record in records if record.prefixes is not None)
         right = [
             (record.problem_id, each is True)
             for record in records
@@ -332,14 +288,14 @@ class StepQuality:
             method,
             budget,
             is_independent,
-            ratio_interval(total.astype(np.float64), answers.astype(np.float64), problems),
+            ratio_interval(totals, answers, problems),
             share_interval(right),
             checked,
             len(rows),
             float((~predictions.right).mean()) if rows else math.nan,
-            within,
-            abreast,
-            beta,
+            predictions.auroc_within(predictions.problems),
+            predictions.auroc_within(groups),
+            predictions.sharpness(groups),
             sum(record.prefixes is None and bool(record.scores) for record in records),
         )
 
@@ -364,67 +320,43 @@ class StepQuality:
 def auroc(values: npt.ArrayLike, right: npt.ArrayLike) -> float:
     """The chance that a right item has a larger value than a wrong one; ties count half. NaN if either kind is missing.
     Both arguments have the shape (n,)."""
-    positive = np.asarray(right, dtype=bool)
-    n, m = int(positive.sum()), int((~positive).sum())
-    if not n or not m:
-        return math.nan
-    _, place, counts = np.unique(np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True)
-    ranks = (counts.cumsum() - (counts - 1) / 2)[place]
-    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))
+    values = np.asarray(values, dtype=np.float64)
+    wins, pairs = pair_counts(values, np.asarray(right, dtype=bool), np.zeros(len(values), dtype=np.int64))
+    return float(wins.sum() / pairs.sum()) if pairs.sum() else math.nan
 
 
-def pair_counts(
-    values: FloatArray, right: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64]
-) -> tuple[FloatArray, FloatArray]:
+def pair_counts(values: FloatArray, right: npt.NDArray[np.bool_], groups: IntArray) -> tuple[FloatArray, FloatArray]:
     """For each group, (G,): the number of pairs of a right and a wrong item in which the right one has the larger
     value, ties counting half; and the number of all such pairs. Arguments: (n,), with groups numbered from 0."""
-    if not len(values):
-        return np.zeros(0), np.zeros(0)
-    number = int(groups.max()) + 1
-    rights = np.bincount(groups[right], minlength=number).astype(np.float64)
-    wrongs = np.bincount(groups[~right], minlength=number).astype(np.float64)
-    order = np.lexsort((values, groups))
-    values, right, groups = values[order], right[order], groups[order]
-    changes = np.ones(len(values), dtype=bool)
-    changes[1:] = (values[1:] != values[:-1]) | (groups[1:] != groups[:-1])
-    tie = changes.cumsum() - 1  # (n,) equal values of a group share one number
-    tied = np.bincount(tie[~right], minlength=len(values))  # wrong items in each tie
-    before = (wrongs.cumsum() - wrongs)[groups]  # wrong items in earlier groups
-    below = np.cumsum(~right) - before  # (n,) wrong items of the group up to here
-    last = np.flatnonzero(np.append(changes[1:], True))  # where each tie ends
-    wins = np.zeros(number)
-    np.add.at(wins, groups[right], (below[last][tie] - tied[tie] / 2)[right])
-    return wins, rights * wrongs
+    number = int(groups.max(initial=-1)) + 1
+    rights, wrongs = (np.bincount(groups[label], minlength=number) for label in (right, ~right))
+    _, places = np.unique(values, return_inverse=True)
+    keys = groups * len(values) + places  # ordered by group, then by value
+    below = _ranks(keys[~right], keys[right])  # wrong items of earlier groups included
+    below -= (wrongs.cumsum() - wrongs)[groups[right]]
+    wins = np.bincount(groups[right], below, minlength=number)
+    return wins.astype(np.float64), (rights * wrongs).astype(np.float64)
 
 
-def ratio_interval(numerators: FloatArray, denominators: FloatArray, problems: npt.NDArray[np.int64]) -> Interval:
+def ratio_interval(numerators: FloatArray, denominators: FloatArray, problems: IntArray) -> Interval:
     """Σ numerators / Σ denominators, with Student's 95 % interval over problems. There is no interval if only one
     problem contributes, or if all have the same ratio. Arguments: (n,), with problems numbered from 0."""
-    if not denominators.sum():
-        return Interval.none()
-    ratio = float(numerators.sum() / denominators.sum())
-    contributing = len(np.unique(problems[denominators > 0]))
-    variance = _ratio_variance(numerators, denominators, problems)
-    if contributing < 2 or not variance:
-        return Interval.none(ratio)
-    half = student_quantile(0.975, contributing - 1) * math.sqrt(variance)
-    return Interval(ratio, ratio - half, ratio + half)
+    return student_interval(*_ratio(numerators, denominators, problems)) if denominators.sum() else Interval.none()
 
 
-def _ratio_variance(numerators: FloatArray, denominators: FloatArray, problems: npt.NDArray[np.int64]) -> float:
-    """The linearised variance of Σ numerators / Σ denominators between problems (Cochran, "Sampling techniques", 1977,
-    6.3)."""
+def _ratio(numerators: FloatArray, denominators: FloatArray, problems: IntArray) -> tuple[float, FloatArray, IntArray]:
+    """Σ numerators / Σ denominators, its linearised residuals, and their problems (Cochran, "Sampling techniques",
+    1977, 6.3)."""
     total = denominators.sum()
-    residuals = np.bincount(problems, numerators - numerators.sum() / total * denominators)
-    contributing = len(np.unique(problems[denominators > 0]))
-    return float((residuals**2).sum() / total**2) * contributing / max(1, contributing - 1)
+    ratio = numerators.sum() / total
+    used = denominators > 0
+    return float(ratio), (numerators - ratio * denominators)[used] / total, problems[used]
 
 
 def expected_calibration_error(probabilities: FloatArray, labels: FloatArray) -> float:
     """Σ_b n_b/n · |mean label − mean probability| over ten bins of equal width (Naeini et al. 2015; Guo et al., arXiv
     1706.04599). Both arguments have the shape (n,)."""
-    gaps = np.zeros(BINS)
-    np.add.at(gaps, _bin_indices(probabilities), labels - probabilities)
+    gaps = np.bincount(_bin_indices(probabilities), labels - probabilities)
     return float(np.abs(gaps).sum() / len(labels))
 
 
@@ -433,11 +365,11 @@ def brier_score(probabilities: FloatArray, labels: FloatArray) -> float:
     return float(np.mean((probabilities - labels) ** 2))
 
 
-def _bin_indices(values: FloatArray) -> npt.NDArray[np.int64]:
+def _bin_indices(values: FloatArray) -> IntArray:
     return np.minimum((values * BINS).astype(np.int64), BINS - 1)
 
 
-def _ranks(values: FloatArray, others: FloatArray) -> FloatArray:
+def _ranks(values: FloatArray | IntArray, others: FloatArray | IntArray) -> FloatArray:
     """For each of the other values, the number of values below it, ties counting half."""
     ordered = np.sort(values)
     ranks = np.searchsorted(ordered, others, "left") + np.searchsorted(ordered, others, "right")

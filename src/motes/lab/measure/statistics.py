@@ -14,7 +14,7 @@ inside [0, 1], and has a positive width even if all runs or none are right, wher
 a single problem, which says nothing about others, there is no interval.
 
 Other values in [0, 1] that are estimated from problems, such as pass@k and AUROC, have the same interval, at the
-effective sample size p(1 − p)/v of their own variance v (`share_of_variance`).
+effective sample size p(1 − p)/v of their own variance v (`share_of_residuals`).
 
 A mean of paired differences d_i ∈ [−1, 1] over K problems has Student's interval, with K − 1 degrees of freedom and the
 standard error that two additional problems would give, on which each side is better by as much as on any problem:
@@ -54,6 +54,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 RESAMPLES = 4000
 """Number of bootstrap samples: enough to know the ends of a 95 % interval to a tenth of its width."""
@@ -120,29 +121,16 @@ def student_cdf(t: float, freedom: int) -> float:
 
 def wilson(p: float, n: float, level: float = 0.95) -> Interval:
     """Wilson's interval of a proportion p of n independent observations (n need not be whole)."""
-    if n <= 0:
-        return Interval.none()
     z = NormalDist().inv_cdf(0.5 + level / 2)
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))
 
 
-def effective_size(clusters: Sequence[Sequence[float]], level: float = 0.95) -> float:
-    """n* of the module's docstring, for at least two clusters, each with the runs (at least one) of one problem."""
-    problems, runs = len(clusters), sum(map(len, clusters))
-    p = sum(map(sum, clusters)) / runs
-    if problems == runs or p in (0.0, 1.0):  # without variation, only problems are certainly independent
-        return float(problems)
-    squares = sum((sum(cluster) - len(cluster) * p) ** 2 for cluster in clusters)
-    return _size_of_variance(p, problems / (problems - 1) * squares / runs**2, problems, runs, level)
-
-
-def _size_of_variance(p: float, variance: float, problems: int, runs: int, level: float) -> float:
-    """n* of a share p whose estimate has this variance."""
-    independent = min(float(runs), p * (1 - p) * runs / (runs - 1) / variance) if variance > 0 else float(runs)
-    tail = 0.5 + level / 2
-    return independent * (student_quantile(tail, runs - 1) / student_quantile(tail, problems - 1)) ** 2
+def numbered(names: Iterable[Hashable]) -> IntArray:
+    """(n,) the names as numbers from 0, in the order in which they first occur."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
 
 
 def proportion_interval(runs: Mapping[Any, Sequence[float]], level: float = 0.95) -> Interval:
@@ -151,36 +139,64 @@ def proportion_interval(runs: Mapping[Any, Sequence[float]], level: float = 0.95
     Args:
         runs: for each problem, one value for each run: whether it is right, or the share of it that is.
     """
-    clusters = [list(cluster) for cluster in runs.values() if cluster]
-    if not clusters:
-        return Interval.none()
-    p = sum(map(sum, clusters)) / sum(map(len, clusters))
-    return Interval.none(p) if len(clusters) == 1 else wilson(p, effective_size(clusters, level), level)
+    return share_interval(((problem, value) for problem, values in runs.items() for value in values), level)
 
 
-def share_interval(runs: Iterable[tuple[Hashable, float]]) -> Interval:
+def share_interval(runs: Iterable[tuple[Hashable, float]], level: float = 0.95) -> Interval:
     """Like `proportion_interval`, for runs as (problem, value) pairs, in any order."""
-    clusters: dict[Hashable, list[float]] = {}
-    for problem, value in runs:
-        clusters.setdefault(problem, []).append(value)
-    return proportion_interval(clusters)
+    pairs = list(runs)
+    if not pairs:
+        return Interval.none()
+    problems, values = numbered(problem for problem, _ in pairs), np.array([value for _, value in pairs], dtype=float)
+    p, num_problems = float(values.mean()), int(problems.max()) + 1
+    if 1 < num_problems == len(values):
+        return wilson(p, num_problems, level)
+    residuals = (values - p) / len(values)
+    return share_of_residuals(p, residuals, problems, independent=num_problems, values=len(values), level=level)
 
 
-def share_of_variance(p: float, variance: float, *, problems: int, independent: int, values: int) -> Interval:
-    """The 95 % interval of a share that is not a mean of truth values, such as an AUROC. Its width is never zero.
+def share_of_residuals(
+    p: float, residuals: FloatArray, problems: IntArray, *, independent: int, values: int, level: float = 0.95
+) -> Interval:
+    """The interval of a share, with the effective size n* of the module's docstring. Its width is never zero.
 
     Args:
-        p: the share; NaN if there is none.
-        variance: of the share, as estimated from problems.
-        problems: number of problems that contribute to it; a single one gives no interval.
+        p: the share.
+        residuals, problems: by which its variance v is estimated, see `variance_between`.
         independent: number of certainly independent observations, used if p is 0 or 1, where variance says nothing.
         values: number of all observations, an upper bound of the effective sample size.
     """
-    if math.isnan(p) or problems < 2:
+    variance, num_problems = variance_between(residuals, problems)
+    if num_problems < 2:
         return Interval.none(p)
     if p in (0.0, 1.0):
-        return wilson(p, independent)
-    return wilson(p, _size_of_variance(p, variance, problems, values, 0.95))
+        return wilson(p, independent, level)
+    size = min(float(values), p * (1 - p) * values / (values - 1) / variance) if variance > 0 else float(values)
+    tail = 0.5 + level / 2
+    quantiles = student_quantile(tail, values - 1) / student_quantile(tail, num_problems - 1)
+    return wilson(p, size * quantiles**2, level)
+
+
+def student_interval(value: float, residuals: FloatArray, problems: IntArray) -> Interval:
+    """A number with Student's 95 % interval over problems, see `variance_between`. There is no interval if only one
+    problem contributes, or if they do not differ."""
+    variance, num_problems = variance_between(residuals, problems)
+    if num_problems < 2 or not variance:
+        return Interval.none(value)
+    half = student_quantile(0.975, num_problems - 1) * math.sqrt(variance)
+    return Interval(value, value - half, value + half)
+
+
+def variance_between(residuals: FloatArray, problems: IntArray) -> tuple[float, int]:
+    """The variance of an estimate between problems, K/(K − 1) · Σ_i (Σ residuals of problem i)², and K.
+
+    Args:
+        residuals: (n,) by how much each observation moves the estimate away from its mean, to first order.
+        problems: (n,) the number of each observation's problem, from 0; K of these numbers occur.
+    """
+    num_problems = len(np.unique(problems))
+    sums = np.bincount(problems, residuals)
+    return float((sums**2).sum()) * num_problems / max(1, num_problems - 1), num_problems
 
 
 def paired_intervals(differences: FloatArray, level: float = 0.95) -> list[Interval]:
@@ -191,15 +207,11 @@ def paired_intervals(differences: FloatArray, level: float = 0.95) -> list[Inter
     """
     sizes, sums, extra = _column_sums(differences)
     squares = np.nansum(differences**2, axis=0) + extra - sums**2 / (sizes + 2)
-    errors = np.sqrt(squares / (sizes + 1) / (sizes + 2))
-    intervals = []
-    for size, total, error in zip(sizes.tolist(), sums.tolist(), errors.tolist(), strict=True):
-        if size < 2:
-            intervals.append(Interval.none(total / size if size else math.nan))
-            continue
-        mean, half = total / size, error * student_quantile(0.5 + level / 2, size - 1)
-        intervals.append(Interval(mean, max(-1.0, mean - half), min(1.0, mean + half)))
-    return intervals
+    quantiles = [student_quantile(0.5 + level / 2, size - 1) if size > 1 else math.nan for size in sizes.tolist()]
+    halves = np.sqrt(squares / (sizes + 1) / (sizes + 2)) * quantiles
+    means = np.where(sizes > 0, sums / np.maximum(sizes, 1), math.nan)
+    low, high = np.maximum(-1.0, means - halves), np.minimum(1.0, means + halves)
+    return list(map(Interval, means.tolist(), low.tolist(), high.tolist()))
 
 
 def simultaneous_intervals(differences: FloatArray) -> list[Interval]:
@@ -212,7 +224,7 @@ def simultaneous_intervals(differences: FloatArray) -> list[Interval]:
     return paired_intervals(differences, joint_level(products / np.outer(spread, spread)))
 
 
-def _column_sums(differences: FloatArray) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray]:
+def _column_sums(differences: FloatArray) -> tuple[IntArray, FloatArray, FloatArray]:
     """For each column: the number of differences, their sum, and 2a², the squares of the two additional problems."""
     largest = np.abs(np.nan_to_num(differences)).max(axis=0, initial=0.0)
     sizes = (~np.isnan(differences)).sum(axis=0)
@@ -226,13 +238,8 @@ def joint_level(correlation: FloatArray, level: float = 0.95) -> float:
         return level
     values, vectors = np.linalg.eigh(correlation)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
-    rng = np.random.default_rng(0)
-    rows = max(1, BLOCK // len(correlation))
-    largest = [
-        np.abs(rng.standard_normal((min(rows, TABLES - done), len(correlation))) @ root.T).max(axis=1)
-        for done in range(0, TABLES, rows)
-    ]
-    bound = float(np.quantile(np.concatenate(largest), level))
+    errors = np.random.default_rng(0).standard_normal((TABLES, len(correlation))) @ root.T
+    bound = float(np.quantile(np.abs(errors).max(axis=1), level))
     return max(level, 2 * NormalDist().cdf(bound) - 1)
 
 
@@ -254,14 +261,14 @@ def joint_rank_level(draws: FloatArray, level: float = 0.95) -> float:
     return max(level, 2 * inside - 1)
 
 
-def resamples(problems: int, count: int = RESAMPLES, seed: int = 0, *, extra: int = 0) -> Iterator[FloatArray]:
+def resamples(problems: int, count: int = RESAMPLES, *, extra: int = 0) -> Iterator[FloatArray]:
     """How often each problem counts, (1 + count, problems), in blocks of rows: once in the first row, the sample
     itself; in each other row, as often as it occurs in a bootstrap sample of `problems` problems.
 
     Args:
         extra: number of further columns, for problems that occur in bootstrap samples but not in the sample.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     columns = problems + extra
     yield np.concatenate([np.ones((1, problems)), np.zeros((1, extra))], axis=1)
     rows = max(1, BLOCK // columns)

@@ -244,8 +244,9 @@ def reliability_figure(report: Report) -> Figure | None:
 
 def _draw_reliability(axes: Axes, quality: Quality, style: Style) -> None:
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    most = max(bin.count for bin in quality.bins)
-    for bin in quality.bins:
+    bins, error = quality.predictions.bins(), quality.predictions.expected_calibration_error()
+    most = max(bin.count for bin in bins)
+    for bin in bins:
         axes.vlines(bin.mean, bin.right.low, bin.right.high, color=style.colour, linewidth=1.1, alpha=0.5, zorder=3)
         axes.scatter(
             bin.mean, bin.right.value, s=6 + 90 * bin.count / most, color=style.colour, alpha=0.85,
@@ -254,7 +255,7 @@ def _draw_reliability(axes: Axes, quality: Quality, style: Style) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_ticks([0, 0.5, 1], labels=["0", "50", "100"])
     axes.set(xlim=(0, 1), ylim=(0, 1.005))
-    title = f"{style.label}\nN = {quality.budget}, ECE {quality.ece:.2f}"
+    title = f"{style.label}\nN = {quality.budget}, ECE {error:.2f}"
     axes.set_title(title, loc="left", fontsize=9, color=style.colour)
 
 

@@ -119,7 +119,7 @@ class Report:
         for name, records in self.runs.items():
             for kind, of in (("score", Predictions.of_scores), ("confidence", Predictions.of_confidence)):
                 if len(predictions := of(records)):
-                    qualities.append(Quality.of(*name, kind, predictions))
+                    qualities.append(Quality(*name, kind, predictions))
         return tuple(qualities)
 
     @cached_property

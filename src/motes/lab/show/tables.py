@@ -261,14 +261,12 @@ def passes_table(passes: Mapping[int, Interval], cell: CellName) -> Section:
 def predictions_table(qualities: Iterable[Quality]) -> Section:
     """How well scores and confidences predict which answers are right."""
     header = ("method", "budget", "of", "number", "mean", "right", "AUROC", "within a problem", "ECE", "Brier")
-    rows = [
-        [
-            quality.method, str(quality.budget), quality.kind, f"{quality.predictions:,}", f"{quality.mean:.3f}",
-            f"{quality.right:.3f}", three(quality.auroc), three(quality.within), f"{quality.ece:.3f}",
-            f"{quality.brier:.3f}",
-        ]
-        for quality in qualities
-    ]  # fmt: skip
+    rows = []
+    for quality in qualities:
+        of = quality.predictions
+        rows.append([quality.method, str(quality.budget), quality.kind, f"{len(of):,}", f"{of.values.mean():.3f}"])
+        rows[-1] += [f"{of.right.mean():.3f}", *map(three, quality.aurocs)]
+        rows[-1] += [f"{of.expected_calibration_error():.3f}", f"{of.brier_score():.3f}"]
     return Section("Scores and confidence as predictions", header, rows, QUALITY_NOTE)
 
 
