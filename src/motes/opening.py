@@ -81,8 +81,8 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
         return _open_judge(spec.removeprefix("judge:"), options)
     local = ("motes.rewards.prm", "LocalPRM", "local")
     served = ("motes.rewards.served.model", "ServedPRM", "http,tokenizer")
-    model = _open("prm", spec, options, local, served)
-    return model
+    opened: RewardModel = _open("prm", spec, options, local, served)
+    return opened
 
 
 ROLES: Mapping[str, tuple[str, type]] = {"lm": ("language model", LanguageModel), "prm": ("reward model", RewardModel)}

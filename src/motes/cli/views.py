@@ -239,9 +239,8 @@ def section_table(section: Section) -> Table:
     """The table of a report's section."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for i, column in enumerate(section.header):
-        table.add_column(
-            column, justify="right" if i and not section.words else "left", overflow="fold"
-        )  # never cuts a number
+        # "fold" never cuts a number
+        table.add_column(column, justify="right" if i and not section.words else "left", overflow="fold")
     previous = None
     for first, *rest in section.rows:
         table.add_row(Text(first if first != previous else "", style="bold"), *rest)
