@@ -50,15 +50,10 @@ class MotesError(Exception):
         super().__init__(*(well_formed(arg) if isinstance(arg, str) else arg for arg in args))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _copy_of, (type(self), self.args), self.__dict__
+        return type(self).__new__, (type(self), *self.args), self.__dict__  # the constructor is not called
 
     result: Any = None
     """A `motes.Result`: the partial result of the run that failed; None if nothing had run."""
-
-
-def _copy_of(cls: type[MotesError], args: tuple[object, ...]) -> MotesError:
-    """An error with the given arguments, made without calling its constructor."""
-    return cls.__new__(cls, *args)
 
 
 class ConfigurationError(MotesError, ValueError):

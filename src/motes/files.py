@@ -133,7 +133,10 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written.
     """
-    permissions = _permissions(path)
+    permissions = None  # of the file that is replaced
+    with contextlib.suppress(OSError):
+        if stat.S_ISREG(mode := path.lstat().st_mode):
+            permissions = stat.S_IMODE(mode)
     partial = path.with_name(f".motes-{secrets.token_hex(8)}.partial")
     descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK | _BINARY, 0o666)
     try:
@@ -169,15 +172,6 @@ def write_text(path: Path, text: str) -> None:
     """
     with replacing(path) as partial:
         partial.write_bytes(text.encode(errors="backslashreplace"))
-
-
-def _permissions(path: Path) -> int | None:
-    """The permissions of a regular file, for the file that replaces it."""
-    with contextlib.suppress(OSError):
-        mode = path.lstat().st_mode
-        if stat.S_ISREG(mode):
-            return stat.S_IMODE(mode)
-    return None
 
 
 def read_toml(path: Path) -> dict[str, Any]:

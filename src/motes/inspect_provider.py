@@ -99,11 +99,11 @@ class Settings(SamplingOptions):
             if getattr(config, name, None):
                 raise ConfigurationError(f"motes cannot honour {name}: leave it out")
         names = ("temperature", "top_p", "top_k", "max_tokens")
-        overrides = {name: value for name in names if (value := getattr(config, name)) is not None}
+        overrides: dict[str, Any] = {name: value for name in names if (value := getattr(config, name)) is not None}
         if config.stop_seqs:
             overrides["stop"] = config.stop_seqs
-        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(SamplingOptions)}
-        return SamplingOptions(**{**options, **overrides}).apply(Sampling() if prompt is None else prompt.sampling)
+        options = dataclasses.replace(self, **overrides)
+        return options.apply(Sampling() if prompt is None else prompt.sampling)
 
 
 class Answerer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from motes.core import Failure, Problem, Sampling, Step, Trajectory
@@ -24,13 +25,11 @@ class Trait(Generic[T]):
         return value
 
 
+@dataclass(eq=False, slots=True)
 class Traits:
     """The optional attributes of an object, or of a class, that implements a protocol."""
 
-    __slots__ = ("thing",)
-
-    def __init__(self, thing: object) -> None:
-        self.thing = thing
+    thing: object
 
 
 @runtime_checkable

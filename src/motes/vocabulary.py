@@ -10,8 +10,8 @@ import threading
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any, Self
+from functools import lru_cache
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -40,7 +40,7 @@ class Vocabulary:
         self._inner = tokenizer
         if _remove_edge_rules(spec):
             self._inner = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)))
-        _ = self._sorted_pieces  # compute it now, not with the first request
+        self._sorted_pieces = _SortedPieces(self.pieces)
         special = sorted((t["content"] for t in spec["added_tokens"] if t["special"]), key=len, reverse=True)
         pattern = "|".join(re.escape(token) for token in special if token and token not in THINKING)
         self._special = re.compile(pattern) if pattern else None
@@ -190,10 +190,6 @@ class Vocabulary:
     def _bytes(self, ids: Sequence[int]) -> bytes:
         return b"".join([self.pieces[i] for i in ids if i < len(self.pieces)])
 
-    @cached_property
-    def _sorted_pieces(self) -> _SortedPieces:
-        return _SortedPieces.of(self.pieces)
-
     def text_ends(self, texts: Sequence[str], num_tokens: int = 0) -> TextEnds:
         """A search for the tokens that complete one of the texts.
 
@@ -210,40 +206,26 @@ class Vocabulary:
         return TextEnds(self.pieces, targets, completes)
 
 
-@dataclass(frozen=True, eq=False)
 class _SortedPieces:
-    """The tokens that have bytes, sorted by their bytes.
+    """The tokens that have bytes, sorted by their bytes."""
 
-    Attributes:
-        pieces: (n,) the tokens' bytes.
-        tokens: (n,) their ids.
-        joined: the bytes of all tokens, with 0xFF between them, which occurs in no text.
-        starts: (n,) offsets of the tokens in `joined`.
-        longest: number of bytes of the longest token.
-    """
-
-    pieces: list[bytes]
-    tokens: npt.NDArray[np.int64]
-    joined: bytes
-    starts: npt.NDArray[np.int64]
-    longest: int
-
-    @classmethod
-    def of(cls, pieces: Sequence[bytes]) -> Self:
+    def __init__(self, pieces: Sequence[bytes]) -> None:
         order = sorted((i for i, piece in enumerate(pieces) if piece), key=pieces.__getitem__)
-        in_order = [pieces[i] for i in order]
-        sizes = np.array([len(piece) for piece in in_order], dtype=np.int64)
-        starts = np.cumsum(sizes + 1) - sizes - 1
-        return cls(in_order, np.array(order, np.int64), b"\xff".join(in_order), starts, int(sizes.max(initial=0)))
+        self._tokens = np.array(order, np.int64)  # (n,) ids
+        self._pieces = [pieces[i] for i in order]
+        self._joined = b"\xff".join(self._pieces)  # 0xFF occurs in no text
+        sizes = np.array([len(piece) for piece in self._pieces], np.int64)
+        self._starts = np.cumsum(sizes + 1) - sizes - 1  # (n,) offsets in `_joined`
+        self.longest = int(sizes.max(initial=0))
 
     def tokens_starting_with(self, text: bytes) -> npt.NDArray[np.int64]:
-        first = bisect_left(self.pieces, text)
-        last = bisect_left(self.pieces, True, first, key=lambda piece: not piece.startswith(text))
-        return self.tokens[first:last]
+        first = bisect_left(self._pieces, text)
+        last = bisect_left(self._pieces, True, first, key=lambda piece: not piece.startswith(text))
+        return self._tokens[first:last]
 
     def tokens_containing(self, text: bytes) -> npt.NDArray[np.int64]:
-        places = [match.start() for match in re.finditer(re.escape(text), self.joined)]
-        return self.tokens[np.searchsorted(self.starts, places, side="right") - 1]
+        places = [match.start() for match in re.finditer(re.escape(text), self._joined)]
+        return self._tokens[np.searchsorted(self._starts, places, side="right") - 1]
 
 
 @dataclass(frozen=True, eq=False)
