@@ -174,15 +174,18 @@ def write_text(path: Path, text: str) -> None:
         partial.write_bytes(text.encode(errors="backslashreplace"))
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, name: str | None = None) -> dict[str, Any]:
     """The table of a TOML file that the user named.
+
+    Args:
+        name: of the file in messages; by default its path.
 
     Raises:
         ConfigurationError: it cannot be read, or is not TOML.
     """
     try:
         return tomllib.loads(read_any_text(path))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise UnreadableFileError(path, error) from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"{path} is no TOML: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{name or path} is no TOML: {error}") from error

@@ -45,8 +45,8 @@ class Vocabulary:
         pattern = "|".join(re.escape(token) for token in special if token and token not in THINKING)
         self._special = re.compile(pattern) if pattern else None
         self._prompts: WeakKeyDictionary[Problem, list[int]] = WeakKeyDictionary()
-        self._encode_cached = lru_cache(maxsize=CACHE_SIZE)(self._encode_locked)
-        self._lock = threading.Lock()  # each call changes the tokenizer's settings, so calls take turns
+        self._encode_cached = lru_cache(maxsize=CACHE_SIZE)(self._encode)
+        self._lock = threading.RLock()  # each call changes the tokenizer's settings, so calls take turns
 
     @classmethod
     def load(cls, path: str) -> Vocabulary:
@@ -120,9 +120,9 @@ class Vocabulary:
         ids: list[int] = self.tokenizer.encode(first, verbose=False, **options)
         for part in rest:
             if part in marks:  # cut in two: some tokenizers find special tokens in any text
-                ids += self._encode(marks[part][:1], special=False) + self._encode(marks[part][1:], special=False)
+                ids += self._encode(marks[part][:1], False) + self._encode(marks[part][1:], False)
             else:
-                ids += self._encode(part, special=True)
+                ids += self._encode(part, True)
         return ids
 
     def _apply_template(self, problem: Problem, contents: Sequence[str]) -> str:
@@ -146,18 +146,14 @@ class Vocabulary:
         Args:
             special: whether special tokens in the text are recognised; else they are text.
         """
-        encode = self._encode_cached if len(text) <= MAX_CACHED_LENGTH else self._encode_locked
+        encode = self._encode_cached if len(text) <= MAX_CACHED_LENGTH else self._encode
         return list(encode(text, special))
 
-    def _encode_locked(self, text: str, special: bool) -> list[int]:
+    def _encode(self, text: str, special: bool) -> list[int]:
+        options = {"add_special_tokens": False, "split_special_tokens": not special}
         with self._lock:
-            return self._encode(text, special=special)
-
-    def _encode(self, text: str, *, special: bool) -> list[int]:
-        # verbose=False: engines check the length, the tokenizer shall not warn.
-        ids: list[int] = self._inner.encode(
-            text, add_special_tokens=False, split_special_tokens=not special, verbose=False
-        )
+            # verbose=False: engines check the length, the tokenizer shall not warn
+            ids: list[int] = self._inner.encode(text, verbose=False, **options)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -14,15 +14,14 @@ See `motes.steps` for their exact meaning.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from motes.arguments import fit_fields
 from motes.core import Problem, Sampling, SamplingOptions
-from motes.errors import ConfigurationError, UnknownNameError, UnreadableFileError
-from motes.text import read_text
+from motes.errors import ConfigurationError, UnknownNameError
+from motes.files import read_toml
 
 FOLDER = Path(__file__).parent
 SLOT = "{question}"
@@ -89,26 +88,21 @@ def prompt(spec: str | Path | Prompt) -> Prompt:
     """
     if isinstance(spec, Prompt):
         return spec
-    path, where = Path(spec), str(Path(spec))
+    path, where = Path(spec), f"the prompt {str(Path(spec))!r}"
     if str(spec) in names():
         path = FOLDER / f"{spec}.toml"
     elif path.name == str(spec) and path.suffix != ".toml" and not path.exists():
         raise UnknownNameError("prompt", str(spec), (*names(), "FILE.toml of your own"))
-    try:
-        content = tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"the prompt {where!r} is no TOML: {error}") from error
-    except (OSError, UnicodeError) as error:
-        raise UnreadableFileError(path, error) from error
+    content = read_toml(path, where)
     for key, value in content.items():
         if key not in KEYS:
-            raise UnknownNameError(f"key of the prompt {where!r}", key, KEYS)
+            raise UnknownNameError(f"key of {where}", key, KEYS)
         parts = value if isinstance(value, list) else ()
         if type(value) not in KEYS[key] or not all(isinstance(part, str) for part in parts):
-            raise ConfigurationError(f"the prompt {where!r}: {key} cannot be {value!r}")
+            raise ConfigurationError(f"{where}: {key} cannot be {value!r}")
     try:
         options = SamplingOptions(**{key: value for key, value in content.items() if key not in ("system", "question")})
         sampling, question = options.apply(Sampling()), content.get("question", SLOT)
         return Prompt(name=path.stem, system=content.get("system"), question=question, sampling=sampling)
     except ConfigurationError as error:
-        raise ConfigurationError(f"the prompt {where!r}: {error}") from error
+        raise ConfigurationError(f"{where}: {error}") from error
