@@ -47,11 +47,8 @@ def fit(name: str, value: Any, hint: Any) -> Any:
 
 
 def fit_fields(instance: Any, prefix: str = "") -> None:
-    """Apply `fit` to every field of a dataclass. Its `__post_init__` calls this first.
-
-    Args:
-        prefix: text before a field's name in messages.
-    """
+    """Apply `fit` to every field of a dataclass. Its `__post_init__` calls this first. `prefix` is written before a
+    field's name in messages."""
     cls: type = type(instance)
     hints = _hints(cls)
     for field in dataclasses.fields(instance):

@@ -106,11 +106,7 @@ class MissingExtraError(ConfigurationError, ImportError):
 
 
 class ProblemFileError(ConfigurationError):
-    """A row of a file of problems cannot be used.
-
-    Attributes:
-        path, line: the file and the row's line, counted from 1.
-    """
+    """A row of a file of problems cannot be used: `line`, counted from 1, of the file `path`."""
 
     def __init__(self, path: str, line: int, reason: str) -> None:
         self.path, self.line = path, line
@@ -130,13 +126,10 @@ class EngineError(MotesError, RuntimeError):
 
 
 class ServerError(EngineError):
-    """A server failed a request, and retries did not help.
-
-    Attributes:
-        status: the HTTP status of the response; None if there was no response.
-    """
+    """A server failed a request, and retries did not help."""
 
     status: int | None = None
+    """The HTTP status of the response; None if there was no response."""
 
 
 class UnreachableError(ServerError):

@@ -93,19 +93,12 @@ def read_text(path: Path, limit: int = LINE) -> str:
 
 
 class Line(NamedTuple):
-    """A line of a file.
+    """A line of a file."""
 
-    Attributes:
-        number: counted from 1.
-        content: the line without its newline; None if it is longer than the limit.
-        ends: the offset in the file, in bytes, at which the line ends.
-        whole: whether it ends with a newline.
-    """
-
-    number: int
-    content: bytes | None
-    ends: int
-    whole: bool
+    number: int  # counted from 1
+    content: bytes | None  # without its newline; None if it is longer than the limit
+    ends: int  # the offset in the file, in bytes, at which the line ends
+    whole: bool  # whether it ends with a newline
 
 
 def read_lines(path: Path, limit: int) -> Iterator[Line]:

@@ -90,11 +90,7 @@ class Settings(SamplingOptions):
         return cls(**values)
 
     def sampling(self, config: GenerateConfig, prompt: prompts.Prompt | None) -> Sampling:
-        """The sampling for a configuration of Inspect.
-
-        Raises:
-            ConfigurationError: the configuration has a field that motes does not support.
-        """
+        """The sampling for a configuration of Inspect. Fields that motes does not support are a ConfigurationError."""
         for name in REFUSED:
             if getattr(config, name, None):
                 raise ConfigurationError(f"motes cannot honour {name}: leave it out")
@@ -190,11 +186,7 @@ class Answerer:
 
 
 def turn(message: ChatMessage) -> dict[str, str]:
-    """A message in the form that `motes.Problem` takes.
-
-    Raises:
-        ConfigurationError: it is not text, or concerns a tool.
-    """
+    """A message in the form that `motes.Problem` takes. One with tools, or more than text, is a ConfigurationError."""
     if message.role == "tool" or getattr(message, "tool_calls", None):
         raise ConfigurationError("motes calls no tools: leave them out of the conversation")
     parts = [ContentText(text=message.content)] if isinstance(message.content, str) else message.content

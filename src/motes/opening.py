@@ -91,11 +91,8 @@ ROLES: Mapping[str, tuple[str, type]] = {"lm": ("language model", LanguageModel)
 def _open(
     role: str, spec: str, options: Mapping[str, Any], local: tuple[str, str, str], served: tuple[str, str, str]
 ) -> Any:
-    """The user's own model, or one that an engine opens, after checking the names of its options.
-
-    Args:
-        local, served: the engines for checkpoints and for servers: module, class, and the extra that it needs.
-    """
+    """The user's own model, or one that an engine opens, after checking the names of its options. The engines for
+    checkpoints (`local`) and servers are a module, a class, and the extra that it needs."""
     noun, protocol = ROLES[role]
     if _names_attribute(spec):
         return _make_own(spec, protocol, options)
@@ -302,12 +299,8 @@ class Opened:
         self._futures: dict[Hashable, tuple[Any, Future[Any]]] = {}
 
     def get(self, name: Hashable, state: Any, open_it: Callable[[], Any]) -> Any:
-        """The object with that name, opened by `open_it` if necessary. A failure is not cached.
-
-        Args:
-            state: everything but the name that the opened object depends on. If it has changed, the object is opened
-                again.
-        """
+        """The object with that name, opened by `open_it` if it is not yet, or if `state` has changed: everything but
+        the name that the object depends on. A failure is not cached."""
         with self._lock:
             previous_state, future = self._futures.get(name, (state, None))
             is_mine = future is None or previous_state != state

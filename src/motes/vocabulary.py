@@ -73,11 +73,7 @@ class Vocabulary:
         return self._prompts[problem]
 
     async def prepare(self, problem: Problem) -> None:
-        """Compute `prompt` in advance; a long one does not block the event loop.
-
-        Raises:
-            ConfigurationError: as for `prompt`.
-        """
+        """Compute `prompt` in advance, with its errors; a long one does not block the event loop."""
         if problem not in self._prompts:
             length = sum(len(message["content"]) for message in problem.messages)
             await in_thread_if_long(length, self.prompt, problem)
@@ -142,10 +138,7 @@ class Vocabulary:
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of a text that continues another one: no special token and no space is added at its beginning.
-
-        Args:
-            special: whether special tokens in the text are recognised; else they are text.
-        """
+        Unless `special`, special tokens in the text are text."""
         encode = self._encode_cached if len(text) <= MAX_CACHED_LENGTH else self._encode
         return list(encode(text, special))
 
@@ -187,11 +180,8 @@ class Vocabulary:
         return b"".join([self.pieces[i] for i in ids if i < len(self.pieces)])
 
     def text_ends(self, texts: Sequence[str], num_tokens: int = 0) -> TextEnds:
-        """A search for the tokens that complete one of the texts.
-
-        Args:
-            num_tokens: the model's number of tokens. It may be larger than the vocabulary; the others have no bytes.
-        """
+        """A search for the tokens that complete one of the texts. The model may have more tokens (`num_tokens`) than
+        the vocabulary; these have no bytes."""
         targets = tuple(dict.fromkeys(text.encode() for text in texts))
         completes = np.zeros(max(num_tokens, len(self.pieces)), dtype=bool)
         pieces = self._sorted_pieces
@@ -226,18 +216,12 @@ class _SortedPieces:
 
 @dataclass(frozen=True, eq=False)
 class TextEnds:
-    """Finds the token that completes one of the texts, however tokens split it.
+    """Finds the token that completes one of the texts, however tokens split it. Most tokens cannot, so most steps of
+    decoding need not look at any text."""
 
-    Attributes:
-        pieces: the bytes of each token, by id.
-        targets: the texts as bytes.
-        completes: (tokens,) whether a token can complete a text. Most tokens cannot, so most steps of decoding need not
-            look at any text.
-    """
-
-    pieces: Sequence[bytes]
-    targets: tuple[bytes, ...]
-    completes: npt.NDArray[np.bool_]
+    pieces: Sequence[bytes]  # by token id
+    targets: tuple[bytes, ...]  # the texts
+    completes: npt.NDArray[np.bool_]  # (tokens,) whether a token can complete a text
 
     def completed_by_last(self, ids: npt.NDArray[np.int64]) -> bool:
         """Whether the last of these tokens completes one of the texts."""
@@ -256,11 +240,7 @@ class TextEnds:
 
 def _pieces(vocabulary: dict[str, int], spec: dict[str, Any]) -> list[bytes]:
     """The bytes of each token, by id; empty for ids without a token and for special tokens, except for thinking tags,
-    which are always text.
-
-    Args:
-        spec: the content of tokenizer.json.
-    """
+    which are always text. `spec` is the content of tokenizer.json."""
     decoders = _parts(spec["decoder"]) or [
         part for part in _parts(spec["pre_tokenizer"]) if part["type"] == "ByteLevel"
     ]

@@ -124,11 +124,7 @@ def command_line() -> str:
 
 @contextlib.contextmanager
 def resumable(out: Path | None) -> Iterator[None]:
-    """A context for work that Ctrl-C interrupts and the same command resumes. Finished work is in `out`.
-
-    Raises:
-        StoppedError: the work was interrupted.
-    """
+    """A context for work that Ctrl-C interrupts (StoppedError) and the same command resumes. Finished work is in `out`."""
     try:
         yield
     except KeyboardInterrupt:
@@ -176,11 +172,7 @@ def _unescape(option: str) -> str:
 
 
 def names(text: str, option: str) -> tuple[str, ...]:
-    """The names in a list separated by commas.
-
-    Raises:
-        ConfigurationError: the list is empty.
-    """
+    """The names in a list separated by commas. An empty list is a ConfigurationError."""
     words = tuple(word.strip() for word in text.split(",") if word.strip())
     if not words:
         raise ConfigurationError(f"{option} is empty: give at least one")
@@ -188,11 +180,7 @@ def names(text: str, option: str) -> tuple[str, ...]:
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:
-    """The whole numbers of a list separated by commas.
-
-    Raises:
-        ConfigurationError: the list is empty, or an item is not a whole number.
-    """
+    """The whole numbers of a list separated by commas. Other items, or none, are a ConfigurationError."""
     words = names(text, option)
     try:
         return tuple(map(int, words))

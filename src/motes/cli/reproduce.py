@@ -102,14 +102,7 @@ def command(
 
 
 def parse_pairs(texts: Sequence[str], option: str, form: str | None) -> dict[str, str]:
-    """NAME=VALUE pairs separated by commas.
-
-    Args:
-        form: the required form of a pair; None: NAME alone means NAME=NAME.
-
-    Raises:
-        ConfigurationError: a pair is incomplete, or two pairs have the same name.
-    """
+    """NAME=VALUE pairs separated by commas. `form` is their required form; without one, NAME alone means NAME=NAME."""
     values: dict[str, str] = {}
     for word in (word for text in texts for word in options.names(text, option)):
         name, equals, value = word.partition("=")

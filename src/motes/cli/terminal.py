@@ -201,11 +201,7 @@ def show_traceback() -> None:
 
 
 def read_stdin() -> str:
-    """Everything on stdin.
-
-    Raises:
-        ConfigurationError: stdin is closed, or not UTF-8.
-    """
+    """Everything on stdin, which must be open and UTF-8."""
     if sys.stdin is None:
         raise ConfigurationError("stdin is closed: pipe the question in, or write it on the command line")
     source = getattr(sys.stdin, "buffer", sys.stdin)

@@ -151,11 +151,7 @@ def tune(
 def _trial(
     reward: str, prompt: str | None, temperature: float | None, max_tokens: int | None, **settings: Any
 ) -> Evaluation:
-    """The preliminary evaluation of `motes advise` and `motes tune`. `settings` are other fields of the evaluation.
-
-    Raises:
-        ConfigurationError: there is no reward model, or a setting cannot work.
-    """
+    """The preliminary evaluation of `motes advise` and `motes tune`. `settings` are other fields of the evaluation."""
     if reward == "none":
         raise ConfigurationError("this command measures the reward model: name one")
     opened, sampling = options.open_prompt(prompt, SamplingOptions(temperature=temperature, max_tokens=max_tokens))

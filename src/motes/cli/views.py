@@ -34,21 +34,16 @@ STOPPED: Mapping[Stop, str] = {
 
 @dataclass(frozen=True)
 class Round:
-    """One round in numbers.
-
-    Attributes:
-        survivors: number of particles of the previous population that have a descendant.
-        dropped: number of particles that could not be extended or scored.
-    """
+    """One round in numbers."""
 
     number: int
     ess: float
     particles: int
     resampled: bool
-    survivors: int
+    survivors: int  # particles of the previous population that have a descendant
     finished: int
     log_evidence: float | None
-    dropped: int = 0
+    dropped: int = 0  # particles that could not be extended or scored
 
     @classmethod
     def of(cls, number: int, record: Record) -> Round:
