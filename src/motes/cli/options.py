@@ -124,7 +124,7 @@ def command_line() -> str:
 
 @contextlib.contextmanager
 def resumable(out: Path | None) -> Iterator[None]:
-    """A context for work that Ctrl-C interrupts (StoppedError) and the same command resumes. Finished work is in `out`."""
+    """A context for work that Ctrl-C interrupts (StoppedError) and the same command resumes from `out`."""
     try:
         yield
     except KeyboardInterrupt:
