@@ -74,39 +74,40 @@ def absolute(node: ast.ImportFrom, module: str, is_package: bool) -> str:
     return ".".join([*package, *([node.module] if node.module else [])])
 
 
-def imported(source: str, module: str, *, is_package: bool = False) -> Iterator[str]:
-    """The modules of motes that `source` imports, in functions too, `if TYPE_CHECKING` left out."""
-
-    def walk(node: ast.AST) -> Iterator[ast.AST]:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            children: list[ast.AST] = list(node.orelse)
-        else:
-            yield node
-            children = list(ast.iter_child_nodes(node))
-        for child in children:
-            yield from walk(child)
-
-    for node in walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = absolute(node, module, is_package)
-            names = [f"motes.{a.name}" if base == "motes" and a.name in FLOOR else base for a in node.names]
-        else:
-            continue
-        yield from (name for name in names if name.split(".")[0] == "motes")
-
-
 def room(module: str) -> str:
     """The part of the house a module is in: the first name below `motes`."""
     return [*module.split("."), ""][1]
+
+
+def imported(source: str, module: str, *, is_package: bool = False, for_types: bool = True) -> list[str]:
+    """The files of motes that `source` imports, in functions, too.
+
+    Args:
+        for_types: whether imports for type checkers, `if TYPE_CHECKING`, count.
+    """
+
+    def walk(node: ast.AST) -> Iterator[ast.AST]:
+        yield node
+        is_for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for child in node.orelse if is_for_types and not for_types else ast.iter_child_nodes(node):
+            yield from walk(child)
+
+    found = []
+    for node in walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = absolute(node, module, is_package)
+            names = [f"{base}.{alias.name}" for alias in node.names]
+            found += [name if name in MODULES else base for name in names]
+    return [name for name in found if name.split(".")[0] == "motes"]
 
 
 def offences(source: str, module: str, *, is_package: bool = False) -> list[str]:
     """The imports of `source` that do not point down."""
     here = room(module)
     found = []
-    for name in imported(source, module, is_package=is_package):
+    for name in imported(source, module, is_package=is_package, for_types=False):
         there = room(name)
         closed = FLOOR[here] in CLOSED
         if there != here and (FLOOR[there] > FLOOR[here] or (closed and FLOOR[there] == FLOOR[here])):
@@ -124,19 +125,6 @@ MODULES = {module_of(path): path for path in sorted(SOURCE.rglob("*.py"))}
 
 def is_package(module: str) -> bool:
     return MODULES[module].name == "__init__.py"
-
-
-def every_import(source: str, module: str, *, is_package: bool = False) -> list[str]:
-    """The files of motes that `source` imports, in functions and for type checkers, too."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = absolute(node, module, is_package)
-            names = [f"{base}.{alias.name}" for alias in node.names]
-            found += [name if name in MODULES else base for name in names]
-    return [name for name in found if name in MODULES]
 
 
 @pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
@@ -187,7 +175,7 @@ def lab_offences(source: str, module: str, *, is_package: bool = False) -> list[
         parts = name.split(".")
         return LAB.index(parts[2]) if len(parts) > 2 and parts[2] in LAB else -1
 
-    names = (name for name in every_import(source, module, is_package=is_package) if room(name) == "lab")
+    names = (name for name in imported(source, module, is_package=is_package) if room(name) == "lab")
     return [f"{module} imports {name}" for name in names if floor(name) > floor(module)]
 
 
@@ -241,7 +229,7 @@ def circles(imports: Mapping[str, Iterable[str]]) -> list[set[str]]:
 
 def test_no_files_import_each_other():
     imports = {
-        module: set(every_import(path.read_text(), module, is_package=is_package(module)))
+        module: set(imported(path.read_text(), module, is_package=is_package(module)))
         for module, path in MODULES.items()
     }
     assert circles(imports) == []
@@ -249,8 +237,8 @@ def test_no_files_import_each_other():
 
 def test_a_circle_is_found():
     assert circles({"a": ["b"], "b": ["c"], "c": ["a", "d"], "d": []}) == [{"a", "b", "c"}]
-    assert every_import("if TYPE_CHECKING:\n    from motes import api", "motes.methods.x") == ["motes.api"]
-    assert every_import("def f():\n    from motes.lab.run import records", "motes.x") == ["motes.lab.run.records"]
+    assert imported("if TYPE_CHECKING:\n    from motes import api", "motes.methods.x") == ["motes.api"]
+    assert imported("def f():\n    from motes.lab.run import records", "motes.x") == ["motes.lab.run.records"]
 
 
 @pytest.mark.parametrize(

@@ -47,11 +47,8 @@ def fit(name: str, value: Any, hint: Any) -> Any:
 
 
 def fit_fields(instance: Any, prefix: str = "") -> None:
-    """Apply `fit` to every field of a dataclass. Its `__post_init__` calls this first.
-
-    Args:
-        prefix: text before a field's name in messages.
-    """
+    """Apply `fit` to every field of a dataclass. Its `__post_init__` calls this first. `prefix` is written before a
+    field's name in messages."""
     cls: type = type(instance)
     hints = _hints(cls)
     for field in dataclasses.fields(instance):
@@ -106,7 +103,6 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def _fitted(value: Any, hint: Any) -> Any:
-    """`value` converted to the type. Raises _UnfitError if it does not fit."""
     for read in _readers(hint):
         try:
             return read(value)
@@ -125,20 +121,13 @@ def _reader(hint: Any) -> Callable[[Any], Any]:
     kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if (convert := CONVERSIONS.get(kind)) is not None:
         return lambda value: convert(value, arguments)
-    return _anything if _accepts_anything(kind) else lambda value: _instance(value, kind)
+    accepts_anything = kind is Any or not isinstance(kind, type) or getattr(kind, "_is_protocol", False)
 
+    def read(value: Any) -> Any:
+        _require(accepts_anything or isinstance(value, kind))
+        return value
 
-def _anything(value: Any) -> Any:
-    return value
-
-
-def _instance(value: Any, kind: type) -> Any:
-    _require(isinstance(value, kind))
-    return value
-
-
-def _accepts_anything(kind: Any) -> bool:
-    return kind is Any or not isinstance(kind, type) or getattr(kind, "_is_protocol", False)
+    return read
 
 
 def _require(fits: bool) -> None:
@@ -169,10 +158,6 @@ def _str(value: Any, arguments: Sequence[Any]) -> str:
     return well_formed(value)
 
 
-def _none(value: Any, arguments: Sequence[Any]) -> None:
-    _require(value is None)
-
-
 def _literal(value: Any, arguments: Sequence[Any]) -> Any:
     _require(any(type(value) is type(choice) and value == choice for choice in arguments))
     return value
@@ -184,32 +169,25 @@ def _tuple(value: Any, arguments: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(_fitted(item, arguments[0]) for item in value)
 
 
-CONVERSIONS: Mapping[Any, Callable[[Any, Sequence[Any]], Any]] = types.MappingProxyType(
-    {
-        bool: _bool,
-        int: _int,
-        float: _float,
-        str: _str,
-        None: _none,
-        types.NoneType: _none,
-        typing.Literal: _literal,
-        tuple: _tuple,
-    }
-)
+CONVERSIONS: Mapping[Any, Callable[[Any, Sequence[Any]], Any]] = {
+    bool: _bool,
+    int: _int,
+    float: _float,
+    str: _str,
+    typing.Literal: _literal,
+    tuple: _tuple,
+}
 """Functions that convert values to a type. Other types use `isinstance`."""
 
-NAMES: Mapping[Any, str] = types.MappingProxyType(
-    {
-        bool: "True or False",
-        int: "a whole number",
-        float: "a number",
-        str: "a text",
-        None: "None",
-        types.NoneType: "None",
-        re.Pattern: "a compiled pattern",
-        Mapping: "a dict",
-    }
-)
+NAMES: Mapping[Any, str] = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    types.NoneType: "None",
+    re.Pattern: "a compiled pattern",
+    Mapping: "a dict",
+}
 """Names of types in messages."""
 
 

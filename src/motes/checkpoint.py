@@ -11,11 +11,7 @@ from motes.errors import ConfigurationError
 
 
 def existing(path: str) -> str:
-    """The path of an existing folder, or a name that the hub may know.
-
-    Raises:
-        ConfigurationError: there is no such folder.
-    """
+    """The path of an existing folder, or a name that the hub may know. A missing folder is a ConfigurationError."""
     path = os.path.expanduser(path)
     if path.startswith((".", "/")) and not os.path.isdir(path):
         raise ConfigurationError(f"there is no folder {path!r}")
@@ -32,11 +28,7 @@ def unreadable(path: str, error: Exception) -> ConfigurationError:
 
 
 def checkpoint_config(path: str) -> dict[str, Any]:
-    """A checkpoint's config.json.
-
-    Raises:
-        ConfigurationError: there is no such checkpoint, or it is damaged.
-    """
+    """A checkpoint's config.json. A checkpoint that is missing or damaged is a ConfigurationError."""
     path = existing(path)
     try:
         config: dict[str, Any] = PretrainedConfig.get_config_dict(path)[0]

@@ -32,14 +32,10 @@ async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 def run_here(work: Callable[[], Coroutine[Any, Any, T]], instead: str) -> T:
-    """The result of a coroutine, for code that is not async.
-
-    Args:
-        work: makes the coroutine.
-        instead: the line of code to use in an event loop, for the message.
+    """The result of the coroutine that `work` makes, for code that is not async.
 
     Raises:
-        ConfigurationError: an event loop is running here, as in a notebook.
+        ConfigurationError: an event loop is running here, as in a notebook. The message has the line to use `instead`.
     """
     try:
         asyncio.get_running_loop()
@@ -68,11 +64,9 @@ class Batcher(Generic[PendingT, T]):
     """Collects the requests of concurrent calls until the event loop has run everything that was ready, then passes
     them to `process` as one batch, without waiting for a clock.
 
-    Work on a batch, or on a part of it passed to `start`, is cancelled when all its requests are withdrawn. An error of
-    the work is raised in every caller whose request is not settled yet.
-
-    Args:
-        process: settles each request of the batch, or starts work that does.
+    `process` settles each request of the batch, or starts work that does. Work on a batch, or on a part of it passed to
+    `start`, is cancelled when all its requests are withdrawn. An error of the work is raised in every caller whose
+    request is not settled yet.
     """
 
     def __init__(self, process: Callable[[list[PendingT]], Coroutine[Any, Any, None]]) -> None:
@@ -135,11 +129,8 @@ class _Call(Pending[list[T]], Generic[ItemT, T]):
 
 
 class CallBatcher(Generic[ItemT, T]):
-    """Merges all calls in one turn of the event loop into one call of `function`.
-
-    Args:
-        function: takes the items of all calls, (B,), and returns an outcome for each, in order.
-    """
+    """Merges all calls in one turn of the event loop into one call of `function`, which takes the items of all calls,
+    (B,), and returns an outcome for each, in order."""
 
     def __init__(self, function: Callable[[list[ItemT]], Awaitable[Sequence[T]]]) -> None:
         self._function = function

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import reduce
+from itertools import accumulate
 from typing import TypeVar
 
 import numpy as np
@@ -41,19 +43,22 @@ def _require(holds: bool, law: str, detail: object) -> None:
 
 
 def _require_success(outcomes: Sequence[T | Failure]) -> list[T]:
-    """The outcomes of a call, none of which may be a failure.
-
-    Raises:
-        MotesError: the error of the first failure.
-    """
+    """The outcomes of a call. Raises the error of the first failure among them."""
+    results: list[T] = []
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             raise outcome.error
-    return [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
+        results.append(outcome)
+    return results
 
 
 def _same(first: Step, second: Step) -> bool:
     return all(getattr(first, name) == getattr(second, name) for name in ("text", "overrun", "end", "token_ids"))
+
+
+def _require_same(steps: Sequence[Step], others: Sequence[Step], law: str) -> None:
+    for i, (a, b) in enumerate(zip(steps, others, strict=True)):
+        _require(_same(a, b), law, f"{i}: {a.text!r} ({a.end}) against {b.text!r} ({b.end})")
 
 
 async def acheck_language_model(
@@ -73,22 +78,14 @@ async def acheck_language_model(
         _require(len(steps) == len(population), "one step per trajectory", f"{len(steps)} for {len(population)}")
         for step in steps:
             _require_end(step, sampling)
-        again = await extend(population, sampling, seeds)
-        _require(all(map(_same, steps, again)), "same seed = same tokens", _first_difference(steps, again))
-        alone = [(await extend([t], sampling, [seed]))[0] for t, seed in zip(population, seeds, strict=True)]
-        _require(all(map(_same, steps, alone)), "batch = single", _first_difference(steps, alone))
-        order = list(range(len(population)))[::-1]
-        reversed_ = await extend([population[i] for i in order], sampling, [seeds[i] for i in order])
-        _require(
-            all(map(_same, steps, reversed_[::-1])), "order does not matter", _first_difference(steps, reversed_[::-1])
-        )
-        together = await asyncio.gather(
-            *(extend([t], sampling, [seed]) for t, seed in zip(population, seeds, strict=True))
-        )
-        merged = [call[0] for call in together]
-        _require(all(map(_same, steps, merged)), "concurrent = sequential", _first_difference(steps, merged))
-        fresh = await extend([_rebuilt(t) for t in population], sampling, seeds)
-        _require(all(map(_same, steps, fresh)), "fork = fresh", _first_difference(steps, fresh))
+        seeded = list(zip(population, seeds, strict=True))
+        _require_same(steps, await extend(population, sampling, seeds), "same seed = same tokens")
+        _require_same(steps, [(await extend([t], sampling, [seed]))[0] for t, seed in seeded], "batch = single")
+        backwards = await extend(population[::-1], sampling, seeds[::-1])
+        _require_same(steps, backwards[::-1], "order does not matter")
+        together = await asyncio.gather(*(extend([t], sampling, [seed]) for t, seed in seeded))
+        _require_same(steps, [call[0] for call in together], "concurrent = sequential")
+        _require_same(steps, await extend(list(map(_rebuilt, population)), sampling, seeds), "fork = fresh")
 
         population = [t.extend(s) for t, s in zip(population, steps, strict=True)]
         population = [t for t in population if t.finished is None and t.step is not None and t.step.text]
@@ -129,12 +126,8 @@ async def acheck_reward_model(
     reward: RewardModel, *, questions: Sequence[str] = QUESTIONS, tolerance: float = 1e-4
 ) -> None:
     """`check_reward_model` for async code and notebooks: `await motes.acheck_reward_model(reward)`."""
-    ladders: list[list[Trajectory]] = []
-    for question in questions:
-        ladder = [Trajectory(Problem(question))]
-        for step in STEPS:
-            ladder.append(ladder[-1].extend(step))
-        ladders.append(ladder[1:])
+    roots = [Trajectory(Problem(question)) for question in questions]
+    ladders = [list(accumulate(STEPS, Trajectory.extend, initial=root))[1:] for root in roots]
     everything = [trajectory for ladder in ladders for trajectory in ladder]
 
     async def score(trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
@@ -154,28 +147,19 @@ async def acheck_reward_model(
     _require(all(map(close, batch, single)), "batch = single", (batch, single))
     if (forget := RewardModelTraits(reward).forget) is not None:
         forget()
-    fresh = await score([_rebuilt(trajectory) for trajectory in everything])
+    fresh = await score(list(map(_rebuilt, everything)))
     _require(all(map(close, batch, fresh)), "fork = fresh", (batch, fresh))
-    for full, ladder, start in zip(whole, ladders, range(0, len(everything), 3), strict=True):
-        for t in range(len(ladder)):
-            _require(close(full[: t + 1], batch[start + t]), "incremental = whole", (full, batch[start + t]))
+    for i, full in enumerate(whole):
+        for part in batch[i * len(STEPS) : (i + 1) * len(STEPS)]:
+            _require(close(full[: len(part)], part), "incremental = whole", (full, part))
     values = {round(float(s), 6) for scores in batch for s in scores}
     _require(len(values) > 1, "scores vary", f"every score is {values}")
 
 
 def _rebuilt(trajectory: Trajectory) -> Trajectory:
     """The same partial answer in a new tree, for which caches of the original's nodes are useless."""
-    copy = Trajectory(Problem(messages=trajectory.problem.messages))
-    for step in trajectory.steps:
-        copy = copy.extend(step)
-    return copy
-
-
-def _first_difference(first: Sequence[Step], second: Sequence[Step]) -> str:
-    for i, (a, b) in enumerate(zip(first, second, strict=True)):
-        if not _same(a, b):
-            return f"{i}: {a.text!r} ({a.end}) against {b.text!r} ({b.end})"
-    return "no difference"
+    root = Trajectory(Problem(messages=trajectory.problem.messages))
+    return reduce(Trajectory.extend, trajectory.steps, root)
 
 
 def check_language_model(

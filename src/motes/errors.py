@@ -50,15 +50,10 @@ class MotesError(Exception):
         super().__init__(*(well_formed(arg) if isinstance(arg, str) else arg for arg in args))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _copy_of, (type(self), self.args), self.__dict__
+        return type(self).__new__, (type(self), *self.args), self.__dict__  # the constructor is not called
 
     result: Any = None
     """A `motes.Result`: the partial result of the run that failed; None if nothing had run."""
-
-
-def _copy_of(cls: type[MotesError], args: tuple[object, ...]) -> MotesError:
-    """An error with the given arguments, made without calling its constructor."""
-    return cls.__new__(cls, *args)
 
 
 class ConfigurationError(MotesError, ValueError):
@@ -111,11 +106,7 @@ class MissingExtraError(ConfigurationError, ImportError):
 
 
 class ProblemFileError(ConfigurationError):
-    """A row of a file of problems cannot be used.
-
-    Attributes:
-        path, line: the file and the row's line, counted from 1.
-    """
+    """A row of a file of problems cannot be used: `line`, counted from 1, of the file `path`."""
 
     def __init__(self, path: str, line: int, reason: str) -> None:
         self.path, self.line = path, line
@@ -135,13 +126,10 @@ class EngineError(MotesError, RuntimeError):
 
 
 class ServerError(EngineError):
-    """A server failed a request, and retries did not help.
-
-    Attributes:
-        status: the HTTP status of the response; None if there was no response.
-    """
+    """A server failed a request, and retries did not help."""
 
     status: int | None = None
+    """The HTTP status of the response; None if there was no response."""
 
 
 class UnreachableError(ServerError):

@@ -93,19 +93,12 @@ def read_text(path: Path, limit: int = LINE) -> str:
 
 
 class Line(NamedTuple):
-    """A line of a file.
+    """A line of a file."""
 
-    Attributes:
-        number: counted from 1.
-        content: the line without its newline; None if it is longer than the limit.
-        ends: the offset in the file, in bytes, at which the line ends.
-        whole: whether it ends with a newline.
-    """
-
-    number: int
-    content: bytes | None
-    ends: int
-    whole: bool
+    number: int  # counted from 1
+    content: bytes | None  # without its newline; None if it is longer than the limit
+    ends: int  # the offset in the file, in bytes, at which the line ends
+    whole: bool  # whether it ends with a newline
 
 
 def read_lines(path: Path, limit: int) -> Iterator[Line]:
@@ -133,7 +126,10 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written.
     """
-    permissions = _permissions(path)
+    permissions = None  # of the file that is replaced
+    with contextlib.suppress(OSError):
+        if stat.S_ISREG(mode := path.lstat().st_mode):
+            permissions = stat.S_IMODE(mode)
     partial = path.with_name(f".motes-{secrets.token_hex(8)}.partial")
     descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK | _BINARY, 0o666)
     try:
@@ -171,24 +167,18 @@ def write_text(path: Path, text: str) -> None:
         partial.write_bytes(text.encode(errors="backslashreplace"))
 
 
-def _permissions(path: Path) -> int | None:
-    """The permissions of a regular file, for the file that replaces it."""
-    with contextlib.suppress(OSError):
-        mode = path.lstat().st_mode
-        if stat.S_ISREG(mode):
-            return stat.S_IMODE(mode)
-    return None
-
-
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, name: str | None = None) -> dict[str, Any]:
     """The table of a TOML file that the user named.
+
+    Args:
+        name: of the file in messages; by default its path.
 
     Raises:
         ConfigurationError: it cannot be read, or is not TOML.
     """
     try:
         return tomllib.loads(read_any_text(path))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise UnreadableFileError(path, error) from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"{path} is no TOML: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{name or path} is no TOML: {error}") from error

@@ -90,20 +90,16 @@ class Settings(SamplingOptions):
         return cls(**values)
 
     def sampling(self, config: GenerateConfig, prompt: prompts.Prompt | None) -> Sampling:
-        """The sampling for a configuration of Inspect.
-
-        Raises:
-            ConfigurationError: the configuration has a field that motes does not support.
-        """
+        """The sampling for a configuration of Inspect. Fields that motes does not support are a ConfigurationError."""
         for name in REFUSED:
             if getattr(config, name, None):
                 raise ConfigurationError(f"motes cannot honour {name}: leave it out")
         names = ("temperature", "top_p", "top_k", "max_tokens")
-        overrides = {name: value for name in names if (value := getattr(config, name)) is not None}
+        overrides: dict[str, Any] = {name: value for name in names if (value := getattr(config, name)) is not None}
         if config.stop_seqs:
             overrides["stop"] = config.stop_seqs
-        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(SamplingOptions)}
-        return SamplingOptions(**{**options, **overrides}).apply(Sampling() if prompt is None else prompt.sampling)
+        options = dataclasses.replace(self, **overrides)
+        return options.apply(Sampling() if prompt is None else prompt.sampling)
 
 
 class Answerer:
@@ -190,11 +186,7 @@ class Answerer:
 
 
 def turn(message: ChatMessage) -> dict[str, str]:
-    """A message in the form that `motes.Problem` takes.
-
-    Raises:
-        ConfigurationError: it is not text, or concerns a tool.
-    """
+    """A message in the form that `motes.Problem` takes. One with tools, or more than text, is a ConfigurationError."""
     if message.role == "tool" or getattr(message, "tool_calls", None):
         raise ConfigurationError("motes calls no tools: leave them out of the conversation")
     parts = [ContentText(text=message.content)] if isinstance(message.content, str) else message.content

@@ -42,25 +42,13 @@ def language_model(spec: str | LanguageModel, **options: Any) -> LanguageModel:
         ServerError: the server does not answer requests about its capabilities.
         MissingExtraError: the engine's packages are not installed.
     """
-    if not isinstance(spec, str):
-        model: LanguageModel = instance_of("lm", spec, LanguageModel, "'tiny'")
-        return model
-    spec, options = _parse_spec(spec, options)
-    if _names_attribute(spec):
-        model = _make_own(spec, LanguageModel, options)
-    elif _is_address(spec):
-        try:
-            from motes.models.served import HTTPLanguageModel
-        except ImportError as error:
-            raise MissingExtraError(f"the language model {spec!r}", "http") from error
-        model = _open_engine(HTTPLanguageModel, spec, options)
+    model: LanguageModel
+    if isinstance(spec, str):
+        local = ("motes.models.local", "LocalLanguageModel", "local")
+        served = ("motes.models.served", "HTTPLanguageModel", "http")
+        model = _open("lm", *_parse_spec(spec, options), local, served)
     else:
-        path = _local_path(spec, "lm")
-        try:
-            from motes.models.local import LocalLanguageModel
-        except ImportError as error:
-            raise MissingExtraError(f"the language model {spec!r}", "local") from error
-        model = _open_engine(LocalLanguageModel, path, options)
+        model = instance_of("lm", spec, LanguageModel, "'tiny'")
     return model
 
 
@@ -91,22 +79,43 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
         return CalibratedReward(reward_model(spec, **options), loaded)
     if spec.startswith("judge:"):
         return _open_judge(spec.removeprefix("judge:"), options)
+    local = ("motes.rewards.prm", "LocalPRM", "local")
+    served = ("motes.rewards.served.model", "ServedPRM", "http,tokenizer")
+    opened: RewardModel = _open("prm", spec, options, local, served)
+    return opened
+
+
+ROLES: Mapping[str, tuple[str, type]] = {"lm": ("language model", LanguageModel), "prm": ("reward model", RewardModel)}
+
+
+def _open(
+    role: str, spec: str, options: Mapping[str, Any], local: tuple[str, str, str], served: tuple[str, str, str]
+) -> Any:
+    """The user's own model, or one that an engine opens, after checking the names of its options. The engines for
+    checkpoints (`local`) and servers are a module, a class, and the extra that it needs."""
+    noun, protocol = ROLES[role]
     if _names_attribute(spec):
-        model = _make_own(spec, RewardModel, options)
-    elif _is_address(spec):
-        try:
-            from motes.rewards.served.model import ServedPRM
-        except ImportError as error:
-            raise MissingExtraError(f"the reward model {spec!r}", "http,tokenizer") from error
-        model = _open_engine(ServedPRM, spec, options)
-    else:
-        path = _local_path(spec, "prm")
-        try:
-            from motes.rewards.prm import LocalPRM
-        except ImportError as error:
-            raise MissingExtraError(f"the reward model {spec!r}", "local") from error
-        model = _open_engine(LocalPRM, path, options)
-    return model
+        return _make_own(spec, protocol, options)
+    is_address = spec.lower().startswith(("http://", "https://"))
+    path = spec if is_address else _local_path(spec, role)
+    module, name, extra = served if is_address else local
+    try:
+        engine = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise MissingExtraError(f"the {noun} {spec!r}", extra) from error
+    parameters = inspect.signature(engine.open).parameters
+    known = set(parameters)
+    if "options" in parameters:  # `open` passes them to the constructor
+        known |= set(inspect.signature(engine).parameters)
+    if "connection" in parameters:  # `open` passes it to the client
+        from motes.transport import Client
+
+        known |= set(inspect.signature(Client.open).parameters)
+    known -= {"path", "options", "connection", "address", "model", "vocabulary", "name", "transport"}
+    for option in options:
+        if option not in known:
+            raise UnknownNameError("option", option, known)
+    return engine.open(path, **options)
 
 
 def serves_rewards(spec: str, **options: Any) -> bool:
@@ -126,11 +135,8 @@ def serves_rewards(spec: str, **options: Any) -> bool:
     except ImportError as error:
         raise MissingExtraError(f"the server {spec!r}", "http") from error
     address = Address.parse(spec)
-    return now(
-        is_reward_server(
-            Client.open(address, **_select_parameters(Client.open, options)), address, options.get("engine")
-        )
-    )
+    client = Client.open(address, **_select_parameters(Client.open, options))
+    return now(is_reward_server(client, address, options.get("engine")))
 
 
 def task(spec: str | Task, *, run_code: bool = True) -> Task:
@@ -215,23 +221,6 @@ def _select_parameters(function: Any, options: Mapping[str, Any]) -> dict[str, A
     return {name: options[name] for name in inspect.signature(function).parameters if name in options}
 
 
-def _open_engine(engine: Any, path: str, options: Mapping[str, Any]) -> Any:
-    """Open an engine, after checking the names of its options."""
-    parameters = inspect.signature(engine.open).parameters
-    known = set(parameters)
-    if "options" in parameters:  # `open` passes them to the constructor
-        known |= set(inspect.signature(engine).parameters)
-    if "connection" in parameters:  # `open` passes it to the client
-        from motes.transport import Client
-
-        known |= set(inspect.signature(Client.open).parameters)
-    known -= {"path", "options", "connection", "address", "model", "vocabulary", "name", "transport"}
-    for option in options:
-        if option not in known:
-            raise UnknownNameError("option", option, known)
-    return engine.open(path, **options)
-
-
 def _local_path(spec: str, role: str) -> str:
     if spec == "tiny":
         from motes import bundled
@@ -248,10 +237,6 @@ def _local_path(spec: str, role: str) -> str:
         "use 'tiny', 'hf:PATH_OR_NAME', 'http://HOST:PORT/v1#MODEL' or 'MODULE:ATTRIBUTE'"
         + (", or a 'judge:' before one" if role == "prm" else "")
     )
-
-
-def _is_address(spec: str) -> bool:
-    return spec.lower().startswith(("http://", "https://"))
 
 
 def _names_attribute(spec: str) -> bool:
@@ -314,12 +299,8 @@ class Opened:
         self._futures: dict[Hashable, tuple[Any, Future[Any]]] = {}
 
     def get(self, name: Hashable, state: Any, open_it: Callable[[], Any]) -> Any:
-        """The object with that name, opened by `open_it` if necessary. A failure is not cached.
-
-        Args:
-            state: everything but the name that the opened object depends on. If it has changed, the object is opened
-                again.
-        """
+        """The object with that name, opened by `open_it` if it is not yet, or if `state` has changed: everything but
+        the name that the object depends on. A failure is not cached."""
         with self._lock:
             previous_state, future = self._futures.get(name, (state, None))
             is_mine = future is None or previous_state != state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from motes.core import Failure, Problem, Sampling, Step, Trajectory
@@ -24,21 +25,17 @@ class Trait(Generic[T]):
         return value
 
 
+@dataclass(eq=False, slots=True)
 class Traits:
     """The optional attributes of an object, or of a class, that implements a protocol."""
 
-    __slots__ = ("thing",)
-
-    def __init__(self, thing: object) -> None:
-        self.thing = thing
+    thing: object
 
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """Extends partial answers. `motes.check_language_model` tests an implementation.
-
-    A model may have further attributes and methods, see `LanguageModelTraits`.
-    """
+    """Extends partial answers. `motes.check_language_model` tests an implementation. `LanguageModelTraits` are its
+    optional attributes and methods."""
 
     async def extend(
         self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
@@ -86,10 +83,8 @@ class LanguageModelTraits(Traits):
 
 @runtime_checkable
 class RewardModel(Protocol):
-    """Scores partial answers. `motes.check_reward_model` tests an implementation.
-
-    A model may have further attributes and methods, see `RewardModelTraits`.
-    """
+    """Scores partial answers. `motes.check_reward_model` tests an implementation. `RewardModelTraits` are its optional
+    attributes and methods."""
 
     async def score(self, trajectories: Sequence[Trajectory]) -> Sequence[Sequence[float] | Failure]:
         """For each trajectory, one score in [0, 1] per step so far; a `Failure` for each that could not be scored (it
@@ -135,9 +130,8 @@ class Reading(Protocol):
 
 @runtime_checkable
 class AnswerRule(Protocol):
-    """How an answer is read from a text, and when two answers are the same.
-
-    A rule may have further attributes and methods, see `AnswerRuleTraits`, and two that concern its class alone:
+    """How an answer is read from a text, and when two answers are the same. `AnswerRuleTraits` are its optional
+    attributes and methods. Two more concern its class alone:
 
     A method `canonical(answer: str) -> str` returns the form that exactly equivalent answers share: N answers are then
     grouped by N forms, and not by comparing them with each other. An attribute `is_quick = True`, which is not
@@ -181,10 +175,8 @@ def canonical_form(rule: AnswerRule) -> Callable[[str], str] | None:
 
 @runtime_checkable
 class Task(AnswerRule, Protocol):
-    """A set of problems with an answer rule and a grader, which several threads may call at once.
-
-    A task may have further methods, see `TaskTraits`.
-    """
+    """A set of problems with an answer rule and a grader, which several threads may call at once. `TaskTraits` are its
+    optional methods."""
 
     name: str
 

@@ -128,9 +128,8 @@ def escaped(character: str) -> str:
 def visible(text: str, *, newlines: bool = False) -> str:
     r"""`text` with characters that would control a terminal, or be invisible, in Python's notation: `\x1b`, `\u202e`.
 
-    They are Escape and the other control characters, characters that change the direction of writing, and characters
-    without width, such as tags. Ordinary text of every script stays as it is: letters written from right to left,
-    combining marks, the joiners of Persian, of Indic scripts and within emoji.
+    Ordinary text of every script stays as it is: letters written from right to left, combining marks, the joiners of
+    Persian, of Indic scripts and within emoji.
 
     Args:
         newlines: keep newlines and tabs, because the text may have several lines. Line ends of Windows become newlines.

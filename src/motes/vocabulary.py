@@ -10,8 +10,8 @@ import threading
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any, Self
+from functools import lru_cache
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -40,13 +40,13 @@ class Vocabulary:
         self._inner = tokenizer
         if _remove_edge_rules(spec):
             self._inner = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)))
-        _ = self._sorted_pieces  # compute it now, not with the first request
+        self._sorted_pieces = _SortedPieces(self.pieces)
         special = sorted((t["content"] for t in spec["added_tokens"] if t["special"]), key=len, reverse=True)
         pattern = "|".join(re.escape(token) for token in special if token and token not in THINKING)
         self._special = re.compile(pattern) if pattern else None
         self._prompts: WeakKeyDictionary[Problem, list[int]] = WeakKeyDictionary()
-        self._encode_cached = lru_cache(maxsize=CACHE_SIZE)(self._encode_locked)
-        self._lock = threading.Lock()  # each call changes the tokenizer's settings, so calls take turns
+        self._encode_cached = lru_cache(maxsize=CACHE_SIZE)(self._encode)
+        self._lock = threading.RLock()  # each call changes the tokenizer's settings, so calls take turns
 
     @classmethod
     def load(cls, path: str) -> Vocabulary:
@@ -73,11 +73,7 @@ class Vocabulary:
         return self._prompts[problem]
 
     async def prepare(self, problem: Problem) -> None:
-        """Compute `prompt` in advance; a long one does not block the event loop.
-
-        Raises:
-            ConfigurationError: as for `prompt`.
-        """
+        """Compute `prompt` in advance, with its errors; a long one does not block the event loop."""
         if problem not in self._prompts:
             length = sum(len(message["content"]) for message in problem.messages)
             await in_thread_if_long(length, self.prompt, problem)
@@ -120,9 +116,9 @@ class Vocabulary:
         ids: list[int] = self.tokenizer.encode(first, verbose=False, **options)
         for part in rest:
             if part in marks:  # cut in two: some tokenizers find special tokens in any text
-                ids += self._encode(marks[part][:1], special=False) + self._encode(marks[part][1:], special=False)
+                ids += self._encode(marks[part][:1], False) + self._encode(marks[part][1:], False)
             else:
-                ids += self._encode(part, special=True)
+                ids += self._encode(part, True)
         return ids
 
     def _apply_template(self, problem: Problem, contents: Sequence[str]) -> str:
@@ -142,22 +138,15 @@ class Vocabulary:
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of a text that continues another one: no special token and no space is added at its beginning.
-
-        Args:
-            special: whether special tokens in the text are recognised; else they are text.
-        """
-        encode = self._encode_cached if len(text) <= MAX_CACHED_LENGTH else self._encode_locked
+        Unless `special`, special tokens in the text are text."""
+        encode = self._encode_cached if len(text) <= MAX_CACHED_LENGTH else self._encode
         return list(encode(text, special))
 
-    def _encode_locked(self, text: str, special: bool) -> list[int]:
+    def _encode(self, text: str, special: bool) -> list[int]:
+        options = {"add_special_tokens": False, "split_special_tokens": not special}
         with self._lock:
-            return self._encode(text, special=special)
-
-    def _encode(self, text: str, *, special: bool) -> list[int]:
-        # verbose=False: engines check the length, the tokenizer shall not warn.
-        ids: list[int] = self._inner.encode(
-            text, add_special_tokens=False, split_special_tokens=not special, verbose=False
-        )
+            # verbose=False: engines check the length, the tokenizer shall not warn
+            ids: list[int] = self._inner.encode(text, verbose=False, **options)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -190,16 +179,9 @@ class Vocabulary:
     def _bytes(self, ids: Sequence[int]) -> bytes:
         return b"".join([self.pieces[i] for i in ids if i < len(self.pieces)])
 
-    @cached_property
-    def _sorted_pieces(self) -> _SortedPieces:
-        return _SortedPieces.of(self.pieces)
-
     def text_ends(self, texts: Sequence[str], num_tokens: int = 0) -> TextEnds:
-        """A search for the tokens that complete one of the texts.
-
-        Args:
-            num_tokens: the model's number of tokens. It may be larger than the vocabulary; the others have no bytes.
-        """
+        """A search for the tokens that complete one of the texts. The model may have more tokens (`num_tokens`) than
+        the vocabulary; these have no bytes."""
         targets = tuple(dict.fromkeys(text.encode() for text in texts))
         completes = np.zeros(max(num_tokens, len(self.pieces)), dtype=bool)
         pieces = self._sorted_pieces
@@ -210,56 +192,36 @@ class Vocabulary:
         return TextEnds(self.pieces, targets, completes)
 
 
-@dataclass(frozen=True, eq=False)
 class _SortedPieces:
-    """The tokens that have bytes, sorted by their bytes.
+    """The tokens that have bytes, sorted by their bytes."""
 
-    Attributes:
-        pieces: (n,) the tokens' bytes.
-        tokens: (n,) their ids.
-        joined: the bytes of all tokens, with 0xFF between them, which occurs in no text.
-        starts: (n,) offsets of the tokens in `joined`.
-        longest: number of bytes of the longest token.
-    """
-
-    pieces: list[bytes]
-    tokens: npt.NDArray[np.int64]
-    joined: bytes
-    starts: npt.NDArray[np.int64]
-    longest: int
-
-    @classmethod
-    def of(cls, pieces: Sequence[bytes]) -> Self:
+    def __init__(self, pieces: Sequence[bytes]) -> None:
         order = sorted((i for i, piece in enumerate(pieces) if piece), key=pieces.__getitem__)
-        in_order = [pieces[i] for i in order]
-        sizes = np.array([len(piece) for piece in in_order], dtype=np.int64)
-        starts = np.cumsum(sizes + 1) - sizes - 1
-        return cls(in_order, np.array(order, np.int64), b"\xff".join(in_order), starts, int(sizes.max(initial=0)))
+        self._tokens = np.array(order, np.int64)  # (n,) ids
+        self._pieces = [pieces[i] for i in order]
+        self._joined = b"\xff".join(self._pieces)  # 0xFF occurs in no text
+        sizes = np.array([len(piece) for piece in self._pieces], np.int64)
+        self._starts = np.cumsum(sizes + 1) - sizes - 1  # (n,) offsets in `_joined`
+        self.longest = int(sizes.max(initial=0))
 
     def tokens_starting_with(self, text: bytes) -> npt.NDArray[np.int64]:
-        first = bisect_left(self.pieces, text)
-        last = bisect_left(self.pieces, True, first, key=lambda piece: not piece.startswith(text))
-        return self.tokens[first:last]
+        first = bisect_left(self._pieces, text)
+        last = bisect_left(self._pieces, True, first, key=lambda piece: not piece.startswith(text))
+        return self._tokens[first:last]
 
     def tokens_containing(self, text: bytes) -> npt.NDArray[np.int64]:
-        places = [match.start() for match in re.finditer(re.escape(text), self.joined)]
-        return self.tokens[np.searchsorted(self.starts, places, side="right") - 1]
+        places = [match.start() for match in re.finditer(re.escape(text), self._joined)]
+        return self._tokens[np.searchsorted(self._starts, places, side="right") - 1]
 
 
 @dataclass(frozen=True, eq=False)
 class TextEnds:
-    """Finds the token that completes one of the texts, however tokens split it.
+    """Finds the token that completes one of the texts, however tokens split it. Most tokens cannot, so most steps of
+    decoding need not look at any text."""
 
-    Attributes:
-        pieces: the bytes of each token, by id.
-        targets: the texts as bytes.
-        completes: (tokens,) whether a token can complete a text. Most tokens cannot, so most steps of decoding need not
-            look at any text.
-    """
-
-    pieces: Sequence[bytes]
-    targets: tuple[bytes, ...]
-    completes: npt.NDArray[np.bool_]
+    pieces: Sequence[bytes]  # by token id
+    targets: tuple[bytes, ...]  # the texts
+    completes: npt.NDArray[np.bool_]  # (tokens,) whether a token can complete a text
 
     def completed_by_last(self, ids: npt.NDArray[np.int64]) -> bool:
         """Whether the last of these tokens completes one of the texts."""
@@ -278,11 +240,7 @@ class TextEnds:
 
 def _pieces(vocabulary: dict[str, int], spec: dict[str, Any]) -> list[bytes]:
     """The bytes of each token, by id; empty for ids without a token and for special tokens, except for thinking tags,
-    which are always text.
-
-    Args:
-        spec: the content of tokenizer.json.
-    """
+    which are always text. `spec` is the content of tokenizer.json."""
     decoders = _parts(spec["decoder"]) or [
         part for part in _parts(spec["pre_tokenizer"]) if part["type"] == "ByteLevel"
     ]

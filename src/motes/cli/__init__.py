@@ -1,4 +1,4 @@
-"""The command line: `motes COMMAND`. Each command is a module. Errors that motes raises on purpose become one line.
+"""The command line: `motes COMMAND`. Errors that motes raises on purpose become one line.
 
 Exit codes: 0 success; 1 something failed while running; 2 the input cannot work; 130 interrupted. If the reader of
 stdout closes it (`| head`), the code does not change. MOTES_DEBUG=1 shows the traceback of an error.
@@ -15,26 +15,7 @@ from typing import Annotated, cast
 import typer
 import typer.core
 
-from motes.cli import (
-    advise,
-    calibrate,
-    check,
-    compare,
-    demo,
-    doctor,
-    evaluate,
-    export,
-    grade,
-    merge,
-    options,
-    rate,
-    report,
-    reproduce,
-    serve,
-    solve,
-    terminal,
-    tune,
-)
+from motes.cli import demo, doctor, evaluate, options, recorded, reproduce, rewards, serve, solve, terminal, trials
 from motes.errors import ConfigurationError, ContextLengthError, MotesError, RunDirectoryError, UnknownNameError
 
 INPUT_ERRORS = (ConfigurationError, ContextLengthError, RunDirectoryError)
@@ -48,19 +29,19 @@ app = typer.Typer(
 )
 app.command("solve")(solve.command)
 app.command("eval", cls=evaluate.Command)(evaluate.command)
-app.command("merge")(merge.command)
-app.command("grade")(grade.command)
-app.command("report")(report.command)
-app.command("compare")(compare.command)
-app.command("export")(export.command)
-app.command("advise")(advise.command)
-app.command("tune")(tune.command)
+app.command("merge")(recorded.merge)
+app.command("grade")(recorded.grade)
+app.command("report")(recorded.report)
+app.command("compare")(recorded.compare)
+app.command("export")(recorded.export)
+app.command("advise")(trials.advise)
+app.command("tune")(trials.tune)
 app.command("reproduce")(reproduce.command)
 app.command("demo")(demo.command)
-app.command("check")(check.command)
+app.command("check")(doctor.check)
 app.command("doctor")(doctor.command)
-app.command("calibrate")(calibrate.command)
-app.command("rate")(rate.command)
+app.command("calibrate")(rewards.calibrate)
+app.command("rate")(rewards.rate)
 app.command("serve")(serve.command)
 app.command("key")(serve.key)
 

@@ -12,9 +12,8 @@ from rich.rule import Rule
 
 from motes import api
 from motes.cli import evaluate, options, terminal
-from motes.cli.solve import show_question
+from motes.cli.terminal import Text
 from motes.cli.views import Watch, compact_table, show_result
-from motes.errors import MissingExtraError
 from motes.lab.measure.comparison import points
 from motes.lab.measure.statistics import Interval
 from motes.lab.run.evaluation import Evaluation
@@ -47,7 +46,7 @@ def command(
 
     console.print(Rule("one problem, 16 particles", style="dim"))
     problem = Arithmetic().problems(SPLIT)[PROBLEM]
-    show_question(console, problem)
+    console.print(Text(problem.question + "\n", style="bold"), soft_wrap=not console.is_terminal)
     started = time.perf_counter()
     with Watch(terminal.progress()) as watch:
         result = api.solve(problem, lm=lm, reward=prm, method=ParticleFilter(16), seed=0, observe=watch.observe)
@@ -69,11 +68,7 @@ def command(
                 soft_wrap=True,
             )
     console.print()
-    try:
-        paths = write_report(directory, report)
-    except MissingExtraError as error:
-        paths = []
-        terminal.note(str(error))
+    paths = options.write_files(lambda plots: write_report(directory, report, plots=plots))
     plots = " ".join(str(path) for path in paths if path.suffix == ".png")
     console.print(f"plots: {plots}\nmore:  motes report {directory}", soft_wrap=True)
 

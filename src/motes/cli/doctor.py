@@ -1,4 +1,4 @@
-"""`motes doctor`: show the capabilities of a server, and check that it keeps a model's contract."""
+"""`motes doctor`: show the capabilities of a server. `motes check`: check that models keep their contract."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from motes import api
-from motes.cli import terminal
+from motes.cli import options, terminal
 from motes.cli.terminal import Console, Text
 from motes.conformance import check_language_model, check_reward_model
 from motes.core import Sampling
@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 SAMPLING = Sampling(max_step_tokens=32)
 TOLERANCE = 0.02
 """Allowed difference between scores of the same step: servers compute in half precision, in batches of any size."""
+
+
+def check(model: options.Model = "tiny", reward: options.Reward = "tiny") -> None:
+    """Prove that models keep their contract.
+
+    Batch = single, concurrent = sequential, fork = fresh, same seed = same tokens, and more.
+    """
+    lm, prm = options.open_models(model, reward)
+    check_language_model(lm)
+    terminal.say(f"{model} keeps the contract of a language model")
+    if prm is not None:
+        check_reward_model(prm)
+        terminal.say(f"{reward} keeps the contract of a reward model")
 
 
 def command(

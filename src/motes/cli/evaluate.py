@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from typer.core import TyperCommand
 from motes.cli import options, terminal
 from motes.cli.terminal import Console, Text
 from motes.cli.views import ProgressView, accuracy_grid, section_table
-from motes.core import Sampling, SamplingOptions
+from motes.core import SamplingOptions
 from motes.errors import ConfigurationError
 from motes.lab.run.damage import Damages
 from motes.lab.run.evaluation import Evaluation, Shard
@@ -92,7 +93,7 @@ def command(
     prices: options.Prices = None,
 ) -> None:
     """Evaluate methods at several budgets. An unfinished evaluation is resumed."""
-    opened_prompt = options.prompt(prompt)
+    opened_prompt, configured_sampling = options.open_prompt(prompt, sampling)
     evaluation = Evaluation(
         task=task,
         split=split,
@@ -103,7 +104,7 @@ def command(
         lm=model,
         reward=None if reward == "none" else reward,
         outcome_reward=None if outcome_reward == "none" else outcome_reward,
-        sampling=sampling.apply(Sampling() if opened_prompt is None else opened_prompt.sampling),
+        sampling=configured_sampling,
         prompt=opened_prompt,
     )
     if concurrency < 1:
@@ -178,11 +179,6 @@ class View(ProgressView):
         tokens = progress.usage.computed_tokens
         pace = ", ".join(self.pace(progress.done, progress.total, progress.resumed, tokens))
         grid = accuracy_grid(progress.cells)
-        self.show(progress.done, progress.total, _describe(progress), pace, grid, Text(pace, style="dim"))
-
-
-def _describe(progress: Progress) -> str:
-    words = [] if progress.accuracy != progress.accuracy else [f"accuracy {100 * progress.accuracy:.1f} %"]
-    if progress.failed:
-        words.append(f"{progress.failed} failed")
-    return ", ".join(words)
+        words = [] if math.isnan(progress.accuracy) else [f"accuracy {100 * progress.accuracy:.1f} %"]
+        words += [f"{progress.failed} failed"] if progress.failed else []
+        self.show(progress.done, progress.total, ", ".join(words), pace, grid, Text(pace, style="dim"))

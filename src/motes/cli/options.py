@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,9 +20,8 @@ import typer
 from motes import api, prompts
 from motes.cli import terminal
 from motes.core import Sampling, SamplingOptions
-from motes.errors import ConfigurationError
+from motes.errors import ConfigurationError, MissingExtraError
 from motes.lab.run import prices
-from motes.lab.run.evaluation import Evaluation
 from motes.protocols import LanguageModel, RewardModel
 from motes.tasks import DECLARED, TASKS
 
@@ -125,11 +124,7 @@ def command_line() -> str:
 
 @contextlib.contextmanager
 def resumable(out: Path | None) -> Iterator[None]:
-    """A context for work that Ctrl-C interrupts and the same command resumes. Finished work is in `out`.
-
-    Raises:
-        StoppedError: the work was interrupted.
-    """
+    """A context for work that Ctrl-C interrupts (StoppedError) and the same command resumes from `out`."""
     try:
         yield
     except KeyboardInterrupt:
@@ -138,25 +133,24 @@ def resumable(out: Path | None) -> Iterator[None]:
         raise terminal.StoppedError(f"finished work is in {out}, resume it: {command_line()}") from None
 
 
-def prompt(spec: str | None) -> prompts.Prompt | None:
-    """The prompt that an option names."""
-    return None if spec is None else prompts.prompt(spec)
+def open_prompt(spec: str | None, sampling: SamplingOptions) -> tuple[prompts.Prompt | None, Sampling]:
+    """The prompt that an option names, and the sampling: the prompt's steps, changed by the other options."""
+    prompt = None if spec is None else prompts.prompt(spec)
+    return prompt, sampling.apply(Sampling() if prompt is None else prompt.sampling)
 
 
 def takes_sampling(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for each field of `SamplingOptions`, in the place of its parameter `sampling`."""
     signature = inspect.signature(command, eval_str=True)
-    fields = dataclasses.fields(SamplingOptions)
     kinds = typing.get_type_hints(SamplingOptions)
-    parameters: list[inspect.Parameter] = []
-    for parameter in signature.parameters.values():
-        parameters += (
-            [_parameter(field, kinds[field.name]) for field in fields] if parameter.name == "sampling" else [parameter]
-        )
+    sampling = [_parameter(field, kinds[field.name]) for field in dataclasses.fields(SamplingOptions)]
+    parameters = list(signature.parameters.values())
+    place = list(signature.parameters).index("sampling")
+    parameters[place : place + 1] = sampling
 
     @functools.wraps(command)
     def with_options(**arguments: Any) -> None:
-        values = {field.name: arguments.pop(field.name) for field in fields}
+        values = {option.name: arguments.pop(option.name) for option in sampling}
         values |= {name: list(map(_unescape, texts)) for name, texts in values.items() if isinstance(texts, list)}
         command(**arguments, sampling=SamplingOptions(**values))
 
@@ -173,51 +167,12 @@ def _parameter(field: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
     return inspect.Parameter(field.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)
 
 
-def trial(
-    task: str,
-    split: str,
-    limit: int,
-    methods: Sequence[str],
-    budget: int,
-    *,
-    model: str,
-    reward: str,
-    temperature: float | None,
-    max_tokens: int | None,
-    prompt_spec: str | None,
-) -> Evaluation:
-    """The preliminary evaluation of `motes advise` and `motes tune`. The prompt defines its steps.
-
-    Raises:
-        ConfigurationError: there is no reward model, or a setting cannot work.
-    """
-    if reward == "none":
-        raise ConfigurationError("this command measures the reward model: name one")
-    opened_prompt = prompt(prompt_spec)
-    default = Sampling() if opened_prompt is None else opened_prompt.sampling
-    return Evaluation(
-        task=task,
-        split=split,
-        limit=limit,
-        methods=tuple(methods),
-        budgets=(budget,),
-        lm=model,
-        reward=reward,
-        sampling=SamplingOptions(temperature=temperature, max_tokens=max_tokens).apply(default),
-        prompt=opened_prompt,
-    )
-
-
 def _unescape(option: str) -> str:
     return option.replace(r"\n", "\n").replace(r"\t", "\t")
 
 
 def names(text: str, option: str) -> tuple[str, ...]:
-    """The names in a list separated by commas.
-
-    Raises:
-        ConfigurationError: the list is empty.
-    """
+    """The names in a list separated by commas. An empty list is a ConfigurationError."""
     words = tuple(word.strip() for word in text.split(",") if word.strip())
     if not words:
         raise ConfigurationError(f"{option} is empty: give at least one")
@@ -225,11 +180,7 @@ def names(text: str, option: str) -> tuple[str, ...]:
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:
-    """The whole numbers of a list separated by commas.
-
-    Raises:
-        ConfigurationError: the list is empty, or an item is not a whole number.
-    """
+    """The whole numbers of a list separated by commas. Other items, or none, are a ConfigurationError."""
     words = names(text, option)
     try:
         return tuple(map(int, words))
@@ -240,6 +191,15 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
 def parse_prices(text: str | None) -> prices.Prices | None:
     """The prices in the value of `--prices`."""
     return None if text is None else prices.Prices.parse(text)
+
+
+def write_files(write: Callable[[bool], list[Path]], plots: bool = True) -> list[Path]:
+    """Call `write(plots)`, and again without plots if the package that draws them is not installed."""
+    try:
+        return write(plots)
+    except MissingExtraError as error:
+        terminal.note(str(error))
+        return write(False)
 
 
 def open_models(model: str, reward: str) -> tuple[LanguageModel, RewardModel | None]:

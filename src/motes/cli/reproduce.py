@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +16,9 @@ from motes.cli import options, terminal
 from motes.cli.evaluate import run
 from motes.cli.terminal import Text
 from motes.cli.views import section_table
-from motes.errors import ConfigurationError, MissingExtraError
+from motes.errors import ConfigurationError
 from motes.paper import EVERY, EXPERIMENTS, TASKS, Entry, Experiment, Reproduction, read_rows
 from motes.paper.files import write
-from motes.protocols import RewardModel
 
 
 def command(
@@ -94,11 +94,7 @@ def command(
     with options.resumable(out):
         failed = measure(reproduction, concurrency)
     show(reproduction)
-    try:
-        paths = write(reproduction)
-    except MissingExtraError as error:
-        paths = write(reproduction, plot=False)
-        terminal.note(str(error))
+    paths = options.write_files(lambda plots: write(reproduction, plot=plots))
     terminal.say("written: " + " ".join(map(str, paths)))
     if failed:
         terminal.note(f"{failed} runs failed; the same command does them again")
@@ -106,14 +102,7 @@ def command(
 
 
 def parse_pairs(texts: Sequence[str], option: str, form: str | None) -> dict[str, str]:
-    """NAME=VALUE pairs separated by commas.
-
-    Args:
-        form: the required form of a pair; None: NAME alone means NAME=NAME.
-
-    Raises:
-        ConfigurationError: a pair is incomplete, or two pairs have the same name.
-    """
+    """NAME=VALUE pairs separated by commas. `form` is their required form; without one, NAME alone means NAME=NAME."""
     values: dict[str, str] = {}
     for word in (word for text in texts for word in options.names(text, option)):
         name, equals, value = word.partition("=")
@@ -137,12 +126,10 @@ def _measure(model: str, entries: Sequence[Entry], concurrency: int) -> int:
     """`measure` for one language model, which is released at the end."""
     failed = 0
     lm, _ = options.open_models(model, "none")
-    rewards: dict[str | None, RewardModel | None] = {}
+    open_once = functools.cache(options.open_reward_model)
     for entry in entries:
         evaluation = entry.evaluation
-        if evaluation.reward not in rewards:
-            rewards[evaluation.reward] = options.open_reward_model(evaluation.reward)
-        prm = rewards[evaluation.reward]
+        prm = open_once(evaluation.reward)
         console = terminal.progress()
         console.quiet = not console.is_interactive
         settings = {"concurrency": concurrency, "command": options.command_line()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,6 @@ from motes import prompts
 from motes.cli import options, terminal
 from motes.errors import ConfigurationError, MissingExtraError
 from motes.methods import METHODS
-
-if TYPE_CHECKING:
-    from motes.gateway.config import Config
 
 
 def command(
@@ -62,7 +59,6 @@ def command(
         )
     if model is None and own:
         raise ConfigurationError(f"{', '.join(own)} go with --model: name one")
-    settings: Config
     if config is not None:
         settings = Config.load(config, **changes)
     elif model is not None:
@@ -82,11 +78,7 @@ def command(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that accepts connections already, so that clients need not retry while the models are opened.
-
-    Raises:
-        ConfigurationError: the address is not available.
-    """
+    """A socket that accepts connections already, so that clients need not retry while the models are opened."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)

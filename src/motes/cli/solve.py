@@ -11,9 +11,8 @@ import typer
 
 from motes import api
 from motes.cli import options, terminal
-from motes.cli.terminal import Console, Text
 from motes.cli.views import Round, Watch, confidence, no_answer, show_result
-from motes.core import Problem, Result, Sampling, SamplingOptions
+from motes.core import Problem, Result, SamplingOptions
 from motes.errors import ConfigurationError
 from motes.lab.run.method_spec import describe, method_from_spec
 from motes.lab.run.presets import Preset, preset_of
@@ -68,9 +67,8 @@ def command(
     preset = preset_of(method) or Preset(method, 16)
     spec = ":".join([preset.method, *(settings or ())])
     configured_method = method_from_spec(spec, preset.budget if budget is None else budget)
-    opened_prompt = options.prompt(prompt)
+    opened_prompt, configured_sampling = options.open_prompt(prompt, sampling)
     rule = None if task is None else api.answer_rule(task)
-    configured_sampling = sampling.apply(Sampling() if opened_prompt is None else opened_prompt.sampling)
     lm, prm = options.open_models(model, reward)
     outcome_prm = options.open_reward_model(outcome_reward)
     note = note_on_question(model, problem)
@@ -105,10 +103,6 @@ def note_on_question(model: str, problem: Problem) -> str | None:
     if model != "tiny" or Arithmetic().recognizes(problem.question):
         return None
     return "tiny knows nothing but stories of who has how many (`motes demo` shows one): do not believe the answer"
-
-
-def show_question(console: Console, problem: Problem) -> None:
-    console.print(Text(problem.question + "\n", style="bold"), soft_wrap=not console.is_terminal)
 
 
 def to_dict(result: Result, request: dict[str, Any], note: str | None, seconds: float) -> dict[str, Any]:

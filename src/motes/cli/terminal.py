@@ -51,22 +51,14 @@ class StoppedError(Exception):
 
 
 class Stream:
-    """A standard stream whose failures do not end the command.
+    """A standard stream, or None, whose failures do not end the command.
 
     Characters that its encoding lacks are replaced. After its reader closed it, output is discarded; after any other
-    failure, output goes to `fallback`.
-
-    Args:
-        stream: None if the process was started without it.
-        fallback: another stream, if there is one.
-
-    Attributes:
-        error: the reason why the stream could not be written; None if it could.
+    failure, output goes to `fallback`. `error` is the failure.
     """
 
     def __init__(self, stream: TextIO | None, fallback: Stream | None = None) -> None:
-        self._stream = stream
-        self._fallback = fallback
+        self._stream, self._fallback = stream, fallback
         self.error: OSError | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -76,6 +68,7 @@ class Stream:
         return self._stream is not None and self._stream.isatty()
 
     def write(self, text: str) -> int:
+        rest = text
         if self._stream is not None and self.error is None:
             encoding = getattr(self._stream, "encoding", None) or "utf-8"
             try:
@@ -83,20 +76,16 @@ class Stream:
                 self._stream.flush()  # now, so that errors are caught here
                 return len(text)
             except OSError as error:
-                self._give_up(self._stream, error)
+                self.error = error
+                rest = f"motes: stdout cannot be written ({error.strerror}): the rest stands here\n{text}"
+            with contextlib.suppress(OSError, ValueError):  # Python must not fail to write the buffer at exit
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
         if self._fallback is not None and not isinstance(self.error, BrokenPipeError):
-            self._fallback.write(text)
+            self._fallback.write(rest)
         return len(text)
 
     def flush(self) -> None:
         """Does nothing: `write` flushes."""
-
-    def _give_up(self, stream: TextIO, error: OSError) -> None:
-        self.error = error
-        with contextlib.suppress(OSError, ValueError):  # Python must not fail to write the buffer at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        if self._fallback is not None and not isinstance(error, BrokenPipeError):
-            self._fallback.write(f"motes: stdout cannot be written ({error.strerror}): the rest stands here\n")
 
 
 @contextlib.contextmanager
@@ -196,7 +185,8 @@ def say_busy(activity: str) -> None:
 
 def note(message: str) -> None:
     """Print one line to stderr: an error, a warning or a note."""
-    print(f"motes: {one_line(message)}", file=sys.stderr)
+    line = " ".join(visible(message, newlines=True).split())
+    print(f"motes: {line}", file=sys.stderr)
 
 
 def note_all(messages: Iterable[str]) -> None:
@@ -210,17 +200,8 @@ def show_traceback() -> None:
     print(visible(traceback.format_exc(), newlines=True), end="", file=sys.stderr)
 
 
-def one_line(message: str) -> str:
-    """A message as one line."""
-    return " ".join(visible(message, newlines=True).split())
-
-
 def read_stdin() -> str:
-    """Everything on stdin.
-
-    Raises:
-        ConfigurationError: stdin is closed, or not UTF-8.
-    """
+    """Everything on stdin, which must be open and UTF-8."""
     if sys.stdin is None:
         raise ConfigurationError("stdin is closed: pipe the question in, or write it on the command line")
     source = getattr(sys.stdin, "buffer", sys.stdin)

@@ -34,21 +34,16 @@ STOPPED: Mapping[Stop, str] = {
 
 @dataclass(frozen=True)
 class Round:
-    """One round in numbers.
-
-    Attributes:
-        survivors: number of particles of the previous population that have a descendant.
-        dropped: number of particles that could not be extended or scored.
-    """
+    """One round in numbers."""
 
     number: int
     ess: float
     particles: int
     resampled: bool
-    survivors: int
+    survivors: int  # particles of the previous population that have a descendant
     finished: int
     log_evidence: float | None
-    dropped: int = 0
+    dropped: int = 0  # particles that could not be extended or scored
 
     @classmethod
     def of(cls, number: int, record: Record) -> Round:
@@ -71,28 +66,35 @@ class Round:
         )
 
 
-class Watch:
-    """Shows a run round by round: a table in place on a terminal, one plain line per round elsewhere.
+class View:
+    """A context manager that shows something that changes, if the console is a terminal."""
 
-    Use it as a context manager, with `observe` as the run's observer.
-    """
+    def __init__(self, console: Console, live: Live) -> None:
+        self.console, self._live = console, live
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.rounds: list[Round] = []
-        self._live = Live(console=console, refresh_per_second=8, transient=False)
-
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         if self.console.is_interactive:
             self._live.start()
-            self._live.update(Text("sampling the first step …", style="dim"))
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self.console.is_interactive:
-            if not self.rounds:
-                self._live.update(Text(""))
             self._live.stop()
+
+
+class Watch(View):
+    """Shows a run round by round: a table in place on a terminal, one plain line per round elsewhere. `observe` is the
+    run's observer."""
+
+    def __init__(self, console: Console) -> None:
+        first = Text("sampling the first step …", style="dim")
+        super().__init__(console, Live(first, console=console, refresh_per_second=8))
+        self.rounds: list[Round] = []
+
+    def __exit__(self, *exception: object) -> None:
+        if not self.rounds:
+            self._live.update(Text(""))
+        super().__exit__()
 
     def observe(self, run: Run, record: Record) -> None:
         self.rounds.append(Round.of(len(self.rounds) + 1, record))
@@ -114,29 +116,17 @@ class Watch:
         return Group(table, Text(""), partial_answers(record), Text(_cost(run.usage), style="dim"))
 
 
-class ProgressView:
-    """Shows the progress of work: a bar on a terminal, about twenty plain lines elsewhere. Use it as a context manager.
-
-    Args:
-        unit: what is counted, such as "runs".
-    """
+class ProgressView(View):
+    """Shows the progress of work: a bar on a terminal, about twenty plain lines elsewhere. `unit` is what is counted,
+    such as "runs"."""
 
     def __init__(self, console: Console, unit: str) -> None:
-        self.console, self._unit, self._started = console, unit, time.perf_counter()
+        super().__init__(console, Live(console=console, refresh_per_second=5, transient=True))
+        self._unit, self._started = unit, time.perf_counter()
         description = TextColumn("{task.description}", markup=False)
         self._bar = Progress(BarColumn(bar_width=36), MofNCompleteColumn(), description, console=console)
         self._task = self._bar.add_task("", total=None)
-        self._live = Live(console=console, refresh_per_second=5, transient=True)
         self._printed = -1
-
-    def __enter__(self) -> Self:
-        if self.console.is_interactive:
-            self._live.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.console.is_interactive:
-            self._live.stop()
 
     def show(self, done: int, total: int, description: str, pace: str = "", *details: RenderableType) -> None:
         """Update the bar, with `details` below it, or print a line."""
@@ -239,9 +229,8 @@ def section_table(section: Section) -> Table:
     """The table of a report's section."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for i, column in enumerate(section.header):
-        table.add_column(
-            column, justify="right" if i and not section.words else "left", overflow="fold"
-        )  # never cuts a number
+        # "fold" never cuts a number
+        table.add_column(column, justify="right" if i and not section.words else "left", overflow="fold")
     previous = None
     for first, *rest in section.rows:
         table.add_row(Text(first if first != previous else "", style="bold"), *rest)

@@ -14,30 +14,25 @@ See `motes.steps` for their exact meaning.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 from motes.arguments import fit_fields
 from motes.core import Problem, Sampling, SamplingOptions
-from motes.errors import ConfigurationError, UnknownNameError, UnreadableFileError
-from motes.text import read_text
+from motes.errors import ConfigurationError, UnknownNameError
+from motes.files import read_toml
 
+FOLDER = Path(__file__).parent
 SLOT = "{question}"
-KEYS: Mapping[str, tuple[type, ...]] = MappingProxyType(
-    {
-        "system": (str,),
-        "question": (str,),
-        "delimiter": (str, list),
-        "pattern": (str,),
-        "step_tokens": (int,),
-        "stop": (str, list),
-    }
-)
+KEYS: Mapping[str, tuple[type, ...]] = {
+    "system": (str,),
+    "question": (str,),
+    "delimiter": (str, list),
+    "pattern": (str,),
+    "step_tokens": (int,),
+    "stop": (str, list),
+}
 """The keys of a file, and the types of their values."""
 
 
@@ -81,8 +76,7 @@ class Prompt:
 
 def names() -> list[str]:
     """The names of the prompts that come with motes."""
-    files = (Path(entry.name) for entry in resources.files(__name__).iterdir())
-    return sorted(file.stem for file in files if file.suffix == ".toml")
+    return sorted(file.stem for file in FOLDER.glob("*.toml"))
 
 
 def prompt(spec: str | Path | Prompt) -> Prompt:
@@ -94,33 +88,21 @@ def prompt(spec: str | Path | Prompt) -> Prompt:
     """
     if isinstance(spec, Prompt):
         return spec
+    path, where = Path(spec), f"the prompt {str(Path(spec))!r}"
     if str(spec) in names():
-        text = resources.files(__name__).joinpath(f"{spec}.toml").read_text(encoding="utf-8")
-        return _read(text, str(spec), str(spec))
-    path = Path(spec)
-    if path.name == str(spec) and path.suffix != ".toml" and not path.exists():
+        path = FOLDER / f"{spec}.toml"
+    elif path.name == str(spec) and path.suffix != ".toml" and not path.exists():
         raise UnknownNameError("prompt", str(spec), (*names(), "FILE.toml of your own"))
-    try:
-        text = read_text(path)
-    except (OSError, UnicodeError) as error:
-        raise UnreadableFileError(path, error) from error
-    return _read(text, path.stem, str(path))
-
-
-def _read(text: str, name: str, where: str) -> Prompt:
-    try:
-        content: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"the prompt {where!r} is no TOML: {error}") from error
+    content = read_toml(path, where)
     for key, value in content.items():
         if key not in KEYS:
-            raise UnknownNameError(f"key of the prompt {where!r}", key, KEYS)
+            raise UnknownNameError(f"key of {where}", key, KEYS)
         parts = value if isinstance(value, list) else ()
         if type(value) not in KEYS[key] or not all(isinstance(part, str) for part in parts):
-            raise ConfigurationError(f"the prompt {where!r}: {key} cannot be {value!r}")
+            raise ConfigurationError(f"{where}: {key} cannot be {value!r}")
     try:
         options = SamplingOptions(**{key: value for key, value in content.items() if key not in ("system", "question")})
         sampling, question = options.apply(Sampling()), content.get("question", SLOT)
-        return Prompt(name=name, system=content.get("system"), question=question, sampling=sampling)
+        return Prompt(name=path.stem, system=content.get("system"), question=question, sampling=sampling)
     except ConfigurationError as error:
-        raise ConfigurationError(f"the prompt {where!r}: {error}") from error
+        raise ConfigurationError(f"{where}: {error}") from error

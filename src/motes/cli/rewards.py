@@ -1,4 +1,4 @@
-"""`motes rate`: measure a reward model by itself, on labelled steps."""
+"""`motes rate` and `motes calibrate`: measure and calibrate a reward model by itself, on labelled data."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from motes.cli import options, terminal
 from motes.cli.terminal import Text
 from motes.cli.views import ProgressView, show_sections
-from motes.errors import ConfigurationError, MissingExtraError
+from motes.errors import ConfigurationError
+from motes.lab.measure import calibration, rating_run
 from motes.lab.measure.first_errors import Threshold
 from motes.lab.measure.labelled_steps import FORMS, StepFile
-from motes.lab.measure.rating_run import Progress, rate
 from motes.lab.show.writing import write_rating
+from motes.rewards.calibration import place_for
 
 
-def command(
+def rate(
     reward: Annotated[
         str,
         typer.Argument(
@@ -59,7 +61,7 @@ def command(
         raise ConfigurationError("there is nothing to rate: name a reward model")
     with options.resumable(out), View(terminal.progress(), "answers") as view:
         rating = asyncio.run(
-            rate(
+            rating_run.rate(
                 prm, file, out, name=reward, threshold=parsed_threshold, limit=limit, concurrency=concurrency,
                 command=options.command_line(), observe=view.observe,
             )
@@ -68,11 +70,7 @@ def command(
     console.print(Text(rating.title, style="bold"))
     show_sections(console, rating.warnings(), rating.sections())
     if out is not None:
-        try:
-            paths = write_rating(out, rating, plots=plots)
-        except MissingExtraError as error:
-            paths = [out / name for name in rating.tables()]
-            terminal.note(str(error))
+        paths = options.write_files(lambda plots: write_rating(out, rating, plots=plots), plots)
         terminal.say("written: " + " ".join(map(str, paths)))
 
 
@@ -88,7 +86,56 @@ def _parse_threshold(text: str) -> Threshold:
 class View(ProgressView):
     """Shows a rating's progress."""
 
-    def observe(self, progress: Progress) -> None:
+    def observe(self, progress: rating_run.Progress) -> None:
         failed = [f"{progress.failed} failed"] if progress.failed else []
         pace = self.pace(progress.done, progress.total, progress.resumed)
         self.show(progress.done, progress.total, ", ".join([*pace, *failed]))
+
+
+def calibrate(
+    labelled: Annotated[
+        Path,
+        typer.Argument(
+            help="JSON Lines: question, steps or text, label (1 or 0); or score, label.", show_default=False
+        ),
+    ],
+    out: Annotated[str, typer.Option("--out", help="Name of the result, or a file NAME.json.", show_default=False)],
+    reward: Annotated[
+        str | None,
+        typer.Option(
+            "--reward",
+            autocompletion=options.complete(*options.REWARDS),
+            help="Reward model. Required unless all answers have scores.",
+        ),
+    ] = None,
+    slope: Annotated[
+        float, typer.Option(min=0, max=1, help="Minimum slope. 0: isotonic regression; above 0 the ranking is kept.")
+    ] = 0.01,
+    folds: Annotated[int, typer.Option(min=2, help="Number of parts, each held out once for measuring.")] = 5,
+) -> None:
+    """Fit a map from scores to probabilities."""
+    place_for(out)  # raises before scoring costs anything
+    answers = calibration.read_labelled(labelled)
+    if any(answer.score is None for answer in answers):
+        prm = options.open_reward_model(reward)
+        if prm is None:
+            raise ConfigurationError(f"{labelled} holds answers without scores: name the reward model by --reward")
+        scored, usage = asyncio.run(calibration.score_labelled(prm, answers))
+        terminal.say(f"{len(scored)} answers scored, {usage.reward_tokens:,} reward tokens")
+        if len(scored) < len(answers):
+            terminal.note(f"{len(answers) - len(scored)} answers could not be scored: left out")
+        answers = scored
+    fitted, held_out = calibration.calibrate(answers, slope=slope, folds=folds, reward=reward)
+    path = fitted.save(out)
+    counts = fitted.provenance
+    terminal.say(f"{counts['labels']} labels, {counts['right']} of them right, {counts['questions']} questions")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in (f"held out, {held_out.folds} folds", "before", "after"):
+        table.add_column(column, justify="left" if "folds" in column else "right")
+    for name, values in (("expected calibration error", held_out.ece), ("Brier score", held_out.brier)):
+        table.add_row(name, *(f"{value:.4f}" for value in values))
+    terminal.results().show(table)
+    if held_out.brier[1] >= held_out.brier[0]:
+        terminal.note("held out, the uncalibrated scores do better: use them, or add more labels")
+    spec = reward or "SPEC"
+    terminal.say(f"written: {path}; use it as --reward '{spec}{'&' if '?' in spec else '?'}calibration={out}'")
