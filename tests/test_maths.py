@@ -365,11 +365,11 @@ class TestProcesses:
 
 
 START = """
-import signal, sys
+import atexit, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which may be ignored where the tests run
-from motes.tasks.maths import Grader, workers
+from motes.tasks.maths import Grader
 grader = Grader(timeout=120, command=(sys.executable, sys.argv[1]))
-workers.atexit.register(grader.close)
+atexit.register(grader.close)
 """
 
 
