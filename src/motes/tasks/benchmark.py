@@ -5,41 +5,23 @@ Each is a declaration of a few lines. The names and fields of data sets are thos
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 from motes.core import Problem
 from motes.errors import ConfigurationError, GraderError, MissingExtraError, UnknownNameError
-from motes.protocols import AnswerRule, AnswerRuleTraits, Reading, canonical_form
+from motes.protocols import AnswerRuleTraits, Reading, canonical_form
+from motes.tasks.boxed import BoxedAnswers
 from motes.tasks.code import CodeAnswers, ProgramFields
 from motes.tasks.maths import MathAnswers
 from motes.tasks.olympiad import ListedAnswers, OlympiadFields
 from motes.tasks.rows import Entry, Fields, Row, ShuffledChoices, read_jsonl, read_problems
 from motes.tasks.words import Choices, ExactMatch, WholeText
-
-
-class GradingRule(AnswerRule, Protocol):
-    """An answer rule that grades, and decides which answers are final.
-
-    If grading needs more than the reference answer (tests, a tolerance), the declaration's fields read it from a row as
-    a key, and the rule has a method `meets(key, answer) -> bool`, which raises the same errors as `matches`. A rule
-    that cannot work everywhere has a method `require(options)`, which gets the options of the task's spec and raises
-    `ConfigurationError` before anything is generated.
-    """
-
-    def read(self, step: str, before: Any) -> Reading: ...
-
-    def matches(self, reference: str, answer: str) -> bool:
-        """Whether `answer` is right if `reference` is.
-
-        Raises:
-            GraderError: it could not be decided.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -59,28 +41,32 @@ class HubData:
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """A benchmark: its answer rule, the fields of its rows, and the data set (None: a file that the user names)."""
+    """A benchmark.
 
-    rule: Callable[[], GradingRule] = MathAnswers
+    Attributes:
+        rule: how answers are read and graded. If grading needs more than the reference answer (tests, a tolerance), the
+            fields read it from a row as a key, and the rule has a method `meets(key, answer) -> bool`, which raises the
+            same errors as `matches`. A rule that cannot work everywhere has a method `require(options)`, which gets
+            the options of the task's spec and raises `ConfigurationError` before anything is generated.
+        fields: of its rows.
+        hub: the data set; None: a file that the user names.
+    """
+
+    rule: Callable[[], BoxedAnswers] = MathAnswers
     fields: Fields = field(default_factory=Fields)
     hub: HubData | None = None
 
 
-_MATH_ARENA = Fields(question=("problem",), answer=("answer",), id=("problem_idx",))
+_PROBLEM = Fields(question=("problem",), answer=("answer",))
+_MATH_ARENA = dataclasses.replace(_PROBLEM, id=("problem_idx",))
 
 DECLARED: Mapping[str, Declaration] = MappingProxyType(
     {
         "math-500": Declaration(
-            hub=HubData("HuggingFaceH4/MATH-500"),
-            fields=Fields(question=("problem",), answer=("answer",), id=("unique_id",)),
+            hub=HubData("HuggingFaceH4/MATH-500"), fields=dataclasses.replace(_PROBLEM, id=("unique_id",))
         ),
-        "aime-2024": Declaration(
-            hub=HubData("HuggingFaceH4/aime_2024", splits={"test": "train"}),
-            fields=Fields(question=("problem",), answer=("answer",)),
-        ),
-        "aime-2025": Declaration(
-            hub=HubData("math-ai/aime25"), fields=Fields(question=("problem",), answer=("answer",))
-        ),
+        "aime-2024": Declaration(hub=HubData("HuggingFaceH4/aime_2024", splits={"test": "train"}), fields=_PROBLEM),
+        "aime-2025": Declaration(hub=HubData("math-ai/aime25"), fields=_PROBLEM),
         "amc-2023": Declaration(
             hub=HubData("math-ai/amc23"), fields=Fields(question=("question",), answer=("answer",))
         ),

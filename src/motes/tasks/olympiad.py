@@ -83,7 +83,7 @@ class ListedAnswers(MathAnswers):
     """Answers that are mathematics, perhaps several in any order, whose numbers may be off by a tolerance."""
 
     def meets(self, key: Any, answer: str) -> bool:
-        """Whether an answer is right, see `motes.tasks.benchmark.GradingRule`. The key is an `Expected`."""
+        """Whether an answer is right, see `motes.tasks.benchmark.Declaration`. The key is an `Expected`."""
         assert isinstance(key, Expected)
         if key.has_unit and not is_excessive(answer):
             answer = _UNIT.sub("", answer)

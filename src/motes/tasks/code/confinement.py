@@ -121,19 +121,10 @@ def nobody() -> tuple[int, int] | None:
 def _limit(limits: Limits) -> None:
     import resource
 
-    def limit(name: str, value: int) -> None:
-        if (which := getattr(resource, name, None)) is not None:
-            with contextlib.suppress(ValueError, OSError):  # some systems do not have it
-                resource.setrlimit(which, (value, value))
-
-    limit("RLIMIT_AS", limits.memory)
-    limit("RLIMIT_CPU", limits.seconds)
-    limit("RLIMIT_FSIZE", limits.file_bytes)
-    limit("RLIMIT_NOFILE", limits.open_files)
-    limit("RLIMIT_CORE", 0)
-    limit("RLIMIT_MEMLOCK", 0)
-    limit("RLIMIT_MSGQUEUE", 0)
-    limit("RLIMIT_NPROC", 0)
+    values = {"AS": limits.memory, "CPU": limits.seconds, "FSIZE": limits.file_bytes, "NOFILE": limits.open_files}
+    for name, value in (values | dict.fromkeys(("CORE", "MEMLOCK", "MSGQUEUE", "NPROC"), 0)).items():
+        with contextlib.suppress(AttributeError, ValueError, OSError):  # some systems do not have it
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
 
 
 @lru_cache(maxsize=1)
@@ -142,17 +133,18 @@ def _libc() -> ctypes.CDLL:
 
 
 def _system_call(number: int, *arguments: object) -> int:
-    result = int(_libc().syscall(ctypes.c_long(number), *arguments))
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result
+    return _check(_libc().syscall(ctypes.c_long(number), *arguments), f"system call {number}")
 
 
 def _prctl(option: int, argument: object, further: object = None) -> None:
-    if _libc().prctl(option, argument, further, None, None) != 0:
+    _check(_libc().prctl(option, argument, further, None, None), f"prctl {option}")
+
+
+def _check(result: int, call: str) -> int:
+    if result < 0:
         code = ctypes.get_errno()
-        raise OSError(code, f"prctl {option}: {os.strerror(code)}")
+        raise OSError(code, f"{call}: {os.strerror(code)}")
+    return result
 
 
 def _unshare(*, is_root: bool) -> None:

@@ -100,21 +100,19 @@ def load_program(namespace: dict[str, Any], prelude: str, program: str) -> None:
 
     Raises: whatever the program raises.
     """
-    has_prelude = define_prelude(prelude, namespace)
+    define_prelude(prelude, namespace)
     try:
         code = compile(program, "<program>", "exec")
     except SyntaxError:
-        if not has_prelude:
+        if not prelude.strip():
             raise
         code = compile(f"{prelude}\n{program}", "<program>", "exec")
     exec(code, namespace)
 
 
-def define_prelude(prelude: str, namespace: dict[str, Any]) -> bool:
-    """Run the prelude that a data set gives; False if it is blank."""
-    if prelude.strip():
-        exec(compile(prelude, "<prelude>", "exec"), namespace)
-    return bool(prelude.strip())
+def define_prelude(prelude: str, namespace: dict[str, Any]) -> None:
+    """Run the prelude that a data set gives."""
+    exec(compile(prelude, "<prelude>", "exec"), namespace)
 
 
 # The examiner: runs the tests.
