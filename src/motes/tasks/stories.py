@@ -12,7 +12,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Literal, NamedTuple, TypeVar
+from operator import add, floordiv, mul, sub
+from typing import Literal, TypeVar
 
 Split = Literal["train", "validation", "test"]
 RelationKind = Literal["base", "more", "fewer", "times", "half", "share", "sum"]
@@ -21,13 +22,23 @@ Computation = Callable[[int, str, int], int]
 KindT = TypeVar("KindT")
 
 
-class _Form(NamedTuple):
+_NUMBER = r"(?P<k>\d{1,9})"
+_WORDS = {name: rf"(?P<{name}>[A-Z][a-z]+)" for name in ("who", "a", "b")}
+_WORDS |= {"k": _NUMBER, "times": rf"(?:twice|{_NUMBER} times)"}
+
+
+@dataclass(frozen=True)
+class _Form:
     """How a fact or a question is told, and the step that works it out: `who` is the person of a fact, `a` and `b` are
     its sources or the people in the question, `k` is the number of a fact, `left` and `right` are the operands."""
 
     sentence: str
     operator: str = ""
     step: str = ""
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        return re.compile(re.sub(r"[.?]", r"\\\g<0>", self.sentence).format(**_WORDS))
 
 
 _RELATIONS: Mapping[RelationKind, _Form] = {
@@ -208,14 +219,12 @@ class Story:
 
     @cached_property
     def _correct_steps(self) -> frozenset[str]:
-        steps = set(self._final_steps(self.asked, self.values, apply))
+        facts = [fact for fact in self.facts if fact.kind != "base"]
+        facts += [replace(fact, sources=fact.sources[::-1]) for fact in facts if fact.kind == "sum"]
+        steps = [fact.step(self.values, self.values[fact.person]) for fact in facts]
+        steps += self._final_steps(self.asked, self.values, apply)
         if self.query == "sum":
-            steps.update(self._final_steps(self.asked[::-1], self.values, apply))
-        for fact in self.facts:
-            if fact.kind != "base":
-                steps.add(fact.step(self.values, self.values[fact.person]))
-            if fact.kind == "sum":
-                steps.add(replace(fact, sources=fact.sources[::-1]).step(self.values, self.values[fact.person]))
+            steps += self._final_steps(self.asked[::-1], self.values, apply)
         return frozenset(steps)
 
     def check_step(self, step: str) -> bool:
@@ -244,36 +253,20 @@ def _boxed(value: int) -> str:
     return f"The answer is \\boxed{{{value}}}."
 
 
+_OPERATIONS: Mapping[str, Callable[[int, int], int]] = {"+": add, "-": sub, "*": mul, "/": floordiv}
+
+
 def apply(left: int, operator: str, right: int) -> int:
     """The result of an operation. Raises ValueError if it is not a positive integer."""
-    match operator:
-        case "+":
-            value = left + right
-        case "-":
-            value = left - right
-        case "*":
-            value = left * right
-        case _:
-            value, rest = divmod(left, right)
-            if rest:
-                raise ValueError(f"{left}/{right} is not whole")
+    if operator == "/" and left % right:
+        raise ValueError(f"{left}/{right} is not whole")
+    value = _OPERATIONS[operator](left, right)
     if value < 1:
         raise ValueError(f"{left}{operator}{right} is not positive")
     return value
 
 
-_NUMBER = r"(?P<k>\d{1,9})"
-_WORDS = {name: rf"(?P<{name}>[A-Z][a-z]+)" for name in ("who", "a", "b")}
-_WORDS |= {"k": _NUMBER, "times": rf"(?:twice|{_NUMBER} times)"}
-
-
-def _patterns(forms: Mapping[KindT, _Form]) -> dict[KindT, re.Pattern[str]]:
-    sentences = {kind: re.sub(r"[.?]", r"\\\g<0>", form.sentence) for kind, form in forms.items()}
-    return {kind: re.compile(sentence.format(**_WORDS)) for kind, sentence in sentences.items()}
-
-
 _OPENING = re.compile(r"Some friends collect ([a-z]+)\.")
-_FACTS, _QUESTIONS = _patterns(_RELATIONS), _patterns(_QUERIES)
 
 
 @lru_cache(maxsize=4096)
@@ -285,11 +278,11 @@ def parse(question: str) -> Story | None:
         return None
     facts: list[Fact] = []
     for sentence in sentences[1:-1]:
-        if (fact := _read(sentence, _FACTS)) is None:
+        if (fact := _read(sentence, _RELATIONS)) is None:
             return None
         kind, number, (person, *sources) = fact
         facts.append(Fact(person, kind, number, tuple(sources)))
-    if (query := _read(sentences[-1], _QUESTIONS)) is None:
+    if (query := _read(sentences[-1], _QUERIES)) is None:
         return None
     story = Story(opening[1], tuple(facts), query[0], query[2])
     try:
@@ -299,10 +292,10 @@ def parse(question: str) -> Story | None:
     return story
 
 
-def _read(sentence: str, patterns: Mapping[KindT, re.Pattern[str]]) -> tuple[KindT, int, tuple[str, ...]] | None:
-    """The kind of a sentence, its number, and the people it names in order; None if no pattern matches."""
-    for kind, pattern in patterns.items():
-        if match := pattern.fullmatch(sentence):
+def _read(sentence: str, forms: Mapping[KindT, _Form]) -> tuple[KindT, int, tuple[str, ...]] | None:
+    """The kind of a sentence, its number, and the people it names in order; None if it has no such form."""
+    for kind, form in forms.items():
+        if match := form.pattern.fullmatch(sentence):
             words = match.groupdict()
             number = words.pop("k", "0") or "2"  # twice
             return kind, int(number), tuple(words.values())
