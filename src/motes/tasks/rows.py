@@ -135,9 +135,8 @@ class ShuffledChoices(Fields):
         texts[""] = right
         identifier = self.identifier(row, name)
         order = sorted(texts, key=lambda field: hashlib.sha256(f"{identifier}\0{field}".encode()).digest())
-        choices = dict(zip(string.ascii_uppercase, order, strict=False))
-        reference = next(letter for letter, field in choices.items() if field == "")
-        question = with_choices(question, {letter: texts[field] for letter, field in choices.items()})
+        choices = dict(zip(string.ascii_uppercase, map(texts.__getitem__, order), strict=False))
+        question, reference = with_choices(question, choices), string.ascii_uppercase[order.index("")]
         return self.entry(row, name, question, reference)
 
 

@@ -15,8 +15,7 @@ import re
 from motes.tasks.boxed import BoxedAnswers
 from motes.tasks.characters import folded
 from motes.tasks.statements import ANSWER, CHOICE, statements
-from motes.tasks.tex import Reading, without_markup
-from motes.tasks.thoughts import without_thoughts
+from motes.tasks.tex import Reading, without_markup, without_thoughts
 
 
 class ExactMatch(BoxedAnswers):

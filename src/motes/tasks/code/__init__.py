@@ -17,8 +17,7 @@ from motes.tasks.boxed import BoxedAnswers
 from motes.tasks.code.confinement import Limits
 from motes.tasks.code.sandbox import ProgramTests, Sandbox, require_confinement, shared
 from motes.tasks.rows import Entry, Fields, Row, find, need_text
-from motes.tasks.tex import Reading
-from motes.tasks.thoughts import without_thoughts
+from motes.tasks.tex import Reading, without_thoughts
 
 _BLOCK = re.compile(
     r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[^\s`{]*)[^\n`]*\n"
@@ -72,22 +71,13 @@ class CodeAnswers(BoxedAnswers):
         return "\n".join(line.rstrip() for line in answer.strip().splitlines())
 
     def meets(self, key: Any, answer: str) -> bool:
-        """Whether a program passes its tests.
-
-        Args:
-            key: the tests, a `ProgramTests`.
-
-        Raises:
-            GraderError: the tests are broken, or cannot be run.
-        """
+        """Whether a program passes the tests `key`. Raises GraderError if they are broken, or cannot be run."""
         assert isinstance(key, ProgramTests)
         return (self._sandbox or shared()).passes(key, answer)
 
     def require(self, options: dict[str, str]) -> None:
-        """Refuse options that cannot work, before anything is generated.
-
-        Args:
-            options: of the task: "sandbox", which is "full", or "limits" if programs may run without confinement.
+        """Refuse options that cannot work, before anything is generated: "sandbox" is "full", or "limits" if programs
+        may run without confinement.
 
         Raises:
             ConfigurationError: programs cannot be confined here, or the option has another value.

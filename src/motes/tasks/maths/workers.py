@@ -109,17 +109,12 @@ class Grader(Pool[Worker]):
         """Whether Math-Verify finds `prediction` equal to `gold`. Not symmetric.
 
         Raises:
-            GraderTimeoutError: it does not decide in time.
-            GraderError: it fails.
+            GraderError: it fails, or does not decide in time (`GraderTimeoutError`).
         """
         return bool(self._request("verify", gold, prediction))
 
     def canonical(self, answer: str) -> str | None:
-        """A name that answers of the same value share; None for an answer that is not mathematics.
-
-        Raises:
-            GraderError: see `verify`.
-        """
+        """A name that answers of the same value share; None for one that is not mathematics. Raises: see `verify`."""
         name: str | None = self._request("canonical", answer)
         return name
 
