@@ -36,9 +36,7 @@ LEVELS = (1, 2, 3, 4, 5)
 LONG_LEVELS = (10, 11, 12, 13, 14)
 """The levels of the splits with long chains, which are in the paper's regime (docs/when.md)."""
 
-NAMES = (  # noqa: SIM905
-    "Anna Ben Carl Dora Emma Finn Hugo Iris Jack Kate Leo Mia Noah Paul Rosa Tina"
-).split()
+NAMES = "Anna Ben Carl Dora Emma Finn Hugo Iris Jack Kate Leo Mia Noah Paul Rosa Tina".split()  # noqa: SIM905
 MORE_NAMES = (  # noqa: SIM905
     "Adam Bea Cora Dan Eric Fay Gina Hans Ivan June Karl Lucy Max Nora Otto Pia Ruth Sam Tom Una"
 ).split()
@@ -216,11 +214,7 @@ class Arithmetic(BoxedAnswers):
         return parse(question) is not None
 
     def check_step(self, problem: Problem, step: str) -> bool:
-        """Whether a step of any solution is right: see `Story.check_step`.
-
-        Raises:
-            ValueError: the problem is not of this task.
-        """
+        """Whether a step of any solution is right, see `Story.check_step`. Raises ValueError for other problems."""
         story = parse(problem.question)
         if story is None:
             raise ValueError(f"not a question of this task: {problem.question!r}")

@@ -26,13 +26,8 @@ from motes.tasks.words import Choices, ExactMatch, WholeText
 
 @dataclass(frozen=True)
 class HubData:
-    """A data set on the Hugging Face hub.
-
-    Attributes:
-        repository: its name.
-        configuration: the part of it, if it has several.
-        splits: the names of its splits there, by their names here.
-    """
+    """A data set on the Hugging Face hub: its name, the part of it (if it has several), and the names of its splits
+    there, by their names here."""
 
     repository: str
     configuration: str | None = None
@@ -58,7 +53,7 @@ class Declaration:
 
 
 _PROBLEM = Fields(question=("problem",), answer=("answer",))
-_MATH_ARENA = dataclasses.replace(_PROBLEM, id=("problem_idx",))
+_ARENA = dataclasses.replace(_PROBLEM, id=("problem_idx",))
 
 DECLARED: Mapping[str, Declaration] = MappingProxyType(
     {
@@ -74,10 +69,8 @@ DECLARED: Mapping[str, Declaration] = MappingProxyType(
             hub=HubData("openai/gsm8k", "main", splits={"test": "test", "train": "train"}),
             fields=Fields(question=("question",), answer=("answer",), after="####"),
         ),
-        "aime-2026": Declaration(hub=HubData("MathArena/aime_2026", splits={"test": "train"}), fields=_MATH_ARENA),
-        "hmmt-feb-2025": Declaration(
-            hub=HubData("MathArena/hmmt_feb_2025", splits={"test": "train"}), fields=_MATH_ARENA
-        ),
+        "aime-2026": Declaration(hub=HubData("MathArena/aime_2026", splits={"test": "train"}), fields=_ARENA),
+        "hmmt-feb-2025": Declaration(hub=HubData("MathArena/hmmt_feb_2025", splits={"test": "train"}), fields=_ARENA),
         "olympiadbench": Declaration(
             rule=ListedAnswers,
             hub=HubData("Hothan/OlympiadBench", "OE_TO_maths_en_COMP", splits={"test": "train"}),
@@ -162,7 +155,8 @@ class Benchmark:
         revision: str | None = None,
         options: Mapping[str, str] | None = None,
     ) -> None:
-        if declaration.hub is None and path is None:
+        data = path or declaration.hub
+        if data is None:
             raise ConfigurationError(f"the task {name!r} needs a file: {name}:FILE.jsonl")
         if path is not None and revision is not None:
             raise ConfigurationError("a file has no revision")
@@ -170,6 +164,7 @@ class Benchmark:
         self.declaration = declaration
         self.path = path
         self.revision = revision
+        self._data = data
         self._rule = declaration.rule()
         if (require := getattr(self._rule, "require", None)) is not None:
             require(dict(options or {}))
@@ -209,8 +204,7 @@ class Benchmark:
 
     def level(self, problem: Problem) -> int | None:
         """The problem's level, if the rows state levels."""
-        entry = self._entries.get(problem.id)
-        return None if entry is None else entry.level
+        return entry.level if (entry := self._entries.get(problem.id)) else None
 
     def key(self, problem: Problem) -> Any:
         """What a problem is graded by besides its reference answer; None: nothing.
@@ -229,18 +223,16 @@ class Benchmark:
 
     @property
     def _splits(self) -> Mapping[str, str]:
-        hub = self.declaration.hub
-        return {"test": "test"} if self.path is not None or hub is None else hub.splits
+        return self._data.splits if isinstance(self._data, HubData) else {"test": "test"}
 
     def _read_split(self, split: str) -> dict[str, Entry]:
-        hub, splits = self.declaration.hub, self._splits
-        if split not in splits:
-            raise UnknownNameError("split", split, splits)
-        if self.path is not None:
-            rows, source = read_jsonl(self.path), str(self.path)
+        if split not in self._splits:
+            raise UnknownNameError("split", split, self._splits)
+        data = self._data
+        if isinstance(data, HubData):
+            rows, source = load(data.repository, data.configuration, data.splits[split], self.revision), data.repository
         else:
-            assert hub is not None
-            rows, source = load(hub.repository, hub.configuration, splits[split], self.revision), hub.repository
+            rows, source = read_jsonl(data), str(data)
         entries = read_problems(rows, self.declaration.fields, source=source, name=self.name)
         self._entries.update(entries)
         return entries

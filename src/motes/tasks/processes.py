@@ -16,9 +16,7 @@ from motes.threads import abandoned
 
 
 class Process(Protocol):
-    def is_ready(self) -> bool:
-        """Wait until the process has started. Raises GraderTimeoutError if it takes too long."""
-        ...
+    def is_ready(self) -> bool: ...  # waits until it is, or raises GraderTimeoutError
 
     def close(self) -> None: ...
 

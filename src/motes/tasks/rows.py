@@ -155,11 +155,7 @@ def find(row: Row, names: tuple[str, ...]) -> tuple[str, Any]:
 
 
 def need(row: Row, names: tuple[str, ...]) -> tuple[str, Any]:
-    """Like `find`.
-
-    Raises:
-        ValueError: the row has none of them.
-    """
+    """Like `find`, but raises ValueError if the row has none of them."""
     name, value = find(row, names)
     if not name:
         raise ValueError(f"it has no {' or '.join(f'`{name}`' for name in names)}")
@@ -167,11 +163,7 @@ def need(row: Row, names: tuple[str, ...]) -> tuple[str, Any]:
 
 
 def need_text(row: Row, names: tuple[str, ...], meaning: str) -> str:
-    """The text in the first of these fields that a row has, unchanged.
-
-    Raises:
-        ValueError: the row has none of them, or the field has no text.
-    """
+    """The text in the first of these fields that a row has, unchanged. Raises ValueError if there is none."""
     _, value = need(row, names)
     if not (isinstance(value, str) and value.strip()):
         raise ValueError(f"the {meaning} must be a text, not {value!r}")
@@ -213,8 +205,7 @@ def read_jsonl(path: Path) -> list[tuple[int, Row]]:
     """The rows of a JSON Lines file with the numbers of their lines, from 1; blank lines are skipped.
 
     Raises:
-        UnreadableFileError: the file cannot be read.
-        ConfigurationError: it contains no row.
+        ConfigurationError: it cannot be read (`UnreadableFileError`), or contains no row.
         ProblemFileError: a line is not a JSON object.
     """
     try:

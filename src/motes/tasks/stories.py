@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from graphlib import TopologicalSorter
 from operator import add, floordiv, mul, sub
 from typing import Literal, TypeVar
 
@@ -50,6 +51,7 @@ _RELATIONS: Mapping[RelationKind, _Form] = {
     "share": _Form("{who} has one of {k} equal shares of what {a} has.", "/", "one of {k} shares of {a}'s {left}"),
     "sum": _Form("{who} has as many as {a} and {b} together.", "+", "{a}'s {left} and {b}'s {right}"),
 }
+_CONCLUSION = "The answer is \\boxed{{{value}}}."
 _QUERIES: Mapping[QueryKind, _Form] = {
     "value": _Form("How many does {a} have?"),
     "sum": _Form("How many do {a} and {b} have together?", "+", "Together {a}'s {left} and {b}'s {right} are"),
@@ -114,22 +116,16 @@ class Story:
 
     @cached_property
     def values(self) -> dict[str, int]:
-        """The true quantity of each person.
-
-        Raises:
-            ValueError: the facts contradict each other, are circular, or do not stay in the positive integers.
-        """
-        if len({fact.person for fact in self.facts}) != len(self.facts):
+        """The true quantity of each person. Raises ValueError if the facts contradict each other, are circular, or do
+        not stay in the positive integers."""
+        facts = {fact.person: fact for fact in self.facts}
+        if len(facts) != len(self.facts):
             raise ValueError("two facts define the same person")
+        if not facts.keys() >= {source for fact in self.facts for source in fact.sources}:
+            raise ValueError("the facts do not determine every quantity")
         values: dict[str, int] = {}
-        pending = list(self.facts)
-        while pending:
-            ready = [fact for fact in pending if values.keys() >= set(fact.sources)]
-            if not ready:
-                raise ValueError("the facts do not determine every quantity")
-            for fact in ready:
-                values[fact.person] = fact.value(values)
-                pending.remove(fact)
+        for person in TopologicalSorter({fact.person: fact.sources for fact in self.facts}).static_order():
+            values[person] = facts[person].value(values)
         return values
 
     @cached_property
@@ -182,12 +178,12 @@ class Story:
 
     def _final_steps(self, people: tuple[str, ...], values: Mapping[str, int], compute: Computation) -> tuple[str, ...]:
         if self.query == "value":
-            return (_boxed(values[people[0]]),)
+            return (_CONCLUSION.format(value=values[people[0]]),)
         left, right = (values[person] for person in people)
         form = _QUERIES[self.query]
         result = compute(left, form.operator, right)
         statement = form.step.format(a=people[0], b=people[1], left=left, right=right)
-        return f"{statement} {left}{form.operator}{right}={result}.", _boxed(result)
+        return f"{statement} {left}{form.operator}{right}={result}.", _CONCLUSION.format(value=result)
 
     @property
     def in_order(self) -> tuple[Fact, ...]:
@@ -228,12 +224,9 @@ class Story:
         return frozenset(steps)
 
     def check_step(self, step: str) -> bool:
-        """Whether `step`, a step of any solution, is right: a true statement that follows from the facts.
-
-        A right step states one of the derived facts (or the fact that answers the question), its operation on true
-        quantities and the true result; or it boxes the true answer. Sums may have either order. Steps about people whom
-        the answer does not need may be right, too.
-        """
+        """Whether `step`, a step of any solution, is right: it states a derived fact, or the one that answers the
+        question, with the operation on true quantities and the true result; or it boxes the true answer. Sums may have
+        either order. Steps about people whom the answer does not need may be right, too."""
         return step.strip() in self._correct_steps
 
     @property
@@ -247,10 +240,6 @@ class Story:
         """The one split that this story can belong to: splits are disjoint by construction, not by luck."""
         bucket = int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:4], "big") % 100
         return "test" if bucket < 5 else "validation" if bucket < 10 else "train"
-
-
-def _boxed(value: int) -> str:
-    return f"The answer is \\boxed{{{value}}}."
 
 
 _OPERATIONS: Mapping[str, Callable[[int, int], int]] = {"+": add, "-": sub, "*": mul, "/": floordiv}

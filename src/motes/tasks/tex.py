@@ -84,14 +84,8 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """An open group.
-
-    Attributes:
-        kind: "braces", a "box", or a "bare" box, which no brace closes.
-        start: of its content in the whole text.
-        outer: the group around it.
-        num_missing: of a bare box: number of arguments that its last command still needs.
-    """
+    """An open group: braces, a box, or a bare box, which no brace closes. It starts at the place of its content in the
+    whole text; `num_missing` is the number of arguments that the last command of a bare box still needs."""
 
     kind: Literal["braces", "box", "bare"]
     start: int

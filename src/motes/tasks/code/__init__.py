@@ -172,11 +172,7 @@ class ProgramFields(Fields):
 
 
 def _lines(field: str, value: Any) -> Sequence[str]:
-    """The texts of a field that has one text, a list of texts, or nothing. Blank ones are left out.
-
-    Raises:
-        ValueError: the field has something else.
-    """
+    """The texts of a field that has one text, a list of texts, or nothing. Blank ones are left out."""
     texts = [value] if isinstance(value, str) else [] if value is None else value
     if not (isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts)):
         raise ValueError(f"`{field}` must be a text or a list of texts, not {value!r}")

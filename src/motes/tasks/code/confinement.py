@@ -78,20 +78,18 @@ def available() -> Layers:
 
 
 def confine(limits: Limits, *, readable: Iterable[str], writable: str | None) -> None:
-    """Put this process under every layer there is. It must have one thread, and all files open that it needs.
+    """Put this process under every layer there is. It must have one thread, and all files open that it needs. It may
+    read and load libraries from `readable` folders. Raises OSError if a layer that this system has fails."""
+    import resource
 
-    Args:
-        readable: folders to read and load libraries from.
-        writable: the folder to write to, if any.
-
-    Raises:
-        OSError: a layer that this system has fails.
-    """
     layers = available()
-    identity = nobody() if layers.other_user else None
+    identity = nobody() if layers.other_user else None  # read before the limits, which could prevent that
     if sys.platform == "linux" and not layers.seccomp:
         _unshare(is_root=os.geteuid() == 0)
-    _limit(limits)
+    values = {"AS": limits.memory, "CPU": limits.seconds, "FSIZE": limits.file_bytes, "NOFILE": limits.open_files}
+    for name, value in (values | dict.fromkeys(("CORE", "MEMLOCK", "MSGQUEUE", "NPROC"), 0)).items():
+        with contextlib.suppress(AttributeError, ValueError, OSError):  # some systems do not have it
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
     if identity is not None:
         os.setgroups([])
         os.setgid(identity[1])
@@ -116,15 +114,6 @@ def nobody() -> tuple[int, int] | None:
     except (ImportError, KeyError):
         return None
     return entry.pw_uid, entry.pw_gid
-
-
-def _limit(limits: Limits) -> None:
-    import resource
-
-    values = {"AS": limits.memory, "CPU": limits.seconds, "FSIZE": limits.file_bytes, "NOFILE": limits.open_files}
-    for name, value in (values | dict.fromkeys(("CORE", "MEMLOCK", "MSGQUEUE", "NPROC"), 0)).items():
-        with contextlib.suppress(AttributeError, ValueError, OSError):  # some systems do not have it
-            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
 
 
 @lru_cache(maxsize=1)

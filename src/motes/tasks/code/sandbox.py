@@ -66,16 +66,15 @@ class Server:
     def __init__(self, command: Sequence[str]) -> None:
         self._control, theirs = socket.socketpair()
         environment = _ENVIRONMENT | {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        try:
-            self._process = subprocess.Popen(
-                (*command, str(theirs.fileno())), pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL, env=environment, cwd="/", start_new_session=True,
-            )  # fmt: skip
-        except OSError:
-            self._control.close()
-            raise
-        finally:
-            theirs.close()
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    (*command, str(theirs.fileno())), pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL, env=environment, cwd="/", start_new_session=True,
+                )  # fmt: skip
+            except OSError:
+                self._control.close()
+                raise
 
     def is_ready(self) -> bool:
         return self._read(START_SECONDS) is not None
@@ -97,11 +96,7 @@ class Server:
             return reason, report.read().decode(errors="replace") if reason == "ended" else ""
 
     def _read(self, timeout: float) -> str | None:
-        """The server's next line; None if it is gone.
-
-        Raises:
-            GraderTimeoutError: no line comes in time.
-        """
+        """The server's next line; None if it is gone. Raises GraderTimeoutError if no line comes in time."""
         try:
             self._control.settimeout(timeout)
             line = self._control.recv(100)
@@ -167,11 +162,7 @@ class Sandbox(Pool[Server]):
 
 
 def require_confinement() -> None:
-    """Refuse to run programs if they could change the files of this user.
-
-    Raises:
-        ConfigurationError: they could.
-    """
+    """Raise ConfigurationError if programs could change the files of this user."""
     if not available().protect_the_user:
         raise ConfigurationError(
             "programs cannot be confined here: use Linux 5.13 or later with Landlock, on x86-64 or ARM64, or run this "

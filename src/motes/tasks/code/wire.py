@@ -60,11 +60,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(data: Any) -> Any:
-    """The value that `encode` turned into `data`.
-
-    Raises:
-        ValueError, TypeError, KeyError: `encode` never returns such data.
-    """
+    """The value that `encode` turned into `data`. Raises ValueError, TypeError or KeyError for other data."""
     if isinstance(data, list):
         return [decode(item) for item in data]
     if not isinstance(data, dict):
@@ -98,23 +94,14 @@ _TYPES: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
 
 
 def send(connection: socket.socket, message: Any) -> None:
-    """Send one message.
-
-    Raises:
-        OSError: the other side is gone.
-    """
+    """Send one message. Raises OSError if the other side is gone."""
     data = json.dumps(message, separators=(",", ":")).encode()
     connection.sendall(struct.pack("!I", len(data)) + data)
 
 
 def receive(connection: socket.socket) -> Any:
-    """The next message. Its content cannot be trusted.
-
-    Raises:
-        EOFError: the other side is gone.
-        ValueError: it is too long, or not JSON.
-        RecursionError: it is nested too deeply.
-    """
+    """The next message, whose content cannot be trusted. Raises EOFError if the other side is gone, ValueError if the
+    message is too long or not JSON, RecursionError if it is nested too deeply."""
     (length,) = struct.unpack("!I", _read(connection, 4))
     if length > MAX_BYTES:
         raise ValueError("the message is too long")

@@ -2,6 +2,7 @@ r"""Mathematical answers, the last \boxed{…} of a text: graded by Math-Verify,
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable
 from typing import TypeVar
@@ -74,11 +75,10 @@ class MathAnswers(BoxedAnswers):
             return plain(text)
         if rows := _cases(text):
             return f"cases {sorted([self.canonical(cell) for cell in row] for row in rows)}"
-        try:
-            name = self.grader.canonical(text)
-        except GraderError:
-            name = None
-        return name or plain(text)
+        with contextlib.suppress(GraderError):
+            if name := self.grader.canonical(text):
+                return name
+        return plain(text)
 
 
 def _simple_canonical(text: str) -> str | None:

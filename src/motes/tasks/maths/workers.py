@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -42,11 +43,8 @@ class Worker:
         return self._read(START_SECONDS) is not None
 
     def ask(self, request: Sequence[str], timeout: float) -> dict[str, Any] | None:
-        """The process's reply to a request; None if it died instead.
-
-        Raises:
-            GraderTimeoutError: there is no reply in time. The process is killed.
-        """
+        """The process's reply to a request; None if it died instead. It is killed if there is no reply in time, which
+        raises GraderTimeoutError."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -57,13 +55,8 @@ class Worker:
 
     def _read(self, timeout: float) -> dict[str, Any] | None:
         assert self._process.stdout is not None
-        expired = threading.Event()
-
-        def expire() -> None:
-            expired.set()
-            self._process.kill()
-
-        timer = threading.Timer(timeout, expire)
+        deadline = time.monotonic() + timeout
+        timer = threading.Timer(timeout, self._process.kill)
         timer.daemon = True
         timer.start()
         try:
@@ -73,7 +66,7 @@ class Worker:
         if line.endswith("\n"):
             reply: dict[str, Any] = json.loads(line)
             return reply
-        if expired.is_set():
+        if time.monotonic() >= deadline:
             raise GraderTimeoutError(f"not graded within {timeout:g} seconds")
         return None
 
