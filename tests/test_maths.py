@@ -335,6 +335,8 @@ class TestProcesses:
     def test_what_does_not_start_says_so(self):
         with pytest.raises(GraderError, match="does not start"):
             Grader(command=(sys.executable, "-c", "")).verify("1", "2")
+        with pytest.raises(GraderError, match="does not start"):
+            Grader(command=("/nothing/like/this",)).verify("1", "2")
 
     def test_a_closed_grader_says_so(self, fake):
         fake.close()

@@ -82,7 +82,7 @@ def run_program(connection: socket.socket, prelude: str, program: str) -> None:
             return
         try:
             if failure is not None:
-                raise failure
+                raise failure.with_traceback(None)
             function = getattr(module, request["call"])
             value = function(*wire.decode(request["args"]), **wire.decode(request["kwargs"]))
             reply = {"value": wire.encode(value)}
