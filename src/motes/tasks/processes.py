@@ -66,7 +66,10 @@ class Pool(Generic[ProcessT]):
                 raise GraderError(f"the {self._name} is closed")
             if abandoned():  # while this call waited for a process
                 raise GraderError("the run that waits for the grader has ended")
-            process = self._idle.pop() if self._idle else self._start_process()
+            try:
+                process = self._idle.pop()
+            except IndexError:  # asking before would leave time for another thread to take it
+                process = self._start_process()
             answer = None
             try:
                 answer = question(process)

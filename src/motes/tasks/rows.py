@@ -231,11 +231,8 @@ def read_jsonl(path: Path) -> list[tuple[int, Row]]:
 
 
 def read_problems(rows: list[tuple[int, Row]], fields: Fields, *, source: str, name: str) -> dict[str, Entry]:
-    """The contents of numbered rows, by the problems' ids, without the rows that are left out.
-
-    Args:
-        source: of the rows, for error messages.
-        name: the beginning of ids for rows that have none.
+    """The contents of numbered rows, by the problems' ids, without the rows that are left out. `source` stands for the
+    rows in error messages; the ids of rows that have none begin with `name`.
 
     Raises:
         ProblemFileError: a row cannot be used, or has the same id as another row.
