@@ -362,7 +362,7 @@ class TestHarm:
     def test_time_ends_it(self, impatient, body):
         assert not impatient.passes(INCREMENT, increments(body))
         assert not impatient.passes(INCREMENT, body)
-        assert [server._process.poll() for server in impatient._pool.processes] == [None], "its server lives on"
+        assert [server._process.poll() for server in impatient.processes] == [None], "its server lives on"
 
     @pytest.mark.parametrize(
         "writes",
@@ -378,7 +378,7 @@ class TestHarm:
     def test_nothing_is_left(self, box):
         """After all of these: no process but the server, no file that they wrote, and it still works."""
         assert box.passes(INCREMENT, RIGHT + "# still")
-        (server,) = box._pool.processes
+        (server,) = box.processes
         children = Path(f"/proc/{server._process.pid}/task/{server._process.pid}/children")
         assert children.read_text() == ""
         for place in ("/tmp", "/dev/shm"):
@@ -391,7 +391,7 @@ class TestSandbox:
         made = Sandbox(1, LIMITS)
         try:
             assert made.passes(INCREMENT, RIGHT)
-            (server,) = made._pool.processes
+            (server,) = made.processes
             server._process.kill()
             server._process.wait()
             assert made.passes(INCREMENT, RIGHT + "#")
@@ -419,9 +419,9 @@ class TestSandbox:
 
         thread = threading.Thread(target=judge)
         thread.start()
-        while not made._pool.processes:
+        while not made.processes:
             thread.join(0.01)
-        (server,) = made._pool.processes
+        (server,) = made.processes
         made.close()
         thread.join(10)
         assert not thread.is_alive()

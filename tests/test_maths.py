@@ -335,6 +335,8 @@ class TestProcesses:
     def test_what_does_not_start_says_so(self):
         with pytest.raises(GraderError, match="does not start"):
             Grader(command=(sys.executable, "-c", "")).verify("1", "2")
+        with pytest.raises(GraderError, match="does not start"):
+            Grader(command=("/nothing/like/this",)).verify("1", "2")
 
     def test_a_closed_grader_says_so(self, fake):
         fake.close()
@@ -365,11 +367,11 @@ class TestProcesses:
 
 
 START = """
-import signal, sys
+import atexit, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which may be ignored where the tests run
-from motes.tasks.maths import Grader, workers
+from motes.tasks.maths import Grader
 grader = Grader(timeout=120, command=(sys.executable, sys.argv[1]))
-workers.atexit.register(grader.close)
+atexit.register(grader.close)
 """
 
 

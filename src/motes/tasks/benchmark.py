@@ -5,16 +5,18 @@ Each is a declaration of a few lines. The names and fields of data sets are thos
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 from motes.core import Problem
 from motes.errors import ConfigurationError, GraderError, MissingExtraError, UnknownNameError
-from motes.protocols import AnswerRule, AnswerRuleTraits, Reading, canonical_form
+from motes.protocols import AnswerRuleTraits, Reading, canonical_form
+from motes.tasks.boxed import BoxedAnswers
 from motes.tasks.code import CodeAnswers, ProgramFields
 from motes.tasks.maths import MathAnswers
 from motes.tasks.olympiad import ListedAnswers, OlympiadFields
@@ -22,35 +24,10 @@ from motes.tasks.rows import Entry, Fields, Row, ShuffledChoices, read_jsonl, re
 from motes.tasks.words import Choices, ExactMatch, WholeText
 
 
-class GradingRule(AnswerRule, Protocol):
-    """An answer rule that grades, and decides which answers are final.
-
-    If grading needs more than the reference answer (tests, a tolerance), the declaration's fields read it from a row as
-    a key, and the rule has a method `meets(key, answer) -> bool`, which raises the same errors as `matches`. A rule
-    that cannot work everywhere has a method `require(options)`, which gets the options of the task's spec and raises
-    `ConfigurationError` before anything is generated.
-    """
-
-    def read(self, step: str, before: Any) -> Reading: ...
-
-    def matches(self, reference: str, answer: str) -> bool:
-        """Whether `answer` is right if `reference` is.
-
-        Raises:
-            GraderError: it could not be decided.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class HubData:
-    """A data set on the Hugging Face hub.
-
-    Attributes:
-        repository: its name.
-        configuration: the part of it, if it has several.
-        splits: the names of its splits there, by their names here.
-    """
+    """A data set on the Hugging Face hub: its name, the part of it (if it has several), and the names of its splits
+    there, by their names here."""
 
     repository: str
     configuration: str | None = None
@@ -59,28 +36,32 @@ class HubData:
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """A benchmark: its answer rule, the fields of its rows, and the data set (None: a file that the user names)."""
+    """A benchmark.
 
-    rule: Callable[[], GradingRule] = MathAnswers
+    Attributes:
+        rule: how answers are read and graded. If grading needs more than the reference answer (tests, a tolerance), the
+            fields read it from a row as a key, and the rule has a method `meets(key, answer) -> bool`, which raises the
+            same errors as `matches`. A rule that cannot work everywhere has a method `require(options)`, which gets
+            the options of the task's spec and raises `ConfigurationError` before anything is generated.
+        fields: of its rows.
+        hub: the data set; None: a file that the user names.
+    """
+
+    rule: Callable[[], BoxedAnswers] = MathAnswers
     fields: Fields = field(default_factory=Fields)
     hub: HubData | None = None
 
 
-_MATH_ARENA = Fields(question=("problem",), answer=("answer",), id=("problem_idx",))
+_PROBLEM = Fields(question=("problem",), answer=("answer",))
+_ARENA = dataclasses.replace(_PROBLEM, id=("problem_idx",))
 
 DECLARED: Mapping[str, Declaration] = MappingProxyType(
     {
         "math-500": Declaration(
-            hub=HubData("HuggingFaceH4/MATH-500"),
-            fields=Fields(question=("problem",), answer=("answer",), id=("unique_id",)),
+            hub=HubData("HuggingFaceH4/MATH-500"), fields=dataclasses.replace(_PROBLEM, id=("unique_id",))
         ),
-        "aime-2024": Declaration(
-            hub=HubData("HuggingFaceH4/aime_2024", splits={"test": "train"}),
-            fields=Fields(question=("problem",), answer=("answer",)),
-        ),
-        "aime-2025": Declaration(
-            hub=HubData("math-ai/aime25"), fields=Fields(question=("problem",), answer=("answer",))
-        ),
+        "aime-2024": Declaration(hub=HubData("HuggingFaceH4/aime_2024", splits={"test": "train"}), fields=_PROBLEM),
+        "aime-2025": Declaration(hub=HubData("math-ai/aime25"), fields=_PROBLEM),
         "amc-2023": Declaration(
             hub=HubData("math-ai/amc23"), fields=Fields(question=("question",), answer=("answer",))
         ),
@@ -88,10 +69,8 @@ DECLARED: Mapping[str, Declaration] = MappingProxyType(
             hub=HubData("openai/gsm8k", "main", splits={"test": "test", "train": "train"}),
             fields=Fields(question=("question",), answer=("answer",), after="####"),
         ),
-        "aime-2026": Declaration(hub=HubData("MathArena/aime_2026", splits={"test": "train"}), fields=_MATH_ARENA),
-        "hmmt-feb-2025": Declaration(
-            hub=HubData("MathArena/hmmt_feb_2025", splits={"test": "train"}), fields=_MATH_ARENA
-        ),
+        "aime-2026": Declaration(hub=HubData("MathArena/aime_2026", splits={"test": "train"}), fields=_ARENA),
+        "hmmt-feb-2025": Declaration(hub=HubData("MathArena/hmmt_feb_2025", splits={"test": "train"}), fields=_ARENA),
         "olympiadbench": Declaration(
             rule=ListedAnswers,
             hub=HubData("Hothan/OlympiadBench", "OE_TO_maths_en_COMP", splits={"test": "train"}),
@@ -176,7 +155,8 @@ class Benchmark:
         revision: str | None = None,
         options: Mapping[str, str] | None = None,
     ) -> None:
-        if declaration.hub is None and path is None:
+        data = path or declaration.hub
+        if data is None:
             raise ConfigurationError(f"the task {name!r} needs a file: {name}:FILE.jsonl")
         if path is not None and revision is not None:
             raise ConfigurationError("a file has no revision")
@@ -184,6 +164,7 @@ class Benchmark:
         self.declaration = declaration
         self.path = path
         self.revision = revision
+        self._data = data
         self._rule = declaration.rule()
         if (require := getattr(self._rule, "require", None)) is not None:
             require(dict(options or {}))
@@ -223,8 +204,7 @@ class Benchmark:
 
     def level(self, problem: Problem) -> int | None:
         """The problem's level, if the rows state levels."""
-        entry = self._entries.get(problem.id)
-        return None if entry is None else entry.level
+        return entry.level if (entry := self._entries.get(problem.id)) else None
 
     def key(self, problem: Problem) -> Any:
         """What a problem is graded by besides its reference answer; None: nothing.
@@ -243,18 +223,16 @@ class Benchmark:
 
     @property
     def _splits(self) -> Mapping[str, str]:
-        hub = self.declaration.hub
-        return {"test": "test"} if self.path is not None or hub is None else hub.splits
+        return self._data.splits if isinstance(self._data, HubData) else {"test": "test"}
 
     def _read_split(self, split: str) -> dict[str, Entry]:
-        hub, splits = self.declaration.hub, self._splits
-        if split not in splits:
-            raise UnknownNameError("split", split, splits)
-        if self.path is not None:
-            rows, source = read_jsonl(self.path), str(self.path)
+        if split not in self._splits:
+            raise UnknownNameError("split", split, self._splits)
+        data = self._data
+        if isinstance(data, HubData):
+            rows, source = load(data.repository, data.configuration, data.splits[split], self.revision), data.repository
         else:
-            assert hub is not None
-            rows, source = load(hub.repository, hub.configuration, splits[split], self.revision), hub.repository
+            rows, source = read_jsonl(data), str(data)
         entries = read_problems(rows, self.declaration.fields, source=source, name=self.name)
         self._entries.update(entries)
         return entries

@@ -52,19 +52,14 @@ def number(answer: str) -> Fraction | None:
     return -value if match["sign"] in ("-", "−") else value
 
 
-_BLANKS = re.compile(rf"{_SPACE}+")
+_BLANKS = re.compile(rf"(?P<between_numbers>(?<=\d){_SPACE}++(?=\d))|{_SPACE}+")
 _DOLLAR = re.compile(r"\\?\$")
 
 
 def plain(answer: str) -> str:
     """An answer without spaces, dollar signs and a final full stop. A space stays if numbers would be joined."""
-
-    def space(blanks: re.Match[str]) -> str:
-        before, after = text[max(0, blanks.start() - 1)], text[blanks.end() : blanks.end() + 1]
-        return " " if before.isdecimal() and after.isdecimal() else ""
-
     text = _DOLLAR.sub("", answer).strip()
-    return _BLANKS.sub(space, text).rstrip(".")
+    return _BLANKS.sub(lambda blanks: " " if blanks["between_numbers"] else "", text).rstrip(".")
 
 
 MAX_CHARACTERS = 4000

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from motes.tasks.maths import MathAnswers
+from motes.tasks.maths import MathAnswers, same_in_any_order
 from motes.tasks.numbers import is_excessive, number, tidied
 from motes.tasks.rows import Entry, Fields, Row, find, need, need_text
 
@@ -83,7 +83,7 @@ class ListedAnswers(MathAnswers):
     """Answers that are mathematics, perhaps several in any order, whose numbers may be off by a tolerance."""
 
     def meets(self, key: Any, answer: str) -> bool:
-        """Whether an answer is right, see `motes.tasks.benchmark.GradingRule`. The key is an `Expected`."""
+        """Whether an answer is right, see `motes.tasks.benchmark.Declaration`. The key is an `Expected`."""
         assert isinstance(key, Expected)
         if key.has_unit and not is_excessive(answer):
             answer = _UNIT.sub("", answer)
@@ -91,19 +91,14 @@ class ListedAnswers(MathAnswers):
             return True
         if is_excessive(answer):
             return False
-        expected, remaining = list(_split_list(key.reference)), list(_split_list(answer))
-        tolerances = key.tolerances * len(expected) if len(key.tolerances) == 1 else key.tolerances
-        tolerances += (Fraction(0),) * (len(expected) - len(tolerances))
-        if len(expected) != len(remaining):
-            return False
-        for reference, tolerance in zip(expected, tolerances, strict=False):
-            index = next((i for i, part in enumerate(remaining) if self._is_near(reference, part, tolerance)), None)
-            if index is None:
-                return False
-            del remaining[index]
-        return True
+        references, answers = list(_split_list(key.reference)), list(_split_list(answer))
+        tolerances = key.tolerances * len(references) if len(key.tolerances) == 1 else key.tolerances
+        tolerances += (Fraction(0),) * (len(references) - len(tolerances))
+        expected = zip(references, tolerances, strict=False)
+        return len(references) == len(answers) and same_in_any_order(expected, answers, self._is_near)
 
-    def _is_near(self, reference: str, answer: str, tolerance: Fraction) -> bool:
+    def _is_near(self, expected: tuple[str, Fraction], answer: str) -> bool:
+        reference, tolerance = expected
         if self.matches(reference, answer):
             return True
         if not tolerance:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import os
 import threading
 from collections import deque
-from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, Generic, Protocol, TypeVar
 
-from motes.errors import GraderError
+from motes.errors import ConfigurationError, GraderError, GraderTimeoutError
 from motes.threads import abandoned
 
 
-class Closable(Protocol):
+class Process(Protocol):
+    def is_ready(self) -> bool: ...  # waits until it is, or raises GraderTimeoutError
+
     def close(self) -> None: ...
 
 
-ProcessT = TypeVar("ProcessT", bound=Closable)
+ProcessT = TypeVar("ProcessT", bound=Process)
 T = TypeVar("T")
 
 
@@ -23,7 +29,8 @@ class Pool(Generic[ProcessT]):
     """Processes, each of which serves one call at a time. They are started when they are needed.
 
     Args:
-        start: starts a process.
+        start: starts a process by its command.
+        command: of each process.
         size: maximum number of processes.
         name: of the pool, in messages.
 
@@ -31,20 +38,29 @@ class Pool(Generic[ProcessT]):
         processes: all running ones.
     """
 
-    def __init__(self, start: Callable[[], ProcessT], size: int, name: str) -> None:
+    def __init__(
+        self, start: Callable[[Sequence[str]], ProcessT], command: Sequence[str], size: int, name: str
+    ) -> None:
+        if size < 1:
+            raise ConfigurationError(f"a {name} needs a worker, not {size}")
         self.processes: set[ProcessT] = set()
         self._start = start
+        self._command = command
         self._name = name
         self._slots = threading.BoundedSemaphore(size)
         self._idle: deque[ProcessT] = deque()
         self._closed = False
 
     def ask(self, question: Callable[[ProcessT], T | None]) -> T | None:
-        """A process's answer to a question; None if it died instead.
+        """A process's answer to a question; None if two of them died instead. A single one may have been killed for
+        other reasons, by an operator or for lack of memory.
 
         Raises:
-            GraderError: the pool is closed, or nobody waits for the answer any more.
+            GraderError: the pool is closed, a process does not start, or nobody waits for the answer any more.
         """
+        return self._ask_once(question) or self._ask_once(question)
+
+    def _ask_once(self, question: Callable[[ProcessT], T | None]) -> T | None:
         with self._slots:
             if self._closed:
                 raise GraderError(f"the {self._name} is closed")
@@ -52,7 +68,7 @@ class Pool(Generic[ProcessT]):
                 raise GraderError("the run that waits for the grader has ended")
             try:
                 process = self._idle.pop()
-            except IndexError:
+            except IndexError:  # asking before would leave time for another thread to take it
                 process = self._start_process()
             answer = None
             try:
@@ -66,14 +82,38 @@ class Pool(Generic[ProcessT]):
         return answer
 
     def _start_process(self) -> ProcessT:
-        process = self._start()
-        self.processes.add(process)
-        if self._closed:  # while the process started
-            process.close()
-        return process
+        try:
+            process = self._start(self._command)
+        except OSError as error:
+            raise GraderError(f"the {self._name} does not start: {error}") from error
+        with contextlib.ExitStack() as unless_ready:
+            unless_ready.callback(process.close)
+            with contextlib.suppress(GraderTimeoutError):
+                if process.is_ready():
+                    self.processes.add(process)
+                    if not self._closed:  # while the process started
+                        unless_ready.pop_all()
+                    return process
+        raise GraderError(f"the {self._name} does not start: {' '.join(self._command)}")
 
     def close(self) -> None:
         """End all processes; no other is started. Calls that wait for a process fail."""
         self._closed = True
         for process in self.processes.copy():
             process.close()
+
+
+PoolT = TypeVar("PoolT", bound=Pool[Any])
+
+
+def once_per_process(make: Callable[[], PoolT]) -> Callable[[], PoolT]:
+    """A function that makes a pool when it is first called, and returns the same one until the process ends, which
+    closes it. A forked process gets a pool of its own."""
+
+    @cache
+    def pool_of(process: int) -> PoolT:
+        pool = make()
+        atexit.register(pool.close)
+        return pool
+
+    return lambda: pool_of(os.getpid())

@@ -135,9 +135,8 @@ class ShuffledChoices(Fields):
         texts[""] = right
         identifier = self.identifier(row, name)
         order = sorted(texts, key=lambda field: hashlib.sha256(f"{identifier}\0{field}".encode()).digest())
-        choices = dict(zip(string.ascii_uppercase, order, strict=False))
-        reference = next(letter for letter, field in choices.items() if field == "")
-        question = with_choices(question, {letter: texts[field] for letter, field in choices.items()})
+        choices = dict(zip(string.ascii_uppercase, map(texts.__getitem__, order), strict=False))
+        question, reference = with_choices(question, choices), string.ascii_uppercase[order.index("")]
         return self.entry(row, name, question, reference)
 
 
@@ -156,11 +155,7 @@ def find(row: Row, names: tuple[str, ...]) -> tuple[str, Any]:
 
 
 def need(row: Row, names: tuple[str, ...]) -> tuple[str, Any]:
-    """Like `find`.
-
-    Raises:
-        ValueError: the row has none of them.
-    """
+    """Like `find`, but raises ValueError if the row has none of them."""
     name, value = find(row, names)
     if not name:
         raise ValueError(f"it has no {' or '.join(f'`{name}`' for name in names)}")
@@ -168,11 +163,7 @@ def need(row: Row, names: tuple[str, ...]) -> tuple[str, Any]:
 
 
 def need_text(row: Row, names: tuple[str, ...], meaning: str) -> str:
-    """The text in the first of these fields that a row has, unchanged.
-
-    Raises:
-        ValueError: the row has none of them, or the field has no text.
-    """
+    """The text in the first of these fields that a row has, unchanged. Raises ValueError if there is none."""
     _, value = need(row, names)
     if not (isinstance(value, str) and value.strip()):
         raise ValueError(f"the {meaning} must be a text, not {value!r}")
@@ -214,8 +205,7 @@ def read_jsonl(path: Path) -> list[tuple[int, Row]]:
     """The rows of a JSON Lines file with the numbers of their lines, from 1; blank lines are skipped.
 
     Raises:
-        UnreadableFileError: the file cannot be read.
-        ConfigurationError: it contains no row.
+        ConfigurationError: it cannot be read (`UnreadableFileError`), or contains no row.
         ProblemFileError: a line is not a JSON object.
     """
     try:
@@ -241,11 +231,8 @@ def read_jsonl(path: Path) -> list[tuple[int, Row]]:
 
 
 def read_problems(rows: list[tuple[int, Row]], fields: Fields, *, source: str, name: str) -> dict[str, Entry]:
-    """The contents of numbered rows, by the problems' ids, without the rows that are left out.
-
-    Args:
-        source: of the rows, for error messages.
-        name: the beginning of ids for rows that have none.
+    """The contents of numbered rows, by the problems' ids, without the rows that are left out. `source` stands for the
+    rows in error messages; the ids of rows that have none begin with `name`.
 
     Raises:
         ProblemFileError: a row cannot be used, or has the same id as another row.

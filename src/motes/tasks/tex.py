@@ -1,4 +1,4 @@
-r"""TeX's groups in a text: the boxes of answers, and markup around words.
+r"""What encloses parts of a text: the tags of thoughts, the boxes of answers, and markup around words.
 
     \boxed{\frac{1}{2}}   \fbox{5}   \boxed {5}   \boxed 5   \boxed\frac12   \boxed{\left\{ x, y \right.}
 
@@ -19,7 +19,31 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from motes.tasks.thoughts import TAG, THOUGHTS
+from motes.steps import THINKING
+
+THOUGHTS: Mapping[str, str] = MappingProxyType(dict((THINKING, ("[THINK]", "[/THINK]"), ("◁think▷", "◁/think▷"))))
+"""The tags that open a thought, and the tag that closes each: of most models, of Magistral, of Kimi."""
+
+TAG = re.compile("|".join(map(re.escape, (*THOUGHTS, *THOUGHTS.values()))))
+
+
+def without_thoughts(text: str) -> str:
+    """A text without its thoughts. A thought that is not closed extends to the end; one that was not opened, as when a
+    chat template opens it, begins at the start of the text."""
+    parts: list[str] = []
+    place = 0
+    while tag := TAG.search(text, place):
+        parts.append(text[place : tag.start()])
+        place = tag.end()
+        if closing := THOUGHTS.get(tag[0]):
+            end = text.find(closing, place)
+            if end < 0:
+                return "".join(parts)
+            place = end + len(closing)
+        else:
+            parts.clear()
+    return "".join((*parts, text[place:]))
+
 
 _BACKSLASHES = r"(?P<backslashes>\\+)(?P<name>[A-Za-z]+|[^A-Za-z\\<\[◁]?)"
 _TOKEN = re.compile(rf"{_BACKSLASHES}|[{{}}]|(?P<tag>{TAG.pattern})", re.DOTALL)
@@ -60,14 +84,8 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """An open group.
-
-    Attributes:
-        kind: "braces", a "box", or a "bare" box, which no brace closes.
-        start: of its content in the whole text.
-        outer: the group around it.
-        num_missing: of a bare box: number of arguments that its last command still needs.
-    """
+    """An open group: braces, a box, or a bare box, which no brace closes. It starts at the place of its content in the
+    whole text; `num_missing` is the number of arguments that the last command of a bare box still needs."""
 
     kind: Literal["braces", "box", "bare"]
     start: int

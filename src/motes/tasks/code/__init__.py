@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 import textwrap
 import warnings
@@ -12,11 +13,11 @@ from functools import lru_cache
 from typing import Any
 
 from motes.errors import ConfigurationError
+from motes.tasks.boxed import BoxedAnswers
 from motes.tasks.code.confinement import Limits
 from motes.tasks.code.sandbox import ProgramTests, Sandbox, require_confinement, shared
 from motes.tasks.rows import Entry, Fields, Row, find, need_text
-from motes.tasks.tex import Reading
-from motes.tasks.thoughts import without_thoughts
+from motes.tasks.tex import Reading, without_thoughts
 
 _BLOCK = re.compile(
     r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[^\s`{]*)[^\n`]*\n"
@@ -30,7 +31,7 @@ _MAX_CHARACTERS = 50_000
 """Maximum length of a program that is parsed. A longer one is a model's loop, and its text is its canonical form."""
 
 
-class CodeAnswers:
+class CodeAnswers(BoxedAnswers):
     """An answer is a Python program: of the blocks between fences, the last one that defines a function or a class, or
     the last one if none does; the whole text if there are no fences, and it is Python.
 
@@ -38,7 +39,7 @@ class CodeAnswers:
     the part that is there. No answer is final before the model has ended its text: a later block may replace it.
 
     Two programs are the same if they are equal without comments, docstrings and layout. Whether two programs do the
-    same cannot be decided.
+    same cannot be decided; grading uses the tests of rows instead, see `meets`.
 
     Args:
         sandbox: in which programs run; by default the one of this process.
@@ -52,49 +53,31 @@ class CodeAnswers:
         blocks = [block for block in _BLOCK.finditer(text) if block["code"].strip()]
         if not blocks:
             return text.strip("\n") if _is_program(text) else None
-        codes = [_dedented_code(block) for block in blocks if block["language"].casefold() in _PYTHON]
+        blocks = [block for block in blocks if block["language"].casefold() in _PYTHON]
+        # the block of a list is indented
+        codes = [textwrap.dedent(block["code"]) if block["indent"] else block["code"] for block in blocks]
         codes = [code for code in codes if _defines_something(code)] or codes
         return codes[-1].rstrip() if codes else None
 
     def read(self, step: str, before: Reading | None) -> Reading:
         return Reading()
 
-    def equivalent(self, first: str, second: str) -> bool:
-        """Whether two programs have one canonical form."""
-        return self.canonical(first) == self.canonical(second)
-
     def canonical(self, answer: str) -> str:
         """The program without comments, docstrings and layout. A text that is not Python only loses the spaces at the
         ends of its lines."""
-        tree = _parse(answer)
-        if tree is not None:
-            try:
-                return _normal_form(tree)
-            except (RecursionError, MemoryError, ValueError):
-                pass
+        if (tree := _parse(answer)) is not None:
+            with contextlib.suppress(RecursionError, MemoryError, ValueError):
+                return ast.unparse(_WithoutDocstrings().visit(ast.parse(ast.unparse(tree), _NAME)))
         return "\n".join(line.rstrip() for line in answer.strip().splitlines())
 
-    def matches(self, reference: str, answer: str) -> bool:
-        """Whether two programs are the same. Grading uses the tests of rows instead, see `meets`."""
-        return self.equivalent(reference, answer)
-
     def meets(self, key: Any, answer: str) -> bool:
-        """Whether a program passes its tests.
-
-        Args:
-            key: the tests, a `ProgramTests`.
-
-        Raises:
-            GraderError: the tests are broken, or cannot be run.
-        """
+        """Whether a program passes the tests `key`. Raises GraderError if they are broken, or cannot be run."""
         assert isinstance(key, ProgramTests)
         return (self._sandbox or shared()).passes(key, answer)
 
     def require(self, options: dict[str, str]) -> None:
-        """Refuse options that cannot work, before anything is generated.
-
-        Args:
-            options: of the task: "sandbox", which is "full", or "limits" if programs may run without confinement.
+        """Refuse options that cannot work, before anything is generated: "sandbox" is "full", or "limits" if programs
+        may run without confinement.
 
         Raises:
             ConfigurationError: programs cannot be confined here, or the option has another value.
@@ -103,11 +86,6 @@ class CodeAnswers:
             raise ConfigurationError(f"sandbox can be full or limits, not {value!r}")
         if value == "full":
             require_confinement()
-
-
-def _dedented_code(block: re.Match[str]) -> str:
-    """The code of a block, dedented if its fences are indented, as in lists."""
-    return textwrap.dedent(block["code"]) if block["indent"] else block["code"]
 
 
 @lru_cache(maxsize=256)
@@ -136,10 +114,6 @@ def _defines_something(code: str) -> bool:
     if tree is None:  # the program was cut off, or is Python of another version
         return re.search(r"^[ \t]*(?:async\s+def|def|class)\s+\w", code, re.MULTILINE) is not None
     return any(isinstance(statement, kinds) for statement in tree.body)
-
-
-def _normal_form(tree: ast.Module) -> str:
-    return ast.unparse(_WithoutDocstrings().visit(ast.parse(ast.unparse(tree), _NAME)))
 
 
 class _WithoutDocstrings(ast.NodeTransformer):
@@ -198,11 +172,7 @@ class ProgramFields(Fields):
 
 
 def _lines(field: str, value: Any) -> Sequence[str]:
-    """The texts of a field that has one text, a list of texts, or nothing. Blank ones are left out.
-
-    Raises:
-        ValueError: the field has something else.
-    """
+    """The texts of a field that has one text, a list of texts, or nothing. Blank ones are left out."""
     texts = [value] if isinstance(value, str) else [] if value is None else value
     if not (isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts)):
         raise ValueError(f"`{field}` must be a text or a list of texts, not {value!r}")

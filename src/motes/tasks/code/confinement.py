@@ -78,20 +78,18 @@ def available() -> Layers:
 
 
 def confine(limits: Limits, *, readable: Iterable[str], writable: str | None) -> None:
-    """Put this process under every layer there is. It must have one thread, and all files open that it needs.
+    """Put this process under every layer there is. It must have one thread, and all files open that it needs. It may
+    read and load libraries from `readable` folders. Raises OSError if a layer that this system has fails."""
+    import resource
 
-    Args:
-        readable: folders to read and load libraries from.
-        writable: the folder to write to, if any.
-
-    Raises:
-        OSError: a layer that this system has fails.
-    """
     layers = available()
-    identity = nobody() if layers.other_user else None
+    identity = nobody() if layers.other_user else None  # read before the limits, which could prevent that
     if sys.platform == "linux" and not layers.seccomp:
         _unshare(is_root=os.geteuid() == 0)
-    _limit(limits)
+    values = {"AS": limits.memory, "CPU": limits.seconds, "FSIZE": limits.file_bytes, "NOFILE": limits.open_files}
+    for name, value in (values | dict.fromkeys(("CORE", "MEMLOCK", "MSGQUEUE", "NPROC"), 0)).items():
+        with contextlib.suppress(AttributeError, ValueError, OSError):  # some systems do not have it
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
     if identity is not None:
         os.setgroups([])
         os.setgid(identity[1])
@@ -118,41 +116,24 @@ def nobody() -> tuple[int, int] | None:
     return entry.pw_uid, entry.pw_gid
 
 
-def _limit(limits: Limits) -> None:
-    import resource
-
-    def limit(name: str, value: int) -> None:
-        if (which := getattr(resource, name, None)) is not None:
-            with contextlib.suppress(ValueError, OSError):  # some systems do not have it
-                resource.setrlimit(which, (value, value))
-
-    limit("RLIMIT_AS", limits.memory)
-    limit("RLIMIT_CPU", limits.seconds)
-    limit("RLIMIT_FSIZE", limits.file_bytes)
-    limit("RLIMIT_NOFILE", limits.open_files)
-    limit("RLIMIT_CORE", 0)
-    limit("RLIMIT_MEMLOCK", 0)
-    limit("RLIMIT_MSGQUEUE", 0)
-    limit("RLIMIT_NPROC", 0)
-
-
 @lru_cache(maxsize=1)
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
 def _system_call(number: int, *arguments: object) -> int:
-    result = int(_libc().syscall(ctypes.c_long(number), *arguments))
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result
+    return _check(_libc().syscall(ctypes.c_long(number), *arguments), f"system call {number}")
 
 
 def _prctl(option: int, argument: object, further: object = None) -> None:
-    if _libc().prctl(option, argument, further, None, None) != 0:
+    _check(_libc().prctl(option, argument, further, None, None), f"prctl {option}")
+
+
+def _check(result: int, call: str) -> int:
+    if result < 0:
         code = ctypes.get_errno()
-        raise OSError(code, f"prctl {option}: {os.strerror(code)}")
+        raise OSError(code, f"{call}: {os.strerror(code)}")
+    return result
 
 
 def _unshare(*, is_root: bool) -> None:

@@ -10,7 +10,6 @@ programs of strangers on a machine that matters, put a container or a virtual ma
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import dataclasses
 import json
@@ -21,13 +20,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
 from motes.errors import ConfigurationError, GraderError, GraderTimeoutError
 from motes.tasks.code.confinement import Limits, available
-from motes.tasks.processes import Pool
+from motes.tasks.processes import Pool, once_per_process
 
 START_SECONDS = 60.0
 """Time within which a server must start: it loads numpy, perhaps from a cold disk."""
@@ -62,62 +61,42 @@ class ProgramTests:
 
 
 class Server:
-    """A process that runs one program at a time.
-
-    Raises:
-        GraderError: it does not start.
-    """
+    """A process that runs one program at a time."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._control, theirs = socket.socketpair()
         environment = _ENVIRONMENT | {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        try:
-            self._process = subprocess.Popen(
-                (*command, str(theirs.fileno())), pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL, env=environment, cwd="/", start_new_session=True,
-            )  # fmt: skip
-        except OSError as error:
-            self._control.close()
-            raise GraderError(f"the sandbox does not start: {error}") from error
-        finally:
-            theirs.close()
-        ready = None
-        try:
-            with contextlib.suppress(GraderTimeoutError):
-                ready = self._read(START_SECONDS)
-        finally:
-            if ready is None:
-                self.close()
-        if ready is None:
-            raise GraderError(f"the sandbox does not start: {' '.join(command)}")
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    (*command, str(theirs.fileno())), pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL, env=environment, cwd="/", start_new_session=True,
+                )  # fmt: skip
+            except OSError:
+                self._control.close()
+                raise
+
+    def is_ready(self) -> bool:
+        return self._read(START_SECONDS) is not None
 
     def run(self, tests: ProgramTests, program: str, limits: Limits) -> tuple[str, str] | None:
         """The reason why the examiner ended, and its report; None if the server died instead."""
-        prelude = {"prelude": tests.prelude}
-        examiner_job = prelude | {"tests": tests.tests, "entry_point": tests.entry_point}
+        examiner_job = {"prelude": tests.prelude, "tests": tests.tests, "entry_point": tests.entry_point}
+        candidate_job = {"prelude": tests.prelude, "program": program}
         reader, writer = os.pipe()
-        try:
-            with _temporary_file(examiner_job) as first, _temporary_file(prelude | {"program": program}) as second:
+        with open(reader, "rb") as report:
+            with open(writer, "wb"), _temporary_file(examiner_job) as first, _temporary_file(candidate_job) as second:
                 request = json.dumps(dataclasses.asdict(limits)).encode()
                 try:
                     socket.send_fds(self._control, [request], [first.fileno(), second.fileno(), writer])
                 except OSError:  # the server is gone, or was closed by another thread
                     return None
-            os.close(writer)
-            writer = -1
-            reason = self._read(limits.patience + START_SECONDS)
-            return None if reason is None else (reason, _read_all(reader) if reason == "ended" else "")
-        finally:
-            os.close(reader)
-            if writer >= 0:
-                os.close(writer)
+            if (reason := self._read(limits.patience + START_SECONDS)) is None:
+                return None
+            return reason, report.read().decode(errors="replace") if reason == "ended" else ""
 
     def _read(self, timeout: float) -> str | None:
-        """The server's next line; None if it is gone.
-
-        Raises:
-            GraderTimeoutError: no line comes in time.
-        """
+        """The server's next line; None if it is gone. Raises GraderTimeoutError if no line comes in time."""
         try:
             self._control.settimeout(timeout)
             line = self._control.recv(100)
@@ -125,9 +104,6 @@ class Server:
             raise GraderTimeoutError(f"the sandbox does not reply within {timeout:g} seconds") from None
         except OSError:
             return None
-        finally:
-            with contextlib.suppress(OSError):
-                self._control.settimeout(None)
         return line.decode().strip() or None
 
     def close(self) -> None:
@@ -151,15 +127,7 @@ def _temporary_file(content: object) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _read_all(descriptor: int) -> str:
-    """The rest of what was written to a pipe, which has no writers any more."""
-    parts = []
-    while part := os.read(descriptor, 1 << 16):
-        parts.append(part)
-    return b"".join(parts).decode(errors="replace")
-
-
-class Sandbox:
+class Sandbox(Pool[Server]):
     """A pool of servers, for calls from any thread. Verdicts are remembered.
 
     Args:
@@ -169,10 +137,8 @@ class Sandbox:
     """
 
     def __init__(self, num_workers: int = 2, limits: Limits | None = None, command: Sequence[str] = SERVER) -> None:
-        if num_workers < 1:
-            raise ConfigurationError(f"a sandbox needs a worker, not {num_workers}")
+        super().__init__(Server, command, num_workers, "sandbox")
         self.limits = limits or Limits()
-        self._pool = Pool(lambda: Server(command), num_workers, "sandbox")
         self._passes = lru_cache(maxsize=65536)(self._run_tests)
 
     def passes(self, tests: ProgramTests, program: str) -> bool:
@@ -184,8 +150,7 @@ class Sandbox:
         return self._passes(tests, program)
 
     def _run_tests(self, tests: ProgramTests, program: str) -> bool:
-        # Run it twice at most: a server may have been killed for other reasons, by an operator or for lack of memory.
-        outcome = self._run_once(tests, program) or self._run_once(tests, program)
+        outcome = self.ask(lambda server: server.run(tests, program, self.limits))
         if outcome is None:
             raise GraderError("the sandbox died of the program, twice")
         reason, report = outcome
@@ -195,20 +160,9 @@ class Sandbox:
             raise GraderError(f"the tests are broken: {why or 'they cannot be started'}")
         return verdict == "right"
 
-    def _run_once(self, tests: ProgramTests, program: str) -> tuple[str, str] | None:
-        return self._pool.ask(lambda server: server.run(tests, program, self.limits))
-
-    def close(self) -> None:
-        """End all servers and the programs that they run; no other server is started."""
-        self._pool.close()
-
 
 def require_confinement() -> None:
-    """Refuse to run programs if they could change the files of this user.
-
-    Raises:
-        ConfigurationError: they could.
-    """
+    """Raise ConfigurationError if programs could change the files of this user."""
     if not available().protect_the_user:
         raise ConfigurationError(
             "programs cannot be confined here: use Linux 5.13 or later with Landlock, on x86-64 or ARM64, or run this "
@@ -216,13 +170,5 @@ def require_confinement() -> None:
         )
 
 
-def shared() -> Sandbox:
-    """The sandbox of this process, which is closed when the process ends."""
-    return _shared(os.getpid())  # a forked process has servers of its own
-
-
-@cache
-def _shared(process: int) -> Sandbox:
-    sandbox = Sandbox(num_workers=min(8, max(2, (os.cpu_count() or 2) // 2)))
-    atexit.register(sandbox.close)
-    return sandbox
+shared = once_per_process(lambda: Sandbox(num_workers=min(8, max(2, (os.cpu_count() or 2) // 2))))
+"""The sandbox of this process, which is closed when the process ends."""

@@ -19,7 +19,6 @@ import contextlib
 import dataclasses
 import gc
 import importlib
-import importlib.util
 import json
 import math
 import os
@@ -35,6 +34,7 @@ import tempfile
 import time
 import types
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,9 @@ READABLE = ("/usr", "/lib", "/lib64", "/etc/localtime", "/etc/ld.so.cache")
 
 
 def load_sibling(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"motes_sandbox_{name}", Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    loader = SourceFileLoader(f"motes_sandbox_{name}", str(Path(__file__).with_name(f"{name}.py")))
+    module = sys.modules[loader.name] = types.ModuleType(loader.name)
+    loader.exec_module(module)
     return module
 
 
@@ -71,50 +68,39 @@ confinement = load_sibling("confinement")
 
 def run_program(connection: socket.socket, prelude: str, program: str) -> None:
     """Run a program, then call its functions at the examiner's requests."""
-    failure: list[str] | None = None
+    failure: Exception | None = None
     module = types.ModuleType("program")
     sys.modules["program"] = module
     try:
         load_program(module.__dict__, prelude, program)
     except Exception as error:
-        failure = [type(error).__name__, str(error)[:1000]]
+        failure = error
     while True:
         try:
             request = wire.receive(connection)
         except EOFError:
             return
-        if failure is None:
-            try:
-                function = getattr(module, request["call"])
-                value = function(*wire.decode(request["args"]), **wire.decode(request["kwargs"]))
-                reply = {"value": wire.encode(value)}
-            except Exception as error:
-                reply = {"error": [type(error).__name__, str(error)[:1000]]}
-        else:
-            reply = {"error": failure}
+        try:
+            if failure is not None:
+                raise failure.with_traceback(None)
+            function = getattr(module, request["call"])
+            value = function(*wire.decode(request["args"]), **wire.decode(request["kwargs"]))
+            reply = {"value": wire.encode(value)}
+        except Exception as error:
+            reply = {"error": [type(error).__name__, str(error)[:1000]]}
         wire.send(connection, reply)
 
 
 def load_program(namespace: dict[str, Any], prelude: str, program: str) -> None:
-    """Run the prelude and a program in `namespace`. The program may be the rest of the prelude's last function.
-
-    Raises: whatever the program raises.
-    """
-    has_prelude = define_prelude(prelude, namespace)
+    """Run the prelude and a program in `namespace`. The program may be the rest of the prelude's last function."""
+    exec(compile(prelude, "<prelude>", "exec"), namespace)
     try:
         code = compile(program, "<program>", "exec")
     except SyntaxError:
-        if not has_prelude:
+        if not prelude.strip():
             raise
         code = compile(f"{prelude}\n{program}", "<program>", "exec")
     exec(code, namespace)
-
-
-def define_prelude(prelude: str, namespace: dict[str, Any]) -> bool:
-    """Run the prelude that a data set gives; False if it is blank."""
-    if prelude.strip():
-        exec(compile(prelude, "<prelude>", "exec"), namespace)
-    return bool(prelude.strip())
 
 
 # The examiner: runs the tests.
@@ -170,15 +156,13 @@ def examine(
 ) -> tuple[str, str]:
     """Run the tests on the candidate's functions; returns "right", "wrong" or "broken" (undecided), and the reason.
 
-    The functions are the entry point, and all other names that the tests use and nobody defines.
-
-    Args:
-        begin: called before the first test.
+    The functions are the entry point, and all other names that the tests use and nobody defines. `begin` is called
+    before the first test.
     """
     namespace: dict[str, Any] = {"__name__": "tests", "__builtins__": builtins}
     try:
         distinguish_empty_arrays()
-        define_prelude(prelude, namespace)
+        exec(compile(prelude, "<prelude>", "exec"), namespace)
         names = {*undefined(tests, namespace), *filter(None, (entry_point,))}
         namespace |= {name: Function(connection, name) for name in names}
         code = compile(tests, "<tests>", "exec")
@@ -275,11 +259,8 @@ def run_candidate() -> None:
 
 
 def supervise(control: socket.socket, files: list[int], limits: Any) -> str:
-    """Let an examiner and a candidate work until the examiner ends, or a limit is reached; returns the reason.
-
-    Args:
-        files: descriptors of the tests, the program, and the pipe for the verdict.
-    """
+    """Let an examiner and a candidate work until the examiner ends, or a limit is reached; returns the reason. The
+    files are those of the tests, the program, and the pipe for the verdict."""
     tests, program, verdict = files
     folder = tempfile.mkdtemp(prefix="motes-")
     here, there = socket.socketpair()
@@ -321,17 +302,13 @@ def supervise(control: socket.socket, files: list[int], limits: Any) -> str:
 def exceeds(folder: str, limits: Any) -> bool:
     """Whether a folder contains more than a program may write."""
     count = size = 0
-    folders = [folder]
-    while folders:
-        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                with contextlib.suppress(OSError):
-                    size += entry.stat(follow_symlinks=False).st_size
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                count += 1
-                if count > limits.files or size > limits.total_bytes:
-                    return True
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            with contextlib.suppress(OSError):
+                size += os.lstat(os.path.join(place, name)).st_size
+            count += 1
+            if count > limits.files or size > limits.total_bytes:
+                return True
     return False
 
 

@@ -37,9 +37,19 @@ def encode(value: Any) -> Any:
     """A value in a form that JSON can hold: {TAG: …} for types that JSON does not have."""
     if value is None or isinstance(value, bool):
         return value
-    for base, write in _WRITERS:
+    if isinstance(value, int) and abs(int(value)) < _INTEGER_LIMIT:
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, list):
+        return [encode(item) for item in value]
+    if isinstance(value, dict):
+        return {"dict": [[encode(key), encode(item)] for key, item in value.items()]}
+    for tag, (base, write, _) in _TYPES.items():
         if isinstance(value, base):
-            return write(value)
+            return {tag: encode(write(value))}
     if hasattr(value, "dtype") and hasattr(value, "tolist"):
         kind = str(value.dtype.kind)
         items = value.tolist()
@@ -50,86 +60,48 @@ def encode(value: Any) -> Any:
 
 
 def decode(data: Any) -> Any:
-    """The value that `encode` turned into `data`.
-
-    Raises:
-        ValueError, TypeError, KeyError: `encode` never returns such data.
-    """
+    """The value that `encode` turned into `data`. Raises ValueError, TypeError or KeyError for other data."""
     if isinstance(data, list):
         return [decode(item) for item in data]
-    if isinstance(data, dict):
-        ((tag, content),) = data.items()
-        return _READERS[tag](content)
-    return data
+    if not isinstance(data, dict):
+        return data
+    ((tag, content),) = data.items()
+    match tag:
+        case "dict":
+            return {decode(key): decode(item) for key, item in content}
+        case "array":
+            import numpy as np
+
+            return np.array(decode(content[1]), dtype=np.dtype(str(content[0])))
+        case "opaque":
+            return Opaque(str(content))
+    return _TYPES[tag][2](decode(content))
 
 
-def _encode_integer(value: int) -> Any:
-    plain = int(value)
-    return plain if abs(plain) < _INTEGER_LIMIT else {"int": hex(plain)}  # Python does not limit hexadecimal digits
-
-
-def _decode_array(content: Any) -> Any:
-    import numpy as np
-
-    return np.array(decode(content[1]), dtype=np.dtype(str(content[0])))
-
-
-def _encode_items(value: Any) -> list[Any]:
-    return [encode(item) for item in value]
-
-
-_WRITERS: tuple[tuple[type, Callable[[Any], Any]], ...] = (
-    (int, _encode_integer),
-    (float, float),
-    (str, str),
-    (list, _encode_items),
-    (tuple, lambda value: {"tuple": _encode_items(value)}),
-    (dict, lambda value: {"dict": [[encode(key), encode(item)] for key, item in value.items()]}),
-    (set, lambda value: {"set": _encode_items(value)}),
-    (frozenset, lambda value: {"frozenset": _encode_items(value)}),
-    (complex, lambda value: {"complex": [value.real, value.imag]}),
-    (bytes, lambda value: {"bytes": value.hex()}),
-    (bytearray, lambda value: {"bytearray": value.hex()}),
-    (range, lambda value: {"range": _encode_items((value.start, value.stop, value.step))}),
-    (Fraction, lambda value: {"fraction": _encode_items((value.numerator, value.denominator))}),
-    (Decimal, lambda value: {"decimal": str(value)}),
-)
-
-_READERS: dict[str, Callable[[Any], Any]] = {
-    "int": lambda content: int(content, 16),
-    "tuple": lambda content: tuple(map(decode, content)),
-    "dict": lambda content: {decode(key): decode(item) for key, item in content},
-    "set": lambda content: set(map(decode, content)),
-    "frozenset": lambda content: frozenset(map(decode, content)),
-    "complex": lambda content: complex(*content),
-    "bytes": bytes.fromhex,
-    "bytearray": bytearray.fromhex,
-    "range": lambda content: range(*map(decode, content)),
-    "fraction": lambda content: Fraction(*map(decode, content)),
-    "decimal": Decimal,
-    "array": _decode_array,
-    "opaque": lambda content: Opaque(str(content)),
+_TYPES: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "int": (int, lambda value: hex(int(value)), lambda digits: int(digits, 16)),  # Python limits decimal digits alone
+    "tuple": (tuple, list, tuple),
+    "set": (set, list, set),
+    "frozenset": (frozenset, list, frozenset),
+    "complex": (complex, lambda value: [value.real, value.imag], lambda parts: complex(*parts)),
+    "bytes": (bytes, bytes.hex, bytes.fromhex),
+    "bytearray": (bytearray, bytearray.hex, bytearray.fromhex),
+    "range": (range, lambda value: [value.start, value.stop, value.step], lambda ends: range(*ends)),
+    "fraction": (Fraction, lambda value: [value.numerator, value.denominator], lambda parts: Fraction(*parts)),
+    "decimal": (Decimal, str, Decimal),
 }
+"""Types by their tags, with their content as simpler values, and the value of such content."""
 
 
 def send(connection: socket.socket, message: Any) -> None:
-    """Send one message.
-
-    Raises:
-        OSError: the other side is gone.
-    """
+    """Send one message. Raises OSError if the other side is gone."""
     data = json.dumps(message, separators=(",", ":")).encode()
     connection.sendall(struct.pack("!I", len(data)) + data)
 
 
 def receive(connection: socket.socket) -> Any:
-    """The next message. Its content cannot be trusted.
-
-    Raises:
-        EOFError: the other side is gone.
-        ValueError: it is too long, or not JSON.
-        RecursionError: it is nested too deeply.
-    """
+    """The next message, whose content cannot be trusted. Raises EOFError if the other side is gone, ValueError if the
+    message is too long or not JSON, RecursionError if it is nested too deeply."""
     (length,) = struct.unpack("!I", _read(connection, 4))
     if length > MAX_BYTES:
         raise ValueError("the message is too long")

@@ -2,14 +2,18 @@ r"""Mathematical answers, the last \boxed{…} of a text: graded by Math-Verify,
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from motes.errors import GraderError
 from motes.tasks.boxed import BoxedAnswers
 from motes.tasks.maths.workers import Grader, shared
 from motes.tasks.numbers import is_excessive, number, plain, tidied
 
+A = TypeVar("A")
+B = TypeVar("B")
 _WORD = re.compile(r"(\\(text|mathrm|textbf|mbox)\{)?\(?(?P<word>[A-Za-z]{3,})\)?\}?")
 
 
@@ -52,16 +56,17 @@ class MathAnswers(BoxedAnswers):
             return False
         # 2) functions that are defined by cases
         gold_cases, given_cases = _cases(gold), _cases(given)
-        if gold_cases is None and given_cases is None:
-            return self.grader.verify(gold, given)
-        return bool(gold_cases and given_cases) and _same_cases(gold_cases or [], given_cases or [], self.matches)
+        if gold_cases and given_cases:
+            return same_in_any_order(gold_cases, given_cases, self._same_row)
+        return gold_cases is None and given_cases is None and self.grader.verify(gold, given)
+
+    def _same_row(self, first: _Row, second: _Row) -> bool:
+        return len(first) == len(second) and all(map(self.matches, first, second))
 
     def canonical(self, answer: str) -> str:
         """The form that answers of the same value share: 0.5, 1/2 and \\frac12 are "1/2". Having the same form is an
         equivalence relation; Math-Verify's judgement is none (some of 1/3, 0.333333 and 0.3333333 are equal to it).
-
-        Numbers and words get their forms at once, other answers from a worker, each answer once: a vote over N
-        particles needs it at most once for each different answer. An answer without a form in time gets its text.
+        A worker forms answers that are neither numbers nor words, each once. One without a form in time gets its text.
         """
         text = tidied(answer)
         if name := _simple_canonical(text):
@@ -70,11 +75,10 @@ class MathAnswers(BoxedAnswers):
             return plain(text)
         if rows := _cases(text):
             return f"cases {sorted([self.canonical(cell) for cell in row] for row in rows)}"
-        try:
-            name = self.grader.canonical(text)
-        except GraderError:
-            name = None
-        return name or plain(text)
+        with contextlib.suppress(GraderError):
+            if name := self.grader.canonical(text):
+                return name
+        return plain(text)
 
 
 def _simple_canonical(text: str) -> str | None:
@@ -98,10 +102,9 @@ _Row = tuple[str, ...]
 
 def _cases(answer: str) -> list[_Row] | None:
     """The cases of an answer, each a value and its condition; None if it has no cases."""
-    table = _TABLE.search(answer)
-    if table is None:
+    if (table := _TABLE.search(answer)) is None:
         return None
-    rows = (tuple(_cell(cell) for cell in row.split("&")) for row in _ROW_END.split(table[2]))
+    rows = (tuple(map(_cell, row.split("&"))) for row in _ROW_END.split(table[2]))
     return [row for row in rows if any(row)]
 
 
@@ -109,19 +112,15 @@ def _cell(cell: str) -> str:
     return _BETWEEN.sub(" ", cell).strip().rstrip(",.;").strip()
 
 
-def _same_cases(first: list[_Row], second: list[_Row], same: Callable[[str, str], bool]) -> bool:
-    """Whether two answers have the same cases, in any order. `same` compares values and conditions."""
+def same_in_any_order(first: Iterable[A], second: Iterable[B], same: Callable[[A, B], bool]) -> bool:
+    """Whether each of the first values is the same as one of the second, and each of these as one of the first."""
     remaining = list(second)
-    for row in first:
-        index = next((i for i, other in enumerate(remaining) if _same_row(row, other, same)), None)
+    for value in first:
+        index = next((i for i, other in enumerate(remaining) if same(value, other)), None)
         if index is None:
             return False
         del remaining[index]
     return not remaining
-
-
-def _same_row(first: _Row, second: _Row, same: Callable[[str, str], bool]) -> bool:
-    return len(first) == len(second) and all(same(a, b) for a, b in zip(first, second, strict=True))
 
 
 __all__ = ["Grader", "MathAnswers"]

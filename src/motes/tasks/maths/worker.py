@@ -122,13 +122,6 @@ def digits(real: Any) -> str:
 OPERATIONS: dict[str, Callable[..., Any]] = {"verify": verify, "canonical": canonical}
 
 
-def limit_memory() -> None:
-    with contextlib.suppress(ImportError, ValueError, OSError):  # some systems do not have it
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-
-
 def alarm(seconds: float) -> None:
     """Let the signal's default action end this process after so many seconds; 0: cancel that."""
     if hasattr(signal, "setitimer"):
@@ -140,7 +133,10 @@ def main(timeout: float) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries print
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
-    limit_memory()
+    with contextlib.suppress(ImportError, ValueError, OSError):  # some systems do not have it
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     canonical("\\frac{1}{2}x")  # loads everything that its first use loads, before any request's time begins
     print(json.dumps({"value": "ready"}), file=replies, flush=True)
     for line in sys.stdin:

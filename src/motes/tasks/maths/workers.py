@@ -8,22 +8,21 @@ input does.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 from motes.errors import ConfigurationError, GraderError, GraderTimeoutError, MissingExtraError
-from motes.tasks.processes import Pool
+from motes.tasks.processes import Pool, once_per_process
 
 TIMEOUT_SECONDS = 10.0
 """Time within which a comparison must end."""
@@ -33,32 +32,19 @@ WORKER = (sys.executable, "-P", str(Path(__file__).with_name("worker.py")))
 
 
 class Worker:
-    """One process, which serves one request at a time.
-
-    Raises:
-        GraderError: it does not start.
-    """
+    """One process, which serves one request at a time."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True
         )
-        ready = None
-        try:
-            with contextlib.suppress(GraderTimeoutError):
-                ready = self._read(START_SECONDS)
-        finally:
-            if ready is None:
-                self.close()
-        if ready is None:
-            raise GraderError(f"the grader does not start: {' '.join(command)}")
+
+    def is_ready(self) -> bool:
+        return self._read(START_SECONDS) is not None
 
     def ask(self, request: Sequence[str], timeout: float) -> dict[str, Any] | None:
-        """The process's reply to a request; None if it died instead.
-
-        Raises:
-            GraderTimeoutError: there is no reply in time. The process is killed.
-        """
+        """The process's reply to a request; None if it died instead. It is killed if there is no reply in time, which
+        raises GraderTimeoutError."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -69,13 +55,8 @@ class Worker:
 
     def _read(self, timeout: float) -> dict[str, Any] | None:
         assert self._process.stdout is not None
-        expired = threading.Event()
-
-        def expire() -> None:
-            expired.set()
-            self._process.kill()
-
-        timer = threading.Timer(timeout, expire)
+        deadline = time.monotonic() + timeout
+        timer = threading.Timer(timeout, self._process.kill)
         timer.daemon = True
         timer.start()
         try:
@@ -85,7 +66,7 @@ class Worker:
         if line.endswith("\n"):
             reply: dict[str, Any] = json.loads(line)
             return reply
-        if expired.is_set():
+        if time.monotonic() >= deadline:
             raise GraderTimeoutError(f"not graded within {timeout:g} seconds")
         return None
 
@@ -98,7 +79,7 @@ class Worker:
                 pipe.close()
 
 
-class Grader:
+class Grader(Pool[Worker]):
     """A pool of workers, for requests from any thread. Outcomes are remembered, and equal requests are sent once.
 
     Args:
@@ -108,13 +89,12 @@ class Grader:
     """
 
     def __init__(self, num_workers: int = 2, timeout: float = TIMEOUT_SECONDS, command: Sequence[str] = WORKER) -> None:
-        if num_workers < 1 or not timeout > 0:
-            raise ConfigurationError(f"a grader needs a worker and some time, not {num_workers} and {timeout}")
+        super().__init__(Worker, (*command, f"{timeout}"), num_workers, "grader")
+        if not timeout > 0:
+            raise ConfigurationError(f"a grader needs some time, not {timeout}")
         self.timeout = timeout
         self.num_requests = 0
-        self._command = (*command, f"{timeout}")
-        self._pool = Pool(lambda: Worker(self._command), num_workers, "grader")
-        self._outcome = lru_cache(maxsize=65536)(self._send_with_retry)
+        self._outcome = lru_cache(maxsize=65536)(self._send)
         self._locks: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()  # by request
         self._locks_guard = threading.Lock()
 
@@ -122,17 +102,12 @@ class Grader:
         """Whether Math-Verify finds `prediction` equal to `gold`. Not symmetric.
 
         Raises:
-            GraderTimeoutError: it does not decide in time.
-            GraderError: it fails.
+            GraderError: it fails, or does not decide in time (`GraderTimeoutError`).
         """
         return bool(self._request("verify", gold, prediction))
 
     def canonical(self, answer: str) -> str | None:
-        """A name that answers of the same value share; None for an answer that is not mathematics.
-
-        Raises:
-            GraderError: see `verify`.
-        """
+        """A name that answers of the same value share; None for one that is not mathematics. Raises: see `verify`."""
         name: str | None = self._request("canonical", answer)
         return name
 
@@ -145,24 +120,16 @@ class Grader:
             raise type(outcome)(str(outcome))
         return outcome
 
-    def _send_with_retry(self, request: tuple[str, ...]) -> Any:
+    def _send(self, request: tuple[str, ...]) -> Any:
         """The reply's value, or the error, which is remembered, too: a second attempt would take as long to fail."""
         self.num_requests += 1
         try:
-            # Send it twice at most: a worker may have been killed for other reasons, by an operator or for memory.
-            reply = self._send_once(request) or self._send_once(request)
+            reply = self.ask(lambda worker: worker.ask(request, self.timeout))
         except GraderTimeoutError as error:
             return error
         if reply is None:
             return GraderError("the grader died of it, twice")
         return GraderError(f"Math-Verify failed: {reply['error']}") if "error" in reply else reply["value"]
-
-    def _send_once(self, request: Sequence[str]) -> dict[str, Any] | None:
-        return self._pool.ask(lambda worker: worker.ask(request, self.timeout))
-
-    def close(self) -> None:
-        """End all workers; no other is started. Requests that wait for a worker fail."""
-        self._pool.close()
 
 
 def shared() -> Grader:
@@ -173,11 +140,7 @@ def shared() -> Grader:
     """
     if importlib.util.find_spec("math_verify") is None:
         raise MissingExtraError("grading mathematics", "math")
-    return _shared(os.getpid())  # a forked process has workers of its own
+    return _shared()
 
 
-@cache
-def _shared(process: int) -> Grader:
-    grader = Grader()
-    atexit.register(grader.close)
-    return grader
+_shared = once_per_process(Grader)
