@@ -18,20 +18,8 @@ from motes import files
 from motes.lab.measure.first_errors import Answers
 from motes.lab.measure.reliability import Predictions
 from motes.lab.run.appending import AppendOnly
-from motes.lab.run.damage import (
-    MARKS,
-    SCORES,
-    Damage,
-    Damaged,
-    Rule,
-    broken,
-    is_count,
-    is_list,
-    is_number,
-    is_text,
-    or_none,
-    parse_json,
-)
+from motes.lab.run.damage import Damage, Damaged, parse_json
+from motes.lab.run.rules import MARKS, POSITIVE, SCORES, Rule, is_count, is_number, list_of, read_fields
 from motes.text import json_line
 
 
@@ -77,11 +65,8 @@ class Rated:
         values = parse_json(line)
         if not isinstance(values, dict) or "row" not in values:
             raise ValueError("it is no rated answer")
-        fields = {name: value for name, value in values.items() if name in cls.__dataclass_fields__}
-        for _, reason in broken(RULES.items(), fields):
-            raise ValueError(reason)
-        fields.update((name, tuple(fields.get(name, ()))) for name in ("scores", "right", "depths"))
-        fields["right"] = tuple(None if is_right is None else bool(is_right) for is_right in fields["right"])
+        fields = read_fields(cls, values, RULES)
+        fields["right"] = tuple(None if is_right is None else bool(is_right) for is_right in fields.get("right", ()))
         rated = cls(**fields)
         size = len(rated.scores)
         if len(rated.right) != size or len(rated.depths) != size or rated.length > size:
@@ -93,19 +78,15 @@ class Rated:
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
-        "row": Rule(lambda value: is_count(value, 1), "a whole number from 1"),
-        "problem": Rule(is_text, "a text"),
+        "row": POSITIVE,
         "scores": SCORES,
         "right": MARKS,
-        "depths": Rule(lambda value: is_list(value, lambda depth: is_count(depth, 1)), "a list of whole numbers"),
-        "length": Rule(is_count, "a whole number from 0"),
+        "depths": list_of(POSITIVE),
         "first_error": Rule(lambda value: value is None or value == -1 or is_count(value), "a step, −1 or null"),
-        "tokens": Rule(is_count, "a whole number from 0"),
         "seconds": Rule(lambda value: is_number(value, 0, 1e12), "a number of seconds"),
-        "error": Rule(or_none(is_text), "a text or null"),
     }
 )
-"""The values that each field may have."""
+"""The values that fields may have where their type does not say it."""
 
 
 class RatingStore(AppendOnly):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from motes import files
 from motes.errors import DirectoryBusyError, RunDirectoryError
+from motes.lab.run.damage import DONE_AGAIN, Damage, Damaged, decode
+
+Item = TypeVar("Item")
 
 try:
     import fcntl
@@ -110,3 +113,52 @@ class AppendOnlyLines(AppendOnly):
             RunDirectoryError: the file could not be written; it is unchanged.
         """
         self.write("".join(f"{line}\n" for line in lines).encode())
+
+
+def read_items(
+    path: Path,
+    parse: Callable[[str], Item],
+    damaged: Damaged,
+    is_torn: Callable[[files.Line], bool],
+    *,
+    limit: int,
+    remedy: str = DONE_AGAIN,
+) -> Iterator[tuple[Item | None, int]]:
+    """For each line of a file its item, None for a blank or a damaged line, and the offset of its end in bytes. A torn
+    last line is skipped. A missing file has no lines.
+
+    A damaged line is held back until the next line shows that it is not torn.
+
+    Args:
+        parse: the item of a line; a ValueError says why there is none.
+        damaged: called with each line that has no item.
+        is_torn: whether a damaged last line is what a killed process or a crash left.
+        limit: maximum number of bytes of a line.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    pending: tuple[Damage, files.Line] | None = None
+    try:
+        for line in files.read_lines(path, limit):
+            if pending is not None:
+                damaged(pending[0])
+                yield None, pending[1].ends
+                pending = None
+            try:
+                if line.content is None:
+                    raise ValueError(f"it is longer than {limit:,} bytes")
+                text = decode(line.content)
+                item = parse(text) if text.strip() else None
+            except ValueError as error:
+                pending = Damage(path, f"line {line.number}", str(error), remedy), line
+            else:
+                yield item, line.ends
+    except FileNotFoundError:
+        return
+    if pending is not None:
+        damage, line = pending
+        torn = is_torn(line)
+        damaged(damage._replace(torn=torn))
+        if not torn:
+            yield None, line.ends

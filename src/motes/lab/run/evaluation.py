@@ -17,10 +17,11 @@ from motes import api, files
 from motes.arguments import fit
 from motes.core import Problem, Sampling
 from motes.errors import ConfigurationError, MotesError, RunDirectoryError
-from motes.lab.run.damage import Damage, Damaged, Rule, broken, is_count, is_list, is_text, or_none, parse_json, refuse
+from motes.lab.run.damage import Damage, Damaged, parse_json, refuse
 from motes.lab.run.keys import without_keys
 from motes.lab.run.method_spec import canonical, describe, is_own, method_from_spec
 from motes.lab.run.records import Foreign, Key
+from motes.lab.run.rules import COUNT, POSITIVE, TEXT, Rule, broken, is_list, is_text, list_of, or_null
 from motes.prompts import Prompt
 from motes.protocols import Task
 from motes.tasks import TASKS
@@ -273,22 +274,19 @@ def _describe_sampling(sampling: Sampling) -> dict[str, Any]:
     return fields
 
 
-_TEXT = Rule(is_text, "a text")
-_NAME = Rule(or_none(is_text), "a text or null")
-_COUNT = Rule(is_count, "a whole number from 0")
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
-        "task": _TEXT,
-        "split": _TEXT,
-        "limit": Rule(or_none(lambda value: is_count(value, 1)), "a whole number from 1, or null"),
+        "task": TEXT,
+        "split": TEXT,
+        "limit": or_null(POSITIVE),
         "methods": Rule(lambda value: isinstance(value, dict) or is_list(value, is_text), "an object, by method"),
-        "budgets": Rule(lambda value: is_list(value, lambda n: is_count(n, 1)), "a list of whole numbers from 1"),
-        "seeds": Rule(lambda value: is_list(value, is_count), "a list of whole numbers from 0"),
-        "lm": _TEXT,
-        "reward": _NAME,
-        "outcome_reward": _NAME,
-        "num_problems": _COUNT,
-        "num_runs": _COUNT,
+        "budgets": list_of(POSITIVE),
+        "seeds": list_of(COUNT),
+        "lm": TEXT,
+        "reward": or_null(TEXT),
+        "outcome_reward": or_null(TEXT),
+        "num_problems": COUNT,
+        "num_runs": COUNT,
     }
 )
 """What each field of a configuration that is read from a directory may hold."""
@@ -316,7 +314,7 @@ def read_configuration(directory: Path, damaged: Damaged = refuse) -> dict[str, 
         raise RunDirectoryError(f"{directory} holds no evaluation: `motes eval --out {directory}` makes one") from error
     except (OSError, ValueError) as error:
         damaged(Damage(path, "", getattr(error, "strerror", None) or str(error), remedy))
-    for name, reason in list(broken(RULES.items(), configuration)):
+    for name, reason in broken(RULES, configuration):
         damaged(Damage(path, "", reason, remedy))
         del configuration[name]
     # Earlier versions wrote a model's spec unchanged, including any key in it.

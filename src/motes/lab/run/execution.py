@@ -15,9 +15,10 @@ from motes.arguments import fit
 from motes.concurrency import gather
 from motes.core import Usage
 from motes.errors import ConfigurationError, RunDirectoryError
+from motes.lab.run.calls import Call, read_calls, write_calls
 from motes.lab.run.damage import Damages
 from motes.lab.run.evaluation import LOG, RECORDS, TRACES, Evaluation, Shard
-from motes.lab.run.provenance import Call, append_call
+from motes.lab.run.provenance import Provenance
 from motes.lab.run.records import Outcome, RecordStore, RunRecord
 from motes.lab.run.traces import TraceStore
 from motes.lab.run.worker import Backend, Local, Worker
@@ -161,7 +162,12 @@ async def evaluate(
                 concurrency=concurrency,
                 on=None if on is None else type(on).__name__,
             )
-            for line in await in_thread(append_call, directory, begin):
+
+            def record_call() -> list[str]:
+                write_calls(directory, [begin()])
+                return Provenance(calls=tuple(read_calls(directory, lambda damage: None))).warnings()
+
+            for line in await in_thread(record_call):
                 log.warning("%s", line)
         # 4. Carry out the runs.
         pending = iter(left)

@@ -18,7 +18,8 @@ from pathlib import Path
 from motes import files
 from motes.core import Usage
 from motes.errors import RunDirectoryError
-from motes.lab.run.damage import Damage, Damaged, is_count, parse_json, refuse
+from motes.lab.run.damage import Damage, Damaged, parse_json, refuse
+from motes.lab.run.rules import is_count
 
 MODELS = "models.json"
 REMEDY = "delete it; the same `motes eval` writes it again"

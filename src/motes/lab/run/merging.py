@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from motes.errors import RunDirectoryError
+from motes.lab.run.calls import copy_calls
 from motes.lab.run.damage import Damages, count_or_refuse
 from motes.lab.run.evaluation import (
     RECORDS,
@@ -20,7 +21,6 @@ from motes.lab.run.evaluation import (
     read_problem_ids,
 )
 from motes.lab.run.flops import Sizes
-from motes.lab.run.provenance import copy_calls
 from motes.lab.run.records import Key, RecordStore, RunRecord, read_records
 from motes.lab.run.traces import TraceStore, read_traces
 

@@ -17,9 +17,9 @@ from motes import __version__
 from motes.concurrency import gather
 from motes.core import Result
 from motes.errors import ConfigurationError, EngineError, MissingExtraError, MotesError
+from motes.lab.run.calls import Setup
 from motes.lab.run.evaluation import Evaluation, PlannedRun
 from motes.lab.run.flops import Sizes
-from motes.lab.run.provenance import Setup
 from motes.lab.run.worker import FinishedRun, Local, Worker, make_record
 from motes.threads import in_thread
 

@@ -23,21 +23,9 @@ import numpy.typing as npt
 from motes import files
 from motes.core import Finish, Record, Result, Step, Trajectory, Usage
 from motes.lab.run.appending import AppendOnly
-from motes.lab.run.damage import (
-    Damage,
-    Damaged,
-    Rule,
-    broken,
-    decode,
-    is_count,
-    is_list,
-    is_number,
-    is_text,
-    or_none,
-    parse_json,
-    refuse,
-)
-from motes.lab.run.records import Key
+from motes.lab.run.damage import Damage, Damaged, decode, parse_json, refuse
+from motes.lab.run.records import USAGE, Key, known_counts
+from motes.lab.run.rules import POSITIVE, TEXT, Rule, is_count, is_list, is_text, list_of, or_null, read_fields
 from motes.text import json_line
 
 Numbers = tuple[float | None, ...]
@@ -164,13 +152,11 @@ class Trace:
             ValueError: the line is not a trace.
         """
         try:
-            fields = _known_fields(cls, parse_json(line))
-            _require(_HEAD, fields)
-            fields["messages"] = tuple(fields["messages"])
-            fields["nodes"] = tuple(_parse_node(i, node) for i, node in enumerate(fields["nodes"]))
-            fields["rounds"] = tuple(_parse_particles(Round, each, len(fields["nodes"])) for each in fields["rounds"])
-            fields["final"] = _parse_particles(Particles, fields["final"], len(fields["nodes"]))
-            return cls(**fields)
+            values = parse_json(line)
+            nodes = tuple(_read_node(number, node) for number, node in enumerate(values["nodes"]))
+            rounds = tuple(_read_particles(Round, each, len(nodes)) for each in values["rounds"])
+            final = _read_particles(Particles, values["final"], len(nodes))
+            return cls(**{**read_fields(cls, values, _HEAD), "nodes": nodes, "rounds": rounds, "final": final})
         except (TypeError, KeyError, AttributeError):
             raise ValueError("it is no trace") from None
 
@@ -221,8 +207,7 @@ def read_lines(path: Path, damaged: Damaged = refuse) -> Iterator[tuple[dict[str
     for end, content in _members(path, damaged):
         try:
             head, mark, _ = decode(content).partition(',"nodes":')  # no string contains it: its quotes are escaped
-            fields = _known_fields(Trace, parse_json(head + "}" if mark else head))
-            _require(_HEAD, fields)
+            fields = read_fields(Trace, parse_json(head + "}" if mark else head), _HEAD)
             yield {name: fields[name] for name in ("problem_id", "method", "budget", "seed", "messages")}, content
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             reason = str(error) if isinstance(error, ValueError) else "it is no trace"
@@ -377,72 +362,34 @@ def _round(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-_NUMBER = Rule(or_none(is_number), "a number or null")
-_NUMBERS = Rule(lambda value: is_list(value, or_none(is_number)), "a list of numbers and nulls")
-_COUNT = Rule(is_count, "a whole number from 0")
-_TURN = ("role", "content")
+def _is_turn(value: Any) -> bool:
+    return is_text(value["role"]) and is_text(value["content"])
+
+
 _HEAD: Mapping[str, Rule] = MappingProxyType(
     {
-        "problem_id": Rule(is_text, "a text"),
-        "method": Rule(is_text, "a text"),
-        "budget": Rule(lambda value: is_count(value, 1), "a whole number from 1"),
-        "seed": _COUNT,
-        "run_seed": _COUNT,
-        "messages": Rule(
-            lambda value: bool(value) and is_list(value, lambda turn: all(is_text(turn[name]) for name in _TURN)),
-            "a conversation",
-        ),
+        "budget": POSITIVE,
+        "messages": Rule(lambda value: bool(value) and is_list(value, _is_turn), "a conversation"),
     }
 )
-_NODE: Mapping[str, Rule] = MappingProxyType(
-    {"text": Rule(is_text, "a text"), "tokens": _COUNT, "logprob": _NUMBER, "score": _NUMBER}
-)
-_PARTICLES: Mapping[str, Rule] = MappingProxyType(
-    {
-        "nodes": Rule(lambda value: is_list(value, or_none(is_count)), "a list of whole numbers from 0 and nulls"),
-        "finished": Rule(lambda value: is_list(value, or_none(is_text)), "a list of texts and nulls"),
-        "log_weights": _NUMBERS,
-        "scores": _NUMBERS,
-        "errors": Rule(lambda value: all(map(is_text, value.values())), "texts, by place"),
-        "ancestors": Rule(lambda value: is_list(value, is_count), "a list of whole numbers from 0"),
-        "ess": Rule(is_number, "a number"),
-        "resampled": Rule(lambda value: isinstance(value, bool), "true or false"),
-        "log_evidence": _NUMBER,
-        "sweep": _COUNT,
-        "chain": _COUNT,
-        "usage": Rule(lambda value: all(map(is_count, value.values())), "whole numbers from 0, by name"),
-    }
-)
-"""What the fields of a trace, its nodes and its populations may hold."""
+_PARTICLES: Mapping[str, Rule] = MappingProxyType({"finished": list_of(or_null(TEXT)), "usage": USAGE})
+"""What fields may hold where their type does not say it."""
 
 
-def _require(rules: Mapping[str, Rule], fields: dict[str, Any]) -> None:
-    for _, reason in broken(rules.items(), fields):
-        raise ValueError(reason)
-
-
-def _known_fields(cls: type[Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name in cls.__dataclass_fields__}
-
-
-def _parse_node(number: int, fields: Mapping[str, Any]) -> Node:
-    fields = _known_fields(Node, fields)
-    _require(_NODE, fields)
-    if fields["parent"] is not None and not (is_count(fields["parent"]) and fields["parent"] < number):
+def _read_node(number: int, fields: Mapping[str, Any]) -> Node:
+    parent = fields["parent"]
+    if parent is not None and not (is_count(parent) and parent < number):
         raise ValueError(f"the parent of node {number} does not stand before it")
-    return Node(**fields)
+    return Node(**read_fields(Node, fields))
 
 
-def _parse_particles(cls: type[Any], fields: Mapping[str, Any], num_nodes: int) -> Any:
-    fields = _known_fields(cls, fields)
-    if "usage" in fields:
-        fields["usage"] = _known_fields(Usage, fields["usage"])
-    _require(_PARTICLES, fields)
-    if any(node is not None and node >= num_nodes for node in fields.get("nodes", ())):
+def _read_particles(cls: type[Any], values: Mapping[str, Any], num_nodes: int) -> Any:
+    fields = read_fields(cls, values, _PARTICLES)
+    nodes = fields.get("nodes", ())
+    if any(node is not None and node >= num_nodes for node in nodes):
         raise ValueError("a particle is at a node that does not exist")
-    size = len(fields.get("nodes", ()))
-    if any(len(fields.get(name, ())) != size for name in ("finished", "log_weights", "scores")):
+    if any(len(fields.get(name, ())) != len(nodes) for name in ("finished", "log_weights", "scores")):
         raise ValueError("a population is not of one size")
     if "usage" in fields:
-        fields["usage"] = Usage(**fields["usage"])
-    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        fields["usage"] = Usage(**known_counts(fields["usage"]))
+    return cls(**fields)

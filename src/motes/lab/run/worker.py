@@ -14,12 +14,12 @@ from typing import NamedTuple, Protocol
 from motes import api
 from motes.core import Problem, Result
 from motes.errors import ConfigurationError, MissingExtraError, RunDirectoryError, UnauthorizedError
+from motes.lab.run.calls import Setup
 from motes.lab.run.evaluation import Evaluation, PlannedRun
 from motes.lab.run.flops import Sizes
 from motes.lab.run.grading import Grade, grade_run, groups
 from motes.lab.run.method_spec import is_own, method_from_spec
 from motes.lab.run.prefixes import Prefixes
-from motes.lab.run.provenance import Setup
 from motes.lab.run.records import RunRecord
 from motes.lab.run.traces import Node, Trace
 from motes.methods import require
