@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import NormalDist
 from typing import Literal, NamedTuple, Protocol
@@ -233,6 +233,7 @@ def is_right(step: str) -> bool:
     return number.isdigit() and box in ("", f"\\boxed{{{RIGHT}}}")
 
 
+@dataclass(frozen=True, eq=False)
 class ChainLanguageModel:
     """A language model that writes chains. A step's second token is its wording, which does not affect its statement.
 
@@ -243,18 +244,11 @@ class ChainLanguageModel:
         mistakes: probability of each mistake, given that one is made.
     """
 
-    def __init__(
-        self,
-        chances: Mapping[str, tuple[float, ...]],
-        usual: Mapping[str, Collection[str]] | None = None,
-        lucky: Mapping[str, Collection[str]] | None = None,
-        mistakes: Sequence[float] = MISTAKES,
-    ) -> None:
-        self._chances = chances
-        self._usual = usual or {}
-        self._lucky = lucky or {}
-        self._mistakes = mistakes
-        self._tables: dict[str, TabularLanguageModel] = {}
+    chances: Mapping[str, tuple[float, ...]]
+    usual: Mapping[str, Collection[str]]
+    lucky: Mapping[str, Collection[str]]
+    mistakes: Sequence[float]
+    _tables: dict[str, TabularLanguageModel] = field(default_factory=dict, init=False)
 
     def table(self, question: str) -> TabularLanguageModel:
         """The chain of a problem, with the probability of every path.
@@ -262,35 +256,24 @@ class ChainLanguageModel:
         Raises:
             ConfigurationError: the question is not of this world.
         """
-        if question not in self._chances:
+        if question not in self.chances:
             raise ConfigurationError(f"{question!r} is no problem of this world")
         if question not in self._tables:
-            usual, lucky = self._usual.get(question, ()), self._lucky.get(question, ())
-            self._tables[question] = TabularLanguageModel(
-                table_of(self._chances[question], usual, lucky, self._mistakes)
-            )
+            table = table_of(self.chances[question], self.usual[question], self.lucky[question], self.mistakes)
+            self._tables[question] = TabularLanguageModel(table)
         return self._tables[question]
 
     async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
         """See `motes.protocols.LanguageModel`."""
-        places: dict[str, list[int]] = {}
-        for i, trajectory in enumerate(trajectories):
-            places.setdefault(trajectory.problem.question, []).append(i)
-        steps: list[Step | None] = [None] * len(trajectories)
-        for question, group in places.items():
-            sampled = await self.table(question).extend(
-                [trajectories[i] for i in group], sampling, [seeds[i] for i in group]
-            )
-            for i, step in zip(group, sampled, strict=True):
-                wording = 0 if sampling.temperature == 0 else seeds[i] & 0x7FFFFFFF
-                steps[i] = Step(
-                    step.text, step.end, token_ids=(*step.token_ids, wording),
-                    logprob=step.logprob, proposal_logprob=step.proposal_logprob,
-                )  # fmt: skip
-        return [step for step in steps if step is not None]
+        steps = []
+        for trajectory, seed in zip(trajectories, seeds, strict=True):
+            (step,) = await self.table(trajectory.problem.question).extend([trajectory], sampling, [seed])
+            wording = 0 if sampling.temperature == 0 else seed & 0x7FFFFFFF
+            steps.append(replace(step, token_ids=(*step.token_ids, wording)))
+        return steps
 
     def __repr__(self) -> str:
-        return f"ChainLanguageModel({len(self._chances)} problems)"
+        return f"ChainLanguageModel({len(self.chances)} problems)"
 
 
 class Reader(Protocol):

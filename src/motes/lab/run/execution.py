@@ -152,28 +152,25 @@ async def evaluate(
         # 3. Record the provenance of this call, if it has runs to do.
         left = [run for run in plan if run.key not in finished]
         if left:
-            begin = partial(
-                Call.begin,
-                evaluation,
-                await worker.setup(),
-                command=command,
-                runs_before=len(store.records),
-                shard=shard,
-                concurrency=concurrency,
-                on=None if on is None else type(on).__name__,
-            )
+            setup = await worker.setup()
+            settings = {"concurrency": concurrency, "on": None if on is None else type(on).__name__}
 
             def record_call() -> list[str]:
-                write_calls(directory, [begin()])
+                before = len(store.records)
+                call = Call.begin(evaluation, setup, command=command, runs_before=before, shard=shard, **settings)
+                write_calls(directory, [call])
                 return Provenance(calls=tuple(read_calls(directory, lambda damage: None))).warnings()
 
             for line in await in_thread(record_call):
                 log.warning("%s", line)
         # 4. Carry out the runs.
         pending = iter(left)
-        refusals = _Refusals(len({run.key[0] for run in left}), any_worked=progress.resumed > 0)
+        limit = min(REFUSED, len({run.key[0] for run in left}))
+        any_worked = progress.resumed > 0 or limit < 2
+        refused: set[str] = set()
 
         async def work() -> None:
+            nonlocal any_worked
             for run in pending:  # an iterator that all tasks share
                 record, trace, traceback, refusal = await worker.solve(run)
                 if trace_store is not None and trace is not None:
@@ -187,7 +184,10 @@ async def evaluate(
                 progress.usage += record.usage
                 if observe is not None:
                     observe(progress)
-                refusals.add(record, refusal)
+                any_worked = any_worked or refusal is None
+                refused.add(record.problem_id)
+                if not any_worked and len(refused) == limit:
+                    raise ConfigurationError(f"not one run worked, of {limit} problems; the last: {refusal}")
 
         try:
             await gather(work() for _ in range(min(worker.concurrency, len(left))))
@@ -200,32 +200,7 @@ async def evaluate(
 
 REFUSED = 32
 """If all runs were refused as impossible, and they are of so many problems (or of all), the settings are wrong, not the
-problems."""
-
-
-class _Refusals:
-    """Distinguishes wrong problems, whose runs fail, from wrong settings, which end the evaluation.
-
-    Args:
-        num_problems: number of problems with runs to do.
-        any_worked: whether a run has worked already.
-    """
-
-    def __init__(self, num_problems: int, *, any_worked: bool) -> None:
-        self._limit = min(REFUSED, num_problems)
-        self._any_worked = any_worked or num_problems < 2
-        self._problems: set[str] = set()
-
-    def add(self, record: RunRecord, refusal: str | None) -> None:
-        """Count a run that has ended.
-
-        Raises:
-            ConfigurationError: no run works.
-        """
-        self._any_worked = self._any_worked or refusal is None
-        self._problems.add(record.problem_id)
-        if not self._any_worked and len(self._problems) == self._limit:
-            raise ConfigurationError(f"not one run worked, of {self._limit} problems; the last: {refusal}")
+problems, and the evaluation ends."""
 
 
 @contextlib.contextmanager

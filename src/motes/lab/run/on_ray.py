@@ -181,7 +181,8 @@ class _Crew:
     """All workers as one."""
 
     def __init__(self, evaluation: Evaluation, concurrency: int) -> None:
-        self._evaluation, self._concurrency = evaluation, concurrency
+        self.concurrency = concurrency
+        self._evaluation = evaluation
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._places = 0
         self.opened: asyncio.Future[tuple[Sizes, Setup]] = asyncio.get_running_loop().create_future()
@@ -189,10 +190,6 @@ class _Crew:
     @property
     def sizes(self) -> Sizes:
         return self.opened.result()[0]
-
-    @property
-    def concurrency(self) -> int:
-        return self._concurrency
 
     async def setup(self) -> Setup:
         """The setup of the first worker."""
