@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import NormalDist
 from typing import Literal, NamedTuple, Protocol
@@ -269,7 +269,8 @@ class ChainLanguageModel:
         for trajectory, seed in zip(trajectories, seeds, strict=True):
             (step,) = await self.table(trajectory.problem.question).extend([trajectory], sampling, [seed])
             wording = 0 if sampling.temperature == 0 else seed & 0x7FFFFFFF
-            steps.append(replace(step, token_ids=(*step.token_ids, wording)))
+            token_ids = (*step.token_ids, wording)
+            steps.append(Step(step.text, step.end, token_ids, step.logprob, proposal_logprob=step.proposal_logprob))
         return steps
 
     def __repr__(self) -> str:

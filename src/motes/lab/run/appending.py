@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 
 from motes import files
 from motes.errors import DirectoryBusyError, RunDirectoryError
-from motes.lab.run.damage import DONE_AGAIN, Damage, Damaged, decode
+from motes.lab.run.damage import DONE_AGAIN, Damage, Damaged
 
 Item = TypeVar("Item")
 
@@ -18,6 +18,15 @@ try:
     import fcntl
 except ImportError:  # no locks on Windows
     fcntl = None  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A context in which a file is opened for writing or written; its errors become a RunDirectoryError."""
+    try:
+        yield
+    except OSError as error:
+        raise RunDirectoryError(f"{path} cannot be written: {error.strerror}") from error
 
 
 class AppendOnly:
@@ -37,11 +46,9 @@ class AppendOnly:
 
     def __init__(self, path: Path, end: Callable[[Path], int]) -> None:
         self.path = path
-        try:
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = files.open_to_append(path)
-        except OSError as error:
-            raise RunDirectoryError(f"{path} cannot be written: {error.strerror}") from error
         try:
             self._lock()
             whole = end(path)
@@ -117,7 +124,7 @@ class AppendOnlyLines(AppendOnly):
 
 def read_items(
     path: Path,
-    parse: Callable[[str], Item],
+    parse: Callable[[bytes], Item],
     damaged: Damaged,
     is_torn: Callable[[files.Line], bool],
     *,
@@ -148,8 +155,7 @@ def read_items(
             try:
                 if line.content is None:
                     raise ValueError(f"it is longer than {limit:,} bytes")
-                text = decode(line.content)
-                item = parse(text) if text.strip() else None
+                item = parse(line.content) if line.content.strip() else None
             except ValueError as error:
                 pending = Damage(path, f"line {line.number}", str(error), remedy), line
             else:

@@ -112,7 +112,7 @@ class Call:
         return json_line(without_keys_in(dataclasses.asdict(self)))
 
     @classmethod
-    def from_json(cls, line: str) -> Call:
+    def from_json(cls, line: str | bytes) -> Call:
         """Read a line that `to_json` wrote.
 
         Raises:

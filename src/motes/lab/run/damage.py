@@ -94,15 +94,7 @@ def count_or_refuse(damages: Damages | None, kind: str) -> Damaged:
     return refuse if damages is None else damages.of(kind)
 
 
-def decode(content: bytes) -> str:
-    """The text of UTF-8 bytes; a ValueError if they are something else."""
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        raise ValueError("it is no UTF-8") from None
-
-
-def parse_json(text: str) -> Any:
+def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text; its strings are made such that every file can hold them (`motes.text.well_formed`).
 
     Raises:
@@ -112,9 +104,11 @@ def parse_json(text: str) -> Any:
         return texts.parse_json(text, object_pairs_hook=_unique, parse_int=_parse_integer, parse_constant=_refuse_nan)
     except json.JSONDecodeError as error:
         raise ValueError(f"it is no JSON: {error}") from error
+    except UnicodeDecodeError:
+        raise ValueError("it is no UTF-8") from None
 
 
-def parse_object(text: str) -> dict[str, Any]:
+def parse_object(text: str | bytes) -> dict[str, Any]:
     """The value of a JSON text, which must be an object; a ValueError if it is something else, see `parse_json`."""
     fields = parse_json(text)
     if not isinstance(fields, dict):

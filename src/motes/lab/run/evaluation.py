@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -17,6 +18,7 @@ from motes import api, files
 from motes.arguments import fit
 from motes.core import Problem, Sampling
 from motes.errors import ConfigurationError, MotesError, RunDirectoryError
+from motes.lab.run.appending import writing
 from motes.lab.run.damage import Damage, Damaged, parse_json, refuse
 from motes.lab.run.keys import without_keys
 from motes.lab.run.method_spec import canonical, describe, is_own, method_from_spec
@@ -258,10 +260,8 @@ def claim(directory: Path, configuration: Mapping[str, Any], problems: Sequence[
     if problems is not None:
         texts[PROBLEMS] = json.dumps(problems, indent=0, ensure_ascii=False)
     for name, text in texts.items():
-        try:
+        with writing(directory / name):
             files.write_text(directory / name, text + "\n")
-        except OSError as error:
-            raise RunDirectoryError(f"{directory / name} cannot be written: {error.strerror}") from error
 
 
 def _describe_sampling(sampling: Sampling) -> dict[str, Any]:
@@ -350,9 +350,11 @@ def foreign_to(configuration: Mapping[str, Any], ids: Sequence[str] | None = Non
     methods, budgets = configuration.get("methods"), configuration.get("budgets")
     cells = None if methods is None or budgets is None else {method: _budgets(method, budgets) for method in methods}
     seeds = None if "seeds" not in configuration else set(configuration["seeds"])
-    problems = _problem_ids(configuration)
-    if problems is None and ids is not None:
-        problems = set(ids)
+    problems: set[str | None] | None = None if ids is None else set(ids)
+    if (make := TASKS.get(configuration.get("task", ""))) is not None:  # a task that motes generates
+        with contextlib.suppress(MotesError):
+            generated = make().problems(configuration.get("split", "test"), configuration.get("limit"))
+            problems = {problem.id for problem in generated}
 
     def foreign(key: Key) -> str | None:
         problem_id, method, budget, seed = key
@@ -377,17 +379,6 @@ def _budgets(method: str, budgets: Sequence[int]) -> set[int] | None:
         return {method_from_spec(method, budget).budget for budget in set(budgets)}
     except MotesError:
         return None
-
-
-def _problem_ids(configuration: Mapping[str, Any]) -> set[str | None] | None:
-    """The ids of the problems if motes generates them; otherwise None."""
-    if (make := TASKS.get(configuration.get("task", ""))) is None:
-        return None
-    try:
-        problems = make().problems(configuration.get("split", "test"), configuration.get("limit"))
-    except MotesError:
-        return None
-    return {problem.id for problem in problems}
 
 
 def differing(here: Any, there: Any, name: str = "") -> list[str]:

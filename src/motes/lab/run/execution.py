@@ -14,7 +14,8 @@ from motes import __version__, files
 from motes.arguments import fit
 from motes.concurrency import gather
 from motes.core import Usage
-from motes.errors import ConfigurationError, RunDirectoryError
+from motes.errors import ConfigurationError
+from motes.lab.run.appending import writing
 from motes.lab.run.calls import Call, read_calls, write_calls
 from motes.lab.run.damage import Damages
 from motes.lab.run.evaluation import LOG, RECORDS, TRACES, Evaluation, Shard
@@ -211,10 +212,8 @@ def run_log(directory: Path) -> Iterator[logging.Logger]:
     Raises:
         RunDirectoryError: the log cannot be written.
     """
-    try:
+    with writing(directory / LOG):
         file = os.fdopen(files.open_to_append(directory / LOG), "a", encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise RunDirectoryError(f"{directory / LOG} cannot be written: {error.strerror}") from error
     handler = logging.StreamHandler(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk: the record store reports it

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from motes import files
 from motes.core import Usage
-from motes.errors import RunDirectoryError
+from motes.lab.run.appending import writing
 from motes.lab.run.damage import Damage, Damaged, parse_json, refuse
 from motes.lab.run.rules import is_count
 
@@ -75,10 +75,8 @@ class Sizes:
             return
         path = directory / MODELS
         models = {role: {"num_parameters": size} for role, size in dataclasses.asdict(merged).items()}
-        try:
+        with writing(path):
             files.write_text(path, json.dumps(models, indent=2) + "\n")
-        except OSError as error:
-            raise RunDirectoryError(f"{path} cannot be written: {error.strerror}") from error
 
     def flops(self, usage: Usage) -> tuple[float | None, float | None]:
         """The FLOPs of the language model and of the reward model; None if a model of unknown size computed tokens."""

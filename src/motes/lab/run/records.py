@@ -20,7 +20,7 @@ from motes import files
 from motes.core import Usage
 from motes.errors import RunDirectoryError
 from motes.lab.run.appending import AppendOnlyLines, read_items
-from motes.lab.run.damage import Damaged, decode, parse_object, refuse
+from motes.lab.run.damage import Damaged, parse_object, refuse
 from motes.lab.run.prefixes import Prefixes
 from motes.lab.run.rules import COUNT, POSITIVE, Rule, by_name, is_number, list_of, or_null, read_fields
 from motes.text import json_line
@@ -103,7 +103,7 @@ class RunRecord:
         return json_line(fields)
 
     @classmethod
-    def from_json(cls, line: str) -> RunRecord:
+    def from_json(cls, line: str | bytes) -> RunRecord:
         """Read a line; fields that a later version added are left out.
 
         Raises:
@@ -174,7 +174,7 @@ def read_records(path: Path, damaged: Damaged = refuse, foreign: Foreign | None 
 def _read(path: Path, damaged: Damaged, foreign: Foreign | None) -> tuple[list[RunRecord], int]:
     """The records of a file, see `read_records`, and the offset in bytes at which its whole lines end."""
 
-    def parse(line: str) -> RunRecord:
+    def parse(line: bytes) -> RunRecord:
         record = RunRecord.from_json(line)
         if foreign is not None and (reason := foreign(record.key)) is not None:
             raise ValueError(reason)
@@ -197,7 +197,7 @@ def _is_torn(line: files.Line) -> bool:
     if line.content is None:
         return not line.whole
     try:
-        return not {"problem_id", "method", "budget", "seed"} <= parse_object(decode(line.content)).keys()
+        return not {"problem_id", "method", "budget", "seed"} <= parse_object(line.content).keys()
     except ValueError:
         return True
 

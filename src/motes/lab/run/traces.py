@@ -23,7 +23,7 @@ import numpy.typing as npt
 from motes import files
 from motes.core import Finish, Record, Result, Step, Trajectory, Usage
 from motes.lab.run.appending import AppendOnly
-from motes.lab.run.damage import Damage, Damaged, decode, parse_json, refuse
+from motes.lab.run.damage import Damage, Damaged, parse_json, refuse
 from motes.lab.run.records import USAGE, Key, known_counts
 from motes.lab.run.rules import POSITIVE, TEXT, Rule, is_count, is_list, is_text, list_of, or_null, read_fields
 from motes.text import json_line
@@ -145,7 +145,7 @@ class Trace:
         return gzip.compress(f"{self.to_json()}\n".encode(), compresslevel=6, mtime=0)
 
     @classmethod
-    def from_json(cls, line: str) -> Trace:
+    def from_json(cls, line: str | bytes) -> Trace:
         """Read a line; fields that a later version added are left out.
 
         Raises:
@@ -189,7 +189,7 @@ def read_traces(path: Path, damaged: Damaged = refuse) -> Iterator[Trace]:
     """
     for end, content in _members(path, damaged):
         try:
-            yield Trace.from_json(decode(content))
+            yield Trace.from_json(content)
         except ValueError as error:
             damaged(_damage(path, f"before byte {end}", str(error)))
 
@@ -206,8 +206,8 @@ def read_lines(path: Path, damaged: Damaged = refuse) -> Iterator[tuple[dict[str
     """
     for end, content in _members(path, damaged):
         try:
-            head, mark, _ = decode(content).partition(',"nodes":')  # no string contains it: its quotes are escaped
-            fields = read_fields(Trace, parse_json(head + "}" if mark else head), _HEAD)
+            head, mark, _ = content.partition(b',"nodes":')  # no string contains it: its quotes are escaped
+            fields = read_fields(Trace, parse_json(head + b"}" if mark else head), _HEAD)
             yield {name: fields[name] for name in ("problem_id", "method", "budget", "seed", "messages")}, content
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             reason = str(error) if isinstance(error, ValueError) else "it is no trace"
@@ -270,7 +270,7 @@ def _contains_magic(file: BinaryIO, start: int) -> bool:
     return False
 
 
-def _damage(path: Path, place: str, reason: str, *, torn: bool = False) -> Damage:
+def _damage(path: Path, place: str, reason: str, torn: bool = False) -> Damage:
     return Damage(path, place, reason, "move the file elsewhere, or evaluate again without it", torn)
 
 
@@ -279,9 +279,9 @@ class Tree:
     one node."""
 
     def __init__(self) -> None:
+        self._nodes: list[Node] = []
         self._numbers: dict[tuple[int | None, int], int] = {}  # by the parent's number and the step's id
-        self._steps: list[tuple[int | None, Step]] = []
-        self._scores: dict[int, float] = {}
+        self._steps: list[Step] = []  # while a step lives, no other one has its id
         self._changed: set[int] = set()
 
     def round(self, record: Record) -> Round:
@@ -303,12 +303,12 @@ class Tree:
 
     def nodes(self) -> tuple[Node, ...]:
         """All nodes so far."""
-        return tuple(self._node(number) for number in range(len(self._steps)))
+        return tuple(self._nodes)
 
     def news(self) -> dict[int, Node]:
         """The nodes that are new, or have a new score, since the last call; by number."""
         changed, self._changed = sorted(self._changed), set()
-        return {number: self._node(number) for number in changed}
+        return {number: self._nodes[number] for number in changed}
 
     def _path(self, trajectory: Trajectory) -> list[int]:
         """The numbers of the nodes on a trajectory's path."""
@@ -317,9 +317,10 @@ class Tree:
             parent = path[-1] if path else None
             key = parent, id(step)
             if key not in self._numbers:
-                self._changed.add(len(self._steps))
-                self._numbers[key] = len(self._steps)
-                self._steps.append((parent, step))
+                self._changed.add(len(self._nodes))
+                self._numbers[key] = len(self._nodes)
+                self._steps.append(step)
+                self._nodes.append(Node(parent, step.text, step.num_tokens, _round(step.logprob)))
             path.append(self._numbers[key])
         return path
 
@@ -333,9 +334,9 @@ class Tree:
         """The fields of `Particles`."""
         paths = [self._path(trajectory) for trajectory in trajectories]
         for path, path_scores in zip(paths, step_scores, strict=False):
-            for number, score in zip(path, map(float, path_scores), strict=False):
-                if self._scores.get(number) != score:
-                    self._scores[number] = score
+            for number, score in zip(path, map(_round, path_scores), strict=False):
+                if self._nodes[number].score != score:
+                    self._nodes[number] = dataclasses.replace(self._nodes[number], score=score)
                     self._changed.add(number)
         return {
             "nodes": tuple(path[-1] if path else None for path in paths),
@@ -345,21 +346,10 @@ class Tree:
             "errors": {str(i): str(t.error) for i, t in enumerate(trajectories) if t.error is not None},
         }
 
-    def _node(self, number: int) -> Node:
-        parent, step = self._steps[number]
-        score = self._scores.get(number)
-        return Node(
-            parent,
-            step.text,
-            step.num_tokens,
-            None if step.logprob is None else _round(step.logprob),
-            None if score is None else _round(score),
-        )
 
-
-def _round(value: float) -> float | None:
+def _round(value: float | None) -> float | None:
     """A number with six digits; None if JSON cannot hold it."""
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
 
 def _is_turn(value: Any) -> bool:
