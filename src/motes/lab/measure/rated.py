@@ -17,7 +17,7 @@ import numpy.typing as npt
 from motes import files
 from motes.lab.measure.first_errors import Answers
 from motes.lab.measure.reliability import Predictions
-from motes.lab.run.appending import AppendOnly
+from motes.lab.run.appending import AppendOnlyLines, read_items
 from motes.lab.run.damage import Damage, Damaged, parse_json
 from motes.lab.run.rules import MARKS, POSITIVE, SCORES, Rule, is_count, is_number, list_of, read_fields
 from motes.text import json_line
@@ -56,7 +56,7 @@ class Rated:
         return json_line({**dataclasses.asdict(self), "right": right})
 
     @classmethod
-    def from_json(cls, line: str) -> Rated:
+    def from_json(cls, line: str | bytes) -> Rated:
         """Read a line.
 
         Raises:
@@ -89,7 +89,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
 """The values that fields may have where their type does not say it."""
 
 
-class RatingStore(AppendOnly):
+class RatingStore(AppendOnlyLines):
     """The file of rated answers. Only this process may append to it; an incomplete last line is cut off.
 
     Args:
@@ -103,21 +103,17 @@ class RatingStore(AppendOnly):
     def __init__(self, path: Path, total: int, damaged: Damaged) -> None:
         self.tally = Tally()
 
+        def report(damage: Damage) -> None:
+            if not damage.torn:
+                damaged(damage)
+
         def read_tally(path: Path) -> int:
             """Count the answers; return the number of bytes in whole lines."""
             size = 0
-            for line in files.read_lines(path, files.LINE):
-                if not line.whole:
-                    break
-                size = line.ends
-                try:
-                    if line.content is None:
-                        raise ValueError(f"it is longer than {files.LINE:,} bytes")
-                    rated = Rated.from_json(line.content.decode())
-                except ValueError as error:
-                    damaged(Damage(path, f"line {line.number}", str(error)))
-                    continue
-                if rated.row <= total:
+            lines = read_items(path, Rated.from_json, report, lambda line: not line.whole, limit=files.LINE)
+            for rated, line_end in lines:
+                size = line_end
+                if rated is not None and rated.row <= total:
                     self.tally.add(rated)
             return size
 
@@ -129,7 +125,7 @@ class RatingStore(AppendOnly):
         Raises:
             RunDirectoryError: it could not be written; the file has not changed.
         """
-        self.write(f"{rated.to_json()}\n".encode())
+        self.write_lines([rated.to_json()])
 
 
 class Tally:

@@ -59,11 +59,7 @@ class AppendOnly:
             raise
 
     def write(self, data: bytes) -> None:
-        """Append `data`, all of it or nothing.
-
-        Raises:
-            RunDirectoryError: the file could not be written; it is unchanged.
-        """
+        """Append `data`: all of it, or nothing and a RunDirectoryError."""
         size = os.fstat(self._file).st_size
         try:
             if os.write(self._file, data) != len(data):
@@ -114,11 +110,7 @@ class AppendOnlyLines(AppendOnly):
             raise
 
     def write_lines(self, lines: Iterable[str]) -> None:
-        """Append all lines or none.
-
-        Raises:
-            RunDirectoryError: the file could not be written; it is unchanged.
-        """
+        """Append lines: all of them, or none and a RunDirectoryError."""
         self.write("".join(f"{line}\n" for line in lines).encode())
 
 

@@ -113,11 +113,7 @@ class Call:
 
     @classmethod
     def from_json(cls, line: str | bytes) -> Call:
-        """Read a line that `to_json` wrote.
-
-        Raises:
-            ValueError: the line is something else.
-        """
+        """Read a line that `to_json` wrote; a ValueError if it is something else."""
         fields = read_fields(cls, parse_object(line))
         if missing := {"started", "motes", "models"} - fields.keys():
             raise ValueError(f"it lacks `{min(missing)}`")

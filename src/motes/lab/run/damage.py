@@ -9,13 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
+from motes import files
 from motes import text as texts
 from motes.errors import RunDirectoryError
 from motes.text import well_formed
 
 DONE_AGAIN = "delete it there, its run will be done again"
+
+
+Value = TypeVar("Value")
 
 
 class Damage(NamedTuple):
@@ -49,11 +53,7 @@ Damaged = Callable[[Damage], None]
 
 
 def refuse(damage: Damage) -> None:
-    """Treat damage as an error, unless it is a torn end, which a killed process leaves.
-
-    Raises:
-        RunDirectoryError: the damage is not a torn end.
-    """
+    """Raise a RunDirectoryError, unless the damage is a torn end, which a killed process leaves."""
     if not damage.torn:
         raise RunDirectoryError(damage.refusal)
 
@@ -95,11 +95,8 @@ def count_or_refuse(damages: Damages | None, kind: str) -> Damaged:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text; its strings are made such that every file can hold them (`motes.text.well_formed`).
-
-    Raises:
-        ValueError: it is no JSON, or JSON that programs may read differently.
-    """
+    """The value of a JSON text, with its strings made well-formed; a ValueError if it is no JSON, or JSON that programs
+    may read differently."""
     try:
         return texts.parse_json(text, object_pairs_hook=_unique, parse_int=_parse_integer, parse_constant=_refuse_nan)
     except json.JSONDecodeError as error:
@@ -108,8 +105,23 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is no UTF-8") from None
 
 
+def read_json(path: Path, parse: Callable[[str], Value], damaged: Damaged, remedy: str) -> Value | None:
+    """The value of a small file; None if the file is missing or damaged.
+
+    Args:
+        parse: makes the value of the file's text; a ValueError says why it cannot.
+    """
+    try:
+        return parse(files.read_text(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        damaged(Damage(path, "", getattr(error, "strerror", None) or str(error), remedy))
+        return None
+
+
 def parse_object(text: str | bytes) -> dict[str, Any]:
-    """The value of a JSON text, which must be an object; a ValueError if it is something else, see `parse_json`."""
+    """The fields of a JSON text that is an object, see `parse_json`."""
     fields = parse_json(text)
     if not isinstance(fields, dict):
         raise ValueError("it is no object")

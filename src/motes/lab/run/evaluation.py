@@ -19,7 +19,7 @@ from motes.arguments import fit
 from motes.core import Problem, Sampling
 from motes.errors import ConfigurationError, MotesError, RunDirectoryError
 from motes.lab.run.appending import writing
-from motes.lab.run.damage import Damage, Damaged, parse_json, refuse
+from motes.lab.run.damage import Damage, Damaged, parse_json, parse_object, read_json, refuse
 from motes.lab.run.keys import without_keys
 from motes.lab.run.method_spec import canonical, describe, is_own, method_from_spec
 from motes.lab.run.records import Foreign, Key
@@ -301,19 +301,11 @@ def read_configuration(directory: Path, damaged: Damaged = refuse) -> dict[str, 
     Raises:
         RunDirectoryError: there is no configuration, or a damaged one.
     """
-    path = directory / CONFIGURATION
-    configuration: dict[str, Any] = {}
-    remedy = "use another directory"
-    try:
-        fields = parse_json(files.read_text(path))
-        if isinstance(fields, dict):
-            configuration = fields
-        else:
-            damaged(Damage(path, "", "it is no object", remedy))
-    except FileNotFoundError as error:
-        raise RunDirectoryError(f"{directory} holds no evaluation: `motes eval --out {directory}` makes one") from error
-    except (OSError, ValueError) as error:
-        damaged(Damage(path, "", getattr(error, "strerror", None) or str(error), remedy))
+    path, remedy = directory / CONFIGURATION, "use another directory"
+    configuration = read_json(path, parse_object, damaged, remedy)
+    if configuration is None and not path.exists():
+        raise RunDirectoryError(f"{directory} holds no evaluation: `motes eval --out {directory}` makes one")
+    configuration = configuration or {}
     for name, reason in broken(RULES, configuration):
         damaged(Damage(path, "", reason, remedy))
         del configuration[name]
@@ -327,16 +319,13 @@ def read_problem_ids(directory: Path, damaged: Damaged = refuse) -> list[str] | 
     Args:
         damaged: called if they cannot be read; by default that is an error.
     """
-    path = directory / PROBLEMS
-    try:
-        ids: list[str] = parse_json(files.read_text(path))
-        if not is_list(ids, is_text):
-            raise ValueError("it is no list of texts")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        damaged(Damage(path, "", getattr(error, "strerror", None) or str(error), "delete it there"))
-        return None
+    return read_json(directory / PROBLEMS, _parse_ids, damaged, "delete it there")
+
+
+def _parse_ids(text: str) -> list[str]:
+    ids: list[str] = parse_json(text)
+    if not is_list(ids, is_text):
+        raise ValueError("it is no list of texts")
     return ids
 
 

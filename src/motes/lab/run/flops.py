@@ -18,11 +18,10 @@ from pathlib import Path
 from motes import files
 from motes.core import Usage
 from motes.lab.run.appending import writing
-from motes.lab.run.damage import Damage, Damaged, parse_json, refuse
+from motes.lab.run.damage import Damaged, parse_json, read_json, refuse
 from motes.lab.run.rules import is_count
 
 MODELS = "models.json"
-REMEDY = "delete it; the same `motes eval` writes it again"
 
 
 @dataclass(frozen=True)
@@ -47,21 +46,19 @@ class Sizes:
         Raises:
             RunDirectoryError: the file is damaged.
         """
-        path = directory / MODELS
+        remedy = "delete it; the same `motes eval` writes it again"
+        return read_json(directory / MODELS, cls._parse, damaged, remedy) or cls()
+
+    @classmethod
+    def _parse(cls, text: str) -> Sizes:
+        models = parse_json(text)
         try:
-            models = parse_json(files.read_text(path))
             sizes = [models[field.name]["num_parameters"] for field in dataclasses.fields(cls)]
-            if not all(size is None or is_count(size, 1) for size in sizes):
-                raise ValueError("a number of parameters is a whole number from 1, or null")
-            return cls(*sizes)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            damaged(Damage(path, "", error.strerror or str(error), REMEDY))
-        except (ValueError, KeyError, TypeError) as error:
-            reason = str(error) if isinstance(error, ValueError) else "it does not say how large the models are"
-            damaged(Damage(path, "", reason, REMEDY))
-        return cls()
+        except (KeyError, TypeError):
+            raise ValueError("it does not say how large the models are") from None
+        if not all(size is None or is_count(size, 1) for size in sizes):
+            raise ValueError("a number of parameters is a whole number from 1, or null")
+        return cls(*sizes)
 
     def record(self, directory: Path) -> None:
         """Write the known sizes into an evaluation's directory. Sizes that it has already stay unchanged.

@@ -75,11 +75,8 @@ class Prefixes:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Prefixes:
-        """Read the fields that `to_fields` returns; fields that a later version added are left out.
-
-        Raises:
-            ValueError: the fields are not valid.
-        """
+        """Read the fields that `to_fields` returns; fields that a later version added are left out. A ValueError if a
+        field is not valid."""
         try:
             prefixes = cls(**read_fields(cls, fields, {"scores": SCORES, "right": MARKS}))
         except ValueError as error:

@@ -104,11 +104,8 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, line: str | bytes) -> RunRecord:
-        """Read a line; fields that a later version added are left out.
-
-        Raises:
-            ValueError: the line is not a record, or states an impossible result.
-        """
+        """Read a line; fields that a later version added are left out. A ValueError if it is not a record, or states an
+        impossible result."""
         fields = read_fields(cls, parse_object(line), RULES)
         counts = known_counts(fields.get("usage", {}))
         fields["usage"] = Usage(**counts)
@@ -203,12 +200,10 @@ def _is_torn(line: files.Line) -> bool:
 
 
 class RecordStore(AppendOnlyLines):
-    """The record file of an evaluation, open for appending by this process alone.
+    """The record file of an evaluation, open for appending by this process alone; created if missing.
 
     Args:
-        path: the file; it and its directory are created if missing.
-        damaged: see `read_records`. A torn last line is cut off; other damage stays in the file.
-        foreign: see `read_records`.
+        damaged, foreign: see `read_records`. A torn last line is cut off; other damage stays in the file.
 
     Attributes:
         records: the records in the file when it was opened, one per run.
@@ -226,9 +221,5 @@ class RecordStore(AppendOnlyLines):
         super().__init__(path, end_of_whole_lines)
 
     def append(self, *records: RunRecord) -> None:
-        """Write a line for each record: all of them or none.
-
-        Raises:
-            RunDirectoryError: the file could not be written; it is unchanged.
-        """
+        """Write a line for each record: all of them, or none and a RunDirectoryError."""
         self.write_lines(record.to_json() for record in records)

@@ -11,7 +11,7 @@ import dataclasses
 import gzip
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from motes import files
 from motes.core import Finish, Record, Result, Step, Trajectory, Usage
-from motes.lab.run.appending import AppendOnly
+from motes.lab.run.appending import AppendOnly, Item
 from motes.lab.run.damage import Damage, Damaged, parse_json, refuse
 from motes.lab.run.records import USAGE, Key, known_counts
 from motes.lab.run.rules import POSITIVE, TEXT, Rule, is_count, is_list, is_text, list_of, or_null, read_fields
@@ -146,11 +146,7 @@ class Trace:
 
     @classmethod
     def from_json(cls, line: str | bytes) -> Trace:
-        """Read a line; fields that a later version added are left out.
-
-        Raises:
-            ValueError: the line is not a trace.
-        """
+        """Read a line; fields that a later version added are left out. A ValueError if it is not a trace."""
         try:
             values = parse_json(line)
             nodes = tuple(_read_node(number, node) for number, node in enumerate(values["nodes"]))
@@ -168,11 +164,7 @@ class TraceStore(AppendOnly):
         super().__init__(path, whole_members)
 
     def append(self, trace: Trace) -> None:
-        """Write a trace.
-
-        Raises:
-            RunDirectoryError: the file could not be written; it is unchanged.
-        """
+        """Write a trace: all of it, or nothing and a RunDirectoryError."""
         self.write(trace.to_member())
 
 
@@ -187,31 +179,34 @@ def read_traces(path: Path, damaged: Damaged = refuse) -> Iterator[Trace]:
     Raises:
         RunDirectoryError: the file, or a piece of it, cannot be read, see `damaged`.
     """
-    for end, content in _members(path, damaged):
-        try:
-            yield Trace.from_json(content)
-        except ValueError as error:
-            damaged(_damage(path, f"before byte {end}", str(error)))
+    for trace, _ in _read(path, Trace.from_json, damaged):
+        yield trace
 
 
 def read_lines(path: Path, damaged: Damaged = refuse) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Read the lines of a file of traces one after the other, each with the fields of its head: the key and the
-    messages. For callers that pass traces on; the rest of a line is not parsed.
+    """Like `read_traces`, but only the head of a line is parsed: yields its key and messages by name, and the line. For
+    callers that pass traces on."""
+    return _read(path, _parse_head, damaged)
 
-    Args:
-        damaged: see `read_traces`.
 
-    Raises:
-        RunDirectoryError: the file, or a piece of it, cannot be read, see `damaged`.
-    """
-    for end, content in _members(path, damaged):
+def _parse_head(line: bytes) -> dict[str, Any]:
+    head, mark, _ = line.partition(b',"nodes":')  # no string contains it: its quotes are escaped
+    try:
+        fields = read_fields(Trace, parse_json(head + b"}" if mark else head), _HEAD)
+        return {name: fields[name] for name in ("problem_id", "method", "budget", "seed", "messages")}
+    except (TypeError, KeyError, AttributeError):
+        raise ValueError("it is no trace") from None
+
+
+def _read(path: Path, parse: Callable[[bytes], Item], damaged: Damaged) -> Iterator[tuple[Item, bytes]]:
+    """The items of a file's lines, each with its line."""
+    for end, line in _members(path, damaged):
         try:
-            head, mark, _ = content.partition(b',"nodes":')  # no string contains it: its quotes are escaped
-            fields = read_fields(Trace, parse_json(head + b"}" if mark else head), _HEAD)
-            yield {name: fields[name] for name in ("problem_id", "method", "budget", "seed", "messages")}, content
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            reason = str(error) if isinstance(error, ValueError) else "it is no trace"
-            damaged(_damage(path, f"before byte {end}", reason))
+            item = parse(line)
+        except ValueError as error:
+            damaged(_damage(path, f"before byte {end}", str(error)))
+        else:
+            yield item, line
 
 
 def whole_members(path: Path) -> int:
