@@ -239,9 +239,7 @@ class ChainLanguageModel:
 
     Args:
         chances: (T,) p_t of each problem, by its question.
-        usual: for each question, the mistakes that lead to the usual wrong answer, see `table_of`.
-        lucky: for each question, the mistakes that lead to the right answer.
-        mistakes: probability of each mistake, given that one is made.
+        usual, lucky, mistakes: see `table_of`; the first two by question.
     """
 
     chances: Mapping[str, tuple[float, ...]]
@@ -251,11 +249,7 @@ class ChainLanguageModel:
     _tables: dict[str, TabularLanguageModel] = field(default_factory=dict, init=False)
 
     def table(self, question: str) -> TabularLanguageModel:
-        """The chain of a problem, with the probability of every path.
-
-        Raises:
-            ConfigurationError: the question is not of this world.
-        """
+        """The chain of a problem, with the probability of every path; a ConfigurationError for another world's."""
         if question not in self.chances:
             raise ConfigurationError(f"{question!r} is no problem of this world")
         if question not in self._tables:
@@ -329,10 +323,7 @@ class _Reading(NamedTuple):
 
 class ChainReward:
     """A reward model that scores chains with a reader; the same prefix in the same wording always gets the same score.
-
-    Args:
-        systematic: the share of the random variance that depends on a prefix's statements alone.
-    """
+    `systematic` is the share of the random variance that depends on a prefix's statements alone."""
 
     def __init__(self, reader: Reader, num_steps: int, systematic: float = 1.0, seed: int = 0) -> None:
         self.reader, self.num_steps, self.systematic, self.seed = reader, num_steps, systematic, seed

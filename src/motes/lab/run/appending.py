@@ -6,13 +6,11 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from motes import files
 from motes.errors import DirectoryBusyError, RunDirectoryError
-from motes.lab.run.damage import DONE_AGAIN, Damage, Damaged
-
-Item = TypeVar("Item")
+from motes.lab.run.damage import DONE_AGAIN, Damage, Damaged, Item
 
 try:
     import fcntl
@@ -30,13 +28,12 @@ def writing(path: Path) -> Iterator[None]:
 
 
 class AppendOnly:
-    """A file open for appending by this process alone.
+    """A file open for appending by this process alone; it and its directory are created if missing.
 
     Each piece is written by one call of the operating system. So a killed process leaves at most one torn piece, the
     last; it is cut off when the file is opened again.
 
     Args:
-        path: the file; it and its directory are created if missing.
         end: returns the offset, in bytes, at which the whole pieces of a file end.
 
     Raises:
@@ -124,20 +121,14 @@ def read_items(
     remedy: str = DONE_AGAIN,
 ) -> Iterator[tuple[Item | None, int]]:
     """For each line of a file its item, None for a blank or a damaged line, and the offset of its end in bytes. A torn
-    last line is skipped. A missing file has no lines.
-
-    A damaged line is held back until the next line shows that it is not torn.
+    last line is skipped. A missing file has no lines; one that cannot be read is an OSError.
 
     Args:
-        parse: the item of a line; a ValueError says why there is none.
-        damaged: called with each line that has no item.
+        parse: makes the item of a line; a ValueError says why it cannot.
         is_torn: whether a damaged last line is what a killed process or a crash left.
         limit: maximum number of bytes of a line.
-
-    Raises:
-        OSError: the file cannot be read.
     """
-    pending: tuple[Damage, files.Line] | None = None
+    pending: tuple[Damage, files.Line] | None = None  # the next line shows whether a damaged line is the last
     try:
         for line in files.read_lines(path, limit):
             if pending is not None:

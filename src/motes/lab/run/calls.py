@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from motes.lab.run import identity
 from motes.lab.run.appending import AppendOnlyLines, read_items
 from motes.lab.run.damage import Damage, Damaged, parse_object, refuse
-from motes.lab.run.evaluation import PROVENANCE, Evaluation, Shard
+from motes.lab.run.evaluation import PROVENANCE, Evaluation
 from motes.lab.run.keys import without_keys_in
 from motes.lab.run.method_spec import is_own, method_from_spec
 from motes.lab.run.rules import read_fields
@@ -84,11 +84,10 @@ class Call:
         *,
         command: str | None,
         runs_before: int,
-        shard: Shard | None,
         **settings: Any,
     ) -> Call:
         """The call that begins now. Reads files and runs git: not for the event loop."""
-        problems, part = evaluation.problems(), None if shard is None else str(shard)
+        problems = evaluation.problems()
         digest = identity.of_problems(problems, TaskTraits(evaluation.opened).key)
         task = {"name": evaluation.task, "problems": len(problems), "digest": digest}
         code = identity.of_code(type(evaluation.opened))
@@ -103,7 +102,7 @@ class Call:
             methods={spec: identity.of_code(type(method_from_spec(spec, budget))) for spec in own},
             packages=setup.packages,
             machine=setup.machine,
-            settings={name: value for name, value in {**settings, "shard": part}.items() if value is not None},
+            settings={name: value for name, value in settings.items() if value is not None},
             runs_before=runs_before,
         )
 
@@ -148,11 +147,7 @@ def _read(path: Path, damaged: Damaged) -> Iterator[tuple[Call | None, int]]:
 
 
 def write_calls(directory: Path, calls: Iterable[Call]) -> None:
-    """Append a line for each call to the provenance file of an evaluation: all of them or none. Damaged lines stay.
-
-    Raises:
-        RunDirectoryError: the file could not be written, or another process has it open.
-    """
+    """Append a line for each call to an evaluation's provenance file; errors as `AppendOnly`. Damaged lines stay."""
 
     def end_of_whole_lines(path: Path) -> int:
         return max((end for _, end in _read(path, lambda damage: None)), default=0)
@@ -162,11 +157,8 @@ def write_calls(directory: Path, calls: Iterable[Call]) -> None:
 
 
 def copy_calls(parts: Sequence[Path], out: Path, damaged: Damaged) -> None:
-    """Copy the calls that produced the parts into the merged directory `out`, each once.
-
-    Raises:
-        RunDirectoryError: `out` cannot be written, or a part's lines cannot be read, see `damaged`.
-    """
+    """Copy the calls that produced the parts into the merged directory `out`, each once; errors as `read_calls` and
+    `write_calls`."""
     present = {call.to_json() for call in read_calls(out, damaged)}
     calls = {call.to_json(): call for part in parts for call in read_calls(part, damaged)}
     write_calls(out, [call for line, call in calls.items() if line not in present])

@@ -19,7 +19,7 @@ from motes.text import well_formed
 DONE_AGAIN = "delete it there, its run will be done again"
 
 
-Value = TypeVar("Value")
+Item = TypeVar("Item")
 
 
 class Damage(NamedTuple):
@@ -59,15 +59,11 @@ def refuse(damage: Damage) -> None:
 
 
 class Damages:
-    """Counts damage, so that reading goes on without the damaged parts.
-
-    Attributes:
-        first: the first damage of each kind, such as "records".
-        counts: the number of damaged things of each kind.
-    """
+    """Counts damage, so that reading goes on without the damaged parts."""
 
     def __init__(self) -> None:
         self.first: dict[str, Damage] = {}
+        """The first damage of each kind, such as "records"."""
         self.counts: dict[str, int] = {}
 
     def of(self, kind: str) -> Damaged:
@@ -105,7 +101,7 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is no UTF-8") from None
 
 
-def read_json(path: Path, parse: Callable[[str], Value], damaged: Damaged, remedy: str) -> Value | None:
+def read_json(path: Path, parse: Callable[[str], Item], damaged: Damaged, remedy: str) -> Item | None:
     """The value of a small file; None if the file is missing or damaged.
 
     Args:

@@ -56,8 +56,7 @@ class PlannedRun(NamedTuple):
 
     @property
     def key(self) -> Key:
-        assert self.problem.id is not None
-        return self.problem.id, self.method, self.budget, self.seed
+        return str(self.problem.id), self.method, self.budget, self.seed
 
     @property
     def run_seed(self) -> int:
@@ -66,21 +65,15 @@ class PlannedRun(NamedTuple):
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `number` of `total`, from 1: every total-th problem, with all its runs.
-
-    Every run is in exactly one part, and has the same seed as in the whole evaluation.
-    """
+    """Part `number` of `total`, from 1: every total-th problem, with all its runs. Every run is in exactly one part,
+    and has the same seed as in the whole evaluation."""
 
     number: int
     total: int
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Parse a text such as "2/8".
-
-        Raises:
-            ConfigurationError: the text has another form, or there is no such part.
-        """
+        """Parse a text such as "2/8"; a ConfigurationError if it has another form, or there is no such part."""
         match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
             raise ConfigurationError(f"a shard is written I/N, I from 1 to N, such as 2/8, not {text!r}")
@@ -94,10 +87,8 @@ class Shard:
 
 
 def derive_seed(seed: int, problem_id: str, method: str, budget: int) -> int:
-    """The seed of one run, a non-negative integer below 2^63.
-
-    It depends on the run's name only, so that order, resuming and sharding do not change results.
-    """
+    """The seed of one run, from 0 and below 2^63. It depends on the run's name only, so that order, resuming and
+    sharding do not change results."""
     name = json.dumps([seed, problem_id, method, budget])
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 
@@ -216,19 +207,13 @@ class Evaluation:
         return {name: value for name, value in settings.items() if name not in LATER or value != LATER[name]}
 
     def check(self, directory: Path) -> None:
-        """Check that `directory` can hold this evaluation; nothing is written.
-
-        Raises:
-            RunDirectoryError: it holds records of a different evaluation, or is no directory.
-        """
+        """Write nothing, but raise a RunDirectoryError if `directory` holds records of a different evaluation, or is no
+        directory."""
         check(directory, self.to_dict())
 
     def claim(self, directory: Path) -> None:
-        """Make `directory`, which must exist, this evaluation's. The caller must have its record file open.
-
-        Raises:
-            RunDirectoryError: as `check`, or the directory cannot be written.
-        """
+        """Make `directory`, which must exist, this evaluation's. The caller must have its record file open. Errors as
+        `check`, and a RunDirectoryError if the directory cannot be written."""
         claim(directory, self.to_dict(), [str(problem.id) for problem in self.problems()])
 
 
@@ -250,11 +235,8 @@ def check(directory: Path, configuration: Mapping[str, Any]) -> None:
 
 
 def claim(directory: Path, configuration: Mapping[str, Any], problems: Sequence[str] | None) -> None:
-    """Make `directory` that of the evaluation with this configuration; see `Evaluation.claim`.
-
-    Args:
-        problems: the ids of all its problems; None: unknown.
-    """
+    """Make `directory` that of the evaluation with this configuration, and with the problems of these ids (None:
+    unknown); see `Evaluation.claim`."""
     check(directory, configuration)
     texts = {CONFIGURATION: json.dumps(configuration, indent=2, ensure_ascii=False)}
     if problems is not None:
@@ -293,13 +275,10 @@ RULES: Mapping[str, Rule] = MappingProxyType(
 
 
 def read_configuration(directory: Path, damaged: Damaged = refuse) -> dict[str, Any]:
-    """The configuration in an evaluation's directory.
+    """The configuration in an evaluation's directory; a RunDirectoryError if there is none, or a damaged one.
 
     Args:
         damaged: called with each part that cannot be read, which is then left out; by default it is an error.
-
-    Raises:
-        RunDirectoryError: there is no configuration, or a damaged one.
     """
     path, remedy = directory / CONFIGURATION, "use another directory"
     configuration = read_json(path, parse_object, damaged, remedy)
@@ -314,11 +293,8 @@ def read_configuration(directory: Path, damaged: Damaged = refuse) -> dict[str, 
 
 
 def read_problem_ids(directory: Path, damaged: Damaged = refuse) -> list[str] | None:
-    """The ids of an evaluation's problems; None if its directory does not hold them, like those of earlier versions.
-
-    Args:
-        damaged: called if they cannot be read; by default that is an error.
-    """
+    """The ids of an evaluation's problems; None if its directory does not hold them, like those of earlier versions, or
+    if they cannot be read, see `read_configuration`."""
     return read_json(directory / PROBLEMS, _parse_ids, damaged, "delete it there")
 
 
@@ -330,12 +306,8 @@ def _parse_ids(text: str) -> list[str]:
 
 
 def foreign_to(configuration: Mapping[str, Any], ids: Sequence[str] | None = None) -> Foreign:
-    """A function that recognises runs that do not belong to an evaluation, as far as the directory alone allows: no
-    code and no file that its configuration names is opened.
-
-    Args:
-        ids: the ids of its problems, see `read_problem_ids`.
-    """
+    """A function that recognises runs that do not belong to an evaluation, as far as its configuration and the ids of
+    its problems allow: no code and no file that the configuration names is opened."""
     methods, budgets = configuration.get("methods"), configuration.get("budgets")
     cells = None if methods is None or budgets is None else {method: _budgets(method, budgets) for method in methods}
     seeds = None if "seeds" not in configuration else set(configuration["seeds"])

@@ -95,9 +95,7 @@ async def evaluate(
 
     Args:
         directory: the evaluation's directory, created if missing.
-        lm: the language model; by default opened by its name in the evaluation.
-        reward: the reward model; likewise.
-        outcome_reward: the outcome reward model; likewise.
+        lm, reward, outcome_reward: the models; by default each is opened by its name in the evaluation.
         concurrency: runs in flight; with `on`, on each worker. They share the models, so that batches stay full.
         shard: do only this part of the problems, in a directory of its own; `motes.lab.merge` combines the parts.
         traces: also write a trace of each run, see `motes.lab.run.traces`.
@@ -154,11 +152,12 @@ async def evaluate(
         left = [run for run in plan if run.key not in finished]
         if left:
             setup = await worker.setup()
-            settings = {"concurrency": concurrency, "on": None if on is None else type(on).__name__}
+            place = None if on is None else type(on).__name__
+            settings = {"concurrency": concurrency, "on": place, "shard": None if shard is None else str(shard)}
 
             def record_call() -> list[str]:
                 before = len(store.records)
-                call = Call.begin(evaluation, setup, command=command, runs_before=before, shard=shard, **settings)
+                call = Call.begin(evaluation, setup, command=command, runs_before=before, **settings)
                 write_calls(directory, [call])
                 return Provenance(calls=tuple(read_calls(directory, lambda damage: None))).warnings()
 
@@ -200,18 +199,13 @@ async def evaluate(
 
 
 REFUSED = 32
-"""If all runs were refused as impossible, and they are of so many problems (or of all), the settings are wrong, not the
-problems, and the evaluation ends."""
+"""If no run worked, of so many problems (or of all), the settings are wrong, not the problems: the evaluation ends."""
 
 
 @contextlib.contextmanager
 def run_log(directory: Path) -> Iterator[logging.Logger]:
-    """A logger that writes to the log in an evaluation's directory. All of motes's warnings are written there, too,
-    even if the program sets a higher log level.
-
-    Raises:
-        RunDirectoryError: the log cannot be written.
-    """
+    """A logger that writes to the log in an evaluation's directory, or a RunDirectoryError. All of motes's warnings are
+    written there, too, even if the program sets a higher log level."""
     with writing(directory / LOG):
         file = os.fdopen(files.open_to_append(directory / LOG), "a", encoding="utf-8", errors="backslashreplace")
     handler = logging.StreamHandler(file)

@@ -34,17 +34,15 @@ class Sizes:
     @classmethod
     def of(cls, lm: object, reward: object) -> Sizes:
         """The sizes that the models state as `num_parameters`."""
-        return cls(_size(lm), _size(reward))
+        sizes = (getattr(model, "num_parameters", None) for model in (lm, reward))
+        return cls(*(size if isinstance(size, int) and size > 0 else None for size in sizes))
 
     @classmethod
     def read(cls, directory: Path, damaged: Damaged = refuse) -> Sizes:
         """The sizes in an evaluation's directory; unknown if it recorded none.
 
         Args:
-            damaged: called if the file is damaged, and the sizes are then unknown; by default that is an error.
-
-        Raises:
-            RunDirectoryError: the file is damaged.
+            damaged: called if the file is damaged, and the sizes are then unknown; by default a RunDirectoryError.
         """
         remedy = "delete it; the same `motes eval` writes it again"
         return read_json(directory / MODELS, cls._parse, damaged, remedy) or cls()
@@ -61,11 +59,8 @@ class Sizes:
         return cls(*sizes)
 
     def record(self, directory: Path) -> None:
-        """Write the known sizes into an evaluation's directory. Sizes that it has already stay unchanged.
-
-        Raises:
-            RunDirectoryError: the file is damaged or cannot be written.
-        """
+        """Write the known sizes into an evaluation's directory. Sizes that it has already stay unchanged. A
+        RunDirectoryError if the file is damaged or cannot be written."""
         recorded = Sizes.read(directory)
         merged = Sizes(recorded.lm or self.lm, recorded.reward or self.reward)
         if merged == recorded:
@@ -81,11 +76,6 @@ class Sizes:
             _flops(usage.generated_tokens + usage.prefill_tokens, self.lm),
             _flops(usage.reward_tokens, self.reward),
         )
-
-
-def _size(model: object) -> int | None:
-    size = getattr(model, "num_parameters", None)
-    return size if isinstance(size, int) and size > 0 else None
 
 
 def _flops(tokens: int, parameters: int | None) -> float | None:

@@ -95,11 +95,8 @@ LARGE = 64 << 20
 
 
 def of_checkpoint(origin: str, revision: str | None = None) -> Identity:
-    """The digests of a checkpoint: of its weights, its configuration, its tokenizer, and of these together.
-
-    Args:
-        origin: a folder or file, or a name on the hub, whose files are looked up in the hub's cache.
-    """
+    """The digests of a checkpoint: of its weights, its configuration, its tokenizer, and of these together. `origin` is
+    a folder or file, or a name on the hub, whose files are looked up in the hub's cache."""
     root = _find_checkpoint(origin, revision)
     if root is None:
         return {}
@@ -139,13 +136,10 @@ def _find_checkpoint(origin: str, revision: str | None) -> Path | None:
 
 
 def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal.
+    """The SHA-256 of a file, in hexadecimal; an OSError if it cannot be read.
 
     The digest of a large file is cached, and reused while the file's size and time of change stay the same. In the
     hub's cache the name of a large file is its digest.
-
-    Raises:
-        OSError: the file cannot be read.
     """
     real = path.resolve()
     if real.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", real.name):
@@ -245,11 +239,8 @@ def _commit(folder: Path) -> Identity:
 
 
 def of_problems(problems: Iterable[Problem], key: Callable[[Problem], object] | None = None) -> str:
-    """The digest of problems in their order, without the prompt around them.
-
-    Args:
-        key: returns further data by which a problem is graded, such as tests; its `repr` enters the digest.
-    """
+    """The digest of problems in their order, without the prompt around them. `key` returns further data by which a
+    problem is graded, such as tests; its `repr` enters the digest."""
     digest = hashlib.sha256()
     for problem in problems:
         line = json_line([problem.id, [dict(turn) for turn in problem.plain.messages], problem.answer])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import math
+import mmap
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,8 +23,8 @@ import numpy.typing as npt
 
 from motes import files
 from motes.core import Finish, Record, Result, Step, Trajectory, Usage
-from motes.lab.run.appending import AppendOnly, Item
-from motes.lab.run.damage import Damage, Damaged, parse_json, refuse
+from motes.lab.run.appending import AppendOnly
+from motes.lab.run.damage import Damage, Damaged, Item, parse_json, refuse
 from motes.lab.run.records import USAGE, Key, known_counts
 from motes.lab.run.rules import POSITIVE, TEXT, Rule, is_count, is_list, is_text, list_of, or_null, read_fields
 from motes.text import json_line
@@ -169,9 +170,8 @@ class TraceStore(AppendOnly):
 
 
 def read_traces(path: Path, damaged: Damaged = refuse) -> Iterator[Trace]:
-    """Read the traces of a file one after the other, in the order written; of several of one run the last one counts.
-
-    A missing file has no traces.
+    """Read the traces of a file one after the other, in the order written; of several of one run the last one counts. A
+    missing file has none.
 
     Args:
         damaged: called with each piece that is no trace; by default the first one is an error, except a torn end.
@@ -256,13 +256,8 @@ def _members(path: Path, damaged: Damaged, *, with_content: bool = True) -> Iter
 
 def _contains_magic(file: BinaryIO, start: int) -> bool:
     """Whether another gzip member may begin at `start` or later."""
-    file.seek(start)
-    before = b""
-    while piece := file.read(CHUNK):
-        if MAGIC in before + piece:
-            return True
-        before = piece[1 - len(MAGIC) :]
-    return False
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(MAGIC, start) >= 0
 
 
 def _damage(path: Path, place: str, reason: str, torn: bool = False) -> Damage:
