@@ -23,6 +23,7 @@ __all__ = ["CSV_METADATA", "Call", "Difference", "Provenance", "differences", "r
 MAX_METADATA = 1 << 18
 """Characters of a picture's metadata: some programs refuse more than a million."""
 ROLES = {"lm": "language model", "reward": "reward model", "outcome_reward": "outcome reward model"}
+UNRECORDED = "not recorded"
 CSV_METADATA = "csv-metadata.json"
 """The file beside CSV files that describes them; the name is from W3C, "Model for Tabular Data and Metadata"."""
 IDENTIFYING = ("digest", "weights", "config", "tokenizer", "source", "calibration", "rubric_digest", "root")
@@ -191,9 +192,7 @@ def differences(first: Provenance | Path, second: Provenance | Path) -> list[Dif
     if "motes.source" in names and "motes.source" not in different:  # the same sources from two commits
         different = [name for name in different if not name.startswith("motes.")]
     return [
-        Difference(
-            _readable_name(name), *(", ".join(map(_short, p.facts.get(name, ("not recorded",)))) for p in (a, b))
-        )
+        Difference(_readable_name(name), *(", ".join(map(_short, p.facts.get(name, (UNRECORDED,)))) for p in (a, b)))
         for name in different
         if not (name.endswith(".digest") and name.rpartition(".")[0] + ".weights" in names)  # its parts say more
     ]
