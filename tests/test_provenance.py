@@ -23,6 +23,7 @@ from motes.cli import main
 from motes.errors import RunDirectoryError
 from motes.lab import CorruptedReward, Evaluation, Report, evaluate, merge, write_report
 from motes.lab.run import identity
+from motes.lab.run.calls import write_calls
 from motes.lab.run.damage import Damages
 from motes.lab.run.evaluation import PROVENANCE, Shard
 from motes.lab.run.keys import HIDDEN, without_keys
@@ -253,8 +254,18 @@ class TestReading:
         with pytest.raises(RunDirectoryError, match="line 1"):
             read_calls(tmp_path)
 
+    @pytest.mark.parametrize("end", ['"command": "½'.encode()[:-1], b'"command": "', b"\xff"])
+    def test_a_torn_last_line_is_passed_over_and_cut_off(self, end: bytes, finished: Path, tmp_path: Path):
+        """A killed process may leave half a character."""
+        whole = (finished / PROVENANCE).read_bytes()
+        (tmp_path / PROVENANCE).write_bytes(whole + b'{"started": "2026-01-01", ' + end)
+        calls = read_calls(finished)
+        assert read_calls(tmp_path) == calls
+        write_calls(tmp_path, calls)
+        assert (tmp_path / PROVENANCE).read_bytes() == whole + whole
+
     def test_too_many_lines_are_left_out(self, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr("motes.lab.run.provenance.MAX_LINES", 3)
+        monkeypatch.setattr("motes.lab.run.calls.MAX_LINES", 3)
         (tmp_path / PROVENANCE).write_text((finished / PROVENANCE).read_text() * 9)
         damages = Damages()
         assert len(read_calls(tmp_path, damages.of("provenance lines"))) == 3

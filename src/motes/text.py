@@ -141,3 +141,8 @@ def visible(text: str, *, newlines: bool = False) -> str:
 def counted(number: int, noun: str) -> str:
     """A number of things, in words: "1 problem", "2 problems"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, or its first characters and an ellipsis if it has more than `most` characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import NormalDist
 from typing import Literal, NamedTuple, Protocol
@@ -233,64 +233,42 @@ def is_right(step: str) -> bool:
     return number.isdigit() and box in ("", f"\\boxed{{{RIGHT}}}")
 
 
+@dataclass(frozen=True, eq=False)
 class ChainLanguageModel:
     """A language model that writes chains. A step's second token is its wording, which does not affect its statement.
 
     Args:
         chances: (T,) p_t of each problem, by its question.
-        usual: for each question, the mistakes that lead to the usual wrong answer, see `table_of`.
-        lucky: for each question, the mistakes that lead to the right answer.
-        mistakes: probability of each mistake, given that one is made.
+        usual, lucky, mistakes: see `table_of`; the first two by question.
     """
 
-    def __init__(
-        self,
-        chances: Mapping[str, tuple[float, ...]],
-        usual: Mapping[str, Collection[str]] | None = None,
-        lucky: Mapping[str, Collection[str]] | None = None,
-        mistakes: Sequence[float] = MISTAKES,
-    ) -> None:
-        self._chances = chances
-        self._usual = usual or {}
-        self._lucky = lucky or {}
-        self._mistakes = mistakes
-        self._tables: dict[str, TabularLanguageModel] = {}
+    chances: Mapping[str, tuple[float, ...]]
+    usual: Mapping[str, Collection[str]]
+    lucky: Mapping[str, Collection[str]]
+    mistakes: Sequence[float]
+    _tables: dict[str, TabularLanguageModel] = field(default_factory=dict, init=False)
 
     def table(self, question: str) -> TabularLanguageModel:
-        """The chain of a problem, with the probability of every path.
-
-        Raises:
-            ConfigurationError: the question is not of this world.
-        """
-        if question not in self._chances:
+        """The chain of a problem, with the probability of every path; a ConfigurationError for another world's."""
+        if question not in self.chances:
             raise ConfigurationError(f"{question!r} is no problem of this world")
         if question not in self._tables:
-            usual, lucky = self._usual.get(question, ()), self._lucky.get(question, ())
-            self._tables[question] = TabularLanguageModel(
-                table_of(self._chances[question], usual, lucky, self._mistakes)
-            )
+            table = table_of(self.chances[question], self.usual[question], self.lucky[question], self.mistakes)
+            self._tables[question] = TabularLanguageModel(table)
         return self._tables[question]
 
     async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
         """See `motes.protocols.LanguageModel`."""
-        places: dict[str, list[int]] = {}
-        for i, trajectory in enumerate(trajectories):
-            places.setdefault(trajectory.problem.question, []).append(i)
-        steps: list[Step | None] = [None] * len(trajectories)
-        for question, group in places.items():
-            sampled = await self.table(question).extend(
-                [trajectories[i] for i in group], sampling, [seeds[i] for i in group]
-            )
-            for i, step in zip(group, sampled, strict=True):
-                wording = 0 if sampling.temperature == 0 else seeds[i] & 0x7FFFFFFF
-                steps[i] = Step(
-                    step.text, step.end, token_ids=(*step.token_ids, wording),
-                    logprob=step.logprob, proposal_logprob=step.proposal_logprob,
-                )  # fmt: skip
-        return [step for step in steps if step is not None]
+        steps = []
+        for trajectory, seed in zip(trajectories, seeds, strict=True):
+            (step,) = await self.table(trajectory.problem.question).extend([trajectory], sampling, [seed])
+            wording = 0 if sampling.temperature == 0 else seed & 0x7FFFFFFF
+            token_ids = (*step.token_ids, wording)
+            steps.append(Step(step.text, step.end, token_ids, step.logprob, proposal_logprob=step.proposal_logprob))
+        return steps
 
     def __repr__(self) -> str:
-        return f"ChainLanguageModel({len(self._chances)} problems)"
+        return f"ChainLanguageModel({len(self.chances)} problems)"
 
 
 class Reader(Protocol):
@@ -345,10 +323,7 @@ class _Reading(NamedTuple):
 
 class ChainReward:
     """A reward model that scores chains with a reader; the same prefix in the same wording always gets the same score.
-
-    Args:
-        systematic: the share of the random variance that depends on a prefix's statements alone.
-    """
+    `systematic` is the share of the random variance that depends on a prefix's statements alone."""
 
     def __init__(self, reader: Reader, num_steps: int, systematic: float = 1.0, seed: int = 0) -> None:
         self.reader, self.num_steps, self.systematic, self.seed = reader, num_steps, systematic, seed

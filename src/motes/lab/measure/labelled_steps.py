@@ -33,8 +33,8 @@ from typing import Any
 from motes import files
 from motes.core import Problem, Step, Trajectory
 from motes.errors import ConfigurationError, ProblemFileError, UnknownNameError, UnreadableFileError
-from motes.lab.run.damage import is_list, is_text
 from motes.lab.run.identity import file_digest
+from motes.lab.run.rules import is_list, is_text
 from motes.text import decoded, parse_json
 
 Row = Mapping[str, Any]

@@ -16,21 +16,9 @@ from motes import files
 from motes.lab.measure.first_errors import Answers
 from motes.lab.measure.reliability import Predictions
 from motes.lab.measure.statistics import FloatArray, IntArray
-from motes.lab.run.appending import AppendOnly
-from motes.lab.run.damage import (
-    MARKS,
-    SCORES,
-    Damage,
-    Damaged,
-    Rule,
-    broken,
-    is_count,
-    is_list,
-    is_number,
-    is_text,
-    or_none,
-    parse_json,
-)
+from motes.lab.run.appending import AppendOnlyLines, read_items
+from motes.lab.run.damage import Damage, Damaged, parse_json
+from motes.lab.run.rules import MARKS, POSITIVE, SCORES, Rule, is_count, is_number, list_of, read_fields
 from motes.text import json_line
 
 
@@ -67,7 +55,7 @@ class Rated:
         return json_line({**dataclasses.asdict(self), "right": right})
 
     @classmethod
-    def from_json(cls, line: str) -> Rated:
+    def from_json(cls, line: str | bytes) -> Rated:
         """Read a line.
 
         Raises:
@@ -76,11 +64,8 @@ class Rated:
         values = parse_json(line)
         if not isinstance(values, dict) or "row" not in values:
             raise ValueError("it is no rated answer")
-        fields = {name: value for name, value in values.items() if name in cls.__dataclass_fields__}
-        for _, reason in broken(RULES.items(), fields):
-            raise ValueError(reason)
-        fields.update((name, tuple(fields.get(name, ()))) for name in ("scores", "right", "depths"))
-        fields["right"] = tuple(None if is_right is None else bool(is_right) for is_right in fields["right"])
+        fields = read_fields(cls, values, RULES)
+        fields["right"] = tuple(None if is_right is None else bool(is_right) for is_right in fields.get("right", ()))
         rated = cls(**fields)
         size = len(rated.scores)
         if len(rated.right) != size or len(rated.depths) != size or rated.length > size:
@@ -92,22 +77,18 @@ class Rated:
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
-        "row": Rule(lambda value: is_count(value, 1), "a whole number from 1"),
-        "problem": Rule(is_text, "a text"),
+        "row": POSITIVE,
         "scores": SCORES,
         "right": MARKS,
-        "depths": Rule(lambda value: is_list(value, lambda depth: is_count(depth, 1)), "a list of whole numbers"),
-        "length": Rule(is_count, "a whole number from 0"),
+        "depths": list_of(POSITIVE),
         "first_error": Rule(lambda value: value is None or value == -1 or is_count(value), "a step, −1 or null"),
-        "tokens": Rule(is_count, "a whole number from 0"),
         "seconds": Rule(lambda value: is_number(value, 0, 1e12), "a number of seconds"),
-        "error": Rule(or_none(is_text), "a text or null"),
     }
 )
-"""The values that each field may have."""
+"""The values that fields may have where their type does not say it."""
 
 
-class RatingStore(AppendOnly):
+class RatingStore(AppendOnlyLines):
     """The file of rated answers. Only this process may append to it; an incomplete last line is cut off.
 
     Args:
@@ -121,21 +102,17 @@ class RatingStore(AppendOnly):
     def __init__(self, path: Path, total: int, damaged: Damaged) -> None:
         self.tally = Tally()
 
+        def report(damage: Damage) -> None:
+            if not damage.torn:
+                damaged(damage)
+
         def read_tally(path: Path) -> int:
             """Count the answers; return the number of bytes in whole lines."""
             size = 0
-            for line in files.read_lines(path, files.LINE):
-                if not line.whole:
-                    break
-                size = line.ends
-                try:
-                    if line.content is None:
-                        raise ValueError(f"it is longer than {files.LINE:,} bytes")
-                    rated = Rated.from_json(line.content.decode())
-                except ValueError as error:
-                    damaged(Damage(path, f"line {line.number}", str(error)))
-                    continue
-                if rated.row <= total:
+            lines = read_items(path, Rated.from_json, report, lambda line: not line.whole, limit=files.LINE)
+            for rated, line_end in lines:
+                size = line_end
+                if rated is not None and rated.row <= total:
                     self.tally.add(rated)
             return size
 
@@ -147,7 +124,7 @@ class RatingStore(AppendOnly):
         Raises:
             RunDirectoryError: it could not be written; the file has not changed.
         """
-        self.write(f"{rated.to_json()}\n".encode())
+        self.write_lines([rated.to_json()])
 
 
 class Tally:

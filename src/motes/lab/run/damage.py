@@ -7,13 +7,19 @@ no nesting that exhausts the interpreter.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
+from motes import files
 from motes import text as texts
 from motes.errors import RunDirectoryError
 from motes.text import well_formed
+
+DONE_AGAIN = "delete it there, its run will be done again"
+
+
+Item = TypeVar("Item")
 
 
 class Damage(NamedTuple):
@@ -29,7 +35,7 @@ class Damage(NamedTuple):
     path: Path
     place: str
     reason: str
-    remedy: str = "delete it there, its run will be done again"
+    remedy: str = DONE_AGAIN
     torn: bool = False
 
     def __str__(self) -> str:
@@ -47,25 +53,17 @@ Damaged = Callable[[Damage], None]
 
 
 def refuse(damage: Damage) -> None:
-    """Treat damage as an error, unless it is a torn end, which a killed process leaves.
-
-    Raises:
-        RunDirectoryError: the damage is not a torn end.
-    """
+    """Raise a RunDirectoryError, unless the damage is a torn end, which a killed process leaves."""
     if not damage.torn:
         raise RunDirectoryError(damage.refusal)
 
 
 class Damages:
-    """Counts damage, so that reading goes on without the damaged parts.
-
-    Attributes:
-        first: the first damage of each kind, such as "records".
-        counts: the number of damaged things of each kind.
-    """
+    """Counts damage, so that reading goes on without the damaged parts."""
 
     def __init__(self) -> None:
         self.first: dict[str, Damage] = {}
+        """The first damage of each kind, such as "records"."""
         self.counts: dict[str, int] = {}
 
     def of(self, kind: str) -> Damaged:
@@ -92,24 +90,38 @@ def count_or_refuse(damages: Damages | None, kind: str) -> Damaged:
     return refuse if damages is None else damages.of(kind)
 
 
-def decode(content: bytes) -> str:
-    """The text of UTF-8 bytes; a ValueError if they are something else."""
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        raise ValueError("it is no UTF-8") from None
-
-
-def parse_json(text: str) -> Any:
-    """The value of a JSON text; its strings are made such that every file can hold them (`motes.text.well_formed`).
-
-    Raises:
-        ValueError: it is no JSON, or JSON that programs may read differently.
-    """
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text, with its strings made well-formed; a ValueError if it is no JSON, or JSON that programs
+    may read differently."""
     try:
         return texts.parse_json(text, object_pairs_hook=_unique, parse_int=_parse_integer, parse_constant=_refuse_nan)
     except json.JSONDecodeError as error:
         raise ValueError(f"it is no JSON: {error}") from error
+    except UnicodeDecodeError:
+        raise ValueError("it is no UTF-8") from None
+
+
+def read_json(path: Path, parse: Callable[[str], Item], damaged: Damaged, remedy: str) -> Item | None:
+    """The value of a small file; None if the file is missing or damaged.
+
+    Args:
+        parse: makes the value of the file's text; a ValueError says why it cannot.
+    """
+    try:
+        return parse(files.read_text(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        damaged(Damage(path, "", getattr(error, "strerror", None) or str(error), remedy))
+        return None
+
+
+def parse_object(text: str | bytes) -> dict[str, Any]:
+    """The fields of a JSON text that is an object, see `parse_json`."""
+    fields = parse_json(text)
+    if not isinstance(fields, dict):
+        raise ValueError("it is no object")
+    return fields
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -127,61 +139,3 @@ def _parse_integer(digits: str) -> int:
 
 def _refuse_nan(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number in JSON")
-
-
-LARGEST = 2**63
-"""Whole numbers must be less: a larger one fits no column of a table."""
-
-
-def is_count(value: Any, least: int = 0) -> bool:
-    """Whether a value is a whole number from `least`."""
-    return type(value) is int and least <= value < LARGEST
-
-
-def is_number(value: Any, low: float = float("-inf"), high: float = float("inf")) -> bool:
-    """Whether a value is a finite number between `low` and `high`."""
-    return type(value) in (int, float) and low <= value <= high and abs(value) < float("inf")
-
-
-def is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def is_list(value: Any, holds: Callable[[Any], bool]) -> bool:
-    """Whether a value is a list and `holds` is true of each item."""
-    return isinstance(value, list) and all(map(holds, value))
-
-
-def or_none(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """A test whether a value is None, or `holds` is true of it."""
-    return lambda value: value is None or holds(value)
-
-
-class Rule(NamedTuple):
-    """The values that a field may have: a test, and a description."""
-
-    holds: Callable[[Any], bool]
-    words: str
-
-
-def broken(rules: Iterable[tuple[str, Rule]], fields: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    """The fields that break their rules, each with the reason. Missing fields break none."""
-    for name, rule in rules:
-        if name in fields and not rule.holds(fields[name]):
-            yield name, f"`{name}` must be {rule.words}, not {_short(fields[name])}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value) if not isinstance(value, (list, dict)) else f"a {type(value).__name__} of {len(value)}"
-    return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-SCORES = Rule(
-    lambda value: is_list(value, or_none(lambda score: is_number(score, 0, 1))), "a list of numbers in [0, 1] and nulls"
-)
-"""Scores of steps, None for a step without one."""
-MARKS = Rule(
-    lambda value: is_list(value, lambda each: each is None or (type(each) is int and each in (0, 1))),
-    "a list of 1, 0 and null",
-)
-"""Whether steps are right, None where that is unknown."""

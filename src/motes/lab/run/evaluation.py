@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -17,10 +18,12 @@ from motes import api, files
 from motes.arguments import fit
 from motes.core import Problem, Sampling
 from motes.errors import ConfigurationError, MotesError, RunDirectoryError
-from motes.lab.run.damage import Damage, Damaged, Rule, broken, is_count, is_list, is_text, or_none, parse_json, refuse
+from motes.lab.run.appending import writing
+from motes.lab.run.damage import Damage, Damaged, parse_json, parse_object, read_json, refuse
 from motes.lab.run.keys import without_keys
 from motes.lab.run.method_spec import canonical, describe, is_own, method_from_spec
 from motes.lab.run.records import Foreign, Key
+from motes.lab.run.rules import COUNT, POSITIVE, TEXT, Rule, broken, is_list, is_text, list_of, or_null
 from motes.prompts import Prompt
 from motes.protocols import Task
 from motes.tasks import TASKS
@@ -53,8 +56,7 @@ class PlannedRun(NamedTuple):
 
     @property
     def key(self) -> Key:
-        assert self.problem.id is not None
-        return self.problem.id, self.method, self.budget, self.seed
+        return str(self.problem.id), self.method, self.budget, self.seed
 
     @property
     def run_seed(self) -> int:
@@ -63,21 +65,15 @@ class PlannedRun(NamedTuple):
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `number` of `total`, from 1: every total-th problem, with all its runs.
-
-    Every run is in exactly one part, and has the same seed as in the whole evaluation.
-    """
+    """Part `number` of `total`, from 1: every total-th problem, with all its runs. Every run is in exactly one part,
+    and has the same seed as in the whole evaluation."""
 
     number: int
     total: int
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Parse a text such as "2/8".
-
-        Raises:
-            ConfigurationError: the text has another form, or there is no such part.
-        """
+        """Parse a text such as "2/8"; a ConfigurationError if it has another form, or there is no such part."""
         match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
             raise ConfigurationError(f"a shard is written I/N, I from 1 to N, such as 2/8, not {text!r}")
@@ -91,10 +87,8 @@ class Shard:
 
 
 def derive_seed(seed: int, problem_id: str, method: str, budget: int) -> int:
-    """The seed of one run, a non-negative integer below 2^63.
-
-    It depends on the run's name only, so that order, resuming and sharding do not change results.
-    """
+    """The seed of one run, from 0 and below 2^63. It depends on the run's name only, so that order, resuming and
+    sharding do not change results."""
     name = json.dumps([seed, problem_id, method, budget])
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 
@@ -213,19 +207,13 @@ class Evaluation:
         return {name: value for name, value in settings.items() if name not in LATER or value != LATER[name]}
 
     def check(self, directory: Path) -> None:
-        """Check that `directory` can hold this evaluation; nothing is written.
-
-        Raises:
-            RunDirectoryError: it holds records of a different evaluation, or is no directory.
-        """
+        """Write nothing, but raise a RunDirectoryError if `directory` holds records of a different evaluation, or is no
+        directory."""
         check(directory, self.to_dict())
 
     def claim(self, directory: Path) -> None:
-        """Make `directory`, which must exist, this evaluation's. The caller must have its record file open.
-
-        Raises:
-            RunDirectoryError: as `check`, or the directory cannot be written.
-        """
+        """Make `directory`, which must exist, this evaluation's. The caller must have its record file open. Errors as
+        `check`, and a RunDirectoryError if the directory cannot be written."""
         claim(directory, self.to_dict(), [str(problem.id) for problem in self.problems()])
 
 
@@ -247,20 +235,15 @@ def check(directory: Path, configuration: Mapping[str, Any]) -> None:
 
 
 def claim(directory: Path, configuration: Mapping[str, Any], problems: Sequence[str] | None) -> None:
-    """Make `directory` that of the evaluation with this configuration; see `Evaluation.claim`.
-
-    Args:
-        problems: the ids of all its problems; None: unknown.
-    """
+    """Make `directory` that of the evaluation with this configuration, and with the problems of these ids (None:
+    unknown); see `Evaluation.claim`."""
     check(directory, configuration)
     texts = {CONFIGURATION: json.dumps(configuration, indent=2, ensure_ascii=False)}
     if problems is not None:
         texts[PROBLEMS] = json.dumps(problems, indent=0, ensure_ascii=False)
     for name, text in texts.items():
-        try:
+        with writing(directory / name):
             files.write_text(directory / name, text + "\n")
-        except OSError as error:
-            raise RunDirectoryError(f"{directory / name} cannot be written: {error.strerror}") from error
 
 
 def _describe_sampling(sampling: Sampling) -> dict[str, Any]:
@@ -273,50 +256,36 @@ def _describe_sampling(sampling: Sampling) -> dict[str, Any]:
     return fields
 
 
-_TEXT = Rule(is_text, "a text")
-_NAME = Rule(or_none(is_text), "a text or null")
-_COUNT = Rule(is_count, "a whole number from 0")
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
-        "task": _TEXT,
-        "split": _TEXT,
-        "limit": Rule(or_none(lambda value: is_count(value, 1)), "a whole number from 1, or null"),
+        "task": TEXT,
+        "split": TEXT,
+        "limit": or_null(POSITIVE),
         "methods": Rule(lambda value: isinstance(value, dict) or is_list(value, is_text), "an object, by method"),
-        "budgets": Rule(lambda value: is_list(value, lambda n: is_count(n, 1)), "a list of whole numbers from 1"),
-        "seeds": Rule(lambda value: is_list(value, is_count), "a list of whole numbers from 0"),
-        "lm": _TEXT,
-        "reward": _NAME,
-        "outcome_reward": _NAME,
-        "num_problems": _COUNT,
-        "num_runs": _COUNT,
+        "budgets": list_of(POSITIVE),
+        "seeds": list_of(COUNT),
+        "lm": TEXT,
+        "reward": or_null(TEXT),
+        "outcome_reward": or_null(TEXT),
+        "num_problems": COUNT,
+        "num_runs": COUNT,
     }
 )
 """What each field of a configuration that is read from a directory may hold."""
 
 
 def read_configuration(directory: Path, damaged: Damaged = refuse) -> dict[str, Any]:
-    """The configuration in an evaluation's directory.
+    """The configuration in an evaluation's directory; a RunDirectoryError if there is none, or a damaged one.
 
     Args:
         damaged: called with each part that cannot be read, which is then left out; by default it is an error.
-
-    Raises:
-        RunDirectoryError: there is no configuration, or a damaged one.
     """
-    path = directory / CONFIGURATION
-    configuration: dict[str, Any] = {}
-    remedy = "use another directory"
-    try:
-        fields = parse_json(files.read_text(path))
-        if isinstance(fields, dict):
-            configuration = fields
-        else:
-            damaged(Damage(path, "", "it is no object", remedy))
-    except FileNotFoundError as error:
-        raise RunDirectoryError(f"{directory} holds no evaluation: `motes eval --out {directory}` makes one") from error
-    except (OSError, ValueError) as error:
-        damaged(Damage(path, "", getattr(error, "strerror", None) or str(error), remedy))
-    for name, reason in list(broken(RULES.items(), configuration)):
+    path, remedy = directory / CONFIGURATION, "use another directory"
+    configuration = read_json(path, parse_object, damaged, remedy)
+    if configuration is None and not path.exists():
+        raise RunDirectoryError(f"{directory} holds no evaluation: `motes eval --out {directory}` makes one")
+    configuration = configuration or {}
+    for name, reason in broken(RULES, configuration):
         damaged(Damage(path, "", reason, remedy))
         del configuration[name]
     # Earlier versions wrote a model's spec unchanged, including any key in it.
@@ -324,37 +293,29 @@ def read_configuration(directory: Path, damaged: Damaged = refuse) -> dict[str, 
 
 
 def read_problem_ids(directory: Path, damaged: Damaged = refuse) -> list[str] | None:
-    """The ids of an evaluation's problems; None if its directory does not hold them, like those of earlier versions.
+    """The ids of an evaluation's problems; None if its directory does not hold them, like those of earlier versions, or
+    if they cannot be read, see `read_configuration`."""
+    return read_json(directory / PROBLEMS, _parse_ids, damaged, "delete it there")
 
-    Args:
-        damaged: called if they cannot be read; by default that is an error.
-    """
-    path = directory / PROBLEMS
-    try:
-        ids: list[str] = parse_json(files.read_text(path))
-        if not is_list(ids, is_text):
-            raise ValueError("it is no list of texts")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        damaged(Damage(path, "", getattr(error, "strerror", None) or str(error), "delete it there"))
-        return None
+
+def _parse_ids(text: str) -> list[str]:
+    ids: list[str] = parse_json(text)
+    if not is_list(ids, is_text):
+        raise ValueError("it is no list of texts")
     return ids
 
 
 def foreign_to(configuration: Mapping[str, Any], ids: Sequence[str] | None = None) -> Foreign:
-    """A function that recognises runs that do not belong to an evaluation, as far as the directory alone allows: no
-    code and no file that its configuration names is opened.
-
-    Args:
-        ids: the ids of its problems, see `read_problem_ids`.
-    """
+    """A function that recognises runs that do not belong to an evaluation, as far as its configuration and the ids of
+    its problems allow: no code and no file that the configuration names is opened."""
     methods, budgets = configuration.get("methods"), configuration.get("budgets")
     cells = None if methods is None or budgets is None else {method: _budgets(method, budgets) for method in methods}
     seeds = None if "seeds" not in configuration else set(configuration["seeds"])
-    problems = _problem_ids(configuration)
-    if problems is None and ids is not None:
-        problems = set(ids)
+    problems: set[str | None] | None = None if ids is None else set(ids)
+    if (make := TASKS.get(configuration.get("task", ""))) is not None:  # a task that motes generates
+        with contextlib.suppress(MotesError):
+            generated = make().problems(configuration.get("split", "test"), configuration.get("limit"))
+            problems = {problem.id for problem in generated}
 
     def foreign(key: Key) -> str | None:
         problem_id, method, budget, seed = key
@@ -379,17 +340,6 @@ def _budgets(method: str, budgets: Sequence[int]) -> set[int] | None:
         return {method_from_spec(method, budget).budget for budget in set(budgets)}
     except MotesError:
         return None
-
-
-def _problem_ids(configuration: Mapping[str, Any]) -> set[str | None] | None:
-    """The ids of the problems if motes generates them; otherwise None."""
-    if (make := TASKS.get(configuration.get("task", ""))) is None:
-        return None
-    try:
-        problems = make().problems(configuration.get("split", "test"), configuration.get("limit"))
-    except MotesError:
-        return None
-    return {problem.id for problem in problems}
 
 
 def differing(here: Any, there: Any, name: str = "") -> list[str]:

@@ -14,10 +14,12 @@ from motes import __version__, files
 from motes.arguments import fit
 from motes.concurrency import gather
 from motes.core import Usage
-from motes.errors import ConfigurationError, RunDirectoryError
+from motes.errors import ConfigurationError
+from motes.lab.run.appending import writing
+from motes.lab.run.calls import Call, read_calls, write_calls
 from motes.lab.run.damage import Damages
 from motes.lab.run.evaluation import LOG, RECORDS, TRACES, Evaluation, Shard
-from motes.lab.run.provenance import Call, append_call
+from motes.lab.run.provenance import Provenance
 from motes.lab.run.records import Outcome, RecordStore, RunRecord
 from motes.lab.run.traces import TraceStore
 from motes.lab.run.worker import Backend, Local, Worker
@@ -93,9 +95,7 @@ async def evaluate(
 
     Args:
         directory: the evaluation's directory, created if missing.
-        lm: the language model; by default opened by its name in the evaluation.
-        reward: the reward model; likewise.
-        outcome_reward: the outcome reward model; likewise.
+        lm, reward, outcome_reward: the models; by default each is opened by its name in the evaluation.
         concurrency: runs in flight; with `on`, on each worker. They share the models, so that batches stay full.
         shard: do only this part of the problems, in a directory of its own; `motes.lab.merge` combines the parts.
         traces: also write a trace of each run, see `motes.lab.run.traces`.
@@ -151,23 +151,26 @@ async def evaluate(
         # 3. Record the provenance of this call, if it has runs to do.
         left = [run for run in plan if run.key not in finished]
         if left:
-            begin = partial(
-                Call.begin,
-                evaluation,
-                await worker.setup(),
-                command=command,
-                runs_before=len(store.records),
-                shard=shard,
-                concurrency=concurrency,
-                on=None if on is None else type(on).__name__,
-            )
-            for line in await in_thread(append_call, directory, begin):
+            setup = await worker.setup()
+            place = None if on is None else type(on).__name__
+            settings = {"concurrency": concurrency, "on": place, "shard": None if shard is None else str(shard)}
+
+            def record_call() -> list[str]:
+                before = len(store.records)
+                call = Call.begin(evaluation, setup, command=command, runs_before=before, **settings)
+                write_calls(directory, [call])
+                return Provenance(calls=tuple(read_calls(directory, lambda damage: None))).warnings()
+
+            for line in await in_thread(record_call):
                 log.warning("%s", line)
         # 4. Carry out the runs.
         pending = iter(left)
-        refusals = _Refusals(len({run.key[0] for run in left}), any_worked=progress.resumed > 0)
+        limit = min(REFUSED, len({run.key[0] for run in left}))
+        any_worked = progress.resumed > 0 or limit < 2
+        refused: set[str] = set()
 
         async def work() -> None:
+            nonlocal any_worked
             for run in pending:  # an iterator that all tasks share
                 record, trace, traceback, refusal = await worker.solve(run)
                 if trace_store is not None and trace is not None:
@@ -181,7 +184,10 @@ async def evaluate(
                 progress.usage += record.usage
                 if observe is not None:
                     observe(progress)
-                refusals.add(record, refusal)
+                any_worked = any_worked or refusal is None
+                refused.add(record.problem_id)
+                if not any_worked and len(refused) == limit:
+                    raise ConfigurationError(f"not one run worked, of {limit} problems; the last: {refusal}")
 
         try:
             await gather(work() for _ in range(min(worker.concurrency, len(left))))
@@ -193,47 +199,15 @@ async def evaluate(
 
 
 REFUSED = 32
-"""If all runs were refused as impossible, and they are of so many problems (or of all), the settings are wrong, not the
-problems."""
-
-
-class _Refusals:
-    """Distinguishes wrong problems, whose runs fail, from wrong settings, which end the evaluation.
-
-    Args:
-        num_problems: number of problems with runs to do.
-        any_worked: whether a run has worked already.
-    """
-
-    def __init__(self, num_problems: int, *, any_worked: bool) -> None:
-        self._limit = min(REFUSED, num_problems)
-        self._any_worked = any_worked or num_problems < 2
-        self._problems: set[str] = set()
-
-    def add(self, record: RunRecord, refusal: str | None) -> None:
-        """Count a run that has ended.
-
-        Raises:
-            ConfigurationError: no run works.
-        """
-        self._any_worked = self._any_worked or refusal is None
-        self._problems.add(record.problem_id)
-        if not self._any_worked and len(self._problems) == self._limit:
-            raise ConfigurationError(f"not one run worked, of {self._limit} problems; the last: {refusal}")
+"""If no run worked, of so many problems (or of all), the settings are wrong, not the problems: the evaluation ends."""
 
 
 @contextlib.contextmanager
 def run_log(directory: Path) -> Iterator[logging.Logger]:
-    """A logger that writes to the log in an evaluation's directory. All of motes's warnings are written there, too,
-    even if the program sets a higher log level.
-
-    Raises:
-        RunDirectoryError: the log cannot be written.
-    """
-    try:
+    """A logger that writes to the log in an evaluation's directory, or a RunDirectoryError. All of motes's warnings are
+    written there, too, even if the program sets a higher log level."""
+    with writing(directory / LOG):
         file = os.fdopen(files.open_to_append(directory / LOG), "a", encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise RunDirectoryError(f"{directory / LOG} cannot be written: {error.strerror}") from error
     handler = logging.StreamHandler(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk: the record store reports it

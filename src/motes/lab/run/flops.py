@@ -17,11 +17,11 @@ from pathlib import Path
 
 from motes import files
 from motes.core import Usage
-from motes.errors import RunDirectoryError
-from motes.lab.run.damage import Damage, Damaged, is_count, parse_json, refuse
+from motes.lab.run.appending import writing
+from motes.lab.run.damage import Damaged, parse_json, read_json, refuse
+from motes.lab.run.rules import is_count
 
 MODELS = "models.json"
-REMEDY = "delete it; the same `motes eval` writes it again"
 
 
 @dataclass(frozen=True)
@@ -34,50 +34,41 @@ class Sizes:
     @classmethod
     def of(cls, lm: object, reward: object) -> Sizes:
         """The sizes that the models state as `num_parameters`."""
-        return cls(_size(lm), _size(reward))
+        sizes = (getattr(model, "num_parameters", None) for model in (lm, reward))
+        return cls(*(size if isinstance(size, int) and size > 0 else None for size in sizes))
 
     @classmethod
     def read(cls, directory: Path, damaged: Damaged = refuse) -> Sizes:
         """The sizes in an evaluation's directory; unknown if it recorded none.
 
         Args:
-            damaged: called if the file is damaged, and the sizes are then unknown; by default that is an error.
-
-        Raises:
-            RunDirectoryError: the file is damaged.
+            damaged: called if the file is damaged, and the sizes are then unknown; by default a RunDirectoryError.
         """
-        path = directory / MODELS
+        remedy = "delete it; the same `motes eval` writes it again"
+        return read_json(directory / MODELS, cls._parse, damaged, remedy) or cls()
+
+    @classmethod
+    def _parse(cls, text: str) -> Sizes:
+        models = parse_json(text)
         try:
-            models = parse_json(files.read_text(path))
             sizes = [models[field.name]["num_parameters"] for field in dataclasses.fields(cls)]
-            if not all(size is None or is_count(size, 1) for size in sizes):
-                raise ValueError("a number of parameters is a whole number from 1, or null")
-            return cls(*sizes)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            damaged(Damage(path, "", error.strerror or str(error), REMEDY))
-        except (ValueError, KeyError, TypeError) as error:
-            reason = str(error) if isinstance(error, ValueError) else "it does not say how large the models are"
-            damaged(Damage(path, "", reason, REMEDY))
-        return cls()
+        except (KeyError, TypeError):
+            raise ValueError("it does not say how large the models are") from None
+        if not all(size is None or is_count(size, 1) for size in sizes):
+            raise ValueError("a number of parameters is a whole number from 1, or null")
+        return cls(*sizes)
 
     def record(self, directory: Path) -> None:
-        """Write the known sizes into an evaluation's directory. Sizes that it has already stay unchanged.
-
-        Raises:
-            RunDirectoryError: the file is damaged or cannot be written.
-        """
+        """Write the known sizes into an evaluation's directory. Sizes that it has already stay unchanged. A
+        RunDirectoryError if the file is damaged or cannot be written."""
         recorded = Sizes.read(directory)
         merged = Sizes(recorded.lm or self.lm, recorded.reward or self.reward)
         if merged == recorded:
             return
         path = directory / MODELS
         models = {role: {"num_parameters": size} for role, size in dataclasses.asdict(merged).items()}
-        try:
+        with writing(path):
             files.write_text(path, json.dumps(models, indent=2) + "\n")
-        except OSError as error:
-            raise RunDirectoryError(f"{path} cannot be written: {error.strerror}") from error
 
     def flops(self, usage: Usage) -> tuple[float | None, float | None]:
         """The FLOPs of the language model and of the reward model; None if a model of unknown size computed tokens."""
@@ -85,11 +76,6 @@ class Sizes:
             _flops(usage.generated_tokens + usage.prefill_tokens, self.lm),
             _flops(usage.reward_tokens, self.reward),
         )
-
-
-def _size(model: object) -> int | None:
-    size = getattr(model, "num_parameters", None)
-    return size if isinstance(size, int) and size > 0 else None
 
 
 def _flops(tokens: int, parameters: int | None) -> float | None:

@@ -39,10 +39,7 @@ def grade_run(
     task: Task, problem: Problem, answer: str | None, answers: Sequence[str | None]
 ) -> tuple[Grade, tuple[bool | None, ...]]:
     """The grade of a run's answer; and (N,) whether each answer of its population is right, None if it could not be
-    graded.
-
-    Each distinct answer is graded once.
-    """
+    graded. Each distinct answer is graded once."""
     grades = {each: grade(task, problem, each) for each in dict.fromkeys((answer, *answers))}
     right = {each: None if grade.error else grade.outcome == "correct" for each, grade in grades.items()}
     return grades[answer], tuple(right[each] for each in answers)

@@ -28,7 +28,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import motes
 from motes import files
@@ -48,14 +48,14 @@ PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "math-verify", "symp
 
 def of_model(model: object) -> Identity:
     """The identity of a language model or a reward model. Reads files: not for the event loop."""
-    if (local := _loaded("motes.kv.engine", "Engine")) and isinstance(model, local):
-        return _of_local(model)
-    for module, name, server in (
-        ("motes.models.served.model", "HTTPLanguageModel", "capabilities"),
-        ("motes.rewards.served.model", "ServedPRM", "server"),
+    for module, name, identify in (
+        ("motes.kv.engine", "Engine", _of_local),
+        ("motes.models.served.model", "HTTPLanguageModel", lambda model: _of_server(model.capabilities)),
+        ("motes.rewards.served.model", "ServedPRM", lambda model: _of_server(model.server)),
     ):
-        if (served := _loaded(module, name)) and isinstance(model, served):
-            return _of_served(model, getattr(model, server))
+        cls = getattr(sys.modules.get(module), name, None)  # while its module is not loaded, nothing is of that class
+        if cls is not None and isinstance(model, cls):
+            return {part: value for part, value in identify(model).items() if value is not None}
     if isinstance(model, Judge):
         rubric = digest_of([getattr(model.rubric, field.name) for field in dataclasses.fields(model.rubric)])
         fields = {"rubric": model.rubric.name, "rubric_digest": rubric, "num_verdicts": model.num_verdicts}
@@ -73,21 +73,14 @@ def of_model(model: object) -> Identity:
     return {**own, "of": of_model(model.reward)} if isinstance(model, MappedReward) else own
 
 
-def _loaded(module: str, name: str) -> Any:
-    """A class if its module is loaded; otherwise None, and nothing is of that class."""
-    return getattr(sys.modules.get(module), name, None)
-
-
 def _of_local(model: Any) -> Identity:
     fields = {"kind": "local", "dtype": model.dtype, "device": model.device, "revision": model.revision}
-    fields |= of_checkpoint(model.origin, model.revision)
-    return {name: value for name, value in fields.items() if value is not None}
+    return fields | of_checkpoint(model.origin, model.revision)
 
 
-def _of_served(model: Any, server: Any) -> Identity:
+def _of_server(server: Any) -> Identity:
     fields = {"kind": "served", "engine": server.engine, "version": server.version, "model": server.model}
-    fields |= {"root": _without_home(server.origin), "context_length": server.context_length}
-    return {name: value for name, value in fields.items() if value is not None}
+    return fields | {"root": _without_home(server.origin), "context_length": server.context_length}
 
 
 def _without_home(path: str | None) -> str | None:
@@ -102,11 +95,8 @@ LARGE = 64 << 20
 
 
 def of_checkpoint(origin: str, revision: str | None = None) -> Identity:
-    """The digests of a checkpoint: of its weights, its configuration, its tokenizer, and of these together.
-
-    Args:
-        origin: a folder or file, or a name on the hub, whose files are looked up in the hub's cache.
-    """
+    """The digests of a checkpoint: of its weights, its configuration, its tokenizer, and of these together. `origin` is
+    a folder or file, or a name on the hub, whose files are looked up in the hub's cache."""
     root = _find_checkpoint(origin, revision)
     if root is None:
         return {}
@@ -146,13 +136,10 @@ def _find_checkpoint(origin: str, revision: str | None) -> Path | None:
 
 
 def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal.
+    """The SHA-256 of a file, in hexadecimal; an OSError if it cannot be read.
 
     The digest of a large file is cached, and reused while the file's size and time of change stay the same. In the
     hub's cache the name of a large file is its digest.
-
-    Raises:
-        OSError: the file cannot be read.
     """
     real = path.resolve()
     if real.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", real.name):
@@ -160,24 +147,17 @@ def file_digest(path: Path) -> str:
     with files.open_to_read(path) as file:
         status = os.fstat(file.fileno())
         key = f"{real}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
-        if status.st_size < LARGE:
-            return _sha256(file)
         key = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
-        if (cached := _cached_digests().get(key)) is not None:
+        if status.st_size >= LARGE and (cached := _cached_digests().get(key)) is not None:
             return cached
-        digest = _sha256(file)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if status.st_size < LARGE:
+        return digest
     with contextlib.suppress(OSError, RuntimeError):
         cache = _digest_cache()
         cache.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(cache, json.dumps({**_cached_digests(), key: digest}, indent=0) + "\n")
     return digest
-
-
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while piece := file.read(1 << 20):
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def _digest_cache() -> Path:
@@ -226,11 +206,10 @@ def of_motes() -> Identity:
     """motes's version, the digest of its sources and, if known, their commit and whether they have changed since."""
     folder = Path(motes.__file__).parent
     sources = sorted(path for path in folder.rglob("*.py") if path.is_file())
-    names = [path.relative_to(folder).as_posix() for path in sources]
     version: Identity = {"version": motes.__version__}
     with contextlib.suppress(OSError):
-        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources]
-        version["source"] = digest_of(list(zip(names, digests, strict=True)))
+        digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in sources}
+        version["source"] = digest_of([(path.relative_to(folder).as_posix(), digests[path]) for path in sources])
     return version | (_installed_commit() or _commit(folder))
 
 
@@ -260,11 +239,8 @@ def _commit(folder: Path) -> Identity:
 
 
 def of_problems(problems: Iterable[Problem], key: Callable[[Problem], object] | None = None) -> str:
-    """The digest of problems in their order, without the prompt around them.
-
-    Args:
-        key: returns further data by which a problem is graded, such as tests; its `repr` enters the digest.
-    """
+    """The digest of problems in their order, without the prompt around them. `key` returns further data by which a
+    problem is graded, such as tests; its `repr` enters the digest."""
     digest = hashlib.sha256()
     for problem in problems:
         line = json_line([problem.id, [dict(turn) for turn in problem.plain.messages], problem.answer])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from motes.errors import RunDirectoryError
+from motes.lab.run.calls import copy_calls
 from motes.lab.run.damage import Damages, count_or_refuse
 from motes.lab.run.evaluation import (
     RECORDS,
@@ -20,7 +21,6 @@ from motes.lab.run.evaluation import (
     read_problem_ids,
 )
 from motes.lab.run.flops import Sizes
-from motes.lab.run.provenance import copy_calls
 from motes.lab.run.records import Key, RecordStore, RunRecord, read_records
 from motes.lab.run.traces import TraceStore, read_traces
 
@@ -105,11 +105,7 @@ def merge(out: Path, parts: Sequence[Path], damages: Damages | None = None) -> M
 
 
 def _require_same(one: RunRecord, other: RunRecord, part: Path, other_part: Path) -> None:
-    """Check that two records of a run have the same result. Grades and times may differ.
-
-    Raises:
-        RunDirectoryError: the results differ.
-    """
+    """Refuse two records of a run with different results. Grades and times may differ."""
     problem, method, budget, seed = one.key
     for name in ("run_seed", "answer", "answers", "text"):
         if getattr(one, name) != getattr(other, name):
@@ -121,11 +117,7 @@ def _require_same(one: RunRecord, other: RunRecord, part: Path, other_part: Path
 
 
 def _require_planned(records: Mapping[Key, RunRecord], configuration: Mapping[str, Any]) -> None:
-    """Check that there are not more problems or runs than the evaluation has.
-
-    Raises:
-        RunDirectoryError: there are more.
-    """
+    """Refuse more problems or runs than the evaluation has."""
     numbers = {"problems": len({problem for problem, *_ in records}), "runs": len(records)}
     for kind, number in numbers.items():
         if number > (planned := configuration.get(f"num_{kind}", number)):

@@ -167,11 +167,7 @@ def describe(configured: Method) -> dict[str, Any]:
 
 
 def canonical(spec: str) -> str:
-    """The spec without blanks, if it names a known id, or a class by its module.
-
-    Raises:
-        UnknownNameError: no method has that id.
-    """
+    """The spec without blanks; an UnknownNameError if it names neither a known id nor a class by its module."""
     spec = "".join(spec.split())
     _split(spec)
     return spec

@@ -17,9 +17,9 @@ from motes import __version__
 from motes.concurrency import gather
 from motes.core import Result
 from motes.errors import ConfigurationError, EngineError, MissingExtraError, MotesError
+from motes.lab.run.calls import Setup
 from motes.lab.run.evaluation import Evaluation, PlannedRun
 from motes.lab.run.flops import Sizes
-from motes.lab.run.provenance import Setup
 from motes.lab.run.worker import FinishedRun, Local, Worker, make_record
 from motes.threads import in_thread
 
@@ -138,19 +138,16 @@ def _places(resources: dict[str, float], gpus: float) -> int:
 class _Actor:
     """A worker's process. It returns the texts of motes's own errors, as errors may not survive the transfer."""
 
-    def __init__(
+    async def open(
         self, evaluation: Evaluation, concurrency: int, traces: bool, version: str, paths: tuple[str, ...]
-    ) -> None:
-        self._evaluation, self._concurrency, self._traces, self._version = evaluation, concurrency, traces, version
-        sys.path += [path for path in paths if path not in sys.path]
-
-    async def open(self) -> tuple[tuple[Sizes, Setup] | None, str | None]:
+    ) -> tuple[tuple[Sizes, Setup] | None, str | None]:
         """The sizes of the models and the worker's setup, or else the reason why the models cannot be opened."""
-        if self._version != __version__:
-            return None, f"a node of the cluster has motes {__version__}, not {self._version}: install one everywhere"
-        open_models = partial(Local.open, concurrency=self._concurrency, traces=self._traces)
+        sys.path += [path for path in paths if path not in sys.path]
+        if version != __version__:
+            return None, f"a node of the cluster has motes {__version__}, not {version}: install one everywhere"
+        open_models = partial(Local.open, evaluation, concurrency=concurrency, traces=traces)
         try:
-            self._local = await asyncio.to_thread(open_models, self._evaluation)
+            self._local = await asyncio.to_thread(open_models)
             self._local.check()
         except MotesError as error:
             return None, str(error)
@@ -181,7 +178,8 @@ class _Crew:
     """All workers as one."""
 
     def __init__(self, evaluation: Evaluation, concurrency: int) -> None:
-        self._evaluation, self._concurrency = evaluation, concurrency
+        self.concurrency = concurrency
+        self._evaluation = evaluation
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._places = 0
         self.opened: asyncio.Future[tuple[Sizes, Setup]] = asyncio.get_running_loop().create_future()
@@ -189,10 +187,6 @@ class _Crew:
     @property
     def sizes(self) -> Sizes:
         return self.opened.result()[0]
-
-    @property
-    def concurrency(self) -> int:
-        return self._concurrency
 
     async def setup(self) -> Setup:
         """The setup of the first worker."""
@@ -224,9 +218,9 @@ class _Crew:
                 job.resolve(result)
 
         while True:
-            worker = actor.remote(*arguments)
+            worker = actor.remote()
             try:
-                opened, problem = await worker.open.remote()
+                opened, problem = await worker.open.remote(*arguments)
                 if problem is not None:
                     raise ConfigurationError(problem)
                 deaths = 0

@@ -12,11 +12,10 @@ twice, that is two steps.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, replace
 from typing import Any
 
-from motes.lab.run.damage import MARKS, SCORES, Rule, broken, is_count, is_list, or_none
+from motes.lab.run.rules import MARKS, SCORES, read_fields
 
 
 @dataclass(frozen=True)
@@ -76,31 +75,17 @@ class Prefixes:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Prefixes:
-        """Read the fields that `to_fields` returns; fields that a later version added are left out.
-
-        Raises:
-            ValueError: the fields are not valid.
-        """
-        known_fields = {name: value for name, value in fields.items() if name in RULES}
-        for _, reason in broken(RULES.items(), known_fields):
-            raise ValueError(f"`prefixes`: {reason}")
-        parents, scores, marks, ends = (tuple(known_fields.get(name, ())) for name in RULES)
-        prefixes = cls(parents, scores, tuple(None if mark is None else bool(mark) for mark in marks), ends)
-        if len(scores) != len(parents) or len(marks) not in (0, len(parents)):
+        """Read the fields that `to_fields` returns; fields that a later version added are left out. A ValueError if a
+        field is not valid."""
+        try:
+            prefixes = cls(**read_fields(cls, fields, {"scores": SCORES, "right": MARKS}))
+        except ValueError as error:
+            raise ValueError(f"`prefixes`: {error}") from None
+        num_steps = len(prefixes)
+        if len(prefixes.scores) != num_steps or len(prefixes.right) not in (0, num_steps):
             raise ValueError("`prefixes` are not of one length")
-        if any(parent is not None and parent >= place for place, parent in enumerate(parents)):
+        if any(parent is not None and parent >= place for place, parent in enumerate(prefixes.parents)):
             raise ValueError("`prefixes` have a step that stands before the one that it continues")
-        if any(end is not None and end >= len(parents) for end in ends):
+        if any(end is not None and end >= num_steps for end in prefixes.ends):
             raise ValueError("`prefixes` end at a step that does not exist")
-        return prefixes
-
-
-RULES: Mapping[str, Rule] = MappingProxyType(
-    {
-        "parents": Rule(lambda value: is_list(value, or_none(is_count)), "a list of whole numbers from 0 and nulls"),
-        "scores": SCORES,
-        "right": MARKS,
-        "ends": Rule(lambda value: is_list(value, or_none(is_count)), "a list of whole numbers from 0 and nulls"),
-    }
-)
-"""What each field may hold."""
+        return replace(prefixes, right=tuple(None if mark is None else bool(mark) for mark in prefixes.right))

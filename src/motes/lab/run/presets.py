@@ -28,11 +28,7 @@ class Preset:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a preset from a file.
-
-        Raises:
-            ConfigurationError: there is no such file, or it is no preset.
-        """
+        """Read a preset from a file; a ConfigurationError if there is no such file, or it is no preset."""
         fields = files.read_toml(path)
         if set(fields) != {"method", "budget"}:
             raise ConfigurationError(f'{path} is no preset: a preset has two lines, method = "…" and budget = …')
@@ -50,14 +46,7 @@ class Preset:
 
 def preset_of(spec: str, folder: Path = Path()) -> Preset | None:
     """The preset that "@FILE" names; settings that follow, as in `@FILE:beta=2`, override its own. None for any other
-    method spec.
-
-    Args:
-        folder: the folder that relative paths start from.
-
-    Raises:
-        ConfigurationError: see `Preset.load`.
-    """
+    method spec. Relative paths start from `folder`; errors as `Preset.load`."""
     if not spec.startswith("@"):
         return None
     name, colon, settings = spec[1:].partition(":")

@@ -39,11 +39,8 @@ class Prices:
 
     @classmethod
     def parse(cls, text: str) -> Prices:
-        """Parse a text such as "generated=0.6,prefill=0.15,reward=0.2". Tokens without a price cost nothing.
-
-        Raises:
-            ConfigurationError: the text has another form, or another name.
-        """
+        """Parse a text such as "generated=0.6,prefill=0.15,reward=0.2". Tokens without a price cost nothing. A
+        ConfigurationError if the text has another form, or another name."""
         names = [field.name for field in dataclasses.fields(cls)]
         prices: dict[str, float] = {}
         for part in text.split(","):

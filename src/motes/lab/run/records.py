@@ -10,7 +10,7 @@ Files may come from other people: a line that is no record, or states an impossi
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -19,22 +19,10 @@ from typing import Any, Literal, get_args
 from motes import files
 from motes.core import Usage
 from motes.errors import RunDirectoryError
-from motes.lab.run.appending import AppendOnlyLines
-from motes.lab.run.damage import (
-    Damage,
-    Damaged,
-    Rule,
-    broken,
-    decode,
-    is_count,
-    is_list,
-    is_number,
-    is_text,
-    or_none,
-    parse_json,
-    refuse,
-)
+from motes.lab.run.appending import AppendOnlyLines, read_items
+from motes.lab.run.damage import Damaged, parse_object, refuse
 from motes.lab.run.prefixes import Prefixes
+from motes.lab.run.rules import COUNT, POSITIVE, Rule, by_name, is_number, list_of, or_null, read_fields
 from motes.text import json_line
 
 Outcome = Literal["correct", "wrong", "no_answer", "grader_timeout", "failed"]
@@ -115,22 +103,13 @@ class RunRecord:
         return json_line(fields)
 
     @classmethod
-    def from_json(cls, line: str) -> RunRecord:
-        """Read a line; fields that a later version added are left out.
-
-        Raises:
-            ValueError: the line is not a record, or states an impossible result.
-        """
-        line_fields = parse_json(line)
-        if not isinstance(line_fields, dict):
-            raise ValueError("it is no object")
-        fields = {name: value for name, value in line_fields.items() if name in cls.__dataclass_fields__}
-        for _, reason in broken(RULES.items(), fields):
-            raise ValueError(reason)
-        counts = {name: count for name, count in fields.get("usage", {}).items() if name in Usage.__dataclass_fields__}
+    def from_json(cls, line: str | bytes) -> RunRecord:
+        """Read a line; fields that a later version added are left out. A ValueError if it is not a record, or states an
+        impossible result."""
+        fields = read_fields(cls, parse_object(line), RULES)
+        counts = known_counts(fields.get("usage", {}))
         fields["usage"] = Usage(**counts)
         fields.setdefault("is_own_cost", "computed_prefill_tokens" in counts)
-        fields.update((name, tuple(fields.get(name, ()))) for name in ("answers", "groups", "right", "scores"))
         if fields.get("prefixes") is not None:
             fields["prefixes"] = Prefixes.from_fields(fields["prefixes"])
         try:
@@ -149,59 +128,28 @@ class RunRecord:
         return record
 
 
+def known_counts(usage: Mapping[str, Any]) -> dict[str, Any]:
+    """The counts of a recorded usage, without those that a later version added."""
+    return {name: count for name, count in usage.items() if name in Usage.__dataclass_fields__}
+
+
 ROUNDING = 1e-6
 """A share may be below 0 or above 1 by so much."""
-
-
-def _is_share(value: Any) -> bool:
-    return is_number(value, -ROUNDING, 1 + ROUNDING)
-
-
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-_TEXT = Rule(or_none(is_text), "a text or null")
-_COUNT = Rule(is_count, "a whole number from 0")
+_SHARE = Rule(lambda value: is_number(value, -ROUNDING, 1 + ROUNDING), "a number in [0, 1]", "numbers in [0, 1]")
+_COUNTS = by_name(COUNT)
+USAGE = Rule(lambda value: isinstance(value, dict) and _COUNTS.holds(known_counts(value)), _COUNTS.words)
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
-        "problem_id": Rule(is_text, "a text"),
-        "method": Rule(is_text, "a text"),
-        "budget": Rule(lambda value: is_count(value, 1), "a whole number from 1"),
-        "seed": _COUNT,
-        "outcome": Rule(lambda value: value in OUTCOMES, f"one of {', '.join(OUTCOMES)}"),
-        "answer": _TEXT,
-        "reference": _TEXT,
-        "level": Rule(or_none(is_count), "a whole number from 0, or null"),
-        "confidence": Rule(_is_share, "a number in [0, 1]"),
-        "oracle": Rule(_is_bool, "true or false"),
-        "rounds": _COUNT,
-        "log_evidence": Rule(or_none(is_number), "a number or null"),
-        "usage": Rule(
-            lambda value: (
-                isinstance(value, dict)
-                and all(is_count(count) for name, count in value.items() if name in Usage.__dataclass_fields__)
-            ),
-            "whole numbers from 0, by name",
-        ),
-        "is_own_cost": Rule(_is_bool, "true or false"),
+        "budget": POSITIVE,
+        "confidence": _SHARE,
+        "usage": USAGE,
         "seconds": Rule(lambda value: is_number(value, 0, 1e12), "a number of seconds"),
-        "concurrency": Rule(or_none(lambda value: is_count(value, 1)), "a whole number from 1, or null"),
-        "run_seed": _COUNT,
-        "error": _TEXT,
-        "posterior": Rule(
-            lambda value: isinstance(value, dict) and all(map(_is_share, value.values())),
-            "numbers in [0, 1], by answer",
-        ),
-        "answers": Rule(lambda value: is_list(value, or_none(is_text)), "a list of texts and nulls"),
-        "groups": Rule(lambda value: is_list(value, or_none(is_count)), "a list of whole numbers from 0 and nulls"),
-        "right": Rule(lambda value: is_list(value, or_none(_is_bool)), "a list of true, false and null"),
-        "scores": Rule(lambda value: is_list(value, or_none(_is_share)), "a list of numbers in [0, 1] and nulls"),
-        "text": Rule(is_text, "a text"),
-        "prefixes": Rule(or_none(lambda value: isinstance(value, dict)), "an object or null"),
+        "concurrency": or_null(POSITIVE),
+        "posterior": by_name(_SHARE),
+        "scores": list_of(or_null(_SHARE)),
     }
 )
-"""What each field may hold."""
+"""What fields may hold where their type does not say it."""
 
 Foreign = Callable[[Key], str | None]
 """Returns the reason why a run does not belong to an evaluation; None if it may belong."""
@@ -217,78 +165,45 @@ def read_records(path: Path, damaged: Damaged = refuse, foreign: Foreign | None 
     Raises:
         RunDirectoryError: the file, or a line of it, cannot be read, see `damaged`.
     """
+    return _read(path, damaged, foreign)[0]
+
+
+def _read(path: Path, damaged: Damaged, foreign: Foreign | None) -> tuple[list[RunRecord], int]:
+    """The records of a file, see `read_records`, and the offset in bytes at which its whole lines end."""
+
+    def parse(line: bytes) -> RunRecord:
+        record = RunRecord.from_json(line)
+        if foreign is not None and (reason := foreign(record.key)) is not None:
+            raise ValueError(reason)
+        return record
+
     latest: dict[Key, RunRecord] = {}
-    for record, _ in _parse(path, damaged, foreign):
-        if record is not None:
-            latest[record.key] = record
-    return list(latest.values())
-
-
-def _parse(path: Path, damaged: Damaged, foreign: Foreign | None) -> Iterator[tuple[RunRecord | None, int]]:
-    """For each line its record, None if it has none, and the offset of its end in bytes; a torn last line is skipped.
-
-    A damaged line is held back until the next line shows that it is not torn.
-    """
-    pending: tuple[Damage, files.Line] | None = None
+    end = 0
     try:
-        for line in files.read_lines(path, files.LINE):
-            if pending is not None:
-                damaged(pending[0])
-                yield None, pending[1].ends
-                pending = None
-            try:
-                yield _record(line, foreign), line.ends
-            except ValueError as error:
-                pending = Damage(path, f"line {line.number}", str(error)), line
-    except FileNotFoundError:
-        return
+        for record, line_end in read_items(path, parse, damaged, _is_torn, limit=files.LINE):
+            end = line_end
+            if record is not None:
+                latest[record.key] = record
     except OSError as error:
         raise RunDirectoryError(f"{path} cannot be read: {error.strerror}") from error
-    if pending is not None:
-        damage, line = pending
-        torn = not _names_run(line)
-        damaged(damage._replace(torn=torn))
-        if not torn:
-            yield None, line.ends
+    return list(latest.values()), end
 
 
-def _record(line: files.Line, foreign: Foreign | None) -> RunRecord | None:
-    """The record of a line; None if the line is blank.
-
-    Raises:
-        ValueError: the line is no record, or its run does not belong here.
-    """
-    text = _decode_line(line)
-    if not text.strip():
-        return None
-    record = RunRecord.from_json(text)
-    if foreign is not None and (reason := foreign(record.key)) is not None:
-        raise ValueError(reason)
-    return record
-
-
-def _decode_line(line: files.Line) -> str:
+def _is_torn(line: files.Line) -> bool:
+    """Whether a damaged last line does not name its run, like a torn line, or the remains of a crash."""
     if line.content is None:
-        raise ValueError(f"it is longer than {files.LINE:,} bytes")
-    return decode(line.content)
-
-
-def _names_run(line: files.Line) -> bool:
-    """Whether a line names its run: a torn line, or the remains of a crash, does not."""
+        return not line.whole
     try:
-        fields = parse_json(_decode_line(line))
+        return not {"problem_id", "method", "budget", "seed"} <= parse_object(line.content).keys()
     except ValueError:
-        return line.content is None and line.whole
-    return isinstance(fields, dict) and {"problem_id", "method", "budget", "seed"} <= fields.keys()
+        return True
 
 
 class RecordStore(AppendOnlyLines):
-    """The record file of an evaluation, open for appending by this process alone.
+    """The record file of an evaluation, open for appending by this process alone; created if missing.
 
     Args:
-        path: the file; it and its directory are created if missing.
-        damaged: see `read_records`. A torn last line is cut off; other damage stays in the file.
-        foreign: see `read_records`.
+        damaged, foreign: see `read_records`. A torn last line is cut off; other damage stays in the file.
 
     Attributes:
         records: the records in the file when it was opened, one per run.
@@ -299,23 +214,12 @@ class RecordStore(AppendOnlyLines):
     """
 
     def __init__(self, path: Path, damaged: Damaged = refuse, foreign: Foreign | None = None) -> None:
-        latest: dict[Key, RunRecord] = {}
-
         def end_of_whole_lines(path: Path) -> int:
-            end = 0
-            for record, ends in _parse(path, damaged, foreign):
-                end = ends
-                if record is not None:
-                    latest[record.key] = record
+            self.records, end = _read(path, damaged, foreign)
             return end
 
         super().__init__(path, end_of_whole_lines)
-        self.records = list(latest.values())
 
     def append(self, *records: RunRecord) -> None:
-        """Write a line for each record: all of them or none.
-
-        Raises:
-            RunDirectoryError: the file could not be written; it is unchanged.
-        """
+        """Write a line for each record: all of them, or none and a RunDirectoryError."""
         self.write_lines(record.to_json() for record in records)

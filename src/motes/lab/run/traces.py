@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import math
+import mmap
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -23,21 +24,9 @@ import numpy.typing as npt
 from motes import files
 from motes.core import Finish, Record, Result, Step, Trajectory, Usage
 from motes.lab.run.appending import AppendOnly
-from motes.lab.run.damage import (
-    Damage,
-    Damaged,
-    Rule,
-    broken,
-    decode,
-    is_count,
-    is_list,
-    is_number,
-    is_text,
-    or_none,
-    parse_json,
-    refuse,
-)
-from motes.lab.run.records import Key
+from motes.lab.run.damage import Damage, Damaged, Item, parse_json, refuse
+from motes.lab.run.records import USAGE, Key, known_counts
+from motes.lab.run.rules import POSITIVE, TEXT, Rule, is_count, is_list, is_text, list_of, or_null, read_fields
 from motes.text import json_line
 
 Numbers = tuple[float | None, ...]
@@ -157,20 +146,14 @@ class Trace:
         return gzip.compress(f"{self.to_json()}\n".encode(), compresslevel=6, mtime=0)
 
     @classmethod
-    def from_json(cls, line: str) -> Trace:
-        """Read a line; fields that a later version added are left out.
-
-        Raises:
-            ValueError: the line is not a trace.
-        """
+    def from_json(cls, line: str | bytes) -> Trace:
+        """Read a line; fields that a later version added are left out. A ValueError if it is not a trace."""
         try:
-            fields = _known_fields(cls, parse_json(line))
-            _require(_HEAD, fields)
-            fields["messages"] = tuple(fields["messages"])
-            fields["nodes"] = tuple(_parse_node(i, node) for i, node in enumerate(fields["nodes"]))
-            fields["rounds"] = tuple(_parse_particles(Round, each, len(fields["nodes"])) for each in fields["rounds"])
-            fields["final"] = _parse_particles(Particles, fields["final"], len(fields["nodes"]))
-            return cls(**fields)
+            values = parse_json(line)
+            nodes = tuple(_read_node(number, node) for number, node in enumerate(values["nodes"]))
+            rounds = tuple(_read_particles(Round, each, len(nodes)) for each in values["rounds"])
+            final = _read_particles(Particles, values["final"], len(nodes))
+            return cls(**{**read_fields(cls, values, _HEAD), "nodes": nodes, "rounds": rounds, "final": final})
         except (TypeError, KeyError, AttributeError):
             raise ValueError("it is no trace") from None
 
@@ -182,18 +165,13 @@ class TraceStore(AppendOnly):
         super().__init__(path, whole_members)
 
     def append(self, trace: Trace) -> None:
-        """Write a trace.
-
-        Raises:
-            RunDirectoryError: the file could not be written; it is unchanged.
-        """
+        """Write a trace: all of it, or nothing and a RunDirectoryError."""
         self.write(trace.to_member())
 
 
 def read_traces(path: Path, damaged: Damaged = refuse) -> Iterator[Trace]:
-    """Read the traces of a file one after the other, in the order written; of several of one run the last one counts.
-
-    A missing file has no traces.
+    """Read the traces of a file one after the other, in the order written; of several of one run the last one counts. A
+    missing file has none.
 
     Args:
         damaged: called with each piece that is no trace; by default the first one is an error, except a torn end.
@@ -201,32 +179,34 @@ def read_traces(path: Path, damaged: Damaged = refuse) -> Iterator[Trace]:
     Raises:
         RunDirectoryError: the file, or a piece of it, cannot be read, see `damaged`.
     """
-    for end, content in _members(path, damaged):
-        try:
-            yield Trace.from_json(decode(content))
-        except ValueError as error:
-            damaged(_damage(path, f"before byte {end}", str(error)))
+    for trace, _ in _read(path, Trace.from_json, damaged):
+        yield trace
 
 
 def read_lines(path: Path, damaged: Damaged = refuse) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Read the lines of a file of traces one after the other, each with the fields of its head: the key and the
-    messages. For callers that pass traces on; the rest of a line is not parsed.
+    """Like `read_traces`, but only the head of a line is parsed: yields its key and messages by name, and the line. For
+    callers that pass traces on."""
+    return _read(path, _parse_head, damaged)
 
-    Args:
-        damaged: see `read_traces`.
 
-    Raises:
-        RunDirectoryError: the file, or a piece of it, cannot be read, see `damaged`.
-    """
-    for end, content in _members(path, damaged):
+def _parse_head(line: bytes) -> dict[str, Any]:
+    head, mark, _ = line.partition(b',"nodes":')  # no string contains it: its quotes are escaped
+    try:
+        fields = read_fields(Trace, parse_json(head + b"}" if mark else head), _HEAD)
+        return {name: fields[name] for name in ("problem_id", "method", "budget", "seed", "messages")}
+    except (TypeError, KeyError, AttributeError):
+        raise ValueError("it is no trace") from None
+
+
+def _read(path: Path, parse: Callable[[bytes], Item], damaged: Damaged) -> Iterator[tuple[Item, bytes]]:
+    """The items of a file's lines, each with its line."""
+    for end, line in _members(path, damaged):
         try:
-            head, mark, _ = decode(content).partition(',"nodes":')  # no string contains it: its quotes are escaped
-            fields = _known_fields(Trace, parse_json(head + "}" if mark else head))
-            _require(_HEAD, fields)
-            yield {name: fields[name] for name in ("problem_id", "method", "budget", "seed", "messages")}, content
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            reason = str(error) if isinstance(error, ValueError) else "it is no trace"
-            damaged(_damage(path, f"before byte {end}", reason))
+            item = parse(line)
+        except ValueError as error:
+            damaged(_damage(path, f"before byte {end}", str(error)))
+        else:
+            yield item, line
 
 
 def whole_members(path: Path) -> int:
@@ -276,16 +256,11 @@ def _members(path: Path, damaged: Damaged, *, with_content: bool = True) -> Iter
 
 def _contains_magic(file: BinaryIO, start: int) -> bool:
     """Whether another gzip member may begin at `start` or later."""
-    file.seek(start)
-    before = b""
-    while piece := file.read(CHUNK):
-        if MAGIC in before + piece:
-            return True
-        before = piece[1 - len(MAGIC) :]
-    return False
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(MAGIC, start) >= 0
 
 
-def _damage(path: Path, place: str, reason: str, *, torn: bool = False) -> Damage:
+def _damage(path: Path, place: str, reason: str, torn: bool = False) -> Damage:
     return Damage(path, place, reason, "move the file elsewhere, or evaluate again without it", torn)
 
 
@@ -294,9 +269,9 @@ class Tree:
     one node."""
 
     def __init__(self) -> None:
+        self._nodes: list[Node] = []
         self._numbers: dict[tuple[int | None, int], int] = {}  # by the parent's number and the step's id
-        self._steps: list[tuple[int | None, Step]] = []
-        self._scores: dict[int, float] = {}
+        self._steps: list[Step] = []  # while a step lives, no other one has its id
         self._changed: set[int] = set()
 
     def round(self, record: Record) -> Round:
@@ -318,12 +293,12 @@ class Tree:
 
     def nodes(self) -> tuple[Node, ...]:
         """All nodes so far."""
-        return tuple(self._node(number) for number in range(len(self._steps)))
+        return tuple(self._nodes)
 
     def news(self) -> dict[int, Node]:
         """The nodes that are new, or have a new score, since the last call; by number."""
         changed, self._changed = sorted(self._changed), set()
-        return {number: self._node(number) for number in changed}
+        return {number: self._nodes[number] for number in changed}
 
     def _path(self, trajectory: Trajectory) -> list[int]:
         """The numbers of the nodes on a trajectory's path."""
@@ -332,9 +307,10 @@ class Tree:
             parent = path[-1] if path else None
             key = parent, id(step)
             if key not in self._numbers:
-                self._changed.add(len(self._steps))
-                self._numbers[key] = len(self._steps)
-                self._steps.append((parent, step))
+                self._changed.add(len(self._nodes))
+                self._numbers[key] = len(self._nodes)
+                self._steps.append(step)
+                self._nodes.append(Node(parent, step.text, step.num_tokens, _round(step.logprob)))
             path.append(self._numbers[key])
         return path
 
@@ -348,9 +324,9 @@ class Tree:
         """The fields of `Particles`."""
         paths = [self._path(trajectory) for trajectory in trajectories]
         for path, path_scores in zip(paths, step_scores, strict=False):
-            for number, score in zip(path, map(float, path_scores), strict=False):
-                if self._scores.get(number) != score:
-                    self._scores[number] = score
+            for number, score in zip(path, map(_round, path_scores), strict=False):
+                if self._nodes[number].score != score:
+                    self._nodes[number] = dataclasses.replace(self._nodes[number], score=score)
                     self._changed.add(number)
         return {
             "nodes": tuple(path[-1] if path else None for path in paths),
@@ -360,89 +336,40 @@ class Tree:
             "errors": {str(i): str(t.error) for i, t in enumerate(trajectories) if t.error is not None},
         }
 
-    def _node(self, number: int) -> Node:
-        parent, step = self._steps[number]
-        score = self._scores.get(number)
-        return Node(
-            parent,
-            step.text,
-            step.num_tokens,
-            None if step.logprob is None else _round(step.logprob),
-            None if score is None else _round(score),
-        )
 
-
-def _round(value: float) -> float | None:
+def _round(value: float | None) -> float | None:
     """A number with six digits; None if JSON cannot hold it."""
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
 
-_NUMBER = Rule(or_none(is_number), "a number or null")
-_NUMBERS = Rule(lambda value: is_list(value, or_none(is_number)), "a list of numbers and nulls")
-_COUNT = Rule(is_count, "a whole number from 0")
-_TURN = ("role", "content")
+def _is_turn(value: Any) -> bool:
+    return is_text(value["role"]) and is_text(value["content"])
+
+
 _HEAD: Mapping[str, Rule] = MappingProxyType(
     {
-        "problem_id": Rule(is_text, "a text"),
-        "method": Rule(is_text, "a text"),
-        "budget": Rule(lambda value: is_count(value, 1), "a whole number from 1"),
-        "seed": _COUNT,
-        "run_seed": _COUNT,
-        "messages": Rule(
-            lambda value: bool(value) and is_list(value, lambda turn: all(is_text(turn[name]) for name in _TURN)),
-            "a conversation",
-        ),
+        "budget": POSITIVE,
+        "messages": Rule(lambda value: bool(value) and is_list(value, _is_turn), "a conversation"),
     }
 )
-_NODE: Mapping[str, Rule] = MappingProxyType(
-    {"text": Rule(is_text, "a text"), "tokens": _COUNT, "logprob": _NUMBER, "score": _NUMBER}
-)
-_PARTICLES: Mapping[str, Rule] = MappingProxyType(
-    {
-        "nodes": Rule(lambda value: is_list(value, or_none(is_count)), "a list of whole numbers from 0 and nulls"),
-        "finished": Rule(lambda value: is_list(value, or_none(is_text)), "a list of texts and nulls"),
-        "log_weights": _NUMBERS,
-        "scores": _NUMBERS,
-        "errors": Rule(lambda value: all(map(is_text, value.values())), "texts, by place"),
-        "ancestors": Rule(lambda value: is_list(value, is_count), "a list of whole numbers from 0"),
-        "ess": Rule(is_number, "a number"),
-        "resampled": Rule(lambda value: isinstance(value, bool), "true or false"),
-        "log_evidence": _NUMBER,
-        "sweep": _COUNT,
-        "chain": _COUNT,
-        "usage": Rule(lambda value: all(map(is_count, value.values())), "whole numbers from 0, by name"),
-    }
-)
-"""What the fields of a trace, its nodes and its populations may hold."""
+_PARTICLES: Mapping[str, Rule] = MappingProxyType({"finished": list_of(or_null(TEXT)), "usage": USAGE})
+"""What fields may hold where their type does not say it."""
 
 
-def _require(rules: Mapping[str, Rule], fields: dict[str, Any]) -> None:
-    for _, reason in broken(rules.items(), fields):
-        raise ValueError(reason)
-
-
-def _known_fields(cls: type[Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name in cls.__dataclass_fields__}
-
-
-def _parse_node(number: int, fields: Mapping[str, Any]) -> Node:
-    fields = _known_fields(Node, fields)
-    _require(_NODE, fields)
-    if fields["parent"] is not None and not (is_count(fields["parent"]) and fields["parent"] < number):
+def _read_node(number: int, fields: Mapping[str, Any]) -> Node:
+    parent = fields["parent"]
+    if parent is not None and not (is_count(parent) and parent < number):
         raise ValueError(f"the parent of node {number} does not stand before it")
-    return Node(**fields)
+    return Node(**read_fields(Node, fields))
 
 
-def _parse_particles(cls: type[Any], fields: Mapping[str, Any], num_nodes: int) -> Any:
-    fields = _known_fields(cls, fields)
-    if "usage" in fields:
-        fields["usage"] = _known_fields(Usage, fields["usage"])
-    _require(_PARTICLES, fields)
-    if any(node is not None and node >= num_nodes for node in fields.get("nodes", ())):
+def _read_particles(cls: type[Any], values: Mapping[str, Any], num_nodes: int) -> Any:
+    fields = read_fields(cls, values, _PARTICLES)
+    nodes = fields.get("nodes", ())
+    if any(node is not None and node >= num_nodes for node in nodes):
         raise ValueError("a particle is at a node that does not exist")
-    size = len(fields.get("nodes", ()))
-    if any(len(fields.get(name, ())) != size for name in ("finished", "log_weights", "scores")):
+    if any(len(fields.get(name, ())) != len(nodes) for name in ("finished", "log_weights", "scores")):
         raise ValueError("a population is not of one size")
     if "usage" in fields:
-        fields["usage"] = Usage(**fields["usage"])
-    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        fields["usage"] = Usage(**known_counts(fields["usage"]))
+    return cls(**fields)

@@ -14,12 +14,12 @@ from typing import NamedTuple, Protocol
 from motes import api
 from motes.core import Problem, Result
 from motes.errors import ConfigurationError, MissingExtraError, RunDirectoryError, UnauthorizedError
+from motes.lab.run.calls import Setup
 from motes.lab.run.evaluation import Evaluation, PlannedRun
 from motes.lab.run.flops import Sizes
-from motes.lab.run.grading import Grade, grade_run, groups
+from motes.lab.run.grading import grade_run, groups
 from motes.lab.run.method_spec import is_own, method_from_spec
 from motes.lab.run.prefixes import Prefixes
-from motes.lab.run.provenance import Setup
 from motes.lab.run.records import RunRecord
 from motes.lab.run.traces import Node, Trace
 from motes.methods import require
@@ -166,12 +166,9 @@ class Local:
     ) -> FinishedRun:
         """Make the record and the trace of a run that has ended. With `read` False its answers are not read."""
         task, trace = self.evaluation.opened, Trace.of(run.key, result)
+        record = make_record(run, task, result, failure, seconds, self.concurrency, read=read)
         if read:
-            record = make_record(run, task, result, failure, seconds, self.concurrency)
             record = replace(record, prefixes=prefixes_of(trace, task, run.problem))
-        else:
-            assert failure is not None
-            record = _record_without_answers(run, result, failure, seconds, self.concurrency)
         return FinishedRun(
             record,
             trace.to_member() if self.traces else None,
@@ -187,44 +184,20 @@ def make_record(
     failure: Exception | None = None,
     seconds: float = 0.0,
     concurrency: int | None = None,
+    *,
+    read: bool = True,
 ) -> RunRecord:
     """Read and grade the answers of a run, and make its record. May take long: call it outside the event loop.
 
     Args:
         concurrency: largest number of runs that shared the models.
+        read: False leaves out the answers and the grade of a failed run.
     """
-    answers = tuple(answer_of(trajectory, task) for trajectory in result.trajectories)
-    grade, right = grade_run(task, run.problem, result.answer, answers)
-    if failure is not None:
-        grade = Grade("failed", _describe_error(failure))
-    level = TaskTraits(task).level
-    return replace(
-        _record_without_answers(run, result, failure, seconds, concurrency),
-        outcome=grade.outcome,
-        answer=result.answer,
-        level=None if level is None else level(run.problem),
-        confidence=result.confidence,
-        oracle=any(right),
-        log_evidence=_finite(result.log_evidence),
-        error=grade.error,
-        posterior=dict(result.posterior),
-        answers=answers,
-        groups=groups(task, list(result.posterior), answers),
-        right=right,
-        scores=tuple(_finite(score) for score in result.scores.tolist()),
-    )
-
-
-def _record_without_answers(
-    run: PlannedRun, result: Result, failure: Exception | None, seconds: float, concurrency: int | None
-) -> RunRecord:
-    """The record of a run without its answers and grade: that of a failed run."""
-    problem_id, method, budget, seed = run.key
-    return RunRecord(
-        problem_id=problem_id,
-        method=method,
-        budget=budget,
-        seed=seed,
+    record = RunRecord(
+        problem_id=run.key[0],
+        method=run.method,
+        budget=run.budget,
+        seed=run.seed,
         outcome="failed",
         reference=run.problem.answer,
         rounds=len(result.records),
@@ -232,13 +205,29 @@ def _record_without_answers(
         seconds=round(seconds, 4),
         concurrency=concurrency,
         run_seed=run.run_seed,
-        error=None if failure is None else _describe_error(failure),
+        error=None if failure is None else f"{type(failure).__name__}: {failure}",
         text=result.text,
     )
-
-
-def _describe_error(failure: Exception) -> str:
-    return f"{type(failure).__name__}: {failure}"
+    if not read:
+        return record
+    answers = tuple(answer_of(trajectory, task) for trajectory in result.trajectories)
+    grade, right = grade_run(task, run.problem, result.answer, answers)
+    if failure is None:
+        record = replace(record, outcome=grade.outcome, error=grade.error)
+    level = TaskTraits(task).level
+    return replace(
+        record,
+        answer=result.answer,
+        level=None if level is None else level(run.problem),
+        confidence=result.confidence,
+        oracle=any(right),
+        log_evidence=_finite(result.log_evidence),
+        posterior=dict(result.posterior),
+        answers=answers,
+        groups=groups(task, list(result.posterior), answers),
+        right=right,
+        scores=tuple(_finite(score) for score in result.scores.tolist()),
+    )
 
 
 def _finite(value: float | None) -> float | None:
