@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
+from motes.core import FloatArray, IntArray
 from motes.errors import ConfigurationError
 from motes.methods.particle_filter import ParticleFilter
 from motes.methods.population import Population
 from motes.methods.potential import CLIP
 from motes.methods.run import Run
 from motes.smc import Weights
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 ANNEALED_UNTIL = 0.5
 """Annealing ends at this fraction of the expected number of steps, and pauses while ESS/N is not below it."""

@@ -11,14 +11,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from motes.arguments import fit_fields, whole_number
-from motes.core import Result, Sampling
+from motes.core import FloatArray, Result, Sampling
 from motes.errors import ConfigurationError
 from motes.methods.population import Aggregation, Population
 from motes.methods.potential import Link, log_potential
 from motes.methods.run import Run
 from motes.methods.selectors import conclude
 from motes.smc import Weights
-from motes.smc.weights import FloatArray
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,9 @@ from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from motes.arguments import fit_fields
-from motes.core import Result, Sampling
+from motes.core import FloatArray, IntArray, Result, Sampling
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.methods.population import Aggregation, Population
 from motes.methods.potential import Link, Potential, log_increment, require_potential
@@ -20,9 +19,6 @@ from motes.methods.selectors import SELECTORS, conclude
 from motes.methods.sweep import Sweep
 from motes.protocols import LanguageModel
 from motes.smc import RESAMPLING, Weights, resample
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -30,13 +30,11 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from motes.core import STOPS
+from motes.core import STOPS, FloatArray
 from motes.errors import ConfigurationError
 from motes.methods.population import Aggregation, Population
 
-FloatArray = npt.NDArray[np.float64]
 Potential = Literal["absolute", "increment"]
 Link = Literal["odds", "probability", "exponential"]
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from motes.arguments import fit_fields
-from motes.core import Result, Sampling, Step
+from motes.core import FloatArray, Result, Sampling, Step
 from motes.errors import ConfigurationError
 from motes.methods.particle_filter import ParticleFilter
 from motes.methods.population import Population
@@ -17,8 +16,6 @@ from motes.methods.requirements import draws_from_the_model, require_logprobs, r
 from motes.methods.run import Run
 from motes.methods.selectors import SELECTORS
 from motes.protocols import LanguageModel
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from motes.arguments import fit_fields, whole_number
-from motes.core import Result, Sampling
+from motes.core import FloatArray, IntArray, Result, Sampling
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.methods.population import Aggregation, Population
 from motes.methods.requirements import require_steps
@@ -22,9 +21,6 @@ from motes.methods.run import Run
 from motes.methods.selectors import SELECTORS, conclude, score_weights
 from motes.protocols import LanguageModel
 from motes.smc import Weights
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

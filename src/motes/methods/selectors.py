@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
-import numpy.typing as npt
 
-from motes.core import Result, Trajectory
+from motes.core import FloatArray, Result, Trajectory
 from motes.methods.population import Aggregation, Population
 from motes.methods.run import Run
 from motes.smc import Weights
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

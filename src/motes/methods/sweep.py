@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from motes.arguments import whole_number
+from motes.core import FloatArray
 from motes.errors import ConfigurationError
 from motes.methods.population import Population
 from motes.smc import Weights
 from motes.smc.weights import log_sum_exp
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
