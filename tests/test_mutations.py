@@ -197,8 +197,8 @@ MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
     ),
     "all particles share one seed": (
         run,
-        "seeds = [int(seed) for seed in self.rng.integers(2**63, size=len(live))]",
-        "seeds = [int(self.rng.integers(2**63))] * len(live)",
+        "seeds = {i: int(streams[i].integers(2**63)) for i in live}",
+        "seeds = dict.fromkeys(live, int(self.rng.integers(2**63)))",
         by_two_particles(**INCREMENT),
     ),
     "resampled twice a round": (

@@ -9,9 +9,9 @@ import numpy as np
 from motes.lab.run.method_spec import method_from_spec
 from motes.lab.run.prefixes import Prefixes
 from motes.lab.run.records import RunRecord
-from motes.methods import BestOfN, Majority, WeightedBestOfN
+from motes.methods import SELECTORS, BestOfN, Majority, WeightedBestOfN
 from motes.methods.population import AGGREGATIONS, Aggregation
-from motes.methods.selectors import Candidates, argmax, majority, vote
+from motes.methods.selectors import Candidates
 from motes.smc import Weights
 from motes.smc.weights import FloatArray
 
@@ -34,7 +34,7 @@ def choose_again(record: RunRecord, spec: str) -> RunRecord:
     if not isinstance(method, CHOOSING) or record.outcome == "failed":
         return replace(record, method=spec)
     scores = _answer_scores(record.prefixes or Prefixes(), method.aggregation, len(record.answers))
-    weights = method.weights(scores) if isinstance(method, WeightedBestOfN) else Weights.uniform(len(scores))
+    weights = method.weights(scores)
     stated = [i for i, group in enumerate(record.groups) if group is not None]
     usage = record.usage
     if isinstance(method, Majority):
@@ -70,5 +70,4 @@ def _choose(method: ChoosingMethod, record: RunRecord, scores: FloatArray, weigh
     """The place of the answer that the method chooses."""
     names = [str(record.groups[i]) for i in stated]
     candidates = Candidates(stated, names, weights.normalized[stated], np.nan_to_num(scores[stated], nan=-np.inf))
-    choose = argmax if isinstance(method, BestOfN) else majority if isinstance(method, Majority) else vote
-    return stated[choose(np.random.default_rng(0), candidates)]
+    return stated[SELECTORS[method.selector](np.random.default_rng(0), candidates)]
