@@ -179,8 +179,8 @@ MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
     ),
     "a finished answer's last score does not count again": (
         potential,
-        "return np.where(np.isnan(now), -np.inf, now)",
-        "return np.where(population.extended, now, 0.0)",
+        "increment = np.where(empty, -np.inf, now)",
+        "increment = np.where(population.extended, now, 0.0)",
         by_two_particles(**ABSOLUTE),
     ),
     "the links are exchanged": (
@@ -210,8 +210,8 @@ MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
     ),
     "resampled in the first round": (
         particle_filter,
-        "        if first:  # N empty particles: nothing to choose between\n            return False\n",
-        "",
+        "resampled = t > 0 and ",
+        "resampled = ",
         by_records(ess_threshold=1.0),
     ),
     "resampled after the last step": (

@@ -46,10 +46,7 @@ class EntropicParticleFilter(ParticleFilter):
         look_ahead: whether resampling is guided by one further step.
         correction: whether the target is preserved; False is the published form.
         expected_steps: T, the usual number of steps of answers (not their maximum).
-        others: see `FilterSettings`.
-
-    Raises:
-        ConfigurationError: a value is out of its range.
+        others: see `FilterSettings`; errors as there.
     """
 
     annealing: bool = True

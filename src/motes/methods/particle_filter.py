@@ -10,9 +10,9 @@ import numpy as np
 
 from motes.arguments import fit_fields
 from motes.core import FloatArray, IntArray, Result, Sampling
-from motes.errors import ConfigurationError, UnknownNameError
+from motes.errors import ConfigurationError, DegenerateWeightsError, UnknownNameError
 from motes.methods.population import Aggregation, Population
-from motes.methods.potential import Link, Potential, log_increment, require_potential
+from motes.methods.potential import Link, Potential, log_increment
 from motes.methods.requirements import require_steps
 from motes.methods.run import Run
 from motes.methods.selectors import SELECTORS, conclude
@@ -61,7 +61,10 @@ class FilterSettings:
         fit_fields(self)
         if self.num_particles < 1:
             raise ConfigurationError(f"num_particles must be at least 1, not {self.num_particles}")
-        require_potential(self.potential)
+        if not isinstance(self.potential, str) and not 0.0 <= self.potential <= 1.0:
+            raise ConfigurationError(
+                f"potential is 'absolute', 'increment' or a number in [0, 1], not {self.potential}"
+            )
         if not 0.0 <= self.ess_threshold <= 1.0:
             raise ConfigurationError(f"ess_threshold is a fraction of N in [0, 1], not {self.ess_threshold}")
         if not (self.beta >= 0.0 and np.isfinite(self.beta)):
@@ -122,11 +125,7 @@ class ParticleFilter(FilterSettings):
 
     Target: see `motes.methods.potential`.
 
-    Args:
-        all: see `FilterSettings`.
-
-    Raises:
-        ConfigurationError: a value is out of its range.
+    Args and Raises: as for `FilterSettings`.
     """
 
     one_population: ClassVar[bool] = True
@@ -166,7 +165,9 @@ class ParticleFilter(FilterSettings):
         t = 0
         while population.alive or t < (horizon or 0):
             ancestors = np.arange(n)
-            if resampled := self._resamples(weights, first=t == 0):
+            # n empty particles at the beginning: there is nothing to choose between
+            resampled = t > 0 and (self.ess_threshold >= 1.0 or weights.ess < self.ess_threshold * n)
+            if resampled:
                 probabilities = await self._resampling_probabilities(run, population, weights, t)
                 if self.copies == "share":
                     probabilities = shared_among(alike, probabilities)
@@ -192,6 +193,13 @@ class ParticleFilter(FilterSettings):
             )
         return Sweep(population, weights, log_evidence + weights.log_mean, num_rounds=t)
 
+    async def try_sweep(self, run: Run, *, number: int = 0) -> Sweep | DegenerateWeightsError:
+        """A sweep; the error as a value if every weight became zero, which is a sweep of evidence zero."""
+        try:
+            return await self.sweep(run, number=number)
+        except DegenerateWeightsError as error:
+            return error
+
     def level(self, sweeps: Sequence[Sweep]) -> list[Sweep]:
         """The sweeps, each prolonged to the longest one's number of rounds, so that their evidences can be compared:
         finished answers wait for those of other sweeps as well. This changes weights under "absolute" only."""
@@ -212,11 +220,6 @@ class ParticleFilter(FilterSettings):
         rounds = max(horizon, *(trajectory.depth for trajectory in complete.trajectories))
         increments = [self._log_increment(complete.until(t), t <= horizon) for t in range(1, rounds + 1)]
         return np.asarray(np.sum(increments, axis=0))
-
-    def _resamples(self, weights: Weights, first: bool) -> bool:
-        if first:  # N empty particles: nothing to choose between
-            return False
-        return self.ess_threshold >= 1.0 or weights.ess < self.ess_threshold * len(weights)
 
     async def _resampling_probabilities(self, run: Run, population: Population, weights: Weights, t: int) -> FloatArray:
         """(N,) the probabilities by which ancestors are resampled after t rounds; positive where the weight is."""

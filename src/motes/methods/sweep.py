@@ -9,7 +9,7 @@ import numpy as np
 
 from motes.arguments import whole_number
 from motes.core import FloatArray
-from motes.errors import ConfigurationError
+from motes.errors import ConfigurationError, DegenerateWeightsError
 from motes.methods.population import Population
 from motes.smc import Weights
 from motes.smc.weights import log_sum_exp
@@ -40,6 +40,18 @@ def pool(sweeps: Sequence[Sweep], log_masses: Sequence[float] | None = None) -> 
     masses = log_masses if log_masses is not None else [0.0] * len(sweeps)
     shares = [sweep.log_shares + mass for sweep, mass in zip(sweeps, masses, strict=True)]
     return Population.concatenate(sweep.population for sweep in sweeps), Weights(np.concatenate(shares))
+
+
+def survivors(outcomes: Sequence[Sweep | DegenerateWeightsError]) -> list[Sweep]:
+    """The sweeps whose evidence is not zero.
+
+    Raises:
+        DegenerateWeightsError: there is none.
+    """
+    errors = [outcome for outcome in outcomes if isinstance(outcome, DegenerateWeightsError)]
+    if len(errors) == len(outcomes):
+        raise errors[0]
+    return [outcome for outcome in outcomes if isinstance(outcome, Sweep)]
 
 
 def share(budget: int, name: str, parts: int) -> int:
