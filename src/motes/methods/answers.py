@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from motes.core import STOPS, Trajectory
 from motes.methods.limits import Limits
@@ -132,6 +132,7 @@ class Classes:
     def __init__(self, rule: AnswerRule, names: Iterable[str] = ()) -> None:
         self._rule = rule
         self._form = canonical_form(rule)
+        self._key: Callable[[str], str] = self._form or str
         self._names: dict[str, str] = {}  # by canonical form; by themselves where there is none
         for name in names:
             self._names.setdefault(self._key(name), name)
@@ -153,6 +154,3 @@ class Classes:
             if same:
                 return name
         return None
-
-    def _key(self, name: str) -> str:
-        return name if self._form is None else self._form(name)

@@ -36,16 +36,15 @@ async def select_by_outcome(run: Run, result: Result, reward: RewardModel) -> Re
         return result
     n = len(result.trajectories)
     population = Population(result.trajectories, ((),) * n, np.zeros(n, dtype=bool))
-    has_answer = [answer is not None for answer in await run.answers(result.trajectories)]
-    population = await run.score(population, np.flatnonzero(has_answer), reward)
+    stated = [i for i, answer in enumerate(await run.answers(result.trajectories)) if answer is not None]
+    population = await run.score(population, stated, reward)
     outcomes = population.aggregate()  # (N,), NaN where there is none
     scored = ~np.isnan(outcomes)
-    failures = [t.error for t, has in zip(population.trajectories, has_answer, strict=True) if has and t.error]
     if not scored.any():
-        if failures:
+        if errors := [error for i in stated if (error := population.trajectories[i].error) is not None]:
             raise NoParticlesError(
-                f"{reward!r} could score none of {len(failures)} complete answers; the first: {failures[0]}"
-            ) from failures[0]
+                f"{reward!r} could score none of {len(errors)} complete answers; the first: {errors[0]}"
+            ) from errors[0]
         return dataclasses.replace(result, usage=run.usage, stopped=run.limits.stopped)
     weights = Weights(result.log_weights).normalized
     reweighted = weights * np.where(scored, outcomes, 1.0)
@@ -53,14 +52,5 @@ async def select_by_outcome(run: Run, result: Result, reward: RewardModel) -> Re
         weights = np.where(scored, reweighted * (weights[scored].sum() / mass), reweighted)
     with np.errstate(divide="ignore"):
         chosen = await conclude(run, population, Weights(np.log(weights)), result.selector or "argmax")
-    return dataclasses.replace(
-        result,
-        answer=chosen.answer,
-        text=chosen.text,
-        posterior=chosen.posterior,
-        trajectories=chosen.trajectories,
-        log_weights=chosen.log_weights,
-        scores=chosen.scores,
-        usage=run.usage,
-        stopped=run.limits.stopped,
-    )
+    new = ("answer", "text", "posterior", "answers", "trajectories", "log_weights", "scores", "usage", "stopped")
+    return dataclasses.replace(result, **{name: getattr(chosen, name) for name in new})

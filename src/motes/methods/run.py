@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from motes.concurrency import CallBatcher, gather
-from motes.core import STOPS, Failure, IntArray, Problem, Record, Result, Sampling, Step, Trajectory, Usage
+from motes.core import STOPS, Failure, Problem, Record, Result, Sampling, Step, Trajectory, Usage
 from motes.errors import ConfigurationError, DegenerateWeightsError, NoParticlesError
 from motes.ledger import Ledger
 from motes.methods.answers import Answers, state_final_answers
@@ -165,9 +165,7 @@ class Run:
         complete = Population.concatenate(await gather(map(finish, [every] if together else [[i] for i in every])))
         return await self._score_complete(complete) if score and not score_apart else complete
 
-    async def score(
-        self, population: Population, places: Sequence[int] | IntArray, reward: RewardModel | None
-    ) -> Population:
+    async def score(self, population: Population, places: Sequence[int], reward: RewardModel | None) -> Population:
         """The population with scores by `reward` for the trajectories at `places`; those that it cannot score are
         dropped. At a deadline the population is returned unchanged.
 

@@ -39,20 +39,17 @@ class Candidates:
         cls, population: Population, weights: Weights, answers: Sequence[str | None], aggregation: Aggregation
     ) -> Candidates:
         """The candidates of a population with these `answers`, (N,), see `Run.answers`."""
-        by_place = {i: answer for i, answer in enumerate(answers) if answer is not None}
-        index = list(by_place)
+        stated = {i: answer for i, answer in enumerate(answers) if answer is not None}
+        index = list(stated)
         scores = np.nan_to_num(population.aggregate(aggregation), nan=-np.inf)
-        return cls(index, list(by_place.values()), weights.normalized[index], scores[index])
+        return cls(index, list(stated.values()), weights.normalized[index], scores[index])
 
     def posterior(self) -> dict[str, float]:
         """Total weight of each distinct answer, largest first; ties in order of appearance."""
-        return self._totals(self.weights)
+        return self.totals(self.weights)
 
-    def counts(self) -> dict[str, float]:
-        """Number of trajectories with each distinct answer, largest first; ties in order of appearance."""
-        return self._totals(np.ones(len(self.index)))
-
-    def _totals(self, values: FloatArray) -> dict[str, float]:
+    def totals(self, values: FloatArray) -> dict[str, float]:
+        """Sum of `values`, (M,), over each distinct answer, as for `posterior`."""
         totals: dict[str, float] = {}
         for answer, value in zip(self.answers, values, strict=True):
             totals[answer] = totals.get(answer, 0.0) + float(value)
@@ -94,7 +91,7 @@ def vote(rng: np.random.Generator, candidates: Candidates) -> int:
 
 def majority(rng: np.random.Generator, candidates: Candidates) -> int:
     """The most frequent answer, weights aside."""
-    return candidates.best_of(next(iter(candidates.counts())))
+    return candidates.best_of(next(iter(candidates.totals(np.ones(len(candidates.index))))))
 
 
 SELECTORS: Mapping[str, Selector] = MappingProxyType({f.__name__: f for f in (argmax, sample, vote, majority)})
@@ -153,15 +150,16 @@ async def conclude(
     answers = await run.answers(population.trajectories)
     candidates = Candidates.of(population, weights, answers, aggregation)
     scores = population.aggregate(aggregation)
-    chosen: int | None
+    answer, text = None, ""
     if candidates.index:
         chosen = candidates.index[SELECTORS[selector](run.rng, candidates)]
-    else:  # no trajectory states an answer: the likeliest text is better than none
-        chosen = next(iter(likeliest_texts(population.trajectories, weights, scores)), None)
+        answer, text = answers[chosen], population.trajectories[chosen].text
+    elif likeliest := likeliest_texts(population.trajectories, weights, scores):  # better than none
+        text = population.trajectories[likeliest[0]].text
     return run.result(
-        answer=None if chosen is None else answers[chosen],
+        answer=answer,
         selector=selector,
-        text="" if chosen is None else population.trajectories[chosen].text,
+        text=text,
         posterior=candidates.posterior(),
         answers=tuple(answers),
         trajectories=population.trajectories,
