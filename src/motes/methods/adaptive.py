@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 
@@ -44,8 +43,6 @@ class AdaptiveFilter(FilterSettings):
         others: see `FilterSettings`; errors as there.
     """
 
-    one_population: ClassVar[bool] = False
-
     num_waves: int = 4
     decided: float = 0.8
     smallest: int = 8
@@ -61,10 +58,6 @@ class AdaptiveFilter(FilterSettings):
             raise ConfigurationError(f"assured is a score, from 0 to 1, not {self.assured}")
         if not self.decided > 0:
             raise ConfigurationError(f"decided is a share of the posterior, more than 0, not {self.decided}")
-
-    @property
-    def budget(self) -> int:
-        return self.num_particles
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -61,11 +61,7 @@ def _checked(values: Any, trajectory: Trajectory, reward: RewardModel) -> Sequen
 
 
 async def _as_list(result: Any, method: str) -> list[Any]:
-    """The list that a model's method returns.
-
-    Raises:
-        ContractError: the method is not async, or does not return a list.
-    """
+    """The list that a model's method returns; a `ContractError` if the method is not async or returns no list."""
     if not inspect.isawaitable(result):
         raise ContractError(f"{method} must be declared `async def`, and return a list")
     returned = await result

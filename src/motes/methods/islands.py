@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -40,8 +40,6 @@ class Islands(FilterSettings):
         combine: "evidence" or "equal".
         others: see `FilterSettings`; errors as there.
     """
-
-    one_population: ClassVar[bool] = False
 
     num_islands: int = 4
     combine: Literal["evidence", "equal"] = field(default="evidence", kw_only=True)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -45,8 +45,6 @@ class ParallelTempering(FilterSettings):
         burn_in: number of first sweeps of the chain at β = 1 that the posterior leaves out.
         others: see `FilterSettings`, errors as there; `resampling` is multinomial.
     """
-
-    one_population: ClassVar[bool] = False
 
     num_sweeps: int = 4
     ladder: tuple[float, ...] = field(default=(1.0, 0.5), kw_only=True)

@@ -93,6 +93,10 @@ class FilterSettings:
         )
 
     @property
+    def budget(self) -> int:
+        return self.num_particles
+
+    @property
     def filter(self) -> ParticleFilter:
         """The particle filter with these settings."""
         return ParticleFilter(**self.settings)
@@ -129,10 +133,6 @@ class ParticleFilter(FilterSettings):
     """
 
     one_population: ClassVar[bool] = True
-
-    @property
-    def budget(self) -> int:
-        return self.num_particles
 
     async def run(self, run: Run) -> Result:
         sweep = await self.sweep(run)

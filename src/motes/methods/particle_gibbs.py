@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from motes.core import Result
 from motes.errors import ConfigurationError
@@ -43,8 +43,6 @@ class ParticleGibbs(FilterSettings):
         others: see `FilterSettings`, errors as there; `resampling` is multinomial, the only scheme that is valid with a
             reference.
     """
-
-    one_population: ClassVar[bool] = False
 
     num_sweeps: int = 4
     burn_in: int = field(default=0, kw_only=True)

@@ -90,14 +90,7 @@ class PowerFilter:
         return await self._filter(run.sampling).run(run)
 
     def _filter(self, sampling: Sampling) -> _PowerWeighted:
-        return _PowerWeighted(
-            self.num_particles,
-            ess_threshold=self.ess_threshold,
-            resampling=self.resampling,
-            selector=self.selector,
-            alpha=self.alpha,
-            sampling=sampling,
-        )
+        return _PowerWeighted(**vars(self), sampling=sampling)
 
 
 @dataclass(frozen=True)

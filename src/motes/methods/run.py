@@ -7,9 +7,8 @@ Methods (`Method`) differ in *selection* alone.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -190,10 +189,7 @@ class Run:
         Its cost is the run's as well; its records are appended, part by part, when all parts have ended.
         """
         seeds = self.rng.integers(2**63, size=len(works))
-        parts = [
-            dataclasses.replace(self, rng=np.random.default_rng(seed), chain=i, _whole=self)
-            for i, seed in enumerate(seeds)
-        ]
+        parts = [replace(self, rng=np.random.default_rng(seed), chain=i, _whole=self) for i, seed in enumerate(seeds)]
         try:
             return await gather(work(part) for work, part in zip(works, parts, strict=True))
         finally:
@@ -415,10 +411,6 @@ class MethodTraits(Traits):
 
 
 def require(method: Method, lm: LanguageModel, sampling: Sampling) -> None:
-    """Check that a method can work with a language model and a sampling.
-
-    Raises:
-        ConfigurationError: it cannot.
-    """
+    """Raise `ConfigurationError` if a method cannot work with a language model and a sampling."""
     if (check := MethodTraits(method).require) is not None:
         check(lm, sampling)

@@ -166,10 +166,7 @@ class Rebase(_Search):
     Args:
         n: N, the number of trajectories.
         balance_temperature: τ > 0; as it goes to 0 only the best is continued, as it goes to infinity all are, evenly.
-        aggregation, selector: as for `BeamSearch`.
-
-    Raises:
-        ConfigurationError: a value is out of its range.
+        aggregation, selector: as for `BeamSearch`; errors as there.
     """
 
     balance_temperature: float = 0.1
