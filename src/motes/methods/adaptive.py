@@ -33,7 +33,7 @@ class AdaptiveFilter(FilterSettings):
     answers of one wave wait for those of the others as well.
 
     Args:
-        num_particles: N, the largest number of particles of all waves together.
+        num_particles: N, the largest number of particles of all waves together; `sizes` has those of each wave.
         num_waves: K ≥ 1.
         decided: share of the posterior that ends the run; more than 1: never.
         smallest: smallest number of particles of the first wave (N if that is less). Few particles often agree by
@@ -79,10 +79,9 @@ class AdaptiveFilter(FilterSettings):
                 sweeps.append(outcome)
             outcomes.append(outcome)
         sweeps = self.filter.level(survivors(outcomes))
-        population, weights = pool(sweeps, _masses(sweeps))
         drawn = sum(self.sizes[: len(outcomes)])
         log_evidence = log_sum_exp(np.array(_masses(sweeps))) - float(np.log(drawn))
-        return await self.conclude(run, population, weights, log_evidence)
+        return await self.conclude(run, *pool(sweeps, _masses(sweeps)), log_evidence)
 
     async def _is_decided(self, run: Run, sweeps: Sequence[Sweep]) -> bool:
         """Whether one answer has the necessary share of the posterior and the necessary mean score."""

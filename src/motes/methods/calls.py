@@ -14,11 +14,8 @@ from motes.protocols import LanguageModel, RewardModel
 async def request_steps(
     lm: LanguageModel, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
 ) -> list[Step | Failure]:
-    """The next step of each trajectory, or the reason why there is none.
-
-    Raises:
-        ContractError: the model did not return one of these for each trajectory.
-    """
+    """The next step of each trajectory, or the reason why there is none. Raises a `ContractError` if the model returns
+    anything else."""
     steps = await _as_list(lm.extend(parents, sampling, seeds), "the language model's `extend`")
     if len(steps) != len(parents):
         raise ContractError(f"the language model returned {len(steps)} steps for {len(parents)} trajectories")
@@ -29,12 +26,8 @@ async def request_steps(
 
 
 async def request_scores(reward: RewardModel, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
-    """The scores of each trajectory, one in [0, 1] for each step, or the reason why there are none.
-
-    Raises:
-        ContractError: the model did not return one of these for each trajectory.
-        RewardError: a score lies outside [0, 1].
-    """
+    """The scores of each trajectory, one for each step, or the reason why there are none. Raises a `ContractError` if
+    the model returns anything else, a `RewardError` if a score lies outside [0, 1]."""
     scores = await _as_list(reward.score(trajectories), "the reward model's `score`")
     if len(scores) != len(trajectories):
         raise ContractError(f"the reward model scored {len(scores)} of {len(trajectories)} trajectories")
@@ -61,7 +54,7 @@ def _checked(values: Any, trajectory: Trajectory, reward: RewardModel) -> Sequen
 
 
 async def _as_list(result: Any, method: str) -> list[Any]:
-    """The list that a model's method returns; a `ContractError` if the method is not async or returns no list."""
+    """The list that a model's method returns. Raises a `ContractError` if it is not async or returns no list."""
     if not inspect.isawaitable(result):
         raise ContractError(f"{method} must be declared `async def`, and return a list")
     returned = await result

@@ -64,9 +64,8 @@ class Islands(FilterSettings):
 
     async def run(self, run: Run) -> Result:
         island = self.filter
-        outcomes = await run.side_by_side([island.try_sweep] * self.num_islands)
-        sweeps = island.level(survivors(outcomes))
+        sweeps = island.level(survivors(await run.side_by_side([island.try_sweep] * self.num_islands)))
         log_evidence = [sweep.log_evidence for sweep in sweeps]
-        population, weights = pool(sweeps, log_evidence if self.combine == "evidence" else None)
+        pooled = pool(sweeps, log_evidence if self.combine == "evidence" else None)
         log_mean = log_sum_exp(np.array(log_evidence)) - float(np.log(self.num_islands))
-        return await self.conclude(run, population, weights, log_mean)
+        return await self.conclude(run, *pooled, log_mean)

@@ -27,7 +27,8 @@ class FilterSettings:
     numbers at the front are given by name.
 
     Args:
-        num_particles: N ≥ 1, the particles of one filter.
+        num_particles: N ≥ 1, the particles of one filter: of each sweep, chain or island. In `AdaptiveFilter` alone,
+            those of several filters, its waves, together.
         potential: "absolute", "increment" or a number in [0, 1]: G_t, and with it the target. See
             `motes.methods.potential`.
         link: "odds", "probability" or "exponential".
@@ -107,7 +108,7 @@ class FilterSettings:
         return {field.name: getattr(self, field.name) for field in fields(FilterSettings)}
 
     def require(self, lm: LanguageModel, sampling: Sampling) -> None:
-        """See `motes.methods.Method`."""
+        """See `motes.methods.MethodTraits`."""
         require_steps(lm, sampling)
 
     async def conclude(self, run: Run, population: Population, weights: Weights, log_evidence: float) -> Result:
@@ -203,17 +204,16 @@ class ParticleFilter(FilterSettings):
     def level(self, sweeps: Sequence[Sweep]) -> list[Sweep]:
         """The sweeps, each prolonged to the longest one's number of rounds, so that their evidences can be compared:
         finished answers wait for those of other sweeps as well. This changes weights under "absolute" only."""
-        rounds = max((sweep.num_rounds for sweep in sweeps), default=0)
-        return [self._prolonged(sweep, rounds) for sweep in sweeps]
+        num_rounds = max(sweep.num_rounds for sweep in sweeps)
+        return [self._prolonged(sweep, num_rounds - sweep.num_rounds) for sweep in sweeps]
 
-    def _prolonged(self, sweep: Sweep, num_rounds: int) -> Sweep:
-        more = num_rounds - sweep.num_rounds
+    def _prolonged(self, sweep: Sweep, more: int) -> Sweep:
         if not more or sweep.weights.degenerate:
             return sweep
         waiting = replace(sweep.population, extended=np.zeros(len(sweep.population), dtype=bool))
         weights = sweep.weights.add(more * self._log_increment(waiting, waiting_counts=True))
         log_evidence = sweep.log_evidence - sweep.weights.log_mean + weights.log_mean
-        return Sweep(sweep.population, weights, log_evidence, num_rounds)
+        return Sweep(sweep.population, weights, log_evidence, sweep.num_rounds + more)
 
     def log_weights_of(self, complete: Population, horizon: int) -> FloatArray:
         """log Φ of complete answers, (N,): their log-weights after a sweep without resampling."""

@@ -86,5 +86,4 @@ class ParticleGibbs(FilterSettings):
 
     async def conclude_chain(self, run: Run, sweeps: Sequence[Sweep]) -> Result:
         """The result of a chain of these sweeps, of which the first `burn_in` do not count."""
-        population, weights = pool(sweeps[self.burn_in :] or sweeps[-1:])
-        return await self.conclude(run, population, weights, sweeps[0].log_evidence)
+        return await self.conclude(run, *pool(sweeps[self.burn_in :] or sweeps[-1:]), sweeps[0].log_evidence)

@@ -71,12 +71,7 @@ class PowerFilter:
         return self.num_particles
 
     def require(self, lm: LanguageModel, sampling: Sampling) -> None:
-        """See `motes.methods.Method`.
-
-        Raises:
-            ConfigurationError: the temperature is 0, at which all draws are the same and do not estimate Σ p(x)^α; or
-                the model lacks log-probabilities or does not write step by step.
-        """
+        """See `motes.methods.MethodTraits`. At temperature 0 all draws are the same and do not estimate Σ p(x)^α."""
         if sampling.temperature == 0:
             raise ConfigurationError(
                 "the power filter weighs what is drawn at random, and at temperature 0 nothing is: set a temperature "

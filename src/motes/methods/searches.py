@@ -49,7 +49,7 @@ class _Search:
         return 1
 
     def require(self, lm: LanguageModel, sampling: Sampling) -> None:
-        """See `motes.methods.Method`."""
+        """See `motes.methods.MethodTraits`."""
         require_steps(lm, sampling)
 
     async def run(self, run: Run) -> Result:

@@ -39,11 +39,7 @@ def pool(sweeps: Sequence[Sweep], log_masses: Sequence[float] | None = None) -> 
 
 
 def survivors(outcomes: Sequence[Sweep | DegenerateWeightsError]) -> list[Sweep]:
-    """The sweeps whose evidence is not zero.
-
-    Raises:
-        DegenerateWeightsError: there is none.
-    """
+    """The sweeps whose evidence is not zero. Raises the first error if there is none."""
     errors = [outcome for outcome in outcomes if isinstance(outcome, DegenerateWeightsError)]
     if len(errors) == len(outcomes):
         raise errors[0]
@@ -51,11 +47,7 @@ def survivors(outcomes: Sequence[Sweep | DegenerateWeightsError]) -> list[Sweep]
 
 
 def share(budget: int, name: str, parts: int) -> int:
-    """The budget of each of `parts` equal parts.
-
-    Raises:
-        ConfigurationError: the budget is not a multiple of `parts`.
-    """
+    """The budget of each of `parts` equal parts. Raises a `ConfigurationError` if it is no multiple of them."""
     budget, parts = whole_number("budget", budget), whole_number(name, parts)
     if parts < 1 or budget < 1 or budget % parts:
         raise ConfigurationError(
