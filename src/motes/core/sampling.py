@@ -123,7 +123,7 @@ class SamplingOptions:
     max_step_tokens: int | None = _option(f"Tokens of one step at most; by default {Sampling.max_step_tokens:,}.")
     max_tokens: int | None = _option("Tokens of one answer; by default what the model's context holds.")
     max_steps: int | None = _option(f"Steps of one answer; by default {Sampling.max_steps}.")
-    delimiter: str | list[str] | None = _option(
+    delimiter: str | list[str] | None = _option(  # noqa: RUF009 (a field)
         r"Text that ends a step, with \n for a new line; may be repeated; by default \n\n. none: a step is "
         "--max-step-tokens tokens."
     )
@@ -131,7 +131,9 @@ class SamplingOptions:
         "Instead of a delimiter: a step ends where a match ends; (?=…) looks ahead.", metavar="REGEX"
     )
     step_tokens: int | None = _option("Instead of a delimiter: a step is so many tokens.")
-    stop: str | list[str] | None = _option(r"Text that ends the answer, with \n for a new line; may be repeated.")
+    stop: str | list[str] | None = _option(  # noqa: RUF009 (a field)
+        r"Text that ends the answer, with \n for a new line; may be repeated."
+    )
 
     def apply(self, sampling: Sampling) -> Sampling:
         """The sampling with these options set.

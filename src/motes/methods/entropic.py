@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -62,7 +61,7 @@ class EntropicParticleFilter(ParticleFilter):
     @classmethod
     def paper(cls, num_particles: int) -> Self:
         """As published: annealing over `ParticleFilter.paper`, without the correction."""
-        return dataclasses.replace(super().paper(num_particles), correction=False)
+        return replace(super().paper(num_particles), correction=False)
 
     async def _resampling_probabilities(self, run: Run, population: Population, weights: Weights, t: int) -> FloatArray:
         tempered = Weights(weights.log_weights / self._temperature(weights, t))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Self
 
@@ -106,7 +105,7 @@ class ParallelTempering(FilterSettings):
                     drawn[k], drawn[k + 1] = drawn[k + 1], drawn[k]
         result = await chains[0].conclude_chain(run, sweeps)
         rates = tuple(sum(accepted) / len(accepted) if accepted else math.nan for accepted in swaps)
-        return dataclasses.replace(result, swap_rates=rates)
+        return replace(result, swap_rates=rates)
 
     def _swaps(self, rng: np.random.Generator, cold: Population, hot: Population, k: int, horizon: int) -> bool:
         """Whether chains k and k + 1, whose references are `cold` and `hot`, exchange them."""
