@@ -109,7 +109,7 @@ def moves(world: World, method: ParticleFilter, target: Target, horizon: int, ru
         for number in range(runs):
             run = new_run(world, np.random.default_rng([seed, number]))
             before = target.draw(run.rng)
-            sweep = await method.sweep(run, reference=answer(world, before), horizon=horizon)
+            sweep = await method.filter.sweep(run, reference=answer(world, before), horizon=horizon)
             found.append(Move(before, sweep, path_of(sweep.draw(run.rng).trajectories[0]), run))
         return found
 

@@ -307,14 +307,14 @@ MUTATIONS = {
     "steps are begun after the budget is spent": ("if live and not self.exhausted():", "if live:"),
     "what is finished is cut off as well": ("[t if t.finished else t.finish(", "[t.finish("),
     "children are kept before they are scored": (
-        "grown = [k for k, i",
-        "trajectories[:] = [children[indices.index(i)] if i in indices else t for i, t in enumerate(trajectories)]\n"
-        "            grown = [k for k, i",
+        "grown = [i for i in batch if children[i].depth > trajectories[i].depth]",
+        "grown = [i for i in batch if children[i].depth > trajectories[i].depth]\n"
+        "                trajectories[:] = [children.get(i, t) for i, t in enumerate(trajectories)]",
     ),
     "parts of a run each have the whole budget": ("self._root.usage.generated_tokens", "self.usage.generated_tokens"),
     "a model's own timeout counts as the deadline": ("if not timeout.expired():", "if False:"),
     "a deadline does not interrupt": ("asyncio.timeout_at(self.limits.deadline)", "asyncio.timeout_at(None)"),
-    "who is ahead spends the budget": (" or self.limits.token_budget is not None:", ":"),
+    "who is ahead spends the budget": (" or self.limits.token_budget is not None", ""),
     "the cut off are scored": ("if t.depth and not t.error and t.finished not in STOPS]", "if t.depth]"),
     "the result does not say so": ("stopped=self.limits.stopped,", "stopped=None,"),
 }

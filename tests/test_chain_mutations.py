@@ -145,8 +145,8 @@ MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
     ),
     "the reference's weight has no say in when to resample": (
         particle_filter,
-        "self._resamples(weights, first=t == 0)",
-        "self._resamples(Weights(weights.log_weights[:free]), first=t == 0)",
+        "weights.ess < self.ess_threshold * n",
+        "Weights(weights.log_weights[:free]).ess < self.ess_threshold * free",
         by_invariance(MISLEADING, gibbs(3, "absolute", beta=1.0, ess_threshold=0.8), 3, runs=2000),
     ),
     "the evidence leaves the reference out": (

@@ -179,8 +179,8 @@ MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
     ),
     "a finished answer's last score does not count again": (
         potential,
-        "return np.where(np.isnan(now), -np.inf, now)",
-        "return np.where(population.extended, now, 0.0)",
+        "increment = np.where(empty, -np.inf, now)",
+        "increment = np.where(population.extended, now, 0.0)",
         by_two_particles(**ABSOLUTE),
     ),
     "the links are exchanged": (
@@ -197,8 +197,8 @@ MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
     ),
     "all particles share one seed": (
         run,
-        "seeds = [int(seed) for seed in self.rng.integers(2**63, size=len(live))]",
-        "seeds = [int(self.rng.integers(2**63))] * len(live)",
+        "seeds = {i: int(streams[i].integers(2**63)) for i in live}",
+        "seeds = dict.fromkeys(live, int(self.rng.integers(2**63)))",
         by_two_particles(**INCREMENT),
     ),
     "resampled twice a round": (
@@ -210,8 +210,8 @@ MUTATIONS: dict[str, tuple[types.ModuleType, str, str, Finds]] = {
     ),
     "resampled in the first round": (
         particle_filter,
-        "        if first:  # N empty particles: nothing to choose between\n            return False\n",
-        "",
+        "resampled = t > 0 and ",
+        "resampled = ",
         by_records(ess_threshold=1.0),
     ),
     "resampled after the last step": (

@@ -178,6 +178,15 @@ def test_answers_that_it_cannot_score_are_dropped_and_what_that_cost_is_counted(
     assert lost
 
 
+def test_answers_are_named_as_in_the_posterior_where_some_are_dropped():
+    lm = TabularLanguageModel({(): {"\\boxed{1}": 0.4, "\\boxed{1.0}": 0.3, "\\boxed{2}": 0.3}})
+    reward = Picky("\\boxed{1}")
+    for seed in range(10):
+        result = motes.solve("?", lm=lm, reward=PRM, outcome_reward=reward, method=BestOfN(8), seed=seed)
+        assert set(result.answers) - {None} == set(result.posterior) == set(result.texts()) <= {"1.0", "2"}
+        assert [a is None for a in result.answers] == [t.error is not None for t in result.trajectories]
+
+
 def test_what_was_dropped_before_is_not_read():
     reward = Recorder()
     prm = Picky("a\\boxed")

@@ -85,11 +85,7 @@ class Problem:
 
 
 def _turns(messages: Sequence[Mapping[str, str]]) -> tuple[Mapping[str, str], ...]:
-    """A conversation as problems hold it.
-
-    Raises:
-        ConfigurationError: it is none, or its last word is not the user's.
-    """
+    """A conversation as problems hold it. Raises a `ConfigurationError` if it is none or does not end with the user."""
     turns = fit("messages", messages, tuple[Mapping[str, str], ...])
     if not turns or turns[-1].get("role") != "user":
         raise ConfigurationError("`messages` must end with a message whose role is 'user'")

@@ -103,6 +103,10 @@ class Sampling:
         return dataclasses.replace(self, **changes)
 
 
+def _option(help: str, **metadata: str) -> Any:
+    return field(default=None, metadata={"help": help, **metadata})
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
     """The options of sampling, as the command line, `motes.toml`, prompts and Inspect have them. None leaves a setting
@@ -112,43 +116,23 @@ class SamplingOptions:
     `step_tokens` at most one is given: what ends a step.
     """
 
-    temperature: float | None = field(
-        default=None, metadata={"help": f"Of the language model; 0 is greedy; by default {Sampling.temperature}."}
+    temperature: float | None = _option(f"Of the language model; 0 is greedy; by default {Sampling.temperature}.")
+    top_p: float | None = _option("Nucleus mass, in (0, 1]; by default all.")
+    top_k: int | None = _option("Keep the k likeliest tokens; by default all.")
+    min_p: float | None = _option("Keep tokens at least this fraction as likely as the likeliest; by default all.")
+    max_step_tokens: int | None = _option(f"Tokens of one step at most; by default {Sampling.max_step_tokens:,}.")
+    max_tokens: int | None = _option("Tokens of one answer; by default what the model's context holds.")
+    max_steps: int | None = _option(f"Steps of one answer; by default {Sampling.max_steps}.")
+    delimiter: str | list[str] | None = _option(  # noqa: RUF009 (a field)
+        r"Text that ends a step, with \n for a new line; may be repeated; by default \n\n. none: a step is "
+        "--max-step-tokens tokens."
     )
-    top_p: float | None = field(default=None, metadata={"help": "Nucleus mass, in (0, 1]; by default all."})
-    top_k: int | None = field(default=None, metadata={"help": "Keep the k likeliest tokens; by default all."})
-    min_p: float | None = field(
-        default=None,
-        metadata={"help": "Keep tokens at least this fraction as likely as the likeliest; by default all."},
+    pattern: str | None = _option(
+        "Instead of a delimiter: a step ends where a match ends; (?=…) looks ahead.", metavar="REGEX"
     )
-    max_step_tokens: int | None = field(
-        default=None, metadata={"help": f"Tokens of one step at most; by default {Sampling.max_step_tokens:,}."}
-    )
-    max_tokens: int | None = field(
-        default=None, metadata={"help": "Tokens of one answer; by default what the model's context holds."}
-    )
-    max_steps: int | None = field(
-        default=None, metadata={"help": f"Steps of one answer; by default {Sampling.max_steps}."}
-    )
-    delimiter: str | list[str] | None = field(
-        default=None,
-        metadata={
-            "help": r"Text that ends a step, with \n for a new line; may be repeated; by default \n\n. none: a step is "
-            "--max-step-tokens tokens."
-        },
-    )
-    pattern: str | None = field(
-        default=None,
-        metadata={
-            "help": "Instead of a delimiter: a step ends where a match ends; (?=…) looks ahead.",
-            "metavar": "REGEX",
-        },
-    )
-    step_tokens: int | None = field(
-        default=None, metadata={"help": "Instead of a delimiter: a step is so many tokens."}
-    )
-    stop: str | list[str] | None = field(
-        default=None, metadata={"help": r"Text that ends the answer, with \n for a new line; may be repeated."}
+    step_tokens: int | None = _option("Instead of a delimiter: a step is so many tokens.")
+    stop: str | list[str] | None = _option(  # noqa: RUF009 (a field)
+        r"Text that ends the answer, with \n for a new line; may be repeated."
     )
 
     def apply(self, sampling: Sampling) -> Sampling:
@@ -157,31 +141,29 @@ class SamplingOptions:
         Raises:
             ConfigurationError: two options contradict each other, or a value is out of its range.
         """
-        names = ("temperature", "top_p", "top_k", "min_p", "max_step_tokens", "max_tokens", "max_steps")
-        changes = {name: value for name in names if (value := getattr(self, name)) is not None}
-        if self.stop:
-            changes["stop"] = _texts(self.stop)
-        return sampling.replace(**self._step_end(), **changes)
-
-    def _step_end(self) -> dict[str, Any]:
-        """The fields of a `Sampling` that say what ends a step; none where no option does."""
-        names = ("delimiter", "pattern", "step_tokens")
-        given = [name for name in names if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ConfigurationError(f"{' and '.join(given)} both say what ends a step: give one of them")
+        ends = [name for name in ("delimiter", "pattern", "step_tokens") if getattr(self, name) is not None]
+        if len(ends) > 1:
+            raise ConfigurationError(f"{' and '.join(ends)} both say what ends a step: give one of them")
         if self.step_tokens is not None and self.max_step_tokens is not None:
             raise ConfigurationError("step_tokens and max_step_tokens both say how long a step is: give one of them")
-        length = {} if self.max_step_tokens is not None else {"max_step_tokens": Sampling.max_step_tokens}
-        if self.step_tokens is not None:
-            return {"delimiter": None, "max_step_tokens": self.step_tokens}
-        if self.delimiter is not None:
-            return {"delimiter": None if self.delimiter in ("none", ["none"]) else _texts(self.delimiter), **length}
-        if self.pattern is None:
-            return {}
-        try:
-            return {"delimiter": re.compile(self.pattern), **length}
-        except re.error as error:
-            raise ConfigurationError(f"{self.pattern!r} is no regular expression: {error}") from error
+        changes: dict[str, Any] = {}
+        if ends:
+            length = Sampling.max_step_tokens if self.step_tokens is None else self.step_tokens
+            changes = {"delimiter": self._step_end(), "max_step_tokens": length}
+        for name in ("temperature", "top_p", "top_k", "min_p", "max_step_tokens", "max_tokens", "max_steps"):
+            if (value := getattr(self, name)) is not None:
+                changes[name] = value
+        if self.stop:
+            changes["stop"] = _texts(self.stop)
+        return sampling.replace(**changes)
+
+    def _step_end(self) -> str | tuple[str, ...] | re.Pattern[str] | None:
+        if self.pattern is not None:
+            try:
+                return re.compile(self.pattern)
+            except re.error as error:
+                raise ConfigurationError(f"{self.pattern!r} is no regular expression: {error}") from error
+        return None if self.delimiter in (None, "none", ["none"]) else _texts(self.delimiter)
 
 
 def _texts(value: str | list[str]) -> str | tuple[str, ...]:

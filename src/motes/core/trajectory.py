@@ -102,15 +102,6 @@ class Trajectory:
         "step",
     )
 
-    problem: Problem
-    parent: Trajectory | None
-    step: Step | None
-    finished: Finish | None
-    error: MotesError | None
-    depth: int
-    num_tokens: int
-    reading: Any
-
     def __init__(
         self,
         problem: Problem,
@@ -124,9 +115,9 @@ class Trajectory:
         self.step = step
         self.finished = finished
         self.error = error
-        self.depth = 0 if parent is None else parent.depth + 1
-        self.num_tokens = (0 if parent is None else parent.num_tokens) + (0 if step is None else step.num_tokens)
-        self.reading = None
+        self.depth: int = 0 if parent is None else parent.depth + 1
+        self.num_tokens: int = (0 if parent is None else parent.num_tokens) + (0 if step is None else step.num_tokens)
+        self.reading: Any = None
         self._text: str | None = None
 
     def extend(self, step: Step, finished: Finish | None = None) -> Trajectory:
@@ -187,14 +178,8 @@ class Trajectory:
         Both recurse from a node to its parent, which would exceed Python's limit for a long answer. So every 32nd node
         lists the earlier nodes of this kind, the first one first: recursion ends at the latest of them.
         """
-        anchors: list[Trajectory] = []
-        if self.depth % ANCHORED == 0:
-            node = self.parent
-            while node is not None:
-                if node.depth % ANCHORED == 0:
-                    anchors.append(node)
-                node = node.parent
-        made = _node, (tuple(reversed(anchors)), self.problem, self.parent, self.step, self.finished)
+        anchors = self.path[ANCHORED - 1 : -1 : ANCHORED] if self.depth % ANCHORED == 0 else ()
+        made = _node, (anchors, self.problem, self.parent, self.step, self.finished)
         # An error may hold the result that holds this node, so it is set when the node exists.
         return made if self.error is None else (*made, (None, {"error": self.error}))
 

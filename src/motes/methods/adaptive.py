@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from motes.errors import ConfigurationError, DegenerateWeightsError
 from motes.methods.particle_filter import FilterSettings
 from motes.methods.run import Run
 from motes.methods.selectors import Candidates
-from motes.methods.sweep import Sweep, pool
+from motes.methods.sweep import Sweep, pool, survivors
 from motes.smc.weights import log_sum_exp
 
 
@@ -34,20 +33,15 @@ class AdaptiveFilter(FilterSettings):
     answers of one wave wait for those of the others as well.
 
     Args:
-        num_particles: N, the largest number of particles of all waves together.
+        num_particles: N, the largest number of particles of all waves together; `sizes` has those of each wave.
         num_waves: K ≥ 1.
         decided: share of the posterior that ends the run; more than 1: never.
         smallest: smallest number of particles of the first wave (N if that is less). Few particles often agree by
             chance; a single one always does.
         assured: weighted mean final score that the particles with that answer must have, too, as few particles can
             agree on an answer with low scores; 0: the share alone decides.
-        others: see `FilterSettings`.
-
-    Raises:
-        ConfigurationError: a value is out of its range.
+        others: see `FilterSettings`; errors as there.
     """
-
-    one_population: ClassVar[bool] = False
 
     num_waves: int = 4
     decided: float = 0.8
@@ -66,10 +60,6 @@ class AdaptiveFilter(FilterSettings):
             raise ConfigurationError(f"decided is a share of the posterior, more than 0, not {self.decided}")
 
     @property
-    def budget(self) -> int:
-        return self.num_particles
-
-    @property
     def sizes(self) -> tuple[int, ...]:
         """Number of particles of each wave. If N is too small for K waves, there are fewer."""
         totals = [-(-self.num_particles // 2**k) for k in reversed(range(self.num_waves))]
@@ -77,42 +67,33 @@ class AdaptiveFilter(FilterSettings):
         return tuple(int(size) for size in np.diff([0, *enough, self.num_particles]) if size)
 
     async def run(self, run: Run) -> Result:
+        outcomes: list[Sweep | DegenerateWeightsError] = []  # of the waves
         sweeps: list[Sweep] = []
-        drawn = 0
-        failure: DegenerateWeightsError | None = None
         for number, size in enumerate(self.sizes):
-            if await self._settled(run, sweeps) or (number and run.exhausted()):
+            if (sweeps and await self._is_decided(run, sweeps)) or (number and run.exhausted()):
                 break
-            try:
-                latest = await replace(self.filter, num_particles=size).sweep(run, number=number)
-            except DegenerateWeightsError as error:  # a wave of evidence zero
-                failure = failure or error
-            else:
+            outcome = await replace(self.filter, num_particles=size).try_sweep(run, number=number)
+            if isinstance(outcome, Sweep):
                 if sweeps and run.limits.stopped is not None:  # during the wave, which is incomplete
                     break
-                sweeps.append(latest)
-            drawn += size
-        if failure is not None and not sweeps:
-            raise failure
-        sweeps = self.filter.level(sweeps)
-        population, weights = pool(sweeps, _masses(sweeps))
+                sweeps.append(outcome)
+            outcomes.append(outcome)
+        sweeps = self.filter.level(survivors(outcomes))
+        drawn = sum(self.sizes[: len(outcomes)])
         log_evidence = log_sum_exp(np.array(_masses(sweeps))) - float(np.log(drawn))
-        return await self.conclude(run, population, weights, log_evidence)
+        return await self.conclude(run, *pool(sweeps, _masses(sweeps)), log_evidence)
 
-    async def _settled(self, run: Run, sweeps: Sequence[Sweep]) -> bool:
+    async def _is_decided(self, run: Run, sweeps: Sequence[Sweep]) -> bool:
         """Whether one answer has the necessary share of the posterior and the necessary mean score."""
-        if not sweeps:
-            return False
         sweeps = self.filter.level(sweeps)
         population, weights = pool(sweeps, _masses(sweeps))
         if weights.degenerate:  # there was no time to score anything
             return False
         answers = await run.answers(population.trajectories)
         candidates = Candidates.of(population, weights, answers, self.aggregation)
-        leading = next(iter(candidates.posterior().items()), None)
-        if leading is None:
+        if not candidates.index:
             return False
-        answer, share = leading
+        answer, share = next(iter(candidates.posterior().items()))
         return share >= self.decided and candidates.mean_score(answer) >= self.assured
 
 

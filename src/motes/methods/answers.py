@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from motes.core import STOPS, Trajectory
 from motes.methods.limits import Limits
-from motes.protocols import AnswerRule, AnswerRuleTraits, canonical_form
+from motes.protocols import AnswerRule, AnswerRuleTraits, Reading, canonical_form
 from motes.threads import abandoned, in_thread
 
 GRACE = 0.5
@@ -27,33 +27,30 @@ def answer_of(trajectory: Trajectory, rule: AnswerRule) -> str | None:
     return rule.answer(trajectory.text)
 
 
-def states_final_answer(trajectory: Trajectory, rule: AnswerRule) -> bool:
-    """Whether a trajectory states an answer that no further step can change. Reads only steps not read before."""
+async def state_final_answers(trajectories: Sequence[Trajectory], rule: AnswerRule) -> list[bool]:
+    """(B,) whether each trajectory is unfinished and states an answer that no further step can change.
+
+    A rule that reads each step once is quick. A rule that reads the whole text after every step runs in a thread; any
+    answer is final for it.
+    """
     read = AnswerRuleTraits(rule).read
-    if read is None:  # for such a rule any text with an answer is complete
-        return rule.answer(trajectory.text) is not None
+    if read is not None:
+        return [t.finished is None and _is_final(t, read) and rule.answer(t.text) is not None for t in trajectories]
+    return await in_thread(lambda: [t.finished is None and rule.answer(t.text) is not None for t in trajectories])
+
+
+def _is_final(trajectory: Trajectory, read: Callable[[str, Reading | None], Reading]) -> bool:
+    """Whether the reading of a trajectory is final. Reads only steps not read before."""
     unread: list[Trajectory] = []
     node: Trajectory | None = trajectory
     while node is not None and node.step is not None and node.reading is None:
         unread.append(node)
         node = node.parent
-    reading = None if node is None else node.reading
+    reading: Reading | None = None if node is None else node.reading
     for node in reversed(unread):
         assert node.step is not None
         node.reading = reading = read(node.step.text, reading)
-    return reading is not None and reading.is_final and rule.answer(trajectory.text) is not None
-
-
-async def state_final_answers(trajectories: Sequence[Trajectory], rule: AnswerRule) -> list[bool]:
-    """(B,) whether each unfinished trajectory states a final answer; False for finished ones.
-
-    A rule that reads each step once is quick. A rule that reads the whole text after every step runs in a thread.
-    """
-
-    def read() -> list[bool]:
-        return [t.finished is None and states_final_answer(t, rule) for t in trajectories]
-
-    return read() if AnswerRuleTraits(rule).read is not None else await in_thread(read)
+    return reading is not None and reading.is_final
 
 
 class Answers:
@@ -132,6 +129,7 @@ class Classes:
     def __init__(self, rule: AnswerRule, names: Iterable[str] = ()) -> None:
         self._rule = rule
         self._form = canonical_form(rule)
+        self._key: Callable[[str], str] = self._form or str
         self._names: dict[str, str] = {}  # by canonical form; by themselves where there is none
         for name in names:
             self._names.setdefault(self._key(name), name)
@@ -153,6 +151,3 @@ class Classes:
             if same:
                 return name
         return None
-
-    def _key(self, name: str) -> str:
-        return name if self._form is None else self._form(name)

@@ -14,11 +14,8 @@ from motes.protocols import LanguageModel, RewardModel
 async def request_steps(
     lm: LanguageModel, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
 ) -> list[Step | Failure]:
-    """The next step of each trajectory, or the reason why there is none.
-
-    Raises:
-        ContractError: the model did not return one of these for each trajectory.
-    """
+    """The next step of each trajectory, or the reason why there is none. Raises a `ContractError` if the model returns
+    anything else."""
     steps = await _as_list(lm.extend(parents, sampling, seeds), "the language model's `extend`")
     if len(steps) != len(parents):
         raise ContractError(f"the language model returned {len(steps)} steps for {len(parents)} trajectories")
@@ -29,27 +26,26 @@ async def request_steps(
 
 
 async def request_scores(reward: RewardModel, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
-    """What the reward model returns for each trajectory; `checked_scores` says whether they are scores.
-
-    Raises:
-        ContractError: the model did not return one value for each trajectory.
-    """
+    """The scores of each trajectory, one for each step, or the reason why there are none. Raises a `ContractError` if
+    the model returns anything else, a `RewardError` if a score lies outside [0, 1]."""
     scores = await _as_list(reward.score(trajectories), "the reward model's `score`")
     if len(scores) != len(trajectories):
         raise ContractError(f"the reward model scored {len(scores)} of {len(trajectories)} trajectories")
-    return scores
+    return [_checked(values, trajectory, reward) for values, trajectory in zip(scores, trajectories, strict=True)]
 
 
-def checked_scores(values: Any, trajectory: Trajectory, reward: RewardModel) -> Sequence[float] | Failure:
-    """The scores of one trajectory, one number in [0, 1] for each step; or the reason why there are none.
-
-    Raises:
-        ContractError: the values are neither a failure nor one number for each step.
-        RewardError: a number lies outside [0, 1].
-    """
-    numbers = _numbers(values, reward)
-    if isinstance(numbers, Failure):
-        return numbers
+def _checked(values: Any, trajectory: Trajectory, reward: RewardModel) -> Sequence[float] | Failure:
+    """The scores of one trajectory, or the reason why there are none."""
+    if isinstance(values, Failure):
+        return values
+    try:
+        numbers: Sequence[Any] = values if isinstance(values, (list, tuple)) else list(values)
+    except TypeError:
+        numbers = [None]
+    if not all(hasattr(number, "__float__") for number in numbers):
+        raise ContractError(
+            f"{reward!r} gave {values!r}: the scores of a trajectory are a list of numbers, one per step"
+        )
     if len(numbers) != trajectory.depth:
         raise ContractError(f"the reward model gave {len(numbers)} scores for {trajectory.depth} steps")
     if not all(0.0 <= value <= 1.0 for value in numbers):
@@ -58,11 +54,7 @@ def checked_scores(values: Any, trajectory: Trajectory, reward: RewardModel) -> 
 
 
 async def _as_list(result: Any, method: str) -> list[Any]:
-    """The list that a model's method returns.
-
-    Raises:
-        ContractError: the method is not async, or does not return a list.
-    """
+    """The list that a model's method returns. Raises a `ContractError` if it is not async or returns no list."""
     if not inspect.isawaitable(result):
         raise ContractError(f"{method} must be declared `async def`, and return a list")
     returned = await result
@@ -70,20 +62,3 @@ async def _as_list(result: Any, method: str) -> list[Any]:
         return list(returned)
     except TypeError:
         raise ContractError(f"{method} returned {returned!r}: it must return a list, one for each trajectory") from None
-
-
-def _numbers(values: Any, reward: RewardModel) -> Sequence[float] | Failure:
-    """The values as numbers, or a failure as it is.
-
-    Raises:
-        ContractError: they are neither.
-    """
-    if isinstance(values, Failure):
-        return values
-    try:
-        numbers = values if isinstance(values, (list, tuple)) else list(values)
-        if all(hasattr(number, "__float__") for number in numbers):
-            return numbers
-    except TypeError:
-        pass
-    raise ContractError(f"{reward!r} gave {values!r}: the scores of a trajectory are a list of numbers, one per step")

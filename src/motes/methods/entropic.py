@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
+from motes.core import FloatArray, IntArray
 from motes.errors import ConfigurationError
 from motes.methods.particle_filter import ParticleFilter
 from motes.methods.population import Population
 from motes.methods.potential import CLIP
 from motes.methods.run import Run
 from motes.smc import Weights
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 ANNEALED_UNTIL = 0.5
 """Annealing ends at this fraction of the expected number of steps, and pauses while ESS/N is not below it."""
@@ -49,10 +45,7 @@ class EntropicParticleFilter(ParticleFilter):
         look_ahead: whether resampling is guided by one further step.
         correction: whether the target is preserved; False is the published form.
         expected_steps: T, the usual number of steps of answers (not their maximum).
-        others: see `FilterSettings`.
-
-    Raises:
-        ConfigurationError: a value is out of its range.
+        others: see `FilterSettings`; errors as there.
     """
 
     annealing: bool = True
@@ -68,7 +61,7 @@ class EntropicParticleFilter(ParticleFilter):
     @classmethod
     def paper(cls, num_particles: int) -> Self:
         """As published: annealing over `ParticleFilter.paper`, without the correction."""
-        return dataclasses.replace(super().paper(num_particles), correction=False)
+        return replace(super().paper(num_particles), correction=False)
 
     async def _resampling_probabilities(self, run: Run, population: Population, weights: Weights, t: int) -> FloatArray:
         tempered = Weights(weights.log_weights / self._temperature(weights, t))

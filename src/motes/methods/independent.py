@@ -11,14 +11,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from motes.arguments import fit_fields, whole_number
-from motes.core import Result, Sampling
+from motes.core import FloatArray, Result
 from motes.errors import ConfigurationError
-from motes.methods.population import Aggregation, Population
+from motes.methods.population import Aggregation
 from motes.methods.potential import Link, log_potential
 from motes.methods.run import Run
 from motes.methods.selectors import conclude
 from motes.smc import Weights
-from motes.smc.weights import FloatArray
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,9 @@ class _Independent:
     """
 
     independent: ClassVar[bool] = True
+    needs_reward: ClassVar[bool] = True
+    selector: ClassVar[str]
+    temperature: ClassVar[float | None] = None  # None: that of the sampling
 
     n: int
     aggregation: Aggregation = "last"
@@ -43,18 +45,18 @@ class _Independent:
     def budget(self) -> int:
         return self.n
 
-    async def _draw(self, run: Run, sampling: Sampling | None = None, *, score: bool) -> Population:
-        return await run.complete(run.start(self.n), score=score, sampling=sampling)
-
-    async def _conclude(self, run: Run, population: Population, weights: Weights, selector: str) -> Result:
+    async def run(self, run: Run) -> Result:
+        sampling = run.sampling if self.temperature is None else run.sampling.replace(temperature=self.temperature)
+        population = await run.complete(run.start(self.n), score=self.needs_reward, sampling=sampling)
+        weights = self.weights(population.aggregate(self.aggregation))
         run.record(
-            population,
-            ancestors=np.arange(self.n),
-            weights=weights,
-            resampled=False,
-            aggregation=self.aggregation,
+            population, ancestors=np.arange(self.n), weights=weights, resampled=False, aggregation=self.aggregation
         )
-        return await conclude(run, population, weights, selector, aggregation=self.aggregation)
+        return await conclude(run, population, weights, self.selector, aggregation=self.aggregation)
+
+    def weights(self, scores: FloatArray) -> Weights:
+        """Of answers with these scores, (N,), NaN where there is none."""
+        return Weights.uniform(len(scores))
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Greedy(_Independent):
     """One answer at temperature 0: the baseline called pass@1 in the paper."""
 
     needs_reward: ClassVar[bool] = False
+    selector: ClassVar[str] = "majority"
+    temperature: ClassVar[float | None] = 0.0
 
     n: int = 1
 
@@ -75,29 +79,20 @@ class Greedy(_Independent):
         """One answer, whatever the budget."""
         return cls(**settings)
 
-    async def run(self, run: Run) -> Result:
-        population = await self._draw(run, run.sampling.replace(temperature=0.0), score=False)
-        return await self._conclude(run, population, Weights.uniform(1), "majority")
-
 
 @dataclass(frozen=True)
 class Majority(_Independent):
     """The most frequent of n answers: self-consistency (arXiv 2203.11171). Needs no reward model."""
 
     needs_reward: ClassVar[bool] = False
-
-    async def run(self, run: Run) -> Result:
-        population = await self._draw(run, score=False)
-        return await self._conclude(run, population, Weights.uniform(self.n), "majority")
+    selector: ClassVar[str] = "majority"
 
 
 @dataclass(frozen=True)
 class BestOfN(_Independent):
     """The one of n answers with the largest score. Its confidence is the share of samples that agree."""
 
-    async def run(self, run: Run) -> Result:
-        population = await self._draw(run, score=True)
-        return await self._conclude(run, population, Weights.uniform(self.n), "argmax")
+    selector: ClassVar[str] = "argmax"
 
 
 @dataclass(frozen=True)
@@ -109,6 +104,8 @@ class WeightedBestOfN(_Independent):
         link, beta: a sample's weight is link(r)^beta, see `motes.methods.potential`.
     """
 
+    selector: ClassVar[str] = "vote"
+
     link: Link = "probability"
     beta: float = 1.0
 
@@ -116,10 +113,6 @@ class WeightedBestOfN(_Independent):
         super().__post_init__()
         if not (self.beta >= 0.0 and np.isfinite(self.beta)):
             raise ConfigurationError(f"beta must be finite and at least 0, not {self.beta}")
-
-    async def run(self, run: Run) -> Result:
-        population = await self._draw(run, score=True)
-        return await self._conclude(run, population, self.weights(population.aggregate(self.aggregation)), "vote")
 
     def weights(self, scores: FloatArray) -> Weights:
         """Of answers with these scores, (N,): zero where there is none, NaN."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from motes.core import Result
-from motes.errors import ConfigurationError, DegenerateWeightsError
+from motes.errors import ConfigurationError
 from motes.methods.particle_filter import FilterSettings
 from motes.methods.run import Run
-from motes.methods.sweep import Sweep, pool, share
+from motes.methods.sweep import pool, share, survivors
 from motes.smc.weights import log_sum_exp
 
 
@@ -38,13 +38,8 @@ class Islands(FilterSettings):
         num_particles: N of each island.
         num_islands: M ≥ 1.
         combine: "evidence" or "equal".
-        others: see `FilterSettings`.
-
-    Raises:
-        ConfigurationError: a value is out of its range.
+        others: see `FilterSettings`; errors as there.
     """
-
-    one_population: ClassVar[bool] = False
 
     num_islands: int = 4
     combine: Literal["evidence", "equal"] = field(default="evidence", kw_only=True)
@@ -69,20 +64,8 @@ class Islands(FilterSettings):
 
     async def run(self, run: Run) -> Result:
         island = self.filter
-        failures: list[DegenerateWeightsError] = []
-
-        async def sweep(part: Run) -> Sweep | None:
-            try:
-                return await island.sweep(part)
-            except DegenerateWeightsError as error:
-                failures.append(error)
-                return None
-
-        sweeps = [one for one in await run.side_by_side([sweep] * self.num_islands) if one is not None]
-        if not sweeps:
-            raise failures[0]
-        sweeps = island.level(sweeps)
-        log_evidence = [one.log_evidence for one in sweeps]
-        population, weights = pool(sweeps, log_evidence if self.combine == "evidence" else None)
+        sweeps = island.level(survivors(await run.side_by_side([island.try_sweep] * self.num_islands)))
+        log_evidence = [sweep.log_evidence for sweep in sweeps]
+        pooled = pool(sweeps, log_evidence if self.combine == "evidence" else None)
         log_mean = log_sum_exp(np.array(log_evidence)) - float(np.log(self.num_islands))
-        return await self.conclude(run, population, weights, log_mean)
+        return await self.conclude(run, *pooled, log_mean)

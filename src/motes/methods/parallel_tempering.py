@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -42,13 +42,8 @@ class ParallelTempering(FilterSettings):
         num_sweeps: of each chain.
         ladder: the β_k, multiplied by `beta`.
         burn_in: number of first sweeps of the chain at β = 1 that the posterior leaves out.
-        others: see `FilterSettings`; `resampling` is multinomial.
-
-    Raises:
-        ConfigurationError: a value is out of its range.
+        others: see `FilterSettings`, errors as there; `resampling` is multinomial.
     """
-
-    one_population: ClassVar[bool] = False
 
     num_sweeps: int = 4
     ladder: tuple[float, ...] = field(default=(1.0, 0.5), kw_only=True)
@@ -87,32 +82,30 @@ class ParallelTempering(FilterSettings):
 
     async def run(self, run: Run) -> Result:
         chains = [self.chain(beta) for beta in self.ladder]
-        references: list[Population | None] = [None] * len(chains)
+        references: Sequence[Population | None] = [None] * len(chains)
         horizon = None
         sweeps: list[Sweep] = []  # of the chain at β = 1
         swaps: list[list[bool]] = [[] for _ in chains[1:]]  # whether proposals between k and k + 1 were accepted
         for number in range(self.num_sweeps):
-            latest = await run.side_by_side(
-                [
-                    partial(chain.sweep, number=number, reference=reference, horizon=horizon)
-                    for chain, reference in zip(chains, references, strict=True)
-                ]
-            )
+            moves = [
+                partial(chain.filter.sweep, number=number, reference=reference, horizon=horizon)
+                for chain, reference in zip(chains, references, strict=True)
+            ]
+            latest = await run.side_by_side(moves)
             if number and run.limits.stopped is not None:  # during this sweep, which is incomplete
                 break
             sweeps.append(latest[0])
             if run.limits.stopped is not None or (number + 1 < self.num_sweeps and run.exhausted()):
                 break
             horizon = sweeps[0].num_rounds
-            new = [sweep.draw(run.rng) for sweep in latest]
+            references = drawn = [sweep.draw(run.rng) for sweep in latest]
             for k in range(number % 2, len(chains) - 1, 2):
-                swaps[k].append(self._swaps(run.rng, new[k], new[k + 1], k, horizon))
+                swaps[k].append(self._swaps(run.rng, drawn[k], drawn[k + 1], k, horizon))
                 if swaps[k][-1]:
-                    new[k], new[k + 1] = new[k + 1], new[k]
-            references = list(new)
+                    drawn[k], drawn[k + 1] = drawn[k + 1], drawn[k]
         result = await chains[0].conclude_chain(run, sweeps)
         rates = tuple(sum(accepted) / len(accepted) if accepted else math.nan for accepted in swaps)
-        return dataclasses.replace(result, swap_rates=rates)
+        return replace(result, swap_rates=rates)
 
     def _swaps(self, rng: np.random.Generator, cold: Population, hot: Population, k: int, horizon: int) -> bool:
         """Whether chains k and k + 1, whose references are `cold` and `hot`, exchange them."""

@@ -7,22 +7,18 @@ from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from motes.arguments import fit_fields
-from motes.core import Result, Sampling
-from motes.errors import ConfigurationError, UnknownNameError
+from motes.core import FloatArray, IntArray, Result, Sampling
+from motes.errors import ConfigurationError, DegenerateWeightsError, UnknownNameError
 from motes.methods.population import Aggregation, Population
-from motes.methods.potential import Link, Potential, log_increment, require_potential
+from motes.methods.potential import Link, Potential, log_increment
 from motes.methods.requirements import require_steps
 from motes.methods.run import Run
 from motes.methods.selectors import SELECTORS, conclude
 from motes.methods.sweep import Sweep
 from motes.protocols import LanguageModel
 from motes.smc import RESAMPLING, Weights, resample
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,8 @@ class FilterSettings:
     numbers at the front are given by name.
 
     Args:
-        num_particles: N ≥ 1, the particles of one filter.
+        num_particles: N ≥ 1, the particles of one filter: of each sweep, chain or island. In `AdaptiveFilter` alone,
+            those of several filters, its waves, together.
         potential: "absolute", "increment" or a number in [0, 1]: G_t, and with it the target. See
             `motes.methods.potential`.
         link: "odds", "probability" or "exponential".
@@ -65,7 +62,10 @@ class FilterSettings:
         fit_fields(self)
         if self.num_particles < 1:
             raise ConfigurationError(f"num_particles must be at least 1, not {self.num_particles}")
-        require_potential(self.potential)
+        if not isinstance(self.potential, str) and not 0.0 <= self.potential <= 1.0:
+            raise ConfigurationError(
+                f"potential is 'absolute', 'increment' or a number in [0, 1], not {self.potential}"
+            )
         if not 0.0 <= self.ess_threshold <= 1.0:
             raise ConfigurationError(f"ess_threshold is a fraction of N in [0, 1], not {self.ess_threshold}")
         if not (self.beta >= 0.0 and np.isfinite(self.beta)):
@@ -94,6 +94,10 @@ class FilterSettings:
         )
 
     @property
+    def budget(self) -> int:
+        return self.num_particles
+
+    @property
     def filter(self) -> ParticleFilter:
         """The particle filter with these settings."""
         return ParticleFilter(**self.settings)
@@ -104,7 +108,7 @@ class FilterSettings:
         return {field.name: getattr(self, field.name) for field in fields(FilterSettings)}
 
     def require(self, lm: LanguageModel, sampling: Sampling) -> None:
-        """See `motes.methods.Method`."""
+        """See `motes.methods.MethodTraits`."""
         require_steps(lm, sampling)
 
     async def conclude(self, run: Run, population: Population, weights: Weights, log_evidence: float) -> Result:
@@ -126,18 +130,10 @@ class ParticleFilter(FilterSettings):
 
     Target: see `motes.methods.potential`.
 
-    Args:
-        all: see `FilterSettings`.
-
-    Raises:
-        ConfigurationError: a value is out of its range.
+    Args and Raises: as for `FilterSettings`.
     """
 
     one_population: ClassVar[bool] = True
-
-    @property
-    def budget(self) -> int:
-        return self.num_particles
 
     async def run(self, run: Run) -> Result:
         sweep = await self.sweep(run)
@@ -170,7 +166,9 @@ class ParticleFilter(FilterSettings):
         t = 0
         while population.alive or t < (horizon or 0):
             ancestors = np.arange(n)
-            if resampled := self._resamples(weights, first=t == 0):
+            # n empty particles at the beginning: there is nothing to choose between
+            resampled = t > 0 and (self.ess_threshold >= 1.0 or weights.ess < self.ess_threshold * n)
+            if resampled:
                 probabilities = await self._resampling_probabilities(run, population, weights, t)
                 if self.copies == "share":
                     probabilities = shared_among(alike, probabilities)
@@ -196,31 +194,32 @@ class ParticleFilter(FilterSettings):
             )
         return Sweep(population, weights, log_evidence + weights.log_mean, num_rounds=t)
 
+    async def try_sweep(self, run: Run, *, number: int = 0) -> Sweep | DegenerateWeightsError:
+        """A sweep; the error as a value if every weight became zero, which is a sweep of evidence zero."""
+        try:
+            return await self.sweep(run, number=number)
+        except DegenerateWeightsError as error:
+            return error
+
     def level(self, sweeps: Sequence[Sweep]) -> list[Sweep]:
         """The sweeps, each prolonged to the longest one's number of rounds, so that their evidences can be compared:
         finished answers wait for those of other sweeps as well. This changes weights under "absolute" only."""
-        rounds = max((sweep.num_rounds for sweep in sweeps), default=0)
-        return [self._prolonged(sweep, rounds) for sweep in sweeps]
+        num_rounds = max(sweep.num_rounds for sweep in sweeps)
+        return [self._prolonged(sweep, num_rounds - sweep.num_rounds) for sweep in sweeps]
 
-    def _prolonged(self, sweep: Sweep, num_rounds: int) -> Sweep:
-        more = num_rounds - sweep.num_rounds
+    def _prolonged(self, sweep: Sweep, more: int) -> Sweep:
         if not more or sweep.weights.degenerate:
             return sweep
         waiting = replace(sweep.population, extended=np.zeros(len(sweep.population), dtype=bool))
         weights = sweep.weights.add(more * self._log_increment(waiting, waiting_counts=True))
         log_evidence = sweep.log_evidence - sweep.weights.log_mean + weights.log_mean
-        return Sweep(sweep.population, weights, log_evidence, num_rounds)
+        return Sweep(sweep.population, weights, log_evidence, sweep.num_rounds + more)
 
     def log_weights_of(self, complete: Population, horizon: int) -> FloatArray:
         """log Φ of complete answers, (N,): their log-weights after a sweep without resampling."""
         rounds = max(horizon, *(trajectory.depth for trajectory in complete.trajectories))
         increments = [self._log_increment(complete.until(t), t <= horizon) for t in range(1, rounds + 1)]
         return np.asarray(np.sum(increments, axis=0))
-
-    def _resamples(self, weights: Weights, first: bool) -> bool:
-        if first:  # N empty particles: nothing to choose between
-            return False
-        return self.ess_threshold >= 1.0 or weights.ess < self.ess_threshold * len(weights)
 
     async def _resampling_probabilities(self, run: Run, population: Population, weights: Weights, t: int) -> FloatArray:
         """(N,) the probabilities by which ancestors are resampled after t rounds; positive where the weight is."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from motes.core import Result
 from motes.errors import ConfigurationError
 from motes.methods.particle_filter import FilterSettings
-from motes.methods.population import Population
 from motes.methods.run import Run
 from motes.methods.sweep import Sweep, pool, share
 
@@ -41,13 +40,9 @@ class ParticleGibbs(FilterSettings):
         num_particles: N of each sweep, the reference included; at least 2 where there is more than one sweep.
         num_sweeps: at least 1.
         burn_in: number of first sweeps that the posterior leaves out; less than `num_sweeps`.
-        others: see `FilterSettings`; `resampling` is multinomial, the only scheme that is valid with a reference.
-
-    Raises:
-        ConfigurationError: a value is out of its range.
+        others: see `FilterSettings`, errors as there; `resampling` is multinomial, the only scheme that is valid with a
+            reference.
     """
-
-    one_population: ClassVar[bool] = False
 
     num_sweeps: int = 4
     burn_in: int = field(default=0, kw_only=True)
@@ -80,27 +75,15 @@ class ParticleGibbs(FilterSettings):
         return self.num_particles * self.num_sweeps
 
     async def run(self, run: Run) -> Result:
-        sweeps = [await self.sweep(run)]
+        sweeps = [await self.filter.sweep(run)]
         while len(sweeps) < self.num_sweeps and not run.exhausted():
             reference = sweeps[-1].draw(run.rng)
-            latest = await self.sweep(run, number=len(sweeps), reference=reference, horizon=sweeps[0].num_rounds)
+            latest = await self.filter.sweep(run, number=len(sweeps), reference=reference, horizon=sweeps[0].num_rounds)
             if run.limits.stopped is not None:  # during the sweep, which is incomplete
                 break
             sweeps.append(latest)
         return await self.conclude_chain(run, sweeps)
 
-    async def sweep(
-        self, run: Run, *, number: int = 0, reference: Population | None = None, horizon: int | None = None
-    ) -> Sweep:
-        """One move of the chain: a filter conditional on the reference, a plain one where there is none.
-
-        Args:
-            number, reference, horizon: as for `ParticleFilter.sweep`.
-        """
-        conditional = self.filter
-        return await conditional.sweep(run, number=number, reference=reference, horizon=horizon)
-
     async def conclude_chain(self, run: Run, sweeps: Sequence[Sweep]) -> Result:
         """The result of a chain of these sweeps, of which the first `burn_in` do not count."""
-        population, weights = pool(sweeps[self.burn_in :] or sweeps[-1:])
-        return await self.conclude(run, population, weights, sweeps[0].log_evidence)
+        return await self.conclude(run, *pool(sweeps[self.burn_in :] or sweeps[-1:]), sweeps[0].log_evidence)

@@ -9,10 +9,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from motes.core import Trajectory
+from motes.core import FloatArray, Trajectory
 from motes.smc import Weights
 
-FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 Aggregation = Literal["last", "min", "prod", "mean"]

@@ -30,13 +30,10 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from motes.core import STOPS
-from motes.errors import ConfigurationError
+from motes.core import STOPS, FloatArray
 from motes.methods.population import Aggregation, Population
 
-FloatArray = npt.NDArray[np.float64]
 Potential = Literal["absolute", "increment"]
 Link = Literal["odds", "probability", "exponential"]
 
@@ -56,16 +53,6 @@ def log_potential(scores: FloatArray, link: Link, beta: float) -> FloatArray:
         return np.asarray(beta * np.log(scores))
 
 
-def require_potential(potential: Potential | float) -> None:
-    """Raise if a potential is a number outside [0, 1].
-
-    Raises:
-        ConfigurationError: it is.
-    """
-    if not isinstance(potential, str) and not 0.0 <= potential <= 1.0:
-        raise ConfigurationError(f"potential is 'absolute', 'increment' or a number in [0, 1], not {potential}")
-
-
 def log_increment(
     population: Population, potential: Potential | float, link: Link, beta: float, aggregation: Aggregation = "last"
 ) -> FloatArray:
@@ -73,21 +60,16 @@ def log_increment(
 
     A particle without any step gets weight zero; one that a limit on the run cut off keeps its weight.
     """
-    cut = [trajectory.finished in STOPS for trajectory in population.trajectories]
-    increment = _log_increment(population, potential, link, beta, aggregation)
-    return np.where(population.extended | ~np.array(cut), increment, 0.0)
-
-
-def _log_increment(
-    population: Population, potential: Potential | float, link: Link, beta: float, aggregation: Aggregation
-) -> FloatArray:
     now = log_potential(population.aggregate(aggregation), link, beta)
-    if potential == "absolute":
-        return np.where(np.isnan(now), -np.inf, now)
-    kept = 0.0 if potential == "increment" else potential
-    before = log_potential(population.aggregate(aggregation, before=True), link, beta)
-    before = np.where(np.isnan(before), 0.0, before)  # φ(∅) = 1
-    with np.errstate(invalid="ignore"):
-        ratio = np.where(np.isneginf(before), -np.inf, now - (1 - kept) * before)  # weight zero stays zero
     empty = np.isnan(now)
-    return np.where(population.extended, ratio, np.where(empty, -np.inf, 0.0))
+    if potential == "absolute":
+        increment = np.where(empty, -np.inf, now)
+    else:
+        kept = 0.0 if potential == "increment" else potential
+        before = log_potential(population.aggregate(aggregation, before=True), link, beta)
+        before = np.where(np.isnan(before), 0.0, before)  # φ(∅) = 1
+        with np.errstate(invalid="ignore"):
+            ratio = np.where(np.isneginf(before), -np.inf, now - (1 - kept) * before)  # weight zero stays zero
+        increment = np.where(population.extended, ratio, np.where(empty, -np.inf, 0.0))
+    cut = np.array([trajectory.finished in STOPS for trajectory in population.trajectories])
+    return np.where(population.extended | ~cut, increment, 0.0)

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from motes.arguments import fit_fields
-from motes.core import Result, Sampling, Step
+from motes.core import FloatArray, Result, Sampling, Step
 from motes.errors import ConfigurationError
 from motes.methods.particle_filter import ParticleFilter
 from motes.methods.population import Population
@@ -17,8 +16,6 @@ from motes.methods.requirements import draws_from_the_model, require_logprobs, r
 from motes.methods.run import Run
 from motes.methods.selectors import SELECTORS
 from motes.protocols import LanguageModel
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -74,12 +71,7 @@ class PowerFilter:
         return self.num_particles
 
     def require(self, lm: LanguageModel, sampling: Sampling) -> None:
-        """See `motes.methods.Method`.
-
-        Raises:
-            ConfigurationError: the temperature is 0, at which all draws are the same and do not estimate Σ p(x)^α; or
-                the model lacks log-probabilities or does not write step by step.
-        """
+        """See `motes.methods.MethodTraits`. At temperature 0 all draws are the same and do not estimate Σ p(x)^α."""
         if sampling.temperature == 0:
             raise ConfigurationError(
                 "the power filter weighs what is drawn at random, and at temperature 0 nothing is: set a temperature "
@@ -93,14 +85,7 @@ class PowerFilter:
         return await self._filter(run.sampling).run(run)
 
     def _filter(self, sampling: Sampling) -> _PowerWeighted:
-        return _PowerWeighted(
-            self.num_particles,
-            ess_threshold=self.ess_threshold,
-            resampling=self.resampling,
-            selector=self.selector,
-            alpha=self.alpha,
-            sampling=sampling,
-        )
+        return _PowerWeighted(**vars(self), sampling=sampling)
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,9 @@ from motes.errors import ConfigurationError
 from motes.protocols import LanguageModel, LanguageModelTraits
 
 
-def continues_prefixes(lm: LanguageModel) -> bool:
-    return LanguageModelTraits(lm).continues_prefixes
-
-
 def require_steps(lm: LanguageModel, sampling: Sampling) -> None:
-    """Raise unless the model can write answers step by step.
-
-    Raises:
-        ConfigurationError: the model writes whole answers only, and an answer may have several steps.
-    """
-    if sampling.max_steps > 1 and not continues_prefixes(lm):
+    """Raise `ConfigurationError` if the model writes whole answers only, and an answer may have several steps."""
+    if sampling.max_steps > 1 and not LanguageModelTraits(lm).continues_prefixes:
         raise ConfigurationError(
             f"{lm!r} writes whole answers only, it cannot continue one step by step: use a method that needs "
             "nothing else (greedy, majority, bon, wbon), or a server that completes a prefix (`motes doctor URL`)"
@@ -25,11 +17,8 @@ def require_steps(lm: LanguageModel, sampling: Sampling) -> None:
 
 
 def require_logprobs(lm: LanguageModel, sampling: Sampling) -> None:
-    """Raise if the model declares that its steps lack log-probabilities, of the model or of the proposal.
-
-    Raises:
-        ConfigurationError: it does.
-    """
+    """Raise `ConfigurationError` if the model declares that its steps lack log-probabilities, of the model or of the
+    proposal."""
     traits = LanguageModelTraits(lm)
     if traits.gives_logprobs is not None and not traits.gives_logprobs(sampling):
         raise ConfigurationError(

@@ -7,10 +7,9 @@ Methods (`Method`) differ in *selection* alone.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -21,10 +20,10 @@ from motes.core import STOPS, Failure, Problem, Record, Result, Sampling, Step, 
 from motes.errors import ConfigurationError, DegenerateWeightsError, NoParticlesError
 from motes.ledger import Ledger
 from motes.methods.answers import Answers, state_final_answers
-from motes.methods.calls import checked_scores, request_scores, request_steps
+from motes.methods.calls import request_scores, request_steps
 from motes.methods.limits import Limits
 from motes.methods.population import Aggregation, Population
-from motes.methods.requirements import continues_prefixes, require_steps
+from motes.methods.requirements import require_steps
 from motes.protocols import (
     AnswerRule,
     LanguageModel,
@@ -55,6 +54,9 @@ class Run:
             extended any more, so that methods end by themselves, with their current weights.
         chain: the number that this run's records carry, if it is a part of a larger run.
         ledger: what the run and its parts have had computed.
+
+    Attributes:
+        usage, records: of the run and its parts so far.
     """
 
     problem: Problem
@@ -68,16 +70,12 @@ class Run:
     observe: Observer | None = None
     on_progress: ProgressCallback | None = None
     limits: Limits = field(default_factory=Limits)
-    usage: Usage = field(default_factory=Usage)
-    records: list[Record] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage, init=False)
+    records: list[Record] = field(default_factory=list, init=False)
     chain: int = 0
     ledger: Ledger = field(default_factory=Ledger)
-    _whole: Run | None = None
-    _recorded: Usage = field(default_factory=Usage)
-    _answers: Answers | None = None
-
-    def __post_init__(self) -> None:
-        self._answers = self._answers or Answers(self.rule)
+    _whole: Run | None = None  # the run that this one is a part of
+    _recorded: Usage = field(default_factory=Usage, init=False)  # the part of the usage that the records hold
 
     def start(self, n: int) -> Population:
         """n empty trajectories, which are one object."""
@@ -109,37 +107,26 @@ class Run:
         self._require_reward(score)
         sampling = sampling or self.sampling
         require_steps(self.lm, sampling)
-        live = [i for i, trajectory in enumerate(population.trajectories) if trajectory.finished is None]
-        if streams is None:
-            seeds = [int(seed) for seed in self.rng.integers(2**63, size=len(live))]
-        else:
-            seeds = [int(streams[i].integers(2**63)) for i in live]
-        trajectories = list(population.trajectories)
-        scores = list(population.scores)
+        trajectories, scores = list(population.trajectories), list(population.scores)
+        live = [i for i, trajectory in enumerate(trajectories) if trajectory.finished is None]
+        streams = streams or [self.rng] * len(population)
+        seeds = {i: int(streams[i].integers(2**63)) for i in live}
+
+        async def advance(batch: Sequence[int]) -> None:
+            parents = [trajectories[i] for i in batch]
+            children = dict(zip(batch, await self._children(parents, sampling, [seeds[i] for i in batch]), strict=True))
+            new: dict[int, Sequence[float] | Failure] = {i: scores[i] for i in batch}
+            if score:
+                grown = [i for i in batch if children[i].depth > trajectories[i].depth]
+                new.update(zip(grown, await self._score([children[i] for i in grown], self.reward), strict=True))
+            for i in batch:  # together, so that a deadline leaves no step without a score
+                trajectories[i], scores[i] = _dropped_if_failed(children[i], new[i])
 
         apart = self._merges and (not score or self._scores_at_once)
-        batches = [[k] for k in range(len(live))] if apart else [list(range(len(live)))]
-        is_alone = len(batches) == 1 and self._whole is None
-
-        async def advance(indices: list[int], seeds: list[int]) -> None:
-            parents = [trajectories[i] for i in indices]
-            steps = await self._steps(parents, sampling, seeds)
-            children = [self._child(parent, step) for parent, step in zip(parents, steps, strict=True)]
-            final = await state_final_answers(children, self.rule)
-            children = [self._ended(child, sampling, stated) for child, stated in zip(children, final, strict=True)]
-            grown = [k for k, i in enumerate(indices) if children[k].depth > parents[k].depth]
-            new: dict[int, Sequence[float] | Failure] = {k: scores[i] for k, i in enumerate(indices)}
-            if score:
-                scored = await self._score([children[k] for k in grown], self.reward, is_alone)
-                new.update(zip(grown, scored, strict=True))
-            for k, i in enumerate(indices):  # together, so that a deadline leaves no step without a score
-                trajectories[i], scores[i] = _dropped_if_failed(children[k], new[k])
-
         if live and not self.exhausted():
-            await self._before_deadline(advance([live[k] for k in ks], [seeds[k] for k in ks]) for ks in batches)
-        extended = np.zeros(len(population), dtype=bool)
-        grown = [i for i in live if trajectories[i].depth > population.trajectories[i].depth]
-        extended[[i for i in grown if trajectories[i].finished != "failed"]] = True
+            await self._before_deadline(map(advance, [[i] for i in live] if apart else [live]))
+        pairs = zip(trajectories, population.trajectories, strict=True)
+        extended = np.array([new.depth > old.depth and new.finished != "failed" for new, old in pairs], dtype=bool)
         if any(trajectory.finished is None for trajectory in trajectories) and self.exhausted():
             trajectories = [t if t.finished else t.finish(self.limits.stopped or "deadline") for t in trajectories]
         return Population(tuple(trajectories), tuple(scores), extended)
@@ -154,12 +141,12 @@ class Run:
         """
         self._require_reward(score)
         sampling = sampling or self.sampling
-        if not continues_prefixes(self.lm):
+        if not LanguageModelTraits(self.lm).continues_prefixes:
             longest = sampling.max_tokens or sampling.max_steps * sampling.max_step_tokens
             sampling = sampling.replace(delimiter=None, max_steps=1, max_step_tokens=longest)
         streams = [np.random.default_rng(seed) for seed in self.rng.integers(2**63, size=len(population))]
-
         current = list(population.trajectories)
+        score_apart = score and self._scores_at_once
 
         async def finish(places: Sequence[int]) -> Population:
             part = population.select(places)
@@ -169,30 +156,26 @@ class Run:
                     current[i] = trajectory
                 if self.on_progress is not None:
                     self.on_progress(tuple(current))
-            return await self._score_complete(part) if score and apart else part
+            return await self._score_complete(part) if score_apart else part
 
         # Under a token budget all advance together: which one is cut off must not depend on which one is faster.
-        if not self._merges or self.limits.token_budget is not None:
-            groups: list[Sequence[int]] = [range(len(population))]
-        else:
-            groups = [[i] for i in range(len(population))]
-        apart = self._scores_at_once
-        complete = Population.concatenate(await gather(finish(places) for places in groups))
-        return await self._score_complete(complete) if score and not apart else complete
+        together = not self._merges or self.limits.token_budget is not None
+        every = range(len(population))
+        complete = Population.concatenate(await gather(map(finish, [every] if together else [[i] for i in every])))
+        return await self._score_complete(complete) if score and not score_apart else complete
 
-    async def score(self, population: Population, places: npt.ArrayLike, reward: RewardModel | None) -> Population:
+    async def score(self, population: Population, places: Sequence[int], reward: RewardModel | None) -> Population:
         """The population with scores by `reward` for the trajectories at `places`; those that it cannot score are
         dropped. At a deadline the population is returned unchanged.
 
         A trajectory that stands at several places is scored once.
         """
-        index = np.asarray(places, dtype=np.int64).tolist()
         trajectories, scores = list(population.trajectories), list(population.scores)
 
         async def fill() -> None:
-            distinct = list(dict.fromkeys(trajectories[i] for i in index))
+            distinct = list(dict.fromkeys(trajectories[i] for i in places))
             new = dict(zip(distinct, await self._score(distinct, reward), strict=True))
-            for i in index:
+            for i in places:
                 trajectories[i], scores[i] = _dropped_if_failed(trajectories[i], new[trajectories[i]])
 
         if self.limits.stopped != "deadline":
@@ -206,18 +189,7 @@ class Run:
         Its cost is the run's as well; its records are appended, part by part, when all parts have ended.
         """
         seeds = self.rng.integers(2**63, size=len(works))
-        parts = [
-            dataclasses.replace(
-                self,
-                rng=np.random.default_rng(seed),
-                usage=Usage(),
-                records=[],
-                chain=i,
-                _whole=self,
-                _recorded=Usage(),
-            )
-            for i, seed in enumerate(seeds)
-        ]
+        parts = [replace(self, rng=np.random.default_rng(seed), chain=i, _whole=self) for i, seed in enumerate(seeds)]
         try:
             return await gather(work(part) for work, part in zip(works, parts, strict=True))
         finally:
@@ -227,8 +199,7 @@ class Run:
 
     async def answers(self, trajectories: Sequence[Trajectory]) -> list[str | None]:
         """(N,) the answer of each trajectory, equivalent answers named by the first of them; see `Answers`."""
-        assert self._answers is not None
-        return await self._answers.of(trajectories, self.limits)
+        return await self._root._answers.of(trajectories, self.limits)
 
     def exhausted(self) -> bool:
         """Whether a limit on the run is reached; then the result says that it was stopped by the limit. A method calls
@@ -268,14 +239,19 @@ class Run:
         reward model merges calls, and under a deadline, so that steps which ended in time count."""
         return RewardModelTraits(self.reward).merges_calls or self.limits.deadline is not None
 
-    async def _steps(
+    async def _children(
         self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
-    ) -> Sequence[Step | Failure]:
-        """The next step of each trajectory, or the reason why there is none."""
-        if self._merges and len(parents) > 1:
-            alone = [self._steps([parent], sampling, [seed]) for parent, seed in zip(parents, seeds, strict=True)]
-            return [step for steps in await gather(alone) for step in steps]
-        return await request_steps(self.lm, parents, sampling, seeds)
+    ) -> list[Trajectory]:
+        """Each trajectory after one more step."""
+        if self._merges:
+            pairs = zip(parents, seeds, strict=True)
+            calls = [request_steps(self.lm, [parent], sampling, [seed]) for parent, seed in pairs]
+            steps = [step for (step,) in await gather(calls)]
+        else:
+            steps = await request_steps(self.lm, parents, sampling, seeds)
+        children = [self._child(parent, step) for parent, step in zip(parents, steps, strict=True)]
+        final = await state_final_answers(children, self.rule)
+        return [_ended(child, sampling, states_answer) for child, states_answer in zip(children, final, strict=True)]
 
     def _child(self, parent: Trajectory, step: Step | Failure) -> Trajectory:
         self._spend(self.ledger.step(parent, step, self.lm))
@@ -285,32 +261,17 @@ class Run:
             return parent.finish("max_tokens")
         return parent.extend(step)
 
-    def _ended(self, child: Trajectory, sampling: Sampling, states_answer: bool) -> Trajectory:
-        """The trajectory, finished if it states a final answer or has reached a limit of its own."""
-        if child.finished is not None:
-            return child
-        if states_answer:
-            return child.finish("answer")
-        if sampling.max_tokens is not None and child.num_tokens >= sampling.max_tokens:
-            return child.finish("max_tokens")
-        return child.finish("max_steps") if child.depth >= sampling.max_steps else child
-
     async def _score(
-        self, trajectories: Sequence[Trajectory], reward: RewardModel | None, is_alone: bool = False
+        self, trajectories: Sequence[Trajectory], reward: RewardModel | None
     ) -> Sequence[Sequence[float] | Failure]:
-        """The scores of each trajectory, one per step, or the reason why there are none.
-
-        Args:
-            is_alone: no other part of the run requests scores at the same time, so that there is nothing to batch.
-        """
+        """The scores of each trajectory, one per step, or the reason why there are none."""
         if not trajectories:
             return []
         assert reward is not None
-        if reward is self.reward and not is_alone and not RewardModelTraits(reward).merges_calls:
-            returned = await self._root._batched_scores(trajectories)
+        if reward is self.reward and not RewardModelTraits(reward).merges_calls:
+            scores = await self._root._batched_scores(trajectories)
         else:
-            returned = await request_scores(reward, trajectories)
-        scores = [checked_scores(values, t, reward) for t, values in zip(trajectories, returned, strict=True)]
+            scores = await request_scores(reward, trajectories)
         for trajectory, values in zip(trajectories, scores, strict=True):
             self._spend(self.ledger.scores(trajectory, values, reward))
         return scores
@@ -318,9 +279,13 @@ class Run:
     @cached_property
     def _batched_scores(self) -> CallBatcher[Trajectory, Sequence[float] | Failure]:
         """Scores the concurrent requests of this run and its parts in one call."""
-        reward = self.reward
-        assert reward is not None
-        return CallBatcher(lambda trajectories: request_scores(reward, trajectories))
+        assert self.reward is not None
+        return CallBatcher(partial(request_scores, self.reward))
+
+    @cached_property
+    def _answers(self) -> Answers:
+        """The answers of this run and its parts."""
+        return Answers(self.rule)
 
     async def _score_complete(self, population: Population) -> Population:
         """The population with scores for all trajectories that no limit on the run has cut off."""
@@ -362,7 +327,7 @@ class Run:
         self._recorded = self.usage
         self.records.append(record)
         if self.observe is not None:
-            self.observe(self._whole or self, record)
+            self.observe(self._root, record)
         if not weights.degenerate:
             return
         if self.limits.stopped and np.isnan(record.scores).all() and not population.dropped.all():
@@ -390,6 +355,17 @@ class Run:
             stopped=self.limits.stopped,
             **outcome,
         )
+
+
+def _ended(child: Trajectory, sampling: Sampling, states_answer: bool) -> Trajectory:
+    """The trajectory, finished if it states a final answer or has reached a limit of its own."""
+    if child.finished is not None:
+        return child
+    if states_answer:
+        return child.finish("answer")
+    if sampling.max_tokens is not None and child.num_tokens >= sampling.max_tokens:
+        return child.finish("max_tokens")
+    return child.finish("max_steps") if child.depth >= sampling.max_steps else child
 
 
 def _dropped_if_failed(trajectory: Trajectory, scores: Sequence[float] | Failure) -> tuple[Trajectory, Sequence[float]]:
@@ -435,10 +411,6 @@ class MethodTraits(Traits):
 
 
 def require(method: Method, lm: LanguageModel, sampling: Sampling) -> None:
-    """Check that a method can work with a language model and a sampling.
-
-    Raises:
-        ConfigurationError: it cannot.
-    """
+    """Raise `ConfigurationError` if a method cannot work with a language model and a sampling."""
     if (check := MethodTraits(method).require) is not None:
         check(lm, sampling)

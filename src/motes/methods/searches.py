@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from motes.arguments import fit_fields, whole_number
-from motes.core import Result, Sampling
+from motes.core import FloatArray, IntArray, Result, Sampling
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.methods.population import Aggregation, Population
 from motes.methods.requirements import require_steps
@@ -22,9 +21,6 @@ from motes.methods.run import Run
 from motes.methods.selectors import SELECTORS, conclude, score_weights
 from motes.protocols import LanguageModel
 from motes.smc import Weights
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class _Search:
         return 1
 
     def require(self, lm: LanguageModel, sampling: Sampling) -> None:
-        """See `motes.methods.Method`."""
+        """See `motes.methods.MethodTraits`."""
         require_steps(lm, sampling)
 
     async def run(self, run: Run) -> Result:
@@ -170,10 +166,7 @@ class Rebase(_Search):
     Args:
         n: N, the number of trajectories.
         balance_temperature: τ > 0; as it goes to 0 only the best is continued, as it goes to infinity all are, evenly.
-        aggregation, selector: as for `BeamSearch`.
-
-    Raises:
-        ConfigurationError: a value is out of its range.
+        aggregation, selector: as for `BeamSearch`; errors as there.
     """
 
     balance_temperature: float = 0.1

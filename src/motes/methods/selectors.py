@@ -1,4 +1,4 @@
-"""From a weighted population to one answer: the posterior over answers, and four ways to choose.
+"""From a weighted population to one answer: the posterior over answers, four ways to choose, a last reweighting.
 
 Answers are grouped by the task's equivalence; a group is named by its first member. Trajectories without an answer
 keep their weight, so the posterior may sum to less than 1, but no selector chooses them while another has an answer.
@@ -7,18 +7,17 @@ keep their weight, so the posterior may sum to less than 1, but no selector choo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
-import numpy.typing as npt
 
-from motes.core import Result, Trajectory
+from motes.core import FloatArray, Result, Trajectory
+from motes.errors import NoParticlesError
 from motes.methods.population import Aggregation, Population
 from motes.methods.run import Run
+from motes.protocols import RewardModel
 from motes.smc import Weights
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,20 +41,17 @@ class Candidates:
         cls, population: Population, weights: Weights, answers: Sequence[str | None], aggregation: Aggregation
     ) -> Candidates:
         """The candidates of a population with these `answers`, (N,), see `Run.answers`."""
-        by_place = {i: answer for i, answer in enumerate(answers) if answer is not None}
-        index = list(by_place)
+        stated = {i: answer for i, answer in enumerate(answers) if answer is not None}
+        index = list(stated)
         scores = np.nan_to_num(population.aggregate(aggregation), nan=-np.inf)
-        return cls(index, list(by_place.values()), weights.normalized[index], scores[index])
+        return cls(index, list(stated.values()), weights.normalized[index], scores[index])
 
     def posterior(self) -> dict[str, float]:
         """Total weight of each distinct answer, largest first; ties in order of appearance."""
-        return self._totals(self.weights)
+        return self.totals(self.weights)
 
-    def counts(self) -> dict[str, float]:
-        """Number of trajectories with each distinct answer, largest first; ties in order of appearance."""
-        return self._totals(np.ones(len(self.index)))
-
-    def _totals(self, values: FloatArray) -> dict[str, float]:
+    def totals(self, values: FloatArray) -> dict[str, float]:
+        """Sum of `values`, (M,), over each distinct answer, as for `posterior`."""
         totals: dict[str, float] = {}
         for answer, value in zip(self.answers, values, strict=True):
             totals[answer] = totals.get(answer, 0.0) + float(value)
@@ -97,7 +93,7 @@ def vote(rng: np.random.Generator, candidates: Candidates) -> int:
 
 def majority(rng: np.random.Generator, candidates: Candidates) -> int:
     """The most frequent answer, weights aside."""
-    return candidates.best_of(next(iter(candidates.counts())))
+    return candidates.best_of(next(iter(candidates.totals(np.ones(len(candidates.index))))))
 
 
 SELECTORS: Mapping[str, Selector] = MappingProxyType({f.__name__: f for f in (argmax, sample, vote, majority)})
@@ -156,15 +152,16 @@ async def conclude(
     answers = await run.answers(population.trajectories)
     candidates = Candidates.of(population, weights, answers, aggregation)
     scores = population.aggregate(aggregation)
-    chosen: int | None
+    answer, text = None, ""
     if candidates.index:
         chosen = candidates.index[SELECTORS[selector](run.rng, candidates)]
-    else:  # no trajectory states an answer: the likeliest text is better than none
-        chosen = next(iter(likeliest_texts(population.trajectories, weights, scores)), None)
+        answer, text = answers[chosen], population.trajectories[chosen].text
+    elif likeliest := likeliest_texts(population.trajectories, weights, scores):  # better than none
+        text = population.trajectories[likeliest[0]].text
     return run.result(
-        answer=None if chosen is None else answers[chosen],
+        answer=answer,
         selector=selector,
-        text="" if chosen is None else population.trajectories[chosen].text,
+        text=text,
         posterior=candidates.posterior(),
         answers=tuple(answers),
         trajectories=population.trajectories,
@@ -172,3 +169,44 @@ async def conclude(
         scores=scores,
         log_evidence=log_evidence,
     )
+
+
+async def select_by_outcome(run: Run, result: Result, reward: RewardModel) -> Result:
+    """The result with a new answer, selected by the method's own selector after a last reweighting.
+
+        W'_i ∝ W_i · o(x_i)      over the trajectories that state an answer; their total weight does not change
+
+    o(x) in [0, 1] is the score of the complete trajectory, the last score that `reward` returns. It also replaces the
+    final score: "argmax" takes the largest o among trajectories with weight, "vote" and "sample" use W'. Each
+    trajectory is scored once; those that `reward` cannot score are dropped. Log-evidence and records do not change.
+
+    `reward` is not called for the selector "majority", which uses neither weights nor scores, or after a deadline. If
+    every o is 0 the weights do not change. For a result without a selector, "argmax" is used.
+
+    Source: reranking by a verifier, Cobbe et al. (arXiv 2110.14168); for "vote" Li et al. (arXiv 2206.02336).
+
+    Raises:
+        NoParticlesError: `reward` could score none of the answers.
+    """
+    if result.selector == "majority":
+        return result
+    n = len(result.trajectories)
+    population = Population(result.trajectories, ((),) * n, np.zeros(n, dtype=bool))
+    stated = [i for i, answer in enumerate(await run.answers(result.trajectories)) if answer is not None]
+    population = await run.score(population, stated, reward)
+    outcomes = population.aggregate()  # (N,), NaN where there is none
+    scored = ~np.isnan(outcomes)
+    if not scored.any():
+        if errors := [error for i in stated if (error := population.trajectories[i].error) is not None]:
+            raise NoParticlesError(
+                f"{reward!r} could score none of {len(errors)} complete answers; the first: {errors[0]}"
+            ) from errors[0]
+        return replace(result, usage=run.usage, stopped=run.limits.stopped)
+    weights = Weights(result.log_weights).normalized
+    reweighted = weights * np.where(scored, outcomes, 1.0)
+    if (mass := reweighted[scored].sum()) > 0:
+        weights = np.where(scored, reweighted * (weights[scored].sum() / mass), reweighted)
+    with np.errstate(divide="ignore"):
+        chosen = await conclude(run, population, Weights(np.log(weights)), result.selector or "argmax")
+    new = ("answer", "text", "posterior", "answers", "trajectories", "log_weights", "scores", "usage", "stopped")
+    return replace(result, **{name: getattr(chosen, name) for name in new})

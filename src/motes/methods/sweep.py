@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from motes.arguments import whole_number
-from motes.errors import ConfigurationError
+from motes.errors import ConfigurationError, DegenerateWeightsError
 from motes.methods.population import Population
 from motes.smc import Weights
 from motes.smc.weights import log_sum_exp
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,26 +27,27 @@ class Sweep:
         """(1,) a particle, drawn by weight."""
         return self.population.select([rng.choice(len(self.weights), p=self.weights.normalized)])
 
-    @property
-    def log_shares(self) -> FloatArray:
-        """(N,) logs of the normalised weights; all −inf if every weight is zero."""
-        return self.weights.log_weights - (0.0 if self.weights.degenerate else log_sum_exp(self.weights.log_weights))
-
 
 def pool(sweeps: Sequence[Sweep], log_masses: Sequence[float] | None = None) -> tuple[Population, Weights]:
     """The particles of several sweeps as one population. `log_masses`: log of each sweep's total weight; by default all
     have the same."""
-    masses = log_masses if log_masses is not None else [0.0] * len(sweeps)
-    shares = [sweep.log_shares + mass for sweep, mass in zip(sweeps, masses, strict=True)]
-    return Population.concatenate(sweep.population for sweep in sweeps), Weights(np.concatenate(shares))
+    log_weights = []
+    for sweep, mass in zip(sweeps, [0.0] * len(sweeps) if log_masses is None else log_masses, strict=True):
+        log_total = 0.0 if sweep.weights.degenerate else log_sum_exp(sweep.weights.log_weights)
+        log_weights.append(sweep.weights.log_weights - log_total + mass)
+    return Population.concatenate(sweep.population for sweep in sweeps), Weights(np.concatenate(log_weights))
+
+
+def survivors(outcomes: Sequence[Sweep | DegenerateWeightsError]) -> list[Sweep]:
+    """The sweeps whose evidence is not zero. Raises the first error if there is none."""
+    errors = [outcome for outcome in outcomes if isinstance(outcome, DegenerateWeightsError)]
+    if len(errors) == len(outcomes):
+        raise errors[0]
+    return [outcome for outcome in outcomes if isinstance(outcome, Sweep)]
 
 
 def share(budget: int, name: str, parts: int) -> int:
-    """The budget of each of `parts` equal parts.
-
-    Raises:
-        ConfigurationError: the budget is not a multiple of `parts`.
-    """
+    """The budget of each of `parts` equal parts. Raises a `ConfigurationError` if it is no multiple of them."""
     budget, parts = whole_number("budget", budget), whole_number(name, parts)
     if parts < 1 or budget < 1 or budget % parts:
         raise ConfigurationError(

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from motes.errors import UnknownNameError
+from motes.smc.weights import FloatArray
 
-FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Resampling = Callable[[np.random.Generator, FloatArray, int], IntArray]
 

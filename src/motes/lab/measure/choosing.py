@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -10,16 +9,13 @@ import numpy as np
 from motes.lab.run.method_spec import method_from_spec
 from motes.lab.run.prefixes import Prefixes
 from motes.lab.run.records import RunRecord
-from motes.methods import BestOfN, Majority, WeightedBestOfN
+from motes.methods import SELECTORS, BestOfN, Majority, WeightedBestOfN
 from motes.methods.population import AGGREGATIONS, Aggregation
-from motes.methods.selectors import Candidates, Selector, argmax, majority, vote
-from motes.smc import Weights
+from motes.methods.selectors import Candidates
 from motes.smc.weights import FloatArray
 
 ChoosingMethod = Majority | BestOfN | WeightedBestOfN
 """The methods that draw their answers in the same way."""
-SELECTORS: Mapping[type, Selector] = {Majority: majority, BestOfN: argmax, WeightedBestOfN: vote}
-"""How each of them chooses an answer."""
 DRAWN_BY = "wbon"
 """The method whose records contain everything that these methods choose by."""
 
@@ -36,7 +32,7 @@ def choose_again(record: RunRecord, spec: str) -> RunRecord:
     if not isinstance(method, ChoosingMethod) or record.outcome == "failed":
         return replace(record, method=spec)
     scores = _answer_scores(record.prefixes or Prefixes(), method.aggregation, len(record.answers))
-    weights = method.weights(scores) if isinstance(method, WeightedBestOfN) else Weights.uniform(len(scores))
+    weights = method.weights(scores)
     stated = [i for i, group in enumerate(record.groups) if group is not None]
     usage = record.usage
     if isinstance(method, Majority):
@@ -47,7 +43,7 @@ def choose_again(record: RunRecord, spec: str) -> RunRecord:
         return replace(record, method=spec, usage=usage, outcome="no_answer", answer=None)
     names = [str(record.groups[i]) for i in stated]
     candidates = Candidates(stated, names, weights.normalized[stated], np.nan_to_num(scores[stated], nan=-np.inf))
-    chosen = stated[SELECTORS[type(method)](np.random.default_rng(0), candidates)]
+    chosen = stated[SELECTORS[method.selector](np.random.default_rng(0), candidates)]
     right = record.right[chosen]
     return replace(
         record,
