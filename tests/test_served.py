@@ -49,7 +49,7 @@ from motes.errors import (
     UnknownNameError,
     UnreachableError,
 )
-from motes.models.served import Capabilities, HTTPLanguageModel, model, profiles, prompts, responses
+from motes.models.served import Capabilities, HTTPLanguageModel, model, prompts, responses, wires
 from motes.transport import Retries
 from mutations import mutate
 
@@ -1210,7 +1210,7 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
         "return request.limit // 2",
         "return 0",
     ),
-    "the prompt is counted where it was settled before": (responses, "Call", "and index in self._left:", "and True:"),
+    "the prompt is counted where it was settled before": (responses, "Call", "and index in self.waiting:", "and True:"),
     "what broke off is not counted": (responses, "Call", "if i not in used", "if False"),
     "a reply that breaks off costs nothing": (
         responses,
@@ -1226,9 +1226,9 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
     ),
     "cancelled requests go on": (concurrency, "Batcher", " " * 16 + "task.cancel()", " " * 16 + "pass"),
     "a cancelled call takes others with it": (concurrency, "Batcher", "if unsettled == 0 and", "if"),
-    "penalties are left to the server": (profiles, "Profile", "**self.neutral", ""),
+    "penalties are left to the server": (wires, "Profile", "**self.neutral", ""),
     "every token is kept by 0": (
-        profiles,
+        wires,
         "Profile",
         'self.keep_all if name == "top_k" and not value else value',
         "value",

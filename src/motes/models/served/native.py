@@ -1,22 +1,12 @@
-"""The formats of engines that return more in their own than in OpenAI's, and all formats by name."""
+"""The formats of engines that return more in their own than in OpenAI's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from motes.models.served.messages import pieces_of
-from motes.models.served.wires import (
-    Chat,
-    Completions,
-    Delta,
-    Request,
-    Wire,
-    logprobs_of,
-    whole_number_of,
-    whole_numbers_of,
-)
+from motes.models.served.wires import Delta, Request, Wire, logprobs_of, whole_number_of, whole_numbers_of
 
 
 class LlamaCpp(Wire):
@@ -169,16 +159,3 @@ class Ollama(Wire):
             finish = "length" if (num_tokens or 0) >= request.limit else "stop"
         pieces = pieces_of({"thinking": item.get("thinking"), "content": response})
         return Delta(pieces=pieces, finish=finish, num_tokens=num_tokens)
-
-
-WIRES: Mapping[str, type[Wire]] = MappingProxyType(
-    {
-        "completions": Completions,
-        "chat": Chat,
-        "llama.cpp": LlamaCpp,
-        "sglang": SGLang,
-        "tgi": TGI,
-        "ollama": Ollama,
-    }
-)
-"""The formats by name."""

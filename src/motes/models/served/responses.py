@@ -8,8 +8,10 @@ from typing import Any
 
 from motes.core import StepEnd, Usage
 from motes.errors import BadResponseError
+from motes.models.served.ends import end_of
 from motes.models.served.messages import Writer
-from motes.models.served.wires import Counts, Delta, Prompt, Request, Wire
+from motes.models.served.prompts import Prompt, estimate
+from motes.models.served.wires import Counts, Delta, Request, Wire
 from motes.steps import first_cut
 from motes.transport import MALFORMED, Events, unknown_form
 
@@ -18,26 +20,19 @@ from motes.transport import MALFORMED, Events, unknown_form
 class Answer:
     """One answer, which grows piece by piece until it ends.
 
-    Attributes:
-        text: with the delimiter or stop text that ended it.
-        end: "step" for a stop text, too.
-        token_ids, logprobs: of all tokens; empty where the server does not return them.
-        is_cut: whether this side ended it.
-        last: its last piece.
-        prompt_tokens, cached_tokens: of all prompts of the call, in one of its answers; 0 in the others.
-            `cached_tokens` is None where the server does not return it.
+    `prompt_tokens` and `cached_tokens` are those of all prompts of the call, in one of its answers; 0 in the others.
     """
 
     request: Request
     prompt: Prompt
-    text: str = ""
-    end: StepEnd = "step"
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    is_cut: bool = False
-    last: Delta | None = None
+    text: str = ""  # with the delimiter or stop text that ended it
+    end: StepEnd = "step"  # for a stop text, too
+    token_ids: list[int] = field(default_factory=list)  # of all tokens; empty where the server does not return them
+    logprobs: list[float] = field(default_factory=list)  # likewise
+    is_cut: bool = False  # whether this side ended it
+    last: Delta | None = None  # its last piece
     prompt_tokens: int = 0
-    cached_tokens: int | None = None
+    cached_tokens: int | None = None  # None: the server does not return it
 
     def __post_init__(self) -> None:
         self._writer = Writer(self.prompt.prefix)
@@ -92,7 +87,9 @@ class Answer:
             BadResponseError: the server did not complete it, or gives an unknown reason.
         """
         if not self.is_cut:
-            self.end = (self.last or Delta()).end(self.request, url, self.num_tokens)
+            last, is_full = self.last or Delta(), self.num_tokens >= self.request.limit
+            by_text = isinstance(last.stop, str) and bool(self.request.stops)
+            self.end = end_of(last.finish, url, is_full=is_full, by_text=by_text)
             self.text += "" if self.end == "length" else self._writer.close()
         if self.request.is_streamed and len(self.logprobs) != self.num_tokens:
             self.logprobs = []
@@ -171,7 +168,6 @@ class Call:
         self._answers = [Answer(request, prompt) for prompt in request.prompts for _ in range(request.n)]
         self._ended: set[int] = set()
         self._counts = Counts()
-        self._left = set(self.waiting)
         self._carrier = self._answers[0]  # the answer with the counts of the call
 
     def _add(self, message: Any) -> None:
@@ -204,7 +200,8 @@ class Call:
         answers = []
         for i, place in enumerate(sorted(range(num_answers), key=places.__getitem__)):
             delta = deltas[place]
-            share = delta.estimated_tokens if total is None else (total + num_answers - 1 - i) // num_answers
+            texts = (delta.text, *(piece.text for piece in delta.pieces))
+            share = estimate(texts) if total is None else (total + num_answers - 1 - i) // num_answers
             num_tokens = len(delta.token_ids) or (share if delta.num_tokens is None else delta.num_tokens)
             answers.append((i, replace(delta, num_tokens=num_tokens)))
         return answers
@@ -215,10 +212,9 @@ class Call:
         self._ended.add(index)
         if index == 0 and self.request.is_cut:  # this side may leave the stream before the server's counts arrive
             answer.prompt_tokens = self.request.prompt_tokens
-        if self.settle is not None and self.request.is_streamed and index in self._left:
-            self._left.discard(index)
+        if self.settle is not None and self.request.is_streamed and index in self.waiting:
             self._carrier = answer
-            if self._left:
+            if len(self.waiting) > 1:
                 self.waiting.discard(index)
                 self.settle(index, answer)
 
