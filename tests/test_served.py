@@ -1184,8 +1184,8 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
     "a full context fails the particle": (
         model,
         "HTTPLanguageModel",
-        "if step.trajectory.depth else Failure(error, step.wasted)",
-        "if 0 else Failure(error)",
+        "is_full and step.trajectory.depth",
+        "False",
     ),
     "a lower limit is not learnt": (model, "HTTPLanguageModel", "self._max_answer_tokens = reported.most", "pass"),
     "the last token is guessed from one": (prompts, "Renderer", "for length in (2, len(ids)):", "for length in (1,):"),

@@ -14,18 +14,19 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean
+from typing import NamedTuple
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from motes.arguments import instance_of, whole_number
-from motes.concurrency import gather
+from motes.concurrency import CallBatcher, gather
 from motes.core import Failure, Problem, Reads, Sampling, Scores, Step, Trajectory, Usage
 from motes.errors import ContextLengthError, MotesError, VerdictError
 from motes.ledger import Ledger
 from motes.protocols import LanguageModel, LanguageModelTraits
 from motes.rewards.blank import fill_scores, written_steps
 from motes.rewards.rubric import Rubric, rubric_named
-from motes.rewards.steps import StepSource
 
 REPLY_TOKENS = 64
 """Maximum number of tokens of a whole reply, in addition to those of its critique."""
@@ -88,16 +89,16 @@ class Judge:
             setattr(self, name, whole_number(name, getattr(self, name), least))
         self._has_probabilities = True  # until the model returns a step without log-probability
         self._scores: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
-        self._num_tokens: WeakKeyDictionary[Trajectory, int] = WeakKeyDictionary()  # of the inquiry
         self._inquiry_of: WeakKeyDictionary[Trajectory, _Inquiry] = WeakKeyDictionary()  # keeps it as long as the node
         self._inquiries: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[bytes, _Inquiry]] = (
             WeakKeyDictionary()
         )
-        self._steps = StepSource(self.lm)
+        self._steps = _StepSource(self.lm)
+
+    # What it says of itself, see `motes.protocols.RewardModelTraits`:
 
     @property
     def merges_calls(self) -> bool:
-        """Whether concurrent calls of the language model meet in one batch."""
         return LanguageModelTraits(self.lm).merges_calls
 
     @property
@@ -106,22 +107,18 @@ class Judge:
         return LanguageModelTraits(self.lm).continues_prefixes
 
     def forget(self) -> None:
-        """See `motes.protocols.RewardModel`."""
         self._inquiries.clear()
 
     async def ready(self) -> None:
-        """See `motes.protocols.RewardModel`: of the language model."""
         if (ready := LanguageModelTraits(self.lm).ready) is not None:
             await ready()
 
     @property
     def num_parameters(self) -> int | None:
-        """The language model's number of parameters, if it is known."""
         return LanguageModelTraits(self.lm).num_parameters
 
     @property
     def outcome(self) -> bool:
-        """Whether the judge scores finished answers only."""
         return self.rubric.outcome
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
@@ -152,13 +149,12 @@ class Judge:
             for node, inquiry in own.items():
                 if not isinstance(result := results[inquiry], MotesError):
                     self._scores[node], self._inquiry_of[node] = result, inquiry
-                    self._num_tokens[node] = inquiry.num_tokens
             outcomes.append(Scores(fill_scores(trajectory, self._scores), usage, self._reads(trajectory)))
         return outcomes
 
     def _reads(self, trajectory: Trajectory) -> Reads:
         """The tokens that the verdicts on a trajectory need."""
-        counts = [self._num_tokens.get(node, 0) for node in trajectory.path]
+        counts = [self._inquiry_of[node].num_tokens if node in self._inquiry_of else 0 for node in trajectory.path]
         return Reads(0, tuple(sum(counts[t:]) for t in range(len(counts) + 1)))
 
     def _judged_nodes(self, trajectory: Trajectory) -> list[Trajectory]:
@@ -173,17 +169,11 @@ class Judge:
 
 @dataclass(frozen=True)
 class _Reply:
-    """What the model wrote in the place of a verdict.
-
-    Attributes:
-        text: as the model wrote it.
-        verdict: None if the text states none.
-        probability: of the text; None if the model does not return it.
-    """
+    """What the model wrote in the place of a verdict."""
 
     text: str
-    verdict: str | None
-    probability: float | None
+    verdict: str | None  # None: the text states none
+    probability: float | None  # of the text; None: the model does not return it
 
 
 class _Inquiry:
@@ -209,7 +199,7 @@ class _Inquiry:
     async def result(self) -> float | MotesError:
         """The score, or the error. The model is called once, and only as long as anybody waits for the result."""
         if self._task is None:
-            self._task = asyncio.ensure_future(self._run(self.judge._steps))
+            self._task = asyncio.ensure_future(self._run())
         task = self._task
         self._num_waiting += 1
         try:
@@ -222,20 +212,20 @@ class _Inquiry:
                 self._task = None
                 task.cancel()
 
-    async def _run(self, lm: StepSource) -> float | MotesError:
+    async def _run(self) -> float | MotesError:
         root = Trajectory(Problem(self.prompt))
         n = self.judge.num_verdicts
         # 1) replies, in groups from one distribution each
         if not self.judge.continues_prefixes:
             tokens = self.rubric.critique_tokens + REPLY_TOKENS
             sampling = Sampling(temperature=self.rubric.temperature, max_step_tokens=tokens, delimiter=None)
-            calls = (self._sample_verdict(lm, root, sampling, self.rubric.last_verdict, "reply", i) for i in range(n))
+            calls = (self._sample_verdict(root, sampling, self.rubric.last_verdict, "reply", i) for i in range(n))
             groups: list[Sequence[_Reply]] = [[reply for replies in await asyncio.gather(*calls) for reply in replies]]
         elif self.rubric.critique_tokens:
-            groups = list(await asyncio.gather(*(self._sample_critique(lm, root, i) for i in range(n))))
+            groups = list(await asyncio.gather(*(self._sample_critique(root, i) for i in range(n))))
         else:
             beginning = root.extend(Step(self.rubric.opening + self.rubric.cue, "step"))
-            groups = [await self._sample_after_cue(lm, beginning, n)]
+            groups = [await self._sample_after_cue(beginning, n)]
         # 2) the score that they give, or an error
         score = expectation(groups, self.rubric.verdicts)
         if score is not None:
@@ -256,25 +246,25 @@ class _Inquiry:
             failed_reward_tokens=usage.failed_generated_tokens + usage.failed_prefill_tokens,
         )
 
-    async def _sample_critique(self, lm: StepSource, root: Trajectory, number: int) -> Sequence[_Reply]:
+    async def _sample_critique(self, root: Trajectory, number: int) -> Sequence[_Reply]:
         """Sample a critique, and a verdict after it; returns the replies in the place of the verdict."""
         start = root.extend(Step(self.rubric.opening, "step")) if self.rubric.opening else root
         sampling = Sampling(
             temperature=self.rubric.temperature, max_step_tokens=self.rubric.critique_tokens, delimiter=self.ends
         )
-        step = await self._extend(lm, start, sampling, "critique", number)
+        step = await self._extend(start, sampling, "critique", number)
         if step is None:
             return []
         critique = re.split("|".join(map(re.escape, self.ends)), step.text, maxsplit=1)[0]
         text = (self.rubric.opening + critique).rstrip() + self.rubric.cue
-        return await self._sample_after_cue(lm, root.extend(Step(text, "step")), 1, number)
+        return await self._sample_after_cue(root.extend(Step(text, "step")), 1, number)
 
-    async def _sample_after_cue(self, lm: StepSource, place: Trajectory, count: int, *name: int) -> Sequence[_Reply]:
+    async def _sample_after_cue(self, place: Trajectory, count: int, *name: int) -> Sequence[_Reply]:
         """Sample verdicts after a cue: the likeliest token if that is enough, else `count`."""
         read = self.rubric.verdict
         likeliest: list[_Reply] = []
         if len(self.rubric.verdicts) == 2 and self.judge._has_probabilities:
-            step = await self._extend(lm, place, ONE_TOKEN.replace(temperature=0.0), "likeliest", *name)
+            step = await self._extend(place, ONE_TOKEN.replace(temperature=0.0), "likeliest", *name)
             if step is None:
                 return []
             self.judge._has_probabilities = step.logprob is not None
@@ -283,17 +273,17 @@ class _Inquiry:
                 if likeliest[0].verdict is not None:
                     return likeliest
         samples = await asyncio.gather(
-            *(self._sample_verdict(lm, place, ONE_TOKEN, read, "verdict", *name, i) for i in range(count))
+            *(self._sample_verdict(place, ONE_TOKEN, read, "verdict", *name, i) for i in range(count))
         )
         return [*likeliest, *(reply for replies in samples for reply in replies)]
 
     async def _sample_verdict(
-        self, lm: StepSource, place: Trajectory, sampling: Sampling, read: Read, *name: str | int
+        self, place: Trajectory, sampling: Sampling, read: Read, *name: str | int
     ) -> Sequence[_Reply]:
         """Sample replies up to the first one that states a verdict."""
         replies: list[_Reply] = []
         for attempt in range(self.judge.max_retries + 1):
-            step = await self._extend(lm, place, sampling, *name, attempt)
+            step = await self._extend(place, sampling, *name, attempt)
             if step is None:
                 break
             has_probability = sampling is ONE_TOKEN and step.logprob is not None
@@ -303,10 +293,10 @@ class _Inquiry:
                 break
         return replies
 
-    async def _extend(self, lm: StepSource, place: Trajectory, sampling: Sampling, *name: str | int) -> Step | None:
+    async def _extend(self, place: Trajectory, sampling: Sampling, *name: str | int) -> Step | None:
         """A step, sampled with a seed that depends on the prompt and the sample's name; None if the model fails."""
         digest = _digest(self.judge.seed, self.prompt, *name)
-        step = await lm.extend(place, sampling, int.from_bytes(digest[:8], "big") >> 1)
+        step = await self.judge._steps.extend(place, sampling, int.from_bytes(digest[:8], "big") >> 1)
         if isinstance(step, Failure):
             self._error = step.error
             self._unbilled += step.usage
@@ -319,6 +309,51 @@ class _Inquiry:
             )
             return None
         return step
+
+
+class _Request(NamedTuple):
+    trajectory: Trajectory
+    sampling: Sampling
+    seed: int
+
+
+class _StepSource:
+    """Extends trajectories one at a time. Concurrent calls with the same sampling become one call of the language
+    model, unless it merges them itself."""
+
+    def __init__(self, lm: LanguageModel) -> None:
+        self.lm = lm
+        self._merges = LanguageModelTraits(lm).merges_calls
+        self._batcher: CallBatcher[_Request, Step | Failure] = CallBatcher(self._extend_all)
+
+    async def extend(self, trajectory: Trajectory, sampling: Sampling, seed: int) -> Step | Failure:
+        """A step, or the failure of this trajectory.
+
+        Raises:
+            EngineError: the model cannot go on.
+        """
+        request = _Request(trajectory, sampling, seed)
+        (outcome,) = await (self._extend([request]) if self._merges else self._batcher([request]))
+        return outcome
+
+    async def _extend_all(self, requests: list[_Request]) -> Sequence[Step | Failure]:
+        groups: dict[Sampling, list[int]] = {}
+        for i, request in enumerate(requests):
+            groups.setdefault(request.sampling, []).append(i)
+        outcomes = await gather(self._extend([requests[i] for i in group]) for group in groups.values())
+        outcome_of = dict(zip(chain(*groups.values()), chain(*outcomes), strict=True))
+        return [outcome_of[i] for i in range(len(requests))]
+
+    async def _extend(self, requests: Sequence[_Request]) -> Sequence[Step | Failure]:
+        """Steps for requests with the same sampling."""
+        trajectories, seeds = [r.trajectory for r in requests], [r.seed for r in requests]
+        try:
+            return await self.lm.extend(trajectories, requests[0].sampling, seeds)
+        except ContextLengthError as error:  # one prompt is too long, but the others shall not fail with it
+            if len(requests) == 1:
+                return [Failure(error)]
+            results = await gather(self._extend([request]) for request in requests)
+            return [outcome for outcomes in results for outcome in outcomes]
 
 
 def _digest(*parts: str | int) -> bytes:

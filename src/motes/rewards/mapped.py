@@ -28,29 +28,26 @@ class MappedReward:
             for trajectory, outcome in zip(trajectories, outcomes, strict=True)
         ]
 
+    # What follows is what the inner model says of itself, see `motes.protocols.RewardModelTraits`.
+
     def forget(self) -> None:
-        """See `motes.protocols.RewardModel`; for the inner model."""
         if (forget := RewardModelTraits(self.reward).forget) is not None:
             forget()
 
     async def ready(self) -> None:
-        """See `motes.protocols.RewardModel`; for the inner model."""
         if (ready := RewardModelTraits(self.reward).ready) is not None:
             await ready()
 
     @property
     def num_parameters(self) -> int | None:
-        """The inner model's number of parameters, if it is known."""
         return RewardModelTraits(self.reward).num_parameters
 
     @property
     def outcome(self) -> bool:
-        """Whether the inner model scores finished answers only."""
         return RewardModelTraits(self.reward).outcome
 
     @property
     def merges_calls(self) -> bool:
-        """Whether concurrent calls of the inner model meet in one batch."""
         return RewardModelTraits(self.reward).merges_calls
 
     def _change_all(self, trajectory: Trajectory, scores: Sequence[float]) -> Sequence[float]:

@@ -116,7 +116,8 @@ class Rubric:
 
     def verdict(self, text: str) -> str | None:
         """The verdict that a text begins with; None if it begins with none."""
-        return self._verdict_of(re.match(rf"\s*{self._verdict_pattern}", text, re.IGNORECASE))
+        match = self._verdict.match(text)
+        return match and next(word for word in self.verdicts if word.lower() == match[1].lower())
 
     def last_verdict(self, reply: str) -> str | None:
         """The verdict that a whole reply states, see `motes.rewards.verdicts`; None if it states none."""
@@ -137,12 +138,9 @@ class Rubric:
         return re.compile(rf"[^\w\[]*_*(?:{'|'.join([*patterns, STEP_LABEL])})", re.IGNORECASE)
 
     @cached_property
-    def _verdict_pattern(self) -> str:
+    def _verdict(self) -> re.Pattern[str]:
         longest_first = sorted(self.verdicts, key=len, reverse=True)
-        return rf"({'|'.join(map(re.escape, longest_first))})(?!\w)"
-
-    def _verdict_of(self, match: re.Match[str] | None) -> str | None:
-        return match and next(word for word in self.verdicts if word.lower() == match[1].lower())
+        return re.compile(rf"\s*({'|'.join(map(re.escape, longest_first))})(?!\w)", re.IGNORECASE)
 
 
 STEP_LABEL = r"Step\s+\d+\s*[:.]"

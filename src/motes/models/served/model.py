@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -18,8 +18,8 @@ from motes.errors import (
     RejectedError,
     UnknownNameError,
 )
+from motes.models.served.engines import PROFILES
 from motes.models.served.probe import OF_ONE_REQUEST, Capabilities, probe, renderer
-from motes.models.served.profiles import PROFILES
 from motes.models.served.prompts import Prompt, Renderer
 from motes.models.served.responses import Answer, Call
 from motes.models.served.wires import Chat, Completions, Request, Wire
@@ -48,10 +48,6 @@ class PendingStep(Pending[Step | Failure]):
     seed: int
     wasted: Usage = Usage()  # tokens of failed attempts on its behalf  # noqa: RUF009 (frozen)
     has_answer: bool = False  # its answer has arrived and becomes a step: a later failure of the call does not matter
-
-    @property
-    def is_over(self) -> bool:
-        return self.has_answer or self.future.done()
 
 
 Part = tuple[Prompt, list[list[PendingStep]]]
@@ -270,23 +266,10 @@ class HTTPLanguageModel(ServedModel):
             texts > 0 and (too_many or loses_logprobs or not self.capabilities.tells_end)
         )
 
-    def _start(self, work: Coroutine[Any, Any, None], steps: Sequence[PendingStep]) -> None:
-        """Run `work` for these steps beside everything else. If it fails, they fail, and no others."""
-
-        async def run() -> None:
-            try:
-                await work
-            except OF_ONE_REQUEST as error:
-                for step in steps:
-                    if not step.has_answer:
-                        step.settle(Failure(error, step.wasted))
-
-        self._batcher.start(run(), steps)
-
     def _start_call(self, request: Request, parts: list[Part]) -> None:
         """Start a call with the prompts of these parts."""
         request = replace(request, prompts=tuple(prompt for prompt, _ in parts))
-        self._start(self._call(request, parts), _steps(parts))
+        self._batcher.start(self._call(request, parts), _steps(parts))
 
     async def _call(self, request: Request, parts: list[Part]) -> None:
         """Send a request; after a refusal change it, or divide it, as the error message says."""
@@ -305,18 +288,21 @@ class HTTPLanguageModel(ServedModel):
                     continue
                 elif len(parts) > 1 and may_be_of_one(error):
                     # In the end only the refused prompt fails.
-                    waiting = [part for part in parts if not all(step.is_over for step in _steps([part]))]
+                    waiting = [
+                        part for part in parts if not all(s.has_answer or s.future.done() for s in _steps([part]))
+                    ]
                     middle = -(-len(waiting) // 2)
                     for half in filter(None, (waiting[:middle], waiting[middle:])):
                         self._start_call(request, half)
                 elif num_left and (limit := self._lower_limit(request, error)) > 0:
                     request = replace(request, limit=limit)
                     continue
-                elif isinstance(error, ContextLengthError):
-                    for step in _steps(parts):  # an answer that has begun is as long as it can be
-                        step.settle(Step("", "length") if step.trajectory.depth else Failure(error, step.wasted))
                 else:
-                    raise
+                    is_full = isinstance(error, ContextLengthError)
+                    for step in _steps(parts):
+                        is_complete = is_full and step.trajectory.depth  # it has begun, and is as long as it can be
+                        if not step.has_answer:
+                            step.settle(Step("", "length") if is_complete else Failure(error, step.wasted))
             return
 
     def _lower_limit(self, request: Request, error: MotesError) -> int:
@@ -344,7 +330,7 @@ class HTTPLanguageModel(ServedModel):
         def settle(index: int, answer: Answer) -> None:
             for step in receivers[index]:
                 step.has_answer = True
-            self._start(self._make_step(request, index, answer, receivers[index]), receivers[index])
+            self._batcher.start(self._make_step(request, index, answer, receivers[index]), receivers[index])
 
         wire = self._stream_wire if request.is_cut else self._wire
         call = Call(wire, request, settle)

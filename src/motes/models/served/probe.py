@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from motes.core import Problem, Sampling
 from motes.errors import ContextLengthError, ServerError
-from motes.models.served.profiles import PROFILES
+from motes.models.served.engines import PROFILES
 from motes.models.served.prompts import Prompt, Renderer, TokenizerRenderer
 from motes.models.served.responses import Answer, Call
 from motes.models.served.wires import Chat, Request, Wire

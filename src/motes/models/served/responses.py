@@ -11,7 +11,7 @@ from motes.errors import BadResponseError
 from motes.models.served.ends import end_of
 from motes.models.served.messages import Writer
 from motes.models.served.prompts import Prompt, estimate
-from motes.models.served.wires import Counts, Delta, Request, Wire
+from motes.models.served.wires import Delta, Request, Wire
 from motes.steps import first_cut
 from motes.transport import MALFORMED, Events, unknown_form
 
@@ -127,8 +127,8 @@ class Call:
         try:
             self._add(response)
         except BadResponseError:
-            prompt, completion, _ = self._counts
-            self.wasted += Usage(failed_prefill_tokens=prompt or 0, failed_generated_tokens=completion or 0)
+            prompt, completion = self._counts.get("prompt", 0), self._counts.get("completion", 0)
+            self.wasted += Usage(failed_prefill_tokens=prompt, failed_generated_tokens=completion)
             raise
         self._complete()
         return self._answers
@@ -167,12 +167,12 @@ class Call:
         request = self.request
         self._answers = [Answer(request, prompt) for prompt in request.prompts for _ in range(request.n)]
         self._ended: set[int] = set()
-        self._counts = Counts()
+        self._counts: dict[str, int] = {}
         self._carrier = self._answers[0]  # the answer with the counts of the call
 
     def _add(self, message: Any) -> None:
         """Add a whole response, or an event of a stream."""
-        self._counts = self._counts.updated(self.wire.counts(message))
+        self._counts |= self.wire.counts(message)
         is_streamed = self.request.is_streamed
         try:
             deltas = self.wire.deltas(message, self.request)
@@ -191,7 +191,7 @@ class Call:
     def _in_response(self, deltas: list[Delta]) -> list[tuple[int, Delta]]:
         """Whole answers, in order, with the numbers of their tokens: the server's, else equal shares of its count for
         the call, else estimates."""
-        num_answers, total = self.request.num_answers, self._counts.completion
+        num_answers, total = self.request.num_answers, self._counts.get("completion")
         if len(deltas) != num_answers:
             raise BadResponseError(f"{self.wire.url} returned {len(deltas)} answers instead of {num_answers}")
         if self.wire.profile.tells_end and not all(delta.finish for delta in deltas):
@@ -220,11 +220,11 @@ class Call:
 
     def _complete(self) -> None:
         """Check that all answers have ended, and add the counts of the call to one of them."""
-        num_answers, counts = len(self._answers), self._counts
+        num_answers, carrier, counts = len(self._answers), self._carrier, self._counts
         if missing := num_answers - len(self._ended):
             raise BadResponseError(f"{self.wire.url} broke off {missing} of {num_answers} answers: look into its log")
         if num_answers == 1 or not self.request.is_cut:
-            self._carrier.prompt_tokens = self.request.prompt_tokens if counts.prompt is None else counts.prompt
-            self._carrier.cached_tokens = counts.cached
-        if num_answers == 1 and counts.completion and not self._carrier.token_ids:
-            self._carrier.last = Delta(num_tokens=counts.completion)
+            carrier.prompt_tokens = counts.get("prompt", self.request.prompt_tokens)
+            carrier.cached_tokens = counts.get("cached")
+        if num_answers == 1 and counts.get("completion") and not carrier.token_ids:
+            carrier.last = Delta(num_tokens=counts["completion"])

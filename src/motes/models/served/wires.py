@@ -1,6 +1,6 @@
 """The request formats of engines: how a request continues a prompt, and what a response to it contains.
 
-This module has what all formats share, OpenAI's two, and what an engine needs (`Profile`); `native` has the others.
+This module has what all formats share, OpenAI's two, and what an engine needs (`Profile`); `engines` has the others.
 
     completions   POST /v1/completions        vLLM (token ids), transformers serve, unknown servers
     chat          POST /v1/chat/completions   where nothing else works
@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from motes.core import Sampling
 from motes.errors import ConfigurationError
@@ -33,6 +33,10 @@ from motes.transport import Address, value_at
 
 DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 """Values that OpenAI's format defines for fields that a request omits."""
+
+COUNTS = ("prompt", "completion", "cached")
+"""Numbers of tokens that a server may return for a call: of its prompts, of its answers, and of those of the prompts
+that were in the prefix cache."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +83,6 @@ class Delta:
     stop: str | int | None = None  # the stop string that ended the answer, or the token's id, if the engine returns it
     is_cumulative: bool = False  # whether text, ids and log-probabilities repeat the answer from its beginning
     num_tokens: int | None = None  # of the answer so far, if the server counts them: a stream may omit some ids
-
-
-class Counts(NamedTuple):
-    """Numbers of tokens that a server returns for a call; None where it does not."""
-
-    prompt: int | None = None
-    completion: int | None = None
-    cached: int | None = None
-
-    def updated(self, later: Counts) -> Counts:
-        """The later counts, and the earlier ones where those are None."""
-        return Counts(*(old if new is None else new for old, new in zip(self, later, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -153,8 +145,7 @@ class Wire(ABC):
     # delimiter, and the rest of the token that completed the delimiter is missing.
     has_whole_tokens: ClassVar[bool] = False
     event_key: ClassVar[str | None] = None  # in all events with a piece of an answer; others keep the connection alive
-    # Fields with the counts of a call: tokens of the prompt, of the answer, and of the prompt in the prefix cache.
-    count_paths: ClassVar[tuple[Sequence[str], Sequence[str], Sequence[str]]]
+    count_paths: ClassVar[tuple[str, str, str]]  # paths of the fields with the numbers in `COUNTS`; "": it has none
 
     def __init__(self, address: Address, model: str, profile: Profile) -> None:
         self.address = address
@@ -187,16 +178,17 @@ class Wire(ABC):
             return []  # an event that keeps the connection alive
         return [self._delta(item, request) for item in _items(message)]
 
-    def counts(self, message: Any) -> Counts:
+    def counts(self, message: Any) -> dict[str, int]:
         """The counts in a whole response, or in an event of a stream, whatever its form. Several answers with counts of
         their own have the prompt in common."""
-        items = [item for item in _items(message) if isinstance(item, dict)] or [{}]
+        items = [item for item in _items(message) if isinstance(item, dict)]
         items.sort(key=lambda item: whole_number_of(item.get("index")) or 0)
-        prompts, completions, cached = (
-            [whole_number_of(value_at(i, path)) for i in items] for path in self.count_paths
-        )
-        known = [count for count in completions if count is not None]
-        return Counts(prompts[0], sum(known) if known else None, cached[0])
+        counts = {}
+        for name, path in zip(COUNTS, self.count_paths, strict=True):
+            numbers = [whole_number_of(value_at(item, path.split("."))) for item in items]
+            if known := [number for number in numbers if number is not None]:
+                counts[name] = sum(known) if name == "completion" else known[0]
+        return counts
 
     @abstractmethod
     def _body(self, request: Request) -> dict[str, Any]: ...
@@ -228,11 +220,7 @@ class Completions(Wire):
     """OpenAI's format; with vLLM's `stop_reason`, `return_token_ids` and `include_stop_str_in_output`."""
 
     route = "completions"
-    count_paths = (
-        ("usage", "prompt_tokens"),
-        ("usage", "completion_tokens"),
-        ("usage", "prompt_tokens_details", "cached_tokens"),
-    )
+    count_paths = ("usage.prompt_tokens", "usage.completion_tokens", "usage.prompt_tokens_details.cached_tokens")
 
     @property
     def url(self) -> str:
@@ -270,17 +258,16 @@ class Completions(Wire):
             index=None if index is None else int(index),
             text=str(item.get("text") or ""),
             pieces=pieces_of(item.get("message") or item.get("delta")),
-            token_ids=whole_numbers_of(item.get("token_ids")),
+            token_ids=tuple(map(int, item.get("token_ids") or ())),
             logprobs=logprobs_of(logprobs),
             finish=item.get("finish_reason"),
             stop=item.get("stop_reason", item.get("matched_stop")),  # vLLM's name, SGLang's name
         )
 
-    def counts(self, message: Any) -> Counts:
+    def counts(self, message: Any) -> dict[str, int]:
         counts = super().counts(message)
-        if counts.cached is None:
-            counts = counts._replace(cached=whole_number_of(value_at(message, ("usage", "prompt_cache_hit_tokens"))))
-        return counts  # DeepSeek's name
+        hits = whole_number_of(value_at(message, ("usage", "prompt_cache_hit_tokens")))  # DeepSeek's name
+        return counts if hits is None else {"cached": hits, **counts}
 
 
 class Chat(Completions):
@@ -307,11 +294,6 @@ def whole_number_of(value: Any) -> int | None:
     """A count, as int or float; None: it is something else."""
     is_count = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 2**53
     return int(value) if is_count else None
-
-
-def whole_numbers_of(values: Iterable[Any] | None) -> tuple[int, ...]:
-    """Token ids."""
-    return tuple(int(value) for value in values or ())
 
 
 def logprobs_of(values: Sequence[Any]) -> tuple[float, ...]:
