@@ -161,9 +161,8 @@ class PrefixTree:
         there are no such leaves."""
         if needed <= self.pool.num_free:
             return
-        needed = min(
-            self.pool.capacity, max(needed, self.pool.capacity // 16)
-        )  # searching the tree is costly: free many at once
+        # Searching the tree is costly: free many at once.
+        needed = min(self.pool.capacity, max(needed, self.pool.capacity // 16))
         while needed > self.pool.num_free:
             leaves = [node for node in self._nodes() if not node.children and node.last_used <= before]
             if not leaves:

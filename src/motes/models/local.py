@@ -223,14 +223,13 @@ class LocalLanguageModel(Engine[_Extension]):
         ids = list(prompt)
         for node in trajectory.path:
             assert node.step is not None
-            ids.extend(node.step.token_ids or self._encode_step(node))
+            if node.step.token_ids:
+                ids += node.step.token_ids
+            else:  # it has only a text, and special tokens that this spells are text: no step has real ones
+                opening = "" if node.depth > 1 else self.vocabulary.opening(node.problem)
+                ids += self.vocabulary.encode(node.added.removeprefix(opening), special=False)
         self.require_known(ids)
         return ids, len(ids) - len(prompt)
-
-    def _encode_step(self, node: Trajectory) -> list[int]:
-        """The tokens of a step that has only a text. Special tokens that it spells are text: no step has real ones."""
-        opening = "" if node.depth > 1 else self.vocabulary.opening(node.problem)
-        return self.vocabulary.encode(node.added.removeprefix(opening), special=False)
 
     # In the worker's thread:
 

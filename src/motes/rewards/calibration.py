@@ -134,11 +134,8 @@ def path_of(name: str) -> Path:
 
 
 def place_for(name: str) -> Path:
-    """The file for a new calibration of that name.
-
-    Raises:
-        ConfigurationError: it cannot have that name, or something other than a calibration is there.
-    """
+    """The file for a new calibration of that name. Raises ConfigurationError if it cannot have that name, or if
+    something other than a calibration is there."""
     path = path_of(name)
     if path.exists():
         Calibration.load(str(path))

@@ -14,9 +14,8 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
 from statistics import fmean
-from typing import NamedTuple
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from motes.arguments import instance_of, whole_number
@@ -286,8 +285,7 @@ class _Inquiry:
             step = await self._extend(place, sampling, *name, attempt)
             if step is None:
                 break
-            has_probability = sampling is ONE_TOKEN and step.logprob is not None
-            probability = math.exp(step.logprob or 0.0) if has_probability else None
+            probability = math.exp(step.logprob) if sampling is ONE_TOKEN and step.logprob is not None else None
             replies.append(_Reply(step.text, read(step.text), probability))
             if replies[-1].verdict is not None:
                 break
@@ -311,12 +309,6 @@ class _Inquiry:
         return step
 
 
-class _Request(NamedTuple):
-    trajectory: Trajectory
-    sampling: Sampling
-    seed: int
-
-
 class _StepSource:
     """Extends trajectories one at a time. Concurrent calls with the same sampling become one call of the language
     model, unless it merges them itself."""
@@ -324,7 +316,7 @@ class _StepSource:
     def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
         self._merges = LanguageModelTraits(lm).merges_calls
-        self._batcher: CallBatcher[_Request, Step | Failure] = CallBatcher(self._extend_all)
+        self._batchers: dict[Sampling, CallBatcher[tuple[Trajectory, int], Step | Failure]] = {}
 
     async def extend(self, trajectory: Trajectory, sampling: Sampling, seed: int) -> Step | Failure:
         """A step, or the failure of this trajectory.
@@ -332,27 +324,24 @@ class _StepSource:
         Raises:
             EngineError: the model cannot go on.
         """
-        request = _Request(trajectory, sampling, seed)
-        (outcome,) = await (self._extend([request]) if self._merges else self._batcher([request]))
+        requests = [(trajectory, seed)]
+        if self._merges:
+            (outcome,) = await self._extend_all(sampling, requests)
+            return outcome
+        if sampling not in self._batchers:
+            self._batchers[sampling] = CallBatcher(partial(self._extend_all, sampling))
+        (outcome,) = await self._batchers[sampling](requests)
         return outcome
 
-    async def _extend_all(self, requests: list[_Request]) -> Sequence[Step | Failure]:
-        groups: dict[Sampling, list[int]] = {}
-        for i, request in enumerate(requests):
-            groups.setdefault(request.sampling, []).append(i)
-        outcomes = await gather(self._extend([requests[i] for i in group]) for group in groups.values())
-        outcome_of = dict(zip(chain(*groups.values()), chain(*outcomes), strict=True))
-        return [outcome_of[i] for i in range(len(requests))]
-
-    async def _extend(self, requests: Sequence[_Request]) -> Sequence[Step | Failure]:
-        """Steps for requests with the same sampling."""
-        trajectories, seeds = [r.trajectory for r in requests], [r.seed for r in requests]
+    async def _extend_all(
+        self, sampling: Sampling, requests: Sequence[tuple[Trajectory, int]]
+    ) -> Sequence[Step | Failure]:
         try:
-            return await self.lm.extend(trajectories, requests[0].sampling, seeds)
+            return await self.lm.extend([t for t, _ in requests], sampling, [seed for _, seed in requests])
         except ContextLengthError as error:  # one prompt is too long, but the others shall not fail with it
             if len(requests) == 1:
                 return [Failure(error)]
-            results = await gather(self._extend([request]) for request in requests)
+            results = await gather(self._extend_all(sampling, [request]) for request in requests)
             return [outcome for outcomes in results for outcome in outcomes]
 
 

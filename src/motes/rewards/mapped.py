@@ -22,11 +22,15 @@ class MappedReward:
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
         """See `motes.protocols.RewardModel`."""
-        outcomes = await self.reward.score(trajectories)
-        return [
-            outcome if isinstance(outcome, Failure) else self._change_all(trajectory, outcome)
-            for trajectory, outcome in zip(trajectories, outcomes, strict=True)
-        ]
+        outcomes: list[Sequence[float] | Failure] = []
+        for trajectory, scores in zip(trajectories, await self.reward.score(trajectories), strict=True):
+            outcome = scores
+            if not isinstance(scores, Failure):
+                outcome = [self.change(node, score) for node, score in zip(trajectory.path, scores, strict=True)]
+                if isinstance(scores, Scores):
+                    outcome = Scores(outcome, scores.usage, scores.reads)
+            outcomes.append(outcome)
+        return outcomes
 
     # What follows is what the inner model says of itself, see `motes.protocols.RewardModelTraits`.
 
@@ -49,7 +53,3 @@ class MappedReward:
     @property
     def merges_calls(self) -> bool:
         return RewardModelTraits(self.reward).merges_calls
-
-    def _change_all(self, trajectory: Trajectory, scores: Sequence[float]) -> Sequence[float]:
-        changed = [self.change(node, score) for node, score in zip(trajectory.path, scores, strict=True)]
-        return Scores(changed, scores.usage, scores.reads) if isinstance(scores, Scores) else changed

@@ -81,11 +81,7 @@ class Answer:
         return self.is_cut or bool(delta.finish)
 
     def finish(self, url: str) -> None:
-        """Find out what ended the answer, and forget what a stream has left out in part.
-
-        Raises:
-            BadResponseError: the server did not complete it, or gives an unknown reason.
-        """
+        """Find out what ended the answer, see `end_of`, and forget what a stream has left out in part."""
         if not self.is_cut:
             last, is_full = self.last or Delta(), self.num_tokens >= self.request.limit
             by_text = isinstance(last.stop, str) and bool(self.request.stops)
@@ -104,25 +100,20 @@ class Call:
         settle: called with the index of an answer and the answer as soon as it ends in a stream, unless an earlier
             attempt has settled it; not for the last one, which waits for the server's counts.
 
-    Attributes:
-        waiting: indices of the answers that `settle` has not received.
-        wasted: tokens of attempts that failed, and of answers that an earlier attempt had settled.
+    Raises:
+        BadResponseError: while reading: there are too few or too many answers, or the server did not complete one.
+        UnknownFormError: likewise: a response, or an event of a stream, has another form.
     """
 
     def __init__(self, wire: Wire, request: Request, settle: Callable[[int, Answer], None] | None = None) -> None:
         self.wire = wire
         self.request = request
         self.settle = settle
-        self.waiting = set(range(request.num_answers))
-        self.wasted = Usage()
+        self.waiting = set(range(request.num_answers))  # indices of the answers that `settle` has not received
+        self.wasted = Usage()  # by attempts that failed, and for answers that an earlier attempt had settled
 
     def read(self, response: Any) -> list[Answer]:
-        """The answers in a whole response, in order.
-
-        Raises:
-            BadResponseError: it has too few or too many answers, or the server did not complete one.
-            UnknownFormError: it has another form.
-        """
+        """The answers in a whole response, in order."""
         self._begin()
         try:
             self._add(response)
@@ -134,12 +125,7 @@ class Call:
         return self._answers
 
     async def follow(self, events: Events) -> list[Answer]:
-        """The answers in a stream, in order.
-
-        Raises:
-            BadResponseError: it ends before all answers do, or the server did not complete one.
-            UnknownFormError: an event has another form.
-        """
+        """The answers in a stream, in order."""
         self._begin()
         request, answers, waiting = self.request, self._answers, frozenset(self.waiting)
         is_complete = False
@@ -176,19 +162,19 @@ class Call:
         is_streamed = self.request.is_streamed
         try:
             deltas = self.wire.deltas(message, self.request)
-            for index, delta in self._in_event(deltas) if is_streamed else self._in_response(deltas):
+            if not is_streamed:
+                deltas = self._in_response(deltas)
+            for delta in deltas:
+                if delta.index is None and self.request.num_answers > 1:
+                    raise KeyError("index")
+                index = delta.index or 0
                 has_ended = self._answers[index].add(delta) or not is_streamed
                 if has_ended and index not in self._ended:
                     self._end(index)
         except MALFORMED as error:
             raise unknown_form(self.wire.url, f"{type(error).__name__}: {error}", message) from error
 
-    def _in_event(self, deltas: list[Delta]) -> list[tuple[int, Delta]]:
-        if self.request.num_answers > 1 and any(delta.index is None for delta in deltas):
-            raise KeyError("index")
-        return [(delta.index or 0, delta) for delta in deltas]
-
-    def _in_response(self, deltas: list[Delta]) -> list[tuple[int, Delta]]:
+    def _in_response(self, deltas: list[Delta]) -> list[Delta]:
         """Whole answers, in order, with the numbers of their tokens: the server's, else equal shares of its count for
         the call, else estimates."""
         num_answers, total = self.request.num_answers, self._counts.get("completion")
@@ -196,14 +182,14 @@ class Call:
             raise BadResponseError(f"{self.wire.url} returned {len(deltas)} answers instead of {num_answers}")
         if self.wire.profile.tells_end and not all(delta.finish for delta in deltas):
             raise BadResponseError(f"{self.wire.url} did not bring an answer to its end: look into its log")
-        places = [i if delta.index is None else delta.index for i, delta in enumerate(deltas)]
+        placed = enumerate(deltas)
+        in_order = sorted(placed, key=lambda item: item[0] if item[1].index is None else item[1].index)
         answers = []
-        for i, place in enumerate(sorted(range(num_answers), key=places.__getitem__)):
-            delta = deltas[place]
+        for i, (_, delta) in enumerate(in_order):
             texts = (delta.text, *(piece.text for piece in delta.pieces))
             share = estimate(texts) if total is None else (total + num_answers - 1 - i) // num_answers
             num_tokens = len(delta.token_ids) or (share if delta.num_tokens is None else delta.num_tokens)
-            answers.append((i, replace(delta, num_tokens=num_tokens)))
+            answers.append(replace(delta, index=i, num_tokens=num_tokens))
         return answers
 
     def _end(self, index: int) -> None:

@@ -169,11 +169,8 @@ class Wire(ABC):
         return True
 
     def deltas(self, message: Any, request: Request) -> list[Delta]:
-        """The pieces of answers in a whole response, or in an event of a stream.
-
-        Raises:
-            motes.transport.MALFORMED: the message has another form.
-        """
+        """The pieces of answers in a whole response, or in an event of a stream. Raises one of the errors
+        `motes.transport.MALFORMED` if the message has another form."""
         if request.is_streamed and self.event_key is not None and self.event_key not in message:
             return []  # an event that keeps the connection alive
         return [self._delta(item, request) for item in _items(message)]

@@ -12,10 +12,9 @@ from motes.core import Failure, Trajectory
 from motes.errors import ConfigurationError, ContextLengthError, RejectedError, ServerError
 from motes.rewards.families import FAMILIES, Family, NextToken, family
 from motes.rewards.format import Format
-from motes.rewards.reading import Key, Prefix, Reader, Reading
+from motes.rewards.reading import ANSWERS, QUESTION, Key, Prefix, Reader, Reading, wants_self_test
 from motes.rewards.served.probe import family_of
 from motes.rewards.served.routes import ROUTES, Route
-from motes.rewards.variation import ANSWERS, QUESTION, is_wanted, refuse_constant
 from motes.transport import Address, Client, ServedModel, Server, identify, may_be_of_one, now, whole_number
 from motes.vocabulary import Vocabulary
 
@@ -113,7 +112,7 @@ class ServedPRM(ServedModel):
                 something else, or its scores do not vary.
             BadResponseError: a response contains no scores.
         """
-        wants_test = is_wanted(self_test)
+        wants_test = wants_self_test(self_test)
         if context_length is not None:
             context_length = whole_number("context_length", context_length)
         address = Address.parse(path)
@@ -226,7 +225,7 @@ class ServedPRM(ServedModel):
                 ) from outcome.error
             scores += outcome
         if self_test:
-            refuse_constant(scores, self.server.model, self.format.family.name)
+            self._reader.refuse_constant(scores)
 
     async def _compare_tokenizers(self) -> None:
         """Check that tokens of this side's tokenizer have the same text on the server, if it can decode them.
