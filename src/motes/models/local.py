@@ -133,15 +133,7 @@ class LocalLanguageModel(Engine[_Extension]):
     ) -> None:
         whole_number("max_batch_size", max_batch_size, least=1)
         head = model.get_output_embeddings()
-        super().__init__(
-            model,
-            head,
-            vocabulary,
-            max_cached_tokens=max_cached_tokens,
-            max_batch_tokens=max_batch_tokens,
-            num_threads=num_threads,
-            name=name,
-        )
+        super().__init__(model, head, vocabulary, max_cached_tokens, max_batch_tokens, num_threads, name)
         self.max_batch_size = max_batch_size
         self._waiting: deque[_Extension] = deque()
         self._batch = _Batch()

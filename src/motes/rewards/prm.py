@@ -66,15 +66,8 @@ class LocalPRM(Engine[_Reading]):
         name: str = "local",
     ) -> None:
         self.format = Format(family(format), vocabulary)
-        super().__init__(
-            model,
-            head_of(model, self.format.words),
-            vocabulary,
-            max_cached_tokens=max_cached_tokens,
-            max_batch_tokens=max_batch_tokens,
-            num_threads=num_threads,
-            name=name,
-        )
+        head = head_of(model, self.format.words)
+        super().__init__(model, head, vocabulary, max_cached_tokens, max_batch_tokens, num_threads, name)
         self._reader = Reader(self.format, prefix, name=name, context_length=self.context_length, reading=_Reading)
         self.prefix = prefix
         self._waiting: list[_Reading] = []

@@ -49,6 +49,10 @@ class PendingStep(Pending[Step | Failure]):
     wasted: Usage = Usage()  # tokens of failed attempts on its behalf  # noqa: RUF009 (frozen)
     has_answer: bool = False  # its answer has arrived and becomes a step: a later failure of the call does not matter
 
+    @property
+    def is_waiting(self) -> bool:
+        return not (self.has_answer or self.future.done())
+
 
 Part = tuple[Prompt, list[list[PendingStep]]]
 """A prompt of a request, and for each of its n answers the pending steps that use it: one, or all equal ones at
@@ -206,11 +210,12 @@ class HTTPLanguageModel(ServedModel):
     async def _prepare(self, node: list[PendingStep]) -> Step | Failure | tuple[Prompt, int]:
         """The prompt of a node and the limit on tokens of its next step, or the outcome if it needs no request."""
         trajectory, sampling = node[0].trajectory, node[0].sampling
-        limit, context = sampling.max_step_tokens, self.capabilities.context_length
+        limit = sampling.max_step_tokens
         try:
             prompt = await self._renderer.extended(trajectory)
             if (step := step_in_overrun(prompt.before, sampling)) is not None:
                 return step
+            context = self.capabilities.context_length
             # Tokens of a text are counted where they may fill the context. No token is shorter than a byte.
             if context is not None and prompt.text is not None and len(prompt.text.encode()) + limit >= context:
                 prompt = replace(prompt, length=await self._renderer.count(prompt.text))
@@ -288,9 +293,7 @@ class HTTPLanguageModel(ServedModel):
                     continue
                 elif len(parts) > 1 and may_be_of_one(error):
                     # In the end only the refused prompt fails.
-                    waiting = [
-                        part for part in parts if not all(s.has_answer or s.future.done() for s in _steps([part]))
-                    ]
+                    waiting = [part for part in parts if any(step.is_waiting for step in _steps([part]))]
                     middle = -(-len(waiting) // 2)
                     for half in filter(None, (waiting[:middle], waiting[middle:])):
                         self._start_call(request, half)
@@ -301,7 +304,7 @@ class HTTPLanguageModel(ServedModel):
                     is_full = isinstance(error, ContextLengthError)
                     for step in _steps(parts):
                         is_complete = is_full and step.trajectory.depth  # it has begun, and is as long as it can be
-                        if not step.has_answer:
+                        if step.is_waiting:
                             step.settle(Step("", "length") if is_complete else Failure(error, step.wasted))
             return
 

@@ -38,30 +38,19 @@ concern all requests."""
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities(Server):
-    """What a server is, see `motes.transport.Server`, and what it can do.
+    """What a server is, see `motes.transport.Server`, and what it can do."""
 
-    Attributes:
-        route: the best way to continue an answer that the server has; "answers": there is none.
-        rendering: what makes a prompt of a conversation: the server, or a tokenizer on this side. "messages": nothing
-            does, requests contain the messages.
-        token_ids: whether responses contain the sampled token ids.
-        tells_end: whether responses say which of a delimiter and the end of sequence ended an answer.
-        seeds: whether the seed of a request decides its tokens.
-        choices: answers to one prompt in one request at most.
-        several_prompts: whether a request can have several prompts.
-        logprobs: whether responses contain log-probabilities.
-        cached_tokens: whether responses count the tokens from the prefix cache.
-    """
-
-    route: Route
+    route: Route  # the best way to continue an answer that the server has; "answers": there is none
+    # What makes a prompt of a conversation: the server, or a tokenizer on this side. "messages": nothing does, requests
+    # contain the messages.
     rendering: Literal["server", "tokenizer", "messages"] = "messages"
-    token_ids: bool = False
-    tells_end: bool = False
-    seeds: bool = False
-    choices: int = 1
-    several_prompts: bool = False
-    logprobs: bool = False
-    cached_tokens: bool = False
+    token_ids: bool = False  # whether responses contain the sampled token ids
+    tells_end: bool = False  # whether responses say which of a delimiter and the end of sequence ended an answer
+    seeds: bool = False  # whether the seed of a request decides its tokens
+    choices: int = 1  # answers to one prompt in one request at most
+    several_prompts: bool = False  # whether a request can have several prompts
+    logprobs: bool = False  # whether responses contain log-probabilities
+    cached_tokens: bool = False  # whether responses count the tokens from the prefix cache
 
     @property
     def continues_prefixes(self) -> bool:

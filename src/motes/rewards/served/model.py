@@ -117,39 +117,12 @@ class ServedPRM(ServedModel):
             context_length = whole_number("context_length", context_length)
         address = Address.parse(path)
         client = Client.open(address, **connection)
-        return now(
-            cls.connect(
-                client,
-                address,
-                format=format,
-                tokenizer=tokenizer,
-                prefix=prefix,
-                self_test=wants_test,
-                engine=engine,
-                context_length=context_length,
-            )
-        )
-
-    @classmethod
-    async def connect(
-        cls,
-        client: Client,
-        address: Address,
-        *,
-        format: str | Family | None = None,
-        tokenizer: str | None = None,
-        prefix: Prefix = "steps",
-        self_test: bool = True,
-        engine: str | None = None,
-        context_length: int | None = None,
-    ) -> ServedPRM:
-        """`open`, with an existing client."""
-        server = await identify(client, address, engine)
+        server = now(identify(client, address, engine))
         if context_length is not None:
             server = replace(server, context_length=context_length)
         chosen_family = family(format) if format is not None else _find_family(server, tokenizer or server.origin)
         prm = cls(client, address, server, _load_vocabulary(server, tokenizer), format=chosen_family, prefix=prefix)
-        await prm._self_test(self_test)
+        now(prm._self_test(wants_test))
         return prm
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
