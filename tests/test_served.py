@@ -1195,7 +1195,7 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
         responses,
         "Answer",
         "first_cut(before + self.text, sampling, seen)",
-        "first_cut(delta.text, sampling)",
+        "first_cut(self.text[seen - len(before) :], sampling)",
     ),
     "a stream is cut behind its piece": (
         responses,

@@ -47,7 +47,7 @@ class LlamaCpp(Wire):
         stop = str(item.get("stopping_word") or "")
         return Delta(
             index=whole_number_of(item.get("index")),
-            text=str(item["content"]) + stop,
+            pieces=pieces_of(str(item["content"]) + stop),
             token_ids=tokens,
             logprobs=logprobs_of([token["logprob"] for token in probabilities]) if is_complete else (),
             finish=finish,
@@ -87,7 +87,7 @@ class SGLang(Wire):
         num_tokens = whole_number_of(meta.get("completion_tokens"))
         return Delta(
             index=whole_number_of(item.get("index")),
-            text=str(item["text"] or ""),
+            pieces=pieces_of(str(item["text"] or "")),
             token_ids=ids,
             logprobs=logprobs_of([entry[0] for entry in meta.get("output_token_logprobs") or ()]),
             finish=finish,
@@ -130,7 +130,7 @@ class TGI(Wire):
         tokens = details.get("tokens") or []
         text = "".join(str(token["text"]) for token in tokens if not token.get("special"))
         return Delta(
-            text=text or str(item["generated_text"]),
+            pieces=pieces_of(text or str(item["generated_text"])),
             logprobs=logprobs_of([token.get("logprob") for token in tokens]),
             finish=details["finish_reason"],
             stop="" if details["finish_reason"] == "stop_sequence" else None,  # some stop string, it does not say which

@@ -9,7 +9,7 @@ from typing import Any
 from motes.core import StepEnd, Usage
 from motes.errors import BadResponseError
 from motes.models.served.ends import end_of
-from motes.models.served.messages import Writer
+from motes.models.served.messages import Writer, pieces_of
 from motes.models.served.prompts import Prompt, estimate
 from motes.models.served.wires import Delta, Request, Wire
 from motes.steps import first_cut
@@ -60,18 +60,19 @@ class Answer:
         if self.is_cut or (self.last is not None and self.last.finish):  # what the server sends behind the end
             return True
         if delta.is_cumulative:
+            text = "".join(piece.text for piece in delta.pieces)
             delta = replace(
                 delta,
-                text=delta.text[len(self.text) :],
+                pieces=pieces_of(text[len(self.text) :]),
                 token_ids=delta.token_ids[len(self.token_ids) :],
                 logprobs=delta.logprobs[len(self.logprobs) :],
             )
         before, sampling = self.prompt.before, self.request.sampling
         seen = len(before) + len(self.text)
-        self.text += delta.text + self._writer.write(delta.pieces)
+        self.text += self._writer.write(delta.pieces)
         self.token_ids += delta.token_ids
         self.logprobs += delta.logprobs
-        self._num_pieces += bool(delta.text or delta.pieces or delta.token_ids)
+        self._num_pieces += bool(delta.pieces or delta.token_ids)
         self.last = delta
         if self.request.is_cut and (cut := first_cut(before + self.text, sampling, seen)) is not None:
             self.is_cut = True
@@ -186,7 +187,7 @@ class Call:
         in_order = sorted(placed, key=lambda item: item[0] if item[1].index is None else item[1].index)
         answers = []
         for i, (_, delta) in enumerate(in_order):
-            texts = (delta.text, *(piece.text for piece in delta.pieces))
+            texts = [piece.text for piece in delta.pieces]
             share = estimate(texts) if total is None else (total + num_answers - 1 - i) // num_answers
             num_tokens = len(delta.token_ids) or (share if delta.num_tokens is None else delta.num_tokens)
             answers.append(replace(delta, index=i, num_tokens=num_tokens))

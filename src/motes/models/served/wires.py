@@ -75,8 +75,7 @@ class Delta:
     """A piece of an answer: in a whole response all of it, in an event of a stream usually a token."""
 
     index: int | None = None  # which answer of the call; None: the message does not say
-    text: str = ""
-    pieces: tuple[Piece, ...] = ()  # texts and thoughts, in formats with separate thoughts; `text` is empty there
+    pieces: tuple[Piece, ...] = ()  # texts, and thoughts in formats that separate them
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     finish: str | None = None  # the server's finish reason; None and "" also stand in pieces that are not the last
@@ -253,8 +252,7 @@ class Completions(Wire):
         logprobs = value_at(item, ("logprobs", "token_logprobs")) or [token.get("logprob") for token in tokens]
         return Delta(
             index=None if index is None else int(index),
-            text=str(item.get("text") or ""),
-            pieces=pieces_of(item.get("message") or item.get("delta")),
+            pieces=pieces_of(item.get("text") or item.get("message") or item.get("delta")),
             token_ids=tuple(map(int, item.get("token_ids") or ())),
             logprobs=logprobs_of(logprobs),
             finish=item.get("finish_reason"),
