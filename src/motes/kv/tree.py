@@ -102,13 +102,8 @@ class PrefixTree:
             self.pool.write(torch.cat(places), values(parts))
 
     def _allot(self, ids: Sequence[int], before: int) -> tuple[int, Tensor]:
-        """Add an edge for the part of `ids` that is not stored, or for as much of its beginning as fits.
-
-        Edges used after `before` are not evicted.
-
-        Returns:
-            (start, slots): where the new edge begins, and its slots, to be written by the caller.
-        """
+        """Add an edge for the part of `ids` that is not stored, or for as much of its beginning as fits. Edges used
+        after `before` are not evicted. Returns where the edge begins, and its slots, to be written by the caller."""
         path = self._walk(ids)
         start = sum(used for _, used in path)
         node = self.root

@@ -344,12 +344,8 @@ class LocalLanguageModel(Engine[_Extension]):
     def _finish(
         self, rows: npt.NDArray[np.intp], is_eos: npt.NDArray[np.bool_], has_cut: npt.NDArray[np.bool_]
     ) -> None:
-        """Resolve the requests of rows whose step has ended, and remove the rows.
-
-        Args:
-            is_eos: (batch rows,) whether the last token ends the answer.
-            has_cut: (batch rows,) whether the text contains the end of the step, or of the answer.
-        """
+        """Resolve the requests of rows whose step has ended, and remove the rows. `is_eos` and `has_cut`, (batch
+        rows,): whether the last token ends the answer, and whether the text contains the end of the step or answer."""
         requests = {row: self._batch.requests[row] for row in rows.tolist()}
         tokens = {row: self._batch.step_tokens[row, : self._batch.count[row]].tolist() for row in requests}
         steps = {row: self._build_step(row, tokens[row], is_eos[row], has_cut[row]) for row in requests}

@@ -121,10 +121,7 @@ class Calibration:
 def path_of(name: str) -> Path:
     """The file of a calibration: `name` itself if it ends in .json or has a directory before it; otherwise a file among
     the user's calibrations, in the directory that the environment variable MOTES_HOME names, by default ~/.motes.
-
-    Raises:
-        ConfigurationError: `name` can be neither.
-    """
+    Raises ConfigurationError if `name` can be neither."""
     if name.endswith(".json") or "/" in name or os.sep in name:
         return Path(name).expanduser()
     if not re.fullmatch(r"\w[\w.-]*", name):

@@ -176,18 +176,13 @@ class _Reply:
 
 
 class _Inquiry:
-    """The judgement of one prefix, for all calls that wait for it.
-
-    Args:
-        prompt: the user's turn.
-        ends: texts that end a critique.
-    """
+    """The judgement of one prefix, for all calls that wait for it."""
 
     def __init__(self, judge: Judge, prompt: str, ends: tuple[str, ...]) -> None:
         self.judge = judge
         self.rubric = judge.rubric
-        self.prompt = prompt
-        self.ends = ends
+        self.prompt = prompt  # the user's turn
+        self.ends = ends  # texts that end a critique
         self.num_tokens = 0  # needed for the verdict, cached or not
         self._ledger = Ledger()
         self._unbilled = Usage()
@@ -319,11 +314,7 @@ class _StepSource:
         self._batchers: dict[Sampling, CallBatcher[tuple[Trajectory, int], Step | Failure]] = {}
 
     async def extend(self, trajectory: Trajectory, sampling: Sampling, seed: int) -> Step | Failure:
-        """A step, or the failure of this trajectory.
-
-        Raises:
-            EngineError: the model cannot go on.
-        """
+        """A step, or the failure of this trajectory. Raises EngineError if the model cannot go on."""
         requests = [(trajectory, seed)]
         if self._merges:
             (outcome,) = await self._extend_all(sampling, requests)

@@ -160,11 +160,7 @@ class Reader(Generic[ReadingT]):
 
     def refuse_constant(self, scores: Sequence[float]) -> None:
         """Check that the scores of `ANSWERS` vary. They are all equal if the weights of the head, or of the positions,
-        were lost, or if the model reads another format than its own.
-
-        Raises:
-            ConfigurationError: they are all equal.
-        """
+        were lost, or if the model reads another format than its own: that raises a ConfigurationError."""
         if max(scores) - min(scores) <= SPREAD:
             raise ConfigurationError(
                 f"{self.name!r} scores everything {scores[0]:.6g}, right, wrong or nonsense: some of its weights are "

@@ -162,11 +162,7 @@ async def _completion_capabilities(
 
 
 async def _chat_capabilities(client: Client, address: Address, server: Server) -> Capabilities:
-    """The capabilities of a server that answers chats.
-
-    Raises:
-        ServerError: it does not.
-    """
+    """The capabilities of a server that answers chats. Raises ServerError if it does not."""
     profile = PROFILES[server.engine]
     wire = Chat(address, server.model, profile)
     greedy = Sampling(temperature=0.0, delimiter=None)

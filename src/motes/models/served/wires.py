@@ -116,11 +116,8 @@ class Profile:
     shares_prefixes: bool = False  # whether it keeps what it has computed of a prompt for the next one, by default
 
     def sampling_fields(self, sampling: Sampling) -> dict[str, Any]:
-        """The fields of a request for these parameters, limits and delimiters left out.
-
-        Raises:
-            ConfigurationError: the engine has no such field.
-        """
+        """The fields of a request for these parameters, limits and delimiters left out. Raises ConfigurationError if
+        the engine has no field for one of them."""
         fields = {"temperature": sampling.temperature, "top_p": sampling.top_p, **self.neutral}
         for name, value in (("top_k", sampling.top_k), ("min_p", sampling.min_p)):
             if name in self.filters:

@@ -201,11 +201,7 @@ class ServedPRM(ServedModel):
             self._reader.refuse_constant(scores)
 
     async def _compare_tokenizers(self) -> None:
-        """Check that tokens of this side's tokenizer have the same text on the server, if it can decode them.
-
-        Raises:
-            ConfigurationError: they have another text there.
-        """
+        """Check that tokens of this side's tokenizer have the same text on the server, if it can decode them."""
         text = f"{QUESTION.question} {' '.join(ANSWERS)}"
         body = {"model": self.server.model, "tokens": self.vocabulary.encode(text, special=False)}
         try:
