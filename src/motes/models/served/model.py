@@ -160,7 +160,7 @@ class HTTPLanguageModel(ServedModel):
     @property
     def continues_prefixes(self) -> bool:
         """Whether it can write step by step; otherwise it writes whole answers only."""
-        return self.capabilities.continues_prefixes
+        return self.capabilities.route != "answers"
 
     def gives_logprobs(self, sampling: Sampling) -> bool:
         """Whether steps carry log-probabilities. Streams in another format than whole responses do not."""

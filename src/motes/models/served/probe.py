@@ -52,10 +52,6 @@ class Capabilities(Server):
     logprobs: bool = False  # whether responses contain log-probabilities
     cached_tokens: bool = False  # whether responses count the tokens from the prefix cache
 
-    @property
-    def continues_prefixes(self) -> bool:
-        return self.route != "answers"
-
     def findings(self) -> list[tuple[str, bool, str]]:
         """The capabilities that matter: name, whether it is there, what is lost without it."""
         ids = (
@@ -67,13 +63,14 @@ class Capabilities(Server):
                 "; a chat template that trims messages loses the blank lines at the end of a step, and the next step "
                 "may come out empty"
             )
+        by_steps = self.route != "answers"
         steps = "only methods that draw whole answers work: greedy, majority, bon, wbon"
         end = "this side cuts answers, which come as a stream: the server samples a few tokens too many at each step"
         choices = "equal particles need a request each: only the server's prefix cache can share their prompt"
         cached = "usage counts every prefix as computed: prefill_tokens is an upper bound"
         context = "what does not fit is known only when the server refuses it"
         table = (  # name, whether it is there, loss, whether it matters for whole answers, too
-            ("continues an answer step by step", self.continues_prefixes, steps, True),
+            ("continues an answer step by step", by_steps, steps, True),
             ("takes token ids as prompts", self.route == "ids", ids, False),
             ("returns the sampled token ids", self.token_ids, "tokens are counted by the server, or estimated", False),
             ("tells a delimiter from the end of the answer", self.tells_end, end, False),
@@ -84,7 +81,7 @@ class Capabilities(Server):
             ("counts tokens from its prefix cache", self.cached_tokens, cached, False),
             ("tells its context length", self.context_length is not None, context, True),
         )
-        return [row[:3] for row in table if self.continues_prefixes or row[3]]
+        return [row[:3] for row in table if by_steps or row[3]]
 
     def __str__(self) -> str:
         version = f" {self.version}" if self.version else ""
