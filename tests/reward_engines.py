@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx2
 from transformers import AutoTokenizer
@@ -220,6 +221,7 @@ async def connect(engine: Engine, *, base: str = "http://server.test", **options
         sleep=no_sleep,
         retries=Retries(attempts=3),
     )
-    prm = await ServedPRM.connect(client, address, **options)
+    with patch.object(Client, "open", return_value=client):
+        prm = ServedPRM.open(base, **options)
     engine.requests.clear()
     return prm

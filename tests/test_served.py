@@ -49,7 +49,7 @@ from motes.errors import (
     UnknownNameError,
     UnreachableError,
 )
-from motes.models.served import Capabilities, HTTPLanguageModel, model, profiles, prompts, responses
+from motes.models.served import Capabilities, HTTPLanguageModel, model, prompts, responses, wires
 from motes.transport import Retries
 from mutations import mutate
 
@@ -1184,8 +1184,8 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
     "a full context fails the particle": (
         model,
         "HTTPLanguageModel",
-        "if step.trajectory.depth else Failure(error, step.wasted)",
-        "if 0 else Failure(error)",
+        "is_full and step.trajectory.depth",
+        "False",
     ),
     "a lower limit is not learnt": (model, "HTTPLanguageModel", "self._max_answer_tokens = reported.most", "pass"),
     "the last token is guessed from one": (prompts, "Renderer", "for length in (2, len(ids)):", "for length in (1,):"),
@@ -1195,7 +1195,7 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
         responses,
         "Answer",
         "first_cut(before + self.text, sampling, seen)",
-        "first_cut(delta.text, sampling)",
+        "first_cut(self.text[seen - len(before) :], sampling)",
     ),
     "a stream is cut behind its piece": (
         responses,
@@ -1210,7 +1210,7 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
         "return request.limit // 2",
         "return 0",
     ),
-    "the prompt is counted where it was settled before": (responses, "Call", "and index in self._left:", "and True:"),
+    "the prompt is counted where it was settled before": (responses, "Call", "and index in self.waiting:", "and True:"),
     "what broke off is not counted": (responses, "Call", "if i not in used", "if False"),
     "a reply that breaks off costs nothing": (
         responses,
@@ -1226,9 +1226,9 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
     ),
     "cancelled requests go on": (concurrency, "Batcher", " " * 16 + "task.cancel()", " " * 16 + "pass"),
     "a cancelled call takes others with it": (concurrency, "Batcher", "if unsettled == 0 and", "if"),
-    "penalties are left to the server": (profiles, "Profile", "**self.neutral", ""),
+    "penalties are left to the server": (wires, "Profile", "**self.neutral", ""),
     "every token is kept by 0": (
-        profiles,
+        wires,
         "Profile",
         'self.keep_all if name == "top_k" and not value else value',
         "value",

@@ -10,7 +10,6 @@ import pytest
 from engines import TGI, LlamaCpp, connect, encode
 from motes import Problem, Sampling, Step, Trajectory
 from motes.models.served.prompts import TokenizerRenderer
-from motes.transport import Address
 from motes.vocabulary import Vocabulary
 from prm_families import llama_3
 
@@ -65,7 +64,7 @@ def test_a_tokenizer_on_this_side_spells_what_a_server_reads_as_its_tokens():
     ids = vocabulary.prompt(problem)
 
     async def main() -> None:
-        renderer = TokenizerRenderer(None, Address("http://x/v1"), "m", vocabulary, ids=False)  # type: ignore[arg-type]
+        renderer = TokenizerRenderer(vocabulary, takes_ids=False)
         prompt = await renderer.prompt(problem)
         assert prompt.text is not None
         assert tokenizer.encode(prompt.text) == ids
@@ -73,7 +72,7 @@ def test_a_tokenizer_on_this_side_spells_what_a_server_reads_as_its_tokens():
         assert await renderer.count(prompt.text) == len(ids)
         more = await renderer.extended(Trajectory(problem).extend(Step("so", "step")))
         assert more.text == prompt.text + "so"
-        by_ids = TokenizerRenderer(None, Address("http://x/v1"), "m", vocabulary, ids=True)  # type: ignore[arg-type]
+        by_ids = TokenizerRenderer(vocabulary, takes_ids=True)
         assert (await by_ids.prompt(problem)).ids == tuple(ids)
         spells = await by_ids.extended(Trajectory(problem).extend(Step(f"{tokenizer.bos_token}so", "step")))
         assert spells.ids is not None

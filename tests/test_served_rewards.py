@@ -661,8 +661,8 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
     "what is alike is asked for twice": (
         model,
         "ServedPRM",
-        "setdefault(request.reading.key,",
-        "setdefault((id(request),),",
+        "setdefault(reading.key,",
+        "setdefault((id(reading),),",
     ),
     "one failure is that of all": (model, "ServedPRM", "len(groups) > 1 and", "False and"),
     "a key that is refused fails a particle": (

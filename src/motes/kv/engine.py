@@ -55,7 +55,6 @@ class Engine(Worker[RequestT]):
         model: PreTrainedModel,
         head: Callable[[Tensor], Tensor],
         vocabulary: Vocabulary,
-        *,
         max_cached_tokens: int | None,
         max_batch_tokens: int | None,
         num_threads: int | None,

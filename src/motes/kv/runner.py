@@ -86,9 +86,7 @@ class Workspace:
             grown_rows = max(rows, have_rows * 3 // 2)
         self._longest = max(self._longest, length)
         grown_length = have_length if length <= have_length else max(self._longest, have_length * 5 // 4)
-        if (
-            grown_rows * grown_length > self.max_tokens
-        ):  # many short rows before, a long one now: do not make all of them long
+        if grown_rows * grown_length > self.max_tokens:  # many short rows, and now a long one: do not make all long
             grown_rows = max(rows, self.num_rows)
             grown_length = max(length, used, min(grown_length, self.max_tokens // grown_rows))
         grown = self._blank(grown_rows, grown_length)
@@ -222,15 +220,6 @@ def _ropes(config: PretrainedConfig) -> list[dict[str, Any]]:
     return [rope] if "rope_type" in rope else [part for part in rope.values() if isinstance(part, dict)]
 
 
-def _without_padding(places: Tensor, starts: Sequence[int], counts: Sequence[int]) -> Tensor:
-    """(B, n) positions for the model, in which padding has the position of its row's last token.
-
-    Some models have no positions beyond their context, and in some the largest position of a batch changes all angles.
-    """
-    last = torch.tensor([max(start + count - 1, 0) for start, count in zip(starts, counts, strict=True)])
-    return places.minimum(last[:, None])
-
-
 class Runner:
     """Runs the body of a causal transformer over a workspace.
 
@@ -310,7 +299,12 @@ class Runner:
         ends = [start + n for start in starts]
         self.workspace.reserve(self.workspace.num_rows, max(ends))
         places = torch.tensor(starts)[:, None] + torch.arange(n)  # of keys; padding is written after a row's own tokens
-        positions = places if min(counts) == n else _without_padding(places, starts, counts)
+        positions = places
+        if min(counts) < n:
+            # For the model, padding has the position of its row's last token: some models have no positions beyond
+            # their context, and in some the largest position of a batch changes all angles.
+            last = torch.tensor([max(start + count - 1, 0) for start, count in zip(starts, counts, strict=True)])
+            positions = places.minimum(last[:, None])
         view = _View(self.workspace, first, places.to(self.device), ends, self._groups)
         hidden: Tensor = self.body(
             input_ids=ids.to(self.device), position_ids=positions.to(self.device), use_cache=False, view=view

@@ -30,9 +30,8 @@ def self_check(model: PreTrainedModel, head: Callable[[Tensor], Tensor]) -> None
         FloatingPointError: the model's own logits are not finite.
     """
     body, name = model.get_decoder(), type(model).__name__
-    prefix, *branches = torch.randint(
-        body.config.vocab_size, (3, 8), generator=torch.Generator().manual_seed(0)
-    ).tolist()
+    rng = torch.Generator().manual_seed(0)
+    prefix, *branches = torch.randint(body.config.vocab_size, (3, 8), generator=rng).tolist()
     ids = torch.tensor([prefix + branch for branch in branches], device=model.device)
     try:
         body.set_attn_implementation("eager")

@@ -102,13 +102,8 @@ class PrefixTree:
             self.pool.write(torch.cat(places), values(parts))
 
     def _allot(self, ids: Sequence[int], before: int) -> tuple[int, Tensor]:
-        """Add an edge for the part of `ids` that is not stored, or for as much of its beginning as fits.
-
-        Edges used after `before` are not evicted.
-
-        Returns:
-            (start, slots): where the new edge begins, and its slots, to be written by the caller.
-        """
+        """Add an edge for the part of `ids` that is not stored, or for as much of its beginning as fits. Edges used
+        after `before` are not evicted. Returns where the edge begins, and its slots, to be written by the caller."""
         path = self._walk(ids)
         start = sum(used for _, used in path)
         node = self.root
@@ -161,9 +156,8 @@ class PrefixTree:
         there are no such leaves."""
         if needed <= self.pool.num_free:
             return
-        needed = min(
-            self.pool.capacity, max(needed, self.pool.capacity // 16)
-        )  # searching the tree is costly: free many at once
+        # Searching the tree is costly: free many at once.
+        needed = min(self.pool.capacity, max(needed, self.pool.capacity // 16))
         while needed > self.pool.num_free:
             leaves = [node for node in self._nodes() if not node.children and node.last_used <= before]
             if not leaves:

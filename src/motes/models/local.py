@@ -133,15 +133,7 @@ class LocalLanguageModel(Engine[_Extension]):
     ) -> None:
         whole_number("max_batch_size", max_batch_size, least=1)
         head = model.get_output_embeddings()
-        super().__init__(
-            model,
-            head,
-            vocabulary,
-            max_cached_tokens=max_cached_tokens,
-            max_batch_tokens=max_batch_tokens,
-            num_threads=num_threads,
-            name=name,
-        )
+        super().__init__(model, head, vocabulary, max_cached_tokens, max_batch_tokens, num_threads, name)
         self.max_batch_size = max_batch_size
         self._waiting: deque[_Extension] = deque()
         self._batch = _Batch()
@@ -223,14 +215,13 @@ class LocalLanguageModel(Engine[_Extension]):
         ids = list(prompt)
         for node in trajectory.path:
             assert node.step is not None
-            ids.extend(node.step.token_ids or self._encode_step(node))
+            if node.step.token_ids:
+                ids += node.step.token_ids
+            else:  # it has only a text, and special tokens that this spells are text: no step has real ones
+                opening = "" if node.depth > 1 else self.vocabulary.opening(node.problem)
+                ids += self.vocabulary.encode(node.added.removeprefix(opening), special=False)
         self.require_known(ids)
         return ids, len(ids) - len(prompt)
-
-    def _encode_step(self, node: Trajectory) -> list[int]:
-        """The tokens of a step that has only a text. Special tokens that it spells are text: no step has real ones."""
-        opening = "" if node.depth > 1 else self.vocabulary.opening(node.problem)
-        return self.vocabulary.encode(node.added.removeprefix(opening), special=False)
 
     # In the worker's thread:
 
@@ -353,12 +344,8 @@ class LocalLanguageModel(Engine[_Extension]):
     def _finish(
         self, rows: npt.NDArray[np.intp], is_eos: npt.NDArray[np.bool_], has_cut: npt.NDArray[np.bool_]
     ) -> None:
-        """Resolve the requests of rows whose step has ended, and remove the rows.
-
-        Args:
-            is_eos: (batch rows,) whether the last token ends the answer.
-            has_cut: (batch rows,) whether the text contains the end of the step, or of the answer.
-        """
+        """Resolve the requests of rows whose step has ended, and remove the rows. `is_eos` and `has_cut`, (batch
+        rows,): whether the last token ends the answer, and whether the text contains the end of the step or answer."""
         requests = {row: self._batch.requests[row] for row in rows.tolist()}
         tokens = {row: self._batch.step_tokens[row, : self._batch.count[row]].tolist() for row in requests}
         steps = {row: self._build_step(row, tokens[row], is_eos[row], has_cut[row]) for row in requests}

@@ -121,10 +121,7 @@ class Calibration:
 def path_of(name: str) -> Path:
     """The file of a calibration: `name` itself if it ends in .json or has a directory before it; otherwise a file among
     the user's calibrations, in the directory that the environment variable MOTES_HOME names, by default ~/.motes.
-
-    Raises:
-        ConfigurationError: `name` can be neither.
-    """
+    Raises ConfigurationError if `name` can be neither."""
     if name.endswith(".json") or "/" in name or os.sep in name:
         return Path(name).expanduser()
     if not re.fullmatch(r"\w[\w.-]*", name):
@@ -134,11 +131,8 @@ def path_of(name: str) -> Path:
 
 
 def place_for(name: str) -> Path:
-    """The file for a new calibration of that name.
-
-    Raises:
-        ConfigurationError: it cannot have that name, or something other than a calibration is there.
-    """
+    """The file for a new calibration of that name. Raises ConfigurationError if it cannot have that name, or if
+    something other than a calibration is there."""
     path = path_of(name)
     if path.exists():
         Calibration.load(str(path))

@@ -59,10 +59,7 @@ class Format:
         """
         problem = problem.plain  # without the language model's prompt: a reward model was trained with its own
         if problem not in self._prompts:
-            turn = self.family.turn
-            self._prompts[problem] = (
-                self._encode_question(problem) if turn is None else self._encode_chat(problem, turn)
-            )
+            self._prompts[problem] = self._encode_problem(problem)
         return self._prompts[problem]
 
     def step(self, text: str, number: int) -> list[int]:
@@ -75,20 +72,20 @@ class Format:
         template = family.first if number == 1 else family.step
         return [token for line in lines or [text] for token in self._encode(template, step=line)]
 
-    def _encode_chat(self, problem: Problem, turn: str) -> list[int]:
-        turns = [(message["role"], message["content"]) for message in problem.messages]
-        if problem.system is None:
-            turns.insert(0, ("system", self.family.system))
-        encoded = [self._encode(turn, role=role, content=content) for role, content in turns]
-        return [token for ids in encoded for token in ids] + self._encode(self.family.prompt)
-
-    def _encode_question(self, problem: Problem) -> list[int]:
+    def _encode_problem(self, problem: Problem) -> list[int]:
+        family = self.family
+        if family.turn is not None:
+            turns = [(message["role"], message["content"]) for message in problem.messages]
+            if problem.system is None:
+                turns.insert(0, ("system", family.system))
+            encoded = [self._encode(family.turn, role=role, content=content) for role, content in turns]
+            return [token for ids in encoded for token in ids] + self._encode(family.prompt)
         if len(problem.messages) - (problem.system is not None) > 1:
             raise ConfigurationError(
-                f"a reward model of the family {self.family.name} reads one question, not a conversation: ask the "
+                f"a reward model of the family {family.name} reads one question, not a conversation: ask the "
                 "question alone, or use one that reads conversations (qwen)"
             )
-        return self._encode(self.family.prompt, question=problem.question.strip())
+        return self._encode(family.prompt, question=problem.question.strip())
 
     def _encode(self, template: str, **content: str) -> list[int]:
         """The tokens of a template. Adjacent texts in it are encoded as one."""

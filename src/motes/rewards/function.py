@@ -48,9 +48,9 @@ class FunctionReward:
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
         """See `motes.protocols.RewardModel`."""
-        nodes = list(
-            dict.fromkeys(node for trajectory in trajectories for node in trajectory.path if self._needs_score(node))
-        )
+        every_node = dict.fromkeys(node for trajectory in trajectories for node in trajectory.path)
+        judged = (node for node in every_node if node.finished is not None or not self.outcome)
+        nodes = [node for node in judged if node not in self._scores]
         failures: dict[Trajectory, MotesError] = {}
         for node, value in zip(nodes, await self._values(nodes) if nodes else (), strict=True):
             if isinstance(value, MotesError):
@@ -63,9 +63,6 @@ class FunctionReward:
             path_scores = [self._scores.get(node, NEUTRAL) for node in trajectory.path]
             scores.append(Failure(errors[0]) if errors else path_scores)
         return scores
-
-    def _needs_score(self, node: Trajectory) -> bool:
-        return node not in self._scores and not (self.outcome and node.finished is None)
 
     async def _values(self, nodes: Sequence[Trajectory]) -> Sequence[Any]:
         """What `fn` returns or raises for each node."""

@@ -14,18 +14,18 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from motes.arguments import instance_of, whole_number
-from motes.concurrency import gather
+from motes.concurrency import CallBatcher, gather
 from motes.core import Failure, Problem, Reads, Sampling, Scores, Step, Trajectory, Usage
 from motes.errors import ContextLengthError, MotesError, VerdictError
 from motes.ledger import Ledger
 from motes.protocols import LanguageModel, LanguageModelTraits
 from motes.rewards.blank import fill_scores, written_steps
 from motes.rewards.rubric import Rubric, rubric_named
-from motes.rewards.steps import StepSource
 
 REPLY_TOKENS = 64
 """Maximum number of tokens of a whole reply, in addition to those of its critique."""
@@ -88,16 +88,16 @@ class Judge:
             setattr(self, name, whole_number(name, getattr(self, name), least))
         self._has_probabilities = True  # until the model returns a step without log-probability
         self._scores: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
-        self._num_tokens: WeakKeyDictionary[Trajectory, int] = WeakKeyDictionary()  # of the inquiry
         self._inquiry_of: WeakKeyDictionary[Trajectory, _Inquiry] = WeakKeyDictionary()  # keeps it as long as the node
         self._inquiries: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[bytes, _Inquiry]] = (
             WeakKeyDictionary()
         )
-        self._steps = StepSource(self.lm)
+        self._steps = _StepSource(self.lm)
+
+    # What it says of itself, see `motes.protocols.RewardModelTraits`:
 
     @property
     def merges_calls(self) -> bool:
-        """Whether concurrent calls of the language model meet in one batch."""
         return LanguageModelTraits(self.lm).merges_calls
 
     @property
@@ -106,22 +106,18 @@ class Judge:
         return LanguageModelTraits(self.lm).continues_prefixes
 
     def forget(self) -> None:
-        """See `motes.protocols.RewardModel`."""
         self._inquiries.clear()
 
     async def ready(self) -> None:
-        """See `motes.protocols.RewardModel`: of the language model."""
         if (ready := LanguageModelTraits(self.lm).ready) is not None:
             await ready()
 
     @property
     def num_parameters(self) -> int | None:
-        """The language model's number of parameters, if it is known."""
         return LanguageModelTraits(self.lm).num_parameters
 
     @property
     def outcome(self) -> bool:
-        """Whether the judge scores finished answers only."""
         return self.rubric.outcome
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
@@ -152,13 +148,12 @@ class Judge:
             for node, inquiry in own.items():
                 if not isinstance(result := results[inquiry], MotesError):
                     self._scores[node], self._inquiry_of[node] = result, inquiry
-                    self._num_tokens[node] = inquiry.num_tokens
             outcomes.append(Scores(fill_scores(trajectory, self._scores), usage, self._reads(trajectory)))
         return outcomes
 
     def _reads(self, trajectory: Trajectory) -> Reads:
         """The tokens that the verdicts on a trajectory need."""
-        counts = [self._num_tokens.get(node, 0) for node in trajectory.path]
+        counts = [self._inquiry_of[node].num_tokens if node in self._inquiry_of else 0 for node in trajectory.path]
         return Reads(0, tuple(sum(counts[t:]) for t in range(len(counts) + 1)))
 
     def _judged_nodes(self, trajectory: Trajectory) -> list[Trajectory]:
@@ -173,32 +168,21 @@ class Judge:
 
 @dataclass(frozen=True)
 class _Reply:
-    """What the model wrote in the place of a verdict.
-
-    Attributes:
-        text: as the model wrote it.
-        verdict: None if the text states none.
-        probability: of the text; None if the model does not return it.
-    """
+    """What the model wrote in the place of a verdict."""
 
     text: str
-    verdict: str | None
-    probability: float | None
+    verdict: str | None  # None: the text states none
+    probability: float | None  # of the text; None: the model does not return it
 
 
 class _Inquiry:
-    """The judgement of one prefix, for all calls that wait for it.
-
-    Args:
-        prompt: the user's turn.
-        ends: texts that end a critique.
-    """
+    """The judgement of one prefix, for all calls that wait for it."""
 
     def __init__(self, judge: Judge, prompt: str, ends: tuple[str, ...]) -> None:
         self.judge = judge
         self.rubric = judge.rubric
-        self.prompt = prompt
-        self.ends = ends
+        self.prompt = prompt  # the user's turn
+        self.ends = ends  # texts that end a critique
         self.num_tokens = 0  # needed for the verdict, cached or not
         self._ledger = Ledger()
         self._unbilled = Usage()
@@ -209,7 +193,7 @@ class _Inquiry:
     async def result(self) -> float | MotesError:
         """The score, or the error. The model is called once, and only as long as anybody waits for the result."""
         if self._task is None:
-            self._task = asyncio.ensure_future(self._run(self.judge._steps))
+            self._task = asyncio.ensure_future(self._run())
         task = self._task
         self._num_waiting += 1
         try:
@@ -222,20 +206,20 @@ class _Inquiry:
                 self._task = None
                 task.cancel()
 
-    async def _run(self, lm: StepSource) -> float | MotesError:
+    async def _run(self) -> float | MotesError:
         root = Trajectory(Problem(self.prompt))
         n = self.judge.num_verdicts
         # 1) replies, in groups from one distribution each
         if not self.judge.continues_prefixes:
             tokens = self.rubric.critique_tokens + REPLY_TOKENS
             sampling = Sampling(temperature=self.rubric.temperature, max_step_tokens=tokens, delimiter=None)
-            calls = (self._sample_verdict(lm, root, sampling, self.rubric.last_verdict, "reply", i) for i in range(n))
+            calls = (self._sample_verdict(root, sampling, self.rubric.last_verdict, "reply", i) for i in range(n))
             groups: list[Sequence[_Reply]] = [[reply for replies in await asyncio.gather(*calls) for reply in replies]]
         elif self.rubric.critique_tokens:
-            groups = list(await asyncio.gather(*(self._sample_critique(lm, root, i) for i in range(n))))
+            groups = list(await asyncio.gather(*(self._sample_critique(root, i) for i in range(n))))
         else:
             beginning = root.extend(Step(self.rubric.opening + self.rubric.cue, "step"))
-            groups = [await self._sample_after_cue(lm, beginning, n)]
+            groups = [await self._sample_after_cue(beginning, n)]
         # 2) the score that they give, or an error
         score = expectation(groups, self.rubric.verdicts)
         if score is not None:
@@ -256,25 +240,25 @@ class _Inquiry:
             failed_reward_tokens=usage.failed_generated_tokens + usage.failed_prefill_tokens,
         )
 
-    async def _sample_critique(self, lm: StepSource, root: Trajectory, number: int) -> Sequence[_Reply]:
+    async def _sample_critique(self, root: Trajectory, number: int) -> Sequence[_Reply]:
         """Sample a critique, and a verdict after it; returns the replies in the place of the verdict."""
         start = root.extend(Step(self.rubric.opening, "step")) if self.rubric.opening else root
         sampling = Sampling(
             temperature=self.rubric.temperature, max_step_tokens=self.rubric.critique_tokens, delimiter=self.ends
         )
-        step = await self._extend(lm, start, sampling, "critique", number)
+        step = await self._extend(start, sampling, "critique", number)
         if step is None:
             return []
         critique = re.split("|".join(map(re.escape, self.ends)), step.text, maxsplit=1)[0]
         text = (self.rubric.opening + critique).rstrip() + self.rubric.cue
-        return await self._sample_after_cue(lm, root.extend(Step(text, "step")), 1, number)
+        return await self._sample_after_cue(root.extend(Step(text, "step")), 1, number)
 
-    async def _sample_after_cue(self, lm: StepSource, place: Trajectory, count: int, *name: int) -> Sequence[_Reply]:
+    async def _sample_after_cue(self, place: Trajectory, count: int, *name: int) -> Sequence[_Reply]:
         """Sample verdicts after a cue: the likeliest token if that is enough, else `count`."""
         read = self.rubric.verdict
         likeliest: list[_Reply] = []
         if len(self.rubric.verdicts) == 2 and self.judge._has_probabilities:
-            step = await self._extend(lm, place, ONE_TOKEN.replace(temperature=0.0), "likeliest", *name)
+            step = await self._extend(place, ONE_TOKEN.replace(temperature=0.0), "likeliest", *name)
             if step is None:
                 return []
             self.judge._has_probabilities = step.logprob is not None
@@ -283,30 +267,29 @@ class _Inquiry:
                 if likeliest[0].verdict is not None:
                     return likeliest
         samples = await asyncio.gather(
-            *(self._sample_verdict(lm, place, ONE_TOKEN, read, "verdict", *name, i) for i in range(count))
+            *(self._sample_verdict(place, ONE_TOKEN, read, "verdict", *name, i) for i in range(count))
         )
         return [*likeliest, *(reply for replies in samples for reply in replies)]
 
     async def _sample_verdict(
-        self, lm: StepSource, place: Trajectory, sampling: Sampling, read: Read, *name: str | int
+        self, place: Trajectory, sampling: Sampling, read: Read, *name: str | int
     ) -> Sequence[_Reply]:
         """Sample replies up to the first one that states a verdict."""
         replies: list[_Reply] = []
         for attempt in range(self.judge.max_retries + 1):
-            step = await self._extend(lm, place, sampling, *name, attempt)
+            step = await self._extend(place, sampling, *name, attempt)
             if step is None:
                 break
-            has_probability = sampling is ONE_TOKEN and step.logprob is not None
-            probability = math.exp(step.logprob or 0.0) if has_probability else None
+            probability = math.exp(step.logprob) if sampling is ONE_TOKEN and step.logprob is not None else None
             replies.append(_Reply(step.text, read(step.text), probability))
             if replies[-1].verdict is not None:
                 break
         return replies
 
-    async def _extend(self, lm: StepSource, place: Trajectory, sampling: Sampling, *name: str | int) -> Step | None:
+    async def _extend(self, place: Trajectory, sampling: Sampling, *name: str | int) -> Step | None:
         """A step, sampled with a seed that depends on the prompt and the sample's name; None if the model fails."""
         digest = _digest(self.judge.seed, self.prompt, *name)
-        step = await lm.extend(place, sampling, int.from_bytes(digest[:8], "big") >> 1)
+        step = await self.judge._steps.extend(place, sampling, int.from_bytes(digest[:8], "big") >> 1)
         if isinstance(step, Failure):
             self._error = step.error
             self._unbilled += step.usage
@@ -319,6 +302,38 @@ class _Inquiry:
             )
             return None
         return step
+
+
+class _StepSource:
+    """Extends trajectories one at a time. Concurrent calls with the same sampling become one call of the language
+    model, unless it merges them itself."""
+
+    def __init__(self, lm: LanguageModel) -> None:
+        self.lm = lm
+        self._merges = LanguageModelTraits(lm).merges_calls
+        self._batchers: dict[Sampling, CallBatcher[tuple[Trajectory, int], Step | Failure]] = {}
+
+    async def extend(self, trajectory: Trajectory, sampling: Sampling, seed: int) -> Step | Failure:
+        """A step, or the failure of this trajectory. Raises EngineError if the model cannot go on."""
+        requests = [(trajectory, seed)]
+        if self._merges:
+            (outcome,) = await self._extend_all(sampling, requests)
+            return outcome
+        if sampling not in self._batchers:
+            self._batchers[sampling] = CallBatcher(partial(self._extend_all, sampling))
+        (outcome,) = await self._batchers[sampling](requests)
+        return outcome
+
+    async def _extend_all(
+        self, sampling: Sampling, requests: Sequence[tuple[Trajectory, int]]
+    ) -> Sequence[Step | Failure]:
+        try:
+            return await self.lm.extend([t for t, _ in requests], sampling, [seed for _, seed in requests])
+        except ContextLengthError as error:  # one prompt is too long, but the others shall not fail with it
+            if len(requests) == 1:
+                return [Failure(error)]
+            results = await gather(self._extend_all(sampling, [request]) for request in requests)
+            return [outcome for outcomes in results for outcome in outcomes]
 
 
 def _digest(*parts: str | int) -> bytes:

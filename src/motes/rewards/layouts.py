@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -30,18 +31,6 @@ class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
         return TokenClassifierOutput(logits=self.score(self.model(input_ids, **options).last_hidden_state))
 
 
-class ValueHead(nn.Module):
-    """One number for each token, in the layout of TRL: weights `summary.*`."""
-
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__()
-        self.summary = nn.Linear(hidden_size, 1)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        value: Tensor = self.summary(hidden)
-        return value
-
-
 class Qwen2ForPrmModel(Qwen2PreTrainedModel):
     """Qwen2 with a value head, in the layout of Skywork-o1-Open-PRM: weights `model.*`, `v_head.summary.*`.
 
@@ -51,7 +40,7 @@ class Qwen2ForPrmModel(Qwen2PreTrainedModel):
     def __init__(self, config: Qwen2Config) -> None:
         super().__init__(config)
         self.model = Qwen2Model(config)
-        self.v_head = ValueHead(config.hidden_size)
+        self.v_head = nn.Sequential(OrderedDict(summary=nn.Linear(config.hidden_size, 1)))  # as TRL names it
         self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(self, input_ids: Tensor, **options: Any) -> TokenClassifierOutput:

@@ -22,37 +22,34 @@ class MappedReward:
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
         """See `motes.protocols.RewardModel`."""
-        outcomes = await self.reward.score(trajectories)
-        return [
-            outcome if isinstance(outcome, Failure) else self._change_all(trajectory, outcome)
-            for trajectory, outcome in zip(trajectories, outcomes, strict=True)
-        ]
+        outcomes: list[Sequence[float] | Failure] = []
+        for trajectory, scores in zip(trajectories, await self.reward.score(trajectories), strict=True):
+            outcome = scores
+            if not isinstance(scores, Failure):
+                outcome = [self.change(node, score) for node, score in zip(trajectory.path, scores, strict=True)]
+                if isinstance(scores, Scores):
+                    outcome = Scores(outcome, scores.usage, scores.reads)
+            outcomes.append(outcome)
+        return outcomes
+
+    # What follows is what the inner model says of itself, see `motes.protocols.RewardModelTraits`.
 
     def forget(self) -> None:
-        """See `motes.protocols.RewardModel`; for the inner model."""
         if (forget := RewardModelTraits(self.reward).forget) is not None:
             forget()
 
     async def ready(self) -> None:
-        """See `motes.protocols.RewardModel`; for the inner model."""
         if (ready := RewardModelTraits(self.reward).ready) is not None:
             await ready()
 
     @property
     def num_parameters(self) -> int | None:
-        """The inner model's number of parameters, if it is known."""
         return RewardModelTraits(self.reward).num_parameters
 
     @property
     def outcome(self) -> bool:
-        """Whether the inner model scores finished answers only."""
         return RewardModelTraits(self.reward).outcome
 
     @property
     def merges_calls(self) -> bool:
-        """Whether concurrent calls of the inner model meet in one batch."""
         return RewardModelTraits(self.reward).merges_calls
-
-    def _change_all(self, trajectory: Trajectory, scores: Sequence[float]) -> Sequence[float]:
-        changed = [self.change(node, score) for node, score in zip(trajectory.path, scores, strict=True)]
-        return Scores(changed, scores.usage, scores.reads) if isinstance(scores, Scores) else changed

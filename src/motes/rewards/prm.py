@@ -24,8 +24,7 @@ from motes.kv.worker import Request
 from motes.rewards.families import Family, family, recognise
 from motes.rewards.format import Format
 from motes.rewards.layouts import Qwen2ForProcessRewardModel, head_of, model_class, probability
-from motes.rewards.reading import Key, Prefix, Reader, Reading
-from motes.rewards.variation import ANSWERS, QUESTION, is_wanted, refuse_constant
+from motes.rewards.reading import ANSWERS, QUESTION, Key, Prefix, Reader, Reading, wants_self_test
 from motes.vocabulary import Vocabulary
 
 __all__ = ["LocalPRM", "Qwen2ForProcessRewardModel"]
@@ -67,15 +66,8 @@ class LocalPRM(Engine[_Reading]):
         name: str = "local",
     ) -> None:
         self.format = Format(family(format), vocabulary)
-        super().__init__(
-            model,
-            head_of(model, self.format.words),
-            vocabulary,
-            max_cached_tokens=max_cached_tokens,
-            max_batch_tokens=max_batch_tokens,
-            num_threads=num_threads,
-            name=name,
-        )
+        head = head_of(model, self.format.words)
+        super().__init__(model, head, vocabulary, max_cached_tokens, max_batch_tokens, num_threads, name)
         self._reader = Reader(self.format, prefix, name=name, context_length=self.context_length, reading=_Reading)
         self.prefix = prefix
         self._waiting: list[_Reading] = []
@@ -102,7 +94,7 @@ class LocalPRM(Engine[_Reading]):
         Raises:
             ConfigurationError: there is no such checkpoint, its kind or family is unknown, or its scores do not vary.
         """
-        wants_test = is_wanted(self_test)
+        wants_test = wants_self_test(self_test)
         chosen_family = recognise(path, checkpoint_config(path)) if format is None else family(format)
         model, vocabulary = open_checkpoint(model_class(chosen_family.head), path, device, dtype)
         prm = cls(model, vocabulary, format=chosen_family, name=Path(path).name, **options)
@@ -205,4 +197,4 @@ class LocalPRM(Engine[_Reading]):
             self.require_known(reading.ids)
         with torch.inference_mode():
             scores = [score for (score,) in self._read(readings)]
-        refuse_constant(scores, self.name, self.format.family.name)
+        self._reader.refuse_constant(scores)

@@ -15,7 +15,7 @@ from typing import Generic, Literal, TypeVar, get_args
 from weakref import WeakKeyDictionary
 
 from motes.core import Failure, Problem, Reads, Scores, Trajectory, Usage
-from motes.errors import ContextLengthError, UnknownNameError
+from motes.errors import ConfigurationError, ContextLengthError, UnknownNameError
 from motes.rewards.blank import fill_scores, written_steps
 from motes.rewards.format import Format
 from motes.threads import in_thread_if_long
@@ -25,26 +25,28 @@ Prefix = Literal["steps", "whole"]
 MAX_REMEMBERED = 1 << 16
 """Number of texts, the latest, whose scores are remembered."""
 
+QUESTION = Problem("What is 2+2?")
+ANSWERS = (
+    "2+2=4. The answer is \\boxed{4}.",
+    "2+2=5. The answer is \\boxed{5}.",
+    "I do not know.",
+    "Bananas are yellow, and the train was late again!",
+)
+"""Answers to that question, to which every reward model gives different scores."""
+SPREAD = 1e-4
+"""Scores that differ by no more than this count as equal."""
+
 
 @dataclass(eq=False)
 class Reading:
-    """A text to be read, and the positions at which scores are wanted. The result is a score for each position.
+    """A text to be read, and the positions at which scores are wanted. The result is a score for each position."""
 
-    Attributes:
-        ids: its tokens.
-        positions: in `ids`, ascending.
-        nodes: for each position, the partial answers whose score is read there.
-        prompt_length: number of tokens at the beginning that all texts about this problem share.
-        shared_length: number of tokens at the beginning that longer texts will share.
-        usage: what reading it cost, once it is read.
-    """
-
-    ids: list[int]
-    positions: list[int]
-    nodes: list[list[Trajectory]]
-    prompt_length: int
-    shared_length: int
-    usage: Usage = field(default_factory=Usage, kw_only=True)
+    ids: list[int]  # its tokens
+    positions: list[int]  # in `ids`, ascending
+    nodes: list[list[Trajectory]]  # for each position, the partial answers whose score is read there
+    prompt_length: int  # number of tokens at the beginning that all texts about this problem share
+    shared_length: int  # number of tokens at the beginning that longer texts will share
+    usage: Usage = field(default_factory=Usage, kw_only=True)  # what reading it cost, once it is read
 
     @property
     def key(self) -> Key:
@@ -96,6 +98,7 @@ class Reader(Generic[ReadingT]):
         self._scores: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
         self._digests: WeakKeyDictionary[Trajectory, bytes] = WeakKeyDictionary()  # of the tokens up to a step
         self._scores_by_digest: dict[bytes, float] = {}  # so that equal texts are not read again
+        # The tokens of a step, up to the one at which its score is read:
         self._step_ids: WeakKeyDictionary[Trajectory, list[int]] = WeakKeyDictionary()
         self._text_lengths: WeakKeyDictionary[Trajectory, int] = WeakKeyDictionary()
 
@@ -108,11 +111,9 @@ class Reader(Generic[ReadingT]):
         # 1) collect the texts to read, equal ones once
         unread: dict[Key, ReadingT] = {}
         keys: list[list[Key]] = []  # of the readings that each trajectory needs
-        paid: list[list[ReadingT]] = []  # readings that no trajectory before it needs: it bears their cost
         failures: dict[int, Failure] = {}
         for i, trajectory in enumerate(trajectories):
             keys.append([])
-            paid.append([])
             try:
                 readings = await in_thread_if_long(self._num_characters(trajectory), self._readings, trajectory)
             except ContextLengthError as error:
@@ -125,7 +126,6 @@ class Reader(Generic[ReadingT]):
                 keys[-1].append(key)
                 if key not in unread:
                     unread[key] = reading
-                    paid[-1].append(reading)
                 else:
                     for nodes, more in zip(unread[key].nodes, reading.nodes, strict=True):
                         nodes.extend(more)
@@ -142,8 +142,9 @@ class Reader(Generic[ReadingT]):
                     self._remember(self._digests[node], score)
         # 3) assemble the scores of each trajectory
         results: list[Sequence[float] | Failure] = []
+        costs = {key: reading.usage for key, reading in unread.items()}  # for the first trajectory that needs a reading
         for i, trajectory in enumerate(trajectories):
-            usage = sum((reading.usage for reading in paid[i]), Usage())
+            usage = sum((costs.pop(key, Usage()) for key in keys[i]), Usage())
             failure = failures.get(i) or next((failed[key] for key in keys[i] if key in failed), None)
             if failure is None:
                 results.append(Scores(fill_scores(trajectory, self._scores), usage, self._reads(trajectory)))
@@ -156,6 +157,16 @@ class Reader(Generic[ReadingT]):
         prompt = self.format.prompt(problem)
         texts = [[*prompt, *self.format.step(step, 1)] for step in steps]
         return [self._reading(ids, [len(ids) - 1], [[]], 0, 0) for ids in texts]
+
+    def refuse_constant(self, scores: Sequence[float]) -> None:
+        """Check that the scores of `ANSWERS` vary. They are all equal if the weights of the head, or of the positions,
+        were lost, or if the model reads another format than its own: that raises a ConfigurationError."""
+        if max(scores) - min(scores) <= SPREAD:
+            raise ConfigurationError(
+                f"{self.name!r} scores everything {scores[0]:.6g}, right, wrong or nonsense: some of its weights are "
+                "not those of a reward model. Check that its files belong together, fetch them again, or name its "
+                f"family (format={self.format.family.name} was used); self_test=0 opens it all the same"
+            )
 
     def _num_characters(self, trajectory: Trajectory) -> int:
         """Upper bound of the number of characters that have to be tokenized to read a trajectory."""
@@ -182,7 +193,10 @@ class Reader(Generic[ReadingT]):
         ids, ends, unread = list(prompt), [], []
         digest = _digest(b"", prompt)
         for number, node in enumerate(path, 1):
-            step = self._token_ids(node, number)
+            if node not in self._step_ids:
+                assert node.step is not None
+                self._step_ids[node] = self.format.step(node.step.text, number)
+            step = self._step_ids[node]
             ids += step
             ends.append(len(ids) - 1)
             digest = _digest(digest, step)
@@ -242,14 +256,18 @@ class Reader(Generic[ReadingT]):
             )
         return self._reading(ids, positions, [[node] for node in nodes], prompt_length, shared_length)
 
-    def _token_ids(self, node: Trajectory, number: int) -> list[int]:
-        """The tokens of the answer's written step of that number, up to the one at which its score is read."""
-        if node not in self._step_ids:
-            assert node.step is not None
-            self._step_ids[node] = self.format.step(node.step.text, number)
-        return self._step_ids[node]
-
 
 def _digest(before: bytes, ids: Sequence[int]) -> bytes:
     """The digest of a text: `ids` after a text with the digest `before`."""
     return blake2b(before + array("q", ids).tobytes(), digest_size=16).digest()
+
+
+def wants_self_test(self_test: bool) -> bool:
+    """Whether the option `self_test` wants the test.
+
+    Raises:
+        ConfigurationError: it is neither 0 nor 1.
+    """
+    if self_test not in (0, 1):
+        raise ConfigurationError(f"self_test is 0 or 1, not {self_test!r}")
+    return bool(self_test)

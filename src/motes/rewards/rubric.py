@@ -18,7 +18,7 @@ from string import Formatter
 from types import MappingProxyType
 
 from motes.arguments import fit, fit_fields
-from motes.core import Problem, Trajectory
+from motes.core import Trajectory
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.rewards.blank import written_steps
 from motes.rewards.verdicts import stated_verdict
@@ -100,13 +100,16 @@ class Rubric:
         steps = [
             _STEP_NUMBER.sub("", node.step.text.strip()) for node in written_steps(trajectory) if node.step is not None
         ]
-        question, *steps = map(self._quote_prompt_lines, (_question_text(trajectory.problem.plain), *steps))
+        problem = trajectory.problem.plain
+        turns = [f"{message['role']}: {message['content']}" for message in problem.messages]
+        question = problem.question if len(turns) == 1 else "\n\n".join(turns)
+        question, *steps = map(self._quote_prompt_lines, (question, *steps))
         return self.prompt.format(
             question=question,
             solution="\n".join(f"Step {t}: {step}" for t, step in enumerate(steps, start=1)),
             last_step=steps[-1] if steps else "",
             number=len(steps),
-            mark=_unused_word(trajectory.problem.plain, steps),
+            mark=_unused_word(turns, steps),
         )
 
     def ends(self, trajectory: Trajectory) -> tuple[str, ...]:
@@ -116,7 +119,8 @@ class Rubric:
 
     def verdict(self, text: str) -> str | None:
         """The verdict that a text begins with; None if it begins with none."""
-        return self._verdict_of(re.match(rf"\s*{self._verdict_pattern}", text, re.IGNORECASE))
+        match = self._verdict.match(text)
+        return match and next(word for word in self.verdicts if word.lower() == match[1].lower())
 
     def last_verdict(self, reply: str) -> str | None:
         """The verdict that a whole reply states, see `motes.rewards.verdicts`; None if it states none."""
@@ -137,12 +141,9 @@ class Rubric:
         return re.compile(rf"[^\w\[]*_*(?:{'|'.join([*patterns, STEP_LABEL])})", re.IGNORECASE)
 
     @cached_property
-    def _verdict_pattern(self) -> str:
+    def _verdict(self) -> re.Pattern[str]:
         longest_first = sorted(self.verdicts, key=len, reverse=True)
-        return rf"({'|'.join(map(re.escape, longest_first))})(?!\w)"
-
-    def _verdict_of(self, match: re.Match[str] | None) -> str | None:
-        return match and next(word for word in self.verdicts if word.lower() == match[1].lower())
+        return re.compile(rf"\s*({'|'.join(map(re.escape, longest_first))})(?!\w)", re.IGNORECASE)
 
 
 STEP_LABEL = r"Step\s+\d+\s*[:.]"
@@ -152,16 +153,9 @@ _STEP_NUMBER = re.compile(r"^(#+ *)?Step \d+[:.] *")
 """The number that some answers write before their steps."""
 
 
-def _question_text(problem: Problem) -> str:
-    if len(problem.messages) == 1:
-        return problem.question
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in problem.messages)
-
-
-def _unused_word(problem: Problem, steps: Sequence[str]) -> str:
+def _unused_word(turns: Sequence[str], steps: Sequence[str]) -> str:
     """A word that occurs neither in a problem nor in an answer to it. It depends on the answer only if that contains
     the first such word, so that an engine's cache of a prompt serves longer answers."""
-    turns = [f"{message['role']}: {message['content']}" for message in problem.messages]
     texts = [text.lower() for text in (*turns, *steps)]
     words = (hashlib.sha256(json.dumps([i, *turns]).encode()).hexdigest()[:8] for i in count())
     return next(word for word in words if not any(word in text for text in texts))

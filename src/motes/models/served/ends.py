@@ -41,10 +41,9 @@ BROKEN = frozenset(
 
 
 def end_of(reason: object, url: str, *, is_full: bool = False, by_text: bool = False) -> StepEnd:
-    """What ended an answer.
+    """What ended an answer, by the server's finish reason, which may be of any type.
 
     Args:
-        reason: the server's finish reason, of any type.
         is_full: whether the answer has reached its limit of tokens; decides where the server gives no reason.
         by_text: whether the server says that a stop string ended the answer.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from motes.concurrency import Batcher, Pending
+from motes.concurrency import Batcher, Pending, gather
 from motes.core import Failure, Sampling, Step, Trajectory, Usage
 from motes.errors import (
     ConfigurationError,
@@ -16,15 +16,13 @@ from motes.errors import (
     MissingExtraError,
     MotesError,
     RejectedError,
-    ServerError,
     UnknownNameError,
 )
-from motes.models.served.native import WIRES
-from motes.models.served.probe import Capabilities, probe
-from motes.models.served.profiles import PROFILES
-from motes.models.served.prompts import renderer
+from motes.models.served.engines import PROFILES
+from motes.models.served.probe import OF_ONE_REQUEST, Capabilities, probe, renderer
+from motes.models.served.prompts import Prompt, Renderer
 from motes.models.served.responses import Answer, Call
-from motes.models.served.wires import Completions, Prompt, Request, Wire
+from motes.models.served.wires import Chat, Completions, Request, Wire
 from motes.steps import end_at_limit, split_at_end, step_in_overrun
 from motes.transport import Address, Client, ServedModel, flag, may_be_of_one, now, whole_number
 from motes.transport.refusals import is_about, is_about_length, limits, unsupported_field
@@ -40,28 +38,20 @@ PROMPTS_PER_CALL = 256
 ADAPTATIONS = 20
 """How often a request is changed after a refusal at most."""
 
-OF_ONE_REQUEST = (ServerError, ContextLengthError)
-"""Errors that concern one request. Others fail all callers."""
-
 
 @dataclass(eq=False)
 class PendingStep(Pending[Step | Failure]):
-    """A trajectory that waits for its next step.
-
-    Attributes:
-        wasted: tokens of failed attempts on its behalf.
-        has_answer: whether its answer has arrived and is becoming a step: a later failure of the call does not matter.
-    """
+    """A trajectory that waits for its next step."""
 
     trajectory: Trajectory
     sampling: Sampling
     seed: int
-    wasted: Usage = Usage()  # noqa: RUF009 (frozen)
-    has_answer: bool = False
+    wasted: Usage = Usage()  # tokens of failed attempts on its behalf  # noqa: RUF009 (frozen)
+    has_answer: bool = False  # its answer has arrived and becomes a step: a later failure of the call does not matter
 
     @property
-    def is_over(self) -> bool:
-        return self.has_answer or self.future.done()
+    def is_waiting(self) -> bool:
+        return not (self.has_answer or self.future.done())
 
 
 Part = tuple[Prompt, list[list[PendingStep]]]
@@ -113,12 +103,10 @@ class HTTPLanguageModel(ServedModel):
         self.logprobs = capabilities.logprobs and (self.profile.logprobs if logprobs is None else logprobs)
         self.shares_prefixes = self.profile.shares_prefixes if shares_prefixes is None else shares_prefixes
         self._has_logprobs = capabilities.logprobs and logprobs is not False
-        completes = capabilities.route in ("ids", "text") and self.profile.wire is not None
-        name = self.profile.wire if completes and self.profile.wire is not None else "chat"
-        self._wire: Wire = WIRES[name](address, capabilities.model, self.profile)
+        is_chat = capabilities.rendering == "messages"
+        self._renderer = Renderer() if is_chat else renderer(client, address, capabilities, vocabulary)
+        self._wire: Wire = (Chat if is_chat else self.profile.wire)(address, capabilities.model, self.profile)
         self._stream_wire = self._wire if self._wire.streams else Completions(address, capabilities.model, self.profile)
-        rendering = capabilities.rendering if completes else "messages"
-        self._renderer = renderer(rendering, client, address, capabilities.engine, capabilities.model, vocabulary)
         self._max_answer_tokens: int | None = None  # from error messages of the server
         self._batcher: Batcher[PendingStep, Step | Failure] = Batcher(self._process)
 
@@ -172,7 +160,7 @@ class HTTPLanguageModel(ServedModel):
     @property
     def continues_prefixes(self) -> bool:
         """Whether it can write step by step; otherwise it writes whole answers only."""
-        return self.capabilities.continues_prefixes
+        return self.capabilities.route != "answers"
 
     def gives_logprobs(self, sampling: Sampling) -> bool:
         """Whether steps carry log-probabilities. Streams in another format than whole responses do not."""
@@ -205,40 +193,34 @@ class HTTPLanguageModel(ServedModel):
         nodes: dict[tuple[int, Sampling], list[PendingStep]] = {}
         for step in pending:
             nodes.setdefault((id(step.trajectory), step.sampling), []).append(step)
-        prepared = await asyncio.gather(*(self._prepare(node) for node in nodes.values()), return_exceptions=True)
+        prepared = await gather(self._prepare(node) for node in nodes.values())
         # 2. Put the prompts together that can share a request.
-        calls: dict[tuple[Any, ...], list[Part]] = {}
+        calls: dict[tuple[Request, int], list[Part]] = {}
         for result, node in zip(prepared, nodes.values(), strict=True):
-            if isinstance(result, OF_ONE_REQUEST):
-                _settle_all(node, Failure(result))
-            elif isinstance(result, Step):
-                _settle_all(node, result)
-            elif isinstance(result, BaseException):
-                raise result
+            if isinstance(result, (Step, Failure)):
+                for step in node:
+                    step.settle(result)
             else:
                 self._add_parts(*result, node, calls)
         # 3. Start the calls.
-        for (sampling, limit, n, seed, _), parts in calls.items():
-            logprobs, is_cut = self.gives_logprobs(sampling), self._is_cut(sampling)
-            request = Request((), sampling, limit, n, seed, logprobs, is_cut, self.profile.stream_interval)
+        for (request, _), parts in calls.items():
             for start in range(0, len(parts), PROMPTS_PER_CALL):
                 self._start_call(request, parts[start : start + PROMPTS_PER_CALL])
 
-    async def _prepare(self, node: list[PendingStep]) -> Step | tuple[Prompt, int]:
-        """The prompt of a node and the limit on tokens of its next step, or the step if it needs no request.
-
-        Raises:
-            ContextLengthError: the prompt does not fit.
-        """
+    async def _prepare(self, node: list[PendingStep]) -> Step | Failure | tuple[Prompt, int]:
+        """The prompt of a node and the limit on tokens of its next step, or the outcome if it needs no request."""
         trajectory, sampling = node[0].trajectory, node[0].sampling
-        prompt = await self._renderer.extended(trajectory)
-        if (step := step_in_overrun(prompt.before, sampling)) is not None:
-            return step
         limit = sampling.max_step_tokens
-        context = self.capabilities.context_length
-        # Tokens of a text are counted where they may fill the context. No token is shorter than a byte.
-        if context is not None and prompt.text is not None and len(prompt.text.encode()) + limit >= context:
-            prompt = replace(prompt, length=await self._renderer.count(prompt.text))
+        try:
+            prompt = await self._renderer.extended(trajectory)
+            if (step := step_in_overrun(prompt.before, sampling)) is not None:
+                return step
+            context = self.capabilities.context_length
+            # Tokens of a text are counted where they may fill the context. No token is shorter than a byte.
+            if context is not None and prompt.text is not None and len(prompt.text.encode()) + limit >= context:
+                prompt = replace(prompt, length=await self._renderer.count(prompt.text))
+        except OF_ONE_REQUEST as error:
+            return Failure(error)
         length = prompt.known_tokens
         if sampling.max_tokens is not None:
             limit = min(limit, sampling.max_tokens - trajectory.num_tokens)
@@ -246,17 +228,17 @@ class HTTPLanguageModel(ServedModel):
             limit = min(limit, self._max_answer_tokens)
         if context is not None and length is not None:
             if length >= context and not trajectory.depth:
-                raise ContextLengthError(
-                    f"the prompt has {length} tokens and {self!r} a context of {context}: shorten the question"
-                )
+                message = f"the prompt has {length} tokens and {self!r} a context of {context}: shorten the question"
+                return Failure(ContextLengthError(message))
             limit = min(limit, context - length)
         return (prompt, limit) if limit > 0 else Step("", "length")
 
     def _add_parts(
-        self, prompt: Prompt, limit: int, node: list[PendingStep], calls: dict[tuple[Any, ...], list[Part]]
+        self, prompt: Prompt, limit: int, node: list[PendingStep], calls: dict[tuple[Request, int], list[Part]]
     ) -> None:
-        """Divide a node into parts of requests. The keys of `calls` are what the parts of a request have in common."""
+        """Divide a node into parts of requests, which `calls` has by what they have in common."""
         sampling = node[0].sampling
+        logprobs, is_cut = self.gives_logprobs(sampling), self._is_cut(sampling)
         if sampling.temperature == 0:
             size, groups = len(node), [[node]]
         else:
@@ -265,12 +247,12 @@ class HTTPLanguageModel(ServedModel):
             groups = [[[step] for step in node[start : start + size]] for start in range(0, len(node), size)]
         # Prompts of different runs share a request only where no answer has to wait for the slowest. A stream that this
         # side cuts is closed when its step ends, and cannot be shared, either.
-        is_shared = self.capabilities.several_prompts and self.profile.stream_interval and not self._is_cut(sampling)
+        is_shared = self.capabilities.several_prompts and not is_cut
         is_shared = is_shared and (sampling.temperature == 0 or (self.seeds == "none" and size > 1))
         for i, group in enumerate(groups):
             seed = None if sampling.temperature == 0 else self._seed(group[0][0])
-            own = i if is_shared else id(group)
-            calls.setdefault((sampling, limit, len(group), seed, own), []).append((prompt, group))
+            request = Request((), sampling, limit, len(group), seed, logprobs, is_cut, self.profile.several_prompts)
+            calls.setdefault((request, i if is_shared else id(group)), []).append((prompt, group))
 
     def _seed(self, step: PendingStep) -> int | None:
         return None if self.seeds == "none" else step.seed % self.profile.seed_below
@@ -289,23 +271,10 @@ class HTTPLanguageModel(ServedModel):
             texts > 0 and (too_many or loses_logprobs or not self.capabilities.tells_end)
         )
 
-    def _start(self, work: Coroutine[Any, Any, None], steps: Sequence[PendingStep]) -> None:
-        """Run `work` for these steps beside everything else. If it fails, they fail, and no others."""
-
-        async def run() -> None:
-            try:
-                await work
-            except OF_ONE_REQUEST as error:
-                for step in steps:
-                    if not step.has_answer:
-                        step.settle(Failure(error, step.wasted))
-
-        self._batcher.start(run(), steps)
-
     def _start_call(self, request: Request, parts: list[Part]) -> None:
         """Start a call with the prompts of these parts."""
         request = replace(request, prompts=tuple(prompt for prompt, _ in parts))
-        self._start(self._call(request, parts), _steps(parts))
+        self._batcher.start(self._call(request, parts), _steps(parts))
 
     async def _call(self, request: Request, parts: list[Part]) -> None:
         """Send a request; after a refusal change it, or divide it, as the error message says."""
@@ -324,18 +293,19 @@ class HTTPLanguageModel(ServedModel):
                     continue
                 elif len(parts) > 1 and may_be_of_one(error):
                     # In the end only the refused prompt fails.
-                    waiting = [part for part in parts if not all(step.is_over for step in _steps([part]))]
+                    waiting = [part for part in parts if any(step.is_waiting for step in _steps([part]))]
                     middle = -(-len(waiting) // 2)
                     for half in filter(None, (waiting[:middle], waiting[middle:])):
                         self._start_call(request, half)
                 elif num_left and (limit := self._lower_limit(request, error)) > 0:
                     request = replace(request, limit=limit)
                     continue
-                elif isinstance(error, ContextLengthError):
-                    for step in _steps(parts):  # an answer that has begun is as long as it can be
-                        step.settle(Step("", "length") if step.trajectory.depth else Failure(error, step.wasted))
                 else:
-                    raise
+                    is_full = isinstance(error, ContextLengthError)
+                    for step in _steps(parts):
+                        is_complete = is_full and step.trajectory.depth  # it has begun, and is as long as it can be
+                        if step.is_waiting:
+                            step.settle(Step("", "length") if is_complete else Failure(error, step.wasted))
             return
 
     def _lower_limit(self, request: Request, error: MotesError) -> int:
@@ -363,7 +333,7 @@ class HTTPLanguageModel(ServedModel):
         def settle(index: int, answer: Answer) -> None:
             for step in receivers[index]:
                 step.has_answer = True
-            self._start(self._make_step(request, index, answer, receivers[index]), receivers[index])
+            self._batcher.start(self._make_step(request, index, answer, receivers[index]), receivers[index])
 
         wire = self._stream_wire if request.is_cut else self._wire
         call = Call(wire, request, settle)
@@ -400,11 +370,6 @@ class HTTPLanguageModel(ServedModel):
 
 def _steps(parts: Iterable[Part]) -> list[PendingStep]:
     return [step for _, group in parts for steps in group for step in steps]
-
-
-def _settle_all(steps: Iterable[PendingStep], outcome: Step | Failure) -> None:
-    for step in steps:
-        step.settle(outcome)
 
 
 def _vocabulary(path: str) -> Vocabulary:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from motes.core import Problem, Sampling
 from motes.errors import ContextLengthError, ServerError
-from motes.models.served.native import WIRES
-from motes.models.served.profiles import PROFILES
-from motes.models.served.prompts import RENDERERS, Rendering, renderer
+from motes.models.served.engines import PROFILES
+from motes.models.served.prompts import Prompt, Renderer, TokenizerRenderer
 from motes.models.served.responses import Answer, Call
-from motes.models.served.wires import Chat, Prompt, Request, Wire
+from motes.models.served.wires import Chat, Request, Wire
 from motes.transport import Address, Client, Server, identify
 from motes.transport.server import loaded_context_length
 
@@ -31,46 +31,26 @@ GREETING = Problem("Say hello.")
 COUNTING = Problem("Count from 1 to 20, the numbers separated by commas, nothing else.")
 NUMBERS = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,"
 PLAIN = Sampling(temperature=1.0, delimiter=None)
-MISSING = (ServerError, ContextLengthError)
-"""Errors of a request that the server does not support. Others, as of a missing key or a wrong model, are raised."""
+OF_ONE_REQUEST = (ServerError, ContextLengthError)
+"""Errors that concern one request, which the server may not support. Others, as of a missing key or a wrong model,
+concern all requests."""
 
 
-@dataclass(frozen=True)
-class Capabilities:
-    """What a server can do.
+@dataclass(frozen=True, kw_only=True)
+class Capabilities(Server):
+    """What a server is, see `motes.transport.Server`, and what it can do."""
 
-    Attributes:
-        engine, version, model, models, context_length, origin: see `motes.transport.Server`.
-        route: the best way to continue an answer that the server has; "answers": there is none.
-        rendering: what makes a prompt of a conversation, see `motes.models.served.prompts.Rendering`.
-        token_ids: whether responses contain the sampled token ids.
-        tells_end: whether responses say which of a delimiter and the end of sequence ended an answer.
-        seeds: whether the seed of a request decides its tokens.
-        choices: answers to one prompt in one request at most.
-        several_prompts: whether a request can have several prompts.
-        logprobs: whether responses contain log-probabilities.
-        cached_tokens: whether responses count the tokens from the prefix cache.
-    """
-
-    engine: str
-    version: str | None
-    model: str
-    models: tuple[str, ...]
-    context_length: int | None
-    route: Route
-    rendering: Rendering = "messages"
-    token_ids: bool = False
-    tells_end: bool = False
-    seeds: bool = False
-    choices: int = 1
-    several_prompts: bool = False
-    logprobs: bool = False
-    cached_tokens: bool = False
-    origin: str | None = None
-
-    @property
-    def continues_prefixes(self) -> bool:
-        return self.route != "answers"
+    route: Route  # the best way to continue an answer that the server has; "answers": there is none
+    # What makes a prompt of a conversation: the server, or a tokenizer on this side. "messages": nothing does, requests
+    # contain the messages.
+    rendering: Literal["server", "tokenizer", "messages"] = "messages"
+    token_ids: bool = False  # whether responses contain the sampled token ids
+    tells_end: bool = False  # whether responses say which of a delimiter and the end of sequence ended an answer
+    seeds: bool = False  # whether the seed of a request decides its tokens
+    choices: int = 1  # answers to one prompt in one request at most
+    several_prompts: bool = False  # whether a request can have several prompts
+    logprobs: bool = False  # whether responses contain log-probabilities
+    cached_tokens: bool = False  # whether responses count the tokens from the prefix cache
 
     def findings(self) -> list[tuple[str, bool, str]]:
         """The capabilities that matter: name, whether it is there, what is lost without it."""
@@ -83,13 +63,14 @@ class Capabilities:
                 "; a chat template that trims messages loses the blank lines at the end of a step, and the next step "
                 "may come out empty"
             )
+        by_steps = self.route != "answers"
         steps = "only methods that draw whole answers work: greedy, majority, bon, wbon"
         end = "this side cuts answers, which come as a stream: the server samples a few tokens too many at each step"
         choices = "equal particles need a request each: only the server's prefix cache can share their prompt"
         cached = "usage counts every prefix as computed: prefill_tokens is an upper bound"
         context = "what does not fit is known only when the server refuses it"
         table = (  # name, whether it is there, loss, whether it matters for whole answers, too
-            ("continues an answer step by step", self.continues_prefixes, steps, True),
+            ("continues an answer step by step", by_steps, steps, True),
             ("takes token ids as prompts", self.route == "ids", ids, False),
             ("returns the sampled token ids", self.token_ids, "tokens are counted by the server, or estimated", False),
             ("tells a delimiter from the end of the answer", self.tells_end, end, False),
@@ -100,7 +81,7 @@ class Capabilities:
             ("counts tokens from its prefix cache", self.cached_tokens, cached, False),
             ("tells its context length", self.context_length is not None, context, True),
         )
-        return [row[:3] for row in table if self.continues_prefixes or row[3]]
+        return [row[:3] for row in table if by_steps or row[3]]
 
     def __str__(self) -> str:
         version = f" {self.version}" if self.version else ""
@@ -129,38 +110,44 @@ async def probe(
     return capabilities if loaded is None else replace(capabilities, context_length=loaded)
 
 
+def renderer(client: Client, address: Address, server: Server, vocabulary: Vocabulary | None) -> Renderer:
+    """What makes prompts for a server: a tokenizer on this side if there is one."""
+    profile = PROFILES[server.engine]
+    if vocabulary is not None:
+        return TokenizerRenderer(vocabulary, takes_ids=profile.takes_ids)
+    return Renderer() if profile.renderer is None else profile.renderer(client, address, server.model)
+
+
 async def _completion_capabilities(
     client: Client, address: Address, server: Server, vocabulary: Vocabulary | None
 ) -> Capabilities | None:
     """The capabilities of a server that completes prompts; None: it does not."""
     profile = PROFILES[server.engine]
-    rendering: Rendering = "server" if vocabulary is None else "tokenizer"
-    if profile.wire is None or (vocabulary is None and server.engine not in RENDERERS):
+    if profile.wire is Chat:
         return None
-    render = renderer(rendering, client, address, server.engine, server.model, vocabulary)
+    wire = profile.wire(address, server.model, profile)
     try:
-        prompt = await render.prompt(GREETING)
-    except MISSING:
+        prompt = await renderer(client, address, server, vocabulary).prompt(GREETING)
+        if prompt.messages:  # nothing makes a prompt of them
+            return None
+        one = await _draw(client, wire, Request((prompt,), PLAIN, 1))
+    except OF_ONE_REQUEST:
         return None
-    wire = WIRES[profile.wire](address, server.model, profile)
 
     async def draw(n: int = 1, num_prompts: int = 1, logprobs: bool = False) -> Answer | None:
         try:
-            answers = await _draw(client, wire, Request((prompt,) * num_prompts, PLAIN, 1, n, logprobs=logprobs))
-        except MISSING:
+            return await _draw(client, wire, Request((prompt,) * num_prompts, PLAIN, 1, n, logprobs=logprobs))
+        except OF_ONE_REQUEST:
             return None
-        return answers[0]
 
-    one = await draw()
-    if one is None:
-        return None
     two = await draw(n=2, logprobs=True) if profile.choices else None
     both = await draw(num_prompts=2) if profile.several_prompts else None
     scored = two or await draw(logprobs=True)
     slots = server.info.get(profile.slots or "") or profile.most_choices
-    return replace(
-        _unprobed(server, "text" if prompt.ids is None else "ids"),
-        rendering=rendering,
+    return Capabilities(
+        **vars(server),
+        route="text" if prompt.ids is None else "ids",
+        rendering="server" if vocabulary is None else "tokenizer",
         token_ids=bool(one.token_ids),
         tells_end=profile.tells_end,
         seeds=profile.seeds or bool(server.info.get("enable_deterministic_inference")),  # SGLang's option
@@ -172,43 +159,34 @@ async def _completion_capabilities(
 
 
 async def _chat_capabilities(client: Client, address: Address, server: Server) -> Capabilities:
-    """The capabilities of a server that answers chats.
-
-    Raises:
-        ServerError: it does not.
-    """
+    """The capabilities of a server that answers chats. Raises ServerError if it does not."""
     profile = PROFILES[server.engine]
     wire = Chat(address, server.model, profile)
     greedy = Sampling(temperature=0.0, delimiter=None)
 
     async def answer(problem: Problem, prefix: str = "") -> str:
-        answers = await _draw(client, wire, Request((Prompt(messages=problem.messages, prefix=prefix),), greedy, 8))
-        return answers[0].text
+        prompt = Prompt(messages=problem.messages, prefix=prefix)
+        return (await _draw(client, wire, Request((prompt,), greedy, 8))).text
 
     route: Route = "answers"
-    if profile.wire is not None:
-        try:
+    if profile.wire is not Chat:
+        with suppress(*OF_ONE_REQUEST):
             text = await answer(COUNTING, NUMBERS if profile.prefill is None else "Hello")
             # The profiles of some engines say that they continue a message. Others have to prove it.
             if profile.prefill is not None or text.strip().startswith("12"):
                 route = "chat"
-        except MISSING:
-            pass
-    if route == "answers" and profile.wire is not None:
-        await answer(GREETING)
-    return replace(
-        _unprobed(server, route),
+        if route == "answers":
+            await answer(GREETING)
+    return Capabilities(
+        **vars(server),
+        route=route,
         seeds=profile.seeds,
         tells_end=profile.keeps_stop is not None or route == "answers",
         choices=1 if profile.choices is None else profile.most_choices,
     )
 
 
-async def _draw(client: Client, wire: Wire, request: Request) -> list[Answer]:
+async def _draw(client: Client, wire: Wire, request: Request) -> Answer:
+    """The first of the answers to a request."""
     answers: list[Answer] = await client.post(wire.url, wire.body(request), read=Call(wire, request).read, attempts=2)
-    return answers
-
-
-def _unprobed(server: Server, route: Route) -> Capabilities:
-    names = ("engine", "version", "model", "models", "context_length", "origin")
-    return Capabilities(route=route, **{name: getattr(server, name) for name in names})
+    return answers[0]

@@ -1,17 +1,16 @@
-"""Prompts of conversations and tokens of texts, made by the server or by a tokenizer on this side."""
+"""Prompts, and what makes them of conversations: the server, or a tokenizer on this side."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from motes.core import Problem, Trajectory
 from motes.errors import BadResponseError, ServerError, UnknownFormError
-from motes.models.served.profiles import PROFILES
-from motes.models.served.wires import Prompt
 from motes.steps import opening
 from motes.threads import in_thread_if_long
 from motes.transport import Address, Client, excerpt
@@ -19,21 +18,50 @@ from motes.transport import Address, Client, excerpt
 if TYPE_CHECKING:
     from motes.vocabulary import Vocabulary
 
-Rendering = Literal["server", "tokenizer", "messages"]
-"""What makes a prompt of a conversation: the server, or a tokenizer on this side. "messages": nothing does, requests
-contain the messages."""
-
 MAX_TEXTS = 10_000
 """Tokens, or pairs of tokens, whose texts a renderer remembers."""
+
+
+def estimate(texts: Iterable[str]) -> int:
+    """About how many tokens these texts are, four characters to a token."""
+    return -(-sum(map(len, texts)) // 4)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation and the answer so far: as token ids, as text, or as messages and a prefix of the answer.
+
+    `before` is text at the end of the prompt that belongs to the next step: the previous token's text behind the end of
+    the previous step, or the tag with which a chat template opens the answer.
+    """
+
+    ids: tuple[int, ...] | None = None
+    text: str | None = None
+    messages: tuple[Mapping[str, str], ...] = ()
+    prefix: str = ""
+    before: str = ""
+    length: int | None = None  # number of tokens of `text`, if it is known
+
+    @property
+    def content(self) -> list[int] | str:
+        """The token ids or the text, as a request contains them."""
+        return list(self.ids) if self.ids is not None else self.text or ""
+
+    @property
+    def known_tokens(self) -> int | None:
+        return self.length if self.ids is None else len(self.ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """The number of tokens, or an estimate where it is unknown."""
+        texts = (self.text or "", self.prefix, *(message["content"] for message in self.messages))
+        return estimate(texts) if self.known_tokens is None else self.known_tokens
 
 
 class Renderer:
     """Makes prompts of conversations. This base class leaves them as messages, for chats."""
 
-    def __init__(self, client: Client, address: Address, model: str) -> None:
-        self.client = client
-        self.address = address
-        self.model = model
+    def __init__(self) -> None:
         self._prompts: WeakKeyDictionary[Problem, Prompt] = WeakKeyDictionary()
         self._texts: dict[tuple[int, ...], str] = {}
 
@@ -102,17 +130,26 @@ class Renderer:
         """Number of tokens of a prompt, as the server reads the text; None if it is unknown."""
         return None
 
+
+class ServerRenderer(Renderer):
+    """Lets the server make them."""
+
+    def __init__(self, client: Client, address: Address, model: str) -> None:
+        super().__init__()
+        self.client = client
+        self.root = address.root
+        self.model = model
+
     async def _post(self, route: str, key: str, body: dict[str, Any]) -> Any:
         """The field `key` of the response."""
+        url = f"{self.root}/{route}"
 
         def read(response: Any) -> Any:
             if not isinstance(response, dict) or key not in response:
-                raise UnknownFormError(
-                    f"the response of {self.address.root}/{route} has no {key!r}: {excerpt(response)}"
-                )
+                raise UnknownFormError(f"the response of {url} has no {key!r}: {excerpt(response)}")
             return response[key]
 
-        return await self.client.post(f"{self.address.root}/{route}", body, read=read)
+        return await self.client.post(url, body, read=read)
 
     async def _tokenize(self, body: dict[str, Any]) -> tuple[int, ...]:
         ids = await self._post("tokenize", "tokens", body)
@@ -121,7 +158,7 @@ class Renderer:
         return tuple(ids)
 
 
-class VLLMRenderer(Renderer):
+class VLLMRenderer(ServerRenderer):
     """vLLM's /tokenize takes messages. SGLang's takes text only; if a later version takes messages, this works."""
 
     text_key = "prompt"
@@ -141,7 +178,7 @@ class SGLangRenderer(VLLMRenderer):
     text_key = "text"
 
 
-class LlamaCppRenderer(Renderer):
+class LlamaCppRenderer(ServerRenderer):
     async def _prompt(self, problem: Problem) -> Prompt:
         text = str(await self._post("apply-template", "prompt", {"messages": problem.messages}))
         body = {"content": text, "add_special": True, "parse_special": True}
@@ -158,7 +195,7 @@ class LlamaCppRenderer(Renderer):
         return str(await self._post("detokenize", "content", {"tokens": list(ids)}))
 
 
-class TGIRenderer(Renderer):
+class TGIRenderer(ServerRenderer):
     async def _prompt(self, problem: Problem) -> Prompt:
         text = str(await self._post("chat_tokenize", "templated_text", {"messages": problem.messages}))
         with suppress(ServerError):  # older versions have no /tokenize
@@ -174,7 +211,7 @@ class TGIRenderer(Renderer):
 
     async def _tokens(self, text: str) -> list[dict[str, Any]]:
         """The tokens that the server makes of a prompt, with those that it adds."""
-        url = f"{self.address.root}/tokenize"
+        url = f"{self.root}/tokenize"
         tokens = await self.client.post(url, {"inputs": text}, attempts=2)
         if not isinstance(tokens, list) or not all(isinstance(token, dict) for token in tokens):
             raise BadResponseError(f"{url} returned no list of tokens: {excerpt(tokens)}")
@@ -182,22 +219,18 @@ class TGIRenderer(Renderer):
 
 
 class TokenizerRenderer(Renderer):
-    """By a tokenizer on this side.
+    """Makes them by a tokenizer on this side: of token ids where the server takes these, otherwise as text."""
 
-    Args:
-        ids: whether the server takes token ids; otherwise prompts are text.
-    """
-
-    def __init__(self, client: Client, address: Address, model: str, vocabulary: Vocabulary, *, ids: bool) -> None:
-        super().__init__(client, address, model)
+    def __init__(self, vocabulary: Vocabulary, *, takes_ids: bool) -> None:
+        super().__init__()
         self.vocabulary = vocabulary
-        self.ids = ids
+        self.takes_ids = takes_ids
         self._num_added = 0  # tokens that the server puts before a text
 
     async def _prompt(self, problem: Problem) -> Prompt:
         await self.vocabulary.prepare(problem)
         ids = tuple(self.vocabulary.prompt(problem))
-        return Prompt(ids=ids) if self.ids else Prompt(text=self._text(ids))
+        return Prompt(ids=ids) if self.takes_ids else Prompt(text=self._text(ids))
 
     def _text(self, ids: tuple[int, ...]) -> str:
         """The text that a server reads as these tokens. The tokenizer, and so the server, may put the token that begins
@@ -220,21 +253,3 @@ class TokenizerRenderer(Renderer):
 
     async def decode(self, ids: tuple[int, ...]) -> str:
         return self.vocabulary.decode(ids)
-
-
-RENDERERS: dict[str, type[Renderer]] = {
-    "vllm": VLLMRenderer,
-    "sglang": SGLangRenderer,
-    "llama.cpp": LlamaCppRenderer,
-    "tgi": TGIRenderer,
-}
-"""By engine."""
-
-
-def renderer(
-    kind: Rendering, client: Client, address: Address, engine: str, model: str, vocabulary: Vocabulary | None
-) -> Renderer:
-    """The renderer of a kind."""
-    if kind == "tokenizer" and vocabulary is not None:
-        return TokenizerRenderer(client, address, model, vocabulary, ids=PROFILES[engine].takes_ids)
-    return (RENDERERS.get(engine, Renderer) if kind == "server" else Renderer)(client, address, model)

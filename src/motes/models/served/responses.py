@@ -8,8 +8,10 @@ from typing import Any
 
 from motes.core import StepEnd, Usage
 from motes.errors import BadResponseError
-from motes.models.served.messages import Writer
-from motes.models.served.wires import Counts, Delta, Prompt, Request, Wire
+from motes.models.served.ends import end_of
+from motes.models.served.messages import Writer, pieces_of
+from motes.models.served.prompts import Prompt, estimate
+from motes.models.served.wires import Delta, Request, Wire
 from motes.steps import first_cut
 from motes.transport import MALFORMED, Events, unknown_form
 
@@ -18,26 +20,19 @@ from motes.transport import MALFORMED, Events, unknown_form
 class Answer:
     """One answer, which grows piece by piece until it ends.
 
-    Attributes:
-        text: with the delimiter or stop text that ended it.
-        end: "step" for a stop text, too.
-        token_ids, logprobs: of all tokens; empty where the server does not return them.
-        is_cut: whether this side ended it.
-        last: its last piece.
-        prompt_tokens, cached_tokens: of all prompts of the call, in one of its answers; 0 in the others.
-            `cached_tokens` is None where the server does not return it.
+    `prompt_tokens` and `cached_tokens` are those of all prompts of the call, in one of its answers; 0 in the others.
     """
 
     request: Request
     prompt: Prompt
-    text: str = ""
-    end: StepEnd = "step"
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    is_cut: bool = False
-    last: Delta | None = None
+    text: str = ""  # with the delimiter or stop text that ended it
+    end: StepEnd = "step"  # for a stop text, too
+    token_ids: list[int] = field(default_factory=list)  # of all tokens; empty where the server does not return them
+    logprobs: list[float] = field(default_factory=list)  # likewise
+    is_cut: bool = False  # whether this side ended it
+    last: Delta | None = None  # its last piece
     prompt_tokens: int = 0
-    cached_tokens: int | None = None
+    cached_tokens: int | None = None  # None: the server does not return it
 
     def __post_init__(self) -> None:
         self._writer = Writer(self.prompt.prefix)
@@ -65,18 +60,19 @@ class Answer:
         if self.is_cut or (self.last is not None and self.last.finish):  # what the server sends behind the end
             return True
         if delta.is_cumulative:
+            text = "".join(piece.text for piece in delta.pieces)
             delta = replace(
                 delta,
-                text=delta.text[len(self.text) :],
+                pieces=pieces_of(text[len(self.text) :]),
                 token_ids=delta.token_ids[len(self.token_ids) :],
                 logprobs=delta.logprobs[len(self.logprobs) :],
             )
         before, sampling = self.prompt.before, self.request.sampling
         seen = len(before) + len(self.text)
-        self.text += delta.text + self._writer.write(delta.pieces)
+        self.text += self._writer.write(delta.pieces)
         self.token_ids += delta.token_ids
         self.logprobs += delta.logprobs
-        self._num_pieces += bool(delta.text or delta.pieces or delta.token_ids)
+        self._num_pieces += bool(delta.pieces or delta.token_ids)
         self.last = delta
         if self.request.is_cut and (cut := first_cut(before + self.text, sampling, seen)) is not None:
             self.is_cut = True
@@ -86,13 +82,11 @@ class Answer:
         return self.is_cut or bool(delta.finish)
 
     def finish(self, url: str) -> None:
-        """Find out what ended the answer, and forget what a stream has left out in part.
-
-        Raises:
-            BadResponseError: the server did not complete it, or gives an unknown reason.
-        """
+        """Find out what ended the answer, see `end_of`, and forget what a stream has left out in part."""
         if not self.is_cut:
-            self.end = (self.last or Delta()).end(self.request, url, self.num_tokens)
+            last, is_full = self.last or Delta(), self.num_tokens >= self.request.limit
+            by_text = isinstance(last.stop, str) and bool(self.request.stops)
+            self.end = end_of(last.finish, url, is_full=is_full, by_text=by_text)
             self.text += "" if self.end == "length" else self._writer.close()
         if self.request.is_streamed and len(self.logprobs) != self.num_tokens:
             self.logprobs = []
@@ -107,42 +101,32 @@ class Call:
         settle: called with the index of an answer and the answer as soon as it ends in a stream, unless an earlier
             attempt has settled it; not for the last one, which waits for the server's counts.
 
-    Attributes:
-        waiting: indices of the answers that `settle` has not received.
-        wasted: tokens of attempts that failed, and of answers that an earlier attempt had settled.
+    Raises:
+        BadResponseError: while reading: there are too few or too many answers, or the server did not complete one.
+        UnknownFormError: likewise: a response, or an event of a stream, has another form.
     """
 
     def __init__(self, wire: Wire, request: Request, settle: Callable[[int, Answer], None] | None = None) -> None:
         self.wire = wire
         self.request = request
         self.settle = settle
-        self.waiting = set(range(request.num_answers))
-        self.wasted = Usage()
+        self.waiting = set(range(request.num_answers))  # indices of the answers that `settle` has not received
+        self.wasted = Usage()  # by attempts that failed, and for answers that an earlier attempt had settled
 
     def read(self, response: Any) -> list[Answer]:
-        """The answers in a whole response, in order.
-
-        Raises:
-            BadResponseError: it has too few or too many answers, or the server did not complete one.
-            UnknownFormError: it has another form.
-        """
+        """The answers in a whole response, in order."""
         self._begin()
         try:
             self._add(response)
         except BadResponseError:
-            prompt, completion, _ = self._counts
-            self.wasted += Usage(failed_prefill_tokens=prompt or 0, failed_generated_tokens=completion or 0)
+            prompt, completion = self._counts.get("prompt", 0), self._counts.get("completion", 0)
+            self.wasted += Usage(failed_prefill_tokens=prompt, failed_generated_tokens=completion)
             raise
         self._complete()
         return self._answers
 
     async def follow(self, events: Events) -> list[Answer]:
-        """The answers in a stream, in order.
-
-        Raises:
-            BadResponseError: it ends before all answers do, or the server did not complete one.
-            UnknownFormError: an event has another form.
-        """
+        """The answers in a stream, in order."""
         self._begin()
         request, answers, waiting = self.request, self._answers, frozenset(self.waiting)
         is_complete = False
@@ -170,43 +154,43 @@ class Call:
         request = self.request
         self._answers = [Answer(request, prompt) for prompt in request.prompts for _ in range(request.n)]
         self._ended: set[int] = set()
-        self._counts = Counts()
-        self._left = set(self.waiting)
+        self._counts: dict[str, int] = {}
         self._carrier = self._answers[0]  # the answer with the counts of the call
 
     def _add(self, message: Any) -> None:
         """Add a whole response, or an event of a stream."""
-        self._counts = self._counts.updated(self.wire.counts(message))
+        self._counts |= self.wire.counts(message)
         is_streamed = self.request.is_streamed
         try:
             deltas = self.wire.deltas(message, self.request)
-            for index, delta in self._in_event(deltas) if is_streamed else self._in_response(deltas):
+            if not is_streamed:
+                deltas = self._in_response(deltas)
+            for delta in deltas:
+                if delta.index is None and self.request.num_answers > 1:
+                    raise KeyError("index")
+                index = delta.index or 0
                 has_ended = self._answers[index].add(delta) or not is_streamed
                 if has_ended and index not in self._ended:
                     self._end(index)
         except MALFORMED as error:
             raise unknown_form(self.wire.url, f"{type(error).__name__}: {error}", message) from error
 
-    def _in_event(self, deltas: list[Delta]) -> list[tuple[int, Delta]]:
-        if self.request.num_answers > 1 and any(delta.index is None for delta in deltas):
-            raise KeyError("index")
-        return [(delta.index or 0, delta) for delta in deltas]
-
-    def _in_response(self, deltas: list[Delta]) -> list[tuple[int, Delta]]:
+    def _in_response(self, deltas: list[Delta]) -> list[Delta]:
         """Whole answers, in order, with the numbers of their tokens: the server's, else equal shares of its count for
         the call, else estimates."""
-        num_answers, total = self.request.num_answers, self._counts.completion
+        num_answers, total = self.request.num_answers, self._counts.get("completion")
         if len(deltas) != num_answers:
             raise BadResponseError(f"{self.wire.url} returned {len(deltas)} answers instead of {num_answers}")
         if self.wire.profile.tells_end and not all(delta.finish for delta in deltas):
             raise BadResponseError(f"{self.wire.url} did not bring an answer to its end: look into its log")
-        places = [i if delta.index is None else delta.index for i, delta in enumerate(deltas)]
+        placed = enumerate(deltas)
+        in_order = sorted(placed, key=lambda item: item[0] if item[1].index is None else item[1].index)
         answers = []
-        for i, place in enumerate(sorted(range(num_answers), key=places.__getitem__)):
-            delta = deltas[place]
-            share = delta.estimated_tokens if total is None else (total + num_answers - 1 - i) // num_answers
+        for i, (_, delta) in enumerate(in_order):
+            texts = [piece.text for piece in delta.pieces]
+            share = estimate(texts) if total is None else (total + num_answers - 1 - i) // num_answers
             num_tokens = len(delta.token_ids) or (share if delta.num_tokens is None else delta.num_tokens)
-            answers.append((i, replace(delta, num_tokens=num_tokens)))
+            answers.append(replace(delta, index=i, num_tokens=num_tokens))
         return answers
 
     def _end(self, index: int) -> None:
@@ -215,20 +199,19 @@ class Call:
         self._ended.add(index)
         if index == 0 and self.request.is_cut:  # this side may leave the stream before the server's counts arrive
             answer.prompt_tokens = self.request.prompt_tokens
-        if self.settle is not None and self.request.is_streamed and index in self._left:
-            self._left.discard(index)
+        if self.settle is not None and self.request.is_streamed and index in self.waiting:
             self._carrier = answer
-            if self._left:
+            if len(self.waiting) > 1:
                 self.waiting.discard(index)
                 self.settle(index, answer)
 
     def _complete(self) -> None:
         """Check that all answers have ended, and add the counts of the call to one of them."""
-        num_answers, counts = len(self._answers), self._counts
+        num_answers, carrier, counts = len(self._answers), self._carrier, self._counts
         if missing := num_answers - len(self._ended):
             raise BadResponseError(f"{self.wire.url} broke off {missing} of {num_answers} answers: look into its log")
         if num_answers == 1 or not self.request.is_cut:
-            self._carrier.prompt_tokens = self.request.prompt_tokens if counts.prompt is None else counts.prompt
-            self._carrier.cached_tokens = counts.cached
-        if num_answers == 1 and counts.completion and not self._carrier.token_ids:
-            self._carrier.last = Delta(num_tokens=counts.completion)
+            carrier.prompt_tokens = counts.get("prompt", self.request.prompt_tokens)
+            carrier.cached_tokens = counts.get("cached")
+        if num_answers == 1 and counts.get("completion") and not carrier.token_ids:
+            carrier.last = Delta(num_tokens=counts["completion"])

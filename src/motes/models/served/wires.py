@@ -1,6 +1,6 @@
 """The request formats of engines: how a request continues a prompt, and what a response to it contains.
 
-This module has what all formats share, and OpenAI's two; `native` has the others, and `WIRES` with all of them.
+This module has what all formats share, OpenAI's two, and what an engine needs (`Profile`); `engines` has the others.
 
     completions   POST /v1/completions        vLLM (token ids), transformers serve, unknown servers
     chat          POST /v1/chat/completions   where nothing else works
@@ -19,74 +19,38 @@ steps that end at a match of a pattern, in every format.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
-from motes.core import Sampling, StepEnd
-from motes.models.served.ends import end_of
+from motes.core import Sampling
+from motes.errors import ConfigurationError
 from motes.models.served.messages import Piece, pieces_of
-from motes.models.served.profiles import Profile
+from motes.models.served.prompts import Prompt, ServerRenderer
 from motes.transport import Address, value_at
 
 DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 """Values that OpenAI's format defines for fields that a request omits."""
 
-
-@dataclass(frozen=True)
-class Prompt:
-    """A conversation and the answer so far: as token ids, as text, or as messages and a prefix of the answer.
-
-    Attributes:
-        before: text at the end of the prompt that belongs to the next step: the previous token's text behind the end of
-            the previous step, or the tag with which a chat template opens the answer.
-        length: number of tokens of `text`, if it is known.
-    """
-
-    ids: tuple[int, ...] | None = None
-    text: str | None = None
-    messages: tuple[Mapping[str, str], ...] = ()
-    prefix: str = ""
-    before: str = ""
-    length: int | None = None
-
-    @property
-    def content(self) -> list[int] | str:
-        """The token ids or the text, as a request contains them."""
-        return list(self.ids) if self.ids is not None else self.text or ""
-
-    @property
-    def known_tokens(self) -> int | None:
-        return self.length if self.ids is None else len(self.ids)
-
-    @property
-    def num_tokens(self) -> int:
-        """The number of tokens, or an estimate where it is unknown."""
-        texts = (self.text or "", self.prefix, *(message["content"] for message in self.messages))
-        return estimate(texts) if self.known_tokens is None else self.known_tokens
+COUNTS = ("prompt", "completion", "cached")
+"""Numbers of tokens that a server may return for a call: of its prompts, of its answers, and of those of the prompts
+that were in the prefix cache."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One call of a server.
+    """One call of a server: `n` answers to each prompt. The P·n answers are in the order of their prompts."""
 
-    Attributes:
-        prompts: (P,); n: answers to each prompt. The P·n answers are in the order of their prompts.
-        limit: tokens of each answer at most.
-        seed: None: the server chooses one.
-        is_cut: whether this side finds the ends of steps, in a stream.
-        streams_several: whether several answers come as a stream, so that each arrives when it ends.
-    """
-
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[Prompt, ...]  # (P,)
     sampling: Sampling
-    limit: int
+    limit: int  # tokens of each answer at most
     n: int = 1
-    seed: int | None = None
+    seed: int | None = None  # None: the server chooses one
     logprobs: bool = False
-    is_cut: bool = False
-    streams_several: bool = False
+    is_cut: bool = False  # whether this side finds the ends of steps, in a stream
+    streams_several: bool = False  # whether several answers come as a stream, so that each arrives when it ends
 
     @property
     def num_answers(self) -> int:
@@ -108,77 +72,82 @@ class Request:
 
 @dataclass(frozen=True)
 class Delta:
-    """A piece of an answer: in a whole response all of it, in an event of a stream usually a token.
+    """A piece of an answer: in a whole response all of it, in an event of a stream usually a token."""
 
-    Attributes:
-        index: which answer of the call; None: the message does not say.
-        pieces: texts and thoughts, in formats with separate thoughts; `text` is empty there.
-        finish: the server's finish reason. None and "" also stand in pieces that are not the last.
-        stop: the stop string that ended the answer, or the token's id, if the engine returns it.
-        is_cumulative: whether text, ids and log-probabilities repeat the answer from its beginning.
-        num_tokens: tokens of the answer so far, if the server counts them: a stream may omit some of their ids.
-    """
-
-    index: int | None = None
-    text: str = ""
-    pieces: tuple[Piece, ...] = ()
+    index: int | None = None  # which answer of the call; None: the message does not say
+    pieces: tuple[Piece, ...] = ()  # texts, and thoughts in formats that separate them
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
-    finish: str | None = None
-    stop: str | int | None = None
-    is_cumulative: bool = False
-    num_tokens: int | None = None
-
-    @property
-    def estimated_tokens(self) -> int:
-        return estimate((self.text, *(piece.text for piece in self.pieces)))
-
-    def end(self, request: Request, url: str, num_tokens: int) -> StepEnd:
-        """What ended the answer of `num_tokens` tokens whose last piece this is."""
-        by_text = isinstance(self.stop, str) and bool(request.stops)
-        return end_of(self.finish, url, is_full=num_tokens >= request.limit, by_text=by_text)
+    finish: str | None = None  # the server's finish reason; None and "" also stand in pieces that are not the last
+    stop: str | int | None = None  # the stop string that ended the answer, or the token's id, if the engine returns it
+    is_cumulative: bool = False  # whether text, ids and log-probabilities repeat the answer from its beginning
+    num_tokens: int | None = None  # of the answer so far, if the server counts them: a stream may omit some ids
 
 
-class Counts(NamedTuple):
-    """Numbers of tokens that a server returns for a call; None where it does not."""
+@dataclass(frozen=True)
+class Profile:
+    """What is known of an engine in advance. `probe` finds out whether it holds for a server."""
 
-    prompt: int | None = None
-    completion: int | None = None
-    cached: int | None = None
+    wire: type[Wire]  # the format of requests that continue a prompt; Chat: it has chats only, and continues no message
+    renderer: type[ServerRenderer] | None = None  # how it makes prompts and tokens; None: it does not
+    filters: tuple[str, ...] = ()  # which of top_k and min_p a request can set; setting one that is missing is an error
+    keep_all: int = 0  # its value of top_k that keeps every token
+    packed_as: str | None = None  # the field with all sampling parameters, as JSON; None: a field for each
+    neutral: Mapping[str, Any] = field(default_factory=dict)  # switches off the server's and the model's own defaults
+    max_stops: int | None = 4  # stop strings of a request at most; this side finds the ends of steps with more
+    tells_end: bool = False  # whether its format says which of a delimiter and the end of sequence ended an answer
+    # The field that makes OpenAI's formats keep the stop string at the end of an answer, and so say that it ended the
+    # answer; None: there is none, and these formats do not say it.
+    keeps_stop: str | None = None
+    seeds: bool = False  # whether the seed of a request decides its tokens
+    seed_below: int = 2**63  # the smallest number that is no seed
+    choices: str | None = None  # its name for the number of answers to one prompt; None: there is one answer
+    most_choices: int = 1024  # answers to one prompt at most
+    slots: str | None = None  # the field of the server's info that may lower that
+    choices_differ: bool = False  # whether several answers to one prompt differ where the request has a seed
+    several_prompts: bool = False  # whether a request can have several prompts, and a stream of large pieces
+    takes_ids: bool = False  # whether prompts can be token ids
+    # Whether log-probabilities cost little, so that all requests ask for them. Otherwise only those at temperature 1
+    # without filters do, where methods can use them.
+    logprobs: bool = False
+    logprobs_of_stops: bool = True  # whether they include those of the tokens of a stop string
+    prefill: Mapping[str, Any] | None = None  # fields by which a chat continues its last message; None: a trial shows
+    chat_limit: str = "max_tokens"  # its name for the limit on tokens in a chat request
+    shares_prefixes: bool = False  # whether it keeps what it has computed of a prompt for the next one, by default
 
-    def updated(self, later: Counts) -> Counts:
-        """The later counts, and the earlier ones where those are None."""
-        return Counts(*(old if new is None else new for old, new in zip(self, later, strict=True)))
+    def sampling_fields(self, sampling: Sampling) -> dict[str, Any]:
+        """The fields of a request for these parameters, limits and delimiters left out. Raises ConfigurationError if
+        the engine has no field for one of them."""
+        fields = {"temperature": sampling.temperature, "top_p": sampling.top_p, **self.neutral}
+        for name, value in (("top_k", sampling.top_k), ("min_p", sampling.min_p)):
+            if name in self.filters:
+                fields[name] = self.keep_all if name == "top_k" and not value else value
+            elif value:
+                raise ConfigurationError(f"this server cannot sample with {name}: leave it out, or use another server")
+        if self.packed_as is not None:
+            packed = {"do_sample": True, **fields} if sampling.temperature > 0 else {"do_sample": False}
+            return {self.packed_as: json.dumps(packed)}
+        return fields
 
 
 class Wire(ABC):
-    """A request format.
+    """A request format."""
 
-    Attributes:
-        route: its path below the server's root (of OpenAI's formats: below the address).
-        limit_field, seed_field: its names of the limit on tokens and of the seed.
-        streams: whether answers can come as a stream.
-        has_whole_tokens: whether the text of a response ends where its last token ends. Otherwise the text of a step
-            ends with its delimiter, and the rest of the token that completed the delimiter is missing.
-        event_key: a field of all events with a piece of an answer. Others only keep the connection alive.
-        count_paths: fields with the counts of a call: of the prompt's tokens, of the answer's, and of those of the
-            prompt that were in the prefix cache.
-        omitted: fields that the server has refused (`omit`).
-    """
-
-    route: ClassVar[str]
+    route: ClassVar[str]  # its path below the server's root, of OpenAI's formats below the address
     limit_field: str = "max_tokens"
     seed_field: ClassVar[str] = "seed"
-    streams: ClassVar[bool] = True
+    streams: ClassVar[bool] = True  # whether answers can come as a stream
+    # Whether the text of a response ends where its last token ends. Otherwise the text of a step ends with its
+    # delimiter, and the rest of the token that completed the delimiter is missing.
     has_whole_tokens: ClassVar[bool] = False
-    event_key: ClassVar[str | None] = None
-    count_paths: ClassVar[tuple[Sequence[str], Sequence[str], Sequence[str]]]
+    event_key: ClassVar[str | None] = None  # in all events with a piece of an answer; others keep the connection alive
+    count_paths: ClassVar[tuple[str, str, str]]  # paths of the fields with the numbers in `COUNTS`; "": it has none
 
     def __init__(self, address: Address, model: str, profile: Profile) -> None:
         self.address = address
         self.model = model
         self.profile = profile
-        self.omitted: set[str] = set()
+        self.omitted: set[str] = set()  # fields that the server has refused
 
     @property
     def url(self) -> str:
@@ -196,25 +165,23 @@ class Wire(ABC):
         return True
 
     def deltas(self, message: Any, request: Request) -> list[Delta]:
-        """The pieces of answers in a whole response, or in an event of a stream.
-
-        Raises:
-            motes.transport.MALFORMED: the message has another form.
-        """
+        """The pieces of answers in a whole response, or in an event of a stream. Raises one of the errors
+        `motes.transport.MALFORMED` if the message has another form."""
         if request.is_streamed and self.event_key is not None and self.event_key not in message:
             return []  # an event that keeps the connection alive
         return [self._delta(item, request) for item in _items(message)]
 
-    def counts(self, message: Any) -> Counts:
+    def counts(self, message: Any) -> dict[str, int]:
         """The counts in a whole response, or in an event of a stream, whatever its form. Several answers with counts of
         their own have the prompt in common."""
-        items = [item for item in _items(message) if isinstance(item, dict)] or [{}]
+        items = [item for item in _items(message) if isinstance(item, dict)]
         items.sort(key=lambda item: whole_number_of(item.get("index")) or 0)
-        prompts, completions, cached = (
-            [whole_number_of(value_at(i, path)) for i in items] for path in self.count_paths
-        )
-        known = [count for count in completions if count is not None]
-        return Counts(prompts[0], sum(known) if known else None, cached[0])
+        counts = {}
+        for name, path in zip(COUNTS, self.count_paths, strict=True):
+            numbers = [whole_number_of(value_at(item, path.split("."))) for item in items]
+            if known := [number for number in numbers if number is not None]:
+                counts[name] = sum(known) if name == "completion" else known[0]
+        return counts
 
     @abstractmethod
     def _body(self, request: Request) -> dict[str, Any]: ...
@@ -246,11 +213,7 @@ class Completions(Wire):
     """OpenAI's format; with vLLM's `stop_reason`, `return_token_ids` and `include_stop_str_in_output`."""
 
     route = "completions"
-    count_paths = (
-        ("usage", "prompt_tokens"),
-        ("usage", "completion_tokens"),
-        ("usage", "prompt_tokens_details", "cached_tokens"),
-    )
+    count_paths = ("usage.prompt_tokens", "usage.completion_tokens", "usage.prompt_tokens_details.cached_tokens")
 
     @property
     def url(self) -> str:
@@ -286,19 +249,17 @@ class Completions(Wire):
         logprobs = value_at(item, ("logprobs", "token_logprobs")) or [token.get("logprob") for token in tokens]
         return Delta(
             index=None if index is None else int(index),
-            text=str(item.get("text") or ""),
-            pieces=pieces_of(item.get("message") or item.get("delta")),
-            token_ids=whole_numbers_of(item.get("token_ids")),
+            pieces=pieces_of(item.get("text") or item.get("message") or item.get("delta")),
+            token_ids=tuple(map(int, item.get("token_ids") or ())),
             logprobs=logprobs_of(logprobs),
             finish=item.get("finish_reason"),
             stop=item.get("stop_reason", item.get("matched_stop")),  # vLLM's name, SGLang's name
         )
 
-    def counts(self, message: Any) -> Counts:
+    def counts(self, message: Any) -> dict[str, int]:
         counts = super().counts(message)
-        if counts.cached is None:
-            counts = counts._replace(cached=whole_number_of(value_at(message, ("usage", "prompt_cache_hit_tokens"))))
-        return counts  # DeepSeek's name
+        hits = whole_number_of(value_at(message, ("usage", "prompt_cache_hit_tokens")))  # DeepSeek's name
+        return counts if hits is None else {"cached": hits, **counts}
 
 
 class Chat(Completions):
@@ -321,20 +282,10 @@ class Chat(Completions):
         return replace(super()._delta(item, request), token_ids=(), logprobs=())  # a chat continues text
 
 
-def estimate(texts: Iterable[str]) -> int:
-    """About how many tokens these texts are, four characters to a token."""
-    return -(-sum(map(len, texts)) // 4)
-
-
 def whole_number_of(value: Any) -> int | None:
     """A count, as int or float; None: it is something else."""
     is_count = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 2**53
     return int(value) if is_count else None
-
-
-def whole_numbers_of(values: Iterable[Any] | None) -> tuple[int, ...]:
-    """Token ids."""
-    return tuple(int(value) for value in values or ())
 
 
 def logprobs_of(values: Sequence[Any]) -> tuple[float, ...]:

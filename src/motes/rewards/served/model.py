@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 from motes.checkpoint import checkpoint_config
 from motes.concurrency import Batcher, Pending
 from motes.core import Failure, Trajectory
 from motes.errors import ConfigurationError, ContextLengthError, RejectedError, ServerError
-from motes.rewards.families import FAMILIES, Family, family
+from motes.rewards.families import FAMILIES, Family, NextToken, family
 from motes.rewards.format import Format
-from motes.rewards.reading import Key, Prefix, Reader, Reading
+from motes.rewards.reading import ANSWERS, QUESTION, Key, Prefix, Reader, Reading, wants_self_test
 from motes.rewards.served.probe import family_of
-from motes.rewards.served.routes import ROUTES, Route, kind
-from motes.rewards.variation import ANSWERS, QUESTION, is_wanted, refuse_constant
+from motes.rewards.served.routes import ROUTES, Route
 from motes.transport import Address, Client, ServedModel, Server, identify, may_be_of_one, now, whole_number
 from motes.vocabulary import Vocabulary
 
@@ -24,18 +22,15 @@ Values = list[float]
 
 
 @dataclass(eq=False)
-class _PendingReading(Pending[Values | Failure]):
+class _Reading(Reading, Pending[Values | Failure]):
     """A text that waits for its scores."""
-
-    reading: Reading
 
 
 class ServedPRM(ServedModel):
     """A process reward model behind a server.
 
     Args:
-        client: of the server.
-        address: of the server.
+        client, address: of the server.
         server: see `motes.transport.identify`.
         vocabulary: the model's tokenizer, on this side: text that spells a tag must stay text, and a step must get the
             same tokens whatever is before it. The servers' `/tokenize` guarantees neither.
@@ -63,7 +58,7 @@ class ServedPRM(ServedModel):
         self.vocabulary = vocabulary
         self.format = Format(family(format), vocabulary)
         self.prefix = prefix
-        head = kind(self.format.family.head)
+        head = "next" if isinstance(self.format.family.head, NextToken) else self.format.family.head
         routes = ROUTES.get(server.engine, {})
         if head not in routes:
             engines = [engine for engine, routes in ROUTES.items() if head in routes]
@@ -78,10 +73,10 @@ class ServedPRM(ServedModel):
             prefix,
             name=server.model,
             context_length=self.context_length,
-            reading=Reading,
+            reading=_Reading,
             keeps=self.route.has_cache,
         )
-        self._batcher: Batcher[_PendingReading, Values | Failure] = Batcher(self._process)
+        self._batcher: Batcher[_Reading, Values | Failure] = Batcher(self._process)
 
     @classmethod
     def open(
@@ -117,44 +112,17 @@ class ServedPRM(ServedModel):
                 something else, or its scores do not vary.
             BadResponseError: a response contains no scores.
         """
-        wants_test = is_wanted(self_test)
+        wants_test = wants_self_test(self_test)
         if context_length is not None:
             context_length = whole_number("context_length", context_length)
         address = Address.parse(path)
         client = Client.open(address, **connection)
-        return now(
-            cls.connect(
-                client,
-                address,
-                format=format,
-                tokenizer=tokenizer,
-                prefix=prefix,
-                self_test=wants_test,
-                engine=engine,
-                context_length=context_length,
-            )
-        )
-
-    @classmethod
-    async def connect(
-        cls,
-        client: Client,
-        address: Address,
-        *,
-        format: str | Family | None = None,
-        tokenizer: str | None = None,
-        prefix: Prefix = "steps",
-        self_test: bool = True,
-        engine: str | None = None,
-        context_length: int | None = None,
-    ) -> ServedPRM:
-        """`open`, with an existing client."""
-        server = await identify(client, address, engine)
+        server = now(identify(client, address, engine))
         if context_length is not None:
             server = replace(server, context_length=context_length)
         chosen_family = family(format) if format is not None else _find_family(server, tokenizer or server.origin)
         prm = cls(client, address, server, _load_vocabulary(server, tokenizer), format=chosen_family, prefix=prefix)
-        await prm._self_test(self_test)
+        now(prm._self_test(wants_test))
         return prm
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
@@ -165,7 +133,7 @@ class ServedPRM(ServedModel):
             UnauthorizedError: the server no longer accepts the key.
             ContextLengthError: a problem alone does not fit the context.
         """
-        return await self._reader.score(trajectories, self._read)
+        return await self._reader.score(trajectories, self._batcher.submit)
 
     def forget(self) -> None:
         """See `motes.protocols.RewardModel`."""
@@ -173,47 +141,39 @@ class ServedPRM(ServedModel):
 
     def findings(self) -> list[tuple[str, bool, str]]:
         """The server's capabilities that matter, each as its name, whether it has it, and the loss without it."""
-        upper_bound = "usage counts every text as computed: an upper bound"
-        cached = ("counts tokens from its prefix cache", self.route.counts_cached, upper_bound)
-        return [
-            (
-                "reads new steps only",
-                self.route.has_cache,
-                "its prefix cache does not serve this route: each score costs the whole answer up to its step",
-            ),
-            *([cached] if self.route.has_cache else []),
+        spared = "its prefix cache does not serve this route: each score costs the whole answer up to its step"
+        cached = "usage counts every text as computed: an upper bound"
+        context = "what does not fit is known only when the server refuses it"
+        findings = [
+            ("reads new steps only", self.route.has_cache, spared),
+            ("counts tokens from its prefix cache", self.route.counts_cached, cached),
             ("several texts in one request", self.route.texts_per_call > 1, "more requests, each with its overhead"),
-            (
-                "tells its context length",
-                self.context_length is not None,
-                "what does not fit is known only when the server refuses it",
-            ),
+            ("tells its context length", self.context_length is not None, context),
         ]
+        return findings if self.route.has_cache else [findings[0], *findings[2:]]
 
-    async def _read(self, readings: list[Reading]) -> list[Values | Failure]:
-        return await self._batcher.submit([_PendingReading(reading) for reading in readings])
-
-    async def _process(self, requests: list[_PendingReading]) -> None:
+    async def _process(self, readings: list[_Reading]) -> None:
         """Read the texts of one turn of the event loop, equal ones once. The first request for a text pays for it."""
-        by_key: dict[Key, list[_PendingReading]] = {}
-        for request in requests:
-            by_key.setdefault(request.reading.key, []).append(request)
-        by_rounds = sorted(by_key.values(), key=lambda group: self.route.rounds(group[0].reading))
-        for _, groups in groupby(by_rounds, key=lambda group: self.route.rounds(group[0].reading)):
-            same_rounds = list(groups)
-            size = self.route.texts_per_call
-            for start in range(0, len(same_rounds), size):
-                self._start(same_rounds[start : start + size])
+        by_key: dict[Key, list[_Reading]] = {}
+        for reading in readings:
+            by_key.setdefault(reading.key, []).append(reading)
+        by_rounds: dict[int, list[list[_Reading]]] = {}
+        for group in by_key.values():
+            by_rounds.setdefault(self.route.rounds(group[0]), []).append(group)
+        size = self.route.texts_per_call
+        for groups in by_rounds.values():
+            for start in range(0, len(groups), size):
+                self._start(groups[start : start + size])
 
-    def _start(self, groups: list[list[_PendingReading]]) -> None:
-        self._batcher.start(self._call(groups), [request for group in groups for request in group])
+    def _start(self, groups: list[list[_Reading]]) -> None:
+        self._batcher.start(self._call(groups), [reading for group in groups for reading in group])
 
-    async def _call(self, groups: list[list[_PendingReading]]) -> None:
+    async def _call(self, groups: list[list[_Reading]]) -> None:
         """Send the requests for these texts. If one of several texts may be the cause of an error, send each by itself,
         so that the others do not fail with it."""
         outcomes: Sequence[Values | Failure]
         try:
-            outcomes = await self.route.read([group[0].reading for group in groups])
+            outcomes = await self.route.read([group[0] for group in groups])
         except (ContextLengthError, ServerError) as error:
             if len(groups) > 1 and may_be_of_one(error):
                 for group in groups:
@@ -221,14 +181,14 @@ class ServedPRM(ServedModel):
                 return
             outcomes = [Failure(error)] * len(groups)
         for group, outcome in zip(groups, outcomes, strict=True):
-            for request in group:
-                request.settle(outcome)
+            for reading in group:
+                reading.settle(outcome)
 
     async def _self_test(self, self_test: bool) -> None:
         """Check that both sides have the same tokenizer, and that the server returns scores, which vary."""
         await self._compare_tokenizers()
         scores: list[float] = []
-        for outcome in await self._read(self._reader.texts(QUESTION, ANSWERS)):
+        for outcome in await self._batcher.submit(self._reader.texts(QUESTION, ANSWERS)):
             if isinstance(outcome, Failure):
                 if not isinstance(outcome.error, RejectedError):
                     raise outcome.error
@@ -238,14 +198,10 @@ class ServedPRM(ServedModel):
                 ) from outcome.error
             scores += outcome
         if self_test:
-            refuse_constant(scores, self.server.model, self.format.family.name)
+            self._reader.refuse_constant(scores)
 
     async def _compare_tokenizers(self) -> None:
-        """Check that tokens of this side's tokenizer have the same text on the server, if it can decode them.
-
-        Raises:
-            ConfigurationError: they have another text there.
-        """
+        """Check that tokens of this side's tokenizer have the same text on the server, if it can decode them."""
         text = f"{QUESTION.question} {' '.join(ANSWERS)}"
         body = {"model": self.server.model, "tokens": self.vocabulary.encode(text, special=False)}
         try:

@@ -17,15 +17,12 @@ async def is_reward_server(client: Client, address: Address, engine: str | None 
         UnreachableError, UnauthorizedError, UnknownNameError, ConfigurationError: see `motes.transport.identify`.
     """
     server = await identify(client, address, engine)
-    return await pools(client, address) or family_of(server) is not None
-
-
-async def pools(client: Client, address: Address) -> bool:
-    """Whether the server has the route `/pooling`, which allows only POST."""
+    if family_of(server) is not None:
+        return True
     try:
         await client.get(f"{address.root}/pooling", attempts=1)
     except ServerError as error:
-        return error.status == 405
+        return error.status == 405  # it has the route, which allows only POST
     return False
 
 

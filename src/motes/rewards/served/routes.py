@@ -22,7 +22,6 @@ from typing import Any, ClassVar
 
 from motes.core import Usage
 from motes.errors import BadResponseError
-from motes.rewards.families import Head, NextToken
 from motes.rewards.reading import Reading
 from motes.transport import MALFORMED, Address, Client, unknown_form, value_at
 
@@ -31,34 +30,24 @@ BIAS = 100.0
 
 
 class Route(ABC):
-    """A way to score texts.
+    """A way to score texts. `words` are the tokens of bad and good, if the head is a language model's."""
 
-    Args:
-        words: the tokens of bad and good, if the head is a language model's.
-
-    Attributes:
-        start: the command that starts a server with this route.
-        texts_per_call: maximum number of texts in one request.
-        extra_tokens: number of tokens of the context that a request takes in addition to its text.
-        has_cache: whether the server's prefix cache serves this route.
-        counts_cached: whether the last response contained the number of tokens from that cache.
-    """
-
-    start: ClassVar[str]
+    path: ClassVar[str]  # below the server's root
+    start: ClassVar[str]  # the command that starts a server with this route
     texts_per_call: ClassVar[int] = 1
-    extra_tokens: ClassVar[int] = 1
-    has_cache: ClassVar[bool] = True
+    extra_tokens: ClassVar[int] = 1  # of the context, which a request takes in addition to its text
+    has_cache: ClassVar[bool] = True  # whether the server's prefix cache serves this route
 
     def __init__(self, client: Client, address: Address, model: str, words: tuple[int, int] | None) -> None:
         self.client = client
         self.address = address
         self.model = model
         self.words = words or (0, 0)
-        self.counts_cached = False
+        self.counts_cached = False  # whether the last response contained the number of tokens from the cache
 
     @property
-    @abstractmethod
-    def url(self) -> str: ...
+    def url(self) -> str:
+        return f"{self.address.root}/{self.path}"
 
     def rounds(self, reading: Reading) -> int:
         """Number of requests for a text, one after the other. Texts with the same number share requests."""
@@ -77,14 +66,11 @@ class Route(ABC):
 class Pooling(Route):
     """A head of two logits at each token. The prefix cache does not serve this route: it reads whole texts."""
 
+    path = "pooling"
     start = "vllm serve MODEL --runner pooling"
     texts_per_call = 64
     extra_tokens = 0
     has_cache = False
-
-    @property
-    def url(self) -> str:
-        return f"{self.address.root}/pooling"
 
     def rounds(self, reading: Reading) -> int:
         return 1
@@ -226,11 +212,8 @@ class Completions(NextTokenRoute):
 class Generate(NextTokenRoute):
     """SGLang."""
 
+    path = "generate"
     start = "python -m sglang.launch_server --model-path MODEL"
-
-    @property
-    def url(self) -> str:
-        return f"{self.address.root}/generate"
 
     def body(self, prompts: Sequence[list[int]]) -> dict[str, Any]:
         neutral = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0}
@@ -253,11 +236,8 @@ class Completion(NextTokenRoute):
     """llama.cpp. It returns the likeliest tokens only. Adding the same number to both logits makes these two the
     likeliest, and does not change the ratio of their probabilities."""
 
+    path = "completion"
     start = "llama-server -m MODEL.gguf"
-
-    @property
-    def url(self) -> str:
-        return f"{self.address.root}/completion"
 
     def body(self, prompts: Sequence[list[int]]) -> dict[str, Any]:
         return {
@@ -285,11 +265,6 @@ ROUTES: Mapping[str, Mapping[str, type[Route]]] = MappingProxyType(
     }
 )
 """The routes by engine, then by the kind of head."""
-
-
-def kind(head: Head) -> str:
-    """The name of a head in `ROUTES`."""
-    return "next" if isinstance(head, NextToken) else head
 
 
 def _shares(total: int, lengths: Sequence[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""The formats of engines that return more in their own than in OpenAI's, and all formats by name."""
+"""The engines: the formats of those that return more in their own than in OpenAI's, and what is known of each."""
 
 from __future__ import annotations
 
@@ -7,16 +7,9 @@ from types import MappingProxyType
 from typing import Any
 
 from motes.models.served.messages import pieces_of
-from motes.models.served.wires import (
-    Chat,
-    Completions,
-    Delta,
-    Request,
-    Wire,
-    logprobs_of,
-    whole_number_of,
-    whole_numbers_of,
-)
+from motes.models.served.prompts import LlamaCppRenderer, SGLangRenderer, TGIRenderer, VLLMRenderer
+from motes.models.served.wires import Chat, Completions, Delta, Profile, Request, Wire, logprobs_of, whole_number_of
+from motes.transport.server import UNKNOWN
 
 
 class LlamaCpp(Wire):
@@ -30,7 +23,7 @@ class LlamaCpp(Wire):
     route = "completion"
     limit_field = "n_predict"
     event_key = "content"
-    count_paths = (("tokens_evaluated",), ("tokens_predicted",), ("timings", "cache_n"))
+    count_paths = ("tokens_evaluated", "tokens_predicted", "timings.cache_n")
 
     def _body(self, request: Request) -> dict[str, Any]:
         body = {
@@ -46,15 +39,15 @@ class LlamaCpp(Wire):
         return body | ({"n_probs": 1, "post_sampling_probs": False} if request.logprobs else {})
 
     def _delta(self, item: Mapping[str, Any], request: Request) -> Delta:
-        tokens = whole_numbers_of(item.get("tokens"))
+        tokens = tuple(map(int, item.get("tokens") or ()))
         probabilities = item.get("completion_probabilities") or ()
-        is_complete = whole_numbers_of(token["id"] for token in probabilities) == tokens
+        is_complete = tuple(int(token["id"]) for token in probabilities) == tokens
         is_last = bool(item.get("stop", True))  # a piece of a stream says whether it is
         finish = item["stop_type"] if is_last else None
         stop = str(item.get("stopping_word") or "")
         return Delta(
             index=whole_number_of(item.get("index")),
-            text=str(item["content"]) + stop,
+            pieces=pieces_of(str(item["content"]) + stop),
             token_ids=tokens,
             logprobs=logprobs_of([token["logprob"] for token in probabilities]) if is_complete else (),
             finish=finish,
@@ -72,7 +65,7 @@ class SGLang(Wire):
     seed_field = "sampling_seed"
     has_whole_tokens = True
     event_key = "meta_info"
-    count_paths = (("meta_info", "prompt_tokens"), ("meta_info", "completion_tokens"), ("meta_info", "cached_tokens"))
+    count_paths = ("meta_info.prompt_tokens", "meta_info.completion_tokens", "meta_info.cached_tokens")
 
     def _body(self, request: Request) -> dict[str, Any]:
         prompt = request.prompts[0]
@@ -90,11 +83,11 @@ class SGLang(Wire):
         if isinstance(reason, dict):
             finish, matched = str(reason["type"]), reason.get("matched")
         # In a stream, the number of ids shows whether the text is the whole answer so far.
-        ids = whole_numbers_of(item["output_ids"] if request.is_streamed else item.get("output_ids"))
+        ids = tuple(map(int, (item["output_ids"] if request.is_streamed else item.get("output_ids")) or ()))
         num_tokens = whole_number_of(meta.get("completion_tokens"))
         return Delta(
             index=whole_number_of(item.get("index")),
-            text=str(item["text"] or ""),
+            pieces=pieces_of(str(item["text"] or "")),
             token_ids=ids,
             logprobs=logprobs_of([entry[0] for entry in meta.get("output_token_logprobs") or ()]),
             finish=finish,
@@ -110,7 +103,7 @@ class TGI(Wire):
     route = "generate"
     limit_field = "max_new_tokens"
     streams = False
-    count_paths = ((), ("details", "generated_tokens"), ())
+    count_paths = ("", "details.generated_tokens", "")
 
     def _body(self, request: Request) -> dict[str, Any]:
         sampling = request.sampling
@@ -137,7 +130,7 @@ class TGI(Wire):
         tokens = details.get("tokens") or []
         text = "".join(str(token["text"]) for token in tokens if not token.get("special"))
         return Delta(
-            text=text or str(item["generated_text"]),
+            pieces=pieces_of(text or str(item["generated_text"])),
             logprobs=logprobs_of([token.get("logprob") for token in tokens]),
             finish=details["finish_reason"],
             stop="" if details["finish_reason"] == "stop_sequence" else None,  # some stop string, it does not say which
@@ -150,7 +143,7 @@ class Ollama(Wire):
 
     route = "api/generate"
     limit_field = "num_predict"
-    count_paths = (("prompt_eval_count",), ("eval_count",), ())
+    count_paths = ("prompt_eval_count", "eval_count", "")
 
     def _body(self, request: Request) -> dict[str, Any]:
         return {
@@ -171,14 +164,83 @@ class Ollama(Wire):
         return Delta(pieces=pieces, finish=finish, num_tokens=num_tokens)
 
 
-WIRES: Mapping[str, type[Wire]] = MappingProxyType(
+BOTH = ("top_k", "min_p")
+NO_PENALTIES = {"presence_penalty": 0.0, "frequency_penalty": 0.0}
+
+PROFILES: Mapping[str, Profile] = MappingProxyType(
     {
-        "completions": Completions,
-        "chat": Chat,
-        "llama.cpp": LlamaCpp,
-        "sglang": SGLang,
-        "tgi": TGI,
-        "ollama": Ollama,
+        "vllm": Profile(
+            Completions,
+            VLLMRenderer,
+            filters=BOTH,
+            keep_all=-1,
+            neutral={**NO_PENALTIES, "repetition_penalty": 1.0},
+            tells_end=True,
+            keeps_stop="include_stop_str_in_output",
+            seeds=True,
+            choices="n",
+            choices_differ=True,  # answer i has the seed + i
+            shares_prefixes=True,
+            several_prompts=True,
+            takes_ids=True,
+            logprobs=True,
+            prefill={"add_generation_prompt": False, "continue_final_message": True},
+        ),
+        "sglang": Profile(
+            SGLang,
+            SGLangRenderer,
+            filters=BOTH,
+            keep_all=-1,
+            neutral={**NO_PENALTIES, "repetition_penalty": 1.0},
+            max_stops=None,
+            tells_end=True,
+            keeps_stop="no_stop_trim",
+            seed_below=2**31,  # `seeds` in deterministic mode only, see `probe`
+            shares_prefixes=True,
+            choices="n",
+            takes_ids=True,
+            logprobs=True,
+            prefill={"continue_final_message": True},
+        ),
+        "llama.cpp": Profile(
+            LlamaCpp,
+            LlamaCppRenderer,
+            filters=BOTH,
+            neutral={**NO_PENALTIES, "repeat_penalty": 1.0, "typical_p": 1.0},
+            max_stops=None,
+            tells_end=True,
+            seeds=True,
+            seed_below=2**32 - 1,  # which stands for a random seed
+            choices="n_cmpl",
+            slots="total_slots",
+            shares_prefixes=True,
+            choices_differ=True,
+            takes_ids=True,
+            logprobs_of_stops=False,
+            prefill={},
+        ),
+        "tgi": Profile(TGI, TGIRenderer, filters=("top_k",), tells_end=True, seeds=True, logprobs=True),
+        # Its field `temperature` alone has no effect: the model's own configuration says whether to sample.
+        "transformers": Profile(
+            Completions, filters=BOTH, packed_as="generation_config", neutral={"repetition_penalty": 1.0}
+        ),
+        "ollama": Profile(
+            Ollama,
+            filters=BOTH,
+            neutral={**NO_PENALTIES, "repeat_penalty": 1.0, "typical_p": 1.0},
+            max_stops=None,
+            seeds=True,
+            seed_below=2**31,
+            prefill={},
+        ),
+        "openai": Profile(
+            Chat,
+            neutral=NO_PENALTIES,
+            choices="n",
+            most_choices=128,
+            chat_limit="max_completion_tokens",
+        ),
+        UNKNOWN: Profile(Completions),
     }
 )
-"""The formats by name."""
+"""The engines of `motes.transport.server.SIGNS` by name. Requests to an unknown server have portable fields only."""
