@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from motes.core.problem import Problem
-from motes.core.result_html import html
+from motes.core.result_html import genealogy, html
 from motes.core.trajectory import Stop, Trajectory
 from motes.core.usage import Usage
 from motes.errors import MotesError
+from motes.text import counted
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -172,7 +173,41 @@ class Result:
 
     def _repr_html_(self) -> str:
         """The HTML that a notebook shows (`motes.core.result_html`)."""
-        return html(self)
+        facts = [
+            self.method,
+            f"{len(self.trajectories)} {'trajectory' if len(self.trajectories) == 1 else 'trajectories'}",
+            counted(len(self.records), "round"),
+            f"{self.usage.total_tokens:,} tokens",
+            f"seed {self.seed}",
+        ]
+        if self.stopped:
+            facts.append(f"stopped by its {self.stopped}".replace("_", " "))
+        rounds = [record.trajectories for record in self.records]
+        return html(
+            question=self.problem.question,
+            answer=self.answer,
+            confidence=self.confidence,
+            facts=facts,
+            error=self.error,
+            posterior=self.posterior,
+            genealogy=genealogy(self.trajectories, self.log_weights, rounds, self._recorded_scores()),
+            text=self.text,
+        )
+
+    def _recorded_scores(self) -> dict[Trajectory, float]:
+        """The score of each particle that was scored."""
+        scores: dict[Trajectory, float] = {}
+        for record in self.records:
+            for node, score in zip(record.trajectories, record.scores.tolist(), strict=False):
+                if math.isfinite(score):
+                    scores[node] = score
+            for node, steps in zip(record.trajectories, record.step_scores, strict=False):
+                if len(steps) == node.depth:
+                    scores.update((step, float(one)) for step, one in zip(node.path, steps, strict=True))
+        for node, score in zip(self.trajectories, self.scores.tolist(), strict=False):
+            if math.isfinite(score):
+                scores.setdefault(node, score)
+        return scores
 
     @cached_property
     def dropped(self) -> tuple[Trajectory, ...]:
