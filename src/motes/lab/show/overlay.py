@@ -31,7 +31,7 @@ class Look(NamedTuple):
 
 def looks_of(comparison: Comparison) -> dict[Curve, Look]:
     """The look of each curve: it has the colour of its method, darker or lighter by evaluation."""
-    styles = styles_of([cell for cells in comparison.cells.values() for cell in cells])
+    styles = styles_of(curve.method for curve in comparison.cells)
     place = {name: i for i, name in enumerate(comparison.reports)}
     return {
         curve: Look(

@@ -103,7 +103,7 @@ def differences_figure(report: Report) -> Figure | None:
     budgets = sorted({difference.budget for difference in report.differences})[-MAX_PANELS:]
     if not budgets:
         return None
-    names = {method: " ".join(style.label.split("\n")) for method, style in styles_of(report.cells).items()}
+    names = {method: " ".join(style.label.split("\n")) for method, style in styles_of(report.methods).items()}
     labels = {method: names[method] for method in names if any(d.method == method for d in report.differences)}
     if len(set(labels.values())) < len(labels):
         labels = {method: visible(method) for method in labels}
@@ -159,7 +159,7 @@ def panels_figure(panels: Sequence[Panel], columns: int, title: str, subtitle: s
     )  # fmt: skip
     cells = [cell for panel in panels for cell in panel.cells]
     references = [share for panel in panels for reference in panel.references for share in reference.shares]
-    styles = styles_of(cells)
+    styles = styles_of(cell.method for cell in cells)
     for axes, panel in zip(grid.flat, panels, strict=True):
         _set_accuracy_axis(axes, cells, references)
         _draw_curves(axes, panel.cells, panel.places, styles, dodged=panel.dodged)
@@ -189,7 +189,7 @@ def levels_figure(report: Report) -> Figure | None:
         cells = [cell for cell in report.levels if cell.level == level]
         _set_accuracy_axis(panel, report.levels)
         budgets = [float(cell.budget) for cell in cells]
-        _draw_curves(panel, cells, budgets, styles_of(report.cells), labels=level == levels[-1], whiskers=False)
+        _draw_curves(panel, cells, budgets, styles_of(report.methods), labels=level == levels[-1], whiskers=False)
         set_log2_axis(panel, BUDGET.ticks([BUDGET.place(cell) for cell in report.cells]), "")
         panel.set_title(f"level {level}", loc="left", fontsize=10, color="#555555")
     figure.supxlabel(BUDGET.label, fontsize=10, x=(0.6 + width - 1.75) / 2 / width, y=0.02)
@@ -213,7 +213,7 @@ def reliability_figure(report: Report) -> Figure | None:
     if not rows:
         return None
     columns = max(map(len, rows))
-    styles = styles_of(report.cells)
+    styles = styles_of(report.methods)
     side, gap, left, below = 1.75, 0.25, 0.75, 0.65  # all in inches, like the following ones
     titles = 0.15 * max(styles[quality.method].label.count("\n") + 2 for quality in shown)
     above, apart = 0.9 + titles, 0.55 + titles  # from the top, and from row to row

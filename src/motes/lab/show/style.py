@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from motes import files
 from motes.errors import MissingExtraError
@@ -64,23 +64,16 @@ SETTINGS: Any = {
 }
 
 
-class HasMethod(Protocol):
-    """A point of a method's curve."""
-
-    @property
-    def method(self) -> str: ...
-
-
 class Style(NamedTuple):
     label: str
     colour: str
     marker: str
 
 
-def styles_of(points: Iterable[HasMethod]) -> dict[str, Style]:
-    """The style of each method spec among the points; a spec with settings gets a colour of its own."""
+def styles_of(methods: Iterable[str]) -> dict[str, Style]:
+    """The style of each method spec; a spec with settings gets a colour of its own."""
     styles: dict[str, Style] = {}
-    methods = list(dict.fromkeys(point.method for point in points))
+    methods = list(dict.fromkeys(methods))
     used = {STYLES[method][0] for method in methods if method in STYLES}
     spare = itertools.cycle([colour for colour in SPARE if colour not in used] or SPARE)
     for method in methods:
