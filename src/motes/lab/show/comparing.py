@@ -23,11 +23,10 @@ from typing import Any
 from motes.errors import RunDirectoryError, UnknownNameError
 from motes.lab.measure.cells import Cell
 from motes.lab.measure.comparison import CellName, Difference, PairedRuns, Rate, chief_of, compare_cells, rates
-from motes.lab.measure.formats import Section, code, csv_text, markdown
+from motes.lab.measure.formats import Section, code, csv_text, markdown, markdown_page
 from motes.lab.run import provenance
 from motes.lab.run.method_spec import draws_one
 from motes.lab.run.provenance import Provenance
-from motes.lab.run.records import RunRecord
 from motes.lab.show import tables
 from motes.lab.show.report import Report
 from motes.tasks import DECLARED, TASKS
@@ -84,44 +83,41 @@ class Comparison:
     @cached_property
     def curves(self) -> tuple[Curve, ...]:
         """All curves, those of the first evaluation first."""
-        curves = (Curve(name, cell.method) for name, report in self.reports.items() for cell in report.cells)
-        return tuple(dict.fromkeys(curves))
+        return tuple(Curve(name, method) for name, report in self.reports.items() for method in report.methods)
 
     @cached_property
     def cells(self) -> Mapping[Curve, tuple[Cell, ...]]:
         """The cells of each curve, by budget, over the problems that all evaluations have."""
         curves: dict[Curve, list[Cell]] = {}
         for name, report in self.reports.items():
-            for cell in report.cells:
-                runs = [run for run in report.runs[cell.method, cell.budget] if run.problem_id in self.problems]
-                seeds = len(report.configuration.get("seeds", ()))
-                if runs:
-                    common = Cell.of(*(cell.method, cell.budget, None), runs, len(self.problems) * seeds, report.sizes)
-                    curves.setdefault(Curve(name, cell.method), []).append(common)
+            expected = len(self.problems) * len(report.configuration.get("seeds", ()))
+            for (method, budget), runs in report.runs.items():
+                common = [run for run in runs if run.problem_id in self.problems]
+                if common:
+                    cell = Cell.of(method, budget, None, common, expected, report.sizes)
+                    curves.setdefault(Curve(name, method), []).append(cell)
         return {curve: tuple(cells) for curve, cells in curves.items()}
 
     @cached_property
     def same(self) -> tuple[Difference, ...]:
         """The difference of each method of the other evaluations to the same method in the first one."""
-        pairs = {
-            (curve, budget): ((str(curve), budget), (str(Curve(self.first, curve.method)), budget))
+        return self._differences(
+            ((str(curve), budget), (str(Curve(self.first, curve.method)), budget))
             for curve in self.curves
             for budget in self._runs.budgets(str(curve))
             if curve.evaluation != self.first
-        }
-        return self._differences(pairs)
+        )
 
     @cached_property
     def differences(self) -> tuple[Difference, ...]:
         """The difference of each curve to the reference, at each of the reference's budgets."""
         reference = str(self.reference)
-        pairs = {
-            (curve, budget): ((str(curve), 1 if draws_one(curve.method) else budget), (reference, budget))
+        return self._differences(
+            ((str(curve), 1 if draws_one(curve.method) else budget), (reference, budget))
             for curve in self.curves
             for budget in self._runs.budgets(reference)
             if curve != self.reference
-        }
-        return self._differences(pairs)
+        )
 
     @cached_property
     def rates(self) -> tuple[Rate, ...]:
@@ -137,27 +133,23 @@ class Comparison:
             [
                 dataclasses.replace(record, method=str(Curve(name, record.method)))
                 for name, report in self.reports.items()
-                for records in report.runs.values()
-                for record in records
+                for record in report.records
             ]
         )
 
-    def _differences(self, pairs: Mapping[tuple[Curve, int], tuple[CellName, CellName]]) -> tuple[Difference, ...]:
-        """The differences of the pairs that have problems in common."""
-        pairs = {name: pair for name, pair in pairs.items() if self._runs.problems(pair)}
-        results = compare_cells(self._runs, list(pairs.values()))
+    def _differences(self, pairs: Iterable[tuple[CellName, CellName]]) -> tuple[Difference, ...]:
+        """The differences of the pairs that have problems in common; the second cell of a pair is the chief's."""
+        pairs = [pair for pair in pairs if self._runs.problems(pair)]
+        results = compare_cells(self._runs, pairs)
         return tuple(
-            Difference(str(curve), pair[1][0], budget, *result)
-            for ((curve, budget), pair), result in zip(pairs.items(), results, strict=True)
+            Difference(method, chief, budget, *result)
+            for ((method, _), (chief, budget)), result in zip(pairs, results, strict=True)
         )
 
     def differing(self) -> dict[str, list[provenance.Difference]]:
         """How the provenance of each other evaluation differs from that of the first one, by name."""
-        first, *others = self.reports
-        return {
-            name: provenance.differences(self.reports[first].provenance, self.reports[name].provenance)
-            for name in others
-        }
+        first, *others = self.reports.items()
+        return {name: provenance.differences(first[1].provenance, report.provenance) for name, report in others}
 
     @property
     def provenance(self) -> Provenance:
@@ -187,8 +179,8 @@ class Comparison:
             yield tables.differences_table(self.same, f"Differences to {code(self.first)}", chief, "same.csv")
         reference = code(str(self.reference))
         if self.differences:
-            title, more = f"Differences to {reference}", tables.ONE_DRAW_NOTE
-            yield tables.differences_table(self.differences, title, reference, "differences.csv", more)
+            title = f"Differences to {reference}"
+            yield tables.differences_table(self.differences, title, reference, "differences.csv", tables.ONE_DRAW_NOTE)
         if self.rates:
             yield tables.rates_table(self.rates, reference)
         for name, report in self.reports.items():
@@ -198,10 +190,7 @@ class Comparison:
     def _accuracy(self) -> Section:
         header = ("evaluation", *tables.COLUMNS)
         rows = [[curve.evaluation, *tables.table_row(cell)] for curve, cells in self.cells.items() for cell in cells]
-        seeds = {
-            name: len({record.seed for records in report.runs.values() for record in records})
-            for name, report in self.reports.items()
-        }
+        seeds = {name: len(report.seeds) for name, report in self.reports.items()}
         notes = "".join(f" {code(name)}:{tables.note_on_seeds(count)}" for name, count in seeds.items())
         if len(set(seeds.values())) == 1:
             notes = tables.note_on_seeds(seeds[self.first])
@@ -209,12 +198,8 @@ class Comparison:
 
     def markdown(self) -> str:
         """The comparison as a Markdown page."""
-        lines = [f"# {markdown(self.title)}", ""]
-        lines += [f"- {code(name)}: {markdown(report.models)}" for name, report in self.reports.items()]
-        lines.append("")
-        for warning in self.warnings():
-            lines += [f"**{markdown(warning)}.**", ""]
-        return "\n".join([*lines, *(line for section in self.sections() for line in section.markdown())])
+        models = [f"- {code(name)}: {markdown(report.models)}" for name, report in self.reports.items()]
+        return markdown_page(self.title, [*models, ""], map(markdown, self.warnings()), self.sections())
 
     def tables(self) -> dict[str, str]:
         """The texts of the files that a comparison consists of, by file name."""
@@ -254,8 +239,9 @@ def compare(*directories: Path, reference: str | None = None) -> Comparison:
         _require_same_task(first, reports[first], name, reports[name])
     problems = frozenset.intersection(*map(_problems, reports.values()))
     if not problems:
-        raise RunDirectoryError(f"there is no problem that {_listed(names)} all have runs of: nothing can be compared")
-    methods = list(dict.fromkeys(cell.method for cell in reports[first].cells))
+        listed = f"{', '.join(names[:-1])} and {names[-1]}"
+        raise RunDirectoryError(f"there is no problem that {listed} all have runs of: nothing can be compared")
+    methods = reports[first].methods
     if reference is not None and reference not in methods:
         raise UnknownNameError(f"method of {first}", reference, methods)
     return Comparison(reports, Curve(first, reference or chief_of(methods)), problems)
@@ -272,7 +258,7 @@ def _names(directories: Sequence[Path]) -> list[str]:
 
 
 def _problems(report: Report) -> frozenset[str]:
-    return frozenset(record.problem_id for records in report.runs.values() for record in records)
+    return frozenset(record.problem_id for record in report.records)
 
 
 def _require_same_task(first: str, one: Report, name: str, other: Report) -> None:
@@ -289,18 +275,15 @@ def _require_same_task(first: str, one: Report, name: str, other: Report) -> Non
     digests = [set(report.provenance.facts.get("task.digest", ())) for report in (one, other)]
     if problems != other_problems and not digests[0] & digests[1]:
         raise RunDirectoryError(f"{tasks}: only evaluations of the same problems can be compared")
-    references = {record.problem_id: record.reference for record in _records(one)}
-    for record in _records(other):
-        if record.reference != (reference := references.get(record.problem_id, record.reference)):
+    # Records of failed runs may lack the reference answer.
+    references = {record.problem_id: record.reference for record in one.records if record.reference is not None}
+    for record in other.records:
+        reference = references.get(record.problem_id)
+        if None not in (reference, record.reference) and reference != record.reference:
             raise RunDirectoryError(
                 f"the problem {record.problem_id!r} has the answer {reference!r} in {first} and {record.reference!r} "
                 f"in {name}: only evaluations of the same problems can be compared"
             )
-
-
-def _records(report: Report) -> Iterable[RunRecord]:
-    """The records with the reference answer by which they were graded; those of failed runs may lack it."""
-    return (record for records in report.runs.values() for record in records if record.reference is not None)
 
 
 def _task_of(spec: str) -> tuple[str, str]:
@@ -314,7 +297,3 @@ def _task_of(spec: str) -> tuple[str, str]:
         return source, source
     declared = DECLARED[name]
     return getattr(declared.rule, "__name__", name), name if declared.hub is not None else Path(file).name
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -15,7 +15,6 @@ from motes.lab.run.evaluation import CONFIGURATION
 from motes.lab.show import comparing, page, plot, tables
 from motes.lab.show.comparing import Comparison
 from motes.lab.show.overlay import overlaid_figure
-from motes.lab.show.page.comparison import html as comparison_html
 from motes.lab.show.report import PAGE, Report
 from motes.lab.show.style import FAINT, heading, save
 from motes.text import counted
@@ -59,7 +58,7 @@ def write_comparison(directory: Path, comparison: Comparison, *, plots: bool = T
     """
     if (directory / CONFIGURATION).exists():
         raise RunDirectoryError(f"{directory} holds an evaluation: write the comparison to a directory of its own")
-    texts = {**comparison.tables(), comparing.PAGE: comparison_html(comparison)}
+    texts = {**comparison.tables(), comparing.PAGE: page.comparison_html(comparison)}
     figure = partial(save, partial(overlaid_figure, comparison), directory / "accuracy", comparison.provenance)
     return _write(directory, "the comparison", texts, figure if plots else None)
 

@@ -1,6 +1,7 @@
-"""A report as one self-contained HTML page: curves, tables, and every run with its particles.
+"""A report as one self-contained HTML page: curves, tables, and every run with its particles. And a comparison: all
+curves in one figure, each of which can be hidden, and the tables.
 
-The page (see `motes.pages`) contains the numbers as JSON, and the record and the trace of each run as a compressed
+A page (see `motes.pages`) contains the numbers as JSON, and the record and the trace of each run as a compressed
 element, which the browser inflates when the run is opened. Nothing else is loaded.
 """
 
@@ -12,25 +13,29 @@ import gzip
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
-from itertools import chain
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from motes import pages
 from motes.lab.measure.cells import Cell
 from motes.lab.measure.formats import Section
+from motes.lab.measure.statistics import Interval
 from motes.lab.run.damage import Damage, Damaged
 from motes.lab.run.evaluation import TRACES
 from motes.lab.run.records import OUTCOMES, Key, RunRecord
 from motes.lab.run.traces import Trace, read_lines
+from motes.lab.show.comparing import Comparison
+from motes.lab.show.overlay import looks_of
 from motes.lab.show.report import Report
 from motes.lab.show.style import styles_of
 from motes.text import visible
 
 SCRIPTS = ("data", "curves", "forest", "problems", "run", "page")
+COMPARISON_SCRIPTS = ("data", "curves", "comparison")
 PROBLEMS, MEGABYTES = 30, 24
 """By default a page contains the runs of at most this many problems, the first ones, in at most this many megabytes."""
 
@@ -47,22 +52,49 @@ def html(report: Report, directory: Path, *, viewer: int | None = None) -> str:
         RunDirectoryError: the traces cannot be read at all.
     """
     embedded = EmbeddedRuns.read(report, directory, viewer)
+    runs = "\n".join(
+        f'<script type="application/gzip" id="run-{place}">{content}</script>'
+        for place, content in embedded.contents.items()
+    )
+    return _page("page", SCRIPTS, report, report.title, report.models, _index(report, embedded), runs=runs)
+
+
+def comparison_html(comparison: Comparison) -> str:
+    """The page of a comparison."""
+    title = f"Accuracy on {comparison.title}"
+    models = "; ".join(f"{name}: {report.models}" for name, report in comparison.reports.items())
+    return _page("comparison", COMPARISON_SCRIPTS, comparison, title, models, _comparison_index(comparison))
+
+
+def _page(
+    name: str,
+    scripts: Iterable[str],
+    content: Report | Comparison,
+    title: str,
+    models: str,
+    index: Mapping[str, Any],
+    **data: str,
+) -> str:
+    """The page made of a template, with the warnings and the tables of a report or a comparison.
+
+    Args:
+        index: the numbers that the scripts draw.
+        data: other fields of the template, as HTML.
+    """
+    warnings = (f'<p class="warning">{escape(visible(warning))}.</p>' for warning in content.warnings())
     return pages.page(
         __name__,
-        "page.html",
+        f"{name}.html",
         styles=("report",),
-        scripts=SCRIPTS,
-        title=f"{visible(report.title)} · motes",
+        scripts=scripts,
+        title=f"{visible(title)} · motes",
         data={
-            "title": escape(visible(report.title)),
-            "models": escape(visible(report.models)),
-            "warnings": "".join(f'<p class="warning">{escape(visible(warning))}.</p>' for warning in report.warnings()),
-            "sections": "\n".join(section_html(section) for section in report.sections()),
-            "index": pages.embedded(_index(report, embedded)),
-            "runs": "\n".join(
-                f'<script type="application/gzip" id="run-{place}">{content}</script>'
-                for place, content in embedded.contents.items()
-            ),
+            "title": escape(visible(title)),
+            "models": escape(visible(models)),
+            "warnings": "".join(warnings),
+            "sections": "\n".join(_section_html(section) for section in content.sections()),
+            "index": pages.embedded(index),
+            **data,
         },
     )
 
@@ -89,12 +121,11 @@ class EmbeddedRuns:
 
     @classmethod
     def read(cls, report: Report, directory: Path, viewer: int | None) -> EmbeddedRuns:
-        records = list(chain.from_iterable(report.runs.values()))
-        problems = sorted({record.problem_id for record in records}, key=_natural_key)
+        problems = sorted({record.problem_id for record in report.records}, key=_natural_key)
         first = problems[: PROBLEMS if viewer is None else viewer]
         embedded = cls(problems, len(first), viewer is not None)
         # 1. The record of each run.
-        places = {record.key: (place, record) for place, record in enumerate(records)}
+        places = {record.key: (place, record) for place, record in enumerate(report.records)}
         contents: dict[str, dict[int, str]] = {problem: {} for problem in first}
         for place, record in places.values():
             if record.problem_id in contents:
@@ -119,15 +150,13 @@ class EmbeddedRuns:
             embedded.contents.update(runs)
         return embedded
 
-    def note(self, directory: str = "DIR") -> str:
+    def note(self) -> str:
         """Which runs the page leaves out, and how to include them."""
         total, notes = len(self.problems), []
         if self.number < total:
             some = f"of the first {self.number} of {total} problems" if self.number else "of no problem"
             limit = "" if self.requested else f" (at most {PROBLEMS}, in {MEGABYTES} MB)"
-            notes.append(
-                f"This page holds the runs {some}{limit}; motes report {directory} --viewer {total} embeds all."
-            )
+            notes.append(f"This page holds the runs {some}{limit}; motes report DIR --viewer {total} embeds all.")
         if not self.traced:
             notes.append(
                 "The evaluation kept no traces (--no-traces, or an early version): the page has the records of runs, "
@@ -139,13 +168,10 @@ class EmbeddedRuns:
 def _index(report: Report, embedded: EmbeddedRuns) -> dict[str, Any]:
     """The data that the page needs before a run is opened. The outcomes of a problem are a text with a letter for each
     cell and seed; "." stands for a missing run."""
-    styles = styles_of(report.cells)
-    records = list(chain.from_iterable(report.runs.values()))
-    seeds = sorted({record.seed for record in records})
-    columns = {(*cell, seed): i for i, (cell, seed) in enumerate((c, s) for c in report.runs for s in seeds)}
+    columns = {(*cell, seed): i for i, (cell, seed) in enumerate(product(report.runs, report.seeds))}
     rows: dict[str, list[tuple[str, int]]] = {problem: [(".", -1)] * len(columns) for problem in embedded.problems}
     first_records: dict[str, RunRecord] = {}
-    for place, record in enumerate(records):
+    for place, record in enumerate(report.records):
         column = columns[record.method, record.budget, record.seed]
         rows[record.problem_id][column] = (record.outcome[0], place)
         first_records.setdefault(record.problem_id, record)
@@ -154,10 +180,10 @@ def _index(report: Report, embedded: EmbeddedRuns) -> dict[str, Any]:
         "chief": report.chief,
         "methods": {
             name: {"label": style.label.split("\n"), "colour": style.colour, "marker": style.marker}
-            for name, style in styles.items()
+            for name, style in styles_of(report.methods).items()
         },
         "settings": report.configuration.get("methods", {}),
-        "cells": [cell_fields(cell) for cell in report.cells],
+        "cells": [_cell_fields(cell) for cell in report.cells],
         "differences": [
             {
                 "method": difference.method,
@@ -167,7 +193,7 @@ def _index(report: Report, embedded: EmbeddedRuns) -> dict[str, Any]:
             }
             for difference in report.differences
         ],
-        "seeds": seeds,
+        "seeds": report.seeds,
         "outcomes": {outcome[0]: outcome.replace("_", " ") for outcome in OUTCOMES},
         "problems": [
             {
@@ -185,7 +211,29 @@ def _index(report: Report, embedded: EmbeddedRuns) -> dict[str, Any]:
     }
 
 
-def cell_fields(cell: Cell) -> dict[str, Any]:
+def _comparison_index(comparison: Comparison) -> dict[str, Any]:
+    """The data of the curves, in the format of a report's, with curves instead of methods."""
+    return {
+        "title": comparison.title,
+        "chief": str(comparison.reference),
+        "methods": {
+            str(curve): {
+                "label": [look.label],
+                "colour": look.colour,
+                "marker": look.marker,
+                "dashes": " ".join(map(str, look.dashes)),
+            }
+            for curve, look in looks_of(comparison).items()
+        },
+        "cells": [
+            {**_cell_fields(cell), "method": str(curve)} for curve, cells in comparison.cells.items() for cell in cells
+        ],
+        "seeds": [],
+        "outcomes": {},
+    }
+
+
+def _cell_fields(cell: Cell) -> dict[str, Any]:
     """A point of the curves."""
     return {
         "method": cell.method,
@@ -201,12 +249,11 @@ def cell_fields(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _ends(interval: Any) -> list[float | None]:
-    values = (interval.value, interval.low, interval.high)
-    return [value if math.isfinite(value) else None for value in values]
+def _ends(interval: Interval) -> list[float | None]:
+    return [end if math.isfinite(end) else None for end in (interval.value, interval.low, interval.high)]
 
 
-def section_html(section: Section) -> str:
+def _section_html(section: Section) -> str:
     """A table with its title and note; the first one, which has no title, is open."""
 
     def row(cells: Iterable[str], tag: str) -> str:
