@@ -223,37 +223,30 @@ def _tree(ends: Sequence[tuple[Trajectory, float | None]], stride: int) -> list[
     marks: dict[Trajectory, _Mark] = {}
     roots: list[_Mark] = []
     for end, weight in ends:
-        below: _Mark | None = None  # a new mark, whose parent's is looked for
-        node: Trajectory | None = end
-        while node is not None:
+        nodes, siblings = [end], roots
+        while (parent := nodes[-1].parent) is not None:
+            nodes.append(parent)
+        for node in reversed(nodes):
             if node is end or node.depth % stride == 0:
-                known = marks.get(node)
-                mark = _Mark(node, node.depth) if known is None else known
-                mark.alive = mark.alive or weight is not None
-                if below is not None:
-                    mark.children.append(below)
-                marks[node], below = mark, mark if known is None else None
-            node = node.parent
-        if below is not None:
-            roots.append(below)
+                if node not in marks:
+                    marks[node] = _Mark(node, node.depth)
+                    siblings.append(marks[node])
+                siblings = marks[node].children
+                marks[node].alive |= weight is not None
         marks[end].weight = weight
     return roots
 
 
-def _lay_out(roots: Sequence[_Mark]) -> int:
-    """Give every leaf a line of its own and every other mark the middle of its children's; the number of lines."""
-    lines = 0
-    stack = [(root, False) for root in reversed(roots)]
-    while stack:
-        mark, is_done = stack.pop()
-        if is_done:
+def _lay_out(marks: Sequence[_Mark], lines: int = 0) -> int:
+    """Give every leaf a line of its own, after the first `lines`, and every other mark the middle of its children's.
+    Returns the number of lines."""
+    for mark in marks:
+        if mark.children:
+            lines = _lay_out(mark.children, lines)
             mark.y = sum(child.y for child in mark.children) / len(mark.children)
-        elif mark.children:
-            stack.append((mark, True))
-            stack += [(child, False) for child in reversed(mark.children)]
         else:
             mark.y, lines = lines, lines + 1
-    return max(1, lines)
+    return lines
 
 
 def _colour(score: float) -> str:
