@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -107,10 +107,10 @@ def read_rows(directory: Path | None = None, *, run_code: bool = False) -> dict[
 def _read_row(file: Traversable, run_code: bool) -> Row:
     try:
         table = tomllib.loads(files.read_text(file) if isinstance(file, Path) else file.read_text(encoding="utf-8"))
-        _require_known(table, KEYS, "key")
+        require_known(table, KEYS, "key")
         reward, sampling = table.get("reward", {}), table.get("sampling", {})
-        _require_known(reward, ("model", "prefix"), "key of [reward]")
-        _require_known(sampling, SAMPLING, "field of [sampling]")
+        require_known(reward, ("model", "prefix"), "key of [reward]")
+        require_known(sampling, SAMPLING, "field of [sampling]")
         row_prompt = None if "prompt" not in table else prompt(table["prompt"])
         defaults = Sampling() if row_prompt is None else row_prompt.sampling
         return Row(
@@ -129,11 +129,11 @@ def _read_row(file: Traversable, run_code: bool) -> Row:
 
 
 def _parse_experiment(table: Mapping[str, Any], run_code: bool) -> tuple[Wanted, ...]:
-    _require_known(table, ("budgets", "methods"), "key of an experiment")
+    require_known(table, ("budgets", "methods"), "key of an experiment")
     wanted = []
     for label, value in table["methods"].items():
         fields = {"method": value} if isinstance(value, str) else value
-        _require_known(fields, ("method", "budgets"), f"key of {label!r}")
+        require_known(fields, ("method", "budgets"), f"key of {label!r}")
         spec, budgets = fields["method"], fields.get("budgets", table["budgets"])
         if not budgets:
             raise ConfigurationError(f"{label!r} has no budgets")
@@ -148,7 +148,12 @@ def _parse_experiment(table: Mapping[str, Any], run_code: bool) -> tuple[Wanted,
     return tuple(wanted)
 
 
-def _require_known(table: Mapping[str, Any], known: tuple[str, ...], kind: str) -> None:
-    for key in table:
-        if key not in known:
-            raise UnknownNameError(kind, key, known)
+def require_known(names: Iterable[str], known: Sequence[str], kind: str) -> None:
+    """Check that all names are known.
+
+    Raises:
+        UnknownNameError: one is not.
+    """
+    for name in names:
+        if name not in known:
+            raise UnknownNameError(kind, name, known)

@@ -42,16 +42,9 @@ class Scale(NamedTuple):
     dodged: bool = False
 
 
-class Reference(NamedTuple):
-    """Shares that others measured for a method, each at its place; drawn as a dashed line in the method's colour."""
-
-    method: str
-    places: Sequence[float]
-    shares: Sequence[float]
-
-
 class Panel(NamedTuple):
-    """Cells, each at its place on a logarithmic axis over `span`, with references to compare them with."""
+    """Cells, each at its place on a logarithmic axis over `span`. `references`: the places and shares that others
+    measured for some methods; they are drawn as a dashed line in the method's colour."""
 
     title: str
     cells: Sequence[Cell]
@@ -59,7 +52,7 @@ class Panel(NamedTuple):
     span: Sequence[float]
     ticks: Mapping[float, str]
     label: str
-    references: Sequence[Reference] = ()
+    references: Mapping[str, Sequence[tuple[float, float]]] = MappingProxyType({})
     dodged: bool = True
 
 
@@ -70,8 +63,8 @@ def draw(report: Report, directory: Path) -> list[Path]:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    figures = {
-        "accuracy": accuracy_figure,
+    figures: dict[str, Callable[[Report], Figure | None]] = {
+        "accuracy": partial(curves_figure, scales=[BUDGET, TOKENS]),
         "cost": cost_figure,
         "differences": differences_figure,
         "levels": levels_figure,
@@ -82,11 +75,6 @@ def draw(report: Report, directory: Path) -> list[Path]:
         for name, figure in figures.items()
         for path in save(partial(figure, report), directory / name, report.provenance)
     ]
-
-
-def accuracy_figure(report: Report) -> Figure:
-    """Accuracy against the budget, and against all tokens that a run needs, in two panels."""
-    return curves_figure(report, [BUDGET, TOKENS])
 
 
 def cost_figure(report: Report) -> Figure | None:
@@ -103,7 +91,7 @@ def differences_figure(report: Report) -> Figure | None:
     budgets = sorted({difference.budget for difference in report.differences})[-MAX_PANELS:]
     if not budgets:
         return None
-    names = {method: " ".join(style.label.split("\n")) for method, style in styles_of(report.methods).items()}
+    names = {method: style.label.replace("\n", " ") for method, style in styles_of(report.methods).items()}
     labels = {method: names[method] for method in names if any(d.method == method for d in report.differences)}
     if len(set(labels.values())) < len(labels):
         labels = {method: visible(method) for method in labels}
@@ -158,14 +146,21 @@ def panels_figure(panels: Sequence[Panel], columns: int, title: str, subtitle: s
         wspace=gap / across, hspace=below / down,
     )  # fmt: skip
     cells = [cell for panel in panels for cell in panel.cells]
-    references = [share for panel in panels for reference in panel.references for share in reference.shares]
+    references = [share for panel in panels for points in panel.references.values() for _, share in points]
     styles = styles_of(cell.method for cell in cells)
     for axes, panel in zip(grid.flat, panels, strict=True):
         _set_accuracy_axis(axes, cells, references)
         _draw_curves(axes, panel.cells, panel.places, styles, dodged=panel.dodged)
-        for method, places, shares in panel.references:
+        for method, points in panel.references.items():
             colour = styles[method].colour if method in styles else FAINT
-            axes.plot(places, shares, color=colour, linewidth=1.4, linestyle=(0, (4, 2)), zorder=2.5, clip_on=False)
+            axes.plot(
+                *zip(*points, strict=True),
+                color=colour,
+                linewidth=1.4,
+                linestyle=(0, (4, 2)),
+                zorder=2.5,
+                clip_on=False,
+            )
         set_log2_axis(axes, panel.ticks, panel.label)
         margin = max(1.02, (max(panel.span) / min(panel.span)) ** 0.045)
         axes.set_xlim(min(panel.span) / margin, max(panel.span) * margin)
@@ -286,7 +281,7 @@ def _draw_curves(
     ends: list[tuple[float, float, str, str]] = []  # x and y of a line's end, label, colour
     right = max(positions)
     distance = 0.012 * (math.log2(right) - math.log2(min(positions))) if dodged and whiskers else 0.0
-    for place, (method, (label, colour, marker)) in enumerate(shown.items()):
+    for place, (method, (label, colour, marker, _)) in enumerate(shown.items()):
         points = sorted((x, cell.accuracy) for x, cell in zip(positions, cells, strict=True) if cell.method == method)
         x = [point[0] * 2 ** (distance * (place - (len(shown) - 1) / 2)) for point in points]
         y, low, high = ([getattr(point[1], end) for point in points] for end in ("value", "low", "high"))
@@ -342,10 +337,6 @@ def _spread(values: Sequence[float], gaps: Sequence[float], high: float) -> list
     return [min(mean + offset, high - offsets[-1] + offset) for mean, offset in zip(spread, offsets, strict=True)]
 
 
-def _budgets(values: Sequence[float]) -> dict[float, str]:
-    return {value: _short(value) for value in values}
-
-
 def _powers(values: Sequence[float]) -> dict[float, str]:
     """The powers of two in the range of the values, about seven at most."""
     low, high = (math.log2(max(1.0, value)) for value in (min(values), max(values)))
@@ -357,20 +348,29 @@ def _powers(values: Sequence[float]) -> dict[float, str]:
 def _seconds(values: Sequence[float]) -> dict[float, str]:
     """1, 2 and 5 times powers of ten, or only powers of ten over a large range."""
     low, high = math.log10(min(values)), math.log10(max(values))
-    factors = (1, 2, 5) if high - low < 2.5 else (1,)
-    ticks = [factor * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for factor in factors]
-    return {tick: f"{tick:g}" for tick in ticks if low - 0.1 <= math.log10(tick) <= high + 0.1}
+    ticks = _decimal_ticks(low, high, (1, 2, 5) if high - low < 2.5 else (1,))
+    return {tick: f"{tick:g}" for tick in ticks}
 
 
 def _decades(values: Sequence[float]) -> dict[float, str]:
     """The powers of ten in the range of the values, and multiples of them over a small range."""
     low, high = (math.log10(max(1.0, value)) for value in (min(values), max(values)))
     factors = (1, 2, 5) if high - low < 1.4 else (1, 3) if high - low < 4 else (1,)
+    return {tick: flops(tick) for tick in _decimal_ticks(low, high, factors)}
+
+
+def _decimal_ticks(low: float, high: float, factors: Sequence[int]) -> list[float]:
+    """The powers of ten from 10^low to 10^high or just outside, times the factors."""
     ticks = [factor * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for factor in factors]
-    return {tick: flops(tick) for tick in ticks if low - 0.1 <= math.log10(tick) <= high + 0.1}
+    return [tick for tick in ticks if low - 0.1 <= math.log10(tick) <= high + 0.1]
 
 
-BUDGET = Scale("budget: trajectories drawn per problem", lambda cell: float(cell.budget), _budgets, dodged=True)
+BUDGET = Scale(
+    "budget: trajectories drawn per problem",
+    lambda cell: float(cell.budget),
+    lambda budgets: {budget: _short(budget) for budget in budgets},
+    dodged=True,
+)
 TOKENS = Scale("tokens needed per problem, both models", lambda cell: cell.total_tokens, _powers)
 SECONDS = Scale("seconds per problem, median, alone", lambda cell: cell.seconds.median, _seconds)
 FLOPS = Scale("FLOPs per problem, both models", lambda cell: cell.total_flops or math.nan, _decades)

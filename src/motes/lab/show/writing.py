@@ -24,33 +24,28 @@ if TYPE_CHECKING:
 
 
 def write_report(directory: Path, report: Report, *, plots: bool = True, viewer: int | None = None) -> list[Path]:
-    """Write the tables (`Report.tables`), the page `report.html` and, if `plots`, the figures, beside the records. Each
-    file contains the provenance of the runs.
+    """Write the tables (`Report.tables`), the page `report.html` and, if `plots`, the figures, beside the records.
+    Each file contains the provenance of the runs. Returns their paths.
 
     Args:
         viewer: the number of problems whose runs the page contains, see `motes.lab.show.page.html`.
-
-    Returns:
-        the files written.
 
     Raises:
         RunDirectoryError: the directory cannot be written.
         MissingExtraError: matplotlib is not installed. The tables and the page are written.
     """
-    written = _write(directory, "the report", report.tables())
+    written = write_files(directory, "the report", report.tables())
     html = page.html(report, directory, viewer=viewer)
     figures = partial(plot.draw, report, directory) if plots else None
-    return written + _write(directory, "the report", {PAGE: html}, figures)
+    return written + write_files(directory, "the report", {PAGE: html}, figures)
 
 
 def write_comparison(directory: Path, comparison: Comparison, *, plots: bool = True) -> list[Path]:
-    """Write the tables (`Comparison.tables`), the page `comparison.html` and, if `plots`, the figure `accuracy`.
+    """Write the tables (`Comparison.tables`), the page `comparison.html` and, if `plots`, the figure `accuracy`; return
+    the paths.
 
     Args:
         directory: made if missing. It must not be that of an evaluation, whose report has files of the same names.
-
-    Returns:
-        the files written.
 
     Raises:
         RunDirectoryError: the directory holds an evaluation, or cannot be written.
@@ -60,21 +55,18 @@ def write_comparison(directory: Path, comparison: Comparison, *, plots: bool = T
         raise RunDirectoryError(f"{directory} holds an evaluation: write the comparison to a directory of its own")
     texts = {**comparison.tables(), comparing.PAGE: page.comparison_html(comparison)}
     figure = partial(save, partial(overlaid_figure, comparison), directory / "accuracy", comparison.provenance)
-    return _write(directory, "the comparison", texts, figure if plots else None)
+    return write_files(directory, "the comparison", texts, figure if plots else None)
 
 
 def write_rating(directory: Path, rating: Rating, *, plots: bool = True) -> list[Path]:
-    """Write the tables (`Rating.tables`) and, if `plots`, the figure `reliability`.
-
-    Returns:
-        the files written.
+    """Write the tables (`Rating.tables`) and, if `plots`, the figure `reliability`; return the paths.
 
     Raises:
         RunDirectoryError: the directory cannot be written.
         MissingExtraError: matplotlib is not installed. The tables are written.
     """
     figure = partial(save, partial(rating_figure, rating), directory / "reliability")
-    return _write(directory, "the rating", rating.tables(), figure if plots and rating.bins else None)
+    return write_files(directory, "the rating", rating.tables(), figure if plots and rating.bins else None)
 
 
 def rating_figure(rating: Rating) -> Figure:
@@ -107,26 +99,23 @@ def rating_figure(rating: Rating) -> Figure:
 
 
 def write_advice(directory: Path, advice: Advice, report: Report) -> list[Path]:
-    """Write the advice as a page, `advice.md`, and a table, `advice.csv`.
+    """Write the advice as a page, `advice.md`, and a table, `advice.csv`; return the paths.
 
     Args:
         report: of the pilot.
-
-    Returns:
-        the files written.
 
     Raises:
         RunDirectoryError: the directory cannot be written.
     """
     title = f"Advice: {report.title}, {report.models}"
     provenance = [tables.provenance_table(report.provenance)] if report.provenance else []
-    return _write(directory, "the advice", advice.tables(title, provenance))
+    return write_files(directory, "the advice", advice.tables(title, provenance))
 
 
-def _write(
+def write_files(
     directory: Path, content: str, texts: Mapping[str, str], draw: Callable[[], list[Path]] | None = None
 ) -> list[Path]:
-    """Write texts by file name, then draw the figures.
+    """Write texts by file name, then draw the figures; return the paths of all of them.
 
     Raises:
         RunDirectoryError: the directory cannot be written; the message names `content`.
