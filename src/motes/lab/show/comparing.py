@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from motes.errors import RunDirectoryError, UnknownNameError
 from motes.lab.measure.cells import Cell
@@ -46,8 +46,7 @@ DIFFERING_NOTE = (
 ALIKE_NOTE = "Nothing that was recorded of how they were made differs."
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """A method of an evaluation: the evaluation's name and the method's spec."""
 
     evaluation: str
@@ -160,7 +159,7 @@ class Comparison:
         """Warnings that a reader needs before trusting the numbers."""
         lines = [f"{name}: {warning}" for name, report in self.reports.items() for warning in report.warnings()]
         for name, report in self.reports.items():
-            if left := len(_problems(report) - self.problems):
+            if left := len(report.problem_ids - self.problems):
                 lines.append(f"{name}: {counted(left, 'problem')} left out, which not all evaluations have runs of")
             if not report.has_own_costs:
                 lines.append(f"{name}: old records, in which the cost of a run depends on what else ran beside it")
@@ -237,7 +236,7 @@ def compare(*directories: Path, reference: str | None = None) -> Comparison:
     first, *others = names
     for name in others:
         _require_same_task(first, reports[first], name, reports[name])
-    problems = frozenset.intersection(*map(_problems, reports.values()))
+    problems = frozenset.intersection(*(report.problem_ids for report in reports.values()))
     if not problems:
         listed = f"{', '.join(names[:-1])} and {names[-1]}"
         raise RunDirectoryError(f"there is no problem that {listed} all have runs of: nothing can be compared")
@@ -255,10 +254,6 @@ def _names(directories: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             break
     return names
-
-
-def _problems(report: Report) -> frozenset[str]:
-    return frozenset(record.problem_id for record in report.records)
 
 
 def _require_same_task(first: str, one: Report, name: str, other: Report) -> None:

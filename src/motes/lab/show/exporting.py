@@ -63,11 +63,7 @@ class Rollout:
 
 def runs(directory: Path, damages: Damages | None = None) -> Iterator[Row]:
     """A row for each record. Token counts have columns of their own; the posterior is a list of answers and masses,
-    best first.
-
-    Raises:
-        RunDirectoryError: the directory holds no evaluation, or its records cannot be read at all.
-    """
+    best first."""
     for record in _records(directory, damages):
         fields = dataclasses.asdict(dataclasses.replace(record, prefixes=None))
         del fields["prefixes"]  # the other kinds export partial answers
@@ -78,11 +74,8 @@ def runs(directory: Path, damages: Damages | None = None) -> Iterator[Row]:
 
 
 def rollouts(directory: Path, damages: Damages | None = None) -> Iterator[Rollout]:
-    """Every distinct text that a run ended with, for all runs that did not fail and have a trace, in the traces' order.
-
-    Raises:
-        RunDirectoryError: the directory holds no evaluation, or one without traces, or they cannot be read at all.
-    """
+    """Every distinct text that a run ended with, for all runs that did not fail and have a trace, in the traces'
+    order."""
     records = {record.key: record for record in _records(directory, damages) if record.outcome != "failed"}
     path = directory / TRACES
     if not path.exists():
@@ -208,31 +201,24 @@ KINDS: Mapping[str, Callable[[Path, Damages | None], Iterator[Row]]] = {
 
 
 def export(
-    directory: Path,
-    file: Path,
-    kind: str = "runs",
-    *,
-    threshold: float | None = None,
-    damages: Damages | None = None,
+    directory: Path, file: Path, kind: str = "runs", *, threshold: float | None = None, damages: Damages | None = None
 ) -> int:
     """Write rows of an evaluation to a file: Parquet or JSON Lines, depending on its name.
+    If that fails, the file is as
+       it was before. Returns the number of rows.
 
-    If writing fails, the file is as it was before.
+       Args:
+           file: its name ends in `.parquet` or `.jsonl`.
+           kind: one of `KINDS`.
+           threshold: for `steps`, see `stepwise`.
+           damages: counts lines that cannot be read, which are left out; None: they are an error.
 
-    Args:
-        file: its name ends in `.parquet` or `.jsonl`.
-        kind: one of `KINDS`.
-        threshold: for `steps`, see `stepwise`.
-        damages: counts lines that cannot be read, which are left out; None: they are an error.
-
-    Returns:
-        the number of rows.
-
-    Raises:
-        ConfigurationError: the file has another ending, or there is nothing to write.
-        UnknownNameError: there is no such kind.
-        RunDirectoryError: the directory holds no evaluation, or the file cannot be written.
-        MissingExtraError: Parquet without pyarrow.
+       Raises:
+           ConfigurationError: the file has another ending, or there is nothing to write.
+           UnknownNameError: there is no such kind.
+           RunDirectoryError: the directory holds no evaluation, or one without the traces that are needed; or they or the
+               records cannot be read at all; or the file cannot be written.
+           MissingExtraError: Parquet without pyarrow.
     """
     if kind not in KINDS:
         raise UnknownNameError("kind of rows", kind, KINDS)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from motes.lab.measure.cells import Cell
 from motes.lab.show.comparing import Comparison, Curve
 from motes.lab.show.plot import BUDGET, TOKENS, Scale, set_log2_axis
-from motes.lab.show.style import heading, styles_of
+from motes.lab.show.style import Style, heading, styles_of
 from motes.text import visible
 
 if TYPE_CHECKING:
@@ -17,31 +17,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DASHES = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2))
-"""The dashes of each evaluation's lines: lengths on and off, in multiples of the line width."""
+"""The dashes of each evaluation's lines."""
 
 
-class Look(NamedTuple):
-    """The label and the style of a curve; `dashes` as in `DASHES`."""
-
-    label: str
-    colour: str
-    marker: str
-    dashes: tuple[float, ...]
-
-
-def looks_of(comparison: Comparison) -> dict[Curve, Look]:
-    """The look of each curve: it has the colour of its method, darker or lighter by evaluation."""
+def looks_of(comparison: Comparison) -> dict[Curve, Style]:
+    """The style of each curve: it has the colour of its method, darker or lighter by evaluation."""
     styles = styles_of(curve.method for curve in comparison.cells)
     place = {name: i for i, name in enumerate(comparison.reports)}
-    return {
-        curve: Look(
-            f"{styles[curve.method].label.replace(chr(10), ' ')}, {visible(curve.evaluation)}",
-            _shade(styles[curve.method].colour, place[curve.evaluation]),
-            styles[curve.method].marker,
-            DASHES[place[curve.evaluation] % len(DASHES)],
-        )
-        for curve in comparison.cells
-    }
+    looks = {}
+    for curve in comparison.cells:
+        style, i = styles[curve.method], place[curve.evaluation]
+        label = f"{style.label.replace(chr(10), ' ')}, {visible(curve.evaluation)}"
+        looks[curve] = Style(label, _shade(style.colour, i), style.marker, DASHES[i % len(DASHES)])
+    return looks
 
 
 def _shade(colour: str, place: int) -> str:
@@ -77,7 +65,7 @@ def overlaid_figure(comparison: Comparison) -> Figure:
 
 
 def _draw_panel(
-    axes: Axes, curves: Mapping[Curve, tuple[Cell, ...]], looks: Mapping[Curve, Look], scale: Scale
+    axes: Axes, curves: Mapping[Curve, tuple[Cell, ...]], looks: Mapping[Curve, Style], scale: Scale
 ) -> None:
     """Draw all curves over one scale. Their budgets coincide, so over the budget each is moved a little to the side."""
     place: Callable[[Cell], float] = scale.place

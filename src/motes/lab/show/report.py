@@ -20,7 +20,7 @@ from motes.lab.run.evaluation import RECORDS, foreign_to, read_configuration, re
 from motes.lab.run.flops import Sizes
 from motes.lab.run.method_spec import draws_independently
 from motes.lab.run.prices import Prices
-from motes.lab.run.provenance import CSV_METADATA, Provenance, read_calls
+from motes.lab.run.provenance import CSV_METADATA, ROLES, Provenance, read_calls
 from motes.lab.run.records import RunRecord, read_records
 from motes.lab.show import tables
 from motes.text import counted
@@ -94,6 +94,10 @@ class Report:
     @cached_property
     def seeds(self) -> list[int]:
         return sorted({record.seed for record in self.records})
+
+    @cached_property
+    def problem_ids(self) -> frozenset[str]:
+        return frozenset(record.problem_id for record in self.records)
 
     @property
     def missing(self) -> int:
@@ -171,8 +175,7 @@ class Report:
 
     @property
     def models(self) -> str:
-        roles = {"lm": "language model", "reward": "reward model", "outcome_reward": "outcome reward model"}
-        return ", ".join(f"{role} {name}" for key, role in roles.items() if (name := self.configuration.get(key)))
+        return ", ".join(f"{role} {name}" for key, role in ROLES.items() if (name := self.configuration.get(key)))
 
     @property
     def chief(self) -> str:

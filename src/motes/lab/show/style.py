@@ -65,9 +65,12 @@ SETTINGS: Any = {
 
 
 class Style(NamedTuple):
+    """How a curve is drawn; `dashes`: lengths on and off, in multiples of the line width, () for a solid line."""
+
     label: str
     colour: str
     marker: str
+    dashes: tuple[float, ...] = ()
 
 
 def styles_of(methods: Iterable[str]) -> dict[str, Style]:
@@ -101,22 +104,20 @@ def save(figure: Callable[[], Figure | None], path: Path, provenance: Provenance
         import matplotlib
     except ImportError as error:
         raise MissingExtraError("the plot", "plot") from error
+    description = {"Description": provenance.to_json()} if provenance else {}
+    metadata: dict[str, dict[str, str | None]] = {
+        ".png": {"Software": None, **description},  # neither the name of the drawing program
+        ".svg": {"Date": None, **description},  # nor the date
+    }
     paths = []
     with matplotlib.rc_context(SETTINGS):
         if (canvas := figure()) is not None:
-            for suffix, metadata in metadata_of(provenance).items():
+            for suffix in metadata:
                 paths.append(path.with_suffix(suffix))
                 with files.replacing(paths[-1]) as file:
                     dpi = min(200.0, PIXELS / canvas.get_figwidth())
-                    canvas.savefig(file, format=suffix[1:], dpi=dpi, metadata=metadata, facecolor="white")
+                    canvas.savefig(file, format=suffix[1:], dpi=dpi, metadata=metadata[suffix], facecolor="white")
     return paths
-
-
-def metadata_of(provenance: Provenance | None) -> dict[str, dict[str, str | None]]:
-    """The metadata that matplotlib writes into files, by suffix: the provenance as JSON, but neither the date nor the
-    name of the drawing program."""
-    description = {} if not provenance else {"Description": provenance.to_json()}
-    return {".png": {"Software": None, **description}, ".svg": {"Date": None, **description}}
 
 
 def heading(figure: Figure, title: str, subtitle: str, left: float | None = None) -> None:

@@ -128,13 +128,7 @@ COLUMNS = (
 def accuracy_table(
     cells: Sequence[Cell], seeds: int, *, prices: Prices | None = None, has_own_costs: bool = True
 ) -> Section:
-    """Accuracy and cost of each cell.
-
-    Args:
-        seeds: number of seeds of the runs.
-        prices: from which money was computed.
-        has_own_costs: whether every record has the cost of its run by itself.
-    """
+    """Accuracy and cost of each cell, from runs with so many seeds; see `Report.has_own_costs`."""
     header = [*COLUMNS]
     note = ACCURACY_NOTE.format(seeds=note_on_seeds(seeds), company=_company(cells))
     rows = [table_row(cell) for cell in cells]
@@ -197,13 +191,8 @@ def choices_table(cells: Iterable[Cell]) -> Section:
 
 
 def differences_table(differences: Sequence[Difference], title: str, chief: str, file: str, more: str = "") -> Section:
-    """Paired differences of accuracy, a row for each method and a column for each budget.
-
-    Args:
-        chief: the method that others are compared with, in Markdown.
-        file: the CSV file that has the separate intervals.
-        more: a further sentence for the note, which begins with a blank.
-    """
+    """Paired differences of accuracy to the chief method, which is named in Markdown; a row for each method, a column
+    for each budget. The CSV `file` has the separate intervals; `more` is the end of the note."""
     how = "the level of each from their correlation; Hothorn, Bretz and Westfall 2008"
     note = DIFFERENCES_NOTE.format(chief=chief, simultaneous=_simultaneous_note(len(differences), how, file)) + more
     return Section(title, *_grid(differences, "budget {}"), note)

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
-from itertools import product
+from itertools import accumulate, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from motes import pages
 from motes.lab.measure.cells import Cell
 from motes.lab.measure.formats import Section
 from motes.lab.measure.statistics import Interval
-from motes.lab.run.damage import Damage, Damaged
+from motes.lab.run.damage import Damage
 from motes.lab.run.evaluation import TRACES
 from motes.lab.run.records import OUTCOMES, Key, RunRecord
 from motes.lab.run.traces import Trace, read_lines
@@ -52,11 +52,12 @@ def html(report: Report, directory: Path, *, viewer: int | None = None) -> str:
         RunDirectoryError: the traces cannot be read at all.
     """
     embedded = EmbeddedRuns.read(report, directory, viewer)
-    runs = "\n".join(
+    elements = "\n".join(
         f'<script type="application/gzip" id="run-{place}">{content}</script>'
-        for place, content in embedded.contents.items()
+        for runs in embedded.contents.values()
+        for place, content in runs.items()
     )
-    return _page("page", SCRIPTS, report, report.title, report.models, _index(report, embedded), runs=runs)
+    return _page("page", SCRIPTS, report, report.title, report.models, _index(report, embedded), runs=elements)
 
 
 def comparison_html(comparison: Comparison) -> str:
@@ -105,28 +106,26 @@ class EmbeddedRuns:
 
     Attributes:
         problems: ids of all problems, in the order of their names.
-        number: the page contains the runs of this many problems, the first ones.
-        requested: whether the caller set the number.
-        traced: whether the evaluation has traces at all.
+        is_limited: whether no caller has set the number of problems with runs.
+        contents: by problem, for the first ones, the record and trace of each run, by its place in the report;
+            compressed, in base64.
         questions: the last message of each problem's conversation, as far as traces contain it.
-        contents: the record and trace of each run, by its place in the report; compressed, in base64.
+        traced: whether the evaluation has traces at all.
     """
 
     problems: list[str]
-    number: int
-    requested: bool
-    traced: bool = False
+    is_limited: bool
+    contents: dict[str, dict[int, str]]
     questions: dict[str, str] = field(default_factory=dict)
-    contents: dict[int, str] = field(default_factory=dict)
+    traced: bool = False
 
     @classmethod
     def read(cls, report: Report, directory: Path, viewer: int | None) -> EmbeddedRuns:
-        problems = sorted({record.problem_id for record in report.records}, key=_natural_key)
-        first = problems[: PROBLEMS if viewer is None else viewer]
-        embedded = cls(problems, len(first), viewer is not None)
+        problems = sorted(report.problem_ids, key=_natural_key)
+        contents: dict[str, dict[int, str]] = {name: {} for name in problems[: PROBLEMS if viewer is None else viewer]}
+        embedded = cls(problems, viewer is None, contents)
         # 1. The record of each run.
         places = {record.key: (place, record) for place, record in enumerate(report.records)}
-        contents: dict[str, dict[int, str]] = {problem: {} for problem in first}
         for place, record in places.values():
             if record.problem_id in contents:
                 contents[record.problem_id][place] = _compress_run(record, b"null")
@@ -134,28 +133,30 @@ class EmbeddedRuns:
         damaged = report.damages.of("traces")
         for head, line in read_lines(directory / TRACES, damaged):
             embedded.traced = True
-            if head["problem_id"] not in embedded.questions:
-                embedded.questions[head["problem_id"]] = head["messages"][-1]["content"]
-            key: Key = head["problem_id"], head["method"], head["budget"], head["seed"]
-            if key in places and key[0] in contents and _is_trace(directory / TRACES, line, damaged):
+            problem = head["problem_id"]
+            if problem not in embedded.questions:
+                embedded.questions[problem] = head["messages"][-1]["content"]
+            key: Key = problem, head["method"], head["budget"], head["seed"]
+            if key in places and problem in contents:
+                try:
+                    Trace.from_json(line.decode())  # only its head was checked so far
+                except ValueError as error:
+                    damaged(Damage(directory / TRACES, "", str(error)))
+                    continue
                 place, record = places[key]
-                contents[key[0]][place] = _compress_run(record, line)
+                contents[problem][place] = _compress_run(record, line)
         # 3. As many problems as there is room for.
-        room = math.inf if embedded.requested else MEGABYTES * 1e6
-        for number, runs in enumerate(contents.values()):
-            room -= sum(map(len, runs.values()))
-            if room < 0:
-                embedded.number = number
-                break
-            embedded.contents.update(runs)
+        if embedded.is_limited:
+            sizes = accumulate(sum(map(len, runs.values())) for runs in contents.values())
+            embedded.contents = dict(islice(contents.items(), sum(size <= MEGABYTES * 1e6 for size in sizes)))
         return embedded
 
     def note(self) -> str:
         """Which runs the page leaves out, and how to include them."""
-        total, notes = len(self.problems), []
-        if self.number < total:
-            some = f"of the first {self.number} of {total} problems" if self.number else "of no problem"
-            limit = "" if self.requested else f" (at most {PROBLEMS}, in {MEGABYTES} MB)"
+        number, total, notes = len(self.contents), len(self.problems), []
+        if number < total:
+            some = f"of the first {number} of {total} problems" if number else "of no problem"
+            limit = f" (at most {PROBLEMS}, in {MEGABYTES} MB)" if self.is_limited else ""
             notes.append(f"This page holds the runs {some}{limit}; motes report DIR --viewer {total} embeds all.")
         if not self.traced:
             notes.append(
@@ -185,13 +186,8 @@ def _index(report: Report, embedded: EmbeddedRuns) -> dict[str, Any]:
         "settings": report.configuration.get("methods", {}),
         "cells": [_cell_fields(cell) for cell in report.cells],
         "differences": [
-            {
-                "method": difference.method,
-                "budget": difference.budget,
-                "problems": difference.problems,
-                "value": _ends(difference.simultaneous),
-            }
-            for difference in report.differences
+            {"method": each.method, "budget": each.budget, "problems": each.problems, "value": _ends(each.simultaneous)}
+            for each in report.differences
         ],
         "seeds": report.seeds,
         "outcomes": {outcome[0]: outcome.replace("_", " ") for outcome in OUTCOMES},
@@ -202,9 +198,9 @@ def _index(report: Report, embedded: EmbeddedRuns) -> dict[str, Any]:
                 "reference": first_records[problem].reference,
                 "question": embedded.questions.get(problem),
                 "outcomes": "".join(letter for letter, _ in row),
-                "runs": [place for _, place in row] if number < embedded.number else None,
+                "runs": [place for _, place in row] if problem in embedded.contents else None,
             }
-            for number, (problem, row) in enumerate(rows.items())
+            for problem, row in rows.items()
         ],
         "traced": embedded.traced,
         "note": embedded.note(),
@@ -274,16 +270,6 @@ def _compress_run(record: RunRecord, trace: bytes) -> str:
     fields["posterior"] = list(record.posterior.items())
     text = b'{"record":' + json.dumps(fields, allow_nan=False).encode() + b',"trace":' + trace + b"}"
     return base64.b64encode(gzip.compress(text, compresslevel=9, mtime=0)).decode()
-
-
-def _is_trace(path: Path, line: bytes, damaged: Damaged) -> bool:
-    """Whether a line of traces, of which only the head was checked so far, is a complete trace."""
-    try:
-        Trace.from_json(line.decode())
-    except ValueError as error:
-        damaged(Damage(path, "", str(error)))
-        return False
-    return True
 
 
 def _natural_key(name: str) -> list[tuple[bool, int, str]]:
