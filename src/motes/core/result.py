@@ -195,19 +195,16 @@ class Result:
         )
 
     def _recorded_scores(self) -> dict[Trajectory, float]:
-        """The score of each particle that was scored."""
-        scores: dict[Trajectory, float] = {}
-        for record in self.records:
-            for node, score in zip(record.trajectories, record.scores.tolist(), strict=False):
-                if math.isfinite(score):
-                    scores[node] = score
-            for node, steps in zip(record.trajectories, record.step_scores, strict=False):
-                if len(steps) == node.depth:
-                    scores.update((step, float(one)) for step, one in zip(node.path, steps, strict=True))
-        for node, score in zip(self.trajectories, self.scores.tolist(), strict=False):
-            if math.isfinite(score):
-                scores.setdefault(node, score)
-        return scores
+        """The score of each particle that was scored; those of records count before the final ones."""
+        populations: list[Any] = [(self.trajectories, self.scores, ())]
+        populations += [(record.trajectories, record.scores, record.step_scores) for record in self.records]
+        found: dict[Trajectory, float] = {}
+        for trajectories, scores, step_scores in populations:
+            found |= {t: r for t, r in zip(trajectories, scores.tolist(), strict=False) if math.isfinite(r)}
+            for trajectory, steps in zip(trajectories, step_scores, strict=False):
+                if len(steps) == trajectory.depth:
+                    found.update(zip(trajectory.path, map(float, steps), strict=True))
+        return found
 
     @cached_property
     def dropped(self) -> tuple[Trajectory, ...]:

@@ -40,12 +40,8 @@ def html(
     genealogy: str,
     text: str,
 ) -> str:
-    """The HTML of a result; of a failed one, too.
-
-    Args:
-        facts: the method, the cost and the like, in a few words each.
-        genealogy: see the function of this name.
-    """
+    """The HTML of a result; of a failed one, too. `facts`: the method, the cost and the like, in a few words each;
+    `genealogy`: see the function of this name."""
     shown = "no answer" if answer is None else _clipped(answer, LONGEST_NAME)
     sure = "" if answer is None else f", {_percent(confidence)} of the weight"
     parts = [
@@ -93,12 +89,8 @@ def _posterior(posterior: Mapping[str, float]) -> Iterator[str]:
 
 @dataclass(eq=False)
 class _Mark:
-    """A particle after a step, as it is drawn.
-
-    Attributes:
-        x: its column, the number of steps. y: its line, in lines of particles.
-        weight: of the final particles that are this one. alive: whether any descends from it.
-    """
+    """A particle after a step, as it is drawn: in a column, the number of steps, and on a line, in lines of particles;
+    with the weight of the final particles that are this one, and whether any descends from it."""
 
     node: Trajectory
     x: int
@@ -114,13 +106,9 @@ def genealogy(
     rounds: Sequence[Sequence[Trajectory]],
     scores: Mapping[Trajectory, float],
 ) -> str:
-    """The tree of steps that the particles are the leaves of: a column a step, a mark a particle; "" without steps.
-
-    Args:
-        trajectories: (N,) the final ones, with their `log_weights`, unnormalised.
-        rounds: the population after each round.
-        scores: of the particles that have one.
-    """
+    """The tree of steps that the particles are the leaves of: a column a step, a mark a particle; "" without steps. It
+    is made of the final trajectories, (N,), with their unnormalised log-weights, (N,), the population after each round,
+    and the scores of the particles that have one."""
     ends, left_out = _ends(trajectories, log_weights, rounds)
     deepest = max((node.depth for node, _ in ends), default=0)
     if not deepest:

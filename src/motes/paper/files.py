@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from motes.lab.run.provenance import CSV_METADATA
 from motes.lab.show.plot import BUDGET, Panel, panels_figure
-from motes.lab.show.style import save
 from motes.lab.show.writing import write_files
 from motes.paper.published import COLUMNS, published
 from motes.paper.reproduction import Reproduction
@@ -28,14 +27,15 @@ def write(reproduction: Reproduction, *, plot: bool = True) -> list[Path]:
         RunDirectoryError: the directory cannot be written.
         MissingExtraError: matplotlib, which plots need, is not installed. The tables are written.
     """
-    name, provenance = reproduction.experiment, reproduction.provenance()
+    name: str = reproduction.experiment
+    provenance = reproduction.provenance()
     texts = {
         f"{name}.md": reproduction.markdown(),
         f"{name}.csv": reproduction.csv(),
         f"{name}.{CSV_METADATA}": provenance.csv_metadata(name, [f"{name}.csv"]),
     }
-    draw = partial(save, partial(figure, reproduction), reproduction.out / name, provenance)
-    return write_files(reproduction.out, name, texts, draw if plot and name == "figure2" else None)
+    figures = {name: partial(figure, reproduction)} if plot and name == "figure2" else {}
+    return write_files(reproduction.out, name, texts, figures, provenance)
 
 
 def figure(reproduction: Reproduction) -> Figure | None:

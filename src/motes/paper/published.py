@@ -45,11 +45,9 @@ def published(experiment: Experiment) -> Mapping[Point, tuple[float | None, ...]
     numbers: dict[Point, tuple[float | None, ...]] = {}
     if experiment == "table1":
         table = results()["table1_budget64"]
-        for row, pair in table["reference_models"].items():
-            numbers[Point(row, "pass@1", None)] = tuple(pair)
-        for row, lines in table["scaled_models"].items():
-            for label, pair in {**lines, **table["particle_gibbs"].get(row, {})}.items():
-                numbers[Point(row, label, None)] = tuple(pair)
+        rows = {row: {"pass@1": pair} for row, pair in table["reference_models"].items()}
+        rows |= {row: lines | table["particle_gibbs"].get(row, {}) for row, lines in table["scaled_models"].items()}
+        numbers = {Point(row, label, None): tuple(pair) for row, lines in rows.items() for label, pair in lines.items()}
     else:
         for row, curves in results()["figure2_read_off_by_eye_plus_minus_1_point"].items():
             for label, values in curves.items():

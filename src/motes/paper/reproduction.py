@@ -45,14 +45,8 @@ BY_EYE = "The paper's numbers are read off its figure by eye, to about a point."
 
 @dataclass(frozen=True)
 class Entry:
-    """One number to be measured: a method at a budget, on a task, with a row's model.
-
-    Attributes:
-        point: the number's place in the table or figure.
-        task: its column.
-        evaluation: the evaluation of this method at this budget alone.
-        directory: the evaluation's directory.
-    """
+    """One number to be measured, a method at a budget, on a task, with a row's model: its place in the table or figure,
+    and the evaluation of this method at this budget alone, with its directory."""
 
     point: Point
     task: str
@@ -88,12 +82,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table, its numbers task by task.
-
-    Attributes:
-        paper: the paper's accuracy in percent; None if the paper gives none.
-        ours: our results; None if not measured.
-    """
+    """A line of the table, its numbers task by task: the paper's accuracy in percent, None if the paper gives none, and
+    our results, None if not measured."""
 
     point: Point
     paper: tuple[float | None, ...]

@@ -31,10 +31,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Rollout:
-    """One of the distinct texts that a run ended with.
+    """One of the distinct texts that a run ended with, by steps.
 
     Attributes:
-        steps: of the answer.
         scores: of the steps; None for a step that was not scored.
         right: None if the answer could not be graded.
         copies: number of final particles with this text.
@@ -203,22 +202,21 @@ KINDS: Mapping[str, Callable[[Path, Damages | None], Iterator[Row]]] = {
 def export(
     directory: Path, file: Path, kind: str = "runs", *, threshold: float | None = None, damages: Damages | None = None
 ) -> int:
-    """Write rows of an evaluation to a file: Parquet or JSON Lines, depending on its name.
-    If that fails, the file is as
-       it was before. Returns the number of rows.
+    """Write rows of an evaluation to a file: Parquet or JSON Lines, depending on its name. If that fails, the file is
+    as it was before. Returns the number of rows.
 
-       Args:
-           file: its name ends in `.parquet` or `.jsonl`.
-           kind: one of `KINDS`.
-           threshold: for `steps`, see `stepwise`.
-           damages: counts lines that cannot be read, which are left out; None: they are an error.
+    Args:
+        file: its name ends in `.parquet` or `.jsonl`.
+        kind: one of `KINDS`.
+        threshold: for `steps`, see `stepwise`.
+        damages: counts lines that cannot be read, which are left out; None: they are an error.
 
-       Raises:
-           ConfigurationError: the file has another ending, or there is nothing to write.
-           UnknownNameError: there is no such kind.
-           RunDirectoryError: the directory holds no evaluation, or one without the traces that are needed; or they or the
-               records cannot be read at all; or the file cannot be written.
-           MissingExtraError: Parquet without pyarrow.
+    Raises:
+        ConfigurationError: the file has another ending, or there is nothing to write.
+        UnknownNameError: there is no such kind.
+        RunDirectoryError: the directory holds no evaluation, or not the traces that are needed; records or traces
+            cannot be read at all; or the file cannot be written.
+        MissingExtraError: Parquet without pyarrow.
     """
     if kind not in KINDS:
         raise UnknownNameError("kind of rows", kind, KINDS)

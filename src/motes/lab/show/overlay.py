@@ -23,12 +23,12 @@ DASHES = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2))
 def looks_of(comparison: Comparison) -> dict[Curve, Style]:
     """The style of each curve: it has the colour of its method, darker or lighter by evaluation."""
     styles = styles_of(curve.method for curve in comparison.cells)
-    place = {name: i for i, name in enumerate(comparison.reports)}
+    places = list(comparison.reports)
     looks = {}
     for curve in comparison.cells:
-        style, i = styles[curve.method], place[curve.evaluation]
+        style, place = styles[curve.method], places.index(curve.evaluation)
         label = f"{style.label.replace(chr(10), ' ')}, {visible(curve.evaluation)}"
-        looks[curve] = Style(label, _shade(style.colour, i), style.marker, DASHES[i % len(DASHES)])
+        looks[curve] = Style(label, _shade(style.colour, place), style.marker, DASHES[place % len(DASHES)])
     return looks
 
 

@@ -7,7 +7,6 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,19 +16,16 @@ from motes.lab.measure.formats import flops
 from motes.lab.measure.reliability import Quality
 from motes.lab.show.forest import Forest, forest_figure
 from motes.lab.show.report import Report
-from motes.lab.show.style import FAINT, Style, heading, save, styles_of
+from motes.lab.show.style import FAINT, Style, heading, styles_of
 from motes.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MAX_LEVELS = 16
-"""The largest number of levels with a panel each."""
-COLUMNS = 4
-"""Number of small panels side by side."""
-MAX_PANELS = 5
-"""Differences are drawn for this many budgets, the largest ones."""
+MAX_LEVELS, COLUMNS, MAX_PANELS = 16, 4, 5
+"""The largest number of levels with a panel each, of small panels side by side, and of budgets, the largest ones, that
+differences are drawn for."""
 
 
 class Scale(NamedTuple):
@@ -56,27 +52,6 @@ class Panel(NamedTuple):
     dodged: bool = True
 
 
-def draw(report: Report, directory: Path) -> list[Path]:
-    """Write the figures as PNG and SVG: `accuracy`; `cost`, if the sizes of the models are known; `differences`, if
-    there are several methods; `levels`, if there are levels; and `reliability`, if records contain predictions.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    figures: dict[str, Callable[[Report], Figure | None]] = {
-        "accuracy": partial(curves_figure, scales=[BUDGET, TOKENS]),
-        "cost": cost_figure,
-        "differences": differences_figure,
-        "levels": levels_figure,
-        "reliability": reliability_figure,
-    }
-    return [
-        path
-        for name, figure in figures.items()
-        for path in save(partial(figure, report), directory / name, report.provenance)
-    ]
-
-
 def cost_figure(report: Report) -> Figure | None:
     """Accuracy against FLOPs, and against seconds if each run was timed alone; None if FLOPs are unknown or 0."""
     if not all(cell.total_flops for cell in report.cells):
@@ -92,16 +67,13 @@ def differences_figure(report: Report) -> Figure | None:
     if not budgets:
         return None
     names = {method: style.label.replace("\n", " ") for method, style in styles_of(report.methods).items()}
-    labels = {method: names[method] for method in names if any(d.method == method for d in report.differences)}
+    labels = {difference.method: names[difference.method] for difference in report.differences}
     if len(set(labels.values())) < len(labels):
         labels = {method: visible(method) for method in labels}
-    panels = [
-        Forest(
-            f"at {budget}, points",
-            {labels[d.method]: d.simultaneous for d in report.differences if d.budget == budget},
-        )
-        for budget in budgets
-    ]
+    panels = []
+    for budget in budgets:
+        values = {labels[d.method]: d.simultaneous for d in report.differences if d.budget == budget}
+        panels.append(Forest(f"at {budget}, points", values))
     return forest_figure(
         panels,
         {"": list(labels.values())},
@@ -113,14 +85,13 @@ def differences_figure(report: Report) -> Figure | None:
 def curves_figure(
     report: Report, scales: Sequence[Scale], groups: Mapping[str, Sequence[str]] = MappingProxyType({})
 ) -> Figure:
-    """A panel for each scale, side by side. With groups: a row for each scale, and a column for each group, with its
-    methods and the chief one.
-
-    Args:
-        groups: the methods of each group, by its name; methods that the report lacks are ignored.
-    """
-    columns = {name: [cell for cell in report.cells if cell.method in (report.chief, *methods)]
-               for name, methods in groups.items() if any(cell.method in methods for cell in report.cells)}  # fmt: skip
+    """A panel for each scale, side by side. With groups (methods by the group's name; those that the report lacks are
+    ignored): a row for each scale, and a column for each group, with its methods and the chief one."""
+    columns = {
+        name: [cell for cell in report.cells if cell.method in (report.chief, *methods)]
+        for name, methods in groups.items()
+        if not set(methods).isdisjoint(report.methods)
+    }
     panels = []
     scales = [scale for scale in scales if all(scale.place(cell) > 0 for cell in report.cells)]  # they are logarithmic
     for scale in scales:
@@ -389,3 +360,15 @@ def _short(number: float) -> str:
         if number >= size:
             return f"{number / size:g}{unit}"
     return f"{number:g}"
+
+
+FIGURES: Mapping[str, Callable[[Report], Figure | None]] = MappingProxyType(
+    {
+        "accuracy": partial(curves_figure, scales=[BUDGET, TOKENS]),
+        "cost": cost_figure,
+        "differences": differences_figure,
+        "levels": levels_figure,
+        "reliability": reliability_figure,
+    }
+)
+"""The figures of a report, by file name; None where there is nothing to draw."""

@@ -90,10 +90,9 @@ def styles_of(methods: Iterable[str]) -> dict[str, Style]:
 
 
 def save(figure: Callable[[], Figure | None], path: Path, provenance: Provenance | None = None) -> list[Path]:
-    """Draw a figure in the style of motes, as PNG and SVG; the same figure gives the same files.
+    """Draw a figure, if there is one, in the style of motes, as PNG and SVG; the same figure gives the same files.
 
     Args:
-        figure: makes the figure; None: there is nothing to draw.
         path: of the files, without their suffixes.
         provenance: of the numbers, kept in the files' metadata as JSON.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from motes import files
@@ -12,9 +13,11 @@ from motes.errors import RunDirectoryError
 from motes.lab.measure.advice import Advice
 from motes.lab.measure.rating import Rating
 from motes.lab.run.evaluation import CONFIGURATION
-from motes.lab.show import comparing, page, plot, tables
+from motes.lab.run.provenance import Provenance
+from motes.lab.show import comparing, page, tables
 from motes.lab.show.comparing import Comparison
 from motes.lab.show.overlay import overlaid_figure
+from motes.lab.show.plot import FIGURES
 from motes.lab.show.report import PAGE, Report
 from motes.lab.show.style import FAINT, heading, save
 from motes.text import counted
@@ -36,8 +39,8 @@ def write_report(directory: Path, report: Report, *, plots: bool = True, viewer:
     """
     written = write_files(directory, "the report", report.tables())
     html = page.html(report, directory, viewer=viewer)
-    figures = partial(plot.draw, report, directory) if plots else None
-    return written + write_files(directory, "the report", {PAGE: html}, figures)
+    figures = {name: partial(figure, report) for name, figure in FIGURES.items() if plots}
+    return written + write_files(directory, "the report", {PAGE: html}, figures, report.provenance)
 
 
 def write_comparison(directory: Path, comparison: Comparison, *, plots: bool = True) -> list[Path]:
@@ -54,8 +57,8 @@ def write_comparison(directory: Path, comparison: Comparison, *, plots: bool = T
     if (directory / CONFIGURATION).exists():
         raise RunDirectoryError(f"{directory} holds an evaluation: write the comparison to a directory of its own")
     texts = {**comparison.tables(), comparing.PAGE: page.comparison_html(comparison)}
-    figure = partial(save, partial(overlaid_figure, comparison), directory / "accuracy", comparison.provenance)
-    return write_files(directory, "the comparison", texts, figure if plots else None)
+    figures = {"accuracy": partial(overlaid_figure, comparison)} if plots else {}
+    return write_files(directory, "the comparison", texts, figures, comparison.provenance)
 
 
 def write_rating(directory: Path, rating: Rating, *, plots: bool = True) -> list[Path]:
@@ -65,8 +68,8 @@ def write_rating(directory: Path, rating: Rating, *, plots: bool = True) -> list
         RunDirectoryError: the directory cannot be written.
         MissingExtraError: matplotlib is not installed. The tables are written.
     """
-    figure = partial(save, partial(rating_figure, rating), directory / "reliability")
-    return write_files(directory, "the rating", rating.tables(), figure if plots and rating.bins else None)
+    figures = {"reliability": partial(rating_figure, rating)} if plots and rating.bins else {}
+    return write_files(directory, "the rating", rating.tables(), figures)
 
 
 def rating_figure(rating: Rating) -> Figure:
@@ -113,18 +116,25 @@ def write_advice(directory: Path, advice: Advice, report: Report) -> list[Path]:
 
 
 def write_files(
-    directory: Path, content: str, texts: Mapping[str, str], draw: Callable[[], list[Path]] | None = None
+    directory: Path,
+    content: str,
+    texts: Mapping[str, str],
+    figures: Mapping[str, Callable[[], Figure | None]] = MappingProxyType({}),
+    provenance: Provenance | None = None,
 ) -> list[Path]:
-    """Write texts by file name, then draw the figures; return the paths of all of them.
+    """Write texts, then draw figures, each by its name (see `motes.lab.show.style.save`). Returns the paths.
 
     Raises:
         RunDirectoryError: the directory cannot be written; the message names `content`.
+        MissingExtraError: matplotlib is not installed. The texts are written.
     """
     paths = [directory / name for name in texts]
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for path, text in zip(paths, texts.values(), strict=True):
             files.write_text(path, text)
-        return paths + (draw() if draw is not None else [])
+        for name, figure in figures.items():
+            paths += save(figure, directory / name, provenance)
     except OSError as error:
         raise RunDirectoryError(f"{content} cannot be written to {directory}: {error.strerror}") from error
+    return paths

@@ -76,12 +76,8 @@ def _page(
     index: Mapping[str, Any],
     **data: str,
 ) -> str:
-    """The page made of a template, with the warnings and the tables of a report or a comparison.
-
-    Args:
-        index: the numbers that the scripts draw.
-        data: other fields of the template, as HTML.
-    """
+    """The page made of a template, with the warnings and the tables of a report or a comparison, and the numbers that
+    the scripts draw. `data`: other fields of the template, as HTML."""
     warnings = (f'<p class="warning">{escape(visible(warning))}.</p>' for warning in content.warnings())
     return pages.page(
         __name__,
