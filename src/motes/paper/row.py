@@ -53,13 +53,11 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One of the paper's models.
+    """One of the paper's models, by the paper's name of its row.
 
     Attributes:
-        name: the paper's name of the row.
         model: the model to measure, by its server's name for it.
         prompt: the prompt around the problems; None: problems are asked as they are.
-        reward: the reward model; None: none.
         prefix: how the reward model reads, see docs/reward-models.md; None: its default.
         wanted: for each experiment that has the row, the methods to measure.
     """

@@ -70,17 +70,15 @@ def _draw_panel(
     """Draw all curves over one scale. Their budgets coincide, so over the budget each is moved a little to the side."""
     place: Callable[[Cell], float] = scale.place
     places = [place(cell) for cells in curves.values() for cell in cells if place(cell) > 0]
-    low, high = (math.log2(end(places, default=1.0)) for end in (min, max))
-    distance = 0.006 * max(high - low, 1.0) if scale is BUDGET else 0.0
+    span = math.log2(max(places, default=1.0)) - math.log2(min(places, default=1.0))
+    distance = 0.006 * max(span, 1.0) if scale is BUDGET else 0.0
     for number, (curve, cells) in enumerate(curves.items()):
         label, colour, marker, dashes = looks[curve]
         shown = [cell for cell in cells if place(cell) > 0]
         factor = 2 ** (distance * (number - (len(curves) - 1) / 2))
         x, y = [place(cell) * factor for cell in shown], [cell.accuracy.value for cell in shown]
-        for centre, cell in zip(x, shown, strict=True):
-            if cell.accuracy.is_known:
-                low, high = cell.accuracy.low, cell.accuracy.high
-                axes.vlines(centre, low, high, color=colour, linewidth=1.1, alpha=0.45, zorder=3)
+        low, high = [cell.accuracy.low for cell in shown], [cell.accuracy.high for cell in shown]
+        axes.vlines(x, low, high, color=colour, linewidth=1.1, alpha=0.45, zorder=3)
         axes.plot(
             x, y, color=colour, marker=marker, markersize=5.5, linewidth=1.6, markeredgecolor="white",
             markeredgewidth=0.8, linestyle=(0, dashes) if dashes else "-", label=label, zorder=5, clip_on=False,

@@ -129,22 +129,18 @@ def accuracy_table(
     cells: Sequence[Cell], seeds: int, *, prices: Prices | None = None, has_own_costs: bool = True
 ) -> Section:
     """Accuracy and cost of each cell, from runs with so many seeds; see `Report.has_own_costs`."""
-    header = [*COLUMNS]
-    note = ACCURACY_NOTE.format(seeds=note_on_seeds(seeds), company=_company(cells))
-    rows = [table_row(cell) for cell in cells]
+    notes = [ACCURACY_NOTE.format(seeds=note_on_seeds(seeds), company=_company(cells))]
+    more: dict[str, list[str]] = {}  # further columns
     if any(cell.failed for cell in cells):
-        header.append("failed")
-        note += " " + FAILED_NOTE
-        for row, cell in zip(rows, cells, strict=True):
-            row.append(f"{cell.failed:,.0f}")
+        notes.append(FAILED_NOTE)
+        more["failed"] = [f"{cell.failed:,.0f}" for cell in cells]
     if not has_own_costs:
-        note += " " + OLD_COST_NOTE
+        notes.append(OLD_COST_NOTE)
     if prices is not None:
-        header.append("money")
-        note += " " + MONEY_NOTE.format(prices=prices)
-        for row, cell in zip(rows, cells, strict=True):
-            row.append(money(cell.money))
-    return Section("", header, rows, note)
+        notes.append(MONEY_NOTE.format(prices=prices))
+        more["money"] = [money(cell.money) for cell in cells]
+    rows = [table_row(cell) + [column[i] for column in more.values()] for i, cell in enumerate(cells)]
+    return Section("", (*COLUMNS, *more), rows, " ".join(notes))
 
 
 def _company(cells: Sequence[Cell]) -> str:

@@ -84,11 +84,8 @@ def rating_figure(rating: Rating) -> Figure:
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     most = max(bin.count for bin in bins)
     x, y = [bin.mean for bin in bins], [bin.right.value for bin in bins]
-    with_ends = [bin for bin in bins if bin.right.is_known]
-    axes.vlines(
-        [bin.mean for bin in with_ends], [bin.right.low for bin in with_ends], [bin.right.high for bin in with_ends],
-        color="#D55E00", linewidth=1.2, alpha=0.6, zorder=3,
-    )  # fmt: skip
+    low, high = [bin.right.low for bin in bins], [bin.right.high for bin in bins]
+    axes.vlines(x, low, high, color="#D55E00", linewidth=1.2, alpha=0.6, zorder=3)
     sizes = [25 + 175 * bin.count / most for bin in bins]
     axes.scatter(x, y, s=sizes, color="#D55E00", edgecolor="white", linewidth=0.8, zorder=5, clip_on=False)
     for axis in (axes.xaxis, axes.yaxis):

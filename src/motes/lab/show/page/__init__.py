@@ -165,13 +165,10 @@ class EmbeddedRuns:
 def _index(report: Report, embedded: EmbeddedRuns) -> dict[str, Any]:
     """The data that the page needs before a run is opened. The outcomes of a problem are a text with a letter for each
     cell and seed; "." stands for a missing run."""
-    columns = {(*cell, seed): i for i, (cell, seed) in enumerate(product(report.runs, report.seeds))}
-    rows: dict[str, list[tuple[str, int]]] = {problem: [(".", -1)] * len(columns) for problem in embedded.problems}
-    first_records: dict[str, RunRecord] = {}
+    columns = [(*cell, seed) for cell, seed in product(report.runs, report.seeds)]
+    places: dict[str, dict[tuple[str, int, int], int]] = {problem: {} for problem in embedded.problems}
     for place, record in enumerate(report.records):
-        column = columns[record.method, record.budget, record.seed]
-        rows[record.problem_id][column] = (record.outcome[0], place)
-        first_records.setdefault(record.problem_id, record)
+        places[record.problem_id][record.method, record.budget, record.seed] = place
     return {
         "title": report.title,
         "chief": report.chief,
@@ -190,13 +187,13 @@ def _index(report: Report, embedded: EmbeddedRuns) -> dict[str, Any]:
         "problems": [
             {
                 "id": problem,
-                "level": first_records[problem].level,
-                "reference": first_records[problem].reference,
+                "level": report.records[min(runs.values())].level,
+                "reference": report.records[min(runs.values())].reference,
                 "question": embedded.questions.get(problem),
-                "outcomes": "".join(letter for letter, _ in row),
-                "runs": [place for _, place in row] if problem in embedded.contents else None,
+                "outcomes": "".join(report.records[runs[one]].outcome[0] if one in runs else "." for one in columns),
+                "runs": [runs.get(one, -1) for one in columns] if problem in embedded.contents else None,
             }
-            for problem, row in rows.items()
+            for problem, runs in places.items()
         ],
         "traced": embedded.traced,
         "note": embedded.note(),
