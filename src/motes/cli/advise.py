@@ -61,13 +61,14 @@ def command(
     elif dry_run:
         raise ConfigurationError(f"{directory} has its answers already, nothing is generated: leave out --dry-run")
     report = Report.load(directory)
+    records = [record for runs in report.runs.values() for record in runs]
     console = terminal.progress()
 
     def show_progress(done: int, total: int) -> None:
         console.print(f"predicting: {done}/{total}", soft_wrap=True)
 
     show_progress(0, RESAMPLES)
-    advice = asyncio.run(advise(report.records, observe=show_progress))
+    advice = asyncio.run(advise(records, observe=show_progress))
     results = terminal.results()
     results.print(Text(f"{report.title}: {report.models}", style="bold"), soft_wrap=True)
     show_sections(results, report.warnings(), advice.sections())
