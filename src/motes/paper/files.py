@@ -9,19 +9,16 @@ from typing import TYPE_CHECKING
 from motes.lab.run.provenance import CSV_METADATA
 from motes.lab.show.plot import BUDGET, Panel, panels_figure
 from motes.lab.show.writing import write_files
-from motes.paper.published import COLUMNS, published
 from motes.paper.reproduction import Reproduction
+from motes.paper.row import COLUMNS, published
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def write(reproduction: Reproduction, *, plot: bool = True) -> list[Path]:
-    """Write EXPERIMENT.md, EXPERIMENT.csv and the provenance of the CSV file into the reproduction's directory; return
-    the paths.
-
-    Args:
-        plot: also plot figure 2, as PNG and SVG.
+    """Write EXPERIMENT.md, EXPERIMENT.csv and the provenance of the CSV file into the reproduction's directory and, if
+    `plot`, figure 2 as PNG and SVG; return the paths.
 
     Raises:
         RunDirectoryError: the directory cannot be written.

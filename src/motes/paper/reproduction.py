@@ -24,8 +24,7 @@ from motes.lab.run.provenance import Provenance, together
 from motes.lab.run.records import RunRecord, read_records
 from motes.lab.show.tables import provenance_table
 from motes.methods.run import MethodTraits
-from motes.paper.published import COLUMNS, SIZES, TASKS, Point, published
-from motes.paper.row import EXPERIMENTS, Experiment, Row, read_rows, require_known
+from motes.paper.row import COLUMNS, SIZES, TASKS, Experiment, Point, Row, published, read_rows, require_known
 
 EVERY = "all"
 """Stands for every row in `Reproduction.models`."""
@@ -123,7 +122,7 @@ class Reproduction:
     rows: Mapping[str, Row] = field(default_factory=read_rows)
 
     def __post_init__(self) -> None:
-        require_known((self.experiment,), EXPERIMENTS, "experiment")
+        require_known((self.experiment,), TASKS, "experiment")
         if not self.tasks:
             object.__setattr__(self, "tasks", {name: name for name in TASKS[self.experiment]})
         require_known(self.tasks, TASKS[self.experiment], f"benchmark of {self.experiment}")

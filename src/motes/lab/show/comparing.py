@@ -8,17 +8,19 @@ reference:
     reference        accuracy of every other curve less that of the reference, at the same budget
     scaling rate     how many times the reference's budget a curve needs to be as accurate
 
-Each comparison is over the problems that both have, with the runs of all seeds; see `motes.lab.measure.comparison`.
+Each comparison is over the problems that both have, with the runs of all seeds; see `motes.lab.measure.comparison`. In
+the figure colour and marker of a curve show the method, its dashes the evaluation.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from motes.errors import RunDirectoryError, UnknownNameError
 from motes.lab.measure.cells import Cell
@@ -28,11 +30,19 @@ from motes.lab.run import provenance
 from motes.lab.run.method_spec import draws_one
 from motes.lab.run.provenance import Provenance
 from motes.lab.show import tables
+from motes.lab.show.plot import BUDGET, TOKENS, Scale, set_log2_axis
 from motes.lab.show.report import Report
+from motes.lab.show.style import Style, heading, styles_of
 from motes.tasks import DECLARED, TASKS
-from motes.text import counted
+from motes.text import counted, visible
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PAGE = "comparison.html"
+DASHES = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2))
+"""The dashes of each evaluation's lines."""
 
 ACCURACY_NOTE = (
     "Over the problems of which all evaluations have runs. Accuracy: right answers over all runs, failed and ungraded "
@@ -58,13 +68,8 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Evaluations side by side.
-
-    Attributes:
-        reports: of the evaluations, by name; the others are compared with the first one.
-        reference: the curve with which the others are compared.
-        problems: of which all evaluations have runs.
-    """
+    """Evaluations side by side: their reports, by name, the reference, which is a curve of the first one, and the
+    problems of which all have runs."""
 
     reports: Mapping[str, Report]
     reference: Curve
@@ -257,11 +262,7 @@ def _names(directories: Sequence[Path]) -> list[str]:
 
 
 def _require_same_task(first: str, one: Report, name: str, other: Report) -> None:
-    """Check that two evaluations have the same problems and the same grader.
-
-    Raises:
-        RunDirectoryError: they do not.
-    """
+    """Check that two evaluations have the same problems and the same grader, by a RunDirectoryError."""
     specs = [report.configuration.get("task", "?") for report in (one, other)]
     (grader, problems), (other_grader, other_problems) = map(_task_of, specs)
     tasks = f"{first} is of the task {specs[0]!r}, {name} of {specs[1]!r}"
@@ -292,3 +293,70 @@ def _task_of(spec: str) -> tuple[str, str]:
         return source, source
     declared = DECLARED[name]
     return getattr(declared.rule, "__name__", name), name if declared.hub is not None else Path(file).name
+
+
+def looks_of(comparison: Comparison) -> dict[Curve, Style]:
+    """The style of each curve: it has the colour of its method, darker or lighter by evaluation."""
+    styles = styles_of(curve.method for curve in comparison.cells)
+    places = list(comparison.reports)
+    looks = {}
+    for curve in comparison.cells:
+        style, place = styles[curve.method], places.index(curve.evaluation)
+        label = f"{style.label.replace(chr(10), ' ')}, {visible(curve.evaluation)}"
+        looks[curve] = Style(label, _shade(style.colour, place), style.marker, DASHES[place % len(DASHES)])
+    return looks
+
+
+def _shade(colour: str, place: int) -> str:
+    """The colour itself at place 0, then darker, lighter, darker still, …"""
+    target, share = (0, 255)[place % 2 == 0], 1 - 0.62 ** math.ceil(place / 2) if place else 0.0
+    parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return "#" + "".join(f"{round(part + share * (target - part)):02x}" for part in parts)
+
+
+def overlaid_figure(comparison: Comparison) -> Figure:
+    """All curves of all evaluations, with a legend below: accuracy against the budget, and against tokens."""
+    from matplotlib.figure import Figure
+
+    looks = looks_of(comparison)
+    columns = 2 if max(len(look.label) for look in looks.values()) > 30 else 3
+    rows = math.ceil(len(looks) / columns)
+    width, panels, above = 8.0, 3.3, 0.85  # in inches: 1,600 pixels wide
+    below = 0.6 + 0.21 * rows + 0.1
+    height = above + panels + below
+    figure = Figure(figsize=(width, height))
+    grid = figure.subplots(1, 2, sharey=True)
+    figure.subplots_adjust(left=0.085, right=0.985, top=1 - above / height, bottom=below / height, wspace=0.08)
+    for axes, scale in zip(grid, (BUDGET, TOKENS), strict=True):
+        _draw_panel(axes, comparison.cells, looks, scale)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="lower left", bbox_to_anchor=(0.075, 0.0), ncols=columns, frameon=False, fontsize=9,
+        handlelength=3.2, columnspacing=1.4, labelspacing=0.35, borderpad=0.2,
+    )  # fmt: skip
+    names = ", ".join(comparison.reports)
+    heading(figure, f"Accuracy on {comparison.title}", f"{names}; whiskers: 95 % intervals")
+    return figure
+
+
+def _draw_panel(
+    axes: Axes, curves: Mapping[Curve, tuple[Cell, ...]], looks: Mapping[Curve, Style], scale: Scale
+) -> None:
+    """Draw all curves over one scale. Their budgets coincide, so over the budget each is moved a little to the side."""
+    place: Callable[[Cell], float] = scale.place
+    places = [place(cell) for cells in curves.values() for cell in cells if place(cell) > 0]
+    span = math.log2(max(places, default=1.0)) - math.log2(min(places, default=1.0))
+    distance = 0.006 * max(span, 1.0) if scale is BUDGET else 0.0
+    for number, (curve, cells) in enumerate(curves.items()):
+        label, colour, marker, dashes = looks[curve]
+        shown = [cell for cell in cells if place(cell) > 0]
+        factor = 2 ** (distance * (number - (len(curves) - 1) / 2))
+        x, y = [place(cell) * factor for cell in shown], [cell.accuracy.value for cell in shown]
+        low, high = [cell.accuracy.low for cell in shown], [cell.accuracy.high for cell in shown]
+        axes.vlines(x, low, high, color=colour, linewidth=1.1, alpha=0.45, zorder=3)
+        axes.plot(
+            x, y, color=colour, marker=marker, markersize=5.5, linewidth=1.6, markeredgecolor="white",
+            markeredgewidth=0.8, linestyle=(0, dashes) if dashes else "-", label=label, zorder=5, clip_on=False,
+        )  # fmt: skip
+    set_log2_axis(axes, scale.ticks(places or [1.0]), scale.label)
+    axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.0f} %")

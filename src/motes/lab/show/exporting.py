@@ -31,14 +31,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Rollout:
-    """One of the distinct texts that a run ended with, by steps.
-
-    Attributes:
-        scores: of the steps; None for a step that was not scored.
-        right: None if the answer could not be graded.
-        copies: number of final particles with this text.
-        weight: their share of the posterior mass, in [0, 1].
-    """
+    """One of the distinct texts that a run ended with, by steps, with their scores (None: not scored), whether its
+    answer is right (None: it could not be graded), the number of final particles with this text, and their share of the
+    posterior mass, in [0, 1]."""
 
     key: Key
     messages: tuple[Mapping[str, str], ...]

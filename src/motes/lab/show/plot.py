@@ -362,13 +362,11 @@ def _short(number: float) -> str:
     return f"{number:g}"
 
 
-FIGURES: Mapping[str, Callable[[Report], Figure | None]] = MappingProxyType(
-    {
-        "accuracy": partial(curves_figure, scales=[BUDGET, TOKENS]),
-        "cost": cost_figure,
-        "differences": differences_figure,
-        "levels": levels_figure,
-        "reliability": reliability_figure,
-    }
-)
+FIGURES: Mapping[str, Callable[[Report], Figure | None]] = {
+    "accuracy": partial(curves_figure, scales=[BUDGET, TOKENS]),
+    "cost": cost_figure,
+    "differences": differences_figure,
+    "levels": levels_figure,
+    "reliability": reliability_figure,
+}
 """The figures of a report, by file name; None where there is nothing to draw."""

@@ -62,9 +62,8 @@ class Report:
         if not records:
             reasons = "".join(f" ({line})" for line in damages.lines())
             raise RunDirectoryError(f"{directory} holds no finished run yet{reasons}: run the evaluation first")
-        sizes = Sizes.read(directory, damages.of("models' sizes"))
+        report = cls.of(records, configuration, Sizes.read(directory, damages.of("models' sizes")), prices)
         calls = read_calls(directory, damages.of("provenance lines"))
-        report = cls.of(records, configuration, sizes, prices)
         return dataclasses.replace(report, damages=damages, provenance=Provenance(configuration, tuple(calls)))
 
     @classmethod

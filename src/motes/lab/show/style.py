@@ -90,11 +90,8 @@ def styles_of(methods: Iterable[str]) -> dict[str, Style]:
 
 
 def save(figure: Callable[[], Figure | None], path: Path, provenance: Provenance | None = None) -> list[Path]:
-    """Draw a figure, if there is one, in the style of motes, as PNG and SVG; the same figure gives the same files.
-
-    Args:
-        path: of the files, without their suffixes.
-        provenance: of the numbers, kept in the files' metadata as JSON.
+    """Draw a figure, if there is one, in the style of motes, as PNG and SVG; `path` has no suffix. The same figure
+    gives the same files, with the provenance of its numbers as JSON in their metadata.
 
     Raises:
         MissingExtraError: matplotlib is not installed.

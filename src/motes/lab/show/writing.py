@@ -15,8 +15,7 @@ from motes.lab.measure.rating import Rating
 from motes.lab.run.evaluation import CONFIGURATION
 from motes.lab.run.provenance import Provenance
 from motes.lab.show import comparing, page, tables
-from motes.lab.show.comparing import Comparison
-from motes.lab.show.overlay import overlaid_figure
+from motes.lab.show.comparing import Comparison, overlaid_figure
 from motes.lab.show.plot import FIGURES
 from motes.lab.show.report import PAGE, Report
 from motes.lab.show.style import FAINT, heading, save
@@ -28,10 +27,8 @@ if TYPE_CHECKING:
 
 def write_report(directory: Path, report: Report, *, plots: bool = True, viewer: int | None = None) -> list[Path]:
     """Write the tables (`Report.tables`), the page `report.html` and, if `plots`, the figures, beside the records.
-    Each file contains the provenance of the runs. Returns their paths.
-
-    Args:
-        viewer: the number of problems whose runs the page contains, see `motes.lab.show.page.html`.
+    Each file contains the provenance of the runs, and the page the runs of `viewer` problems (see
+    `motes.lab.show.page.html`). Returns their paths.
 
     Raises:
         RunDirectoryError: the directory cannot be written.
@@ -45,10 +42,8 @@ def write_report(directory: Path, report: Report, *, plots: bool = True, viewer:
 
 def write_comparison(directory: Path, comparison: Comparison, *, plots: bool = True) -> list[Path]:
     """Write the tables (`Comparison.tables`), the page `comparison.html` and, if `plots`, the figure `accuracy`; return
-    the paths.
-
-    Args:
-        directory: made if missing. It must not be that of an evaluation, whose report has files of the same names.
+    the paths. The directory, which is made if missing, must not be that of an evaluation, whose report has files of the
+    same names.
 
     Raises:
         RunDirectoryError: the directory holds an evaluation, or cannot be written.
@@ -99,10 +94,7 @@ def rating_figure(rating: Rating) -> Figure:
 
 
 def write_advice(directory: Path, advice: Advice, report: Report) -> list[Path]:
-    """Write the advice as a page, `advice.md`, and a table, `advice.csv`; return the paths.
-
-    Args:
-        report: of the pilot.
+    """Write the advice from a pilot's report as a page, `advice.md`, and a table, `advice.csv`; return the paths.
 
     Raises:
         RunDirectoryError: the directory cannot be written.

@@ -28,8 +28,7 @@ from motes.lab.run.damage import Damage
 from motes.lab.run.evaluation import TRACES
 from motes.lab.run.records import OUTCOMES, Key, RunRecord
 from motes.lab.run.traces import Trace, read_lines
-from motes.lab.show.comparing import Comparison
-from motes.lab.show.overlay import looks_of
+from motes.lab.show.comparing import Comparison, looks_of
 from motes.lab.show.report import Report
 from motes.lab.show.style import styles_of
 from motes.text import visible
@@ -41,10 +40,9 @@ PROBLEMS, MEGABYTES = 30, 24
 
 
 def html(report: Report, directory: Path, *, viewer: int | None = None) -> str:
-    """The page of a report.
+    """The page of a report, with the traces from the evaluation's directory.
 
     Args:
-        directory: of the evaluation, from which traces are read.
         viewer: the number of problems whose runs can be opened, in the order of their names; 0 for none. None: the
             first 30, or as many of them as fit into 24 MB. The page says which runs it leaves out.
 
@@ -98,22 +96,14 @@ def _page(
 
 @dataclass
 class EmbeddedRuns:
-    """The runs that a page can open.
-
-    Attributes:
-        problems: ids of all problems, in the order of their names.
-        is_limited: whether no caller has set the number of problems with runs.
-        contents: by problem, for the first ones, the record and trace of each run, by its place in the report;
-            compressed, in base64.
-        questions: the last message of each problem's conversation, as far as traces contain it.
-        traced: whether the evaluation has traces at all.
-    """
+    """The runs that a page can open: for the first of all problems, the record and trace of each run, compressed and in
+    base64, by problem and the run's place in the report. `is_limited`: whether no caller has set how many problems."""
 
     problems: list[str]
     is_limited: bool
     contents: dict[str, dict[int, str]]
-    questions: dict[str, str] = field(default_factory=dict)
-    traced: bool = False
+    questions: dict[str, str] = field(default_factory=dict)  # the last message of each conversation with a trace
+    traced: bool = False  # whether the evaluation has traces at all
 
     @classmethod
     def read(cls, report: Report, directory: Path, viewer: int | None) -> EmbeddedRuns:
