@@ -68,14 +68,9 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One of the paper's models, by the paper's name of its row.
-
-    Attributes:
-        model: the model to measure, by its server's name for it.
-        prompt: the prompt around the problems; None: problems are asked as they are.
-        prefix: how the reward model reads, see docs/reward-models.md; None: its default.
-        wanted: for each experiment that has the row, the methods to measure.
-    """
+    """One of the paper's models, by the paper's name of its row: the model to measure, by its server's name for it; the
+    prompt around the problems (None: they are asked as they are); the reward model, and by `prefix` how it reads (None:
+    its default, see docs/reward-models.md); and, for each experiment that has the row, the methods to measure."""
 
     name: str
     model: str

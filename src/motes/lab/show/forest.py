@@ -52,8 +52,8 @@ def forest_figure(
     subtitle: str,
     labels: Mapping[str, str] = MappingProxyType({}),
 ) -> Figure:
-    """Values with their intervals, a row for each, in groups; panels side by side share the rows. A group without a name
-    has no heading; `labels` are written in the place of some rows' names.
+    """Values with their intervals, a row for each, in groups; panels side by side share the rows. A group without a
+    name has no heading; `labels` are written in the place of some rows' names.
 
     A marker is filled if its interval does not contain the reference. An arrowhead marks an end beyond all measured
     ones. A bar shows the expected range.

@@ -119,7 +119,6 @@ PROVENANCE_NOTE = (
 )
 OLD_NOTE = "The runs are older than the record of what they were made with: only the configuration is known."
 
-
 COLUMNS = (
     "method", "budget", "accuracy", "95 % interval", "generated", "prefill", "reward", "FLOPs", "seconds", "95th",
 )  # fmt: skip
