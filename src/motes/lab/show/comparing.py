@@ -96,8 +96,7 @@ class Comparison:
         for name, report in self.reports.items():
             expected = len(self.problems) * len(report.configuration.get("seeds", ()))
             for (method, budget), runs in report.runs.items():
-                common = [run for run in runs if run.problem_id in self.problems]
-                if common:
+                if common := [run for run in runs if run.problem_id in self.problems]:
                     cell = Cell.of(method, budget, None, common, expected, report.sizes)
                     curves.setdefault(Curve(name, method), []).append(cell)
         return {curve: tuple(cells) for curve, cells in curves.items()}
@@ -127,8 +126,7 @@ class Comparison:
     def rates(self) -> tuple[Rate, ...]:
         """The scaling rate of each curve against the reference, at each of the reference's budgets but the smallest."""
         reference = str(self.reference)
-        budgets = self._runs.budgets(reference)[1:]
-        return tuple(rates(self._runs, list(map(str, self.curves)), budgets, reference))
+        return tuple(rates(self._runs, [*map(str, self.curves)], self._runs.budgets(reference)[1:], reference))
 
     @cached_property
     def _runs(self) -> PairedRuns:

@@ -119,10 +119,6 @@ def _key_fields(rollout: Rollout) -> Row:
     return dict(zip(("problem_id", "method", "budget", "seed"), rollout.key, strict=True))
 
 
-def _prompt(rollout: Rollout) -> list[dict[str, str]]:
-    return [dict(message) for message in rollout.messages]
-
-
 def _completion(rollout: Rollout) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": rollout.text.strip()}]
 
@@ -133,7 +129,7 @@ def unpaired(directory: Path, damages: Damages | None = None) -> Iterator[Row]:
     for rollout in rollouts(directory, damages):
         if rollout.right is not None:
             yield {
-                "prompt": _prompt(rollout),
+                "prompt": [dict(message) for message in rollout.messages],
                 "completion": _completion(rollout),
                 "label": rollout.right,
                 "steps": list(rollout.steps),
@@ -159,7 +155,7 @@ def pairs(directory: Path, damages: Damages | None = None) -> Iterator[Row]:
         right, wrong = ([rollout for rollout in ordered if rollout.right is label] for label in (True, False))
         for chosen, rejected in zip(right, wrong, strict=False):
             yield {
-                "prompt": _prompt(chosen),
+                "prompt": [dict(message) for message in chosen.messages],
                 "chosen": _completion(chosen),
                 "rejected": _completion(rejected),
                 "chosen_score": chosen.score if math.isfinite(chosen.score) else None,

@@ -237,9 +237,9 @@ def steps_table(qualities: Sequence[StepQuality]) -> Section:
 
 def passes_table(passes: Mapping[int, Interval], cell: CellName) -> Section:
     """pass@k of the independent samples of one cell, by k."""
-    method, n = cell
     rows = [[f"{k}", percent(value.value), between(value)] for k, value in passes.items()]
-    return Section("pass@k", ("k", "pass@k", "95 % interval"), rows, PASS_NOTE.format(n=n, method=code(method)))
+    note = PASS_NOTE.format(method=code(cell[0]), n=cell[1])
+    return Section("pass@k", ("k", "pass@k", "95 % interval"), rows, note)
 
 
 def predictions_table(qualities: Iterable[Quality]) -> Section:

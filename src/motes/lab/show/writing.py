@@ -87,9 +87,8 @@ def rating_figure(rating: Rating) -> Figure:
         axis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
     axes.set(xlim=(0, 1), ylim=(0, 1.005), xlabel="the reward model's score of a step")
     axes.set_title("share of right steps", loc="left", fontsize=10, color="#555555")
-    predictions = rating.predictions
-    subtitle = f"{counted(len(predictions), 'step')}, ECE {predictions.expected_calibration_error():.3f}; bars: 95 %"
-    heading(figure, rating.title, subtitle)
+    error = rating.predictions.expected_calibration_error()
+    heading(figure, rating.title, f"{counted(len(rating.predictions), 'step')}, ECE {error:.3f}; bars: 95 %")
     return figure
 
 

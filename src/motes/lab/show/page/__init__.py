@@ -34,7 +34,6 @@ from motes.lab.show.style import styles_of
 from motes.text import visible
 
 SCRIPTS = ("data", "curves", "forest", "problems", "run", "page")
-COMPARISON_SCRIPTS = ("data", "curves", "comparison")
 PROBLEMS, MEGABYTES = 30, 24
 """By default a page contains the runs of at most this many problems, the first ones, in at most this many megabytes."""
 
@@ -62,7 +61,8 @@ def comparison_html(comparison: Comparison) -> str:
     """The page of a comparison."""
     title = f"Accuracy on {comparison.title}"
     models = "; ".join(f"{name}: {report.models}" for name, report in comparison.reports.items())
-    return _page("comparison", COMPARISON_SCRIPTS, comparison, title, models, _comparison_index(comparison))
+    scripts = ("data", "curves", "comparison")
+    return _page("comparison", scripts, comparison, title, models, _comparison_index(comparison))
 
 
 def _page(
