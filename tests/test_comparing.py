@@ -20,9 +20,8 @@ from motes.errors import RunDirectoryError, UnknownNameError
 from motes.lab import RunRecord, compare, write_comparison
 from motes.lab.measure.statistics import paired_intervals
 from motes.lab.run.provenance import Call
-from motes.lab.show.comparing import Curve, _names
-from motes.lab.show.overlay import looks_of
-from motes.lab.show.page.comparison import html
+from motes.lab.show.comparing import Curve, _names, looks_of
+from motes.lab.show.page import comparison_html as html
 from test_hostile_text import HOSTILE, Elements
 
 TASK = "problems.jsonl"

@@ -13,7 +13,7 @@ from motes.cli import main
 from motes.errors import ConfigurationError, RunDirectoryError, UnknownNameError
 from motes.lab.run.records import RecordStore, RunRecord, read_records
 from motes.paper import EVERY, Point, Reproduction, published, read_rows
-from motes.paper.published import results
+from motes.paper.row import results
 
 SHARED = Path(__file__).parents[2] / "shared"
 PLACES = ["--tasks", "math-500=arithmetic,aime-2024=arithmetic"]

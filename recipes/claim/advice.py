@@ -153,7 +153,7 @@ def figure(results: Sequence[CaseResult]) -> Figure:
     canvas = Figure(figsize=(8.2, 5.9))
     axes: Any = canvas.add_axes((0.09, 0.1, 0.6, 0.74))
     axes.plot([0, 1], [0, 1], color="#9a9a9a", linewidth=0.9, zorder=1)
-    styles = styles_of([predicted for each in results for predicted, _ in each.pairs])
+    styles = styles_of(predicted.method for each in results for predicted, _ in each.pairs)
     for each, marker in zip(results, MARKERS, strict=False):
         for predicted, interval in each.pairs:
             colour = styles[predicted.method].colour

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from motes.core.problem import Problem
-from motes.core.result_html import html
+from motes.core.result_html import genealogy, html
 from motes.core.trajectory import Stop, Trajectory
 from motes.core.usage import Usage
 from motes.errors import MotesError
+from motes.text import counted
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -172,7 +173,38 @@ class Result:
 
     def _repr_html_(self) -> str:
         """The HTML that a notebook shows (`motes.core.result_html`)."""
-        return html(self)
+        facts = [
+            self.method,
+            f"{len(self.trajectories)} {'trajectory' if len(self.trajectories) == 1 else 'trajectories'}",
+            counted(len(self.records), "round"),
+            f"{self.usage.total_tokens:,} tokens",
+            f"seed {self.seed}",
+        ]
+        if self.stopped:
+            facts.append(f"stopped by its {self.stopped}".replace("_", " "))
+        rounds = [record.trajectories for record in self.records]
+        return html(
+            question=self.problem.question,
+            answer=self.answer,
+            confidence=self.confidence,
+            facts=facts,
+            error=self.error,
+            posterior=self.posterior,
+            genealogy=genealogy(self.trajectories, self.log_weights, rounds, self._recorded_scores()),
+            text=self.text,
+        )
+
+    def _recorded_scores(self) -> dict[Trajectory, float]:
+        """The score of each particle that was scored; those of records count before the final ones."""
+        populations: list[Any] = [(self.trajectories, self.scores, ())]
+        populations += [(record.trajectories, record.scores, record.step_scores) for record in self.records]
+        found: dict[Trajectory, float] = {}
+        for trajectories, scores, step_scores in populations:
+            found |= {t: r for t, r in zip(trajectories, scores.tolist(), strict=False) if math.isfinite(r)}
+            for trajectory, steps in zip(trajectories, step_scores, strict=False):
+                if len(steps) == trajectory.depth:
+                    found.update(zip(trajectory.path, map(float, steps), strict=True))
+        return found
 
     @cached_property
     def dropped(self) -> tuple[Trajectory, ...]:

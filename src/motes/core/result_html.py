@@ -11,14 +11,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from motes.core.problem import Problem
 from motes.core.trajectory import Trajectory
-from motes.core.usage import Usage
 from motes.text import counted, visible
 
 ANSWERS = 8
@@ -32,83 +29,45 @@ LOW, MIDDLE, HIGH = (217, 98, 43), (148, 134, 106), (58, 139, 214)
 FAINT = "opacity:0.65;font-size:12px"
 
 
-class Record(Protocol):
-    """The part of `motes.Record` that is drawn."""
-
-    @property
-    def trajectories(self) -> tuple[Trajectory, ...]: ...
-    @property
-    def scores(self) -> npt.NDArray[np.float64]: ...
-    @property
-    def step_scores(self) -> tuple[Sequence[float], ...]: ...
-
-
-class Result(Protocol):
-    """The part of `motes.Result` that is shown."""
-
-    @property
-    def problem(self) -> Problem: ...
-    @property
-    def method(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def answer(self) -> str | None: ...
-    @property
-    def confidence(self) -> float: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def posterior(self) -> Mapping[str, float]: ...
-    @property
-    def trajectories(self) -> tuple[Trajectory, ...]: ...
-    @property
-    def log_weights(self) -> npt.NDArray[np.float64]: ...
-    @property
-    def scores(self) -> npt.NDArray[np.float64]: ...
-    @property
-    def records(self) -> Sequence[Record]: ...
-    @property
-    def usage(self) -> Usage: ...
-    @property
-    def stopped(self) -> str | None: ...
-    @property
-    def error(self) -> Exception | None: ...
-
-
-def html(result: Result) -> str:
-    """The HTML of a result; of a failed one, too."""
-    parts = [_head(result), *_posterior(result), *_drawing(result), *_text(result)]
+def html(
+    *,
+    question: str,
+    answer: str | None,
+    confidence: float,
+    facts: Sequence[str],
+    error: Exception | None,
+    posterior: Mapping[str, float],
+    genealogy: str,
+    text: str,
+) -> str:
+    """The HTML of a result; of a failed one, too. `facts`: the method, the cost and the like, in a few words each;
+    `genealogy`: see the function of this name."""
+    shown = "no answer" if answer is None else _clipped(answer, LONGEST_NAME)
+    sure = "" if answer is None else f", {_percent(confidence)} of the weight"
+    parts = [
+        f'<div style="{FAINT};overflow-wrap:anywhere">{_clipped(question, LONGEST_NAME)}</div>',
+        f'<div style="font-size:17px;overflow-wrap:anywhere"><b>{shown}</b>{sure}</div>',
+        "" if error is None else f"<div>failed: {_clipped(str(error), LONGEST_NAME)}</div>",
+        f'<div style="{FAINT}">{escape(visible(", ".join(facts)))}</div>',
+        *_posterior(posterior),
+        genealogy,
+    ]
+    if text:
+        pre = "white-space:pre-wrap;overflow-wrap:anywhere;margin:4px 0;background:none;color:inherit"
+        said = escape(visible(_cut(text, LONGEST), newlines=True))
+        parts.append(
+            f'<details><summary style="cursor:pointer">text</summary><pre style="{pre}">{said}</pre></details>'
+        )
     return f'<div style="font-family:system-ui,sans-serif;font-size:14px;max-width:760px">{"".join(parts)}</div>'
 
 
-def _head(result: Result) -> str:
-    answer = "no answer" if result.answer is None else _clipped(result.answer, LONGEST_NAME)
-    sure = "" if result.answer is None else f", {_percent(result.confidence)} of the weight"
-    asked = _clipped(result.problem.question, LONGEST_NAME)
-    told = [
-        result.method,
-        counted(len(result.trajectories), "trajectory").replace("trajectorys", "trajectories"),
-        counted(len(result.records), "round"),
-        f"{result.usage.total_tokens:,} tokens",
-        f"seed {result.seed}",
-        *([f"stopped by its {result.stopped}".replace("_", " ")] if result.stopped else []),
-    ]
-    failed = "" if result.error is None else f"<div>failed: {_clipped(str(result.error), LONGEST_NAME)}</div>"
-    return (
-        f'<div style="{FAINT};overflow-wrap:anywhere">{asked}</div>'
-        f'<div style="font-size:17px;overflow-wrap:anywhere"><b>{answer}</b>{sure}</div>{failed}'
-        f'<div style="{FAINT}">{escape(visible(", ".join(told)))}</div>'
-    )
-
-
-def _posterior(result: Result) -> Iterator[str]:
+def _posterior(posterior: Mapping[str, float]) -> Iterator[str]:
     """A row with a bar for each answer, the likeliest first, and for what has none."""
-    rows = [(_clipped(answer, LONGEST_NAME), mass) for answer, mass in list(result.posterior.items())[:ANSWERS]]
-    others = list(result.posterior.values())[ANSWERS:]
+    rows = [(_clipped(answer, LONGEST_NAME), mass) for answer, mass in list(posterior.items())[:ANSWERS]]
+    others = list(posterior.values())[ANSWERS:]
     if others:
         rows.append((f"<i>{counted(len(others), 'other answer')}</i>", sum(others)))
-    if result.posterior and (rest := 1 - sum(result.posterior.values())) > 0.0005:
+    if posterior and (rest := 1 - sum(posterior.values())) > 0.0005:
         rows.append(("<i>no answer</i>", rest))
     if not rows:
         return
@@ -125,24 +84,13 @@ def _posterior(result: Result) -> Iterator[str]:
     yield "</tbody></table>"
 
 
-def _text(result: Result) -> Iterator[str]:
-    if result.text:
-        pre = "white-space:pre-wrap;overflow-wrap:anywhere;margin:4px 0;background:none;color:inherit"
-        text = escape(visible(_cut(result.text, LONGEST), newlines=True))
-        yield f'<details><summary style="cursor:pointer">text</summary><pre style="{pre}">{text}</pre></details>'
-
-
 # ---------------------------------------------------------------------------------------------------------- genealogy
 
 
 @dataclass(eq=False)
 class _Mark:
-    """A particle after a step, as it is drawn.
-
-    Attributes:
-        x: its column, the number of steps. y: its line, in lines of particles.
-        weight: of the final particles that are this one. alive: whether any descends from it.
-    """
+    """A particle after a step, as it is drawn: in a column, the number of steps, and on a line, in lines of particles;
+    with the weight of the final particles that are this one, and whether any descends from it."""
 
     node: Trajectory
     x: int
@@ -152,16 +100,22 @@ class _Mark:
     children: list[_Mark] = field(default_factory=list)
 
 
-def _drawing(result: Result) -> Iterator[str]:
-    """The tree of steps that the particles are the leaves of: a column a step, a mark a particle."""
-    ends, left_out = _ends(result)
-    deepest = max((node.depth for node, *_ in ends), default=0)
+def genealogy(
+    trajectories: Sequence[Trajectory],
+    log_weights: npt.NDArray[np.float64],
+    rounds: Sequence[Sequence[Trajectory]],
+    scores: Mapping[Trajectory, float],
+) -> str:
+    """The tree of steps that the particles are the leaves of: a column a step, a mark a particle; "" without steps. It
+    is made of the final trajectories, (N,), with their unnormalised log-weights, (N,), the population after each round,
+    and the scores of the particles that have one."""
+    ends, left_out = _ends(trajectories, log_weights, rounds)
+    deepest = max((node.depth for node, _ in ends), default=0)
     if not deepest:
-        return
+        return ""
     stride = math.ceil(deepest / COLUMNS)
     roots = _tree(ends, stride)
     lines = _lay_out(roots)
-    scores = _scores(result)
     columns = math.ceil(deepest / stride)
     across, down = min(90.0, 640 / columns), min(18.0, max(9.0, 300 / lines))
     width, height = 30 + across * columns, 16 + down * lines
@@ -184,7 +138,7 @@ def _drawing(result: Result) -> Iterator[str]:
         if mark.node.step is not None:
             marks.append(_mark(mark, x, y, scores.get(mark.node)))
         stack += [(mark, child) for child in mark.children]
-    yield (
+    svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="genealogy of the particles" '
         f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" '
         f'style="max-width:100%;height:auto;display:block;margin:8px 0">'
@@ -193,7 +147,7 @@ def _drawing(result: Result) -> Iterator[str]:
     steps = "a column a step" if stride == 1 else f"a column every {stride} steps"
     told = f"{steps}; area: weight; orange to blue: score from 0 to 1; faint: without descendants; cross: dropped"
     more = f"; {left_out:,} more particles are not drawn" if left_out else ""
-    yield f'<div style="{FAINT}">{told}{more}</div>'
+    return f'{svg}<div style="{FAINT}">{told}{more}</div>'
 
 
 def _mark(mark: _Mark, x: float, y: float, score: float | None) -> str:
@@ -203,7 +157,7 @@ def _mark(mark: _Mark, x: float, y: float, score: float | None) -> str:
     fill = "currentColor" if score is None else _colour(score)
     faint = "" if mark.alive else ' opacity="0.35"'
     text = _clipped(node.step.text.strip() if node.step is not None else "", LONGEST_STEP)
-    about = [*([] if score is None else [f"score {score:.3f}"])]
+    about = [] if score is None else [f"score {score:.3f}"]
     about += [] if mark.weight is None else [f"weight {mark.weight:.3f}"]
     about += [node.finished] if node.finished else []
     title = f"<title>{text}\n{escape(', '.join(about))}</title>"
@@ -217,15 +171,16 @@ def _mark(mark: _Mark, x: float, y: float, score: float | None) -> str:
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size:.1f}" fill="{fill}"{faint}>{title}</circle>'
 
 
-def _ends(result: Result) -> tuple[list[tuple[Trajectory, float | None]], int]:
+def _ends(
+    trajectories: Sequence[Trajectory], log_weights: npt.NDArray[np.float64], rounds: Sequence[Sequence[Trajectory]]
+) -> tuple[list[tuple[Trajectory, float | None]], int]:
     """The particles that are drawn to their end, the final ones with their weight and the heaviest first, then those
     that were given up; and how many are left out."""
-    weights = _weights(result.log_weights.tolist(), len(result.trajectories))
     final: dict[Trajectory, float] = {}
-    for node, weight in zip(result.trajectories, weights, strict=True):
+    for node, weight in zip(trajectories, _weights(log_weights, len(trajectories)), strict=True):
         final[node] = final.get(node, 0.0) + weight
     gone_on: set[Trajectory] = set()
-    seen = dict.fromkeys(node for record in result.records for node in record.trajectories)
+    seen = dict.fromkeys(node for population in rounds for node in population)
     for node in (*final, *seen):
         parent = node.parent
         while parent is not None and parent not in gone_on:
@@ -240,15 +195,15 @@ def _ends(result: Result) -> tuple[list[tuple[Trajectory, float | None]], int]:
     return shown, len(final) + len(dead) - len(shown)
 
 
-def _weights(log_weights: Sequence[float], number: int) -> list[float]:
+def _weights(log_weights: npt.NDArray[np.float64], number: int) -> list[float]:
     """Normalised; all alike where there are none that say more."""
-    if not number:
-        return []
-    top = max(log_weights, default=-math.inf)
-    if len(log_weights) != number or not math.isfinite(top):
-        return [1 / number] * number
-    raw = [math.exp(value - top) if value == value else 0.0 for value in log_weights]
-    return [value / sum(raw) for value in raw]
+    log_weights = np.where(np.isnan(log_weights), -np.inf, log_weights)
+    top = log_weights.max(initial=-np.inf)
+    if len(log_weights) != number or not np.isfinite(top):
+        return [1 / number] * number if number else []
+    weights: list[float] = np.exp(log_weights - top).tolist()
+    total = sum(weights)
+    return [weight / total for weight in weights]
 
 
 def _tree(ends: Sequence[tuple[Trajectory, float | None]], stride: int) -> list[_Mark]:
@@ -256,53 +211,30 @@ def _tree(ends: Sequence[tuple[Trajectory, float | None]], stride: int) -> list[
     marks: dict[Trajectory, _Mark] = {}
     roots: list[_Mark] = []
     for end, weight in ends:
-        below: _Mark | None = None  # a new mark, whose parent's is looked for
-        node: Trajectory | None = end
-        while node is not None:
+        nodes, siblings = [end], roots
+        while (parent := nodes[-1].parent) is not None:
+            nodes.append(parent)
+        for node in reversed(nodes):
             if node is end or node.depth % stride == 0:
-                known = marks.get(node)
-                mark = _Mark(node, node.depth) if known is None else known
-                mark.alive = mark.alive or weight is not None
-                if below is not None:
-                    mark.children.append(below)
-                marks[node], below = mark, mark if known is None else None
-            node = node.parent
-        if below is not None:
-            roots.append(below)
+                if node not in marks:
+                    marks[node] = _Mark(node, node.depth)
+                    siblings.append(marks[node])
+                siblings = marks[node].children
+                marks[node].alive |= weight is not None
         marks[end].weight = weight
     return roots
 
 
-def _lay_out(roots: Sequence[_Mark]) -> int:
-    """Give every leaf a line of its own and every other mark the middle of its children's; the number of lines."""
-    lines = 0
-    stack = [(root, False) for root in reversed(roots)]
-    while stack:
-        mark, is_done = stack.pop()
-        if is_done:
+def _lay_out(marks: Sequence[_Mark], lines: int = 0) -> int:
+    """Give every leaf a line of its own, after the first `lines`, and every other mark the middle of its children's.
+    Returns the number of lines."""
+    for mark in marks:
+        if mark.children:
+            lines = _lay_out(mark.children, lines)
             mark.y = sum(child.y for child in mark.children) / len(mark.children)
-        elif mark.children:
-            stack.append((mark, True))
-            stack += [(child, False) for child in reversed(mark.children)]
         else:
             mark.y, lines = lines, lines + 1
-    return max(1, lines)
-
-
-def _scores(result: Result) -> dict[Trajectory, float]:
-    """The score of each particle that was scored, as records tell."""
-    scores: dict[Trajectory, float] = {}
-    for record in result.records:
-        for node, score in zip(record.trajectories, record.scores.tolist(), strict=False):
-            if math.isfinite(score):
-                scores[node] = score
-        for node, steps in zip(record.trajectories, record.step_scores, strict=False):
-            if len(steps) == node.depth:
-                scores.update((step, float(one)) for step, one in zip(node.path, steps, strict=True))
-    for node, score in zip(result.trajectories, result.scores.tolist(), strict=False):
-        if math.isfinite(score):
-            scores.setdefault(node, score)
-    return scores
+    return lines
 
 
 def _colour(score: float) -> str:

@@ -31,14 +31,9 @@ def page(
     connects: bool = False,
     data: Mapping[str, str] | None = None,
 ) -> str:
-    """A page, whole.
-
-    Args:
-        package: whose files `template`, `styles` and `scripts` are.
-        title: of its window, as text.
-        connects: whether the page may talk to where it comes from, and have an icon; otherwise it stands alone.
-        data: other fields of the template, as HTML.
-    """
+    """A page, whole: a template, stylesheets and scripts of a package, the title of its window, as text, and other
+    fields of the template, as HTML. `connects`: whether the page may talk to where it comes from, and have an icon;
+    otherwise it stands alone."""
     style = _together(package, styles, "css")
     script = _together(package, scripts, "js")
     sources = {"default-src": "'none'", "style-src": f"'{_digest(style)}'", "script-src": f"'{_digest(script)}'"}

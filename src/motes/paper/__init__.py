@@ -1,8 +1,7 @@
 """The paper (arXiv 2502.01618): its numbers, how they are measured again, and our numbers beside them."""
 
-from motes.paper.published import COLUMNS, TASKS, Point, published
 from motes.paper.reproduction import EVERY, Entry, Line, Reproduction
-from motes.paper.row import EXPERIMENTS, Experiment, Row, Wanted, read_rows
+from motes.paper.row import COLUMNS, EXPERIMENTS, TASKS, Experiment, Point, Row, Wanted, published, read_rows
 
 __all__ = [
     "COLUMNS",

@@ -6,44 +6,33 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from motes import files
-from motes.errors import RunDirectoryError
-from motes.lab.show.plot import BUDGET, Panel, Reference, panels_figure
-from motes.lab.show.style import save
-from motes.paper.published import COLUMNS, published
+from motes.lab.run.provenance import CSV_METADATA
+from motes.lab.show.plot import BUDGET, Panel, panels_figure
+from motes.lab.show.writing import write_files
 from motes.paper.reproduction import Reproduction
+from motes.paper.row import COLUMNS, published
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def write(reproduction: Reproduction, *, plot: bool = True) -> list[Path]:
-    """Write EXPERIMENT.md, EXPERIMENT.csv and the provenance of the CSV file into the reproduction's directory.
-
-    Args:
-        plot: also plot figure 2, as PNG and SVG.
-
-    Returns:
-        the files written.
+    """Write EXPERIMENT.md, EXPERIMENT.csv and the provenance of the CSV file into the reproduction's directory and, if
+    `plot`, figure 2 as PNG and SVG; return the paths.
 
     Raises:
         RunDirectoryError: the directory cannot be written.
         MissingExtraError: matplotlib, which plots need, is not installed. The tables are written.
     """
-    paths = []
-    path = reproduction.out / reproduction.experiment
-    try:
-        provenance = reproduction.provenance()
-        texts = {".md": reproduction.markdown(), ".csv": reproduction.csv()}
-        texts[".csv-metadata.json"] = provenance.csv_metadata(reproduction.experiment, [f"{path.name}.csv"])
-        for suffix, text in texts.items():
-            paths.append(path.with_suffix(suffix))
-            files.write_text(paths[-1], text)
-        if plot and reproduction.experiment == "figure2":
-            paths += save(partial(figure, reproduction), path, provenance)
-    except OSError as error:
-        raise RunDirectoryError(f"{path} cannot be written: {error.strerror}") from error
-    return paths
+    name: str = reproduction.experiment
+    provenance = reproduction.provenance()
+    texts = {
+        f"{name}.md": reproduction.markdown(),
+        f"{name}.csv": reproduction.csv(),
+        f"{name}.{CSV_METADATA}": provenance.csv_metadata(name, [f"{name}.csv"]),
+    }
+    figures = {name: partial(figure, reproduction)} if plot and name == "figure2" else {}
+    return write_files(reproduction.out, name, texts, figures, provenance)
 
 
 def figure(reproduction: Reproduction) -> Figure | None:
@@ -60,10 +49,9 @@ def figure(reproduction: Reproduction) -> Figure | None:
         for point, (value,) in published("figure2").items():
             if point.row == row.name and value is not None and point.budget is not None:
                 curves.setdefault(point.label, []).append((float(point.budget), value / 100))
-        references = [Reference(label, *zip(*points, strict=True)) for label, points in curves.items()]
         places = [BUDGET.place(cell) for cell in cells]
-        span = sorted({*places, *(place for reference in references for place in reference.places)})
-        panels.append(Panel(row.name, cells, places, span, BUDGET.ticks(span), BUDGET.label, references))
+        span = sorted({*places, *(place for points in curves.values() for place, _ in points)})
+        panels.append(Panel(row.name, cells, places, span, BUDGET.ticks(span), BUDGET.label, curves))
     if not panels:
         return None
     problems = max(cell.problems for panel in panels for cell in panel.cells)

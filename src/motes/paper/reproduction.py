@@ -6,7 +6,6 @@ table 1 and figure 2 share evaluations, and rows can be measured one at a time, 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,8 +15,8 @@ from typing import Any
 
 from motes.errors import ConfigurationError, RunDirectoryError, UnknownNameError
 from motes.lab.measure.cells import Cell
-from motes.lab.measure.comparison import points
-from motes.lab.measure.formats import Section, code, csv_text, markdown
+from motes.lab.measure.comparison import ends, points
+from motes.lab.measure.formats import Section, code, csv_text, markdown, markdown_page
 from motes.lab.run.damage import Damages
 from motes.lab.run.evaluation import CONFIGURATION, RECORDS, Evaluation
 from motes.lab.run.method_spec import method_from_spec
@@ -25,8 +24,7 @@ from motes.lab.run.provenance import Provenance, together
 from motes.lab.run.records import RunRecord, read_records
 from motes.lab.show.tables import provenance_table
 from motes.methods.run import MethodTraits
-from motes.paper.published import COLUMNS, SIZES, TASKS, Point, published
-from motes.paper.row import EXPERIMENTS, Experiment, Row, read_rows
+from motes.paper.row import COLUMNS, SIZES, TASKS, Experiment, Point, Row, published, read_rows, require_known
 
 EVERY = "all"
 """Stands for every row in `Reproduction.models`."""
@@ -37,19 +35,17 @@ NOTE = (
     "interval. Difference: ours minus the paper's, in percentage points; the interval of the paper's number, which "
     "comes from the same problems, is unknown. Lines without a number of the paper's are additional measurements."
 )
+MEASURED = (
+    "accuracy", "accuracy_low", "accuracy_high", "difference", "problems", "runs", "failed", "measured_with", "task",
+)  # fmt: skip
+"""Columns of the CSV file that are empty where nothing was measured."""
 BY_EYE = "The paper's numbers are read off its figure by eye, to about a point."
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One number to be measured: a method at a budget, on a task, with a row's model.
-
-    Attributes:
-        point: the number's place in the table or figure.
-        task: its column.
-        evaluation: the evaluation of this method at this budget alone.
-        directory: the evaluation's directory.
-    """
+    """One number to be measured, a method at a budget, on a task, with a row's model: its place in the table or figure,
+    and the evaluation of this method at this budget alone, with its directory."""
 
     point: Point
     task: str
@@ -85,12 +81,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table, its numbers task by task.
-
-    Attributes:
-        paper: the paper's accuracy in percent; None if the paper gives none.
-        ours: our results; None if not measured.
-    """
+    """A line of the table, its numbers task by task: the paper's accuracy in percent, None if the paper gives none, and
+    our results, None if not measured."""
 
     point: Point
     paper: tuple[float | None, ...]
@@ -130,16 +122,11 @@ class Reproduction:
     rows: Mapping[str, Row] = field(default_factory=read_rows)
 
     def __post_init__(self) -> None:
-        if self.experiment not in EXPERIMENTS:
-            raise UnknownNameError("experiment", self.experiment, EXPERIMENTS)
+        require_known((self.experiment,), TASKS, "experiment")
         if not self.tasks:
             object.__setattr__(self, "tasks", {name: name for name in TASKS[self.experiment]})
-        for name in self.tasks:
-            if name not in TASKS[self.experiment]:
-                raise UnknownNameError(f"benchmark of {self.experiment}", name, TASKS[self.experiment])
-        for name in self.models:
-            if name not in (*self.rows, EVERY):
-                raise UnknownNameError("row", name, (*self.rows, EVERY))
+        require_known(self.tasks, TASKS[self.experiment], f"benchmark of {self.experiment}")
+        require_known(self.models, (*self.rows, EVERY), "row")
         if self.budget is not None and self.budget < 1:
             raise ConfigurationError(f"the largest budget must be at least 1, not {self.budget}")
         if not self.measured:
@@ -163,10 +150,11 @@ class Reproduction:
         """The rows that have a model, in the paper's order."""
         names = dict.fromkeys([*(point.row for point in published(self.experiment)), *self.rows])
         rows = [self.rows[name] for name in names if name in self.rows]
-        return [row for row in rows if self.experiment in row.wanted and self._model(row) is not None]
+        return [row for row in rows if self.experiment in row.wanted and self._model(row)]
 
-    def _model(self, row: Row) -> str | None:
-        return self.models.get(row.name, self.models.get(EVERY))
+    def _model(self, row: Row) -> str:
+        """The model for a row; "" if there is none."""
+        return self.models.get(row.name, self.models.get(EVERY, ""))
 
     @cached_property
     def refused(self) -> list[str]:
@@ -201,8 +189,6 @@ class Reproduction:
         return [budget for budget in budgets if budget <= self.budget]
 
     def _entry(self, row: Row, task: str, label: str, method: str, budget: int) -> Entry:
-        model = self._model(row)
-        assert model is not None
         configured = method_from_spec(method, budget)
         needs_reward = MethodTraits(configured).needs_reward
         evaluation = Evaluation(
@@ -211,7 +197,7 @@ class Reproduction:
             methods=(method,),
             budgets=(configured.budget,),
             seeds=self.seeds,
-            lm=model,
+            lm=self._model(row),
             reward=row.reading(self.reward) if self.reward is not None and needs_reward else None,
             sampling=row.sampling,
             prompt=row.prompt,
@@ -263,7 +249,7 @@ class Reproduction:
         warnings = []
         replaced: dict[str, list[str]] = {}
         for row in self.measured:
-            if not _names_model(model := self._model(row) or "", row.model):
+            if not _names_model(model := self._model(row), row.model):
                 replaced.setdefault(model, []).append(row.name)
         warnings += [f"{code(model)} in the place of {', '.join(names)}" for model, names in replaced.items()]
         rewards = {row.reward: None for row in self.measured if row.reward and row.needs_reward(self.experiment)}
@@ -295,16 +281,17 @@ class Reproduction:
 
     def markdown(self) -> str:
         """The table as a page, with the warnings and the models."""
-        seeds = f"seed {', '.join(map(str, self.seeds))}"
-        lines = [f"# {TITLES[self.experiment]} of arXiv 2502.01618, measured again", ""]
-        for warning in [*map(markdown, self.damages().lines()), *self.warnings()]:
-            lines += [f"**{warning}.**", ""]
-        lines += self.section().markdown()
-        lines += [f"Measured with ({seeds}):", ""]
-        lines += [
-            f"- {markdown(row.name)}: {code(self._model(row) or '')}"
-            f"{f', prompt {markdown(row.prompt.name)}' if row.prompt else ''}"
-            for row in self.measured
+        title = f"{TITLES[self.experiment]} of arXiv 2502.01618, measured again"
+        warnings = [*map(markdown, self.damages().lines()), *self.warnings()]
+        lines = [
+            markdown_page(title, [], warnings, [self.section()]),
+            f"Measured with (seed {', '.join(map(str, self.seeds))}):",
+            "",
+            *(
+                f"- {markdown(row.name)}: {code(self._model(row))}"
+                f"{f', prompt {markdown(row.prompt.name)}' if row.prompt else ''}"
+                for row in self.measured
+            ),
         ]
         if any(row.needs_reward(self.experiment) for row in self.measured):
             lines.append(f"- reward model: {code(self.reward or '')}")
@@ -323,25 +310,19 @@ class Reproduction:
         rows: list[dict[str, Any]] = []
         for line in self.lines():
             for task, paper, cell in zip(self.columns, line.paper, line.ours, strict=True):
-                share = math.nan if cell is None else cell.accuracy.value
-                rows.append(
-                    {
-                        "model": line.point.row,
-                        "method": line.point.label,
-                        "budget": line.point.budget if cell is None else cell.budget,
-                        "benchmark": task,
-                        "paper_percent": paper,
-                        "accuracy": None if cell is None else round(share, 6),
-                        "accuracy_low": None if cell is None else round(cell.accuracy.low, 6),
-                        "accuracy_high": None if cell is None else round(cell.accuracy.high, 6),
-                        "difference": None if cell is None or paper is None else round(share - paper / 100, 6),
-                        "problems": None if cell is None else cell.problems,
-                        "runs": None if cell is None else cell.runs,
-                        "failed": None if cell is None else cell.outcomes["failed"],
-                        "measured_with": None if cell is None else models[line.point.row],
-                        "task": None if cell is None else self.tasks[task],
-                    }
-                )
+                row: dict[str, Any] = {"model": line.point.row, "method": line.point.label}
+                row |= {
+                    "budget": line.point.budget,
+                    "benchmark": task,
+                    "paper_percent": paper,
+                    **dict.fromkeys(MEASURED),
+                }
+                if cell is not None:
+                    difference = None if paper is None else round(cell.accuracy.value - paper / 100, 6)
+                    row |= {"budget": cell.budget, **ends(cell.accuracy, "accuracy"), "difference": difference}
+                    row |= {"problems": cell.problems, "runs": cell.runs, "failed": cell.outcomes["failed"]}
+                    row |= {"measured_with": models[line.point.row], "task": self.tasks[task]}
+                rows.append(row)
         return csv_text(rows)
 
 

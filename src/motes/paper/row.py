@@ -13,19 +13,23 @@
     pf = "pf:paper"
     "one sample" = { method = "majority", budgets = [1] }
 
-The file's name is the row's.
+The file's name is the row's. The paper's own numbers (arXiv 2502.01618) are here, too. Those of its figure 2 are read
+off by eye, to about a point.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
 from urllib.parse import quote
 
@@ -38,6 +42,17 @@ from motes.prompts import Prompt, prompt
 
 Experiment = Literal["table1", "figure2"]
 EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
+
+COLUMNS: Mapping[str, str] = MappingProxyType({"math-500": "MATH-500", "aime-2024": "AIME 2024"})
+"""The paper's name of each of its benchmarks, by our name."""
+
+SIZES: Mapping[str, int] = MappingProxyType({"math-500": 500, "aime-2024": 30})
+"""Number of problems of each benchmark."""
+
+TASKS: Mapping[Experiment, tuple[str, ...]] = MappingProxyType(
+    {"table1": ("math-500", "aime-2024"), "figure2": ("math-500",)}
+)
+"""The benchmarks of each experiment, in the order of its numbers."""
 
 KEYS = ("model", "prompt", "reward", "sampling", *EXPERIMENTS)
 SAMPLING = tuple(field.name for field in dataclasses.fields(Sampling))
@@ -53,16 +68,9 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One of the paper's models.
-
-    Attributes:
-        name: the paper's name of the row.
-        model: the model to measure, by its server's name for it.
-        prompt: the prompt around the problems; None: problems are asked as they are.
-        reward: the reward model; None: none.
-        prefix: how the reward model reads, see docs/reward-models.md; None: its default.
-        wanted: for each experiment that has the row, the methods to measure.
-    """
+    """One of the paper's models, by the paper's name of its row: the model to measure, by its server's name for it; the
+    prompt around the problems (None: they are asked as they are); the reward model, and by `prefix` how it reads (None:
+    its default, see docs/reward-models.md); and, for each experiment that has the row, the methods to measure."""
 
     name: str
     model: str
@@ -87,10 +95,8 @@ class Row:
 
 
 def read_rows(directory: Path | None = None, *, run_code: bool = False) -> dict[str, Row]:
-    """Read rows from the TOML files of a directory, by default motes's own; by name.
-
-    Args:
-        run_code: allow methods that are code, MODULE:CLASS. Directories may come from others.
+    """Read rows, by name, from the TOML files of a directory, by default motes's own. As directories may come from
+    others, methods that are code, MODULE:CLASS, are refused unless `run_code`.
 
     Raises:
         ConfigurationError: there is no row, or a row cannot be used.
@@ -107,10 +113,10 @@ def read_rows(directory: Path | None = None, *, run_code: bool = False) -> dict[
 def _read_row(file: Traversable, run_code: bool) -> Row:
     try:
         table = tomllib.loads(files.read_text(file) if isinstance(file, Path) else file.read_text(encoding="utf-8"))
-        _require_known(table, KEYS, "key")
+        require_known(table, KEYS, "key")
         reward, sampling = table.get("reward", {}), table.get("sampling", {})
-        _require_known(reward, ("model", "prefix"), "key of [reward]")
-        _require_known(sampling, SAMPLING, "field of [sampling]")
+        require_known(reward, ("model", "prefix"), "key of [reward]")
+        require_known(sampling, SAMPLING, "field of [sampling]")
         row_prompt = None if "prompt" not in table else prompt(table["prompt"])
         defaults = Sampling() if row_prompt is None else row_prompt.sampling
         return Row(
@@ -129,11 +135,11 @@ def _read_row(file: Traversable, run_code: bool) -> Row:
 
 
 def _parse_experiment(table: Mapping[str, Any], run_code: bool) -> tuple[Wanted, ...]:
-    _require_known(table, ("budgets", "methods"), "key of an experiment")
+    require_known(table, ("budgets", "methods"), "key of an experiment")
     wanted = []
     for label, value in table["methods"].items():
         fields = {"method": value} if isinstance(value, str) else value
-        _require_known(fields, ("method", "budgets"), f"key of {label!r}")
+        require_known(fields, ("method", "budgets"), f"key of {label!r}")
         spec, budgets = fields["method"], fields.get("budgets", table["budgets"])
         if not budgets:
             raise ConfigurationError(f"{label!r} has no budgets")
@@ -148,7 +154,43 @@ def _parse_experiment(table: Mapping[str, Any], run_code: bool) -> tuple[Wanted,
     return tuple(wanted)
 
 
-def _require_known(table: Mapping[str, Any], known: tuple[str, ...], kind: str) -> None:
-    for key in table:
-        if key not in known:
-            raise UnknownNameError(kind, key, known)
+def require_known(names: Iterable[str], known: Collection[str], kind: str) -> None:
+    """Check that all names are known, by an UnknownNameError."""
+    for name in names:
+        if name not in known:
+            raise UnknownNameError(kind, name, known)
+
+
+class Point(NamedTuple):
+    """A place in a table or figure: the row, the paper's name of the method, and the budget, which is None in table 1,
+    where all are the same."""
+
+    row: str
+    label: str
+    budget: int | None
+
+
+def results() -> dict[str, Any]:
+    """All numbers, as in the shipped file."""
+    numbers: dict[str, Any] = json.loads((resources.files("motes.paper") / "results.json").read_text(encoding="utf-8"))
+    return numbers
+
+
+@cache
+def published(experiment: Experiment) -> Mapping[Point, tuple[float | None, ...]]:
+    """Accuracy in percent at each point, on each of the experiment's tasks, in the paper's order; None if the paper
+    gives no number."""
+    numbers: dict[Point, tuple[float | None, ...]] = {}
+    if experiment == "table1":
+        table = results()["table1_budget64"]
+        rows = {row: {"pass@1": pair} for row, pair in table["reference_models"].items()}
+        rows |= {row: lines | table["particle_gibbs"].get(row, {}) for row, lines in table["scaled_models"].items()}
+        numbers = {Point(row, label, None): tuple(pair) for row, lines in rows.items() for label, pair in lines.items()}
+    else:
+        for row, curves in results()["figure2_read_off_by_eye_plus_minus_1_point"].items():
+            for label, values in curves.items():
+                if label != "budgets":
+                    budgets = curves["budgets"][-len(values) :]  # a curve may begin at a later budget
+                    name = label.removesuffix("_from_4")
+                    numbers.update((Point(row, name, n), (value,)) for n, value in zip(budgets, values, strict=True))
+    return MappingProxyType(numbers)

@@ -17,7 +17,7 @@ from motes import api
 from motes.errors import ConfigurationError
 from motes.lab.chains import RIGHT
 from motes.lab.measure.comparison import ends
-from motes.lab.measure.formats import Section, csv_text, markdown, percent, three, two_digits, with_interval
+from motes.lab.measure.formats import Section, csv_text, markdown_page, percent, three, two_digits, with_interval
 from motes.lab.measure.regime import Regime, resampled, samples_of
 from motes.lab.measure.statistics import Interval, share_interval, student_quantile
 from motes.lab.run.evaluation import derive_seed
@@ -194,14 +194,8 @@ class Advice:
             title: of the page.
             more: tables that follow those of `sections`.
         """
-        page = [
-            f"# {markdown(title)}",
-            "",
-            " ".join(self.words()),
-            "",
-            *(line for section in (*self.sections(), *more) for line in section.markdown()),
-        ]
-        return {"advice.md": "\n".join(page), "advice.csv": csv_text([each.row() for each in self.predictions])}
+        page = markdown_page(title, [" ".join(self.words()), ""], [], [*self.sections(), *more])
+        return {"advice.md": page, "advice.csv": csv_text([each.row() for each in self.predictions])}
 
 
 async def advise(

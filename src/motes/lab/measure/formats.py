@@ -33,6 +33,14 @@ class Section:
         return [*heading, *table, "", *([self.note, ""] if self.note else [])]
 
 
+def markdown_page(title: str, lines: Iterable[str], warnings: Iterable[str], sections: Iterable[Section]) -> str:
+    """A page in Markdown: its title (plain text), lines, warnings and tables."""
+    page = [f"# {markdown(title)}", "", *lines]
+    for warning in warnings:
+        page += [f"**{warning}.**", ""]
+    return "\n".join([*page, *(line for section in sections for line in section.markdown())])
+
+
 def percent(share: float) -> str:
     return "–" if share != share else f"{100 * share:.1f} %"
 

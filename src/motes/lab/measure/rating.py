@@ -12,7 +12,7 @@ import numpy as np
 
 from motes.lab.measure.comparison import ends
 from motes.lab.measure.first_errors import FirstErrors, Threshold
-from motes.lab.measure.formats import Section, between, csv_text, markdown, percent, three
+from motes.lab.measure.formats import Section, between, csv_text, markdown, markdown_page, percent, three
 from motes.lab.measure.labelled_steps import StepFile
 from motes.lab.measure.rated import Tally
 from motes.lab.measure.reliability import Bin, Predictions
@@ -135,10 +135,7 @@ class Rating:
 
     def markdown(self) -> str:
         """The rating as a Markdown page."""
-        lines = [f"# {markdown(self.title)}", ""]
-        for warning in self.warnings():
-            lines += [f"**{markdown(warning)}.**", ""]
-        return "\n".join([*lines, *(line for section in self.sections() for line in section.markdown())])
+        return markdown_page(self.title, [], map(markdown, self.warnings()), self.sections())
 
     def row(self) -> dict[str, Any]:
         """A flat row of a CSV file."""

@@ -31,15 +31,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Rollout:
-    """One of the distinct texts that a run ended with.
-
-    Attributes:
-        steps: of the answer.
-        scores: of the steps; None for a step that was not scored.
-        right: None if the answer could not be graded.
-        copies: number of final particles with this text.
-        weight: their share of the posterior mass, in [0, 1].
-    """
+    """One of the distinct texts that a run ended with, by steps, with their scores (None: not scored), whether its
+    answer is right (None: it could not be graded), the number of final particles with this text, and their share of the
+    posterior mass, in [0, 1]."""
 
     key: Key
     messages: tuple[Mapping[str, str], ...]
@@ -63,11 +57,7 @@ class Rollout:
 
 def runs(directory: Path, damages: Damages | None = None) -> Iterator[Row]:
     """A row for each record. Token counts have columns of their own; the posterior is a list of answers and masses,
-    best first.
-
-    Raises:
-        RunDirectoryError: the directory holds no evaluation, or its records cannot be read at all.
-    """
+    best first."""
     for record in _records(directory, damages):
         fields = dataclasses.asdict(dataclasses.replace(record, prefixes=None))
         del fields["prefixes"]  # the other kinds export partial answers
@@ -78,11 +68,8 @@ def runs(directory: Path, damages: Damages | None = None) -> Iterator[Row]:
 
 
 def rollouts(directory: Path, damages: Damages | None = None) -> Iterator[Rollout]:
-    """Every distinct text that a run ended with, for all runs that did not fail and have a trace, in the traces' order.
-
-    Raises:
-        RunDirectoryError: the directory holds no evaluation, or one without traces, or they cannot be read at all.
-    """
+    """Every distinct text that a run ended with, for all runs that did not fail and have a trace, in the traces'
+    order."""
     records = {record.key: record for record in _records(directory, damages) if record.outcome != "failed"}
     path = directory / TRACES
     if not path.exists():
@@ -132,10 +119,6 @@ def _key_fields(rollout: Rollout) -> Row:
     return dict(zip(("problem_id", "method", "budget", "seed"), rollout.key, strict=True))
 
 
-def _prompt(rollout: Rollout) -> list[dict[str, str]]:
-    return [dict(message) for message in rollout.messages]
-
-
 def _completion(rollout: Rollout) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": rollout.text.strip()}]
 
@@ -146,7 +129,7 @@ def unpaired(directory: Path, damages: Damages | None = None) -> Iterator[Row]:
     for rollout in rollouts(directory, damages):
         if rollout.right is not None:
             yield {
-                "prompt": _prompt(rollout),
+                "prompt": [dict(message) for message in rollout.messages],
                 "completion": _completion(rollout),
                 "label": rollout.right,
                 "steps": list(rollout.steps),
@@ -172,7 +155,7 @@ def pairs(directory: Path, damages: Damages | None = None) -> Iterator[Row]:
         right, wrong = ([rollout for rollout in ordered if rollout.right is label] for label in (True, False))
         for chosen, rejected in zip(right, wrong, strict=False):
             yield {
-                "prompt": _prompt(chosen),
+                "prompt": [dict(message) for message in chosen.messages],
                 "chosen": _completion(chosen),
                 "rejected": _completion(rejected),
                 "chosen_score": chosen.score if math.isfinite(chosen.score) else None,
@@ -208,16 +191,10 @@ KINDS: Mapping[str, Callable[[Path, Damages | None], Iterator[Row]]] = {
 
 
 def export(
-    directory: Path,
-    file: Path,
-    kind: str = "runs",
-    *,
-    threshold: float | None = None,
-    damages: Damages | None = None,
+    directory: Path, file: Path, kind: str = "runs", *, threshold: float | None = None, damages: Damages | None = None
 ) -> int:
-    """Write rows of an evaluation to a file: Parquet or JSON Lines, depending on its name.
-
-    If writing fails, the file is as it was before.
+    """Write rows of an evaluation to a file: Parquet or JSON Lines, depending on its name. If that fails, the file is
+    as it was before. Returns the number of rows.
 
     Args:
         file: its name ends in `.parquet` or `.jsonl`.
@@ -225,13 +202,11 @@ def export(
         threshold: for `steps`, see `stepwise`.
         damages: counts lines that cannot be read, which are left out; None: they are an error.
 
-    Returns:
-        the number of rows.
-
     Raises:
         ConfigurationError: the file has another ending, or there is nothing to write.
         UnknownNameError: there is no such kind.
-        RunDirectoryError: the directory holds no evaluation, or the file cannot be written.
+        RunDirectoryError: the directory holds no evaluation, or not the traces that are needed; records or traces
+            cannot be read at all; or the file cannot be written.
         MissingExtraError: Parquet without pyarrow.
     """
     if kind not in KINDS:

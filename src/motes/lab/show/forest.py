@@ -23,14 +23,9 @@ def whole_points(share: float) -> str:
 
 
 class Forest(NamedTuple):
-    """Named values with their intervals, compared with a reference.
-
-    Attributes:
-        reference: with which the values are compared.
-        log2: whether values are factors on a logarithmic axis; 0 and infinity are beyond all measured ones.
-        words: formats a tick.
-        expected: predicted ranges of some of the values, by name.
-    """
+    """Named values with their intervals, compared with a reference; with `log2` they are factors on a logarithmic axis,
+    where 0 and infinity are beyond all measured ones. `words` formats a tick; `expected`: the predicted ranges of some
+    of the values, by name."""
 
     label: str
     values: Mapping[str, Interval]
@@ -57,14 +52,11 @@ def forest_figure(
     subtitle: str,
     labels: Mapping[str, str] = MappingProxyType({}),
 ) -> Figure:
-    """Values with their intervals, a row for each, in groups; panels side by side share the rows.
+    """Values with their intervals, a row for each, in groups; panels side by side share the rows. A group without a
+    name has no heading; `labels` are written in the place of some rows' names.
 
     A marker is filled if its interval does not contain the reference. An arrowhead marks an end beyond all measured
     ones. A bar shows the expected range.
-
-    Args:
-        groups: the names of the rows of each group, by its name; a group without a name has no heading.
-        labels: texts to write in the place of some names.
     """
     from matplotlib.figure import Figure
 

@@ -7,7 +7,6 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,19 +16,16 @@ from motes.lab.measure.formats import flops
 from motes.lab.measure.reliability import Quality
 from motes.lab.show.forest import Forest, forest_figure
 from motes.lab.show.report import Report
-from motes.lab.show.style import FAINT, Style, heading, save, styles_of
+from motes.lab.show.style import FAINT, Style, heading, styles_of
 from motes.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MAX_LEVELS = 16
-"""The largest number of levels with a panel each."""
-COLUMNS = 4
-"""Number of small panels side by side."""
-MAX_PANELS = 5
-"""Differences are drawn for this many budgets, the largest ones."""
+MAX_LEVELS, COLUMNS, MAX_PANELS = 16, 4, 5
+"""The largest number of levels with a panel each, of small panels side by side, and of budgets, the largest ones, that
+differences are drawn for."""
 
 
 class Scale(NamedTuple):
@@ -42,16 +38,9 @@ class Scale(NamedTuple):
     dodged: bool = False
 
 
-class Reference(NamedTuple):
-    """Shares that others measured for a method, each at its place; drawn as a dashed line in the method's colour."""
-
-    method: str
-    places: Sequence[float]
-    shares: Sequence[float]
-
-
 class Panel(NamedTuple):
-    """Cells, each at its place on a logarithmic axis over `span`, with references to compare them with."""
+    """Cells, each at its place on a logarithmic axis over `span`. `references`: the places and shares that others
+    measured for some methods; they are drawn as a dashed line in the method's colour."""
 
     title: str
     cells: Sequence[Cell]
@@ -59,34 +48,8 @@ class Panel(NamedTuple):
     span: Sequence[float]
     ticks: Mapping[float, str]
     label: str
-    references: Sequence[Reference] = ()
+    references: Mapping[str, Sequence[tuple[float, float]]] = MappingProxyType({})
     dodged: bool = True
-
-
-def draw(report: Report, directory: Path) -> list[Path]:
-    """Write the figures as PNG and SVG: `accuracy`; `cost`, if the sizes of the models are known; `differences`, if
-    there are several methods; `levels`, if there are levels; and `reliability`, if records contain predictions.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    figures = {
-        "accuracy": accuracy_figure,
-        "cost": cost_figure,
-        "differences": differences_figure,
-        "levels": levels_figure,
-        "reliability": reliability_figure,
-    }
-    return [
-        path
-        for name, figure in figures.items()
-        for path in save(partial(figure, report), directory / name, report.provenance)
-    ]
-
-
-def accuracy_figure(report: Report) -> Figure:
-    """Accuracy against the budget, and against all tokens that a run needs, in two panels."""
-    return curves_figure(report, [BUDGET, TOKENS])
 
 
 def cost_figure(report: Report) -> Figure | None:
@@ -103,17 +66,14 @@ def differences_figure(report: Report) -> Figure | None:
     budgets = sorted({difference.budget for difference in report.differences})[-MAX_PANELS:]
     if not budgets:
         return None
-    names = {method: " ".join(style.label.split("\n")) for method, style in styles_of(report.cells).items()}
-    labels = {method: names[method] for method in names if any(d.method == method for d in report.differences)}
+    names = {method: style.label.replace("\n", " ") for method, style in styles_of(report.methods).items()}
+    labels = {difference.method: names[difference.method] for difference in report.differences}
     if len(set(labels.values())) < len(labels):
         labels = {method: visible(method) for method in labels}
-    panels = [
-        Forest(
-            f"at {budget}, points",
-            {labels[d.method]: d.simultaneous for d in report.differences if d.budget == budget},
-        )
-        for budget in budgets
-    ]
+    panels = []
+    for budget in budgets:
+        values = {labels[d.method]: d.simultaneous for d in report.differences if d.budget == budget}
+        panels.append(Forest(f"at {budget}, points", values))
     return forest_figure(
         panels,
         {"": list(labels.values())},
@@ -125,14 +85,13 @@ def differences_figure(report: Report) -> Figure | None:
 def curves_figure(
     report: Report, scales: Sequence[Scale], groups: Mapping[str, Sequence[str]] = MappingProxyType({})
 ) -> Figure:
-    """A panel for each scale, side by side. With groups: a row for each scale, and a column for each group, with its
-    methods and the chief one.
-
-    Args:
-        groups: the methods of each group, by its name; methods that the report lacks are ignored.
-    """
-    columns = {name: [cell for cell in report.cells if cell.method in (report.chief, *methods)]
-               for name, methods in groups.items() if any(cell.method in methods for cell in report.cells)}  # fmt: skip
+    """A panel for each scale, side by side. With groups (methods by the group's name; those that the report lacks are
+    ignored): a row for each scale, and a column for each group, with its methods and the chief one."""
+    columns = {
+        name: [cell for cell in report.cells if cell.method in (report.chief, *methods)]
+        for name, methods in groups.items()
+        if not set(methods).isdisjoint(report.methods)
+    }
     panels = []
     scales = [scale for scale in scales if all(scale.place(cell) > 0 for cell in report.cells)]  # they are logarithmic
     for scale in scales:
@@ -158,14 +117,21 @@ def panels_figure(panels: Sequence[Panel], columns: int, title: str, subtitle: s
         wspace=gap / across, hspace=below / down,
     )  # fmt: skip
     cells = [cell for panel in panels for cell in panel.cells]
-    references = [share for panel in panels for reference in panel.references for share in reference.shares]
-    styles = styles_of(cells)
+    references = [share for panel in panels for points in panel.references.values() for _, share in points]
+    styles = styles_of(cell.method for cell in cells)
     for axes, panel in zip(grid.flat, panels, strict=True):
         _set_accuracy_axis(axes, cells, references)
         _draw_curves(axes, panel.cells, panel.places, styles, dodged=panel.dodged)
-        for method, places, shares in panel.references:
+        for method, points in panel.references.items():
             colour = styles[method].colour if method in styles else FAINT
-            axes.plot(places, shares, color=colour, linewidth=1.4, linestyle=(0, (4, 2)), zorder=2.5, clip_on=False)
+            axes.plot(
+                *zip(*points, strict=True),
+                color=colour,
+                linewidth=1.4,
+                linestyle=(0, (4, 2)),
+                zorder=2.5,
+                clip_on=False,
+            )
         set_log2_axis(axes, panel.ticks, panel.label)
         margin = max(1.02, (max(panel.span) / min(panel.span)) ** 0.045)
         axes.set_xlim(min(panel.span) / margin, max(panel.span) * margin)
@@ -189,7 +155,7 @@ def levels_figure(report: Report) -> Figure | None:
         cells = [cell for cell in report.levels if cell.level == level]
         _set_accuracy_axis(panel, report.levels)
         budgets = [float(cell.budget) for cell in cells]
-        _draw_curves(panel, cells, budgets, styles_of(report.cells), labels=level == levels[-1], whiskers=False)
+        _draw_curves(panel, cells, budgets, styles_of(report.methods), labels=level == levels[-1], whiskers=False)
         set_log2_axis(panel, BUDGET.ticks([BUDGET.place(cell) for cell in report.cells]), "")
         panel.set_title(f"level {level}", loc="left", fontsize=10, color="#555555")
     figure.supxlabel(BUDGET.label, fontsize=10, x=(0.6 + width - 1.75) / 2 / width, y=0.02)
@@ -213,7 +179,7 @@ def reliability_figure(report: Report) -> Figure | None:
     if not rows:
         return None
     columns = max(map(len, rows))
-    styles = styles_of(report.cells)
+    styles = styles_of(report.methods)
     side, gap, left, below = 1.75, 0.25, 0.75, 0.65  # all in inches, like the following ones
     titles = 0.15 * max(styles[quality.method].label.count("\n") + 2 for quality in shown)
     above, apart = 0.9 + titles, 0.55 + titles  # from the top, and from row to row
@@ -287,7 +253,7 @@ def _draw_curves(
     ends: list[tuple[float, float, str, str]] = []  # x and y of a line's end, label, colour
     right = max(positions)
     distance = 0.012 * (math.log2(right) - math.log2(min(positions))) if dodged and whiskers else 0.0
-    for place, (method, (label, colour, marker)) in enumerate(shown.items()):
+    for place, (method, (label, colour, marker, _)) in enumerate(shown.items()):
         points = sorted((x, cell.accuracy) for x, cell in zip(positions, cells, strict=True) if cell.method == method)
         x = [point[0] * 2 ** (distance * (place - (len(shown) - 1) / 2)) for point in points]
         y, low, high = ([getattr(point[1], end) for point in points] for end in ("value", "low", "high"))
@@ -343,10 +309,6 @@ def _spread(values: Sequence[float], gaps: Sequence[float], high: float) -> list
     return [min(mean + offset, high - offsets[-1] + offset) for mean, offset in zip(spread, offsets, strict=True)]
 
 
-def _budgets(values: Sequence[float]) -> dict[float, str]:
-    return {value: _short(value) for value in values}
-
-
 def _powers(values: Sequence[float]) -> dict[float, str]:
     """The powers of two in the range of the values, about seven at most."""
     low, high = (math.log2(max(1.0, value)) for value in (min(values), max(values)))
@@ -358,20 +320,29 @@ def _powers(values: Sequence[float]) -> dict[float, str]:
 def _seconds(values: Sequence[float]) -> dict[float, str]:
     """1, 2 and 5 times powers of ten, or only powers of ten over a large range."""
     low, high = math.log10(min(values)), math.log10(max(values))
-    factors = (1, 2, 5) if high - low < 2.5 else (1,)
-    ticks = [factor * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for factor in factors]
-    return {tick: f"{tick:g}" for tick in ticks if low - 0.1 <= math.log10(tick) <= high + 0.1}
+    ticks = _decimal_ticks(low, high, (1, 2, 5) if high - low < 2.5 else (1,))
+    return {tick: f"{tick:g}" for tick in ticks}
 
 
 def _decades(values: Sequence[float]) -> dict[float, str]:
     """The powers of ten in the range of the values, and multiples of them over a small range."""
     low, high = (math.log10(max(1.0, value)) for value in (min(values), max(values)))
     factors = (1, 2, 5) if high - low < 1.4 else (1, 3) if high - low < 4 else (1,)
+    return {tick: flops(tick) for tick in _decimal_ticks(low, high, factors)}
+
+
+def _decimal_ticks(low: float, high: float, factors: Sequence[int]) -> list[float]:
+    """The powers of ten from 10^low to 10^high or just outside, times the factors."""
     ticks = [factor * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for factor in factors]
-    return {tick: flops(tick) for tick in ticks if low - 0.1 <= math.log10(tick) <= high + 0.1}
+    return [tick for tick in ticks if low - 0.1 <= math.log10(tick) <= high + 0.1]
 
 
-BUDGET = Scale("budget: trajectories drawn per problem", lambda cell: float(cell.budget), _budgets, dodged=True)
+BUDGET = Scale(
+    "budget: trajectories drawn per problem",
+    lambda cell: float(cell.budget),
+    lambda budgets: {budget: _short(budget) for budget in budgets},
+    dodged=True,
+)
 TOKENS = Scale("tokens needed per problem, both models", lambda cell: cell.total_tokens, _powers)
 SECONDS = Scale("seconds per problem, median, alone", lambda cell: cell.seconds.median, _seconds)
 FLOPS = Scale("FLOPs per problem, both models", lambda cell: cell.total_flops or math.nan, _decades)
@@ -390,3 +361,13 @@ def _short(number: float) -> str:
         if number >= size:
             return f"{number / size:g}{unit}"
     return f"{number:g}"
+
+
+FIGURES: Mapping[str, Callable[[Report], Figure | None]] = {
+    "accuracy": partial(curves_figure, scales=[BUDGET, TOKENS]),
+    "cost": cost_figure,
+    "differences": differences_figure,
+    "levels": levels_figure,
+    "reliability": reliability_figure,
+}
+"""The figures of a report, by file name; None where there is nothing to draw."""

@@ -12,7 +12,7 @@ from typing import Any
 from motes.errors import RunDirectoryError
 from motes.lab.measure.cells import UNKNOWN, Cell
 from motes.lab.measure.comparison import CellName, Difference, PairedRuns, Rate, chief_of, differences, pass_at, rates
-from motes.lab.measure.formats import Section, code, csv_text, markdown
+from motes.lab.measure.formats import Section, code, csv_text, markdown, markdown_page
 from motes.lab.measure.reliability import Predictions, Quality, StepQuality
 from motes.lab.measure.statistics import Interval
 from motes.lab.run.damage import Damages
@@ -20,7 +20,7 @@ from motes.lab.run.evaluation import RECORDS, foreign_to, read_configuration, re
 from motes.lab.run.flops import Sizes
 from motes.lab.run.method_spec import draws_independently
 from motes.lab.run.prices import Prices
-from motes.lab.run.provenance import CSV_METADATA, Provenance, read_calls
+from motes.lab.run.provenance import CSV_METADATA, ROLES, Provenance, read_calls
 from motes.lab.run.records import RunRecord, read_records
 from motes.lab.show import tables
 from motes.text import counted
@@ -30,31 +30,14 @@ PAGE = "report.html"
 
 @dataclass(frozen=True)
 class Report:
-    """The numbers of an evaluation.
-
-    Attributes:
-        configuration: of the evaluation.
-        cells: over all levels, in the order of the configuration's methods, then by budget.
-        levels: the same for each level.
-        differences: of each method to the chief one, at each budget.
-        rates: scaling rates of each method against the chief one.
-        missing: number of runs that the evaluation has no record of yet.
-        prices: from which the money in cells was computed.
-        runs: the records of each cell.
-        sizes: of the models, from which FLOPs were computed.
-        damages: the lines and files that could not be read.
-        provenance: of the runs.
-    """
+    """The numbers of an evaluation, computed from its configuration and the records of each cell, which stand in the
+    order of the configuration's methods, then by budget; FLOPs from the sizes of the models, money from the prices.
+    `damages`: the lines and files that could not be read; `provenance`: of the runs."""
 
     configuration: dict[str, Any]
-    cells: tuple[Cell, ...]
-    levels: tuple[Cell, ...]
-    differences: tuple[Difference, ...] = ()
-    rates: tuple[Rate, ...] = ()
-    missing: int = 0
-    prices: Prices | None = None
-    runs: Mapping[CellName, Sequence[RunRecord]] = field(default_factory=dict, repr=False)
+    runs: Mapping[CellName, Sequence[RunRecord]] = field(repr=False)
     sizes: Sizes = UNKNOWN
+    prices: Prices | None = None
     damages: Damages = field(default_factory=Damages, repr=False)
     provenance: Provenance = field(default_factory=Provenance, repr=False)
 
@@ -72,9 +55,8 @@ class Report:
         if not records:
             reasons = "".join(f" ({line})" for line in damages.lines())
             raise RunDirectoryError(f"{directory} holds no finished run yet{reasons}: run the evaluation first")
-        sizes = Sizes.read(directory, damages.of("models' sizes"))
+        report = cls.of(records, configuration, Sizes.read(directory, damages.of("models' sizes")), prices)
         calls = read_calls(directory, damages.of("provenance lines"))
-        report = cls.of(records, configuration, sizes, prices)
         return dataclasses.replace(report, damages=damages, provenance=Provenance(configuration, tuple(calls)))
 
     @classmethod
@@ -85,32 +67,62 @@ class Report:
         sizes: Sizes = UNKNOWN,
         prices: Prices | None = None,
     ) -> Report:
-        methods = list(configuration.get("methods", ()))
-        order = {method: i for i, method in enumerate(methods)}
+        order = {method: i for i, method in enumerate(configuration.get("methods", ()))}
         runs: dict[CellName, list[RunRecord]] = {}
         for record in records:
             runs.setdefault((record.method, record.budget), []).append(record)
         names = sorted(runs, key=lambda name: (order.get(name[0], len(order)), name[0], name[1]))
-        expected = configuration.get("num_problems", 0) * len(configuration.get("seeds", ()))
-        levels = sorted({record.level for record in records if record.level is not None})
-        paired = PairedRuns(records)
-        measured = list(dict.fromkeys(method for method, _ in names))
-        return cls(
-            configuration,
-            tuple(Cell.of(*name, None, runs[name], expected, sizes, prices) for name in names),
-            tuple(
-                Cell.of(*name, level, chosen, len(chosen), sizes, prices)
-                for level in levels
-                for name in names
-                if (chosen := [record for record in runs[name] if record.level == level])
-            ),
-            tuple(differences(paired, measured)),
-            tuple(rates(paired, measured)),
-            max(0, configuration.get("num_runs", 0) - len(records)),
-            prices,
-            {name: runs[name] for name in names},
-            sizes=sizes,
+        return cls(configuration, {name: runs[name] for name in names}, sizes, prices)
+
+    @cached_property
+    def records(self) -> tuple[RunRecord, ...]:
+        """All records, cell by cell."""
+        return tuple(record for records in self.runs.values() for record in records)
+
+    @property
+    def methods(self) -> list[str]:
+        return list(dict.fromkeys(method for method, _ in self.runs))
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        return sorted({record.seed for record in self.records})
+
+    @cached_property
+    def problem_ids(self) -> frozenset[str]:
+        return frozenset(record.problem_id for record in self.records)
+
+    @property
+    def missing(self) -> int:
+        """Number of runs that the evaluation has no record of yet."""
+        planned: int = self.configuration.get("num_runs", 0)
+        return max(0, planned - len(self.records))
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """The results of each cell, over all levels."""
+        expected = self.configuration.get("num_problems", 0) * len(self.configuration.get("seeds", ()))
+        return tuple(Cell.of(*name, None, runs, expected, self.sizes, self.prices) for name, runs in self.runs.items())
+
+    @cached_property
+    def levels(self) -> tuple[Cell, ...]:
+        """The results of each cell at each level, level by level."""
+        levels = sorted({record.level for record in self.records if record.level is not None})
+        return tuple(
+            Cell.of(*name, level, chosen, len(chosen), self.sizes, self.prices)
+            for level in levels
+            for name, runs in self.runs.items()
+            if (chosen := [record for record in runs if record.level == level])
         )
+
+    @cached_property
+    def differences(self) -> tuple[Difference, ...]:
+        """The difference of each method to the chief one, at each budget."""
+        return tuple(differences(PairedRuns(self.records), self.methods))
+
+    @cached_property
+    def rates(self) -> tuple[Rate, ...]:
+        """The scaling rate of each method against the chief one."""
+        return tuple(rates(PairedRuns(self.records), self.methods))
 
     @cached_property
     def qualities(self) -> tuple[Quality, ...]:
@@ -143,7 +155,7 @@ class Report:
     @property
     def has_own_costs(self) -> bool:
         """Whether every record has the cost of its run by itself."""
-        return all(record.is_own_cost for records in self.runs.values() for record in records)
+        return all(record.is_own_cost for record in self.records)
 
     @property
     def problems(self) -> int:
@@ -155,13 +167,12 @@ class Report:
 
     @property
     def models(self) -> str:
-        roles = {"lm": "language model", "reward": "reward model", "outcome_reward": "outcome reward model"}
-        return ", ".join(f"{role} {name}" for key, role in roles.items() if (name := self.configuration.get(key)))
+        return ", ".join(f"{role} {name}" for key, role in ROLES.items() if (name := self.configuration.get(key)))
 
     @property
     def chief(self) -> str:
         """The method with which the others are compared."""
-        return chief_of([cell.method for cell in self.cells])
+        return chief_of(self.methods)
 
     def warnings(self) -> list[str]:
         """Warnings that a reader needs before trusting the numbers."""
@@ -186,8 +197,7 @@ class Report:
 
     def accuracy(self) -> Section:
         """Accuracy and cost of each cell, as a table."""
-        seeds = len({record.seed for records in self.runs.values() for record in records})
-        return tables.accuracy_table(self.cells, seeds, prices=self.prices, has_own_costs=self.has_own_costs)
+        return tables.accuracy_table(self.cells, len(self.seeds), prices=self.prices, has_own_costs=self.has_own_costs)
 
     def sections(self) -> Iterator[Section]:
         """All tables, the most important first."""
@@ -197,8 +207,7 @@ class Report:
         chief = code(self.chief)
         if self.differences:
             title = f"Differences to {chief}"
-            more = tables.ONE_DRAW_NOTE
-            yield tables.differences_table(self.differences, title, chief, "differences.csv", more)
+            yield tables.differences_table(self.differences, title, chief, "differences.csv", tables.ONE_DRAW_NOTE)
         if self.rates:
             yield tables.rates_table(self.rates, chief)
         if self.step_qualities:
@@ -214,11 +223,9 @@ class Report:
 
     def markdown(self) -> str:
         """The report as a Markdown page."""
-        lines = [f"# {markdown(self.title)}", "", f"{markdown(self.models)}.", ""]
         texts = [*self.damages.lines(), *self.provenance.warnings()]
-        for warning in [*map(markdown, texts), *self._cautions()]:
-            lines += [f"**{warning}.**", ""]
-        return "\n".join([*lines, *(line for section in self.sections() for line in section.markdown())])
+        warnings = [*map(markdown, texts), *self._cautions()]
+        return markdown_page(self.title, [f"{markdown(self.models)}.", ""], warnings, self.sections())
 
     def csv(self) -> str:
         """Every cell, first over all levels, then by level."""

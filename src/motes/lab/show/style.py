@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from motes import files
 from motes.errors import MissingExtraError
@@ -64,23 +64,19 @@ SETTINGS: Any = {
 }
 
 
-class HasMethod(Protocol):
-    """A point of a method's curve."""
-
-    @property
-    def method(self) -> str: ...
-
-
 class Style(NamedTuple):
+    """How a curve is drawn; `dashes`: lengths on and off, in multiples of the line width, () for a solid line."""
+
     label: str
     colour: str
     marker: str
+    dashes: tuple[float, ...] = ()
 
 
-def styles_of(points: Iterable[HasMethod]) -> dict[str, Style]:
-    """The style of each method spec among the points; a spec with settings gets a colour of its own."""
+def styles_of(methods: Iterable[str]) -> dict[str, Style]:
+    """The style of each method spec; a spec with settings gets a colour of its own."""
     styles: dict[str, Style] = {}
-    methods = list(dict.fromkeys(point.method for point in points))
+    methods = list(dict.fromkeys(methods))
     used = {STYLES[method][0] for method in methods if method in STYLES}
     spare = itertools.cycle([colour for colour in SPARE if colour not in used] or SPARE)
     for method in methods:
@@ -94,12 +90,8 @@ def styles_of(points: Iterable[HasMethod]) -> dict[str, Style]:
 
 
 def save(figure: Callable[[], Figure | None], path: Path, provenance: Provenance | None = None) -> list[Path]:
-    """Draw a figure in the style of motes, as PNG and SVG; the same figure gives the same files.
-
-    Args:
-        figure: makes the figure; None: there is nothing to draw.
-        path: of the files, without their suffixes.
-        provenance: of the numbers, kept in the files' metadata as JSON.
+    """Draw a figure, if there is one, in the style of motes, as PNG and SVG; `path` has no suffix. The same figure
+    gives the same files, with the provenance of its numbers as JSON in their metadata.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -108,22 +100,20 @@ def save(figure: Callable[[], Figure | None], path: Path, provenance: Provenance
         import matplotlib
     except ImportError as error:
         raise MissingExtraError("the plot", "plot") from error
+    description = {"Description": provenance.to_json()} if provenance else {}
+    metadata: dict[str, dict[str, str | None]] = {
+        ".png": {"Software": None, **description},  # neither the name of the drawing program
+        ".svg": {"Date": None, **description},  # nor the date
+    }
     paths = []
     with matplotlib.rc_context(SETTINGS):
         if (canvas := figure()) is not None:
-            for suffix, metadata in metadata_of(provenance).items():
+            for suffix in metadata:
                 paths.append(path.with_suffix(suffix))
                 with files.replacing(paths[-1]) as file:
                     dpi = min(200.0, PIXELS / canvas.get_figwidth())
-                    canvas.savefig(file, format=suffix[1:], dpi=dpi, metadata=metadata, facecolor="white")
+                    canvas.savefig(file, format=suffix[1:], dpi=dpi, metadata=metadata[suffix], facecolor="white")
     return paths
-
-
-def metadata_of(provenance: Provenance | None) -> dict[str, dict[str, str | None]]:
-    """The metadata that matplotlib writes into files, by suffix: the provenance as JSON, but neither the date nor the
-    name of the drawing program."""
-    description = {} if not provenance else {"Description": provenance.to_json()}
-    return {".png": {"Software": None, **description}, ".svg": {"Date": None, **description}}
 
 
 def heading(figure: Figure, title: str, subtitle: str, left: float | None = None) -> None:

@@ -119,7 +119,6 @@ PROVENANCE_NOTE = (
 )
 OLD_NOTE = "The runs are older than the record of what they were made with: only the configuration is known."
 
-
 COLUMNS = (
     "method", "budget", "accuracy", "95 % interval", "generated", "prefill", "reward", "FLOPs", "seconds", "95th",
 )  # fmt: skip
@@ -128,29 +127,19 @@ COLUMNS = (
 def accuracy_table(
     cells: Sequence[Cell], seeds: int, *, prices: Prices | None = None, has_own_costs: bool = True
 ) -> Section:
-    """Accuracy and cost of each cell.
-
-    Args:
-        seeds: number of seeds of the runs.
-        prices: from which money was computed.
-        has_own_costs: whether every record has the cost of its run by itself.
-    """
-    header = [*COLUMNS]
-    note = ACCURACY_NOTE.format(seeds=note_on_seeds(seeds), company=_company(cells))
-    rows = [table_row(cell) for cell in cells]
+    """Accuracy and cost of each cell, from runs with so many seeds; see `Report.has_own_costs`."""
+    notes = [ACCURACY_NOTE.format(seeds=note_on_seeds(seeds), company=_company(cells))]
+    more: dict[str, list[str]] = {}  # further columns
     if any(cell.failed for cell in cells):
-        header.append("failed")
-        note += " " + FAILED_NOTE
-        for row, cell in zip(rows, cells, strict=True):
-            row.append(f"{cell.failed:,.0f}")
+        notes.append(FAILED_NOTE)
+        more["failed"] = [f"{cell.failed:,.0f}" for cell in cells]
     if not has_own_costs:
-        note += " " + OLD_COST_NOTE
+        notes.append(OLD_COST_NOTE)
     if prices is not None:
-        header.append("money")
-        note += " " + MONEY_NOTE.format(prices=prices)
-        for row, cell in zip(rows, cells, strict=True):
-            row.append(money(cell.money))
-    return Section("", header, rows, note)
+        notes.append(MONEY_NOTE.format(prices=prices))
+        more["money"] = [money(cell.money) for cell in cells]
+    rows = [table_row(cell) + [column[i] for column in more.values()] for i, cell in enumerate(cells)]
+    return Section("", (*COLUMNS, *more), rows, " ".join(notes))
 
 
 def _company(cells: Sequence[Cell]) -> str:
@@ -197,13 +186,8 @@ def choices_table(cells: Iterable[Cell]) -> Section:
 
 
 def differences_table(differences: Sequence[Difference], title: str, chief: str, file: str, more: str = "") -> Section:
-    """Paired differences of accuracy, a row for each method and a column for each budget.
-
-    Args:
-        chief: the method that others are compared with, in Markdown.
-        file: the CSV file that has the separate intervals.
-        more: a further sentence for the note, which begins with a blank.
-    """
+    """Paired differences of accuracy to the chief method, which is named in Markdown; a row for each method, a column
+    for each budget. The CSV `file` has the separate intervals; `more` is the end of the note."""
     how = "the level of each from their correlation; Hothorn, Bretz and Westfall 2008"
     note = DIFFERENCES_NOTE.format(chief=chief, simultaneous=_simultaneous_note(len(differences), how, file)) + more
     return Section(title, *_grid(differences, "budget {}"), note)
@@ -253,9 +237,9 @@ def steps_table(qualities: Sequence[StepQuality]) -> Section:
 
 def passes_table(passes: Mapping[int, Interval], cell: CellName) -> Section:
     """pass@k of the independent samples of one cell, by k."""
-    method, n = cell
     rows = [[f"{k}", percent(value.value), between(value)] for k, value in passes.items()]
-    return Section("pass@k", ("k", "pass@k", "95 % interval"), rows, PASS_NOTE.format(n=n, method=code(method)))
+    note = PASS_NOTE.format(method=code(cell[0]), n=cell[1])
+    return Section("pass@k", ("k", "pass@k", "95 % interval"), rows, note)
 
 
 def predictions_table(qualities: Iterable[Quality]) -> Section:

@@ -1,6 +1,7 @@
-"""A report as one self-contained HTML page: curves, tables, and every run with its particles.
+"""A report as one self-contained HTML page: curves, tables, and every run with its particles. And a comparison: all
+curves in one figure, each of which can be hidden, and the tables.
 
-The page (see `motes.pages`) contains the numbers as JSON, and the record and the trace of each run as a compressed
+A page (see `motes.pages`) contains the numbers as JSON, and the record and the trace of each run as a compressed
 element, which the browser inflates when the run is opened. Nothing else is loaded.
 """
 
@@ -12,20 +13,22 @@ import gzip
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
-from itertools import chain
+from itertools import accumulate, islice, product
 from pathlib import Path
 from typing import Any
 
 from motes import pages
 from motes.lab.measure.cells import Cell
 from motes.lab.measure.formats import Section
-from motes.lab.run.damage import Damage, Damaged
+from motes.lab.measure.statistics import Interval
+from motes.lab.run.damage import Damage
 from motes.lab.run.evaluation import TRACES
 from motes.lab.run.records import OUTCOMES, Key, RunRecord
 from motes.lab.run.traces import Trace, read_lines
+from motes.lab.show.comparing import Comparison, looks_of
 from motes.lab.show.report import Report
 from motes.lab.show.style import styles_of
 from motes.text import visible
@@ -36,10 +39,9 @@ PROBLEMS, MEGABYTES = 30, 24
 
 
 def html(report: Report, directory: Path, *, viewer: int | None = None) -> str:
-    """The page of a report.
+    """The page of a report, with the traces from the evaluation's directory.
 
     Args:
-        directory: of the evaluation, from which traces are read.
         viewer: the number of problems whose runs can be opened, in the order of their names; 0 for none. None: the
             first 30, or as many of them as fit into 24 MB. The page says which runs it leaves out.
 
@@ -47,55 +49,69 @@ def html(report: Report, directory: Path, *, viewer: int | None = None) -> str:
         RunDirectoryError: the traces cannot be read at all.
     """
     embedded = EmbeddedRuns.read(report, directory, viewer)
+    elements = "\n".join(
+        f'<script type="application/gzip" id="run-{place}">{content}</script>'
+        for runs in embedded.contents.values()
+        for place, content in runs.items()
+    )
+    return _page("page", SCRIPTS, report, report.title, report.models, _index(report, embedded), runs=elements)
+
+
+def comparison_html(comparison: Comparison) -> str:
+    """The page of a comparison."""
+    title = f"Accuracy on {comparison.title}"
+    models = "; ".join(f"{name}: {report.models}" for name, report in comparison.reports.items())
+    scripts = ("data", "curves", "comparison")
+    return _page("comparison", scripts, comparison, title, models, _comparison_index(comparison))
+
+
+def _page(
+    name: str,
+    scripts: Iterable[str],
+    content: Report | Comparison,
+    title: str,
+    models: str,
+    index: Mapping[str, Any],
+    **data: str,
+) -> str:
+    """The page made of a template, with the warnings and the tables of a report or a comparison, and the numbers that
+    the scripts draw. `data`: other fields of the template, as HTML."""
+    warnings = (f'<p class="warning">{escape(visible(warning))}.</p>' for warning in content.warnings())
     return pages.page(
         __name__,
-        "page.html",
+        f"{name}.html",
         styles=("report",),
-        scripts=SCRIPTS,
-        title=f"{visible(report.title)} · motes",
+        scripts=scripts,
+        title=f"{visible(title)} · motes",
         data={
-            "title": escape(visible(report.title)),
-            "models": escape(visible(report.models)),
-            "warnings": "".join(f'<p class="warning">{escape(visible(warning))}.</p>' for warning in report.warnings()),
-            "sections": "\n".join(section_html(section) for section in report.sections()),
-            "index": pages.embedded(_index(report, embedded)),
-            "runs": "\n".join(
-                f'<script type="application/gzip" id="run-{place}">{content}</script>'
-                for place, content in embedded.contents.items()
-            ),
+            "title": escape(visible(title)),
+            "models": escape(visible(models)),
+            "warnings": "".join(warnings),
+            "sections": "\n".join(_section_html(section) for section in content.sections()),
+            "index": pages.embedded(index),
+            **data,
         },
     )
 
 
 @dataclass
 class EmbeddedRuns:
-    """The runs that a page can open.
-
-    Attributes:
-        problems: ids of all problems, in the order of their names.
-        number: the page contains the runs of this many problems, the first ones.
-        requested: whether the caller set the number.
-        traced: whether the evaluation has traces at all.
-        questions: the last message of each problem's conversation, as far as traces contain it.
-        contents: the record and trace of each run, by its place in the report; compressed, in base64.
-    """
+    """The runs that a page can open: for the first of all problems, the record and trace of each run, compressed and in
+    base64, by problem and the run's place in the report. `is_limited`: whether no caller has set how many problems."""
 
     problems: list[str]
-    number: int
-    requested: bool
-    traced: bool = False
-    questions: dict[str, str] = field(default_factory=dict)
-    contents: dict[int, str] = field(default_factory=dict)
+    is_limited: bool
+    contents: dict[str, dict[int, str]]
+    questions: dict[str, str] = field(default_factory=dict)  # the last message of each conversation with a trace
+    traced: bool = False  # whether the evaluation has traces at all
 
     @classmethod
     def read(cls, report: Report, directory: Path, viewer: int | None) -> EmbeddedRuns:
-        records = list(chain.from_iterable(report.runs.values()))
-        problems = sorted({record.problem_id for record in records}, key=_natural_key)
-        first = problems[: PROBLEMS if viewer is None else viewer]
-        embedded = cls(problems, len(first), viewer is not None)
+        problems = sorted(report.problem_ids, key=_natural_key)
+        contents: dict[str, dict[int, str]] = {name: {} for name in problems[: PROBLEMS if viewer is None else viewer]}
+        embedded = cls(problems, viewer is None, contents)
         # 1. The record of each run.
-        places = {record.key: (place, record) for place, record in enumerate(records)}
-        contents: dict[str, dict[int, str]] = {problem: {} for problem in first}
+        places = {record.key: (place, record) for place, record in enumerate(report.records)}
         for place, record in places.values():
             if record.problem_id in contents:
                 contents[record.problem_id][place] = _compress_run(record, b"null")
@@ -103,31 +119,31 @@ class EmbeddedRuns:
         damaged = report.damages.of("traces")
         for head, line in read_lines(directory / TRACES, damaged):
             embedded.traced = True
-            if head["problem_id"] not in embedded.questions:
-                embedded.questions[head["problem_id"]] = head["messages"][-1]["content"]
-            key: Key = head["problem_id"], head["method"], head["budget"], head["seed"]
-            if key in places and key[0] in contents and _is_trace(directory / TRACES, line, damaged):
+            problem = head["problem_id"]
+            if problem not in embedded.questions:
+                embedded.questions[problem] = head["messages"][-1]["content"]
+            key: Key = problem, head["method"], head["budget"], head["seed"]
+            if key in places and problem in contents:
+                try:
+                    Trace.from_json(line.decode())  # only its head was checked so far
+                except ValueError as error:
+                    damaged(Damage(directory / TRACES, "", str(error)))
+                    continue
                 place, record = places[key]
-                contents[key[0]][place] = _compress_run(record, line)
+                contents[problem][place] = _compress_run(record, line)
         # 3. As many problems as there is room for.
-        room = math.inf if embedded.requested else MEGABYTES * 1e6
-        for number, runs in enumerate(contents.values()):
-            room -= sum(map(len, runs.values()))
-            if room < 0:
-                embedded.number = number
-                break
-            embedded.contents.update(runs)
+        if embedded.is_limited:
+            sizes = accumulate(sum(map(len, runs.values())) for runs in contents.values())
+            embedded.contents = dict(islice(contents.items(), sum(size <= MEGABYTES * 1e6 for size in sizes)))
         return embedded
 
-    def note(self, directory: str = "DIR") -> str:
+    def note(self) -> str:
         """Which runs the page leaves out, and how to include them."""
-        total, notes = len(self.problems), []
-        if self.number < total:
-            some = f"of the first {self.number} of {total} problems" if self.number else "of no problem"
-            limit = "" if self.requested else f" (at most {PROBLEMS}, in {MEGABYTES} MB)"
-            notes.append(
-                f"This page holds the runs {some}{limit}; motes report {directory} --viewer {total} embeds all."
-            )
+        number, total, notes = len(self.contents), len(self.problems), []
+        if number < total:
+            some = f"of the first {number} of {total} problems" if number else "of no problem"
+            limit = f" (at most {PROBLEMS}, in {MEGABYTES} MB)" if self.is_limited else ""
+            notes.append(f"This page holds the runs {some}{limit}; motes report DIR --viewer {total} embeds all.")
         if not self.traced:
             notes.append(
                 "The evaluation kept no traces (--no-traces, or an early version): the page has the records of runs, "
@@ -139,53 +155,64 @@ class EmbeddedRuns:
 def _index(report: Report, embedded: EmbeddedRuns) -> dict[str, Any]:
     """The data that the page needs before a run is opened. The outcomes of a problem are a text with a letter for each
     cell and seed; "." stands for a missing run."""
-    styles = styles_of(report.cells)
-    records = list(chain.from_iterable(report.runs.values()))
-    seeds = sorted({record.seed for record in records})
-    columns = {(*cell, seed): i for i, (cell, seed) in enumerate((c, s) for c in report.runs for s in seeds)}
-    rows: dict[str, list[tuple[str, int]]] = {problem: [(".", -1)] * len(columns) for problem in embedded.problems}
-    first_records: dict[str, RunRecord] = {}
-    for place, record in enumerate(records):
-        column = columns[record.method, record.budget, record.seed]
-        rows[record.problem_id][column] = (record.outcome[0], place)
-        first_records.setdefault(record.problem_id, record)
+    columns = [(*cell, seed) for cell, seed in product(report.runs, report.seeds)]
+    places: dict[str, dict[tuple[str, int, int], int]] = {problem: {} for problem in embedded.problems}
+    for place, record in enumerate(report.records):
+        places[record.problem_id][record.method, record.budget, record.seed] = place
     return {
         "title": report.title,
         "chief": report.chief,
         "methods": {
             name: {"label": style.label.split("\n"), "colour": style.colour, "marker": style.marker}
-            for name, style in styles.items()
+            for name, style in styles_of(report.methods).items()
         },
         "settings": report.configuration.get("methods", {}),
-        "cells": [cell_fields(cell) for cell in report.cells],
+        "cells": [_cell_fields(cell) for cell in report.cells],
         "differences": [
-            {
-                "method": difference.method,
-                "budget": difference.budget,
-                "problems": difference.problems,
-                "value": _ends(difference.simultaneous),
-            }
-            for difference in report.differences
+            {"method": each.method, "budget": each.budget, "problems": each.problems, "value": _ends(each.simultaneous)}
+            for each in report.differences
         ],
-        "seeds": seeds,
+        "seeds": report.seeds,
         "outcomes": {outcome[0]: outcome.replace("_", " ") for outcome in OUTCOMES},
         "problems": [
             {
                 "id": problem,
-                "level": first_records[problem].level,
-                "reference": first_records[problem].reference,
+                "level": report.records[min(runs.values())].level,
+                "reference": report.records[min(runs.values())].reference,
                 "question": embedded.questions.get(problem),
-                "outcomes": "".join(letter for letter, _ in row),
-                "runs": [place for _, place in row] if number < embedded.number else None,
+                "outcomes": "".join(report.records[runs[one]].outcome[0] if one in runs else "." for one in columns),
+                "runs": [runs.get(one, -1) for one in columns] if problem in embedded.contents else None,
             }
-            for number, (problem, row) in enumerate(rows.items())
+            for problem, runs in places.items()
         ],
         "traced": embedded.traced,
         "note": embedded.note(),
     }
 
 
-def cell_fields(cell: Cell) -> dict[str, Any]:
+def _comparison_index(comparison: Comparison) -> dict[str, Any]:
+    """The data of the curves, in the format of a report's, with curves instead of methods."""
+    return {
+        "title": comparison.title,
+        "chief": str(comparison.reference),
+        "methods": {
+            str(curve): {
+                "label": [look.label],
+                "colour": look.colour,
+                "marker": look.marker,
+                "dashes": " ".join(map(str, look.dashes)),
+            }
+            for curve, look in looks_of(comparison).items()
+        },
+        "cells": [
+            {**_cell_fields(cell), "method": str(curve)} for curve, cells in comparison.cells.items() for cell in cells
+        ],
+        "seeds": [],
+        "outcomes": {},
+    }
+
+
+def _cell_fields(cell: Cell) -> dict[str, Any]:
     """A point of the curves."""
     return {
         "method": cell.method,
@@ -201,12 +228,11 @@ def cell_fields(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _ends(interval: Any) -> list[float | None]:
-    values = (interval.value, interval.low, interval.high)
-    return [value if math.isfinite(value) else None for value in values]
+def _ends(interval: Interval) -> list[float | None]:
+    return [end if math.isfinite(end) else None for end in (interval.value, interval.low, interval.high)]
 
 
-def section_html(section: Section) -> str:
+def _section_html(section: Section) -> str:
     """A table with its title and note; the first one, which has no title, is open."""
 
     def row(cells: Iterable[str], tag: str) -> str:
@@ -227,16 +253,6 @@ def _compress_run(record: RunRecord, trace: bytes) -> str:
     fields["posterior"] = list(record.posterior.items())
     text = b'{"record":' + json.dumps(fields, allow_nan=False).encode() + b',"trace":' + trace + b"}"
     return base64.b64encode(gzip.compress(text, compresslevel=9, mtime=0)).decode()
-
-
-def _is_trace(path: Path, line: bytes, damaged: Damaged) -> bool:
-    """Whether a line of traces, of which only the head was checked so far, is a complete trace."""
-    try:
-        Trace.from_json(line.decode())
-    except ValueError as error:
-        damaged(Damage(path, "", str(error)))
-        return False
-    return True
 
 
 def _natural_key(name: str) -> list[tuple[bool, int, str]]:
