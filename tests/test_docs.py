@@ -80,6 +80,7 @@ OTHERS = {
     "inspect": "tasks of its reader's; tests/test_inspect.py",
     "cd": "of the shell",
     "sleep": "of the shell",
+    "source": "of the shell",
 }
 
 # 4. What a page takes for granted, and what stands here for what its reader has.

@@ -155,7 +155,7 @@ class TestContent:
         assert len(lines) == len(traces)
         for (head, line), trace in zip(lines, traces, strict=True):
             assert tuple(head[name] for name in ("problem_id", "method", "budget", "seed")) == trace.key
-            assert head["messages"] == [dict(message) for message in trace.messages]
+            assert list(head["messages"]) == [dict(message) for message in trace.messages]
             assert Trace.from_json(line.decode()) == trace
 
     def test_what_problems_say_is_text(self, hostile):

@@ -10,7 +10,7 @@ import threading
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -40,13 +40,17 @@ class Vocabulary:
         self._inner = tokenizer
         if _remove_edge_rules(spec):
             self._inner = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)))
-        self._sorted_pieces = _SortedPieces(self.pieces)
         special = sorted((t["content"] for t in spec["added_tokens"] if t["special"]), key=len, reverse=True)
         pattern = "|".join(re.escape(token) for token in special if token and token not in THINKING)
         self._special = re.compile(pattern) if pattern else None
         self._prompts: WeakKeyDictionary[Problem, list[int]] = WeakKeyDictionary()
         self._encode_cached = lru_cache(maxsize=CACHE_SIZE)(self._encode)
+        _ = self._sorted_pieces  # compute it now, not with the first request
         self._lock = threading.RLock()  # each call changes the tokenizer's settings, so calls take turns
+
+    @cached_property
+    def _sorted_pieces(self) -> _SortedPieces:
+        return _SortedPieces(self.pieces)
 
     @classmethod
     def load(cls, path: str) -> Vocabulary:
