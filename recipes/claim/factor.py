@@ -200,8 +200,8 @@ def _rates(results: Sequence[WorldResult]) -> list[dict[str, Any]]:
         {"world": each.name, "relative_to": filter, "unit": unit, **rate.row()}
         for each in results
         for filter, units in each.rates.items()
-        for unit, of in units.items()
-        for rate in of.values()
+        for unit, unit_rates in units.items()
+        for rate in unit_rates.values()
     ]
 
 

@@ -149,7 +149,7 @@ class WorldResult:
         runs = PairedRuns(records)
         methods = list(dict.fromkeys(record.method for record in records))
         accuracy = {
-            name: share_interval((problem, is_right(run)) for problem, of_one in problems.items() for run in of_one)
+            name: share_interval((problem, is_right(run)) for problem, repeats in problems.items() for run in repeats)
             for name, problems in runs.cells.items()
         }
         factors = {
