@@ -1,21 +1,20 @@
-"""The local engine against a bare decode loop, and against the straightforward way.
+"""Measure the speed of the local engine beside a bare decode loop and beside `transformers.generate`.
 
     python benchmarks/engine.py                        # the bundled models, 1 and 16 problems, 16, 64, 256 particles
     python benchmarks/engine.py --model hf:PATH --particles 64 --problems 1
 
-For each number of particles and problems, side by side in one run:
+For each number of particles and problems, it measures tokens per second of four programs in one run:
 
-    motes   tokens per second of a particle filter (resampling every step, plain function as reward), orchestration
-            and all
-    bare    tokens per second of a loop that only decodes: the same model and attention, pass by pass the same rows at
-            the same lengths as the filter had, and nothing else: no requests, no delimiters, no prompts, no prefixes
-    steady  the same, had the batch been full all the time, all rows of the mean length: what a filter loses beside it
-            that it does not lose beside `bare` is the end of rounds, when few particles are left
-    naive   tokens per second of `transformers.generate`, called once per particle and step with the whole prefix, on
-            a sample of the steps that the filter took; in the same dtype on the same device
+    motes   a particle filter that resamples at every step, with a plain function as the reward model
+    bare    a loop that only decodes: the same model and attention, and pass by pass the same rows at the same lengths
+            as in the filter, but no requests, delimiters, prompts or prefixes
+    steady  the same loop with a batch that is always full and rows that all have the mean length. Beside it, the filter
+            also loses the time at the end of rounds, when few particles are left
+    naive   `transformers.generate`, called once per particle and step with the whole prefix, for a sample of the
+            filter's steps; same dtype, same device
 
-The ratios are what to read; absolute speeds are the machine's. Then the same filter with the bundled reward model:
-reward tokens computed per token generated, and the peak of the process's memory.
+Read the ratios: absolute speeds depend on the machine. Then the same filter runs with the bundled reward model, for the
+number of reward tokens computed per generated token, and for the peak memory of the process.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ METHOD = motes.ParticleFilter
 async def run_filters(
     lm: motes.LanguageModel, reward: motes.RewardModel, problems: list[motes.Problem], particles: int, seed: int
 ) -> tuple[list[motes.Result], float]:
-    """Run one filter per problem, all at once; results and seconds."""
+    """Run one filter per problem, all at once. Returns the results and the seconds."""
     began = time.perf_counter()
     results = await asyncio.gather(
         *(
@@ -57,11 +56,11 @@ async def run_filters(
 
 
 Passes = list[list[int]]
-"""For each forward pass that decodes, the length of each row."""
+"""For each decoding pass, the length of each row."""
 
 
-def recorded(lm: LocalLanguageModel) -> Passes:
-    """A list that grows by every pass that the model makes from now on."""
+def record_passes(lm: LocalLanguageModel) -> Passes:
+    """Return a list to which the model adds each decoding pass that it makes from now on."""
     passes: Passes = []
     decode = lm._decode
 
@@ -73,8 +72,8 @@ def recorded(lm: LocalLanguageModel) -> Passes:
     return passes
 
 
-def bare(lm: LocalLanguageModel, passes: Passes) -> float:
-    """Tokens per second of these passes alone."""
+def bare_speed(lm: LocalLanguageModel, passes: Passes) -> float:
+    """Make these passes and nothing else. Returns tokens per second."""
     runner, sampling = Runner(lm._runner.body, lm.tree.pool), motes.Sampling()  # a workspace of its own
     runner.workspace.reserve(max(map(len, passes)), 1 + max(map(max, passes)))
     torch.set_num_threads(lm._num_threads)
@@ -92,14 +91,14 @@ def bare(lm: LocalLanguageModel, passes: Passes) -> float:
     return sum(map(len, passes)) / seconds
 
 
-def steady(rows: int, passes: Passes) -> Passes:
-    """As many tokens in full batches of rows that are all of the mean length."""
+def steady_passes(rows: int, passes: Passes) -> Passes:
+    """As many tokens as in `passes`, in full batches of `rows` rows that all have the mean length."""
     lengths = [length for each in passes for length in each]
     return [[round(float(np.mean(lengths)))] * rows] * max(1, len(lengths) // rows)
 
 
-def naive(lm: LocalLanguageModel, path: str, results: list[motes.Result], sample: int) -> float:
-    """Tokens per second of one `generate` call per particle and step, over a sample of the steps taken."""
+def naive_speed(lm: LocalLanguageModel, path: str, results: list[motes.Result], sample: int) -> float:
+    """Call `transformers.generate` for a random sample of the results' steps. Returns tokens per second."""
     torch.set_num_threads(lm._num_threads)
     keys = lm.tree.pool.data
     model = AutoModelForCausalLM.from_pretrained(path, dtype=keys.dtype).to(keys.device).eval()
@@ -134,7 +133,9 @@ def main() -> None:
     parser.add_argument("--reward", default="tiny")
     parser.add_argument("--particles", type=int, nargs="+", default=[16, 64, 256])
     parser.add_argument("--problems", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--repeats", type=int, default=3, help="the best of so many runs of motes and of bare")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="number of runs of motes, bare and steady, of which the best counts"
+    )
     args = parser.parse_args()
     lm = motes.language_model(args.model)
     assert isinstance(lm, LocalLanguageModel)
@@ -142,7 +143,7 @@ def main() -> None:
     test = Arithmetic().problems()
     problems = [problem for problem in test if problem.id is not None and "/4-" in problem.id]
     asyncio.run(run_filters(lm, reward, problems[:1], 16, 0))  # warm up
-    passes = recorded(lm)
+    passes = record_passes(lm)
     ratios = ("motes/bare", "motes/steady", "motes/naive")
     print("problems particles    motes     bare   steady    naive", *(f"{ratio:>13}" for ratio in ratios))
     results: list[motes.Result] = []
@@ -154,8 +155,8 @@ def main() -> None:
                 results, seconds = asyncio.run(run_filters(lm, reward, problems[:count], particles, repeat))
                 done, rows = list(passes), min(lm.max_batch_size, count * particles)
                 speed = sum(result.usage.generated_tokens for result in results) / seconds
-                best = np.maximum(best, [speed, bare(lm, done), bare(lm, steady(rows, done))])
-            speeds = [*best, naive(lm, _local_path(args.model.partition("?")[0], "lm"), results, 24)]
+                best = np.maximum(best, [speed, bare_speed(lm, done), bare_speed(lm, steady_passes(rows, done))])
+            speeds = [*best, naive_speed(lm, _local_path(args.model.partition("?")[0], "lm"), results, 24)]
             shown = " ".join(f"{speed:8.0f}" for speed in speeds)
             print(f"{count:8} {particles:9} {shown}", *(f"{best[0] / speed:13.2f}" for speed in speeds[1:]), flush=True)
     prm = motes.reward_model(args.reward)

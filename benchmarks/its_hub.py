@@ -1,10 +1,10 @@
-"""motes beside its_hub 1.2.0, its best known predecessor: particle filters over the same servers, in one run.
+"""Compare particle filters of motes and of its_hub 1.2.0, its best known predecessor, on the same servers in one run.
 
     make bench-its-hub                                          # sets everything up; 32 particles, 32 problems
     make bench-its-hub ARGS='--particles 8 --problems 8'
 
-Both run on one vLLM server with the bundled language model, both are scored by one vLLM server with the bundled reward
-model (`/pooling`, which has no prefix cache), at temperature 0.8, without seeds, in the same system:
+Both use one vLLM server with the bundled language model and one with the bundled reward model (`/pooling`, which has no
+prefix cache), at temperature 0.8, without seeds, on the same machine:
 
     its_hub, one by one     `infer` on one problem after the other, as its documentation and its own benchmark do
     its_hub, all at once    `ainfer` on all problems together: the best that it can do
@@ -12,8 +12,8 @@ model (`/pooling`, which has no prefix cache), at temperature 0.8, without seeds
                             answer read as one step, multinomial resampling after every step, the largest score wins)
     motes, default          `ParticleFilter`
 
-Seconds are those of the runs alone, without imports, opening models and starting servers. Requests and tokens are the
-servers' own counts (/metrics); caches are emptied before each run. Tokens prefilled are those that were computed.
+Seconds are the time of the runs, without imports, opening models and starting servers. Requests and tokens are the
+servers' own counts (/metrics); their caches are emptied before each run. Prefilled tokens are computed ones only.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ PEER = Path(__file__).parent / "peers" / "its_hub_filter.py"
 TASK = Arithmetic()
 
 Run = Callable[[], tuple[float, list[str]]]
-"""Solves all problems: seconds, and the text of each answer."""
+"""Solves all problems. Returns the seconds and the text of each answer."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took; tokens and requests as the servers count them."""
+    """The cost of a run, with tokens and requests as the servers count them; `right`: the number of right answers."""
 
     seconds: float
     requests: float
@@ -62,7 +62,7 @@ class Servers:
     reward: Server
 
     def counts(self) -> list[float]:
-        """In the order of `Cost`, from `requests` to `reward_tokens`."""
+        """The servers' counts so far, in the order of `Cost`, from `requests` to `reward_tokens`."""
         lm, reward = metrics(self.lm), metrics(self.reward)
         return [
             total(lm, r'http_requests_total\{.*method="POST"'),
@@ -94,7 +94,7 @@ def total(metrics: str, pattern: str) -> float:
 
 
 def its_hub(servers: Servers, problems: Sequence[motes.Problem], particles: int, *, together: bool) -> Run:
-    asked = {
+    job = {
         "lm": f"{servers.lm.root}/v1",
         "lm_name": "tiny-lm",
         "reward": servers.reward.root,
@@ -106,7 +106,7 @@ def its_hub(servers: Servers, problems: Sequence[motes.Problem], particles: int,
 
     def run() -> tuple[float, list[str]]:
         command = [real_servers.python(*ITS_HUB_ENV), "-W", "ignore", str(PEER)]
-        done = subprocess.run(command, input=json.dumps(asked), stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(command, input=json.dumps(job), stdout=subprocess.PIPE, text=True, check=True)
         answer = json.loads(done.stdout)
         return answer["seconds"], answer["texts"]
 
@@ -132,7 +132,7 @@ def ours(servers: Servers, problems: Sequence[motes.Problem], method: motes.Part
 
 
 def table(costs: dict[str, Cost]) -> str:
-    """A row each, and how many times what motes takes with the same algorithm each of its_hub's takes."""
+    """A row for each run, then the ratios of its_hub's costs to those of motes."""
     names = [name for name in Cost.__dataclass_fields__ if name != "right"]
     rows = [f"{'':<24}" + "".join(f"{name.replace('_', ' '):>17}" for name in (*names, "right"))]
     for name, cost in costs.items():

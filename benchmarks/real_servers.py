@@ -1,8 +1,8 @@
-"""Servers in processes of their own, started and stopped; of the bundled models: llama.cpp, and vLLM as a generator and
-as a pooling runner.
+"""Start and stop servers of the bundled models in separate processes: llama.cpp, and vLLM as a generator and as a
+pooling runner.
 
-Their packages live in environments of their own, which `make test-servers` sets up: `.venv-llama-cpp`, `.venv-vllm`,
-or the folders that MOTES_LLAMA_CPP_ENV and MOTES_VLLM_ENV name.
+Their packages are in separate environments, which `make test-servers` sets up: `.venv-llama-cpp`, `.venv-vllm`, or the
+folders that MOTES_LLAMA_CPP_ENV and MOTES_VLLM_ENV name.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ LLAMA_CPP_ENV = "MOTES_LLAMA_CPP_ENV", ".venv-llama-cpp"
 VLLM_ENV = "MOTES_VLLM_ENV", ".venv-vllm"
 
 SLOTS = 16
-"""Requests that llama.cpp computes at once."""
+"""Number of requests that llama.cpp computes at once."""
 
 
 class ServerFailedError(Exception):
-    """A server ended, or did not answer in time; the message has the end of its log."""
+    """A server ended, or did not respond in time. The message has the end of its log."""
 
 
 @dataclass(eq=False)
 class Server:
-    """A server on a free port of this machine, in a process group of its own, so that nothing of it outlives `stop`.
+    """A server on a free port of this machine, in its own process group, so that `stop` ends all of its processes.
 
     Args:
-        name: of its log, which is kept: `LOGS / f"{name}.log"`.
-        command: its words; {port} stands for the port.
-        environment: beside the present one.
-        patience: seconds that it may take to answer.
+        name: the name of its log, `LOGS / f"{name}.log"`, which is kept.
+        command: the words of its command; {port} stands for the port.
+        environment: variables that are set in addition to the present ones.
+        patience: number of seconds that it may take to respond.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Server:
         return LOGS / f"{self.name}.log"
 
     def start(self) -> None:
-        """Start it, or start it again on its port, without waiting for it."""
+        """Start it, or start it again on the same port, and return at once."""
         self.port = self.port or _free_port()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
@@ -78,10 +78,10 @@ class Server:
             )
 
     def wait(self) -> None:
-        """Until it answers.
+        """Wait until it responds.
 
         Raises:
-            ServerFailedError: it has ended, or its time is over.
+            ServerFailedError: it has ended, or did not respond within `patience`.
         """
         assert self._process is not None, "start it first"
         deadline = time.monotonic() + self.patience
@@ -98,13 +98,13 @@ class Server:
         return self._process.pid
 
     def end(self) -> int:
-        """Ask it to end, as `kill` does, and wait until it has; its status."""
+        """Terminate it, as `kill` does, and wait until it has ended. Returns its exit status."""
         assert self._process is not None, "start it first"
         self._process.terminate()
         return self._process.wait()
 
     def stop(self) -> None:
-        """Kill it and its children, as `kill -9` does, and wait until they are gone. Without effect where none runs."""
+        """Kill it and its children, as `kill -9` does, and wait until they have ended. Does nothing if none runs."""
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -137,13 +137,13 @@ class Server:
 
 
 def llama_cpp(gguf: Path, slots: int = SLOTS) -> Server:
-    """llama.cpp's server with a file that `to_gguf` made."""
+    """llama.cpp's server with a file made by `to_gguf`."""
     serve = ROOT / "recipes" / "serve_llama_cpp.py"
     return Server("llama-cpp", (python(*LLAMA_CPP_ENV), str(serve), str(gguf), "{port}", str(slots)), patience=60.0)
 
 
 def to_gguf(target: Path) -> Path:
-    """The bundled language model as llama.cpp reads it."""
+    """Convert the bundled language model to GGUF, the format of llama.cpp."""
     convert = ROOT / "recipes" / "to_gguf.py"
     command = [python(*LLAMA_CPP_ENV), str(convert), str(bundled.path("lm")), str(target)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
@@ -167,8 +167,8 @@ def _vllm(name: str, folder: Path, *options: str) -> Server:
     command = (
         *(python(*VLLM_ENV), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", "{port}"),
         *("--model", str(folder), "--served-model-name", folder.name, "--dtype", "float32"),
-        # Nothing is compiled: a start would take minutes. Prompts are not computed piecemeal: with seeds, the CPU build
-        # of vLLM 0.32 dies of it ("CPU Generator does not use offset").
+        # Eager mode, since compiling would take minutes at each start. No chunked prefill, since the CPU build of vLLM
+        # 0.32 crashes when it is used with seeds ("CPU Generator does not use offset").
         *("--enforce-eager", "--block-size", "32", "--no-enable-chunked-prefill", *options),
     )
     environment = {
@@ -176,7 +176,7 @@ def _vllm(name: str, folder: Path, *options: str) -> Server:
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_SERVER_DEV_MODE": "1",  # /reset_prefix_cache, so that measurements begin alike
+        "VLLM_SERVER_DEV_MODE": "1",  # for /reset_prefix_cache, so that all measurements start with empty caches
         "HF_HUB_OFFLINE": "1",
     }
     return Server(name, command, environment)

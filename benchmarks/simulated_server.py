@@ -1,17 +1,17 @@
-"""How the time of a particle filter grows on servers larger than this machine, with and without each measure taken.
+"""Simulate the time of a particle filter on servers larger than this machine, with and without each optimisation.
 
     python benchmarks/simulated_server.py                 # a 1.5B language model and a 7B reward model, a GPU each
     python benchmarks/simulated_server.py --problems 64 --particles 64 --steps 12
 
-This is no measurement, but a model of the hardware: two servers that batch continuously, whose passes take the time
-that a roofline gives (the larger of arithmetic and memory traffic, and a constant for scheduling and launching). Time
-is virtual: the clock jumps from event to event. What is real is everything on this side: the filter, and the client
-that talks OpenAI's format to the language model's server, with its merging, grouping and seeds. The processor's time
-of that client is not counted, that of the server's front end is, as a constant a request.
+This is not a measurement but a model of the hardware: two servers with continuous batching, whose passes take the time
+of a roofline (the larger of arithmetic and memory traffic, plus a constant for scheduling and launching). Time is
+virtual: the clock jumps from event to event. The filter is real, and so is the client that sends requests in OpenAI's
+format to the language model's server, with its merging, grouping and seeds. The client's processor time does not count;
+the time of the server's front end counts as a constant per request.
 
-The model of the servers follows vLLM: prompts are computed in chunks beside the sequences that decode, at most
-MAX_BATCHED_TOKENS tokens and MAX_ROWS sequences a pass; prefixes are shared in blocks of 16 tokens; memory is not a
-limit. An answer has --steps steps of 20 to 100 tokens, 60 on average, so that all settings have the same work.
+The model of the servers follows vLLM. A pass computes chunks of prompts beside the decoding sequences, at most
+MAX_BATCHED_TOKENS tokens and MAX_ROWS sequences. Prefixes are shared in blocks of 16 tokens. Memory is unlimited. An
+answer has --steps steps of 20 to 100 tokens, 60 on average, so that all settings have the same work.
 """
 
 from __future__ import annotations
@@ -35,16 +35,21 @@ from virtual_time import timed
 MAX_ROWS = 256
 MAX_BATCHED_TOKENS = 8192
 BLOCK = 16
-FRONT_END = 0.5e-3  # seconds that the server spends on a request, one after the other
+FRONT_END = 0.5e-3  # seconds of the server's front end per request; requests wait for each other there
 
-WORDS, STEP_END, END = 1000, 1000, 1001  # ids of words, of "\n\n", of the end of the answer
+WORDS, STEP_END, END = 1000, 1000, 1001  # number of words, whose ids begin at 0; ids of "\n\n" and of the answer's end
 ANSWERS = range(1002, 1007)
 
 
 @dataclass(frozen=True)
 class Device:
-    """What one GPU does in a second: bfloat16 operations and bytes moved, as far as they are reached in practice; and
-    the seconds that a pass takes beside them. By default those of an H100."""
+    """A GPU, by default an H100.
+
+    Attributes:
+        flops: bfloat16 operations per second that are reached in practice.
+        bandwidth: bytes per second that are reached in practice.
+        launch: constant seconds per pass.
+    """
 
     flops: float = 0.5 * 990e12
     bandwidth: float = 0.8 * 3.35e12
@@ -53,13 +58,18 @@ class Device:
 
 @dataclass(frozen=True)
 class Weights:
-    """A model: how many parameters, and how many bytes the keys and values of a token take."""
+    """The size of a model.
+
+    Attributes:
+        parameters: number of parameters.
+        kv_bytes: number of bytes of a token's keys and values.
+    """
 
     parameters: float
     kv_bytes: float
 
     def seconds(self, device: Device, tokens: int, attended: int) -> float:
-        """Of a pass over so many tokens that attend to so many keys, all together."""
+        """The seconds of a pass over a number of tokens, which attend to a number of keys, all rows together."""
         arithmetic = 2 * self.parameters * tokens / device.flops
         traffic = (2 * self.parameters + self.kv_bytes * attended) / device.bandwidth
         return max(arithmetic, traffic) + device.launch
@@ -71,7 +81,14 @@ QWEN_7B = Weights(7.6e9, 28 * 2 * 4 * 128 * 2)
 
 @dataclass(eq=False)
 class _Sequence:
-    """`todo` tokens of the prompt are to be computed, then `left` tokens drawn."""
+    """A sequence in the scheduler.
+
+    Attributes:
+        length: number of tokens so far.
+        todo: number of prompt tokens still to be computed.
+        left: number of tokens to be sampled after that.
+        done: set when both are zero.
+    """
 
     length: int
     todo: int
@@ -81,7 +98,7 @@ class _Sequence:
 
 @dataclass(eq=False)
 class Scheduler:
-    """Continuous batching: every pass computes pieces of prompts and a token of every sequence that decodes."""
+    """Continuous batching: every pass computes chunks of prompts, and a token of every decoding sequence."""
 
     weights: Weights
     device: Device
@@ -96,9 +113,9 @@ class Scheduler:
     _task: asyncio.Task[None] | None = None
 
     async def generate(self, ids: Sequence[int], tokens: int) -> None:
-        """Wait until the prompt is computed and so many tokens are drawn."""
+        """Wait until the prompt is computed and this number of tokens is sampled."""
         known = self._look_up(ids) if self.caches else 0
-        known = min(known, len(ids) - 1)  # the last one is computed always
+        known = min(known, len(ids) - 1)  # the last token is always computed
         self.cached += known
         sequence = _Sequence(len(ids), len(ids) - known, tokens, asyncio.get_running_loop().create_future())
         self._waiting.append(sequence)
@@ -107,12 +124,12 @@ class Scheduler:
         await sequence.done
 
     def remember(self, ids: Sequence[int]) -> None:
-        """What was drawn is kept, too."""
+        """Cache a sampled sequence as well."""
         if self.caches:
             self._look_up(ids)
 
     def _look_up(self, ids: Sequence[int]) -> int:
-        """Tokens of the longest prefix that is kept; the rest is kept from now on."""
+        """Return the number of tokens of the longest cached prefix, and cache the rest."""
         keys, key = [], 0
         for end in range(BLOCK, len(ids) + 1, BLOCK):
             keys.append(key := hash((key, *ids[end - BLOCK : end])))
@@ -135,7 +152,7 @@ class Scheduler:
                     tokens += piece
                     attended += row.length
                     self.prefilled += piece
-                    if not row.todo and row.left:  # the pass that ends a prompt draws the first token
+                    if not row.todo and row.left:  # the pass that completes a prompt samples the first token
                         row.left -= 1
                         row.length += 1
                         self.generated += 1
@@ -152,7 +169,7 @@ class Scheduler:
 
 
 class LanguageServer(httpx2.AsyncBaseTransport):
-    """Answers as vLLM does; what it says is random, how much is as described above."""
+    """Responds as vLLM does, with random tokens; the lengths of steps are as described above."""
 
     def __init__(self, scheduler: Scheduler, steps: int) -> None:
         self.scheduler = scheduler
@@ -183,14 +200,14 @@ class LanguageServer(httpx2.AsyncBaseTransport):
         n, seed = body.get("n", 1), body.get("seed")
         before = self.scheduler.cached
         children = [(ids, None if seed is None else seed + child) for ids in prompts for child in range(n)]
-        drawn = [self._say(ids, body["max_tokens"], chosen) for ids, chosen in children]
+        steps = [self._random_step(ids, body["max_tokens"], child_seed) for ids, child_seed in children]
         choices = [
-            asyncio.create_task(self._draw(index, ids, said))
-            for index, ((ids, _), said) in enumerate(zip(children, drawn, strict=True))
+            asyncio.create_task(self._generate(index, ids, step))
+            for index, ((ids, _), step) in enumerate(zip(children, steps, strict=True))
         ]
         usage = {
             "prompt_tokens": sum(map(len, prompts)),
-            "completion_tokens": sum(map(len, drawn)),
+            "completion_tokens": sum(map(len, steps)),
             "prompt_tokens_details": {"cached_tokens": min(self.scheduler.cached - before, sum(map(len, prompts)))},
         }
         if not body.get("stream"):
@@ -203,22 +220,24 @@ class LanguageServer(httpx2.AsyncBaseTransport):
 
         return httpx2.Response(200, content=events())
 
-    def _say(self, ids: list[int], limit: int, seed: int | None) -> list[int]:
+    def _random_step(self, ids: list[int], limit: int, seed: int | None) -> list[int]:
+        """The tokens of a step that continues `ids`; without a seed, another one at each call."""
         chance = self.random if seed is None else random.Random(hash((tuple(ids), seed)))
         words = [chance.randrange(WORDS) for _ in range(min(limit, chance.randint(20, 100)) - 2)]
         done = ids.count(STEP_END) + 1 == self.steps
         return [*words, *((chance.choice(ANSWERS), END) if done else (STEP_END,))][:limit]
 
-    async def _draw(self, index: int, ids: list[int], said: list[int]) -> dict[str, Any]:
-        await self.scheduler.generate(ids, len(said))
-        self.scheduler.remember([*ids, *said])
+    async def _generate(self, index: int, ids: list[int], step: list[int]) -> dict[str, Any]:
+        """Wait until the scheduler has generated the step. Returns a choice of the response."""
+        await self.scheduler.generate(ids, len(step))
+        self.scheduler.remember([*ids, *step])
         return {
             "index": index,
-            "text": "".join(map(_text, said)),
-            "token_ids": said,
-            "finish_reason": "stop" if said[-1] in (STEP_END, END) else "length",
-            "stop_reason": "\n\n" if said[-1] == STEP_END else None,
-            "logprobs": {"token_logprobs": [0.0] * len(said)},
+            "text": "".join(map(_text, step)),
+            "token_ids": step,
+            "finish_reason": "stop" if step[-1] in (STEP_END, END) else "length",
+            "stop_reason": "\n\n" if step[-1] == STEP_END else None,
+            "logprobs": {"token_logprobs": [0.0] * len(step)},
         }
 
 
@@ -238,7 +257,7 @@ def _answer(body: Any) -> httpx2.Response:
 
 @dataclass(eq=False)
 class RewardServer:
-    """A reward model beside it: every step of a solution is to be read; scores are random."""
+    """A reward model on a server of its own, which reads every step of a solution. Its scores are random."""
 
     scheduler: Scheduler
 
@@ -255,14 +274,14 @@ class RewardServer:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is simulated: so many problems, particles and steps, and the measures that are taken.
+    """The numbers of problems, particles and steps to simulate, and the optimisations that are on.
 
     Attributes:
-        caches: the language model's server keeps prefixes.
-        groups: particles that are alike travel as one prompt; otherwise each is a request of its own, with its seed.
-        merges: the prompts of all problems travel together as well.
-        together: all problems at once, or one after the other.
-        reward_caches: the reward model reads new steps only, or everything each time.
+        caches: the language model's server caches prefixes.
+        groups: equal particles share one prompt; otherwise each particle is a separate request, with its own seed.
+        merges: a request also merges the prompts of all problems.
+        together: all problems run at once; otherwise one after the other.
+        reward_caches: the reward model reads only new steps; otherwise everything each time.
     """
 
     problems: int = 32
@@ -276,7 +295,7 @@ class Setting:
 
 
 def simulate(setting: Setting) -> dict[str, float]:
-    """Seconds, and what the servers did."""
+    """Simulate a setting. Returns the seconds, and the servers' counts of requests and tokens."""
     language = Scheduler(QWEN_1_5B, Device(), setting.caches)
     judging = Scheduler(QWEN_7B, Device(), setting.reward_caches)
     server = LanguageServer(language, setting.steps)
@@ -313,14 +332,14 @@ def simulate(setting: Setting) -> dict[str, float]:
 
 
 def table(title: str, rows: dict[str, Setting]) -> None:
-    """One line each, and how many times the first one's time it takes."""
+    """Simulate and print the settings, a line each; `ratio` is the time divided by that of the first one."""
     print(f"\n{title:<44}{'seconds':>9}{'ratio':>7}{'requests':>10}{'prefilled':>11}{'generated':>11}{'reward':>11}")
     first: float | None = None
     for name, setting in rows.items():
-        found = simulate(setting)
-        first = first or found["seconds"]
-        counts = "".join(f"{found[key]:>{width}.0f}" for key, width in COLUMNS.items())
-        print(f"{name:<44}{found['seconds']:>9.1f}{found['seconds'] / first:>7.1f}{counts}", flush=True)
+        result = simulate(setting)
+        first = first or result["seconds"]
+        counts = "".join(f"{result[key]:>{width}.0f}" for key, width in COLUMNS.items())
+        print(f"{name:<44}{result['seconds']:>9.1f}{result['seconds'] / first:>7.1f}{counts}", flush=True)
 
 
 COLUMNS = {"requests": 10, "prefilled": 11, "generated": 11, "reward tokens": 11}
@@ -334,15 +353,15 @@ def main() -> None:
     args = parser.parse_args()
     base = Setting(args.problems, args.particles, args.steps)
     table(
-        "measures",
+        "optimisations",
         {
             "all": base,
-            "a request for each particle, seeded": replace(base, merges=False, groups=False),
-            "like particles as one, runs apart": replace(base, merges=False),
-            "no prefixes kept by the language model": replace(base, caches=False),
+            "a request per particle, with its seed": replace(base, merges=False, groups=False),
+            "equal particles merged, problems not": replace(base, merges=False),
+            "no prefix cache of the language model": replace(base, caches=False),
             "the reward model reads everything again": replace(base, reward_caches=False),
             "one problem after the other": replace(base, together=False),
-            "none of them": Setting(args.problems, args.particles, args.steps, False, False, False, False, False),
+            "none": Setting(args.problems, args.particles, args.steps, False, False, False, False, False),
         },
     )
     table("problems", {str(n): replace(base, problems=n) for n in (1, 4, 16, 64)})

@@ -1,6 +1,6 @@
-"""An event loop whose clock nobody waits for: it stands still while anything can run, then jumps to the next timer.
+"""An event loop with a virtual clock, which stands still while anything can run, then jumps to the next timer.
 
-It stands still, too, while a daemon thread that was started meanwhile is at work: its result takes no virtual time.
+The clock also stands still while a daemon thread runs that was started after the loop: its work takes no virtual time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 
-class _Jumping(selectors.DefaultSelector):
+class _JumpingSelector(selectors.DefaultSelector):
+    """A selector that does not wait for a timeout, but adds it to `now`."""
+
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
@@ -27,7 +29,7 @@ class _Jumping(selectors.DefaultSelector):
 
 class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
-        self.clock = _Jumping()
+        self.clock = _JumpingSelector()
         super().__init__(self.clock)
 
     def time(self) -> float:
@@ -35,7 +37,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def timed(work: Callable[[], Coroutine[Any, Any, Any]]) -> tuple[Any, float]:
-    """What the coroutine gives, and how many seconds it would have taken."""
+    """Run a coroutine. Returns its result, and the number of virtual seconds that it took."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         result = runner.run(work())
         return result, runner.get_loop().time()

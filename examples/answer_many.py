@@ -1,8 +1,8 @@
-"""Answer every question of a file, many at a time, and go on where an interrupted call stopped.
+"""Answer every question of a file, many at a time. The same command resumes an interrupted call.
 
     python examples/answer_many.py questions.txt answers.jsonl --model tiny --reward tiny -n 16
 
-Each line of questions.txt is a question. A line of answers.jsonl is written as soon as its answer is there.
+Each line of questions.txt is a question. Its line of answers.jsonl is written as soon as the answer is known.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import motes
 
-IN_FLIGHT = 32  # questions that are worked on at a time: their particles share the engine's batches
+IN_FLIGHT = 32  # number of questions at a time; their particles share the engine's batches
 
 
 async def answer(question: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -25,10 +25,10 @@ async def answer(question: str, options: argparse.Namespace) -> dict[str, Any]:
             lm=options.model,
             reward=options.reward,
             method=motes.ParticleFilter(options.n),
-            deadline=60,  # seconds, after which the best answer so far counts
+            deadline=60,  # seconds; then the best answer so far is returned
             seed=0,
         )
-    except motes.MotesError as error:  # this question failed; the others go on
+    except motes.MotesError as error:  # only this question failed; the others continue
         return {"question": question, "error": str(error)}
     return {
         "question": question,

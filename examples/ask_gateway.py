@@ -1,4 +1,4 @@
-"""Ask a gateway as any OpenAI client does, with more particles than its default, and show the answer as it comes.
+"""Ask a gateway with the `openai` client, with more particles than its default, and print the answer as it arrives.
 
 motes serve                                    # in another shell; the bundled models
 python examples/ask_gateway.py "Some friends collect plums. Carl owns 10. …" --particles 32
@@ -15,7 +15,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("question")
     parser.add_argument("--address", default="http://127.0.0.1:8080/v1")
-    parser.add_argument("--key", default="none", help="a key of the gateway's configuration, where it has some")
+    parser.add_argument("--key", default="none", help="a key of the gateway's configuration, if it has keys")
     parser.add_argument("--model", default="tiny", help="a virtual model of the gateway")
     parser.add_argument("--particles", type=int, default=32)
     options = parser.parse_args()

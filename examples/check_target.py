@@ -4,10 +4,10 @@
 
 The target of the particle filter with `potential="increment"`, `link="probability"` and `beta=1` is
 π(path) ∝ p(path) · r(path): the language model's probability of a complete answer, times the score of its last step.
-On a `TabularLanguageModel` all paths can be listed, so that π is known. The filter's weights estimate Z · π without
-bias, where Z is the sum of p · r: over many runs the mean of Ẑ · π̂(answer) must be Z · π(answer), for each answer,
-within its standard error. Answers rarer than a hundredth are left out: their estimates are far from normal with so few
-runs.
+On a `TabularLanguageModel` all paths can be listed, so π is known. The filter estimates Z · π without bias, where Z is
+the sum of p · r over all paths: over many runs, the mean of Ẑ · π̂(answer) must agree with Z · π(answer) for each
+answer, within a few standard errors. The test leaves out answers with Z · π below 0.01, whose estimates are far from
+normal with so few runs.
 """
 
 from __future__ import annotations

@@ -7,12 +7,15 @@
     python recipes/claims.py adaptive       # accuracy and tokens of the adaptive budget
     python recipes/claims.py factor         # budgets that other methods need, with long and with short answers
     python recipes/claims.py advice         # predictions from a pilot beside measurements
-    python recipes/claims.py regime         # where particles win: budgets over steps, pass@1 and quality of the reward
+    python recipes/claims.py regime         # where particles win: budgets by steps, pass@1 and quality of scores
 
-Each cell (a method at a budget) is an evaluation of its own below --work. The same command resumes an interrupted one;
-with more methods or budgets, only new cells are measured; claims with the same --work share cells. Several processes
-with the same command divide the cells among themselves; with --shard 1/8 … 8/8 they divide the problems of each cell,
-and the same command without --shard then merges the parts and writes the tables.
+Each cell (a method at a budget) is an evaluation of its own below --work:
+
+    - The same command resumes an interrupted one.
+    - With more methods or budgets, it measures only the new cells; claims with the same --work share cells.
+    - Several processes with the same command divide the cells among themselves.
+    - With --shard 1/8 … 8/8, they divide the problems of each cell. The same command without --shard then merges the
+      parts and writes the tables.
 """
 
 from __future__ import annotations
@@ -102,11 +105,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         add_directories(command)
         command.add_argument("--seeds", "--seed", type=integers, default=(0,), help="separated by commas")
         if name in CLAIMS:
-            command.add_argument("--split", help="part of the task; default test, for ablations validation")
-        command.add_argument("--limit", type=int, help="use only the first so many problems; default all")
+            command.add_argument("--split", help="part of the task; default test; for ablations, validation")
+        command.add_argument("--limit", type=int, help="number of problems, from the first on; default all")
         command.add_argument("--model", default="tiny")
         command.add_argument("--reward", default="tiny")
-        command.add_argument("--concurrency", type=int, default=64, help="problems in flight")
+        command.add_argument("--concurrency", type=int, default=64, help="number of problems in flight")
         command.add_argument("--shard", type=Shard.parse, metavar="I/N", help="measure only this part of the problems")
         command.add_argument("--recorded", action="store_true", help="report the recorded cells, measure nothing")
         command.add_argument("--budgets", type=integers, help="numbers of trajectories, separated by commas")
@@ -143,7 +146,7 @@ def add_directories(parser: argparse.ArgumentParser) -> None:
 
 
 def reproducing_command(argv: Sequence[str]) -> str:
-    """The command that reproduces the tables, which name it: without the options that do not change the results."""
+    """The command that reproduces the tables, to be written below them: without options that do not change results."""
     irrelevant = argparse.ArgumentParser(add_help=False)
     add_directories(irrelevant)
     irrelevant.add_argument("--concurrency")

@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--split", default="test", choices=("test", "validation"))
-    parser.add_argument("--limit", type=int, help="use only the first so many problems; levels take turns")
+    parser.add_argument("--limit", type=int, help="number of problems, from the first on; levels take turns")
     parser.add_argument("--samples", type=int, default=8, help="number of answers to each problem")
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--seed", type=int, default=0)

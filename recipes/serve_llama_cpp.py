@@ -1,8 +1,8 @@
-"""Serve a GGUF file with llama.cpp's own server (package xllamacpp, in an environment of its own) until interrupted.
+"""Serve a GGUF file with llama.cpp's own server until interrupted. Needs xllamacpp, in a separate environment.
 
-    python recipes/serve_llama_cpp.py tiny.gguf 8090 16        # file, port (0: a free one), slots
+    python recipes/serve_llama_cpp.py tiny.gguf 8090 16        # file, port (0: a free one), number of slots
 
-Prints the server's address once it answers.
+Prints the server's address once it accepts requests.
 """
 
 from __future__ import annotations

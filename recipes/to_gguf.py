@@ -33,7 +33,7 @@ def convert(source: Path, target: Path) -> None:
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    _tokens(writer, source, config)
+    _add_tokens(writer, source, config)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, config["num_hidden_layers"])
     for name, values in load_file(source / "model.safetensors").items():
         renamed = names.get_name(name, try_suffixes=(".weight", ".bias"))
@@ -46,18 +46,23 @@ def convert(source: Path, target: Path) -> None:
     writer.close()
 
 
-def _tokens(writer: gguf.GGUFWriter, source: Path, config: dict) -> None:
+def _add_tokens(writer: gguf.GGUFWriter, source: Path, config: dict) -> None:
+    """Write the tokenizer: its tokens, their types, its merges and the chat template."""
     spec = json.loads((source / "tokenizer.json").read_text())
-    of_id = {i: token for token, i in spec["model"]["vocab"].items()}
+    ordinary = {i: token for token, i in spec["model"]["vocab"].items()}
     added = {token["id"]: token for token in spec["added_tokens"]}
     tokens: list[str] = []
     types: list[gguf.TokenType] = []
-    for i in range(config["vocab_size"]):  # ids without a token are padding
-        token = added[i]["content"] if i in added else of_id.get(i, f"[PAD{i}]")
-        tokens.append(token)
-        types.append(
-            gguf.TokenType.CONTROL if i in added else gguf.TokenType.NORMAL if i in of_id else gguf.TokenType.UNUSED
-        )
+    for i in range(config["vocab_size"]):
+        if i in added:
+            tokens.append(added[i]["content"])
+            types.append(gguf.TokenType.CONTROL)
+        elif i in ordinary:
+            tokens.append(ordinary[i])
+            types.append(gguf.TokenType.NORMAL)
+        else:  # an id without a token is padding
+            tokens.append(f"[PAD{i}]")
+            types.append(gguf.TokenType.UNUSED)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(tokens)

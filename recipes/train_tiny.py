@@ -2,7 +2,7 @@
 
     python recipes/train_tiny.py tokenizer
     python recipes/train_tiny.py completer     # a language model that is nearly always right
-    python recipes/train_tiny.py lm            # the bundled one: the completer, trained to make slips
+    python recipes/train_tiny.py lm            # the bundled language model: the completer, trained to make slips
     python recipes/train_tiny.py reader        # the completer, adapted to the format in which reward models read
     python recipes/train_tiny.py rollouts      # or --shard 0/2 and --shard 1/2, side by side
     python recipes/train_tiny.py prm
@@ -44,7 +44,7 @@ def main() -> None:
     quality.add_argument("--model", default="tiny")
     quality.add_argument("--reward", default="tiny", help='or "none"')
     quality.add_argument("--split", default="test", help="test, validation, long, long-validation")
-    quality.add_argument("--limit", type=int, help="use only the first so many problems")
+    quality.add_argument("--limit", type=int, help="number of problems, from the first on")
     quality.add_argument("--samples", type=int, default=8)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)

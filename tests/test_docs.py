@@ -79,6 +79,7 @@ OTHERS = {
     "serve": "Ray Serve on a cluster",
     "inspect": "tasks of its reader's; tests/test_inspect.py",
     "cd": "of the shell",
+    "source": "of the shell",
     "sleep": "of the shell",
     "source": "of the shell",
 }

@@ -43,7 +43,7 @@ def test_without_a_repository_links_are_plain_text():
     assert "](docs" not in text
     assert "![" not in text
     assert "](https://arxiv.org/abs/2502.01618)" in text
-    assert "Adding a method writes one in thirty lines" in text
+    assert "Adding a method shows how to write one in thirty lines" in text
 
 
 def test_the_citation_and_the_changelog_have_the_version():

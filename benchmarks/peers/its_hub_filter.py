@@ -1,8 +1,9 @@
-"""its_hub's particle filter on problems that stand on standard input, run by its_hub.py in an environment of its own.
+"""Run its_hub's particle filter on problems from standard input. its_hub.py starts this in a separate environment.
 
-As its documentation has it (its quick start and benchmark, version 1.2.0): `StepGeneration` with "\\n\\n" and \\boxed,
-`ParticleFiltering` with its defaults, `OpenAICompatibleLanguageModel` on vLLM. Its own process reward model needs a
-GPU; this one gives the scores of the same kind ("model" aggregation: the whole answer as one step) from a server.
+It follows its_hub's documentation (quick start and benchmark, version 1.2.0): `StepGeneration` with "\\n\\n" and
+\\boxed, `ParticleFiltering` with its defaults, `OpenAICompatibleLanguageModel` on vLLM. The process reward model of
+its_hub needs a GPU; this one takes scores of the same kind ("model" aggregation: the whole answer as one step) from a
+server.
 
 In: {"lm": URL, "lm_name", "reward": URL, "reward_name", "questions", "particles", "together"}.
 Out: {"seconds", "texts"}.
@@ -26,7 +27,7 @@ SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}
 
 
 class Served(AbstractProcessRewardModel):
-    """A reward model of Qwen's family behind vLLM's /pooling; all answers of a round in one request."""
+    """A reward model of Qwen's family behind vLLM's /pooling. It scores all answers of a round in one request."""
 
     def __init__(self, url: str, name: str) -> None:
         self.url, self.name = url, name
@@ -40,7 +41,8 @@ class Served(AbstractProcessRewardModel):
         return await self._read(texts)
 
     async def _read(self, texts: list[str]) -> list[float]:
-        """The server refuses all texts of a request if one is too long: that one scores 0, the others as they do."""
+        """Score the texts. The server refuses a whole request if one text is too long: that text gets 0, the others
+        their own scores."""
         body = {"model": self.name, "task": "token_classify", "input": texts, "add_special_tokens": False}
         async with aiohttp.ClientSession() as session, session.post(self.url, json=body) as response:
             if response.status == 400:
@@ -56,11 +58,11 @@ class Served(AbstractProcessRewardModel):
 
 
 def main() -> None:
-    given = json.load(sys.stdin)
-    lm = OpenAICompatibleLanguageModel(endpoint=given["lm"], api_key="NO_API_KEY", model_name=given["lm_name"])
+    job = json.load(sys.stdin)
+    lm = OpenAICompatibleLanguageModel(endpoint=job["lm"], api_key="NO_API_KEY", model_name=job["lm_name"])
     steps = StepGeneration(step_token="\n\n", max_steps=50, stop_token="\\boxed")
-    method = ParticleFiltering(steps, Served(f"{given['reward']}/pooling", given["reward_name"]))
-    questions, particles = given["questions"], given["particles"]
+    method = ParticleFiltering(steps, Served(f"{job['reward']}/pooling", job["reward_name"]))
+    questions, particles = job["questions"], job["particles"]
 
     async def all_at_once() -> list[Any]:
         runs = (method.ainfer(lm, question, particles) for question in questions)
@@ -69,11 +71,11 @@ def main() -> None:
     def alone(question: str) -> Any:
         try:
             return method.infer(lm, question, particles)
-        except Exception as error:  # as in its own benchmark: the problem is passed over
+        except Exception as error:  # as in its own benchmark: skip the problem
             return error
 
     began = time.perf_counter()
-    answers = asyncio.run(all_at_once()) if given["together"] else [alone(question) for question in questions]
+    answers = asyncio.run(all_at_once()) if job["together"] else [alone(question) for question in questions]
     seconds = time.perf_counter() - began
     for question, answer in zip(questions, answers, strict=True):
         if isinstance(answer, Exception):

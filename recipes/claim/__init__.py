@@ -1,1 +1,1 @@
-"""The claims: what is measured for each, and how it is reported."""
+"""The claims: the measurements that each needs, and its report."""

@@ -1,7 +1,7 @@
 """Which settings of the particle filter matter: the default with one factor changed at a time.
 
-Potential, link and beta are crossed, since together they define the target. Particles and sweeps share 64 trajectories.
-By default on the validation split, by which defaults may be chosen.
+Potential, link and beta are changed together, since together they define the target. Particles and sweeps share 64
+trajectories. By default the validation split is used, so that the results may decide the defaults.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 BUDGETS = (16,)
 SHARED = 64
-"""Trajectories that particles and sweeps share."""
+"""Number of trajectories that particles and sweeps share: particles × sweeps."""
 SWEEPS = f"particles × sweeps (default {SHARED} × 1)"
 BETAS: Mapping[str, Sequence[float]] = {
     "odds": (0.25, 0.5, 1.0, 2.0),

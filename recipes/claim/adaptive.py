@@ -1,6 +1,7 @@
 """Claim: an adaptive budget is as accurate as the whole budget, for a share of its tokens.
 
-`adaptive` at several `decided`, the share of the posterior that ends a run, against `pf` at the same budget.
+`adaptive` with several values of `decided`, the share of the posterior that ends a run, against `pf` at the same
+budget.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def write_report(measured: Measured) -> None:
 
 
 def token_share(runs: PairedRuns, method: str, budget: int) -> Interval:
-    """Tokens that both models compute, as a share of the chief method's at the same budget."""
+    """The tokens that both models compute, as a share of those of the chief method at the same budget."""
     cells = [(method, budget), (CHIEF, budget)]
     means = runs.means(cells, lambda record: float(record.usage.total_tokens))
     return runs.interval(means[:, 0] / means[:, 1], cells)

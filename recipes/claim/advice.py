@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PILOT = 100
-"""Number of problems."""
+"""Number of problems of the pilot."""
 ANSWERS = 8
+"""Number of answers to each of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ CASES: Mapping[str, Case] = {
 
 @dataclass(frozen=True)
 class CaseResult:
-    """The predictions and measurements of a case; `pairs`: of each method and budget that has both."""
+    """The predictions and measurements of a case."""
 
     case: Case
     pilot: Measured
@@ -62,6 +63,7 @@ class CaseResult:
 
     @property
     def pairs(self) -> list[tuple[Prediction, Interval]]:
+        """Prediction and measured accuracy of each method and budget that has both."""
         known = [(each, self.accuracy.get((each.method, each.budget))) for each in self.advice.predictions]
         return [(each, accuracy) for each, accuracy in known if accuracy is not None]
 

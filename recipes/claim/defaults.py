@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CANDIDATES = (
     "pf:potential=absolute:beta=0.5:ess_threshold=1.0",  # the default
-    "pf:potential=increment:beta=1.0:ess_threshold=0.5",  # what it was until this was measured
+    "pf:potential=increment:beta=1.0:ess_threshold=0.5",  # the default before this measurement
     "pf:potential=increment:beta=1.0:ess_threshold=1.0",
     "pf:potential=increment:beta=2.0:ess_threshold=1.0",
     "pf:potential=0.5:beta=1.0:ess_threshold=1.0",
@@ -82,7 +82,7 @@ class WorldResult:
         return [budget for budget in budgets if all((method, budget) in self.means for method in methods)]
 
     def behind(self, method: str) -> dict[int, FloatArray]:
-        """How far a method is behind the best one, at each budget at which all were measured."""
+        """How far a method is behind the best one, at each of the `common` budgets."""
         return {budget: self.best(budget) - self.means[method, budget] for budget in self.common}
 
 
@@ -157,8 +157,8 @@ def _short(method: str) -> str:
 
 
 def mean_shortfall(results: Sequence[WorldResult], method: str, budget: int | None = None) -> Interval | None:
-    """How far a method is behind, in the mean of the worlds, at a budget or (None) in the mean of all budgets, with a
-    95 % interval over problems; None if it was not measured."""
+    """How far a method is behind the best one, in the mean of the worlds, with a 95 % interval over problems: at a
+    budget, or in the mean of all budgets (None). None if the method was not measured there."""
     behind = [means for each in results for at, means in each.behind(method).items() if budget is None or at == budget]
     return percentile_interval(np.mean(behind, axis=0), problems=PROBLEMS) if behind else None
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REGISTERED = "pf:potential=increment:beta=1.0:ess_threshold=1.0"
-"""The filter that the predictions are about. Defaults were chosen after them, on other problems (`defaults`)."""
+"""The filter that the predictions are about. The default was chosen later, on other problems (`defaults`)."""
 DEFAULT = "pf"
 FILTERS = {DEFAULT: "the default", REGISTERED: "the registered filter"}
 """The filters that other methods are compared with, and their names."""
@@ -85,7 +85,12 @@ def prediction(name: str, method: str, filter: str) -> Range | None:
 
 @dataclass(frozen=True)
 class WorldResult:
-    """The measurements in a world. `rates`: for each filter of comparison, in trajectories, tokens and FLOPs."""
+    """The measurements in a world.
+
+    Attributes:
+        rates: how many times a filter's budget other methods need: by filter, then by unit ("trajectories", "tokens",
+            "FLOPs"), then by (method, budget of the filter).
+    """
 
     name: str
     measured: Measured
@@ -195,8 +200,8 @@ def _rates(results: Sequence[WorldResult]) -> list[dict[str, Any]]:
         {"world": each.name, "relative_to": filter, "unit": unit, **rate.row()}
         for each in results
         for filter, units in each.rates.items()
-        for unit, of in units.items()
-        for rate in of.values()
+        for unit, unit_rates in units.items()
+        for rate in unit_rates.values()
     ]
 
 

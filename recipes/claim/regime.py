@@ -136,8 +136,8 @@ class WorldResult:
     """The measurements in one world.
 
     Attributes:
-        accuracy: by method and budget.
-        factors: by particle filter, other method, and budget of the filter.
+        accuracy: for each (method, budget).
+        factors: for each (particle filter, other method, budget of the filter).
     """
 
     cell: Cell
@@ -149,7 +149,7 @@ class WorldResult:
         runs = PairedRuns(records)
         methods = list(dict.fromkeys(record.method for record in records))
         accuracy = {
-            name: share_interval((problem, is_right(run)) for problem, of_one in problems.items() for run in of_one)
+            name: share_interval((problem, is_right(run)) for problem, repeats in problems.items() for run in repeats)
             for name, problems in runs.cells.items()
         }
         factors = {
@@ -161,7 +161,7 @@ class WorldResult:
 
 
 def run(args: argparse.Namespace, command: str) -> int:
-    """Measure the worlds, as far as they have no records yet, then write the tables and the figure.
+    """Measure the worlds that have no complete records yet, then write the tables and the figures.
 
     Returns:
         the number of failed runs.
@@ -194,7 +194,7 @@ def run(args: argparse.Namespace, command: str) -> int:
 
 
 def measure(evaluation: Evaluation, directory: Path, command: str) -> bool | None:
-    """Do all runs that have no record yet. Returns whether there were any; None if another process is doing them."""
+    """Do all runs that have no record yet. Returns whether there were any; None if another process works on them."""
     records = read_records(directory / RECORDS)
     if sum(record.outcome != "failed" for record in records) == evaluation.to_dict()["num_runs"]:
         return False
@@ -250,7 +250,7 @@ def write_report(results: Sequence[WorldResult], out: Path, provenance: Provenan
 
 
 def _others(reference: str) -> list[str]:
-    """The methods that are held against `reference`, in the order of columns and heat maps."""
+    """The methods to compare with `reference`, in the order of columns and heat maps."""
     return [method for method in (*SAMPLING, *SEARCHES, *FILTERS.values()) if method != reference]
 
 
@@ -266,7 +266,7 @@ def _heading(kind: tuple[float, float | None]) -> str:
 
 
 def _table(of_kind: Iterable[WorldResult], reference: str, n: int) -> list[str]:
-    """The lines of a Markdown table: a world each, with what other methods need to be as accurate as n particles."""
+    """The lines of a Markdown table: for each world, the factors of the other methods at n particles of `reference`."""
     predicts = reference == REGISTERED
     header = ["steps", "pass@1", "d′ (AUROC)", "filter", *(["predicted"] if predicts else [])]
     rows = []
@@ -285,7 +285,7 @@ def _table(of_kind: Iterable[WorldResult], reference: str, n: int) -> list[str]:
 
 
 def _predicted(cell: Cell, n: int) -> str:
-    """The predicted factor of weighted best-of-N; empty where nothing was predicted."""
+    """The predicted factor of weighted best-of-N; empty if there is no prediction."""
     factors = PREDICTED.get((cell.num_steps, cell.success), {}).get(cell.separation)
     if cell.kind != (1.0, None) or factors is None:
         return ""

@@ -1,7 +1,7 @@
 """Claim: a particle filter suffers less than searches from a reward model that is wrong.
 
 Methods at budgets 16 and 64 with the reward model's logits corrupted, see `motes.lab.corruption`: by noise, by
-overconfidence (a factor), by a bias for the first two steps, by misjudging the first two steps. The same prefix always
+overconfidence (a factor), by a bias at the first two steps, or by noise at the first two steps. The same prefix always
 gets the same corrupted score. A bias is the same for all candidates with the same number of steps. It cannot affect
 methods that compare only such candidates, and is measured to check that it does not.
 """

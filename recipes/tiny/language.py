@@ -318,7 +318,13 @@ def training_batches(tokenizer: Tokenizer, form: Format | None, tokens: int, ste
     while True:
         rng = random.Random(f"{role}/{step}")
         compute = Slips(rng) if role == "lm" else None
-        people, relations = 4 if step < NUMBERS // 2 else 7 if step < RECITING else 16, 0.6 if step >= NUMBERS else 0.0
+        relations = 0.6 if step >= NUMBERS else 0.0
+        if step < NUMBERS // 2:
+            people = 4
+        elif step < RECITING:
+            people = 7
+        else:
+            people = 16
         kinds = rng.choices(
             (None, *TRAINED_LEVELS),
             curriculum(step if role == "completer" else RECITING + WIDENING),
