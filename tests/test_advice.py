@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import json
 import math
 from collections import Counter
 from dataclasses import replace
@@ -290,6 +291,21 @@ class TestCommand:
         assert (tmp_path / "advice.csv").is_file()
         assert main(["advise", str(tmp_path), "--dry-run"]) == 2
         assert main(["advise", str(tmp_path / "nowhere")]) == 2
+
+    def test_a_task_without_a_validation_split(self, tmp_path, capsys):
+        problems = [{"id": str(n), "problem": f"Ben owns {n}. How many does Ben have?", "answer": n} for n in range(4)]
+        mine = tmp_path / "mine.jsonl"
+        mine.write_text("\n".join(map(json.dumps, problems)))
+        fake = ["--model", "worlds:language_model", "--reward", "worlds:reward_model"]
+        words = ["advise", "--labels", "4", "--out", str(tmp_path / "pilot"), *fake, "--dry-run"]
+        for split, code, note in (([], 0, "using test"), (["--split", "test"], 0, None), (["--split", "x"], 2, "'x'")):
+            assert main([*words, "--task", str(mine), *split]) == code
+            error = capsys.readouterr().err
+            assert (note in error) if note else ("using test" not in error)
+        assert main([*words, "--task", "arithmetic"]) == 0
+        assert "using test" not in capsys.readouterr().err
+        assert main([*words, "--task", "arithmetics"]) == 2
+        assert "arithmetics" in capsys.readouterr().err
 
     def test_a_pilot_of_its_own(self, tmp_path, capsys, monkeypatch):
         monkeypatch.setattr(advice, "RESAMPLES", 2)

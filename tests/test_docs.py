@@ -81,7 +81,6 @@ OTHERS = {
     "cd": "of the shell",
     "source": "of the shell",
     "sleep": "of the shell",
-    "source": "of the shell",
 }
 
 # 4. What a page takes for granted, and what stands here for what its reader has.

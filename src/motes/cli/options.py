@@ -93,7 +93,14 @@ Task = Annotated[
         help=f"Task: {', '.join((*TASKS, *DECLARED))}, a file of problems, or MODULE:ATTRIBUTE of your own.",
     ),
 ]
-ValidationSplit = Annotated[str, typer.Option("--split", help="Part of the task; not that of the final evaluation.")]
+ValidationSplit = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help="Part of the task. Default: its validation split, or test if it has none.",
+        show_default=False,
+    ),
+]
 Concurrency = Annotated[int, typer.Option(min=1, help="Number of problems in flight.")]
 
 RunCode = Annotated[

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from motes import api
 from motes.cli import evaluate, options, terminal
 from motes.cli.terminal import Text
 from motes.cli.views import show_sections
 from motes.core import SamplingOptions
-from motes.errors import ConfigurationError
+from motes.errors import ConfigurationError, UnknownNameError
 from motes.lab.measure import advice
 from motes.lab.measure.formats import percent
 from motes.lab.measure.racing import CANDIDATES, candidates, race
@@ -36,7 +37,7 @@ def advise(
         ),
     ] = None,
     task: options.Task = "arithmetic",
-    split: options.ValidationSplit = "validation",
+    split: options.ValidationSplit = None,
     labels: Annotated[int, typer.Option(min=2, help="Number of problems of the pilot, from the first on.")] = 100,
     samples: Annotated[int, typer.Option(min=2, help="Number of answers to each problem.")] = 8,
     model: options.Model = "tiny",
@@ -89,7 +90,7 @@ def advise(
 
 def tune(
     task: options.Task = "arithmetic",
-    split: options.ValidationSplit = "validation",
+    split: options.ValidationSplit = None,
     limit: Annotated[int, typer.Option(min=16, help="Number of problems of the last round, from the first on.")] = 200,
     methods: Annotated[
         str | None,
@@ -149,10 +150,23 @@ def tune(
 
 
 def _trial(
-    reward: str, prompt: str | None, temperature: float | None, max_tokens: int | None, **settings: Any
-) -> Evaluation:
+    reward: str, prompt: str | None, temperature: float | None, max_tokens: int | None, *, task: str, split: str | None,
+    **settings: Any,
+) -> Evaluation:  # fmt: skip
     """The preliminary evaluation of `motes advise` and `motes tune`. `settings` are other fields of the evaluation."""
     if reward == "none":
         raise ConfigurationError("this command measures the reward model: name one")
     opened, sampling = options.open_prompt(prompt, SamplingOptions(temperature=temperature, max_tokens=max_tokens))
-    return Evaluation(reward=reward, prompt=opened, sampling=sampling, **settings)
+    split = split or _trial_split(task)
+    return Evaluation(task=task, split=split, reward=reward, prompt=opened, sampling=sampling, **settings)
+
+
+def _trial_split(task: str) -> str:
+    """The split of a task that is not the one of its final evaluation, if there is such a split."""
+    opened = api.task(task)
+    try:
+        opened.problems("validation", 1)
+    except UnknownNameError:
+        terminal.note(f"{task} has no validation split: using test. Evaluate the result on other problems")
+        return "test"
+    return "validation"
