@@ -23,7 +23,7 @@ from motes.text import decoded
 from motes.text import read_text as read_any_text
 
 LINE = 1 << 26
-"""Maximum number of bytes that are read of a line or of a small file: far more than motes ever writes."""
+"""Maximum number of bytes of a line, or of a small file, that are read: far more than motes ever writes."""
 
 _NO_BLOCKING = getattr(os, "O_NONBLOCK", 0)  # opening a pipe must not wait
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -108,11 +108,15 @@ def read_lines(path: Path, limit: int) -> Iterator[Line]:
         OSError: it cannot be read, or is not a regular file.
     """
     with open_to_read(path) as file:
-        number = ends = 0
+        number = 0
+        ends = 0
         while piece := file.readline(limit + 1):
-            number, ends, is_long = number + 1, ends + len(piece), len(piece) > limit
+            number += 1
+            ends += len(piece)
+            is_long = len(piece) > limit
             while is_long and not piece.endswith(b"\n") and (more := file.readline(io.DEFAULT_BUFFER_SIZE)):
-                piece, ends = more, ends + len(more)
+                piece = more
+                ends += len(piece)
             whole = piece.endswith(b"\n")
             if number == 1 and not is_long:
                 piece = piece.removeprefix(b"\xef\xbb\xbf")

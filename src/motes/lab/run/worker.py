@@ -152,7 +152,7 @@ class Local:
             raise
         except Exception as error:  # an error of a user's model fails this run, not the evaluation
             failure = error
-            result = api.computed(error)
+            result = api.partial_result(error)
         seconds = time.perf_counter() - started
         result = result or Result(run.problem, run.method, run.run_seed)
         finish = partial(self._finish, run, result, seconds)
