@@ -72,7 +72,7 @@ def _require_regular(descriptor: int, path: Path) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "it is a directory", str(path))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
 
 
 def read_text(path: Path, limit: int = LINE) -> str:
@@ -89,7 +89,7 @@ def read_text(path: Path, limit: int = LINE) -> str:
     try:
         return decoded(content)
     except UnicodeDecodeError as error:
-        raise ValueError(f"it is no UTF-8 (at byte {error.start})") from error
+        raise ValueError(f"it is not UTF-8 (at byte {error.start})") from error
 
 
 class Line(NamedTuple):
@@ -185,4 +185,4 @@ def read_toml(path: Path, name: str | None = None) -> dict[str, Any]:
     except (OSError, UnicodeError) as error:
         raise UnreadableFileError(path, error) from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{name or path} is no TOML: {error}") from error
+        raise ConfigurationError(f"{name or path} is not TOML: {error}") from error

@@ -91,11 +91,8 @@ ROLES: Mapping[str, tuple[str, type]] = {"lm": ("language model", LanguageModel)
 def _open(
     role: str, spec: str, options: Mapping[str, Any], local: tuple[str, str, str], served: tuple[str, str, str]
 ) -> Any:
-    """Make the user's own model, or check the names of the options and open a model by an engine.
-
-    Args:
-        local, served: the engines for checkpoints and for servers: a module, a class, and the extra that it needs.
-    """
+    """Make the user's own model, or check the names of the options and open a model by an engine. `local` and `served`
+    are the engines for checkpoints and servers: a module, a class, and the extra that it needs."""
     noun, protocol = ROLES[role]
     if _names_attribute(spec):
         return _make_own(spec, protocol, options)
@@ -175,7 +172,7 @@ def task(spec: str | Task, *, run_code: bool = True) -> Task:
         return own
     named = task_named(spec)
     if not run_code and isinstance(named, Benchmark) and named.path is not None and not named.path.is_file():
-        raise ConfigurationError(f"the task {spec!r}: {named.path} is no file: name the task yourself, `--task …`")
+        raise ConfigurationError(f"the task {spec!r}: {named.path} is not a file: name the task yourself, `--task …`")
     return named
 
 
@@ -204,7 +201,7 @@ def _open_judge(lm: str, options: Mapping[str, Any]) -> Judge:
     if isinstance(rubric, str) and ":" in rubric:
         own["rubric"] = attribute(rubric)
         if not isinstance(own["rubric"], Rubric):
-            raise ConfigurationError(f"{rubric!r} is no Rubric")
+            raise ConfigurationError(f"{rubric!r} is not a Rubric")
     rest = {name: value for name, value in options.items() if name not in own}
     return Judge(language_model(lm, **rest), **own)
 

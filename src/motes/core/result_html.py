@@ -40,12 +40,8 @@ def html(
     genealogy: str,
     text: str,
 ) -> str:
-    """The HTML of a result, which may be that of a failed run.
-
-    Args:
-        facts: the method, the cost and the like, in a few words each.
-        genealogy: the HTML that the function of this name returns.
-    """
+    """The HTML of a result, or of a failed run. `facts`: the method, the cost and the like, in a few words each;
+    `genealogy`: the HTML from the function of this name."""
     name = "no answer" if answer is None else _clipped(answer, LONGEST_NAME)
     weight = "" if answer is None else f", {_percent(confidence)} of the weight"
     parts = [
@@ -93,14 +89,8 @@ def _posterior(posterior: Mapping[str, float]) -> Iterator[str]:
 
 @dataclass(eq=False)
 class _Mark:
-    """The mark of a particle in the genealogy.
-
-    Attributes:
-        x: its number of steps.
-        y: its line, from 0; the middle of its descendants' lines.
-        weight: the total weight of the final particles that are this one; None if there is none.
-        alive: whether a final particle is this one or descends from it.
-    """
+    """The mark of a particle: its column (its number of steps), its line, the total weight of the final particles at
+    this node (None if there are none), and whether any of them is this node or descends from it."""
 
     node: Trajectory
     x: int
@@ -116,14 +106,9 @@ def genealogy(
     rounds: Sequence[Sequence[Trajectory]],
     scores: Mapping[Trajectory, float],
 ) -> str:
-    """The tree of steps as HTML, with a column for each step and a mark for each particle; "" if there are no steps.
-
-    Args:
-        trajectories: (N,) the final ones.
-        log_weights: (N,) theirs, unnormalised.
-        rounds: the population after each round.
-        scores: of the particles that have one.
-    """
+    """The tree of steps as HTML, with a column for each step and a mark for each particle; "" if there are no steps. It
+    is made of the final trajectories, (N,), their unnormalised log-weights, (N,), the population after each round, and
+    the scores of the particles that have one."""
     ends, left_out = _ends(trajectories, log_weights, rounds)
     deepest = max((node.depth for node, _ in ends), default=0)
     if not deepest:

@@ -161,7 +161,7 @@ class SamplingOptions:
             try:
                 return re.compile(self.pattern)
             except re.error as error:
-                raise ConfigurationError(f"{self.pattern!r} is no regular expression: {error}") from error
+                raise ConfigurationError(f"{self.pattern!r} is not a regular expression: {error}") from error
         return None if self.delimiter in (None, "none", ["none"]) else _texts(self.delimiter)
 
 

@@ -70,7 +70,7 @@ class ParallelTempering(FilterSettings):
         """Chains of `num_sweeps` sweeps of budget/(num_sweeps·K) particles.
 
         Raises:
-            ConfigurationError: the budget is no multiple of num_sweeps·K, or leaves fewer than 2 particles.
+            ConfigurationError: the budget is not a multiple of num_sweeps·K, or leaves fewer than 2 particles.
         """
         num_sweeps, ladder = whole_number("num_sweeps", num_sweeps), fit("ladder", ladder, tuple[float, ...])
         num_particles = share(budget, "num_sweeps or ladder", num_sweeps * len(ladder))

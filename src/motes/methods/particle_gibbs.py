@@ -66,7 +66,7 @@ class ParticleGibbs(FilterSettings):
         """`num_sweeps` sweeps of budget/num_sweeps particles.
 
         Raises:
-            ConfigurationError: the budget is no multiple of `num_sweeps`, or leaves fewer than 2 particles.
+            ConfigurationError: the budget is not a multiple of `num_sweeps`, or leaves fewer than 2 particles.
         """
         return cls(share(budget, "num_sweeps", num_sweeps), num_sweeps, **settings)
 
