@@ -12,7 +12,7 @@ import pytest
 import motes
 from exact import UNEVEN, path_of
 from motes import Greedy, Majority, ParticleFilter, Problem, Result, TabularLanguageModel
-from motes.api import computed
+from motes.api import partial_result
 from motes.errors import ConfigurationError, MissingExtraError, MotesError, UnknownNameError
 from motes.tasks import TASKS, Arithmetic, task
 
@@ -105,7 +105,7 @@ def test_whatever_ends_a_run_carries_it_where_it_can(error: Exception, told: boo
     with pytest.raises(type(error)) as caught:
         motes.solve("?", lm=UNEVEN.lm, reward=Broken(), method=ParticleFilter(4))
     assert caught.value is error
-    result = computed(error)
+    result = partial_result(error)
     assert (result is not None) == told
     assert result is None or (result.usage.lm_calls, result.error) == (4, error)
 

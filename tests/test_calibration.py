@@ -344,7 +344,7 @@ def test_every_form_of_a_line(tmp_path: Path):
     ("line", "complaint"),
     [
         ("{", "line 2: "),
-        ("[1]", "line 2: it is no JSON object"),
+        ("[1]", "line 2: it is not a JSON object"),
         ('{"score": 0.5}', "line 2: `label` must be 0 or 1, not None"),
         ('{"score": 0.5, "label": 2}', "not 2"),
         ('{"score": 0.5, "label": "1"}', "not '1'"),

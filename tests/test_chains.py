@@ -118,7 +118,7 @@ class TestTables:
         task = motes.api.task("motes.lab.chains:ChainWorld?num_steps=4&success=0.3&separation=2&num_problems=60")
         assert task == WORLD
         assert task.problems(limit=3) == WORLD.problems()[:3]
-        with pytest.raises(ConfigurationError, match="no problem of this world"):
+        with pytest.raises(ConfigurationError, match="not a problem of this world"):
             motes.solve("How many?", lm=WORLD.lm, reward=WORLD.reward, task=WORLD)
 
 

@@ -33,19 +33,19 @@ def motes(capsys: Any, *words: object) -> tuple[int, str, str]:
 
 
 DAMAGED: dict[str, tuple[bytes, str]] = {
-    "no JSON": (b"nonsense\n", "it is no JSON"),
-    "no object": (b"[1, 2]\n", "it is no object"),
+    "no JSON": (b"nonsense\n", "it is not JSON"),
+    "no object": (b"[1, 2]\n", "it is not an object"),
     "nested deeply": (DEEP + b"\n", "it is nested too deeply"),
     "nested deeply inside": (b'{"posterior": ' + DEEP + b"\n", "it is nested too deeply"),
-    "no UTF-8": (b'{"problem_id": "\xff"}\n', "it is no UTF-8"),
-    "zeros": (b"\0" * 40 + b"\n", "it is no JSON"),
+    "no UTF-8": (b'{"problem_id": "\xff"}\n', "it is not UTF-8"),
+    "zeros": (b"\0" * 40 + b"\n", "it is not JSON"),
     "a huge number": (b'{"budget": ' + b"9" * 5000 + b"}\n", "it has a number of 5,000 digits"),
     "a number too large for a column": (line(1, budget=2**70), "`budget` must be a whole number from 1"),
     "a budget below 1": (line(1, budget=-3), "`budget` must be a whole number from 1, not -3"),
     "a budget that is none": (line(1, budget=True), "`budget` must be a whole number from 1, not True"),
     "a seed below 0": (line(1, seed=-1), "`seed` must be a whole number from 0, not -1"),
     "a score of 5": (line(1, scores=[0.5, 5]), "`scores` must be a list of numbers in [0, 1]"),
-    "a score that is NaN": (line(1, scores=[float("nan"), 0.5]), "NaN is no number"),
+    "a score that is NaN": (line(1, scores=[float("nan"), 0.5]), "NaN is not a number"),
     "a score beyond floats": (line(1).replace(b"0.75", b"1e999", 1), "`scores` must be"),
     "another number of scores": (line(1, scores=[0.5]), "`scores` are 1, of 2 answers"),
     "tokens below 0": (line(1, usage={"generated_tokens": -5}), "`usage` must be whole numbers from 0"),
@@ -61,7 +61,7 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "a mass below 0": (line(1, posterior={"5": -0.5}), "`posterior` must be numbers in [0, 1]"),
     "a level that is a text": (line(1, level="high"), "`level` must be"),
     "a text that is none": (line(1, text=None), "`text` must be a text"),
-    "an evidence that is infinite": (line(1, log_evidence=float("-inf")), "-Infinity is no number"),
+    "an evidence that is infinite": (line(1, log_evidence=float("-inf")), "-Infinity is not a number"),
     "a field twice": (GOOD.replace(b'"seed": 0', b'"seed": 0, "seed": 1'), "it says the same field twice"),
     "no name": (b"{}\n", "it does not name its run"),
     "another problem": (line(1, problem_id="arithmetic/test/no"), "the evaluation has no problem 'arithmetic/test/no'"),
@@ -144,11 +144,11 @@ def test_resuming_tells_what_it_does_again(tmp_path, capsys):
 
 
 CONFIGURATIONS: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "it is no JSON"),
+    "empty": (b"", "it is not JSON"),
     "cut": (json.dumps(configuration()).encode()[:-5], "line 1 column"),
-    "a list": (b"[]", "it is no object"),
+    "a list": (b"[]", "it is not an object"),
     "nested deeply": (b'{"task": ' + DEEP, "nested too deeply"),
-    "no UTF-8": (b'{"task": "\xff"}', "no UTF-8"),
+    "no UTF-8": (b'{"task": "\xff"}', "not UTF-8"),
     "budgets of a text": (json.dumps(configuration(budgets="4")).encode(), "`budgets` must be"),
     "a budget below 1": (json.dumps(configuration(budgets=[-3])).encode(), "`budgets` must be"),
     "methods of numbers": (json.dumps(configuration(methods=[1])).encode(), "`methods` must be"),
@@ -156,7 +156,7 @@ CONFIGURATIONS: dict[str, tuple[bytes, str]] = {
     "a number of problems that is none": (json.dumps(configuration(num_problems="3")).encode(), "`num_problems` must"),
     "a task that is a list": (json.dumps(configuration(task=["x"])).encode(), "`task` must be a text"),
     "a model that is a number": (json.dumps(configuration(lm=3)).encode(), "`lm` must be a text"),
-    "NaN": (b'{"num_runs": NaN}', "NaN is no number"),
+    "NaN": (b'{"num_runs": NaN}', "NaN is not a number"),
     "a field twice": (b'{"task": "a", "task": "b"}', "the same field twice"),
 }
 
@@ -205,7 +205,7 @@ def test_what_is_no_file_is_not_read(name, kind, tmp_path, capsys):
     code, out, err = motes(capsys, "report", directory, "--no-plots", "--viewer", 1)
     assert code == (2 if name == "records.jsonl" else 0)
     assert name in out + err
-    assert "it is a directory" in out + err if kind == "directory" else "it is no regular file" in out + err
+    assert "it is a directory" in out + err if kind == "directory" else "it is not a regular file" in out + err
 
 
 def test_a_directory_of_nothing_but_damage_says_so(tmp_path, capsys):
@@ -261,16 +261,16 @@ def node(**fields: Any) -> dict[str, Any]:
 
 
 TRACES: dict[str, tuple[Any, str]] = {
-    "no trace": ({}, "it is no trace"),
+    "no trace": ({}, "it is not a trace"),
     "a parent that is the node itself": (node(parent=0), "does not stand before it"),
     "a parent that is none": (node(parent="x"), "does not stand before it"),
     "tokens below 0": (node(tokens=-1), "`tokens` must be"),
     "a node that there is not": (population(nodes=[999]), "at a node that does not exist"),
     "a population of two sizes": (population(scores=[]), "not of one size"),
-    "an infinite weight": (population(log_weights=[1e999]), "Infinity is no number"),
-    "messages of numbers": ({"messages": [1]}, "it is no trace"),
+    "an infinite weight": (population(log_weights=[1e999]), "Infinity is not a number"),
+    "messages of numbers": ({"messages": [1]}, "it is not a trace"),
     "no messages": ({"messages": []}, "`messages` must be a conversation"),
-    "rounds of a text": ({"rounds": "x"}, "it is no trace"),
+    "rounds of a text": ({"rounds": "x"}, "it is not a trace"),
 }
 
 

@@ -73,7 +73,7 @@ def test_changes_win(tmp_path):
     [
         ("", "models: Field required"),
         ("[models]", "models: .*at least 1 item"),
-        ("[models.math", "is no TOML"),
+        ("[models.math", "is not TOML"),
         ("[models.math]\nreward='tiny'", "models.math.lm: Field required"),
         (SMALLEST + "particels = 4", "models.math.particels: Extra inputs are not permitted"),
         (SMALLEST + "particles = 0", "models.math.particles: .*greater than or equal to 1"),

@@ -711,7 +711,7 @@ def test_it_opens_by_name():
         ("judge:", "'' names no model"),
         ("judge:gpt", "'gpt' names no model"),
         ("judge:examiner:model?rubric=answers", "did you mean 'answer'"),
-        ("judge:examiner:model?rubric=examiner:belief", "is no Rubric"),
+        ("judge:examiner:model?rubric=examiner:belief", "is not a Rubric"),
         ("judge:examiner:model?rubric=examiner:nothing", "has no 'nothing'"),
         ("judge:examiner:model?num_verdicts=0", "num_verdicts"),
         ("judge:examiner:model?num_verdicts=many", "num_verdicts"),

@@ -136,7 +136,7 @@ class TestHTML:
 
         with pytest.raises(MotesError) as raised:
             solved_by(broken)
-        result = motes.api.computed(raised.value)
+        result = motes.api.partial_result(raised.value)
         assert result is not None
         shown = page(result)
         assert "no answer" in shown.texts

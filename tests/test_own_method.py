@@ -95,7 +95,7 @@ def test_what_is_no_method_is_refused(example: str):
         ("worlds:StoryLanguageModel", "it needs `budget` and `run`"),
         (f"{module}:conclude:weight=1", "has no settings"),
         (f"{example}:n=3", "set the number of trajectories as the budget"),
-        (f"{example}:3", "is no setting"),
+        (f"{example}:3", "is not a setting"),
     ):
         with pytest.raises(ConfigurationError, match=re.escape(complaint)):
             method_from_spec(spec, 4)

@@ -84,14 +84,14 @@ def test_a_file_of_ones_own(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "error", "says"),
     [
-        ("system = Be brief.", ConfigurationError, "mine.toml' is no TOML: .*line 1"),
+        ("system = Be brief.", ConfigurationError, "mine.toml' is not TOML: .*line 1"),
         ("sistem = 'a'", UnknownNameError, "unknown key of the prompt .*'sistem': did you mean 'system'"),
         ("system = 3", ConfigurationError, "mine.toml': system cannot be 3"),
         ("step_tokens = true", ConfigurationError, "step_tokens cannot be True"),
         ("step_tokens = 0", ConfigurationError, "mine.toml': Sampling: max_step_tokens"),
         ("stop = ['a', 3]", ConfigurationError, "stop cannot be"),
         ("question = 'no place'", ConfigurationError, "mine.toml': .*has no {question}"),
-        ("pattern = '('", ConfigurationError, "mine.toml': '\\(' is no regular expression: missing"),
+        ("pattern = '('", ConfigurationError, "mine.toml': '\\(' is not a regular expression: missing"),
         ("pattern = 'a*'", ConfigurationError, "matches empty text"),
         ("pattern = 'a'\nstep_tokens = 3", ConfigurationError, "pattern and step_tokens both say"),
         ("delimiter = 'a'\nstop = 'ab'", ConfigurationError, "holds the delimiter"),
@@ -233,7 +233,7 @@ def test_options_go_before_the_prompt():
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--pattern", "("], "is no regular expression"),
+        (["--pattern", "("], "is not a regular expression"),
         (["--pattern", "a", "--delimiter", "b"], "delimiter and pattern both say"),
         (["--pattern", "a", "--delimiter", "none"], "delimiter and pattern both say"),
         (["--step-tokens", "5", "--max-step-tokens", "6"], "step_tokens and max_step_tokens both say"),

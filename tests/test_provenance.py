@@ -276,7 +276,7 @@ class TestReading:
             (tmp_path / name).write_bytes((finished / name).read_bytes())
         report = Report.load(tmp_path)
         assert report.warnings() == []
-        assert "older than the record of what they were made with" in report.markdown()
+        assert "older than the record of provenance" in report.markdown()
 
     def test_whatever_a_configuration_holds_is_shown(self):
         deep: Any = "x"

@@ -150,7 +150,7 @@ class TestForms:
                 None,
                 "is 1, of 1 completions",
             ),
-            ([1], "steps", "no JSON object"),
+            ([1], "steps", "not a JSON object"),
         ],
     )
     def test_what_a_row_lacks_is_said(self, tmp_path, row, form, words):
@@ -159,7 +159,7 @@ class TestForms:
 
     @pytest.mark.parametrize(
         ("content", "words"),
-        [("", "is empty"), ('{"a": 1}', r"row|line 1.*\(a\).*known form"), ("[1,", "no JSON array"), ("{", "JSON")],
+        [("", "is empty"), ('{"a": 1}', r"row|line 1.*\(a\).*known form"), ("[1,", "not a JSON array"), ("{", "JSON")],
     )
     def test_files_of_no_form_are_refused(self, tmp_path, content, words):
         (tmp_path / "x.jsonl").write_text(content)

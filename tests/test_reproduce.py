@@ -241,7 +241,7 @@ class TestWhatCannotWork:
             (["figure2", *WORLD, "--tasks", "aime-2024"], "known are math-500"),
             (["table1", *WORLD, "--budget", 0], "must be at least 1"),
             (["table1", *WORLD, "--concurrency", 0], "must be at least 1"),
-            (["table1", *WORLD, "--configs", "nowhere"], "is no directory"),
+            (["table1", *WORLD, "--configs", "nowhere"], "is not a directory"),
         ],
     )
     def test_is_said(self, capsys, tmp_path, words, message):

@@ -639,7 +639,7 @@ def test_what_a_servers_template_opens_belongs_to_the_text(name: str, monkeypatc
 # ----------------------------------------------------------------------------------------------------------- mutations
 
 MUTATIONS = {
-    "only what is new is looked at": ("max(0, start - len(wanted) + 1)", "start"),
+    "only what is new is looked at": ("max(0, start - len(target) + 1)", "start"),
     "a blank step is one": ("if match.end() > blank:", "if match.end():"),
     "the leftmost match counts, blank or not": (
         "if match.end() > blank:",

@@ -85,7 +85,7 @@ class TestCode:
     def test_data_is_a_file(self, path, mine):
         os.mkfifo(mine / "pipe")
         (mine / "folder").mkdir()
-        with pytest.raises(ConfigurationError, match=f"{path} is no file"):
+        with pytest.raises(ConfigurationError, match=f"{path} is not a file"):
             api.task(f"exact-match:{path}", run_code=False)
 
     def test_a_revision_that_anybody_may_have_written(self, mine):
@@ -218,7 +218,7 @@ class TestFiles:
     def test_a_pipe_is_not_waited_for(self, name, tmp_path):
         os.mkfifo(tmp_path / name)
         opened = run_log(tmp_path) if name == "log.txt" else nullcontext()
-        with pytest.raises(RunDirectoryError, match="it is no regular file"), opened:
+        with pytest.raises(RunDirectoryError, match="it is not a regular file"), opened:
             RecordStore(tmp_path / "records.jsonl")
 
 

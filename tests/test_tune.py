@@ -43,7 +43,7 @@ class TestPresets:
             ("method = 'pf'\nbudget = 4\nmore = 1", "has two lines"),
             ("method = 3\nbudget = 4", "method must be a text"),
             ("method = 'pf'\nbudget = 'four'", "budget must be a whole number"),
-            ("method", "is no TOML"),
+            ("method", "is not TOML"),
         ],
     )
     def test_what_is_none(self, tmp_path, text: str, words: str):

@@ -28,7 +28,7 @@ class RenamedModule(ModuleType):
         self._new = new
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # asked for by the import system itself
+        if name.startswith("__"):  # the import system looks for these names
             raise AttributeError(name)
         warnings.warn(f"{self.__name__} is deprecated: use {self._new}", DeprecationWarning, stacklevel=2)
         return getattr(importlib.import_module(self._new), name)

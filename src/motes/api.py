@@ -69,8 +69,8 @@ async def asolve(
         lm, reward: models, or their names, see `language_model` and `reward_model`. A named model is opened by the
             first call and kept for later calls in this process, see `close_models`. Methods that do not score need no
             reward model.
-        outcome_reward: a second reward model, which only chooses the answer: `reward` weighs partial answers, then this
-            model scores the complete ones. See `motes.methods.select_by_outcome`.
+        outcome_reward: a second reward model, which only chooses the answer: `reward` weighs partial answers, then
+            `outcome_reward` scores the complete ones. See `motes.methods.select_by_outcome`.
         method: by default `ParticleFilter(16)`.
         sampling: settings of the language model's sampling.
         seed: the same seed, models and settings give the same result.
@@ -127,7 +127,7 @@ async def asolve(
         raise
 
 
-def computed(error: BaseException) -> Result | None:
+def partial_result(error: BaseException) -> Result | None:
     """The partial result of the run that this error ended; None if nothing had run."""
     result = getattr(error, "result", None)
     return result if isinstance(result, Result) else None
@@ -150,7 +150,7 @@ def _limits(deadline: float | None, token_budget: int | None) -> Limits:
 
 
 def solve(problem: Problem | str, **options: Any) -> Result:
-    """`asolve` for code that is not async, with the same arguments.
+    """`asolve` for code that is not async; the arguments are the same.
 
     Raises:
         ConfigurationError: called where an event loop is running, as in a notebook: await `asolve` there.

@@ -34,16 +34,16 @@ def fit(name: str, value: Any, hint: Any) -> Any:
 
     Raises:
         ConfigurationError: the value does not fit.
-        UnknownNameError: `hint` is a `Literal`, and the value is a text that it lacks.
+        UnknownNameError: `hint` is a `Literal` that does not contain the value, a text.
     """
     try:
-        return _fitted(value, hint)
+        return _convert(value, hint)
     except _UnfitError:
         alternatives = _alternatives(hint)
     for alternative in alternatives:
         if typing.get_origin(alternative) is typing.Literal and isinstance(value, str):
             raise UnknownNameError(name, value, typing.get_args(alternative))
-    raise ConfigurationError(f"{name} must be {' or '.join(map(_name_of, alternatives))}, not {_shortened(value)}")
+    raise ConfigurationError(f"{name} must be {' or '.join(map(_name_of, alternatives))}, not {_short_repr(value)}")
 
 
 def fit_fields(instance: Any, prefix: str = "") -> None:
@@ -66,11 +66,11 @@ def whole_number(name: str, value: Any, least: int | None = None) -> int:
         ConfigurationError: it is not a whole number, or less than `least`.
     """
     try:
-        number: int = _fitted(value, int)
+        number: int = _convert(value, int)
         _require(least is None or number >= least)
     except _UnfitError:
         at_least = "" if least is None else f" of at least {least}"
-        raise ConfigurationError(f"{name} must be a whole number{at_least}, not {_shortened(value)}") from None
+        raise ConfigurationError(f"{name} must be a whole number{at_least}, not {_short_repr(value)}") from None
     return number
 
 
@@ -81,11 +81,11 @@ def instance_of(name: str, value: Any, protocol: Any, example: str) -> Any:
         example: an object of the protocol, for the message.
 
     Raises:
-        ConfigurationError: it does not, or is a class instead of an object.
+        ConfigurationError: the value does not implement it, or is a class instead of an object.
     """
     if isinstance(value, protocol) and not isinstance(value, type):
         return value
-    raise ConfigurationError(f"{name} must be {example} or another {protocol.__name__}, not {_shortened(value)}")
+    raise ConfigurationError(f"{name} must be {example} or another {protocol.__name__}, not {_short_repr(value)}")
 
 
 @functools.cache
@@ -102,32 +102,32 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
-def _fitted(value: Any, hint: Any) -> Any:
-    for read in _readers(hint):
+def _convert(value: Any, hint: Any) -> Any:
+    for convert in _converters(hint):
         try:
-            return read(value)
+            return convert(value)
         except _UnfitError:
             pass
     raise _UnfitError
 
 
 @functools.cache
-def _readers(hint: Any) -> tuple[Callable[[Any], Any], ...]:
-    """One function for each alternative of a type, which converts values. Cached, because it is called very often."""
-    return tuple(map(_reader, _alternatives(hint)))
+def _converters(hint: Any) -> tuple[Callable[[Any], Any], ...]:
+    """For each alternative of a type, a function that converts values to it. Cached, because it is called often."""
+    return tuple(map(_converter, _alternatives(hint)))
 
 
-def _reader(hint: Any) -> Callable[[Any], Any]:
+def _converter(hint: Any) -> Callable[[Any], Any]:
     kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if (convert := CONVERSIONS.get(kind)) is not None:
         return lambda value: convert(value, arguments)
     accepts_anything = kind is Any or not isinstance(kind, type) or getattr(kind, "_is_protocol", False)
 
-    def read(value: Any) -> Any:
+    def check(value: Any) -> Any:
         _require(accepts_anything or isinstance(value, kind))
         return value
 
-    return read
+    return check
 
 
 def _require(fits: bool) -> None:
@@ -166,7 +166,7 @@ def _literal(value: Any, arguments: Sequence[Any]) -> Any:
 def _tuple(value: Any, arguments: Sequence[Any]) -> tuple[Any, ...]:
     """For tuple[X, ...]; accepts any sequence of X."""
     _require(isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, bytes)))
-    return tuple(_fitted(item, arguments[0]) for item in value)
+    return tuple(_convert(item, arguments[0]) for item in value)
 
 
 CONVERSIONS: Mapping[Any, Callable[[Any, Sequence[Any]], Any]] = {
@@ -177,7 +177,7 @@ CONVERSIONS: Mapping[Any, Callable[[Any, Sequence[Any]], Any]] = {
     typing.Literal: _literal,
     tuple: _tuple,
 }
-"""Functions that convert values to a type. Other types use `isinstance`."""
+"""Functions that convert values to a type. Values of other types are only checked, by `isinstance`."""
 
 NAMES: Mapping[Any, str] = {
     bool: "True or False",
@@ -191,7 +191,7 @@ NAMES: Mapping[Any, str] = {
 """Names of types in messages."""
 
 
-def _shortened(value: Any) -> str:
+def _short_repr(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"a {type(value).__name__}"
 

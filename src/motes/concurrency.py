@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -35,7 +34,7 @@ def run_here(work: Callable[[], Coroutine[Any, Any, T]], instead: str) -> T:
     """The result of the coroutine that `work` makes, for code that is not async.
 
     Raises:
-        ConfigurationError: an event loop is running here, as in a notebook. The message has the line to use `instead`.
+        ConfigurationError: an event loop is running here, as in a notebook. The message says to write `instead`.
     """
     try:
         asyncio.get_running_loop()
@@ -146,6 +145,11 @@ class CallBatcher(Generic[ItemT, T]):
 
     async def _process(self, calls: list[_Call[ItemT, T]]) -> None:
         items = [item for call in calls for item in call.items]
-        outcomes = iter([outcome for _, outcome in zip(items, await self._function(items), strict=True)])
+        outcomes = list(await self._function(items))
+        if len(outcomes) != len(items):
+            raise ValueError(f"the function returned {len(outcomes)} outcomes for {len(items)} items")
+        start = 0
         for call in calls:
-            call.settle(list(islice(outcomes, len(call.items))))
+            end = start + len(call.items)
+            call.settle(outcomes[start:end])
+            start = end

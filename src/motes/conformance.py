@@ -34,7 +34,7 @@ STEPS = (
 """Steps of an answer to each question; the last one finishes it, for models that score finished answers only."""
 
 TOKEN_REST = 16
-"""Maximum number of characters after a delimiter: the rest of the token that completed it."""
+"""Maximum number of characters of a step after its delimiter: the rest of the token that completed it."""
 
 
 def _require(holds: bool, law: str, detail: object) -> None:
@@ -70,6 +70,7 @@ async def acheck_language_model(
     async def extend(trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
         return _require_success(await lm.extend(trajectories, sampling, seeds))
 
+    # 1. The laws of every round, on three answers to each question.
     roots = [Trajectory(Problem(question)) for question in questions]
     population = [root for root in roots for _ in range(3)]
     for round_number in range(rounds):
@@ -78,12 +79,12 @@ async def acheck_language_model(
         _require(len(steps) == len(population), "one step per trajectory", f"{len(steps)} for {len(population)}")
         for step in steps:
             _require_end(step, sampling)
-        seeded = list(zip(population, seeds, strict=True))
+        pairs = list(zip(population, seeds, strict=True))
         _require_same(steps, await extend(population, sampling, seeds), "same seed = same tokens")
-        _require_same(steps, [(await extend([t], sampling, [seed]))[0] for t, seed in seeded], "batch = single")
+        _require_same(steps, [(await extend([t], sampling, [seed]))[0] for t, seed in pairs], "batch = single")
         backwards = await extend(population[::-1], sampling, seeds[::-1])
         _require_same(steps, backwards[::-1], "order does not matter")
-        together = await asyncio.gather(*(extend([t], sampling, [seed]) for t, seed in seeded))
+        together = await asyncio.gather(*(extend([t], sampling, [seed]) for t, seed in pairs))
         _require_same(steps, [call[0] for call in together], "concurrent = sequential")
         _require_same(steps, await extend(list(map(_rebuilt, population)), sampling, seeds), "fork = fresh")
 
@@ -91,6 +92,7 @@ async def acheck_language_model(
         population = [t for t in population if t.finished is None and t.step is not None and t.step.text]
         if not population:
             break
+    # 2. The laws of special settings: the model's own distribution, greedy decoding, a high temperature.
     plain = sampling.replace(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0)
     for step in await extend([roots[0]] * 4, plain, list(range(4))):
         if step.logprob is not None and step.proposal_logprob is not None:

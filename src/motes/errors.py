@@ -1,4 +1,4 @@
-"""Everything motes raises on purpose.
+"""All errors that motes raises on purpose.
 
     MotesError
     ├── ConfigurationError      a value from the caller cannot work; nothing was computed
@@ -40,7 +40,7 @@ from motes.text import well_formed
 
 
 class MotesError(Exception):
-    """Base of every error that motes raises on purpose.
+    """The base of all errors that motes raises on purpose.
 
     The message may quote a server, a file or a user's function, and is made well-formed. Every error can be copied and
     pickled, whatever its constructor takes.
@@ -106,7 +106,7 @@ class MissingExtraError(ConfigurationError, ImportError):
 
 
 class ProblemFileError(ConfigurationError):
-    """A row of a file of problems cannot be used: `line`, counted from 1, of the file `path`."""
+    """A row of a file of problems cannot be used: line `line`, from 1, of the file `path`."""
 
     def __init__(self, path: str, line: int, reason: str) -> None:
         self.path, self.line = path, line

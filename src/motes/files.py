@@ -23,7 +23,7 @@ from motes.text import decoded
 from motes.text import read_text as read_any_text
 
 LINE = 1 << 26
-"""Maximum number of bytes that are read of a line or of a small file: far more than motes ever writes."""
+"""Maximum number of bytes of a line, or of a small file, that are read: far more than motes ever writes."""
 
 _NO_BLOCKING = getattr(os, "O_NONBLOCK", 0)  # opening a pipe must not wait
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -72,7 +72,7 @@ def _require_regular(descriptor: int, path: Path) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "it is a directory", str(path))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
 
 
 def read_text(path: Path, limit: int = LINE) -> str:
@@ -89,7 +89,7 @@ def read_text(path: Path, limit: int = LINE) -> str:
     try:
         return decoded(content)
     except UnicodeDecodeError as error:
-        raise ValueError(f"it is no UTF-8 (at byte {error.start})") from error
+        raise ValueError(f"it is not UTF-8 (at byte {error.start})") from error
 
 
 class Line(NamedTuple):
@@ -108,11 +108,15 @@ def read_lines(path: Path, limit: int) -> Iterator[Line]:
         OSError: it cannot be read, or is not a regular file.
     """
     with open_to_read(path) as file:
-        number = ends = 0
+        number = 0
+        ends = 0
         while piece := file.readline(limit + 1):
-            number, ends, is_long = number + 1, ends + len(piece), len(piece) > limit
+            number += 1
+            ends += len(piece)
+            is_long = len(piece) > limit
             while is_long and not piece.endswith(b"\n") and (more := file.readline(io.DEFAULT_BUFFER_SIZE)):
-                piece, ends = more, ends + len(more)
+                piece = more
+                ends += len(piece)
             whole = piece.endswith(b"\n")
             if number == 1 and not is_long:
                 piece = piece.removeprefix(b"\xef\xbb\xbf")
@@ -181,4 +185,4 @@ def read_toml(path: Path, name: str | None = None) -> dict[str, Any]:
     except (OSError, UnicodeError) as error:
         raise UnreadableFileError(path, error) from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{name or path} is no TOML: {error}") from error
+        raise ConfigurationError(f"{name or path} is not TOML: {error}") from error

@@ -1,4 +1,4 @@
-"""The cost of a run by itself, whatever else its models do at the same time and did before."""
+"""The cost of a run by itself, independent of other work of its models, at the same time or before."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from motes.protocols import LanguageModel, LanguageModelTraits, RewardModel
 class Ledger:
     """Computes the cost of each step and each score of a run from the models' own counts.
 
-    A prompt, a prefix or a text of the same steps counts once in a run: where it occurs first it is needed, and where
-    it occurs again it is cached. The sum does not depend on the order in which steps and scores arrive. If a model
+    A prompt, a prefix or a text of the same steps counts as needed when it first occurs in a run, and as cached when it
+    occurs again. The sum does not depend on the order in which steps and scores arrive. If a model
     does not share prefixes (`shares_prefixes` of a language model, `Scores.reads`), every occurrence counts as needed.
     """
 
@@ -56,7 +56,9 @@ class Ledger:
         else:
             texts = [(id(reward), number) for number in self._numbers_of(trajectory)]
             num_scored = next((t for t in range(len(texts) - 1, 0, -1) if texts[t] in self._scored), 0)
-            needed = reads.after[num_scored] - (reads.prompt if num_scored == 0 and texts[0] in self._scored else 0)
+            needed = reads.after[num_scored]
+            if num_scored == 0 and texts[0] in self._scored:
+                needed -= reads.prompt
             cached = reads.after[0] - needed
             self._scored.update(texts)
         return Usage(

@@ -91,8 +91,8 @@ ROLES: Mapping[str, tuple[str, type]] = {"lm": ("language model", LanguageModel)
 def _open(
     role: str, spec: str, options: Mapping[str, Any], local: tuple[str, str, str], served: tuple[str, str, str]
 ) -> Any:
-    """The user's own model, or one that an engine opens, after checking the names of its options. The engines for
-    checkpoints (`local`) and servers are a module, a class, and the extra that it needs."""
+    """Make the user's own model, or check the names of the options and open a model by an engine. `local` and `served`
+    are the engines for checkpoints and servers: a module, a class, and the extra that it needs."""
     noun, protocol = ROLES[role]
     if _names_attribute(spec):
         return _make_own(spec, protocol, options)
@@ -119,8 +119,8 @@ def _open(
 
 
 def serves_rewards(spec: str, **options: Any) -> bool:
-    """Whether the server at an address has a reward model: it was started for one, its model has the name of one, or
-    `spec` names its `format`.
+    """Whether the server at an address has a reward model: it was started for one, its model is named like one, or
+    `spec` sets `format`.
 
     Raises:
         ServerError, ConfigurationError: see `motes.transport.identify`.
@@ -157,9 +157,12 @@ def task(spec: str | Task, *, run_code: bool = True) -> Task:
     name, options = _parse_spec(spec, {})
     is_code = _names_attribute(name) and name.partition(":")[0] not in DECLARED
     if not run_code and (is_code or "revision" in options or "sandbox" in options):
-        risk = "is code" if is_code else "is a revision that anybody may have written"
         if "sandbox" in options:
             risk = "says how programs are confined"
+        elif is_code:
+            risk = "is code"
+        else:
+            risk = "is a revision that anybody may have written"
         raise ConfigurationError(
             f"the task {spec!r} {risk}, and only the directory names it: if you know what it does, name it yourself, "
             f"`--task {shlex.quote(spec)}`, or allow it by `--run-code`"
@@ -169,7 +172,7 @@ def task(spec: str | Task, *, run_code: bool = True) -> Task:
         return own
     named = task_named(spec)
     if not run_code and isinstance(named, Benchmark) and named.path is not None and not named.path.is_file():
-        raise ConfigurationError(f"the task {spec!r}: {named.path} is no file: name the task yourself, `--task …`")
+        raise ConfigurationError(f"the task {spec!r}: {named.path} is not a file: name the task yourself, `--task …`")
     return named
 
 
@@ -178,7 +181,7 @@ def answer_rule(spec: str | AnswerRule) -> AnswerRule:
 
     Args:
         spec: as for `task`, but tasks from files ("math", "exact-match", "multiple-choice") need no file, and
-            "MODULE:ATTRIBUTE" may be a mere rule; or a rule, which is returned as is.
+            "MODULE:ATTRIBUTE" may be a rule without problems; or a rule, which is returned as is.
 
     Raises:
         ConfigurationError, MissingExtraError: as for `task`.
@@ -198,7 +201,7 @@ def _open_judge(lm: str, options: Mapping[str, Any]) -> Judge:
     if isinstance(rubric, str) and ":" in rubric:
         own["rubric"] = attribute(rubric)
         if not isinstance(own["rubric"], Rubric):
-            raise ConfigurationError(f"{rubric!r} is no Rubric")
+            raise ConfigurationError(f"{rubric!r} is not a Rubric")
     rest = {name: value for name, value in options.items() if name not in own}
     return Judge(language_model(lm, **rest), **own)
 
@@ -269,7 +272,7 @@ def attribute(spec: str) -> Any:
 
 
 def _make_own(spec: str, protocol: Any, options: Mapping[str, Any]) -> Any:
-    """The object that a module has or makes, which must implement `protocol`."""
+    """The object in a user's module, or the one that its function makes; it must implement `protocol`."""
     model = attribute(spec)
     if callable(model) and (isinstance(model, type) or not isinstance(model, protocol)):
         try:
@@ -299,8 +302,8 @@ class Opened:
         self._futures: dict[Hashable, tuple[Any, Future[Any]]] = {}
 
     def get(self, name: Hashable, state: Any, open_it: Callable[[], Any]) -> Any:
-        """The object with that name, opened by `open_it` if it is not yet, or if `state` has changed: everything but
-        the name that the object depends on. A failure is not cached."""
+        """The object with that name. `open_it` opens it in the first call, and again when `state` has changed, which is
+        everything else that the object depends on. A failure is not cached."""
         with self._lock:
             previous_state, future = self._futures.get(name, (state, None))
             is_mine = future is None or previous_state != state
@@ -331,7 +334,7 @@ def close_models() -> None:
 
 
 def open_once(open_model: Callable[..., Any], spec: str) -> Any:
-    """The model of a name, opened by the first call. A calibration is read each time, because it is small and
+    """The model with that spec, which the first call opens. A calibration is read each time, because it is small and
     `motes calibrate` may have changed it."""
     name, options = _parse_spec(spec, {})
     calibration = options.pop("calibration", None) if open_model is reward_model else None
@@ -342,12 +345,12 @@ def open_once(open_model: Callable[..., Any], spec: str) -> Any:
 
 
 SETTINGS = re.compile(r"(MOTES|OPENAI|HF|CUDA|SSL)_\w+|\w+_PROXY", re.IGNORECASE)
-"""Environment variables that opening a model depends on: keys, proxies, folders, devices."""
+"""Environment variables on which the opening of a model depends: keys, proxies, folders, devices."""
 
 
 def _opening_state(name: str, options: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Everything but its name that opening a model depends on: the environment, the files of a checkpoint, and a
-    module's attribute, because the module may have been reloaded."""
+    """Everything on which the opening of a model depends, except its name: the environment, the files of a checkpoint,
+    and a module's attribute, because the module may have been reloaded."""
     variables = {key: value for key, value in os.environ.items() if SETTINGS.fullmatch(key)}
     if (variable := options.get("api_key_env")) is not None:
         variables[str(variable)] = os.environ.get(str(variable), "")

@@ -40,18 +40,18 @@ class LanguageModel(Protocol):
     async def extend(
         self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
     ) -> Sequence[Step | Failure]:
-        """One step for each trajectory, in order; a `Failure` for each that could not be extended, though others
-        could. A run drops the particles that failed and goes on with the others.
+        """One step for each trajectory, in order; a `Failure` for each that could not be extended while others could. A
+        run drops the particles that failed and goes on with the others.
 
         The same (trajectory, sampling, seed) gives the same step, whatever else is in the call or in flight. An empty
-        step with end "length" says that there is no room left: the trajectory is finished as it stands.
+        step with end "length" says that the context has no room left: the trajectory is finished without another step.
 
         Args:
-            trajectories: (B,) unfinished; the same one may stand several times, with different seeds.
+            trajectories: (B,) unfinished; one may occur several times, with different seeds.
             seeds: (B,) non-negative integers below 2^63.
 
         Raises:
-            ConfigurationError: it cannot sample, or end steps, as `sampling` says.
+            ConfigurationError: the model cannot sample, or end steps, as `sampling` says.
             ContextLengthError: a prompt alone does not fit the model's context.
             EngineError: the model cannot go on.
         """
@@ -59,16 +59,16 @@ class LanguageModel(Protocol):
 
 
 class LanguageModelTraits(Traits):
-    """What a language model may say of itself.
+    """The optional attributes and methods of a language model.
 
     Attributes:
-        merges_calls: concurrent calls meet in one batch, so that a run asks for each particle in a call of its own.
-        continues_prefixes: it extends an answer step by step. Where it does not, it writes whole answers only, and
+        merges_calls: whether it merges concurrent calls into one batch; a run then makes a call for each particle.
+        continues_prefixes: whether it can extend an answer step by step. If not, it writes whole answers only, and
             methods that work step by step refuse it.
-        shares_prefixes: it never computes a prompt or a prefix twice, so that a run needs each of them once.
-        proposal_logprobs: its steps carry `Step.proposal_logprob`.
+        shares_prefixes: whether it computes each prompt and prefix only once; a run then needs each of them once.
+        proposal_logprobs: whether its steps carry `Step.proposal_logprob`.
         gives_logprobs: whether its steps carry `Step.logprob` with a given sampling; None: unknown.
-        num_parameters: that each token is multiplied by.
+        num_parameters: number of parameters by which each token is multiplied; None: unknown.
         ready: raises if the model's server cannot be reached.
     """
 
@@ -88,10 +88,10 @@ class RewardModel(Protocol):
 
     async def score(self, trajectories: Sequence[Trajectory]) -> Sequence[Sequence[float] | Failure]:
         """For each trajectory, one score in [0, 1] per step so far; a `Failure` for each that could not be scored (it
-        does not fit the context, say), though others could. A run drops the particles that failed.
+        does not fit the context, say) while others could. A run drops the particles that failed.
 
-        The score of a step depends on the problem and the steps up to it only. A model that knows what a call cost
-        returns `motes.core.Scores`, which carry it.
+        The score of a step depends only on the problem and the steps up to this one. A model that knows the cost of a
+        call returns `motes.core.Scores`, which carry it.
 
         Raises:
             ContextLengthError: a problem alone does not fit the model's context.
@@ -101,13 +101,13 @@ class RewardModel(Protocol):
 
 
 class RewardModelTraits(Traits):
-    """What a reward model may say of itself.
+    """The optional attributes and methods of a reward model.
 
     Attributes:
-        merges_calls: concurrent calls meet in one batch, so that a run sends it each step as soon as the step ends. Any
-            other model scores all steps of a round in one call.
-        outcome: it scores finished answers only. The score of anything else is `motes.core.NEUTRAL`.
-        num_parameters: that each token is multiplied by.
+        merges_calls: whether it merges concurrent calls into one batch; a run then sends each step as soon as it ends.
+            Any other model scores all steps of a round in one call.
+        outcome: whether it scores finished answers only. Any other score is `motes.core.NEUTRAL`.
+        num_parameters: number of parameters by which each token is multiplied; None: unknown.
         ready: raises if the model's server cannot be reached.
         forget: makes the model forget the scores of texts it has read, so that it reads them again.
     """
@@ -124,7 +124,7 @@ class Reading(Protocol):
 
     @property
     def is_final(self) -> bool:
-        """Whether the text states an answer that stands, whatever follows."""
+        """Whether the text states an answer that no further text can change."""
         ...
 
 
@@ -139,7 +139,7 @@ class AnswerRule(Protocol):
     """
 
     def answer(self, text: str) -> str | None:
-        """The answer that a text states, None where it states none."""
+        """The answer that a text states; None if it states none."""
         ...
 
     def equivalent(self, first: str, second: str) -> bool:
@@ -148,14 +148,15 @@ class AnswerRule(Protocol):
 
 
 class AnswerRuleTraits(Traits):
-    """What an answer rule may say of itself.
+    """The optional attributes and methods of an answer rule.
 
     Attributes:
-        needs_end: only a text that the model ended itself has an answer.
-        read: takes the text step by step, each with the reading after the previous step, None at first. A particle ends
-            as soon as its reading is final. Only an answer that stands whatever follows may be final, such as a closed
-            box: a rule that takes half a sentence for an answer ends particles that were about to say something else.
-            None: the rule reads the whole text after every step, and any answer ends the particle.
+        needs_end: whether only a text that the model ended itself has an answer.
+        read: a function of a step's text and the reading after the previous step (None before the first step) that
+            returns the reading after the step. A particle ends as soon as its reading is final. Only an answer that no
+            further text can change, such as a closed box, may be final: a rule that takes half a sentence for an answer
+            ends particles too early. None: the rule reads the whole text after every step, and any answer ends the
+            particle.
     """
 
     needs_end = Trait(False)
@@ -163,7 +164,7 @@ class AnswerRuleTraits(Traits):
 
 
 def canonical_form(rule: AnswerRule) -> Callable[[str], str] | None:
-    """A rule's `canonical`; None where it has none, or where a subclass says by `equivalent` alone what it compares."""
+    """A rule's method `canonical`; None if it has none, or if a subclass overrides `equivalent` without it."""
     for cls in type(rule).__mro__:
         if "canonical" in vars(cls):
             form: Callable[[str], str] | None = rule.canonical  # type: ignore[attr-defined]
@@ -186,21 +187,21 @@ class Task(AnswerRule, Protocol):
         """Whether `answer` is right.
 
         Raises:
-            GraderError: that could not be found out. It is neither right nor wrong.
+            GraderError: the answer could not be graded. It is neither right nor wrong.
         """
         ...
 
 
 class TaskTraits(Traits):
-    """What a task may know besides.
+    """The optional methods of a task.
 
     Attributes:
         level: the level of a problem; reports then have a table by level.
-        check_step: whether a step of any answer to the problem is right, None where that is unknown. It is called where
-            steps end at blank lines, the usual delimiter. A partial answer is right if all its steps are; reports then
-            say how well the reward model tells right partial answers from wrong ones.
-        key: what a problem is graded by besides its reference answer, such as tests; None for nothing. Its `repr` is
-            part of the task's digest.
+        check_step: whether a step of any answer to the problem is right; None if unknown. It is called if steps end at
+            blank lines, the usual delimiter. A partial answer is right if all its steps are; reports then say how well
+            the reward model tells right partial answers from wrong ones.
+        key: the data by which a problem is graded in addition to its reference answer, such as tests; None if there are
+            none. Their `repr` is part of the task's digest.
     """
 
     level: Trait[Callable[[Problem], int | None] | None] = Trait(None)

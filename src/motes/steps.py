@@ -26,7 +26,7 @@ from motes.core import Sampling, Step, StepEnd, Usage
 
 THINKING = ("<think>", "</think>")
 MATCH_LENGTH = 256
-"""Longest match of a pattern, in characters: searching then costs no more late in a step than at its beginning.
+"""Maximum length of a match of a pattern, in characters: without it, a search would cost more the longer a step is.
 (Nested repetitions such as `(a+)+b` can still take forever, as everywhere in `re`.)"""
 
 
@@ -38,10 +38,10 @@ Patterns that merely contain these characters are treated as if they had the con
 
 
 def opening(prompt: str) -> str:
-    """The beginning of the answer that a prompt ends with: the tag that chat templates of models which always think
-    write. It belongs to the answer's text."""
-    found = re.search(r"<think>\s*\Z", prompt)
-    return found[0] if found else ""
+    """The beginning of the answer, if the prompt ends with it: chat templates of models that always think end with
+    `<think>`. The tag belongs to the answer's text."""
+    match = re.search(r"<think>\s*\Z", prompt)
+    return match[0] if match else ""
 
 
 class Cut(NamedTuple):
@@ -55,15 +55,15 @@ def first_cut(text: str, sampling: Sampling, start: int = 0) -> Cut | None:
     """The first end of a step, or of the answer, in a step's text.
 
     Args:
-        text: of the step, as far as it is sampled.
-        start: number of characters that were searched before, without a result.
+        text: the step's text so far.
+        start: number of characters that an earlier search covered without finding an end.
     """
     cuts: list[tuple[int, bool, Cut]] = []  # (place where it is complete, False for a stop text, the cut)
     for texts, is_stop in ((sampling.stops, True), (sampling.delimiters, False)):
-        for wanted in texts:
-            at = text.find(wanted, max(0, start - len(wanted) + 1))
+        for target in texts:
+            at = text.find(target, max(0, start - len(target) + 1))
             if at >= 0:
-                complete = at + len(wanted)
+                complete = at + len(target)
                 cuts.append((complete, not is_stop, Cut(at if is_stop else complete, is_stop)))
     first = min(cuts, default=None)
     if sampling.pattern is not None:
@@ -122,14 +122,14 @@ def split_at_end(text: str, sampling: Sampling, start: int = 0) -> tuple[str, st
 
 
 def end_at_limit(sampling: Sampling, limit: int) -> StepEnd:
-    """How a step ended that reached its limit of tokens: it is complete where steps are a number of tokens."""
+    """The end of a step that reached its limit of tokens: it is complete if steps are a number of tokens."""
     by_tokens = not sampling.delimiters and sampling.pattern is None
     return "step" if by_tokens and limit == sampling.max_step_tokens else "length"
 
 
-def step_in_overrun(before: str, sampling: Sampling) -> Step | None:
+def step_in_overrun(previous_overrun: str, sampling: Sampling) -> Step | None:
     """The complete step, ended by a pattern, that the overrun of the previous step contains; None if there is none."""
-    if sampling.pattern is None or first_cut(before, sampling) is None:
+    if sampling.pattern is None or first_cut(previous_overrun, sampling) is None:
         return None
-    text, overrun, end = split_at_end(before, sampling)
+    text, overrun, end = split_at_end(previous_overrun, sampling)
     return Step(text, end, logprob=0.0, usage=Usage(), proposal_logprob=0.0, overrun=overrun)

@@ -18,7 +18,7 @@ def well_formed(text: str) -> str:
 
     A half can come from JSON (`"\ud83d"`: an emoji cut in two by a limit on tokens, or by a program that counts in
     UTF-16), and from Python, which makes one of each byte of an argument that is not UTF-8. Files, sockets and
-    terminals refuse it. It is replaced where text enters, so that writers need not handle it.
+    terminals refuse halves. They are replaced where text enters, so that writers need not handle them.
     """
     if text.isascii():
         return text

@@ -1,4 +1,4 @@
-"""Slow work runs in threads beside the event loop: work that waits for others or computes for long."""
+"""Run slow work in threads beside the event loop: work that waits for others or takes long to compute."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
     that would end the event loop, such as `SystemExit`, or look like the caller's cancellation become a RuntimeError.
 
     The thread is a daemon: unlike with `asyncio.to_thread`, neither a cancelled caller nor the end of the process waits
-    for it. Nobody can stop the thread, but it can call `abandoned()` and stop by itself.
+    for it. A thread cannot be stopped from outside, but it can call `abandoned()` and stop by itself.
     """
     outcome: Future[tuple[T | None, BaseException | None]] = Future()
     outcome.set_running_or_notify_cancel()
@@ -47,7 +47,7 @@ async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
 
 
 LONG = 20_000
-"""Characters of text that take a tokenizer some hundredths of a second."""
+"""Number of characters for which a tokenizer needs some hundredths of a second."""
 
 
 async def in_thread_if_long(length: int, function: Callable[..., T], *arguments: Any) -> T:

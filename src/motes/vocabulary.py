@@ -26,8 +26,8 @@ from motes.steps import THINKING, opening
 from motes.threads import in_thread_if_long
 
 MAX_CACHED_LENGTH, CACHE_SIZE = 256, 1 << 14
-"""The longest text whose tokens are cached, in characters, and the number of such texts: similar particles take the
-same steps."""
+"""Maximum length of a text whose tokens are cached, in characters, and number of these texts: similar particles have
+the same steps."""
 
 
 class Vocabulary:

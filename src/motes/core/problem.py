@@ -1,4 +1,4 @@
-"""A problem: what is asked of a language model."""
+"""A problem: the question or conversation that a language model answers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 @dataclass(frozen=True, init=False)
 class Problem:
-    """What is asked.
+    """A question, or a conversation, that a language model answers.
 
     Args:
         question: the last user turn.
         id: a name that is unique within its task.
-        answer: the reference answer, where there is one. Models never see it.
+        answer: the reference answer; None if there is none. Models never see it.
         system: a system prompt.
         messages: a whole conversation instead of `question` and `system`: dicts with `role` and `content`, the last
             one from the user.
@@ -28,8 +28,8 @@ class Problem:
     Texts are made well-formed (`motes.text.well_formed`): half of a surrogate pair becomes U+FFFD.
 
     Raises:
-        ConfigurationError: the question is empty, `messages` is given beside it or does not end with the user, or
-            something is no text.
+        ConfigurationError: the question is empty, `messages` is given beside it or does not end with the user, or an
+            argument has the wrong type.
     """
 
     question: str
@@ -64,18 +64,18 @@ class Problem:
         object.__setattr__(self, "_plain", None)
 
     def asked_as(self, messages: Sequence[Mapping[str, str]]) -> Problem:
-        """The same problem, put to a language model in other words. `plain` stays what it was."""
-        asked = Problem(messages=messages, id=self.id, answer=self.answer)
-        object.__setattr__(asked, "_plain", self.plain)
-        return asked
+        """The same problem with these messages, which a prompt has made from it. `plain` does not change."""
+        prompted = Problem(messages=messages, id=self.id, answer=self.answer)
+        object.__setattr__(prompted, "_plain", self.plain)
+        return prompted
 
     def __hash__(self) -> int:
         return hash((self.question, self.id))
 
     @property
     def plain(self) -> Problem:
-        """The problem as it was before a prompt was put around it (`motes.prompts`): what reward models read, which
-        have forms of their own. Without a prompt: the problem itself."""
+        """The problem without the prompt around it (`motes.prompts`). Reward models read this one, because they have
+        prompt formats of their own."""
         return self._plain or self
 
     @property
@@ -85,7 +85,7 @@ class Problem:
 
 
 def _turns(messages: Sequence[Mapping[str, str]]) -> tuple[Mapping[str, str], ...]:
-    """A conversation as problems hold it. Raises a `ConfigurationError` if it is none or does not end with the user."""
+    """The messages, well-formed. Raises a `ConfigurationError` if they are invalid or do not end with the user."""
     turns = fit("messages", messages, tuple[Mapping[str, str], ...])
     if not turns or turns[-1].get("role") != "user":
         raise ConfigurationError("`messages` must end with a message whose role is 'user'")

@@ -23,11 +23,11 @@ IntArray = npt.NDArray[np.int64]
 
 
 def _finite(numbers: Iterable[float | None]) -> list[float | None]:
-    """Numbers as JSON has them."""
+    """The numbers for JSON, which has no NaN and no infinity: these become None."""
     return [float(number) if number is not None and math.isfinite(number) else None for number in numbers]
 
 
-def _named(error: MotesError | None) -> str | None:
+def _format_error(error: MotesError | None) -> str | None:
     return None if error is None else f"{type(error).__name__}: {error}"
 
 
@@ -37,16 +37,16 @@ class Record:
 
     Attributes:
         trajectories: (N,) the population after the round.
-        ancestors: (N,) the index in the previous population that each one comes from.
-        log_weights: (N,) accumulated since the last resampling, unnormalised, after the round.
-        scores: (N,) the reward model's score of each trajectory, NaN where it has none.
-        step_scores: (N,) the scores it is made of, one per step; empty where nothing was scored.
+        ancestors: (N,) for each trajectory, the index of its ancestor in the previous population.
+        log_weights: (N,) unnormalised log-weights after the round, accumulated since the last resampling.
+        scores: (N,) the reward model's score of each trajectory; NaN if it has none.
+        step_scores: (N,) the scores of each trajectory's steps; empty if it was not scored.
         ess: effective sample size of `log_weights`, in [1, N].
         resampled: whether the round began by resampling.
-        log_evidence: of the sweep so far; of the run, for methods that have one sweep.
-        usage: spent in this round.
-        sweep: which pass over the answer the round belongs to, from 0; methods of one pass have no other.
-        chain: which of the run's parts side by side, from 0: a temperature of the ladder, an island.
+        log_evidence: estimate for the sweep so far; NaN for methods without one.
+        usage: the cost of this round.
+        sweep: number of the sweep that the round belongs to, from 0.
+        chain: number of the chain or island that the round belongs to, from 0.
 
     A particle that was dropped, because a model could not extend or score it, has log-weight −inf.
     """
@@ -64,7 +64,7 @@ class Record:
     chain: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """The round in numbers, as JSON can hold it; see `Result.to_dict`."""
+        """The numbers of the round as JSON can hold them; see `Result.to_dict`."""
         return {
             "sweep": self.sweep,
             "chain": self.chain,
@@ -79,36 +79,36 @@ class Record:
 
     @property
     def failures(self) -> dict[int, MotesError]:
-        """The places of particles that are dropped, and why."""
+        """The error of each dropped particle, by the particle's index."""
         return {i: t.error for i, t in enumerate(self.trajectories) if t.error is not None}
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a run returns.
+    """The result of a run.
 
     Attributes:
-        problem, method, seed: what was run.
-        answer: the selected answer, None where no trajectory gave one.
-        selector: how it was chosen among the weighted trajectories, see `motes.methods.SELECTORS`.
-        text: the text of the trajectory that the answer is taken from; without an answer, the likeliest text that the
-            model wrote, "" where it wrote none.
-        posterior: normalised weight of each distinct answer, largest first. What is missing from 1 is the weight of
-            trajectories without an answer.
-        answers: (N,) what each trajectory answers, named as in the posterior; None for those without.
-        trajectories: (N,) the final population, that of several sweeps or islands together where the method pools
-            them; `log_weights`: (N,) theirs, unnormalised; `scores`: (N,) theirs, NaN where there is none.
-            Where an outcome reward model had the last word, both are what it led to.
+        method: the method's name.
+        answer: the selected answer; None if no trajectory states one.
+        selector: name of the rule that selected it, see `motes.methods.SELECTORS`.
+        text: the text of the selected trajectory; without an answer, the likeliest text that the model wrote, "" if
+            there is none.
+        posterior: normalised weight of each distinct answer, largest first. The sum is less than 1 if trajectories
+            without an answer have weight.
+        answers: (N,) the answer of each trajectory, by its name in the posterior; None if it states none.
+        trajectories: (N,) the final population; that of all sweeps or islands if the method pools them.
+        log_weights: (N,) unnormalised, after reweighting by an outcome reward model if the run had one.
+        scores: (N,) final score of each trajectory, by the outcome reward model if the run had one; NaN without score.
         log_evidence: estimate of the log normalising constant; None for methods that have none.
         records: one per round, in the order of (sweep, chain, round).
-        usage: everything spent.
-        swap_rates: (K − 1,) of parallel tempering: the share of proposed swaps between inverse temperatures k and
-            k + 1 that were accepted, NaN where none was proposed. Empty for other methods.
-        stopped: "deadline" or "token_budget" where that limit cut the run short: the answer is the best of what there
-            was, weights, posterior and log_evidence are those of that moment, and unfinished trajectories, finished by
-            the limit's name, carry no answer. At a deadline, answers that there was no time to compare are different
-            ones unless their texts are equal. None: the run is complete.
-        error: why the run failed, where it did; such a result is only ever found on the error that was raised.
+        usage: the cost of the run.
+        swap_rates: (K − 1,) for parallel tempering, the share of proposed swaps between inverse temperatures k and
+            k + 1 that were accepted, NaN if none was proposed. Empty for other methods.
+        stopped: "deadline" or "token_budget" if that limit ended the run early: the answer is the best one so far,
+            weights, posterior and log_evidence are those at that moment, and unfinished trajectories have the limit's
+            name as `finished` and no answer. After a deadline, answers that were not compared in time are different
+            unless their texts are equal. None: the run is complete.
+        error: why the run failed. Only the `result` of a raised error has one.
     """
 
     problem: Problem
@@ -130,7 +130,7 @@ class Result:
     swap_rates: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON can hold it: numbers that are none, and infinite ones, are None.
+        """The result as JSON can hold it: NaN and infinite numbers become None.
 
         Fields:
             problem: `id`, `question`, `messages`, `answer` (the reference).
@@ -138,10 +138,10 @@ class Result:
             swap_rates, posterior: as the attributes.
             trajectories: (N,) each a dict of `text`, `steps` (their texts), `finished` and `error`.
             records: each a dict of `sweep`, `chain`, `ancestors`, `log_weights`, `scores`, `ess`, `resampled`,
-                `log_evidence`, `usage`; what its particles say is in none.
-            usage: see `Usage`. error: the name of its class and its message, None where there is none.
+                `log_evidence`, `usage`, without the texts of its particles.
+            usage: see `Usage`. error: the name of its class and its message; None if there is none.
         """
-        same = ("method", "seed", "answer", "selector", "text", "stopped")
+        unchanged = ("method", "seed", "answer", "selector", "text", "stopped")
         return {
             "problem": {
                 "id": self.problem.id,
@@ -149,7 +149,7 @@ class Result:
                 "messages": [dict(turn) for turn in self.problem.messages],
                 "answer": self.problem.answer,
             },
-            **{name: getattr(self, name) for name in same},
+            **{name: getattr(self, name) for name in unchanged},
             "confidence": float(self.confidence),
             "posterior": {answer: float(mass) for answer, mass in self.posterior.items()},
             "answers": list(self.answers),
@@ -161,14 +161,14 @@ class Result:
                     "text": trajectory.text,
                     "steps": [step.text for step in trajectory.steps],
                     "finished": trajectory.finished,
-                    "error": _named(trajectory.error),
+                    "error": _format_error(trajectory.error),
                 }
                 for trajectory in self.trajectories
             ],
             "records": [record.to_dict() for record in self.records],
             "swap_rates": _finite(self.swap_rates),
             "usage": self.usage.to_dict(),
-            "error": _named(self.error),
+            "error": _format_error(self.error),
         }
 
     def _repr_html_(self) -> str:
@@ -195,16 +195,18 @@ class Result:
         )
 
     def _recorded_scores(self) -> dict[Trajectory, float]:
-        """The score of each particle that was scored; those of records count before the final ones."""
+        """The score of each particle that has one; a recorded score replaces the final one."""
         populations: list[Any] = [(self.trajectories, self.scores, ())]
         populations += [(record.trajectories, record.scores, record.step_scores) for record in self.records]
-        found: dict[Trajectory, float] = {}
+        score_of: dict[Trajectory, float] = {}
         for trajectories, scores, step_scores in populations:
-            found |= {t: r for t, r in zip(trajectories, scores.tolist(), strict=False) if math.isfinite(r)}
+            for trajectory, score in zip(trajectories, scores.tolist(), strict=False):
+                if math.isfinite(score):
+                    score_of[trajectory] = score
             for trajectory, steps in zip(trajectories, step_scores, strict=False):
                 if len(steps) == trajectory.depth:
-                    found.update(zip(trajectory.path, map(float, steps), strict=True))
-        return found
+                    score_of.update(zip(trajectory.path, map(float, steps), strict=True))
+        return score_of
 
     @cached_property
     def dropped(self) -> tuple[Trajectory, ...]:
@@ -213,8 +215,8 @@ class Result:
         return tuple(dict.fromkeys(t for trajectories in populations for t in trajectories if t.error is not None))
 
     def texts(self) -> dict[str, str]:
-        """For each answer of the posterior, largest first, a text that gives it: the result's own, or the one that
-        scores best. Dropped trajectories give no answer."""
+        """For each answer of the posterior, largest first, a text that states it: for the selected answer `text`, for
+        others the text with the best score."""
         scores = np.nan_to_num(self.scores, nan=-np.inf).tolist()
         best: dict[str | None, int] = {}
         for i, answer in enumerate(self.answers):
@@ -225,5 +227,5 @@ class Result:
 
     @cached_property
     def confidence(self) -> float:
-        """Posterior mass of the answer given, in [0, 1]; 0 without an answer."""
+        """Posterior mass of the selected answer, in [0, 1]; 0 without an answer."""
         return self.posterior.get(self.answer, 0.0) if self.answer is not None else 0.0

@@ -1,8 +1,8 @@
-"""A result as a notebook shows it: the answer, the posterior over answers, and how the particles came to it.
+"""The HTML that a notebook shows for a result: the answer, the posterior over answers, the genealogy of the particles.
 
-One piece of HTML without scripts and without a stylesheet, in the colours of the page around it, light or dark. What
-models and problems say is text. It has some twenty kilobytes, and less than a megabyte however large the run: the
-heaviest particles are drawn, and of long answers every so many steps.
+The HTML has no script and no stylesheet, and takes its colours from the page around it, light or dark. Texts of models
+and problems are escaped. It has about twenty kilobytes, and less than a megabyte however large the run: only the
+heaviest particles are drawn, and only every k-th step of long answers.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from motes.core.trajectory import Trajectory
 from motes.text import counted, visible
 
 ANSWERS = 8
-"""Answers of the posterior that have a row."""
+"""Maximum number of answers with a row of their own."""
 LONGEST, LONGEST_NAME, LONGEST_STEP = 4_000, 200, 120
-"""Characters of the text, of an answer or a question, and of a step, that are shown."""
-ALIVE, DEAD, COLUMNS = 24, 16, 24
-"""Particles that are drawn to their end, those that were given up among them, and columns of steps."""
+"""Maximum number of characters shown of the text, of an answer or a question, and of a step."""
+MAX_FINAL, MAX_DISCARDED, COLUMNS = 24, 16, 24
+"""Maximum number of final particles that are drawn, of particles without descendants, and of columns of steps."""
 LOW, MIDDLE, HIGH = (217, 98, 43), (148, 134, 106), (58, 139, 214)
-"""Colours of scores of 0, 1/2 and 1: told apart by every eye, and on either ground."""
+"""Colours of scores of 0, 1/2 and 1: colour-blind-safe, on light and on dark pages."""
 FAINT = "opacity:0.65;font-size:12px"
 
 
@@ -40,13 +40,13 @@ def html(
     genealogy: str,
     text: str,
 ) -> str:
-    """The HTML of a result; of a failed one, too. `facts`: the method, the cost and the like, in a few words each;
-    `genealogy`: see the function of this name."""
-    shown = "no answer" if answer is None else _clipped(answer, LONGEST_NAME)
-    sure = "" if answer is None else f", {_percent(confidence)} of the weight"
+    """The HTML of a result, or of a failed run. `facts`: the method, the cost and the like, in a few words each;
+    `genealogy`: the HTML from the function of this name."""
+    name = "no answer" if answer is None else _clipped(answer, LONGEST_NAME)
+    weight = "" if answer is None else f", {_percent(confidence)} of the weight"
     parts = [
         f'<div style="{FAINT};overflow-wrap:anywhere">{_clipped(question, LONGEST_NAME)}</div>',
-        f'<div style="font-size:17px;overflow-wrap:anywhere"><b>{shown}</b>{sure}</div>',
+        f'<div style="font-size:17px;overflow-wrap:anywhere"><b>{name}</b>{weight}</div>',
         "" if error is None else f"<div>failed: {_clipped(str(error), LONGEST_NAME)}</div>",
         f'<div style="{FAINT}">{escape(visible(", ".join(facts)))}</div>',
         *_posterior(posterior),
@@ -54,15 +54,15 @@ def html(
     ]
     if text:
         pre = "white-space:pre-wrap;overflow-wrap:anywhere;margin:4px 0;background:none;color:inherit"
-        said = escape(visible(_cut(text, LONGEST), newlines=True))
+        content = escape(visible(_cut(text, LONGEST), newlines=True))
         parts.append(
-            f'<details><summary style="cursor:pointer">text</summary><pre style="{pre}">{said}</pre></details>'
+            f'<details><summary style="cursor:pointer">text</summary><pre style="{pre}">{content}</pre></details>'
         )
     return f'<div style="font-family:system-ui,sans-serif;font-size:14px;max-width:760px">{"".join(parts)}</div>'
 
 
 def _posterior(posterior: Mapping[str, float]) -> Iterator[str]:
-    """A row with a bar for each answer, the likeliest first, and for what has none."""
+    """A table of the likeliest answers, all others, and trajectories without an answer, with a bar for each row."""
     rows = [(_clipped(answer, LONGEST_NAME), mass) for answer, mass in list(posterior.items())[:ANSWERS]]
     others = list(posterior.values())[ANSWERS:]
     if others:
@@ -89,8 +89,8 @@ def _posterior(posterior: Mapping[str, float]) -> Iterator[str]:
 
 @dataclass(eq=False)
 class _Mark:
-    """A particle after a step, as it is drawn: in a column, the number of steps, and on a line, in lines of particles;
-    with the weight of the final particles that are this one, and whether any descends from it."""
+    """The mark of a particle: its column (its number of steps), its line, the total weight of the final particles at
+    this node (None if there are none), and whether any of them is this node or descends from it."""
 
     node: Trajectory
     x: int
@@ -106,9 +106,9 @@ def genealogy(
     rounds: Sequence[Sequence[Trajectory]],
     scores: Mapping[Trajectory, float],
 ) -> str:
-    """The tree of steps that the particles are the leaves of: a column a step, a mark a particle; "" without steps. It
-    is made of the final trajectories, (N,), with their unnormalised log-weights, (N,), the population after each round,
-    and the scores of the particles that have one."""
+    """The tree of steps as HTML, with a column for each step and a mark for each particle; "" if there are no steps. It
+    is made of the final trajectories, (N,), their unnormalised log-weights, (N,), the population after each round, and
+    the scores of the particles that have one."""
     ends, left_out = _ends(trajectories, log_weights, rounds)
     deepest = max((node.depth for node, _ in ends), default=0)
     if not deepest:
@@ -145,13 +145,13 @@ def genealogy(
         f'<g fill="none" stroke="currentColor" stroke-opacity="0.6">{"".join(edges)}</g>{"".join(marks)}</svg>'
     )
     steps = "a column a step" if stride == 1 else f"a column every {stride} steps"
-    told = f"{steps}; area: weight; orange to blue: score from 0 to 1; faint: without descendants; cross: dropped"
+    legend = f"{steps}; area: weight; orange to blue: score from 0 to 1; faint: without descendants; cross: dropped"
     more = f"; {left_out:,} more particles are not drawn" if left_out else ""
-    return f'{svg}<div style="{FAINT}">{told}{more}</div>'
+    return f'{svg}<div style="{FAINT}">{legend}{more}</div>'
 
 
 def _mark(mark: _Mark, x: float, y: float, score: float | None) -> str:
-    """A circle, a square where the answer is finished, a cross where the particle was dropped."""
+    """A circle; a square if the answer is finished; a cross if the particle was dropped."""
     node = mark.node
     size = 2.2 if mark.weight is None else 2.2 + 5 * math.sqrt(mark.weight)
     fill = "currentColor" if score is None else _colour(score)
@@ -174,29 +174,30 @@ def _mark(mark: _Mark, x: float, y: float, score: float | None) -> str:
 def _ends(
     trajectories: Sequence[Trajectory], log_weights: npt.NDArray[np.float64], rounds: Sequence[Sequence[Trajectory]]
 ) -> tuple[list[tuple[Trajectory, float | None]], int]:
-    """The particles that are drawn to their end, the final ones with their weight and the heaviest first, then those
-    that were given up; and how many are left out."""
+    """The leaves of the drawn tree, and how many more there are: the heaviest final particles with their weights, then
+    particles without descendants, whose weight is None."""
     final: dict[Trajectory, float] = {}
     for node, weight in zip(trajectories, _weights(log_weights, len(trajectories)), strict=True):
         final[node] = final.get(node, 0.0) + weight
-    gone_on: set[Trajectory] = set()
+    continued: set[Trajectory] = set()
     seen = dict.fromkeys(node for population in rounds for node in population)
     for node in (*final, *seen):
         parent = node.parent
-        while parent is not None and parent not in gone_on:
-            gone_on.add(parent)
+        while parent is not None and parent not in continued:
+            continued.add(parent)
             parent = parent.parent
     # A particle that was finished or dropped is another node with the same step.
-    steps = {id(node.step) for node in (*final, *gone_on)}
-    dead = [node for node in seen if node not in final and node not in gone_on and id(node.step) not in steps]
+    steps = {id(node.step) for node in (*final, *continued)}
+    others = [node for node in seen if node not in final and node not in continued]
+    discarded = [node for node in others if id(node.step) not in steps]
     heaviest = sorted(final, key=lambda node: -final[node])
-    shown: list[tuple[Trajectory, float | None]] = [(node, final[node]) for node in heaviest[:ALIVE]]
-    shown += [(node, None) for node in dead[:DEAD]]
-    return shown, len(final) + len(dead) - len(shown)
+    ends: list[tuple[Trajectory, float | None]] = [(node, final[node]) for node in heaviest[:MAX_FINAL]]
+    ends += [(node, None) for node in discarded[:MAX_DISCARDED]]
+    return ends, len(final) + len(discarded) - len(ends)
 
 
 def _weights(log_weights: npt.NDArray[np.float64], number: int) -> list[float]:
-    """Normalised; all alike where there are none that say more."""
+    """(N,) the normalised weights; equal ones if there are no log-weights, or all are −inf."""
     log_weights = np.where(np.isnan(log_weights), -np.inf, log_weights)
     top = log_weights.max(initial=-np.inf)
     if len(log_weights) != number or not np.isfinite(top):
@@ -207,7 +208,7 @@ def _weights(log_weights: npt.NDArray[np.float64], number: int) -> list[float]:
 
 
 def _tree(ends: Sequence[tuple[Trajectory, float | None]], stride: int) -> list[_Mark]:
-    """The marks of every stride-th step on the way to each end, and of the ends; the roots of their trees."""
+    """The roots of the trees of marks, which contain the ends and every stride-th step on the paths to them."""
     marks: dict[Trajectory, _Mark] = {}
     roots: list[_Mark] = []
     for end, weight in ends:
@@ -226,8 +227,8 @@ def _tree(ends: Sequence[tuple[Trajectory, float | None]], stride: int) -> list[
 
 
 def _lay_out(marks: Sequence[_Mark], lines: int = 0) -> int:
-    """Give every leaf a line of its own, after the first `lines`, and every other mark the middle of its children's.
-    Returns the number of lines."""
+    """Set `y`: every leaf gets a line of its own, below the first `lines` ones, every other mark the middle of its
+    children's lines. Returns the number of lines."""
     for mark in marks:
         if mark.children:
             lines = _lay_out(mark.children, lines)

@@ -1,4 +1,4 @@
-"""How a language model is sampled, and the options that say so."""
+"""The settings by which a language model is sampled, as a value and as options."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from motes.arguments import fit_fields
 from motes.errors import ConfigurationError
 
 MOST_TEXTS = 64
-"""Delimiters and stop texts of one `Sampling`."""
+"""Maximum number of delimiters and stop texts of one `Sampling`."""
 LONGEST_TEXT = 1024
-"""Characters of one of them."""
+"""Maximum number of characters of a delimiter or a stop text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the language model is sampled, and where a step and an answer end. Every field is sent to every engine.
+    """How the language model is sampled, and where a step and an answer end. Every engine obeys every field.
 
     Attributes:
         temperature: of the language model; 0 is greedy.
         top_p: nucleus mass in (0, 1].
         top_k: keep the k likeliest tokens; 0 keeps all.
         min_p: keep tokens at least this fraction as likely as the likeliest.
-        max_step_tokens: tokens of one step.
-        max_tokens: tokens of one whole answer; None leaves it to the model's context.
-        max_steps: steps of one answer.
-        delimiter: what ends a step, as `motes.steps` says to the letter. A text, which belongs to the step, or several.
-            Or a compiled regular expression, `re.compile(…)`: the step ends where a match ends. None: a step is
-            `max_step_tokens` tokens.
-        stop: a text, or several, that ends the answer as an end-of-sequence token does, and like it is no part of it.
-            It is looked for within a step.
+        max_step_tokens: maximum number of tokens of one step.
+        max_tokens: maximum number of tokens of a whole answer; None: as many as the model's context holds.
+        max_steps: maximum number of steps of one answer.
+        delimiter: a text, or several, that ends a step and belongs to it; or a compiled regular expression,
+            `re.compile(…)`: a step ends where a match ends. None: a step is `max_step_tokens` tokens. `motes.steps` has
+            the exact rules.
+        stop: a text, or several, that ends the answer. Like an end-of-sequence token, it does not belong to the answer.
+            It is searched for within a step.
 
     Raises:
         ConfigurationError: a field is out of its range, the pattern matches empty text, there are more than 64
-            delimiters and stop texts or one is longer than 1,024 characters, or no stop text could ever be found
-            because a step ends before it.
+            delimiters and stop texts or one is longer than 1,024 characters, or a stop text contains a delimiter, so
+            that a step would always end before it.
     """
 
     temperature: float = 0.8
@@ -54,9 +54,9 @@ class Sampling:
     def __post_init__(self) -> None:
         fit_fields(self, "Sampling: ")
 
-        def require(holds: bool, what: str) -> None:
+        def require(holds: bool, requirement: str) -> None:
             if not holds:
-                raise ConfigurationError(f"Sampling: {what}")
+                raise ConfigurationError(f"Sampling: {requirement}")
 
         require(self.temperature >= 0 and math.isfinite(self.temperature), "temperature must be 0 or more")
         require(0 < self.top_p <= 1, "top_p must lie in (0, 1]")
@@ -79,19 +79,19 @@ class Sampling:
         )
         for stop in self.stops:
             for delimiter in self.delimiters:
-                holds = f"the stop text {stop!r} holds the delimiter {delimiter!r}: a step ends before it is complete"
-                require(delimiter not in stop, holds)
+                reason = f"the stop text {stop!r} holds the delimiter {delimiter!r}: a step ends before it is complete"
+                require(delimiter not in stop, reason)
 
     @property
     def delimiters(self) -> tuple[str, ...]:
-        """The texts that end a step; empty where a pattern or a number of tokens does."""
+        """The texts that end a step; empty if a pattern or a number of tokens ends it."""
         if self.delimiter is None or isinstance(self.delimiter, re.Pattern):
             return ()
         return (self.delimiter,) if isinstance(self.delimiter, str) else tuple(self.delimiter)
 
     @property
     def pattern(self) -> re.Pattern[str] | None:
-        """The pattern that ends a step, where one does."""
+        """The pattern that ends a step; None if there is none."""
         return self.delimiter if isinstance(self.delimiter, re.Pattern) else None
 
     @property
@@ -109,11 +109,10 @@ def _option(help: str, **metadata: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """The options of sampling, as the command line, `motes.toml`, prompts and Inspect have them. None leaves a setting
-    as it is.
+    """The settings of `Sampling` as options of the command line, `motes.toml`, prompts and Inspect. None leaves a
+    setting unchanged. At most one of `delimiter`, `pattern` and `step_tokens` may be given: each says where steps end.
 
-    A field's metadata has its `help` for the command line, and maybe a `metavar`. Of `delimiter`, `pattern` and
-    `step_tokens` at most one is given: what ends a step.
+    A field's metadata holds its `help` for the command line, and in some fields a `metavar`.
     """
 
     temperature: float | None = _option(f"Of the language model; 0 is greedy; by default {Sampling.temperature}.")
@@ -162,7 +161,7 @@ class SamplingOptions:
             try:
                 return re.compile(self.pattern)
             except re.error as error:
-                raise ConfigurationError(f"{self.pattern!r} is no regular expression: {error}") from error
+                raise ConfigurationError(f"{self.pattern!r} is not a regular expression: {error}") from error
         return None if self.delimiter in (None, "none", ["none"]) else _texts(self.delimiter)
 
 

@@ -21,7 +21,7 @@ Finish = Literal["eos", "answer", "max_steps", "max_tokens", "deadline", "token_
 
 @dataclass(frozen=True, eq=False)
 class Failure:
-    """What a model returns for a trajectory that it could not extend or score.
+    """Returned by a model in the place of a step or of scores, for a trajectory that it could not extend or score.
 
     Attributes:
         error: the reason.
@@ -39,11 +39,11 @@ class Step:
     Attributes:
         text: without the end-of-sequence token. The text of a trajectory is the concatenation of its steps' texts.
         end: "step" (the step is complete), "eos" (the model ended its answer) or "length" (cut by a limit on tokens).
-        token_ids: all sampled tokens, the end-of-sequence token included; empty where the engine knows only text.
-        logprob: sum of the tokens' log-probabilities under the model at temperature 1; None where it is unknown.
-        usage: the cost of the step, where the engine knows more than the number of tokens.
+        token_ids: all sampled tokens, the end-of-sequence token included; empty if the engine knows only text.
+        logprob: sum of the tokens' log-probabilities under the model at temperature 1; None if unknown.
+        usage: the cost of the step; None if the engine knows only the number of tokens.
         proposal_logprob: sum of the tokens' log-probabilities under the distributions that they were sampled from: at
-            the sampling's temperature, filtered and renormalised (0 for greedy tokens); None where it is unknown.
+            the sampling's temperature, filtered and renormalised (0 for greedy tokens); None if unknown.
         overrun: text already sampled past this step's end (the last token, or the pattern's lookahead, reached
             further); the next step starts with it.
         prefix_tokens: number of tokens of the prompt and of the answer before this step, computed or cached; None: see
@@ -60,13 +60,13 @@ class Step:
     prefix_tokens: int | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name, given in (("text", self.text), ("overrun", self.overrun)):
-            if type(given) is not str or not given.isascii():  # there are very many steps: plain text is not checked
-                object.__setattr__(self, name, fit(name, given, str))
+        for name, value in (("text", self.text), ("overrun", self.overrun)):
+            if type(value) is not str or not value.isascii():  # there are very many steps: plain text is not checked
+                object.__setattr__(self, name, fit(name, value, str))
 
     @property
     def num_tokens(self) -> int:
-        """Number of sampled tokens; the engine's own count where it knows no ids."""
+        """Number of sampled tokens; the engine's own count if it knows no ids."""
         return len(self.token_ids) or (self.usage.generated_tokens if self.usage is not None else 0)
 
     @property
@@ -165,8 +165,8 @@ class Trajectory:
 
     @property
     def added(self) -> str:
-        """The text that the last step's tokens added: without the overrun of the step before, which was sampled with
-        that step, and with the overrun of the last step."""
+        """The text of the last step's own tokens: with its overrun, but without the overrun of the step before, whose
+        tokens it comes from."""
         if self.step is None:
             return ""
         before = self.parent.step.overrun if self.parent is not None and self.parent.step is not None else ""
@@ -176,12 +176,12 @@ class Trajectory:
         """For copies and pickles, in which nodes share their parents as they do here.
 
         Both recurse from a node to its parent, which would exceed Python's limit for a long answer. So every 32nd node
-        lists the earlier nodes of this kind, the first one first: recursion ends at the latest of them.
+        (`ANCHORED`) lists the earlier 32nd nodes, first to last, and recursion ends at the last of them.
         """
         anchors = self.path[ANCHORED - 1 : -1 : ANCHORED] if self.depth % ANCHORED == 0 else ()
-        made = _node, (anchors, self.problem, self.parent, self.step, self.finished)
+        reduced = _node, (anchors, self.problem, self.parent, self.step, self.finished)
         # An error may hold the result that holds this node, so it is set when the node exists.
-        return made if self.error is None else (*made, (None, {"error": self.error}))
+        return reduced if self.error is None else (*reduced, (None, {"error": self.error}))
 
     def __repr__(self) -> str:
         return f"Trajectory(depth={self.depth}, finished={self.finished!r}, text={self.text[-60:]!r})"

@@ -1,4 +1,4 @@
-"""What models compute, counted in tokens; scores, which carry their cost."""
+"""The cost of a run, counted in tokens; scores, which carry their cost."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Usage:
-    """What was spent, pruned particles included. Additive: `a + b`.
+    """The tokens that were spent, pruned particles included. Additive: `a + b`.
 
-    What a run *needs by itself* is the same whenever it is run with the same seed: it depends neither on what else is
-    in flight nor on what was cached before it began. What is shared within the run, as a prompt is by its particles,
-    counts once. What was *really computed* this time may be less, where another run had the same text, or more, where a
-    cache was full. What failed or was cancelled is a third, and in none of the other counts.
+    There are three kinds of counts. The tokens that a run *needs by itself* are the same for the same seed: they depend
+    neither on other runs in flight nor on caches that earlier runs filled; a text that the particles of the run share,
+    such as the prompt, counts once. The tokens *really computed* this time may be fewer, if another run had the same
+    text, or more, if a cache was full. Tokens of attempts that *failed* or were cancelled are in no other count.
 
     Attributes:
         generated_tokens: sampled from the language model.
         prefill_tokens: prompt and prefix tokens that the run needs the language model to compute.
-        prefill_tokens_cached: prompt and prefix tokens that it is spared, since it has computed them before.
+        prefill_tokens_cached: prompt and prefix tokens that the run has computed before and takes from a cache.
         reward_tokens: tokens that the run needs the reward model to compute.
-        reward_tokens_cached: tokens that it is spared.
-        computed_prefill_tokens, computed_reward_tokens: those that were really computed this time.
-        lm_calls, reward_calls: steps asked for, and trajectories scored.
-        failed_generated_tokens, failed_prefill_tokens, failed_reward_tokens: of attempts that broke off, gave nothing
-            that can be used or were cancelled at a deadline, as far as they are known.
+        reward_tokens_cached: tokens of the reward model that the run takes from a cache.
+        computed_prefill_tokens, computed_reward_tokens: tokens that were really computed this time.
+        lm_calls, reward_calls: number of steps requested, and of trajectories scored.
+        failed_generated_tokens, failed_prefill_tokens, failed_reward_tokens: tokens, as far as known, of attempts that
+            broke off, returned nothing usable or were cancelled at a deadline.
 
-    A model knows of no run: in the usage of a `Step`, `Scores` or `Failure`, `prefill_tokens` and `reward_tokens` are
-    what it computed, and the cached ones what its cache spared it, whoever filled that.
+    A model does not know which run it works for. In the usage of a `Step`, `Scores` or `Failure`, `prefill_tokens` and
+    `reward_tokens` count the tokens that the model computed, and the cached counts those that it found in its cache,
+    whichever run had put them there.
     """
 
     generated_tokens: int = 0
@@ -46,32 +47,31 @@ class Usage:
     computed_reward_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
-        return self._combined(operator.add, other)
+        return self._combine(operator.add, other)
 
     def __sub__(self, other: Usage) -> Usage:
-        return self._combined(operator.sub, other)
+        return self._combine(operator.sub, other)
 
-    def _combined(self, how: Callable[[int, int], int], other: Usage) -> Usage:
-        """Made without its constructor, as a run adds up very many."""
+    def _combine(self, operation: Callable[[int, int], int], other: Usage) -> Usage:
+        """Apply an operation count by count. The constructor is not called, because a run adds very many usages."""
+        counts = map(operation, self.__dict__.values(), other.__dict__.values())
         usage = object.__new__(Usage)
-        usage.__dict__.update(
-            zip(self.__dict__, map(how, self.__dict__.values(), other.__dict__.values()), strict=True)
-        )
+        usage.__dict__.update(zip(self.__dict__, counts, strict=True))
         return usage
 
     @property
     def total_tokens(self) -> int:
-        """Every token that the run needs computed, by whichever model."""
+        """All tokens that the run needs both models to compute."""
         return self.generated_tokens + self.prefill_tokens + self.reward_tokens
 
     @property
     def computed_tokens(self) -> int:
-        """Every token that was really computed, but for those of failed attempts."""
+        """All tokens that were really computed, without those of failed attempts."""
         return self.generated_tokens + self.computed_prefill_tokens + self.computed_reward_tokens
 
     @property
     def failed_tokens(self) -> int:
-        """Every token of attempts that failed or were cancelled."""
+        """All tokens of attempts that failed or were cancelled."""
         return self.failed_generated_tokens + self.failed_prefill_tokens + self.failed_reward_tokens
 
     def to_dict(self) -> dict[str, int]:
@@ -79,8 +79,8 @@ class Usage:
 
 
 NEUTRAL = 0.5
-"""The score of what an outcome reward model has no say about, an answer that is not finished: odds of one, so that
-weights stay as they are."""
+"""The score that an outcome reward model gives to an unfinished answer, which it cannot judge: odds of one, so that
+weights do not change."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ class Reads:
     """The tokens that a reward model has to read to score a trajectory of T steps, whatever it has cached.
 
     Attributes:
-        prompt: those of the problem, as far as all trajectories share them; they are in `after[0]`.
-        after: (T + 1,) after[t]: those to be read where the scores of the first t steps are known; after[T] = 0.
+        prompt: number of tokens of the problem, as far as all trajectories share them; `after[0]` includes them.
+        after: (T + 1,) after[t] is the number of tokens to read if the first t steps have scores already; after[T] = 0.
     """
 
     prompt: int
@@ -100,8 +100,9 @@ class Scores(tuple[float, ...]):
     """One trajectory's scores, one in [0, 1] per step, and what computing them cost.
 
     Attributes:
-        usage: what the model computed, and what its cache spared it.
-        reads: what scoring it takes, where the model knows; otherwise a run takes it that nothing is shared.
+        usage: the tokens that the model computed, and those that it found in its cache.
+        reads: the tokens that scoring needs; None if the model does not know, and a run then assumes that trajectories
+            share nothing.
     """
 
     usage: Usage
@@ -113,5 +114,5 @@ class Scores(tuple[float, ...]):
         return scores
 
     def __getnewargs__(self) -> tuple[tuple[float, ...], Usage, Reads | None]:
-        """What copies are made from."""
+        """The arguments from which copies are made."""
         return tuple(self), self.usage, self.reads

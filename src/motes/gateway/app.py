@@ -136,7 +136,7 @@ class Gateway:
                 result = await request.run(count_round, on_progress)
                 tracing.note_result(result)
         except Exception as error:
-            result = api.computed(error)
+            result = api.partial_result(error)
             if not is_client_error(error):
                 self.metrics.failures.labels(name).inc()
             raise

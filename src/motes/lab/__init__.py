@@ -1,4 +1,4 @@
-"""The lab: plan an evaluation, run it without losing results, summarise it honestly, plot it."""
+"""The lab: plan an evaluation, run it without losing results, summarise it, plot it."""
 
 from motes.lab.corruption import CorruptedReward
 from motes.lab.measure.advice import Advice, advise

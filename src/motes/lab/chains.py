@@ -73,7 +73,12 @@ def table_of(
         row = table.setdefault(right, {text(t, RIGHT): chance})
         for mistake, share in zip(LETTERS, mistakes, strict=False):
             name = f"{t}{mistake}"
-            answer = RIGHT if name in lucky else USUAL if name in usual else name
+            if name in lucky:
+                answer = RIGHT
+            elif name in usual:
+                answer = USUAL
+            else:
+                answer = name
             row[text(t, answer, mistake)] = (1 - chance) * share
             wrong = (*right, text(t, answer, mistake))
             for later in range(t + 1, len(success) + 1):
@@ -145,7 +150,8 @@ class ChainWorld(BoxedAnswers):
             ("sharpness", self.sharpness > 0, "be more than 0"),
             ("concentration", self.concentration is None or self.concentration > 0, "be more than 0, or None"),
             ("hardness", not self.hardness or len(self.hardness) == self.num_steps, "have one number a step, or none"),
-            ("hardness", min(self.hardness, default=1.0) >= 0 < sum(self.hardness or (1.0,)), "be 0 or more"),
+            ("hardness", min(self.hardness, default=0.0) >= 0, "be 0 or more"),
+            ("hardness", not self.hardness or any(self.hardness), "be more than 0 at some step"),
             ("agreement", 0 <= self.agreement <= 1, "lie in [0, 1]"),
             ("luck", 0 <= self.luck <= 1, "lie in [0, 1]"),
             ("mistakes", 0 < len(self.mistakes) <= len(LETTERS), f"be 1 to {len(LETTERS)} chances"),
@@ -249,9 +255,9 @@ class ChainLanguageModel:
     _tables: dict[str, TabularLanguageModel] = field(default_factory=dict, init=False)
 
     def table(self, question: str) -> TabularLanguageModel:
-        """The chain of a problem, with the probability of every path; a ConfigurationError for another world's."""
+        """The chain of a problem, with the probability of every path. Other questions are a ConfigurationError."""
         if question not in self.chances:
-            raise ConfigurationError(f"{question!r} is no problem of this world")
+            raise ConfigurationError(f"{question!r} is not a problem of this world")
         if question not in self._tables:
             table = table_of(self.chances[question], self.usual[question], self.lucky[question], self.mistakes)
             self._tables[question] = TabularLanguageModel(table)
@@ -289,7 +295,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Gaussian:
-    """The reader of the module's docstring."""
+    """The reader with normally distributed errors that the module's docstring defines."""
 
     separation: float
     memory: float = 0.8

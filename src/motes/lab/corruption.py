@@ -27,7 +27,7 @@ CLIP = 1e-7
 
 @dataclass(frozen=True, eq=False)
 class CorruptedReward(MappedReward):
-    """A reward model with the scores of another one, corrupted as the module's docstring says, and with its costs.
+    """A reward model that corrupts the scores of another one, as the module's docstring defines, and keeps its costs.
 
     Args:
         reward: the reward model to corrupt.

@@ -39,13 +39,13 @@ METHODS: Mapping[str, type[Method]] = MappingProxyType(
         "power": PowerFilter,
     }
 )
-"""The methods by id: what stands on a command line."""
+"""The methods by their ids, which command lines use."""
 
 
 def method(name: str, budget: int, **settings: Any) -> Method:
     """The method of that id at that budget (number of trajectories), with the given fields set.
 
-    A method's first field is its budget, unless it says otherwise by a class method `of_budget(budget, **settings)`.
+    A method's first field is its budget, unless it has a class method `of_budget(budget, **settings)`.
 
     Raises:
         UnknownNameError: no method has that id.

@@ -38,8 +38,8 @@ class AdaptiveFilter(FilterSettings):
         decided: share of the posterior that ends the run; more than 1: never.
         smallest: smallest number of particles of the first wave (N if that is less). Few particles often agree by
             chance; a single one always does.
-        assured: weighted mean final score that the particles with that answer must have, too, as few particles can
-            agree on an answer with low scores; 0: the share alone decides.
+        assured: weighted mean final score that the particles with that answer must have as well, because few particles
+            can agree on an answer with low scores; 0: the share alone decides.
         others: see `FilterSettings`; errors as there.
     """
 
@@ -79,8 +79,8 @@ class AdaptiveFilter(FilterSettings):
                 sweeps.append(outcome)
             outcomes.append(outcome)
         sweeps = self.filter.level(survivors(outcomes))
-        drawn = sum(self.sizes[: len(outcomes)])
-        log_evidence = log_sum_exp(np.array(_masses(sweeps))) - float(np.log(drawn))
+        num_drawn = sum(self.sizes[: len(outcomes)])
+        log_evidence = log_sum_exp(np.array(_masses(sweeps))) - float(np.log(num_drawn))
         return await self.conclude(run, *pool(sweeps, _masses(sweeps)), log_evidence)
 
     async def _is_decided(self, run: Run, sweeps: Sequence[Sweep]) -> bool:

@@ -130,7 +130,7 @@ class Classes:
         self._rule = rule
         self._form = canonical_form(rule)
         self._key: Callable[[str], str] = self._form or str
-        self._names: dict[str, str] = {}  # by canonical form; by themselves where there is none
+        self._names: dict[str, str] = {}  # by canonical form; by themselves if the rule has none
         for name in names:
             self._names.setdefault(self._key(name), name)
 
@@ -141,7 +141,7 @@ class Classes:
         return self._names.setdefault(self._key(answer), answer)
 
     def find(self, answer: str) -> str | None:
-        """The name of the class that an answer belongs to; None where it belongs to none, or the caller has gone."""
+        """The name of the class that an answer belongs to; None if it belongs to none, or the caller is gone."""
         if self._form is not None:
             return self._names.get(self._form(answer))
         for name in self._names:

@@ -31,10 +31,10 @@ async def request_scores(reward: RewardModel, trajectories: Sequence[Trajectory]
     scores = await _as_list(reward.score(trajectories), "the reward model's `score`")
     if len(scores) != len(trajectories):
         raise ContractError(f"the reward model scored {len(scores)} of {len(trajectories)} trajectories")
-    return [_checked(values, trajectory, reward) for values, trajectory in zip(scores, trajectories, strict=True)]
+    return [_check_scores(values, trajectory, reward) for values, trajectory in zip(scores, trajectories, strict=True)]
 
 
-def _checked(values: Any, trajectory: Trajectory, reward: RewardModel) -> Sequence[float] | Failure:
+def _check_scores(values: Any, trajectory: Trajectory, reward: RewardModel) -> Sequence[float] | Failure:
     """The scores of one trajectory, or the reason why there are none."""
     if isinstance(values, Failure):
         return values

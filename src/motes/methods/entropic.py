@@ -16,7 +16,7 @@ from motes.methods.run import Run
 from motes.smc import Weights
 
 ANNEALED_UNTIL = 0.5
-"""Annealing ends at this fraction of the expected number of steps, and pauses while ESS/N is not below it."""
+"""Annealing ends at this fraction of the expected number of steps, and pauses while ESS/N is at least as large."""
 
 BLIND = 0.1
 """With the correction, the share of ancestors drawn without look-ahead: no offspring then weighs more than ten times
@@ -28,8 +28,8 @@ class EntropicParticleFilter(ParticleFilter):
     """A particle filter that resamples ancestors with probabilities ρ other than their weights W.
 
         annealing     ρ_i ∝ w_i^(1/τ),  τ = max(1, (N/ESS) · (1 − t/T)),  while ESS/N < 1/2 and t/T < 1/2; else τ = 1
-        look-ahead    ρ_i ∝ w_i^(1/τ) · G_{t+1}(x_≤t^i, x̃^i),  x̃^i ~ M(· | x_≤t^i): one more step, drawn to look only
-                      (with the correction, a tenth of the ancestors is drawn without)
+        look-ahead    ρ_i ∝ w_i^(1/τ) · G_{t+1}(x_≤t^i, x̃^i),  x̃^i ~ M(· | x_≤t^i): one more step, which is discarded
+                      (with the correction, a tenth of the ancestors is drawn without look-ahead)
         correction    offspring of i start with weight W_i/ρ_i, rather than 1
 
     Target: with the correction that of `ParticleFilter`, and Ẑ and Ẑ·ΣWf are unbiased as well (the resampling

@@ -1,6 +1,6 @@
-"""Methods whose samples never meet: greedy decoding, majority vote, best-of-N and its weighted form.
+"""Methods that sample complete answers independently: greedy decoding, majority vote, best-of-N, weighted best-of-N.
 
-They differ in the weights they give to N complete answers and in how they choose among them.
+They differ in the weights of the N answers and in the choice among them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class _Independent:
         return await conclude(run, population, weights, self.selector, aggregation=self.aggregation)
 
     def weights(self, scores: FloatArray) -> Weights:
-        """Of answers with these scores, (N,), NaN where there is none."""
+        """The weights of answers with these scores, (N,); NaN for an answer without a score."""
         return Weights.uniform(len(scores))
 
 
@@ -97,7 +97,7 @@ class BestOfN(_Independent):
 
 @dataclass(frozen=True)
 class WeightedBestOfN(_Independent):
-    """The answer with the largest sum of weights over n samples: of their scores, as they come (arXiv 2206.02336).
+    """The answer with the largest total weight over n samples; by default weights are the scores (arXiv 2206.02336).
 
     Args:
         n, aggregation: as for the others.
@@ -115,6 +115,6 @@ class WeightedBestOfN(_Independent):
             raise ConfigurationError(f"beta must be finite and at least 0, not {self.beta}")
 
     def weights(self, scores: FloatArray) -> Weights:
-        """Of answers with these scores, (N,): zero where there is none, NaN."""
+        """The weights of answers with these scores, (N,); zero for an answer without a score (NaN)."""
         logs = log_potential(scores, self.link, self.beta)
         return Weights(np.nan_to_num(logs, nan=-np.inf, neginf=-np.inf))

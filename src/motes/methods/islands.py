@@ -54,7 +54,7 @@ class Islands(FilterSettings):
         """`num_islands` islands of budget/num_islands particles.
 
         Raises:
-            ConfigurationError: the budget is no multiple of `num_islands`.
+            ConfigurationError: the budget is not a multiple of `num_islands`.
         """
         return cls(share(budget, "num_islands", num_islands), num_islands, **settings)
 

@@ -56,7 +56,7 @@ class ParallelTempering(FilterSettings):
         steps = all(hot < cold for cold, hot in itertools.pairwise(ladder))
         if not ladder or ladder[0] != 1.0 or not steps or not ladder[-1] >= 0.0:
             raise ConfigurationError(f"the ladder must begin with 1, fall strictly and end at 0 or above, not {ladder}")
-        self.chain(1.0)  # which checks the rest
+        self.chain(1.0)  # checks the other settings
 
     def chain(self, beta: float) -> ParticleGibbs:
         """The chain at β = `beta`."""
@@ -70,7 +70,7 @@ class ParallelTempering(FilterSettings):
         """Chains of `num_sweeps` sweeps of budget/(num_sweeps·K) particles.
 
         Raises:
-            ConfigurationError: the budget is no multiple of num_sweeps·K, or leaves fewer than 2 particles.
+            ConfigurationError: the budget is not a multiple of num_sweeps·K, or leaves fewer than 2 particles.
         """
         num_sweeps, ladder = whole_number("num_sweeps", num_sweeps), fit("ladder", ladder, tuple[float, ...])
         num_particles = share(budget, "num_sweeps or ladder", num_sweeps * len(ladder))
@@ -98,11 +98,12 @@ class ParallelTempering(FilterSettings):
             if run.limits.stopped is not None or (number + 1 < self.num_sweeps and run.exhausted()):
                 break
             horizon = sweeps[0].num_rounds
-            references = drawn = [sweep.draw(run.rng) for sweep in latest]
+            drawn = [sweep.draw(run.rng) for sweep in latest]
             for k in range(number % 2, len(chains) - 1, 2):
                 swaps[k].append(self._swaps(run.rng, drawn[k], drawn[k + 1], k, horizon))
                 if swaps[k][-1]:
                     drawn[k], drawn[k + 1] = drawn[k + 1], drawn[k]
+            references = drawn
         result = await chains[0].conclude_chain(run, sweeps)
         rates = tuple(sum(accepted) / len(accepted) if accepted else math.nan for accepted in swaps)
         return replace(result, swap_rates=rates)

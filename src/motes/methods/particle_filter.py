@@ -99,7 +99,7 @@ class FilterSettings:
 
     @property
     def filter(self) -> ParticleFilter:
-        """The particle filter with these settings."""
+        """A particle filter with these settings."""
         return ParticleFilter(**self.settings)
 
     @property
@@ -161,17 +161,17 @@ class ParticleFilter(FilterSettings):
         free = n if reference is None else n - 1
         population = run.start(n)
         weights = Weights.uniform(n)
-        alike = np.zeros(n, dtype=np.int64)  # equal numbers for equal texts
+        text_numbers = np.zeros(n, dtype=np.int64)  # equal numbers for equal texts
         log_evidence = 0.0  # of the intervals that ended with a resampling
         t = 0
         while population.alive or t < (horizon or 0):
             ancestors = np.arange(n)
-            # n empty particles at the beginning: there is nothing to choose between
+            # At the beginning all particles are empty: there is nothing to choose between.
             resampled = t > 0 and (self.ess_threshold >= 1.0 or weights.ess < self.ess_threshold * n)
             if resampled:
                 probabilities = await self._resampling_probabilities(run, population, weights, t)
                 if self.copies == "share":
-                    probabilities = shared_among(alike, probabilities)
+                    probabilities = shared_among(text_numbers, probabilities)
                 ancestors[:free] = resample(run.rng, probabilities, free, self.resampling)
                 log_evidence += weights.log_mean
                 weights = self._weights_after_resampling(weights, probabilities, ancestors)
@@ -180,7 +180,7 @@ class ParticleFilter(FilterSettings):
             if reference is not None:
                 population = Population.concatenate([population, reference.until(t)])
             if self.copies == "share":
-                alike = _alike(alike[ancestors], population)
+                text_numbers = _number_texts(text_numbers[ancestors], population)
             weights = weights.add(self._log_increment(population, waiting_counts=horizon is None or t <= horizon))
             weights = population.without_dropped(weights)
             run.record(
@@ -195,7 +195,7 @@ class ParticleFilter(FilterSettings):
         return Sweep(population, weights, log_evidence + weights.log_mean, num_rounds=t)
 
     async def try_sweep(self, run: Run, *, number: int = 0) -> Sweep | DegenerateWeightsError:
-        """A sweep; the error as a value if every weight became zero, which is a sweep of evidence zero."""
+        """A sweep; or the error, as a value, if every weight became zero: a sweep whose evidence is zero."""
         try:
             return await self.sweep(run, number=number)
         except DegenerateWeightsError as error:
@@ -244,15 +244,15 @@ def shared_among(groups: IntArray, probabilities: FloatArray) -> FloatArray:
     return np.asarray(shares / shares.sum())
 
 
-def _alike(before: IntArray, population: Population) -> IntArray:
-    """Numbers, (N,), equal for trajectories that have the same text and the same reason for being finished.
+def _number_texts(before: IntArray, population: Population) -> IntArray:
+    """Number the trajectories, (N,): equal numbers for equal texts with the same reason for being finished.
 
     Args:
-        before: (N,) the same numbers of the prefixes that were extended in this round.
+        before: (N,) the numbers of the prefixes that were extended in this round.
     """
     numbers: dict[tuple[int, str | None, str | None], int] = {}
-    found = []
+    texts: list[int] = []
     for number, trajectory, grown in zip(before.tolist(), population.trajectories, population.extended, strict=True):
         added = trajectory.step.text if grown and trajectory.step is not None else None
-        found.append(numbers.setdefault((number, added, trajectory.finished), len(numbers)))
-    return np.array(found)
+        texts.append(numbers.setdefault((number, added, trajectory.finished), len(numbers)))
+    return np.array(texts)

@@ -22,8 +22,8 @@ class ParticleGibbs(FilterSettings):
         posterior = mean over s > burn_in of Σ_i W_i^s δ(x_i^s)
 
     Target: that of the potential (`motes.methods.potential`), p(x) · Φ(x), for any N ≥ 2. Every move leaves it
-    invariant, so that the bias of a small filter vanishes with the number of sweeps. In round t the reference has the
-    weight of its first t steps, and the free slots may resample its prefix.
+    invariant, so that the bias of a small filter vanishes as the number of sweeps grows. In round t the reference has
+    the weight of its first t steps, and the free slots may resample its prefix.
 
     With "increment", Φ(x) = φ(x_≤T). With "absolute" the plain filter counts a finished answer's last φ again while it
     waits for others, which defines a target only for a given number of rounds H. H is the first sweep's number of
@@ -37,7 +37,7 @@ class ParticleGibbs(FilterSettings):
     arXiv 2502.01618, algorithm 2, but for the reference's weight, which there is not that of its own prefix.
 
     Args:
-        num_particles: N of each sweep, the reference included; at least 2 where there is more than one sweep.
+        num_particles: N of each sweep, the reference included; at least 2 if there is more than one sweep.
         num_sweeps: at least 1.
         burn_in: number of first sweeps that the posterior leaves out; less than `num_sweeps`.
         others: see `FilterSettings`, errors as there; `resampling` is multinomial, the only scheme that is valid with a
@@ -66,7 +66,7 @@ class ParticleGibbs(FilterSettings):
         """`num_sweeps` sweeps of budget/num_sweeps particles.
 
         Raises:
-            ConfigurationError: the budget is no multiple of `num_sweeps`, or leaves fewer than 2 particles.
+            ConfigurationError: the budget is not a multiple of `num_sweeps`, or leaves fewer than 2 particles.
         """
         return cls(share(budget, "num_sweeps", num_sweeps), num_sweeps, **settings)
 

@@ -21,8 +21,8 @@ AGGREGATIONS: dict[str, Callable[[FloatArray], float]] = {
     "prod": lambda steps: float(steps.prod()),
     "mean": lambda steps: float(steps.mean()),
 }
-"""Functions from a trajectory's step scores to one score. (The fifth one of the literature, "model", is a way to *read*
-the trajectory: see the `prefix` of a reward model.)"""
+"""Functions from a trajectory's step scores to one score. (A fifth one in the literature, "model", is a way to *read*
+the trajectory: see the option `prefix` of reward models.)"""
 
 
 @dataclass(frozen=True, eq=False)

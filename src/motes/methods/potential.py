@@ -17,7 +17,7 @@ limit is a complete answer x, with the probability of its tokens, and T is the n
 run (a deadline, a token budget) leave no target: the answer is the best one so far.
 
     link           φ at beta = 1
-    "odds"         r/(1 − r), r clipped to [1e−7, 1 − 1e−7]: softmax over logits, what the paper's experiments use
+    "odds"         r/(1 − r), r clipped to [1e−7, 1 − 1e−7]: softmax over logits, as in the paper's experiments
     "probability"  r: the Bernoulli emission of the paper's equations (arXiv 2502.01618, section 3); r = 0 ends a path
                    for good, also under "increment", where the telescoping product would let it come back
     "exponential"  e^r: the optimum of a reward whose price is divergence from the model, max E[r] − KL(q ‖ p)/beta

@@ -74,7 +74,7 @@ class PowerFilter:
         """See `motes.methods.MethodTraits`. At temperature 0 all draws are the same and do not estimate Σ p(x)^α."""
         if sampling.temperature == 0:
             raise ConfigurationError(
-                "the power filter weighs what is drawn at random, and at temperature 0 nothing is: set a temperature "
+                "the power filter weighs random samples, and at temperature 0 nothing is random: set a temperature "
                 "above 0 (1/alpha makes the weights most even), or use greedy"
             )
         require_steps(lm, sampling)

@@ -1,6 +1,6 @@
 """The one place that extends, scores and counts.
 
-A `Run` is one problem being worked on: it turns a population into the next one, counts the cost and keeps the records.
+A `Run` works on one problem: it turns a population into the next one, counts the cost and keeps the records.
 Methods (`Method`) differ in *selection* alone.
 """
 
@@ -53,7 +53,7 @@ class Run:
         limits: on time and tokens. `extend` and `complete` respect them: they finish trajectories that cannot be
             extended any more, so that methods end by themselves, with their current weights.
         chain: the number that this run's records carry, if it is a part of a larger run.
-        ledger: what the run and its parts have had computed.
+        ledger: computes the cost of the run and its parts.
 
     Attributes:
         usage, records: of the run and its parts so far.
@@ -78,7 +78,7 @@ class Run:
     _recorded: Usage = field(default_factory=Usage, init=False)  # the part of the usage that the records hold
 
     def start(self, n: int) -> Population:
-        """n empty trajectories, which are one object."""
+        """n empty trajectories, all of them the same object."""
         return Population((Trajectory(self.problem),) * n, ((),) * n, np.zeros(n, dtype=bool))
 
     async def extend(
@@ -120,7 +120,7 @@ class Run:
                 grown = [i for i in batch if children[i].depth > trajectories[i].depth]
                 new.update(zip(grown, await self._score([children[i] for i in grown], self.reward), strict=True))
             for i in batch:  # together, so that a deadline leaves no step without a score
-                trajectories[i], scores[i] = _dropped_if_failed(children[i], new[i])
+                trajectories[i], scores[i] = _drop_if_failed(children[i], new[i])
 
         apart = self._merges and (not score or self._scores_at_once)
         if live and not self.exhausted():
@@ -176,7 +176,7 @@ class Run:
             distinct = list(dict.fromkeys(trajectories[i] for i in places))
             new = dict(zip(distinct, await self._score(distinct, reward), strict=True))
             for i in places:
-                trajectories[i], scores[i] = _dropped_if_failed(trajectories[i], new[trajectories[i]])
+                trajectories[i], scores[i] = _drop_if_failed(trajectories[i], new[trajectories[i]])
 
         if self.limits.stopped != "deadline":
             await self._before_deadline([fill()])
@@ -202,8 +202,8 @@ class Run:
         return await self._root._answers.of(trajectories, self.limits)
 
     def exhausted(self) -> bool:
-        """Whether a limit on the run is reached; then the result says that it was stopped by the limit. A method calls
-        this before it would do more, such as another sweep."""
+        """Whether a limit on the run is reached; if so, `Result.stopped` names the limit. A method calls this before it
+        begins further work, such as another sweep."""
         return self.limits.stop(self._root.usage.generated_tokens)
 
     @property
@@ -251,7 +251,7 @@ class Run:
             steps = await request_steps(self.lm, parents, sampling, seeds)
         children = [self._child(parent, step) for parent, step in zip(parents, steps, strict=True)]
         final = await state_final_answers(children, self.rule)
-        return [_ended(child, sampling, states_answer) for child, states_answer in zip(children, final, strict=True)]
+        return [_finish_if_due(child, sampling, is_final) for child, is_final in zip(children, final, strict=True)]
 
     def _child(self, parent: Trajectory, step: Step | Failure) -> Trajectory:
         self._spend(self.ledger.step(parent, step, self.lm))
@@ -357,18 +357,18 @@ class Run:
         )
 
 
-def _ended(child: Trajectory, sampling: Sampling, states_answer: bool) -> Trajectory:
+def _finish_if_due(child: Trajectory, sampling: Sampling, states_final_answer: bool) -> Trajectory:
     """The trajectory, finished if it states a final answer or has reached a limit of its own."""
     if child.finished is not None:
         return child
-    if states_answer:
+    if states_final_answer:
         return child.finish("answer")
     if sampling.max_tokens is not None and child.num_tokens >= sampling.max_tokens:
         return child.finish("max_tokens")
     return child.finish("max_steps") if child.depth >= sampling.max_steps else child
 
 
-def _dropped_if_failed(trajectory: Trajectory, scores: Sequence[float] | Failure) -> tuple[Trajectory, Sequence[float]]:
+def _drop_if_failed(trajectory: Trajectory, scores: Sequence[float] | Failure) -> tuple[Trajectory, Sequence[float]]:
     """The trajectory and its scores; if it failed or could not be scored, a failed trajectory without scores."""
     if isinstance(scores, Failure):
         return trajectory.fail(scores.error), ()
@@ -377,7 +377,7 @@ def _dropped_if_failed(trajectory: Trajectory, scores: Sequence[float] | Failure
 
 @runtime_checkable
 class Method(Protocol):
-    """How compute is spent on one problem. A frozen configuration: everything that happens, happens in `run`.
+    """A way to spend compute on one problem. A frozen configuration; `run` does the work.
 
     A method may have further attributes and methods, see `MethodTraits`.
     """
@@ -391,13 +391,13 @@ class Method(Protocol):
 
 
 class MethodTraits(Traits):
-    """What a method may say of itself, by attributes of its class.
+    """The optional attributes of a method's class.
 
     Attributes:
-        needs_reward: it scores. For a method that does not, no reward model is opened.
-        independent: its answers are independent samples of the language model.
-        one_population: every population that it records holds the beginning of whatever it will answer.
-        require: raises `ConfigurationError` where the method cannot work with a model or a sampling: the model writes
+        needs_reward: whether the method scores. If not, no reward model is opened for it.
+        independent: whether its answers are independent samples of the language model.
+        one_population: whether every population that it records contains a prefix of its final answer.
+        require: raises `ConfigurationError` if the method cannot work with a model or a sampling: the model writes
             whole answers only, say, or gives no log-probabilities. Every run calls it before its first token; an
             evaluation calls it once, before its first run.
         of_budget: makes the method for a number of trajectories; None: the class itself does.

@@ -1,4 +1,4 @@
-"""From a weighted population to one answer: the posterior over answers, four ways to choose, a last reweighting.
+"""From a weighted population to one answer: the posterior over answers, four selectors, a last reweighting.
 
 Answers are grouped by the task's equivalence; a group is named by its first member. Trajectories without an answer
 keep their weight, so the posterior may sum to less than 1, but no selector chooses them while another has an answer.
@@ -28,7 +28,7 @@ class Candidates:
         index: (M,) their places in the population.
         answers: (M,) their answers, each named by the first one of its equivalence class.
         weights: (M,) their weights, normalised over the whole population: the sum may be less than 1.
-        scores: (M,) their final scores, −inf if there is none.
+        scores: (M,) their final scores; −inf if there is none.
     """
 
     index: list[int]
@@ -79,7 +79,7 @@ def argmax(rng: np.random.Generator, candidates: Candidates) -> int:
 
 
 def sample(rng: np.random.Generator, candidates: Candidates) -> int:
-    """One at random, in proportion to weight."""
+    """A candidate at random, in proportion to its weight."""
     total = candidates.weights.sum()
     if total == 0:
         return argmax(rng, candidates)
@@ -87,12 +87,12 @@ def sample(rng: np.random.Generator, candidates: Candidates) -> int:
 
 
 def vote(rng: np.random.Generator, candidates: Candidates) -> int:
-    """The answer with the largest total weight."""
+    """A candidate with the answer of the largest total weight, see `Candidates.best_of`."""
     return candidates.best_of(next(iter(candidates.posterior())))
 
 
 def majority(rng: np.random.Generator, candidates: Candidates) -> int:
-    """The most frequent answer, weights aside."""
+    """A candidate with the most frequent answer, whatever the weights."""
     return candidates.best_of(next(iter(candidates.totals(np.ones(len(candidates.index))))))
 
 
@@ -142,8 +142,8 @@ async def conclude(
 ) -> Result:
     """The result of a run with this final weighted population.
 
-    If every weight is zero (scores of 0 in a search; no time to score anything), all particles count the same, except
-    dropped ones, whose weight is zero. After the run's deadline answers are not compared: those with different texts
+    If every weight is zero (a search with scores of 0; no time to score anything), all particles count the same, except
+    dropped ones, whose weight stays zero. After the run's deadline answers are not compared: those with different texts
     count as different (`motes.methods.answers`).
     """
     weights = population.without_dropped(weights)
@@ -156,7 +156,7 @@ async def conclude(
     if candidates.index:
         chosen = candidates.index[SELECTORS[selector](run.rng, candidates)]
         answer, text = answers[chosen], population.trajectories[chosen].text
-    elif likeliest := likeliest_texts(population.trajectories, weights, scores):  # better than none
+    elif likeliest := likeliest_texts(population.trajectories, weights, scores):  # a text is better than none
         text = population.trajectories[likeliest[0]].text
     return run.result(
         answer=answer,

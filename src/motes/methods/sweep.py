@@ -16,7 +16,7 @@ from motes.smc.weights import log_sum_exp
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """The end of one sweep: N finished particles, their weights since the last resampling, log Ẑ, number of rounds."""
+    """The result of a sweep: N finished particles, their weights since the last resampling, log Ẑ, number of rounds."""
 
     population: Population
     weights: Weights
@@ -24,7 +24,7 @@ class Sweep:
     num_rounds: int
 
     def draw(self, rng: np.random.Generator) -> Population:
-        """(1,) a particle, drawn by weight."""
+        """(1,) a particle, sampled by weight."""
         return self.population.select([rng.choice(len(self.weights), p=self.weights.normalized)])
 
 
@@ -47,7 +47,7 @@ def survivors(outcomes: Sequence[Sweep | DegenerateWeightsError]) -> list[Sweep]
 
 
 def share(budget: int, name: str, parts: int) -> int:
-    """The budget of each of `parts` equal parts. Raises a `ConfigurationError` if it is no multiple of them."""
+    """The budget of each of `parts` equal parts. Raises a `ConfigurationError` if it is not a multiple of `parts`."""
     budget, parts = whole_number("budget", budget), whole_number(name, parts)
     if parts < 1 or budget < 1 or budget % parts:
         raise ConfigurationError(

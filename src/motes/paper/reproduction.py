@@ -44,8 +44,8 @@ BY_EYE = "The paper's numbers are read off its figure by eye, to about a point."
 
 @dataclass(frozen=True)
 class Entry:
-    """One number to be measured, a method at a budget, on a task, with a row's model: its place in the table or figure,
-    and the evaluation of this method at this budget alone, with its directory."""
+    """A number to be measured: a row's model with one method at one budget on one task. `point` is its place in the
+    table or figure; the evaluation, in its directory, is of this method at this budget alone."""
 
     point: Point
     task: str
@@ -66,7 +66,7 @@ class Entry:
         return sum(record.outcome != "failed" for record in self.records())
 
     def records(self, damages: Damages | None = None) -> list[RunRecord]:
-        """The records of its runs; `damages` counts records that cannot be read."""
+        """The records of the entry's runs; `damages` counts records that cannot be read."""
         return read_records(self.directory / RECORDS, (damages or Damages()).of("records"))
 
     @property
@@ -74,15 +74,15 @@ class Entry:
         return f"{self.point.row}, {COLUMNS[self.task]}, {self.point.label} at {self.budget}"
 
     def cell(self) -> Cell | None:
-        """The results of its runs, under the paper's name of the method; None while there are none."""
+        """The results of the entry's runs, under the paper's name of the method; None while there are none."""
         records = self.records()
         return Cell.of(self.point.label, self.budget, None, records, self.num_runs) if records else None
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table, its numbers task by task: the paper's accuracy in percent, None if the paper gives none, and
-    our results, None if not measured."""
+    """A line of the table. For each task: `paper`, the paper's accuracy in percent, None if the paper gives none; and
+    `ours`, our results, None if not measured."""
 
     point: Point
     paper: tuple[float | None, ...]
@@ -102,7 +102,7 @@ class Reproduction:
             default the experiment's benchmarks, from the hub.
         limit: only the first so many problems of each task; None: all.
         seeds: everything is repeated with each.
-        budget: the largest budget: table 1's is reduced to it, larger ones of figure 2 are left out. Methods that
+        budget: the largest budget. Larger budgets are reduced to it in table 1, and left out in figure 2. Methods that
             refuse a reduced budget are left out, see `refused`. None: the rows' own budgets.
         rows: how each row is measured; by default as in the paper.
 
@@ -181,7 +181,7 @@ class Reproduction:
         return list({(entry.point, entry.task): entry for entry in entries}.values())
 
     def _budgets(self, budgets: Iterable[int]) -> list[int]:
-        """The budgets to measure: table 1's is reduced to the largest budget, larger ones of figure 2 are left out."""
+        """The budgets to measure, see the argument `budget`."""
         if self.budget is None:
             return list(budgets)
         if self.experiment == "table1":
@@ -238,7 +238,9 @@ class Reproduction:
             header += [f"{COLUMNS[task]}: paper", "ours (95 % interval)", "difference"]
         rows = []
         for line in self.lines():
-            name = [line.point.row, line.point.label] + [f"{n}" for n in (line.point.budget,) if n is not None]
+            name = [line.point.row, line.point.label]
+            if line.point.budget is not None:
+                name.append(str(line.point.budget))
             numbers = [_format_numbers(paper, cell) for paper, cell in zip(line.paper, line.ours, strict=True)]
             rows.append([*name, *(text for three in numbers for text in three)])
         note = f"{NOTE} {BY_EYE}" if self.experiment == "figure2" else NOTE
@@ -287,12 +289,10 @@ class Reproduction:
             markdown_page(title, [], warnings, [self.section()]),
             f"Measured with (seed {', '.join(map(str, self.seeds))}):",
             "",
-            *(
-                f"- {markdown(row.name)}: {code(self._model(row))}"
-                f"{f', prompt {markdown(row.prompt.name)}' if row.prompt else ''}"
-                for row in self.measured
-            ),
         ]
+        for row in self.measured:
+            prompt = f", prompt {markdown(row.prompt.name)}" if row.prompt else ""
+            lines.append(f"- {markdown(row.name)}: {code(self._model(row))}{prompt}")
         if any(row.needs_reward(self.experiment) for row in self.measured):
             lines.append(f"- reward model: {code(self.reward or '')}")
         if provenance := self.provenance():

@@ -68,9 +68,15 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One of the paper's models, by the paper's name of its row: the model to measure, by its server's name for it; the
-    prompt around the problems (None: they are asked as they are); the reward model, and by `prefix` how it reads (None:
-    its default, see docs/reward-models.md); and, for each experiment that has the row, the methods to measure."""
+    """One of the paper's models.
+
+    Attributes:
+        name: the paper's name of the row.
+        model, reward: the models to measure with, by their servers' names for them; no reward model if none is needed.
+        prompt: the prompt around the problems; None: no prompt.
+        prefix: how the reward model reads, see docs/reward-models.md; None: its default.
+        wanted: the methods to measure, for each experiment that has the row.
+    """
 
     name: str
     model: str
@@ -103,7 +109,7 @@ def read_rows(directory: Path | None = None, *, run_code: bool = False) -> dict[
     """
     folder: Traversable = resources.files("motes.paper") / "configs" if directory is None else directory
     if not folder.is_dir():
-        raise ConfigurationError(f"{directory} is no directory: name one that holds a TOML file for each row")
+        raise ConfigurationError(f"{directory} is not a directory: name one that holds a TOML file for each row")
     paths = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".toml")), key=lambda file: file.name)
     if not paths:
         raise ConfigurationError(f"{directory} holds no TOML file: docs/reproducing-the-paper.md says what they are")
@@ -155,15 +161,15 @@ def _parse_experiment(table: Mapping[str, Any], run_code: bool) -> tuple[Wanted,
 
 
 def require_known(names: Iterable[str], known: Collection[str], kind: str) -> None:
-    """Check that all names are known, by an UnknownNameError."""
+    """Raise an UnknownNameError if a name is not known."""
     for name in names:
         if name not in known:
             raise UnknownNameError(kind, name, known)
 
 
 class Point(NamedTuple):
-    """A place in a table or figure: the row, the paper's name of the method, and the budget, which is None in table 1,
-    where all are the same."""
+    """A place in a table or figure: the row, the paper's name of the method, and the budget (None in table 1, whose
+    budgets are all the same)."""
 
     row: str
     label: str

@@ -22,8 +22,8 @@ Resampling = Callable[[np.random.Generator, FloatArray, int], IntArray]
 def _inverse_cdf(weights: FloatArray, ordered: FloatArray) -> IntArray:
     """Indices i with C_{i−1} ≤ u < C_i for sorted u in [0, 1).
 
-    The last sum is the last *positive* weight's, and it is taken as 1: rounding neither runs off the end nor lands on
-    a particle of weight zero.
+    C is taken as 1 at the last *positive* weight, so that rounding errors lead neither beyond the end nor to a particle
+    of weight zero.
     """
     cumulative = np.cumsum(weights)
     last = int(np.flatnonzero(weights)[-1])
@@ -46,7 +46,7 @@ def systematic(rng: np.random.Generator, weights: FloatArray, n: int) -> IntArra
 
 
 def residual(rng: np.random.Generator, weights: FloatArray, n: int) -> IntArray:
-    """⌊n·W_i⌋ offspring for certain, the remaining ones multinomial in the remainders."""
+    """Each particle has ⌊n·W_i⌋ certain offspring; the others are drawn in proportion to the remainders."""
     expected = n * weights
     # A product that rounding left just under a whole number counts as that number, or the certain part would be lost.
     counts = np.floor(expected + 1e-9).astype(np.int64)

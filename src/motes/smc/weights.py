@@ -12,7 +12,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def log_sum_exp(values: FloatArray) -> float:
-    """log Σ exp(values), −inf where every value is −inf or there is none."""
+    """log Σ exp(values); −inf if every value is −inf or there is none."""
     top = float(values.max(initial=-np.inf))
     if np.isneginf(top):
         return -np.inf
@@ -74,12 +74,12 @@ class Weights:
 
     @cached_property
     def ess(self) -> float:
-        """Effective sample size (Σw)²/Σw², in [1, N]; 0 where every weight is zero."""
+        """Effective sample size (Σw)²/Σw², in [1, N]; 0 if every weight is zero."""
         if self.degenerate:
             return 0.0
         return float(1.0 / np.square(self.normalized).sum())
 
     @cached_property
     def log_mean(self) -> float:
-        """log of the mean weight; −inf where every weight is zero."""
+        """log of the mean weight; −inf if every weight is zero."""
         return log_sum_exp(self.log_weights) - float(np.log(len(self)))

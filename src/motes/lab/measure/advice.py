@@ -91,8 +91,8 @@ class Advice:
 
     @property
     def chosen(self) -> Prediction:
-        """The last of the methods that are (within `CLOSE`) the best at the largest budget, at the smallest budget at
-        which it is (within `CLOSE`) as accurate."""
+        """The recommended method and budget. The method is the last one whose accuracy at the largest budget is within
+        `CLOSE` of the best. The budget is the smallest at which it is within `CLOSE` of that accuracy."""
         largest = max(each.budget for each in self.predictions)
         last = {each.method: each for each in self.predictions if each.budget == largest}
         most = max(each.accuracy.value for each in last.values())
@@ -103,7 +103,7 @@ class Advice:
 
     @property
     def limit(self) -> str:
-        """What limits the gain from more particles: "coverage", "reward" or "neither"."""
+        """The limit of the gain from more particles: "coverage", "reward" or "neither"."""
         largest = max(self.coverage)
         best = max(each.accuracy.value for each in self.predictions if each.budget == largest)
         gap = self.coverage[largest] - best
@@ -112,7 +112,7 @@ class Advice:
         return "coverage" if gap <= 2 * CLOSE and 1 - self.coverage[largest] > CLOSE else "neither"
 
     def words(self) -> list[str]:
-        """The recommendation: the method, the budget, and what limits the gain."""
+        """The recommendation in sentences: the method, the budget, and the limit of the gain."""
         chosen, largest = self.chosen, max(self.coverage)
         if chosen.budget == largest:
             beyond = "It still gains there: more may be worth their price."

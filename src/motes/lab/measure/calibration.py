@@ -89,7 +89,7 @@ def read_labelled(path: Path) -> list[Labelled]:
 
 def _labelled_from_json(line: Any) -> Labelled:
     if not isinstance(line, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     label, score = line.get("label"), line.get("score")
     if label not in (0, 1):
         raise ValueError(f"`label` must be 0 or 1, not {label!r}")

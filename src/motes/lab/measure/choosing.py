@@ -1,4 +1,4 @@
-"""Choose again among recorded answers: methods that draw independent answers differ only in how they choose one."""
+"""Choose again among recorded answers: methods that sample answers independently differ only in their choice of one."""
 
 from __future__ import annotations
 
@@ -8,26 +8,30 @@ import numpy as np
 
 from motes.lab.run.method_spec import method_from_spec
 from motes.lab.run.prefixes import Prefixes
-from motes.lab.run.records import RunRecord
+from motes.lab.run.records import Outcome, RunRecord
 from motes.methods import SELECTORS, BestOfN, Majority, WeightedBestOfN
 from motes.methods.population import AGGREGATIONS, Aggregation
 from motes.methods.selectors import Candidates
 from motes.smc.weights import FloatArray
 
 ChoosingMethod = Majority | BestOfN | WeightedBestOfN
-"""The methods that draw their answers in the same way."""
+"""The methods that sample their answers in the same way."""
 DRAWN_BY = "wbon"
-"""The method whose records contain everything that these methods choose by."""
+"""The method whose records contain all data from which these methods choose."""
 
 
 def drawn_by(spec: str, budget: int) -> str:
-    """The method from whose recorded answers a method can choose: `DRAWN_BY`, or the method itself."""
+    """The method whose recorded answers a method can choose from: `DRAWN_BY`, or the method itself."""
     return DRAWN_BY if isinstance(method_from_spec(spec, budget), ChoosingMethod) else spec
 
 
 def choose_again(record: RunRecord, spec: str) -> RunRecord:
     """The record that a method would have had with these answers: its choice, whether that is right, and its cost.
-    `record` is one of `DRAWN_BY`; for a method that is no `ChoosingMethod`, it is its own, which stays as it is."""
+
+    Args:
+        record: of the method `drawn_by(spec, budget)`. If that is `spec` itself, and not a `ChoosingMethod`, the record
+            stays unchanged.
+    """
     method = method_from_spec(spec, record.budget)
     if not isinstance(method, ChoosingMethod) or record.outcome == "failed":
         return replace(record, method=spec)
@@ -44,15 +48,11 @@ def choose_again(record: RunRecord, spec: str) -> RunRecord:
     names = [str(record.groups[i]) for i in stated]
     candidates = Candidates(stated, names, weights.normalized[stated], np.nan_to_num(scores[stated], nan=-np.inf))
     chosen = stated[SELECTORS[method.selector](np.random.default_rng(0), candidates)]
-    right = record.right[chosen]
-    return replace(
-        record,
-        method=spec,
-        usage=usage,
-        answer=record.answers[chosen],
-        outcome="grader_timeout" if right is None else "correct" if right else "wrong",
-        error=record.error if right is None else None,
-    )
+    answer, right = record.answers[chosen], record.right[chosen]
+    if right is None:
+        return replace(record, method=spec, usage=usage, outcome="grader_timeout", answer=answer)
+    outcome: Outcome = "correct" if right else "wrong"
+    return replace(record, method=spec, usage=usage, outcome=outcome, answer=answer, error=None)
 
 
 def _answer_scores(prefixes: Prefixes, aggregation: Aggregation, answers: int) -> FloatArray:

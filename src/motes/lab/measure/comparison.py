@@ -156,7 +156,9 @@ class Rate:
             return "–"
         if rate == 0:
             return f"≤ {self.smallest:.3g}"
-        return f"> {self.largest:.3g}" if rate == math.inf else f"{rate:.2g}" if rate < 10 else f"{rate:.0f}"
+        if rate == math.inf:
+            return f"> {self.largest:.3g}"
+        return f"{rate:.2g}" if rate < 10 else f"{rate:.0f}"
 
     def with_own_interval(self) -> str:
         value = self.value
@@ -265,8 +267,8 @@ class _Samples:
 
 
 def majority_share(record: RunRecord) -> float | None:
-    """The chance that the most frequent answer of a run is right; exact if several are equally frequent, of which one
-    is drawn. None if the record is too old to tell. Answers that could not be graded count as not right."""
+    """The chance that the most frequent answer of a run is right; if several are equally frequent, that one of them,
+    sampled at random, is right. None if the record is too old to tell. Ungraded answers count as not right."""
     stated = [group for group in record.groups if group is not None]
     if not stated:
         return 0.0 if record.groups or not record.posterior else None

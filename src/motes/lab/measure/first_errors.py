@@ -78,7 +78,8 @@ class FirstErrors:
 
     Attributes:
         threshold: a score below it says that a step is wrong.
-        chosen_on: number of answers on which the threshold was chosen, which are not measured; 0: it was given.
+        chosen_on: number of answers on which the threshold was chosen, and which the other numbers leave out; 0 if the
+            threshold was given.
         wrong: the share of answers with an error whose prediction is right.
         right: the share of answers without an error whose prediction is right.
         f1: the harmonic mean of both.
@@ -98,9 +99,9 @@ class FirstErrors:
         if threshold == "best":
             number = int(answers.problems.max()) + 1 if len(answers) else 0
             half = np.random.default_rng(0).permutation(number) % 2
-            chooses = half[answers.problems] == 0
-            threshold, chosen_on = answers.of(chooses).best_threshold(), int(chooses.sum())
-            answers = answers.of(~chooses)
+            is_first_half = half[answers.problems] == 0
+            threshold, chosen_on = answers.of(is_first_half).best_threshold(), int(is_first_half.sum())
+            answers = answers.of(~is_first_half)
         hits = answers.predicted(threshold)
         shares = [
             share_interval(zip(answers.problems[kind].tolist(), hits[kind].tolist(), strict=True))

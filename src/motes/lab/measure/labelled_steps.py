@@ -73,7 +73,7 @@ class LabelledSteps:
 
     @property
     def first_error(self) -> int | None:
-        """The answer's first wrong step, from 0; −1: it has none; None: unknown, as a label before it is."""
+        """The answer's first wrong step, from 0; −1 if it has none; None if a label before it is unknown."""
         for place, is_right in enumerate(self.right[: self.length]):
             if not is_right:
                 return None if is_right is None else place
@@ -311,7 +311,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Callable[[], Row]]]:
             try:
                 array = parse_json(files.read_text(path))
             except ValueError as error:
-                raise ConfigurationError(f"{path} is no JSON array: {error}") from error
+                raise ConfigurationError(f"{path} is not a JSON array: {error}") from error
             for number, row in enumerate(array, start=1):
                 yield number, lambda row=row: _require_object(row)  # type: ignore[misc]
             return
@@ -330,12 +330,12 @@ def _parse_line(line: files.Line) -> Row:
     try:
         return _require_object(parse_json(decoded(line.content)))
     except UnicodeDecodeError:
-        raise ValueError("it is no UTF-8") from None
+        raise ValueError("it is not UTF-8") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"it is no JSON: {error}") from error
+        raise ValueError(f"it is not JSON: {error}") from error
 
 
 def _require_object(row: Any) -> Row:
     if not isinstance(row, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     return row

@@ -34,8 +34,8 @@ class Rated:
         depths: (S,) see `LabelledSteps`.
         length: number of steps of the answer itself.
         first_error: see `LabelledSteps`.
-        tokens: that the reward model has to compute for this answer alone.
-        seconds: between the answer scored before this one and this one.
+        tokens: number of tokens that the reward model has to compute for this answer alone.
+        seconds: time between the answer scored before this one and this one.
         error: why it could not be scored.
     """
 
@@ -63,7 +63,7 @@ class Rated:
         """
         values = parse_json(line)
         if not isinstance(values, dict) or "row" not in values:
-            raise ValueError("it is no rated answer")
+            raise ValueError("it is not a rated answer")
         fields = read_fields(cls, values, RULES)
         fields["right"] = tuple(None if is_right is None else bool(is_right) for is_right in fields.get("right", ()))
         rated = cls(**fields)
@@ -93,7 +93,7 @@ class RatingStore(AppendOnlyLines):
 
     Args:
         total: number of rows to rate; answers of later rows are ignored.
-        damaged: called with each line that is no rated answer, which is then scored again.
+        damaged: called with each line that is not a rated answer, which is then scored again.
 
     Attributes:
         tally: of the answers that the file held when it was opened.
@@ -132,11 +132,11 @@ class Tally:
 
     Attributes:
         done: rows that have scores.
-        failed: the reasons why others have none, by row.
+        failed: the reasons why other rows have none, by row.
         steps: number of scored steps.
-        tokens: that scoring took.
+        tokens: number of tokens that scoring took.
         length: number of steps of the answers themselves.
-        seconds: that scoring took.
+        seconds: time that scoring took.
     """
 
     def __init__(self) -> None:

@@ -33,7 +33,7 @@ BINS = 16
 ROUNDS = 30
 """Number of iterations of that inference."""
 TINY = 1e-12
-"""Smaller probabilities are set to this one before their logarithm is taken."""
+"""Smaller probabilities are raised to this one before their logarithm is taken."""
 
 _NORMAL = NormalDist()
 
@@ -122,8 +122,8 @@ class Readings:
         return Better(self, gap) if gap > 0 else self
 
     def _pool_of(self, kind: tuple[bool, bool, bool], part: int) -> tuple[list[float], list[float]]:
-        """The logits before those of a kind and part, ascending; and these. First steps, which have none before them,
-        are in the order of their own."""
+        """Two lists of logits: the scores before those of a kind and part, in ascending order, and these scores. First
+        steps have no score before them, and are in ascending order of their own."""
         if (*kind, part) not in self._sorted:
             pool = self._pools.get(kind)
             if pool is None:  # no first step is wrong, say: take all other wrong steps, or else all steps

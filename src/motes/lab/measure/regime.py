@@ -43,7 +43,7 @@ class Mistakes:
     Attributes:
         flawless: the share of answers whose steps are all right.
         spread: of that share over problems, as in `ChainWorld`.
-        hardness: for each step, the share of the answers still right before it that go wrong at it.
+        hardness: for each step, the share of answers with a mistake there among those without a mistake before.
         concentration: how unevenly the difficulty is spread over the steps of one problem, as in `ChainWorld`.
         luck: the share of answers with a mistake that are right in spite of it.
         agreement: the chance that two wrong answers to one problem are the same.
@@ -101,7 +101,8 @@ class Mistakes:
 
     @classmethod
     def unknown(cls, success: float, spread: float, agreement: float) -> Mistakes:
-        """If only the share of right answers is known: any step may go wrong, and no mistake is recovered from."""
+        """The values if only the share of right answers is known: mistakes are equally likely at all steps, and answers
+        with one are wrong."""
         return cls(success, spread, (), None, 0.0, agreement)
 
 
@@ -300,7 +301,7 @@ def _concentration(
     None: evenly spread difficulty varies enough.
 
     Args:
-        marks: for each step of each problem, whether each of the answers still right before it goes wrong at it.
+        marks: for each step of each problem, and each answer without a mistake before, whether it goes wrong there.
         length: of the chains.
         flawless: see `Mistakes`, for this and the rest.
     """
@@ -309,10 +310,11 @@ def _concentration(
         return None
 
     def relative_variance(concentration: float | None) -> float:
-        chances = np.array([*ChainWorld(
+        world = ChainWorld(
             length, flawless, 1.0, concentration=concentration, hardness=_shares(hardness, length), spread=spread,
             law="gamma", num_problems=NUM_CHAINS,
-        ).chances.values()])  # fmt: skip
+        )  # fmt: skip
+        chances = np.array(list(world.chances.values()))  # (NUM_CHAINS, length)
         # The weight of a step is the chance that an answer is still right when it gets there.
         reached = np.cumprod(np.hstack([np.ones((NUM_CHAINS, 1)), chances[:, :-1]]), axis=1)
         wrong = 1 - chances

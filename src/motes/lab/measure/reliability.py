@@ -233,13 +233,13 @@ class StepQuality:
         is_independent: whether the answers are independent samples of the language model.
         steps: mean number of steps of the answers that runs ended with; answers without a step are left out.
         right: share of right answers, counting those of failed runs; for independent samples this is pass@1.
-        checked: whether partial answers are labelled by the task's step checker; if not, by the final answers.
+        checked: whether the task's step checker labels partial answers; if not, the final answers do.
         prefixes: number of partial answers that have a score and a label.
         wrong: the share of them that is wrong.
         within: AUROC of their last steps' scores, over pairs of the same problem.
         abreast: the same over pairs that also have the same number of steps, which a method compares in one round.
         beta: how sharply a filter should use the scores, estimated from the same pairs: see `Predictions.sharpness`.
-        untold: runs whose records were made before partial answers were kept.
+        untold: number of runs with records from before partial answers were kept.
     """
 
     method: str

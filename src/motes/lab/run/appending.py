@@ -125,7 +125,7 @@ def read_items(
 
     Args:
         parse: makes the item of a line; a ValueError says why it cannot.
-        is_torn: whether a damaged last line is what a killed process or a crash left.
+        is_torn: whether a killed process or a crash left a damaged last line.
         limit: maximum number of bytes of a line.
     """
     pending: tuple[Damage, files.Line] | None = None  # the next line shows whether a damaged line is the last

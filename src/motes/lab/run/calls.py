@@ -26,14 +26,14 @@ from motes.protocols import TaskTraits
 from motes.text import json_line, shortened
 
 MAX_LINE_BYTES, MAX_LINES = 1 << 16, 2_000
-"""Limits of what is read from a file."""
+"""Maximum number of bytes of a line, and of lines of a file, that are read."""
 MAX_COMMAND = 8_000
-"""Characters of a command that are recorded."""
+"""Maximum number of characters of a command that are recorded."""
 REMEDY = "delete it there; the provenance of those runs is then unknown"
 
 
 class Setup(NamedTuple):
-    """What a worker carries out runs with: its models by role, its packages, its machine."""
+    """The setup of a worker: the identities of its models, by role, of its packages and of its machine."""
 
     models: dict[str, identity.Identity]
     packages: identity.Identity

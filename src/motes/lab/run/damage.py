@@ -91,14 +91,14 @@ def count_or_refuse(damages: Damages | None, kind: str) -> Damaged:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text, with its strings made well-formed; a ValueError if it is no JSON, or JSON that programs
-    may read differently."""
+    """The value of a JSON text, with its strings made well-formed; a ValueError if it is not JSON, or JSON that
+    programs may read differently."""
     try:
         return texts.parse_json(text, object_pairs_hook=_unique, parse_int=_parse_integer, parse_constant=_refuse_nan)
     except json.JSONDecodeError as error:
-        raise ValueError(f"it is no JSON: {error}") from error
+        raise ValueError(f"it is not JSON: {error}") from error
     except UnicodeDecodeError:
-        raise ValueError("it is no UTF-8") from None
+        raise ValueError("it is not UTF-8") from None
 
 
 def read_json(path: Path, parse: Callable[[str], Item], damaged: Damaged, remedy: str) -> Item | None:
@@ -120,7 +120,7 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
     """The fields of a JSON text that is an object, see `parse_json`."""
     fields = parse_json(text)
     if not isinstance(fields, dict):
-        raise ValueError("it is no object")
+        raise ValueError("it is not an object")
     return fields
 
 
@@ -138,4 +138,4 @@ def _parse_integer(digits: str) -> int:
 
 
 def _refuse_nan(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a number in JSON")

@@ -202,13 +202,13 @@ class Evaluation:
     def _describe(self, spec: str) -> dict[str, Any]:
         """The method's fields, without the one that holds the budget."""
         budget = self.budgets[0]
-        small, large = (describe(method_from_spec(spec, n)) for n in (budget, MULTIPLE * budget))
+        small, large = describe(method_from_spec(spec, budget)), describe(method_from_spec(spec, MULTIPLE * budget))
         settings = {name: value for name, value in small.items() if value == large[name]}
         return {name: value for name, value in settings.items() if name not in LATER or value != LATER[name]}
 
     def check(self, directory: Path) -> None:
-        """Write nothing, but raise a RunDirectoryError if `directory` holds records of a different evaluation, or is no
-        directory."""
+        """Raise a RunDirectoryError if `directory` holds records of a different evaluation, or is not a directory.
+        Writes nothing."""
         check(directory, self.to_dict())
 
     def claim(self, directory: Path) -> None:
@@ -271,7 +271,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "num_runs": COUNT,
     }
 )
-"""What each field of a configuration that is read from a directory may hold."""
+"""The values that each field of a configuration may have when it is read from a directory."""
 
 
 def read_configuration(directory: Path, damaged: Damaged = refuse) -> dict[str, Any]:
@@ -301,7 +301,7 @@ def read_problem_ids(directory: Path, damaged: Damaged = refuse) -> list[str] | 
 def _parse_ids(text: str) -> list[str]:
     ids: list[str] = parse_json(text)
     if not is_list(ids, is_text):
-        raise ValueError("it is no list of texts")
+        raise ValueError("it is not a list of texts")
     return ids
 
 
@@ -351,6 +351,7 @@ def differing(here: Any, there: Any, name: str = "") -> list[str]:
             defaults = {key: LATER[key] for key in later}
             return differing({**defaults, **here}, {**defaults, **there}, name)
         if not name or name.startswith("methods."):
-            return [f"{f'{name}.{key}' if name else key} is only in one of them" for key in here.keys() ^ there.keys()]
+            prefix = f"{name}." if name else ""
+            return [f"{prefix}{key} is only in one of them" for key in here.keys() ^ there.keys()]
         here, there = ",".join(here), ",".join(there)
     return [] if here == there else [f"{name} is {there!r} there and {here!r} here"]

@@ -149,8 +149,8 @@ async def evaluate(
         if observe is not None:
             observe(progress)
         # 3. Record the provenance of this call, if it has runs to do.
-        left = [run for run in plan if run.key not in finished]
-        if left:
+        remaining = [run for run in plan if run.key not in finished]
+        if remaining:
             setup = await worker.setup()
             place = None if on is None else type(on).__name__
             settings = {"concurrency": concurrency, "on": place, "shard": None if shard is None else str(shard)}
@@ -164,8 +164,8 @@ async def evaluate(
             for line in await in_thread(record_call):
                 log.warning("%s", line)
         # 4. Carry out the runs.
-        pending = iter(left)
-        limit = min(REFUSED, len({run.key[0] for run in left}))
+        pending = iter(remaining)
+        limit = min(REFUSED, len({run.key[0] for run in remaining}))
         any_worked = progress.resumed > 0 or limit < 2
         refused: set[str] = set()
 
@@ -190,7 +190,7 @@ async def evaluate(
                     raise ConfigurationError(f"not one run worked, of {limit} problems; the last: {refusal}")
 
         try:
-            await gather(work() for _ in range(min(worker.concurrency, len(left))))
+            await gather(work() for _ in range(min(worker.concurrency, len(remaining))))
         except BaseException as error:
             log.error("stopped after %s: %s", progress, repr(error))
             raise

@@ -91,7 +91,7 @@ def _without_home(path: str | None) -> str | None:
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
 TOKENIZER = re.compile(r"tokenizer|vocab|merges|special_tokens|added_tokens|chat_template|\.(model|tiktoken|jinja)$")
 LARGE = 64 << 20
-"""The digest of a file of at least so many bytes is cached on disk."""
+"""The digests of files with at least this many bytes are cached on disk."""
 
 
 def of_checkpoint(origin: str, revision: str | None = None) -> Identity:
@@ -175,7 +175,7 @@ def _cached_digests() -> dict[str, str]:
 
 
 def digest_of(value: Any) -> str:
-    """The SHA-256 of a value as JSON; of parts that JSON cannot hold, their `repr` is used."""
+    """The SHA-256 of a value as JSON; parts that JSON cannot hold are replaced by their `repr`."""
     text = json.dumps(value, sort_keys=True, default=repr)
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 

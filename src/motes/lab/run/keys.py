@@ -25,7 +25,7 @@ MIN_LENGTH = 8
 
 
 def without_keys(text: str) -> str:
-    """A text with its keys hidden: those that are recognised by a name, by their form or in the environment.
+    """A text with its keys hidden; a key is recognised by its name, by its form or by an environment variable.
 
     The name of a variable that holds a key, as in `api_key_env=NAME`, stays.
     """

@@ -70,7 +70,7 @@ def method_from_spec(spec: str, budget: int) -> Method:
                 raise UnknownNameError(f"preset of {name}", part, presets or ("none",))
             preset = presets[part]
         else:
-            raise ConfigurationError(f"{part!r} in the method {spec!r} is no setting: write FIELD=VALUE")
+            raise ConfigurationError(f"{part!r} in the method {spec!r} is not a setting: write FIELD=VALUE")
     values = _parse_settings(cls, settings)
     if preset is None:
         return method(name, budget, **values) if name in METHODS else _make_own(name, cls, budget, values)
@@ -130,7 +130,7 @@ def _parse_settings(cls: Any, settings: Mapping[str, str]) -> dict[str, Any]:
     budget, *fields = [field.name for field in dataclasses.fields(cls)]
     for name in settings:
         if name == budget:
-            raise ConfigurationError(f"{name} is no setting: set the number of trajectories as the budget")
+            raise ConfigurationError(f"{name} is not a setting: set the number of trajectories as the budget")
         if name not in fields:
             raise UnknownNameError(f"setting of {cls.__name__}", name, fields)
     return {name: _parse(name, text, hints[name]) for name, text in settings.items()}

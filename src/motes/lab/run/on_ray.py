@@ -30,8 +30,8 @@ except ImportError as error:
     raise MissingExtraError("an evaluation on Ray", "ray") from error
 
 ATTEMPTS = 3
-"""A run fails when so many workers have died during it: a run that kills workers must not be retried for ever. A place
-is given up when so many workers in a row have died there before their models were open."""
+"""A run fails when this many workers have died during it: a run that kills workers must not be retried for ever. A
+place is given up when this many workers in a row have died there before their models were open."""
 
 DEATHS = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 
@@ -210,7 +210,7 @@ class _Crew:
                 job = await self._jobs.get()
                 try:
                     result = await worker.solve.remote(job.run)
-                except BaseException as error:  # its death is raised for its first run; its others are cancelled
+                except BaseException as error:  # a worker's death fails one of its runs and cancels the others
                     await self._retry(job, error)
                     raise
                 if isinstance(result, str):

@@ -56,10 +56,10 @@ class Prefixes:
 
     def lead_to(self, right: Sequence[bool | None]) -> tuple[bool | None, ...]:
         """(S,) for each step, whether any final answer that continues it is right; None if no answer continues it, or
-        if that is unknown for all that do. (Math-Shepherd's hard estimation, arXiv 2312.08935.)
+        if all that do are ungraded. (Math-Shepherd's hard estimation, arXiv 2312.08935.)
 
         Args:
-            right: (N,) whether each final answer is right.
+            right: (N,) whether each final answer is right; None if it could not be graded.
         """
         labels: list[bool | None] = [None] * len(self)
         for end, is_right in zip(self.ends, right, strict=True):

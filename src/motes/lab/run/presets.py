@@ -28,10 +28,10 @@ class Preset:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a preset from a file; a ConfigurationError if there is no such file, or it is no preset."""
+        """Read a preset from a file; a ConfigurationError if there is no such file, or it is not a preset."""
         fields = files.read_toml(path)
         if set(fields) != {"method", "budget"}:
-            raise ConfigurationError(f'{path} is no preset: a preset has two lines, method = "…" and budget = …')
+            raise ConfigurationError(f'{path} is not a preset: a preset has two lines, method = "…" and budget = …')
         try:
             return cls(**fields)
         except ConfigurationError as error:

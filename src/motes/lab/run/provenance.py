@@ -85,7 +85,8 @@ class Provenance:
     def _facts(self) -> Iterator[tuple[str, str]]:
         for configuration in self._configurations:
             for name in ("task", "split", "limit", *ROLES):
-                yield (f"{name}.name" if name in (*ROLES, "task") else name), _text(configuration.get(name))
+                fact = name if name in ("split", "limit") else f"{name}.name"
+                yield fact, _text(configuration.get(name))
             yield "seeds", ", ".join(map(_text, configuration.get("seeds", ())))
             for name in ("sampling", "prompt"):
                 yield from _flatten(name, configuration.get(name))
@@ -126,7 +127,7 @@ class Provenance:
 
     def warnings(self) -> list[str]:
         """A warning for each model or task that was not the same in all calls although its name was."""
-        parts: dict[tuple[str, str, str], dict[str, None]] = {}
+        parts: dict[tuple[str, str, str], dict[str, None]] = {}  # the values, by (kind, name, part)
         for call in self.calls:
             models = ((ROLES.get(role, role), model) for role, model in call.models.items())
             for kind, fields in [*models, ("task", call.task)]:
@@ -191,11 +192,14 @@ def differences(first: Provenance | Path, second: Provenance | Path) -> list[Dif
     different = [name for name in names if set(a.facts.get(name, ())) != set(b.facts.get(name, ()))]
     if "motes.source" in names and "motes.source" not in different:  # the same sources from two commits
         different = [name for name in different if not name.startswith("motes.")]
-    return [
-        Difference(_readable_name(name), *(", ".join(map(_short, p.facts.get(name, (UNRECORDED,)))) for p in (a, b)))
-        for name in different
-        if not (name.endswith(".digest") and name.rpartition(".")[0] + ".weights" in names)  # its parts say more
-    ]
+    listed = []
+    for name in different:
+        owner, _, part = name.rpartition(".")
+        if part == "digest" and f"{owner}.weights" in names:
+            continue  # the digests of its parts say more
+        sides = [", ".join(map(_short, side.facts.get(name, (UNRECORDED,)))) for side in (a, b)]
+        listed.append(Difference(_readable_name(name), *sides))
+    return listed
 
 
 def _flatten(name: str, value: Any, depth: int = 5) -> Iterator[tuple[str, str]]:
@@ -215,8 +219,10 @@ def _readable_name(name: str) -> str:
 
 def _text(value: Any) -> str:
     """A value as text; a configuration may hold anything that JSON can."""
+    if value is None:
+        return "none"
     try:
-        return value if isinstance(value, str) else "none" if value is None else json.dumps(value, ensure_ascii=False)
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     except RecursionError:
         return "…"
 
@@ -256,7 +262,7 @@ def _machine_parts(machine: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _format_fields(fields: Any) -> str:
-    """Names and values in one line; "" if it is no mapping."""
+    """Names and values in one line; "" if it is not a mapping."""
     if not isinstance(fields, Mapping):
         return ""
     leaves = _flatten("", fields)

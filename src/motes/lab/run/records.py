@@ -4,7 +4,7 @@ A line is written by one call of the operating system, so a killed process leave
 it is cut off when the file is opened for appending again, and its run is done again. Of several lines of one run
 the last one counts: a run that is done again after a failure, or graded again, gets another line.
 
-Files may come from other people: a line that is no record, or states an impossible result, is reported and skipped.
+Files may come from other people: a line that is not a record, or states an impossible result, is reported and skipped.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def known_counts(usage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 ROUNDING = 1e-6
-"""A share may be below 0 or above 1 by so much."""
+"""A share may be below 0 or above 1 by this much."""
 _SHARE = Rule(lambda value: is_number(value, -ROUNDING, 1 + ROUNDING), "a number in [0, 1]", "numbers in [0, 1]")
 _COUNTS = by_name(COUNT)
 USAGE = Rule(lambda value: isinstance(value, dict) and _COUNTS.holds(known_counts(value)), _COUNTS.words)
@@ -149,7 +149,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "scores": list_of(or_null(_SHARE)),
     }
 )
-"""What fields may hold where their type does not say it."""
+"""The values that fields may have if their type does not say it."""
 
 Foreign = Callable[[Key], str | None]
 """Returns the reason why a run does not belong to an evaluation; None if it may belong."""
@@ -159,7 +159,7 @@ def read_records(path: Path, damaged: Damaged = refuse, foreign: Foreign | None 
     """The records of a file, one per run (the last line of each counts), in the order they were first written.
 
     Args:
-        damaged: called with each line that is no record; by default the first one is an error, except a torn last line.
+        damaged: called with each damaged line; by default the first one is an error, except a torn last line.
         foreign: recognises runs that do not belong here: their records count as damaged, too.
 
     Raises:

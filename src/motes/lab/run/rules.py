@@ -1,5 +1,5 @@
-"""Rules: what the fields of recorded objects may hold. The declared type of a dataclass's field is its rule, unless a
-table beside the class says more."""
+"""Rules: the values that fields of recorded objects may have. The declared type of a dataclass's field is its rule,
+unless a table beside the class says more."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def read_fields(
     left out.
 
     Args:
-        rules: for fields whose type does not say exactly what they may hold.
+        rules: of fields whose type does not determine their values exactly.
 
     Raises:
         ValueError: a field may not hold its value.

@@ -155,7 +155,7 @@ class Trace:
             final = _read_particles(Particles, values["final"], len(nodes))
             return cls(**{**read_fields(cls, values, _HEAD), "nodes": nodes, "rounds": rounds, "final": final})
         except (TypeError, KeyError, AttributeError):
-            raise ValueError("it is no trace") from None
+            raise ValueError("it is not a trace") from None
 
 
 class TraceStore(AppendOnly):
@@ -174,7 +174,7 @@ def read_traces(path: Path, damaged: Damaged = refuse) -> Iterator[Trace]:
     missing file has none.
 
     Args:
-        damaged: called with each piece that is no trace; by default the first one is an error, except a torn end.
+        damaged: called with each piece that is not a trace; by default the first one is an error, except a torn end.
 
     Raises:
         RunDirectoryError: the file, or a piece of it, cannot be read, see `damaged`.
@@ -195,7 +195,7 @@ def _parse_head(line: bytes) -> dict[str, Any]:
         fields = read_fields(Trace, parse_json(head + b"}" if mark else head), _HEAD)
         return {name: fields[name] for name in ("problem_id", "method", "budget", "seed", "messages")}
     except (TypeError, KeyError, AttributeError):
-        raise ValueError("it is no trace") from None
+        raise ValueError("it is not a trace") from None
 
 
 def _read(path: Path, parse: Callable[[bytes], Item], damaged: Damaged) -> Iterator[tuple[Item, bytes]]:
@@ -218,7 +218,8 @@ CHUNK = 1 << 14
 MAGIC = b"\x1f\x8b\x08"
 """The first bytes of a gzip member."""
 MIN_LIMIT, MAX_RATIO = 1 << 24, 100
-"""A trace may inflate to so many bytes, or to so many times its compressed size: a zip bomb inflates a thousandfold."""
+"""A trace may inflate to this many bytes, or to this many times its compressed size; a zip bomb inflates a
+thousandfold."""
 
 
 def _members(path: Path, damaged: Damaged, *, with_content: bool = True) -> Iterator[tuple[int, bytes]]:
@@ -239,7 +240,7 @@ def _members(path: Path, damaged: Damaged, *, with_content: bool = True) -> Iter
                         piece = b"" if member.eof else file.read(CHUNK)
                 except (zlib.error, ValueError) as error:
                     torn = isinstance(error, zlib.error) and not _contains_magic(file, start + 1)
-                    reason = "it is no gzip" if isinstance(error, zlib.error) else str(error)
+                    reason = "it is not gzip" if isinstance(error, zlib.error) else str(error)
                     damaged(_damage(path, f"after byte {start}", reason, torn=torn))
                     return
                 if not member.eof:
@@ -353,7 +354,7 @@ _HEAD: Mapping[str, Rule] = MappingProxyType(
     }
 )
 _PARTICLES: Mapping[str, Rule] = MappingProxyType({"finished": list_of(or_null(TEXT)), "usage": USAGE})
-"""What fields may hold where their type does not say it."""
+"""The values that fields may have if their type does not say it."""
 
 
 def _read_node(number: int, fields: Mapping[str, Any]) -> Node:

@@ -152,7 +152,7 @@ class Local:
             raise
         except Exception as error:  # an error of a user's model fails this run, not the evaluation
             failure = error
-            result = api.computed(error)
+            result = api.partial_result(error)
         seconds = time.perf_counter() - started
         result = result or Result(run.problem, run.method, run.run_seed)
         finish = partial(self._finish, run, result, seconds)
@@ -244,9 +244,14 @@ def prefixes_of(trace: Trace, task: Task, problem: Problem) -> Prefixes:
     right: list[bool | None] = []
     if check is not None and any(node.score is not None for node in nodes) and _are_paragraphs(nodes):
         for node in nodes:
-            before = True if node.parent is None else right[node.parent]
-            marks = [before] if before is False else [before, check(problem, node.text)]
-            right.append(False if False in marks else None if None in marks else True)
+            is_right = True if node.parent is None else right[node.parent]
+            if is_right is not False:
+                mark = check(problem, node.text)
+                if mark is None:
+                    is_right = None
+                elif not mark:
+                    is_right = False
+            right.append(is_right)
     return Prefixes(
         tuple(node.parent for node in nodes), tuple(node.score for node in nodes), tuple(right), trace.final.nodes
     )

@@ -68,7 +68,7 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Evaluations side by side: their reports, by name, the reference, which is a curve of the first one, and the
+    """Evaluations side by side: their reports by name, a curve of the first one as the reference, and the ids of the
     problems of which all have runs."""
 
     reports: Mapping[str, Report]
@@ -260,7 +260,7 @@ def _names(directories: Sequence[Path]) -> list[str]:
 
 
 def _require_same_task(first: str, one: Report, name: str, other: Report) -> None:
-    """Check that two evaluations have the same problems and the same grader, by a RunDirectoryError."""
+    """Raise a RunDirectoryError if two evaluations do not have the same problems and the same grader."""
     specs = [report.configuration.get("task", "?") for report in (one, other)]
     (grader, problems), (other_grader, other_problems) = map(_task_of, specs)
     tasks = f"{first} is of the task {specs[0]!r}, {name} of {specs[1]!r}"
@@ -307,7 +307,7 @@ def looks_of(comparison: Comparison) -> dict[Curve, Style]:
 
 def _shade(colour: str, place: int) -> str:
     """The colour itself at place 0, then darker, lighter, darker still, …"""
-    target, share = (0, 255)[place % 2 == 0], 1 - 0.62 ** math.ceil(place / 2) if place else 0.0
+    target, share = 0 if place % 2 else 255, 1 - 0.62 ** math.ceil(place / 2)
     parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
     return "#" + "".join(f"{round(part + share * (target - part)):02x}" for part in parts)
 

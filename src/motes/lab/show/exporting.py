@@ -31,9 +31,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Rollout:
-    """One of the distinct texts that a run ended with, by steps, with their scores (None: not scored), whether its
-    answer is right (None: it could not be graded), the number of final particles with this text, and their share of the
-    posterior mass, in [0, 1]."""
+    """One of the distinct texts in the final population of a run.
+
+    Attributes:
+        scores: of the steps; None for a step without one.
+        right: whether the answer is right; None if it could not be graded.
+        copies: number of final particles with this text.
+        weight: their share of the posterior mass, in [0, 1].
+    """
 
     key: Key
     messages: tuple[Mapping[str, str], ...]
@@ -68,8 +73,8 @@ def runs(directory: Path, damages: Damages | None = None) -> Iterator[Row]:
 
 
 def rollouts(directory: Path, damages: Damages | None = None) -> Iterator[Rollout]:
-    """Every distinct text that a run ended with, for all runs that did not fail and have a trace, in the traces'
-    order."""
+    """Every distinct text in the final populations of all runs that did not fail and have a trace, in the order of the
+    traces."""
     records = {record.key: record for record in _records(directory, damages) if record.outcome != "failed"}
     path = directory / TRACES
     if not path.exists():
@@ -101,7 +106,8 @@ def _rollouts(record: RunRecord, trace: Trace) -> Iterator[Rollout]:
         if node is not None and final.finished[place] != "failed":
             places.setdefault(trace.text(node), []).append(place)
     for copies in places.values():
-        first, path = copies[0], trace.path(final.nodes[copies[0]])
+        first = copies[0]
+        path = trace.path(final.nodes[first])
         yield Rollout(
             key=trace.key,
             messages=trace.messages,

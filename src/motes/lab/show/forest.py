@@ -23,9 +23,9 @@ def whole_points(share: float) -> str:
 
 
 class Forest(NamedTuple):
-    """Named values with their intervals, compared with a reference; with `log2` they are factors on a logarithmic axis,
-    where 0 and infinity are beyond all measured ones. `words` formats a tick; `expected`: the predicted ranges of some
-    of the values, by name."""
+    """Named values with their intervals, compared with a reference. With `log2` they are factors on a logarithmic axis;
+    0 and infinity stand for values beyond all measured ones. `words` formats a tick; `expected`: the predicted ranges
+    of some of the values, by name."""
 
     label: str
     values: Mapping[str, Interval]

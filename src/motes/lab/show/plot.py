@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_LEVELS, COLUMNS, MAX_PANELS = 16, 4, 5
-"""The largest number of levels with a panel each, of small panels side by side, and of budgets, the largest ones, that
-differences are drawn for."""
+"""Maximum number of levels in a figure, of small panels side by side, and of budgets (the largest ones) with a panel of
+differences."""
 
 
 class Scale(NamedTuple):
@@ -39,8 +39,8 @@ class Scale(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Cells, each at its place on a logarithmic axis over `span`. `references`: the places and shares that others
-    measured for some methods; they are drawn as a dashed line in the method's colour."""
+    """Cells, each at its place on a logarithmic axis over `span`. `references`: for some methods, the places and shares
+    that others measured; they become a dashed line in the method's colour."""
 
     title: str
     cells: Sequence[Cell]

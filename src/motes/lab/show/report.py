@@ -30,9 +30,12 @@ PAGE = "report.html"
 
 @dataclass(frozen=True)
 class Report:
-    """The numbers of an evaluation, computed from its configuration and the records of each cell, which stand in the
-    order of the configuration's methods, then by budget; FLOPs from the sizes of the models, money from the prices.
-    `damages`: the lines and files that could not be read; `provenance`: of the runs."""
+    """The numbers of an evaluation, computed from its configuration and records.
+
+    Attributes:
+        runs: the records of each cell, in the order of the configuration's methods, then by budget.
+        damages: lines and files that could not be read.
+    """
 
     configuration: dict[str, Any]
     runs: Mapping[CellName, Sequence[RunRecord]] = field(repr=False)

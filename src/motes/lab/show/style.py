@@ -37,7 +37,7 @@ STYLES: dict[str, tuple[str, str]] = {
 SPARE = ("#882255", "#332288", "#999933", "#CC79A7", "#44AA99", "#E69F00", "#004488", "#CC6677", "#997700", "#88CCEE")
 
 PIXELS = 1600
-"""The largest width of a picture; at half of it text is still legible."""
+"""The largest width of a picture; text is still legible at half of it."""
 
 SETTINGS: Any = {
     "font.family": "sans-serif",

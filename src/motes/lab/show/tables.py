@@ -117,7 +117,7 @@ PROVENANCE_NOTE = (
     "The provenance of the runs, from `config.json` and `provenance.jsonl`, which have it in full. Digests are the "
     "first twelve digits of SHA-256."
 )
-OLD_NOTE = "The runs are older than the record of what they were made with: only the configuration is known."
+OLD_NOTE = "The runs are older than the record of provenance: only the configuration is known."
 
 COLUMNS = (
     "method", "budget", "accuracy", "95 % interval", "generated", "prefill", "reward", "FLOPs", "seconds", "95th",
@@ -143,7 +143,7 @@ def accuracy_table(
 
 
 def _company(cells: Sequence[Cell]) -> str:
-    """With how many other runs these runs shared the models while they were timed, as the end of a sentence."""
+    """The end of a sentence: with how many other runs these runs shared the models while they were timed."""
     numbers = {cell.seconds.concurrency for cell in cells}
     if numbers == {1}:
         return "of runs that had the models to themselves"

@@ -1,5 +1,5 @@
-"""A report as one self-contained HTML page: curves, tables, and every run with its particles. And a comparison: all
-curves in one figure, each of which can be hidden, and the tables.
+"""Self-contained HTML pages: of a report, with curves, tables, and every run with its particles; and of a comparison,
+with all curves in one figure, each of which can be hidden, and tables.
 
 A page (see `motes.pages`) contains the numbers as JSON, and the record and the trace of each run as a compressed
 element, which the browser inflates when the run is opened. Nothing else is loaded.
@@ -138,7 +138,7 @@ class EmbeddedRuns:
         return embedded
 
     def note(self) -> str:
-        """Which runs the page leaves out, and how to include them."""
+        """Sentences about the runs that the page leaves out, and how to include them."""
         number, total, notes = len(self.contents), len(self.problems), []
         if number < total:
             some = f"of the first {number} of {total} problems" if number else "of no problem"
