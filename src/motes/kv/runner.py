@@ -49,9 +49,8 @@ may change them in long texts, which `self_check` does not see: such models are 
 class Workspace:
     """Keys and values of the sequences in the batch, one row each, contiguous, so that decoding gathers nothing.
 
-    Rows 0 … num_rows−1 are in use; removing a row moves the last one into its place. The space grows on demand, and by
-    more than the demand as long as rows × length stays within `max_tokens`. After `clear` it grows at once to the
-    longest row so far.
+    Rows 0 … num_rows−1 are in use; removing a row moves the last one into its place. The space grows on demand, and to
+    more than that while rows × length stays within `max_tokens`. After `clear` it grows at once to the longest row yet.
 
     Attributes:
         data: (layers, 2, rows, kv_heads, length, head_dim)
@@ -247,9 +246,8 @@ class Runner:
         rope_types = {rope["rope_type"] for rope in _ropes(self.config)}
         unsupported += sorted(f"rope_type {kind!r}" for kind in rope_types - ROPES)
         if unsupported:
-            raise ConfigurationError(
-                f"{type(body).__name__} uses {', '.join(unsupported)}: the local engine cannot run it"
-            )
+            settings = ", ".join(unsupported)
+            raise ConfigurationError(f"{type(body).__name__} uses {settings}: the local engine cannot run it")
         body.set_attn_implementation(BACKEND)  # type: ignore[operator]
         self.body = body
         self.workspace = Workspace(pool, max_batch_tokens or pool.capacity)

@@ -188,8 +188,7 @@ class LocalLanguageModel(Engine[_Extension]):
 
     async def _prepare_text_ends(self, sampling: Sampling) -> TextEnds | None:
         """The finder of the delimiters and stop texts; None if there are none, or if a pattern ends the steps. It is
-        made once, and never in the thread that decodes: here for a few texts, which take milliseconds, and in another
-        thread for many."""
+        made once, and never in the thread that decodes: a few texts take milliseconds, many get another thread."""
         texts = (*sampling.delimiters, *sampling.stops)
         if sampling.pattern is not None or not texts:
             return None

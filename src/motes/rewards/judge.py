@@ -88,8 +88,7 @@ class Judge:
         self.seed = whole_number("seed", seed, 0)
         self._has_probabilities = True  # until the model returns a step without log-probability
         self._scores: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
-        # This keeps an inquiry as long as its node; `_inquiries` does not.
-        self._inquiry_of: WeakKeyDictionary[Trajectory, _Inquiry] = WeakKeyDictionary()
+        self._inquiry_of: WeakKeyDictionary[Trajectory, _Inquiry] = WeakKeyDictionary()  # keeps it while the node lives
         self._inquiries: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[bytes, _Inquiry]] = (
             WeakKeyDictionary()
         )

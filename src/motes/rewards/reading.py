@@ -50,8 +50,7 @@ class Reading:
 
     @property
     def key(self) -> Key:
-        """The same for equal readings. It includes the positions, because the same tokens can be divided into steps in
-        several ways."""
+        """The same for equal readings. It has the positions, because equal tokens can be divided into other steps."""
         return tuple(self.positions), tuple(self.ids)
 
 

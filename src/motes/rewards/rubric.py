@@ -120,9 +120,7 @@ class Rubric:
     def verdict(self, text: str) -> str | None:
         """The verdict that a text begins with; None if it begins with none."""
         match = self._verdict.match(text)
-        if match is None:
-            return None
-        return next(word for word in self.verdicts if word.lower() == match[1].lower())
+        return None if match is None else next(word for word in self.verdicts if word.lower() == match[1].lower())
 
     def last_verdict(self, reply: str) -> str | None:
         """The verdict that a whole reply states, see `motes.rewards.verdicts`; None if it states none."""
@@ -138,10 +136,8 @@ class Rubric:
         """Matches the beginning of a line that looks like a line of the prompt, a step or a verdict."""
         literal = "\0".join(literal for literal, *_ in Formatter().parse(self.prompt))
         lines = [line.strip().partition("\0")[0] for line in literal.splitlines()]
-        beginnings = {" ".join(line.split()[:FIRST_WORDS]).lstrip("</#*") for line in (*lines, self.cue)}
-        patterns = [
-            re.escape(words) + (r"(?!\w)" if words[-1].isalnum() else "") for words in sorted(beginnings) if words
-        ]
+        starts = {" ".join(line.split()[:FIRST_WORDS]).lstrip("</#*") for line in (*lines, self.cue)}
+        patterns = [re.escape(start) + (r"(?!\w)" if start[-1].isalnum() else "") for start in sorted(starts) if start]
         return re.compile(rf"[^\w\[]*_*(?:{'|'.join([*patterns, STEP_LABEL])})", re.IGNORECASE)
 
     @cached_property

@@ -16,13 +16,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-_CLOSING_MARKS = {
-    opening: re.compile(closing)
-    for opening, closing in (
-        *(('"', '"'), ("`", "`"), ("'", r"'(?!\w)"), ("“", "”"), ("„", "[“”]"), ("‘", "’")),
-        *(("«", "»"), ("「", "」"), ("『", "』")),
-    )
-}
+_MARKS = {'"': '"', "`": "`", "'": r"'(?!\w)", "“": "”", "„": "[“”]", "‘": "’", "«": "»"}
+_MARKS |= {"「": "」", "『": "』"}
+_CLOSING_MARKS = {opening: re.compile(closing) for opening, closing in _MARKS.items()}
 _OPENING_MARK = re.compile(r"""["`“„‘«「『]|(?<!\w)'""")
 _QUOTES = "\"'`“”„‘’«»「」『』"
 _EMPHASIS = re.compile(r"\*|(?<![^\W_])_|_(?![^\W_])")

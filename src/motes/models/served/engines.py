@@ -15,9 +15,8 @@ from motes.transport.server import UNKNOWN
 class LlamaCpp(Wire):
     """llama.cpp's own format. The text ends before a stop string, the tokens contain it.
 
-    Its log-probabilities are those of the model at temperature 1, whatever the temperature of sampling. They lack those
-    of the last tokens, as many as a stop string has: where steps need them, this side cuts the steps
-    (`Profile.logprobs_of_stops`).
+    Its log-probabilities are those of the model at temperature 1, whatever the temperature of sampling. The last tokens
+    have none, as many as a stop string has: where steps need them, this side cuts the steps (`logprobs_of_stops`).
     A stream leaves out the ids and log-probabilities of tokens that end within a character.
     """
 
@@ -140,8 +139,7 @@ class TGI(Wire):
 
 
 class Ollama(Wire):
-    """Ollama's own format, without its template. It does not say whether a stop string ended an answer: this side cuts
-    the answer."""
+    """Ollama's own format, without its template. It does not report stop strings: this side cuts the answer."""
 
     route = "api/generate"
     limit_field = "num_predict"

@@ -268,14 +268,11 @@ class HTTPLanguageModel(ServedModel):
 
     def _is_cut(self, sampling: Sampling) -> bool:
         """Whether this side finds the ends of steps."""
-        if sampling.pattern is not None:
-            return True
         num_texts = len(sampling.delimiters) + len(sampling.stops)
-        if not num_texts:
-            return False
         too_many = self.profile.max_stops is not None and num_texts > self.profile.max_stops
         loses_logprobs = not self.profile.logprobs_of_stops and self._wants_logprobs(sampling)
-        return too_many or loses_logprobs or not self.capabilities.tells_end
+        cannot_stop = too_many or loses_logprobs or not self.capabilities.tells_end
+        return sampling.pattern is not None or (num_texts > 0 and cannot_stop)
 
     def _start_call(self, request: Request, parts: list[Part]) -> None:
         """Start a call with the prompts of these parts."""

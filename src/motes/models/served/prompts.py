@@ -71,8 +71,7 @@ class Renderer:
             prompt = await self._prompt(problem)
             text = prompt.text or ""
             if prompt.ids is not None:
-                # All prompts of a model end alike: the server decodes these tokens once. Few templates open an answer:
-                # an error seldom matters.
+                # An error seldom matters: few templates open an answer. All prompts of a model have these tokens.
                 with suppress(ServerError):
                     text = await self._text_of(prompt.ids[-4:])
             self._prompts[problem] = replace(prompt, before=opening(text))
@@ -163,8 +162,7 @@ class ServerRenderer(Renderer):
 
 
 class VLLMRenderer(ServerRenderer):
-    """vLLM's /tokenize takes messages. SGLang's takes text only; should a later version take messages, this class
-    works with it."""
+    """vLLM's /tokenize takes messages. SGLang's takes text only; this class works if a later version takes messages."""
 
     text_key = "prompt"
 

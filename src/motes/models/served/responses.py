@@ -190,13 +190,10 @@ class Call:
         numbered = [delta if delta.index is not None else replace(delta, index=i) for i, delta in enumerate(deltas)]
         answers = []
         for i, delta in enumerate(sorted(numbered, key=lambda delta: delta.index or 0)):
-            if delta.token_ids:
-                num_tokens = len(delta.token_ids)
-            elif delta.num_tokens is not None:
-                num_tokens = delta.num_tokens
-            elif total is not None:
+            num_tokens = len(delta.token_ids) or delta.num_tokens
+            if num_tokens is None and total is not None:
                 num_tokens = (total + num_answers - 1 - i) // num_answers
-            else:
+            elif num_tokens is None:
                 num_tokens = estimate(piece.text for piece in delta.pieces)
             answers.append(replace(delta, index=i, num_tokens=num_tokens))
         return answers
