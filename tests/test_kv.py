@@ -134,7 +134,7 @@ def test_the_last_rows_fill_the_gaps(rows: list[int], sources: list[int], target
 
 @pytest.mark.parametrize("moved", [1, 7, 1 << 14])  # tokens at once
 def test_rows_that_come_and_go_hold_what_is_theirs(moved: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("motes.kv.runner.MOVED", moved)
+    monkeypatch.setattr("motes.kv.runner.COPY_TOKENS", moved)
     rng = random.Random(0)
     kept = pool(64)
     kept.data[:] = torch.arange(64.0)[:, None] + torch.tensor([0.0, 0.5])[:, None, None, None]

@@ -1167,8 +1167,8 @@ MUTATIONS: dict[str, tuple[Any, str, str, str]] = {
     ),
     "the answer's own limit is ignored": (model, "HTTPLanguageModel", "if sampling.max_tokens is not None:", "if 0:"),
     "the context is ignored": (model, "HTTPLanguageModel", "limit = min(limit, context - length)", "pass"),
-    "too many delimiters are sent": (model, "HTTPLanguageModel", "texts > most", "False"),
-    "who cannot tell is believed": (model, "HTTPLanguageModel", "or not self.capabilities.tells_end)", ")"),
+    "too many delimiters are sent": (model, "HTTPLanguageModel", "num_texts > self.profile.max_stops", "False"),
+    "who cannot tell is believed": (model, "HTTPLanguageModel", " or not self.capabilities.tells_end", ""),
     "the rest of a token is forgotten": (
         model,
         "HTTPLanguageModel",

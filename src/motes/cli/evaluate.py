@@ -180,5 +180,6 @@ class View(ProgressView):
         pace = ", ".join(self.pace(progress.done, progress.total, progress.resumed, tokens))
         grid = accuracy_grid(progress.cells)
         words = [] if math.isnan(progress.accuracy) else [f"accuracy {100 * progress.accuracy:.1f} %"]
-        words += [f"{progress.failed} failed"] if progress.failed else []
+        if progress.failed:
+            words.append(f"{progress.failed} failed")
         self.show(progress.done, progress.total, ", ".join(words), pace, grid, Text(pace, style="dim"))

@@ -24,7 +24,7 @@ from motes.lab.show.report import Report
 from motes.lab.show.writing import write_comparison, write_report
 from motes.tasks import DECLARED, TASKS
 
-SHOWN = 20
+MAX_CHANGES = 20
 """Maximum number of changed grades that are printed one by one."""
 
 Directory = Annotated[Path, typer.Argument(help="Directory of an evaluation, finished or not.", show_default=False)]
@@ -63,14 +63,14 @@ def grade(
     opened_task = None if task is None else api.task(task)
     graded = asyncio.run(regrade(directory, opened_task, run_code=run_code, damages=damages))
     terminal.note_all(damages.lines())
-    for before, after in graded.changed[:SHOWN]:
-        terminal.say(_line(before, after))
-    if (more := len(graded.changed) - SHOWN) > 0:
+    for before, after in graded.changed[:MAX_CHANGES]:
+        terminal.say(_describe_change(before, after))
+    if (more := len(graded.changed) - MAX_CHANGES) > 0:
         terminal.say(f"and {more} more")
-    moves = Counter((_words(before), _words(after)) for before, after in graded.changed)
-    moved = ", ".join(f"{count} from {old} to {new}" for (old, new), count in sorted(moves.items()) if old != new)
-    changed = f"{len(graded.changed)} records changed" + (f": {moved}" if moved else "")
-    terminal.say(f"{graded.graded} answers graded, {changed}")
+    moves = Counter((_outcome(before), _outcome(after)) for before, after in graded.changed)
+    details = ", ".join(f"{count} from {old} to {new}" for (old, new), count in sorted(moves.items()) if old != new)
+    changes = f"{len(graded.changed)} records changed" + (f": {details}" if details else "")
+    terminal.say(f"{graded.graded} answers graded, {changes}")
     if graded.failed:
         terminal.say(f"{graded.failed} failed runs have no answer to grade: the same `motes eval` does them again")
     if ungraded := graded.ungraded:
@@ -79,9 +79,9 @@ def grade(
         terminal.say(f"new tables and plots: motes report {shlex.quote(str(directory))}")
 
 
-def _line(before: RunRecord, after: RunRecord) -> str:
+def _describe_change(before: RunRecord, after: RunRecord) -> str:
     run = f"{after.problem_id}  {after.method} {after.budget} seed {after.seed}"
-    move = f"{_words(before)} → {_words(after)}" if before.outcome != after.outcome else _words(after)
+    move = f"{_outcome(before)} → {_outcome(after)}" if before.outcome != after.outcome else _outcome(after)
     notes = [f"answer {after.answer!r}", f"reference {after.reference!r}"]
     if before.reference != after.reference:
         notes.append(f"which was {before.reference!r}")
@@ -90,7 +90,7 @@ def _line(before: RunRecord, after: RunRecord) -> str:
     return f"{run}: {move}  ({', '.join(notes)})"
 
 
-def _words(record: RunRecord) -> str:
+def _outcome(record: RunRecord) -> str:
     return record.outcome.replace("_", " ")
 
 

@@ -51,18 +51,19 @@ def command(
     except ModuleNotFoundError as error:
         raise MissingExtraError("motes serve", "serve") from error
     changes = {key: value for key, value in {"host": host, "port": port}.items() if value is not None}
-    own = {"reward": reward, "method": method, "particles": num_particles, "prompt": prompt, "task": task}
-    own = {key: value for key, value in own.items() if value is not None}
-    if config is not None and (model is not None or own):
+    model_options = {"reward": reward, "method": method, "particles": num_particles, "prompt": prompt, "task": task}
+    model_options = {key: value for key, value in model_options.items() if value is not None}
+    if config is not None and (model is not None or model_options):
         raise ConfigurationError(
             "--config says which models there are: leave out --model and the options that go with it"
         )
-    if model is None and own:
-        raise ConfigurationError(f"{', '.join(own)} go with --model: name one")
+    if model is None and model_options:
+        raise ConfigurationError(f"{', '.join(model_options)} go with --model: name one")
     if config is not None:
         settings = Config.load(config, **changes)
     elif model is not None:
-        settings = parse_config(Config, {"models": {name: {"lm": model, **own}}, **changes}, "the command line")
+        models = {name: {"lm": model, **model_options}}
+        settings = parse_config(Config, {"models": models, **changes}, "the command line")
     else:
         settings = Config.bundled(**changes)
     with listen(settings.host, settings.port) as listener:

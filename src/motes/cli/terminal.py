@@ -91,7 +91,7 @@ class Stream:
 @contextlib.contextmanager
 def safe_streams() -> Iterator[Stream]:
     """A context in which failures of the standard streams do not end the command. Yields the stream for results."""
-    for number in range(3):  # otherwise the next file that is opened would become stdin, stdout or stderr
+    for number in range(3):  # if one is closed, the next file that is opened would become stdin, stdout or stderr
         try:
             os.fstat(number)
         except OSError:
@@ -177,7 +177,7 @@ def say_progress(line: str) -> None:
 
 
 def say_busy(activity: str) -> None:
-    """On a terminal, print what takes a while now."""
+    """On a terminal, print the activity that takes a while now."""
     console = progress()
     if console.is_interactive:
         console.print(Text(f"{activity} …", style="dim"), soft_wrap=True)

@@ -23,7 +23,7 @@ from motes.lab.show.report import Report
 from motes.methods import Run
 from motes.smc import Weights
 
-SHOWN = 6
+MAX_ROWS = 6
 """Maximum number of partial answers, and of answers, that are shown."""
 
 STOPPED: Mapping[Stop, str] = {
@@ -104,7 +104,7 @@ class Watch(View):
             self.console.print(str(self.rounds[-1]), soft_wrap=True)
 
     def _draw(self, run: Run, record: Record) -> RenderableType:
-        table = _table("round", "effective sample size", "", "survivors", "finished", yielding=(1,))
+        table = _table("round", "effective sample size", "", "survivors", "finished", shrinkable=(1,))
         for item in self.rounds[-10:]:
             table.add_row(
                 str(item.number),
@@ -117,8 +117,8 @@ class Watch(View):
 
 
 class ProgressView(View):
-    """Shows the progress of work: a bar on a terminal, about twenty plain lines elsewhere. `unit` is what is counted,
-    such as "runs"."""
+    """Shows the progress of work: a bar on a terminal, about twenty plain lines elsewhere. `unit` is the plural of the
+    unit of work, such as "runs"."""
 
     def __init__(self, console: Console, unit: str) -> None:
         super().__init__(console, Live(console=console, refresh_per_second=5, transient=True))
@@ -145,7 +145,8 @@ class ProgressView(View):
         if not new:
             return []
         words = [f"{60 * new / elapsed:,.0f} {self._unit}/min"]
-        words += [] if tokens is None else [f"{tokens:,} tokens computed, {tokens / elapsed:,.0f}/s"]
+        if tokens is not None:
+            words.append(f"{tokens:,} tokens computed, {tokens / elapsed:,.0f}/s")
         return [*words, f"{duration(elapsed * (total - done) / new)} left"] if done < total else words
 
 
@@ -156,8 +157,8 @@ def partial_answers(record: Record) -> RenderableType:
     groups: dict[str, list[int]] = {}
     for i, trajectory in enumerate(record.trajectories):
         groups.setdefault(trajectory.text, []).append(i)
-    heaviest = sorted(groups.values(), key=lambda group: -float(shares[group].sum()))[:SHOWN]
-    table = _table("particles", "weight", "", "score", "latest step", yielding=(2, 4))
+    heaviest = sorted(groups.values(), key=lambda group: -float(shares[group].sum()))[:MAX_ROWS]
+    table = _table("particles", "weight", "", "score", "latest step", shrinkable=(2, 4))
     for group in heaviest:
         trajectory, share, score = record.trajectories[group[0]], float(shares[group].sum()), record.scores[group[0]]
         step = " ".join(trajectory.step.text.split()) if trajectory.step is not None else ""
@@ -216,10 +217,10 @@ def confidence(result: Result) -> float | None:
 def posterior(masses: Mapping[str, float]) -> RenderableType:
     """A small table of the posterior over answers, with bars."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for answer, mass in list(masses.items())[:SHOWN]:
+    for answer, mass in list(masses.items())[:MAX_ROWS]:
         table.add_row(Text(answer), Bar(mass, 24, "green"), f"{mass:.2f}")
-    if len(masses) > SHOWN:
-        table.add_row(f"{len(masses) - SHOWN} more", "", f"{sum(list(masses.values())[SHOWN:]):.2f}")
+    if len(masses) > MAX_ROWS:
+        table.add_row(f"{len(masses) - MAX_ROWS} more", "", f"{sum(list(masses.values())[MAX_ROWS:]):.2f}")
     if (unanswered := 1 - sum(masses.values())) > 5e-3:
         table.add_row("no answer", Bar(unanswered, 24, "red"), f"{unanswered:.2f}")
     return table
@@ -289,11 +290,11 @@ def accuracy_grid(cells: Mapping[tuple[str, int], tuple[int, int]]) -> Table:
     return table
 
 
-def _table(*columns: str, yielding: Sequence[int]) -> Table:
-    """A table of which only the `yielding` columns, by number, shrink on a narrow terminal."""
+def _table(*columns: str, shrinkable: Sequence[int]) -> Table:
+    """A table, of which only the columns with the numbers `shrinkable` shrink on a narrow terminal."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for number, column in enumerate(columns):
-        table.add_column(Text(column, no_wrap=True), no_wrap=number not in yielding)
+        table.add_column(Text(column, no_wrap=True), no_wrap=number not in shrinkable)
     return table
 
 
@@ -319,6 +320,8 @@ def _cost(usage: Usage) -> str:
     shared = usage.prefill_tokens_cached + usage.reward_tokens_cached
     needed = (usage.generated_tokens, usage.prefill_tokens, usage.reward_tokens)
     parts = ["{:,} generated + {:,} prefill + {:,} reward tokens".format(*needed)]
-    parts += [f"{shared:,} more shared by its particles"] if shared else []
-    parts += [f"{usage.failed_tokens:,} lost in failed attempts"] if usage.failed_tokens else []
+    if shared:
+        parts.append(f"{shared:,} more shared by its particles")
+    if usage.failed_tokens:
+        parts.append(f"{usage.failed_tokens:,} lost in failed attempts")
     return ", ".join(parts)

@@ -31,9 +31,9 @@ class Caller:
     concurrency: int
     per_minute: int | None = None
     present: int = 0  # requests in flight or waiting
-    allowance: float = 0.0  # requests that it may make now; full at the first one
-    refilled: float = -math.inf
-    served: float = 0.0  # virtual time at which the admitted requests end, see `Admission`
+    allowance: float = 0.0  # number of requests that it may make now
+    refilled: float = -math.inf  # time at which the allowance was refilled; it is full at the first request
+    virtual_end: float = 0.0  # virtual time at which the admitted requests end, see `Admission`
     queue: dict[asyncio.Future[None], int] = field(default_factory=dict)  # particles of waiting requests, by arrival
 
     def take(self, now: float) -> None:
@@ -55,8 +55,8 @@ class Caller:
 class Admission:
     """Admits requests, one after the other, within the limits.
 
-    The virtual clock counts particles: each of a caller's requests takes as long as it has particles, and the request
-    that starts earliest is admitted next.
+    A virtual clock counts particles: a caller's requests follow one another, each takes as many units of virtual time
+    as it has particles, and the request with the earliest virtual start is admitted next.
 
     Args:
         particles: maximum number of particles in flight.
@@ -73,7 +73,7 @@ class Admission:
         self._waiting_callers: dict[Caller, None] = {}  # in the order of their arrival
         self._virtual_time = 0.0  # at which the latest request started
         self._mean_seconds = 1.0  # that a request is in flight: a moving average
-        self._inside: set[asyncio.Future[None]] = set()  # of each admitted request, done when it ends
+        self._ends: set[asyncio.Future[None]] = set()  # a future for each admitted request, done when it ends
         self._closed = False
         self.in_flight = 0
         self.in_queue = 0
@@ -99,12 +99,12 @@ class Admission:
             await self._wait_for_room(caller, particles)
             began = self._clock()
             ended = asyncio.get_running_loop().create_future()
-            self._inside.add(ended)
+            self._ends.add(ended)
             try:
                 yield
             finally:
                 self._mean_seconds += 0.1 * (self._clock() - began - self._mean_seconds)
-                self._inside.remove(ended)
+                self._ends.remove(ended)
                 ended.set_result(None)
                 self.in_flight -= particles
                 self._admit_next()
@@ -125,9 +125,9 @@ class Admission:
             for admitted in caller.queue:
                 if not admitted.done():
                     admitted.set_exception(BusyError("shutting down", 1.0, closing=True))
-        if self._inside:
-            await asyncio.wait(self._inside, timeout=patience)
-        return not self._inside
+        if self._ends:
+            await asyncio.wait(self._ends, timeout=patience)
+        return not self._ends
 
     async def _wait_for_room(self, caller: Caller, particles: int) -> None:
         admitted = asyncio.get_running_loop().create_future()
@@ -142,7 +142,7 @@ class Admission:
                 self._remove(caller, admitted)
             elif not admitted.cancelled() and admitted.exception() is None:  # admitted and cancelled at the same time
                 self.in_flight -= particles
-                caller.served -= particles
+                caller.virtual_end -= particles
             self._admit_next()
             raise
 
@@ -157,13 +157,13 @@ class Admission:
             if admitted.done():  # cancelled meanwhile
                 continue
             self._virtual_time = self._virtual_start(caller)
-            caller.served = self._virtual_time + particles
+            caller.virtual_end = self._virtual_time + particles
             self.in_flight += particles
             admitted.set_result(None)
 
     def _virtual_start(self, caller: Caller) -> float:
-        """The virtual time at which the caller's next request starts. Times without requests earn no credit."""
-        return max(self._virtual_time, caller.served)
+        """The virtual time at which the caller's next request starts. A time without requests earns no credit."""
+        return max(self._virtual_time, caller.virtual_end)
 
     def _remove(self, caller: Caller, admitted: asyncio.Future[None]) -> None:
         del caller.queue[admitted]
@@ -173,4 +173,4 @@ class Admission:
 
     def _expected_wait(self) -> float:
         """A rough time in seconds until all waiting requests have started, if they are as large as those in flight."""
-        return max(1.0, self._mean_seconds * (1 + self.in_queue / max(1, len(self._inside))))
+        return max(1.0, self._mean_seconds * (1 + self.in_queue / max(1, len(self._ends))))

@@ -27,7 +27,7 @@ class Served:
     """A virtual model with its upstream models open, shared by all requests.
 
     Attributes:
-        prompt, rule, sampling: what the settings name.
+        prompt, rule, sampling: those that the settings name.
     """
 
     name: str
@@ -63,13 +63,13 @@ class Served:
             method = method_from_spec(spec, particles)
         except ConfigurationError as error:
             raise RefusedError(str(error), "motes.particles") from error
-        usual = self.sampling
+        default = self.sampling
         try:
-            sampling = usual.replace(
+            sampling = default.replace(
                 max_tokens=requested or limit,
-                stop=(*usual.stops, *request.stops),
-                temperature=request.temperature or usual.temperature,
-                top_p=usual.top_p if request.top_p is None else request.top_p,
+                stop=(*default.stops, *request.stops),
+                temperature=request.temperature or default.temperature,
+                top_p=default.top_p if request.top_p is None else request.top_p,
             )
         except ConfigurationError as error:
             raise RefusedError(str(error), "stop" if request.stops else None) from error
@@ -89,10 +89,10 @@ class Served:
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """A request within the limits of its virtual model, with the arguments of its run. A seed that the request does not
-    give has 53 bits: some JSON parsers keep no more.
+    """A request within the limits of its virtual model, with the arguments of its run.
 
     Attributes:
+        seed: the request's; otherwise a random one of 53 bits, as some JSON parsers keep no more.
         deadline: seconds after which the best answer so far is returned.
     """
 

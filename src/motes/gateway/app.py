@@ -53,7 +53,7 @@ class Gateway:
         self.started_at = int(time.time())
 
     def caller(self, http: HTTPRequest) -> tuple[Caller, dict[str, Served]]:
-        """The caller whose key the header `Authorization` has, and the models that it may use.
+        """The caller whose key is in the header `Authorization`, and the models that it may use.
 
         Raises:
             RefusedError: the key is missing or unknown.
@@ -123,7 +123,7 @@ class Gateway:
 
         def count_round(run: Run, record: Record) -> None:
             nonlocal counted
-            self.metrics.round(name, record)
+            self.metrics.count_round(name, record)
             tracing.note_round(record)
             counted += record.usage
             if observe is not None:
@@ -142,7 +142,7 @@ class Gateway:
             raise
         finally:
             if result is not None:
-                self.metrics.spent(name, result.usage - counted)
+                self.metrics.count_usage(name, result.usage - counted)
         return result
 
 
@@ -227,7 +227,7 @@ async def _respond_to_error(http: HTTPRequest, error: Exception) -> Response:
 
 class _Entrance:
     """Gives every request an id, and refuses bodies that are too large, whatever their Content-Length, without reading
-    them to the end. When a request for an answer ends, successful or not, counts and logs it."""
+    them to the end. It counts and logs each request for an answer when it ends, with success or not."""
 
     def __init__(self, app: ASGIApp, max_bytes: int, metrics: Metrics) -> None:
         self._app, self._max_bytes, self._metrics = app, max_bytes, metrics
@@ -266,5 +266,5 @@ class _Entrance:
         finally:
             if entry.endpoint in (CHAT, COMPLETIONS):
                 entry.status, entry.seconds = entry.status or 500, time.perf_counter() - began
-                self._metrics.ended(entry)
+                self._metrics.count_request(entry)
                 entry.write(tracing.identity())

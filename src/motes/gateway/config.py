@@ -64,7 +64,7 @@ class Key(Part):
 
     @classmethod
     def make(cls, name: str) -> tuple[str, Key]:
-        """A new key: the secret, which is nowhere stored, and its entry in the configuration."""
+        """A new key: the secret, which is stored nowhere, and its entry in the configuration."""
         secret = f"motes-{secrets.token_urlsafe(32)}"
         return secret, cls(name=name, sha256=digest(secret))
 
@@ -114,7 +114,7 @@ class VirtualModel(Part):
     examples: Texts = ()
 
     @model_validator(mode="after")
-    def _consistent(self) -> VirtualModel:
+    def _check_consistency(self) -> VirtualModel:
         for spec in (self.method, *self.methods):
             needs_reward = MethodTraits(method_from_spec(spec, self.particles)).needs_reward
             if needs_reward and self.reward is None:
@@ -192,7 +192,7 @@ class Config(Part):
     limits: Limits = Limits()
 
     @model_validator(mode="after")
-    def _safe(self) -> Config:
+    def _check_safety(self) -> Config:
         if not self.keys and not _is_loopback(self.host):
             raise ValueError(
                 f"{self.host} can be reached from elsewhere, and there is no key: make one (`motes key NAME`), or "
@@ -233,15 +233,15 @@ class Config(Part):
         return parse_config(cls, {**_with_presets(files.read_toml(path), path.parent), **changes}, str(path))
 
     def key(self, secret: str) -> Key | None:
-        """The entry of a secret, None if it has none. It is compared with every key, each time in constant time."""
+        """The entry of a secret, None if it has none. The secret is compared with every key, and in constant time."""
         sha256 = digest(secret)
         matches = [key for key in self.keys if hmac.compare_digest(key.sha256, sha256)]
         return matches[-1] if matches else None
 
 
 def _with_presets(table: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The file's table with each "@FILE", a path from the file's folder, replaced by the method of that preset. A model
-    without `particles` gets the preset's budget."""
+    """The file's table, with the method of the preset in the place of each "@FILE", a path from the file's folder. A
+    model without `particles` gets the preset's budget."""
     models = table.get("models")
     if not isinstance(models, dict):
         return table

@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 CLIENT_CLOSED_REQUEST = 499
 """The status, in logs and metrics, of a request whose client disconnected before the response."""
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-"""OpenAI's types of errors by status; of others it is "invalid_request_error" or "server_error"."""
+"""OpenAI's types of errors by status. For any other status it is "invalid_request_error" or "server_error"."""
 VALIDATION_MESSAGES = {
     "extra_forbidden": "there is no such field",
     "model_type": "Input should be a JSON object",
     "model_attributes_type": "Input should be a JSON object, sent as application/json",
 }
-"""Messages for clients in the place of pydantic's, which are for Python programmers, by pydantic's type of error."""
+"""Messages for clients by pydantic's type of error. They replace pydantic's own, which are for Python programmers."""
 
 
 class RefusedError(MotesError, ValueError):

@@ -1,4 +1,4 @@
-"""Logs as JSON Lines. Of a request they have the caller, the model and the outcome, never its texts and never a key."""
+"""Logs as JSON Lines. For a request they contain the caller, the model and the outcome, never its texts or a key."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RequestLog:
 
     Attributes:
         request: the request's id in logs and in the header X-Request-ID.
-        status: of the response, or of what a stream came to; None before the response starts.
+        status: of the response, or of the error that ended its stream; None before the response starts.
         seconds: from the request's arrival to its end.
     """
 

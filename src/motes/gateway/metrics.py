@@ -23,7 +23,7 @@ KINDS: dict[tuple[str, str], Callable[[Usage], int]] = {
     ("reward model", "needed"): lambda usage: usage.reward_tokens,
     ("reward model", "failed"): lambda usage: usage.failed_reward_tokens,
 }
-"""The kinds of tokens by role: computed, needed by runs on their own, and lost in failed attempts."""
+"""The kinds of tokens by role: computed, needed if each run were alone, and lost in failed attempts."""
 
 
 class Metrics:
@@ -39,12 +39,12 @@ class Metrics:
         by_model: dict[str, Any] = {"labelnames": ("model",), "registry": registry}
         labels = ("endpoint", "model", "caller", "status")
         self._requests = Counter("motes_requests", "Requests that have ended.", labels, registry=registry)
-        arrival_to_end = "From a request's arrival to its end."
-        self._seconds = Histogram("motes_request_seconds", arrival_to_end, buckets=SECONDS, **by_model)
-        self.waited = Histogram("motes_wait_seconds", "Of it, until there was room.", buckets=SECONDS, **by_model)
+        to_end, to_room = "From a request's arrival to its end.", "From a request's arrival until there was room."
+        self._seconds = Histogram("motes_request_seconds", to_end, buckets=SECONDS, **by_model)
+        self.waited = Histogram("motes_wait_seconds", to_room, buckets=SECONDS, **by_model)
         self._tokens = Counter("motes_tokens", "Tokens, all particles.", ("model", "role", "kind"), registry=registry)
         self._rounds = Counter("motes_rounds", "Rounds of populations.", **by_model)
-        self._resamplings = Counter("motes_resamplings", "Of these, begun by resampling.", **by_model)
+        self._resamplings = Counter("motes_resamplings", "Rounds that began with resampling.", **by_model)
         self._ess = Histogram("motes_ess_share", "ESS over particles, each round.", buckets=SHARES, **by_model)
         self.failures = Counter("motes_upstream_errors", "Runs that a model behind the gateway failed.", **by_model)
         particles = Gauge("motes_particles_in_flight", "Particles of requests that have room.", registry=registry)
@@ -52,16 +52,16 @@ class Metrics:
         waiting = Gauge("motes_requests_waiting", "Requests that wait for room.", registry=registry)
         waiting.set_function(lambda: gate.in_queue)
 
-    def ended(self, entry: RequestLog) -> None:
+    def count_request(self, entry: RequestLog) -> None:
         self._requests.labels(entry.endpoint, entry.model, entry.caller, entry.status).inc()
         self._seconds.labels(entry.model).observe(entry.seconds)
 
-    def round(self, model: str, record: Record) -> None:
+    def count_round(self, model: str, record: Record) -> None:
         self._rounds.labels(model).inc()
         self._resamplings.labels(model).inc(record.resampled)
         self._ess.labels(model).observe(record.ess / len(record.trajectories))
-        self.spent(model, record.usage)
+        self.count_usage(model, record.usage)
 
-    def spent(self, model: str, usage: Usage) -> None:
+    def count_usage(self, model: str, usage: Usage) -> None:
         for (role, kind), count in KINDS.items():
             self._tokens.labels(model, role, kind).inc(count(usage))

@@ -10,8 +10,8 @@ from motes.gateway.answering import Served
 from motes.protocols import LanguageModelTraits
 
 PATIENCE, MAX_AGE = 5.0, 1.0
-"""Seconds that an upstream model has to answer, and for which its answer is reused: frequent checks of the gateway do
-not reach the upstream models."""
+"""Seconds that an upstream model has to answer, and seconds for which its answer is reused, so that frequent checks of
+the gateway do not all reach the upstream models."""
 
 
 class Readiness:
@@ -34,11 +34,11 @@ class Readiness:
             name: {"language model": model.lm, "reward model": model.reward, "outcome reward": model.outcome_reward}
             for name, model in self._models.items()
         }
-        distinct = {id(one): one for roles in upstreams.values() for one in roles.values() if one is not None}
+        distinct = {id(model): model for roles in upstreams.values() for model in roles.values() if model is not None}
         is_ready = dict(zip(distinct, await asyncio.gather(*map(_is_ready, distinct.values())), strict=True))
         self._expires = asyncio.get_running_loop().time() + MAX_AGE
         missing = {
-            name: [role for role, one in roles.items() if one is not None and not is_ready[id(one)]]
+            name: [role for role, model in roles.items() if model is not None and not is_ready[id(model)]]
             for name, roles in upstreams.items()
         }
         return {name: roles for name, roles in missing.items() if roles}

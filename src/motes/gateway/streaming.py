@@ -54,14 +54,14 @@ class Chunks:
 
     def round(self, record: Record) -> bytes:
         """The text that a round has made certain and, if the request asks for it, the state of the particles."""
-        certain = self._certain(record.trajectories) if self._one_population else b""
-        return certain + self._state(record) if self._progress else certain
+        text = self._certain_text(record.trajectories) if self._one_population else b""
+        return text + self._state(record) if self._progress else text
 
     def partial_answers(self, trajectories: Sequence[Trajectory]) -> bytes:
-        """The same for answers that are drawn independently, without rounds and weights."""
-        certain, n = self._certain(trajectories), len(trajectories)
+        """Like `round`, for answers that are drawn independently, without rounds and weights."""
+        text, n = self._certain_text(trajectories), len(trajectories)
         if not self._progress:
-            return certain
+            return text
         record = Record(
             trajectories=tuple(trajectories),
             ancestors=np.arange(n),
@@ -72,7 +72,7 @@ class Chunks:
             log_evidence=np.nan,
             usage=Usage(),
         )
-        return certain + self._state(record, apart=True)
+        return text + self._state(record, apart=True)
 
     def ending(self, result: Result) -> bytes:
         """The rest of each answer, its finish reason, and the fields beside the answers. Raises the errors of
@@ -95,14 +95,14 @@ class Chunks:
             events += self._chunk([], usage=usage(result))
         return events + DONE
 
-    def _certain(self, trajectories: Sequence[Trajectory]) -> bytes:
-        """The part of the common beginning of all texts that has not been sent yet."""
+    def _certain_text(self, trajectories: Sequence[Trajectory]) -> bytes:
+        """A chunk with the part of the common beginning of all texts that has not been sent yet."""
         texts = [trajectory.text for trajectory in trajectories if trajectory.error is None]
         if not texts:
             return b""
         first, last = min(texts), max(texts)  # the common beginning of these two is that of all
         end = sent = len(self._sent)
-        while end < len(first) and first[end] == last[end]:  # looks at new characters only: there are many rounds
+        while end < len(first) and first[end] == last[end]:  # only at new characters, as there are many rounds
             end += 1
         if end == sent:
             return b""

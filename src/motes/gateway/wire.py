@@ -1,7 +1,7 @@
 """The bodies of requests: OpenAI's chat completions and completions, with the field `motes` added.
 
-Every field has its effect, or an error names it; none is ignored in silence. The only fields without effect are values
-that request nothing (`logprobs: false`, `tools: []`, a penalty of 0) and labels (`user`, `metadata`).
+Every field has its effect, or an error names it; none is silently ignored. Only values that request nothing
+(`logprobs: false`, `tools: []`, a penalty of 0) and labels (`user`, `metadata`) have no effect.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class _Request(Part):
         temperature: the language model's, for each particle. 0 means the configured temperature: at 0 all particles
             would be the same. To get the same answer again, use `seed`, at any temperature.
         top_p: the language model's, for each particle.
-        n: number of answers, those with the most posterior mass; fewer if the run has fewer.
+        n: number of answers: those with the most posterior mass, fewer if the run has fewer.
         seed: the same seed gives the same answer, as far as the upstream models honour seeds.
         stop: up to four texts that end an answer; the answer does not contain them.
         user, metadata, safety_identifier, service_tier: labels, without effect.
@@ -162,8 +162,8 @@ class _Request(Part):
 
     @model_validator(mode="before")
     @classmethod
-    def _well_formed(cls, body: Any) -> Any:
-        """Replace halves of surrogate pairs, which clients that count in UTF-16 send, by U+FFFD."""
+    def _replace_surrogates(cls, body: Any) -> Any:
+        """Replace halves of surrogate pairs by U+FFFD. Clients that cut texts in UTF-16 send such halves."""
         return well_formed_values(body)
 
     @field_validator("stop")

@@ -37,14 +37,14 @@ def open_checkpoint(
     path = existing(path)
     progress, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
-    logging.set_verbosity_error()  # what it would warn of is checked below
+    logging.set_verbosity_error()  # no warnings of missing and mismatched weights: these are errors, see below
     try:
         model, info = model_class.from_pretrained(
             path, dtype=arithmetic, output_loading_info=True, ignore_mismatched_sizes=True
         )
         vocabulary = Vocabulary.load(path)
         model = model.to(chosen)
-    except Exception as error:  # whatever the libraries that read these files raise: safetensors' errors have no base
+    except Exception as error:  # the libraries that read these files have errors without a common base class
         raise unreadable(path, error) from error
     finally:
         logging.set_verbosity(verbosity)
@@ -71,7 +71,7 @@ def _device(name: str | None) -> torch.device:
 
 
 def cache_budget(bytes_per_token: int, device: torch.device, fraction: float = 0.125, at_most: int = 1 << 18) -> int:
-    """Tokens whose keys and values fit in a fraction of the memory that is free now."""
+    """The number of tokens whose keys and values fit in a fraction of the memory that is free now."""
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:

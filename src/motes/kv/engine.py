@@ -35,14 +35,14 @@ class Engine(Worker[RequestT]):
         num_threads: torch's threads; see `Worker`.
 
     Attributes:
-        num_parameters: that each token is multiplied by: all except an embedding that is only looked up; of a mixture
-            of experts those that a token is sent to.
+        num_parameters: the number of parameters that each token is multiplied by: all except an embedding that is only
+            looked up; of a mixture of experts those that a token is sent to.
         origin, revision: the folder or hub name that the model was loaded from, "" if it was made in memory, and the
             hub's commit, if any. dtype, device: names of its weights' type and device.
 
     Raises:
         ConfigurationError: the engine does not compute what the model computes (see `self_check`).
-        MotesError: of type `error`: the model's logits are not finite.
+        MotesError: the model's logits are not finite. Its type is `error`.
     """
 
     role: ClassVar[str]
@@ -88,7 +88,7 @@ class Engine(Worker[RequestT]):
             raise self.failure(error) from error
 
     def require_known(self, ids: Sequence[int]) -> None:
-        """Raise if the model lacks one of these tokens: its tokenizer may have more.
+        """Check that the model has these tokens: its tokenizer may have more.
 
         Raises:
             ConfigurationError: it lacks one.
@@ -131,7 +131,7 @@ def _count_parameters(model: PreTrainedModel) -> int:
 
 
 def _active_size(name: str, parameter: Tensor, config: PretrainedConfig) -> int:
-    """The size of a parameter, of stacked experts only the share that one token is sent to. Routers and shared experts
+    """The size of a parameter; of stacked experts only the share that each token is sent to. Routers and shared experts
     count in full."""
     if ".experts." not in name:
         return parameter.numel()

@@ -30,17 +30,16 @@ PASS_TOKENS = 8192
 PASS_PAIRS = 1 << 26
 """Maximum rows × tokens × length × query heads per key head of such a pass: bounds its mask to 256 MiB in float32."""
 
-MOVED = 1 << 14
+COPY_TOKENS = 1 << 14
 """Maximum number of tokens whose keys and values are copied at once, between pool and rows or between rows."""
 
 PART_ROWS = 32
 """Number of rows that attend together where lengths differ much. (On a GPU all rows do: more kernel launches would
 cost more than they save.)"""
 
-LEFT_OUT = ("attn_logit_softcapping", "final_logit_softcapping")
+UNSUPPORTED = ("attn_logit_softcapping", "final_logit_softcapping")
 """Settings that this engine does not implement, and that `self_check` may miss where logits are small. Models with such
 a setting are refused, and so are models with other than full or sliding attention."""
-
 
 ROPES = {"default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional"}
 """Rotary embeddings whose angles do not change within `Runner.context_length`, whatever else is in the batch. Others
@@ -50,8 +49,8 @@ may change them in long texts, which `self_check` does not see: such models are 
 class Workspace:
     """Keys and values of the sequences in the batch, one row each, contiguous, so that decoding gathers nothing.
 
-    Rows 0 … num_rows−1 are in use; removing a row moves the last one into its place. The space grows on demand, beyond
-    the demand while rows × length stays within `max_tokens`. After `clear` it grows at once to the longest row so far.
+    Rows 0 … num_rows−1 are in use; removing a row moves the last one into its place. The space grows on demand, and to
+    more than that while rows × length stays within `max_tokens`. After `clear` it grows at once to the longest row yet.
 
     Attributes:
         data: (layers, 2, rows, kv_heads, length, head_dim)
@@ -61,11 +60,11 @@ class Workspace:
     def __init__(self, like: TokenPool, max_tokens: int) -> None:
         self.pool = like
         self.max_tokens = max_tokens
-        self.data = self._blank(0, 0)
+        self.data = self._zeros(0, 0)
         self.lengths: list[int] = []
-        self._longest = 0  # length ever reserved
+        self._longest = 0  # greatest length ever reserved
 
-    def _blank(self, rows: int, length: int) -> Tensor:
+    def _zeros(self, rows: int, length: int) -> Tensor:
         layers, two, heads, _, dim = self.pool.data.shape
         # Zeros instead of uninitialised memory: attention gives unwritten places weight 0, and 0 · NaN is NaN.
         return self.pool.data.new_zeros(layers, two, rows, heads, length, dim)
@@ -89,17 +88,17 @@ class Workspace:
         if grown_rows * grown_length > self.max_tokens:  # many short rows, and now a long one: do not make all long
             grown_rows = max(rows, self.num_rows)
             grown_length = max(length, used, min(grown_length, self.max_tokens // grown_rows))
-        grown = self._blank(grown_rows, grown_length)
+        grown = self._zeros(grown_rows, grown_length)
         grown[:, :, : self.num_rows, :, :used] = self.data[:, :, : self.num_rows, :, :used]
         self.data = grown
 
     def clear(self) -> None:
         """Remove all rows and free the memory."""
         self.lengths.clear()
-        self.data = self._blank(0, 0)
+        self.data = self._zeros(0, 0)
 
     def append(self, stored: Sequence[Tensor]) -> None:
-        """Add a row for each of `stored`, which begins with the pool's tokens in these slots."""
+        """Add a row for each element of `stored`. It begins with the tokens in these slots of the pool."""
         first, lengths = self.num_rows, list(map(len, stored))
         self.reserve(first + len(stored), max(lengths, default=0))
         for start, stop in self._pieces(lengths):
@@ -115,9 +114,10 @@ class Workspace:
         sources, targets = moves(rows, self.num_rows)
         for start, stop in self._pieces([self.lengths[source] for source in sources]):
             length = max(self.lengths[source] for source in sources[start:stop])
-            where, whence = (torch.from_numpy(places[start:stop]).to(self.data.device) for places in (targets, sources))
-            longest = self.data[:, :, :, :, :length]
-            longest.index_copy_(2, where, longest.index_select(2, whence))
+            to_rows = torch.from_numpy(targets[start:stop]).to(self.data.device)
+            from_rows = torch.from_numpy(sources[start:stop]).to(self.data.device)
+            tokens = self.data[:, :, :, :, :length]
+            tokens.index_copy_(2, to_rows, tokens.index_select(2, from_rows))
         for source, target in zip(sources, targets, strict=True):
             self.lengths[target] = self.lengths[source]
         del self.lengths[self.num_rows - len(rows) :]
@@ -129,9 +129,11 @@ class Workspace:
         start = 0
         while start < len(lengths):
             stop, longest = start, 0
-            while stop < len(lengths) and (stop == start or (stop - start + 1) * max(longest, lengths[stop]) <= MOVED):
-                longest = max(longest, lengths[stop])
-                stop += 1
+            while stop < len(lengths):
+                new_longest = max(longest, lengths[stop])
+                if stop > start and (stop + 1 - start) * new_longest > COPY_TOKENS:
+                    break
+                stop, longest = stop + 1, new_longest
             if longest:
                 yield start, stop
             start = stop
@@ -174,12 +176,12 @@ class _View:
 
 
 def _parts(ends: Sequence[int]) -> list[tuple[slice, int]]:
-    """Groups of rows that attend together, each with the length of its longest row: all rows in one group, or
-    neighbouring rows by themselves where this saves much. One long row must not make all others long."""
-    rows = range(0, len(ends), PART_ROWS)
-    cut = [(slice(i, i + PART_ROWS), max(ends[i : i + PART_ROWS])) for i in rows]
-    work = sum(len(ends[part]) * length for part, length in cut)
-    return cut if work < 0.8 * len(ends) * max(ends) else [(slice(None), max(ends))]
+    """Groups of rows that attend together, each with the length of its longest row: all rows in one group, or groups of
+    `PART_ROWS` neighbours where this saves much. One long row must not make all others long."""
+    starts = range(0, len(ends), PART_ROWS)
+    groups = [(slice(i, i + PART_ROWS), max(ends[i : i + PART_ROWS])) for i in starts]
+    work = sum(len(ends[rows]) * length for rows, length in groups)
+    return groups if work < 0.8 * len(ends) * max(ends) else [(slice(None), max(ends))]
 
 
 def attend(
@@ -238,12 +240,14 @@ class Runner:
             raise ConfigurationError(
                 f"{type(body).__name__} does not support attention backends: the local engine cannot run it"
             )
-        own = [name for name in LEFT_OUT if getattr(self.config, name, None) not in (None, 0, 1)]
-        kinds = getattr(self.config, "layer_types", None) or []
-        own += sorted(set(kinds) - {"full_attention", "sliding_attention"})
-        own += sorted(f"rope_type {kind!r}" for kind in {rope["rope_type"] for rope in _ropes(self.config)} - ROPES)
-        if own:
-            raise ConfigurationError(f"{type(body).__name__} uses {', '.join(own)}: the local engine cannot run it")
+        unsupported = [name for name in UNSUPPORTED if getattr(self.config, name, None) not in (None, 0, 1)]
+        layer_types = getattr(self.config, "layer_types", None) or []
+        unsupported += sorted(set(layer_types) - {"full_attention", "sliding_attention"})
+        rope_types = {rope["rope_type"] for rope in _ropes(self.config)}
+        unsupported += sorted(f"rope_type {kind!r}" for kind in rope_types - ROPES)
+        if unsupported:
+            settings = ", ".join(unsupported)
+            raise ConfigurationError(f"{type(body).__name__} uses {settings}: the local engine cannot run it")
         body.set_attn_implementation(BACKEND)  # type: ignore[operator]
         self.body = body
         self.workspace = Workspace(pool, max_batch_tokens or pool.capacity)
@@ -266,18 +270,18 @@ class Runner:
     @staticmethod
     def bytes_per_token(config: PretrainedConfig, dtype: torch.dtype) -> int:
         """Memory of one token's keys and values."""
-        one = Runner.pool_for(config, 1, dtype, torch.device("meta"))
-        return one.data.numel() * dtype.itemsize
+        pool_of_one = Runner.pool_for(config, 1, dtype, torch.device("meta"))
+        return pool_of_one.data.numel() * dtype.itemsize
 
     @staticmethod
     def context_length(config: PretrainedConfig) -> int:
         """Length of a sequence up to which every layer sees all earlier tokens, at angles that do not change."""
-        bounds = [int(config.max_position_embeddings)]  # beyond, "dynamic" changes all angles
+        bounds = [int(config.max_position_embeddings)]  # beyond this, "dynamic" changes all angles
         window = getattr(config, "sliding_window", None)
         if window and any("sliding" in kind for kind in getattr(config, "layer_types", None) or ["sliding"]):
             bounds.append(int(window))
         for rope in _ropes(config):
-            if rope["rope_type"] == "longrope":  # beyond, all angles change, also those of stored keys
+            if rope["rope_type"] == "longrope":  # beyond this, all angles change, also those of stored keys
                 bounds.append(int(rope["original_max_position_embeddings"]))
         return min(bounds)
 
@@ -326,14 +330,15 @@ class Runner:
         while any(done < len(row) for done, row in zip(at, tokens, strict=True)):
             # 1) the next pass starts at the first row that lacks tokens
             start = next(i for i, (done, row) in enumerate(zip(at, tokens, strict=True)) if done < len(row))
-            stop, width, held = start, 0, 0
-            # 2) it takes following rows as long as they fit, with `width` new tokens each
+            stop, width, longest = start, 0, 0
+            # 2) it takes following rows as long as they fit, with at most `width` new tokens each
             while stop < len(tokens):
-                longest = max(held, self.workspace.lengths[first + stop])
-                wider = max(width, min(self._max_new_tokens_per_row(1, longest), len(tokens[stop]) - at[stop]))
-                if stop > start and wider > self._max_new_tokens_per_row(stop + 1 - start, longest):
+                new_longest = max(longest, self.workspace.lengths[first + stop])
+                wanted = min(self._max_new_tokens_per_row(1, new_longest), len(tokens[stop]) - at[stop])
+                new_width = max(width, wanted)
+                if stop > start and new_width > self._max_new_tokens_per_row(stop + 1 - start, new_longest):
                     break
-                stop, width, held = stop + 1, wider, longest
+                stop, width, longest = stop + 1, new_width, new_longest
             # 3) run it; rows that lack no tokens get an empty piece
             pieces = [row[done : done + width] for done, row in zip(at[start:stop], tokens[start:stop], strict=True)]
             hidden = self.forward(first + start, pieces)
@@ -342,18 +347,18 @@ class Runner:
                     yield i, at[i], hidden[i - start, : len(piece)]
                     at[i] += len(piece)
 
-    def _max_new_tokens_per_row(self, rows: int, held: int) -> int:
-        """The largest number of new tokens per row that fits one pass, given the longest row's length `held`; at least
-        1 for a single row."""
+    def _max_new_tokens_per_row(self, rows: int, length: int) -> int:
+        """The largest number of new tokens per row that fits one pass, where the longest row has `length` tokens; at
+        least 1 for a single row."""
         pairs = PASS_PAIRS // (rows * self._groups)
-        within_pairs = (math.isqrt(held * held + 4 * pairs) - held) // 2  # n (held + n) ≤ pairs
+        within_pairs = (math.isqrt(length * length + 4 * pairs) - length) // 2  # n (length + n) ≤ pairs
         return max(int(rows == 1), min(PASS_TOKENS // rows, within_pairs))
 
     def require_numbers(self, values: Tensor) -> None:
-        """Raise if a head's output has NaN or infinite values.
+        """Check that a head's output has no NaN and no infinite values.
 
         Raises:
-            FloatingPointError: it has; the message says what to try.
+            FloatingPointError: it has some; the message says what to try.
         """
         if not values.isfinite().all():
             dtype = str(self.workspace.data.dtype).removeprefix("torch.")
@@ -367,8 +372,8 @@ class Runner:
         """Store the sequences, whose keys and values are in `rows`, in a tree over the same pool."""
 
         def values(parts: list[Part]) -> Tensor:
-            of = torch.tensor([rows[i] for i, start, stop in parts for _ in range(start, stop)])
+            row_of_token = torch.tensor([rows[i] for i, start, stop in parts for _ in range(start, stop)])
             places = torch.tensor([place for _, start, stop in parts for place in range(start, stop)])
-            return self.workspace.values(of.to(self.device), places.to(self.device))
+            return self.workspace.values(row_of_token.to(self.device), places.to(self.device))
 
         tree.insert(sequences, values)

@@ -58,11 +58,11 @@ def _read(runner: Runner, prefix: list[int], branches: list[list[int]]) -> Tenso
     """(branches, length, hidden), hidden states of branches that fork from a stored prefix and grow unequally."""
     workspace = runner.workspace
     tree = PrefixTree(workspace.pool)
-    found: list[list[Tensor]] = [[] for _ in branches]
+    hidden_states: list[list[Tensor]] = [[] for _ in branches]
 
     def feed(pieces: list[list[int]]) -> None:
         for i, _, hidden in runner.feed(0, pieces):
-            found[i].append(hidden)
+            hidden_states[i].append(hidden)
 
     workspace.append([tree.match(prefix)])
     for _ in runner.feed(0, [prefix]):
@@ -72,4 +72,4 @@ def _read(runner: Runner, prefix: list[int], branches: list[list[int]]) -> Tenso
     workspace.append([tree.match(prefix + branch) for branch in branches])
     feed([branch[: 3 * i + 1] for i, branch in enumerate(branches)])
     feed([branch[3 * i + 1 :] for i, branch in enumerate(branches)])
-    return torch.stack([torch.cat(pieces) for pieces in found])
+    return torch.stack([torch.cat(pieces) for pieces in hidden_states])

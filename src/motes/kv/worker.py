@@ -31,7 +31,7 @@ def _stop_all() -> None:
 
 
 class Request:
-    """One unit of work of a call, with the future that its caller awaits."""
+    """One unit of a call's work, with the future that its caller awaits."""
 
     __slots__ = ("future", "loop", "outbox")
 
@@ -94,8 +94,8 @@ class Worker(ABC, Generic[RequestT]):
     def __init__(self, name: str, num_threads: int | None = None) -> None:
         self._name = name
         self._num_threads = num_threads or int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // 2))
-        self._arrived: list[RequestT] = []
-        self._accepted: list[RequestT] = []  # given to `work` and not settled yet
+        self._inbox: list[RequestT] = []
+        self._in_progress: list[RequestT] = []  # requests that `work` has received and not settled yet
         self._outbox = Outbox()
         self._condition = threading.Condition()
         self._round = threading.Lock()  # held while the thread works or cleans up
@@ -107,9 +107,9 @@ class Worker(ABC, Generic[RequestT]):
         """The results, in order. Raises the first failure; cancelling the call withdraws its requests."""
         futures = [request.attach(self._outbox) for request in requests]
         with self._condition:
-            self._arrived.extend(requests)
-            if self._thread is None or not self._thread.is_alive():  # a forked process inherits a thread that is not
-                self._round = threading.Lock()  # which the process may have inherited locked
+            self._inbox.extend(requests)
+            if self._thread is None or not self._thread.is_alive():  # a forked process has inherited a dead thread
+                self._round = threading.Lock()  # and perhaps a locked lock
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
             self._condition.notify()
@@ -163,35 +163,35 @@ class Worker(ABC, Generic[RequestT]):
     def _wait(self) -> bool:
         """Wait until there is work. False when the thread is to end."""
         with self._condition:
-            if not (self._arrived or self.busy or self._stopping):
-                self._condition.wait_for(lambda: bool(self._arrived) or self._stopping, IDLE_SECONDS)
-            if not self._stopping and (self._arrived or self.busy):
+            if not (self._inbox or self.busy or self._stopping):
+                self._condition.wait_for(lambda: bool(self._inbox) or self._stopping, IDLE_SECONDS)
+            if not self._stopping and (self._inbox or self.busy):
                 return True
             if self._stopping:
                 self._fail_all(RuntimeError("it was stopped"))
                 self.abandon()
             self.rest()
-            self._thread, self._accepted = None, []
+            self._thread, self._in_progress = None, []
             return False
 
     def _accept(self) -> list[RequestT]:
         with self._condition:
-            arrived, self._arrived = self._arrived, []
+            arrived, self._inbox = self._inbox, []
         if arrived:
-            self._accepted = [*(request for request in self._accepted if not request.settled), *arrived]
+            self._in_progress = [request for request in self._in_progress if not request.settled] + arrived
         return arrived
 
     def _fail_all(self, error: BaseException) -> None:
-        """Like `_fail`, but includes requests not yet picked up. The caller must hold `self._condition`."""
-        self._accepted += self._arrived
-        self._arrived = []
+        """Like `_fail`, but includes the requests in the inbox. The caller must hold `self._condition`."""
+        self._in_progress += self._inbox
+        self._inbox = []
         self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        """Fail all accepted requests, each with its own error: a shared one would collect all their tracebacks."""
-        for request in self._accepted:
+        """Fail all requests in progress, each with its own error: a shared one would collect all their tracebacks."""
+        for request in self._in_progress:
             failure = self.failure(error)
             failure.__cause__ = error
             request.fail(failure)
         self._outbox.deliver()
-        self._accepted = []
+        self._in_progress = []

@@ -40,7 +40,7 @@ FEW_TEXTS = 8
 
 @dataclass(eq=False)
 class _Extension(Request):
-    """One trajectory to be extended by a step: a request and, once it has a row, a sequence in the batch."""
+    """A request to extend one trajectory by a step. Once it is admitted, it is a sequence in the batch."""
 
     ids: list[int]  # all tokens so far; the last one is fed first
     sampling: Sampling
@@ -173,8 +173,9 @@ class LocalLanguageModel(Engine[_Extension]):
             steps[i] = step_in_overrun(before, sampling)
             if steps[i] is not None:
                 continue
-            unread = (node for node in trajectory.path if node.step is None or not node.step.token_ids)
-            ids, num_sampled = await in_thread_if_long(sum(len(node.added) for node in unread), self._ids, trajectory)
+            text_only = (node for node in trajectory.path if node.step is None or not node.step.token_ids)
+            num_characters = sum(len(node.added) for node in text_only)  # which `_ids` tokenizes
+            ids, num_sampled = await in_thread_if_long(num_characters, self._ids, trajectory)
             limit = min(sampling.max_step_tokens, self.context_length - len(ids))
             if sampling.max_tokens is not None:
                 limit = min(limit, sampling.max_tokens - num_sampled)
@@ -183,11 +184,11 @@ class LocalLanguageModel(Engine[_Extension]):
             else:
                 requests.append(_Extension(ids, sampling, seed, limit, ends, before))
         results = iter(await self.submit(requests))
-        return [step or next(results) for step in steps]
+        return [next(results) if step is None else step for step in steps]
 
     async def _prepare_text_ends(self, sampling: Sampling) -> TextEnds | None:
-        """What finds the texts that end a step or the answer; None if there are no such texts, or a pattern. It is made
-        once, and never by the thread that decodes: a few texts take milliseconds, many texts a thread of their own."""
+        """The finder of the delimiters and stop texts; None if there are none, or if a pattern ends the steps. It is
+        made once, and never in the thread that decodes: a few texts take milliseconds, many get another thread."""
         texts = (*sampling.delimiters, *sampling.stops)
         if sampling.pattern is not None or not texts:
             return None
@@ -217,7 +218,7 @@ class LocalLanguageModel(Engine[_Extension]):
             assert node.step is not None
             if node.step.token_ids:
                 ids += node.step.token_ids
-            else:  # it has only a text, and special tokens that this spells are text: no step has real ones
+            else:  # the step has only a text; a special token that it spells is plain text, as in every step
                 opening = "" if node.depth > 1 else self.vocabulary.opening(node.problem)
                 ids += self.vocabulary.encode(node.added.removeprefix(opening), special=False)
         self.require_known(ids)

@@ -15,7 +15,7 @@ from motes.core import Sampling
 def uniforms(seeds: npt.NDArray[np.uint64], positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """(B,) numbers in [0, 1): a hash of each sequence's seed and the token's position in the step, nothing else.
 
-    SplitMix64 (Steele, Lea, Flood, 2014), once over the seed and once over its sum with the position.
+    SplitMix64 (Steele, Lea, Flood, 2014), first over the seed, then over the sum of that hash and the position.
     """
 
     def mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -30,7 +30,7 @@ def uniforms(seeds: npt.NDArray[np.uint64], positions: npt.NDArray[np.int64]) ->
 
 
 COLDEST = 1e-30
-"""Lower temperatures count as this one, at which any difference of logits decides: division by less would overflow."""
+"""The lowest temperature above 0: division by less would overflow, and any difference of logits already decides."""
 
 
 class Sampler:

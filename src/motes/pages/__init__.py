@@ -1,4 +1,4 @@
-"""Pages that are one file each, and what they have in common: a population drawn as a genealogy to look into.
+"""Pages of one file each, and the parts that they share: above all a population, drawn as an interactive genealogy.
 
 A page is an HTML template with its head, stylesheets and scripts written into it, plain modules of JavaScript that
 share one scope; there is no build step. A policy in the page lets nothing but these scripts run. What models, problems
@@ -31,15 +31,16 @@ def page(
     connects: bool = False,
     data: Mapping[str, str] | None = None,
 ) -> str:
-    """A page, whole: a template, stylesheets and scripts of a package, the title of its window, as text, and other
-    fields of the template, as HTML. `connects`: whether the page may talk to where it comes from, and have an icon;
-    otherwise it stands alone."""
-    style = _together(package, styles, "css")
-    script = _together(package, scripts, "js")
+    """The HTML of a page, from files of a package: a template, stylesheets and scripts (the latter without suffix).
+
+    `title` is text; `data` has other fields of the template, as HTML. `connects`: whether the page may send requests to
+    its own server, and have an icon."""
+    style = _concatenate(package, styles, "css")
+    script = _concatenate(package, scripts, "js")
     sources = {"default-src": "'none'", "style-src": f"'{_digest(style)}'", "script-src": f"'{_digest(script)}'"}
-    sources |= {"base-uri": "'none'", "form-action": "'none'"} | (
-        {"connect-src": "'self'", "img-src": "data:"} if connects else {}
-    )
+    sources |= {"base-uri": "'none'", "form-action": "'none'"}
+    if connects:
+        sources |= {"connect-src": "'self'", "img-src": "data:"}
     head = Template(_source(__name__, "head.html")).substitute(
         policy="; ".join(f"{name} {value}" for name, value in sources.items()), title=escape(title), style=style
     )
@@ -52,13 +53,13 @@ def _source(package: str, name: str) -> str:
 
 
 def embedded(value: Any) -> str:
-    """JSON that can stand in a script element: whatever could end it, or mean something to HTML, is escaped."""
+    """JSON that can stand in a script element: characters that could end it, or mean something to HTML, are escaped."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    return re.sub("[<>&]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def _together(package: str, names: Iterable[str], kind: str) -> str:
-    """Files of a package after those that all pages have."""
+def _concatenate(package: str, names: Iterable[str], kind: str) -> str:
+    """The text of the common files, and after them of a package's own."""
     parts = [(__name__, name) for name in COMMON[kind]] + [(package, name) for name in names]
     return "\n".join(_source(owner, f"{name}.{kind}") for owner, name in parts)
 

@@ -18,7 +18,7 @@ function frameOfPanel(panel, width) {
   return frame;
 }
 
-/** The picture of a panel. `on`: what to do when a particle is under the pointer, left, chosen, or a round is chosen. */
+/** The picture of a panel. `on`: its listeners, see `listeners`. */
 function picture(panel, run, width, on) {
   const frame = frameOfPanel(panel, width);
   const svg = s("svg", {
@@ -40,7 +40,7 @@ function picture(panel, run, width, on) {
   return svg;
 }
 
-/** Let the marks of a panel that is in the page come from where they were in its picture before; new ones from their parents. */
+/** Animate the marks of a panel in the page: from their places in the panel's earlier picture, new ones from their parents. */
 function move(panel, before) {
   if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
   const place = ({ frame }, t, i) => [frame.x(t), frame.y(t, i)];
@@ -80,13 +80,14 @@ function edge(panel, frame, t, i) {
   return `M${x0},${y0}C${middle},${y0},${middle},${y1},${x1},${y1}`;
 }
 
-/** All lines of descent as a path each: of the dead, of the living, of those that only wait, and of the reference. */
+/** The lines of descent, one path for each kind: to particles without and with descendants at the end, to finished ones that only wait, and of the reference. */
 function lines(panel, frame) {
   const paths = { dead: [], waiting: [], alive: [] };
   for (let t = 1; t < panel.columns.length; t++) {
     panel.columns[t].nodes.forEach((node, i) => {
-      const still = panel.columns[t - 1].nodes[panel.columns[t].ancestors[i]] === node;
-      paths[!panel.leaves[t][i] ? "dead" : still ? "waiting" : "alive"].push(edge(panel, frame, t, i));
+      const waits = panel.columns[t - 1].nodes[panel.columns[t].ancestors[i]] === node;
+      const kind = waits ? "waiting" : "alive";
+      paths[panel.leaves[t][i] ? kind : "dead"].push(edge(panel, frame, t, i));
     });
   }
   if (panel.reference) {
@@ -98,16 +99,26 @@ function lines(panel, frame) {
 
 const scoreClass = (score) => (score === null || score === undefined ? "unscored" : `s${Math.round(10 * Math.max(0, Math.min(1, score)))}`);
 
-/** The mark of a particle: its area is its weight, a circle goes on, a square has finished, a cross was dropped; unseen where a whole answer has not come yet. */
+/** The class of an answer, by whether it is right (null: not graded). */
+const answerClass = (answer, right) => (answer === null ? "no-answer" : { true: "right", false: "wrong" }[right] ?? "ungraded");
+
+/** The class of a particle's mark; a whole answer that does not have this step yet is "ahead", and hidden. */
+function markClass(panel, t, i) {
+  const column = panel.columns[t];
+  const waits = t && panel.columns[t - 1].nodes[column.ancestors[i]] === column.nodes[i];
+  if (column.finished[i] === "failed") return "dropped";
+  if (column.finished[i]) return waits && t < panel.columns.length - 1 ? "finished waiting" : "finished";
+  return panel.whole && waits ? "ahead" : "going";
+}
+
+/** The mark of a particle: its area is its weight; a circle goes on, a square has finished, a cross was dropped. */
 function mark(panel, frame, t, i) {
   const column = panel.columns[t];
   const weight = column.weights[i] * column.nodes.length;
   const r = Math.max(frame.radius * 0.34, Math.min(frame.radius * Math.sqrt(weight), frame.radius * 2.6));
   const at = `translate(${frame.x(t).toFixed(1)},${frame.y(t, i).toFixed(1)})`;
   const finished = column.finished[i];
-  const before = t && panel.columns[t - 1].nodes[column.ancestors[i]] === column.nodes[i];
-  const kind = finished === "failed" ? "dropped" : finished ? (before && t < panel.columns.length - 1 ? "finished waiting" : "finished") : panel.whole && before ? "ahead" : "going";
-  const names = ["mark", kind, scoreClass(column.scores[i]), panel.leaves[t][i] ? "" : "died"].filter(Boolean).join(" ");
+  const names = ["mark", markClass(panel, t, i), scoreClass(column.scores[i]), panel.leaves[t][i] ? "" : "died"].filter(Boolean).join(" ");
   const a = finished === "failed" ? Math.max(r, frame.radius * 0.7) : r * 0.886;
   const shape = finished === "failed" ? s("path", { d: `M${-a},${-a}L${a},${a}M${-a},${a}L${a},${-a}` })
     : finished ? s("rect", { x: -a, y: -a, width: 2 * a, height: 2 * a }) : s("circle", { r });
@@ -118,7 +129,7 @@ function marks(panel, frame) {
   return s("g", { class: "marks" }, panel.columns.flatMap((column, t) => column.nodes.map((_, i) => mark(panel, frame, t, i))));
 }
 
-/** The last column's particles flow into their answers, as much of each as its weight. */
+/** Ribbons from the last column's particles to their answers, each as wide as the particle's weight. */
 function ribbons(panel, run, frame) {
   const last = panel.columns.length - 1;
   const weights = panel.columns[last].weights;
@@ -138,7 +149,7 @@ function ribbons(panel, run, frame) {
   for (const each of ordered) {
     each.top = top;
     each.tall = room * each.mass;
-    each.kind = each.answer === null ? "no-answer" : each.right === true ? "right" : each.right === false ? "wrong" : "ungraded";
+    each.kind = answerClass(each.answer, each.right);
     if (each.answer !== null && each.answer === run.record.answer) each.kind += " selected";
     let from = top;
     const flow = [...each.members].sort((a, b) => panel.slots[last][a] - panel.slots[last][b]).map((i) => {
@@ -156,7 +167,7 @@ function ribbons(panel, run, frame) {
   return group;
 }
 
-/** Names beside the answers; where there is no room for all, the smallest go unnamed. */
+/** Names beside the answers; where there is no room for all, the smallest answers have none. */
 function names(ordered, frame) {
   const gap = 15;
   const fits = Math.max(1, Math.floor((frame.tall + 10) / gap));

@@ -35,7 +35,7 @@ function short(number) {
   return `${Number((number / 1000 ** power).toPrecision(3))}${["", "k", "M", "G", "T", "P", "E"][power]}`;
 }
 
-/** A share of a percent and more, with as many digits as it deserves. */
+/** A share in percent; small ones have a decimal. */
 const mass = (share) => (share > 0 && share < 0.001 ? "< 0.1 %" : percent(share, share < 0.1 ? 1 : 0));
 
 const tip = document.getElementById("tip");
@@ -56,7 +56,7 @@ function hideTip() {
   tip.hidden = true;
 }
 
-/** Ascending values moved apart to at least `gap`, as little as it takes, none above `high`. */
+/** Ascending values, moved apart as little as possible so that they differ by at least `gap`, none above `high`. */
 function spread(values, gap, high) {
   const pools = [];
   values.forEach((value, i) => {

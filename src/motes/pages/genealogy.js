@@ -15,19 +15,19 @@ function pathOf(trace, node) {
   return path.reverse();
 }
 
-/** What each final trajectory answers, by its last node: { answer, group, right, chosen }. */
+/** The answer of each final trajectory, by its last node: { answer, group, right }. */
 function answersOf({ record, trace }) {
-  const found = new Map();
+  const answers = new Map();
   const groups = (record.posterior ?? []).map(([answer]) => answer);
   trace.final.nodes.forEach((node, i) => {
     const group = record.groups.length ? record.groups[i] : groups.indexOf(record.answers[i]);
     const known = group !== null && group !== undefined && group >= 0;
-    found.set(node, { answer: (known ? groups[group] : null) ?? record.answers[i] ?? null, group: known ? group : null, right: record.right[i] ?? null });
+    answers.set(node, { answer: (known ? groups[group] : null) ?? record.answers[i] ?? null, group: known ? group : null, right: record.right[i] ?? null });
   });
-  return found;
+  return answers;
 }
 
-/** One panel for each sweep and chain that the run recorded; live while it has no posterior yet. */
+/** One panel for each sweep and chain of a run; a panel is live while the run has no posterior yet. */
 function panelsOf({ record, trace }) {
   const byPart = new Map();
   for (const round of trace.rounds) {
@@ -70,7 +70,7 @@ function stepsOf(round, trace) {
   });
 }
 
-/** Answers and last weights of a panel; and lines of descent, order and places of its particles. */
+/** Give a panel its answers and last weights, and its particles their descendants and places. */
 function conclude(panel, trace, answers, used) {
   const last = panel.columns.at(-1);
   const { nodes, log_weights } = trace.final;
@@ -88,7 +88,7 @@ function conclude(panel, trace, answers, used) {
   arrange(panel);
 }
 
-/** children[t][i]: who of the next column comes from i; leaves[t][i]: how many of the last column do. */
+/** children[t][i]: the particles of the next column that descend from i; leaves[t][i]: how many of the last column do. */
 function descend(panel) {
   const { columns } = panel;
   panel.children = columns.map((column, t) => {
@@ -97,7 +97,7 @@ function descend(panel) {
     return kids;
   });
   panel.leaves = [];
-  panel.rank = []; // the sum of the ranks of the answers that descendants end with
+  panel.rank = []; // the sum of the ranks of the last descendants' answers
   for (let t = columns.length - 1; t >= 0; t--) {
     const sum = (values, kids) => kids.reduce((total, kid) => total + values[kid], 0);
     const isLast = t === columns.length - 1;
@@ -118,11 +118,11 @@ function arrange(panel) {
   });
 }
 
-/** Siblings by the answers they lead to; those without descendants in between, so that the others stand level with theirs. */
+/** Siblings in the order of their descendants' answers. Particles without descendants fill the gaps, so that the others are level with theirs. */
 function siblings(panel, t, family) {
   const [leaves, rank] = [panel.leaves[t], panel.rank[t]];
   const score = (i) => (panel.whole ? panel.columns.at(-1) : panel.columns[t]).scores[i] ?? 0;
-  if (panel.live) return [...family].sort((a, b) => score(b) - score(a) || a - b); // nobody is to move later
+  if (panel.live) return [...family].sort((a, b) => score(b) - score(a) || a - b); // so that no particle moves later
   const living = family.filter((i) => leaves[i]).sort((a, b) => rank[a] / leaves[a] - rank[b] / leaves[b] || score(b) - score(a) || a - b);
   const dead = family.filter((i) => !leaves[i]).sort((a, b) => score(b) - score(a) || a - b);
   const total = living.reduce((sum, i) => sum + leaves[i], 0);
@@ -138,7 +138,7 @@ function siblings(panel, t, family) {
   return order;
 }
 
-/** What a panel is called, and what must be known about it. */
+/** Give a panel its name and, if it has one, its reference. */
 function name(panel, sweeps, chains, record, earlier) {
   const method = record.method.split(":")[0];
   const sweep = method === "adaptive" ? "wave" : "sweep";

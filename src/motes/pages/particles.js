@@ -1,4 +1,4 @@
-// The particles of a run to look into: its pictures, what a particle says that one points at, and its posterior.
+// The interactive view of a run: its pictures, the details of the particle under the pointer, and its posterior.
 
 /** The mass of each answer as a bar; the right ones are marked, the selected one is bold. */
 function posterior(record) {
@@ -8,7 +8,7 @@ function posterior(record) {
   const rest = 1 - rows.reduce((sum, each) => sum + each.share, 0);
   if (!rows.length) return "";
   if (rest > 0.0005) rows.push({ answer: null, share: rest });
-  const bar = (each) => h("li", { class: `${each.answer === null ? "no-answer" : each.right === true ? "right" : each.right === false ? "wrong" : "ungraded"}${each.answer !== null && each.answer === record.answer ? " selected" : ""}` },
+  const bar = (each) => h("li", { class: `${answerClass(each.answer, each.right)}${each.answer !== null && each.answer === record.answer ? " selected" : ""}` },
     h("span", { class: "what" }, each.answer ?? "no answer", each.right === true ? h("span", { class: "sign", title: "right" }, " ✓") : ""),
     h("span", { class: "track" }, h("span", { class: "fill", "--share": `${100 * Math.min(1, each.share)}%` })), h("span", { class: "mass" }, mass(each.share)));
   const [large, small] = [rows.slice(0, 6), rows.slice(6)];
@@ -17,8 +17,8 @@ function posterior(record) {
 }
 
 /**
- * The pictures of all panels, one below the other, or of the one that is picked where they would be too tall. Drawn anew as
- * a run goes on, what was picked, chosen and in focus stays so.
+ * The pictures of all panels, one below the other, or of one panel where all would be too tall. When they are drawn again
+ * as a run goes on, the picked panel, the chosen particle and the focus stay.
  */
 function drawPanels(shown, main, inspector) {
   const { panels, run, visible: before = [] } = shown;
@@ -65,7 +65,7 @@ function figure(panel, run, width, on) {
     h("div", { class: "scroll" }, picture(panel, run, width, on)));
 }
 
-/** What the marks mean. */
+/** The key of the marks. */
 function keyOf(panels) {
   const [panel] = panels;
   const item = (mark, text) => h("li", {}, s("svg", { viewBox: "-9 -9 18 18", width: 16, height: 16, "aria-hidden": "true" }, mark), text);
@@ -155,7 +155,12 @@ function fate(panel, t, i) {
   const last = t === panel.columns.length - 1;
   const why = { eos: "finished", answer: "finished: the answer is given", failed: `dropped: ${column.errors?.[i] ?? "a model failed"}` };
   const end = column.finished[i] ? why[column.finished[i]] ?? `ended by ${column.finished[i].replace("_", " ")}` : "";
-  const next = last || panel.whole ? "" : kids === 0 ? "not resampled: its line ends here" : kids > 1 ? `copied ${kids} times` : panel.columns[t + 1].resampled ? "resampled once" : "";
+  let next = "";
+  if (!last && !panel.whole) {
+    if (kids === 0) next = "not resampled: its line ends here";
+    else if (kids > 1) next = `copied ${kids} times`;
+    else if (panel.columns[t + 1].resampled) next = "resampled once";
+  }
   const gone = !next.includes("ends here") && !panel.leaves[t][i] ? "its line dies out later" : "";
   return [end, next, gone].filter(Boolean).join(" · ");
 }
@@ -165,7 +170,7 @@ function particleTip(run, panel, t, i) {
   return h("div", { class: "particle" }, h("p", { class: "text" }, node ? node.text.trim() : "(nothing yet)"), h("p", {}, numbers(run, panel, t, i).join(" · ")), h("p", { class: "faint" }, fate(panel, t, i)));
 }
 
-/** The whole partial answer, step by step, each with its score; and what the round was like. */
+/** Show the whole partial answer, step by step, each with its score, and the numbers of the round. */
 function inspect(aside, run, panel, t, i) {
   const column = panel.columns[t];
   const path = pathOf(run.trace, column.nodes[i]);

@@ -60,13 +60,13 @@ class Prompt:
         if SLOT not in self.question:
             raise ConfigurationError(f"the prompt {self.name!r} has no {SLOT} in its `question`: put it there")
 
-    def problem(self, asked: str | Problem) -> Problem:
+    def problem(self, question: str | Problem) -> Problem:
         """The problem with the question, or the last one of a conversation, in this family's form.
 
-        The rest of a conversation stays as it is, and so does its own system prompt, which replaces the prompt's.
+        The rest of a conversation stays as it is. If it has a system prompt of its own, that replaces the prompt's.
         Reward models, tasks and graders see the original problem (`Problem.plain`).
         """
-        plain = asked.plain if isinstance(asked, Problem) else Problem(asked)
+        plain = question.plain if isinstance(question, Problem) else Problem(question)
         *before, last = plain.messages
         turns = [*before, {**last, "content": self.question.replace(SLOT, last["content"])}]
         if self.system and plain.system is None:

@@ -31,11 +31,12 @@ sigmoid of one number; `NextToken`: the softmax of the logits of two words of th
 class Family:
     """The declaration of a family of process reward models.
 
-    `prompt`, `turn`, `first` and `step` are templates. These names in braces stand for texts from outside, which are
-    only text, whatever they spell: `question`; `role` and `content`; `step`. These stand for parts that the tokenizer
-    gives: `start`, which it puts before every text; `bos`; and the parts of its chat template `opening`, before the
-    user's first text, `reply`, between that and the assistant's text, and `next`, between that and the user's next
-    text. Anything else in braces is a token with that spelling.
+    `prompt`, `turn`, `first` and `step` are templates. A name in braces stands for one of these:
+    - a text from outside, which is plain text, whatever it spells: `question`; `role` and `content`; `step`;
+    - a part that the tokenizer provides: `start`, which it puts before every text; `bos`; and three parts of its chat
+      template: `opening`, before the user's first text; `reply`, between that and the assistant's text; `next`, between
+      that and the user's next text;
+    - anything else: the token with that spelling.
 
     Attributes:
         name: as in `hf:PATH?format=NAME`.
@@ -74,8 +75,8 @@ QWEN = Family(
 
 RLHFLOW = Family(
     # RLHFlow/Llama3.1-8B-PRM-Deepseek-Data and -Mistral-Data: RLHFlow/RLHF-Reward-Modeling, math-rm/prm_evaluate.py.
-    # A chat in which the user writes "Q S1", then "S2", and the assistant answers "+" each time, whatever it would
-    # write itself: the score is the probability of that "+" at the beginning of the assistant's turn.
+    # A chat in which the user writes "Q S1", then "S2", and the assistant's turn is always "+": the score is the
+    # model's probability of that "+".
     name="rlhflow",
     prompt="{opening}{question}",
     first=" {step}{reply}",
@@ -128,7 +129,7 @@ NAMES = {
     r"skywork-o1-open-prm": SKYWORK,
     r"versaprm|\b(llama|qwen)-prm800k": VERSAPRM,
 }
-"""Patterns of names, for checkpoints in the layout of a language model, which identifies no family."""
+"""Patterns of names, for checkpoints with the architecture of a language model, which identifies no family."""
 
 
 def family(name: str | Family) -> Family:

@@ -44,8 +44,9 @@ class Format:
         self._slots: dict[str, tuple[list[int], str]] = {}  # tokens and the text after them, by a slot's name
         self._spellings: dict[int, list[int]] = {}  # the tokens that spell a token of the format as text
         for template in (family.turn or "", family.prompt, family.first, family.step):
-            for slot in {slot for _, slot, _, _ in Formatter().parse(template) if slot} - {*CONTENT, *self._slots}:
-                self._slots[slot] = self._resolve(slot)
+            for _, slot, _, _ in Formatter().parse(template):
+                if slot and slot not in CONTENT and slot not in self._slots:
+                    self._slots[slot] = self._resolve(slot)
         head = family.head
         self.words = (self._token_id(head.bad), self._token_id(head.good)) if isinstance(head, NextToken) else None
         self._prompts: WeakKeyDictionary[Problem, list[int]] = WeakKeyDictionary()
@@ -54,8 +55,8 @@ class Format:
         """The tokens up to the beginning of the first step.
 
         Raises:
-            ConfigurationError: the problem is a conversation, and the family reads a single question. (It leaves out a
-                system prompt: these models were trained without one.)
+            ConfigurationError: the problem is a conversation, and the family reads a single question. (A system prompt
+                is no error. Such a family leaves it out: its models were trained without one.)
         """
         problem = problem.plain  # without the language model's prompt: a reward model was trained with its own
         if problem not in self._prompts:
@@ -133,9 +134,10 @@ class Format:
 
 
 def _text_start(vocabulary: Vocabulary) -> tuple[list[int], str]:
-    """What a tokenizer puts before every text: special tokens, and perhaps a space."""
+    """The special tokens and the text, perhaps a space, that a tokenizer puts before every text."""
     ids = vocabulary.tokenizer.encode("x", verbose=False)
-    return list(takewhile(lambda i: not vocabulary.decode([i]), ids)), vocabulary.decode(ids).removesuffix("x")
+    special_tokens = list(takewhile(lambda i: not vocabulary.decode([i]), ids))
+    return special_tokens, vocabulary.decode(ids).removesuffix("x")
 
 
 def _chat_parts(vocabulary: Vocabulary) -> tuple[str, str, str]:

@@ -23,7 +23,7 @@ class FunctionReward:
     Args:
         fn: (problem, text of the answer up to and including a step) → score in [0, 1], or True or False. An async
             function is called for all prefixes of a batch at once. Any other is called in a thread, one call at a time,
-            so that it may take long; nobody waits for a call that goes on when its run has ended.
+            so that it may take long. If its run ends during a call, nobody waits for the call.
         batched: `fn` takes all texts that a call has to score at once: (problems, texts), (B,) each → (B,) scores.
         outcome: only finished answers are scored. The score of anything else is `motes.core.NEUTRAL`.
 
@@ -49,8 +49,8 @@ class FunctionReward:
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
         """See `motes.protocols.RewardModel`."""
         every_node = dict.fromkeys(node for trajectory in trajectories for node in trajectory.path)
-        judged = (node for node in every_node if node.finished is not None or not self.outcome)
-        nodes = [node for node in judged if node not in self._scores]
+        need_score = (node for node in every_node if node.finished is not None or not self.outcome)
+        nodes = [node for node in need_score if node not in self._scores]
         failures: dict[Trajectory, MotesError] = {}
         for node, value in zip(nodes, await self._values(nodes) if nodes else (), strict=True):
             if isinstance(value, MotesError):
@@ -65,7 +65,7 @@ class FunctionReward:
         return scores
 
     async def _values(self, nodes: Sequence[Trajectory]) -> Sequence[Any]:
-        """What `fn` returns or raises for each node."""
+        """For each node, the value that `fn` returns or the exception that it raises."""
         if not self.batched:
             return await self._results([(node.problem.plain, node.text) for node in nodes])
         (values,) = await self._results([([node.problem.plain for node in nodes], [node.text for node in nodes])])
@@ -76,7 +76,7 @@ class FunctionReward:
         return list(values)
 
     async def _results(self, calls: Sequence[tuple[Any, ...]]) -> Sequence[Any]:
-        """What `fn` returns or raises for the arguments of each call."""
+        """For the arguments of each call, the value that `fn` returns or the exception that it raises."""
         if self._is_async:
             return await asyncio.gather(*(_resolve(self.fn(*arguments)) for arguments in calls), return_exceptions=True)
         results = await in_thread(self._call_each, calls)

@@ -1,4 +1,4 @@
-"""A language model as a reward model: its prompt asks what it thinks of a partial answer.
+"""A language model as a reward model: its prompt asks for a verdict on a partial answer.
 
 Judges (Zheng et al., arXiv 2306.05685) and generative verifiers (Zhang et al., arXiv 2408.15240; ThinkPRM, arXiv
 2504.16828) are one class here. They differ in their rubric: the question, the possible verdicts, and whether the model
@@ -44,16 +44,16 @@ class Judge:
         r = (Σ_v p(v) s(v) + rest · s̄) / (Σ_v p(v) + rest)      v: the sampled verdicts, p(v): their probabilities
 
     s(v) is a verdict's score, `rest` the probability of everything that was not sampled, and s̄ the mean score of the
-    verdicts that were not (if all were, `rest` is left out). If there are two verdicts, one sample is enough, the
-    likeliest token; if there are more, `num_verdicts` are sampled. Without log-probabilities the score is the mean of
-    `num_verdicts` samples and of each verdict once (Laplace's rule of succession), so that no handful of samples makes
+    verdicts that were not sampled (if all were, `rest` is left out). If there are two verdicts, one sample is enough,
+    the likeliest token; if there are more, `num_verdicts` are sampled. Without log-probabilities the score is the mean
+    over `num_verdicts` samples and one of each verdict (Laplace's rule of succession), so that a few samples never make
     it 0 or 1. If the rubric wants critiques, the judge writes `num_verdicts` of them, each with a verdict of its own,
     and the score is the average of these.
 
     A sample without a verdict is repeated. A prefix for which no sample states a verdict has no score: a run drops the
-    particle. A blank step has the score of the step before; the judge does not read it. What the model computes
-    counts as reward tokens. A prefix is judged once; the same prefix, seed and model give the same score, whatever else
-    is in the call, since the prompt seeds the samples.
+    particle. A blank step has the score of the step before; the judge does not read it. All tokens of the model count
+    as reward tokens. A prefix is judged once; the same prefix, seed and model give the same score, whatever else is in
+    the call, since the prompt seeds the samples.
 
     Args:
         lm: any language model; only its protocol is used. If it cannot continue a prefix, it writes whole replies, and
@@ -81,20 +81,20 @@ class Judge:
     ) -> None:
         self.lm: LanguageModel = instance_of("lm", lm, LanguageModel, "motes.language_model('tiny')")
         self.rubric = rubric_named(rubric) if isinstance(rubric, str) else rubric
-        self.num_verdicts = num_verdicts if num_verdicts is not None else 1 if self.rubric.critique_tokens else 4
-        self.max_retries = max_retries
-        self.seed = seed
-        for name, least in (("num_verdicts", 1), ("max_retries", 0), ("seed", 0)):
-            setattr(self, name, whole_number(name, getattr(self, name), least))
+        if num_verdicts is None:
+            num_verdicts = 1 if self.rubric.critique_tokens else 4
+        self.num_verdicts = whole_number("num_verdicts", num_verdicts, 1)
+        self.max_retries = whole_number("max_retries", max_retries, 0)
+        self.seed = whole_number("seed", seed, 0)
         self._has_probabilities = True  # until the model returns a step without log-probability
         self._scores: WeakKeyDictionary[Trajectory, float] = WeakKeyDictionary()
-        self._inquiry_of: WeakKeyDictionary[Trajectory, _Inquiry] = WeakKeyDictionary()  # keeps it as long as the node
+        self._inquiry_of: WeakKeyDictionary[Trajectory, _Inquiry] = WeakKeyDictionary()  # keeps it while the node lives
         self._inquiries: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[bytes, _Inquiry]] = (
             WeakKeyDictionary()
         )
         self._steps = _StepSource(self.lm)
 
-    # What it says of itself, see `motes.protocols.RewardModelTraits`:
+    # The optional attributes, see `motes.protocols.RewardModelTraits`:
 
     @property
     def merges_calls(self) -> bool:
@@ -168,7 +168,7 @@ class Judge:
 
 @dataclass(frozen=True)
 class _Reply:
-    """What the model wrote in the place of a verdict."""
+    """A text that the model wrote in the place of a verdict."""
 
     text: str
     verdict: str | None  # None: the text states none
@@ -214,13 +214,14 @@ class _Inquiry:
             tokens = self.rubric.critique_tokens + REPLY_TOKENS
             sampling = Sampling(temperature=self.rubric.temperature, max_step_tokens=tokens, delimiter=None)
             calls = (self._sample_verdict(root, sampling, self.rubric.last_verdict, "reply", i) for i in range(n))
-            groups: list[Sequence[_Reply]] = [[reply for replies in await asyncio.gather(*calls) for reply in replies]]
+            samples = await asyncio.gather(*calls)
+            groups: list[Sequence[_Reply]] = [[reply for replies in samples for reply in replies]]
         elif self.rubric.critique_tokens:
             groups = list(await asyncio.gather(*(self._sample_critique(root, i) for i in range(n))))
         else:
             beginning = root.extend(Step(self.rubric.opening + self.rubric.cue, "step"))
             groups = [await self._sample_after_cue(beginning, n)]
-        # 2) the score that they give, or an error
+        # 2) their score, or an error
         score = expectation(groups, self.rubric.verdicts)
         if score is not None:
             return score
@@ -341,13 +342,14 @@ def _digest(*parts: str | int) -> bytes:
 
 
 def expectation(groups: Sequence[Sequence[_Reply]], verdicts: Mapping[str, float]) -> float | None:
-    """The score that replies give, see `Judge`; None if none states a verdict. Each group is from one distribution."""
-    valid = [[reply for reply in replies if reply.verdict is not None] for replies in groups]
-    if not any(valid):
+    """The score of replies, see `Judge`; None if none states a verdict. Each group is from one distribution."""
+    groups = [replies for replies in groups if any(reply.verdict is not None for reply in replies)]
+    if not groups:
         return None
-    if all(reply.probability is not None for replies in valid for reply in replies):
-        return fmean(_expected_score(replies, verdicts) for replies, some in zip(groups, valid, strict=True) if some)
-    scores = [verdicts[reply.verdict] for replies in valid for reply in replies if reply.verdict is not None]
+    valid = [reply for replies in groups for reply in replies if reply.verdict is not None]
+    if all(reply.probability is not None for reply in valid):
+        return fmean(_expected_score(replies, verdicts) for replies in groups)
+    scores = [verdicts[reply.verdict] for reply in valid if reply.verdict is not None]
     return fmean([*scores, *verdicts.values()])
 
 

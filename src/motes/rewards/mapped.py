@@ -32,7 +32,7 @@ class MappedReward:
             outcomes.append(outcome)
         return outcomes
 
-    # What follows is what the inner model says of itself, see `motes.protocols.RewardModelTraits`.
+    # The optional attributes are those of the inner model, see `motes.protocols.RewardModelTraits`.
 
     def forget(self) -> None:
         if (forget := RewardModelTraits(self.reward).forget) is not None:

@@ -139,8 +139,8 @@ class LocalPRM(Engine[_Reading]):
         super().abandon()
 
     def _take(self) -> list[_Reading]:
-        """Take the next batch out of the waiting readings: the one that has waited longest, and as many as fit of those
-        nearest to it in length. So no reading has to wait for more than those that came before it."""
+        """Take the next batch out of the waiting readings: the one that has waited longest, and as many readings of
+        about its length as fit. So a reading waits for no more batches than there are readings before it."""
         waiting = [reading for reading in self._waiting if not reading.settled]
         nearest = sorted(waiting, key=lambda reading: abs(len(reading.ids) - len(waiting[0].ids)))
         group: list[_Reading] = []
@@ -168,7 +168,7 @@ class LocalPRM(Engine[_Reading]):
 
     def _read(self, group: list[_Reading]) -> list[list[float]]:
         """The scores at each reading's positions. Stores the keys and values of its first `shared_length` tokens."""
-        # 1) read the tokens that are not stored
+        # 1) read the tokens that are not stored; the first position is read in any case, for its hidden state
         workspace = self._runner.workspace
         stored = [self.tree.match(reading.ids[: min(reading.positions, default=None)]) for reading in group]
         starts = list(map(len, stored))

@@ -1,5 +1,5 @@
-"""What a process reward model reads to score partial answers, wherever it runs: the tokens, the positions at which
-scores are read, and the steps that have a score already.
+"""The texts that a process reward model reads to score partial answers, wherever it runs: their tokens, the positions
+at which scores are read, and the steps that have a score already.
 
 A step's score depends only on the text up to it, so it is read once and kept as long as the step exists.
 """
@@ -46,11 +46,11 @@ class Reading:
     nodes: list[list[Trajectory]]  # for each position, the partial answers whose score is read there
     prompt_length: int  # number of tokens at the beginning that all texts about this problem share
     shared_length: int  # number of tokens at the beginning that longer texts will share
-    usage: Usage = field(default_factory=Usage, kw_only=True)  # what reading it cost, once it is read
+    usage: Usage = field(default_factory=Usage, kw_only=True)  # the cost of reading it, once it is read
 
     @property
     def key(self) -> Key:
-        """The same for equal readings. It has the positions, because a text can be divided at other places, too."""
+        """The same for equal readings. It has the positions, because equal tokens can be divided into other steps."""
         return tuple(self.positions), tuple(self.ids)
 
 
@@ -65,13 +65,13 @@ class Reader(Generic[ReadingT]):
 
     Args:
         format: turns texts into tokens.
-        prefix: "steps": each step is followed by the tag, and one text has all of them. "whole": a prefix is read as
-            one single step, blank lines collapsed (the paper's "model" aggregation, arXiv 2502.01618); the score of
-            step t is then that of the text up to t.
+        prefix: "steps": one text contains all steps, each followed by the tag. "whole": a prefix is read as one single
+            step, blank lines collapsed (the paper's "model" aggregation, arXiv 2502.01618); the score of step t is then
+            that of the text up to t.
         name: of the model, in messages.
         context_length: maximum number of tokens of a text; None: as many as the model takes.
         reading: the class of readings.
-        keeps: whether the model reads a prefix once, and not again in longer texts.
+        keeps: whether the model has a prefix cache: it does not read a prefix again in longer texts.
 
     Raises:
         UnknownNameError: there is no such `prefix`.
@@ -175,7 +175,7 @@ class Reader(Generic[ReadingT]):
         return question + sum(len(node.step.text) for node in new if node.step is not None)
 
     def _readings(self, trajectory: Trajectory) -> list[ReadingT]:
-        """The readings that give scores to the steps of a trajectory that have none."""
+        """The readings needed to score the steps of a trajectory that have no score yet."""
         path = written_steps(trajectory)
         if all(node in self._scores for node in path):
             return []

@@ -45,7 +45,7 @@ class Rubric:
             put it into the texts around them, as in "<solution-{mark}>", so that the judge can see where they end.
         cue: the text before the verdict.
         verdicts: the score in [0, 1] of each verdict, at least two. After a cue each must be one token of the model, as
-            Yes, No and digits are in nearly all models; upper and lower case are the same.
+            Yes, No and digits are in nearly all models. Case does not matter.
         opening: the beginning of the reply.
         critique_tokens: maximum number of tokens before the verdict; 0: the verdict comes at once.
         critique_ends: texts that end the critique, besides the cue; `{next}` is the number of the step after the last.
@@ -103,9 +103,9 @@ class Rubric:
         problem = trajectory.problem.plain
         turns = [f"{message['role']}: {message['content']}" for message in problem.messages]
         question = problem.question if len(turns) == 1 else "\n\n".join(turns)
-        question, *steps = map(self._quote_prompt_lines, (question, *steps))
+        steps = [self._quote_prompt_lines(step) for step in steps]
         return self.prompt.format(
-            question=question,
+            question=self._quote_prompt_lines(question),
             solution="\n".join(f"Step {t}: {step}" for t, step in enumerate(steps, start=1)),
             last_step=steps[-1] if steps else "",
             number=len(steps),
@@ -120,7 +120,7 @@ class Rubric:
     def verdict(self, text: str) -> str | None:
         """The verdict that a text begins with; None if it begins with none."""
         match = self._verdict.match(text)
-        return match and next(word for word in self.verdicts if word.lower() == match[1].lower())
+        return None if match is None else next(word for word in self.verdicts if word.lower() == match[1].lower())
 
     def last_verdict(self, reply: str) -> str | None:
         """The verdict that a whole reply states, see `motes.rewards.verdicts`; None if it states none."""
@@ -136,8 +136,8 @@ class Rubric:
         """Matches the beginning of a line that looks like a line of the prompt, a step or a verdict."""
         literal = "\0".join(literal for literal, *_ in Formatter().parse(self.prompt))
         lines = [line.strip().partition("\0")[0] for line in literal.splitlines()]
-        beginnings = {" ".join(line.split()[:FIRST_WORDS]).lstrip("</#*") for line in (*lines, self.cue)}
-        patterns = [re.escape(words) + r"(?!\w)" * words[-1].isalnum() for words in sorted(beginnings) if words]
+        starts = {" ".join(line.split()[:FIRST_WORDS]).lstrip("</#*") for line in (*lines, self.cue)}
+        patterns = [re.escape(start) + (r"(?!\w)" if start[-1].isalnum() else "") for start in sorted(starts) if start]
         return re.compile(rf"[^\w\[]*_*(?:{'|'.join([*patterns, STEP_LABEL])})", re.IGNORECASE)
 
     @cached_property
@@ -150,7 +150,7 @@ STEP_LABEL = r"Step\s+\d+\s*[:.]"
 FIRST_WORDS = 4
 """Number of words by which a line of a prompt is recognised."""
 _STEP_NUMBER = re.compile(r"^(#+ *)?Step \d+[:.] *")
-"""The number that some answers write before their steps."""
+"""The label that some answers write before their steps. The prompt has its own."""
 
 
 def _unused_word(turns: Sequence[str], steps: Sequence[str]) -> str:

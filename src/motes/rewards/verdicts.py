@@ -16,10 +16,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-_CLOSING_MARKS = {
-    opening: re.compile(closing)
-    for opening, closing in zip("\"`'“„‘«「『", ('"', "`", r"'(?!\w)", "”", "[“”]", "’", "»", "」", "』"), strict=True)
-}
+_MARKS = {'"': '"', "`": "`", "'": r"'(?!\w)", "“": "”", "„": "[“”]", "‘": "’", "«": "»"}
+_MARKS |= {"「": "」", "『": "』"}
+_CLOSING_MARKS = {opening: re.compile(closing) for opening, closing in _MARKS.items()}
 _OPENING_MARK = re.compile(r"""["`“„‘«「『]|(?<!\w)'""")
 _QUOTES = "\"'`“”„‘’«»「」『』"
 _EMPHASIS = re.compile(r"\*|(?<![^\W_])_|_(?![^\W_])")
@@ -33,7 +32,7 @@ def stated_verdict(reply: str, cue: str, verdicts: Iterable[str]) -> str | None:
     form = _VerdictForm(_without_emphasis(cue).strip(), verdicts)
     lines = [line for line in form.lines(_without_emphasis(without_thoughts)) if line.strip("`#-= ")]
     statements = [form.statements(line) for line in lines]
-    if lines and not any(statements):  # the judge may repeat the form from the prompt with its quotation marks
+    if lines and not any(statements):  # the judge may have copied the prompt's quotation marks around the form
         statements[-1] = form.statements(lines[-1].strip(f"{_QUOTES}. "))
     lines_with_statements = [line for line in statements if line]
     if not lines_with_statements or not (statements[-1] or (statements[0] and len(lines_with_statements) == 1)):
@@ -84,7 +83,7 @@ def _without_emphasis(text: str) -> str:
 
 
 def _split_at_quotations(line: str) -> Iterator[tuple[str, bool]]:
-    """The pieces of a line, each with whether it is a quotation."""
+    """The pieces of a line, and whether each is a quotation."""
     start, unclosed = 0, set()
     opening = _OPENING_MARK.search(line)
     while opening is not None:

@@ -176,12 +176,13 @@ FIXED: Mapping[str, tuple[Split, tuple[int, ...], int]] = MappingProxyType(
 def _fixed_problems(name: str) -> tuple[Problem, ...]:
     split, levels, per_level = FIXED[name]
     streams = {level: stories(level, split, seed=0) for level in levels}
-    return tuple(
-        Problem(story.question, id=f"{Arithmetic.name}/{name}/{level}-{i:03}", answer=str(story.answer))
-        for i in range(per_level)
-        for level in levels
-        for story in [next(streams[level])]
-    )
+    problems: list[Problem] = []
+    for i in range(per_level):
+        for level, stream in streams.items():
+            story = next(stream)
+            identifier = f"{Arithmetic.name}/{name}/{level}-{i:03}"
+            problems.append(Problem(story.question, id=identifier, answer=str(story.answer)))
+    return tuple(problems)
 
 
 class Arithmetic(BoxedAnswers):
@@ -205,7 +206,7 @@ class Arithmetic(BoxedAnswers):
         return problem.answer is not None and self.matches(problem.answer, answer)
 
     def level(self, problem: Problem) -> int | None:
-        """The problem's level, which its id states; None if it is not one of these problems."""
+        """The problem's level, from its id; None if it is not one of these problems."""
         level = (problem.id or "").rpartition("/")[2].partition("-")[0]
         return int(level) if level.isdigit() else None
 

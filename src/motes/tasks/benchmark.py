@@ -26,8 +26,8 @@ from motes.tasks.words import Choices, ExactMatch, WholeText
 
 @dataclass(frozen=True)
 class HubData:
-    """A data set on the Hugging Face hub: its name, the part of it (if it has several), and the names of its splits
-    there, by their names here."""
+    """A data set on the Hugging Face hub: its name, one of its configurations (if it has several), and the names of its
+    splits there, by their names here."""
 
     repository: str
     configuration: str | None = None
@@ -39,10 +39,11 @@ class Declaration:
     """A benchmark.
 
     Attributes:
-        rule: how answers are read and graded. If grading needs more than the reference answer (tests, a tolerance), the
-            fields read it from a row as a key, and the rule has a method `meets(key, answer) -> bool`, which raises the
-            same errors as `matches`. A rule that cannot work everywhere has a method `require(options)`, which gets
-            the options of the task's spec and raises `ConfigurationError` before anything is generated.
+        rule: how answers are read and graded. If grading needs more than the reference answer (tests, a tolerance),
+            `fields` reads that from a row as the problem's key, and the rule has a method `meets(key, answer) -> bool`,
+            which raises the same errors as `matches`. A rule that cannot work everywhere has a method
+            `require(options)`, which gets the options of the task's spec and raises `ConfigurationError` before
+            anything is generated.
         fields: of its rows.
         hub: the data set; None: a file that the user names.
     """
@@ -207,7 +208,7 @@ class Benchmark:
         return entry.level if (entry := self._entries.get(problem.id)) else None
 
     def key(self, problem: Problem) -> Any:
-        """What a problem is graded by besides its reference answer; None: nothing.
+        """The data that grading needs besides the reference answer, see `Entry.key`.
 
         Raises:
             GraderError: there is no such problem.
@@ -240,7 +241,7 @@ class Benchmark:
 
 @lru_cache(maxsize=8)
 def load(repository: str, configuration: str | None, split: str, revision: str | None) -> list[tuple[int, Row]]:
-    """The numbered rows of a data set on the hub, or in the hub's cache on this machine if they are there."""
+    """The numbered rows of a data set on the hub; from the hub's cache on this machine if they are there."""
     try:
         import datasets
     except ImportError as error:

@@ -3,8 +3,8 @@ r"""OlympiadBench's answers: one or several, in a unit, some of them with a tole
 https://github.com/OpenBMB/OlympiadBench. A row's `final_answer` is a list of one text, "$1, \frac{1}{2}$", whose
 answers may be in any order; `error` is "1e-1", how far a number may be off, or one for each, "1e-1,,1e-2".
 
-Differences of its own grader to this one: it accepts a hundred times the answer and a hundredth of it, too, as
-percentages; without a tolerance it compares numbers to 8 places, Math-Verify to 6; and it reads all boxes of a text.
+Its own grader differs from this one: it also accepts 100 times the answer and a hundredth of it, as percentages;
+without a tolerance it compares numbers to 8 places, Math-Verify to 6; and it reads all boxes of a text.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ SLACK = Fraction(101, 100)
 
 @dataclass(frozen=True)
 class Expected:
-    """What an answer is compared with.
+    """The right answer, and how much an answer may differ from it.
 
     Attributes:
         reference: the answers, with commas between them.
-        tolerances: how far each number may be off, 0: not at all. A single one is for all numbers.
+        tolerances: how far each number may be off, 0: not at all. A single tolerance is for all numbers.
         has_unit: whether a unit after an answer is ignored.
     """
 
@@ -103,8 +103,8 @@ class ListedAnswers(MathAnswers):
             return True
         if not tolerance:
             return False
-        values = self._value(reference), self._value(answer)
-        return values[0] is not None and values[1] is not None and abs(values[0] - values[1]) <= tolerance * SLACK
+        expected_value, value = self._value(reference), self._value(answer)
+        return expected_value is not None and value is not None and abs(expected_value - value) <= tolerance * SLACK
 
     def _value(self, text: str) -> Fraction | None:
         """The number that a text states, perhaps as an expression; None for one with unknowns."""
@@ -137,6 +137,10 @@ def _split_list(answer: str) -> Iterator[str]:
     for i, character in enumerate([*text, ","]):
         depth += (character in "([{") - (character in ")]}")
         if character == "," and (depth <= 0 or i == len(text)):
-            if part := text[start:i].strip():
-                yield from (_PLUS_MINUS.sub(sign, part) for sign in (("+", "-") if _PLUS_MINUS.search(part) else ("",)))
+            part = text[start:i].strip()
+            if _PLUS_MINUS.search(part):
+                yield _PLUS_MINUS.sub("+", part)
+                yield _PLUS_MINUS.sub("-", part)
+            elif part:
+                yield part
             start = i + 1

@@ -52,8 +52,8 @@ class Pool(Generic[ProcessT]):
         self._closed = False
 
     def ask(self, question: Callable[[ProcessT], T | None]) -> T | None:
-        """A process's answer to a question; None if two of them died instead. A single one may have been killed for
-        other reasons, by an operator or for lack of memory.
+        """A process's answer to a question; None if two processes died of it. One alone may have been killed for other
+        reasons, by an operator or for lack of memory.
 
         Raises:
             GraderError: the pool is closed, a process does not start, or nobody waits for the answer any more.
@@ -68,13 +68,13 @@ class Pool(Generic[ProcessT]):
                 raise GraderError("the run that waits for the grader has ended")
             try:
                 process = self._idle.pop()
-            except IndexError:  # asking before would leave time for another thread to take it
+            except IndexError:  # no check before `pop`: between the two, another thread could take the last process
                 process = self._start_process()
             answer = None
             try:
                 answer = question(process)
             finally:
-                if answer is None:  # it is dead, or an exception came: it may still reply to the old question
+                if answer is None:  # it is dead, or after an exception may still reply to this question
                     self.processes.discard(process)
                     process.close()
                 else:

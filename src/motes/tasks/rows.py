@@ -23,7 +23,7 @@ class Entry(NamedTuple):
 
     Attributes:
         level: the difficulty of the problem, if the row states it.
-        key: what the rule grades by besides the reference answer: tests, a tolerance; None: nothing.
+        key: data that grading needs besides the reference answer, such as tests or a tolerance; None: none.
     """
 
     problem: Problem
@@ -32,7 +32,7 @@ class Entry(NamedTuple):
 
 
 class Numeral(float):
-    """A number of a file, whose text is the one in the file: 0.50 is "0.50"."""
+    """A number that keeps its text in the file: 0.50 is "0.50"."""
 
     def __init__(self, written: str) -> None:
         self.written = written
@@ -43,7 +43,7 @@ class Numeral(float):
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """The names of a row's fields. Of several names, the first one that the row has counts.
+    """The names of a row's fields. If there are several names, the first that the row has counts.
 
     Attributes:
         question: of the problem.
@@ -95,7 +95,7 @@ class Fields:
         return boxed or text
 
     def _label_of(self, value: Any, choices: Mapping[str, str]) -> str:
-        """The label of the choice that `value` is: a label, or else a number from 0, a text, a label in other case."""
+        """The label of the choice that `value` names, by its label, its number from 0, its text, or in other case."""
         label = _label(value)
         if label in choices and not isinstance(value, bool):
             return label

@@ -30,8 +30,8 @@ _WORDS |= {"k": _NUMBER, "times": rf"(?:twice|{_NUMBER} times)"}
 
 @dataclass(frozen=True)
 class _Form:
-    """How a fact or a question is told, and the step that works it out: `who` is the person of a fact, `a` and `b` are
-    its sources or the people in the question, `k` is the number of a fact, `left` and `right` are the operands."""
+    """The sentence of a fact or a question, and the step that works it out: `who` is the person of a fact, `a` and `b`
+    are its sources or the people in the question, `k` is the number of a fact, `left` and `right` are the operands."""
 
     sentence: str
     operator: str = ""
@@ -90,8 +90,8 @@ class Fact:
     def step(self, values: Mapping[str, int], result: int) -> str:
         """The step that derives this fact: the relation, the people it refers to, the operation and its `result`."""
         left, operator, right = self.operation(values)
-        how = self._fill_in(_RELATIONS[self.kind].step, left=left, right=right)
-        return f"Now {self.person} has {how}: {left}{operator}{right}={result}, so {self.person} owns {result}."
+        relation = self._fill_in(_RELATIONS[self.kind].step, left=left, right=right)
+        return f"Now {self.person} has {relation}: {left}{operator}{right}={result}, so {self.person} owns {result}."
 
     def _fill_in(self, text: str, **operands: int) -> str:
         times = "twice" if self.number == 2 else f"{self.number} times"
@@ -224,9 +224,9 @@ class Story:
         return frozenset(steps)
 
     def check_step(self, step: str) -> bool:
-        """Whether `step`, a step of any solution, is right: it states a derived fact, or the one that answers the
-        question, with the operation on true quantities and the true result; or it boxes the true answer. Sums may have
-        either order. Steps about people whom the answer does not need may be right, too."""
+        """Whether `step`, a step of any solution, is right. A right step derives a fact, or answers the question, by
+        the operation on the true quantities and with the true result; or it boxes the true answer. Sums may have either
+        order. Steps that the answer does not need may be right, too."""
         return step.strip() in self._correct_steps
 
     @property
@@ -237,9 +237,11 @@ class Story:
 
     @property
     def split(self) -> Split:
-        """The one split that this story can belong to: splits are disjoint by construction, not by luck."""
+        """The split of this story, which its key determines: no two splits share a story."""
         bucket = int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:4], "big") % 100
-        return "test" if bucket < 5 else "validation" if bucket < 10 else "train"
+        if bucket < 5:
+            return "test"
+        return "validation" if bucket < 10 else "train"
 
 
 _OPERATIONS: Mapping[str, Callable[[int, int], int]] = {"+": add, "-": sub, "*": mul, "/": floordiv}

@@ -1,9 +1,9 @@
-r"""What encloses parts of a text: the tags of thoughts, the boxes of answers, and markup around words.
+r"""The marks around parts of a text: tags of thoughts, boxes of answers, and markup around words.
 
     \boxed{\frac{1}{2}}   \fbox{5}   \boxed {5}   \boxed 5   \boxed\frac12   \boxed{\left\{ x, y \right.}
 
-Braces enclose groups, but `\{` is no brace, and `\\` escapes nothing after it. A box without braces contains the
-number, letter or command that follows it.
+Braces enclose groups. `\{` is not a brace; in `\\{` the first backslash escapes the second, and `{` is one. A box
+without braces contains the number, letter or command that follows it.
 
 A text is read in one pass, in as many pieces as it comes in: the state after a piece is a `Reading`, which reads the
 next piece. However a text is divided, each of its characters is looked at once.
@@ -59,7 +59,7 @@ _MAX_TOKEN_LENGTH = 32
 
 _BLANK = re.compile(r"[ \t]{0,8}\n?[ \t]{0,8}")
 _BARE_ARGUMENT = re.compile(r"[+\-−]?\.?\d|[A-Za-z](?![A-Za-z])|[+\-−]?\\[A-Za-z]")
-"""The beginning of the content of a box without braces. A word is none: it belongs to a sentence about boxes."""
+"""The beginning of the content of a box without braces. A word does not match: it belongs to a sentence about boxes."""
 _LOOKAHEAD = 3
 """Number of characters that decide whether there is such an argument."""
 _NUM_ARGUMENTS: Mapping[str, int] = MappingProxyType({"frac": 2, "dfrac": 2, "tfrac": 2, "cfrac": 2, "sqrt": 1})
@@ -182,7 +182,7 @@ class _Scanner:
             self._ink_end = self._origin + self._place
 
     def _leave_thought(self) -> bool:
-        """Advance to the end of the thought; false: it does not end in this piece."""
+        """Advance to the end of the thought. Returns whether it ends in this piece."""
         end = self._text.find(self._closing, self._place)
         if end < 0:
             self._place = max(self._place, len(self._text) - len(self._closing) + 1)
@@ -192,7 +192,7 @@ class _Scanner:
         return True
 
     def _open_box(self, token: re.Match[str]) -> bool:
-        """Advance to the content of a box, if it has any; false: the next piece decides."""
+        """Advance to the content of a box, if it has any. Returns false if the next piece decides that."""
         blank = _BLANK.match(self._text, token.end())
         start = blank.end() if blank else token.end()
         if not self._is_end and start + _LOOKAHEAD > len(self._text) and not self._text.startswith("{", start):

@@ -132,7 +132,9 @@ def _answer_at_start(text: str) -> str:
     """The answer that a text begins with: up to the end of the line, the quotation, the table's cell or the tag."""
     if quoted := _QUOTED.match(text):
         return quoted["inside"].strip()
-    return text[: end.start() if (end := _CELL_ENDS.search(text)) else None].rstrip("* ")
+    if end := _CELL_ENDS.search(text):
+        text = text[: end.start()]
+    return text.rstrip("* ")
 
 
 class WholeText(ExactMatch):

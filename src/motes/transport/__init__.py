@@ -1,4 +1,4 @@
-"""What models behind HTTP share: addresses, a pooled client with retries, and the identity of servers."""
+"""The common base of models behind HTTP: addresses, a pooled client with retries, and the identity of servers."""
 
 from motes.transport.address import Address, flag, whole_number
 from motes.transport.client import Client, Retries, Timeouts

@@ -1,4 +1,4 @@
-"""Addresses of served models: `http://HOST:PORT/v1#MODEL`, and the options behind them: `?attempts=3`."""
+"""Addresses of served models, `http://HOST:PORT/v1#MODEL`, and the values of options after them, `?attempts=3`."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ class Address:
         try:
             parts = urlsplit(spec)
         except ValueError:
-            raise _no_address(spec, "its host is no IPv6 address") from None
+            raise _address_error(spec, "its host is no IPv6 address") from None
         if parts.username is not None or parts.password is not None:
             raise ConfigurationError(f"a key does not belong into an address: put it into {KEY_VARIABLE}")
         if parts.scheme not in ("http", "https"):
-            raise _no_address(spec, "it begins with neither http:// nor https://")
+            raise _address_error(spec, "it begins with neither http:// nor https://")
         if not parts.hostname or re.search(r"[\s\0-\x1f\x7f]", parts.netloc):
-            raise _no_address(spec, "it names no host")
+            raise _address_error(spec, "it names no host")
         try:
             is_port = parts.port != 0
         except ValueError:
             is_port = False
         if not is_port:
-            raise _no_address(spec, "its port is no number from 1 to 65535")
+            raise _address_error(spec, "its port is no number from 1 to 65535")
         if parts.query:
-            raise _no_address(spec, "options stand behind the model's name, and a server's own query cannot be sent")
+            raise _address_error(spec, "options stand behind the model's name, and a server's own query cannot be sent")
         path = parts.path.rstrip("/") or "/v1"
         return cls(f"{parts.scheme}://{parts.netloc}{path}", parts.fragment or None)
 
@@ -94,11 +94,11 @@ class Address:
         return f"{self.base}#{self.model}" if self.model else self.base
 
 
-def _no_address(spec: str, reason: str) -> ConfigurationError:
-    shown = re.sub(r"(?s)//.*@", "//", spec)  # a password may be there, with a slash or a # in it
+def _address_error(spec: str, reason: str) -> ConfigurationError:
+    without_password = re.sub(r"(?s)//.*@", "//", spec)  # which may contain a slash or a #
     return ConfigurationError(
-        f"{shown!r} is no address of a model ({reason}): write http://HOST:PORT/v1#MODEL, an IPv6 host in brackets, "
-        "http://[::1]:8000/v1"
+        f"{without_password!r} is no address of a model ({reason}): write http://HOST:PORT/v1#MODEL, an IPv6 host in "
+        "brackets, http://[::1]:8000/v1"
     )
 
 
@@ -108,7 +108,7 @@ def seconds(name: str, value: object) -> float:
 
 
 def whole_number(name: str, value: object) -> int:
-    """An option of a model's spec that is a whole number. Raises ConfigurationError if it is less than 1, or none."""
+    """An option of a model's spec that is a whole number. Raises ConfigurationError if it is not, or less than 1."""
     return _positive(name, value, int, "a whole number")
 
 
@@ -123,7 +123,7 @@ def _positive(name: str, value: Any, kind: Callable[[Any], NumberT], expected: s
 
 
 def flag(name: str, value: object) -> bool | None:
-    """An option of a model's spec that is 0 or 1; None where it is left out. Raises ConfigurationError if neither."""
+    """An option of a model's spec that is 0 or 1; None where it is left out. Raises ConfigurationError otherwise."""
     if value is None:
         return None
     if value not in (0, 1):

@@ -1,7 +1,7 @@
 """A pooled HTTP client: bounded concurrency, timeouts, and retries where they can help.
 
-There is another attempt without a connection, after a broken one, a body that is no JSON, or a response of 200 that its
-reader cannot use (one more, where its form is unknown). `motes.transport.failures` has the other responses.
+A request is sent again if there was no connection or it broke off, if the body is no JSON, and if its reader cannot use
+a response of 200 (once only, if its form is unknown). `motes.transport.failures` lists the other responses.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import httpx2
 from motes.errors import BadResponseError, ConfigurationError, MotesError, UnknownFormError, UnreachableError
 from motes.transport.address import Address, seconds, whole_number
 from motes.transport.events import Events
-from motes.transport.failures import TransientError, error_from_response, successful
+from motes.transport.failures import TransientError, error_from_response, parse_response
 from motes.transport.key import Key
 
 T = TypeVar("T")
@@ -65,8 +65,8 @@ class Retries:
 class _Pool:
     """The connections of one event loop.
 
-    Each connection is an httpx client of its own: httpx's work for a request grows with the connections of its client,
-    and with 128 of them a request cost more than twice as much.
+    Each connection is an httpx client of its own: the time that httpx needs for a request grows with the number of its
+    client's connections, and more than doubles with 128.
 
     Attributes:
         lifetime: closes the connections when the event loop ends.
@@ -84,7 +84,7 @@ class Client:
 
     Args:
         base: URL that relative paths continue.
-        api_key: for a header with a bearer token; no message contains it.
+        api_key: sent in a header, as a bearer token; no message contains it.
         max_concurrency: requests in flight in each event loop. A request keeps its place in the pause before its next
             attempt, so that a busy server does not get more of them.
         transport: instead of sockets, for tests.
@@ -171,7 +171,7 @@ class Client:
 
         Raises:
             UnauthorizedError, ContextLengthError, RejectedError, ServerError, UnreachableError, BadResponseError: see
-                above; the last three after several attempts.
+                `motes.transport.failures`; the last three after several attempts.
         """
 
         async def receive(response: httpx2.Response) -> Any:
@@ -181,7 +181,7 @@ class Client:
         return await self._send("POST", path, body, receive, attempts)
 
     async def stream(self, path: str, body: Mapping[str, Any], read: Callable[[Events], Awaitable[T]]) -> T:
-        """What `read` returns for the events of a POST; each attempt calls it with a new stream. The connection closes
+        """The result of `read` for the events of a POST; each attempt calls it with a new stream. The connection closes
         when it returns, even within the stream."""
 
         async def receive(response: httpx2.Response) -> T:
@@ -331,7 +331,7 @@ class Client:
 
 
 async def _read_json(response: httpx2.Response) -> Any:
-    return successful(await response.aread(), str(response.url), "a response")
+    return parse_response(await response.aread(), str(response.url), "a response")
 
 
 def _proxies() -> str:

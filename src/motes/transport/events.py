@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from motes.errors import BadResponseError
-from motes.transport.failures import parsed, reports_error, successful
+from motes.transport.failures import load_json, parse_response, reports_error
 
 DONE = "[DONE]"
 
@@ -46,7 +46,7 @@ class EventReader:
         return [data for line in lines if (data := self._read_line(line))]
 
     def _read_line(self, line: str) -> str:
-        """The data of the event that the line ends; empty where it ends none."""
+        """The data of the event that the line ends; "" if it ends none."""
         name, _, value = line.partition(":")
         if not line:
             data, is_error = "\n".join(self._data), self._is_error
@@ -64,7 +64,7 @@ class EventReader:
 def _as_error(data: str) -> str:
     """The data of an event of the name "error", in OpenAI's form."""
     try:
-        error = parsed(data)
+        error = load_json(data)
     except ValueError:
         error = data
     return data if reports_error(error) else json.dumps({"error": error or "it does not say why"})
@@ -110,7 +110,7 @@ class Events(AsyncIterator[dict[str, Any]]):
                 self.is_complete = True
             if self.is_complete or not text:
                 continue
-            event = successful(text, self._url, "an event")
+            event = parse_response(text, self._url, "an event")
             if isinstance(event, dict):
                 yield event
             elif event is not None:  # null is sent to keep the connection alive

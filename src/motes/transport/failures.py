@@ -1,4 +1,4 @@
-"""JSON from servers, which may have any form, and the errors that stand for their responses.
+"""JSON from servers, in whatever form, and the error for each response:
 
 408, 409, 429, 5xx            ServerError, in a TransientError          another attempt
 200 that reports an error     BadResponseError                          another attempt
@@ -79,7 +79,7 @@ def error_from_response(response: httpx2.Response, url: str, *, has_key: bool, n
     return refusal
 
 
-def successful(content: str | bytes, url: str, kind: str) -> Any:
+def parse_response(content: str | bytes, url: str, kind: str) -> Any:
     """The value of a response of 200, or of an event of a stream; `kind` is "a response" or "an event".
 
     Raises:
@@ -87,7 +87,7 @@ def successful(content: str | bytes, url: str, kind: str) -> Any:
         ContextLengthError: it reports that the context is full.
     """
     try:
-        value = parsed(content)
+        value = load_json(content)
     except ValueError as error:
         raise BadResponseError(
             f"{url} sent {kind} that is no JSON ({content[:80]!r}): is it an OpenAI-compatible server?"
@@ -108,7 +108,7 @@ def unknown_form(url: str, reason: str, message: Any) -> UnknownFormError:
     )
 
 
-def parsed(content: str | bytes) -> Any:
+def load_json(content: str | bytes) -> Any:
     """The value of a JSON text. Unlike `motes.text.parse_json`, it keeps halves of surrogate pairs: one event of a
     stream can contain the first, and the next event the second. `Step` joins them.
 
@@ -144,7 +144,7 @@ def value_at(value: Any, path: Iterable[str]) -> Any:
 
 def _message_of_response(response: httpx2.Response) -> str:
     try:
-        return _message_of(parsed(response.content))
+        return _message_of(load_json(response.content))
     except ValueError:
         return response.text.strip()[:200] or "(nothing said)"
 

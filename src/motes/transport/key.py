@@ -10,7 +10,7 @@ from motes.errors import ConfigurationError
 
 HIDDEN = "[API key]"
 SHORTEST = 6
-"""Length of the part of a key that is hidden where a message ends within the key."""
+"""Minimum length of a part of a key that is hidden, as where a message is cut off within the key."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Key:
         return cls(value)
 
     def hide(self, text: str) -> str:
-        """The text with "[API key]" for the key, and for a part of it at the end of a message."""
+        """The text with "[API key]" in the place of the key, and of a part of it at the end of a message."""
         if len(self.value) < SHORTEST - 2:  # many words contain its letters
             return re.sub(rf"(?<!\w){re.escape(self.value)}(?!\w)", lambda _: HIDDEN, text)
         for spelled in {self.value, json.dumps(self.value)[1:-1], self.value.replace("/", r"\/")}:

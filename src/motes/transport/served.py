@@ -1,4 +1,4 @@
-"""What all models behind a server share."""
+"""The base class of models behind a server."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Sign:
     Attributes:
         owned_by: the value of this field in its list of models.
         paths: its own routes for information, below the root, the newest first.
-        key: path of the version in the response of that route.
+        key: path of the version in the response of such a route.
         context: path of the longest context there.
         proof: path of a value that no other engine has there; by default that of the version.
     """
@@ -70,7 +70,7 @@ root, the list in its response, and the field of the entries."""
 
 @dataclass(frozen=True)
 class Server:
-    """The server at an address. What it does not say is None or empty.
+    """The server at an address. Fields that it does not report are None or empty.
 
     Attributes:
         engine: a name in `SIGNS`.
@@ -79,7 +79,7 @@ class Server:
         model: name of the one to use.
         context_length: tokens of prompt and answer together.
         info: the response of the engine's own route for information.
-        origin: what the server has loaded the model from, a folder on its side or a name on the hub.
+        origin: the folder on the server's side, or the name on the hub, from which it has loaded the model.
     """
 
     engine: str
@@ -106,17 +106,19 @@ async def identify(client: Client, address: Address, engine: str | None = None) 
     if engine is not None and engine not in SIGNS:
         raise UnknownNameError("engine", engine, SIGNS)
     try:
-        listed = await client.get(f"{address.base}/models", attempts=3)
+        models = await client.get(f"{address.base}/models", attempts=3)
     except ServerError as error:
-        named = address.model is not None and (error.status == 404 or (error.status == 500 and engine is not None))
-        if isinstance(error, (RejectedError, BadResponseError)) and not named:
+        # Some gateways have no such route, and `transformers serve` fails without a cache of models.
+        lacks_route = error.status == 404 or (error.status == 500 and engine is not None)
+        if address.model is not None and lacks_route:
+            models = {"data": []}
+        elif isinstance(error, (RejectedError, BadResponseError)):
             raise ConfigurationError(
                 f"{address.base} lists no models, as an OpenAI-compatible server does: is the path right? {error}"
             ) from error
-        if not named:
+        else:
             raise
-        listed = {"data": []}  # some gateways list none; `transformers serve` fails without a cache of models
-    entries = listed.get("data") if isinstance(listed, dict) else None
+    entries = models.get("data") if isinstance(models, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) and "id" in entry for entry in entries):
         raise ConfigurationError(f"{address.base}/models answers no list of models: is it an OpenAI-compatible server?")
     entry = _entry(address, entries)
@@ -142,19 +144,19 @@ async def identify(client: Client, address: Address, engine: str | None = None) 
 
 
 async def loaded_context_length(client: Client, address: Address, server: Server) -> int | None:
-    """The context length of the loaded model, where the server loads models with their first request; None: it does not
-    say."""
+    """The context length of the loaded model, where the server loads models with their first request; None if it does
+    not report it."""
     if server.engine not in LOADED:
         return None
-    path, listed, name = LOADED[server.engine]
+    path, list_field, length_field = LOADED[server.engine]
     try:
         response = await client.get(f"{address.root}/{path}", attempts=1)
     except MotesError:
         return None
-    entries = value_at(response, (listed,))
+    entries = value_at(response, (list_field,))
     for entry in entries if isinstance(entries, list) else ():
         if server.model in (value_at(entry, ("id",)), value_at(entry, ("model",)), value_at(entry, ("name",))):
-            return _length(value_at(entry, (name,)))
+            return _length(value_at(entry, (length_field,)))
     return None
 
 
@@ -183,8 +185,8 @@ def _entry(address: Address, entries: list[dict[str, Any]]) -> dict[str, Any]:
 async def _engine(client: Client, address: Address, entry: Mapping[str, Any], engine: str | None) -> tuple[str, Any]:
     """The engine, and the response of its own route for information."""
     owners = {sign.owned_by: name for name, sign in SIGNS.items() if sign.owned_by}
-    named = engine or owners.get(str(entry.get("owned_by")))
-    for name in [named] if named else SIGNS:
+    known_engine = engine or owners.get(str(entry.get("owned_by")))
+    for name in [known_engine] if known_engine else SIGNS:
         sign = SIGNS[name]
         for path in sign.paths:
             try:
@@ -193,4 +195,4 @@ async def _engine(client: Client, address: Address, entry: Mapping[str, Any], en
                 continue
             if value_at(info, sign.proof or sign.key) is not None:
                 return name, info
-    return named or UNKNOWN, {}
+    return known_engine or UNKNOWN, {}

@@ -25,7 +25,7 @@ function addChunk(live, chunk) {
   if (chunk.motes && !progress && !final) showResult(live, chunk.motes);
 }
 
-/** Append text of the answer that is certain. */
+/** Append text that is certain to be in the answer. */
 function appendText(live, text) {
   live.said += text;
   live.text.replaceChildren(...live.said.split(/\n\n+/).filter(Boolean).map((step) => h("p", {}, step)));

@@ -10,8 +10,8 @@ ENDED = frozenset(
         # The model ended its answer. Servers that give no reason send null or "".
         *("", "stop", "eos", "eos_token", "eos_found", "end_turn", "endoftext", "stop_token", "complete", "completed"),
         *("finished", "done"),
-        # A stop string ended it, in formats that do not name the string: there, requests have stop strings of answers
-        # only, not of steps.
+        # A stop string ended it, in formats that do not name the string. Requests in these formats contain stop texts
+        # but no delimiters, so the answer has ended.
         *("stop_sequence", "stop_str", "word", "matched_stop"),
         # The model called a tool. No request offers one, but the model's turn is over.
         *("tool_calls", "tool_call", "tool_use", "function_call", "malformed_function_call"),

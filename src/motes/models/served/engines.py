@@ -1,4 +1,4 @@
-"""The engines: the formats of those that return more in their own than in OpenAI's, and what is known of each."""
+"""The engines: a profile of each, and the formats of the engines whose own format returns more than OpenAI's."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from motes.transport.server import UNKNOWN
 class LlamaCpp(Wire):
     """llama.cpp's own format. The text ends before a stop string, the tokens contain it.
 
-    Its log-probabilities are those of the model at temperature 1, whatever the temperature of sampling. They leave out
-    as many tokens as a stop string has: where steps need them, this side cuts the steps (`Profile.logprobs_of_stops`).
+    Its log-probabilities are those of the model at temperature 1, whatever the temperature of sampling. The last tokens
+    have none, as many as a stop string has: where steps need them, this side cuts the steps (`logprobs_of_stops`).
     A stream leaves out the ids and log-probabilities of tokens that end within a character.
     """
 
@@ -42,7 +42,7 @@ class LlamaCpp(Wire):
         tokens = tuple(map(int, item.get("tokens") or ()))
         probabilities = item.get("completion_probabilities") or ()
         is_complete = tuple(int(token["id"]) for token in probabilities) == tokens
-        is_last = bool(item.get("stop", True))  # a piece of a stream says whether it is
+        is_last = bool(item.get("stop", True))  # false in all pieces of a stream but the last
         finish = item["stop_type"] if is_last else None
         stop = str(item.get("stopping_word") or "")
         return Delta(
@@ -139,7 +139,7 @@ class TGI(Wire):
 
 
 class Ollama(Wire):
-    """Ollama's own format, without its template. It does not say what ended an answer: this side cuts it."""
+    """Ollama's own format, without its template. It does not report stop strings: this side cuts the answer."""
 
     route = "api/generate"
     limit_field = "num_predict"
@@ -210,7 +210,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             max_stops=None,
             tells_end=True,
             seeds=True,
-            seed_below=2**32 - 1,  # which stands for a random seed
+            seed_below=2**32 - 1,  # this number itself asks for a random seed
             choices="n_cmpl",
             slots="total_slots",
             shares_prefixes=True,

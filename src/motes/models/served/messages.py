@@ -12,7 +12,7 @@ THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 Ollama. A message with several of them repeats the same thought."""
 
 PART_FIELDS = ("thinking", "reasoning", "summary", "text", "content", "output_text", "refusal")
-"""Fields with the content of a part."""
+"""Fields that may hold the content of a part; the first one present counts."""
 
 THOUGHT_TYPES = ("thinking", "reasoning", "redacted_thinking")
 

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 Seeding = Literal["particle", "group", "none"]
 
 PROMPTS_PER_CALL = 256
-"""Prompts of one request at most."""
+"""Maximum number of prompts in one request."""
 
 ADAPTATIONS = 20
-"""How often a request is changed after a refusal at most."""
+"""Maximum number of times that a request is changed after a refusal."""
 
 
 @dataclass(eq=False)
@@ -69,15 +69,16 @@ class HTTPLanguageModel(ServedModel):
         seeds: how requests are seeded.
             "particle": a request with its own seed for each particle. The same (trajectory, sampling, seed) gives the
             same step, as far as the server guarantees it. The default where the server samples by seeds.
-            "group": the particles at one node of a run are one prompt with as many answers, with the seed of the first.
-            The same run with the same seed gives the same result; a step alone does not depend on its seed alone.
+            "group": the particles at one node of a run share a request with one prompt and an answer for each, seeded
+            by the first particle. The same run with the same seed gives the same result; a single step depends on more
+            than its own seed.
             "none": no seeds. As "group", and prompts of all runs share a request where the server takes several and
             returns each answer when it ends. Nothing can be repeated. The default where seeds have no effect.
             In all three, equal particles have independent steps; at temperature 0 they share one.
         logprobs: whether requests ask for log-probabilities; by default where they cost little, and elsewhere at
             temperature 1 without filters, where the power filter needs them.
-        shares_prefixes: whether the server keeps what it has computed of a prompt for the next one, so that a run
-            computes it once; by default what its engine does by default.
+        shares_prefixes: whether the server has a prefix cache, so that a run computes each prompt and prefix once; by
+            default as its engine has by default.
     """
 
     merges_calls = True
@@ -102,7 +103,7 @@ class HTTPLanguageModel(ServedModel):
         self.seeds: Seeding = seeds or ("particle" if capabilities.seeds else "none")
         self.logprobs = capabilities.logprobs and (self.profile.logprobs if logprobs is None else logprobs)
         self.shares_prefixes = self.profile.shares_prefixes if shares_prefixes is None else shares_prefixes
-        self._has_logprobs = capabilities.logprobs and logprobs is not False
+        self._may_ask_logprobs = capabilities.logprobs and logprobs is not False
         is_chat = capabilities.rendering == "messages"
         self._renderer = Renderer() if is_chat else renderer(client, address, capabilities, vocabulary)
         self._wire: Wire = (Chat if is_chat else self.profile.wire)(address, capabilities.model, self.profile)
@@ -132,7 +133,7 @@ class HTTPLanguageModel(ServedModel):
             tokenizer: the model's tokenizer, a folder or a name on the hub (extra `local`), for servers that complete
                 prompts but do not render conversations.
             seeds, logprobs, shares_prefixes: see the class.
-            context_length: where the server does not tell it.
+            context_length: of the model, where the server does not report it.
             connection: see `motes.transport.Client.open`.
 
         Raises:
@@ -201,7 +202,8 @@ class HTTPLanguageModel(ServedModel):
                 for step in node:
                     step.settle(result)
             else:
-                self._add_parts(*result, node, calls)
+                prompt, limit = result
+                self._add_parts(prompt, limit, node, calls)
         # 3. Start the calls.
         for (request, _), parts in calls.items():
             for start in range(0, len(parts), PROMPTS_PER_CALL):
@@ -236,21 +238,23 @@ class HTTPLanguageModel(ServedModel):
     def _add_parts(
         self, prompt: Prompt, limit: int, node: list[PendingStep], calls: dict[tuple[Request, int], list[Part]]
     ) -> None:
-        """Divide a node into parts of requests, which `calls` has by what they have in common."""
+        """Divide a node into parts of requests. `calls` has the parts by the request that they can share."""
         sampling = node[0].sampling
+        is_greedy = sampling.temperature == 0
         logprobs, is_cut = self.gives_logprobs(sampling), self._is_cut(sampling)
-        if sampling.temperature == 0:
+        # 1. Each part has a prompt with up to `size` answers; at temperature 0 all steps use the same answer.
+        if is_greedy:
             size, groups = len(node), [[node]]
         else:
             differ = self.seeds == "none" or (self.seeds == "group" and self.profile.choices_differ)
             size = self.capabilities.choices if differ else 1
             groups = [[[step] for step in node[start : start + size]] for start in range(0, len(node), size)]
-        # Prompts of different runs share a request only where no answer has to wait for the slowest. A stream that this
-        # side cuts is closed when its step ends, and cannot be shared, either.
-        is_shared = self.capabilities.several_prompts and not is_cut
-        is_shared = is_shared and (sampling.temperature == 0 or (self.seeds == "none" and size > 1))
+        # 2. Prompts of different runs share a request only where no answer has to wait for the slowest. A stream that
+        # this side cuts is closed when its step ends, and cannot be shared, either.
+        may_share = is_greedy or (self.seeds == "none" and size > 1)
+        is_shared = self.capabilities.several_prompts and not is_cut and may_share
         for i, group in enumerate(groups):
-            seed = None if sampling.temperature == 0 else self._seed(group[0][0])
+            seed = None if is_greedy else self._seed(group[0][0])
             request = Request((), sampling, limit, len(group), seed, logprobs, is_cut, self.profile.several_prompts)
             calls.setdefault((request, i if is_shared else id(group)), []).append((prompt, group))
 
@@ -258,18 +262,17 @@ class HTTPLanguageModel(ServedModel):
         return None if self.seeds == "none" else step.seed % self.profile.seed_below
 
     def _wants_logprobs(self, sampling: Sampling) -> bool:
-        """Whether requests ask for log-probabilities: always, or only where those are the ones of the sampling, too."""
+        """Whether requests ask for log-probabilities: always, or only where the model's are those of the sampling."""
         parameters = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p)
-        return self.logprobs or (self._has_logprobs and parameters == (1.0, 1.0, 0, 0.0))
+        return self.logprobs or (self._may_ask_logprobs and parameters == (1.0, 1.0, 0, 0.0))
 
     def _is_cut(self, sampling: Sampling) -> bool:
         """Whether this side finds the ends of steps."""
-        most, texts = self.profile.max_stops, len(sampling.delimiters) + len(sampling.stops)
-        too_many = most is not None and texts > most
+        num_texts = len(sampling.delimiters) + len(sampling.stops)
+        too_many = self.profile.max_stops is not None and num_texts > self.profile.max_stops
         loses_logprobs = not self.profile.logprobs_of_stops and self._wants_logprobs(sampling)
-        return sampling.pattern is not None or (
-            texts > 0 and (too_many or loses_logprobs or not self.capabilities.tells_end)
-        )
+        cannot_stop = too_many or loses_logprobs or not self.capabilities.tells_end
+        return sampling.pattern is not None or (num_texts > 0 and cannot_stop)
 
     def _start_call(self, request: Request, parts: list[Part]) -> None:
         """Start a call with the prompts of these parts."""
@@ -284,7 +287,7 @@ class HTTPLanguageModel(ServedModel):
             except OF_ONE_REQUEST as error:
                 is_refused = isinstance(error, RejectedError)
                 if is_refused and request.n > 1 and is_about(str(error), "n"):
-                    # The server gives one answer to a prompt, now and from now on.
+                    # The server gives only one answer to each prompt: do not ask it for more again.
                     self.capabilities = replace(self.capabilities, choices=1)
                     for prompt, group in parts:
                         for steps in group:
@@ -311,8 +314,8 @@ class HTTPLanguageModel(ServedModel):
     def _lower_limit(self, request: Request, error: MotesError) -> int:
         """A lower limit of tokens to try after a refusal; 0: the error is about something else, or the context is full.
 
-        If the message contains no numbers, half as many are tried: an answer ends only where the server does not grant
-        a single token.
+        If the message contains no number that helps, the limit is halved, so that an answer ends only where the server
+        does not grant a single token.
         """
         is_full = isinstance(error, ContextLengthError)
         if not is_full and not (isinstance(error, RejectedError) and is_about_length(str(error))):
@@ -342,7 +345,7 @@ class HTTPLanguageModel(ServedModel):
                 answers = await self.client.stream(wire.url, wire.body(request), call.follow)
             else:
                 answers = await self.client.post(wire.url, wire.body(request), read=call.read)
-        finally:
+        finally:  # a step that still waits bears the cost of failed attempts
             receivers[min(call.waiting)][0].wasted += call.wasted
         await asyncio.gather(*(self._make_step(request, i, answers[i], receivers[i]) for i in sorted(call.waiting)))
 
@@ -351,13 +354,13 @@ class HTTPLanguageModel(ServedModel):
         prompt = request.prompts[index // request.n]
         text, overrun, end = prompt.before + answer.text, "", answer.end
         if end == "step" and answer.token_ids and not (request.is_cut or self._wire.has_whole_tokens):
-            with suppress(*OF_ONE_REQUEST):  # the ids, which are what the next step continues, are right all the same
+            with suppress(*OF_ONE_REQUEST):  # without the rest, the ids are still right, and the next step needs these
                 text += await self._renderer.rest_of_token(answer.text, tuple(answer.token_ids))
         if end == "step":
             text, overrun, end = split_at_end(text, request.sampling, len(prompt.before))
         elif end == "length":
             end = end_at_limit(request.sampling, request.limit)
-        prefix_tokens = 0  # several answers to a prompt have it once
+        prefix_tokens = 0  # the first of several answers to a prompt has the prompt's number
         if index % request.n == 0:
             is_counted_by_server = prompt.known_tokens is None and len(request.prompts) == 1
             prefix_tokens = (answer.prompt_tokens if is_counted_by_server else 0) or prompt.num_tokens

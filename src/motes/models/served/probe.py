@@ -1,4 +1,4 @@
-"""The capabilities of a server, as a value, and the few requests of one token that find them out."""
+"""The capabilities of a server, as a value, and the few short requests that find them out."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ COUNTING = Problem("Count from 1 to 20, the numbers separated by commas, nothing
 NUMBERS = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,"
 PLAIN = Sampling(temperature=1.0, delimiter=None)
 OF_ONE_REQUEST = (ServerError, ContextLengthError)
-"""Errors that concern one request, which the server may not support. Others, as of a missing key or a wrong model,
-concern all requests."""
+"""Errors that concern one request, which the server may not support. Other errors, such as a missing key or a wrong
+model, concern all requests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +41,13 @@ class Capabilities(Server):
     """What a server is, see `motes.transport.Server`, and what it can do."""
 
     route: Route  # the best way to continue an answer that the server has; "answers": there is none
-    # What makes a prompt of a conversation: the server, or a tokenizer on this side. "messages": nothing does, requests
-    # contain the messages.
+    # Where a conversation becomes a prompt: on the server, or in a tokenizer on this side. "messages": nowhere, the
+    # requests contain the messages.
     rendering: Literal["server", "tokenizer", "messages"] = "messages"
     token_ids: bool = False  # whether responses contain the sampled token ids
     tells_end: bool = False  # whether responses say which of a delimiter and the end of sequence ended an answer
     seeds: bool = False  # whether the seed of a request decides its tokens
-    choices: int = 1  # answers to one prompt in one request at most
+    choices: int = 1  # maximum number of answers to one prompt in one request
     several_prompts: bool = False  # whether a request can have several prompts
     logprobs: bool = False  # whether responses contain log-probabilities
     cached_tokens: bool = False  # whether responses count the tokens from the prefix cache
@@ -111,7 +111,7 @@ async def probe(
 
 
 def renderer(client: Client, address: Address, server: Server, vocabulary: Vocabulary | None) -> Renderer:
-    """What makes prompts for a server: a tokenizer on this side if there is one."""
+    """The renderer of prompts for a server, with the tokenizer on this side if there is one."""
     profile = PROFILES[server.engine]
     if vocabulary is not None:
         return TokenizerRenderer(vocabulary, takes_ids=profile.takes_ids)
@@ -128,9 +128,9 @@ async def _completion_capabilities(
     wire = profile.wire(address, server.model, profile)
     try:
         prompt = await renderer(client, address, server, vocabulary).prompt(GREETING)
-        if prompt.messages:  # nothing makes a prompt of them
+        if prompt.messages:  # nothing renders them
             return None
-        one = await _draw(client, wire, Request((prompt,), PLAIN, 1))
+        one_answer = await _draw(client, wire, Request((prompt,), PLAIN, 1))
     except OF_ONE_REQUEST:
         return None
 
@@ -140,21 +140,21 @@ async def _completion_capabilities(
         except OF_ONE_REQUEST:
             return None
 
-    two = await draw(n=2, logprobs=True) if profile.choices else None
-    both = await draw(num_prompts=2) if profile.several_prompts else None
-    scored = two or await draw(logprobs=True)
+    of_two_answers = await draw(n=2, logprobs=True) if profile.choices else None
+    of_two_prompts = await draw(num_prompts=2) if profile.several_prompts else None
+    with_logprobs = of_two_answers or await draw(logprobs=True)
     slots = server.info.get(profile.slots or "") or profile.most_choices
     return Capabilities(
         **vars(server),
         route="text" if prompt.ids is None else "ids",
         rendering="server" if vocabulary is None else "tokenizer",
-        token_ids=bool(one.token_ids),
+        token_ids=bool(one_answer.token_ids),
         tells_end=profile.tells_end,
         seeds=profile.seeds or bool(server.info.get("enable_deterministic_inference")),  # SGLang's option
-        choices=1 if two is None else min(profile.most_choices, int(slots)),
-        several_prompts=both is not None,
-        logprobs=scored is not None and scored.logprob is not None,
-        cached_tokens=one.cached_tokens is not None,
+        choices=1 if of_two_answers is None else min(profile.most_choices, int(slots)),
+        several_prompts=of_two_prompts is not None,
+        logprobs=with_logprobs is not None and with_logprobs.logprob is not None,
+        cached_tokens=one_answer.cached_tokens is not None,
     )
 
 
@@ -187,6 +187,6 @@ async def _chat_capabilities(client: Client, address: Address, server: Server) -
 
 
 async def _draw(client: Client, wire: Wire, request: Request) -> Answer:
-    """The first of the answers to a request."""
+    """The first answer to a request."""
     answers: list[Answer] = await client.post(wire.url, wire.body(request), read=Call(wire, request).read, attempts=2)
     return answers[0]

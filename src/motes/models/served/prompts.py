@@ -1,4 +1,4 @@
-"""Prompts, and what makes them of conversations: the server, or a tokenizer on this side."""
+"""Prompts, and the renderers that turn conversations into prompts: on the server, or by a tokenizer on this side."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from motes.vocabulary import Vocabulary
 
 MAX_TEXTS = 10_000
-"""Tokens, or pairs of tokens, whose texts a renderer remembers."""
+"""Maximum number of token sequences, mostly single tokens and pairs, whose texts a renderer remembers."""
 
 
 def estimate(texts: Iterable[str]) -> int:
@@ -31,8 +31,8 @@ def estimate(texts: Iterable[str]) -> int:
 class Prompt:
     """A conversation and the answer so far: as token ids, as text, or as messages and a prefix of the answer.
 
-    `before` is text at the end of the prompt that belongs to the next step: the previous token's text behind the end of
-    the previous step, or the tag with which a chat template opens the answer.
+    `before` is text at the end of the prompt that belongs to the next step: the overrun of the previous step, which is
+    its last token's text after its end, or the tag with which a chat template opens the answer.
     """
 
     ids: tuple[int, ...] | None = None
@@ -71,7 +71,8 @@ class Renderer:
             prompt = await self._prompt(problem)
             text = prompt.text or ""
             if prompt.ids is not None:
-                with suppress(ServerError):  # few templates open anything, and all prompts of a model end alike
+                # An error seldom matters: few templates open an answer. All prompts of a model have these tokens.
+                with suppress(ServerError):
                     text = await self._text_of(prompt.ids[-4:])
             self._prompts[problem] = replace(prompt, before=opening(text))
         return self._prompts[problem]
@@ -87,12 +88,12 @@ class Renderer:
         ids = list(prompt.ids)
         for node in trajectory.path:
             assert node.step is not None
-            opened = "" if node.depth > 1 else prompt.before
-            ids.extend(node.step.token_ids or await self.encode(node.added.removeprefix(opened)))
+            in_prompt = "" if node.depth > 1 else prompt.before
+            ids.extend(node.step.token_ids or await self.encode(node.added.removeprefix(in_prompt)))
         return Prompt(ids=tuple(ids), before=before)
 
     async def rest_of_token(self, text: str, ids: tuple[int, ...]) -> str:
-        """The last token's text behind the end of `text`, which ends with a delimiter.
+        """The last token's text after the end of `text`, which ends with a delimiter; "" if that is ambiguous.
 
         The last two tokens nearly always decide it, and few pairs of tokens end steps, so that few requests are needed.
         """
@@ -100,11 +101,13 @@ class Renderer:
             tail = ids[-length:]
             last = await self._text_of(tail[-1:])
             before = (await self._text_of(tail)).removesuffix(last) if len(tail) > 1 else ""
+            # The text includes the first k characters of the last token; find k.
             ends = {k: before + last[:k] for k in range(1, len(last) + 1)}
-            places = [k for k, end in ends.items() if len(tail) == len(ids) and text == end]
-            places = places or [k for k, end in ends.items() if text.endswith(end)]
-            if len(places) == 1:
-                return last[places[0] :]
+            matches = [k for k, end in ends.items() if text.endswith(end)]
+            if tail == ids:  # these are all tokens of the text: prefer an exact match
+                matches = [k for k in matches if text == ends[k]] or matches
+            if len(matches) == 1:
+                return last[matches[0] :]
         return ""
 
     async def _text_of(self, ids: tuple[int, ...]) -> str:
@@ -132,7 +135,7 @@ class Renderer:
 
 
 class ServerRenderer(Renderer):
-    """Lets the server make them."""
+    """Lets the server render prompts."""
 
     def __init__(self, client: Client, address: Address, model: str) -> None:
         super().__init__()
@@ -159,7 +162,7 @@ class ServerRenderer(Renderer):
 
 
 class VLLMRenderer(ServerRenderer):
-    """vLLM's /tokenize takes messages. SGLang's takes text only; if a later version takes messages, this works."""
+    """vLLM's /tokenize takes messages. SGLang's takes text only; this class works if a later version takes messages."""
 
     text_key = "prompt"
 
@@ -210,7 +213,7 @@ class TGIRenderer(ServerRenderer):
         return None
 
     async def _tokens(self, text: str) -> list[dict[str, Any]]:
-        """The tokens that the server makes of a prompt, with those that it adds."""
+        """The tokens of a prompt on the server, including those that it adds."""
         url = f"{self.root}/tokenize"
         tokens = await self.client.post(url, {"inputs": text}, attempts=2)
         if not isinstance(tokens, list) or not all(isinstance(token, dict) for token in tokens):
@@ -219,7 +222,7 @@ class TGIRenderer(ServerRenderer):
 
 
 class TokenizerRenderer(Renderer):
-    """Makes them by a tokenizer on this side: of token ids where the server takes these, otherwise as text."""
+    """Renders prompts by a tokenizer on this side: as token ids where the server takes these, otherwise as text."""
 
     def __init__(self, vocabulary: Vocabulary, *, takes_ids: bool) -> None:
         super().__init__()
@@ -233,12 +236,13 @@ class TokenizerRenderer(Renderer):
         return Prompt(ids=ids) if self.takes_ids else Prompt(text=self._text(ids))
 
     def _text(self, ids: tuple[int, ...]) -> str:
-        """The text that a server reads as these tokens. The tokenizer, and so the server, may put the token that begins
-        a text before it: then the text leaves that token out."""
+        """The text that a server reads as these tokens: without the token that begins a text, if the tokenizer, and so
+        the server, adds that by itself."""
         tokenizer = self.vocabulary.tokenizer
-        text, begins = str(tokenizer.decode(list(ids))), getattr(tokenizer, "bos_token", None)
-        if begins and text.startswith(begins):
-            rest = text.removeprefix(begins)
+        text = str(tokenizer.decode(list(ids)))
+        bos = getattr(tokenizer, "bos_token", None)
+        if bos and text.startswith(bos):
+            rest = text.removeprefix(bos)
             if list(tokenizer.encode(rest, verbose=False)) == list(ids):
                 self._num_added = 1
                 return rest

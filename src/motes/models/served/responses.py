@@ -20,7 +20,8 @@ from motes.transport import MALFORMED, Events, unknown_form
 class Answer:
     """One answer, which grows piece by piece until it ends.
 
-    `prompt_tokens` and `cached_tokens` are those of all prompts of the call, in one of its answers; 0 in the others.
+    In one answer of a call, `prompt_tokens` and `cached_tokens` count all prompts of the call; in the others they are 0
+    and None.
     """
 
     request: Request
@@ -42,8 +43,9 @@ class Answer:
     def num_tokens(self) -> int:
         """The number of tokens so far, as exactly as it is known."""
         counted = None if self.last is None else self.last.num_tokens
-        has_all_ids = counted in (None, len(self.token_ids))
-        return len(self.token_ids) if has_all_ids and self.token_ids else counted or self._num_pieces
+        if self.token_ids and counted in (None, len(self.token_ids)):
+            return len(self.token_ids)
+        return counted or self._num_pieces
 
     @property
     def logprob(self) -> float | None:
@@ -56,8 +58,8 @@ class Answer:
         return Usage(generated_tokens=self.num_tokens, prefill_tokens=prefill, prefill_tokens_cached=cached)
 
     def add(self, delta: Delta) -> bool:
-        """Add a piece. Whether the answer has its last one."""
-        if self.is_cut or (self.last is not None and self.last.finish):  # what the server sends behind the end
+        """Add a piece. Returns whether the answer is complete."""
+        if self.is_cut or (self.last is not None and self.last.finish):  # a piece after the end
             return True
         if delta.is_cumulative:
             text = "".join(piece.text for piece in delta.pieces)
@@ -82,12 +84,14 @@ class Answer:
         return self.is_cut or bool(delta.finish)
 
     def finish(self, url: str) -> None:
-        """Find out what ended the answer, see `end_of`, and forget what a stream has left out in part."""
+        """Find out what ended the answer, see `end_of`. Drop the ids or the log-probabilities if some are missing."""
         if not self.is_cut:
-            last, is_full = self.last or Delta(), self.num_tokens >= self.request.limit
+            last = self.last or Delta()
+            is_full = self.num_tokens >= self.request.limit
             by_text = isinstance(last.stop, str) and bool(self.request.stops)
             self.end = end_of(last.finish, url, is_full=is_full, by_text=by_text)
-            self.text += "" if self.end == "length" else self._writer.close()
+            if self.end != "length":
+                self.text += self._writer.close()
         if self.request.is_streamed and len(self.logprobs) != self.num_tokens:
             self.logprobs = []
         if len(self.token_ids) != self.num_tokens:
@@ -95,7 +99,7 @@ class Answer:
 
 
 class Call:
-    """One request with all its attempts, which use each answer once.
+    """One request with all its attempts, of which one provides each answer.
 
     Args:
         settle: called with the index of an answer and the answer as soon as it ends in a stream, unless an earlier
@@ -111,7 +115,7 @@ class Call:
         self.request = request
         self.settle = settle
         self.waiting = set(range(request.num_answers))  # indices of the answers that `settle` has not received
-        self.wasted = Usage()  # by attempts that failed, and for answers that an earlier attempt had settled
+        self.wasted = Usage()  # of failed attempts, and of answers that an earlier attempt had settled
 
     def read(self, response: Any) -> list[Answer]:
         """The answers in a whole response, in order."""
@@ -142,7 +146,7 @@ class Call:
             self._complete()
             is_complete = True
         finally:
-            used = waiting if is_complete else waiting - self.waiting
+            used = waiting if is_complete else waiting - self.waiting  # answers that this attempt provides
             has_begun = any(answer.last is not None for answer in answers)
             self.wasted += Usage(
                 failed_generated_tokens=sum(answer.num_tokens for i, answer in enumerate(answers) if i not in used),
@@ -176,20 +180,21 @@ class Call:
             raise unknown_form(self.wire.url, f"{type(error).__name__}: {error}", message) from error
 
     def _in_response(self, deltas: list[Delta]) -> list[Delta]:
-        """Whole answers, in order, with the numbers of their tokens: the server's, else equal shares of its count for
-        the call, else estimates."""
+        """Whole answers, in order, with the numbers of their tokens: the number of ids, else the server's number, else
+        an equal share of its number for the call, else an estimate."""
         num_answers, total = self.request.num_answers, self._counts.get("completion")
         if len(deltas) != num_answers:
             raise BadResponseError(f"{self.wire.url} returned {len(deltas)} answers instead of {num_answers}")
         if self.wire.profile.tells_end and not all(delta.finish for delta in deltas):
             raise BadResponseError(f"{self.wire.url} did not bring an answer to its end: look into its log")
-        placed = enumerate(deltas)
-        in_order = sorted(placed, key=lambda item: item[0] if item[1].index is None else item[1].index)
+        numbered = [delta if delta.index is not None else replace(delta, index=i) for i, delta in enumerate(deltas)]
         answers = []
-        for i, (_, delta) in enumerate(in_order):
-            texts = [piece.text for piece in delta.pieces]
-            share = estimate(texts) if total is None else (total + num_answers - 1 - i) // num_answers
-            num_tokens = len(delta.token_ids) or (share if delta.num_tokens is None else delta.num_tokens)
+        for i, delta in enumerate(sorted(numbered, key=lambda delta: delta.index or 0)):
+            num_tokens = len(delta.token_ids) or delta.num_tokens
+            if num_tokens is None and total is not None:
+                num_tokens = (total + num_answers - 1 - i) // num_answers
+            elif num_tokens is None:
+                num_tokens = estimate(piece.text for piece in delta.pieces)
             answers.append(replace(delta, index=i, num_tokens=num_tokens))
         return answers
 

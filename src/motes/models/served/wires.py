@@ -35,8 +35,8 @@ DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "presence_penalty": 0.0, "frequenc
 """Values that OpenAI's format defines for fields that a request omits."""
 
 COUNTS = ("prompt", "completion", "cached")
-"""Numbers of tokens that a server may return for a call: of its prompts, of its answers, and of those of the prompts
-that were in the prefix cache."""
+"""Numbers of tokens that a server may return for a call: in its prompts, in its answers, and in those parts of its
+prompts that came from the prefix cache."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Request:
 
     prompts: tuple[Prompt, ...]  # (P,)
     sampling: Sampling
-    limit: int  # tokens of each answer at most
+    limit: int  # maximum number of tokens of each answer
     n: int = 1
     seed: int | None = None  # None: the server chooses one
     logprobs: bool = False
@@ -91,29 +91,29 @@ class Profile:
     wire: type[Wire]  # the format of requests that continue a prompt; Chat: it has chats only, and continues no message
     renderer: type[ServerRenderer] | None = None  # how it makes prompts and tokens; None: it does not
     filters: tuple[str, ...] = ()  # which of top_k and min_p a request can set; setting one that is missing is an error
-    keep_all: int = 0  # its value of top_k that keeps every token
+    keep_all: int = 0  # the value of top_k that keeps every token
     packed_as: str | None = None  # the field with all sampling parameters, as JSON; None: a field for each
     neutral: Mapping[str, Any] = field(default_factory=dict)  # switches off the server's and the model's own defaults
-    max_stops: int | None = 4  # stop strings of a request at most; this side finds the ends of steps with more
+    max_stops: int | None = 4  # maximum number of stop strings of a request; with more, this side cuts the answers
     tells_end: bool = False  # whether its format says which of a delimiter and the end of sequence ended an answer
     # The field that makes OpenAI's formats keep the stop string at the end of an answer, and so say that it ended the
     # answer; None: there is none, and these formats do not say it.
     keeps_stop: str | None = None
     seeds: bool = False  # whether the seed of a request decides its tokens
-    seed_below: int = 2**63  # the smallest number that is no seed
-    choices: str | None = None  # its name for the number of answers to one prompt; None: there is one answer
-    most_choices: int = 1024  # answers to one prompt at most
-    slots: str | None = None  # the field of the server's info that may lower that
+    seed_below: int = 2**63  # seeds are less than this
+    choices: str | None = None  # the field with the number of answers to one prompt; None: there is one answer
+    most_choices: int = 1024  # maximum number of answers to one prompt
+    slots: str | None = None  # the field of the server's info that may lower this maximum
     choices_differ: bool = False  # whether several answers to one prompt differ where the request has a seed
-    several_prompts: bool = False  # whether a request can have several prompts, and a stream of large pieces
+    several_prompts: bool = False  # whether a request can have several prompts, and a stream can have large pieces
     takes_ids: bool = False  # whether prompts can be token ids
     # Whether log-probabilities cost little, so that all requests ask for them. Otherwise only those at temperature 1
     # without filters do, where methods can use them.
     logprobs: bool = False
     logprobs_of_stops: bool = True  # whether they include those of the tokens of a stop string
-    prefill: Mapping[str, Any] | None = None  # fields by which a chat continues its last message; None: a trial shows
-    chat_limit: str = "max_tokens"  # its name for the limit on tokens in a chat request
-    shares_prefixes: bool = False  # whether it keeps what it has computed of a prompt for the next one, by default
+    prefill: Mapping[str, Any] | None = None  # fields that let a chat continue its last message; None: the probe tries
+    chat_limit: str = "max_tokens"  # the field with the limit on tokens in a chat request
+    shares_prefixes: bool = False  # whether it has a prefix cache by default
 
     def sampling_fields(self, sampling: Sampling) -> dict[str, Any]:
         """The fields of a request for these parameters, limits and delimiters left out. Raises ConfigurationError if
@@ -140,7 +140,7 @@ class Wire(ABC):
     # Whether the text of a response ends where its last token ends. Otherwise the text of a step ends with its
     # delimiter, and the rest of the token that completed the delimiter is missing.
     has_whole_tokens: ClassVar[bool] = False
-    event_key: ClassVar[str | None] = None  # in all events with a piece of an answer; others keep the connection alive
+    event_key: ClassVar[str | None] = None  # a field of every event with a piece of an answer; None: any event has one
     count_paths: ClassVar[tuple[str, str, str]]  # paths of the fields with the numbers in `COUNTS`; "": it has none
 
     def __init__(self, address: Address, model: str, profile: Profile) -> None:
@@ -172,8 +172,8 @@ class Wire(ABC):
         return [self._delta(item, request) for item in _items(message)]
 
     def counts(self, message: Any) -> dict[str, int]:
-        """The counts in a whole response, or in an event of a stream, whatever its form. Several answers with counts of
-        their own have the prompt in common."""
+        """The counts in a whole response, or in an event of a stream, whatever its form. If several answers have counts
+        of their own, their prompt, which is the same, counts once."""
         items = [item for item in _items(message) if isinstance(item, dict)]
         items.sort(key=lambda item: whole_number_of(item.get("index")) or 0)
         counts = {}
@@ -230,7 +230,7 @@ class Completions(Wire):
 
     def _options(self, request: Request) -> dict[str, Any]:
         options = {"model": self.model, "stream": request.is_streamed, **super()._options(request)}
-        if request.is_streamed and not request.is_cut:  # this side leaves a stream that it cuts before the usage comes
+        if request.is_streamed and not request.is_cut:  # this side closes a stream that it cuts before the usage comes
             options |= {"stream_options": {"include_usage": True}, "stream_interval": 1 << 16}
         return options
 
@@ -283,7 +283,7 @@ class Chat(Completions):
 
 
 def whole_number_of(value: Any) -> int | None:
-    """A count, as int or float; None: it is something else."""
+    """A count, which may be an int or a float; None if the value is something else."""
     is_count = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 2**53
     return int(value) if is_count else None
 

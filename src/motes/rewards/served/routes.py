@@ -55,7 +55,7 @@ class Route(ABC):
 
     @abstractmethod
     async def read(self, readings: Sequence[Reading]) -> list[list[float]]:
-        """The scores at each text's positions. Sets `Reading.usage`, what reading it cost.
+        """The scores at each text's positions. Sets `Reading.usage`, the cost of reading it.
 
         Raises:
             UnknownFormError: a response has another form.
@@ -167,8 +167,8 @@ class NextTokenRoute(Route):
 
 
 class Completions(NextTokenRoute):
-    """vLLM. By default its log-probabilities are those before sampling (`--logprobs-mode`). Neutral sampling parameters
-    make both modes equal."""
+    """vLLM. Its option `--logprobs-mode` chooses log-probabilities before or after the sampling parameters. Neutral
+    parameters make both equal."""
 
     start = "vllm serve MODEL"
     texts_per_call = 64

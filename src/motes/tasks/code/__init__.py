@@ -32,8 +32,8 @@ _MAX_CHARACTERS = 50_000
 
 
 class CodeAnswers(BoxedAnswers):
-    """An answer is a Python program: of the blocks between fences, the last one that defines a function or a class, or
-    the last one if none does; the whole text if there are no fences, and it is Python.
+    """An answer is a Python program: the last block between fences that defines a function or a class, or the last
+    block if none does; or the whole text, if it has no fences and is Python.
 
     A block counts as Python if its language is Python or is not stated. If a text ended within a block, the answer is
     the part that is there. No answer is final before the model has ended its text: a later block may replace it.
@@ -54,7 +54,7 @@ class CodeAnswers(BoxedAnswers):
         if not blocks:
             return text.strip("\n") if _is_program(text) else None
         blocks = [block for block in blocks if block["language"].casefold() in _PYTHON]
-        # the block of a list is indented
+        # a block within a list is indented
         codes = [textwrap.dedent(block["code"]) if block["indent"] else block["code"] for block in blocks]
         codes = [code for code in codes if _defines_something(code)] or codes
         return codes[-1].rstrip() if codes else None

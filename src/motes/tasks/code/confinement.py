@@ -1,4 +1,4 @@
-"""Rights that a process gives up, for good, before it runs a program that nobody has read.
+"""Takes rights from this process, for good, before it runs a program that nobody has read.
 
     another user     if this process is root: it becomes "nobody", who owns nothing and may signal nobody.
     limits           of memory, processor time, a file's size and open files; no further process or thread.

@@ -1,11 +1,11 @@
 """Runs programs against their tests, in processes that are confined and killed.
 
-See `motes.tasks.code.server` for the processes, and `motes.tasks.code.confinement` for what a program cannot do.
+See `motes.tasks.code.server` for the processes, and `motes.tasks.code.confinement` for the rights that a program lacks.
 
-What it still can: a program that answers all calls of the tests as the reference does is right, however it does so. It
-runs with the interpreter and the packages of this environment and can read their files. It can use up its limits: a
-core for `Limits.seconds`, its memory, its files for a moment. A hole in the kernel is a hole in the sandbox: if you run
-programs of strangers on a machine that matters, put a container or a virtual machine around it all.
+Limits of the confinement: a program that answers all calls of the tests as the reference does is right, however it does
+so. It runs with the interpreter and the packages of this environment and can read their files. It can use up its
+limits: a core for `Limits.seconds`, its memory, its files for a moment. A hole in the kernel is a hole in the sandbox:
+if you run programs of strangers on a machine that matters, do so in a container or a virtual machine.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0",
 }  # fmt: skip
 """The environment of a server, which must have one thread to fork. Programs have no environment at all."""
-_PASSED_ON = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR")
+_COMMON_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR")
 """Variables of our environment that a server gets, too: an interpreter may need the first two to start, and keeps the
 folders of programs in the last."""
 BEGUN = "begun\n"
-"""Sent by an examiner before its first test; without it, the examiner's death is due to its own tests."""
+"""Sent by an examiner before its first test. If an examiner ends before it has sent this, its tests are broken."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Server:
 
     def __init__(self, command: Sequence[str]) -> None:
         self._control, theirs = socket.socketpair()
-        environment = _ENVIRONMENT | {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        environment = _ENVIRONMENT | {name: os.environ[name] for name in _COMMON_VARIABLES if name in os.environ}
         with theirs:
             try:
                 self._process = subprocess.Popen(
@@ -107,7 +107,7 @@ class Server:
         return line.decode().strip() or None
 
     def close(self) -> None:
-        """End the server, and the program that it runs; wait until it is gone. It kills that when we hang up."""
+        """End the server, and wait until it is gone. It kills the program that it runs when this side hangs up."""
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)  # closing does not hang up while another thread reads
         self._control.close()

@@ -6,7 +6,7 @@
 
 The examiner has the tests, and the pipe for the verdict. The candidate has the program, and a socket to the examiner:
 it receives a function's name and arguments, and sends the function's result. Both are confined. This process passes
-their files on without reading them, so that its memory, which every candidate gets a copy of, contains no tests.
+their files on without reading them: every candidate gets a copy of its memory, which must contain no tests.
 
 `motes.tasks.code.sandbox` runs it as a file, and is connected to it by the socket whose number is its argument. It
 imports nothing of motes, so that it starts alone and fast, with an empty environment.
@@ -107,7 +107,7 @@ def load_program(namespace: dict[str, Any], prelude: str, program: str) -> None:
 
 
 class GoneError(BaseException):
-    """The candidate is gone, or its message is no reply: no test can continue, and none can catch this error."""
+    """The candidate is gone, or its message is no reply: no test can continue, and no test can catch this error."""
 
 
 class ProgramError(Exception):
@@ -209,7 +209,8 @@ def undefined(tests: str, namespace: dict[str, Any]) -> set[str]:
         tables += table.get_children()
         for symbol in table.get_symbols():
             if table.get_type() == "module" or symbol.is_global():
-                (defined if symbol.is_assigned() or symbol.is_imported() else used).add(symbol.get_name())
+                names = defined if symbol.is_assigned() or symbol.is_imported() else used
+                names.add(symbol.get_name())
     return used - defined
 
 

@@ -46,8 +46,8 @@ class MathAnswers(BoxedAnswers):
         # 1) simple answers
         if plain(gold) == plain(given):
             return True
-        names = _simple_canonical(gold), _simple_canonical(given)
-        if None not in names and names[0] == names[1]:
+        name = _simple_canonical(gold)
+        if name is not None and name == _simple_canonical(given):
             return True
         numbers = number(gold), number(given)
         if all(value is not None and value.denominator == 1 for value in numbers):
@@ -65,8 +65,9 @@ class MathAnswers(BoxedAnswers):
 
     def canonical(self, answer: str) -> str:
         """The form that answers of the same value share: 0.5, 1/2 and \\frac12 are "1/2". Having the same form is an
-        equivalence relation; Math-Verify's judgement is none (some of 1/3, 0.333333 and 0.3333333 are equal to it).
-        A worker forms answers that are neither numbers nor words, each once. One without a form in time gets its text.
+        equivalence relation; Math-Verify's judgement is not (it finds some pairs of 1/3, 0.333333 and 0.3333333 equal).
+        If an answer is neither a number nor a word, a worker finds its form, once; if it finds none in time, the form
+        is the answer's text.
         """
         text = tidied(answer)
         if name := _simple_canonical(text):
@@ -113,7 +114,7 @@ def _cell(cell: str) -> str:
 
 
 def same_in_any_order(first: Iterable[A], second: Iterable[B], same: Callable[[A, B], bool]) -> bool:
-    """Whether each of the first values is the same as one of the second, and each of these as one of the first."""
+    """Whether the two collections have the same values, in any order."""
     remaining = list(second)
     for value in first:
         index = next((i for i, other in enumerate(remaining) if same(value, other)), None)

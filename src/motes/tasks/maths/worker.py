@@ -4,7 +4,7 @@
     ["canonical", ANSWER]           {"value": "1/2"}       a name that answers of the same value share, null without one
 
 `motes.tasks.maths.workers` runs it as a file. It imports nothing of motes, so that it starts alone and fast. The
-process that sends the requests kills it if a reply takes too long. Its own alarm is for the case that this has ended.
+process that sends the requests kills it if a reply takes too long. If that process is gone, its own alarm ends it.
 """
 
 from __future__ import annotations

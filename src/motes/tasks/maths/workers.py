@@ -43,8 +43,8 @@ class Worker:
         return self._read(START_SECONDS) is not None
 
     def ask(self, request: Sequence[str], timeout: float) -> dict[str, Any] | None:
-        """The process's reply to a request; None if it died instead. It is killed if there is no reply in time, which
-        raises GraderTimeoutError."""
+        """The process's reply to a request; None if it died instead. If there is no reply in time, the process is
+        killed. Raises GraderTimeoutError in this case."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
