@@ -127,6 +127,11 @@ def test_answers_are_shown_the_selected_one_first_then_those_with_the_most_mass(
     assert visible(result, 1)[0].finished == "eos"
 
 
+def test_one_answer_is_shown_once_however_many_are_wanted():
+    result = result_of({"four": "4", "six": "4"}, answer="4", text="six")
+    assert [each.text for each in visible(result, 3)] == ["six"], "neither its copies nor texts without an answer"
+
+
 def test_a_model_that_says_nothing_is_shown_to():
     """It was no deadline that kept an answer back."""
     problem = motes.Problem("?")

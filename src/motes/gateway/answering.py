@@ -168,8 +168,10 @@ def visible(result: Result, number: int) -> list[Trajectory]:
     places = likeliest_texts(result.trajectories, Weights(result.log_weights), result.scores)
     by_text = {result.trajectories[place].text: result.trajectories[place] for place in places}
     texts = result.texts()
-    first = [result.text] if result.answer is None else [texts.pop(result.answer)]
-    ranked = dict.fromkeys([*first, *(texts.values() or by_text)])
+    if result.answer is None:
+        ranked = dict.fromkeys([result.text, *by_text])
+    else:
+        ranked = dict.fromkeys([texts.pop(result.answer), *texts.values()])
     answers = [by_text[text] for text in ranked if text in by_text][:number]
     return answers or [t for t in result.trajectories if t.finished not in (None, "failed", *STOPS)][:1]
 
