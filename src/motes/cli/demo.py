@@ -53,7 +53,7 @@ def command(
     show_result(console, result, time.perf_counter() - started)
     console.print(f"the right answer is {problem.answer}\n")
 
-    console.print(Rule(f"{counted(limit, 'problem')}: more particles, better answers", style="dim"))
+    console.print(Rule(f"{counted(limit, 'long problem')}, three methods", style="dim"))
     evaluate.run(terminal.progress(), evaluation, directory, lm=lm, reward=prm)
     report = Report.load(directory)
     console.show(compact_table(report))
@@ -63,7 +63,7 @@ def command(
             lead = Interval(-difference.value.value, -difference.value.high, -difference.value.low)
             between = f" ({points(lead.low)} to {points(lead.high)})" if lead.is_known else ""
             console.print(
-                f"particle filter less weighted best of N, N = {difference.budget}, problem by problem: "
+                f"particle filter minus weighted best of N, N = {difference.budget}, problem by problem: "
                 f"{points(lead.value)} points{between}",
                 soft_wrap=True,
             )
