@@ -63,7 +63,7 @@ def command(
             lead = Interval(-difference.value.value, -difference.value.high, -difference.value.low)
             between = f" ({points(lead.low)} to {points(lead.high)})" if lead.is_known else ""
             console.print(
-                f"particle filter minus weighted best of N, N = {difference.budget}, problem by problem: "
+                f"particle filter less weighted best of N, N = {difference.budget}, problem by problem: "
                 f"{points(lead.value)} points{between}",
                 soft_wrap=True,
             )
