@@ -32,6 +32,7 @@ class Family:
     """The declaration of a family of process reward models.
 
     `prompt`, `turn`, `first` and `step` are templates. A name in braces stands for one of these:
+
     - a text from outside, which is plain text, whatever it spells: `question`; `role` and `content`; `step`;
     - a part that the tokenizer provides: `start`, which it puts before every text; `bos`; and three parts of its chat
       template: `opening`, before the user's first text; `reply`, between that and the assistant's text; `next`, between
