@@ -162,7 +162,7 @@ BUILT: dict[type[MotesError], Any] = {
     UnknownNameError: UnknownNameError("method", "pff", ("pf", "pg")),
     MissingExtraError: MissingExtraError("the gateway", "serve"),
     UnreadableFileError: UnreadableFileError(Path("p.toml"), PermissionError(13, "Permission denied")),
-    ProblemFileError: ProblemFileError("p.jsonl", 3, "it is no JSON"),
+    ProblemFileError: ProblemFileError("p.jsonl", 3, "it is not JSON"),
     RefusedError: RefusedError("at most 4 answers", "n", status=400, code="too_many"),
     BusyError: BusyError("come back", 2.5),
 }

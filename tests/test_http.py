@@ -106,18 +106,18 @@ def test_addresses(spec: str, base: str, root: str, model: str | None):
         ("http:///v1#m", "names no host"),
         ("http://a b/v1", "names no host"),
         ("ftp://a.test/v1", "neither http:// nor https://"),
-        ("http://[::1/v1", r"no IPv6 address.*in brackets, http://\[::1\]:8000/v1"),
-        ("http://[::g]/v1", "no IPv6 address"),
+        ("http://[::1/v1", r"not an IPv6 address.*in brackets, http://\[::1\]:8000/v1"),
+        ("http://[::g]/v1", "not an IPv6 address"),
         ("http://::1:8000/v1", "names no host.*in brackets"),
-        ("http://fe80::1/v1", "its port is no number from 1 to 65535.*in brackets"),
-        ("http://a.test:99999/v1", "its port is no number from 1 to 65535"),
+        ("http://fe80::1/v1", "its port is not a number from 1 to 65535.*in brackets"),
+        ("http://a.test:99999/v1", "its port is not a number from 1 to 65535"),
         ("http://a.test:abc/v1#m", "its port"),
         ("http://a.test:-1", "its port"),
         ("http://a.test:0/v1", "its port"),
         ("http://a.test/v1?x=1#m", "options stand behind the model's name"),
         ("https://user:secret@a.test/v1", "put it into MOTES_API_KEY"),
         ("https://:secret@a.test:abc/v1", "put it into MOTES_API_KEY"),
-        ("https://user:secret@[::1/v1", "no IPv6 address"),
+        ("https://user:secret@[::1/v1", "not an IPv6 address"),
         ("https://user:se/cret@a.test/v1#m", "its port"),
         ("https://user:se#cret@a.test/v1#m", "its port"),
     ],
@@ -255,8 +255,8 @@ def test_patience_ends(answer: Any):
         (httpx2.ConnectTimeout("slow"), UnreachableError, "did not connect within 10 s"),
         (httpx2.ReadTimeout("silent"), UnreachableError, "did not send anything for 300 s"),
         (httpx2.ReadError(""), UnreachableError, "broke off"),
-        (lambda: httpx2.Response(200, content=b"<html>"), BadResponseError, "no JSON .*OpenAI-compatible"),
-        (lambda: httpx2.Response(200, content=b"[" * 99_999), BadResponseError, "no JSON .*OpenAI-compatible"),
+        (lambda: httpx2.Response(200, content=b"<html>"), BadResponseError, "not JSON .*OpenAI-compatible"),
+        (lambda: httpx2.Response(200, content=b"[" * 99_999), BadResponseError, "not JSON .*OpenAI-compatible"),
         (lambda: httpx2.Response(500, content=b"[" * 99_999), ServerError, r"500 Internal Server Error: \[\[\["),
         (failure(429, "too fast"), ServerError, "429 Too Many Requests: too fast.*max_concurrency"),
         (failure(500, "out of memory"), ServerError, "500 Internal Server Error: out of memory.*its log"),
@@ -532,7 +532,7 @@ def test_an_answer_of_another_form_is_asked_for_once_more():
 @pytest.mark.parametrize("streamed", [False, True])
 def test_what_is_nested_too_deeply_is_no_json(streamed: bool):
     script = Script(lambda: httpx2.Response(200, content=b'{"a":' + b"[" * 100_000))
-    with pytest.raises(BadResponseError, match="no JSON"):
+    with pytest.raises(BadResponseError, match="not JSON"):
         (stream if streamed else post)(script)
     with pytest.raises(RejectedError):
         post(Script(lambda: httpx2.Response(400, content=b"[" * 100_000)))

@@ -129,7 +129,7 @@ class TestBadRows:
     @pytest.mark.parametrize(
         ("row", "says"),
         [
-            ("{", "it is no JSON: "), ("[1]", "no JSON object"), ({"answer": "2"}, "no `question` or `problem`"),
+            ("{", "it is not JSON: "), ("[1]", "not a JSON object"), ({"answer": "2"}, "no `question` or `problem`"),
             ({"question": "?"}, "no `answer` or `solution`"), ({"question": "  ", "answer": 2}, "must be a text"),
             ({"question": ["?"], "answer": 2}, "must be a text"),
             ({"question": "?", "answer": [2]}, "must be a text or a number"),

@@ -31,7 +31,7 @@ class FunctionReward:
     particle and goes on with the others. A batched function refuses all answers of its call.
 
     Raises:
-        RewardError: while scoring: `fn` raised any other exception, or returned something that is no number in [0, 1].
+        RewardError: while scoring: `fn` raised any other exception, or did not return a number in [0, 1].
     """
 
     @overload

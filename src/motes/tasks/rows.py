@@ -219,9 +219,9 @@ def read_jsonl(path: Path) -> list[tuple[int, Row]]:
         try:
             row = parse_json(line, parse_float=Numeral)
         except ValueError as error:
-            raise ProblemFileError(str(path), number, f"it is no JSON: {error}") from error
+            raise ProblemFileError(str(path), number, f"it is not JSON: {error}") from error
         if not isinstance(row, dict):
-            raise ProblemFileError(str(path), number, "it is no JSON object")
+            raise ProblemFileError(str(path), number, "it is not a JSON object")
         rows.append((number, row))
     if not rows:
         raise ConfigurationError(

@@ -43,7 +43,7 @@ class Address:
         try:
             parts = urlsplit(spec)
         except ValueError:
-            raise _address_error(spec, "its host is no IPv6 address") from None
+            raise _address_error(spec, "its host is not an IPv6 address") from None
         if parts.username is not None or parts.password is not None:
             raise ConfigurationError(f"a key does not belong into an address: put it into {KEY_VARIABLE}")
         if parts.scheme not in ("http", "https"):
@@ -55,7 +55,7 @@ class Address:
         except ValueError:
             is_port = False
         if not is_port:
-            raise _address_error(spec, "its port is no number from 1 to 65535")
+            raise _address_error(spec, "its port is not a number from 1 to 65535")
         if parts.query:
             raise _address_error(spec, "options stand behind the model's name, and a server's own query cannot be sent")
         path = parts.path.rstrip("/") or "/v1"

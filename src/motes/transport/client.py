@@ -1,7 +1,7 @@
 """A pooled HTTP client: bounded concurrency, timeouts, and retries where they can help.
 
-A request is sent again if there was no connection or it broke off, if the body is no JSON, and if its reader cannot use
-a response of 200 (once only, if its form is unknown). `motes.transport.failures` lists the other responses.
+A request is sent again if there was no connection or it broke off, if the body is not JSON, and if its reader cannot
+use a response of 200 (once only, if its form is unknown). `motes.transport.failures` lists the other responses.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Events(AsyncIterator[dict[str, Any]]):
         is_complete: whether the server has sent `[DONE]`.
 
     Raises:
-        BadResponseError: an event is no JSON object, or reports an error.
+        BadResponseError: an event is not a JSON object, or reports an error.
         ContextLengthError: it reports that the context is full.
     """
 
@@ -115,5 +115,6 @@ class Events(AsyncIterator[dict[str, Any]]):
                 yield event
             elif event is not None:  # null is sent to keep the connection alive
                 raise BadResponseError(
-                    f"{self._url} sent an event that is no object ({text[:80]!r}): is it an OpenAI-compatible server?"
+                    f"{self._url} sent an event that is not an object ({text[:80]!r}): "
+                    "is it an OpenAI-compatible server?"
                 )

@@ -83,14 +83,14 @@ def parse_response(content: str | bytes, url: str, kind: str) -> Any:
     """The value of a response of 200, or of an event of a stream; `kind` is "a response" or "an event".
 
     Raises:
-        BadResponseError: it is no JSON, or reports an error.
+        BadResponseError: it is not JSON, or reports an error.
         ContextLengthError: it reports that the context is full.
     """
     try:
         value = load_json(content)
     except ValueError as error:
         raise BadResponseError(
-            f"{url} sent {kind} that is no JSON ({content[:80]!r}): is it an OpenAI-compatible server?"
+            f"{url} sent {kind} that is not JSON ({content[:80]!r}): is it an OpenAI-compatible server?"
         ) from error
     if not reports_error(value):
         return value
@@ -113,7 +113,7 @@ def load_json(content: str | bytes) -> Any:
     stream can contain the first, and the next event the second. `Step` joins them.
 
     Raises:
-        ValueError: it is no JSON, or nested too deeply for Python.
+        ValueError: it is not JSON, or nested too deeply for Python.
     """
     try:
         return json.loads(content)

@@ -101,7 +101,7 @@ async def identify(client: Client, address: Address, engine: str | None = None) 
         UnreachableError: nothing answers.
         UnauthorizedError: the server wants a key.
         UnknownNameError: it has no such model, or there is no such engine.
-        ConfigurationError: it is no OpenAI-compatible server, or has several models and the address names none.
+        ConfigurationError: it is not an OpenAI-compatible server, or has several models and the address names none.
     """
     if engine is not None and engine not in SIGNS:
         raise UnknownNameError("engine", engine, SIGNS)

@@ -140,7 +140,7 @@ class HTTPLanguageModel(ServedModel):
             UnreachableError: nothing answers.
             UnauthorizedError: the server wants a key.
             UnknownNameError: it has no such model.
-            ConfigurationError: it is no OpenAI-compatible server, or an option is out of its range.
+            ConfigurationError: it is not an OpenAI-compatible server, or an option is out of its range.
         """
         logprobs, shares_prefixes = flag("logprobs", logprobs), flag("shares_prefixes", shares_prefixes)
         length = None if context_length is None else whole_number("context_length", context_length)
