@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from motes import api
 from motes.cli import evaluate, options, terminal
 from motes.cli.terminal import Text
 from motes.cli.views import show_sections
@@ -70,14 +70,13 @@ def advise(
     elif dry_run:
         raise ConfigurationError(f"{directory} has its answers already, nothing is generated: leave out --dry-run")
     report = Report.load(directory)
-    records = [record for runs in report.runs.values() for record in runs]
     console = terminal.progress()
 
     def show_progress(done: int, total: int) -> None:
         console.print(f"predicting: {done}/{total}", soft_wrap=True)
 
     show_progress(0, advice.RESAMPLES)
-    prediction = asyncio.run(advice.advise(records, observe=show_progress))
+    prediction = asyncio.run(advice.advise(report.records, observe=show_progress))
     results = terminal.results()
     results.print(Text(f"{report.title}: {report.models}", style="bold"), soft_wrap=True)
     show_sections(results, report.warnings(), prediction.sections())
@@ -153,20 +152,17 @@ def _trial(
     reward: str, prompt: str | None, temperature: float | None, max_tokens: int | None, *, task: str, split: str | None,
     **settings: Any,
 ) -> Evaluation:  # fmt: skip
-    """The preliminary evaluation of `motes advise` and `motes tune`. `settings` are other fields of the evaluation."""
+    """The preliminary evaluation of `motes advise` and `motes tune`, by default on the validation split, or on test if
+    the task has no other. `settings` are other fields of the evaluation."""
     if reward == "none":
         raise ConfigurationError("this command measures the reward model: name one")
     opened, sampling = options.open_prompt(prompt, SamplingOptions(temperature=temperature, max_tokens=max_tokens))
-    split = split or _trial_split(task)
-    return Evaluation(task=task, split=split, reward=reward, prompt=opened, sampling=sampling, **settings)
-
-
-def _trial_split(task: str) -> str:
-    """The split of a task that is not the one of its final evaluation, if there is such a split."""
-    opened = api.task(task)
+    evaluation = partial(Evaluation, task=task, reward=reward, prompt=opened, sampling=sampling, **settings)
+    if split is not None:
+        return evaluation(split=split)
     try:
-        opened.problems("validation", 1)
+        return evaluation(split="validation")
     except UnknownNameError:
-        terminal.note(f"{task} has no validation split: using test. Evaluate the result on other problems")
-        return "test"
-    return "validation"
+        on_test = evaluation(split="test")  # raises the error again if it is about another name
+    terminal.note(f"{task} has no validation split: using test. Evaluate the result on other problems")
+    return on_test

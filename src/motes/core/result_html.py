@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from motes.core.trajectory import Trajectory
-from motes.text import counted, visible
+from motes.text import counted, shortened, visible
 
 ANSWERS = 8
 """Maximum number of answers with a row of their own."""
@@ -54,7 +54,7 @@ def html(
     ]
     if text:
         pre = "white-space:pre-wrap;overflow-wrap:anywhere;margin:4px 0;background:none;color:inherit"
-        content = escape(visible(_cut(text, LONGEST), newlines=True))
+        content = escape(visible(shortened(text, LONGEST), newlines=True))
         parts.append(
             f'<details><summary style="cursor:pointer">text</summary><pre style="{pre}">{content}</pre></details>'
         )
@@ -248,10 +248,6 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %" if math.isfinite(share) else "–"
 
 
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
 def _clipped(text: str, most: int) -> str:
     """The beginning of a text, on one line, as HTML."""
-    return escape(visible(" ".join(_cut(text, most).split())))
+    return escape(visible(" ".join(shortened(text, most).split())))
