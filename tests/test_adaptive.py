@@ -183,6 +183,14 @@ def test_a_limit_ends_it_with_the_waves_there_are():
     assert decided.stopped is None, "nothing more would have been done"
 
 
+def test_the_former_name_of_its_size():
+    with pytest.warns(DeprecationWarning, match="num_particles of AdaptiveFilter is deprecated: use max_particles"):
+        former = AdaptiveFilter(num_particles=12, num_waves=3)  # type: ignore[call-arg]
+    assert former == AdaptiveFilter(12, 3)
+    with pytest.warns(DeprecationWarning, match="max_particles"):
+        assert former.num_particles == 12  # type: ignore[attr-defined]
+
+
 def test_configuration():
     assert method_from_spec("adaptive:num_waves=3:decided=0.8", 12) == AdaptiveFilter(12, 3, 0.8)
     assert AdaptiveFilter(12).budget == 12
@@ -192,8 +200,10 @@ def test_configuration():
         AdaptiveFilter(4, decided=0.0)
     with pytest.raises(ConfigurationError, match="assured is a score"):
         AdaptiveFilter(4, assured=1.5)
-    with pytest.raises(ConfigurationError, match="smallest must be at least 1"):
+    with pytest.raises(ConfigurationError, match="smallest must be a whole number of at least 1"):
         AdaptiveFilter(4, smallest=0)
+    with pytest.raises(ConfigurationError, match="max_particles must be a whole number of at least 1"):
+        AdaptiveFilter(0)
     lm = TabularLanguageModel({("a",) * k: {"a": 1.0} for k in range(9)})
     result = run(World(lm, TabularReward({})), AdaptiveFilter(4), sampling=Sampling(max_steps=3))
     assert {t.finished for t in result.trajectories} == {"max_steps"}

@@ -46,7 +46,7 @@ def takes(hint: Any, value: Any) -> bool:
 
 CONFIGURATIONS: dict[type, dict[str, Any]] = {cls: {} for cls in METHODS.values()} | {Sampling: {}}
 for _cls in METHODS.values():
-    _first = dataclasses.fields(_cls)[0].name  # type: ignore[arg-type]
+    _first = next(field.name for field in dataclasses.fields(_cls) if not field.kw_only)  # type: ignore[arg-type]
     CONFIGURATIONS[_cls] = {_first: 1 if _cls is motes.Greedy else 8}
 
 FIELDS = [(cls, field.name) for cls in CONFIGURATIONS for field in dataclasses.fields(cls)]

@@ -1,15 +1,19 @@
-"""Former names of modules, which still work: see `RENAMED`.
+"""Former names that still work, with a warning: of modules (`RENAMED`) and of arguments.
 
 A module named `types`, `http` or `inspect` hides the standard library's from programs that run in its directory.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import warnings
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
+
+ClassT = TypeVar("ClassT", bound=type)
 
 RENAMED = {
     "motes.types": "motes.core",
@@ -40,3 +44,32 @@ def install() -> None:
         package, _, name = former.rpartition(".")
         sys.modules[former] = module = RenamedModule(former, new)
         setattr(sys.modules[package], name, module)
+
+
+def renamed_argument(former: str, new: str) -> Callable[[ClassT], ClassT]:
+    """A decorator of a dataclass: its field `new` can still be given, and read, by its former name."""
+
+    def warn(cls: type) -> None:
+        message = f"{former} of {cls.__name__} is deprecated: use {new}"
+        warnings.warn(message, DeprecationWarning, stacklevel=3)
+
+    def decorate(cls: ClassT) -> ClassT:
+        changed: Any = cls
+        init = changed.__init__
+
+        @functools.wraps(init)
+        def with_former_name(self: Any, *args: Any, **settings: Any) -> None:
+            if former in settings:
+                warn(cls)
+                settings = {new: settings.pop(former), **settings}
+            init(self, *args, **settings)
+
+        def read(self: Any) -> Any:
+            warn(cls)
+            return getattr(self, new)
+
+        changed.__init__ = with_former_name
+        setattr(changed, former, property(read, doc=f"Deprecated: use `{new}`."))
+        return cls
+
+    return decorate

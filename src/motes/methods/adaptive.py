@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
+from motes.aliases import renamed_argument
+from motes.arguments import whole_number
 from motes.core import Result
 from motes.errors import ConfigurationError, DegenerateWeightsError
 from motes.methods.particle_filter import FilterSettings
@@ -16,6 +18,7 @@ from motes.methods.sweep import Sweep, pool, survivors
 from motes.smc.weights import log_sum_exp
 
 
+@renamed_argument("num_particles", "max_particles")
 @dataclass(frozen=True)
 class AdaptiveFilter(FilterSettings):
     """At most N particles, in waves; the run ends when one answer has most of the posterior and good scores.
@@ -33,7 +36,7 @@ class AdaptiveFilter(FilterSettings):
     answers of one wave wait for those of the others as well.
 
     Args:
-        num_particles: N, the largest number of particles of all waves together; `sizes` has those of each wave.
+        max_particles: N ≥ 1, the largest number of particles of all waves together; `sizes` has those of each wave.
         num_waves: K ≥ 1.
         decided: share of the posterior that ends the run; more than 1: never.
         smallest: smallest number of particles of the first wave (N if that is less). Few particles often agree by
@@ -43,6 +46,7 @@ class AdaptiveFilter(FilterSettings):
         others: see `FilterSettings`; errors as there.
     """
 
+    max_particles: int
     num_waves: int = 4
     decided: float = 0.8
     smallest: int = 8
@@ -50,21 +54,23 @@ class AdaptiveFilter(FilterSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_waves < 1:
-            raise ConfigurationError(f"num_waves must be at least 1, not {self.num_waves}")
-        if self.smallest < 1:
-            raise ConfigurationError(f"smallest must be at least 1, not {self.smallest}")
+        for name in ("max_particles", "num_waves", "smallest"):
+            whole_number(name, getattr(self, name), least=1)
         if not 0 <= self.assured <= 1:
             raise ConfigurationError(f"assured is a score, from 0 to 1, not {self.assured}")
         if not self.decided > 0:
             raise ConfigurationError(f"decided is a share of the posterior, more than 0, not {self.decided}")
 
     @property
+    def budget(self) -> int:
+        return self.max_particles
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """Number of particles of each wave. If N is too small for K waves, there are fewer."""
-        totals = [-(-self.num_particles // 2**k) for k in reversed(range(self.num_waves))]
+        totals = [-(-self.max_particles // 2**k) for k in reversed(range(self.num_waves))]
         enough = [total for total in totals[:-1] if total >= self.smallest]
-        return tuple(int(size) for size in np.diff([0, *enough, self.num_particles]) if size)
+        return tuple(int(size) for size in np.diff([0, *enough, self.max_particles]) if size)
 
     async def run(self, run: Run) -> Result:
         outcomes: list[Sweep | DegenerateWeightsError] = []  # of the waves
@@ -72,20 +78,20 @@ class AdaptiveFilter(FilterSettings):
         for number, size in enumerate(self.sizes):
             if (sweeps and await self._is_decided(run, sweeps)) or (number and run.exhausted()):
                 break
-            outcome = await replace(self.filter, num_particles=size).try_sweep(run, number=number)
+            outcome = await self.filter_of(size).try_sweep(run, number=number)
             if isinstance(outcome, Sweep):
                 if sweeps and run.limits.stopped is not None:  # during the wave, which is incomplete
                     break
                 sweeps.append(outcome)
             outcomes.append(outcome)
-        sweeps = self.filter.level(survivors(outcomes))
+        sweeps = self.level(survivors(outcomes))
         num_drawn = sum(self.sizes[: len(outcomes)])
         log_evidence = log_sum_exp(np.array(_masses(sweeps))) - float(np.log(num_drawn))
         return await self.conclude(run, *pool(sweeps, _masses(sweeps)), log_evidence)
 
     async def _is_decided(self, run: Run, sweeps: Sequence[Sweep]) -> bool:
         """Whether one answer has the necessary share of the posterior and the necessary mean score."""
-        sweeps = self.filter.level(sweeps)
+        sweeps = self.level(sweeps)
         population, weights = pool(sweeps, _masses(sweeps))
         if weights.degenerate:  # there was no time to score anything
             return False

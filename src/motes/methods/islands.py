@@ -7,8 +7,8 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from motes.arguments import whole_number
 from motes.core import Result
-from motes.errors import ConfigurationError
 from motes.methods.particle_filter import FilterSettings
 from motes.methods.run import Run
 from motes.methods.sweep import pool, share, survivors
@@ -35,19 +35,20 @@ class Islands(FilterSettings):
     island particle model" (2015), without interaction.
 
     Args:
-        num_particles: N of each island.
+        num_particles: N ≥ 1, of each island.
         num_islands: M ≥ 1.
         combine: "evidence" or "equal".
         others: see `FilterSettings`; errors as there.
     """
 
+    num_particles: int
     num_islands: int = 4
     combine: Literal["evidence", "equal"] = field(default="evidence", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_islands < 1:
-            raise ConfigurationError(f"num_islands must be at least 1, not {self.num_islands}")
+        whole_number("num_particles", self.num_particles, least=1)
+        whole_number("num_islands", self.num_islands, least=1)
 
     @classmethod
     def of_budget(cls, budget: int, *, num_islands: int = 4, **settings: Any) -> Self:
@@ -63,8 +64,8 @@ class Islands(FilterSettings):
         return self.num_particles * self.num_islands
 
     async def run(self, run: Run) -> Result:
-        island = self.filter
-        sweeps = island.level(survivors(await run.side_by_side([island.try_sweep] * self.num_islands)))
+        island = self.filter_of(self.num_particles)
+        sweeps = self.level(survivors(await run.side_by_side([island.try_sweep] * self.num_islands)))
         log_evidence = [sweep.log_evidence for sweep in sweeps]
         pooled = pool(sweeps, log_evidence if self.combine == "evidence" else None)
         log_mean = log_sum_exp(np.array(log_evidence)) - float(np.log(self.num_islands))

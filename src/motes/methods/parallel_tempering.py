@@ -45,6 +45,7 @@ class ParallelTempering(FilterSettings):
         others: see `FilterSettings`, errors as there; `resampling` is multinomial.
     """
 
+    num_particles: int
     num_sweeps: int = 4
     ladder: tuple[float, ...] = field(default=(1.0, 0.5), kw_only=True)
     burn_in: int = field(default=0, kw_only=True)
@@ -61,7 +62,7 @@ class ParallelTempering(FilterSettings):
     def chain(self, beta: float) -> ParticleGibbs:
         """The chain at β = `beta`."""
         settings = {**self.settings, "beta": self.beta * beta}
-        return ParticleGibbs(num_sweeps=self.num_sweeps, burn_in=self.burn_in, **settings)
+        return ParticleGibbs(self.num_particles, self.num_sweeps, burn_in=self.burn_in, **settings)
 
     @classmethod
     def of_budget(
@@ -110,6 +111,6 @@ class ParallelTempering(FilterSettings):
 
     def _swaps(self, rng: np.random.Generator, cold: Population, hot: Population, k: int, horizon: int) -> bool:
         """Whether chains k and k + 1, whose references are `cold` and `hot`, exchange them."""
-        log_phi = self.filter.log_weights_of(Population.concatenate([cold, hot]), horizon)
+        log_phi = self.log_weights_of(Population.concatenate([cold, hot]), horizon)
         log_ratio = (self.ladder[k] - self.ladder[k + 1]) * (log_phi[1] - log_phi[0])
         return bool(rng.random() < math.exp(min(0.0, log_ratio)))

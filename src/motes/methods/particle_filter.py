@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from motes.arguments import fit_fields
+from motes.arguments import fit_fields, whole_number
 from motes.core import FloatArray, IntArray, Result, Sampling
 from motes.errors import ConfigurationError, DegenerateWeightsError, UnknownNameError
 from motes.methods.population import Aggregation, Population
@@ -21,14 +21,11 @@ from motes.protocols import LanguageModel
 from motes.smc import RESAMPLING, Weights, resample
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FilterSettings:
-    """A particle filter's settings, which every method that runs particle filters has as well. Settings other than the
-    numbers at the front are given by name.
+    """A particle filter's settings, which every method that runs particle filters has as well. They are given by name.
 
     Args:
-        num_particles: N ≥ 1, the particles of one filter: of each sweep, chain or island. In `AdaptiveFilter` alone,
-            those of several filters, its waves, together.
         potential: "absolute", "increment" or a number in [0, 1]: G_t, and with it the target. See
             `motes.methods.potential`.
         link: "odds", "probability" or "exponential".
@@ -47,8 +44,6 @@ class FilterSettings:
 
     needs_reward: ClassVar[bool] = True
 
-    num_particles: int
-    _: KW_ONLY
     potential: Potential | float = "absolute"
     link: Link = "odds"
     beta: float = 0.5
@@ -60,8 +55,6 @@ class FilterSettings:
 
     def __post_init__(self) -> None:
         fit_fields(self)
-        if self.num_particles < 1:
-            raise ConfigurationError(f"num_particles must be at least 1, not {self.num_particles}")
         if not isinstance(self.potential, str) and not 0.0 <= self.potential <= 1.0:
             raise ConfigurationError(
                 f"potential is 'absolute', 'increment' or a number in [0, 1], not {self.potential}"
@@ -82,8 +75,12 @@ class FilterSettings:
 
         The paper's reward model reads the whole prefix as one step: open it with `prefix="whole"`. The rest of its
         setting is the default of `Sampling`.
+
+        Args:
+            num_particles: the method's first argument, its number of particles.
         """
-        return cls(
+        make: Callable[..., Self] = cls
+        return make(
             num_particles,
             potential="absolute",
             link="odds",
@@ -93,14 +90,9 @@ class FilterSettings:
             selector="argmax",
         )
 
-    @property
-    def budget(self) -> int:
-        return self.num_particles
-
-    @property
-    def filter(self) -> ParticleFilter:
-        """A particle filter with these settings."""
-        return ParticleFilter(**self.settings)
+    def filter_of(self, num_particles: int) -> ParticleFilter:
+        """A particle filter with these settings and this number of particles."""
+        return ParticleFilter(num_particles, **self.settings)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -110,6 +102,32 @@ class FilterSettings:
     def require(self, lm: LanguageModel, sampling: Sampling) -> None:
         """See `motes.methods.MethodTraits`."""
         require_steps(lm, sampling)
+
+    def level(self, sweeps: Sequence[Sweep]) -> list[Sweep]:
+        """The sweeps, each prolonged to the longest one's number of rounds, so that their evidences can be compared:
+        finished answers wait for those of other sweeps as well. This changes weights under "absolute" only."""
+        num_rounds = max(sweep.num_rounds for sweep in sweeps)
+        return [self._prolonged(sweep, num_rounds - sweep.num_rounds) for sweep in sweeps]
+
+    def _prolonged(self, sweep: Sweep, more: int) -> Sweep:
+        if not more or sweep.weights.degenerate:
+            return sweep
+        waiting = replace(sweep.population, extended=np.zeros(len(sweep.population), dtype=bool))
+        weights = sweep.weights.add(more * self._log_increment(waiting, waiting_counts=True))
+        log_evidence = sweep.log_evidence - sweep.weights.log_mean + weights.log_mean
+        return Sweep(sweep.population, weights, log_evidence, sweep.num_rounds + more)
+
+    def log_weights_of(self, complete: Population, horizon: int) -> FloatArray:
+        """log Φ of complete answers, (N,): their log-weights after a sweep without resampling."""
+        rounds = max(horizon, *(trajectory.depth for trajectory in complete.trajectories))
+        increments = [self._log_increment(complete.until(t), t <= horizon) for t in range(1, rounds + 1)]
+        return np.asarray(np.sum(increments, axis=0))
+
+    def _log_increment(self, population: Population, waiting_counts: bool) -> FloatArray:
+        increment = log_increment(population, self.potential, self.link, self.beta, self.aggregation)
+        if waiting_counts:
+            return increment
+        return np.where(population.extended | np.isneginf(increment), increment, 0.0)
 
     async def conclude(self, run: Run, population: Population, weights: Weights, log_evidence: float) -> Result:
         """The result of a run with this final weighted population."""
@@ -130,10 +148,22 @@ class ParticleFilter(FilterSettings):
 
     Target: see `motes.methods.potential`.
 
-    Args and Raises: as for `FilterSettings`.
+    Args:
+        num_particles: N ≥ 1.
+        others: see `FilterSettings`; errors as there.
     """
 
     one_population: ClassVar[bool] = True
+
+    num_particles: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_number("num_particles", self.num_particles, least=1)
+
+    @property
+    def budget(self) -> int:
+        return self.num_particles
 
     async def run(self, run: Run) -> Result:
         sweep = await self.sweep(run)
@@ -201,26 +231,6 @@ class ParticleFilter(FilterSettings):
         except DegenerateWeightsError as error:
             return error
 
-    def level(self, sweeps: Sequence[Sweep]) -> list[Sweep]:
-        """The sweeps, each prolonged to the longest one's number of rounds, so that their evidences can be compared:
-        finished answers wait for those of other sweeps as well. This changes weights under "absolute" only."""
-        num_rounds = max(sweep.num_rounds for sweep in sweeps)
-        return [self._prolonged(sweep, num_rounds - sweep.num_rounds) for sweep in sweeps]
-
-    def _prolonged(self, sweep: Sweep, more: int) -> Sweep:
-        if not more or sweep.weights.degenerate:
-            return sweep
-        waiting = replace(sweep.population, extended=np.zeros(len(sweep.population), dtype=bool))
-        weights = sweep.weights.add(more * self._log_increment(waiting, waiting_counts=True))
-        log_evidence = sweep.log_evidence - sweep.weights.log_mean + weights.log_mean
-        return Sweep(sweep.population, weights, log_evidence, sweep.num_rounds + more)
-
-    def log_weights_of(self, complete: Population, horizon: int) -> FloatArray:
-        """log Φ of complete answers, (N,): their log-weights after a sweep without resampling."""
-        rounds = max(horizon, *(trajectory.depth for trajectory in complete.trajectories))
-        increments = [self._log_increment(complete.until(t), t <= horizon) for t in range(1, rounds + 1)]
-        return np.asarray(np.sum(increments, axis=0))
-
     async def _resampling_probabilities(self, run: Run, population: Population, weights: Weights, t: int) -> FloatArray:
         """(N,) the probabilities by which ancestors are resampled after t rounds; positive where the weight is."""
         return weights.normalized
@@ -228,12 +238,6 @@ class ParticleFilter(FilterSettings):
     def _weights_after_resampling(self, weights: Weights, probabilities: FloatArray, ancestors: IntArray) -> Weights:
         """The weights that offspring start with: the ratio of their ancestor's weight to its resampling probability."""
         return Weights(np.log(weights.normalized[ancestors] / probabilities[ancestors]))
-
-    def _log_increment(self, population: Population, waiting_counts: bool) -> FloatArray:
-        increment = log_increment(population, self.potential, self.link, self.beta, self.aggregation)
-        if waiting_counts:
-            return increment
-        return np.where(population.extended | np.isneginf(increment), increment, 0.0)
 
 
 def shared_among(groups: IntArray, probabilities: FloatArray) -> FloatArray:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from motes.arguments import whole_number
 from motes.core import Result
 from motes.errors import ConfigurationError
-from motes.methods.particle_filter import FilterSettings
+from motes.methods.particle_filter import FilterSettings, ParticleFilter
 from motes.methods.run import Run
 from motes.methods.sweep import Sweep, pool, share
 
@@ -44,14 +45,15 @@ class ParticleGibbs(FilterSettings):
             reference.
     """
 
+    num_particles: int
     num_sweeps: int = 4
     burn_in: int = field(default=0, kw_only=True)
     resampling: str = field(default="multinomial", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_sweeps < 1:
-            raise ConfigurationError(f"num_sweeps must be at least 1, not {self.num_sweeps}")
+        whole_number("num_particles", self.num_particles, least=1)
+        whole_number("num_sweeps", self.num_sweeps, least=1)
         if self.num_sweeps > 1 and self.num_particles < 2:
             raise ConfigurationError("a sweep beside its reference needs num_particles of at least 2, or num_sweeps=1")
         if self.resampling != "multinomial":
@@ -73,6 +75,11 @@ class ParticleGibbs(FilterSettings):
     @property
     def budget(self) -> int:
         return self.num_particles * self.num_sweeps
+
+    @property
+    def filter(self) -> ParticleFilter:
+        """The filter that makes each sweep."""
+        return self.filter_of(self.num_particles)
 
     async def run(self, run: Run) -> Result:
         sweeps = [await self.filter.sweep(run)]

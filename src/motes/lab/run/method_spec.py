@@ -121,13 +121,15 @@ def _make_own(name: str, cls: Any, budget: int, values: Mapping[str, Any]) -> Me
 
 
 def _parse_settings(cls: Any, settings: Mapping[str, str]) -> dict[str, Any]:
-    """The settings as values for the fields of a method's class. Its first field holds the budget."""
+    """The settings as values for the fields of a method's class. The first that is not given by name alone holds the
+    budget."""
     if not settings:
         return {}
     if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
         raise ConfigurationError(f"{', '.join(settings)}: {cls!r} has no settings, only a dataclass has")
     hints = typing.get_type_hints(cls)
-    budget, *fields = [field.name for field in dataclasses.fields(cls)]
+    by_position_first = sorted(dataclasses.fields(cls), key=lambda field: bool(field.kw_only))
+    budget, *fields = [field.name for field in by_position_first]
     for name in settings:
         if name == budget:
             raise ConfigurationError(f"{name} is not a setting: set the number of trajectories as the budget")
