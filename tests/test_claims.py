@@ -280,6 +280,7 @@ def test_shards_are_put_together(tmp_path):
         path.unlink()
         assert text
     claim(tmp_path, "scaling", *words)
+    assert claims.main(["scaling", *FAKE, *words, "--work", str(tmp_path / "work"), "--shard", "1/2"]) == 0
     assert not list(tmp_path.glob("work/*/parts/*/records.jsonl")), "what is merged is not done again"
 
 

@@ -232,7 +232,8 @@ def measure(setting: Setting, cells: Sequence[Cell]) -> Measured | None:
     cells = list(dict.fromkeys(cells))
     sources = {cell.directory(setting): cell.source for cell in sorted(cells, key=lambda cell: cell.budget)}
     problems = cells[0].evaluation(setting).problems()
-    runs = len(problems if setting.shard is None else setting.shard.of(problems)) * len(setting.seeds)
+    all_runs = len(problems) * len(setting.seeds)
+    runs = all_runs if setting.shard is None else len(setting.shard.of(problems)) * len(setting.seeds)
     if setting.recorded:
         sources = {directory: cell for directory, cell in sources.items() if _is_complete(directory, runs)}
         cells = [cell for cell in cells if cell.directory(setting) in sources]
@@ -249,6 +250,8 @@ def measure(setting: Setting, cells: Sequence[Cell]) -> Measured | None:
             if not _is_complete(whole, runs) and (parts := sorted((whole / PARTS).glob("*"))):
                 merge(whole, parts)
         else:
+            if _is_complete(whole, all_runs):
+                continue
             directory = whole / PARTS / f"{setting.shard.number}-of-{setting.shard.total}"
         if _is_complete(directory, runs):
             continue
