@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import math
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -203,6 +204,19 @@ def test_what_is_wrong_with_a_request_is_told_in_openais_words(client):
     assert error(client.get(CHAT), 405)["type"] == "invalid_request_error"
 
 
+def test_the_description_has_the_bodies(client):
+    """In OpenAPI's format; its references lead somewhere."""
+    description = client.get("/openapi.json").json()
+    for path in (CHAT, COMPLETIONS):
+        body = description["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert {"model", "seed", "motes"} <= set(body["properties"])
+    text = json.dumps(description)
+    for name in set(re.findall(r'"#/components/schemas/(\w+)"', text)):
+        assert name in description["components"]["schemas"]
+    assert "#/$defs" not in text
+    assert "MotesOptions" in text
+
+
 def test_a_body_that_is_too_large_is_not_read():
     with gateways.gateway(gateways.config(limits={"body_bytes": 2000, "messages": 3})) as client:
         assert "larger than 2,000 bytes" in error(ask(client, "x" * 3000), 413)["message"]
@@ -340,7 +354,8 @@ def held() -> Iterator[tuple[httpx2.Client, Held]]:
 def ask_and_leave(client: httpx2.Client, lm: Held) -> None:
     """A request whose client hangs up as soon as it is being worked for."""
     body = json.dumps({"model": "story", "messages": [{"role": "user", "content": "?"}]})
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(body)}\r\n\r\n"
     with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
         connection.sendall((head + body).encode())
         assert lm.asked.wait(10)

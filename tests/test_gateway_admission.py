@@ -158,6 +158,28 @@ def test_who_left_before_it_started_was_given_nothing(gone):
     run(test)
 
 
+@pytest.mark.parametrize("held", [0.1, 0.25, 0.5, 1.0, 3.0])
+def test_a_request_that_is_cancelled_counts_for_the_time_that_it_held_its_room(held: float):
+    """One caller leaves each of its requests after a part of the usual second, and starts so many more."""
+
+    async def test() -> None:
+        clock = Clock()
+        gate, started = Admission(4, 1000, clock), []
+        impatient, patient = Caller("impatient", 1000), Caller("patient", 1000)
+        for _ in range(400):
+            Request(gate, impatient, 4, started), Request(gate, patient, 4, started)
+        await settle()
+        while sum(request.caller is patient for request in started) < 30:
+            request = started[-1]
+            clock.now += held if request.caller is impatient else 1.0
+            request.task.cancel() if request.caller is impatient else request.leave.set()
+            await settle()
+        ratio = sum(request.caller is impatient for request in started) / 30
+        assert ratio == pytest.approx(max(1, 1 / held), rel=0.1)
+
+    run(test)
+
+
 def test_who_comes_first_is_let_in_first():
     """Where nothing else decides."""
 

@@ -119,7 +119,7 @@ def test_what_is_nested_without_end_is_refused():
 
 def test_what_is_asked_of_clients_is_told_in_the_schema():
     known = ChatRequest.model_json_schema()["properties"]
-    assert known["max_tokens"]["anyOf"][0] == {"type": "integer", "minimum": 1}
+    assert known["max_tokens"]["anyOf"][0] == {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}
     assert known["temperature"]["anyOf"][0] == {"type": "number", "minimum": 0, "maximum": 2}
     assert [kind["type"] for kind in known["stop"]["anyOf"]] == ["string", "array", "null"]
 

@@ -3,7 +3,8 @@
 Each caller has a queue. The next request comes from the caller that has received the fewest particles since it began
 to wait (start-time fair queueing: Goyal, Vin, Cheng 1996), so that a request does not wait for all requests of a caller
 with a thousand. It starts as soon as its particles have room, and no other request overtakes it: small requests do not
-starve large ones. The particles of a request that is withdrawn before it starts do not count.
+starve large ones. A request that is withdrawn before it starts does not count, and one that is cancelled or fails
+counts for the part of the usual time that it held its room.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Admission:
         self._max_particles, self._max_waiting, self._clock = particles, waiting, clock
         self._waiting_callers: dict[Caller, None] = {}  # in the order of their arrival
         self._virtual_time = 0.0  # at which the latest request started
-        self._mean_seconds = 1.0  # that a request is in flight: a moving average
+        self._mean_seconds = 1.0  # that a completed request was in flight: a moving average
         self._ends: set[asyncio.Future[None]] = set()  # a future for each admitted request, done when it ends
         self._closed = False
         self.in_flight = 0
@@ -102,8 +103,12 @@ class Admission:
             self._ends.add(ended)
             try:
                 yield
-            finally:
                 self._mean_seconds += 0.1 * (self._clock() - began - self._mean_seconds)
+            except BaseException:
+                unused = max(0.0, 1 - (self._clock() - began) / self._mean_seconds)
+                caller.virtual_end -= unused * particles
+                raise
+            finally:
                 self._ends.remove(ended)
                 ended.set_result(None)
                 self.in_flight -= particles

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI
 from fastapi import Request as HTTPRequest
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import generate_latest
-from starlette.exceptions import HTTPException as StarletteHTTPException
+from pydantic import BaseModel
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from motes import api
 from motes.core import Record, Result, Usage
@@ -24,7 +24,9 @@ from motes.errors import MotesError
 from motes.gateway import tracing
 from motes.gateway.admission import Admission, Caller
 from motes.gateway.answering import ParsedRequest, Served
+from motes.gateway.bodies import read_body
 from motes.gateway.config import Config
+from motes.gateway.entrance import Entrance
 from motes.gateway.errors import BusyError, RefusedError, is_client_error, response_to_error
 from motes.gateway.logs import RequestLog
 from motes.gateway.metrics import Metrics
@@ -52,7 +54,7 @@ class Gateway:
         self._callers = {key.name: Caller(key.name, key.concurrency, key.requests_per_minute) for key in config.keys}
         self.started_at = int(time.time())
 
-    def caller(self, http: HTTPRequest) -> tuple[Caller, dict[str, Served]]:
+    def caller(self, headers: Headers) -> tuple[Caller, dict[str, Served]]:
         """The caller whose key is in the header `Authorization`, and the models that it may use.
 
         Raises:
@@ -60,7 +62,7 @@ class Gateway:
         """
         if not self.config.keys:
             return self.anyone, dict(self.models)
-        scheme, _, secret = http.headers.get("authorization", "").partition(" ")
+        scheme, _, secret = headers.get("authorization", "").partition(" ")
         key = self.config.key(secret.strip()) if scheme.lower() == "bearer" else None
         if key is None:
             message = "this API key is not known" if secret else "no API key: send it as `Authorization: Bearer KEY`"
@@ -90,7 +92,7 @@ class Gateway:
         """
         # 1) the caller and the model
         entry: RequestLog = http.scope["motes"]
-        caller, allowed = self.caller(http)
+        caller, allowed = http.scope["motes.caller"]
         entry.caller = caller.name
         served = _find_model(allowed, body.model)
         entry.model = served.name
@@ -168,7 +170,14 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
         telemetry=tracing.settings(CHAT, COMPLETIONS),
     )  # fmt: skip
     app.state.gateway = gateway
-    app.add_middleware(_Entrance, max_bytes=config.limits.body_bytes, metrics=gateway.metrics)
+    app.add_middleware(
+        Entrance,
+        authenticate=gateway.caller,
+        hosts=None if config.keys else (config.host, *config.hosts),
+        max_bytes=config.limits.body_bytes,
+        counted=(CHAT, COMPLETIONS),
+        count=gateway.metrics.count_request,
+    )
 
     if config.playground:
 
@@ -196,75 +205,42 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
     @app.get("/v1/models")
     async def list_models(http: HTTPRequest) -> dict[str, Any]:
         """The virtual models that this caller may use."""
-        _, models = gateway.caller(http)
+        _, models = http.scope["motes.caller"]
         return {"object": "list", "data": [model_card(served, gateway.started_at) for served in models.values()]}
 
     @app.get("/v1/models/{model:path}")
     async def one_model(model: str, http: HTTPRequest) -> dict[str, Any]:
         """One of the virtual models that this caller may use."""
-        _, models = gateway.caller(http)
+        _, models = http.scope["motes.caller"]
         return model_card(_find_model(models, model), gateway.started_at)
 
     @app.post(CHAT)
-    async def chat(request: ChatRequest, http: HTTPRequest) -> Response:
+    async def chat(http: HTTPRequest) -> Response:
         """Answer a conversation."""
-        return await gateway.respond(request, http)
+        return await gateway.respond(await read_body(http, ChatRequest), http)
 
     @app.post(COMPLETIONS)
-    async def completions(request: CompletionRequest, http: HTTPRequest) -> Response:
+    async def completions(http: HTTPRequest) -> Response:
         """Answer a question."""
-        return await gateway.respond(request, http)
+        return await gateway.respond(await read_body(http, CompletionRequest), http)
 
-    for kind in (MotesError, RequestValidationError, StarletteHTTPException, ClientDisconnect):
+    for kind in (MotesError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, _respond_to_error)
+    _describe_bodies(app.openapi(), {CHAT: ChatRequest, COMPLETIONS: CompletionRequest})
     return app
+
+
+def _describe_bodies(description: dict[str, Any], kinds: Mapping[str, type[BaseModel]]) -> None:
+    """Add the schemas of request bodies, by path, to an OpenAPI description: FastAPI does not see the bodies, which are
+    read after the caller is known."""
+    definitions = description.setdefault("components", {}).setdefault("schemas", {})
+    for path, kind in kinds.items():
+        schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
+        definitions |= schema.pop("$defs", {})
+        content = {"application/json": {"schema": schema}}
+        description["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
 
 
 async def _respond_to_error(http: HTTPRequest, error: Exception) -> Response:
     status, body, headers = response_to_error(error, http.scope["motes"].request)
     return JSONResponse(body, status, headers)
-
-
-class _Entrance:
-    """Gives every request an id, and refuses bodies that are too large, whatever their Content-Length, without reading
-    them to the end. It counts and logs each request for an answer when it ends, with success or not."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int, metrics: Metrics) -> None:
-        self._app, self._max_bytes, self._metrics = app, max_bytes, metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began, size = time.perf_counter(), 0
-        entry = scope["motes"] = RequestLog(endpoint=scope["path"])
-
-        async def receive_within_limit() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self._max_bytes:
-                raise HTTPException(413, f"the body is larger than {self._max_bytes:,} bytes")
-            return message
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                entry.status = message["status"]
-                tracing.note(
-                    {"motes.request": entry.request, "motes.caller": entry.caller, "gen_ai.request.model": entry.model}
-                )
-                message = {**message, "headers": [*message["headers"], (b"x-request-id", entry.request.encode())]}
-            await send(message)
-
-        try:
-            await self._app(scope, receive_within_limit, send_with_id)
-        except Exception as error:  # an unexpected one: respond here, so that the connection stays open
-            if entry.status is not None:
-                raise
-            response = await _respond_to_error(HTTPRequest(scope), error)
-            await response(scope, receive, send_with_id)
-        finally:
-            if entry.endpoint in (CHAT, COMPLETIONS):
-                entry.status, entry.seconds = entry.status or 500, time.perf_counter() - began
-                self._metrics.count_request(entry)
-                entry.write(tracing.identity())

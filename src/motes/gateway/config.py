@@ -178,6 +178,8 @@ class Config(Part):
 
     Attributes:
         host, port: the address to listen on. Without keys it must be a loopback address.
+        hosts: further host names under which a gateway without keys answers; it always answers under those of this
+            machine, such as localhost.
         playground: whether there is a page at `/` to try the models.
         models: the virtual models, by the name that clients use.
         keys: the API keys; without keys everybody on this machine has access.
@@ -186,6 +188,7 @@ class Config(Part):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    hosts: Texts = ()
     playground: bool = True
     models: Annotated[Mapping[str, VirtualModel], Field(min_length=1)]
     keys: Annotated[tuple[Key, ...], Field(strict=False)] = ()

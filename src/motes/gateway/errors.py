@@ -7,11 +7,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from motes.errors import ConfigurationError, ContextLengthError, MotesError, UnauthorizedError
+from motes.errors import ConfigurationError, ContextLengthError, MotesError, UnauthorizedError, UnreachableError
 
 log = logging.getLogger(__name__)
 
@@ -19,12 +18,9 @@ CLIENT_CLOSED_REQUEST = 499
 """The status, in logs and metrics, of a request whose client disconnected before the response."""
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """OpenAI's types of errors by status. For any other status it is "invalid_request_error" or "server_error"."""
-VALIDATION_MESSAGES = {
-    "extra_forbidden": "there is no such field",
-    "model_type": "Input should be a JSON object",
-    "model_attributes_type": "Input should be a JSON object, sent as application/json",
-}
-"""Messages for clients by pydantic's type of error. They replace pydantic's own, which are for Python programmers."""
+
+
+CONTEXT_LENGTH = "the conversation is too long for this model: shorten it"
 
 
 class RefusedError(MotesError, ValueError):
@@ -59,10 +55,26 @@ def is_client_error(error: Exception) -> bool:
     return isinstance(error, ConfigurationError | ContextLengthError) and not isinstance(error, UnauthorizedError)
 
 
+def describe(error: BaseException) -> str:
+    """What failed, for the log: the types of an error and its causes, and the statuses of responses.
+
+    The texts of errors may quote a conversation, except where nothing could be reached.
+    """
+    links: list[str] = []
+    link: BaseException | None = error
+    while link is not None and len(links) < 8:
+        status = getattr(link, "status", None)
+        reason = str(link) if isinstance(link, UnreachableError) else "" if status is None else f"status {status}"
+        links.append(f"{type(link).__name__}: {reason}" if reason else type(link).__name__)
+        link = link.__cause__
+    return ", because of ".join(links)
+
+
 def response_to_error(error: Exception, request_id: str) -> tuple[int, dict[str, Any], Mapping[str, str]]:
-    """The response to an error: (status, body, headers). Clients do not see the details of internal errors: these are
-    in the log, under the request's id."""
+    """The response to an error: (status, body, headers). Clients see no details of errors of the models behind the
+    gateway, and none of internal errors: these are in the log, under the request's id."""
     status, message, field, code = 400, str(error), None, None
+    fields = {"fields": {"request": request_id}}
     headers: Mapping[str, str] = {}
     match error:
         case RefusedError():
@@ -72,24 +84,20 @@ def response_to_error(error: Exception, request_id: str) -> tuple[int, dict[str,
         case BusyError():
             status, code = 503 if error.closing else 429, "busy"
             headers = {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
-        case RequestValidationError():
-            fault = error.errors()[0]
-            field = ".".join(map(str, fault["loc"][1:])) or None
-            reason = VALIDATION_MESSAGES.get(fault["type"], fault["msg"].removeprefix("Value error, "))
-            message = f"{field or 'body'}: {reason}"
         case HTTPException():
             status, message, headers = error.status_code, str(error.detail), error.headers or {}
         case ClientDisconnect():
             status, message = CLIENT_CLOSED_REQUEST, "the client has left"
         case ContextLengthError():
-            field, code = "messages", "context_length_exceeded"
-        case MotesError() if not is_client_error(error):  # its message may contain addresses
-            log.error("a model failed: %s", error, extra={"fields": {"request": request_id}})
-            status, message, code = 502, "a model behind this one failed", "upstream"
+            message, field, code = CONTEXT_LENGTH, "messages", "context_length_exceeded"
+        case MotesError() if is_client_error(error):
+            log.warning("a request cannot be answered: %s", describe(error), extra=fields)
+            message = "this model cannot answer a request with these settings"
         case MotesError():
-            pass
+            log.error("a model failed: %s", describe(error), extra=fields)
+            status, message, code = 502, "a model behind this one failed", "upstream"
         case _:
-            log.error("failed", exc_info=error, extra={"fields": {"request": request_id}})
+            log.error("failed: %s", describe(error), exc_info=error, extra=fields)
             status, message = 500, f"internal error; the log knows it as {request_id}"
     kind = ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return status, {"error": {"message": message, "type": kind, "param": field, "code": code}}, headers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -39,7 +40,8 @@ class RequestLog:
 
 
 class JSONLines(logging.Formatter):
-    """Formats a record as one line of JSON: time, level, message, the record's `fields`, and its traceback."""
+    """Formats a record as one line of JSON: time, level, message, the record's `fields`, and its traceback, which has
+    the places in the code and the type of the error, but not its text: that may quote a conversation."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
@@ -51,6 +53,10 @@ class JSONLines(logging.Formatter):
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
         return json_line(entry)
+
+    def formatException(self, exc_info: Any) -> str:  # noqa: N802 (the name in `logging`)
+        kind, _, places = exc_info
+        return "".join([*traceback.format_tb(places), getattr(kind, "__name__", "")])
 
 
 def to_stream() -> None:

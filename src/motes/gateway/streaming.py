@@ -154,57 +154,14 @@ def event(data: Any) -> bytes:
     return f"data: {json_line(data, compact=True)}\n\n".encode()
 
 
-async def _events(request: ParsedRequest, solve: Solve, entry: RequestLog, heartbeat: float) -> AsyncGenerator[bytes]:
-    """The events of a run, while it goes on. An error is an event, too."""
-    chunks = Chunks(request)
-    queue: asyncio.Queue[Record | Sequence[Trajectory] | None] = asyncio.Queue()
-    latest: Sequence[Trajectory] = ()  # partial answers; earlier ones that were not sent yet are skipped
-
-    def keep_round(run: Run, record: Record) -> None:
-        queue.put_nowait(record)
-
-    def keep_latest(trajectories: Sequence[Trajectory]) -> None:
-        nonlocal latest
-        if not latest:
-            queue.put_nowait(())
-        latest = trajectories
-
-    task = asyncio.ensure_future(solve(request, keep_round, keep_latest))
-    task.add_done_callback(lambda _: queue.put_nowait(None))
-    try:
-        if opening := chunks.opening():
-            yield opening
-        while True:
-            try:
-                item = await asyncio.wait_for(queue.get(), heartbeat)
-            except TimeoutError:
-                yield HEARTBEAT
-                continue
-            if item is None:
-                break
-            if isinstance(item, Record):
-                new = chunks.round(item)
-            else:
-                new, latest = chunks.partial_answers(latest), ()
-            if new:
-                yield new
-        yield chunks.ending(task.result())
-    except Exception as error:
-        entry.status, body, _ = response_to_error(error, entry.request)
-        tracing.note({"motes.status": entry.status})
-        yield event(body) + DONE
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
 class EventStream(StreamingResponse):
-    """Sends the events of a run until they end or the client disconnects, which cancels the run.
+    """Sends the events of a run until they end or the client disconnects, which cancels the run. An error is an event,
+    too.
 
     Args:
         solve: runs the request.
         heartbeat: seconds without an event after which a comment is sent.
-        resources: closed at the end.
+        resources: released when the run ends, even if nobody has read its events.
     """
 
     media_type = "text/event-stream"
@@ -212,15 +169,61 @@ class EventStream(StreamingResponse):
     def __init__(
         self, request: ParsedRequest, solve: Solve, entry: RequestLog, heartbeat: float, resources: AsyncExitStack
     ) -> None:
-        self._events, self._entry, self._resources = _events(request, solve, entry, heartbeat), entry, resources
+        self._chunks, self._entry, self._heartbeat = Chunks(request), entry, heartbeat
+        self._request, self._solve, self._resources = request, solve, resources
+        self._queue: asyncio.Queue[Record | Sequence[Trajectory] | None] = asyncio.Queue()  # None: the run has ended
+        self._latest: Sequence[Trajectory] = ()  # partial answers; earlier ones that were not sent yet are skipped
+        self._events = self._write_events()
         super().__init__(self._events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._resources, aclosing(self._events):
-            try:
+        self._run = asyncio.ensure_future(self._solve_and_release())
+        self._run.add_done_callback(lambda _: self._queue.put_nowait(None))
+        try:
+            async with aclosing(self._events):
                 await unless_disconnected(self.stream_response(send), receive)
-            except ClientDisconnect:
-                self._entry.status = CLIENT_CLOSED_REQUEST
+        except (ClientDisconnect, OSError):
+            self._entry.status = CLIENT_CLOSED_REQUEST
+        finally:
+            self._run.cancel()
+            await asyncio.gather(self._run, return_exceptions=True)
+
+    async def _solve_and_release(self) -> Result:
+        async with self._resources:
+            return await self._solve(self._request, self._keep_round, self._keep_latest)
+
+    def _keep_round(self, run: Run, record: Record) -> None:
+        self._queue.put_nowait(record)
+
+    def _keep_latest(self, trajectories: Sequence[Trajectory]) -> None:
+        if not self._latest:
+            self._queue.put_nowait(())
+        self._latest = trajectories
+
+    async def _write_events(self) -> AsyncGenerator[bytes]:
+        chunks = self._chunks
+        try:
+            if opening := chunks.opening():
+                yield opening
+            while True:
+                try:
+                    item = await asyncio.wait_for(self._queue.get(), self._heartbeat)
+                except TimeoutError:
+                    yield HEARTBEAT
+                    continue
+                if item is None:
+                    break
+                if isinstance(item, Record):
+                    new = chunks.round(item)
+                else:
+                    new, self._latest = chunks.partial_answers(self._latest), ()
+                if new:
+                    yield new
+            yield chunks.ending(self._run.result())
+        except Exception as error:
+            self._entry.status, body, _ = response_to_error(error, self._entry.request)
+            tracing.note({"motes.status": self._entry.status})
+            yield event(body) + DONE
 
 
 async def unless_disconnected(work: Awaitable[T], receive: Receive) -> T:

@@ -7,8 +7,8 @@ traces requests itself, such as vLLM, adds its spans to the same trace.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from opentelemetry import trace
@@ -23,9 +23,17 @@ def settings(*paths: str) -> Any:
     return {"auto_configure": True, "exclude": lambda scope: scope.get("path") not in paths, **unused}
 
 
-def span(name: str) -> AbstractContextManager[Any]:
-    """A new span of the current request. An error that ends the span is recorded in it."""
-    return trace.get_tracer("motes", __version__).start_as_current_span(name)
+@contextmanager
+def span(name: str) -> Iterator[None]:
+    """A new span of the current request. It has the type of an error that ends it, and not the error's text, which may
+    quote a conversation."""
+    tracer = trace.get_tracer("motes", __version__)
+    with tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False) as current:
+        try:
+            yield
+        except Exception as error:
+            current.set_status(trace.Status(trace.StatusCode.ERROR, type(error).__name__))
+            raise
 
 
 def note(attributes: Mapping[str, str | float | None]) -> None:

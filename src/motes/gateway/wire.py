@@ -68,8 +68,13 @@ Whole = Annotated[int, Strict(), BeforeValidator(whole_float_as_integer)]
 Unsupported = Annotated[Any, AcceptOnly()]
 UnsupportedFlag = Annotated[Any, AcceptOnly(False)]
 UnsupportedNumber = Annotated[Any, AcceptOnly(0.0)]
-Positive = Annotated[int, Strict(), Field(ge=1), BeforeValidator(whole_float_as_integer)]
+Positive = Annotated[int, Strict(), Field(ge=1, le=2**31 - 1), BeforeValidator(whole_float_as_integer)]
+Name = Annotated[str, Field(min_length=1, max_length=256)]
 Progress = Annotated[Flag | Literal["particles"], ExpectedInput('true, false or "particles"')]
+
+
+MAX_STOP = 256
+"""Maximum number of characters of a stop text: the end of an answer is compared with it again and again."""
 
 
 class Part(BaseModel):
@@ -86,7 +91,8 @@ class Message(Part):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[
-        str | list[TextPart], ExpectedInput('a text, or a list of {"type": "text", "text": …} and nothing else')
+        str | Annotated[list[TextPart], Field(fail_fast=True)],
+        ExpectedInput('a text, or a list of {"type": "text", "text": …} and nothing else'),
     ]
     name: Unsupported = None
     tool_calls: Annotated[Any, AcceptOnly([])] = None
@@ -121,7 +127,7 @@ class MotesOptions(Part):
             answer was selected from.
     """
 
-    method: str | None = None
+    method: Name | None = None
     particles: Positive | None = None
     deadline: Annotated[Number, Field(gt=0)] | None = None
     progress: Progress = False
@@ -136,17 +142,19 @@ class _Request(Part):
         top_p: the language model's, for each particle.
         n: number of answers: those with the most posterior mass, fewer if the run has fewer.
         seed: the same seed gives the same answer, as far as the upstream models honour seeds.
-        stop: up to four texts that end an answer; the answer does not contain them.
+        stop: up to four texts of up to 256 characters that end an answer; the answer does not contain them.
         user, metadata, safety_identifier, service_tier: labels, without effect.
     """
 
-    model: Annotated[str, Field(min_length=1)]
+    model: Name
     max_tokens: Positive | None = None
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     n: Positive | None = None
     seed: Whole | None = None
-    stop: Annotated[str | list[str], ExpectedInput("a text or a list of texts")] | None = None
+    stop: (
+        Annotated[str | Annotated[list[str], Field(fail_fast=True)], ExpectedInput("a text or a list of texts")] | None
+    ) = None
     stream: Flag | None = None
     stream_options: StreamOptions | None = None
     motes: MotesOptions = MotesOptions()
@@ -172,6 +180,8 @@ class _Request(Part):
         texts = [stop] if isinstance(stop, str) else stop or []
         if len(texts) > 4 or not all(texts):
             raise ValueError("at most four texts, none of them empty")
+        if any(len(text) > MAX_STOP for text in texts):
+            raise ValueError(f"at most {MAX_STOP} characters each")
         return stop
 
     @field_validator("stream_options")
@@ -194,7 +204,7 @@ class _Request(Part):
 class ChatRequest(_Request):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     max_completion_tokens: Positive | None = None
 
     audio: Unsupported = None

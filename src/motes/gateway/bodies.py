@@ -1,0 +1,97 @@
+"""JSON bodies of requests, with bounds that are checked before the body is validated."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request as HTTPRequest
+
+from motes.gateway.errors import RefusedError
+from motes.text import parse_json, shortened
+from motes.threads import in_thread_if_long
+
+BodyT = TypeVar("BodyT", bound=BaseModel)
+
+MAX_VALUES = 50_000
+"""Maximum number of values in a body: objects, lists, texts, numbers, true, false and null."""
+MAX_DEPTH = 64
+MAX_NAMES = 1000
+"""Maximum number of fields of one object."""
+MAX_DIGITS = 20
+"""Maximum number of digits of a whole number. A seed has 64 bits."""
+
+VALIDATION_MESSAGES = {
+    "extra_forbidden": "there is no such field",
+    "model_type": "Input should be a JSON object",
+    "model_attributes_type": "Input should be a JSON object",
+}
+"""Messages for clients by pydantic's type of error. They replace pydantic's own, which are for Python programmers."""
+
+
+async def read_body(http: HTTPRequest, kind: type[BodyT]) -> BodyT:
+    """The body of a request.
+
+    Raises:
+        RefusedError: it is not JSON, exceeds a bound, or does not have the form of `kind`. The message names the first
+            fault.
+    """
+    media_type = http.headers.get("content-type", "").partition(";")[0].strip().lower()
+    # Web pages of other origins can send bodies of other types without asking.
+    if media_type != "application/json" and not (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    ):
+        raise RefusedError("the body should be a JSON object, sent with `Content-Type: application/json`")
+    content = await http.body()
+    return await in_thread_if_long(len(content), parse_body, content, kind)
+
+
+def parse_body(content: bytes, kind: type[BodyT]) -> BodyT:
+    """See `read_body`."""
+    try:
+        value = parse_json(content, parse_int=_integer, parse_float=_number, parse_constant=_number)
+    except RefusedError:
+        raise
+    except ValueError as error:
+        raise RefusedError(f"the body is not JSON: {error}") from None
+    _require_bounded(value)
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+    field = shortened(".".join(map(str, fault["loc"])), 100) or None
+    reason = VALIDATION_MESSAGES.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+    raise RefusedError(f"{field or 'body'}: {reason}", field)
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise RefusedError("the body has a number with too many digits")
+    return int(digits)
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise RefusedError(f"the body has a number that is not finite: {text[:MAX_DIGITS]}")
+    return number
+
+
+def _require_bounded(value: Any) -> None:
+    """Raise RefusedError if a JSON value has too many parts."""
+    count, level = 1, [value]
+    for _ in range(MAX_DEPTH):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, (dict, list)):
+                count += len(item)
+                if count > MAX_VALUES or (isinstance(item, dict) and len(item) > MAX_NAMES):
+                    raise RefusedError(
+                        f"the body has too many values: at most {MAX_VALUES:,}, and {MAX_NAMES:,} fields of one object"
+                    )
+                below += item.values() if isinstance(item, dict) else item
+        if not below:
+            return
+        level = below
+    raise RefusedError(f"the body is nested too deeply: at most {MAX_DEPTH} levels")

@@ -1,0 +1,140 @@
+"""What happens to every request before its body is read: its id, its host, its caller, and the bound on its body."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import HTTPException
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from motes.gateway import tracing
+from motes.gateway.errors import RefusedError, response_to_error
+from motes.gateway.logs import RequestLog
+
+log = logging.getLogger(__name__)
+
+PROTECTED = "/v1/"
+"""The beginning of paths that need a key, whether they exist or not."""
+PROBES = ("/health", "/ready")
+"""Paths that are answered under any host: they say nothing about models or callers."""
+
+
+class Entrance:
+    """The outermost layer of the gateway: an ASGI middleware.
+
+    It gives every request an id. It refuses requests to unknown hosts and requests without a known key, without reading
+    their bodies, and bodies that are too large, without reading them to the end; the server drops the rest. It counts
+    and logs each request for an answer when it ends, with success or not.
+
+    Args:
+        authenticate: the caller of a request with these headers, which `scope["motes.caller"]` then holds. Raises
+            RefusedError if there is none.
+        hosts: the known hosts; None: any host.
+        max_bytes: maximum size of a body.
+        counted: paths of requests that are counted and logged.
+        count: counts a request.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        authenticate: Callable[[Headers], Any],
+        hosts: Collection[str] | None,
+        max_bytes: int,
+        counted: Collection[str],
+        count: Callable[[RequestLog], None],
+    ) -> None:
+        self._app, self._authenticate, self._hosts = app, authenticate, hosts
+        self._max_bytes, self._counted, self._count = max_bytes, counted, count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, size = time.perf_counter(), 0
+        entry = scope["motes"] = RequestLog(endpoint=scope["path"])
+
+        async def receive_within_limit() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._max_bytes:
+                raise HTTPException(413, f"the body is larger than {self._max_bytes:,} bytes")
+            return message
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                entry.status = message["status"]
+                tracing.note(
+                    {"motes.request": entry.request, "motes.caller": entry.caller, "gen_ai.request.model": entry.model}
+                )
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", entry.request.encode())]}
+            await send(message)
+
+        try:
+            try:
+                self._check(scope)
+            except RefusedError as refusal:
+                await _respond_to_error(refusal, entry, send_with_id)
+            else:
+                await self._app(scope, receive_within_limit, send_with_id)
+        except Exception as error:  # an unexpected one
+            if entry.status is None:  # respond here, so that the connection stays open
+                await _respond_to_error(error, entry, send_with_id)
+            else:
+                entry.status, _, _ = response_to_error(error, entry.request)
+                raise
+        finally:
+            if entry.endpoint in self._counted:
+                entry.status, entry.seconds = entry.status or 500, time.perf_counter() - began
+                self._count(entry)
+                entry.write(tracing.identity())
+
+    def _check(self, scope: Scope) -> None:
+        """Find out who sends a request.
+
+        Raises:
+            RefusedError: its host is not known, or its key is missing or not known.
+        """
+        headers, path = Headers(scope=scope), scope["path"]
+        if self._hosts is not None and path not in PROBES and not is_known_host(headers.get("host", ""), self._hosts):
+            raise RefusedError(
+                "this gateway has no keys and answers only under the names of this machine: use http://127.0.0.1, or "
+                "add the name to `hosts` in its configuration",
+                status=403,
+                code="unknown_host",
+            )
+        if path.startswith(PROTECTED):
+            scope["motes.caller"] = self._authenticate(headers)
+
+
+async def _respond_to_error(error: Exception, entry: RequestLog, send: Callable[[Message], Awaitable[None]]) -> None:
+    status, body, headers = response_to_error(error, entry.request)
+    response = JSONResponse(body, status, headers)
+
+    async def receive_nothing() -> Message:
+        return {"type": "http.disconnect"}
+
+    await response({"type": "http"}, receive_nothing, send)
+
+
+def is_known_host(header: str, hosts: Collection[str]) -> bool:
+    """Whether the header `Host` names this machine itself, or one of `hosts`. A page of another site whose name an
+    attacker has pointed at this machine (DNS rebinding) sends its own name."""
+    try:
+        name = urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return False
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        name = name.rstrip(".")
+        return name == "localhost" or name.endswith(".localhost") or name in {host.lower() for host in hosts}
