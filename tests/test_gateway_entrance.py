@@ -49,7 +49,7 @@ def with_field(field: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx2.Client]:
-    with gateways.gateway(gateways.config()) as client:
+    with gateways.gateway(gateways.config(strict=True)) as client:
         yield client
 
 

@@ -53,7 +53,7 @@ SOMETHING = {
     "top_logprobs": [2, False], "tools": [[{"type": "function", "function": {"name": "f"}}]],
     "tool_choice": ["required", {"type": "function"}], "functions": [[{"name": "f"}]], "function_call": ["auto"],
     "response_format": [{"type": "json_object"}], "store": [True], "modalities": [["audio"]], "audio": [{"voice": "x"}],
-    "prediction": [{"type": "content"}], "reasoning_effort": ["high"], "web_search_options": [{}], "unheard_of": [1],
+    "prediction": [{"type": "content"}], "reasoning_effort": [3], "web_search_options": [{}], "unheard_of": [1],
     "best_of": [2], "motes": [{"particels": 3}, {"particles": 0}, {"deadline": 0}, {"lm": "http://elsewhere"},
               {"particles": True}, {"particles": "8"}, {"deadline": "3"}, {"deadline": NAN}, {"progress": 1},
               {"progress": "yes"}, {"method": 1}, None, "pf"],

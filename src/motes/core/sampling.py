@@ -99,6 +99,11 @@ class Sampling:
         """The texts that end the answer."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
+    def whole(self) -> Sampling:
+        """The sampling of whole answers, each in one step."""
+        longest = self.max_tokens or self.max_steps * self.max_step_tokens
+        return self.replace(delimiter=None, max_steps=1, max_step_tokens=longest)
+
     def replace(self, **changes: Any) -> Sampling:
         return dataclasses.replace(self, **changes)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
@@ -13,7 +15,7 @@ from motes.core import STOPS, Problem, Result, Sampling, Trajectory
 from motes.errors import ConfigurationError, NoParticlesError
 from motes.gateway.config import Config, VirtualModel
 from motes.gateway.errors import RefusedError
-from motes.gateway.wire import Request
+from motes.gateway.wire import ChatRequest, MotesOptions, Request
 from motes.lab.run.method_spec import method_from_spec
 from motes.methods.run import Method, Observer, ProgressCallback
 from motes.methods.selectors import likeliest_texts
@@ -39,20 +41,29 @@ class Served:
     rule: AnswerRule | None
     sampling: Sampling
 
-    def parse(self, request: Request) -> ParsedRequest:
+    def parse(self, request: Request, options: MotesOptions, *, strict: bool) -> ParsedRequest:
         """Check a request against the virtual model's limits, and fill in its defaults.
+
+        Args:
+            options: those of the request, see `motes.gateway.options`.
+            strict: whether a request is refused that asks for what this model cannot do.
 
         Raises:
             RefusedError: the request exceeds a limit, or cannot work.
         """
-        settings, options = self.settings, request.motes
+        settings = self.settings
         # 1) the method
         spec = options.method or settings.method
         if spec not in (settings.method, *settings.methods):
             allowed = ", ".join((settings.method, *settings.methods))
             raise RefusedError(f"{self.name} answers by {allowed}, not by {spec!r}", "motes.method")
         # 2) the limits
-        particles = _value_within(options.particles, settings.particles, settings.most_particles, "motes.particles")
+        effort = settings.efforts.get(request.effort) if request.effort is not None else None
+        if strict and effort is None and request.effort is not None:
+            efforts = ", ".join(settings.efforts) or "none"
+            raise RefusedError(f"{self.name} knows these efforts: {efforts}", "reasoning_effort")
+        usual = effort or settings.particles
+        particles = _value_within(options.particles, usual, settings.most_particles, "motes.particles")
         deadline = _value_within(options.deadline, settings.deadline, settings.longest_deadline, "motes.deadline")
         limit, requested = settings.max_tokens, request.token_limit
         if limit is not None and requested is not None and requested > limit:
@@ -65,7 +76,7 @@ class Served:
             raise RefusedError(str(error), "motes.particles") from error
         default = self.sampling
         try:
-            sampling = default.replace(
+            sampling = (default if strict else _with_stops(default, request.stops)).replace(
                 max_tokens=requested or limit,
                 stop=(*default.stops, *request.stops),
                 temperature=request.temperature or default.temperature,
@@ -74,6 +85,10 @@ class Served:
         except ConfigurationError as error:
             raise RefusedError(str(error), "stop" if request.stops else None) from error
         problem = Problem(messages=request.turns())
+        seed = None if request.seed is None else request.seed & (2**63 - 1)
+        if seed is None and request.temperature == 0:
+            what = json.dumps([self.name, spec, particles, problem.messages, asdict(sampling)], default=str)
+            seed = int.from_bytes(hashlib.sha256(what.encode()).digest()[:6])
         return ParsedRequest(
             body=request,
             served=self,
@@ -82,8 +97,9 @@ class Served:
             spec=spec,
             particles=particles,
             sampling=sampling,
-            seed=secrets.randbits(53) if request.seed is None else request.seed & (2**63 - 1),
+            seed=secrets.randbits(53) if seed is None else seed,
             deadline=deadline,
+            ignored=("reasoning_effort",) if request.effort is not None and effort is None else (),
         )
 
 
@@ -94,6 +110,7 @@ class ParsedRequest:
     Attributes:
         seed: the request's; otherwise a random one of 53 bits, as some JSON parsers keep no more.
         deadline: seconds after which the best answer so far is returned.
+        ignored: fields of the body that have no effect.
     """
 
     body: Request
@@ -105,6 +122,12 @@ class ParsedRequest:
     sampling: Sampling
     seed: int
     deadline: float
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def separates_thoughts(self) -> bool:
+        """Whether what the model thinks has a field of its own."""
+        return isinstance(self.body, ChatRequest) and self.served.settings.reasoning == "field"
 
     async def run(self, observe: Observer | None = None, on_progress: ProgressCallback | None = None) -> Result:
         """Run the request. Cancelling the run cancels its requests to upstream servers."""
@@ -174,6 +197,14 @@ def visible(result: Result, number: int) -> list[Trajectory]:
         ranked = dict.fromkeys([texts.pop(result.answer), *texts.values()])
     answers = [by_text[text] for text in ranked if text in by_text][:number]
     return answers or [t for t in result.trajectories if t.finished not in (None, "failed", *STOPS)][:1]
+
+
+def _with_stops(sampling: Sampling, stops: Sequence[str]) -> Sampling:
+    """The sampling for answers that end at these texts. A step ends at a delimiter, before a stop text that contains
+    the delimiter is complete: answers with such a stop text are drawn whole, in one step."""
+    if not any(delimiter in stop for stop in stops for delimiter in sampling.delimiters):
+        return sampling
+    return sampling.whole()
 
 
 def _value_within(value: Any, default: Any, maximum: Any, field: str) -> Any:

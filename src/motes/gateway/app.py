@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI
 from fastapi import Request as HTTPRequest
@@ -16,6 +16,7 @@ from prometheus_client import generate_latest
 from pydantic import BaseModel
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from motes import api
@@ -30,6 +31,7 @@ from motes.gateway.entrance import Entrance
 from motes.gateway.errors import BusyError, RefusedError, is_client_error, response_to_error
 from motes.gateway.logs import RequestLog
 from motes.gateway.metrics import Metrics
+from motes.gateway.options import chosen_options, find_model
 from motes.gateway.playground import html
 from motes.gateway.readiness import Readiness
 from motes.gateway.replies import model_card, response_body
@@ -37,6 +39,7 @@ from motes.gateway.streaming import EventStream, unless_disconnected
 from motes.gateway.wire import ChatRequest, CompletionRequest, Request
 from motes.methods.run import Observer, ProgressCallback, Run
 
+RequestT = TypeVar("RequestT", ChatRequest, CompletionRequest)
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 PAGE_HEADERS = {"X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 """Forbid other pages to embed the page at `/`."""
@@ -92,9 +95,11 @@ class Gateway:
         """
         # 1) the caller and the model
         entry: RequestLog = http.scope["motes"]
+        caller: Caller
+        allowed: dict[str, Served]
         caller, allowed = http.scope["motes.caller"]
         entry.caller = caller.name
-        served = _find_model(allowed, body.model)
+        served, in_name = find_model(allowed, body.model)
         entry.model = served.name
         # 2) the request
         limits = self.config.limits
@@ -102,7 +107,9 @@ class Gateway:
             raise RefusedError(f"at most {limits.messages} messages", "messages")
         if body.n is not None and body.n > limits.choices:
             raise RefusedError(f"at most {limits.choices} answers, not {body.n}", "n")
-        request = served.parse(body)
+        options = chosen_options(body.motes, http.headers, in_name)
+        request = served.parse(body, options, strict=self.config.strict)
+        http.scope["motes.ignored"] = [*http.scope["motes.ignored"], *request.ignored]
         entry.particles = request.method.budget
         # 3) room
         clock = asyncio.get_running_loop().time
@@ -148,14 +155,6 @@ class Gateway:
         return result
 
 
-def _find_model(models: Mapping[str, Served], name: str) -> Served:
-    """The model of a name. Raises RefusedError if there is none, or none that this caller may use."""
-    if name not in models:
-        message = f"there is no model {name!r}; there are {', '.join(models) or 'none for this key'}"
-        raise RefusedError(message, "model", status=404, code="model_not_found")
-    return models[name]
-
-
 def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
     """The gateway as an ASGI application."""
     gateway = Gateway(config, models)
@@ -178,6 +177,16 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
         counted=(CHAT, COMPLETIONS),
         count=gateway.metrics.count_request,
     )
+
+    if config.cors:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(config.cors),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+            max_age=600,
+        )
 
     if config.playground:
 
@@ -212,17 +221,22 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
     async def one_model(model: str, http: HTTPRequest) -> dict[str, Any]:
         """One of the virtual models that this caller may use."""
         _, models = http.scope["motes.caller"]
-        return model_card(_find_model(models, model), gateway.started_at)
+        return model_card(find_model(models, model)[0], gateway.started_at)
+
+    async def read(http: HTTPRequest, kind: type[RequestT]) -> RequestT:
+        body, ignored = await read_body(http, kind, strict=config.strict)
+        http.scope["motes.ignored"] = ignored
+        return body
 
     @app.post(CHAT)
     async def chat(http: HTTPRequest) -> Response:
         """Answer a conversation."""
-        return await gateway.respond(await read_body(http, ChatRequest), http)
+        return await gateway.respond(await read(http, ChatRequest), http)
 
     @app.post(COMPLETIONS)
     async def completions(http: HTTPRequest) -> Response:
         """Answer a question."""
-        return await gateway.respond(await read_body(http, CompletionRequest), http)
+        return await gateway.respond(await read(http, CompletionRequest), http)
 
     for kind in (MotesError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, _respond_to_error)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request as HTTPRequest
 
 from motes.gateway.errors import RefusedError
+from motes.gateway.leniency import leave_out
 from motes.text import parse_json, shortened
 from motes.threads import in_thread_if_long
 
@@ -30,8 +31,8 @@ VALIDATION_MESSAGES = {
 """Messages for clients by pydantic's type of error. They replace pydantic's own, which are for Python programmers."""
 
 
-async def read_body(http: HTTPRequest, kind: type[BodyT]) -> BodyT:
-    """The body of a request.
+async def read_body(http: HTTPRequest, kind: type[BodyT], *, strict: bool) -> tuple[BodyT, list[str]]:
+    """The body of a request, and the names of its fields that are ignored; none if `strict`.
 
     Raises:
         RefusedError: it is not JSON, exceeds a bound, or does not have the form of `kind`. The message names the first
@@ -44,10 +45,10 @@ async def read_body(http: HTTPRequest, kind: type[BodyT]) -> BodyT:
     ):
         raise RefusedError("the body should be a JSON object, sent with `Content-Type: application/json`")
     content = await http.body()
-    return await in_thread_if_long(len(content), parse_body, content, kind)
+    return await in_thread_if_long(len(content), parse_body, content, kind, strict)
 
 
-def parse_body(content: bytes, kind: type[BodyT]) -> BodyT:
+def parse_body(content: bytes, kind: type[BodyT], strict: bool) -> tuple[BodyT, list[str]]:
     """See `read_body`."""
     try:
         value = parse_json(content, parse_int=_integer, parse_float=_number, parse_constant=_number)
@@ -56,8 +57,9 @@ def parse_body(content: bytes, kind: type[BodyT]) -> BodyT:
     except ValueError as error:
         raise RefusedError(f"the body is not JSON: {error}") from None
     _require_bounded(value)
+    value, ignored = (value, []) if strict else leave_out(value, kind)
     try:
-        return kind.model_validate(value)
+        return kind.model_validate(value), ignored
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
     field = shortened(".".join(map(str, fault["loc"])), 100) or None

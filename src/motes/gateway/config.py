@@ -22,7 +22,7 @@ import ipaddress
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
@@ -91,9 +91,13 @@ class VirtualModel(Part):
         max_particles: the largest budget that a request may choose; by default `particles`.
         deadline: seconds after which the best answer so far is returned.
         max_deadline: the longest deadline that a request may choose; by default `deadline`.
+        efforts: the budget for each value of a request's `reasoning_effort`, such as {low = 4, high = 32}; within
+            `max_particles`.
         max_tokens: the most tokens of one answer that a request may choose; None: as many as fit the model's context.
         prompt: the prompt format, see `motes.prompt`.
         task: the task whose rule reads the answers, see `motes.api.answer_rule`.
+        reasoning: where a chat's answer has what the model thinks: "field", in `reasoning_content`; "text", between its
+            tags in `content`.
         sampling: settings of the language model's sampling, which a request may override, and of where steps end.
         examples: questions that the page at `/` offers.
     """
@@ -107,9 +111,11 @@ class VirtualModel(Part):
     max_particles: Positive | None = None
     deadline: Seconds = 60.0
     max_deadline: Seconds | None = None
+    efforts: Mapping[str, Positive] = {}
     max_tokens: Positive | None = None
     prompt: str | None = None
     task: str | None = None
+    reasoning: Literal["field", "text"] = "field"
     sampling: SamplingTable = SamplingTable()  # type: ignore[valid-type]
     examples: Texts = ()
 
@@ -124,6 +130,9 @@ class VirtualModel(Part):
         self.default_sampling()
         if self.most_particles < self.particles:
             raise ValueError(f"max_particles, {self.max_particles}, is less than particles, {self.particles}")
+        for effort, particles in self.efforts.items():
+            if particles > self.most_particles:
+                raise ValueError(f"efforts: {effort} has {particles} particles, more than {self.most_particles}")
         if self.longest_deadline < self.deadline:
             raise ValueError(f"max_deadline, {self.max_deadline:g}, is less than deadline, {self.deadline:g}")
         return self
@@ -181,6 +190,10 @@ class Config(Part):
         hosts: further host names under which a gateway without keys answers; it always answers under those of this
             machine, such as localhost.
         playground: whether there is a page at `/` to try the models.
+        cors: origins of web pages that may use the gateway from a browser, such as "https://app.example"; "*": all,
+            which needs keys.
+        strict: whether a request with a field that has no effect is refused; otherwise the field is left out, and the
+            response's header X-Motes-Ignored names it.
         models: the virtual models, by the name that clients use.
         keys: the API keys; without keys everybody on this machine has access.
         limits: see `Limits`.
@@ -190,6 +203,8 @@ class Config(Part):
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     hosts: Texts = ()
     playground: bool = True
+    cors: Texts = ()
+    strict: bool = False
     models: Annotated[Mapping[str, VirtualModel], Field(min_length=1)]
     keys: Annotated[tuple[Key, ...], Field(strict=False)] = ()
     limits: Limits = Limits()
@@ -201,6 +216,8 @@ class Config(Part):
                 f"{self.host} can be reached from elsewhere, and there is no key: make one (`motes key NAME`), or "
                 "listen on 127.0.0.1"
             )
+        if "*" in self.cors and not self.keys:
+            raise ValueError('cors = ["*"] lets every web page use a gateway without keys: make a key, or name origins')
         names = [key.name for key in self.keys]
         if len(set(names)) < len(names):
             raise ValueError("two keys have the same name: give each its own")

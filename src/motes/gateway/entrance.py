@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-import logging
+import re
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,8 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from motes.gateway import tracing
 from motes.gateway.errors import RefusedError, response_to_error
 from motes.gateway.logs import RequestLog
-
-log = logging.getLogger(__name__)
+from motes.text import shortened
 
 PROTECTED = "/v1/"
 """The beginning of paths that need a key, whether they exist or not."""
@@ -76,7 +75,10 @@ class Entrance:
                 tracing.note(
                     {"motes.request": entry.request, "motes.caller": entry.caller, "gen_ai.request.model": entry.model}
                 )
-                message = {**message, "headers": [*message["headers"], (b"x-request-id", entry.request.encode())]}
+                headers = [*message["headers"], (b"x-request-id", entry.request.encode())]
+                if ignored := scope.get("motes.ignored"):
+                    headers.append((b"x-motes-ignored", header_list(ignored)))
+                message = {**message, "headers": headers}
             await send(message)
 
         try:
@@ -124,6 +126,12 @@ async def _respond_to_error(error: Exception, entry: RequestLog, send: Callable[
         return {"type": "http.disconnect"}
 
     await response({"type": "http"}, receive_nothing, send)
+
+
+def header_list(names: Sequence[str]) -> bytes:
+    """The names of fields as the value of a header: at most 20, and what a header cannot hold as "?"."""
+    listed = [re.sub(r"[^!-+\--~]", "?", shortened(name, 64)) for name in names[:20]]
+    return ", ".join(listed + ["..."] * (len(names) > 20)).encode()
 
 
 def is_known_host(header: str, hosts: Collection[str]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from motes import __version__
 from motes.core import Result, Trajectory
 from motes.gateway.answering import ParsedRequest, Served
+from motes.gateway.thoughts import split_thoughts
 from motes.gateway.wire import ChatRequest, Request
 
 
@@ -19,10 +20,18 @@ def response_body(request: ParsedRequest, result: Result) -> dict[str, Any]:
     for i, trajectory in enumerate(answers):
         content: dict[str, Any] = {"text": trajectory.text}
         if isinstance(request.body, ChatRequest):
-            content = {"message": {"role": "assistant", "content": trajectory.text, "refusal": None}}
+            content = {"message": {"role": "assistant", **_said(request, trajectory), "refusal": None}}
         choices.append({"index": i, **content, "finish_reason": finish_reason(trajectory), "logprobs": None})
     summary = run_summary(request, result, answers)
     return {**head(request.body), "choices": choices, "usage": usage(result), "motes": summary}
+
+
+def _said(request: ParsedRequest, trajectory: Trajectory) -> dict[str, str]:
+    """The content of a message, and what the model thought, if it did."""
+    if not request.separates_thoughts:
+        return {"content": trajectory.text}
+    thoughts, content = split_thoughts(trajectory.text)
+    return {"content": content, "reasoning_content": thoughts} if thoughts else {"content": content}
 
 
 def head(request: Request, chat_object: str = "chat.completion") -> dict[str, Any]:

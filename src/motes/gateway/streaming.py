@@ -24,6 +24,7 @@ from motes.gateway.answering import ParsedRequest
 from motes.gateway.errors import CLIENT_CLOSED_REQUEST, response_to_error
 from motes.gateway.logs import RequestLog
 from motes.gateway.replies import finish_reason, head, run_summary, usage
+from motes.gateway.thoughts import ThoughtSplitter
 from motes.gateway.wire import ChatRequest
 from motes.lab.run.traces import Particles, Tree
 from motes.methods.run import MethodTraits, Observer, ProgressCallback, Run
@@ -47,6 +48,7 @@ class Chunks:
         self._one_population = MethodTraits(request.method).one_population
         self._tree = Tree() if self._progress == "particles" else None
         self._sent = ""
+        self._splitter = ThoughtSplitter()
 
     def opening(self) -> bytes:
         """The role, which begins a chat."""
@@ -84,8 +86,7 @@ class Chunks:
         for i, trajectory in enumerate(answers):
             if i and self._is_chat:
                 events += self._piece(i, "", role="assistant")
-            if rest := trajectory.text.removeprefix("" if i else self._sent):
-                events += self._piece(i, rest)
+            events += self._text(i, trajectory.text.removeprefix("" if i else self._sent), is_last=True)
         *others, last = enumerate(answers)
         for i, trajectory in others:
             events += self._piece(i, None, finish_reason=finish_reason(trajectory))
@@ -107,7 +108,17 @@ class Chunks:
         if end == sent:
             return b""
         self._sent = first[:end]
-        return self._piece(0, first[sent:end])
+        return self._text(0, first[sent:end])
+
+    def _text(self, index: int, text: str, *, is_last: bool = False) -> bytes:
+        """Chunks with a piece of an answer's text: the first answer comes piece by piece, the others whole."""
+        if not self._request.separates_thoughts:
+            return self._piece(index, text) if text else b""
+        splitter = ThoughtSplitter() if index else self._splitter
+        events = b""
+        for in_thought, part in splitter.feed(text, is_last=is_last):
+            events += self._piece(index, None, thought=part) if in_thought else self._piece(index, part)
+        return events
 
     def _state(self, record: Record, **more: Any) -> bytes:
         """The state of the particles after a round."""
@@ -135,12 +146,19 @@ class Chunks:
         }
 
     def _piece(
-        self, index: int, text: str | None, *, role: str | None = None, finish_reason: str | None = None, **fields: Any
+        self,
+        index: int,
+        text: str | None,
+        *,
+        thought: str | None = None,
+        role: str | None = None,
+        finish_reason: str | None = None,
+        **fields: Any,
     ) -> bytes:
         """A chunk with a piece of one answer."""
         content: dict[str, Any] = {"text": text or ""}
         if self._is_chat:
-            delta = {"role": role, "content": text}
+            delta = {"role": role, "content": text, "reasoning_content": thought}
             content = {"delta": {name: value for name, value in delta.items() if value is not None}}
         return self._chunk([{"index": index, **content, "logprobs": None, "finish_reason": finish_reason}], **fields)
 

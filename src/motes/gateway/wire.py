@@ -1,7 +1,8 @@
 """The bodies of requests: OpenAI's chat completions and completions, with the field `motes` added.
 
 Every field has its effect, or an error names it; none is silently ignored. Only values that request nothing
-(`logprobs: false`, `tools: []`, a penalty of 0) and labels (`user`, `metadata`) have no effect.
+(`logprobs: false`, `tools: []`, a penalty of 0) and labels (`user`, `metadata`) have no effect. A gateway that is not
+strict leaves out other fields before, and says so: see `motes.gateway.leniency`.
 """
 
 from __future__ import annotations
@@ -26,10 +27,15 @@ from motes.text import well_formed_values
 
 
 class AcceptOnly:
-    """Restricts a field that the gateway does not support to null and to `values`, which request nothing."""
+    """Restricts a field that the gateway does not support to null and to `values`, which request nothing.
 
-    def __init__(self, *values: Any) -> None:
-        self._values = values
+    Args:
+        may_be_ignored: whether a gateway that is not strict ignores other values: they change no more than how an
+            answer is drawn.
+    """
+
+    def __init__(self, *values: Any, may_be_ignored: bool = False) -> None:
+        self._values, self.may_be_ignored = values, may_be_ignored
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
@@ -37,13 +43,15 @@ class AcceptOnly:
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"enum": [None, *self._values]}
 
+    def accepts(self, value: Any) -> bool:
+        # In Python 0 == False, in JSON not; 0 and 0.0 are the same number in both.
+        same = (value == neutral and isinstance(value, bool) == isinstance(neutral, bool) for neutral in self._values)
+        return value is None or any(same)
+
     def _check(self, value: Any) -> Any:
-        if value is None:
-            return value
-        for neutral in self._values:  # in Python 0 == False, in JSON not; 0 and 0.0 are the same number in both
-            if value == neutral and isinstance(value, bool) == isinstance(neutral, bool):
-                return value
-        raise ValueError("this is not supported: leave it out")
+        if not self.accepts(value):
+            raise ValueError("this is not supported: leave it out")
+        return value
 
 
 class ExpectedInput:
@@ -67,7 +75,10 @@ Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Whole = Annotated[int, Strict(), BeforeValidator(whole_float_as_integer)]
 Unsupported = Annotated[Any, AcceptOnly()]
 UnsupportedFlag = Annotated[Any, AcceptOnly(False)]
-UnsupportedNumber = Annotated[Any, AcceptOnly(0.0)]
+Ignorable = Annotated[Any, AcceptOnly(may_be_ignored=True)]
+IgnorableFlag = Annotated[Any, AcceptOnly(False, may_be_ignored=True)]
+IgnorableNumber = Annotated[Any, AcceptOnly(0.0, may_be_ignored=True)]
+IgnorableList = Annotated[Any, AcceptOnly([], may_be_ignored=True)]
 Positive = Annotated[int, Strict(), Field(ge=1, le=2**31 - 1), BeforeValidator(whole_float_as_integer)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 Progress = Annotated[Flag | Literal["particles"], ExpectedInput('true, false or "particles"')]
@@ -87,20 +98,27 @@ class TextPart(Part):
 
 
 class Message(Part):
-    """One turn of a conversation, text only. The role "developer" means the same as "system"."""
+    """One turn of a conversation, text only. The role "developer" means the same as "system". An assistant's turn may
+    have no content."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[
         str | Annotated[list[TextPart], Field(fail_fast=True)],
         ExpectedInput('a text, or a list of {"type": "text", "text": …} and nothing else'),
-    ]
-    name: Unsupported = None
+    ] = ""
+    name: Ignorable = None
     tool_calls: Annotated[Any, AcceptOnly([])] = None
     tool_call_id: Unsupported = None
-    refusal: Unsupported = None
-    annotations: Annotated[Any, AcceptOnly([])] = None  # clients send answers back as received
-    audio: Unsupported = None
+    refusal: Ignorable = None
+    annotations: IgnorableList = None  # clients send answers back as received
+    audio: Ignorable = None
     function_call: Unsupported = None
+
+    @model_validator(mode="after")
+    def _check_content(self) -> Message:
+        if self.role != "assistant" and "content" not in self.model_fields_set:
+            raise ValueError("content: Field required")
+        return self
 
     def turn(self) -> dict[str, str]:
         """The turn in the form that `motes.Problem` takes."""
@@ -112,7 +130,7 @@ class StreamOptions(Part):
     """`include_usage`: send the usage in a last chunk of its own."""
 
     include_usage: Flag | None = None
-    include_obfuscation: UnsupportedFlag = None
+    include_obfuscation: IgnorableFlag = None
 
 
 class MotesOptions(Part):
@@ -137,8 +155,9 @@ class _Request(Part):
     """The fields that both endpoints take.
 
     Attributes:
-        temperature: the language model's, for each particle. 0 means the configured temperature: at 0 all particles
-            would be the same. To get the same answer again, use `seed`, at any temperature.
+        temperature: the language model's, for each particle. 0 means the configured temperature, since at 0 all
+            particles would be the same, and a seed that depends on the request alone, so that the same request gets the
+            same answer, as with `seed`.
         top_p: the language model's, for each particle.
         n: number of answers: those with the most posterior mass, fewer if the run has fewer.
         seed: the same seed gives the same answer, as far as the upstream models honour seeds.
@@ -164,9 +183,9 @@ class _Request(Part):
     safety_identifier: str | None = None
     service_tier: str | None = None
 
-    frequency_penalty: UnsupportedNumber = None
-    presence_penalty: UnsupportedNumber = None
-    logit_bias: Annotated[Any, AcceptOnly({})] = None
+    frequency_penalty: IgnorableNumber = None
+    presence_penalty: IgnorableNumber = None
+    logit_bias: Annotated[Any, AcceptOnly({}, may_be_ignored=True)] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -200,6 +219,11 @@ class _Request(Part):
         """The maximum number of tokens of one answer."""
         return self.max_tokens
 
+    @property
+    def effort(self) -> str | None:
+        """How much the model should think."""
+        return None
+
 
 class ChatRequest(_Request):
     """`POST /v1/chat/completions`."""
@@ -213,13 +237,13 @@ class ChatRequest(_Request):
     logprobs: UnsupportedFlag = None
     modalities: Annotated[Any, AcceptOnly(["text"])] = None
     parallel_tool_calls: Flag | None = None
-    prediction: Unsupported = None
-    reasoning_effort: Unsupported = None
+    prediction: Ignorable = None
+    reasoning_effort: str | None = None
     response_format: Annotated[Any, AcceptOnly({"type": "text"})] = None
-    store: UnsupportedFlag = None
+    store: IgnorableFlag = None
     tool_choice: Annotated[Any, AcceptOnly("none", "auto")] = None
     tools: Annotated[Any, AcceptOnly([])] = None
-    top_logprobs: UnsupportedNumber = None
+    top_logprobs: IgnorableNumber = None
 
     @field_validator("messages")
     @classmethod
@@ -243,6 +267,10 @@ class ChatRequest(_Request):
     def token_limit(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
+    @property
+    def effort(self) -> str | None:
+        return self.reasoning_effort
+
 
 class CompletionRequest(_Request):
     """`POST /v1/completions`. The prompt becomes the user's turn of a chat: the model answers, it does not continue the
@@ -252,7 +280,7 @@ class CompletionRequest(_Request):
         str | Annotated[list[str], Field(min_length=1, max_length=1)], ExpectedInput("a text, or a list of one text")
     ]
 
-    best_of: Annotated[Any, AcceptOnly(1)] = None
+    best_of: Annotated[Any, AcceptOnly(1, may_be_ignored=True)] = None
     echo: UnsupportedFlag = None
     logprobs: Unsupported = None
     suffix: Annotated[Any, AcceptOnly("")] = None

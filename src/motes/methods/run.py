@@ -142,8 +142,7 @@ class Run:
         self._require_reward(score)
         sampling = sampling or self.sampling
         if not LanguageModelTraits(self.lm).continues_prefixes:
-            longest = sampling.max_tokens or sampling.max_steps * sampling.max_step_tokens
-            sampling = sampling.replace(delimiter=None, max_steps=1, max_step_tokens=longest)
+            sampling = sampling.whole()
         streams = [np.random.default_rng(seed) for seed in self.rng.integers(2**63, size=len(population))]
         current = list(population.trajectories)
         score_apart = score and self._scores_at_once

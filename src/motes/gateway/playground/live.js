@@ -17,7 +17,8 @@ function begin(root, body) {
 /** Add a chunk to the run. */
 function addChunk(live, chunk) {
   const [choice] = chunk.choices;
-  if (choice?.index === 0 && choice.delta?.content) appendText(live, choice.delta.content);
+  const said = choice?.index === 0 && (choice.delta?.reasoning_content ?? choice.delta?.content);
+  if (said) appendText(live, said);
   const { progress, final } = chunk.motes ?? {};
   for (const [place, node] of Object.entries((progress ?? final)?.nodes ?? {})) live.run.trace.nodes[place] = node;
   if (progress) addRound(live, progress);
