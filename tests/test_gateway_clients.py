@@ -19,7 +19,7 @@ import motes
 import worlds
 from gateways import Stepwise
 from motes.gateway.config import Key
-from motes.gateway.streaming import Chunks
+from motes.gateway.streaming import Narrator
 from motes.lab import Trace
 from motes.lab.run.traces import Node
 from motes.methods import Majority
@@ -232,10 +232,10 @@ def test_a_failure_within_a_stream_is_told_in_it(caplog):
 
 
 def test_a_failure_of_the_stream_itself_is_told_in_it_too(http, monkeypatch, caplog):
-    def fail(self: Chunks, record: motes.Record) -> bytes:
+    def fail(self: Narrator, record: motes.Record) -> bytes:
         raise ValueError("the password is 1234")
 
-    monkeypatch.setattr(Chunks, "round", fail)
+    monkeypatch.setattr(Narrator, "round", fail)
     response = http.post("/v1/chat/completions", json=body())
     *_, told, done = filter(None, response.text.splitlines())
     assert (done, "the log knows it as" in told, "1234" in told) == ("data: [DONE]", True, False)

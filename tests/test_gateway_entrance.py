@@ -375,7 +375,7 @@ def test_errors_while_a_stream_is_written_are_logged_and_counted(monkeypatch: py
     def fail(*_: object) -> None:
         raise ValueError(SECRET)
 
-    monkeypatch.setattr(streaming.Chunks, "ending", fail)
+    monkeypatch.setattr(streaming.Narrator, "ending", fail)
 
     async def test() -> None:
         app, body = streamed()

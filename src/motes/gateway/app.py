@@ -34,9 +34,10 @@ from motes.gateway.metrics import Metrics
 from motes.gateway.options import chosen_options, find_model
 from motes.gateway.playground import html
 from motes.gateway.readiness import Readiness
-from motes.gateway.replies import model_card, response_body
+from motes.gateway.replies import model_card, reply_to, response_body
 from motes.gateway.streaming import EventStream, unless_disconnected
 from motes.gateway.wire import ChatRequest, CompletionRequest, Request
+from motes.gateway.writers import ChunkWriter
 from motes.methods.run import Observer, ProgressCallback, Run
 
 RequestT = TypeVar("RequestT", ChatRequest, CompletionRequest)
@@ -83,9 +84,10 @@ class Gateway:
             request = await unless_disconnected(self._admit(body, http, resources), http.receive)
             if body.stream:
                 entry, heartbeat = http.scope["motes"], self.config.limits.heartbeat
-                return EventStream(request, self._solve, entry, heartbeat, resources.pop_all())
+                writer = ChunkWriter(request)
+                return EventStream(request, writer, self._solve, entry, heartbeat, resources.pop_all())
             result = await unless_disconnected(self._solve(request), http.receive)
-            return JSONResponse(response_body(request, result))
+            return JSONResponse(response_body(request, reply_to(request, result)))
 
     async def _admit(self, body: Request, http: HTTPRequest, resources: contextlib.AsyncExitStack) -> ParsedRequest:
         """Parse a request and wait until its particles have room, which `resources` then holds.

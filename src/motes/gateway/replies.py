@@ -1,10 +1,11 @@
-"""The bodies of responses: OpenAI's objects, with the field `motes` added."""
+"""What a client gets, whatever its format: a `Reply`. And the bodies of OpenAI's chat completions and completions."""
 
 from __future__ import annotations
 
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from motes import __version__
@@ -14,24 +15,87 @@ from motes.gateway.thoughts import split_thoughts
 from motes.gateway.wire import ChatRequest, Request
 
 
-def response_body(request: ParsedRequest, result: Result) -> dict[str, Any]:
-    """The body of the response to a request that does not stream. Raises the errors of `ParsedRequest.answers`."""
-    answers, choices = request.answers(result), []
-    for i, trajectory in enumerate(answers):
-        content: dict[str, Any] = {"text": trajectory.text}
+@dataclass(frozen=True)
+class Answer:
+    """One of the answers that a client sees.
+
+    Attributes:
+        text: all of it, as the model wrote it.
+        thoughts: what the model thinks, if that is kept apart; `content` is then the rest of the text.
+        finish_reason: "length" if a limit on tokens, steps or time cut the answer off, else "stop".
+    """
+
+    text: str
+    content: str
+    thoughts: str = ""
+    finish_reason: str = "stop"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answers to a request, and what is said about the run.
+
+    Attributes:
+        prompt_tokens, cached_tokens, completion_tokens: the language model's, for all particles. Each step's prompt
+            counts, cached or not, as servers count it.
+        summary: the field `motes`.
+    """
+
+    answers: Sequence[Answer]
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    summary: dict[str, Any]
+
+
+def reply_to(request: ParsedRequest, result: Result) -> Reply:
+    """The reply of a result. Raises the errors of `ParsedRequest.answers`."""
+    trajectories, total = request.answers(result), result.usage
+    return Reply(
+        answers=[_answer(request, trajectory) for trajectory in trajectories],
+        prompt_tokens=total.prefill_tokens + total.prefill_tokens_cached,
+        cached_tokens=total.prefill_tokens_cached,
+        completion_tokens=total.generated_tokens,
+        summary=_summary(request, result, trajectories),
+    )
+
+
+def _answer(request: ParsedRequest, trajectory: Trajectory) -> Answer:
+    text, finish_reason = trajectory.text, "stop" if trajectory.finished in ("eos", "answer") else "length"
+    thoughts, content = split_thoughts(text) if request.separates_thoughts else ("", text)
+    return Answer(text, content, thoughts, finish_reason)
+
+
+def _summary(request: ParsedRequest, result: Result, answers: Sequence[Trajectory]) -> dict[str, Any]:
+    """The field `motes`: everything about a run except its texts."""
+    return {
+        "answer": result.answer,
+        "confidence": result.confidence,
+        "posterior": [{"answer": answer, "mass": mass} for answer, mass in result.posterior.items()],
+        "method": request.spec,
+        "particles": request.particles,
+        "rounds": len(result.records),
+        "dropped": len(result.dropped),
+        "log_evidence": result.log_evidence,
+        "seed": request.seed,
+        "stopped": result.stopped,
+        "usage": {
+            "visible_tokens": sum(step.num_tokens for trajectory in answers for step in trajectory.steps),
+            **result.usage.to_dict(),
+        },
+    }
+
+
+def response_body(request: ParsedRequest, reply: Reply) -> dict[str, Any]:
+    """The body of the response to a request that does not stream."""
+    choices = []
+    for i, answer in enumerate(reply.answers):
+        content: dict[str, Any] = {"text": answer.text}
         if isinstance(request.body, ChatRequest):
-            content = {"message": {"role": "assistant", **_said(request, trajectory), "refusal": None}}
-        choices.append({"index": i, **content, "finish_reason": finish_reason(trajectory), "logprobs": None})
-    summary = run_summary(request, result, answers)
-    return {**head(request.body), "choices": choices, "usage": usage(result), "motes": summary}
-
-
-def _said(request: ParsedRequest, trajectory: Trajectory) -> dict[str, str]:
-    """The content of a message, and what the model thought, if it did."""
-    if not request.separates_thoughts:
-        return {"content": trajectory.text}
-    thoughts, content = split_thoughts(trajectory.text)
-    return {"content": content, "reasoning_content": thoughts} if thoughts else {"content": content}
+            message = {"role": "assistant", "content": answer.content, "refusal": None}
+            content = {"message": message | ({"reasoning_content": answer.thoughts} if answer.thoughts else {})}
+        choices.append({"index": i, **content, "finish_reason": answer.finish_reason, "logprobs": None})
+    return {**head(request.body), "choices": choices, "usage": usage(reply), "motes": reply.summary}
 
 
 def head(request: Request, chat_object: str = "chat.completion") -> dict[str, Any]:
@@ -43,6 +107,15 @@ def head(request: Request, chat_object: str = "chat.completion") -> dict[str, An
         "created": int(time.time()),
         "model": request.model,
         "system_fingerprint": f"motes-{__version__}",
+    }
+
+
+def usage(reply: Reply) -> dict[str, Any]:
+    return {
+        "prompt_tokens": reply.prompt_tokens,
+        "completion_tokens": reply.completion_tokens,
+        "total_tokens": reply.prompt_tokens + reply.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": reply.cached_tokens},
     }
 
 
@@ -61,44 +134,8 @@ def model_card(served: Served, created: int) -> dict[str, Any]:
             "deadline": settings.deadline,
             "max_deadline": settings.longest_deadline,
             "max_tokens": settings.max_tokens,
+            "efforts": dict(settings.efforts),
             "temperature": served.sampling.temperature,
             "examples": list(settings.examples),
-        },
-    }
-
-
-def finish_reason(trajectory: Trajectory) -> str:
-    """ "length" if a limit on tokens, steps or time cut the answer off, else "stop"."""
-    return "stop" if trajectory.finished in ("eos", "answer") else "length"
-
-
-def usage(result: Result) -> dict[str, Any]:
-    """The language model's tokens for all particles. Each step's prompt counts, cached or not, as servers count it."""
-    total = result.usage
-    prompt = total.prefill_tokens + total.prefill_tokens_cached
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": total.generated_tokens,
-        "total_tokens": prompt + total.generated_tokens,
-        "prompt_tokens_details": {"cached_tokens": total.prefill_tokens_cached},
-    }
-
-
-def run_summary(request: ParsedRequest, result: Result, answers: Sequence[Trajectory]) -> dict[str, Any]:
-    """The field `motes`: everything about a run except its texts."""
-    return {
-        "answer": result.answer,
-        "confidence": result.confidence,
-        "posterior": [{"answer": answer, "mass": mass} for answer, mass in result.posterior.items()],
-        "method": request.spec,
-        "particles": request.particles,
-        "rounds": len(result.records),
-        "dropped": len(result.dropped),
-        "log_evidence": result.log_evidence,
-        "seed": request.seed,
-        "stopped": result.stopped,
-        "usage": {
-            "visible_tokens": sum(step.num_tokens for trajectory in answers for step in trajectory.steps),
-            **result.usage.to_dict(),
         },
     }

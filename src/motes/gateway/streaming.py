@@ -1,8 +1,8 @@
-"""Answers as server-sent events, in OpenAI's chunks.
+"""Answers as streams of server-sent events.
 
 Text is sent as soon as it is certain, before the run ends. If a method has one population, or draws its answers
-independently, its answer begins with the common beginning of all its particles. While nothing is certain, comments keep
-the connection alive.
+independently, its answer begins with the common beginning of all its particles. While nothing is certain, heartbeats
+keep the connection alive.
 """
 
 from __future__ import annotations
@@ -23,36 +23,25 @@ from motes.gateway import tracing
 from motes.gateway.answering import ParsedRequest
 from motes.gateway.errors import CLIENT_CLOSED_REQUEST, response_to_error
 from motes.gateway.logs import RequestLog
-from motes.gateway.replies import finish_reason, head, run_summary, usage
+from motes.gateway.replies import reply_to
 from motes.gateway.thoughts import ThoughtSplitter
-from motes.gateway.wire import ChatRequest
+from motes.gateway.writers import Writer
 from motes.lab.run.traces import Particles, Tree
 from motes.methods.run import MethodTraits, Observer, ProgressCallback, Run
-from motes.text import json_line
 
 T = TypeVar("T")
 Solve = Callable[[ParsedRequest, Observer, ProgressCallback], Awaitable[Result]]
 
-DONE = b"data: [DONE]\n\n"
-HEARTBEAT = b": the particles are at work\n\n"
 
+class Narrator:
+    """Tells a run's progress as the events of a writer."""
 
-class Chunks:
-    """The events of one answer, each with a chunk."""
-
-    def __init__(self, request: ParsedRequest) -> None:
-        body = request.body
-        self._request, self._is_chat, self._progress = request, isinstance(body, ChatRequest), body.motes.progress
-        self._with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        self._head = head(body, "chat.completion.chunk")
+    def __init__(self, request: ParsedRequest, writer: Writer) -> None:
+        self._request, self._writer, self._progress = request, writer, request.body.motes.progress
         self._one_population = MethodTraits(request.method).one_population
         self._tree = Tree() if self._progress == "particles" else None
-        self._sent = ""
+        self._sent = ""  # the beginning of the first answer that has been sent
         self._splitter = ThoughtSplitter()
-
-    def opening(self) -> bytes:
-        """The role, which begins a chat."""
-        return self._piece(0, "", role="assistant") if self._is_chat else b""
 
     def round(self, record: Record) -> bytes:
         """The text that a round has made certain and, if the request asks for it, the state of the particles."""
@@ -77,27 +66,17 @@ class Chunks:
         return text + self._state(record, apart=True)
 
     def ending(self, result: Result) -> bytes:
-        """The rest of each answer, its finish reason, and the fields beside the answers. Raises the errors of
-        `ParsedRequest.answers`."""
-        answers, events = self._request.answers(result), b""
+        """The rest of each answer, and what follows the answers. Raises the errors of `ParsedRequest.answers`."""
+        reply, events = reply_to(self._request, result), b""
         if self._tree is not None:
             final = {"answers": result.answers, **self._particles(self._tree, self._tree.final(result))}
-            events += self._piece(0, "", motes={"final": final})
-        for i, trajectory in enumerate(answers):
-            if i and self._is_chat:
-                events += self._piece(i, "", role="assistant")
-            events += self._text(i, trajectory.text.removeprefix("" if i else self._sent), is_last=True)
-        *others, last = enumerate(answers)
-        for i, trajectory in others:
-            events += self._piece(i, None, finish_reason=finish_reason(trajectory))
-        summary = run_summary(self._request, result, answers)
-        events += self._piece(last[0], None, finish_reason=finish_reason(last[1]), motes=summary)
-        if self._with_usage:
-            events += self._chunk([], usage=usage(result))
-        return events + DONE
+            events += self._writer.state(final=final)
+        for i, answer in enumerate(reply.answers):
+            events += self._text(i, answer.text.removeprefix("" if i else self._sent), is_last=True)
+        return events + self._writer.ending(reply)
 
     def _certain_text(self, trajectories: Sequence[Trajectory]) -> bytes:
-        """A chunk with the part of the common beginning of all texts that has not been sent yet."""
+        """The part of the common beginning of all texts that has not been sent yet."""
         texts = [trajectory.text for trajectory in trajectories if trajectory.error is None]
         if not texts:
             return b""
@@ -111,14 +90,12 @@ class Chunks:
         return self._text(0, first[sent:end])
 
     def _text(self, index: int, text: str, *, is_last: bool = False) -> bytes:
-        """Chunks with a piece of an answer's text: the first answer comes piece by piece, the others whole."""
+        """A piece of an answer's text: the first answer comes piece by piece, the others whole."""
         if not self._request.separates_thoughts:
-            return self._piece(index, text) if text else b""
+            return self._writer.text(index, text, in_thought=False) if text else b""
         splitter = ThoughtSplitter() if index else self._splitter
-        events = b""
-        for in_thought, part in splitter.feed(text, is_last=is_last):
-            events += self._piece(index, None, thought=part) if in_thought else self._piece(index, part)
-        return events
+        parts = splitter.feed(text, is_last=is_last)
+        return b"".join(self._writer.text(index, part, in_thought=in_thought) for in_thought, part in parts)
 
     def _state(self, record: Record, **more: Any) -> bytes:
         """The state of the particles after a round."""
@@ -135,7 +112,7 @@ class Chunks:
         }
         if self._tree is not None:
             progress |= self._particles(self._tree, self._tree.round(record))
-        return self._piece(0, "", motes={"progress": progress})
+        return self._writer.state(progress=progress)
 
     def _particles(self, tree: Tree, particles: Particles) -> dict[str, Any]:
         """A population in the format of traces, with its new nodes. Clients do not learn why a model failed."""
@@ -145,38 +122,13 @@ class Chunks:
             "nodes": {place: dataclasses.asdict(node) for place, node in tree.news().items()},
         }
 
-    def _piece(
-        self,
-        index: int,
-        text: str | None,
-        *,
-        thought: str | None = None,
-        role: str | None = None,
-        finish_reason: str | None = None,
-        **fields: Any,
-    ) -> bytes:
-        """A chunk with a piece of one answer."""
-        content: dict[str, Any] = {"text": text or ""}
-        if self._is_chat:
-            delta = {"role": role, "content": text, "reasoning_content": thought}
-            content = {"delta": {name: value for name, value in delta.items() if value is not None}}
-        return self._chunk([{"index": index, **content, "logprobs": None, "finish_reason": finish_reason}], **fields)
-
-    def _chunk(self, choices: list[dict[str, Any]], **fields: Any) -> bytes:
-        empty = {"usage": None} if self._with_usage else {}
-        return event({**self._head, "choices": choices, **empty, **fields})
-
-
-def event(data: Any) -> bytes:
-    """One server-sent event."""
-    return f"data: {json_line(data, compact=True)}\n\n".encode()
-
 
 class EventStream(StreamingResponse):
     """Sends the events of a run until they end or the client disconnects, which cancels the run. An error is an event,
     too.
 
     Args:
+        writer: writes the events.
         solve: runs the request.
         heartbeat: seconds without an event after which a comment is sent.
         resources: released when the run ends, even if nobody has read its events.
@@ -185,9 +137,16 @@ class EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(
-        self, request: ParsedRequest, solve: Solve, entry: RequestLog, heartbeat: float, resources: AsyncExitStack
+        self,
+        request: ParsedRequest,
+        writer: Writer,
+        solve: Solve,
+        entry: RequestLog,
+        heartbeat: float,
+        resources: AsyncExitStack,
     ) -> None:
-        self._chunks, self._entry, self._heartbeat = Chunks(request), entry, heartbeat
+        self._writer, self._narrator = writer, Narrator(request, writer)
+        self._entry, self._heartbeat = entry, heartbeat
         self._request, self._solve, self._resources = request, solve, resources
         self._queue: asyncio.Queue[Record | Sequence[Trajectory] | None] = asyncio.Queue()  # None: the run has ended
         self._latest: Sequence[Trajectory] = ()  # partial answers; earlier ones that were not sent yet are skipped
@@ -219,29 +178,29 @@ class EventStream(StreamingResponse):
         self._latest = trajectories
 
     async def _write_events(self) -> AsyncGenerator[bytes]:
-        chunks = self._chunks
+        writer, narrator = self._writer, self._narrator
         try:
-            if opening := chunks.opening():
+            if opening := writer.opening():
                 yield opening
             while True:
                 try:
                     item = await asyncio.wait_for(self._queue.get(), self._heartbeat)
                 except TimeoutError:
-                    yield HEARTBEAT
+                    yield writer.heartbeat
                     continue
                 if item is None:
                     break
                 if isinstance(item, Record):
-                    new = chunks.round(item)
+                    new = narrator.round(item)
                 else:
-                    new, self._latest = chunks.partial_answers(self._latest), ()
+                    new, self._latest = narrator.partial_answers(self._latest), ()
                 if new:
                     yield new
-            yield chunks.ending(self._run.result())
+            yield narrator.ending(self._run.result())
         except Exception as error:
             self._entry.status, body, _ = response_to_error(error, self._entry.request)
             tracing.note({"motes.status": self._entry.status})
-            yield event(body) + DONE
+            yield writer.failure(self._entry.status, body)
 
 
 async def unless_disconnected(work: Awaitable[T], receive: Receive) -> T:
