@@ -198,7 +198,7 @@ def test_requests_to_the_gateway(client: httpx2.Client, stream: bytes, more: byt
     ("body", "status"),
     [
         (rb'{"model": "story\ud83d", "messages": [{"role": "user", "content": "a"}]}', 404),
-        (rb'{"model": "story", "messages": [{"role": "user", "content": "a"}], "\ud83d": 1}', 400),
+        (rb'{"model": "story", "messages": [{"role": "user", "content": "a"}], "motes": {"\ud83d": 1}}', 400),
         (rb'{"model": "story", "messages": [{"role": "\ud83d", "content": "a"}]}', 400),
         (rb'{"model": "story", "messages": [{"role": "user", "content": "a"}], "motes": {"method": "\ud83d"}}', 400),
         (rb'"\ud83d"', 400),
