@@ -164,7 +164,7 @@ def test_a_request_chooses_within_the_limits(client):
         ({"motes": {"deadline": 101}}, "motes.deadline"),
         ({"motes": {"lm": "http://elsewhere"}}, "motes.lm"),
         ({"n": 17}, "n"),
-        ({"logprobs": True}, "logprobs"),
+        ({"audio": {"voice": "x"}}, "audio"),
     ]:
         assert error(ask(client, **fields), 400)["param"] == field
 
@@ -402,7 +402,7 @@ def test_metrics_are_what_was_sent():
     with gateways.gateway(gateways.config()) as client:
         always = {"method": "pf:ess_threshold=1"}
         answers = [ask(client, problem.question, seed=3, motes=always).json() for problem in PROBLEMS]
-        ask(client, logprobs=True), ask(client, model="other"), ask(client, n=99)
+        ask(client, audio={"voice": "x"}), ask(client, model="other"), ask(client, n=99)
         messages = [{"role": "user", "content": PROBLEMS[0].question}]
         asked = {"model": "story", "messages": messages, "seed": 3, "stream": True, "motes": always}
         with client.stream("POST", CHAT, json=asked) as stream:

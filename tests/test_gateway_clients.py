@@ -163,8 +163,8 @@ def test_errors_are_the_packages_own(http, client):
     with pytest.raises(openai.NotFoundError, match="there is no model 'other'"):
         client.chat.completions.create(model="other", messages=[{"role": "user", "content": "?"}])
     with pytest.raises(openai.BadRequestError) as caught:
-        ask(client, logprobs=True)
-    assert caught.value.param == "logprobs"
+        ask(client, audio={"voice": "x", "format": "mp3"})
+    assert caught.value.param == "audio"
     with pytest.raises(openai.BadRequestError, match="at most 32") as caught:
         ask(client, stream=True, extra_body={"motes": {"particles": 64}})
     assert caught.value.param == "motes.particles"

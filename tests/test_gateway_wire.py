@@ -49,10 +49,14 @@ NOTHING = {
     "response_format": [{"type": "text"}], "store": [False], "modalities": [["text"]],
 }  # fmt: skip
 SOMETHING = {
-    "frequency_penalty": [0.1, True, "0"], "presence_penalty": [-1], "logit_bias": [{"5": 1}], "logprobs": [True, 0],
-    "top_logprobs": [2, False], "tools": [[{"type": "function", "function": {"name": "f"}}]],
-    "tool_choice": ["required", {"type": "function"}], "functions": [[{"name": "f"}]], "function_call": ["auto"],
-    "response_format": [{"type": "json_object"}], "store": [True], "modalities": [["audio"]], "audio": [{"voice": "x"}],
+    "frequency_penalty": [0.1, True, "0"], "presence_penalty": [-1], "logit_bias": [{"5": 1}], "logprobs": [0, "yes"],
+    "top_logprobs": [21, -1, False], "tools": [[{"type": "function"}], [{"type": "web_search"}], "f", [{}] * 200,
+              [{"type": "function", "function": {"name": "f"}}] * 2,
+              [{"type": "function", "function": {"name": "f", "parameters": 3}}]],
+    "tool_choice": ["sometimes", {"type": "function"}, {"type": "allowed_tools"}],
+    "functions": [[{"name": "f"}]], "function_call": ["auto"],
+    "response_format": [{"type": "json_schema"}, {"type": "grammar"}, {"type": "json_schema", "json_schema": {}}, 3],
+    "store": [True], "modalities": [["audio"]], "audio": [{"voice": "x"}],
     "prediction": [{"type": "content"}], "reasoning_effort": [3], "web_search_options": [{}], "unheard_of": [1],
     "best_of": [2], "motes": [{"particels": 3}, {"particles": 0}, {"deadline": 0}, {"lm": "http://elsewhere"},
               {"particles": True}, {"particles": "8"}, {"deadline": "3"}, {"deadline": NAN}, {"progress": 1},

@@ -70,6 +70,8 @@ class LanguageModelTraits(Traits):
         gives_logprobs: whether its steps carry `Step.logprob` with a given sampling; None: unknown.
         num_parameters: number of parameters by which each token is multiplied; None: unknown.
         ready: raises if the model's server cannot be reached.
+        draw_turn: a whole turn of the assistant in answer to a conversation that may have tools, see
+            `motes.models.served.turns`; None: the model has texts only.
     """
 
     merges_calls = Trait(False)
@@ -79,6 +81,7 @@ class LanguageModelTraits(Traits):
     gives_logprobs: Trait[Callable[[Sampling], bool] | None] = Trait(None)
     num_parameters: Trait[int | None] = Trait(None)
     ready: Trait[Callable[[], Awaitable[Any]] | None] = Trait(None)
+    draw_turn: Trait[Callable[..., Awaitable[Any]] | None] = Trait(None)
 
 
 @runtime_checkable

@@ -15,13 +15,17 @@ from motes.core import STOPS, Problem, Result, Sampling, Trajectory
 from motes.errors import ConfigurationError, NoParticlesError
 from motes.gateway.config import Config, VirtualModel
 from motes.gateway.errors import RefusedError
+from motes.gateway.turns import Format, TurnModel
 from motes.gateway.wire import ChatRequest, MotesOptions, Request
-from motes.lab.run.method_spec import method_from_spec
+from motes.lab.run.method_spec import draws_independently, method_from_spec
 from motes.methods.run import Method, Observer, ProgressCallback
 from motes.methods.selectors import likeliest_texts
 from motes.prompts import Prompt
-from motes.protocols import AnswerRule, LanguageModel, RewardModel
+from motes.protocols import AnswerRule, LanguageModel, LanguageModelTraits, RewardModel
 from motes.smc import Weights
+from motes.tasks.boxed import BoxedAnswers
+
+NO_ANSWER = "no answer was ready when the deadline came"
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,15 @@ class Served:
         settings = self.settings
         # 1) the method
         spec = options.method or settings.method
+        field = request.needs_turns
+        ignored = []
+        if field == "logprobs" and not (self.draws_turns and draws_independently(spec)):
+            if strict:
+                raise RefusedError(f"{self.name} returns no log-probabilities by {spec}", field)
+            field, ignored = None, ["logprobs"]
+        if field is not None and not self.draws_turns:
+            message = f"{self.name} cannot do this: its language model has texts only"
+            raise RefusedError(message, field, code="unsupported")
         if spec not in (settings.method, *settings.methods):
             allowed = ", ".join((settings.method, *settings.methods))
             raise RefusedError(f"{self.name} answers by {allowed}, not by {spec!r}", "motes.method")
@@ -85,6 +98,13 @@ class Served:
         except ConfigurationError as error:
             raise RefusedError(str(error), "stop" if request.stops else None) from error
         problem = Problem(messages=request.turns())
+        turns = None
+        if field is not None:
+            assert isinstance(request, ChatRequest)
+            sampling = sampling.whole()
+            turns = TurnModel(self.lm, request.fields_of_turns(), self._format(request))
+        elif self.prompt is not None:
+            problem = self.prompt.problem(problem)
         seed = None if request.seed is None else request.seed & (2**63 - 1)
         if seed is None and request.temperature == 0:
             what = json.dumps([self.name, spec, particles, problem.messages, asdict(sampling)], default=str)
@@ -92,15 +112,25 @@ class Served:
         return ParsedRequest(
             body=request,
             served=self,
-            problem=problem if self.prompt is None else self.prompt.problem(problem),
+            problem=problem,
             method=method,
             spec=spec,
             particles=particles,
             sampling=sampling,
             seed=secrets.randbits(53) if seed is None else seed,
             deadline=deadline,
-            ignored=("reasoning_effort",) if request.effort is not None and effort is None else (),
+            turns=turns,
+            ignored=[*ignored, *(["reasoning_effort"] if request.effort is not None and effort is None else [])],
         )
+
+    @property
+    def draws_turns(self) -> bool:
+        """Whether the language model returns whole turns of the assistant, see `motes.gateway.turns`."""
+        return LanguageModelTraits(self.lm).draw_turn is not None
+
+    def _format(self, request: ChatRequest) -> Format:
+        settings, rule = self.settings, self.rule or BoxedAnswers()
+        return Format.of(request, rule, by_name=settings.tool_vote == "name", ignored_arguments=settings.tool_ignore)
 
 
 @dataclass(frozen=True)
@@ -110,6 +140,7 @@ class ParsedRequest:
     Attributes:
         seed: the request's; otherwise a random one of 53 bits, as some JSON parsers keep no more.
         deadline: seconds after which the best answer so far is returned.
+        turns: the model and the answer rule of a run over whole turns; None: over texts.
         ignored: fields of the body that have no effect.
     """
 
@@ -122,7 +153,8 @@ class ParsedRequest:
     sampling: Sampling
     seed: int
     deadline: float
-    ignored: tuple[str, ...] = ()
+    turns: TurnModel | None = None
+    ignored: Sequence[str] = ()
 
     @property
     def separates_thoughts(self) -> bool:
@@ -133,13 +165,13 @@ class ParsedRequest:
         """Run the request. Cancelling the run cancels its requests to upstream servers."""
         return await api.asolve(
             self.problem,
-            lm=self.served.lm,
+            lm=self.served.lm if self.turns is None else self.turns,
             reward=self.served.reward,
             outcome_reward=self.served.outcome_reward,
             method=self.method,
             sampling=self.sampling,
             seed=self.seed,
-            task=self.served.rule,
+            task=self.served.rule if self.turns is None else self.turns,
             observe=observe,
             on_progress=on_progress,
             deadline=self.deadline,
@@ -152,12 +184,17 @@ class ParsedRequest:
             RefusedError: no answer was ready at the deadline.
             NoParticlesError: some particles were dropped, and the texts of the others are empty.
         """
+        if self.turns is not None and result.answer is None and self.turns.must_mean_something and result.trajectories:
+            if result.stopped != "deadline":
+                message = "no answer of the model has the form that the request asks for"
+                raise RefusedError(message, status=502, code="invalid_output")
+            raise RefusedError(NO_ANSWER, status=504, code="deadline")
         if answers := visible(result, self.body.n or 1):
             failures = [trajectory.error for trajectory in result.trajectories if trajectory.error is not None]
             if failures and not answers[0].text:
                 raise NoParticlesError("the particles that were not dropped have no text") from failures[0]
             return answers
-        raise RefusedError("no answer was ready when the deadline came", status=504, code="deadline")
+        raise RefusedError(NO_ANSWER, status=504, code="deadline")
 
 
 def open_models(config: Config) -> Mapping[str, Served]:

@@ -98,6 +98,8 @@ class VirtualModel(Part):
         task: the task whose rule reads the answers, see `motes.api.answer_rule`.
         reasoning: where a chat's answer has what the model thinks: "field", in `reasoning_content`; "text", between its
             tags in `content`.
+        tool_vote: which tool calls count as the same answer: "call", with the same arguments, or "name", with any.
+        tool_ignore: names of arguments that do not count when calls are compared.
         sampling: settings of the language model's sampling, which a request may override, and of where steps end.
         examples: questions that the page at `/` offers.
     """
@@ -116,6 +118,8 @@ class VirtualModel(Part):
     prompt: str | None = None
     task: str | None = None
     reasoning: Literal["field", "text"] = "field"
+    tool_vote: Literal["call", "name"] = "call"
+    tool_ignore: Texts = ()
     sampling: SamplingTable = SamplingTable()  # type: ignore[valid-type]
     examples: Texts = ()
 

@@ -7,10 +7,30 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from motes.gateway.wire import AcceptOnly, Message, StreamOptions, TextPart
+from motes.gateway.wire import (
+    AcceptOnly,
+    Call,
+    CalledFunction,
+    Function,
+    Message,
+    ResponseFormat,
+    StreamOptions,
+    TextPart,
+    Tool,
+)
 
-NESTED: Mapping[str, type[BaseModel]] = {"messages": Message, "content": TextPart, "stream_options": StreamOptions}
-"""The models of fields with objects of other people's design. A fault in `motes` is always named: it is ours."""
+NESTED: Mapping[tuple[type[BaseModel] | None, str], type[BaseModel]] = {
+    (None, "messages"): Message,
+    (None, "stream_options"): StreamOptions,
+    (None, "tools"): Tool,
+    (None, "response_format"): ResponseFormat,
+    (Message, "content"): TextPart,
+    (Message, "tool_calls"): Call,
+    (Tool, "function"): Function,
+    (Call, "function"): CalledFunction,
+}
+"""The models of fields that hold objects, by the model that has the field (None: the request). A fault in `motes` is
+always named: that field is ours."""
 
 
 def leave_out(body: Any, kind: type[BaseModel]) -> tuple[Any, list[str]]:
@@ -38,7 +58,7 @@ def _leave_out(value: Any, kind: type[BaseModel], place: str, ignored: dict[str,
         if field is None or (support is not None and support.may_be_ignored and not support.accepts(item)):
             ignored[place + name] = None
             continue
-        nested = NESTED.get(name)
+        nested = NESTED.get((kind if place else None, name))
         kept[name] = item if nested is None else _leave_out(item, nested, f"{place}{name}.", ignored)
     if kind is Message and "content" not in kept and isinstance(refusal := value.get("refusal"), str):
         kept["content"] = refusal  # what the assistant said instead

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from motes import __version__
 from motes.core import Result, Trajectory
 from motes.gateway.answering import ParsedRequest, Served
 from motes.gateway.thoughts import split_thoughts
+from motes.gateway.turns import as_text
 from motes.gateway.wire import ChatRequest, Request
+from motes.models.served.turns import Turn
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,17 @@ class Answer:
     Attributes:
         text: all of it, as the model wrote it.
         thoughts: what the model thinks, if that is kept apart; `content` is then the rest of the text.
-        finish_reason: "length" if a limit on tokens, steps or time cut the answer off, else "stop".
+        finish_reason: "length" if a limit on tokens, steps or time cut the answer off, "tool_calls" if it calls tools,
+            else "stop".
+        tool_calls, logprobs: of a whole turn, in OpenAI's form.
     """
 
     text: str
     content: str
     thoughts: str = ""
     finish_reason: str = "stop"
+    tool_calls: Sequence[dict[str, Any]] = ()
+    logprobs: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ def reply_to(request: ParsedRequest, result: Result) -> Reply:
     """The reply of a result. Raises the errors of `ParsedRequest.answers`."""
     trajectories, total = request.answers(result), result.usage
     return Reply(
-        answers=[_answer(request, trajectory) for trajectory in trajectories],
+        answers=[_answer(request, result, trajectory) for trajectory in trajectories],
         prompt_tokens=total.prefill_tokens + total.prefill_tokens_cached,
         cached_tokens=total.prefill_tokens_cached,
         completion_tokens=total.generated_tokens,
@@ -60,10 +66,27 @@ def reply_to(request: ParsedRequest, result: Result) -> Reply:
     )
 
 
-def _answer(request: ParsedRequest, trajectory: Trajectory) -> Answer:
+def _answer(request: ParsedRequest, result: Result, trajectory: Trajectory) -> Answer:
+    if request.turns is not None:
+        return _answer_of_turn(request.turns.chosen(result, trajectory), request.separates_thoughts)
     text, finish_reason = trajectory.text, "stop" if trajectory.finished in ("eos", "answer") else "length"
     thoughts, content = split_thoughts(text) if request.separates_thoughts else ("", text)
     return Answer(text, content, thoughts, finish_reason)
+
+
+def _answer_of_turn(turn: Turn, separates_thoughts: bool) -> Answer:
+    calls = [
+        {
+            "id": f"call_{secrets.token_hex(12)}",
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments or "{}"},
+        }
+        for call in turn.tool_calls
+    ]
+    finish_reason = "length" if turn.end == "length" else "tool_calls" if calls else "stop"
+    thoughts = turn.thoughts if separates_thoughts else ""
+    content = turn.content if separates_thoughts or not turn.thoughts else as_text(replace(turn, tool_calls=()))
+    return Answer(content, content, thoughts, finish_reason, calls, turn.logprobs)
 
 
 def _summary(request: ParsedRequest, result: Result, answers: Sequence[Trajectory]) -> dict[str, Any]:
@@ -92,9 +115,13 @@ def response_body(request: ParsedRequest, reply: Reply) -> dict[str, Any]:
     for i, answer in enumerate(reply.answers):
         content: dict[str, Any] = {"text": answer.text}
         if isinstance(request.body, ChatRequest):
-            message = {"role": "assistant", "content": answer.content, "refusal": None}
-            content = {"message": message | ({"reasoning_content": answer.thoughts} if answer.thoughts else {})}
-        choices.append({"index": i, **content, "finish_reason": answer.finish_reason, "logprobs": None})
+            message: dict[str, Any] = {"role": "assistant", "content": answer.content, "refusal": None}
+            if answer.thoughts:
+                message["reasoning_content"] = answer.thoughts
+            if answer.tool_calls:
+                message |= {"content": answer.content or None, "tool_calls": answer.tool_calls}
+            content = {"message": message}
+        choices.append({"index": i, **content, "finish_reason": answer.finish_reason, "logprobs": answer.logprobs})
     return {**head(request.body), "choices": choices, "usage": usage(reply), "motes": reply.summary}
 
 

@@ -38,6 +38,7 @@ class Narrator:
 
     def __init__(self, request: ParsedRequest, writer: Writer) -> None:
         self._request, self._writer, self._progress = request, writer, request.body.motes.progress
+        self._is_text = request.turns is None  # a whole turn may have tool calls, and is certain at the end
         self._one_population = MethodTraits(request.method).one_population
         self._tree = Tree() if self._progress == "particles" else None
         self._sent = ""  # the beginning of the first answer that has been sent
@@ -72,13 +73,15 @@ class Narrator:
             final = {"answers": result.answers, **self._particles(self._tree, self._tree.final(result))}
             events += self._writer.state(final=final)
         for i, answer in enumerate(reply.answers):
+            if answer.thoughts and not self._is_text:
+                events += self._writer.text(i, answer.thoughts, in_thought=True)
             events += self._text(i, answer.text.removeprefix("" if i else self._sent), is_last=True)
         return events + self._writer.ending(reply)
 
     def _certain_text(self, trajectories: Sequence[Trajectory]) -> bytes:
         """The part of the common beginning of all texts that has not been sent yet."""
         texts = [trajectory.text for trajectory in trajectories if trajectory.error is None]
-        if not texts:
+        if not (texts and self._is_text):
             return b""
         first, last = min(texts), max(texts)  # the common beginning of these two is that of all
         end = sent = len(self._sent)

@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
+from motes.models.served.turns import ToolCall
 from motes.text import well_formed_values
 
 
@@ -97,18 +98,76 @@ class TextPart(Part):
     text: str
 
 
-class Message(Part):
-    """One turn of a conversation, text only. The role "developer" means the same as "system". An assistant's turn may
-    have no content."""
+class Function(Part):
+    """A tool. `parameters` is the JSON schema of its arguments."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] = {"type": "object", "properties": {}}
+    strict: Flag | None = None
+
+
+class Tool(Part):
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Part):
+    name: Name
+
+
+class NamedTool(Part):
+    """The tool that must be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class CalledFunction(Part):
+    name: Name
+    arguments: str
+
+
+class Call(Part):
+    """A call of a tool in an assistant's turn."""
+
+    id: Name
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class JSONSchema(Part):
+    """`schema` is the schema itself."""
+
+    name: str | None = None
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: Flag | None = None
+
+
+class ResponseFormat(Part):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JSONSchema | None = None
+
+    @model_validator(mode="after")
+    def _check_schema(self) -> ResponseFormat:
+        if self.type == "json_schema" and (self.json_schema is None or self.json_schema.schema_ is None):
+            raise ValueError("json_schema: needs a `schema`")
+        return self
+
+
+class Message(Part):
+    """One turn of a conversation: text, and calls of tools with their results. The role "developer" means the same as
+    "system". An assistant's turn may have no content."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[
         str | Annotated[list[TextPart], Field(fail_fast=True)],
         ExpectedInput('a text, or a list of {"type": "text", "text": …} and nothing else'),
     ] = ""
     name: Ignorable = None
-    tool_calls: Annotated[Any, AcceptOnly([])] = None
-    tool_call_id: Unsupported = None
+    tool_calls: Annotated[list[Call], Field(fail_fast=True)] | None = None
+    tool_call_id: Name | None = None
     refusal: Ignorable = None
     annotations: IgnorableList = None  # clients send answers back as received
     audio: Ignorable = None
@@ -118,12 +177,32 @@ class Message(Part):
     def _check_content(self) -> Message:
         if self.role != "assistant" and "content" not in self.model_fields_set:
             raise ValueError("content: Field required")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("tool_calls: only an assistant calls tools")
+        if (self.role == "tool") != (self.tool_call_id is not None):
+            raise ValueError("tool_call_id: a tool's turn needs it, and no other has it")
         return self
 
+    @property
+    def text(self) -> str:
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
     def turn(self) -> dict[str, str]:
-        """The turn in the form that `motes.Problem` takes."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        """The turn as a text, in the form that `motes.Problem` takes."""
+        calls = [ToolCall(call.function.name, call.function.arguments).text for call in self.tool_calls or ()]
+        text = "\n".join([*([self.text] if self.text else []), *calls])
+        if self.role == "tool":
+            return {"role": "user", "content": f"<tool_response>\n{text}\n</tool_response>"}
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+    def raw(self) -> dict[str, Any]:
+        """The turn as servers take it."""
+        turn: dict[str, Any] = {"role": self.turn()["role"] if self.role != "tool" else "tool", "content": self.text}
+        if self.tool_calls:
+            turn["tool_calls"] = [call.model_dump() for call in self.tool_calls]
+        if self.tool_call_id is not None:
+            turn["tool_call_id"] = self.tool_call_id
+        return turn
 
 
 class StreamOptions(Part):
@@ -224,6 +303,11 @@ class _Request(Part):
         """How much the model should think."""
         return None
 
+    @property
+    def needs_turns(self) -> str | None:
+        """The field for which answers must be whole turns, see `motes.gateway.turns`; None: texts will do."""
+        return None
+
 
 class ChatRequest(_Request):
     """`POST /v1/chat/completions`."""
@@ -234,23 +318,37 @@ class ChatRequest(_Request):
     audio: Unsupported = None
     function_call: Annotated[Any, AcceptOnly("none")] = None
     functions: Annotated[Any, AcceptOnly([])] = None
-    logprobs: UnsupportedFlag = None
+    logprobs: Flag | None = None
     modalities: Annotated[Any, AcceptOnly(["text"])] = None
     parallel_tool_calls: Flag | None = None
     prediction: Ignorable = None
     reasoning_effort: str | None = None
-    response_format: Annotated[Any, AcceptOnly({"type": "text"})] = None
+    response_format: ResponseFormat | None = None
     store: IgnorableFlag = None
-    tool_choice: Annotated[Any, AcceptOnly("none", "auto")] = None
-    tools: Annotated[Any, AcceptOnly([])] = None
-    top_logprobs: IgnorableNumber = None
+    tool_choice: (
+        Annotated[
+            Literal["none", "auto", "required"] | NamedTool,
+            ExpectedInput('"none", "auto", "required" or a tool by its name'),
+        ]
+        | None
+    ) = None
+    tools: Annotated[list[Tool], Field(max_length=128, fail_fast=True)] | None = None
+    top_logprobs: Annotated[int, Strict(), Field(ge=0, le=20), BeforeValidator(whole_float_as_integer)] | None = None
 
     @field_validator("messages")
     @classmethod
     def _check_prompt(cls, messages: list[Message]) -> list[Message]:
-        if messages[-1].role != "user" or not messages[-1].turn()["content"].strip():
-            raise ValueError("the last message must be the user's, and not empty")
+        if messages[-1].role not in ("user", "tool") or not messages[-1].turn()["content"].strip():
+            raise ValueError("the last message must be the user's or a tool's, and not empty")
         return messages
+
+    @field_validator("tools")
+    @classmethod
+    def _check_names(cls, tools: list[Tool] | None) -> list[Tool] | None:
+        names = [tool.function.name for tool in tools or ()]
+        if len(set(names)) < len(names):
+            raise ValueError("two tools have the same name")
+        return tools
 
     @field_validator("max_completion_tokens")
     @classmethod
@@ -262,6 +360,22 @@ class ChatRequest(_Request):
     def turns(self) -> list[dict[str, str]]:
         """The conversation in the form that `motes.Problem` takes."""
         return [message.turn() for message in self.messages]
+
+    @property
+    def needs_turns(self) -> str | None:
+        if self.tools:
+            return "tools"
+        if any(message.tool_calls or message.role == "tool" for message in self.messages):
+            return "messages"
+        if self.response_format is not None and self.response_format.type != "text":
+            return "response_format"
+        return "logprobs" if self.logprobs else None
+
+    def fields_of_turns(self) -> dict[str, Any]:
+        """The fields of a request to a server for a whole turn."""
+        fields = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "logprobs", "top_logprobs")
+        body = self.model_dump(include=set(fields), exclude_none=True, exclude_unset=True, by_alias=True)
+        return {"messages": [message.raw() for message in self.messages], **body}
 
     @property
     def token_limit(self) -> int | None:

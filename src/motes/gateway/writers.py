@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 from motes.gateway.answering import ParsedRequest
@@ -20,7 +21,8 @@ def event(data: Any, name: str = "") -> bytes:
 
 
 class Writer(ABC):
-    """Writes the events of one stream. Each method returns the events to send, which may be none."""
+    """Writes the events of one stream. Each method returns the events to send, which may be none. Tool calls come with
+    the ending."""
 
     heartbeat = b": the particles are at work\n\n"
     """An event that shows that the gateway is alive."""
@@ -69,8 +71,11 @@ class ChunkWriter(Writer):
     def ending(self, reply: Reply) -> bytes:
         events, last = b"", len(reply.answers) - 1
         for i, answer in enumerate(reply.answers):
+            events += self._role(i)
+            for number, call in enumerate(answer.tool_calls):
+                events += self._piece(i, {"tool_calls": [{"index": number, **call}]})
             summary = {"motes": reply.summary} if i == last else {}
-            events += self._role(i) + self._piece(i, {}, answer.finish_reason, **summary)
+            events += self._piece(i, {}, answer.finish_reason, answer.logprobs, **summary)
         if self._with_usage:
             events += self._chunk([], usage=usage(reply))
         return events + DONE
@@ -85,10 +90,18 @@ class ChunkWriter(Writer):
         self._begun = index + 1
         return self._piece(index, {"role": "assistant", "content": ""})
 
-    def _piece(self, index: int, delta: dict[str, str], finish_reason: str | None = None, **fields: Any) -> bytes:
+    def _piece(
+        self,
+        index: int,
+        delta: Mapping[str, Any],
+        finish_reason: str | None = None,
+        logprobs: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> bytes:
         """A chunk with a piece of one answer."""
         content = {"delta": delta} if self._is_chat else {"text": delta.get("content", "")}
-        return self._chunk([{"index": index, **content, "logprobs": None, "finish_reason": finish_reason}], **fields)
+        choice = {"index": index, **content, "logprobs": logprobs, "finish_reason": finish_reason}
+        return self._chunk([choice], **fields)
 
     def _chunk(self, choices: list[dict[str, Any]], **fields: Any) -> bytes:
         empty = {"usage": None} if self._with_usage else {}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from motes.concurrency import Batcher, Pending, gather
@@ -22,6 +23,7 @@ from motes.models.served.engines import PROFILES
 from motes.models.served.probe import OF_ONE_REQUEST, Capabilities, probe, renderer
 from motes.models.served.prompts import Prompt, Renderer
 from motes.models.served.responses import Answer, Call
+from motes.models.served.turns import Turn, read_turn
 from motes.models.served.wires import Chat, Completions, Request, Wire
 from motes.steps import end_at_limit, split_at_end, step_in_overrun
 from motes.transport import Address, Client, ServedModel, flag, may_be_of_one, now, whole_number
@@ -187,6 +189,27 @@ class HTTPLanguageModel(ServedModel):
         if errors and len(errors) == len(outcomes) and all(isinstance(error, ContextLengthError) for error in errors):
             raise errors[0]
         return outcomes
+
+    async def draw_turn(self, fields: Mapping[str, Any], sampling: Sampling, seed: int) -> Turn:
+        """A whole turn of the assistant, which may have tool calls.
+
+        Args:
+            fields: of the request, as OpenAI's chat has them: `messages`, `tools`, `response_format` and others.
+            sampling: its limits on steps have no effect.
+
+        Raises:
+            MotesError: see `motes.transport.Client.post`.
+        """
+        wire = Chat(self.address, self.capabilities.model, self.profile)
+        body = {"model": self.capabilities.model, **fields, **self.profile.sampling_fields(sampling)}
+        if sampling.max_tokens is not None:
+            body[wire.limit_field] = sampling.max_tokens
+        if sampling.stops:
+            body["stop"] = list(sampling.stops)
+        if self.seeds != "none":
+            body["seed"] = seed % self.profile.seed_below
+        turn: Turn = await self.client.post(wire.url, body, read=partial(read_turn, wire=wire))
+        return turn
 
     async def _process(self, pending: list[PendingStep]) -> None:
         """Send the requests for all pending steps of one turn of the event loop."""

@@ -1,0 +1,197 @@
+"""Answers that are whole turns of the assistant: tool calls, JSON, and texts with log-probabilities.
+
+Such a turn has no steps. Each particle is one turn, as the text in which models write it; an answer rule reads what the
+turn means. So every method works on turns as on other answers: by vote, by reward, within a deadline.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from motes.concurrency import gather
+from motes.core import Failure, Result, Sampling, Step, Trajectory
+from motes.errors import ContextLengthError, ServerError
+from motes.gateway.errors import RefusedError
+from motes.gateway.schemas import Schema, canonical_json
+from motes.gateway.wire import ChatRequest
+from motes.models.served.turns import ToolCall, Turn
+from motes.protocols import AnswerRule, LanguageModelTraits
+from motes.smc import Weights
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a turn must be, and when two turns mean the same.
+
+    Attributes:
+        offers_tools: whether the request has tools. A text without an answer then means "no call".
+        tools: the schema of the arguments of each tool that a turn may call, by its name.
+        must_call: whether a turn must call a tool; with a name, that tool.
+        parallel: whether a turn may call several tools.
+        is_json: whether a text must be JSON; with a schema, of that schema.
+        schema: see `is_json`.
+        ignored_arguments: names of arguments that do not count when calls are compared.
+        by_name: whether calls of the same tools mean the same, whatever their arguments; among them the arguments with
+            the largest weight are chosen.
+        rule: reads the answer of a text.
+    """
+
+    offers_tools: bool
+    tools: Mapping[str, Schema]
+    must_call: bool | str
+    parallel: bool
+    is_json: bool
+    schema: Schema | None
+    ignored_arguments: Sequence[str]
+    by_name: bool
+    rule: AnswerRule
+
+    @classmethod
+    def of(cls, request: ChatRequest, rule: AnswerRule, *, by_name: bool, ignored_arguments: Sequence[str]) -> Format:
+        """The format that a request asks for. Raises RefusedError if a schema is none, or a tool is not there."""
+        tools = {
+            tool.function.name: Schema(tool.function.parameters, f"tools.{i}.function.parameters")
+            for i, tool in enumerate(request.tools or ())
+        }
+        must_call: bool | str = request.tool_choice == "required"
+        if request.tool_choice is not None and not isinstance(request.tool_choice, str):
+            must_call = request.tool_choice.function.name
+        if must_call and not tools:
+            raise RefusedError("tool_choice asks for a tool, and there is none: send `tools`", "tool_choice")
+        if isinstance(must_call, str) and must_call not in tools:
+            raise RefusedError(f"there is no tool {must_call!r}", "tool_choice")
+        form = request.response_format
+        described = form.json_schema.schema_ if form is not None and form.json_schema is not None else None
+        return cls(
+            offers_tools=bool(tools),
+            tools={} if request.tool_choice == "none" else tools,
+            must_call=must_call,
+            parallel=request.parallel_tool_calls is not False,
+            is_json=form is not None and form.type != "text",
+            schema=None if described is None else Schema(described, "response_format.json_schema.schema"),
+            ignored_arguments=ignored_arguments,
+            by_name=by_name,
+            rule=rule,
+        )
+
+    def meaning(self, turn: Turn, *, whole: bool = False) -> str | None:
+        """What a turn means: equal texts for equal meanings; None if it is not what the request asks for.
+
+        Args:
+            whole: include arguments even if calls are compared by name.
+        """
+        if turn.end == "length" and (turn.tool_calls or self.is_json or self.must_call):
+            return None  # the rest is missing
+        if turn.tool_calls:
+            return self._meaning_of_calls(turn.tool_calls, whole)
+        if self.must_call:
+            return None
+        if not self.is_json:
+            answer = self.rule.answer(turn.content)
+            return (answer or "") if self.offers_tools else answer
+        try:
+            value = json.loads(turn.content)
+            canonical = canonical_json(value)
+        except (ValueError, RecursionError):
+            return None
+        is_right = isinstance(value, dict) if self.schema is None else self.schema.accepts(value)
+        return canonical if is_right else None
+
+    def _meaning_of_calls(self, calls: Sequence[ToolCall], whole: bool) -> str | None:
+        if len(calls) > 1 and not self.parallel:
+            return None
+        if isinstance(self.must_call, str) and any(call.name != self.must_call for call in calls):
+            return None
+        meanings = []
+        for call in calls:
+            schema = self.tools.get(call.name)
+            try:
+                arguments = json.loads(call.arguments or "{}")
+            except (ValueError, RecursionError):
+                return None
+            if schema is None or not isinstance(arguments, dict) or not schema.accepts(arguments):
+                return None
+            meaning: dict[str, Any] = {"name": call.name}
+            if whole or not self.by_name:
+                kept = {name: value for name, value in arguments.items() if name not in self.ignored_arguments}
+                meaning["arguments"] = kept
+            meanings.append(canonical_json(meaning))
+        return f"[{','.join(sorted(meanings))}]"
+
+
+def as_text(turn: Turn) -> str:
+    """A turn as models write it."""
+    thoughts = f"<think>\n{turn.thoughts}\n</think>\n\n" if turn.thoughts else ""
+    return thoughts + "\n".join([*([turn.content] if turn.content else []), *(call.text for call in turn.tool_calls)])
+
+
+class TurnModel:
+    """The language model of a run over turns: a step is a whole turn. Also its answer rule.
+
+    Args:
+        lm: has the method `draw_turn`, see `motes.protocols.LanguageModelTraits`.
+        fields: of each request to it.
+    """
+
+    merges_calls = True
+
+    def __init__(self, lm: Any, fields: Mapping[str, Any], form: Format) -> None:
+        self._draw, self._fields, self._form = lm.draw_turn, fields, form
+        self.shares_prefixes = LanguageModelTraits(lm).shares_prefixes
+        self.turns: dict[str, Turn] = {}  # by text
+
+    def gives_logprobs(self, sampling: Sampling) -> bool:
+        return False
+
+    async def extend(
+        self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Step | Failure]:
+        return await gather(self._draw_step(sampling, seed) for seed in seeds)
+
+    async def _draw_step(self, sampling: Sampling, seed: int) -> Step | Failure:
+        try:
+            turn: Turn = await self._draw(self._fields, sampling, seed)
+        except (ServerError, ContextLengthError) as error:
+            return Failure(error)
+        text = as_text(turn)
+        self.turns.setdefault(text, turn)
+        return Step(text, "length" if turn.end == "length" else "eos", logprob=turn.logprob, usage=turn.usage)
+
+    @property
+    def must_mean_something(self) -> bool:
+        """Whether a turn that means nothing is no answer."""
+        return self._form.offers_tools or self._form.is_json
+
+    # The answer rule.
+
+    def answer(self, text: str) -> str | None:
+        turn = self.turns.get(text)
+        return None if turn is None else self._form.meaning(turn)
+
+    def equivalent(self, first: str, second: str) -> bool:
+        return first == second
+
+    def canonical(self, answer: str) -> str:
+        return answer
+
+    def chosen(self, result: Result, trajectory: Trajectory) -> Turn:
+        """The turn of one of the trajectories that the client sees. Where calls are compared by name, it is the one
+        whose arguments have the largest weight among the turns that mean the same."""
+        turn = self.turns[trajectory.text]
+        if not (self._form.by_name and turn.tool_calls):
+            return turn
+        meaning = self._form.meaning(turn)
+        totals: dict[str | None, tuple[float, Turn]] = {}  # weight of each whole meaning, and the first such turn
+        weights = Weights(result.log_weights).normalized
+        for other, weight in zip(result.trajectories, np.nan_to_num(weights).tolist(), strict=True):
+            drawn = self.turns.get(other.text)
+            if drawn is not None and self._form.meaning(drawn) == meaning:
+                key = self._form.meaning(drawn, whole=True)
+                total, first = totals.get(key, (0.0, drawn))
+                totals[key] = (total + weight, first)
+        return max(totals.values(), key=lambda total: total[0])[1]
