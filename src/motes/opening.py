@@ -46,7 +46,7 @@ def language_model(spec: str | LanguageModel, **options: Any) -> LanguageModel:
     if isinstance(spec, str):
         local = ("motes.models.local", "LocalLanguageModel", "local")
         served = ("motes.models.served", "HTTPLanguageModel", "http")
-        model = _open("lm", *_parse_spec(spec, options), local, served)
+        model = _open("lm", *parse_spec(spec, options), local, served)
     else:
         model = instance_of("lm", spec, LanguageModel, "'tiny'")
     return model
@@ -73,7 +73,7 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
     if not isinstance(spec, str):
         model: RewardModel = instance_of("reward", spec, RewardModel, "'tiny'")
         return model
-    spec, options = _parse_spec(spec, options)
+    spec, options = parse_spec(spec, options)
     if (calibration := options.pop("calibration", None)) is not None:
         loaded = Calibration.load(str(calibration))  # before anything large is opened
         return CalibratedReward(reward_model(spec, **options), loaded)
@@ -126,7 +126,7 @@ def serves_rewards(spec: str, **options: Any) -> bool:
         ServerError, ConfigurationError: see `motes.transport.identify`.
         MissingExtraError: the packages for servers are not installed.
     """
-    spec, options = _parse_spec(spec, options)
+    spec, options = parse_spec(spec, options)
     if "format" in options:
         return True
     try:
@@ -154,7 +154,7 @@ def task(spec: str | Task, *, run_code: bool = True) -> Task:
     """
     if not isinstance(spec, str):
         return spec
-    name, options = _parse_spec(spec, {})
+    name, options = parse_spec(spec, {})
     is_code = _names_attribute(name) and name.partition(":")[0] not in DECLARED
     if not run_code and (is_code or "revision" in options or "sandbox" in options):
         if "sandbox" in options:
@@ -188,7 +188,7 @@ def answer_rule(spec: str | AnswerRule) -> AnswerRule:
     """
     if not isinstance(spec, str):
         return spec
-    name, options = _parse_spec(spec, {})
+    name, options = parse_spec(spec, {})
     if _names_attribute(name) and name.partition(":")[0] not in DECLARED:
         own: AnswerRule = _make_own(name, AnswerRule, options)
         return own
@@ -206,7 +206,7 @@ def _open_judge(lm: str, options: Mapping[str, Any]) -> Judge:
     return Judge(language_model(lm, **rest), **own)
 
 
-def _parse_spec(spec: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def parse_spec(spec: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The name in a spec and all options; those in `options` override those in the spec."""
     name, _, query = spec.strip().partition("?")
     return name, {**{key: _parse_value(text) for key, text in parse_qsl(query)}, **options}
@@ -336,7 +336,7 @@ def close_models() -> None:
 def open_once(open_model: Callable[..., Any], spec: str) -> Any:
     """The model with that spec, which the first call opens. A calibration is read each time, because it is small and
     `motes calibrate` may have changed it."""
-    name, options = _parse_spec(spec, {})
+    name, options = parse_spec(spec, {})
     calibration = options.pop("calibration", None) if open_model is reward_model else None
     loaded = None if calibration is None else Calibration.load(str(calibration))
     key = open_model, name, tuple(sorted(options.items()))

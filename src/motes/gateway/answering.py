@@ -15,6 +15,7 @@ from motes.core import STOPS, Problem, Result, Sampling, Trajectory
 from motes.errors import ConfigurationError, NoParticlesError
 from motes.gateway.config import Config, VirtualModel
 from motes.gateway.errors import RefusedError
+from motes.gateway.relay import Relay, open_relay
 from motes.gateway.turns import Format, TurnModel
 from motes.gateway.wire import ChatRequest, MotesOptions, Request
 from motes.lab.run.method_spec import draws_independently, method_from_spec
@@ -38,7 +39,7 @@ class Served:
 
     name: str
     settings: VirtualModel
-    lm: LanguageModel
+    lm: LanguageModel | Relay
     reward: RewardModel | None
     outcome_reward: RewardModel | None
     prompt: Prompt | None
@@ -55,6 +56,7 @@ class Served:
         Raises:
             RefusedError: the request exceeds a limit, or cannot work.
         """
+        assert not isinstance(self.lm, Relay), "its requests are passed through"
         settings = self.settings
         # 1) the method
         spec = options.method or settings.method
@@ -112,6 +114,7 @@ class Served:
         return ParsedRequest(
             body=request,
             served=self,
+            lm=self.lm,
             problem=problem,
             method=method,
             spec=spec,
@@ -146,6 +149,7 @@ class ParsedRequest:
 
     body: Request
     served: Served
+    lm: LanguageModel
     problem: Problem
     method: Method
     spec: str
@@ -165,7 +169,7 @@ class ParsedRequest:
         """Run the request. Cancelling the run cancels its requests to upstream servers."""
         return await api.asolve(
             self.problem,
-            lm=self.served.lm if self.turns is None else self.turns,
+            lm=self.lm if self.turns is None else self.turns,
             reward=self.served.reward,
             outcome_reward=self.served.outcome_reward,
             method=self.method,
@@ -208,7 +212,7 @@ def open_models(config: Config) -> Mapping[str, Served]:
         name: Served(
             name,
             settings,
-            lm=open_lm(settings.lm),
+            lm=open_relay(name, settings.lm) if settings.is_passed_through else open_lm(settings.lm),
             reward=None if settings.reward is None else open_reward(settings.reward),
             outcome_reward=None if settings.outcome_reward is None else open_reward(settings.outcome_reward),
             prompt=settings.open_prompt(),

@@ -7,7 +7,8 @@ import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi import Request as HTTPRequest
@@ -25,8 +26,9 @@ from motes.errors import MotesError
 from motes.gateway import tracing
 from motes.gateway.admission import Admission, Caller
 from motes.gateway.answering import ParsedRequest, Served
-from motes.gateway.bodies import read_body
+from motes.gateway.bodies import read_fields, read_json
 from motes.gateway.config import Config
+from motes.gateway.disconnects import unless_disconnected
 from motes.gateway.entrance import Entrance
 from motes.gateway.errors import BusyError, RefusedError, is_client_error, response_to_error
 from motes.gateway.logs import RequestLog
@@ -34,14 +36,20 @@ from motes.gateway.metrics import Metrics
 from motes.gateway.options import chosen_options, find_model
 from motes.gateway.playground import html
 from motes.gateway.readiness import Readiness
+from motes.gateway.relay import Relay
 from motes.gateway.replies import model_card, reply_to, response_body
-from motes.gateway.streaming import EventStream, unless_disconnected
+from motes.gateway.streaming import EventStream
 from motes.gateway.wire import ChatRequest, CompletionRequest, Request
 from motes.gateway.writers import ChunkWriter
 from motes.methods.run import Observer, ProgressCallback, Run
 
-RequestT = TypeVar("RequestT", ChatRequest, CompletionRequest)
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+RELAYED = (
+    CHAT,
+    COMPLETIONS,
+    *(f"/v1/{path}" for path in ("embeddings", "responses", "images/generations", "moderations")),
+)
+"""Endpoints that metrics name; other endpoints of models that are passed through share a name."""
 PAGE_HEADERS = {"X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 """Forbid other pages to embed the page at `/`."""
 
@@ -74,7 +82,45 @@ class Gateway:
         allowed = self.models if key.models is None else key.models
         return self._callers[key.name], {name: model for name, model in self.models.items() if name in allowed}
 
-    async def respond(self, body: Request, http: HTTPRequest) -> Response:
+    async def answer(self, http: HTTPRequest, kind: type[Request] | None) -> Response:
+        """The response to a POST with this kind of body; None: only models that are passed through have the endpoint.
+
+        Raises:
+            RefusedError: there is no such model or endpoint, or the body does not have that form.
+        """
+        value = await read_json(http)
+        name = value.get("model") if isinstance(value, dict) else None
+        _, allowed = http.scope["motes.caller"]
+        served = allowed.get(name) if isinstance(name, str) else None
+        if served is not None and isinstance(served.lm, Relay):
+            return await self._pass_through(value, served, served.lm, http)
+        if kind is None:
+            raise RefusedError(f"{http.url.path}: this model has no such endpoint", status=404)
+        body, ignored = await read_fields(http, value, kind, strict=self.config.strict)
+        http.scope["motes.ignored"] = ignored
+        return await self._respond(body, http)
+
+    async def _pass_through(self, value: Any, served: Served, relay: Relay, http: HTTPRequest) -> Response:
+        caller, _ = http.scope["motes.caller"]
+        entry: RequestLog = http.scope["motes"]
+        entry.caller, entry.model, entry.particles = caller.name, served.name, 1
+        entry.endpoint = entry.endpoint if entry.endpoint in RELAYED else "/v1/…"
+        deadline = served.settings.deadline
+        async with contextlib.AsyncExitStack() as resources:
+            entering = resources.enter_async_context(self.gate.enter(caller, 1))
+            try:
+                await unless_disconnected(asyncio.wait_for(entering, deadline), http.receive)
+            except TimeoutError:
+                raise BusyError("the deadline passed while the request was waiting", deadline) from None
+            count = partial(self.metrics.count_usage, served.name)
+            responding = relay.respond(http, value, resources.pop_all(), deadline=deadline, count=count)
+            try:
+                return await unless_disconnected(responding, http.receive)
+            except MotesError:
+                self.metrics.failures.labels(served.name).inc()
+                raise
+
+    async def _respond(self, body: Request, http: HTTPRequest) -> Response:
         """Answer a request, at once or as a stream. The work is cancelled as soon as the client disconnects.
 
         Raises:
@@ -165,6 +211,9 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
     async def lifespan(app: FastAPI) -> Any:
         yield
         await gateway.gate.close(config.limits.drain)
+        for served in models.values():
+            if isinstance(served.lm, Relay):
+                await served.lm.aclose()
 
     app = FastAPI(
         title="motes", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None,
@@ -225,20 +274,22 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
         _, models = http.scope["motes.caller"]
         return model_card(find_model(models, model)[0], gateway.started_at)
 
-    async def read(http: HTTPRequest, kind: type[RequestT]) -> RequestT:
-        body, ignored = await read_body(http, kind, strict=config.strict)
-        http.scope["motes.ignored"] = ignored
-        return body
-
     @app.post(CHAT)
     async def chat(http: HTTPRequest) -> Response:
         """Answer a conversation."""
-        return await gateway.respond(await read(http, ChatRequest), http)
+        return await gateway.answer(http, ChatRequest)
 
     @app.post(COMPLETIONS)
     async def completions(http: HTTPRequest) -> Response:
         """Answer a question."""
-        return await gateway.respond(await read(http, CompletionRequest), http)
+        return await gateway.answer(http, CompletionRequest)
+
+    @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+    async def others(path: str, http: HTTPRequest) -> Response:
+        """Any other endpoint of a model without a method."""
+        if http.method != "POST":
+            raise HTTPException(405 if http.url.path in (CHAT, COMPLETIONS) else 404)
+        return await gateway.answer(http, None)
 
     for kind in (MotesError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, _respond_to_error)

@@ -31,13 +31,8 @@ VALIDATION_MESSAGES = {
 """Messages for clients by pydantic's type of error. They replace pydantic's own, which are for Python programmers."""
 
 
-async def read_body(http: HTTPRequest, kind: type[BodyT], *, strict: bool) -> tuple[BodyT, list[str]]:
-    """The body of a request, and the names of its fields that are ignored; none if `strict`.
-
-    Raises:
-        RefusedError: it is not JSON, exceeds a bound, or does not have the form of `kind`. The message names the first
-            fault.
-    """
+async def read_json(http: HTTPRequest) -> Any:
+    """The JSON value in the body of a request. Raises RefusedError if it is not JSON."""
     media_type = http.headers.get("content-type", "").partition(";")[0].strip().lower()
     # Web pages of other origins can send bodies of other types without asking.
     if media_type != "application/json" and not (
@@ -45,17 +40,30 @@ async def read_body(http: HTTPRequest, kind: type[BodyT], *, strict: bool) -> tu
     ):
         raise RefusedError("the body should be a JSON object, sent with `Content-Type: application/json`")
     content = await http.body()
-    return await in_thread_if_long(len(content), parse_body, content, kind, strict)
+    return await in_thread_if_long(len(content), parse_body, content)
 
 
-def parse_body(content: bytes, kind: type[BodyT], strict: bool) -> tuple[BodyT, list[str]]:
-    """See `read_body`."""
+async def read_fields(http: HTTPRequest, value: Any, kind: type[BodyT], *, strict: bool) -> tuple[BodyT, list[str]]:
+    """The fields in the JSON value of a request, and the names of those that are ignored; none if `strict`.
+
+    Raises:
+        RefusedError: it exceeds a bound, or does not have the form of `kind`. The message names the first fault.
+    """
+    return await in_thread_if_long(len(await http.body()), validate, value, kind, strict)
+
+
+def parse_body(content: bytes) -> Any:
+    """See `read_json`."""
     try:
-        value = parse_json(content, parse_int=_integer, parse_float=_number, parse_constant=_number)
+        return parse_json(content, parse_int=_integer, parse_float=_number, parse_constant=_number)
     except RefusedError:
         raise
     except ValueError as error:
         raise RefusedError(f"the body is not JSON: {error}") from None
+
+
+def validate(value: Any, kind: type[BodyT], strict: bool) -> tuple[BodyT, list[str]]:
+    """See `read_fields`."""
     _require_bounded(value)
     value, ignored = (value, []) if strict else leave_out(value, kind)
     try:

@@ -85,7 +85,8 @@ class VirtualModel(Part):
 
     Attributes:
         lm, reward, outcome_reward: see `motes.language_model` and `motes.reward_model`. Requests cannot name them.
-        method: the default method, a method spec.
+        method: the default method, a method spec. "none": the model is passed through as it is, see
+            `motes.gateway.relay`.
         methods: further methods that a request may choose.
         particles: the default budget.
         max_particles: the largest budget that a request may choose; by default `particles`.
@@ -125,6 +126,12 @@ class VirtualModel(Part):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> VirtualModel:
+        if self.is_passed_through:
+            if not self.lm.startswith(("http://", "https://")):
+                raise ValueError("method = 'none' passes a served model through: its lm is an address, http://…")
+            if self.reward is not None or self.outcome_reward is not None or self.methods:
+                raise ValueError("method = 'none' needs no reward model, and excludes other methods")
+            return self
         for spec in (self.method, *self.methods):
             needs_reward = MethodTraits(method_from_spec(spec, self.particles)).needs_reward
             if needs_reward and self.reward is None:
@@ -140,6 +147,10 @@ class VirtualModel(Part):
         if self.longest_deadline < self.deadline:
             raise ValueError(f"max_deadline, {self.max_deadline:g}, is less than deadline, {self.deadline:g}")
         return self
+
+    @property
+    def is_passed_through(self) -> bool:
+        return self.method == "none"
 
     @property
     def most_particles(self) -> int:

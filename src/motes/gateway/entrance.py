@@ -37,7 +37,7 @@ class Entrance:
             RefusedError if there is none.
         hosts: the known hosts; None: any host.
         max_bytes: maximum size of a body.
-        counted: paths of requests that are counted and logged.
+        counted: paths of requests that are counted and logged; so is every request to a model.
         count: counts a request.
     """
 
@@ -95,7 +95,7 @@ class Entrance:
                 entry.status, _, _ = response_to_error(error, entry.request)
                 raise
         finally:
-            if entry.endpoint in self._counted:
+            if entry.endpoint in self._counted or entry.model:
                 entry.status, entry.seconds = entry.status or 500, time.perf_counter() - began
                 self._count(entry)
                 entry.write(tracing.identity())

@@ -155,7 +155,7 @@ def model_card(served: Served, created: int) -> dict[str, Any]:
         "created": created,
         "owned_by": "motes",
         "motes": {
-            "methods": list(dict.fromkeys((settings.method, *settings.methods))),
+            "methods": [] if settings.is_passed_through else list(dict.fromkeys((settings.method, *settings.methods))),
             "particles": settings.particles,
             "max_particles": settings.most_particles,
             "deadline": settings.deadline,

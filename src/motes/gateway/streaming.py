@@ -11,7 +11,7 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from starlette.requests import ClientDisconnect
@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from motes.core import Record, Result, Trajectory, Usage
 from motes.gateway import tracing
 from motes.gateway.answering import ParsedRequest
+from motes.gateway.disconnects import unless_disconnected
 from motes.gateway.errors import CLIENT_CLOSED_REQUEST, response_to_error
 from motes.gateway.logs import RequestLog
 from motes.gateway.replies import reply_to
@@ -29,7 +30,6 @@ from motes.gateway.writers import Writer
 from motes.lab.run.traces import Particles, Tree
 from motes.methods.run import MethodTraits, Observer, ProgressCallback, Run
 
-T = TypeVar("T")
 Solve = Callable[[ParsedRequest, Observer, ProgressCallback], Awaitable[Result]]
 
 
@@ -204,23 +204,3 @@ class EventStream(StreamingResponse):
             self._entry.status, body, _ = response_to_error(error, self._entry.request)
             tracing.note({"motes.status": self._entry.status})
             yield writer.failure(self._entry.status, body)
-
-
-async def unless_disconnected(work: Awaitable[T], receive: Receive) -> T:
-    """The result of `work`, which is cancelled as soon as the client disconnects: then it raises ClientDisconnect."""
-    task = asyncio.ensure_future(work)
-
-    async def wait_for_disconnect() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    disconnect = asyncio.ensure_future(wait_for_disconnect())
-    try:
-        await asyncio.wait([task, disconnect], return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientDisconnect
-    finally:
-        for future in (task, disconnect):
-            future.cancel()
-        await asyncio.gather(task, disconnect, return_exceptions=True)

@@ -1,0 +1,253 @@
+"""Models without a method: requests are passed through to their server, and its responses back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+import gateways
+from motes.errors import ConfigurationError
+from motes.gateway.answering import open_models
+from motes.gateway.config import Config, Key, parse_config
+from motes.gateway.relay import Relay, open_relay
+from motes.transport import Address
+
+CHAT = "/v1/chat/completions"
+UPSTREAM = "http://10.0.0.1:8000/v1#meta/Llama-3"
+BODY = {"model": "raw", "messages": [{"role": "user", "content": "?"}], "guided_regex": "[ab]", "logit_bias": {"5": 1}}
+USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 3}}
+ANSWER = {
+    "id": "x",
+    "model": "meta/Llama-3",
+    "choices": [{"message": {"content": 'the "model" is meta/Llama-3'}}],
+    "usage": USAGE,
+}
+
+JSON = {"content-type": "application/json"}
+Handler = Callable[[httpx2.Request], httpx2.Response]
+
+
+class Pieces(httpx2.AsyncByteStream):
+    """A body in pieces, which may break off."""
+
+    def __init__(self, *pieces: bytes | Exception | asyncio.Event) -> None:
+        self.pieces, self.closed = pieces, threading.Event()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self.pieces:
+            if isinstance(piece, Exception):
+                raise piece
+            if isinstance(piece, asyncio.Event):
+                await piece.wait()
+                continue
+            yield piece
+
+    async def aclose(self) -> None:
+        self.closed.set()
+
+
+@contextlib.contextmanager
+def relaying(handler: Handler, **changes: Any) -> Iterator[httpx2.Client]:
+    """A gateway with a model that is passed through to a server, and one with a method."""
+    models = {"story": gateways.MODEL, "raw": {"lm": UPSTREAM, "method": "none", "deadline": 5}}
+    config = gateways.config(models=models, **changes)
+    served = dict(open_models(config))
+    relay = Relay("raw", Address.parse(UPSTREAM), "the-key", httpx2.MockTransport(handler))
+    served["raw"] = dataclasses.replace(served["raw"], lm=relay)
+    with gateways.gateway(config, served) as client:
+        yield client
+
+
+def answering(response: httpx2.Response, requests: list[httpx2.Request] | None = None) -> Handler:
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        if requests is not None:
+            requests.append(request)
+        return response
+
+    return handle
+
+
+def assert_counted(client: httpx2.Client, endpoint: str, status: int) -> None:
+    """One request was counted, which happens a moment after its client has the response."""
+    labels = {"endpoint": endpoint, "model": "raw", "caller": "anyone", "status": str(status)}
+    while (count := client.gateway.metrics.registry.get_sample_value("motes_requests_total", labels)) is None:
+        pass
+    assert count == 1
+
+
+@pytest.mark.parametrize(
+    "path", ["chat/completions", "completions", "embeddings", "images/generations", "rerank", "a/b"]
+)
+def test_every_endpoint_is_passed_through(path: str):
+    requests: list[httpx2.Request] = []
+    with relaying(answering(httpx2.Response(200, json=ANSWER), requests)) as client:
+        response = client.post(f"/v1/{path}?x=1", json=BODY, headers={"Authorization": "Bearer of the client"})
+        assert response.status_code == 200
+        assert response.json() == {**ANSWER, "model": "raw"}, "under its name here, and nothing else changes"
+        (request,) = requests
+        assert str(request.url) == f"http://10.0.0.1:8000/v1/{path}?x=1"
+        assert json.loads(request.content) == {**BODY, "model": "meta/Llama-3"}
+        assert request.headers["authorization"] == "Bearer the-key"
+        endpoint = "/v1/…" if path in ("rerank", "a/b") else f"/v1/{path}"
+        assert_counted(client, endpoint, 200)
+        registry = client.gateway.metrics.registry
+        assert registry.get_sample_value(
+            "motes_tokens_total", {"model": "raw", "role": "language model", "kind": "generated"}
+        ) == 4  # fmt: skip
+        assert client.gateway.gate.in_flight == 0
+
+
+def test_models_with_a_method_have_no_other_endpoints():
+    with relaying(answering(httpx2.Response(200, json=ANSWER))) as client:
+        for model in ("story", "other", None, 3):
+            assert client.post("/v1/embeddings", json={"model": model, "input": "x"}).status_code == 404
+        assert client.post("/v1/embeddings", json=[1]).status_code == 404
+        assert client.get("/v1/embeddings").status_code == 404
+        assert client.post(CHAT, json={**BODY, "model": "story"}).json()["motes"]["particles"] == 8
+        cards = {card["id"]: card["motes"] for card in client.get("/v1/models").json()["data"]}
+        assert cards["raw"]["methods"] == []
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_streams_are_passed_through(size: int):
+    chunks = [
+        {"model": "meta/Llama-3", "choices": [{"delta": {"content": text}}]} for text in ("a", "é", '"model":"x"')
+    ]
+    events = [f"data: {json.dumps(chunk)}\n\n" for chunk in [*chunks, {**chunks[0], "usage": USAGE}]] + [
+        "data: [DONE]\n\n"
+    ]
+    content = "".join(events).encode()
+    pieces = Pieces(*(content[i : i + size] for i in range(0, len(content), size)))
+    response = httpx2.Response(200, headers={"content-type": "text/event-stream"}, stream=pieces)
+    with relaying(answering(response)) as client:
+        got = client.post(CHAT, json={**BODY, "stream": True})
+        assert got.headers["content-type"].startswith("text/event-stream")
+        assert got.text == "".join(events).replace('"model": "meta/Llama-3"', '"model": "raw"')
+        assert client.gateway.metrics.registry.get_sample_value(
+            "motes_tokens_total", {"model": "raw", "role": "language model", "kind": "prefill"}
+        ) == 6  # fmt: skip
+        assert pieces.closed.wait(10)
+
+
+def test_other_bodies_are_passed_through():
+    audio = httpx2.Response(200, headers={"content-type": "audio/mpeg"}, stream=Pieces(b"\x00\xff", b"meta/Llama-3"))
+    with relaying(answering(audio)) as client:
+        response = client.post("/v1/audio/speech", json={"model": "raw", "input": "hello"})
+        assert (response.content, response.headers["content-type"]) == (b"\x00\xffmeta/Llama-3", "audio/mpeg")
+
+
+ERROR = {
+    "error": {
+        "message": "meta/Llama-3 at http://10.0.0.1:8000 (10.0.0.1:8000) takes at most 5 tokens",
+        "type": "BadRequestError", "param": "max_tokens", "code": 400, "internal": "vllm-0.pod",
+    }
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("status", [400, 404, 422, 429, 500, 503])
+def test_errors_are_passed_through_without_addresses(status: int):
+    headers = {"retry-after": "7", "x-internal": "vllm-0.pod"}
+    with relaying(answering(httpx2.Response(status, json=ERROR, headers=headers))) as client:
+        response = client.post(CHAT, json=BODY)
+        assert (response.status_code, response.headers["retry-after"]) == (status, "7")
+        told = response.json()["error"]
+        assert (told["type"], told["param"], told["code"]) == ("BadRequestError", "max_tokens", 400)
+        assert told["message"] == "raw at (an address) ((an address)) takes at most 5 tokens"
+        assert "x-internal" not in response.headers
+        assert "vllm-0" not in response.text
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>10.0.0.1</html>", b"[1]", b'{"error": "busy"}', b'{"message": 3}', b"x" * 90_000]
+)
+def test_errors_in_other_forms(content: bytes):
+    with relaying(answering(httpx2.Response(500, content=content))) as client:
+        response = client.post(CHAT, json=BODY)
+        assert response.status_code == 500
+        assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def fail(error: Exception) -> Handler:
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        raise error
+
+    return handle
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        fail(httpx2.ConnectError("10.0.0.1 refused")), fail(httpx2.ReadTimeout("10.0.0.1")),
+        answering(httpx2.Response(401, json=ERROR)), answering(httpx2.Response(403)),
+        answering(httpx2.Response(200, headers=JSON, stream=Pieces(b"{", httpx2.ReadError("x")))),
+        answering(httpx2.Response(500, stream=Pieces(b"x" * 200_000))),
+    ],
+)  # fmt: skip
+def test_a_server_that_fails_is_a_bad_gateway(handler: Handler):
+    with relaying(handler) as client:
+        response = client.post(CHAT, json=BODY)
+        assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream")
+        assert "10.0.0.1" not in response.text
+        assert client.gateway.gate.in_flight == 0
+
+
+def test_a_stream_that_breaks_off_ends_with_an_error():
+    pieces = Pieces(b'data: {"a": 1}\n\nda', httpx2.ReadError("10.0.0.1"))
+    response = httpx2.Response(200, headers={"content-type": "text/event-stream"}, stream=pieces)
+    with relaying(answering(response)) as client:
+        text = client.post(CHAT, json=BODY).text
+        assert text.startswith('data: {"a": 1}\n\n')
+        assert '"code": "upstream"' in text
+        assert text.endswith("data: [DONE]\n\n")
+        assert_counted(client, CHAT, 502)
+
+
+def test_a_client_that_leaves_ends_the_servers_work():
+    pieces = Pieces(b'data: {"a": 1}\n\n', asyncio.Event())
+    response = httpx2.Response(200, headers={"content-type": "text/event-stream"}, stream=pieces)
+    with relaying(answering(response)) as client:
+        with client.stream("POST", CHAT, json=BODY) as stream:
+            next(stream.iter_lines())
+        assert pieces.closed.wait(10)
+        while client.gateway.gate.in_flight:
+            pass
+
+
+def test_keys_limit_it_as_others():
+    secret, key = Key.make("one")
+    entry = key.model_copy(update={"requests_per_minute": 1}).model_dump()
+    with relaying(answering(httpx2.Response(200, json=ANSWER)), keys=[entry]) as client:
+        assert client.post("/v1/embeddings", json=BODY).status_code == 401
+        client.headers["authorization"] = f"Bearer {secret}"
+        assert client.post("/v1/embeddings", json=BODY).status_code == 200
+        assert client.post("/v1/embeddings", json=BODY).status_code == 429
+
+
+@pytest.mark.parametrize(
+    ("model", "complaint"),
+    [
+        ({"lm": "tiny"}, "its lm is an address"),
+        ({"lm": UPSTREAM, "reward": "tiny"}, "needs no reward model"),
+        ({"lm": UPSTREAM, "methods": ["majority"]}, "excludes other methods"),
+    ],
+)
+def test_configurations_that_cannot_work(model: dict[str, Any], complaint: str):
+    with pytest.raises(ConfigurationError, match=complaint):
+        parse_config(Config, {"models": {"raw": {**model, "method": "none"}}}, "motes.toml")
+
+
+def test_specs_that_cannot_work(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(ConfigurationError, match="needs its name on the server"):
+        open_relay("raw", "http://10.0.0.1/v1")
+    with pytest.raises(ConfigurationError, match="has no option 'attempts'"):
+        open_relay("raw", f"{UPSTREAM}?attempts=3")
+    monkeypatch.setenv("OTHER_KEY", "abc")
+    assert open_relay("raw", f"{UPSTREAM}?api_key_env=OTHER_KEY")._headers == {"Authorization": "Bearer abc"}
