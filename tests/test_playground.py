@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import httpx2
@@ -12,6 +13,7 @@ import gateways
 import motes
 import worlds
 from gateways import Stepwise
+from motes.gateway.answering import open_models
 from motes.gateway.config import Config, Key
 from motes.tasks import TASKS
 
@@ -101,6 +103,31 @@ def test_particles_are_seen_while_they_are_at_work(sight, stepwise):
     lm.let_go()
     sight.until(DONE)
     assert sight.js(TEXT(".inspector h3")).startswith("particle 4round 1"), "what was chosen stays so"
+
+
+def test_the_bundled_model_warns_of_questions_that_it_cannot_know(sight):
+    """As the command line does."""
+    config = gateways.config(models={"story": MODEL})
+    models = {
+        name: dataclasses.replace(served, settings=served.settings.model_copy(update={"lm": "tiny?device=cpu"}))
+        for name, served in open_models(config).items()
+    }
+    with gateways.gateway(config, models) as http:
+        open_page(sight, http)
+        for question, warnings in ((EXAMPLES[0], 0), ("What is the capital of France?", 1)):
+            fill(sight, question=question)
+            sight.point_at("#go", click=True)
+            sight.until(DONE + " && !document.querySelector('#run h2').textContent.startsWith('At work')")
+            assert sight.js(COUNT("#run .warning")) == warnings
+        assert "tiny knows nothing but stories" in sight.js(TEXT("#run .warning"))
+
+
+def test_links_lead_somewhere(sight, http):
+    open_page(sight, http)
+    links = sight.js("[...document.querySelectorAll('footer a')].map((a) => [a.textContent, a.getAttribute('href')])")
+    assert ["API", "/openapi.json"] in links
+    assert ["Paper", "https://arxiv.org/abs/2502.01618"] in links
+    assert http.get("/openapi.json").status_code == 200
 
 
 @pytest.mark.parametrize("method", ["majority", "pg"])

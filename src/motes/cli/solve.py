@@ -18,7 +18,7 @@ from motes.lab.run.method_spec import describe, method_from_spec
 from motes.lab.run.presets import Preset, preset_of
 from motes.methods import METHODS
 from motes.smc import Weights
-from motes.tasks import Arithmetic
+from motes.tasks.arithmetic import note_on_question
 
 
 @options.takes_sampling
@@ -71,7 +71,7 @@ def command(
     rule = None if task is None else api.answer_rule(task)
     lm, prm = options.open_models(model, reward)
     outcome_prm = options.open_reward_model(outcome_reward)
-    note = note_on_question(model, problem)
+    note = note_on_question(model, problem.question)
     started = time.perf_counter()
     with Watch(terminal.progress(quiet=as_json)) as watch:
         result = api.solve(
@@ -96,13 +96,6 @@ def command(
         terminal.say(terminal.exact_json(to_dict(result, request, note, seconds)))
     else:
         show_result(terminal.results(), result, seconds, note)
-
-
-def note_on_question(model: str, problem: Problem) -> str | None:
-    """A warning, if the bundled model is used for a question that it was not trained for."""
-    if model != "tiny" or Arithmetic().recognizes(problem.question):
-        return None
-    return "tiny knows nothing but stories of who has how many (`motes demo` shows one): do not believe the answer"
 
 
 def to_dict(result: Result, request: dict[str, Any], note: str | None, seconds: float) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from motes.gateway.thoughts import split_thoughts
 from motes.gateway.turns import as_text
 from motes.gateway.wire import ChatRequest, Request
 from motes.models.served.turns import Turn
+from motes.tasks.arithmetic import note_on_question
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ def _summary(request: ParsedRequest, result: Result, answers: Sequence[Trajector
         "log_evidence": result.log_evidence,
         "seed": request.seed,
         "stopped": result.stopped,
+        "note": note_on_question(request.served.settings.lm, request.problem.plain.question),
         "usage": {
             "visible_tokens": sum(step.num_tokens for trajectory in answers for step in trajectory.steps),
             **result.usage.to_dict(),

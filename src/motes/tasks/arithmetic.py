@@ -220,3 +220,10 @@ class Arithmetic(BoxedAnswers):
         if story is None:
             raise ValueError(f"not a question of this task: {problem.question!r}")
         return story.check_step(step)
+
+
+def note_on_question(model: str, question: str) -> str | None:
+    """A warning, if the model is the bundled one, and was not trained for questions of this kind."""
+    if model.partition("?")[0] != "tiny" or parse(question) is not None:
+        return None
+    return "tiny knows nothing but stories of who has how many (`motes demo` shows one): do not believe the answer"

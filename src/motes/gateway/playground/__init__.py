@@ -7,6 +7,8 @@ with `motes.progress = "particles"` for the run.
 from __future__ import annotations
 
 from functools import cache
+from html import escape
+from importlib.metadata import metadata
 
 from motes.pages import page
 
@@ -21,4 +23,12 @@ def html() -> str:
         scripts=("stream", "live", "playground"),
         title="motes",
         connects=True,
+        data={"links": links()},
     )
+
+
+def links() -> str:
+    """Links to the description of the endpoints, and to the places that the package names, such as its repository."""
+    named = [entry.partition(", ")[::2] for entry in metadata("motes").get_all("Project-URL") or ()]
+    places = [("API", "/openapi.json"), *named]
+    return " · ".join(f'<a href="{escape(address)}" rel="noreferrer">{escape(name)}</a>' for name, address in places)

@@ -64,6 +64,7 @@ function showResult(live, summary) {
   if (live.final) trace.final = live.final.population;
   live.text.classList.add("whole");
   live.head.replaceChildren(summary.answer === null ? "No answer was stated" : `Answer ${summary.answer}`, summary.answer === null ? "" : h("span", { class: "n" }, `${percent(summary.confidence, 0)} of the posterior`));
+  if (summary.note) live.head.after(h("p", { class: "warning" }, summary.note));
   live.posterior.replaceChildren(...[posterior(record)].filter(Boolean));
   const { usage } = summary;
   facts(live, [
