@@ -10,14 +10,16 @@ import re
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from motes.arguments import instance_of
+from motes.arguments import fit, instance_of
 from motes.errors import ConfigurationError, MissingExtraError, UnknownNameError, closest
+from motes.models.fleet import Fleet
 from motes.protocols import AnswerRule, LanguageModel, RewardModel, Task
 from motes.rewards.calibration import CalibratedReward, Calibration
 from motes.rewards.judge import Judge
@@ -27,13 +29,14 @@ from motes.tasks import answer_rule as answer_rule_named
 from motes.tasks import task as task_named
 
 
-def language_model(spec: str | LanguageModel, **options: Any) -> LanguageModel:
+def language_model(spec: str | Sequence[str] | LanguageModel, **options: Any) -> LanguageModel:
     """Open a language model.
 
     Args:
         spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "http://HOST:PORT/v1#MODEL" (served, extra
             `http`; https, too), "MODULE:ATTRIBUTE" (your own model, or a function that makes one from `options`), or a
-            model, which is returned as is. Options may follow, as in "hf:PATH?device=cuda&max_batch_size=64".
+            model, which is returned as is. Options may follow, as in "hf:PATH?device=cuda&max_batch_size=64". Several
+            addresses of the same model are one model, see `motes.models.fleet.Fleet`.
         options: the engine's options, see `motes.models.local.LocalLanguageModel` and
             `motes.models.served.HTTPLanguageModel.open`.
 
@@ -47,6 +50,11 @@ def language_model(spec: str | LanguageModel, **options: Any) -> LanguageModel:
         local = ("motes.models.local", "LocalLanguageModel", "local")
         served = ("motes.models.served", "HTTPLanguageModel", "http")
         model = _open("lm", *parse_spec(spec, options), local, served)
+    elif isinstance(spec, (list, tuple)):
+        specs = [fit("lm", each, str) for each in spec]
+        if others := [each for each in specs if not is_address(each)]:
+            raise ConfigurationError(f"{others[0]!r}: a list of language models names servers, http://HOST:PORT/v1#MODEL")
+        model = Fleet(specs, partial(language_model, **options))
     else:
         model = instance_of("lm", spec, LanguageModel, "'tiny'")
     return model
@@ -88,6 +96,11 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
 ROLES: Mapping[str, tuple[str, type]] = {"lm": ("language model", LanguageModel), "prm": ("reward model", RewardModel)}
 
 
+def is_address(spec: str) -> bool:
+    """Whether a spec is the address of a server."""
+    return spec.lower().startswith(("http://", "https://"))
+
+
 def _open(
     role: str, spec: str, options: Mapping[str, Any], local: tuple[str, str, str], served: tuple[str, str, str]
 ) -> Any:
@@ -96,9 +109,9 @@ def _open(
     noun, protocol = ROLES[role]
     if _names_attribute(spec):
         return _make_own(spec, protocol, options)
-    is_address = spec.lower().startswith(("http://", "https://"))
-    path = spec if is_address else _local_path(spec, role)
-    module, name, extra = served if is_address else local
+    is_served = is_address(spec)
+    path = spec if is_served else _local_path(spec, role)
+    module, name, extra = served if is_served else local
     try:
         engine = getattr(importlib.import_module(module), name)
     except ImportError as error:

@@ -1,0 +1,280 @@
+"""Several servers of one language model, as one model."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from motes.concurrency import gather
+from motes.core import Failure, Problem, Sampling, Step, Trajectory, Usage
+from motes.errors import ConfigurationError, MotesError, RejectedError, ServerError, UnauthorizedError
+from motes.protocols import LanguageModel, LanguageModelTraits
+
+T = TypeVar("T")
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+"""Seconds until a server that has failed is checked again: doubled with each failure in a row, up to the longest."""
+MAX_HOMES = 1024
+"""Maximum number of runs of whole turns whose server is remembered."""
+
+
+@dataclass(eq=False)
+class Member:
+    """One of the servers.
+
+    Args:
+        open: opens the model; raises a MotesError if the server does not answer.
+
+    Attributes:
+        lm: None while it has not been opened yet.
+        in_flight: number of steps that it is working on.
+        failures: number of failures since it last did its work.
+        is_ejected: whether no run uses it until it answers a check.
+        check_at: time of the next check.
+    """
+
+    name: str
+    open: Callable[[], LanguageModel]
+    lm: LanguageModel | None = None
+    in_flight: int = 0
+    failures: int = 0
+    is_ejected: bool = False
+    check_at: float = 0.0
+    is_being_checked: bool = False
+
+    @property
+    def is_healthy(self) -> bool:
+        return self.lm is not None and not self.is_ejected
+
+
+class Fleet:
+    """Several servers of one language model.
+
+    - A run stays on one server, so that the server's prefix cache has its prefixes. The server is chosen when the run
+      begins: the one with the fewest steps in flight.
+    - A request that fails for a reason of the server's is sent to another server, and the run stays there. A request
+      that is refused itself would be refused elsewhere, too.
+    - A server that cannot be reached, or fails, is ejected: no run uses it until it answers a check, one second later,
+      then two, four, … up to 30. If all are ejected, each is tried.
+
+    Seeds give the same steps on all servers as far as the servers guarantee it.
+
+    Args:
+        specs: of the servers' models, as `motes.language_model` takes them.
+        open: opens a spec.
+        clock: returns seconds.
+
+    Raises:
+        ConfigurationError: there is no server, or a spec is not understood.
+        MotesError: no server can be opened: the error of the first.
+    """
+
+    merges_calls = True
+
+    def __init__(
+        self,
+        specs: Sequence[str],
+        open: Callable[[str], LanguageModel],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not specs:
+            raise ConfigurationError("a list of servers needs at least one: write http://HOST:PORT/v1#MODEL")
+        if len(set(specs)) < len(specs):
+            raise ConfigurationError("a list of servers names one twice")
+        self._clock = clock
+        self.members = [Member(spec, lambda spec=spec: open(spec)) for spec in specs]  # type: ignore[misc]
+        self._homes: dict[int, Member] = {}  # by the identity of a run's problem
+        self._homes_of_turns: dict[int, Member] = {}  # by the identity of the fields of a request for a turn
+        errors = [error for member in self.members if (error := self._open(member)) is not None]
+        if len(errors) == len(self.members):
+            raise errors[0]
+
+    async def extend(
+        self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Step | Failure]:
+        """See `motes.protocols.LanguageModel`."""
+        groups: dict[int, list[int]] = {}
+        for i, trajectory in enumerate(trajectories):
+            groups.setdefault(id(trajectory.problem), []).append(i)
+        outcomes: list[Step | Failure | None] = [None] * len(trajectories)
+
+        async def extend_group(places: Sequence[int]) -> None:
+            parts = [(trajectories[i], seeds[i]) for i in places]
+            for i, outcome in zip(places, await self._extend_run(parts, sampling), strict=True):
+                outcomes[i] = outcome
+
+        await gather(extend_group(places) for places in groups.values())
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    async def draw_turn(self, fields: Mapping[str, Any], sampling: Sampling, seed: int) -> Any:
+        """See `motes.protocols.LanguageModelTraits`."""
+        tried: list[Member] = []
+        while True:
+            member = self._home(self._homes_of_turns, id(fields), tried)
+            draw: Any = LanguageModelTraits(member.lm).draw_turn
+            try:
+                turn = await self._working(member, 1, draw(fields, sampling, seed))
+            except (ServerError, UnauthorizedError) as error:
+                tried.append(member)
+                if not self._is_servers_fault(member, error) or len(tried) == len(self._opened):
+                    raise
+                self._homes_of_turns.pop(id(fields), None)
+            else:
+                member.failures, member.is_ejected = 0, False
+                while len(self._homes_of_turns) > MAX_HOMES:
+                    del self._homes_of_turns[next(iter(self._homes_of_turns))]
+                return turn
+
+    async def _extend_run(self, parts: Sequence[tuple[Trajectory, int]], sampling: Sampling) -> list[Step | Failure]:
+        """A step for each trajectory and seed; the trajectories are of one run."""
+        problem = parts[0][0].problem
+        wasted = [Usage()] * len(parts)  # of failed attempts
+        outcomes: list[Step | Failure] = []
+        left = list(range(len(parts)))
+        done: dict[int, Step | Failure] = {}
+        tried: list[Member] = []
+        while left:
+            member = self._home_of_run(problem, tried)
+            tried.append(member)
+            assert member.lm is not None
+            extending = member.lm.extend([parts[i][0] for i in left], sampling, [parts[i][1] for i in left])
+            try:
+                outcomes = list(await self._working(member, len(left), extending))
+            except (ServerError, UnauthorizedError) as error:
+                outcomes = [Failure(error) for _ in left]
+            done.update(zip(left, outcomes, strict=True))
+            left = [
+                i
+                for i in left
+                if isinstance(outcome := done[i], Failure) and self._is_servers_fault(member, outcome.error)
+            ]
+            if not left:
+                member.failures, member.is_ejected = 0, False
+            elif len(tried) == len(self._opened):
+                break
+            else:
+                for i in left:
+                    outcome = done[i]
+                    assert isinstance(outcome, Failure)
+                    wasted[i] += outcome.usage
+                self._homes.pop(id(problem), None)
+        return [_with_usage(done[i], wasted[i]) for i in range(len(parts))]
+
+    async def _working(self, member: Member, steps: int, work: Awaitable[T]) -> T:
+        member.in_flight += steps
+        try:
+            return await work
+        finally:
+            member.in_flight -= steps
+
+    @property
+    def _opened(self) -> list[Member]:
+        return [member for member in self.members if member.lm is not None]
+
+    def _home_of_run(self, problem: Problem, tried: Collection[Member]) -> Member:
+        """The server of a run."""
+        if id(problem) not in self._homes:
+            weakref.finalize(problem, self._homes.pop, id(problem), None)
+        return self._home(self._homes, id(problem), tried)
+
+    def _home(self, homes: dict[int, Member], key: int, tried: Collection[Member]) -> Member:
+        for member in self.members:
+            self._check_if_due(member)
+        home = homes.get(key)
+        if home is None or home in tried or not home.is_healthy:
+            candidates = [member for member in self._opened if member not in tried]
+            healthy = [member for member in candidates if member.is_healthy]
+            home = homes[key] = min(healthy or candidates, key=lambda member: member.in_flight)
+        return home
+
+    def _is_servers_fault(self, member: Member, error: MotesError) -> bool:
+        """Whether another server may do what this one could not. The server is ejected, unless it is only busy."""
+        if isinstance(error, RejectedError) or not isinstance(error, (ServerError, UnauthorizedError)):
+            return False
+        if getattr(error, "status", None) not in (429, 503):
+            self._eject(member)
+        return True
+
+    def _eject(self, member: Member) -> None:
+        member.failures, member.is_ejected = member.failures + 1, True
+        member.check_at = self._clock() + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (member.failures - 1))
+
+    def _check_if_due(self, member: Member) -> None:
+        """Start to check an ejected server, if it is time."""
+        if not member.is_healthy and not member.is_being_checked and self._clock() >= member.check_at:
+            member.is_being_checked = True
+            task = asyncio.ensure_future(self._check(member))
+            task.add_done_callback(lambda _: setattr(member, "is_being_checked", False))
+
+    async def _check(self, member: Member) -> None:
+        if member.lm is None:
+            await asyncio.to_thread(self._open, member)
+            return
+        try:
+            if (ready := LanguageModelTraits(member.lm).ready) is not None:
+                await ready()
+        except MotesError:
+            self._eject(member)
+        else:
+            member.is_ejected = False
+
+    def _open(self, member: Member) -> MotesError | None:
+        """Open a server's model, or eject it. Returns the error."""
+        try:
+            member.lm = member.open()
+        except ServerError as error:
+            self._eject(member)
+            return error
+        member.is_ejected = False
+        return None
+
+    # The traits that all servers have.
+
+    @property
+    def continues_prefixes(self) -> bool:
+        return all(LanguageModelTraits(member.lm).continues_prefixes for member in self._opened)
+
+    @property
+    def shares_prefixes(self) -> bool:
+        return all(LanguageModelTraits(member.lm).shares_prefixes for member in self._opened)
+
+    @property
+    def proposal_logprobs(self) -> bool:
+        return all(LanguageModelTraits(member.lm).proposal_logprobs for member in self._opened)
+
+    @property
+    def num_parameters(self) -> int | None:
+        return LanguageModelTraits(self._opened[0].lm).num_parameters
+
+    def gives_logprobs(self, sampling: Sampling) -> bool:
+        functions = [LanguageModelTraits(member.lm).gives_logprobs for member in self._opened]
+        return all(function is None or function(sampling) for function in functions)
+
+    async def ready(self) -> None:
+        """Check that a server answers. Raises the error of the first if none does."""
+        errors: list[MotesError] = []
+        for member in self._opened:
+            try:
+                if (ready := LanguageModelTraits(member.lm).ready) is not None:
+                    await ready()
+            except MotesError as error:
+                errors.append(error)
+            else:
+                return
+        raise errors[0]
+
+    def __repr__(self) -> str:
+        return f"Fleet({', '.join(member.name for member in self.members)})"
+
+
+def _with_usage(outcome: Step | Failure, wasted: Usage) -> Step | Failure:
+    if wasted == Usage():
+        return outcome
+    if isinstance(outcome, Step):
+        return replace(outcome, usage=(outcome.usage or Usage(generated_tokens=outcome.num_tokens)) + wasted)
+    return replace(outcome, usage=outcome.usage + wasted)
