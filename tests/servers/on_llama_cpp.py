@@ -18,6 +18,7 @@ from alike import GREEDY, answers, problems, right, scores
 from motes import ParticleFilter, Record, Trajectory, bundled
 from motes.lab.measure.statistics import proportion_interval
 from motes.methods import Run
+from motes.models.fleet import Fleet
 from motes.models.served import HTTPLanguageModel
 from motes.models.served.probe import probe
 from motes.tasks import Arithmetic
@@ -195,3 +196,37 @@ def test_a_server_that_is_killed_and_returns_in_the_middle_of_runs(gguf: Path):
         assert not any(record.failures for record in result.records)
         assert all(trajectory.finished in ("eos", "length") for trajectory in result.trajectories)
         assert sum(result.posterior.values()) == pytest.approx(1)
+
+
+def test_two_servers_as_one_of_which_one_is_killed(llama_cpp: Server, gguf: Path):
+    """`kill -9` in the middle of a run, with steps in flight on it: the run goes on on the other server, no particle is
+    lost, and the run's texts are those of one server, for seeds give the same tokens on both."""
+    problem = Arithmetic().problems("long", limit=1)[0]
+    reward = motes.FunctionReward(lambda problem, text: 0.5)
+    killed: list[str] = []
+
+    def solve(lm: motes.LanguageModel, observe: Any = None) -> motes.Result:
+        options: dict[str, Any] = {"sampling": motes.Sampling(max_steps=8), "task": Arithmetic(), "seed": 5}
+        return motes.solve(problem, lm=lm, reward=reward, method=ParticleFilter(8), observe=observe, **options)
+
+    with real_servers.llama_cpp(gguf) as other:
+        fleet = motes.language_model([f"{other.root}/v1?attempts=1", f"{llama_cpp.root}/v1"])
+        assert isinstance(fleet, Fleet)
+        home = fleet.members[0]
+
+        async def kill_at_work() -> None:
+            while not home.in_flight:
+                await asyncio.sleep(0)
+            killed.append(home.name)
+            other.stop()
+
+        def observe(run: Run, record: Record) -> None:
+            if len(run.records) == 2:
+                asyncio.get_running_loop().create_task(kill_at_work())
+
+        through_death = solve(fleet, observe)
+    assert killed
+    assert fleet.members[0].is_ejected
+    assert not through_death.dropped
+    alone = solve(motes.language_model(f"{llama_cpp.root}/v1"))
+    assert [t.text for t in through_death.trajectories] == [t.text for t in alone.trajectories]
