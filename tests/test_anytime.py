@@ -343,7 +343,7 @@ def test_zero_weights_are_an_error_all_the_same():
         ({"deadline": float("nan")}, "deadline must be finite"),
         ({"deadline": float("inf")}, "deadline must be finite"),
         ({"token_budget": 0}, "token_budget must be at least 1"),
-        ({"limits": Limits(1.0), "deadline": 1.0}, "leave out the other arguments"),
+        ({"limits": Limits(1.0), "deadline": 1.0}, "leave out the other two"),
         ({"limits": 1.0}, r"limits must be motes\.methods\.limits\.Limits"),
     ],
 )

@@ -97,7 +97,7 @@ async def asolve(
     if limits is None:
         limits = _limits(deadline, token_budget)
     elif deadline is not None or token_budget is not None:
-        raise ConfigurationError("limits have a deadline and a token budget of their own: leave out the other arguments")
+        raise ConfigurationError("limits have a deadline and a token budget of their own: leave out the other two")
     else:
         limits = instance_of("limits", limits, Limits, "motes.methods.limits.Limits(deadline=…)")
     problem = fit("problem", problem, Problem | str)

@@ -15,6 +15,7 @@ from motes.gateway.config import Config, VirtualModel
 from motes.gateway.errors import RefusedError
 from motes.gateway.wire import Request
 from motes.lab.run.method_spec import method_from_spec
+from motes.methods.limits import Limits
 from motes.methods.run import Method, Observer, ProgressCallback
 from motes.methods.selectors import likeliest_texts
 from motes.prompts import Prompt
@@ -106,8 +107,13 @@ class ParsedRequest:
     seed: int
     deadline: float
 
-    async def run(self, observe: Observer | None = None, on_progress: ProgressCallback | None = None) -> Result:
-        """Run the request. Cancelling the run cancels its requests to upstream servers."""
+    async def run(
+        self,
+        observe: Observer | None = None,
+        on_progress: ProgressCallback | None = None,
+        limits: Limits | None = None,
+    ) -> Result:
+        """Run the request, by default within its deadline. Cancelling it cancels its requests to upstream servers."""
         return await api.asolve(
             self.problem,
             lm=self.served.lm,
@@ -119,7 +125,8 @@ class ParsedRequest:
             task=self.served.rule,
             observe=observe,
             on_progress=on_progress,
-            deadline=self.deadline,
+            deadline=self.deadline if limits is None else None,
+            limits=limits,
         )
 
     def answers(self, result: Result) -> list[Trajectory]:

@@ -13,6 +13,7 @@ from fastapi import FastAPI, HTTPException
 from fastapi import Request as HTTPRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.routing import APIRoute
 from prometheus_client import generate_latest
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
@@ -25,6 +26,7 @@ from motes.gateway import tracing
 from motes.gateway.admission import Admission, Caller
 from motes.gateway.answering import ParsedRequest, Served
 from motes.gateway.config import Config
+from motes.gateway.draining import Drain
 from motes.gateway.errors import BusyError, RefusedError, is_client_error, response_to_error
 from motes.gateway.logs import RequestLog
 from motes.gateway.metrics import Metrics
@@ -46,6 +48,7 @@ class Gateway:
     def __init__(self, config: Config, models: Mapping[str, Served]) -> None:
         self.config, self.models = config, models
         self.gate = Admission(config.limits.particles, config.limits.waiting)
+        self.drain = Drain(self.gate, config.limits.drain)
         self.metrics = Metrics(self.gate)
         self.readiness = Readiness(models)
         self.anyone = Caller("anyone", config.limits.waiting + config.limits.particles)
@@ -133,11 +136,11 @@ class Gateway:
         try:
             with tracing.span("run"):
                 tracing.note({"motes.method": request.spec, "motes.particles": request.particles})
-                result = await request.run(count_round, on_progress)
+                result = await self.drain.run(request, count_round, on_progress)
                 tracing.note_result(result)
         except Exception as error:
             result = api.partial_result(error)
-            if not is_client_error(error):
+            if not isinstance(error, BusyError) and not is_client_error(error):
                 self.metrics.failures.labels(name).inc()
             raise
         finally:
@@ -161,7 +164,7 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> Any:
         yield
-        await gateway.gate.close(config.limits.drain)
+        await gateway.drain.finish()
 
     app = FastAPI(
         title="motes", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None,
@@ -183,9 +186,10 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
 
     @app.get("/ready")
     async def ready() -> Response:
-        """Whether all upstream models can be reached: 200, or 503 with the models that cannot."""
-        missing = await gateway.readiness.missing()
-        return JSONResponse({"status": "unready" if missing else "ready", "missing": missing}, 503 if missing else 200)
+        """Whether all upstream models can be reached: 200, or 503 with the models that cannot, or while closing."""
+        missing = {} if gateway.drain.begun else await gateway.readiness.missing()
+        status = "closing" if gateway.drain.begun else "unready" if missing else "ready"
+        return JSONResponse({"status": status, "missing": missing}, 200 if status == "ready" else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -215,6 +219,8 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
         """Answer a question."""
         return await gateway.respond(request, http)
 
+    for route in [route for route in app.routes if isinstance(route, APIRoute) and "GET" in (route.methods or ())]:
+        app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
     for kind in (MotesError, RequestValidationError, StarletteHTTPException, ClientDisconnect):
         app.add_exception_handler(kind, _respond_to_error)
     return app
