@@ -1,4 +1,4 @@
-"""A gateway that really listens, for tests: uvicorn in a thread of its own, on a port that the system chooses."""
+"""A gateway that really listens, for tests: its server in a thread of its own, on a port that the system chooses."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import threading
 from collections.abc import Iterator, Mapping
 
 import httpx2
-import uvicorn
 
 import worlds
 from motes.gateway.answering import Served, open_models
 from motes.gateway.app import application
 from motes.gateway.config import Config
+from motes.gateway.server import Server
 
 MODEL = {
     "lm": "worlds:language_model", "reward": "worlds:reward_model", "task": "arithmetic", "particles": 8,
@@ -65,7 +65,7 @@ def gateway(told: Config, models: Mapping[str, Served] | None = None) -> Iterato
     """A client of a gateway of that configuration."""
     app = application(told, open_models(told) if models is None else models)
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    server = Server(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

@@ -33,6 +33,7 @@ from motes.core import STOPS
 from motes.errors import ConfigurationError, DegenerateWeightsError
 from motes.methods import METHODS, Run, method
 from motes.methods import run as run_module
+from motes.methods.limits import Limits
 from mutations import mutate
 from virtual_time import timed
 
@@ -215,6 +216,54 @@ def test_who_is_ready_at_the_deadline_is_kept_and_others_keep_their_weight(made:
     assert (result.usage.lm_calls, result.usage.reward_calls) == (6, 6)
 
 
+@pytest.mark.parametrize("merges_calls", [True, False])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_deadline_brought_forward_is_like_one_known_from_the_start(name: str, merges_calls: bool):
+    def lm() -> Slow:
+        return Slow(LONG.table, merges_calls=merges_calls)
+
+    async def brought_forward() -> Result:
+        limits = Limits(deadline=100.0)
+        loop = asyncio.get_running_loop()
+        loop.call_at(2.1, limits.bring_forward, 3.36)  # both are within a step
+        loop.call_at(2.2, limits.bring_forward, 50.0)  # not forward
+        reward = SlowReward(0.25)
+        return await motes.asolve("?", lm=lm(), reward=reward, method=method(name, 16), seed=1, limits=limits)
+
+    known, seconds = solve(method(name, 16), lm=lm(), reward=SlowReward(0.25), deadline=3.36)
+    result, later = timed(brought_forward)
+    assert later == seconds
+    assert (result.stopped, result.answer, result.usage) == (known.stopped, known.answer, known.usage)
+    assert list(map(path_of, result.trajectories)) == list(map(path_of, known.trajectories))
+    assert known.stopped == "deadline" or name == "greedy"
+
+
+def test_a_deadline_that_is_brought_to_the_past_ends_a_run_at_once():
+    async def test() -> tuple[Result, float]:
+        limits = Limits(token_budget=1000)  # and no deadline yet
+        loop = asyncio.get_running_loop()
+        loop.call_at(2.5, limits.bring_forward, 1.0)
+        result = await motes.asolve("?", lm=Slow(LONG.table, merges_calls=True), reward=REWARD, limits=limits)
+        return result, loop.time()
+
+    result, seconds = timed(test)[0]
+    assert (result.stopped, seconds) == ("deadline", 2.5)
+    assert [t.depth for t in result.trajectories if t.finished == "deadline"]
+
+
+def test_a_rule_keeps_its_grace_when_the_deadline_is_brought_forward():
+    async def test() -> float:
+        limits = Limits(deadline=100.0)
+        loop = asyncio.get_running_loop()
+        loop.call_at(1.0, limits.bring_forward, 1.0)
+        with pytest.raises(TimeoutError):
+            async with limits.timeout(grace=3.0):
+                await asyncio.sleep(50.0)
+        return loop.time()
+
+    assert timed(test)[0] == 3.0
+
+
 def test_a_step_that_was_not_scored_in_time_is_not_kept():
     lm = Slow(LONG.table, merges_calls=True)
     result, seconds = solve(ParticleFilter(4), lm=lm, reward=SlowReward(1.0), deadline=3.5)  # rounds of 2 seconds
@@ -294,6 +343,8 @@ def test_zero_weights_are_an_error_all_the_same():
         ({"deadline": float("nan")}, "deadline must be finite"),
         ({"deadline": float("inf")}, "deadline must be finite"),
         ({"token_budget": 0}, "token_budget must be at least 1"),
+        ({"limits": Limits(1.0), "deadline": 1.0}, "leave out the other two"),
+        ({"limits": 1.0}, r"limits must be motes\.methods\.limits\.Limits"),
     ],
 )
 def test_limits_that_cannot_work_are_refused(limits: dict[str, Any], complaint: str):
@@ -313,7 +364,7 @@ MUTATIONS = {
     ),
     "parts of a run each have the whole budget": ("self._root.usage.generated_tokens", "self.usage.generated_tokens"),
     "a model's own timeout counts as the deadline": ("if not timeout.expired():", "if False:"),
-    "a deadline does not interrupt": ("asyncio.timeout_at(self.limits.deadline)", "asyncio.timeout_at(None)"),
+    "a deadline does not interrupt": ("self.limits.timeout()", "Limits().timeout()"),
     "who is ahead spends the budget": (" or self.limits.token_budget is not None", ""),
     "the cut off are scored": ("if t.depth and not t.error and t.finished not in STOPS]", "if t.depth]"),
     "the result does not say so": ("stopped=self.limits.stopped,", "stopped=None,"),

@@ -61,6 +61,7 @@ async def asolve(
     on_progress: ProgressCallback | None = None,
     deadline: float | None = None,
     token_budget: int | None = None,
+    limits: Limits | None = None,
 ) -> Result:
     r"""Solve one problem.
 
@@ -85,12 +86,20 @@ async def asolve(
         token_budget: maximum number of generated tokens, all trajectories together (`Usage.generated_tokens`; not the
             reward model's). Once they are spent, no step begins, but steps in flight are completed, so that the excess
             is less than one round. `Result.stopped` is set.
+        limits: the run's limits, in the place of `deadline` and `token_budget`, for a caller that may bring the
+            deadline forward while the run goes on (`motes.methods.limits.Limits.bring_forward`). Each run needs its
+            own.
 
     Raises:
         MotesError: the run failed. The error's `result` is the run's partial result, as it is for any other exception
             from a user's model, method or task. Reaching a limit is not a failure.
     """
-    limits = _limits(deadline, token_budget)
+    if limits is None:
+        limits = _limits(deadline, token_budget)
+    elif deadline is not None or token_budget is not None:
+        raise ConfigurationError("limits have a deadline and a token budget of their own: leave out the other two")
+    else:
+        limits = instance_of("limits", limits, Limits, "motes.methods.limits.Limits(deadline=…)")
     problem = fit("problem", problem, Problem | str)
     problem = problem if isinstance(problem, Problem) else Problem(problem)
     seed = fit("seed", seed, int)

@@ -53,7 +53,9 @@ def language_model(spec: str | Sequence[str] | LanguageModel, **options: Any) ->
     elif isinstance(spec, (list, tuple)):
         specs = [fit("lm", each, str) for each in spec]
         if others := [each for each in specs if not is_address(each)]:
-            raise ConfigurationError(f"{others[0]!r}: a list of language models names servers, http://HOST:PORT/v1#MODEL")
+            raise ConfigurationError(
+                f"{others[0]!r}: a list of language models names servers, http://HOST:PORT/v1#MODEL"
+            )
         model = Fleet(specs, partial(language_model, **options))
     else:
         model = instance_of("lm", spec, LanguageModel, "'tiny'")

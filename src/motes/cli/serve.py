@@ -42,12 +42,11 @@ def command(
 ) -> None:
     """Serve methods over models as one OpenAI-compatible endpoint."""
     try:
-        import uvicorn
-
         from motes.gateway.answering import open_models
         from motes.gateway.app import application
         from motes.gateway.config import Config, parse_config
         from motes.gateway.logs import to_stream
+        from motes.gateway.server import Server
     except ModuleNotFoundError as error:
         raise MissingExtraError("motes serve", "serve") from error
     changes = {key: value for key, value in {"host": host, "port": port}.items() if value is not None}
@@ -69,13 +68,11 @@ def command(
     with listen(settings.host, settings.port) as listener:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         app = application(settings, open_models(settings))
-        patience = int(settings.limits.drain) + 1
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=patience))
         host, number = listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{number}"
         terminal.say_progress(f"motes serves {', '.join(settings.models)} at {address}/v1")
         to_stream()
-        server.run(sockets=[listener])
+        Server(app).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -19,6 +19,7 @@ from motes.gateway.relay import Relay, open_relay
 from motes.gateway.turns import Format, TurnModel
 from motes.gateway.wire import ChatRequest, MotesOptions, Request
 from motes.lab.run.method_spec import draws_independently, method_from_spec
+from motes.methods.limits import Limits
 from motes.methods.run import Method, Observer, ProgressCallback
 from motes.methods.selectors import likeliest_texts
 from motes.prompts import Prompt
@@ -165,8 +166,13 @@ class ParsedRequest:
         """Whether what the model thinks has a field of its own."""
         return isinstance(self.body, ChatRequest) and self.served.settings.reasoning == "field"
 
-    async def run(self, observe: Observer | None = None, on_progress: ProgressCallback | None = None) -> Result:
-        """Run the request. Cancelling the run cancels its requests to upstream servers."""
+    async def run(
+        self,
+        observe: Observer | None = None,
+        on_progress: ProgressCallback | None = None,
+        limits: Limits | None = None,
+    ) -> Result:
+        """Run the request, by default within its deadline. Cancelling it cancels its requests to upstream servers."""
         return await api.asolve(
             self.problem,
             lm=self.lm if self.turns is None else self.turns,
@@ -178,7 +184,8 @@ class ParsedRequest:
             task=self.served.rule if self.turns is None else self.turns,
             observe=observe,
             on_progress=on_progress,
-            deadline=self.deadline,
+            deadline=self.deadline if limits is None else None,
+            limits=limits,
         )
 
     def answers(self, result: Result) -> list[Trajectory]:

@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi import Request as HTTPRequest
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.routing import APIRoute
 from prometheus_client import generate_latest
 from pydantic import BaseModel
 from starlette.datastructures import Headers
@@ -29,6 +30,7 @@ from motes.gateway.answering import ParsedRequest, Served
 from motes.gateway.bodies import read_fields, read_json
 from motes.gateway.config import Config
 from motes.gateway.disconnects import unless_disconnected
+from motes.gateway.draining import Drain
 from motes.gateway.entrance import Entrance
 from motes.gateway.errors import BusyError, RefusedError, is_client_error, response_to_error
 from motes.gateway.logs import RequestLog
@@ -60,6 +62,7 @@ class Gateway:
     def __init__(self, config: Config, models: Mapping[str, Served]) -> None:
         self.config, self.models = config, models
         self.gate = Admission(config.limits.particles, config.limits.waiting)
+        self.drain = Drain(self.gate, config.limits.drain)
         self.metrics = Metrics(self.gate)
         self.readiness = Readiness(models)
         self.anyone = Caller("anyone", config.limits.waiting + config.limits.particles)
@@ -190,11 +193,11 @@ class Gateway:
         try:
             with tracing.span("run"):
                 tracing.note({"motes.method": request.spec, "motes.particles": request.particles})
-                result = await request.run(count_round, on_progress)
+                result = await self.drain.run(request, count_round, on_progress)
                 tracing.note_result(result)
         except Exception as error:
             result = api.partial_result(error)
-            if not is_client_error(error):
+            if not isinstance(error, BusyError) and not is_client_error(error):
                 self.metrics.failures.labels(name).inc()
             raise
         finally:
@@ -210,7 +213,7 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> Any:
         yield
-        await gateway.gate.close(config.limits.drain)
+        await gateway.drain.finish()
         for served in models.values():
             if isinstance(served.lm, Relay):
                 await served.lm.aclose()
@@ -252,9 +255,10 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
 
     @app.get("/ready")
     async def ready() -> Response:
-        """Whether all upstream models can be reached: 200, or 503 with the models that cannot."""
-        missing = await gateway.readiness.missing()
-        return JSONResponse({"status": "unready" if missing else "ready", "missing": missing}, 503 if missing else 200)
+        """Whether all upstream models can be reached: 200, or 503 with the models that cannot, or while closing."""
+        missing = {} if gateway.drain.begun else await gateway.readiness.missing()
+        status = "closing" if gateway.drain.begun else "unready" if missing else "ready"
+        return JSONResponse({"status": status, "missing": missing}, 200 if status == "ready" else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -291,6 +295,8 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
             raise HTTPException(405 if http.url.path in (CHAT, COMPLETIONS) else 404)
         return await gateway.answer(http, None)
 
+    for route in [route for route in app.routes if isinstance(route, APIRoute) and "GET" in (route.methods or ())]:
+        app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
     for kind in (MotesError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, _respond_to_error)
     _describe_bodies(app.openapi(), {CHAT: ChatRequest, COMPLETIONS: CompletionRequest})

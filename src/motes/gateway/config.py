@@ -186,6 +186,10 @@ class Limits(Part):
         choices: maximum number of answers (`n`) to a request.
         heartbeat: seconds without an event after which a stream gets a comment that shows that the gateway is alive.
         drain: seconds that requests in flight have to finish when the gateway stops.
+        connections: maximum number of open connections, and at most half of the process's limit on open files. At the
+            bound, silent connections make room; further ones are refused.
+        head, body: seconds that a client has to send a request's head, and its body.
+        idle: seconds that a connection may be without a request, or its client without reading a response.
     """
 
     particles: Positive = 1024
@@ -195,6 +199,10 @@ class Limits(Part):
     choices: Positive = 16
     heartbeat: Seconds = 10.0
     drain: Seconds = 30.0
+    connections: Positive = 2048
+    head: Seconds = 10.0
+    body: Seconds = 60.0
+    idle: Seconds = 75.0
 
 
 class Config(Part):

@@ -47,7 +47,7 @@ class JSONLines(logging.Formatter):
         entry: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "message": record.getMessage(),
+            "message": record.getMessage().rstrip(),
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
@@ -60,10 +60,9 @@ class JSONLines(logging.Formatter):
 
 
 def to_stream() -> None:
-    """Write the logs of motes to standard error, from now on."""
+    """Write all logs to standard error, from now on: those of motes, and the warnings of its libraries."""
     handler = logging.StreamHandler()
     handler.setFormatter(JSONLines())
-    logger = logging.getLogger("motes")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    logging.getLogger().addHandler(handler)
+    logging.getLogger("motes").setLevel(logging.INFO)
+    logging.captureWarnings(True)

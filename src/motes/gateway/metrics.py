@@ -32,6 +32,7 @@ class Metrics:
     Attributes:
         registry: all of them.
         waited, failures: by model.
+        connections, refused: set by the server.
     """
 
     def __init__(self, gate: Admission) -> None:
@@ -49,6 +50,8 @@ class Metrics:
         self.failures = Counter("motes_upstream_errors", "Runs that a model behind the gateway failed.", **by_model)
         particles = Gauge("motes_particles_in_flight", "Particles of requests that have room.", registry=registry)
         particles.set_function(lambda: gate.in_flight)
+        self.connections = Gauge("motes_connections", "Open connections of clients.", registry=registry)
+        self.refused = Counter("motes_connections_refused", "Connections refused at the bound.", registry=registry)
         waiting = Gauge("motes_requests_waiting", "Requests that wait for room.", registry=registry)
         waiting.set_function(lambda: gate.in_queue)
 

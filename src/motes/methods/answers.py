@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
 from motes.core import STOPS, Trajectory
@@ -72,10 +71,8 @@ class Answers:
         read = [trajectory for trajectory in trajectories if trajectory.finished != "failed"]
         stated, names = self._stated.copy(), self._names.copy()  # an abandoned thread may still write to its copies
         if not all(t in stated and (stated[t] is None or stated[t] in names) for t in read):
-            now = asyncio.get_running_loop().time()
-            latest = None if limits.deadline is None else max(limits.deadline, now + GRACE)
             try:
-                async with asyncio.timeout_at(latest) as timeout:
+                async with limits.timeout(GRACE) as timeout:
                     if is_quick(self._rule, read):
                         _read_and_compare(self._rule, read, stated, names)
                     else:

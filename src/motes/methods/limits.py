@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 from motes.core import Stop
 
@@ -23,6 +25,7 @@ class Limits:
     deadline: float | None = None
     token_budget: int | None = None
     stopped: Stop | None = None
+    _timeouts: dict[asyncio.Timeout, float] = field(default_factory=dict, init=False, repr=False)  # with their earliest
 
     def stop(self, generated_tokens: int) -> bool:
         """Whether the run has to end now, after so many tokens. Once True, it stays True."""
@@ -32,3 +35,27 @@ class Limits:
             elif self.deadline is not None and asyncio.get_running_loop().time() >= self.deadline:
                 self.stopped = "deadline"
         return self.stopped is not None
+
+    def bring_forward(self, deadline: float) -> None:
+        """Set an earlier deadline, which holds for work in flight, too. A later one than the present one has no effect.
+
+        Args:
+            deadline: time on the clock of the run's event loop, in seconds.
+        """
+        if self.deadline is not None and self.deadline <= deadline:
+            return
+        self.deadline = deadline
+        for timeout, earliest in self._timeouts.items():
+            if not timeout.expired():
+                timeout.reschedule(max(deadline, earliest))
+
+    @asynccontextmanager
+    async def timeout(self, grace: float = 0.0) -> AsyncIterator[asyncio.Timeout]:
+        """Cancel the context at the deadline, or `grace` seconds from now if that is later, and raise TimeoutError."""
+        earliest = asyncio.get_running_loop().time() + grace if grace else 0.0
+        async with asyncio.timeout_at(None if self.deadline is None else max(self.deadline, earliest)) as timeout:
+            self._timeouts[timeout] = earliest
+            try:
+                yield timeout
+            finally:
+                del self._timeouts[timeout]

@@ -6,7 +6,6 @@ Methods (`Method`) differ in *selection* alone.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -212,7 +211,7 @@ class Run:
     async def _before_deadline(self, work: Iterable[Coroutine[Any, Any, None]]) -> None:
         """Run all coroutines at once; the deadline cancels those still in flight."""
         try:
-            async with asyncio.timeout_at(self.limits.deadline) as timeout:
+            async with self.limits.timeout() as timeout:
                 await gather(work)
         except TimeoutError:
             if not timeout.expired():

@@ -1,0 +1,34 @@
+"""Models for gateways in processes of their own. The question says how its run goes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from motes import Sampling, Step, Trajectory, Usage
+
+
+class EndlessLanguageModel:
+    """Answers 4 in one step.
+
+    "never": it does not come to it. "partly": every other trajectory never comes to it. "slowly": it takes a second and
+    a half.
+    """
+
+    merges_calls = True
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
+        question = trajectories[0].problem.question
+        self.calls += 1
+        if "never" in question or ("partly" in question and self.calls % 2 == 0):
+            await asyncio.Event().wait()
+        await asyncio.sleep(1.5 if "slowly" in question else 0)
+        step = Step("It is \\boxed{4}.", "eos", token_ids=(1, 2), usage=Usage(generated_tokens=2))
+        return [step for _ in trajectories]
+
+
+def language_model() -> EndlessLanguageModel:
+    return EndlessLanguageModel()
