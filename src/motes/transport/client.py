@@ -253,7 +253,11 @@ class Client:
         async with pool.slots:
             http = pool.idle.pop() if pool.idle else self._pools.connect(pool)
             try:
-                content = None if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+                content = (
+                    None
+                    if body is None
+                    else json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+                )
                 send_once = partial(self._send_once, http, method, url, content, receive)
                 observe = self.observe if method == "POST" else None
                 async with asyncio.timeout(self.timeouts.total) as limit:
@@ -347,8 +351,7 @@ class Client:
         except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
             raise ConfigurationError(f"{url!r} is no valid URL: {error}") from error
         except (httpx2.TransportError, httpx2.DecodingError) as error:
-            if isinstance(error, httpx2.TransportError):
-                attempt.outcome = "timeout" if isinstance(error, httpx2.TimeoutException) else "connection"
+            attempt.outcome = _outcome_of(error)
             raise TransientError(self._error_of_connection(error, url)) from error
         except BadResponseError as error:
             raise TransientError(error) from error.__cause__
@@ -370,6 +373,12 @@ class Client:
                 broken = f"the connection to {url} broke off ({error or type(error).__name__})"
                 return UnreachableError(f"{broken}: is it still up?")
         return UnreachableError(f"{url} did not {missed}: is it running, and is it overloaded? See read_timeout")
+
+
+def _outcome_of(error: httpx2.RequestError) -> str:
+    if isinstance(error, httpx2.DecodingError):
+        return "bad_response"
+    return "timeout" if isinstance(error, httpx2.TimeoutException) else "connection"
 
 
 async def _read_json(response: httpx2.Response, max_bytes: int) -> Any:

@@ -28,11 +28,11 @@ class Pool:
 
     Attributes:
         slots: for requests in flight.
-        lifetime: closes the connections when the event loop ends.
+        lifetime: closes the connections when the event loop ends, or when nobody uses the client any more.
     """
 
     slots: asyncio.Semaphore
-    lifetime: AsyncGenerator[None]
+    lifetime: AsyncGenerator[None] = field(init=False)
     idle: list[httpx2.AsyncClient] = field(default_factory=list)
     all: list[httpx2.AsyncClient] = field(default_factory=list)
 
@@ -69,9 +69,9 @@ class Pools:
         if loop not in self._pools:
             # A loop closes started asynchronous generators before it closes itself: `asyncio.run` leaves no connection
             # open.
-            lifetime = self._lifetime(loop)
-            self._pools[loop] = Pool(asyncio.Semaphore(self._max_concurrency), lifetime)
-            await anext(lifetime)
+            self._pools[loop] = pool = Pool(asyncio.Semaphore(self._max_concurrency))
+            pool.lifetime = self._lifetime(loop, pool)
+            await anext(pool.lifetime)
         return self._pools[loop]
 
     async def aclose(self) -> None:
@@ -109,11 +109,11 @@ class Pools:
         pool.all.append(http)
         return http
 
-    async def _lifetime(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None]:
+    async def _lifetime(self, loop: asyncio.AbstractEventLoop, pool: Pool) -> AsyncGenerator[None]:
         try:
             yield
         finally:
-            pool = self._pools.pop(loop)  # it keeps its loop, and so its entry, alive
+            self._pools.pop(loop, None)  # `self` may be garbage that has lost its entries already
             for http in pool.all:
                 await http.aclose()
 

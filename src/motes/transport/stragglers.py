@@ -4,9 +4,10 @@ A server that leaves one request in twenty without a response must not cost most
 that takes much longer than the latest requests of its kind is a straggler: it is given up, and its request is sent
 again at once. Giving up must neither make a slow server slower nor lose a response that would have arrived:
 
-1. An attempt has FACTOR times the 95th percentile of the latest durations, at least FLOOR seconds, and twice as long
-   after each straggler of the same request. As long as fewer than FEWEST durations are known, it has half of the
-   request's time. As long as none is known, it is not given up: nothing says that it is slow.
+1. An attempt has FACTOR times the 95th percentile of the latest durations, at least FLOOR seconds. If this ends after
+   half of the request's time, or fewer than FEWEST durations are known, it has until then, unless that is less than the
+   longest duration (FACTOR times the longest of few). After each straggler of the same request, all durations count
+   double. As long as none is known, no attempt is given up: nothing says that it is slow.
 2. The second half of the request's time belongs to one attempt, which is not given up: a response that takes less than
    half of the time arrives.
 3. A server gets at most SHARE of its requests again, plus MOST_CREDIT. If all requests become slow, hardly any is sent
@@ -80,7 +81,9 @@ class Stragglers:
         durations = sorted(self._durations.get(kind, ()))
         if not durations:
             return math.inf
-        usual = max(FLOOR, FACTOR * durations[int(0.95 * len(durations))]) * 2**num_stragglers
-        if began + usual > half:
-            return math.inf
-        return half if len(durations) < FEWEST else began + usual
+        is_known = len(durations) >= FEWEST
+        usual = max(FLOOR, FACTOR * durations[int(0.95 * len(durations))])
+        longest = max(FLOOR, durations[-1] if is_known else FACTOR * durations[-1])
+        if is_known and began + usual * 2**num_stragglers <= half:
+            return began + usual * 2**num_stragglers
+        return half if began + longest * 2**num_stragglers <= half else math.inf

@@ -87,8 +87,7 @@ class Pooling(Route):
 
         def read(response: Any) -> list[list[float]]:
             try:
-                entries = sorted(response["data"], key=lambda entry: int(entry["index"]))
-                rows = [entry["data"] for entry in entries]
+                rows = [entry["data"] for entry in _in_order(response["data"])]
                 return [self._scores_at_positions(row, reading) for row, reading in zip(rows, readings, strict=True)]
             except MALFORMED as error:
                 raise unknown_form(self.url, f"{type(error).__name__}: {error}", response) from error
@@ -201,7 +200,7 @@ class Completions(NextTokenRoute):
 
     def logprobs(self, response: Any) -> tuple[list[tuple[float, float]], Any]:
         pairs = []
-        for choice in sorted(response["choices"], key=lambda choice: int(choice["index"])):
+        for choice in _in_order(response["choices"]):
             first = choice["logprobs"]["top_logprobs"][0]
             logprobs = {int(name.removeprefix("token_id:")): value for name, value in first.items()}
             if not logprobs.keys() >= set(self.words):
@@ -269,6 +268,14 @@ ROUTES: Mapping[str, Mapping[str, type[Route]]] = MappingProxyType(
     }
 )
 """The routes by engine, then by the kind of head."""
+
+
+def _in_order(items: Sequence[Any]) -> list[Any]:
+    """The items of a response in the order of their texts. Raises ValueError if an index is missing or occurs twice."""
+    by_index = {int(item["index"]): item for item in items}
+    if len(by_index) != len(items) or by_index.keys() != set(range(len(items))):
+        raise ValueError("the indices are not those of the texts")
+    return [by_index[index] for index in range(len(items))]
 
 
 def _shares(total: int, lengths: Sequence[int]) -> list[int]:
