@@ -10,6 +10,12 @@ from motes.core import Failure, Problem, Sampling, Step, Trajectory
 
 T = TypeVar("T")
 
+RequestObserver = Callable[[str, float], None]
+"""Called after each attempt of a request to a model's server, with its outcome and its seconds; must neither raise nor
+block. The outcome is "ok", the status of the response (as "429"), "bad_response" (a response of 200 that cannot be
+used), "connection" (there was none, or it broke off), "timeout", "straggler" (see `motes.transport.stragglers`) or
+"cancelled" (by the caller: at its deadline, say)."""
+
 
 class Trait(Generic[T]):
     """An optional attribute, read from an object when it is needed; `default` if the object lacks it."""
@@ -70,6 +76,7 @@ class LanguageModelTraits(Traits):
         gives_logprobs: whether its steps carry `Step.logprob` with a given sampling; None: unknown.
         num_parameters: number of parameters by which each token is multiplied; None: unknown.
         ready: raises if the model's server cannot be reached.
+        watch_requests: sets the observer of requests to the model's server; None: the model has no server.
     """
 
     merges_calls = Trait(False)
@@ -79,6 +86,7 @@ class LanguageModelTraits(Traits):
     gives_logprobs: Trait[Callable[[Sampling], bool] | None] = Trait(None)
     num_parameters: Trait[int | None] = Trait(None)
     ready: Trait[Callable[[], Awaitable[Any]] | None] = Trait(None)
+    watch_requests: Trait[Callable[[RequestObserver], None] | None] = Trait(None)
 
 
 @runtime_checkable
@@ -109,6 +117,7 @@ class RewardModelTraits(Traits):
         outcome: whether it scores finished answers only. Any other score is `motes.core.NEUTRAL`.
         num_parameters: number of parameters by which each token is multiplied; None: unknown.
         ready: raises if the model's server cannot be reached.
+        watch_requests: sets the observer of requests to the model's server; None: the model has no server.
         forget: makes the model forget the scores of texts it has read, so that it reads them again.
     """
 
@@ -116,6 +125,7 @@ class RewardModelTraits(Traits):
     outcome = Trait(False)
     num_parameters: Trait[int | None] = Trait(None)
     ready: Trait[Callable[[], Awaitable[Any]] | None] = Trait(None)
+    watch_requests: Trait[Callable[[RequestObserver], None] | None] = Trait(None)
     forget: Trait[Callable[[], None] | None] = Trait(None)
 
 

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from motes import api
-from motes.core import Record, Result, Usage
+from motes.core import Record, Result, Trajectory, Usage
 from motes.errors import MotesError
 from motes.gateway import tracing
 from motes.gateway.admission import Admission, Caller
@@ -47,6 +47,7 @@ class Gateway:
         self.config, self.models = config, models
         self.gate = Admission(config.limits.particles, config.limits.waiting)
         self.metrics = Metrics(self.gate)
+        self.metrics.watch(models)
         self.readiness = Readiness(models)
         self.anyone = Caller("anyone", config.limits.waiting + config.limits.particles)
         self._callers = {key.name: Caller(key.name, key.concurrency, key.requests_per_minute) for key in config.keys}
@@ -120,12 +121,14 @@ class Gateway:
     ) -> Result:
         """Run a request, and count its usage after each round, so that a cancelled run's rounds are counted, too."""
         name, counted = request.served.name, Usage()
+        dropped: set[Trajectory] = set()
 
         def count_round(run: Run, record: Record) -> None:
             nonlocal counted
             self.metrics.count_round(name, record)
             tracing.note_round(record)
             counted += record.usage
+            dropped.update(t for t in record.trajectories if t.error is not None)
             if observe is not None:
                 observe(run, record)
 
@@ -143,6 +146,8 @@ class Gateway:
         finally:
             if result is not None:
                 self.metrics.count_usage(name, result.usage - counted)
+                dropped.update(t for t in result.trajectories if t.error is not None)
+            self.metrics.count_dropped(name, len(dropped))
         return result
 
 

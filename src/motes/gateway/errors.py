@@ -11,12 +11,14 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from motes.errors import ConfigurationError, ContextLengthError, MotesError, UnauthorizedError
+from motes.errors import ConfigurationError, ContextLengthError, MotesError, ServerError, UnauthorizedError, chain_of
 
 log = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499
 """The status, in logs and metrics, of a request whose client disconnected before the response."""
+BUSY = (429, 503)
+"""Statuses of upstream servers that are busy."""
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """OpenAI's types of errors by status. For any other status it is "invalid_request_error" or "server_error"."""
 VALIDATION_MESSAGES = {
@@ -59,6 +61,12 @@ def is_client_error(error: Exception) -> bool:
     return isinstance(error, ConfigurationError | ContextLengthError) and not isinstance(error, UnauthorizedError)
 
 
+def _busy_upstream(error: Exception) -> ServerError | None:
+    """The error of an upstream server that was busy, if that caused this error; None: another reason did."""
+    causes = (link for link in chain_of(error) if isinstance(link, ServerError))
+    return next((cause for cause in causes if cause.status in BUSY), None)
+
+
 def response_to_error(error: Exception, request_id: str) -> tuple[int, dict[str, Any], Mapping[str, str]]:
     """The response to an error: (status, body, headers). Clients do not see the details of internal errors: these are
     in the log, under the request's id."""
@@ -86,6 +94,9 @@ def response_to_error(error: Exception, request_id: str) -> tuple[int, dict[str,
         case MotesError() if not is_client_error(error):  # its message may contain addresses
             log.error("a model failed: %s", error, extra={"fields": {"request": request_id}})
             status, message, code = 502, "a model behind this one failed", "upstream"
+            if (busy := _busy_upstream(error)) is not None:
+                status, message, code = 503, "a model behind this one is busy", "busy"
+                headers = {"Retry-After": str(max(1, math.ceil(busy.retry_after or 0.0)))}
         case MotesError():
             pass
         case _:

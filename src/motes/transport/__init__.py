@@ -1,7 +1,7 @@
 """The common base of models behind HTTP: addresses, a pooled client with retries, and the identity of servers."""
 
 from motes.transport.address import Address, flag, whole_number
-from motes.transport.client import AttemptObserver, Client, Retries, Timeouts
+from motes.transport.client import Client, Retries, Timeouts
 from motes.transport.events import Events
 from motes.transport.failures import MALFORMED, excerpt, may_be_of_one, unknown_form, value_at, whole_number_of
 from motes.transport.served import ServedModel, now
@@ -10,7 +10,6 @@ from motes.transport.server import Server, identify
 __all__ = [
     "MALFORMED",
     "Address",
-    "AttemptObserver",
     "Client",
     "Events",
     "Retries",

@@ -29,6 +29,7 @@ from motes.errors import (
     UnknownFormError,
     UnreachableError,
 )
+from motes.protocols import RequestObserver
 from motes.transport.address import Address, seconds, whole_number
 from motes.transport.bodies import BYTES_OF_ERROR, BYTES_PER_TOKEN, read_beginning, read_body
 from motes.transport.events import Events
@@ -39,11 +40,6 @@ from motes.transport.stragglers import Kind, Stragglers
 
 T = TypeVar("T")
 Receiver = Callable[[httpx2.Response], Awaitable[T]]
-AttemptObserver = Callable[[str, float], None]
-"""Called when an attempt of a request ends, with its outcome and its seconds; must neither raise nor block. The outcome
-is "ok", the status of the response (as "429"), "bad_response" (a response of 200 that cannot be used), "connection"
-(there was none, or it broke off), "timeout", "straggler" (see `motes.transport.stragglers`) or "cancelled" (by the
-caller: at its deadline, say)."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ class Retries:
 
 @dataclass(eq=False)
 class _Attempt:
-    """One attempt of a request. For its outcome see `AttemptObserver`."""
+    """One attempt of a request. For its outcome see `RequestObserver`."""
 
     outcome: str = "connection"
 
@@ -94,7 +90,7 @@ class _Request(Generic[T]):
     send: Callable[[_Attempt], Awaitable[T]]
     kind: Kind
     timeout: asyncio.Timeout
-    observe: AttemptObserver | None
+    observe: RequestObserver | None
 
 
 class _StragglerError(Exception):
@@ -137,7 +133,7 @@ class Client:
         self.retries = retries or Retries()
         self.max_concurrency = whole_number("max_concurrency", max_concurrency)
         self.max_response_bytes = whole_number("max_response_bytes", max_response_bytes)
-        self.observe: AttemptObserver | None = None
+        self.observe: RequestObserver | None = None
         self._stragglers = Stragglers()
         self._key = Key.clean(api_key, "`api_key`")
         self._transport = transport

@@ -8,8 +8,9 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from motes.protocols import RequestObserver
 from motes.transport.address import Address
-from motes.transport.client import AttemptObserver, Client
+from motes.transport.client import Client
 
 T = TypeVar("T")
 
@@ -29,7 +30,7 @@ class ServedModel:
         """
         await self.client.get(f"{self.address.base}/models", attempts=1)
 
-    def watch_requests(self, observe: AttemptObserver) -> None:
+    def watch_requests(self, observe: RequestObserver) -> None:
         """Call `observe` after each attempt of a request to the server, from now on."""
         self.client.observe = observe
 

@@ -84,6 +84,6 @@ class Stragglers:
         is_known = len(durations) >= FEWEST
         usual = max(FLOOR, FACTOR * durations[int(0.95 * len(durations))])
         longest = max(FLOOR, durations[-1] if is_known else FACTOR * durations[-1])
-        if is_known and began + usual * 2**num_stragglers <= half:
-            return began + usual * 2**num_stragglers
-        return half if began + longest * 2**num_stragglers <= half else math.inf
+        if is_known and began + usual * 2.0**num_stragglers <= half:
+            return began + usual * 2.0**num_stragglers
+        return half if began + longest * 2.0**num_stragglers <= half else math.inf
