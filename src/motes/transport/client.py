@@ -276,7 +276,7 @@ class Client:
 
     async def _send_with_retries(self, request: _Request[T], attempts: int) -> T:
         now, deadline = asyncio.get_running_loop().time(), DEADLINE.get()
-        half = None if deadline is None or deadline <= now else (now + deadline) / 2
+        half = None if deadline is None else (now + deadline) / 2
         attempt = num_stragglers = 0
         while True:
             attempt += 1
