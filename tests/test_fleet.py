@@ -293,14 +293,16 @@ def test_fleets_that_cannot_be():
 def test_a_list_of_addresses_is_a_fleet(monkeypatch: pytest.MonkeyPatch):
     opened: list[tuple[str, dict[str, Any]]] = []
 
-    def open_one(path: str, **options: Any) -> Server:
-        opened.append((path, options))
+    def open_one(path: str, logprobs: int = 0, **connection: Any) -> Server:
+        opened.append((path, {"logprobs": logprobs, **connection}))
         return Server(path)
 
     monkeypatch.setattr("motes.models.served.HTTPLanguageModel.open", open_one)
-    lm = motes.language_model(["http://a/v1#m?seeds=none", "http://b/v1#m"], logprobs=1)
+    lm = motes.language_model(["http://a/v1#m?attempts=5", "http://b/v1#m"], logprobs=1)
     assert isinstance(lm, Fleet)
-    assert opened == [("http://a/v1#m", {"seeds": "none", "logprobs": 1}), ("http://b/v1#m", {"logprobs": 1})]
+    assert opened == [
+        ("http://a/v1#m", {"attempts": 5, "logprobs": 1}), ("http://b/v1#m", {"attempts": 2, "logprobs": 1}),
+    ]  # fmt: skip
     with pytest.raises(ConfigurationError, match="a list of language models names servers"):
         motes.language_model(["http://a/v1#m", "tiny"])
     with pytest.raises(ConfigurationError, match="lm must be a text"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import random
@@ -332,7 +333,17 @@ def test_retry_after_is_honoured(header: str, seconds: float):
     assert script.pauses == [seconds]
 
 
-@pytest.mark.parametrize("header", ["soon", "", "Wed, 99 Nov"])
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("header", "seconds"), [({"retry_after": "7"}, 7.0), ({"retry_after": "86400"}, 86400.0), ({}, None)]
+)
+def test_the_error_says_when_the_server_wants_the_next_request(status: int, header: Any, seconds: float | None):
+    with pytest.raises(ServerError) as caught:
+        post(Script(failure(status, **header)), retries=Retries(attempts=2))
+    assert (caught.value.status, caught.value.retry_after) == (status, seconds)
+
+
+@pytest.mark.parametrize("header", ["soon", "", "Wed, 99 Nov", "inf", "1e999", "nan", "-inf"])
 def test_a_retry_after_that_says_nothing_is_none(header: str):
     script = Script(failure(503, retry_after=header), {"fine": 1})
     post(script, retries=Retries(first=0.0))
@@ -400,6 +411,67 @@ def test_so_many_at_once():
     assert most == 3
     with pytest.raises(ConfigurationError, match="max_concurrency"):
         Script().client(max_concurrency=0)
+
+
+# ------------------------------------------------------------------------------------------------- what is observed
+
+
+async def silent() -> Any:
+    await asyncio.sleep(10_000)
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        ({"fine": 1}, "ok"),
+        *((failure(status), str(status)) for status in (307, 400, 401, 404, 408, 429, 500, 503)),
+        (failure(400, "This model's maximum context length is 1024 tokens"), "400"),
+        (httpx2.ConnectError("refused"), "connection"),
+        (httpx2.ReadError("reset"), "connection"),
+        (httpx2.RemoteProtocolError("torn"), "connection"),
+        (httpx2.ConnectTimeout("slow"), "timeout"),
+        (httpx2.ReadTimeout("silent"), "timeout"),
+        (silent, "timeout"),
+        (lambda: httpx2.Response(200, content=b"<html>"), "bad_response"),
+        (lambda: httpx2.Response(200, content=b"no gzip", headers={"content-encoding": "gzip"}), "bad_response"),
+        ({"error": "overloaded"}, "bad_response"),
+        ({"error": "the maximum context length is 7"}, "bad_response"),
+    ],
+)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_each_attempt_is_observed_with_its_outcome_and_its_seconds(answer: Any, outcome: str, streamed: bool):
+    """In virtual time; all attempts together have 100 seconds."""
+    if streamed and outcome == "ok":
+        answer = sse({"fine": 1})
+
+    async def main() -> None:
+        client = script.client(retries=Retries(attempts=3), timeouts=Timeouts(total=100))
+        client.observe = lambda *attempt: observed.append(attempt)
+        with contextlib.suppress(MotesError):
+            await (client.stream("x", {}, collect) if streamed else client.post("x", {}))
+        with contextlib.suppress(MotesError):
+            await client.get("models")
+
+    observed: list[tuple[str, float]] = []
+    script = Script(answer)
+    timed(main)
+    num_gets = sum(request.method == "GET" for request in script.requests)
+    assert num_gets
+    seconds = pytest.approx(100 if answer is silent else 0)
+    assert observed == [(outcome, seconds)] * (len(script.requests) - num_gets), "a GET is not observed"
+
+
+def test_an_attempt_that_its_caller_cancels_is_observed():
+    async def main() -> None:
+        client = Script(silent).client()
+        client.observe = lambda *attempt: observed.append(attempt)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(5):
+                await client.post("x", {})
+
+    observed: list[tuple[str, float]] = []
+    timed(main)
+    assert observed == [("cancelled", pytest.approx(5))]
 
 
 # ------------------------------------------------------------------------------------------------------------- streams
@@ -787,6 +859,22 @@ def test_no_connection_outlives_its_loop():
     asyncio.run(main(clients))
     gc.collect()
     assert [len(client._pools) for client in clients] == [0, 0]
+
+
+def test_a_client_may_be_dropped_while_its_loop_runs():
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
+        client = Script({"fine": 1}).client()
+        assert await client.post("x", {}) == {"fine": 1}
+        del client
+        gc.collect()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        gc.collect()
+
+    errors: list[Any] = []
+    asyncio.run(main())
+    assert errors == []
 
 
 @pytest.mark.parametrize(

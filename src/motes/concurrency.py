@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
@@ -13,6 +15,20 @@ from motes.errors import ConfigurationError
 T = TypeVar("T")
 ItemT = TypeVar("ItemT")
 PendingT = TypeVar("PendingT", bound="Pending[Any]")
+
+DEADLINE: ContextVar[float | None] = ContextVar("deadline", default=None)
+"""When the current work must be done, on the clock of its event loop, in seconds; None: there is no deadline. It ends
+nothing by itself: a client of servers reads it to decide how long to wait for a response before it asks again."""
+
+
+@contextmanager
+def due_by(deadline: float | None) -> Iterator[None]:
+    """Set the deadline of the work within the context, and of the tasks that it starts."""
+    token = DEADLINE.set(deadline)
+    try:
+        yield
+    finally:
+        DEADLINE.reset(token)
 
 
 async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -44,9 +60,14 @@ def run_here(work: Callable[[], Coroutine[Any, Any, T]], instead: str) -> T:
 
 
 class Pending(Generic[T]):
-    """A request that waits for its outcome. Subclasses add its content."""
+    """A request that waits for its outcome. Subclasses add its content.
+
+    Attributes:
+        deadline: of the caller, see `DEADLINE`.
+    """
 
     future: asyncio.Future[T]
+    deadline: float | None = None
 
     def settle(self, outcome: T) -> None:
         """Give the caller the outcome, unless the request is settled or withdrawn already."""
@@ -65,7 +86,7 @@ class Batcher(Generic[PendingT, T]):
 
     `process` settles each request of the batch, or starts work that does. Work on a batch, or on a part of it passed to
     `start`, is cancelled when all its requests are withdrawn. An error of the work is raised in every caller whose
-    request is not settled yet.
+    request is not settled yet. The deadline of the work is the latest of its requests' deadlines.
     """
 
     def __init__(self, process: Callable[[list[PendingT]], Coroutine[Any, Any, None]]) -> None:
@@ -78,6 +99,7 @@ class Batcher(Generic[PendingT, T]):
         loop = asyncio.get_running_loop()
         for request in requests:
             request.future = loop.create_future()
+            request.deadline = DEADLINE.get()
         waiting = self._waiting.setdefault(loop, [])
         if not waiting:
             loop.call_soon(self._flush, loop)
@@ -93,7 +115,8 @@ class Batcher(Generic[PendingT, T]):
 
         async def run() -> None:
             try:
-                await work
+                with due_by(_latest_deadline(requests)):
+                    await work
             except asyncio.CancelledError:
                 for request in requests:
                     request.future.cancel()
@@ -120,6 +143,12 @@ class Batcher(Generic[PendingT, T]):
         requests = [request for request in self._waiting.pop(loop, ()) if not request.future.done()]
         if requests:
             self.start(self._process(requests), requests)
+
+
+def _latest_deadline(requests: Sequence[Pending[Any]]) -> float | None:
+    """None if one of the requests has no deadline."""
+    deadlines = [request.deadline for request in requests if request.deadline is not None]
+    return max(deadlines, default=None) if len(deadlines) == len(requests) else None
 
 
 @dataclass(eq=False)

@@ -13,7 +13,8 @@
     │       ├── UnreachableError    the server does not respond, or not in time
     │       ├── RejectedError       the server refused the request itself
     │       └── BadResponseError    the response cannot be understood
-    │           └── UnknownFormError    the response has an unknown form
+    │           ├── UnknownFormError    the response has an unknown form
+    │           └── TooLargeError       the response is larger than motes reads
     ├── RewardError             a reward model failed, or its scores cannot be used
     │   └── VerdictError        a judge's reply states no verdict
     ├── GraderError             an answer could not be graded: it is neither right nor wrong
@@ -32,7 +33,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,18 @@ class MotesError(Exception):
 
     result: Any = None
     """A `motes.Result`: the partial result of the run that failed; None if nothing had run."""
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """An error, its causes, its contexts and the errors in a group, each once."""
+    seen: set[int] = set()
+    links: list[BaseException | None] = [error]
+    while links:
+        link = links.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            yield link
+            links += [*getattr(link, "exceptions", ()), link.__context__, link.__cause__]
 
 
 class ConfigurationError(MotesError, ValueError):
@@ -131,6 +144,9 @@ class ServerError(EngineError):
     status: int | None = None
     """The HTTP status of the response; None if there was no response."""
 
+    retry_after: float | None = None
+    """Seconds after which the server wants the next request; None if it does not say."""
+
 
 class UnreachableError(ServerError):
     """The server does not respond, or not in time."""
@@ -146,6 +162,10 @@ class BadResponseError(ServerError):
 
 class UnknownFormError(BadResponseError):
     """A server's response is complete, but has an unknown form; the next response most likely will, too."""
+
+
+class TooLargeError(BadResponseError):
+    """A server's response is larger than motes reads; the next response most likely will be, too."""
 
 
 class RewardError(MotesError, RuntimeError):

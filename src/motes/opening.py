@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -56,7 +55,7 @@ def language_model(spec: str | Sequence[str] | LanguageModel, **options: Any) ->
             raise ConfigurationError(
                 f"{others[0]!r}: a list of language models names servers, http://HOST:PORT/v1#MODEL"
             )
-        model = Fleet(specs, partial(language_model, **options))
+        model = Fleet(specs, lambda each: _open_member(each, options))
     else:
         model = instance_of("lm", spec, LanguageModel, "'tiny'")
     return model
@@ -96,6 +95,12 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
 
 
 ROLES: Mapping[str, tuple[str, type]] = {"lm": ("language model", LanguageModel), "prm": ("reward model", RewardModel)}
+
+
+def _open_member(spec: str, options: Mapping[str, Any]) -> LanguageModel:
+    """One of several servers. It has fewer attempts than a server alone: another one is tried instead."""
+    name, options = parse_spec(spec, options)
+    return language_model(name, **{"attempts": 2, **options})
 
 
 def is_address(spec: str) -> bool:

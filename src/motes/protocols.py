@@ -10,6 +10,12 @@ from motes.core import Failure, Problem, Sampling, Step, Trajectory
 
 T = TypeVar("T")
 
+RequestObserver = Callable[[str, float], None]
+"""Called after each attempt of a request to a model's server, with its outcome and its seconds; must neither raise nor
+block. The outcome is "ok", the status of the response (as "429"), "bad_response" (a response of 200 that cannot be
+used), "connection" (there was none, or it broke off), "timeout", "straggler" (see `motes.transport.stragglers`) or
+"cancelled" (by the caller: at its deadline, say)."""
+
 
 class Trait(Generic[T]):
     """An optional attribute, read from an object when it is needed; `default` if the object lacks it."""
@@ -72,6 +78,7 @@ class LanguageModelTraits(Traits):
         ready: raises if the model's server cannot be reached.
         draw_turn: a whole turn of the assistant in answer to a conversation that may have tools, see
             `motes.models.served.turns`; None: the model has texts only.
+        watch_requests: sets the observer of requests to the model's server; None: the model has no server.
     """
 
     merges_calls = Trait(False)
@@ -82,6 +89,7 @@ class LanguageModelTraits(Traits):
     num_parameters: Trait[int | None] = Trait(None)
     ready: Trait[Callable[[], Awaitable[Any]] | None] = Trait(None)
     draw_turn: Trait[Callable[..., Awaitable[Any]] | None] = Trait(None)
+    watch_requests: Trait[Callable[[RequestObserver], None] | None] = Trait(None)
 
 
 @runtime_checkable
@@ -112,6 +120,7 @@ class RewardModelTraits(Traits):
         outcome: whether it scores finished answers only. Any other score is `motes.core.NEUTRAL`.
         num_parameters: number of parameters by which each token is multiplied; None: unknown.
         ready: raises if the model's server cannot be reached.
+        watch_requests: sets the observer of requests to the model's server; None: the model has no server.
         forget: makes the model forget the scores of texts it has read, so that it reads them again.
     """
 
@@ -119,6 +128,7 @@ class RewardModelTraits(Traits):
     outcome = Trait(False)
     num_parameters: Trait[int | None] = Trait(None)
     ready: Trait[Callable[[], Awaitable[Any]] | None] = Trait(None)
+    watch_requests: Trait[Callable[[RequestObserver], None] | None] = Trait(None)
     forget: Trait[Callable[[], None] | None] = Trait(None)
 
 

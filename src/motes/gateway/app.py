@@ -22,7 +22,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from motes import api
-from motes.core import Record, Result, Usage
+from motes.core import Record, Result, Trajectory, Usage
 from motes.errors import MotesError
 from motes.gateway import tracing
 from motes.gateway.admission import Admission, Caller
@@ -64,6 +64,7 @@ class Gateway:
         self.gate = Admission(config.limits.particles, config.limits.waiting)
         self.drain = Drain(self.gate, config.limits.drain)
         self.metrics = Metrics(self.gate)
+        self.metrics.watch(models)
         self.readiness = Readiness(models)
         self.anyone = Caller("anyone", config.limits.waiting + config.limits.particles)
         self._callers = {key.name: Caller(key.name, key.concurrency, key.requests_per_minute) for key in config.keys}
@@ -180,12 +181,14 @@ class Gateway:
     ) -> Result:
         """Run a request, and count its usage after each round, so that a cancelled run's rounds are counted, too."""
         name, counted = request.served.name, Usage()
+        dropped: set[Trajectory] = set()
 
         def count_round(run: Run, record: Record) -> None:
             nonlocal counted
             self.metrics.count_round(name, record)
             tracing.note_round(record)
             counted += record.usage
+            dropped.update(t for t in record.trajectories if t.error is not None)
             if observe is not None:
                 observe(run, record)
 
@@ -203,6 +206,8 @@ class Gateway:
         finally:
             if result is not None:
                 self.metrics.count_usage(name, result.usage - counted)
+                dropped.update(t for t in result.trajectories if t.error is not None)
+            self.metrics.count_dropped(name, len(dropped))
         return result
 
 

@@ -5,17 +5,28 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from motes.errors import ConfigurationError, ContextLengthError, MotesError, UnauthorizedError, UnreachableError
+from motes.errors import (
+    ConfigurationError,
+    ContextLengthError,
+    MotesError,
+    ServerError,
+    UnauthorizedError,
+    UnreachableError,
+    chain_of,
+)
 
 log = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499
 """The status, in logs and metrics, of a request whose client disconnected before the response."""
+BUSY = (429, 503)
+"""Statuses of upstream servers that are busy."""
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """OpenAI's types of errors by status. For any other status it is "invalid_request_error" or "server_error"."""
 
@@ -61,13 +72,17 @@ def describe(error: BaseException) -> str:
     The texts of errors may quote a conversation, except where nothing could be reached.
     """
     links: list[str] = []
-    link: BaseException | None = error
-    while link is not None and len(links) < 8:
+    for link in islice(chain_of(error), 8):
         status = getattr(link, "status", None)
         reason = str(link) if isinstance(link, UnreachableError) else "" if status is None else f"status {status}"
         links.append(f"{type(link).__name__}: {reason}" if reason else type(link).__name__)
-        link = link.__cause__
     return ", because of ".join(links)
+
+
+def _busy_upstream(error: Exception) -> ServerError | None:
+    """The error of an upstream server that was busy, if that caused this error; None: another reason did."""
+    causes = (link for link in chain_of(error) if isinstance(link, ServerError))
+    return next((cause for cause in causes if cause.status in BUSY), None)
 
 
 def response_to_error(error: Exception, request_id: str) -> tuple[int, dict[str, Any], Mapping[str, str]]:
@@ -96,6 +111,9 @@ def response_to_error(error: Exception, request_id: str) -> tuple[int, dict[str,
         case MotesError():
             log.error("a model failed: %s", describe(error), extra=fields)
             status, message, code = 502, "a model behind this one failed", "upstream"
+            if (busy := _busy_upstream(error)) is not None:
+                status, message, code = 503, "a model behind this one is busy", "busy"
+                headers = {"Retry-After": str(max(1, math.ceil(busy.retry_after or 0.0)))}
         case _:
             log.error("failed: %s", describe(error), exc_info=error, extra=fields)
             status, message = 500, f"internal error; the log knows it as {request_id}"

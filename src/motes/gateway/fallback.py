@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from motes.core import Failure, Trajectory
-from motes.errors import MotesError
+from motes.errors import MotesError, chain_of
 from motes.protocols import RewardModel
 
 
@@ -34,10 +34,6 @@ class WatchedReward:
         return repr(self._reward)
 
 
-def is_of_reward_model(error: BaseException | None) -> bool:
+def is_of_reward_model(error: BaseException) -> bool:
     """Whether an error, or one of its causes, is a watched reward model's."""
-    while error is not None:
-        if getattr(error, "is_of_reward_model", False):
-            return True
-        error = error.__cause__
-    return False
+    return any(getattr(link, "is_of_reward_model", False) for link in chain_of(error))

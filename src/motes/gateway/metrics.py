@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from motes.core import Record, Usage
 from motes.gateway.admission import Admission
+from motes.gateway.answering import Served
 from motes.gateway.logs import RequestLog
+from motes.protocols import RewardModelTraits
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -48,12 +51,42 @@ class Metrics:
         self._resamplings = Counter("motes_resamplings", "Rounds that began with resampling.", **by_model)
         self._ess = Histogram("motes_ess_share", "ESS over particles, each round.", buckets=SHARES, **by_model)
         self.failures = Counter("motes_upstream_errors", "Runs that a model behind the gateway failed.", **by_model)
+        self._dropped = Counter("motes_particles_dropped", "Particles that a model failed.", **by_model)
+        roles = ("model", "role")
+        by_outcome = "Attempts of requests to upstream servers, by how they ended."
+        self._attempts = Counter("motes_upstream_attempts", by_outcome, (*roles, "outcome"), registry=registry)
+        successful = "Successful attempts, from sending to the last byte."
+        self._upstream = Histogram("motes_upstream_seconds", successful, roles, buckets=SECONDS, registry=registry)
         particles = Gauge("motes_particles_in_flight", "Particles of requests that have room.", registry=registry)
         particles.set_function(lambda: gate.in_flight)
         self.connections = Gauge("motes_connections", "Open connections of clients.", registry=registry)
         self.refused = Counter("motes_connections_refused", "Connections refused at the bound.", registry=registry)
         waiting = Gauge("motes_requests_waiting", "Requests that wait for room.", registry=registry)
         waiting.set_function(lambda: gate.in_queue)
+
+    def watch(self, models: Mapping[str, Served]) -> None:
+        """Count the attempts of requests to upstream servers. A model that several virtual models share counts for the
+        first of them."""
+        watched: set[int] = set()
+        for name, served in models.items():
+            roles = {
+                "language model": served.lm,
+                "reward model": served.reward,
+                "outcome reward": served.outcome_reward,
+            }
+            for role, upstream in roles.items():
+                watch = RewardModelTraits(upstream).watch_requests  # language models have the same trait
+                if watch is not None and id(upstream) not in watched:
+                    watched.add(id(upstream))
+                    watch(partial(self._count_attempt, name, role))
+
+    def _count_attempt(self, model: str, role: str, outcome: str, seconds: float) -> None:
+        self._attempts.labels(model, role, outcome).inc()
+        if outcome == "ok":
+            self._upstream.labels(model, role).observe(seconds)
+
+    def count_dropped(self, model: str, particles: int) -> None:
+        self._dropped.labels(model).inc(particles)
 
     def count_request(self, entry: RequestLog) -> None:
         self._requests.labels(entry.endpoint, entry.model, entry.caller, entry.status).inc()

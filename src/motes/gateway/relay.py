@@ -19,10 +19,10 @@ from motes.errors import ConfigurationError, UnreachableError
 from motes.gateway.disconnects import unless_disconnected
 from motes.gateway.errors import CLIENT_CLOSED_REQUEST, RefusedError, response_to_error
 from motes.gateway.logs import RequestLog
-from motes.models.served.wires import whole_number_of
 from motes.opening import parse_spec
 from motes.text import json_line
 from motes.transport import Address, value_at
+from motes.transport.failures import whole_number_of
 
 PASSED_HEADERS = ("content-type", "retry-after")
 ERROR_FIELDS = ("type", "param", "code")

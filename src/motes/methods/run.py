@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from motes.concurrency import CallBatcher, gather
+from motes.concurrency import CallBatcher, due_by, gather
 from motes.core import STOPS, Failure, Problem, Record, Result, Sampling, Step, Trajectory, Usage
 from motes.errors import ConfigurationError, DegenerateWeightsError, NoParticlesError
 from motes.ledger import Ledger
@@ -212,7 +212,8 @@ class Run:
         """Run all coroutines at once; the deadline cancels those still in flight."""
         try:
             async with self.limits.timeout() as timeout:
-                await gather(work)
+                with due_by(self.limits.deadline):
+                    await gather(work)
         except TimeoutError:
             if not timeout.expired():
                 raise  # raised by a model itself

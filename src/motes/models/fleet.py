@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from motes.concurrency import gather
 from motes.core import Failure, Problem, Sampling, Step, Trajectory, Usage
 from motes.errors import ConfigurationError, MotesError, RejectedError, ServerError, UnauthorizedError
-from motes.protocols import LanguageModel, LanguageModelTraits
+from motes.protocols import LanguageModel, LanguageModelTraits, RequestObserver
 
 T = TypeVar("T")
 
@@ -88,6 +88,7 @@ class Fleet:
             raise ConfigurationError("a list of servers names one twice")
         self._clock = clock
         self.members = [Member(spec, lambda spec=spec: open(spec)) for spec in specs]  # type: ignore[misc]
+        self._observer: RequestObserver | None = None
         self._homes: dict[int, Member] = {}  # by the identity of a run's problem
         self._homes_of_turns: dict[int, Member] = {}  # by the identity of the fields of a request for a turn
         errors = [error for member in self.members if (error := self._open(member)) is not None]
@@ -231,6 +232,7 @@ class Fleet:
             self._eject(member)
             return error
         member.is_ejected = False
+        self._watch(member)
         return None
 
     # The traits that all servers have.
@@ -254,6 +256,17 @@ class Fleet:
     def gives_logprobs(self, sampling: Sampling) -> bool:
         functions = [LanguageModelTraits(member.lm).gives_logprobs for member in self._opened]
         return all(function is None or function(sampling) for function in functions)
+
+    def watch_requests(self, observer: RequestObserver) -> None:
+        """Set the observer of requests to all servers."""
+        self._observer = observer
+        for member in self._opened:
+            self._watch(member)
+
+    def _watch(self, member: Member) -> None:
+        watch = LanguageModelTraits(member.lm).watch_requests
+        if watch is not None and self._observer is not None:
+            watch(self._observer)
 
     async def ready(self) -> None:
         """Check that a server answers. Raises the error of the first if none does."""

@@ -23,7 +23,7 @@ from motes.concurrency import CallBatcher, gather
 from motes.core import Failure, Problem, Reads, Sampling, Scores, Step, Trajectory, Usage
 from motes.errors import ContextLengthError, MotesError, VerdictError
 from motes.ledger import Ledger
-from motes.protocols import LanguageModel, LanguageModelTraits
+from motes.protocols import LanguageModel, LanguageModelTraits, RequestObserver
 from motes.rewards.blank import fill_scores, written_steps
 from motes.rewards.rubric import Rubric, rubric_named
 
@@ -111,6 +111,10 @@ class Judge:
     async def ready(self) -> None:
         if (ready := LanguageModelTraits(self.lm).ready) is not None:
             await ready()
+
+    def watch_requests(self, observe: RequestObserver) -> None:
+        if (watch := LanguageModelTraits(self.lm).watch_requests) is not None:
+            watch(observe)
 
     @property
     def num_parameters(self) -> int | None:

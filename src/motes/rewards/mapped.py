@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from motes.core import Failure, Scores, Trajectory
-from motes.protocols import RewardModel, RewardModelTraits
+from motes.protocols import RequestObserver, RewardModel, RewardModelTraits
 
 
 class MappedReward:
@@ -41,6 +41,10 @@ class MappedReward:
     async def ready(self) -> None:
         if (ready := RewardModelTraits(self.reward).ready) is not None:
             await ready()
+
+    def watch_requests(self, observe: RequestObserver) -> None:
+        if (watch := RewardModelTraits(self.reward).watch_requests) is not None:
+            watch(observe)
 
     @property
     def num_parameters(self) -> int | None:

@@ -3,7 +3,7 @@
 from motes.transport.address import Address, flag, whole_number
 from motes.transport.client import Client, Retries, Timeouts
 from motes.transport.events import Events
-from motes.transport.failures import MALFORMED, excerpt, may_be_of_one, unknown_form, value_at
+from motes.transport.failures import MALFORMED, excerpt, may_be_of_one, unknown_form, value_at, whole_number_of
 from motes.transport.served import ServedModel, now
 from motes.transport.server import Server, identify
 
@@ -24,4 +24,5 @@ __all__ = [
     "unknown_form",
     "value_at",
     "whole_number",
+    "whole_number_of",
 ]

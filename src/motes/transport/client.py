@@ -1,36 +1,45 @@
 """A pooled HTTP client: bounded concurrency, timeouts, and retries where they can help.
 
 A request is sent again if there was no connection or it broke off, if the body is not JSON, and if its reader cannot
-use a response of 200 (once only, if its form is unknown). `motes.transport.failures` lists the other responses.
+use a response of 200 (once only, if its form is unknown or it is too large). `motes.transport.failures` lists the other
+responses, `motes.transport.stragglers` says when a request with a deadline is sent again because it is slow.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
-import ssl
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import httpx2
 
-from motes.errors import BadResponseError, ConfigurationError, MotesError, UnknownFormError, UnreachableError
+from motes.concurrency import DEADLINE
+from motes.errors import (
+    BadResponseError,
+    ConfigurationError,
+    MotesError,
+    TooLargeError,
+    UnknownFormError,
+    UnreachableError,
+)
+from motes.protocols import RequestObserver
 from motes.transport.address import Address, seconds, whole_number
+from motes.transport.bodies import BYTES_OF_ERROR, BYTES_PER_TOKEN, read_beginning, read_body
 from motes.transport.events import Events
-from motes.transport.failures import TransientError, error_from_response, parse_response
+from motes.transport.failures import TransientError, clear_frames, error_from_response, parse_response
 from motes.transport.key import Key
+from motes.transport.pools import Pools, proxies
+from motes.transport.stragglers import Kind, Stragglers
 
 T = TypeVar("T")
 Receiver = Callable[[httpx2.Response], Awaitable[T]]
-CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
 @dataclass(frozen=True)
@@ -62,20 +71,30 @@ class Retries:
 
 
 @dataclass(eq=False)
-class _Pool:
-    """The connections of one event loop.
+class _Attempt:
+    """One attempt of a request. For its outcome see `RequestObserver`."""
 
-    Each connection is an httpx client of its own: the time that httpx needs for a request grows with the number of its
-    client's connections, and more than doubles with 128.
+    outcome: str = "connection"
+
+
+@dataclass(eq=False)
+class _Request(Generic[T]):
+    """A request with all its attempts.
 
     Attributes:
-        lifetime: closes the connections when the event loop ends.
+        send: makes an attempt.
+        timeout: of all attempts together.
+        observe: see `Client`.
     """
 
-    slots: asyncio.Semaphore
-    lifetime: AsyncGenerator[None]
-    idle: list[httpx2.AsyncClient] = field(default_factory=list)
-    all: list[httpx2.AsyncClient] = field(default_factory=list)
+    send: Callable[[_Attempt], Awaitable[T]]
+    kind: Kind
+    timeout: asyncio.Timeout
+    observe: RequestObserver | None
+
+
+class _StragglerError(Exception):
+    """An attempt took too long, and its request is sent again."""
 
 
 class Client:
@@ -87,8 +106,13 @@ class Client:
         api_key: sent in a header, as a bearer token; no message contains it.
         max_concurrency: requests in flight in each event loop. A request keeps its place in the pause before its next
             attempt, so that a busy server does not get more of them.
+        max_response_bytes: maximum size of a response, or of an event of a stream, decompressed; for each token that a
+            request asks for, a response may have `motes.transport.bodies.BYTES_PER_TOKEN` more.
         transport: instead of sockets, for tests.
         sleep, clock: for tests; `clock` returns seconds since 1970.
+
+    Attributes:
+        observe: called after each attempt of a POST.
     """
 
     def __init__(
@@ -99,6 +123,7 @@ class Client:
         timeouts: Timeouts | None = None,
         retries: Retries | None = None,
         max_concurrency: int = 256,
+        max_response_bytes: int = 1 << 24,
         transport: httpx2.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
@@ -107,12 +132,16 @@ class Client:
         self.timeouts = timeouts or Timeouts()
         self.retries = retries or Retries()
         self.max_concurrency = whole_number("max_concurrency", max_concurrency)
+        self.max_response_bytes = whole_number("max_response_bytes", max_response_bytes)
+        self.observe: RequestObserver | None = None
+        self._stragglers = Stragglers()
         self._key = Key.clean(api_key, "`api_key`")
         self._transport = transport
         self._sleep = sleep
         self._clock = clock
         self._jitter = random.Random()
-        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
+        timeout = httpx2.Timeout(self.timeouts.read, connect=self.timeouts.connect, pool=None)
+        self._pools = Pools(self.base, self._key, timeout, self.max_concurrency, transport)
 
     @classmethod
     def open(
@@ -126,13 +155,14 @@ class Client:
         read_timeout: float = 300.0,
         total_timeout: float = 1800.0,
         attempts: int = 8,
+        max_response_bytes: int = 1 << 24,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> Client:
         """The client of an address, with the options of a model's spec.
 
         Args:
             api_key, api_key_env: the key, or the environment variable with it; see `Address.key`.
-            max_concurrency, transport: see the class.
+            max_concurrency, max_response_bytes, transport: see the class.
             connect_timeout, read_timeout, total_timeout, attempts: see `Timeouts` and `Retries`.
 
         Raises:
@@ -148,12 +178,13 @@ class Client:
             ),
             retries=Retries(attempts=whole_number("attempts", attempts)),
             max_concurrency=max_concurrency,
+            max_response_bytes=max_response_bytes,
             transport=transport,
         )
 
     async def get(self, path: str, *, attempts: int | None = None) -> Any:
         """The JSON response to a GET."""
-        return await self._send("GET", path, None, _read_json, attempts)
+        return await self._send("GET", path, None, partial(_read_json, max_bytes=self.max_response_bytes), attempts)
 
     async def post(
         self,
@@ -162,38 +193,47 @@ class Client:
         *,
         read: Callable[[Any], Any] | None = None,
         attempts: int | None = None,
+        num_tokens: int = 0,
     ) -> Any:
         """The JSON response to a POST.
 
         Args:
             read: converts the response. If it raises a `BadResponseError`, there is another attempt.
             attempts: instead of `Retries.attempts`.
+            num_tokens: tokens that the response is about, at most.
 
         Raises:
             UnauthorizedError, ContextLengthError, RejectedError, ServerError, UnreachableError, BadResponseError: see
                 `motes.transport.failures`; the last three after several attempts.
         """
 
+        max_bytes = self._max_bytes(num_tokens)
+
         async def receive(response: httpx2.Response) -> Any:
-            content = await _read_json(response)
+            content = await _read_json(response, max_bytes)
             return content if read is None else read(content)
 
-        return await self._send("POST", path, body, receive, attempts)
+        return await self._send("POST", path, body, receive, attempts, num_tokens)
 
-    async def stream(self, path: str, body: Mapping[str, Any], read: Callable[[Events], Awaitable[T]]) -> T:
+    async def stream(
+        self, path: str, body: Mapping[str, Any], read: Callable[[Events], Awaitable[T]], *, num_tokens: int = 0
+    ) -> T:
         """The result of `read` for the events of a POST; each attempt calls it with a new stream. The connection closes
-        when it returns, even within the stream."""
+        when it returns, even within the stream. `num_tokens` is the maximum number of tokens in the stream."""
+        max_bytes = self._max_bytes(num_tokens)
 
         async def receive(response: httpx2.Response) -> T:
-            return await read(Events(str(response.url), response.aiter_bytes()))
+            async with aclosing(response.aiter_bytes()) as pieces:
+                return await read(Events(str(response.url), pieces, max_bytes))
 
-        return await self._send("POST", path, body, receive)
+        return await self._send("POST", path, body, receive, None, num_tokens)
+
+    def _max_bytes(self, num_tokens: int) -> int:
+        return self.max_response_bytes + BYTES_PER_TOKEN * num_tokens
 
     async def aclose(self) -> None:
         """Close this event loop's connections. Otherwise they are closed with the loop."""
-        pool = self._pools.get(asyncio.get_running_loop())
-        if pool is not None:
-            await pool.lifetime.aclose()
+        await self._pools.aclose()
 
     async def _send(
         self,
@@ -202,16 +242,23 @@ class Client:
         body: Mapping[str, Any] | None,
         receive: Receiver[T],
         attempts: int | None = None,
+        num_tokens: int = 0,
     ) -> T:
         url = path if path.startswith("http") else f"{self.base}/{path.lstrip('/')}"
-        pool = await self._pool()
+        pool = await self._pools.here()
         async with pool.slots:
-            http = pool.idle.pop() if pool.idle else self._connect(pool)
+            http = pool.idle.pop() if pool.idle else self._pools.connect(pool)
             try:
-                content = None if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+                content = (
+                    None
+                    if body is None
+                    else json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+                )
                 send_once = partial(self._send_once, http, method, url, content, receive)
+                observe = self.observe if method == "POST" else None
                 async with asyncio.timeout(self.timeouts.total) as limit:
-                    return await self._send_with_retries(send_once, attempts or self.retries.attempts)
+                    request = _Request(send_once, (url, num_tokens.bit_length()), limit, observe)
+                    return await self._send_with_retries(request, attempts or self.retries.attempts)
             except TimeoutError as error:
                 if not limit.expired():
                     raise
@@ -220,38 +267,87 @@ class Client:
                     "ask for less at once, or give it more time with total_timeout"
                 ) from error
             except MotesError as error:
+                clear_frames(error)
                 if self._key is not None and self._key.value not in self.base:  # otherwise it is no secret
                     self._key.hide_in(error)
                 raise
             finally:
                 pool.idle.append(http)
 
-    async def _send_with_retries(self, send_once: Callable[[], Awaitable[T]], attempts: int) -> T:
-        attempt = 0
+    async def _send_with_retries(self, request: _Request[T], attempts: int) -> T:
+        now, deadline = asyncio.get_running_loop().time(), DEADLINE.get()
+        half = None if deadline is None else (now + deadline) / 2
+        attempt = num_stragglers = 0
         while True:
             attempt += 1
             try:
-                return await send_once()
+                return await self._send_watched(request, half if attempt < attempts else None, num_stragglers)
+            except _StragglerError:
+                num_stragglers += 1
             except TransientError as failure:
                 # A server rarely changes the form of its responses.
-                most = min(attempts, 2) if isinstance(failure.error, UnknownFormError) else attempts
+                most = min(attempts, 2) if isinstance(failure.error, (UnknownFormError, TooLargeError)) else attempts
                 is_too_long = failure.retry_after is not None and failure.retry_after > self.retries.patience
                 if attempt >= most or is_too_long:
                     raise failure.error from failure.__cause__
                 await self._sleep(self.retries.pause(attempt, failure.retry_after, self._jitter))
 
+    async def _send_watched(self, request: _Request[T], half: float | None, num_stragglers: int) -> T:
+        """Make one attempt, and report how it ended.
+
+        Args:
+            half, num_stragglers: see `Stragglers.watch`; if `half` is None, the attempt is not given up.
+
+        Raises:
+            _StragglerError: it was given up.
+            TransientError: it failed, and another attempt may not.
+        """
+        clock = asyncio.get_running_loop().time
+        began, attempt = clock(), _Attempt()
+        try:
+            async with asyncio.timeout(None) as own:
+                watch = self._stragglers.watch
+                with nullcontext() if half is None else watch(own, request.kind, half, num_stragglers):
+                    result = await request.send(attempt)
+        except TimeoutError as error:
+            if not own.expired():
+                raise
+            attempt.outcome = "straggler"
+            raise _StragglerError from error
+        finally:
+            if attempt.outcome == "cancelled" and request.timeout.expired():
+                attempt.outcome = "timeout"
+            if request.observe is not None:
+                request.observe(attempt.outcome, clock() - began)
+        self._stragglers.note(request.kind, clock() - began)
+        return result
+
     async def _send_once(
-        self, http: httpx2.AsyncClient, method: str, url: str, content: bytes | None, receive: Receiver[T]
+        self,
+        http: httpx2.AsyncClient,
+        method: str,
+        url: str,
+        content: bytes | None,
+        receive: Receiver[T],
+        attempt: _Attempt,
     ) -> T:
         try:
             async with http.stream(method, url, content=content, headers=_trace_headers()) as response:
                 if response.status_code >= 300:
-                    await response.aread()
-                    raise error_from_response(response, url, has_key=self._key is not None, now=self._clock())
-                return await receive(response)
+                    body = await read_beginning(response, BYTES_OF_ERROR)
+                    attempt.outcome = str(response.status_code)
+                    raise error_from_response(response, body, url, has_key=self._key is not None, now=self._clock())
+                attempt.outcome = "bad_response"  # until it is read
+                result = await receive(response)
+            attempt.outcome = "ok"
+            return result
+        except asyncio.CancelledError:
+            attempt.outcome = "cancelled"
+            raise
         except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
             raise ConfigurationError(f"{url!r} is no valid URL: {error}") from error
         except (httpx2.TransportError, httpx2.DecodingError) as error:
+            attempt.outcome = _outcome_of(error)
             raise TransientError(self._error_of_connection(error, url)) from error
         except BadResponseError as error:
             raise TransientError(error) from error.__cause__
@@ -262,7 +358,7 @@ class Client:
                 return BadResponseError(f"the response of {url} cannot be decoded ({error}): is it the right address?")
             case httpx2.ConnectError():
                 remedy = f"start the server, or correct the address ({error})"
-                if names := _proxies():
+                if names := proxies():
                     remedy += f". Requests may go through the proxy of {names}: put the host into NO_PROXY"
                 return UnreachableError(f"nothing answers at {url}: {remedy}")
             case httpx2.ConnectTimeout() | httpx2.PoolTimeout():
@@ -274,69 +370,15 @@ class Client:
                 return UnreachableError(f"{broken}: is it still up?")
         return UnreachableError(f"{url} did not {missed}: is it running, and is it overloaded? See read_timeout")
 
-    async def _pool(self) -> _Pool:
-        loop = asyncio.get_running_loop()
-        if loop not in self._pools:
-            # A loop closes started asynchronous generators before it closes itself: `asyncio.run` leaves no connection
-            # open.
-            lifetime = self._lifetime(loop)
-            self._pools[loop] = _Pool(asyncio.Semaphore(self.max_concurrency), lifetime)
-            await anext(lifetime)
-        return self._pools[loop]
 
-    async def _lifetime(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None]:
-        try:
-            yield
-        finally:
-            pool = self._pools.pop(loop)  # it keeps its loop, and so its entry, alive
-            for http in pool.all:
-                await http.aclose()
-
-    def _connect(self, pool: _Pool) -> httpx2.AsyncClient:
-        timeouts, certificates = self.timeouts, self._certificates
-        headers = {"Content-Type": "application/json"}
-        if self._key is not None:
-            headers["Authorization"] = f"Bearer {self._key.value}"
-        try:
-            http = httpx2.AsyncClient(
-                headers=headers,
-                timeout=httpx2.Timeout(timeouts.read, connect=timeouts.connect, pool=None),
-                limits=httpx2.Limits(max_connections=1, max_keepalive_connections=1),
-                transport=self._transport,
-                verify=certificates,
-                follow_redirects=False,
-            )
-        except (ImportError, ValueError, httpx2.InvalidURL) as error:
-            remedy = "write http://HOST:PORT there"
-            if isinstance(error, ImportError):
-                remedy = "pip install socksio for socks5://"
-            raise ConfigurationError(
-                f"the proxy that the environment names ({_proxies()}) cannot be used: {remedy}, or unset it"
-            ) from None  # its text may contain a password
-        pool.all.append(http)
-        return http
-
-    @cached_property
-    def _certificates(self) -> ssl.SSLContext | bool:
-        """Cached: reading them takes longer than a request."""
-        if not self.base.startswith("https"):
-            return False
-        try:
-            return httpx2.create_ssl_context()
-        except OSError as error:
-            raise ConfigurationError(
-                f"the certificates that {' or '.join(CERTIFICATES)} names cannot be read ({error}): name a file or a "
-                "folder that is there, or unset it"
-            ) from error
+def _outcome_of(error: httpx2.RequestError) -> str:
+    if isinstance(error, httpx2.DecodingError):
+        return "bad_response"
+    return "timeout" if isinstance(error, httpx2.TimeoutException) else "connection"
 
 
-async def _read_json(response: httpx2.Response) -> Any:
-    return parse_response(await response.aread(), str(response.url), "a response")
-
-
-def _proxies() -> str:
-    """The environment variables with proxies, as a list in words."""
-    return ", ".join(name for name in (*PROXIES, *map(str.lower, PROXIES)) if os.environ.get(name))
+async def _read_json(response: httpx2.Response, max_bytes: int) -> Any:
+    return parse_response(await read_body(response, max_bytes), str(response.url), "a response")
 
 
 def _trace_headers() -> dict[str, str]:

@@ -14,9 +14,12 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from motes.errors import BadResponseError
+from motes.transport.bodies import too_large
 from motes.transport.failures import load_json, parse_response, reports_error
 
 DONE = "[DONE]"
+OVERHEAD = 64
+"""Bytes that a string takes besides its characters."""
 
 
 class EventReader:
@@ -25,6 +28,9 @@ class EventReader:
     A line that is no field, such as one that begins with a brace, is an event of its own. Comments and fields other
     than `data` are ignored, except for the event name "error": the data of such an event get the form of OpenAI's
     errors.
+
+    Attributes:
+        size: of the event that has begun and of the line that has not ended, about the bytes of memory that they take.
     """
 
     def __init__(self) -> None:
@@ -34,6 +40,7 @@ class EventReader:
         self._line: list[str] = []  # pieces of a line that has not ended
         self._data: list[str] = []
         self._is_error = False
+        self._line_size = self._data_size = 0
 
     def read(self, piece: bytes, *, last: bool = False) -> list[str]:
         """The data of the events that end in this piece; with the last piece, also of an event that has only begun."""
@@ -42,18 +49,25 @@ class EventReader:
         if lines:
             lines[0] = "".join([*self._line, lines[0]])
             self._line.clear()
+            self._line_size = 0
         self._line.append(rest)
+        self._line_size += len(rest) + OVERHEAD
         return [data for line in lines if (data := self._read_line(line))]
+
+    @property
+    def size(self) -> int:
+        return self._line_size + self._data_size
 
     def _read_line(self, line: str) -> str:
         """The data of the event that the line ends; "" if it ends none."""
         name, _, value = line.partition(":")
         if not line:
             data, is_error = "\n".join(self._data), self._is_error
-            self._data, self._is_error = [], False
+            self._data, self._data_size, self._is_error = [], 0, False
             return _as_error(data) if data and is_error else data
         if name == "data":
             self._data.append(value.removeprefix(" "))
+            self._data_size += len(value) + OVERHEAD
         elif name == "event":
             self._is_error = value.strip() == "error"
         elif not re.fullmatch(r"[\w-]*", name):
@@ -79,18 +93,21 @@ class Events(AsyncIterator[dict[str, Any]]):
     Args:
         url: of the server, for messages.
         pieces: the stream.
+        max_bytes: of one event, and of one line.
 
     Attributes:
         is_complete: whether the server has sent `[DONE]`.
 
     Raises:
         BadResponseError: an event is not a JSON object, or reports an error.
+        TooLargeError: an event is larger than `max_bytes`.
         ContextLengthError: it reports that the context is full.
     """
 
-    def __init__(self, url: str, pieces: AsyncIterator[bytes]) -> None:
+    def __init__(self, url: str, pieces: AsyncIterator[bytes], max_bytes: int) -> None:
         self.is_complete = False
         self._url = url
+        self._max_bytes = max_bytes
         self._events = self._read(pieces)
 
     async def __anext__(self) -> dict[str, Any]:
@@ -101,6 +118,7 @@ class Events(AsyncIterator[dict[str, Any]]):
         async for piece in pieces:
             for event in self._parse(reader.read(piece)):
                 yield event
+            self._check_size(reader.size)
         for event in self._parse(reader.read(b"", last=True)):
             yield event
 
@@ -110,6 +128,7 @@ class Events(AsyncIterator[dict[str, Any]]):
                 self.is_complete = True
             if self.is_complete or not text:
                 continue
+            self._check_size(len(text))
             event = parse_response(text, self._url, "an event")
             if isinstance(event, dict):
                 yield event
@@ -118,3 +137,7 @@ class Events(AsyncIterator[dict[str, Any]]):
                     f"{self._url} sent an event that is not an object ({text[:80]!r}): "
                     "is it an OpenAI-compatible server?"
                 )
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise too_large(self._url, "an event", self._max_bytes)

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import email.utils
 import json
+import math
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +28,7 @@ from motes.errors import (
     ServerError,
     UnauthorizedError,
     UnknownFormError,
+    chain_of,
 )
 from motes.transport.address import KEY_VARIABLE
 from motes.transport.refusals import is_about_context
@@ -55,20 +58,20 @@ def may_be_of_one(error: MotesError) -> bool:
     return is_internal or isinstance(error, (ContextLengthError, RejectedError, BadResponseError))
 
 
-def error_from_response(response: httpx2.Response, url: str, *, has_key: bool, now: float) -> Exception:
-    """The error for a response of 3xx, 4xx or 5xx, whose body has been read; `now` is in seconds since 1970."""
-    status = response.status_code
-    report = f"{url} answered {status} {httpx2.codes.get_reason_phrase(status)}: {_message_of_response(response)}"
+def error_from_response(response: httpx2.Response, body: bytes, url: str, *, has_key: bool, now: float) -> Exception:
+    """The error for a response of 3xx, 4xx or 5xx, with the beginning of its body; `now` is in seconds since 1970."""
+    status, text = response.status_code, body.decode(errors="replace")
+    report = f"{url} answered {status} {httpx2.codes.get_reason_phrase(status)}: {_message_of_response(text)}"
     if status in (401, 403):
         hint = "the key it was given is not accepted" if has_key else f"put a key into {KEY_VARIABLE}"
         return UnauthorizedError(f"{report}. It wants an API key: {hint}")
-    if status in (400, 413, 422) and is_about_context(response.text):
+    if status in (400, 413, 422) and is_about_context(text):
         return ContextLengthError(f"{report}. {SHORTEN}")
     if status in (408, 409, 429) or status >= 500:
         hint = "Fewer requests at once (max_concurrency) may help" if status in (408, 429) else "Look into its log"
         failure = ServerError(f"{report}. {hint}")
-        failure.status = status
-        return TransientError(failure, _seconds_from(response.headers.get("retry-after"), now))
+        failure.status, failure.retry_after = status, _seconds_from(response.headers.get("retry-after"), now)
+        return TransientError(failure, failure.retry_after)
     if status < 400:
         place = response.headers.get("location", "an unknown place")
         report = f"{url} has moved to {place}: give that address"
@@ -118,7 +121,16 @@ def load_json(content: str | bytes) -> Any:
     try:
         return json.loads(content)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        reason = "it is nested too deeply"
+    except ValueError as error:
+        reason = str(error)
+    raise ValueError(reason)  # without the former error, which holds the whole text
+
+
+def clear_frames(error: MotesError) -> None:
+    """Clear the local variables in the tracebacks of an error, which hold the whole response."""
+    for link in chain_of(error):
+        traceback.clear_frames(link.__traceback__)
 
 
 def reports_error(message: Any) -> bool:
@@ -126,10 +138,10 @@ def reports_error(message: Any) -> bool:
     return isinstance(message, dict) and bool(message.get("error") or message.get("object") == "error")
 
 
-def excerpt(value: Any) -> str:
+def excerpt(value: Any, length: int = 120) -> str:
     """The beginning of a response, for messages."""
     try:
-        return str(value)[:120]
+        return str(value)[:length]
     except RecursionError:
         return "a value that is nested too deeply"
 
@@ -142,18 +154,24 @@ def value_at(value: Any, path: Iterable[str]) -> Any:
     return value if keys else None
 
 
-def _message_of_response(response: httpx2.Response) -> str:
+def whole_number_of(value: Any) -> int | None:
+    """A count, which may be an int or a float; None if the value is something else."""
+    is_count = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 2**53
+    return int(value) if is_count else None
+
+
+def _message_of_response(text: str) -> str:
     try:
-        return _message_of(load_json(response.content))
+        return _message_of(load_json(text))
     except ValueError:
-        return response.text.strip()[:200] or "(nothing said)"
+        return text.strip()[:200] or "(nothing said)"
 
 
 def _message_of(body: Any) -> str:
     """The message in a body, in whichever of the usual places."""
     while isinstance(body, dict):
-        body = next((body[key] for key in ("error", "message", "detail") if body.get(key)), None) or json.dumps(body)
-    return str(body)[:500]
+        body = next((body[key] for key in ("error", "message", "detail") if body.get(key)), None) or str(body)
+    return excerpt(body, 500)
 
 
 def _seconds_from(retry_after: str | None, now: float) -> float | None:
@@ -161,10 +179,10 @@ def _seconds_from(retry_after: str | None, now: float) -> float | None:
     if retry_after is None:
         return None
     try:
-        return max(0.0, float(retry_after))
+        seconds = float(retry_after)
     except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - now)
-    except (ValueError, OverflowError):
-        return None
+        try:
+            seconds = email.utils.parsedate_to_datetime(retry_after).timestamp() - now
+        except (ValueError, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None

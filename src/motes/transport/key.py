@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass, field
 
-from motes.errors import ConfigurationError
+from motes.errors import ConfigurationError, chain_of
 
 HIDDEN = "[API key]"
 SHORTEST = 6
@@ -52,12 +52,5 @@ class Key:
 
     def hide_in(self, error: BaseException) -> None:
         """Hide the key in the messages of an error, of its causes, of its contexts and of the errors in a group."""
-        seen: set[int] = set()
-        chain: list[BaseException | None] = [error]
-        while chain:
-            link = chain.pop()
-            if link is None or id(link) in seen:
-                continue
-            seen.add(id(link))
+        for link in chain_of(error):
             link.args = tuple(self.hide(part) if isinstance(part, str) else part for part in link.args)
-            chain += [link.__cause__, link.__context__, *getattr(link, "exceptions", ())]

@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from motes.protocols import RequestObserver
 from motes.transport.address import Address
 from motes.transport.client import Client
 
@@ -28,6 +29,10 @@ class ServedModel:
             ServerError, UnauthorizedError: it does not.
         """
         await self.client.get(f"{self.address.base}/models", attempts=1)
+
+    def watch_requests(self, observe: RequestObserver) -> None:
+        """Call `observe` after each attempt of a request to the server, from now on."""
+        self.client.observe = observe
 
     async def aclose(self) -> None:
         """Close this event loop's connections; otherwise they are closed with the loop."""

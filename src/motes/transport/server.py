@@ -17,7 +17,7 @@ from motes.errors import (
 )
 from motes.transport.address import OPENAI_HOST, Address
 from motes.transport.client import Client
-from motes.transport.failures import value_at
+from motes.transport.failures import value_at, whole_number_of
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ async def identify(client: Client, address: Address, engine: str | None = None) 
         else:
             raise
     entries = models.get("data") if isinstance(models, dict) else None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) and "id" in entry for entry in entries):
+    if not isinstance(entries, list) or not all(isinstance(value_at(entry, ("id",)), str) for entry in entries):
         raise ConfigurationError(f"{address.base}/models answers no list of models: is it an OpenAI-compatible server?")
     entry = _entry(address, entries)
     if engine is None and address.host == OPENAI_HOST:
@@ -134,9 +134,9 @@ async def identify(client: Client, address: Address, engine: str | None = None) 
     origins = (value_at(info, ("tokenizer_path",)), entry.get("root"))  # SGLang's field, other engines' field
     return Server(
         engine=engine,
-        version=None if version is None else str(version),
-        models=tuple(str(entry["id"]) for entry in entries),
-        model=str(entry["id"]),
+        version=str(version) if isinstance(version, (str, int, float)) else None,
+        models=tuple(entry["id"] for entry in entries),
+        model=entry["id"],
         context_length=next((length for n in lengths if (length := _length(n)) is not None), None),
         info=info if isinstance(info, dict) else {},
         origin=next((name for name in origins if isinstance(name, str) and name), None),
@@ -161,12 +161,12 @@ async def loaded_context_length(client: Client, address: Address, server: Server
 
 
 def _length(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+    return whole_number_of(value) or None
 
 
 def _entry(address: Address, entries: list[dict[str, Any]]) -> dict[str, Any]:
     """The entry of the model to use."""
-    names = [str(entry["id"]) for entry in entries]
+    names = [entry["id"] for entry in entries]
     if address.model is None:
         if len(entries) != 1:
             raise ConfigurationError(
@@ -184,8 +184,8 @@ def _entry(address: Address, entries: list[dict[str, Any]]) -> dict[str, Any]:
 
 async def _engine(client: Client, address: Address, entry: Mapping[str, Any], engine: str | None) -> tuple[str, Any]:
     """The engine, and the response of its own route for information."""
-    owners = {sign.owned_by: name for name, sign in SIGNS.items() if sign.owned_by}
-    known_engine = engine or owners.get(str(entry.get("owned_by")))
+    owner = entry.get("owned_by") or UNKNOWN
+    known_engine = engine or next((name for name, sign in SIGNS.items() if sign.owned_by == owner), None)
     for name in [known_engine] if known_engine else SIGNS:
         sign = SIGNS[name]
         for path in sign.paths:

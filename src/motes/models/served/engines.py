@@ -8,7 +8,8 @@ from typing import Any
 
 from motes.models.served.messages import pieces_of
 from motes.models.served.prompts import LlamaCppRenderer, SGLangRenderer, TGIRenderer, VLLMRenderer
-from motes.models.served.wires import Chat, Completions, Delta, Profile, Request, Wire, logprobs_of, whole_number_of
+from motes.models.served.wires import Chat, Completions, Delta, Profile, Request, Wire, logprobs_of, token_ids_of
+from motes.transport import whole_number_of
 from motes.transport.server import UNKNOWN
 
 
@@ -39,7 +40,7 @@ class LlamaCpp(Wire):
         return body | ({"n_probs": 1, "post_sampling_probs": False} if request.logprobs else {})
 
     def _delta(self, item: Mapping[str, Any], request: Request) -> Delta:
-        tokens = tuple(map(int, item.get("tokens") or ()))
+        tokens = token_ids_of(item.get("tokens"))
         probabilities = item.get("completion_probabilities") or ()
         is_complete = tuple(int(token["id"]) for token in probabilities) == tokens
         is_last = bool(item.get("stop", True))  # false in all pieces of a stream but the last
@@ -83,7 +84,7 @@ class SGLang(Wire):
         if isinstance(reason, dict):
             finish, matched = str(reason["type"]), reason.get("matched")
         # In a stream, the number of ids shows whether the text is the whole answer so far.
-        ids = tuple(map(int, (item["output_ids"] if request.is_streamed else item.get("output_ids")) or ()))
+        ids = token_ids_of(item["output_ids"] if request.is_streamed else item.get("output_ids"))
         num_tokens = whole_number_of(meta.get("completion_tokens"))
         return Delta(
             index=whole_number_of(item.get("index")),

@@ -202,8 +202,8 @@ class HTTPLanguageModel(ServedModel):
         """
         wire = Chat(self.address, self.capabilities.model, self.profile)
         body = {"model": self.capabilities.model, **fields, **self.profile.sampling_fields(sampling)}
-        if sampling.max_tokens is not None:
-            body[wire.limit_field] = sampling.max_tokens
+        if (limit := sampling.max_tokens) is not None:
+            body[wire.limit_field] = limit
         if sampling.stops:
             body["stop"] = list(sampling.stops)
         if self.seeds != "none":
@@ -365,9 +365,13 @@ class HTTPLanguageModel(ServedModel):
         call = Call(wire, request, settle)
         try:
             if request.is_streamed:
-                answers = await self.client.stream(wire.url, wire.body(request), call.follow)
+                answers = await self.client.stream(
+                    wire.url, wire.body(request), call.follow, num_tokens=request.num_answers * request.limit
+                )
             else:
-                answers = await self.client.post(wire.url, wire.body(request), read=call.read)
+                answers = await self.client.post(
+                    wire.url, wire.body(request), read=call.read, num_tokens=request.num_answers * request.limit
+                )
         finally:  # a step that still waits bears the cost of failed attempts
             receivers[min(call.waiting)][0].wasted += call.wasted
         await asyncio.gather(*(self._make_step(request, i, answers[i], receivers[i]) for i in sorted(call.waiting)))

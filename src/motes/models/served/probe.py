@@ -12,7 +12,7 @@ from motes.models.served.engines import PROFILES
 from motes.models.served.prompts import Prompt, Renderer, TokenizerRenderer
 from motes.models.served.responses import Answer, Call
 from motes.models.served.wires import Chat, Request, Wire
-from motes.transport import Address, Client, Server, identify
+from motes.transport import Address, Client, Server, identify, whole_number_of
 from motes.transport.server import loaded_context_length
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ async def _completion_capabilities(
     of_two_answers = await draw(n=2, logprobs=True) if profile.choices else None
     of_two_prompts = await draw(num_prompts=2) if profile.several_prompts else None
     with_logprobs = of_two_answers or await draw(logprobs=True)
-    slots = server.info.get(profile.slots or "") or profile.most_choices
+    slots = whole_number_of(server.info.get(profile.slots or "")) or profile.most_choices
     return Capabilities(
         **vars(server),
         route="text" if prompt.ids is None else "ids",
@@ -151,7 +151,7 @@ async def _completion_capabilities(
         token_ids=bool(one_answer.token_ids),
         tells_end=profile.tells_end,
         seeds=profile.seeds or bool(server.info.get("enable_deterministic_inference")),  # SGLang's option
-        choices=1 if of_two_answers is None else min(profile.most_choices, int(slots)),
+        choices=1 if of_two_answers is None else min(profile.most_choices, slots),
         several_prompts=of_two_prompts is not None,
         logprobs=with_logprobs is not None and with_logprobs.logprob is not None,
         cached_tokens=one_answer.cached_tokens is not None,
@@ -188,5 +188,8 @@ async def _chat_capabilities(client: Client, address: Address, server: Server) -
 
 async def _draw(client: Client, wire: Wire, request: Request) -> Answer:
     """The first answer to a request."""
-    answers: list[Answer] = await client.post(wire.url, wire.body(request), read=Call(wire, request).read, attempts=2)
+    read, num_tokens = Call(wire, request).read, request.num_answers * request.limit
+    answers: list[Answer] = await client.post(
+        wire.url, wire.body(request), read=read, attempts=2, num_tokens=num_tokens
+    )
     return answers[0]

@@ -156,7 +156,7 @@ class ServerRenderer(Renderer):
 
     async def _tokenize(self, body: dict[str, Any]) -> tuple[int, ...]:
         ids = await self._post("tokenize", "tokens", body)
-        if not isinstance(ids, list) or not all(isinstance(token, int) for token in ids):
+        if not isinstance(ids, list) or not all(type(token) is int and 0 <= token < 2**31 for token in ids):
             raise BadResponseError(f"token ids were expected, not {excerpt(ids)}")
         return tuple(ids)
 

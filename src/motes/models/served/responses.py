@@ -7,13 +7,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from motes.core import StepEnd, Usage
-from motes.errors import BadResponseError
+from motes.errors import BadResponseError, TooLargeError
 from motes.models.served.ends import end_of
 from motes.models.served.messages import Writer, pieces_of
 from motes.models.served.prompts import Prompt, estimate
 from motes.models.served.wires import Delta, Request, Wire
 from motes.steps import first_cut
 from motes.transport import MALFORMED, Events, unknown_form
+
+MOST_CHARACTERS, CHARACTERS_PER_TOKEN = 1 << 20, 1024
+"""Of an answer, and more for each token that was asked for. No tokenizer has longer tokens: an answer beyond that has
+more tokens than were asked for."""
 
 
 @dataclass(eq=False)
@@ -76,6 +80,12 @@ class Answer:
         self.logprobs += delta.logprobs
         self._num_pieces += bool(delta.pieces or delta.token_ids)
         self.last = delta
+        size = len(self.text) + len(self.token_ids) + len(self.logprobs)
+        if size > MOST_CHARACTERS + CHARACTERS_PER_TOKEN * self.request.limit:
+            raise TooLargeError(
+                f"an answer has {len(self.text):,} characters, although the request asks for {self.request.limit} "
+                "tokens: the server does not obey the limit on tokens. Look into its log"
+            )
         if self.request.is_cut and (cut := first_cut(before + self.text, sampling, seen)) is not None:
             self.is_cut = True
             if not cut.is_stop and sampling.delimiters and len(delta.token_ids) != 1:

@@ -29,10 +29,14 @@ from motes.core import Sampling
 from motes.errors import ConfigurationError
 from motes.models.served.messages import Piece, pieces_of
 from motes.models.served.prompts import Prompt, ServerRenderer
-from motes.transport import Address, value_at
+from motes.transport import Address, value_at, whole_number_of
 
 DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 """Values that OpenAI's format defines for fields that a request omits."""
+
+LARGEST_LOGPROB, ROUNDING = 1e6, 1e-2
+"""Bounds of log-probabilities: servers write a large negative number for a probability of 0, and a number a little
+above 0 for one of 1."""
 
 COUNTS = ("prompt", "completion", "cached")
 """Numbers of tokens that a server may return for a call: in its prompts, in its answers, and in those parts of its
@@ -250,7 +254,7 @@ class Completions(Wire):
         return Delta(
             index=None if index is None else int(index),
             pieces=pieces_of(item.get("text") or item.get("message") or item.get("delta")),
-            token_ids=tuple(map(int, item.get("token_ids") or ())),
+            token_ids=token_ids_of(item.get("token_ids")),
             logprobs=logprobs_of(logprobs),
             finish=item.get("finish_reason"),
             stop=item.get("stop_reason", item.get("matched_stop")),  # vLLM's name, SGLang's name
@@ -282,12 +286,15 @@ class Chat(Completions):
         return replace(super()._delta(item, request), token_ids=(), logprobs=())  # a chat continues text
 
 
-def whole_number_of(value: Any) -> int | None:
-    """A count, which may be an int or a float; None if the value is something else."""
-    is_count = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 2**53
-    return int(value) if is_count else None
+def token_ids_of(values: Any) -> tuple[int, ...]:
+    """Token ids; None stands for no ids. Raises ValueError or TypeError if one is no token's."""
+    ids = tuple(map(int, values or ()))
+    if not all(0 <= token < 2**31 for token in ids):
+        raise ValueError("a token id out of range")
+    return ids
 
 
 def logprobs_of(values: Sequence[Any]) -> tuple[float, ...]:
-    """Log-probabilities; none at all if one is missing, as their sum would be that of other tokens."""
-    return () if None in values else tuple(float(value) for value in values)
+    """Log-probabilities; none at all if one is missing or impossible, as their sum would be that of other tokens."""
+    logprobs = () if None in values else tuple(float(value) for value in values)
+    return logprobs if all(-LARGEST_LOGPROB < value < ROUNDING for value in logprobs) else ()

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 from motes.core import Usage
 from motes.errors import BadResponseError
 from motes.rewards.reading import Reading
-from motes.transport import MALFORMED, Address, Client, unknown_form, value_at
+from motes.transport import MALFORMED, Address, Client, unknown_form, value_at, whole_number_of
 
 BIAS = 100.0
 """Number that is added to the two logits, so that they become the two largest."""
@@ -87,13 +87,13 @@ class Pooling(Route):
 
         def read(response: Any) -> list[list[float]]:
             try:
-                entries = sorted(response["data"], key=lambda entry: int(entry["index"]))
-                rows = [entry["data"] for entry in entries]
+                rows = [entry["data"] for entry in _in_order(response["data"])]
                 return [self._scores_at_positions(row, reading) for row, reading in zip(rows, readings, strict=True)]
             except MALFORMED as error:
                 raise unknown_form(self.url, f"{type(error).__name__}: {error}", response) from error
 
-        scores: list[list[float]] = await self.client.post(self.url, body, read=read)
+        num_tokens = sum(len(reading.ids) for reading in readings)
+        scores: list[list[float]] = await self.client.post(self.url, body, read=read, num_tokens=num_tokens)
         for reading in readings:
             reading.usage = Usage(reward_tokens=len(reading.ids))
         return scores
@@ -131,9 +131,12 @@ class NextTokenRoute(Route):
         for turn in range(len(readings[0].positions)):
             prompts = [reading.ids[: reading.positions[turn] + 1] for reading in readings]
             read = partial(self._read, prompts=prompts)
-            scores, num_cached = await self.client.post(self.url, self.body(prompts), read=read)
+            lengths = [len(prompt) for prompt in prompts]
+            scores, num_cached = await self.client.post(
+                self.url, self.body(prompts), read=read, num_tokens=sum(lengths)
+            )
             self.counts_cached = num_cached is not None
-            cached = _shares(num_cached or 0, [len(prompt) for prompt in prompts])
+            cached = _shares(num_cached or 0, lengths)
             for i, (reading, prompt) in enumerate(zip(readings, prompts, strict=True)):
                 values[i].append(scores[i])
                 reading.usage += Usage(reward_tokens=len(prompt) - cached[i], reward_tokens_cached=cached[i])
@@ -144,7 +147,7 @@ class NextTokenRoute(Route):
         try:
             pairs, cached = self.logprobs(response)
             scores = [1 / (1 + math.exp(min(bad - good, 700.0))) for bad, good in pairs]
-            num_cached = None if cached is None else max(0, int(cached))
+            num_cached = whole_number_of(cached)
         except MALFORMED as error:
             raise unknown_form(self.url, f"{type(error).__name__}: {error}", response) from error
         if len(scores) != len(prompts) or not all(map(math.isfinite, scores)):
@@ -156,9 +159,9 @@ class NextTokenRoute(Route):
         """The JSON body of a request for these texts, at most `texts_per_call`."""
 
     @abstractmethod
-    def logprobs(self, response: Any) -> tuple[list[tuple[float, float]], int | None]:
-        """The log-probabilities of bad and good for each text, up to a common addend; and the number of tokens from the
-        cache, for all texts together."""
+    def logprobs(self, response: Any) -> tuple[list[tuple[float, float]], Any]:
+        """The log-probabilities of bad and good for each text, up to a common addend; and the server's number of tokens
+        from the cache, for all texts together, of any type."""
 
     def pair(self, logprobs: Mapping[int, float]) -> tuple[float, float]:
         """The log-probabilities of the two tokens, bad and good."""
@@ -195,9 +198,9 @@ class Completions(NextTokenRoute):
             "add_special_tokens": False,
         }
 
-    def logprobs(self, response: Any) -> tuple[list[tuple[float, float]], int | None]:
+    def logprobs(self, response: Any) -> tuple[list[tuple[float, float]], Any]:
         pairs = []
-        for choice in sorted(response["choices"], key=lambda choice: int(choice["index"])):
+        for choice in _in_order(response["choices"]):
             first = choice["logprobs"]["top_logprobs"][0]
             logprobs = {int(name.removeprefix("token_id:")): value for name, value in first.items()}
             if not logprobs.keys() >= set(self.words):
@@ -226,7 +229,7 @@ class Generate(NextTokenRoute):
             "stream": False,
         }
 
-    def logprobs(self, response: Any) -> tuple[list[tuple[float, float]], int | None]:
+    def logprobs(self, response: Any) -> tuple[list[tuple[float, float]], Any]:
         meta = response["meta_info"]
         logprobs = {int(token): value for value, token, *_ in meta["output_token_ids_logprobs"][0]}
         return [self.pair(logprobs)], meta.get("cached_tokens")
@@ -251,7 +254,7 @@ class Completion(NextTokenRoute):
             "cache_prompt": True,
         }
 
-    def logprobs(self, response: Any) -> tuple[list[tuple[float, float]], int | None]:
+    def logprobs(self, response: Any) -> tuple[list[tuple[float, float]], Any]:
         tokens = response["completion_probabilities"][0]["top_probs"]
         logprobs = {int(token["id"]): math.log(max(float(token["prob"]), 1e-45)) for token in tokens}
         return [self.pair(logprobs)], value_at(response, ("timings", "cache_n"))
@@ -265,6 +268,14 @@ ROUTES: Mapping[str, Mapping[str, type[Route]]] = MappingProxyType(
     }
 )
 """The routes by engine, then by the kind of head."""
+
+
+def _in_order(items: Sequence[Any]) -> list[Any]:
+    """The items of a response in the order of their texts. Raises ValueError if an index is missing or occurs twice."""
+    by_index = {int(item["index"]): item for item in items}
+    if len(by_index) != len(items) or by_index.keys() != set(range(len(items))):
+        raise ValueError("the indices are not those of the texts")
+    return [by_index[index] for index in range(len(items))]
 
 
 def _shares(total: int, lengths: Sequence[int]) -> list[int]:
