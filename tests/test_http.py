@@ -214,6 +214,13 @@ def test_what_is_sent():
     assert "authorization" not in script.requests[-1].headers
 
 
+def test_half_of_a_surrogate_pair_can_be_sent():
+    """As in a model's name that a server reported so."""
+    script = Script({"fine": 1})
+    asyncio.run(script.client().post("completions", {"model": "m\ud83d"}))
+    assert json.loads(script.requests[0].content) == {"model": "m?"}
+
+
 # ------------------------------------------------------------------------------------------------------- trying again
 
 BROKEN = [

@@ -37,6 +37,9 @@ Seeding = Literal["particle", "group", "none"]
 PROMPTS_PER_CALL = 256
 """Maximum number of prompts in one request."""
 
+MAX_TURN = 8192
+"""Tokens that a turn without a limit is expected to have at most: for the bound on the response, and its time."""
+
 ADAPTATIONS = 20
 """Maximum number of times that a request is changed after a refusal."""
 
@@ -208,7 +211,8 @@ class HTTPLanguageModel(ServedModel):
             body["stop"] = list(sampling.stops)
         if self.seeds != "none":
             body["seed"] = seed % self.profile.seed_below
-        turn: Turn = await self.client.post(wire.url, body, read=partial(read_turn, wire=wire))
+        read = partial(read_turn, wire=wire)
+        turn: Turn = await self.client.post(wire.url, body, read=read, num_tokens=sampling.max_tokens or MAX_TURN)
         return turn
 
     async def _process(self, pending: list[PendingStep]) -> None:
