@@ -49,6 +49,7 @@ def command(
         from motes.gateway.app import application
         from motes.gateway.config import Config, parse_config
         from motes.gateway.logs import to_stream
+        from motes.gateway.reloading import ConfigFile
         from motes.gateway.server import Server
     except ModuleNotFoundError as error:
         raise MissingExtraError("motes serve", "serve") from error
@@ -74,15 +75,17 @@ def command(
         settings = Config.bundled(**changes)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if check:
-        serve_check.check(open_models(settings, source), source)
+        serve_check.check(settings, open_models(settings, source), source)
         return
     with listen(settings.host, settings.port) as listener:
-        app = application(settings, open_models(settings, source))
+        watched = None if config is None else ConfigFile(config, changes)
+        app = application(settings, open_models(settings, source), watched)
         host, number = listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{number}"
         terminal.say_progress(f"motes serves {', '.join(settings.models)} at {address}/v1")
         to_stream()
-        Server(app).run(sockets=[listener])
+        reloading = app.state.gateway.reloading
+        Server(app, reload=None if reloading is None else reloading.reload).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -103,5 +106,5 @@ def key(name: Annotated[str, typer.Argument(help="Name of the key's owner in log
         raise MissingExtraError("motes key", "serve") from error
     secret, entry = Key.make(name)
     terminal.say(f"# the key, which is shown this once: {secret}")
-    for line in ("[[keys]]", f"name = {terminal.exact_json(entry.name)}", f'sha256 = "{entry.sha256}"'):
+    for line in ("[[keys]]", f"name = {terminal.exact_json(entry.name)}", f'sha256 = "{entry.sha256[0]}"'):
         terminal.say(line)

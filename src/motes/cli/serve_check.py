@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from motes.cli import terminal
@@ -11,10 +12,11 @@ from motes.errors import EngineError
 
 if TYPE_CHECKING:
     from motes.gateway.answering import Served
+    from motes.gateway.config import Config
 
 
-def check(models: Mapping[str, Served], source: str) -> None:
-    """Show the models, with a line for each model behind them.
+def check(config: Config, models: Mapping[str, Served], source: str) -> None:
+    """Show the models, with a line for each model behind them, and keys that have expired.
 
     Raises:
         EngineError: a server is out of reach.
@@ -31,6 +33,9 @@ def check(models: Mapping[str, Served], source: str) -> None:
             if (spec := getattr(settings, role)) is not None:
                 details = ", passed through" if settings.is_passed_through else _details(getattr(served, role))
                 terminal.say(f"  {role}: {spec}{details}")
+    for key in config.keys:
+        if key.expires is not None and key.expires < datetime.now(UTC):
+            terminal.note(f"the keys of {key.name!r} have expired")
     missing = asyncio.run(Readiness(models).missing())
     if missing:
         places = ", ".join(f"{name}: {' and '.join(roles)}" for name, roles in missing.items())

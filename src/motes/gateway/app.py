@@ -28,6 +28,7 @@ from motes.gateway import tracing
 from motes.gateway.admission import Admission, Caller
 from motes.gateway.answering import ParsedRequest, Served
 from motes.gateway.bodies import read_fields, read_json
+from motes.gateway.callers import Callers
 from motes.gateway.config import Config
 from motes.gateway.disconnects import unless_disconnected
 from motes.gateway.draining import Drain
@@ -39,6 +40,7 @@ from motes.gateway.options import chosen_options, find_model
 from motes.gateway.playground import html
 from motes.gateway.readiness import Readiness
 from motes.gateway.relay import Relay
+from motes.gateway.reloading import ConfigFile, Reloading
 from motes.gateway.replies import model_card, reply_to, response_body
 from motes.gateway.streaming import EventStream
 from motes.gateway.wire import ChatRequest, CompletionRequest, Request
@@ -57,9 +59,13 @@ PAGE_HEADERS = {"X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", 
 
 
 class Gateway:
-    """The state that requests share: the models, admission, callers and metrics."""
+    """The state that requests share: the models, admission, callers and metrics.
 
-    def __init__(self, config: Config, models: Mapping[str, Served]) -> None:
+    Args:
+        file: the file of the configuration, from which keys are read again.
+    """
+
+    def __init__(self, config: Config, models: Mapping[str, Served], file: ConfigFile | None = None) -> None:
         self.config, self.models = config, models
         self.gate = Admission(config.limits.particles, config.limits.waiting)
         self.drain = Drain(self.gate, config.limits.drain)
@@ -67,24 +73,21 @@ class Gateway:
         self.metrics.watch(models)
         self.readiness = Readiness(models)
         self.anyone = Caller("anyone", config.limits.waiting + config.limits.particles)
-        self._callers = {key.name: Caller(key.name, key.concurrency, key.requests_per_minute) for key in config.keys}
+        self.callers = Callers(config.keys)
+        self.reloading = None if file is None else Reloading(file, config, self.callers)
         self.started_at = int(time.time())
 
     def caller(self, headers: Headers) -> tuple[Caller, dict[str, Served]]:
         """The caller whose key is in the header `Authorization`, and the models that it may use.
 
         Raises:
-            RefusedError: the key is missing or unknown.
+            RefusedError: the key is missing, unknown or expired.
         """
-        if not self.config.keys:
+        if not self.callers.keys:
             return self.anyone, dict(self.models)
-        scheme, _, secret = headers.get("authorization", "").partition(" ")
-        key = self.config.key(secret.strip()) if scheme.lower() == "bearer" else None
-        if key is None:
-            message = "this API key is not known" if secret else "no API key: send it as `Authorization: Bearer KEY`"
-            raise RefusedError(message, status=401, code="invalid_api_key")
+        caller, key = self.callers.identify(headers.get("authorization", ""))
         allowed = self.models if key.models is None else key.models
-        return self._callers[key.name], {name: model for name, model in self.models.items() if name in allowed}
+        return caller, {name: model for name, model in self.models.items() if name in allowed}
 
     async def answer(self, http: HTTPRequest, kind: type[Request] | None) -> Response:
         """The response to a POST with this kind of body; None: only models that are passed through have the endpoint.
@@ -211,17 +214,21 @@ class Gateway:
         return result
 
 
-def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
-    """The gateway as an ASGI application."""
-    gateway = Gateway(config, models)
+def application(config: Config, models: Mapping[str, Served], file: ConfigFile | None = None) -> FastAPI:
+    """The gateway as an ASGI application. With a file, it watches the file and replaces the keys when these change."""
+    gateway = Gateway(config, models, file)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> Any:
+        watching = None if gateway.reloading is None else asyncio.create_task(gateway.reloading.watch())
         yield
         await gateway.drain.finish()
         for served in models.values():
             if isinstance(served.lm, Relay):
                 await served.lm.aclose()
+        if watching is not None:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
     app = FastAPI(
         title="motes", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None,

@@ -15,7 +15,6 @@ Upstream servers' keys stay in the environment, see `motes.transport`; the confi
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import re
 from collections.abc import Iterator, Mapping
@@ -35,7 +34,7 @@ from pydantic import (
 from motes import api, files, prompts
 from motes.core import Sampling, SamplingOptions
 from motes.errors import ConfigurationError
-from motes.gateway.keys import Key, digest, faults_between
+from motes.gateway.keys import Key, faults_between
 from motes.gateway.tables import (
     MAX_COUNT,
     FaultsError,
@@ -346,12 +345,6 @@ class Config(Part):
         """
         table, faults = _with_presets(files.read_toml(path), path.parent)
         return parse_config(cls, {**table, **changes}, str(path), faults)
-
-    def key(self, secret: str) -> Key | None:
-        """The entry of a secret, None if it has none. The secret is compared with every key, and in constant time."""
-        sha256 = digest(secret)
-        matches = [key for key in self.keys if hmac.compare_digest(key.sha256, sha256)]
-        return matches[-1] if matches else None
 
 
 def parse_config(
