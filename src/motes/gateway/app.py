@@ -20,6 +20,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
 from motes import api
 from motes.core import Record, Result, Trajectory, Usage
@@ -114,12 +115,13 @@ class Gateway:
         entry.endpoint = entry.endpoint if entry.endpoint in RELAYED else "/v1/…"
         deadline = served.settings.deadline
         async with contextlib.AsyncExitStack() as resources:
-            entering = resources.enter_async_context(self.gate.enter(caller, 1))
             try:
-                await unless_disconnected(asyncio.wait_for(entering, deadline), http.receive)
+                async with caller.quotas.reserved(1):
+                    entering = resources.enter_async_context(self.gate.enter(caller, 1))
+                    await unless_disconnected(asyncio.wait_for(entering, deadline), http.receive)
             except TimeoutError:
                 raise BusyError("the deadline passed while the request was waiting", deadline) from None
-            count = partial(self.metrics.count_usage, served.name)
+            count = partial(self._count, http.scope)
             responding = relay.respond(http, value, resources.pop_all(), deadline=deadline, count=count)
             try:
                 return await unless_disconnected(responding, http.receive)
@@ -135,11 +137,12 @@ class Gateway:
         """
         async with contextlib.AsyncExitStack() as resources:
             request = await unless_disconnected(self._admit(body, http, resources), http.receive)
+            solve = partial(self._solve, http.scope)
             if body.stream:
                 entry, heartbeat = http.scope["motes"], self.config.limits.heartbeat
                 writer = ChunkWriter(request)
-                return EventStream(request, writer, self._solve, entry, heartbeat, resources.pop_all())
-            result = await unless_disconnected(self._solve(request), http.receive)
+                return EventStream(request, writer, solve, entry, heartbeat, resources.pop_all())
+            result = await unless_disconnected(solve(request), http.receive)
             return JSONResponse(response_body(request, reply_to(request, result)))
 
     async def _admit(self, body: Request, http: HTTPRequest, resources: contextlib.AsyncExitStack) -> ParsedRequest:
@@ -171,8 +174,9 @@ class Gateway:
         arrival = clock()
         try:
             with tracing.span("wait for room"):
-                entering = resources.enter_async_context(self.gate.enter(caller, entry.particles))
-                await asyncio.wait_for(entering, request.deadline)
+                async with caller.quotas.reserved(entry.particles):
+                    entering = resources.enter_async_context(self.gate.enter(caller, entry.particles))
+                    await asyncio.wait_for(entering, request.deadline)
         except TimeoutError:
             raise BusyError("the deadline passed while the request was waiting", request.deadline) from None
         waited = clock() - arrival
@@ -180,7 +184,11 @@ class Gateway:
         return replace(request, deadline=max(request.deadline - waited, 1e-3))
 
     async def _solve(
-        self, request: ParsedRequest, observe: Observer | None = None, on_progress: ProgressCallback | None = None
+        self,
+        scope: Scope,
+        request: ParsedRequest,
+        observe: Observer | None = None,
+        on_progress: ProgressCallback | None = None,
     ) -> Result:
         """Run a request, and count its usage after each round, so that a cancelled run's rounds are counted, too."""
         name, counted = request.served.name, Usage()
@@ -190,6 +198,7 @@ class Gateway:
             nonlocal counted
             self.metrics.count_round(name, record)
             tracing.note_round(record)
+            self._count(scope, record.usage)
             counted += record.usage
             dropped.update(t for t in record.trajectories if t.error is not None)
             if observe is not None:
@@ -208,10 +217,16 @@ class Gateway:
             raise
         finally:
             if result is not None:
-                self.metrics.count_usage(name, result.usage - counted)
+                self._count(scope, result.usage - counted)
                 dropped.update(t for t in result.trajectories if t.error is not None)
             self.metrics.count_dropped(name, len(dropped))
         return result
+
+    def _count(self, scope: Scope, usage: Usage) -> None:
+        """Count the usage of a request, in the metrics and in the quotas of its caller."""
+        entry, (caller, _) = scope["motes"], scope["motes.caller"]
+        self.metrics.count_usage(entry.model, caller.name, usage)
+        caller.quotas.charge(usage.generated_tokens + usage.prefill_tokens)
 
 
 def application(config: Config, models: Mapping[str, Served], file: ConfigFile | None = None) -> FastAPI:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from motes.gateway.admission import Caller
 from motes.gateway.errors import RefusedError
 from motes.gateway.keys import Key, find_key
+from motes.gateway.quotas import Counters, LocalCounters, Quotas
 
 
 class Callers:
@@ -15,11 +17,14 @@ class Callers:
 
     Args:
         keys: the entries of the configuration.
-        now: returns the time, in UTC.
+        clock: returns the time in seconds since 1970.
+        counters: of the callers' quotas.
     """
 
-    def __init__(self, keys: Sequence[Key], now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self._now = now
+    def __init__(
+        self, keys: Sequence[Key], clock: Callable[[], float] = time.time, counters: Counters | None = None
+    ) -> None:
+        self._clock, self._counters = clock, counters or LocalCounters()
         self._keys: tuple[Key, ...] = ()
         self._callers: dict[str, Caller] = {}
         self.replace(keys)
@@ -35,9 +40,13 @@ class Callers:
         callers = {}
         for key in keys:
             caller = self._callers.get(key.name) or Caller(key.name, key.concurrency)
-            caller.concurrency, caller.per_minute = key.concurrency, key.requests_per_minute
+            caller.concurrency = key.concurrency
+            caller.quotas = Quotas(key.name, key.quotas(), self._counters, self._clock)
             callers[key.name] = caller
         self._keys, self._callers = tuple(keys), callers
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
 
     def identify(self, authorization: str) -> tuple[Caller, Key]:
         """The caller whose key is in the value of a header `Authorization`, and the entry of its key.

@@ -78,6 +78,9 @@ class Entrance:
                 headers = [*message["headers"], (b"x-request-id", entry.request.encode())]
                 if ignored := scope.get("motes.ignored"):
                     headers.append((b"x-motes-ignored", header_list(ignored)))
+                if "motes.caller" in scope:
+                    state = await scope["motes.caller"][0].quotas.headers()
+                    headers += [(name.encode(), value.encode()) for name, value in state.items()]
                 message = {**message, "headers": headers}
             await send(message)
 

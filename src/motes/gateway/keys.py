@@ -16,10 +16,11 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from motes.gateway.quotas import DAY, MINUTE, Kind, Quota
 from motes.gateway.tables import Name, Part, Positive, Texts, place, valid_or_none
 
 
@@ -41,6 +42,7 @@ Digests = Annotated[
     Field(strict=False, min_length=1),
     BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
 ]
+Amount = Annotated[int, Field(ge=1, le=10**12)]
 Moment = Annotated[datetime, BeforeValidator(_as_moment)]
 
 
@@ -52,7 +54,8 @@ class Key(Part):
         sha256: the hashes of its keys, in hexadecimal digits; a file may have a single one.
         expires: the moment after which the keys are refused; None: never.
         concurrency: maximum number of requests in flight or waiting.
-        requests_per_minute: maximum rate of new requests; None: no limit.
+        requests_per_minute, tokens_per_minute, tokens_per_day, particles_per_minute, particles_per_day: quotas, see
+            `motes.gateway.quotas`; None: no limit.
         models: virtual models that the keys give access to; None: all.
     """
 
@@ -60,7 +63,11 @@ class Key(Part):
     sha256: Digests
     expires: Moment | None = None
     concurrency: Positive = 64
-    requests_per_minute: Positive | None = None
+    requests_per_minute: Amount | None = None
+    tokens_per_minute: Amount | None = None
+    tokens_per_day: Amount | None = None
+    particles_per_minute: Amount | None = None
+    particles_per_day: Amount | None = None
     models: Texts | None = None
 
     @field_validator("sha256")
@@ -71,6 +78,15 @@ class Key(Part):
         if len(set(digests)) < len(digests):
             raise ValueError("has the same digest twice")
         return digests
+
+    def quotas(self) -> list[Quota]:
+        """The quotas that the entry sets."""
+        quotas = []
+        for kind in get_args(Kind):
+            for period, name in ((MINUTE, "minute"), (DAY, "day")):
+                if (amount := getattr(self, f"{kind}_per_{name}", None)) is not None:
+                    quotas.append(Quota(kind, period, amount))
+        return quotas
 
     @classmethod
     def make(cls, name: str) -> tuple[str, Key]:

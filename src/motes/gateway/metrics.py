@@ -46,7 +46,9 @@ class Metrics:
         to_end, to_room = "From a request's arrival to its end.", "From a request's arrival until there was room."
         self._seconds = Histogram("motes_request_seconds", to_end, buckets=SECONDS, **by_model)
         self.waited = Histogram("motes_wait_seconds", to_room, buckets=SECONDS, **by_model)
-        self._tokens = Counter("motes_tokens", "Tokens, all particles.", ("model", "role", "kind"), registry=registry)
+        self._tokens = Counter(
+            "motes_tokens", "Tokens, all particles.", ("model", "caller", "role", "kind"), registry=registry
+        )
         self._rounds = Counter("motes_rounds", "Rounds of populations.", **by_model)
         self._resamplings = Counter("motes_resamplings", "Rounds that began with resampling.", **by_model)
         self._ess = Histogram("motes_ess_share", "ESS over particles, each round.", buckets=SHARES, **by_model)
@@ -96,8 +98,7 @@ class Metrics:
         self._rounds.labels(model).inc()
         self._resamplings.labels(model).inc(record.resampled)
         self._ess.labels(model).observe(record.ess / len(record.trajectories))
-        self.count_usage(model, record.usage)
 
-    def count_usage(self, model: str, usage: Usage) -> None:
+    def count_usage(self, model: str, caller: str, usage: Usage) -> None:
         for (role, kind), count in KINDS.items():
-            self._tokens.labels(model, role, kind).inc(count(usage))
+            self._tokens.labels(model, caller, role, kind).inc(count(usage))
