@@ -13,8 +13,9 @@ from engines import VLLM, LlamaCpp, on_a_socket
 from motes.cli import main
 from motes.errors import ConfigurationError, EngineError, UnreachableError
 from motes.gateway.answering import open_models
-from motes.gateway.config import Config, Limits, SamplingTable, VirtualModel
+from motes.gateway.config import Config, Limits
 from motes.gateway.keys import Key, digest, find_key
+from motes.gateway.virtual import SamplingTable, VirtualModel
 from motes.lab import method_from_spec
 
 SMALLEST = '[models.math]\nlm = "tiny"\nreward = "tiny"\n'

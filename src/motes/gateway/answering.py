@@ -13,11 +13,12 @@ from typing import Any
 from motes import api
 from motes.core import STOPS, Problem, Result, Sampling, Trajectory
 from motes.errors import ConfigurationError, EngineError, MotesError, NoParticlesError
-from motes.gateway.config import Config, VirtualModel
+from motes.gateway.config import Config
 from motes.gateway.errors import RefusedError
 from motes.gateway.relay import Relay, open_relay
 from motes.gateway.tables import place
 from motes.gateway.turns import Format, TurnModel
+from motes.gateway.virtual import VirtualModel
 from motes.gateway.wire import ChatRequest, MotesOptions, Request
 from motes.lab.run.method_spec import draws_independently, method_from_spec
 from motes.methods.limits import Limits
