@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from motes import api
 from motes.core import Record, Result, Trajectory, Usage
@@ -112,6 +113,7 @@ class Gateway:
         caller, _ = http.scope["motes.caller"]
         entry: RequestLog = http.scope["motes"]
         entry.caller, entry.model, entry.particles = caller.name, served.name, 1
+        entry.method, entry.stream = "none", value.get("stream") is True
         entry.endpoint = entry.endpoint if entry.endpoint in RELAYED else "/v1/…"
         deadline = served.settings.deadline
         async with contextlib.AsyncExitStack() as resources:
@@ -156,7 +158,7 @@ class Gateway:
         caller: Caller
         allowed: dict[str, Served]
         caller, allowed = http.scope["motes.caller"]
-        entry.caller = caller.name
+        entry.caller, entry.stream = caller.name, bool(body.stream)
         served, in_name = find_model(allowed, body.model)
         entry.model = served.name
         # 2) the request
@@ -168,7 +170,7 @@ class Gateway:
         options = chosen_options(body.motes, http.headers, in_name)
         request = served.parse(body, options, strict=self.config.strict)
         http.scope["motes.ignored"] = [*http.scope["motes.ignored"], *request.ignored]
-        entry.particles = request.method.budget
+        entry.method, entry.particles = request.spec, request.method.budget
         # 3) room
         clock = asyncio.get_running_loop().time
         arrival = clock()
@@ -217,14 +219,16 @@ class Gateway:
             raise
         finally:
             if result is not None:
+                scope["motes"].stopped = result.stopped
                 self._count(scope, result.usage - counted)
                 dropped.update(t for t in result.trajectories if t.error is not None)
             self.metrics.count_dropped(name, len(dropped))
         return result
 
     def _count(self, scope: Scope, usage: Usage) -> None:
-        """Count the usage of a request, in the metrics and in the quotas of its caller."""
+        """Count the usage of a request: in the log, in the metrics, and in the quotas of its caller."""
         entry, (caller, _) = scope["motes"], scope["motes.caller"]
+        entry.usage += usage
         self.metrics.count_usage(entry.model, caller.name, usage)
         caller.quotas.charge(usage.generated_tokens + usage.prefill_tokens)
 
@@ -268,6 +272,8 @@ def application(config: Config, models: Mapping[str, Served], file: ConfigFile |
             expose_headers=["*"],
             max_age=600,
         )
+    if config.trusted_proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(config.trusted_proxies))
 
     if config.playground:
 
@@ -342,5 +348,7 @@ def _describe_bodies(description: dict[str, Any], kinds: Mapping[str, type[BaseM
 
 
 async def _respond_to_error(http: HTTPRequest, error: Exception) -> Response:
-    status, body, headers = response_to_error(error, http.scope["motes"].request)
+    entry: RequestLog = http.scope["motes"]
+    status, body, headers = response_to_error(error, entry.request)
+    entry.note_error(body)
     return JSONResponse(body, status, headers)

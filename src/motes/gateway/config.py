@@ -74,6 +74,8 @@ class Config(Part):
             which needs keys.
         strict: whether a request with a field that has no effect is refused; otherwise the field is left out, and the
             response's header X-Motes-Ignored names it.
+        trusted_proxies: addresses or networks of proxies whose header X-Forwarded-For names the client in logs; by
+            default none.
         models: the virtual models, by the name that clients use.
         keys: the API keys; without keys everybody on this machine has access.
         limits: see `Limits`.
@@ -85,9 +87,17 @@ class Config(Part):
     playground: bool = True
     cors: Texts = ()
     strict: bool = False
+    trusted_proxies: Texts = ()
     models: Annotated[Mapping[Name, VirtualModel], Field(min_length=1)]
     keys: Annotated[tuple[Key, ...], Field(strict=False)] = ()
     limits: Limits = Limits()
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in proxies:
+            ipaddress.ip_network(proxy)
+        return proxies
 
     @field_validator("host")
     @classmethod
