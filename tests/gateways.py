@@ -15,6 +15,7 @@ import worlds
 from motes.gateway.answering import Served, open_models
 from motes.gateway.app import application
 from motes.gateway.config import Config
+from motes.gateway.reloading import ConfigFile
 from motes.gateway.server import Server
 
 MODEL = {
@@ -54,16 +55,20 @@ class Stepwise(worlds.StoryLanguageModel):
         return await super().extend(trajectories, sampling, seeds)
 
 
-def over(lm: worlds.StoryLanguageModel, **changes: object) -> contextlib.AbstractContextManager[httpx2.Client]:
+def over(
+    lm: worlds.StoryLanguageModel, told: Config | None = None, file: ConfigFile | None = None, **changes: object
+) -> contextlib.AbstractContextManager[httpx2.Client]:
     """A gateway over another language model."""
-    told = config(**changes)
-    return gateway(told, {name: dataclasses.replace(model, lm=lm) for name, model in open_models(told).items()})
+    told = config(**changes) if told is None else told
+    return gateway(told, {name: dataclasses.replace(model, lm=lm) for name, model in open_models(told).items()}, file)
 
 
 @contextlib.contextmanager
-def gateway(told: Config, models: Mapping[str, Served] | None = None) -> Iterator[httpx2.Client]:
+def gateway(
+    told: Config, models: Mapping[str, Served] | None = None, file: ConfigFile | None = None
+) -> Iterator[httpx2.Client]:
     """A client of a gateway of that configuration."""
-    app = application(told, open_models(told) if models is None else models)
+    app = application(told, open_models(told) if models is None else models, file)
     listening = socket.create_server(("127.0.0.1", 0))
     server = Server(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

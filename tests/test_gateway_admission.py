@@ -279,33 +279,6 @@ def test_requests_at_once():
     run(test)
 
 
-def test_requests_a_minute_come_back_evenly():
-    async def test() -> None:
-        clock = Clock()
-        gate, caller = Admission(10, 10, clock), Caller("a", 10, per_minute=30)
-
-        async def ask() -> None:
-            async with gate.enter(caller, 1):
-                pass
-
-        for _ in range(30):
-            await ask()
-        with pytest.raises(BusyError, match="more than 30 requests a minute") as caught:
-            await ask()
-        assert caught.value.retry_after == pytest.approx(2.0)
-        clock.now += 2.0
-        await ask()
-        with pytest.raises(BusyError):
-            await ask()
-        clock.now += 1e6
-        for _ in range(30):
-            await ask()
-        with pytest.raises(BusyError):
-            await ask()
-
-    run(test)
-
-
 def test_closing_turns_the_waiting_away_and_lets_the_others_finish():
     async def test() -> None:
         gate, started = Admission(1, 10), []

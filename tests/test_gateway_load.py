@@ -165,7 +165,7 @@ def counted(gateway: Server) -> Counter[str]:
         name, _, value = line.rpartition(" ")
         for pattern in (
             r'motes_requests_total\{.*status="(\d+)"',
-            r'motes_tokens_total\{kind="(\w+)"',
+            r'motes_tokens_total\{.*kind="(\w+)"',
             r"(motes_\w+_in_flight|\w+_waiting)$",
         ):
             if hit := re.match(pattern, name):

@@ -100,7 +100,7 @@ def test_every_endpoint_is_passed_through(path: str):
         assert_counted(client, endpoint, 200)
         registry = client.gateway.metrics.registry
         assert registry.get_sample_value(
-            "motes_tokens_total", {"model": "raw", "role": "language model", "kind": "generated"}
+            "motes_tokens_total", {"model": "raw", "caller": "anyone", "role": "language model", "kind": "generated"}
         ) == 4  # fmt: skip
         assert client.gateway.gate.in_flight == 0
 
@@ -132,7 +132,7 @@ def test_streams_are_passed_through(size: int):
         assert got.headers["content-type"].startswith("text/event-stream")
         assert got.text == "".join(events).replace('"model": "meta/Llama-3"', '"model": "raw"')
         assert client.gateway.metrics.registry.get_sample_value(
-            "motes_tokens_total", {"model": "raw", "role": "language model", "kind": "prefill"}
+            "motes_tokens_total", {"model": "raw", "caller": "anyone", "role": "language model", "kind": "prefill"}
         ) == 6  # fmt: skip
         assert pieces.closed.wait(10)
 

@@ -20,6 +20,7 @@ import pytest
 
 from motes.cli import main
 from motes.gateway.config import Config
+from motes.gateway.keys import find_key
 
 MODELS = ["--model", "worlds:language_model", "--reward", "worlds:reward_model", "--task", "arithmetic"]
 
@@ -101,7 +102,7 @@ def test_a_key_is_made_for_the_file(tmp_path, capsys):
     told = capsys.readouterr().out
     secret = re.search(r"motes-\S+", told)[0]
     config = Config.bundled(keys=tomllib.loads(told)["keys"])
-    assert config.key(secret).name == 'team "a"'
+    assert find_key(config.keys, secret).name == 'team "a"'
 
 
 @pytest.mark.parametrize(

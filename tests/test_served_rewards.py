@@ -15,7 +15,7 @@ import pytest
 
 import motes
 from checkpoints import TAG
-from engines import VLLM, Ollama, on_a_socket
+from engines import VLLM, Engine, LlamaCpp, Ollama, on_a_socket
 from failures import unwrapped
 from motes import ParticleFilter, Problem, Sampling, Step, Trajectory
 from motes.cli import main as command_line
@@ -547,11 +547,31 @@ def test_the_family_is_found_or_asked_for(folders: dict[str, Path], tmp_path: Pa
     mine.mkdir()
     PUBLISHED["versaprm"].write(mine)
     engine = VLLMNext(Served(mine, "versaprm"))
-    with pytest.raises(ConfigurationError, match=r"cannot tell .*'tiny' .*'…#tiny\?format=NAME'; known are qwen"):
+    with pytest.raises(ConfigurationError, match=r"no reward model.*'tiny'.* '…#tiny\?format=NAME'; known are qwen"):
         opened(engine)
     assert opened(engine, format="versaprm").format.family.name == "versaprm"
     with pytest.raises(UnknownNameError, match="did you mean 'versaprm'"):
         opened(engine, format="versaprn")
+
+
+@pytest.mark.parametrize("kind", [VLLM, LlamaCpp, Ollama])
+def test_a_language_model_is_said_to_be_no_reward_model(kind: type[Engine], monkeypatch: pytest.MonkeyPatch):
+    """Before anything is loaded by the name that the server states: the hub would be asked for it, in vain."""
+
+    def refuse(path: str) -> None:
+        raise AssertionError(f"{path} was asked for")
+
+    monkeypatch.setattr(model, "checkpoint_config", refuse)
+    monkeypatch.setattr(model.Vocabulary, "load", refuse)
+    engine = kind()
+    entry = {**engine.v1_models({})["data"][0], "root": "Qwen/Qwen2.5-Math-1.5B-Instruct"}
+    engine.v1_models = lambda body: {"data": [entry]}  # type: ignore[method-assign]
+    with on_a_socket(engine) as url:
+        with pytest.raises(ConfigurationError, match=rf"'{url}' is no reward model.* generate text.*\?format=NAME"):
+            motes.reward_model(url)
+        if kind is VLLM:
+            with pytest.raises(ConfigurationError, match=rf"'{url}' is served as no reward model: start the server as"):
+                motes.reward_model(url, format="qwen")
 
 
 @pytest.mark.parametrize("family", ["skywork", "qwen"])

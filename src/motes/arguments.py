@@ -16,6 +16,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import parse_qsl
 
 import numpy as np
 
@@ -86,6 +87,23 @@ def instance_of(name: str, value: Any, protocol: Any, example: str) -> Any:
     if isinstance(value, protocol) and not isinstance(value, type):
         return value
     raise ConfigurationError(f"{name} must be {example} or another {protocol.__name__}, not {_short_repr(value)}")
+
+
+def parse_options(query: str) -> dict[str, str]:
+    """The options after the question mark of a spec, as in `tiny?device=cpu&prefix=whole`.
+
+    Raises:
+        ConfigurationError: an option has no value, or occurs twice. The message does not quote the query, which may
+            contain a part of a password.
+    """
+    options: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if not name or not value:
+            raise ConfigurationError("an option after `?` has no value: write ?NAME=VALUE, or ?NAME=VALUE&NAME=VALUE")
+        if name in options:
+            raise ConfigurationError(f"the option {name!r} is given twice: give it once")
+        options[name] = value
+    return options
 
 
 @functools.cache

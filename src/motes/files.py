@@ -184,5 +184,7 @@ def read_toml(path: Path, name: str | None = None) -> dict[str, Any]:
         return tomllib.loads(read_any_text(path))
     except (OSError, UnicodeError) as error:
         raise UnreadableFileError(path, error) from error
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError as error:
+        raise ConfigurationError(f"{name or path} is nested too deeply") from error
+    except ValueError as error:  # TOMLDecodeError, or Python's own for a number of thousands of digits or a wrong date
         raise ConfigurationError(f"{name or path} is not TOML: {error}") from error

@@ -12,11 +12,9 @@ import sys
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
 
-from motes.arguments import fit, instance_of
+from motes.arguments import fit, instance_of, parse_options
 from motes.errors import ConfigurationError, MissingExtraError, UnknownNameError, closest
 from motes.models.fleet import Fleet
 from motes.protocols import AnswerRule, LanguageModel, RewardModel, Task
@@ -46,9 +44,7 @@ def language_model(spec: str | Sequence[str] | LanguageModel, **options: Any) ->
     """
     model: LanguageModel
     if isinstance(spec, str):
-        local = ("motes.models.local", "LocalLanguageModel", "local")
-        served = ("motes.models.served", "HTTPLanguageModel", "http")
-        model = _open("lm", *parse_spec(spec, options), local, served)
+        model = _open("lm", *parse_spec(spec, options))
     elif isinstance(spec, (list, tuple)):
         specs = [fit("lm", each, str) for each in spec]
         if others := [each for each in specs if not is_address(each)]:
@@ -88,13 +84,48 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
         return CalibratedReward(reward_model(spec, **options), loaded)
     if spec.startswith("judge:"):
         return _open_judge(spec.removeprefix("judge:"), options)
-    local = ("motes.rewards.prm", "LocalPRM", "local")
-    served = ("motes.rewards.served.model", "ServedPRM", "http,tokenizer")
-    opened: RewardModel = _open("prm", spec, options, local, served)
+    opened: RewardModel = _open("prm", spec, options)
     return opened
 
 
+def check_spec(role: str, spec: str) -> None:
+    """Check the spec of a language model (`role` "lm") or a reward model ("prm") as far as that is possible without
+    opening the model: its form, and for a server the address and the options of the connection.
+
+    Raises:
+        ConfigurationError, MissingExtraError: see `language_model` and `reward_model`.
+    """
+    name, options = parse_spec(spec, {})
+    if role == "prm":
+        options.pop("calibration", None)
+        if name.startswith("judge:"):
+            judges = _select_parameters(Judge, options)
+            options = {option: value for option, value in options.items() if option not in judges}
+            role, name = "lm", name.removeprefix("judge:")
+    if _names_attribute(name):
+        return
+    if not is_address(name):
+        _local_path(name, role)
+        return
+    _engine(role, name, options)
+    from motes.transport import Address, Client
+
+    Client.open(Address.parse(name), **_select_parameters(Client.open, options))
+
+
 ROLES: Mapping[str, tuple[str, type]] = {"lm": ("language model", LanguageModel), "prm": ("reward model", RewardModel)}
+
+ENGINES: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
+    "lm": {
+        "local": ("motes.models.local", "LocalLanguageModel", "local"),
+        "served": ("motes.models.served", "HTTPLanguageModel", "http"),
+    },
+    "prm": {
+        "local": ("motes.rewards.prm", "LocalPRM", "local"),
+        "served": ("motes.rewards.served.model", "ServedPRM", "http,tokenizer"),
+    },
+}
+"""The engines by role, for checkpoints and for servers: a module, a class, and the extra that it needs."""
 
 
 def _open_member(spec: str, options: Mapping[str, Any]) -> LanguageModel:
@@ -108,17 +139,18 @@ def is_address(spec: str) -> bool:
     return spec.lower().startswith(("http://", "https://"))
 
 
-def _open(
-    role: str, spec: str, options: Mapping[str, Any], local: tuple[str, str, str], served: tuple[str, str, str]
-) -> Any:
-    """Make the user's own model, or check the names of the options and open a model by an engine. `local` and `served`
-    are the engines for checkpoints and servers: a module, a class, and the extra that it needs."""
-    noun, protocol = ROLES[role]
+def _open(role: str, spec: str, options: Mapping[str, Any]) -> Any:
+    """Make the user's own model, or open a model by an engine."""
     if _names_attribute(spec):
-        return _make_own(spec, protocol, options)
-    is_served = is_address(spec)
-    path = spec if is_served else _local_path(spec, role)
-    module, name, extra = served if is_served else local
+        return _make_own(spec, ROLES[role][1], options)
+    path = spec if is_address(spec) else _local_path(spec, role)
+    return _engine(role, spec, options).open(path, **options)
+
+
+def _engine(role: str, spec: str, options: Mapping[str, Any]) -> Any:
+    """The engine for a checkpoint or a server, which has options of these names."""
+    noun = ROLES[role][0]
+    module, name, extra = ENGINES[role]["served" if is_address(spec) else "local"]
     try:
         engine = getattr(importlib.import_module(module), name)
     except ImportError as error:
@@ -135,7 +167,7 @@ def _open(
     for option in options:
         if option not in known:
             raise UnknownNameError("option", option, known)
-    return engine.open(path, **options)
+    return engine
 
 
 def serves_rewards(spec: str, **options: Any) -> bool:
@@ -229,12 +261,12 @@ def _open_judge(lm: str, options: Mapping[str, Any]) -> Judge:
 def parse_spec(spec: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The name in a spec and all options; those in `options` override those in the spec."""
     name, _, query = spec.strip().partition("?")
-    return name, {**{key: _parse_value(text) for key, text in parse_qsl(query)}, **options}
+    return name, {**{key: _parse_value(text) for key, text in parse_options(query).items()}, **options}
 
 
 def _parse_value(text: str) -> int | float | str:
-    """The value of an option: a number if the text is one."""
-    if text.isascii() and text.isdigit():
+    """The value of an option: a number if the text is one. Python does not convert texts of thousands of digits."""
+    if text.isascii() and text.isdigit() and len(text) < 100:
         return int(text)
     return float(text) if re.fullmatch(r"[0-9]*\.[0-9]+|[0-9]+\.", text) else text
 
@@ -252,7 +284,7 @@ def _local_path(spec: str, role: str) -> str:
     scheme, _, rest = spec.partition(":")
     if scheme == "hf" and rest:
         return rest
-    is_path = spec != "" and (Path(spec).exists() or re.fullmatch(r"[\w.-]+/[\w.-]+", spec) is not None)
+    is_path = spec != "" and (os.path.exists(spec) or re.fullmatch(r"[\w.-]+/[\w.-]+", spec) is not None)
     suggestion = f"hf:{spec}" if is_path else closest(spec, ("tiny",))
     hint = f"did you mean {suggestion!r}? " if suggestion else ""
     raise ConfigurationError(

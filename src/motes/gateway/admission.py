@@ -1,4 +1,4 @@
-"""Admission of requests: a limit on particles in flight, shared fairly between callers, and limits for each caller.
+"""Admission of requests: a limit on particles in flight, shared fairly between callers, and on each caller's requests.
 
 Each caller has a queue. The next request comes from the caller that has received the fewest particles since it began
 to wait (start-time fair queueing: Goyal, Vin, Cheng 1996), so that a request does not wait for all requests of a caller
@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from motes.gateway.errors import BusyError
+from motes.gateway.quotas import Quotas
 
 
 @dataclass(eq=False)
@@ -25,32 +25,15 @@ class Caller:
 
     Args:
         concurrency: maximum number of requests in flight or waiting.
-        per_minute: maximum number of new requests per minute; None: no limit.
+        quotas: see `motes.gateway.quotas`.
     """
 
     name: str
     concurrency: int
-    per_minute: int | None = None
+    quotas: Quotas = field(default_factory=Quotas)
     present: int = 0  # requests in flight or waiting
-    allowance: float = 0.0  # number of requests that it may make now
-    refilled: float = -math.inf  # time at which the allowance was refilled; it is full at the first request
     virtual_end: float = 0.0  # virtual time at which the admitted requests end, see `Admission`
     queue: dict[asyncio.Future[None], int] = field(default_factory=dict)  # particles of waiting requests, by arrival
-
-    def take(self, now: float) -> None:
-        """Use up one request of the caller's rate, whose allowance refills evenly.
-
-        Raises:
-            BusyError: the allowance is used up.
-        """
-        if self.per_minute is None:
-            return
-        rate = self.per_minute / 60
-        self.allowance = min(self.per_minute, self.allowance + (now - self.refilled) * rate)
-        self.refilled = now
-        if self.allowance < 1:
-            raise BusyError(f"more than {self.per_minute} requests a minute", (1 - self.allowance) / rate)
-        self.allowance -= 1
 
 
 class Admission:
@@ -84,8 +67,7 @@ class Admission:
         """Wait until `particles` particles have room, and hold the room during the context.
 
         Raises:
-            BusyError: the caller has too many requests at once or within a minute, too many requests wait, or the
-                gateway is closing.
+            BusyError: the caller has too many requests at once, too many requests wait, or the gateway is closing.
         """
         if self._closed:
             raise BusyError("shutting down", 1.0, closing=True)
@@ -94,7 +76,6 @@ class Admission:
         must_wait = bool(self._waiting_callers) or self.in_flight + particles > self._max_particles
         if must_wait and self.in_queue >= self._max_waiting:
             raise BusyError(f"{self.in_queue} requests are waiting already", self._expected_wait())
-        caller.take(self._clock())
         caller.present += 1
         try:
             await self._wait_for_room(caller, particles)

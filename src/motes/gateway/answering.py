@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import partial
 from typing import Any
 
 from motes import api
 from motes.core import STOPS, Problem, Result, Sampling, Trajectory
-from motes.errors import ConfigurationError, NoParticlesError
-from motes.gateway.config import Config, VirtualModel
+from motes.errors import ConfigurationError, EngineError, MotesError, NoParticlesError
+from motes.gateway.config import Config
 from motes.gateway.errors import RefusedError
 from motes.gateway.relay import Relay, open_relay
+from motes.gateway.tables import place
 from motes.gateway.turns import Format, TurnModel
+from motes.gateway.virtual import VirtualModel
 from motes.gateway.wire import ChatRequest, MotesOptions, Request
 from motes.lab.run.method_spec import draws_independently, method_from_spec
 from motes.methods.limits import Limits
@@ -208,23 +210,59 @@ class ParsedRequest:
         raise RefusedError(NO_ANSWER, status=504, code="deadline")
 
 
-def open_models(config: Config) -> Mapping[str, Served]:
+OPENERS: Mapping[str, Callable[[str], Any]] = {
+    "lm": api.language_model,
+    "reward": api.reward_model,
+    "outcome_reward": api.reward_model,
+}
+"""The functions that open the models that a virtual model's settings name, by the setting."""
+
+
+def open_models(config: Config, source: str = "the configuration") -> Mapping[str, Served]:
     """Open the models behind the virtual models, each of them once, so that all requests share its batches.
 
+    Args:
+        source: the configuration's origin, for messages.
+
     Raises:
-        ConfigurationError, ServerError: a model cannot be opened; the message names it.
+        ConfigurationError, EngineError: some models cannot be opened; the message names each with its places. It is an
+            EngineError unless all faults are the configuration's.
     """
-    open_lm, open_reward = cache(api.language_model), cache(api.reward_model)
+    wanted: dict[tuple[str, str], tuple[Callable[[str], Any], str]] = {}
+    for name, settings in config.models.items():
+        for field, open_model in OPENERS.items():
+            if (spec := getattr(settings, field)) is not None:
+                is_relay = field == "lm" and settings.is_passed_through
+                wanted[name, field] = partial(open_relay, name) if is_relay else open_model, spec
+    opened: dict[Any, Any] = {}
+    failures: dict[str, MotesError] = {}
+    for key in dict.fromkeys(wanted.values()):
+        where = ", ".join(place("models", *path) for path, other in wanted.items() if other == key)
+        open_model, spec = key
+        try:
+            opened[key] = open_model(spec)
+        except MotesError as error:
+            failures[where] = error
+        except Exception as error:  # of the user's own code
+            error.add_note(f"This happened when motes opened {where} of {source}.")
+            raise
+    if failures:
+        errors = list(failures.values())
+        kind = ConfigurationError if all(isinstance(error, ConfigurationError) for error in errors) else EngineError
+        message = "; ".join(f"{where}: {error}" for where, error in failures.items())
+        raise kind(f"{source}: {message}") from errors[0]
+
+    def upstreams(name: str) -> dict[str, Any]:
+        return {field: opened.get(wanted.get((name, field))) for field in OPENERS}
+
     return {
         name: Served(
             name,
             settings,
-            lm=open_relay(name, settings.lm) if settings.is_passed_through else open_lm(settings.lm),
-            reward=None if settings.reward is None else open_reward(settings.reward),
-            outcome_reward=None if settings.outcome_reward is None else open_reward(settings.outcome_reward),
             prompt=settings.open_prompt(),
             rule=settings.answer_rule(),
             sampling=settings.default_sampling(),
+            **upstreams(name),
         )
         for name, settings in config.models.items()
     }

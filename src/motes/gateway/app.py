@@ -20,6 +20,8 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
+from starlette.types import Scope
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from motes import api
 from motes.core import Record, Result, Trajectory, Usage
@@ -28,6 +30,7 @@ from motes.gateway import tracing
 from motes.gateway.admission import Admission, Caller
 from motes.gateway.answering import ParsedRequest, Served
 from motes.gateway.bodies import read_fields, read_json
+from motes.gateway.callers import Callers
 from motes.gateway.config import Config
 from motes.gateway.disconnects import unless_disconnected
 from motes.gateway.draining import Drain
@@ -39,6 +42,7 @@ from motes.gateway.options import chosen_options, find_model
 from motes.gateway.playground import html
 from motes.gateway.readiness import Readiness
 from motes.gateway.relay import Relay
+from motes.gateway.reloading import ConfigFile, Reloading
 from motes.gateway.replies import model_card, reply_to, response_body
 from motes.gateway.streaming import EventStream
 from motes.gateway.wire import ChatRequest, CompletionRequest, Request
@@ -57,9 +61,13 @@ PAGE_HEADERS = {"X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", 
 
 
 class Gateway:
-    """The state that requests share: the models, admission, callers and metrics."""
+    """The state that requests share: the models, admission, callers and metrics.
 
-    def __init__(self, config: Config, models: Mapping[str, Served]) -> None:
+    Args:
+        file: the file of the configuration, from which keys are read again.
+    """
+
+    def __init__(self, config: Config, models: Mapping[str, Served], file: ConfigFile | None = None) -> None:
         self.config, self.models = config, models
         self.gate = Admission(config.limits.particles, config.limits.waiting)
         self.drain = Drain(self.gate, config.limits.drain)
@@ -67,24 +75,21 @@ class Gateway:
         self.metrics.watch(models)
         self.readiness = Readiness(models)
         self.anyone = Caller("anyone", config.limits.waiting + config.limits.particles)
-        self._callers = {key.name: Caller(key.name, key.concurrency, key.requests_per_minute) for key in config.keys}
+        self.callers = Callers(config.keys)
+        self.reloading = None if file is None else Reloading(file, config, self.callers)
         self.started_at = int(time.time())
 
     def caller(self, headers: Headers) -> tuple[Caller, dict[str, Served]]:
         """The caller whose key is in the header `Authorization`, and the models that it may use.
 
         Raises:
-            RefusedError: the key is missing or unknown.
+            RefusedError: the key is missing, unknown or expired.
         """
-        if not self.config.keys:
+        if not self.callers.keys:
             return self.anyone, dict(self.models)
-        scheme, _, secret = headers.get("authorization", "").partition(" ")
-        key = self.config.key(secret.strip()) if scheme.lower() == "bearer" else None
-        if key is None:
-            message = "this API key is not known" if secret else "no API key: send it as `Authorization: Bearer KEY`"
-            raise RefusedError(message, status=401, code="invalid_api_key")
+        caller, key = self.callers.identify(headers.get("authorization", ""))
         allowed = self.models if key.models is None else key.models
-        return self._callers[key.name], {name: model for name, model in self.models.items() if name in allowed}
+        return caller, {name: model for name, model in self.models.items() if name in allowed}
 
     async def answer(self, http: HTTPRequest, kind: type[Request] | None) -> Response:
         """The response to a POST with this kind of body; None: only models that are passed through have the endpoint.
@@ -108,15 +113,17 @@ class Gateway:
         caller, _ = http.scope["motes.caller"]
         entry: RequestLog = http.scope["motes"]
         entry.caller, entry.model, entry.particles = caller.name, served.name, 1
+        entry.method, entry.stream = "none", value.get("stream") is True
         entry.endpoint = entry.endpoint if entry.endpoint in RELAYED else "/v1/…"
         deadline = served.settings.deadline
         async with contextlib.AsyncExitStack() as resources:
-            entering = resources.enter_async_context(self.gate.enter(caller, 1))
             try:
-                await unless_disconnected(asyncio.wait_for(entering, deadline), http.receive)
+                async with caller.quotas.reserved(1):
+                    entering = resources.enter_async_context(self.gate.enter(caller, 1))
+                    await unless_disconnected(asyncio.wait_for(entering, deadline), http.receive)
             except TimeoutError:
                 raise BusyError("the deadline passed while the request was waiting", deadline) from None
-            count = partial(self.metrics.count_usage, served.name)
+            count = partial(self._count, http.scope)
             responding = relay.respond(http, value, resources.pop_all(), deadline=deadline, count=count)
             try:
                 return await unless_disconnected(responding, http.receive)
@@ -132,11 +139,12 @@ class Gateway:
         """
         async with contextlib.AsyncExitStack() as resources:
             request = await unless_disconnected(self._admit(body, http, resources), http.receive)
+            solve = partial(self._solve, http.scope)
             if body.stream:
                 entry, heartbeat = http.scope["motes"], self.config.limits.heartbeat
                 writer = ChunkWriter(request)
-                return EventStream(request, writer, self._solve, entry, heartbeat, resources.pop_all())
-            result = await unless_disconnected(self._solve(request), http.receive)
+                return EventStream(request, writer, solve, entry, heartbeat, resources.pop_all())
+            result = await unless_disconnected(solve(request), http.receive)
             return JSONResponse(response_body(request, reply_to(request, result)))
 
     async def _admit(self, body: Request, http: HTTPRequest, resources: contextlib.AsyncExitStack) -> ParsedRequest:
@@ -150,7 +158,7 @@ class Gateway:
         caller: Caller
         allowed: dict[str, Served]
         caller, allowed = http.scope["motes.caller"]
-        entry.caller = caller.name
+        entry.caller, entry.stream = caller.name, bool(body.stream)
         served, in_name = find_model(allowed, body.model)
         entry.model = served.name
         # 2) the request
@@ -162,14 +170,15 @@ class Gateway:
         options = chosen_options(body.motes, http.headers, in_name)
         request = served.parse(body, options, strict=self.config.strict)
         http.scope["motes.ignored"] = [*http.scope["motes.ignored"], *request.ignored]
-        entry.particles = request.method.budget
+        entry.method, entry.particles = request.spec, request.method.budget
         # 3) room
         clock = asyncio.get_running_loop().time
         arrival = clock()
         try:
             with tracing.span("wait for room"):
-                entering = resources.enter_async_context(self.gate.enter(caller, entry.particles))
-                await asyncio.wait_for(entering, request.deadline)
+                async with caller.quotas.reserved(entry.particles):
+                    entering = resources.enter_async_context(self.gate.enter(caller, entry.particles))
+                    await asyncio.wait_for(entering, request.deadline)
         except TimeoutError:
             raise BusyError("the deadline passed while the request was waiting", request.deadline) from None
         waited = clock() - arrival
@@ -177,7 +186,11 @@ class Gateway:
         return replace(request, deadline=max(request.deadline - waited, 1e-3))
 
     async def _solve(
-        self, request: ParsedRequest, observe: Observer | None = None, on_progress: ProgressCallback | None = None
+        self,
+        scope: Scope,
+        request: ParsedRequest,
+        observe: Observer | None = None,
+        on_progress: ProgressCallback | None = None,
     ) -> Result:
         """Run a request, and count its usage after each round, so that a cancelled run's rounds are counted, too."""
         name, counted = request.served.name, Usage()
@@ -187,6 +200,7 @@ class Gateway:
             nonlocal counted
             self.metrics.count_round(name, record)
             tracing.note_round(record)
+            self._count(scope, record.usage)
             counted += record.usage
             dropped.update(t for t in record.trajectories if t.error is not None)
             if observe is not None:
@@ -205,23 +219,35 @@ class Gateway:
             raise
         finally:
             if result is not None:
-                self.metrics.count_usage(name, result.usage - counted)
+                scope["motes"].stopped = result.stopped
+                self._count(scope, result.usage - counted)
                 dropped.update(t for t in result.trajectories if t.error is not None)
             self.metrics.count_dropped(name, len(dropped))
         return result
 
+    def _count(self, scope: Scope, usage: Usage) -> None:
+        """Count the usage of a request: in the log, in the metrics, and in the quotas of its caller."""
+        entry, (caller, _) = scope["motes"], scope["motes.caller"]
+        entry.usage += usage
+        self.metrics.count_usage(entry.model, caller.name, usage)
+        caller.quotas.charge(usage.generated_tokens + usage.prefill_tokens)
 
-def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
-    """The gateway as an ASGI application."""
-    gateway = Gateway(config, models)
+
+def application(config: Config, models: Mapping[str, Served], file: ConfigFile | None = None) -> FastAPI:
+    """The gateway as an ASGI application. With a file, it watches the file and replaces the keys when these change."""
+    gateway = Gateway(config, models, file)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> Any:
+        watching = None if gateway.reloading is None else asyncio.create_task(gateway.reloading.watch())
         yield
         await gateway.drain.finish()
         for served in models.values():
             if isinstance(served.lm, Relay):
                 await served.lm.aclose()
+        if watching is not None:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
     app = FastAPI(
         title="motes", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None,
@@ -246,6 +272,8 @@ def application(config: Config, models: Mapping[str, Served]) -> FastAPI:
             expose_headers=["*"],
             max_age=600,
         )
+    if config.trusted_proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(config.trusted_proxies))
 
     if config.playground:
 
@@ -320,5 +348,7 @@ def _describe_bodies(description: dict[str, Any], kinds: Mapping[str, type[BaseM
 
 
 async def _respond_to_error(http: HTTPRequest, error: Exception) -> Response:
-    status, body, headers = response_to_error(error, http.scope["motes"].request)
+    entry: RequestLog = http.scope["motes"]
+    status, body, headers = response_to_error(error, entry.request)
+    entry.note_error(body)
     return JSONResponse(body, status, headers)

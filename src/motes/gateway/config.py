@@ -10,169 +10,26 @@
     name = "team-a"
     sha256 = "…"
 
-A key is 256 random bits, which nobody can guess, so a single SHA-256 protects it. Upstream servers' keys stay in the
-environment, see `motes.transport`; the configuration holds no secret.
+Upstream servers' keys stay in the environment, see `motes.transport`; the configuration holds no secret.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
-import secrets
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, ValidationError, field_validator, model_validator
 
-from motes import api, files, prompts
-from motes.core import Sampling, SamplingOptions
+from motes import files
 from motes.errors import ConfigurationError
-from motes.lab.run.method_spec import method_from_spec
+from motes.gateway.keys import Key, faults_between
+from motes.gateway.tables import FaultsError, Name, Part, Positive, Seconds, Texts, faults_of, place, valid_or_none
+from motes.gateway.virtual import VirtualModel
 from motes.lab.run.presets import expanded, preset_of
-from motes.methods.run import MethodTraits
 from motes.tasks.arithmetic import Arithmetic
-
-Positive = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0)]
-Texts = Annotated[tuple[str, ...], Field(strict=False)]  # a list, in a file
-
-
-class Part(BaseModel):
-    """A table of the file. Unknown keys and values of other types are errors; instances are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Key(Part):
-    """An API key.
-
-    Attributes:
-        name: the caller's name in logs and metrics.
-        sha256: the key's hash, in hexadecimal digits.
-        concurrency: maximum number of requests in flight or waiting.
-        requests_per_minute: maximum rate of new requests; None: no limit.
-        models: virtual models that the key gives access to; None: all.
-    """
-
-    name: Annotated[str, Field(min_length=1)]
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    concurrency: Positive = 64
-    requests_per_minute: Positive | None = None
-    models: Texts | None = None
-
-    @classmethod
-    def make(cls, name: str) -> tuple[str, Key]:
-        """A new key: the secret, which is stored nowhere, and its entry in the configuration."""
-        secret = f"motes-{secrets.token_urlsafe(32)}"
-        return secret, cls(name=name, sha256=digest(secret))
-
-
-def digest(secret: str) -> str:
-    """The hash of a key, as the configuration has it."""
-    return hashlib.sha256(secret.encode()).hexdigest()
-
-
-SamplingTable = create_model(
-    "SamplingTable", __base__=Part, **{name: (kind, None) for name, kind in get_type_hints(SamplingOptions).items()}
-)  # type: ignore[call-overload]
-"""The table `sampling`. Its keys are the fields of `SamplingOptions`."""
-
-
-class VirtualModel(Part):
-    """What clients see as one model: a language model, a reward model, a method, and limits for requests.
-
-    Attributes:
-        lm, reward, outcome_reward: see `motes.language_model` and `motes.reward_model`. Requests cannot name them.
-        method: the default method, a method spec. "none": the model is passed through as it is, see
-            `motes.gateway.relay`.
-        methods: further methods that a request may choose.
-        particles: the default budget.
-        max_particles: the largest budget that a request may choose; by default `particles`.
-        deadline: seconds after which the best answer so far is returned.
-        max_deadline: the longest deadline that a request may choose; by default `deadline`.
-        efforts: the budget for each value of a request's `reasoning_effort`, such as {low = 4, high = 32}; within
-            `max_particles`.
-        max_tokens: the most tokens of one answer that a request may choose; None: as many as fit the model's context.
-        prompt: the prompt format, see `motes.prompt`.
-        task: the task whose rule reads the answers, see `motes.api.answer_rule`.
-        reasoning: where a chat's answer has what the model thinks: "field", in `reasoning_content`; "text", between its
-            tags in `content`.
-        tool_vote: which tool calls count as the same answer: "call", with the same arguments, or "name", with any.
-        tool_ignore: names of arguments that do not count when calls are compared.
-        sampling: settings of the language model's sampling, which a request may override, and of where steps end.
-        examples: questions that the page at `/` offers.
-    """
-
-    lm: str
-    reward: str | None = None
-    outcome_reward: str | None = None
-    method: str = "pf"
-    methods: Texts = ()
-    particles: Positive = 16
-    max_particles: Positive | None = None
-    deadline: Seconds = 60.0
-    max_deadline: Seconds | None = None
-    efforts: Mapping[str, Positive] = {}
-    max_tokens: Positive | None = None
-    prompt: str | None = None
-    task: str | None = None
-    reasoning: Literal["field", "text"] = "field"
-    tool_vote: Literal["call", "name"] = "call"
-    tool_ignore: Texts = ()
-    sampling: SamplingTable = SamplingTable()  # type: ignore[valid-type]
-    examples: Texts = ()
-
-    @model_validator(mode="after")
-    def _check_consistency(self) -> VirtualModel:
-        if self.is_passed_through:
-            if not self.lm.startswith(("http://", "https://")):
-                raise ValueError("method = 'none' passes a served model through: its lm is an address, http://…")
-            if self.reward is not None or self.outcome_reward is not None or self.methods:
-                raise ValueError("method = 'none' needs no reward model, and excludes other methods")
-            return self
-        for spec in (self.method, *self.methods):
-            needs_reward = MethodTraits(method_from_spec(spec, self.particles)).needs_reward
-            if needs_reward and self.reward is None:
-                raise ConfigurationError(f"the method {spec!r} needs a reward model: name one as `reward`")
-        self.open_prompt()
-        self.answer_rule()
-        self.default_sampling()
-        if self.most_particles < self.particles:
-            raise ValueError(f"max_particles, {self.max_particles}, is less than particles, {self.particles}")
-        for effort, particles in self.efforts.items():
-            if particles > self.most_particles:
-                raise ValueError(f"efforts: {effort} has {particles} particles, more than {self.most_particles}")
-        if self.longest_deadline < self.deadline:
-            raise ValueError(f"max_deadline, {self.max_deadline:g}, is less than deadline, {self.deadline:g}")
-        return self
-
-    @property
-    def is_passed_through(self) -> bool:
-        return self.method == "none"
-
-    @property
-    def most_particles(self) -> int:
-        return self.particles if self.max_particles is None else self.max_particles
-
-    @property
-    def longest_deadline(self) -> float:
-        return self.deadline if self.max_deadline is None else self.max_deadline
-
-    def open_prompt(self) -> prompts.Prompt | None:
-        """The prompt; None: the bare question."""
-        return None if self.prompt is None else prompts.prompt(self.prompt)
-
-    def answer_rule(self) -> Any:
-        """The answer rule; None: the last box counts."""
-        return None if self.task is None else api.answer_rule(self.task)
-
-    def default_sampling(self) -> Sampling:
-        """The sampling of requests without sampling fields."""
-        prompt = self.open_prompt()
-        options = SamplingOptions(**dict(self.sampling))
-        return options.apply(Sampling() if prompt is None else prompt.sampling)
 
 
 class Limits(Part):
@@ -217,6 +74,8 @@ class Config(Part):
             which needs keys.
         strict: whether a request with a field that has no effect is refused; otherwise the field is left out, and the
             response's header X-Motes-Ignored names it.
+        trusted_proxies: addresses or networks of proxies whose header X-Forwarded-For names the client in logs; by
+            default none.
         models: the virtual models, by the name that clients use.
         keys: the API keys; without keys everybody on this machine has access.
         limits: see `Limits`.
@@ -228,33 +87,44 @@ class Config(Part):
     playground: bool = True
     cors: Texts = ()
     strict: bool = False
-    models: Annotated[Mapping[str, VirtualModel], Field(min_length=1)]
+    trusted_proxies: Texts = ()
+    models: Annotated[Mapping[Name, VirtualModel], Field(min_length=1)]
     keys: Annotated[tuple[Key, ...], Field(strict=False)] = ()
     limits: Limits = Limits()
 
-    @model_validator(mode="after")
-    def _check_safety(self) -> Config:
-        if not self.keys and not _is_loopback(self.host):
-            raise ValueError(
-                f"{self.host} can be reached from elsewhere, and there is no key: make one (`motes key NAME`), or "
-                "listen on 127.0.0.1"
-            )
-        if "*" in self.cors and not self.keys:
-            raise ValueError('cors = ["*"] lets every web page use a gateway without keys: make a key, or name origins')
-        names = [key.name for key in self.keys]
-        if len(set(names)) < len(names):
-            raise ValueError("two keys have the same name: give each its own")
-        for key in self.keys:
-            for name in key.models or ():
-                if name not in self.models:
-                    raise ValueError(f"the key {key.name!r} may ask for {name!r}, which is no model here")
-        for name, model in self.models.items():
-            if model.most_particles > self.limits.particles:
-                raise ValueError(
-                    f"{name!r} may use {model.most_particles} particles, all together only {self.limits.particles}: "
-                    "raise limits.particles, or lower max_particles"
-                )
-        return self
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in proxies:
+            ipaddress.ip_network(proxy)
+        return proxies
+
+    @field_validator("host")
+    @classmethod
+    def _check_host(cls, host: str) -> str:
+        try:
+            is_name = re.fullmatch(r"[\w.:%-]+", host) is not None and bool(host.encode("idna"))
+        except UnicodeError:
+            is_name = False
+        if not is_name:
+            raise ValueError("Input should be a name or an IP address, such as 127.0.0.1")
+        return host
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _find_all_faults(cls, table: Any, parse: ModelWrapValidatorHandler[Self]) -> Self:
+        """Raise one error for all faults: those within tables, and those between tables without faults."""
+        faults: dict[str, str] = {}
+        try:
+            config = parse(table)
+        except ValidationError as error:
+            faults = faults_of(error)
+        if isinstance(table, Mapping):
+            for where, message in _faults_between(table):
+                faults.setdefault(where, message)
+        if faults:
+            raise FaultsError(faults)
+        return config
 
     @classmethod
     def bundled(cls, **changes: Any) -> Config:
@@ -273,46 +143,85 @@ class Config(Part):
         Raises:
             ConfigurationError: it cannot be read, or its settings cannot work; the message lists every fault.
         """
-        return parse_config(cls, {**_with_presets(files.read_toml(path), path.parent), **changes}, str(path))
-
-    def key(self, secret: str) -> Key | None:
-        """The entry of a secret, None if it has none. The secret is compared with every key, and in constant time."""
-        sha256 = digest(secret)
-        matches = [key for key in self.keys if hmac.compare_digest(key.sha256, sha256)]
-        return matches[-1] if matches else None
+        table, faults = _with_presets(files.read_toml(path), path.parent)
+        return parse_config(cls, {**table, **changes}, str(path), faults)
 
 
-def _with_presets(table: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The file's table, with the method of the preset in the place of each "@FILE", a path from the file's folder. A
-    model without `particles` gets the preset's budget."""
-    models = table.get("models")
-    if not isinstance(models, dict):
-        return table
-    expanded_models = {}
-    for name, model in models.items():
-        method = model.get("method") if isinstance(model, dict) else None
-        if isinstance(method, str) and (preset := preset_of(method, folder)) is not None:
-            model = {"particles": preset.budget, **model, "method": preset.method}
-        if isinstance(model, dict) and isinstance(others := model.get("methods"), list):
-            model = {**model, "methods": [expanded(m, folder) if isinstance(m, str) else m for m in others]}
-        expanded_models[name] = model
-    return {**table, "models": expanded_models}
+def parse_config(
+    cls: type[Config], table: Mapping[str, Any], source: str, faults: Mapping[str, str] | None = None
+) -> Config:
+    """The configuration of a table.
 
-
-def parse_config(cls: type[Config], table: Mapping[str, Any], source: str) -> Config:
-    """The configuration of a table. `source` names its origin in messages.
+    Args:
+        source: its origin, for messages.
+        faults: those that are known already, by their places.
 
     Raises:
         ConfigurationError: it cannot work; the message lists every fault with its place.
     """
+    found = dict(faults or {})
     try:
-        return cls.model_validate(table)
+        config = cls.model_validate(table)
     except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, fault['loc'])) or 'all of it'}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors()
-        ]
-        raise ConfigurationError(f"{source}: {'; '.join(faults)}") from error
+        found = {**faults_of(error), **found}
+    if found:
+        raise ConfigurationError(f"{source}: {FaultsError(found)}")
+    return config
+
+
+def _with_presets(table: dict[str, Any], folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The file's table with the presets that "@FILE" names, paths from the file's folder; and the faults of presets."""
+    faults: dict[str, str] = {}
+    models = table.get("models")
+    if not isinstance(models, dict):
+        return table, faults
+    expanded_models = dict(models)
+    for name, model in models.items():
+        for field in ("method", "methods"):
+            try:
+                if isinstance(model, dict):
+                    model = _with_preset(model, field, folder)
+            except ConfigurationError as error:
+                faults[place("models", name, field)] = str(error)
+        expanded_models[name] = model
+    return {**table, "models": expanded_models}, faults
+
+
+def _with_preset(model: dict[str, Any], field: str, folder: Path) -> dict[str, Any]:
+    """The table of a model with presets in the place of "@FILE" in one field. A model without `particles` gets the
+    budget of the preset of its method."""
+    value = model.get(field)
+    if isinstance(value, str) and (preset := preset_of(value, folder)) is not None:
+        return {"particles": preset.budget, **model, field: preset.method}
+    if isinstance(value, list):
+        return {**model, field: [expanded(spec, folder) if isinstance(spec, str) else spec for spec in value]}
+    return model
+
+
+def _faults_between(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The faults between tables, with their places."""
+    models = table.get("models")
+    models = models if isinstance(models, Mapping) else {}
+    limits = valid_or_none(Limits, table.get("limits", {}))
+    for name, entry in models.items():
+        model = valid_or_none(VirtualModel, entry)
+        if model is not None and limits is not None and model.most_particles > limits.particles:
+            message = (
+                f"{model.most_particles} particles are more than all requests together may use, {limits.particles}: "
+                "raise limits.particles, or lower max_particles"
+            )
+            yield place("models", name, "particles" if model.max_particles is None else "max_particles"), message
+    keys = table.get("keys", ())
+    if not keys and isinstance(host := table.get("host", "127.0.0.1"), str) and not _is_loopback(host):
+        yield (
+            "host",
+            f"{host} can be reached from elsewhere, and there is no key: make one (`motes key NAME`), or listen on "
+            "127.0.0.1",
+        )
+    cors = table.get("cors")
+    if not keys and isinstance(cors, list | tuple) and "*" in cors:
+        yield "cors", '"*" lets every web page use a gateway without keys: make a key, or name origins'
+    yield from faults_between(keys if isinstance(keys, list | tuple) else (), models)
 
 
 def _is_loopback(host: str) -> bool:

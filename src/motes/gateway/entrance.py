@@ -15,8 +15,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from motes.gateway import tracing
-from motes.gateway.errors import RefusedError, response_to_error
-from motes.gateway.logs import RequestLog
+from motes.gateway.errors import CLIENT_CLOSED_REQUEST, RefusedError, response_to_error
+from motes.gateway.logs import REQUEST_ID, RequestLog
 from motes.text import shortened
 
 PROTECTED = "/v1/"
@@ -58,8 +58,8 @@ class Entrance:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, size = time.perf_counter(), 0
-        entry = scope["motes"] = RequestLog(endpoint=scope["path"])
+        size = 0
+        entry = scope["motes"] = _entry_of(scope)
 
         async def receive_within_limit() -> Message:
             nonlocal size
@@ -78,6 +78,9 @@ class Entrance:
                 headers = [*message["headers"], (b"x-request-id", entry.request.encode())]
                 if ignored := scope.get("motes.ignored"):
                     headers.append((b"x-motes-ignored", header_list(ignored)))
+                if "motes.caller" in scope:
+                    state = await scope["motes.caller"][0].quotas.headers()
+                    headers += [(name.encode(), value.encode()) for name, value in state.items()]
                 message = {**message, "headers": headers}
             await send(message)
 
@@ -92,11 +95,14 @@ class Entrance:
             if entry.status is None:  # respond here, so that the connection stays open
                 await _respond_to_error(error, entry, send_with_id)
             else:
-                entry.status, _, _ = response_to_error(error, entry.request)
+                entry.status, body, _ = response_to_error(error, entry.request)
+                entry.note_error(body)
                 raise
         finally:
             if entry.endpoint in self._counted or entry.model:
-                entry.status, entry.seconds = entry.status or 500, time.perf_counter() - began
+                entry.status, entry.seconds = entry.status or 500, time.perf_counter() - entry.began
+                if entry.status == CLIENT_CLOSED_REQUEST:
+                    entry.error = "client_disconnected"
                 self._count(entry)
                 entry.write(tracing.identity())
 
@@ -118,8 +124,19 @@ class Entrance:
             scope["motes.caller"] = self._authenticate(headers)
 
 
+def _entry_of(scope: Scope) -> RequestLog:
+    """The log entry of a request, with the id that the client gave it, if that can be logged."""
+    client = scope.get("client") or ("",)
+    entry = RequestLog(endpoint=scope["path"], client=shortened(str(client[0]), 64))
+    request_id = Headers(scope=scope).get("x-request-id", "").strip()
+    if REQUEST_ID.fullmatch(request_id):
+        entry.request = request_id
+    return entry
+
+
 async def _respond_to_error(error: Exception, entry: RequestLog, send: Callable[[Message], Awaitable[None]]) -> None:
     status, body, headers = response_to_error(error, entry.request)
+    entry.note_error(body)
     response = JSONResponse(body, status, headers)
 
     async def receive_nothing() -> Message:

@@ -54,11 +54,20 @@ class BusyError(MotesError, RuntimeError):
     Attributes:
         retry_after: seconds after which it may have room.
         closing: the gateway is shutting down and admits no further requests.
+        code: OpenAI's error code.
     """
+
+    code = "busy"
 
     def __init__(self, reason: str, retry_after: float, *, closing: bool = False) -> None:
         super().__init__(reason)
         self.retry_after, self.closing = retry_after, closing
+
+
+class QuotaError(BusyError):
+    """A quota of the caller is used up."""
+
+    code = "rate_limit_exceeded"
 
 
 def is_client_error(error: Exception) -> bool:
@@ -97,7 +106,7 @@ def response_to_error(error: Exception, request_id: str) -> tuple[int, dict[str,
             if status == 401:
                 headers = {"WWW-Authenticate": "Bearer"}
         case BusyError():
-            status, code = 503 if error.closing else 429, "busy"
+            status, code = 503 if error.closing else 429, error.code
             headers = {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
         case HTTPException():
             status, message, headers = error.status_code, str(error.detail), error.headers or {}

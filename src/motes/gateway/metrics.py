@@ -6,8 +6,18 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+)
 
+from motes import __version__
 from motes.core import Record, Usage
 from motes.gateway.admission import Admission
 from motes.gateway.answering import Served
@@ -43,10 +53,15 @@ class Metrics:
         by_model: dict[str, Any] = {"labelnames": ("model",), "registry": registry}
         labels = ("endpoint", "model", "caller", "status")
         self._requests = Counter("motes_requests", "Requests that have ended.", labels, registry=registry)
-        to_end, to_room = "From a request's arrival to its end.", "From a request's arrival until there was room."
+        to_end = "From a request's arrival to its end, except for refused requests and clients that left (4xx)."
+        to_room = "From a request's arrival until there was room."
+        to_text = "From a request's arrival until its stream sent text."
         self._seconds = Histogram("motes_request_seconds", to_end, buckets=SECONDS, **by_model)
+        self._first_text = Histogram("motes_first_text_seconds", to_text, buckets=SECONDS, **by_model)
         self.waited = Histogram("motes_wait_seconds", to_room, buckets=SECONDS, **by_model)
-        self._tokens = Counter("motes_tokens", "Tokens, all particles.", ("model", "role", "kind"), registry=registry)
+        self._tokens = Counter(
+            "motes_tokens", "Tokens, all particles.", ("model", "caller", "role", "kind"), registry=registry
+        )
         self._rounds = Counter("motes_rounds", "Rounds of populations.", **by_model)
         self._resamplings = Counter("motes_resamplings", "Rounds that began with resampling.", **by_model)
         self._ess = Histogram("motes_ess_share", "ESS over particles, each round.", buckets=SHARES, **by_model)
@@ -63,6 +78,9 @@ class Metrics:
         self.refused = Counter("motes_connections_refused", "Connections refused at the bound.", registry=registry)
         waiting = Gauge("motes_requests_waiting", "Requests that wait for room.", registry=registry)
         waiting.set_function(lambda: gate.in_queue)
+        Info("motes_build", "The version of motes.", registry=registry).info({"version": __version__})
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):  # of this process, Python, its memory
+            collector(registry=registry)
 
     def watch(self, models: Mapping[str, Served]) -> None:
         """Count the attempts of requests to upstream servers. A model that several virtual models share counts for the
@@ -90,14 +108,16 @@ class Metrics:
 
     def count_request(self, entry: RequestLog) -> None:
         self._requests.labels(entry.endpoint, entry.model, entry.caller, entry.status).inc()
-        self._seconds.labels(entry.model).observe(entry.seconds)
+        if entry.status is not None and not 400 <= entry.status < 500:  # a refusal takes no time
+            self._seconds.labels(entry.model).observe(entry.seconds)
+        if entry.first_text is not None:
+            self._first_text.labels(entry.model).observe(entry.first_text)
 
     def count_round(self, model: str, record: Record) -> None:
         self._rounds.labels(model).inc()
         self._resamplings.labels(model).inc(record.resampled)
         self._ess.labels(model).observe(record.ess / len(record.trajectories))
-        self.count_usage(model, record.usage)
 
-    def count_usage(self, model: str, usage: Usage) -> None:
+    def count_usage(self, model: str, caller: str, usage: Usage) -> None:
         for (role, kind), count in KINDS.items():
-            self._tokens.labels(model, role, kind).inc(count(usage))
+            self._tokens.labels(model, caller, role, kind).inc(count(usage))

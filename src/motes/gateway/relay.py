@@ -143,6 +143,7 @@ class Relay:
             except (httpx2.TransportError, UnreachableError) as error:
                 broken = UnreachableError(f"{self.address.base} broke off a stream: {type(error).__name__}")
                 entry.status, body, _ = response_to_error(broken, entry.request)
+                entry.note_error(body)
                 yield f"\n\ndata: {json_line(body)}\n\ndata: [DONE]\n\n".encode()
             finally:
                 count(usage)

@@ -50,6 +50,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, *, reload: Callable[[], Awaitable[None]] | None = None) -> None:
         config = uvicorn.Config(
             app, http="h11", ws="none", log_config=None, log_level="error", access_log=False,
+            proxy_headers=False,
             timeout_keep_alive=24 * 60 * 60, timeout_graceful_shutdown=int(PATIENCE),
         )  # fmt: skip
         super().__init__(config)

@@ -43,6 +43,7 @@ class Narrator:
         self._tree = Tree() if self._progress == "particles" else None
         self._sent = ""  # the beginning of the first answer that has been sent
         self._splitter = ThoughtSplitter()
+        self.has_text = False  # whether the events so far contain text
 
     def round(self, record: Record) -> bytes:
         """The text that a round has made certain and, if the request asks for it, the state of the particles."""
@@ -94,6 +95,7 @@ class Narrator:
 
     def _text(self, index: int, text: str, *, is_last: bool = False) -> bytes:
         """A piece of an answer's text: the first answer comes piece by piece, the others whole."""
+        self.has_text = self.has_text or text != ""
         if not self._request.separates_thoughts:
             return self._writer.text(index, text, in_thought=False) if text else b""
         splitter = ThoughtSplitter() if index else self._splitter
@@ -197,10 +199,16 @@ class EventStream(StreamingResponse):
                     new = narrator.round(item)
                 else:
                     new, self._latest = narrator.partial_answers(self._latest), ()
+                if narrator.has_text:
+                    self._entry.note_text()
                 if new:
                     yield new
-            yield narrator.ending(self._run.result())
+            ending = narrator.ending(self._run.result())
+            if narrator.has_text:
+                self._entry.note_text()
+            yield ending
         except Exception as error:
             self._entry.status, body, _ = response_to_error(error, self._entry.request)
+            self._entry.note_error(body)
             tracing.note({"motes.status": self._entry.status})
             yield writer.failure(self._entry.status, body)

@@ -14,6 +14,7 @@ See `motes.steps` for their exact meaning.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,7 +92,7 @@ def prompt(spec: str | Path | Prompt) -> Prompt:
     path, where = Path(spec), f"the prompt {str(Path(spec))!r}"
     if str(spec) in names():
         path = FOLDER / f"{spec}.toml"
-    elif path.name == str(spec) and path.suffix != ".toml" and not path.exists():
+    elif path.name == str(spec) and path.suffix != ".toml" and not os.path.exists(path):
         raise UnknownNameError("prompt", str(spec), (*names(), "FILE.toml of your own"))
     content = read_toml(path, where)
     for key, value in content.items():

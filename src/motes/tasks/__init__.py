@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import parse_qsl
 
+from motes.arguments import parse_options
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.protocols import AnswerRule, Task
 from motes.tasks.arithmetic import Arithmetic
@@ -38,7 +38,7 @@ def task(spec: str) -> Task:
         MissingExtraError: grading needs a package that is not installed.
     """
     source, _, query = spec.partition("?")
-    options = dict(parse_qsl(query))
+    options = parse_options(query)
     name, _, file = source.partition(":")
     if source.endswith(".jsonl") and name not in (*TASKS, *DECLARED):
         name, file = "math", source

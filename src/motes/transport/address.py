@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable
@@ -18,6 +17,8 @@ NumberT = TypeVar("NumberT", int, float)
 
 KEY_VARIABLE = "MOTES_API_KEY"
 OPENAI_HOST = "api.openai.com"
+MOST = 1_000_000_000
+"""The largest number that an option can be. Clocks and sockets fail at some larger ones."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,9 @@ def _positive(name: str, value: Any, kind: Callable[[Any], NumberT], expected: s
         number = kind(value)
     except (TypeError, ValueError, OverflowError):
         number = kind(0)
-    if isinstance(value, bool) or not 0 < number < math.inf or (isinstance(value, float) and value != number):
-        raise ConfigurationError(f"{name} must be more than 0, {expected}, not {value!r}")
+    if isinstance(value, bool) or not 0 < number <= MOST or (isinstance(value, float) and value != number):
+        bounds = f"more than 0 and at most {MOST:,}" if number > MOST else "more than 0"
+        raise ConfigurationError(f"{name} must be {bounds}, {expected}, not {value!r}")
     return number
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +15,8 @@ from motes.errors import ConfigurationError, ContextLengthError, RejectedError, 
 from motes.rewards.families import FAMILIES, Family, NextToken, family
 from motes.rewards.format import Format
 from motes.rewards.reading import ANSWERS, QUESTION, Key, Prefix, Reader, Reading, wants_self_test
-from motes.rewards.served.probe import family_of
-from motes.rewards.served.routes import ROUTES, Route
+from motes.rewards.served.probe import family_of, serves_pooling
+from motes.rewards.served.routes import ROUTES, Pooling, Route
 from motes.transport import Address, Client, ServedModel, Server, identify, may_be_of_one, now, whole_number
 from motes.vocabulary import Vocabulary
 
@@ -58,15 +60,7 @@ class ServedPRM(ServedModel):
         self.vocabulary = vocabulary
         self.format = Format(family(format), vocabulary)
         self.prefix = prefix
-        head = "next" if isinstance(self.format.family.head, NextToken) else self.format.family.head
-        routes = ROUTES.get(server.engine, {})
-        if head not in routes:
-            engines = [engine for engine, routes in ROUTES.items() if head in routes]
-            raise ConfigurationError(
-                f"no way is known to have {server.engine} score reward models of the family "
-                f"{self.format.family.name}: use {', '.join(engines) or 'hf:PATH_OR_NAME, on this machine'}"
-            )
-        self.route: Route = routes[head](client, address, server.model, self.format.words)
+        self.route: Route = _route(server, self.format.family)(client, address, server.model, self.format.words)
         self.context_length = None if server.context_length is None else server.context_length - self.route.extra_tokens
         self._reader = Reader(
             self.format,
@@ -120,7 +114,12 @@ class ServedPRM(ServedModel):
         server = now(identify(client, address, engine))
         if context_length is not None:
             server = replace(server, context_length=context_length)
-        chosen_family = family(format) if format is not None else _find_family(server, tokenizer or server.origin)
+        # 1. Whether it is a reward model. Only then does the hub have anything to add.
+        has_pooling = now(serves_pooling(client, address))
+        chosen_family = family(format) if format is not None else _find_family(server, tokenizer, address, has_pooling)
+        if _route(server, chosen_family) is Pooling and not has_pooling:
+            now(_require_pooling(client, address))
+        # 2. Its tokenizer, and its scores.
         prm = cls(client, address, server, _load_vocabulary(server, tokenizer), format=chosen_family, prefix=prefix)
         now(prm._self_test(wants_test))
         return prm
@@ -217,18 +216,53 @@ class ServedPRM(ServedModel):
             )
 
 
-def _find_family(server: Server, tokenizer: str | None) -> Family:
-    try:
-        config = checkpoint_config(tokenizer) if tokenizer is not None else {}
-    except ConfigurationError:  # there is only a tokenizer
-        config = {}
-    known_family = family_of(server, tokenizer, config)
-    if known_family is None:
+def _find_family(server: Server, tokenizer: str | None, address: Address, has_pooling: bool) -> Family:
+    """The family of the model, by its name or its config.json. Unless it may be a reward model, the config is read from
+    this machine's disk only, not from the hub."""
+    known_family = family_of(server, tokenizer)
+    source = tokenizer or server.origin
+    if known_family is None and source is not None and (tokenizer or has_pooling or os.path.isdir(source)):
+        with suppress(ConfigurationError):  # there is only a tokenizer
+            known_family = family_of(server, tokenizer, checkpoint_config(source))
+    if known_family is not None:
+        return known_family
+    remedy = f"say its family, as in '…#{server.model}?format=NAME'; known are {', '.join(FAMILIES)}"
+    if has_pooling:
         raise ConfigurationError(
-            f"cannot tell which family of reward models {server.model!r} is of. If it is one, say which, as in "
-            f"'…#{server.model}?format=NAME'; known are {', '.join(FAMILIES)}"
+            f"cannot tell which family of reward models {server.model!r} is of. If it is one, {remedy}"
         )
-    return known_family
+    raise ConfigurationError(
+        f"{str(address)!r} is no reward model, as far as one can tell: its server ({server.engine}) was started to "
+        f"generate text, and neither the name {server.model!r} nor its configuration is that of a known family. Name "
+        f"the address of a reward model. If it is one, {remedy}"
+    )
+
+
+def _route(server: Server, family: Family) -> type[Route]:
+    """The route by which the server's engine scores this family. Raises ConfigurationError if there is none."""
+    head = "next" if isinstance(family.head, NextToken) else family.head
+    routes = ROUTES.get(server.engine, {})
+    if head not in routes:
+        engines = [engine for engine, routes in ROUTES.items() if head in routes]
+        raise ConfigurationError(
+            f"no way is known to have {server.engine} score reward models of the family {family.name}: use "
+            f"{', '.join(engines) or 'hf:PATH_OR_NAME, on this machine'}"
+        )
+    return routes[head]
+
+
+async def _require_pooling(client: Client, address: Address) -> None:
+    """Raise ConfigurationError if there is no `/pooling`, not even for the method POST."""
+    try:
+        await client.post(f"{address.root}/pooling", {}, attempts=1)
+    except RejectedError as error:
+        if error.status == 404:
+            raise ConfigurationError(
+                f"{str(address)!r} is served as no reward model: start the server as `{Pooling.start}`, or name the "
+                f"address of a reward model. {error}"
+            ) from error
+    except ServerError:  # it does not like the body, or is busy
+        pass
 
 
 def _load_vocabulary(server: Server, tokenizer: str | None) -> Vocabulary:

@@ -17,8 +17,11 @@ async def is_reward_server(client: Client, address: Address, engine: str | None 
         UnreachableError, UnauthorizedError, UnknownNameError, ConfigurationError: see `motes.transport.identify`.
     """
     server = await identify(client, address, engine)
-    if family_of(server) is not None:
-        return True
+    return family_of(server) is not None or await serves_pooling(client, address)
+
+
+async def serves_pooling(client: Client, address: Address) -> bool:
+    """Whether the server scores texts by `/pooling`, as vLLM does for models that it was started to pool."""
     try:
         await client.get(f"{address.root}/pooling", attempts=1)
     except ServerError as error:
