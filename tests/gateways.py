@@ -66,6 +66,13 @@ class Thinking(worlds.StoryLanguageModel):
         ]  # fmt: skip
 
 
+class Cut(worlds.StoryLanguageModel):
+    """Is cut off by a limit on tokens."""
+
+    async def extend(self, trajectories, sampling, seeds):
+        return [motes.Step("I count about", "length") for _ in trajectories]
+
+
 def over(lm: worlds.StoryLanguageModel, **changes: object) -> contextlib.AbstractContextManager[httpx2.Client]:
     """A gateway over another language model."""
     told = config(**changes)
