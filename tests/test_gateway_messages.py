@@ -200,7 +200,7 @@ INPUTS: list[tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]] = [
     ([USER], [USER], []),
     ([{"role": "user", "content": [text("a"), text("b")]}], [{"role": "user", "content": "ab"}], []),
     ([{"role": "system", "content": "x"}, USER], [{"role": "system", "content": "x"}, USER], []),
-    ([USER, {"role": "assistant", "content": [{"type": "thinking", "thinking": "t", "signature": ""}, text("4")]}, USER],
+    ([USER, {"role": "assistant", "content": [{"type": "thinking", "thinking": "t"}, text("4")]}, USER],
      [USER, {"role": "assistant", "content": "4"}, USER], ["messages.content.thinking"]),
     ([USER, {"role": "assistant", "content": [{"type": "redacted_thinking", "data": "t"}]}, USER],
      [USER, {"role": "assistant", "content": ""}, USER], ["messages.content.thinking"]),
@@ -220,6 +220,7 @@ INPUTS: list[tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]] = [
 def test_messages_become_turns(given: Any, turns: list[dict[str, Any]], ignored: list[str]):
     fields, left_out = request(messages=given)
     assert (fields["messages"], left_out) == (turns, ignored)
+    assert request(messages=given, system="")[0]["messages"] == turns
     for system in ("Be kind.", [text("Be "), {**text("kind."), "cache_control": None}]):
         fields, _ = request(messages=given, system=system)
         assert fields["messages"] == [{"role": "system", "content": "Be kind."}, *turns]

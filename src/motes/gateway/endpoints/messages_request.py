@@ -185,7 +185,8 @@ class MessagesRequest(Part):
 
 def to_request(body: MessagesRequest) -> tuple[ChatRequest, list[str]]:
     """The request to chat that a body makes, and the names of fields that are ignored with it."""
-    turns = [{"role": "system", "content": _text(body.system)}] if body.system else []
+    system = _text(body.system)
+    turns = [{"role": "system", "content": system}] if system else []
     ignored = []
     for turn in body.messages:
         turns += _turns(turn)
