@@ -6,6 +6,8 @@ BIN := .venv/bin
 LLAMA_CPP := $(or $(MOTES_LLAMA_CPP_ENV),.venv-llama-cpp)
 VLLM := $(or $(MOTES_VLLM_ENV),.venv-vllm)
 CLIENTS := $(or $(MOTES_CLIENTS_ENV),.venv-clients)
+FRAMEWORKS := $(or $(MOTES_FRAMEWORKS_ENV),.venv-frameworks)
+NODE := $(or $(MOTES_NODE_ENV),.venv-node)
 ITS_HUB := $(or $(MOTES_ITS_HUB_ENV),.venv-its-hub)
 TEST_SERVERS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v --durations=5
 
@@ -38,7 +40,8 @@ test-vllm: setup setup-vllm
 	MOTES_VLLM_ENV=$(VLLM) $(TEST_SERVERS) tests/servers/on_vllm.py
 
 test-clients: setup setup-clients
-	MOTES_CLIENTS_ENV=$(CLIENTS) $(TEST_SERVERS) tests/clients/unmodified.py
+	MOTES_CLIENTS_ENV=$(CLIENTS) MOTES_FRAMEWORKS_ENV=$(FRAMEWORKS) MOTES_NODE_ENV=$(NODE) \
+		$(TEST_SERVERS) tests/clients/unmodified.py tests/clients/frameworks.py
 
 # The site, in build/docs; warnings and dead links are errors.
 docs: setup-docs
@@ -52,6 +55,8 @@ setup-llama-cpp: $(if $(MOTES_LLAMA_CPP_ENV),,.venv-llama-cpp/installed)
 setup-vllm: $(if $(MOTES_VLLM_ENV),,.venv-vllm/installed)
 setup-docs: .venv-docs/installed
 setup-clients: $(if $(MOTES_CLIENTS_ENV),,.venv-clients/installed)
+setup-clients: $(if $(MOTES_FRAMEWORKS_ENV),,.venv-frameworks/installed)
+setup-clients: $(if $(MOTES_NODE_ENV),,.venv-node/installed)
 
 .venv-llama-cpp/installed: tests/servers/llama-cpp.txt
 	$(PYTHON) -m venv .venv-llama-cpp
@@ -68,6 +73,19 @@ setup-clients: $(if $(MOTES_CLIENTS_ENV),,.venv-clients/installed)
 .venv-clients/installed: tests/clients/clients.txt
 	$(PYTHON) -m venv .venv-clients
 	.venv-clients/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+.venv-frameworks/installed: tests/clients/frameworks.txt
+	$(PYTHON) -m venv .venv-frameworks
+	.venv-frameworks/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+# Node comes from Debian, if there is none.
+.venv-node/installed: tests/clients/package.json tests/clients/package-lock.json
+	command -v npm || { apt-get update -qq && apt-get install -qq --yes --no-install-recommends nodejs npm; } > /dev/null
+	mkdir -p .venv-node
+	cp $^ .venv-node
+	npm ci --prefix .venv-node --no-audit --no-fund --loglevel=error
 	touch $@
 
 .venv-docs/installed: docs/requirements.txt pyproject.toml constraints.txt

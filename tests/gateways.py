@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import httpx2
 
+import motes
 import worlds
 from motes.gateway.answering import Served, open_models
 from motes.gateway.app import application
@@ -53,6 +54,24 @@ class Stepwise(worlds.StoryLanguageModel):
             if self.fails:
                 raise RuntimeError("the password is 1234")
         return await super().extend(trajectories, sampling, seeds)
+
+
+class Thinking(worlds.StoryLanguageModel):
+    """Thinks in a step of its own before it answers 0 or 1."""
+
+    async def extend(self, trajectories, sampling, seeds):
+        return [
+            motes.Step(f"</think>\n\n\\boxed{{{seed % 2}}}", "eos") if trajectory.depth
+            else motes.Step("<think>\nThat is easy.\n\n", "step")
+            for trajectory, seed in zip(trajectories, seeds, strict=True)
+        ]  # fmt: skip
+
+
+class Cut(worlds.StoryLanguageModel):
+    """Is cut off by a limit on tokens."""
+
+    async def extend(self, trajectories, sampling, seeds):
+        return [motes.Step("I count about", "length") for _ in trajectories]
 
 
 def over(

@@ -323,18 +323,9 @@ def test_thoughts_are_separated_piece_by_piece_as_in_one(text: str, size: int):
     assert said == whole
 
 
-class Thinking(worlds.StoryLanguageModel):
-    async def extend(self, trajectories: Any, sampling: Any, seeds: Any) -> Any:
-        return [
-            motes.Step("<think>\nThat is easy.\n\n", "step") if not trajectory.depth
-            else motes.Step(rf"</think>\n\n\boxed{{{seed % 2}}}".replace(r"\n", "\n"), "eos")
-            for trajectory, seed in zip(trajectories, seeds, strict=True)
-        ]  # fmt: skip
-
-
 @contextlib.contextmanager
 def thinking(**settings: Any) -> Iterator[httpx2.Client]:
-    with gateways.over(Thinking(), models={"story": {**gateways.MODEL, **settings}}) as client:
+    with gateways.over(gateways.Thinking(), models={"story": {**gateways.MODEL, **settings}}) as client:
         yield client
 
 

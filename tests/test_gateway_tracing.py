@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 import gateways
 import motes
 import worlds
+from formats import FORMATS
 from motes.tasks import TASKS
 from motes.transport import Client
 
@@ -41,6 +42,14 @@ def spans() -> InMemorySpanExporter:
 @pytest.fixture(autouse=True)
 def clean(spans):
     spans.clear()
+
+
+@pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
+def test_every_endpoint_for_answers_has_traces(client, spans, format):
+    assert format.ask(client, QUESTION).status_code == 200
+    while len(done := {span.name for span in spans.get_finished_spans()}) < 3:
+        pass
+    assert done == {f"POST {format.path}", "wait for room", "run"}
 
 
 @pytest.mark.parametrize("stream", [False, True])

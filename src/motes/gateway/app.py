@@ -29,13 +29,15 @@ from motes.errors import MotesError
 from motes.gateway import tracing
 from motes.gateway.admission import Admission, Caller
 from motes.gateway.answering import ParsedRequest, Served
-from motes.gateway.bodies import read_fields, read_json
+from motes.gateway.bodies import read_fields, read_json, renamed
 from motes.gateway.callers import Callers
 from motes.gateway.config import Config
 from motes.gateway.disconnects import unless_disconnected
 from motes.gateway.draining import Drain
+from motes.gateway.endpoints import ENDPOINTS, error_response
+from motes.gateway.endpoints.endpoint import Endpoint
 from motes.gateway.entrance import Entrance
-from motes.gateway.errors import BusyError, RefusedError, is_client_error, response_to_error
+from motes.gateway.errors import BusyError, RefusedError, is_client_error
 from motes.gateway.logs import RequestLog
 from motes.gateway.metrics import Metrics
 from motes.gateway.options import chosen_options, find_model
@@ -43,18 +45,12 @@ from motes.gateway.playground import html
 from motes.gateway.readiness import Readiness
 from motes.gateway.relay import Relay
 from motes.gateway.reloading import ConfigFile, Reloading
-from motes.gateway.replies import model_card, reply_to, response_body
+from motes.gateway.replies import model_card, reply_to
 from motes.gateway.streaming import EventStream
-from motes.gateway.wire import ChatRequest, CompletionRequest, Request
-from motes.gateway.writers import ChunkWriter
+from motes.gateway.wire import ChatRequest, Request
 from motes.methods.run import Observer, ProgressCallback, Run
 
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-RELAYED = (
-    CHAT,
-    COMPLETIONS,
-    *(f"/v1/{path}" for path in ("embeddings", "responses", "images/generations", "moderations")),
-)
+RELAYED = (*ENDPOINTS, *(f"/v1/{path}" for path in ("embeddings", "images/generations", "moderations")))
 """Endpoints that metrics name; other endpoints of models that are passed through share a name."""
 PAGE_HEADERS = {"X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 """Forbid other pages to embed the page at `/`."""
@@ -80,19 +76,22 @@ class Gateway:
         self.started_at = int(time.time())
 
     def caller(self, headers: Headers) -> tuple[Caller, dict[str, Served]]:
-        """The caller whose key is in the header `Authorization`, and the models that it may use.
+        """The caller whose key is in the header `Authorization` or `X-API-Key`, and the models that it may use.
 
         Raises:
             RefusedError: the key is missing, unknown or expired.
         """
         if not self.callers.keys:
             return self.anyone, dict(self.models)
-        caller, key = self.callers.identify(headers.get("authorization", ""))
+        authorization = headers.get("authorization", "")
+        if (secret := headers.get("x-api-key")) and not authorization.lower().startswith("bearer "):
+            authorization = f"Bearer {secret}"
+        caller, key = self.callers.identify(authorization)
         allowed = self.models if key.models is None else key.models
         return caller, {name: model for name, model in self.models.items() if name in allowed}
 
-    async def answer(self, http: HTTPRequest, kind: type[Request] | None) -> Response:
-        """The response to a POST with this kind of body; None: only models that are passed through have the endpoint.
+    async def answer(self, http: HTTPRequest, endpoint: Endpoint[Any] | None) -> Response:
+        """The response to a POST at this endpoint; None: only models that are passed through have it.
 
         Raises:
             RefusedError: there is no such model or endpoint, or the body does not have that form.
@@ -103,11 +102,13 @@ class Gateway:
         served = allowed.get(name) if isinstance(name, str) else None
         if served is not None and isinstance(served.lm, Relay):
             return await self._pass_through(value, served, served.lm, http)
-        if kind is None:
+        if endpoint is None:
             raise RefusedError(f"{http.url.path}: this model has no such endpoint", status=404)
-        body, ignored = await read_fields(http, value, kind, strict=self.config.strict)
+        body, request, ignored = await read_fields(
+            http, value, endpoint.kind, endpoint.to_request, strict=self.config.strict
+        )
         http.scope["motes.ignored"] = ignored
-        return await self._respond(body, http)
+        return await self._respond(endpoint, body, request, http)
 
     async def _pass_through(self, value: Any, served: Served, relay: Relay, http: HTTPRequest) -> Response:
         caller, _ = http.scope["motes.caller"]
@@ -131,21 +132,22 @@ class Gateway:
                 self.metrics.failures.labels(served.name).inc()
                 raise
 
-    async def _respond(self, body: Request, http: HTTPRequest) -> Response:
+    async def _respond(self, endpoint: Endpoint[Any], body: Any, asked: Request, http: HTTPRequest) -> Response:
         """Answer a request, at once or as a stream. The work is cancelled as soon as the client disconnects.
 
         Raises:
             MotesError, ClientDisconnect: see `response_to_error`.
         """
         async with contextlib.AsyncExitStack() as resources:
-            request = await unless_disconnected(self._admit(body, http, resources), http.receive)
+            request = await unless_disconnected(self._admit(asked, http, resources), http.receive)
+            http.scope["motes.ignored"] += (renamed(name, endpoint.names) for name in request.ignored)
             solve = partial(self._solve, http.scope)
-            if body.stream:
+            if asked.stream:
                 entry, heartbeat = http.scope["motes"], self.config.limits.heartbeat
-                writer = ChunkWriter(request)
+                writer = endpoint.writer(body, request)
                 return EventStream(request, writer, solve, entry, heartbeat, resources.pop_all())
             result = await unless_disconnected(solve(request), http.receive)
-            return JSONResponse(response_body(request, reply_to(request, result)))
+            return JSONResponse(endpoint.reply_body(body, request, reply_to(request, result)))
 
     async def _admit(self, body: Request, http: HTTPRequest, resources: contextlib.AsyncExitStack) -> ParsedRequest:
         """Parse a request and wait until its particles have room, which `resources` then holds.
@@ -169,7 +171,6 @@ class Gateway:
             raise RefusedError(f"at most {limits.choices} answers, not {body.n}", "n")
         options = chosen_options(body.motes, http.headers, in_name)
         request = served.parse(body, options, strict=self.config.strict)
-        http.scope["motes.ignored"] = [*http.scope["motes.ignored"], *request.ignored]
         entry.method, entry.particles = request.spec, request.method.budget
         # 3) room
         clock = asyncio.get_running_loop().time
@@ -251,7 +252,7 @@ def application(config: Config, models: Mapping[str, Served], file: ConfigFile |
 
     app = FastAPI(
         title="motes", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None,
-        telemetry=tracing.settings(CHAT, COMPLETIONS),
+        telemetry=tracing.settings(*ENDPOINTS),
     )  # fmt: skip
     app.state.gateway = gateway
     app.add_middleware(
@@ -259,7 +260,7 @@ def application(config: Config, models: Mapping[str, Served], file: ConfigFile |
         authenticate=gateway.caller,
         hosts=None if config.keys else (config.host, *config.hosts),
         max_bytes=config.limits.body_bytes,
-        counted=(CHAT, COMPLETIONS),
+        counted=ENDPOINTS,
         count=gateway.metrics.count_request,
     )
 
@@ -311,28 +312,26 @@ def application(config: Config, models: Mapping[str, Served], file: ConfigFile |
         _, models = http.scope["motes.caller"]
         return model_card(find_model(models, model)[0], gateway.started_at)
 
-    @app.post(CHAT)
-    async def chat(http: HTTPRequest) -> Response:
-        """Answer a conversation."""
-        return await gateway.answer(http, ChatRequest)
+    def answer_at(endpoint: Endpoint[Any]) -> None:
+        @app.post(endpoint.path, summary=endpoint.summary)
+        async def answer(http: HTTPRequest) -> Response:
+            return await gateway.answer(http, endpoint)
 
-    @app.post(COMPLETIONS)
-    async def completions(http: HTTPRequest) -> Response:
-        """Answer a question."""
-        return await gateway.answer(http, CompletionRequest)
+    for endpoint in ENDPOINTS.values():
+        answer_at(endpoint)
 
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
     async def others(path: str, http: HTTPRequest) -> Response:
         """Any other endpoint of a model without a method."""
         if http.method != "POST":
-            raise HTTPException(405 if http.url.path in (CHAT, COMPLETIONS) else 404)
+            raise HTTPException(405 if http.url.path in ENDPOINTS else 404)
         return await gateway.answer(http, None)
 
     for route in [route for route in app.routes if isinstance(route, APIRoute) and "GET" in (route.methods or ())]:
         app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
     for kind in (MotesError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, _respond_to_error)
-    _describe_bodies(app.openapi(), {CHAT: ChatRequest, COMPLETIONS: CompletionRequest})
+    _describe_bodies(app.openapi(), {path: endpoint.kind for path, endpoint in ENDPOINTS.items()})
     return app
 
 
@@ -349,6 +348,4 @@ def _describe_bodies(description: dict[str, Any], kinds: Mapping[str, type[BaseM
 
 async def _respond_to_error(http: HTTPRequest, error: Exception) -> Response:
     entry: RequestLog = http.scope["motes"]
-    status, body, headers = response_to_error(error, entry.request)
-    entry.note_error(body)
-    return JSONResponse(body, status, headers)
+    return error_response(error, entry, http.url.path)

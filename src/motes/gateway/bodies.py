@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -10,10 +12,13 @@ from starlette.requests import Request as HTTPRequest
 
 from motes.gateway.errors import RefusedError
 from motes.gateway.leniency import leave_out
+from motes.gateway.wire import Request
 from motes.text import parse_json, shortened
 from motes.threads import in_thread_if_long
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
+ToRequest = Callable[[BodyT], tuple[Request, Sequence[str]]]
+"""Makes a request of a body, and returns the names of the body's fields that are ignored with it."""
 
 MAX_VALUES = 50_000
 """Maximum number of values in a body: objects, lists, texts, numbers, true, false and null."""
@@ -43,13 +48,16 @@ async def read_json(http: HTTPRequest) -> Any:
     return await in_thread_if_long(len(content), parse_body, content)
 
 
-async def read_fields(http: HTTPRequest, value: Any, kind: type[BodyT], *, strict: bool) -> tuple[BodyT, list[str]]:
-    """The fields in the JSON value of a request, and the names of those that are ignored; none if `strict`.
+async def read_fields(
+    http: HTTPRequest, value: Any, kind: type[BodyT], to_request: ToRequest[BodyT], *, strict: bool
+) -> tuple[BodyT, Request, list[str]]:
+    """The fields in the JSON value of a request, the request that they make, and the names of fields that are ignored;
+    none if `strict`.
 
     Raises:
         RefusedError: it exceeds a bound, or does not have the form of `kind`. The message names the first fault.
     """
-    return await in_thread_if_long(len(await http.body()), validate, value, kind, strict)
+    return await in_thread_if_long(len(await http.body()), validate, value, kind, to_request, strict)
 
 
 def parse_body(content: bytes) -> Any:
@@ -62,17 +70,47 @@ def parse_body(content: bytes) -> Any:
         raise RefusedError(f"the body is not JSON: {error}") from None
 
 
-def validate(value: Any, kind: type[BodyT], strict: bool) -> tuple[BodyT, list[str]]:
+def validate(
+    value: Any, kind: type[BodyT], to_request: ToRequest[BodyT], strict: bool
+) -> tuple[BodyT, Request, list[str]]:
     """See `read_fields`."""
     _require_bounded(value)
     value, ignored = (value, []) if strict else leave_out(value, kind)
+    body = validated(value, kind)
+    request, more = to_request(body)
+    if strict and more:
+        raise RefusedError(f"{more[0]}: this has no effect: leave it out", more[0])
+    return body, request, list(dict.fromkeys([*ignored, *more]))
+
+
+def validated(value: Any, kind: type[BodyT], names: Mapping[str, str] | None = None) -> BodyT:
+    """A JSON value in the form of `kind`.
+
+    Args:
+        names: the client's names of fields, see `renamed`.
+
+    Raises:
+        RefusedError: it does not have that form. The message names the first fault.
+    """
     try:
-        return kind.model_validate(value), ignored
+        return kind.model_validate(value)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
-    field = shortened(".".join(map(str, fault["loc"])), 100) or None
+    field = shortened(renamed(".".join(map(str, fault["loc"])), names or {}), 100) or None
     reason = VALIDATION_MESSAGES.get(fault["type"], fault["msg"].removeprefix("Value error, "))
     raise RefusedError(f"{field or 'body'}: {reason}", field)
+
+
+def renamed(field: str, names: Mapping[str, str]) -> str:
+    """The client's name of a field, such as "tools.0.name" for "tools.0.function.name".
+
+    Args:
+        names: the client's names, by patterns of the beginnings of fields' names. The first one that matches counts.
+    """
+    for pattern, name in names.items():
+        if (match := re.match(rf"(?:{pattern})(?=\.|$)", field)) is not None:
+            return match.expand(name) + field[match.end() :]
+    return field
 
 
 def _integer(digits: str) -> int:

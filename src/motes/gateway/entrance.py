@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 from fastapi import HTTPException
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from motes.gateway import tracing
+from motes.gateway.endpoints import error_response
 from motes.gateway.errors import CLIENT_CLOSED_REQUEST, RefusedError, response_to_error
 from motes.gateway.logs import REQUEST_ID, RequestLog
 from motes.text import shortened
@@ -75,7 +75,8 @@ class Entrance:
                 tracing.note(
                     {"motes.request": entry.request, "motes.caller": entry.caller, "gen_ai.request.model": entry.model}
                 )
-                headers = [*message["headers"], (b"x-request-id", entry.request.encode())]
+                names = (b"x-request-id", b"request-id")  # OpenAI's and Anthropic's
+                headers = [*message["headers"], *((name, entry.request.encode()) for name in names)]
                 if ignored := scope.get("motes.ignored"):
                     headers.append((b"x-motes-ignored", header_list(ignored)))
                 if "motes.caller" in scope:
@@ -88,12 +89,12 @@ class Entrance:
             try:
                 self._check(scope)
             except RefusedError as refusal:
-                await _respond_to_error(refusal, entry, send_with_id)
+                await _respond_to_error(refusal, entry, scope["path"], send_with_id)
             else:
                 await self._app(scope, receive_within_limit, send_with_id)
         except Exception as error:  # an unexpected one
             if entry.status is None:  # respond here, so that the connection stays open
-                await _respond_to_error(error, entry, send_with_id)
+                await _respond_to_error(error, entry, scope["path"], send_with_id)
             else:
                 entry.status, body, _ = response_to_error(error, entry.request)
                 entry.note_error(body)
@@ -134,10 +135,10 @@ def _entry_of(scope: Scope) -> RequestLog:
     return entry
 
 
-async def _respond_to_error(error: Exception, entry: RequestLog, send: Callable[[Message], Awaitable[None]]) -> None:
-    status, body, headers = response_to_error(error, entry.request)
-    entry.note_error(body)
-    response = JSONResponse(body, status, headers)
+async def _respond_to_error(
+    error: Exception, entry: RequestLog, path: str, send: Callable[[Message], Awaitable[None]]
+) -> None:
+    response = error_response(error, entry, path)
 
     async def receive_nothing() -> Message:
         return {"type": "http.disconnect"}

@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-from motes.gateway.wire import (
-    AcceptOnly,
-    Call,
-    CalledFunction,
-    Function,
-    Message,
-    ResponseFormat,
-    StreamOptions,
-    TextPart,
-    Tool,
-)
-
-NESTED: Mapping[tuple[type[BaseModel] | None, str], type[BaseModel]] = {
-    (None, "messages"): Message,
-    (None, "stream_options"): StreamOptions,
-    (None, "tools"): Tool,
-    (None, "response_format"): ResponseFormat,
-    (Message, "content"): TextPart,
-    (Message, "tool_calls"): Call,
-    (Tool, "function"): Function,
-    (Call, "function"): CalledFunction,
-}
-"""The models of fields that hold objects, by the model that has the field (None: the request). A fault in `motes` is
-always named: that field is ours."""
+from motes.gateway.unions import form_of, forms_in
+from motes.gateway.wire import AcceptOnly, Message, MotesOptions
 
 
 def leave_out(body: Any, kind: type[BaseModel]) -> tuple[Any, list[str]]:
@@ -41,25 +20,39 @@ def leave_out(body: Any, kind: type[BaseModel]) -> tuple[Any, list[str]]:
         The body, and the names of the fields left out, such as "messages.name"; null has no name.
     """
     ignored: dict[str, None] = {}
-    return _leave_out(body, kind, "", ignored), list(ignored)
+    return _leave_out(body, (kind,), "", ignored), list(ignored)
 
 
-def _leave_out(value: Any, kind: type[BaseModel], place: str, ignored: dict[str, None]) -> Any:
+def _leave_out(value: Any, kinds: tuple[type[BaseModel], ...], place: str, ignored: dict[str, None]) -> Any:
+    """See `leave_out`. `kinds` are the forms that an object may have; with none, all of it is the client's own."""
+    if not kinds:
+        return value
     if isinstance(value, list):
-        return [_leave_out(item, kind, place, ignored) for item in value]
-    if not isinstance(value, dict):
+        return [_leave_out(item, kinds, place, ignored) for item in value]
+    kind = form_of(value, kinds) if isinstance(value, dict) else None
+    if kind is None:
         return value
     kept: dict[str, Any] = {}
+    fields = _fields(kind)
     for name, item in value.items():
         if item is None:
             continue
-        field = kind.model_fields.get(name)
+        field, nested = fields.get(name, (None, ()))
         support = next((data for data in field.metadata if isinstance(data, AcceptOnly)), None) if field else None
         if field is None or (support is not None and support.may_be_ignored and not support.accepts(item)):
             ignored[place + name] = None
             continue
-        nested = NESTED.get((kind if place else None, name))
-        kept[name] = item if nested is None else _leave_out(item, nested, f"{place}{name}.", ignored)
+        kept[name] = _leave_out(item, nested, f"{place}{name}.", ignored)
     if kind is Message and "content" not in kept and isinstance(refusal := value.get("refusal"), str):
         kept["content"] = refusal  # what the assistant said instead
     return kept
+
+
+@cache
+def _fields(kind: type[BaseModel]) -> dict[str, tuple[FieldInfo, tuple[type[BaseModel], ...]]]:
+    """The fields of a model by the names that clients use, with the models of the objects that they hold. A fault in
+    `motes` is always named: that field is ours."""
+    return {
+        field.alias or name: (field, tuple(form for form in forms_in(field.annotation) if form is not MotesOptions))
+        for name, field in kind.model_fields.items()
+    }
