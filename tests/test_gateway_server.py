@@ -241,6 +241,16 @@ class TestTime:
                     client.sendall(request("GET", "/openapi.json"))
             until(lambda: gateway.metric("motes_connections") == 1)
 
+    @pytest.mark.parametrize("stream", [True, False])
+    def test_an_answer_that_is_not_read_was_none(self, gateway, stream):
+        before = gateway.statuses()
+        with gateway.connect(question("at length", stream=stream), buffer=4096):
+            until(lambda: sum((gateway.statuses() - before).values()) == 1)
+        assert gateway.statuses() - before == {499: 1}
+        body = gateway.ask(question("at length", stream=stream))[2]
+        assert len(body) > 6_000_000
+        until(lambda: gateway.statuses() - before == {499: 1, 200: 1})
+
     def test_work_on_a_response_is_none_of_these(self, gateway):
         status, _, body = gateway.ask(question("slowly, it takes longer than every limit"))
         assert (status, json.loads(body)["motes"]["answer"]) == (200, "4")
