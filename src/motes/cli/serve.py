@@ -46,7 +46,7 @@ def command(
         from motes.gateway.app import application
         from motes.gateway.config import Config, parse_config
         from motes.gateway.logs import to_stream
-        from motes.gateway.server import Server
+        from motes.gateway.server import Server, ends_on_sigterm
     except ModuleNotFoundError as error:
         raise MissingExtraError("motes serve", "serve") from error
     changes = {key: value for key, value in {"host": host, "port": port}.items() if value is not None}
@@ -65,7 +65,7 @@ def command(
         settings = parse_config(Config, {"models": models, **changes}, "the command line")
     else:
         settings = Config.bundled(**changes)
-    with listen(settings.host, settings.port) as listener:
+    with ends_on_sigterm(), listen(settings.host, settings.port) as listener:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         app = application(settings, open_models(settings))
         host, number = listener.getsockname()[:2]
