@@ -182,6 +182,7 @@ class TestBound:
             connections, create = connections_of(files=2 * EXTRA + 6)
             assert connections.bound == 3
             monkeypatch.setattr(Connection, "_phase", lambda self: "silent" if self.extra else "work")
+            monkeypatch.setattr("motes.gateway.connections.SEARCH_SECONDS", 0.0)
             admitted = [connections.admit(*create) for _ in range(3 + EXTRA + 10)]
             assert [one and one.extra for one in admitted] == [False] * 3 + [True] * EXTRA + [None] * 10
             assert connections.refused == EXTRA + 10
