@@ -12,7 +12,7 @@ class EndlessLanguageModel:
     """Answers 4 in one step.
 
     "never": it does not come to it. "partly": every other trajectory never comes to it. "slowly": it takes a second and
-    a half.
+    a half. "at length": it takes 6 MB.
     """
 
     merges_calls = True
@@ -26,7 +26,8 @@ class EndlessLanguageModel:
         if "never" in question or ("partly" in question and self.calls % 2 == 0):
             await asyncio.Event().wait()
         await asyncio.sleep(1.5 if "slowly" in question else 0)
-        step = Step("It is \\boxed{4}.", "eos", token_ids=(1, 2), usage=Usage(generated_tokens=2))
+        text = "It is \\boxed{4}." + " " * (6_000_000 if "at length" in question else 0)
+        step = Step(text, "eos", token_ids=(1, 2), usage=Usage(generated_tokens=2))
         return [step for _ in trajectories]
 
 

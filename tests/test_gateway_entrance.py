@@ -87,7 +87,7 @@ def test_a_client_that_waits_for_permission_is_answered_without_its_body():
     """`Expect: 100-continue`: it would send its body only when told to."""
     _, key = Key.make("one")
     with gateways.gateway(gateways.config(keys=[key.model_dump()])) as client:
-        head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1000000\r\n\r\n"
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 1000000\r\n\r\n"
         with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as connection:
             connection.sendall(head.encode())
             assert connection.recv(1000).startswith(b"HTTP/1.1 401")

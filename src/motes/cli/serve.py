@@ -50,7 +50,7 @@ def command(
         from motes.gateway.config import Config, parse_config
         from motes.gateway.logs import to_stream
         from motes.gateway.reloading import ConfigFile
-        from motes.gateway.server import Server
+        from motes.gateway.server import Server, ends_on_sigterm
     except ModuleNotFoundError as error:
         raise MissingExtraError("motes serve", "serve") from error
     if file is not None and config is not None:
@@ -77,7 +77,7 @@ def command(
     if check:
         serve_check.check(settings, open_models(settings, source), source)
         return
-    with listen(settings.host, settings.port) as listener:
+    with ends_on_sigterm(), listen(settings.host, settings.port) as listener:
         watched = None if config is None else ConfigFile(config, changes)
         app = application(settings, open_models(settings, source), watched)
         host, number = listener.getsockname()[:2]

@@ -141,7 +141,8 @@ class Connection(H11Protocol):
         self.app = self._respond
         self.extra, self.since = extra, self.loop.time()
         self.state: tuple[Phase, object, int] = ("silent", None, 0)
-        self._all, self._resumed, self._is_ended = connections, 0, False
+        self._all, self._resumed = connections, 0
+        self._is_ended = self._is_broken = False
         self._late: object = None  # the request whose body took too long
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -150,6 +151,7 @@ class Connection(H11Protocol):
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._is_broken = self._is_broken or exc is not None
         super().connection_lost(exc)
         self._all.forget(self)
 
@@ -207,7 +209,7 @@ class Connection(H11Protocol):
             self.transport.close()
 
     def abort(self) -> None:
-        self._is_ended = True
+        self._is_ended = self._is_broken = True
         if self.transport is not None:
             self.transport.abort()
 
@@ -238,7 +240,9 @@ class Connection(H11Protocol):
                 headers = [header for header in message["headers"] if header[0].lower() != b"connection"]
                 message = {**message, "headers": [*headers, (b"connection", b"close")]}
             await send(message)
-            if cycle.disconnected and message.get("body") and (entry := scope.get("motes")) is not None:
+            await self.flow.drain()  # until the client has read most of it
+            is_lost = cycle.disconnected or self._is_broken
+            if is_lost and message.get("body") and (entry := scope.get("motes")) is not None:
                 entry.status = CLIENT_CLOSED_REQUEST
 
         is_refused = self.extra and scope["path"] not in PROBES

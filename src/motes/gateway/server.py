@@ -198,6 +198,21 @@ class Server(uvicorn.Server):
         log.info("closed")
 
 
+@contextlib.contextmanager
+def ends_on_sigterm() -> Iterator[None]:
+    """Before the server starts, SIGTERM ends the process with exit code 0. A container's first process ignores it
+    otherwise, and waits for its models until it is killed."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(0)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def raise_limit_on_files() -> int:
     """Raise the process's limit on open files as far as it may, and return it."""
     import resource  # not on Windows
