@@ -289,7 +289,7 @@ def test_closing_turns_the_waiting_away_and_lets_the_others_finish():
         await settle()
         with pytest.raises(BusyError, match="shutting down") as caught:
             await waiting.task
-        assert caught.value.closing
+        assert caught.value.unavailable
         with pytest.raises(BusyError, match="shutting down"):
             async with gate.enter(caller, 1):
                 pass

@@ -165,7 +165,7 @@ class TestDrain:
             await drain.begin()
             with pytest.raises(BusyError) as caught:
                 await task
-            assert caught.value.closing
+            assert caught.value.unavailable
 
         assert timed(test)[1] == 30.0 + LATE
 

@@ -53,7 +53,7 @@ def test_an_answer(client, caplog):
     assert {name: value for name, value in told.items() if name != "seconds"} == {
         "request": answer.headers["x-request-id"], "endpoint": CHAT, "client": "127.0.0.1", "model": "story",
         "caller": "team-a", "method": "pf:ess_threshold=1", "particles": 4, "stream": False, "status": 200,
-        "error": None, "stopped": None, "generated_tokens": usage["generated_tokens"],
+        "error": None, "fallback": False, "stopped": None, "generated_tokens": usage["generated_tokens"],
         "prefill_tokens": usage["prefill_tokens"], "reward_tokens": usage["reward_tokens"], "first_text": None,
     }  # fmt: skip
     assert usage["generated_tokens"] > 0

@@ -45,7 +45,7 @@ async def take(quotas: Quotas, particles: int = 1, tokens: int = 0) -> None:
 async def refused(quotas: Quotas, match: str, particles: int = 1) -> float:
     with pytest.raises(QuotaError, match=match) as caught:
         await take(quotas, particles)
-    assert (caught.value.code, caught.value.closing) == ("rate_limit_exceeded", False)
+    assert (caught.value.code, caught.value.unavailable) == ("rate_limit_exceeded", False)
     return caught.value.retry_after
 
 

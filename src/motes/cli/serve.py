@@ -79,7 +79,7 @@ def command(
         return
     with ends_on_sigterm(), listen(settings.host, settings.port) as listener:
         watched = None if config is None else ConfigFile(config, changes)
-        app = application(settings, open_models(settings, source), watched)
+        app = application(settings, open_models(settings, source, needs_all=False), watched)
         host, number = listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{number}"
         terminal.say_progress(f"motes serves {', '.join(settings.models)} at {address}/v1")

@@ -70,7 +70,7 @@ class Admission:
             BusyError: the caller has too many requests at once, too many requests wait, or the gateway is closing.
         """
         if self._closed:
-            raise BusyError("shutting down", 1.0, closing=True)
+            raise BusyError("shutting down", 1.0, unavailable=True)
         if caller.present >= caller.concurrency:
             raise BusyError(f"more than {caller.concurrency} requests at once", self._mean_seconds)
         must_wait = bool(self._waiting_callers) or self.in_flight + particles > self._max_particles
@@ -110,7 +110,7 @@ class Admission:
         for caller in list(self._waiting_callers):
             for admitted in caller.queue:
                 if not admitted.done():
-                    admitted.set_exception(BusyError("shutting down", 1.0, closing=True))
+                    admitted.set_exception(BusyError("shutting down", 1.0, unavailable=True))
         if self._ends:
             await asyncio.wait(self._ends, timeout=patience)
         return not self._ends

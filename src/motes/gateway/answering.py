@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,21 +16,40 @@ from motes.core import STOPS, Problem, Result, Sampling, Trajectory
 from motes.errors import ConfigurationError, EngineError, MotesError, NoParticlesError
 from motes.gateway.config import Config
 from motes.gateway.errors import RefusedError
+from motes.gateway.fallback import WatchedReward
 from motes.gateway.relay import Relay, open_relay
 from motes.gateway.tables import place
 from motes.gateway.turns import Format, TurnModel
 from motes.gateway.virtual import VirtualModel
 from motes.gateway.wire import ChatRequest, MotesOptions, Request
 from motes.lab.run.method_spec import draws_independently, method_from_spec
+from motes.methods import Majority
 from motes.methods.limits import Limits
-from motes.methods.run import Method, Observer, ProgressCallback
+from motes.methods.run import Method, MethodTraits, Observer, ProgressCallback
 from motes.methods.selectors import likeliest_texts
 from motes.prompts import Prompt
 from motes.protocols import AnswerRule, LanguageModel, LanguageModelTraits, RewardModel
 from motes.smc import Weights
 from motes.tasks.boxed import BoxedAnswers
 
+log = logging.getLogger(__name__)
+
 NO_ANSWER = "no answer was ready when the deadline came"
+
+
+class Unopened:
+    """Stands for a model whose server did not answer when the gateway started.
+
+    Args:
+        open: opens it.
+        error: of the first attempt.
+    """
+
+    def __init__(self, open: Callable[[], Any], error: MotesError) -> None:
+        self.open, self.error = open, error
+
+    async def ready(self) -> None:
+        raise self.error
 
 
 @dataclass(frozen=True)
@@ -48,6 +68,11 @@ class Served:
     prompt: Prompt | None
     rule: AnswerRule | None
     sampling: Sampling
+
+    @property
+    def unopened(self) -> list[Unopened]:
+        """The models behind it that are not there yet."""
+        return [model for field in OPENERS if isinstance(model := getattr(self, field), Unopened)]
 
     def parse(self, request: Request, options: MotesOptions, *, strict: bool) -> ParsedRequest:
         """Check a request against the virtual model's limits, and fill in its defaults.
@@ -148,6 +173,7 @@ class ParsedRequest:
         deadline: seconds after which the best answer so far is returned.
         turns: the model and the answer rule of a run over whole turns; None: over texts.
         ignored: fields of the body that have no effect.
+        fallback: whether it is answered without the reward model, which has failed.
     """
 
     body: Request
@@ -162,6 +188,17 @@ class ParsedRequest:
     deadline: float
     turns: TurnModel | None = None
     ignored: Sequence[str] = ()
+    fallback: bool = False
+
+    def without_reward(self, seconds: float) -> ParsedRequest | None:
+        """The same request, to be answered without the reward model, `seconds` after it began; None if that is not
+        allowed, or there is no time left."""
+        choice, left = self.served.settings.without_reward, self.deadline - seconds
+        if choice == "error" or left <= 0 or not MethodTraits(self.method).needs_reward:
+            return None
+        particles = self.particles if choice == "majority" else 1
+        method, spec = Majority(particles), "majority"
+        return replace(self, method=method, spec=spec, particles=particles, deadline=left, fallback=True)
 
     @property
     def separates_thoughts(self) -> bool:
@@ -179,7 +216,7 @@ class ParsedRequest:
             self.problem,
             lm=self.lm if self.turns is None else self.turns,
             reward=self.served.reward,
-            outcome_reward=self.served.outcome_reward,
+            outcome_reward=None if self.fallback else self.served.outcome_reward,
             method=self.method,
             sampling=self.sampling,
             seed=self.seed,
@@ -218,11 +255,13 @@ OPENERS: Mapping[str, Callable[[str], Any]] = {
 """The functions that open the models that a virtual model's settings name, by the setting."""
 
 
-def open_models(config: Config, source: str = "the configuration") -> Mapping[str, Served]:
+def open_models(config: Config, source: str = "the configuration", *, needs_all: bool = True) -> dict[str, Served]:
     """Open the models behind the virtual models, each of them once, so that all requests share its batches.
 
     Args:
         source: the configuration's origin, for messages.
+        needs_all: whether all servers must answer. If not, one complete virtual model is enough, and the others have an
+            `Unopened` in the place of a model.
 
     Raises:
         ConfigurationError, EngineError: some models cannot be opened; the message names each with its places. It is an
@@ -236,16 +275,25 @@ def open_models(config: Config, source: str = "the configuration") -> Mapping[st
                 wanted[name, field] = partial(open_relay, name) if is_relay else open_model, spec
     opened: dict[Any, Any] = {}
     failures: dict[str, MotesError] = {}
+    absent: dict[Any, MotesError] = {}
     for key in dict.fromkeys(wanted.values()):
         where = ", ".join(place("models", *path) for path, other in wanted.items() if other == key)
         open_model, spec = key
         try:
             opened[key] = open_model(spec)
         except MotesError as error:
-            failures[where] = error
+            failures[where], absent[key] = error, error
         except Exception as error:  # of the user's own code
             error.add_note(f"This happened when motes opened {where} of {source}.")
             raise
+    if not needs_all:
+        absent = {key: reason for key, reason in absent.items() if not isinstance(reason, ConfigurationError)}
+        incomplete = {name for (name, _), key in wanted.items() if key in absent}
+        if len(absent) == len(failures) and len(incomplete) < len(config.models):
+            for key, reason in absent.items():
+                log.warning("a model cannot be opened: %s", reason)
+                opened[key] = Unopened(partial(*key), reason)
+            failures.clear()
     if failures:
         errors = list(failures.values())
         kind = ConfigurationError if all(isinstance(error, ConfigurationError) for error in errors) else EngineError
@@ -262,9 +310,19 @@ def open_models(config: Config, source: str = "the configuration") -> Mapping[st
             prompt=settings.open_prompt(),
             rule=settings.answer_rule(),
             sampling=settings.default_sampling(),
-            **upstreams(name),
+            **watched(settings, upstreams(name)),
         )
         for name, settings in config.models.items()
+    }
+
+
+def watched(settings: VirtualModel, upstreams: dict[str, Any]) -> dict[str, Any]:
+    """The models, with the reward models watched if the virtual model answers without them where they fail."""
+    if settings.without_reward == "error":
+        return upstreams
+    return {
+        field: WatchedReward(model) if field != "lm" and model is not None else model
+        for field, model in upstreams.items()
     }
 
 

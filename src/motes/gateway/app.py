@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -37,7 +38,8 @@ from motes.gateway.draining import Drain
 from motes.gateway.endpoints import ENDPOINTS, error_response
 from motes.gateway.endpoints.endpoint import Endpoint
 from motes.gateway.entrance import Entrance
-from motes.gateway.errors import BusyError, RefusedError, is_client_error
+from motes.gateway.errors import BusyError, RefusedError, describe, is_client_error
+from motes.gateway.fallback import is_of_reward_model
 from motes.gateway.logs import RequestLog
 from motes.gateway.metrics import Metrics
 from motes.gateway.options import chosen_options, find_model
@@ -47,8 +49,11 @@ from motes.gateway.relay import Relay
 from motes.gateway.reloading import ConfigFile, Reloading
 from motes.gateway.replies import model_card, reply_to
 from motes.gateway.streaming import EventStream
+from motes.gateway.unopened import PAUSE, open_the_rest
 from motes.gateway.wire import ChatRequest, Request
 from motes.methods.run import Observer, ProgressCallback, Run
+
+log = logging.getLogger(__name__)
 
 RELAYED = (*ENDPOINTS, *(f"/v1/{path}" for path in ("embeddings", "images/generations", "moderations")))
 """Endpoints that metrics name; other endpoints of models that are passed through share a name."""
@@ -64,12 +69,12 @@ class Gateway:
     """
 
     def __init__(self, config: Config, models: Mapping[str, Served], file: ConfigFile | None = None) -> None:
-        self.config, self.models = config, models
+        self.config, self.models = config, dict(models)
         self.gate = Admission(config.limits.particles, config.limits.waiting)
         self.drain = Drain(self.gate, config.limits.drain)
         self.metrics = Metrics(self.gate)
         self.metrics.watch(models)
-        self.readiness = Readiness(models)
+        self.readiness = Readiness(self.models)
         self.anyone = Caller("anyone", config.limits.waiting + config.limits.particles)
         self.callers = Callers(config.keys)
         self.reloading = None if file is None else Reloading(file, config, self.callers)
@@ -100,6 +105,8 @@ class Gateway:
         name = value.get("model") if isinstance(value, dict) else None
         _, allowed = http.scope["motes.caller"]
         served = allowed.get(name) if isinstance(name, str) else None
+        if served is not None and served.unopened:
+            raise _not_there_yet()
         if served is not None and isinstance(served.lm, Relay):
             return await self._pass_through(value, served, served.lm, http)
         if endpoint is None:
@@ -141,12 +148,12 @@ class Gateway:
         async with contextlib.AsyncExitStack() as resources:
             request = await unless_disconnected(self._admit(asked, http, resources), http.receive)
             http.scope["motes.ignored"] += (renamed(name, endpoint.names) for name in request.ignored)
-            solve = partial(self._solve, http.scope)
+            solve = partial(self._solve_or_fall_back, http.scope)
             if asked.stream:
                 entry, heartbeat = http.scope["motes"], self.config.limits.heartbeat
                 writer = endpoint.writer(body, request)
                 return EventStream(request, writer, solve, entry, heartbeat, resources.pop_all())
-            result = await unless_disconnected(solve(request), http.receive)
+            request, result = await unless_disconnected(solve(request), http.receive)
             return JSONResponse(endpoint.reply_body(body, request, reply_to(request, result)))
 
     async def _admit(self, body: Request, http: HTTPRequest, resources: contextlib.AsyncExitStack) -> ParsedRequest:
@@ -162,6 +169,8 @@ class Gateway:
         caller, allowed = http.scope["motes.caller"]
         entry.caller, entry.stream = caller.name, bool(body.stream)
         served, in_name = find_model(allowed, body.model)
+        if served.unopened:
+            raise _not_there_yet()
         entry.model = served.name
         # 2) the request
         limits = self.config.limits
@@ -185,6 +194,31 @@ class Gateway:
         waited = clock() - arrival
         self.metrics.waited.labels(served.name).observe(waited)
         return replace(request, deadline=max(request.deadline - waited, 1e-3))
+
+    async def _solve_or_fall_back(
+        self,
+        scope: Scope,
+        request: ParsedRequest,
+        observe: Observer | None = None,
+        on_progress: ProgressCallback | None = None,
+        may_begin_again: Callable[[], bool] = lambda: True,
+    ) -> tuple[ParsedRequest, Result]:
+        """The result of a request; or of the same request without the reward model, if that fails and the virtual model
+        allows it. `may_begin_again`: whether the client has got nothing of the answer yet."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        try:
+            return request, await self._solve(scope, request, observe, on_progress)
+        except MotesError as error:
+            other = request.without_reward(clock() - began) if is_of_reward_model(error) else None
+            if other is None or not may_begin_again():
+                raise
+            entry: RequestLog = scope["motes"]
+            fields = {"fields": {"request": entry.request}}
+            log.warning("answered without the reward model, which failed: %s", describe(error), extra=fields)
+            entry.fallback = True
+            self.metrics.fallbacks.labels(entry.model).inc()
+            return other, await self._solve(scope, other, observe, on_progress)
 
     async def _solve(
         self,
@@ -234,6 +268,10 @@ class Gateway:
         caller.quotas.charge(usage.generated_tokens + usage.prefill_tokens)
 
 
+def _not_there_yet() -> BusyError:
+    return BusyError("a server behind this model does not answer yet", PAUSE, unavailable=True)
+
+
 def application(config: Config, models: Mapping[str, Served], file: ConfigFile | None = None) -> FastAPI:
     """The gateway as an ASGI application. With a file, it watches the file and replaces the keys when these change."""
     gateway = Gateway(config, models, file)
@@ -241,14 +279,16 @@ def application(config: Config, models: Mapping[str, Served], file: ConfigFile |
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> Any:
         watching = None if gateway.reloading is None else asyncio.create_task(gateway.reloading.watch())
+        opening = asyncio.create_task(open_the_rest(gateway.models, lambda: gateway.metrics.watch(gateway.models)))
         yield
         await gateway.drain.finish()
-        for served in models.values():
+        for served in gateway.models.values():
             if isinstance(served.lm, Relay):
                 await served.lm.aclose()
-        if watching is not None:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+        tasks = [task for task in (watching, opening) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     app = FastAPI(
         title="motes", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None,

@@ -255,5 +255,5 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     while (message := await receive()).get("more_body"):
         pass
     if message["type"] != "http.disconnect":
-        status, body, headers = response_to_error(BusyError("too many connections", 1.0, closing=True), "")
+        status, body, headers = response_to_error(BusyError("too many connections", 1.0, unavailable=True), "")
         await JSONResponse(body, status, headers)(scope, receive, send)

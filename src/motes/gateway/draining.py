@@ -100,4 +100,4 @@ class Drain:
 
     @staticmethod
     def _closing_error() -> BusyError:
-        return BusyError("shutting down before there was an answer", 1.0, closing=True)
+        return BusyError("shutting down before there was an answer", 1.0, unavailable=True)

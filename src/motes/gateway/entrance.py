@@ -77,6 +77,8 @@ class Entrance:
                 )
                 names = (b"x-request-id", b"request-id")  # OpenAI's and Anthropic's
                 headers = [*message["headers"], *((name, entry.request.encode()) for name in names)]
+                if entry.fallback:
+                    headers.append((b"x-motes-fallback", b"no reward model"))
                 if ignored := scope.get("motes.ignored"):
                     headers.append((b"x-motes-ignored", header_list(ignored)))
                 if "motes.caller" in scope:

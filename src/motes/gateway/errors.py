@@ -53,15 +53,15 @@ class BusyError(MotesError, RuntimeError):
 
     Attributes:
         retry_after: seconds after which it may have room.
-        closing: the gateway is shutting down and admits no further requests.
+        unavailable: nobody is answered now: the gateway is shutting down, or a model behind it is not there yet.
         code: OpenAI's error code.
     """
 
     code = "busy"
 
-    def __init__(self, reason: str, retry_after: float, *, closing: bool = False) -> None:
+    def __init__(self, reason: str, retry_after: float, *, unavailable: bool = False) -> None:
         super().__init__(reason)
-        self.retry_after, self.closing = retry_after, closing
+        self.retry_after, self.unavailable = retry_after, unavailable
 
 
 class QuotaError(BusyError):
@@ -106,7 +106,7 @@ def response_to_error(error: Exception, request_id: str) -> tuple[int, dict[str,
             if status == 401:
                 headers = {"WWW-Authenticate": "Bearer"}
         case BusyError():
-            status, code = 503 if error.closing else 429, error.code
+            status, code = 503 if error.unavailable else 429, error.code
             headers = {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
         case HTTPException():
             status, message, headers = error.status_code, str(error.detail), error.headers or {}

@@ -33,6 +33,7 @@ class RequestLog:
         method: the spec of the method of the run.
         status: of the response, or of the error that ended its stream; None before the response starts.
         error: the code of the error; None: there is none.
+        fallback: whether the reward model failed, and the answer came without it.
         stopped: the limit that cut the run short, see `motes.Result`.
         usage: the tokens of the run, as far as they are counted.
         first_text: seconds from the request's arrival until a stream sends its first text; None: it sent none.
@@ -50,6 +51,7 @@ class RequestLog:
     stream: bool = False
     status: int | None = None
     error: str | None = None
+    fallback: bool = False
     stopped: str | None = None
     usage: Usage = Usage()  # noqa: RUF009 (frozen)
     first_text: float | None = None

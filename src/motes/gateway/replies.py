@@ -97,6 +97,7 @@ def _summary(request: ParsedRequest, result: Result, answers: Sequence[Trajector
         "confidence": result.confidence,
         "posterior": [{"answer": answer, "mass": mass} for answer, mass in result.posterior.items()],
         "method": request.spec,
+        "fallback": request.fallback,
         "particles": request.particles,
         "rounds": len(result.records),
         "dropped": len(result.dropped),

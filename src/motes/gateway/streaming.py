@@ -30,7 +30,9 @@ from motes.gateway.writers import Writer
 from motes.lab.run.traces import Particles, Tree
 from motes.methods.run import MethodTraits, Observer, ProgressCallback, Run
 
-Solve = Callable[[ParsedRequest, Observer, ProgressCallback], Awaitable[Result]]
+Solve = Callable[
+    [ParsedRequest, Observer, ProgressCallback, Callable[[], bool]], Awaitable[tuple[ParsedRequest, Result]]
+]
 
 
 class Narrator:
@@ -67,9 +69,14 @@ class Narrator:
         )
         return text + self._state(record, apart=True)
 
-    def ending(self, result: Result) -> bytes:
+    @property
+    def has_begun(self) -> bool:
+        """Whether something of the answer has been sent."""
+        return bool(self._sent)
+
+    def ending(self, request: ParsedRequest, result: Result) -> bytes:
         """The rest of each answer, and what follows the answers. Raises the errors of `ParsedRequest.answers`."""
-        reply, events = reply_to(self._request, result), b""
+        reply, events = reply_to(request, result), b""
         if self._tree is not None:
             final = {"answers": result.answers, **self._particles(self._tree, self._tree.final(result))}
             events += self._writer.state(final=final)
@@ -170,9 +177,11 @@ class EventStream(StreamingResponse):
             self._run.cancel()
             await asyncio.gather(self._run, return_exceptions=True)
 
-    async def _solve_and_release(self) -> Result:
+    async def _solve_and_release(self) -> tuple[ParsedRequest, Result]:
         async with self._resources:
-            return await self._solve(self._request, self._keep_round, self._keep_latest)
+            return await self._solve(
+                self._request, self._keep_round, self._keep_latest, lambda: not self._narrator.has_begun
+            )
 
     def _keep_round(self, run: Run, record: Record) -> None:
         self._queue.put_nowait(record)
@@ -203,7 +212,7 @@ class EventStream(StreamingResponse):
                     self._entry.note_text()
                 if new:
                     yield new
-            ending = narrator.ending(self._run.result())
+            ending = narrator.ending(*self._run.result())
             if narrator.has_text:
                 self._entry.note_text()
             yield ending

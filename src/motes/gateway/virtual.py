@@ -14,7 +14,7 @@ from motes.errors import ConfigurationError
 from motes.gateway.tables import MAX_COUNT, Part, Positive, Seconds, Spec, Texts
 from motes.lab.run.method_spec import method_from_spec
 from motes.methods.run import MethodTraits
-from motes.opening import check_spec
+from motes.opening import check_spec, is_address
 
 SamplingTable = create_model(
     "SamplingTable", __base__=Part, **{name: (kind, None) for name, kind in get_type_hints(SamplingOptions).items()}
@@ -26,7 +26,8 @@ class VirtualModel(Part):
     """What clients see as one model: a language model, a reward model, a method, and limits for requests.
 
     Attributes:
-        lm, reward, outcome_reward: see `motes.language_model` and `motes.reward_model`. Requests cannot name them.
+        lm, reward, outcome_reward: see `motes.language_model` and `motes.reward_model`. Requests cannot name them. `lm`
+            may be a list of addresses, several servers of one model.
         method: the default method, a method spec. "none": the model is passed through as it is, see
             `motes.gateway.relay`.
         methods: further methods that a request may choose.
@@ -44,10 +45,12 @@ class VirtualModel(Part):
         tool_vote: which tool calls count as the same answer: "call", with the same arguments, or "name", with any.
         tool_ignore: names of arguments that do not count when calls are compared.
         sampling: settings of the language model's sampling, which a request may override, and of where steps end.
+        without_reward: what to do where the reward model fails: "error"; or answer all the same, by "majority" of as
+            many particles or by a single "sample". The reply says so.
         examples: questions that the page at `/` offers.
     """
 
-    lm: Spec
+    lm: Spec | Annotated[tuple[Spec, ...], Field(strict=False, min_length=1)]
     reward: Spec | None = None
     outcome_reward: Spec | None = None
     particles: Positive = 16
@@ -64,15 +67,19 @@ class VirtualModel(Part):
     tool_vote: Literal["call", "name"] = "call"
     tool_ignore: Texts = ()
     sampling: SamplingTable = SamplingTable()  # type: ignore[valid-type]
+    without_reward: Literal["error", "majority", "sample"] = "error"
     examples: Texts = ()
 
     # A validator of a field sees the fields above it, as far as they have no fault.
 
     @field_validator("lm")
     @classmethod
-    def _check_lm(cls, spec: str) -> str:
-        _check_model("lm", spec)
-        return spec
+    def _check_lm(cls, specs: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for spec in (specs,) if isinstance(specs, str) else specs:
+            _check_model("lm", spec)
+            if specs is not spec and not is_address(spec):
+                raise ValueError("a list names servers of one model: write http://HOST:PORT/v1#MODEL")
+        return specs
 
     @field_validator("reward", "outcome_reward")
     @classmethod
@@ -111,7 +118,7 @@ class VirtualModel(Part):
     def _check_methods(cls, value: Any, info: ValidationInfo) -> Any:
         has_no_reward = info.data.get("reward", "unknown") is None
         if value == "none":
-            if not re.match("https?://", info.data.get("lm", "http://")):
+            if not isinstance(lm := info.data.get("lm", "http://"), str) or not is_address(lm):
                 raise ValueError("method = 'none' passes a served model through: its lm is an address, http://…")
             if info.data.get("reward") is not None or info.data.get("outcome_reward") is not None:
                 raise ValueError("method = 'none' needs no reward model")

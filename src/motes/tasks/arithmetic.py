@@ -222,8 +222,8 @@ class Arithmetic(BoxedAnswers):
         return story.check_step(step)
 
 
-def note_on_question(model: str, question: str) -> str | None:
+def note_on_question(model: object, question: str) -> str | None:
     """A warning, if the model is the bundled one, and was not trained for questions of this kind."""
-    if model.partition("?")[0] != "tiny" or parse(question) is not None:
+    if str(model).partition("?")[0] != "tiny" or parse(question) is not None:
         return None
     return "tiny knows nothing but stories of who has how many (`motes demo` shows one): do not believe the answer"
