@@ -12,8 +12,10 @@ import worlds
 from engines import VLLM, LlamaCpp, on_a_socket
 from motes.cli import main
 from motes.errors import ConfigurationError, EngineError, UnreachableError
+from motes.gateway import readiness, server
 from motes.gateway.answering import open_models
 from motes.gateway.config import Config, Limits
+from motes.gateway.draining import LATE
 from motes.gateway.keys import Key, digest, find_key
 from motes.gateway.virtual import SamplingTable, VirtualModel
 from motes.lab import method_from_spec
@@ -179,10 +181,26 @@ class TestRecipes:
         assert "--runner=pooling" in servers["prm"]
 
     def test_there_is_time_to_drain(self, config):
+        longest = config.limits.drain + LATE + 3 * server.PATIENCE  # see Server
         gateway = yaml.safe_load((self.HERE / "compose.yaml").read_text())["services"]["gateway"]
-        assert int(gateway["stop_grace_period"].removesuffix("s")) > config.limits.drain + 1
+        assert int(gateway["stop_grace_period"].removesuffix("s")) >= longest + 5
         pod = next(yaml.safe_load_all((self.HERE / "kubernetes.yaml").read_text()))["spec"]["template"]["spec"]
-        assert pod["terminationGracePeriodSeconds"] > config.limits.drain + 1
+        (container,) = pod["containers"]
+        before = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert pod["terminationGracePeriodSeconds"] >= before + longest + 5
+
+    def test_probes_fit_the_gateway_and_each_other(self):
+        pod = next(yaml.safe_load_all((self.HERE / "kubernetes.yaml").read_text()))["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        probes = {name: container[f"{name}Probe"] for name in ("startup", "readiness", "liveness")}
+        assert {name: probe["httpGet"]["path"] for name, probe in probes.items()} == {
+            "startup": "/health", "readiness": "/ready", "liveness": "/health",
+        }  # fmt: skip
+        ready, alive = probes["readiness"], probes["liveness"]
+        assert ready["timeoutSeconds"] > readiness.PATIENCE
+        noticed = {name: probe["periodSeconds"] * probe["failureThreshold"] for name, probe in probes.items()}
+        assert noticed["readiness"] < noticed["liveness"], "it leaves the service before it is restarted"
+        assert alive["periodSeconds"] >= alive["timeoutSeconds"]
 
     def test_nobody_has_the_key_that_is_written_there(self, config):
         assert [key.sha256 for key in config.keys] == [("0" * 64,)]

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import httpx2
 import pytest
@@ -33,6 +34,12 @@ def gateway(tmp_path_factory) -> Iterator[Gateway]:
     """One with little patience."""
     with serving(tmp_path_factory.mktemp("time"), head=1, body=1, idle=1) as gateway:
         yield gateway
+
+
+def connections_of(files: int) -> tuple[Connections, tuple[uvicorn.Config, ServerState, dict[str, Any]]]:
+    """Connections that are never set up, and the arguments of each."""
+    config = uvicorn.Config(lambda *_: None)
+    return Connections(gateways.config().limits.model_copy, files), (config, ServerState(), {})
 
 
 class TestTime:
@@ -91,6 +98,25 @@ class TestTime:
         assert len(body) > 6_000_000
         until(lambda: gateway.statuses() - before == {499: 1, 200: 1})
 
+    def test_a_client_that_reads_slowly_is_waited_for(self):
+        transport = Mock(**{"is_closing.return_value": False})
+
+        async def test() -> None:
+            connections, create = connections_of(files=1024)
+            (connection := connections.admit(*create)).connection_made(transport)
+            connection.pause_writing()
+            limits = gateways.config(limits={"idle": 10}).limits
+            for second in range(100):
+                transport.get_write_buffer_size.return_value = 100_000_000 - second * 20_000
+                connection.enforce(connection.loop.time() + second, limits)
+            assert not transport.abort.called
+            for second in range(100, 112):  # nearly nothing
+                transport.get_write_buffer_size.return_value -= 100
+                connection.enforce(connection.loop.time() + second, limits)
+            assert transport.abort.called
+
+        asyncio.run(test())
+
     def test_work_on_a_response_is_none_of_these(self, gateway):
         status, _, body = gateway.ask(question("slowly, it takes longer than every limit"))
         assert (status, json.loads(body)["motes"]["answer"]) == (200, "4")
@@ -105,12 +131,6 @@ class TestTime:
                 while client.recv(100_000):
                     pass
         assert all(line.get("endpoint") == CHAT for line in gateway.lines)
-
-
-def connections_of(files: int) -> tuple[Connections, tuple[uvicorn.Config, ServerState, dict[str, Any]]]:
-    """Connections that are never set up, and the arguments of each."""
-    config = uvicorn.Config(lambda *_: None)
-    return Connections(gateways.config().limits.model_copy, files), (config, ServerState(), {})
 
 
 class TestBound:

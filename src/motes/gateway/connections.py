@@ -36,6 +36,8 @@ Phase = Literal["silent", "head", "body", "work", "unread"]
 PROBES = frozenset({"/health", "/ready", "/metrics"})
 EXTRA = 64
 """Number of connections beyond the bound that are answered; further ones are closed at once."""
+READ_AT_LEAST = 2**16
+"""Bytes that a client has to read of a long response within `limits.idle`."""
 EXTRA_SECONDS = 2.0
 """The longest time limit of an extra connection, so that a few clients cannot hold them all."""
 SEARCH_SECONDS = 0.1
@@ -130,7 +132,7 @@ class Connection(H11Protocol):
 
     Attributes:
         extra: whether it is beyond the bound.
-        state: the phase, the request, and how often the client went on reading. It changes when the phase does.
+        state: the phase, the request, and marks of what the client has read. It changes when there is progress.
         since: time at which the state was first observed.
     """
 
@@ -140,7 +142,7 @@ class Connection(H11Protocol):
         super().__init__(config, state, app_state)
         self.app = self._respond
         self.extra, self.since = extra, self.loop.time()
-        self.state: tuple[Phase, object, int] = ("silent", None, 0)
+        self.state: tuple[Phase, object, int, int] = ("silent", None, 0, 0)
         self._all, self._resumed = connections, 0
         self._is_ended = self._is_broken = False
         self._late: object = None  # the request whose body took too long
@@ -161,7 +163,8 @@ class Connection(H11Protocol):
 
     def observe(self, now: float) -> Phase:
         """The current phase. `state` and `since` follow it."""
-        state = (self._phase(), self.cycle, self._resumed)
+        unsent = 0 if self.transport is None else self.transport.get_write_buffer_size()
+        state = (self._phase(), self.cycle, self._resumed, unsent // READ_AT_LEAST)
         if state != self.state:
             self.state, self.since = state, now
         return state[0]
