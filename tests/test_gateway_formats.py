@@ -364,3 +364,6 @@ def test_what_the_gateway_says_can_be_sent_back(format: Format):
         assert response.status_code == 200, response.text
         left_out = "input.reasoning" if format is RESPONSES else "messages.content.thinking"
         assert response.headers["x-motes-ignored"] == left_out
+    with gateways.over(gateways.Thinking(), strict=True) as client:
+        response = format.ask(client, QUESTION, **{format.question: [first, *answer, again]})
+        assert format.error(response, 400)[1] == f"{left_out}: this has no effect: leave it out"
