@@ -363,7 +363,7 @@ class TestEnd:
             assert gateway.process.wait(PATIENCE) == 0
             assert gateway.statuses() == {200: 2, 503: 6}, "the log says what the clients got"
 
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_nothing_in_flight(self, tmp_path, number):
         with serving(tmp_path, drain=3000, idle=600) as gateway, gateway.connect() as silent:
             assert gateway.get("/health")[0] == 200

@@ -20,7 +20,7 @@ import pytest
 
 from motes.cli import main
 from motes.gateway.config import Config
-from motes.gateway.keys import find_key
+from motes.gateway.keys import digest, find_key
 
 MODELS = ["--model", "worlds:language_model", "--reward", "worlds:reward_model", "--task", "arithmetic"]
 
@@ -95,6 +95,35 @@ def test_a_file_says_what_is_served(tmp_path):
     (tmp_path / "motes.toml").write_text('[models.vote]\nlm = "worlds:language_model"\nmethod = "majority"\n')
     with serving("--config", str(tmp_path / "motes.toml")) as (_, address):
         assert [model["id"] for model in httpx2.get(f"{address}/models").json()["data"]] == ["vote"]
+
+
+def test_on_a_hangup_the_file_is_read_again(tmp_path):
+    """A process that reads the file again goes on; one without a file ends as it does on SIGTERM."""
+    file = tmp_path / "motes.toml"
+    text = '[models.vote]\nlm = "worlds:language_model"\nmethod = "majority"\n[[keys]]\nname = "a"\nsha256 = "{}"\n'
+
+    def status(address: str, key: str) -> int:
+        return httpx2.get(f"{address}/models", headers={"authorization": f"Bearer {key}"}).status_code
+
+    file.write_text(text.format(digest("old")))
+    with serving("--config", str(file)) as (process, address):
+        assert (status(address, "old"), status(address, "new")) == (200, 401)
+        file.write_text(text.format(digest("new")))
+        process.send_signal(signal.SIGHUP)
+        assert json.loads(process.stderr.readline())["keys"] == ["a"]
+        assert (status(address, "old"), status(address, "new")) == (401, 200)
+        file.write_text("[[keys]")
+        process.send_signal(signal.SIGHUP)
+        while (told := json.loads(process.stderr.readline()))["level"] != "error":
+            pass  # the file may have been read twice, as it is watched, too
+        assert "the configuration stays as it was" in told["message"]
+        assert status(address, "new") == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    with serving(*MODELS) as (process, address):
+        assert status(address, "none") == 200
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 0
 
 
 def test_a_key_is_made_for_the_file(tmp_path, capsys):
