@@ -9,7 +9,7 @@ CLIENTS := $(or $(MOTES_CLIENTS_ENV),.venv-clients)
 ITS_HUB := $(or $(MOTES_ITS_HUB_ENV),.venv-its-hub)
 TEST_SERVERS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v --durations=5
 
-.PHONY: setup demo test test-servers test-llama-cpp test-vllm test-clients docs setup-chromium setup-llama-cpp setup-vllm setup-clients setup-docs bench-its-hub lint release clean
+.PHONY: setup demo test test-servers test-llama-cpp test-vllm test-clients docs setup-chromium setup-promtool setup-llama-cpp setup-vllm setup-clients setup-docs bench-its-hub lint release clean
 
 setup: .venv/installed
 
@@ -28,6 +28,10 @@ test: setup
 # The browser that pages are tested in; without one those tests are skipped.
 setup-chromium:
 	command -v chromium || { apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium fonts-dejavu-core; } > /dev/null
+
+# Prometheus' tool that tests the alert rules; without it those tests are skipped.
+setup-promtool:
+	command -v promtool || { apt-get update -qq && apt-get install -qq --yes --no-install-recommends prometheus; } > /dev/null
 
 test-servers: test-llama-cpp test-vllm
 
