@@ -30,8 +30,8 @@ from motes.errors import (
     UnknownNameError,
     UnreadableFileError,
 )
-from motes.gateway.admission import BusyError
 from motes.gateway.answering import RefusedError
+from motes.gateway.errors import BusyError, QuotaError
 
 COPIES: dict[str, Callable[[Any], Any]] = {
     **{
@@ -165,6 +165,7 @@ BUILT: dict[type[MotesError], Any] = {
     ProblemFileError: ProblemFileError("p.jsonl", 3, "it is not JSON"),
     RefusedError: RefusedError("at most 4 answers", "n", status=400, code="too_many"),
     BusyError: BusyError("come back", 2.5),
+    QuotaError: QuotaError("come back", 2.5),
 }
 """The errors that are made of something else than a message."""
 

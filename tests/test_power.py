@@ -220,7 +220,7 @@ def test_values_out_of_range_are_refused():
             PowerFilter(4, alpha)
     with pytest.raises(ConfigurationError, match="use one of majority, sample, vote"):
         PowerFilter(4, selector="argmax")
-    with pytest.raises(ConfigurationError, match="num_particles must be at least 1"):
+    with pytest.raises(ConfigurationError, match="num_particles must be a whole number of at least 1"):
         PowerFilter(0)
     with pytest.raises(UnknownNameError, match="did you mean 'residual'"):
         PowerFilter(4, resampling="residuals")
