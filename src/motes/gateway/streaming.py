@@ -221,6 +221,9 @@ class EventStream(StreamingResponse):
                 await unless_disconnected(self.stream_response(send), receive)
             except ClientDisconnect:
                 self._entry.status = CLIENT_CLOSED_REQUEST
+            except asyncio.CancelledError:  # the server stops, and the run has not ended when it had to
+                self._entry.status = 503
+                raise
 
 
 async def unless_disconnected(work: Awaitable[T], receive: Receive) -> T:
