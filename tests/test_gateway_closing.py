@@ -115,6 +115,15 @@ class TestEnd:
             assert gateway.statuses() == {499: 1}
             assert {line["level"] for line in gateway.lines} == {"info"}
 
+    def test_a_run_that_ignores_its_cancellation(self, tmp_path):
+        with serving(tmp_path, drain=3000) as gateway, gateway.connect(question("deaf", stream=True)) as client:
+            assert client.recv(4) == b"HTTP"
+            gateway.process.send_signal(signal.SIGTERM)
+            until(lambda: gateway.get("/ready")[0] == 503)
+            assert gateway.end() == 0
+            assert sum(gateway.statuses().values()) == 1
+            assert gateway.statuses()[200] == 0, "the stream had begun with that"
+
     def test_before_it_serves(self, tmp_path):
         """It waits for a server of models that does not answer."""
         with socket.create_server(("127.0.0.1", 0)) as upstream:

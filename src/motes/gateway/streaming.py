@@ -173,6 +173,9 @@ class EventStream(StreamingResponse):
                 await unless_disconnected(self.stream_response(send), receive)
         except (ClientDisconnect, OSError):
             self._entry.status = CLIENT_CLOSED_REQUEST
+        except asyncio.CancelledError:  # the server stops, and the run has not ended when it had to
+            self._entry.status = 503
+            raise
         finally:
             self._run.cancel()
             await asyncio.gather(self._run, return_exceptions=True)
