@@ -324,6 +324,23 @@ def test_a_model_that_says_nothing(method: str, stream: bool):
         assert '"code":"upstream"' in response.text
 
 
+class SilentLater(worlds.StoryLanguageModel):
+    """One particle fails in the first round, and the others say nothing in the second."""
+
+    def __init__(self) -> None:
+        super().__init__(merges_calls=False)
+
+    async def extend(self, trajectories, sampling, seeds):
+        if trajectories[0].depth:
+            return [motes.Step("", "eos")] * len(trajectories)
+        return [Failure(EngineError("gone")), *[motes.Step("", "step")] * (len(trajectories) - 1)]
+
+
+def test_particles_that_resampling_replaced_were_lost_as_well():
+    with gateways.over(SilentLater()) as client:
+        assert error(ask(client, motes={"particles": 4}), 502)["code"] == "upstream"
+
+
 class Held(worlds.StoryLanguageModel):
     """Answers when it is let go."""
 

@@ -240,9 +240,8 @@ class ParsedRequest:
                 raise RefusedError(message, status=502, code="invalid_output")
             raise RefusedError(NO_ANSWER, status=504, code="deadline")
         if answers := visible(result, self.body.n or 1):
-            failures = [trajectory.error for trajectory in result.trajectories if trajectory.error is not None]
-            if failures and not answers[0].text:
-                raise NoParticlesError("the particles that were not dropped have no text") from failures[0]
+            if result.dropped and not answers[0].text:  # also those that resampling has replaced
+                raise NoParticlesError("the particles that were not dropped have no text") from result.dropped[0].error
             return answers
         raise RefusedError(NO_ANSWER, status=504, code="deadline")
 
