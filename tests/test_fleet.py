@@ -171,6 +171,28 @@ def test_a_server_that_fails_is_replaced_and_left_alone(fault: str, as_failure: 
     asyncio.run(test())
 
 
+def test_requests_that_fail_together_count_once():
+    """Eight particles in flight on a server that dies do not make its first check wait for half a minute."""
+
+    async def test() -> None:
+        servers = Servers(names="ab")
+        problem = motes.Problem(QUESTION)
+        await servers.step(problem)
+        servers["a"].down = True
+        servers["a"].hold = asyncio.Event()
+        together = [asyncio.create_task(servers.step(problem, number=2)) for _ in range(4)]
+        await settle()
+        servers["a"].hold.set()
+        await asyncio.gather(*together)
+        assert servers.fleet.members[0].failures == 1
+        servers.clock.now += 1
+        await servers.step(problem)
+        await settle()
+        assert servers["a"].checks == 1
+
+    asyncio.run(test())
+
+
 def test_a_server_comes_back_when_it_answers_a_check():
     async def test() -> None:
         servers = Servers(names="ab")

@@ -105,8 +105,6 @@ class Gateway:
         name = value.get("model") if isinstance(value, dict) else None
         _, allowed = http.scope["motes.caller"]
         served = allowed.get(name) if isinstance(name, str) else None
-        if served is not None and served.unopened:
-            raise _not_there_yet()
         if served is not None and isinstance(served.lm, Relay):
             return await self._pass_through(value, served, served.lm, http)
         if endpoint is None:

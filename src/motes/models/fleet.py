@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds until a server that has failed is checked again: doubled with each failure in a row, up to the longest."""
+BUSY = (429, 503)
+"""Statuses of servers that are busy."""
 MAX_HOMES = 1024
 """Maximum number of runs of whole turns whose server is remembered."""
 
@@ -49,6 +51,10 @@ class Member:
     @property
     def is_healthy(self) -> bool:
         return self.lm is not None and not self.is_ejected
+
+    def reinstate(self) -> None:
+        """Note that it did its work."""
+        self.failures, self.is_ejected = 0, False
 
 
 class Fleet:
@@ -122,11 +128,12 @@ class Fleet:
                 turn = await self._working(member, 1, draw(fields, sampling, seed))
             except (ServerError, UnauthorizedError) as error:
                 tried.append(member)
-                if not self._is_servers_fault(member, error) or len(tried) == len(self._opened):
+                self._note_failures(member, [error])
+                if not _is_servers_fault(error) or len(tried) == len(self._opened):
                     raise
                 self._homes_of_turns.pop(id(fields), None)
             else:
-                member.failures, member.is_ejected = 0, False
+                member.reinstate()
                 while len(self._homes_of_turns) > MAX_HOMES:
                     del self._homes_of_turns[next(iter(self._homes_of_turns))]
                 return turn
@@ -135,7 +142,6 @@ class Fleet:
         """A step for each trajectory and seed; the trajectories are of one run."""
         problem = parts[0][0].problem
         wasted = [Usage()] * len(parts)  # of failed attempts
-        outcomes: list[Step | Failure] = []
         left = list(range(len(parts)))
         done: dict[int, Step | Failure] = {}
         tried: list[Member] = []
@@ -145,24 +151,20 @@ class Fleet:
             assert member.lm is not None
             extending = member.lm.extend([parts[i][0] for i in left], sampling, [parts[i][1] for i in left])
             try:
-                outcomes = list(await self._working(member, len(left), extending))
+                outcomes = await self._working(member, len(left), extending)
             except (ServerError, UnauthorizedError) as error:
                 outcomes = [Failure(error) for _ in left]
             done.update(zip(left, outcomes, strict=True))
-            left = [
-                i
-                for i in left
-                if isinstance(outcome := done[i], Failure) and self._is_servers_fault(member, outcome.error)
-            ]
+            failures = {i: outcome for i in left if isinstance(outcome := done[i], Failure)}
+            left = [i for i, failure in failures.items() if _is_servers_fault(failure.error)]
+            self._note_failures(member, [failures[i].error for i in left])
             if not left:
-                member.failures, member.is_ejected = 0, False
+                member.reinstate()
             elif len(tried) == len(self._opened):
                 break
             else:
                 for i in left:
-                    outcome = done[i]
-                    assert isinstance(outcome, Failure)
-                    wasted[i] += outcome.usage
+                    wasted[i] += failures[i].usage
                 self._homes.pop(id(problem), None)
         return [_with_usage(done[i], wasted[i]) for i in range(len(parts))]
 
@@ -193,13 +195,12 @@ class Fleet:
             home = homes[key] = min(healthy or candidates, key=lambda member: member.in_flight)
         return home
 
-    def _is_servers_fault(self, member: Member, error: MotesError) -> bool:
-        """Whether another server may do what this one could not. The server is ejected, unless it is only busy."""
-        if isinstance(error, RejectedError) or not isinstance(error, (ServerError, UnauthorizedError)):
-            return False
-        if getattr(error, "status", None) not in (429, 503):
+    def _note_failures(self, member: Member, errors: Sequence[MotesError]) -> None:
+        """Eject a server that failed, unless it is only busy. The failures of requests that were in flight together
+        count once."""
+        is_down = any(_is_servers_fault(error) and getattr(error, "status", None) not in BUSY for error in errors)
+        if is_down and not member.is_ejected:
             self._eject(member)
-        return True
 
     def _eject(self, member: Member) -> None:
         member.failures, member.is_ejected = member.failures + 1, True
@@ -283,6 +284,11 @@ class Fleet:
 
     def __repr__(self) -> str:
         return f"Fleet({', '.join(member.name for member in self.members)})"
+
+
+def _is_servers_fault(error: MotesError) -> bool:
+    """Whether another server may do what this one could not."""
+    return isinstance(error, (ServerError, UnauthorizedError)) and not isinstance(error, RejectedError)
 
 
 def _with_usage(outcome: Step | Failure, wasted: Usage) -> Step | Failure:
