@@ -147,6 +147,11 @@ class ServerError(EngineError):
     retry_after: float | None = None
     """Seconds after which the server wants the next request; None if it does not say."""
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the server had no room for the request."""
+        return self.status in (429, 503)
+
 
 class UnreachableError(ServerError):
     """The server does not respond, or not in time."""

@@ -123,12 +123,7 @@ class Gateway:
         entry.endpoint = entry.endpoint if entry.endpoint in RELAYED else "/v1/…"
         deadline = served.settings.deadline
         async with contextlib.AsyncExitStack() as resources:
-            try:
-                async with caller.quotas.reserved(1):
-                    entering = resources.enter_async_context(self.gate.enter(caller, 1))
-                    await unless_disconnected(asyncio.wait_for(entering, deadline), http.receive)
-            except TimeoutError:
-                raise BusyError("the deadline passed while the request was waiting", deadline) from None
+            await unless_disconnected(self._enter(caller, 1, deadline, resources), http.receive)
             count = partial(self._count, http.scope)
             responding = relay.respond(http, value, resources.pop_all(), deadline=deadline, count=count)
             try:
@@ -182,16 +177,25 @@ class Gateway:
         # 3) room
         clock = asyncio.get_running_loop().time
         arrival = clock()
-        try:
-            with tracing.span("wait for room"):
-                async with caller.quotas.reserved(entry.particles):
-                    entering = resources.enter_async_context(self.gate.enter(caller, entry.particles))
-                    await asyncio.wait_for(entering, request.deadline)
-        except TimeoutError:
-            raise BusyError("the deadline passed while the request was waiting", request.deadline) from None
+        with tracing.span("wait for room"):
+            await self._enter(caller, entry.particles, request.deadline, resources)
         waited = clock() - arrival
         self.metrics.waited.labels(served.name).observe(waited)
         return replace(request, deadline=max(request.deadline - waited, 1e-3))
+
+    async def _enter(
+        self, caller: Caller, particles: int, deadline: float, resources: contextlib.AsyncExitStack
+    ) -> None:
+        """Wait until so many particles of a caller have room, which `resources` then holds.
+
+        Raises:
+            BusyError: there is none within the deadline, or the caller has used up a quota.
+        """
+        try:
+            async with caller.quotas.reserved(particles):
+                await asyncio.wait_for(resources.enter_async_context(self.gate.enter(caller, particles)), deadline)
+        except TimeoutError:
+            raise BusyError("the deadline passed while the request was waiting", deadline) from None
 
     async def _solve_or_fall_back(
         self,

@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499
 """The status, in logs and metrics, of a request whose client disconnected before the response."""
-BUSY = (429, 503)
-"""Statuses of upstream servers that are busy."""
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """OpenAI's types of errors by status. For any other status it is "invalid_request_error" or "server_error"."""
 
@@ -91,7 +89,7 @@ def describe(error: BaseException) -> str:
 def _busy_upstream(error: Exception) -> ServerError | None:
     """The error of an upstream server that was busy, if that caused this error; None: another reason did."""
     causes = (link for link in chain_of(error) if isinstance(link, ServerError))
-    return next((cause for cause in causes if cause.status in BUSY), None)
+    return next((cause for cause in causes if cause.is_busy), None)
 
 
 def response_to_error(error: Exception, request_id: str) -> tuple[int, dict[str, Any], Mapping[str, str]]:

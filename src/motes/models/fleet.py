@@ -18,8 +18,6 @@ T = TypeVar("T")
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds until a server that has failed is checked again: doubled with each failure in a row, up to the longest."""
-BUSY = (429, 503)
-"""Statuses of servers that are busy."""
 MAX_HOMES = 1024
 """Maximum number of runs of whole turns whose server is remembered."""
 
@@ -198,7 +196,7 @@ class Fleet:
     def _note_failures(self, member: Member, errors: Sequence[MotesError]) -> None:
         """Eject a server that failed, unless it is only busy. The failures of requests that were in flight together
         count once."""
-        is_down = any(_is_servers_fault(error) and getattr(error, "status", None) not in BUSY for error in errors)
+        is_down = any(_is_servers_fault(error) and not getattr(error, "is_busy", False) for error in errors)
         if is_down and not member.is_ejected:
             self._eject(member)
 
