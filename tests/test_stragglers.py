@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -18,7 +19,7 @@ import faulty
 import motes
 from engines import VLLM, connect
 from motes import ParticleFilter, Problem, Sampling, Trajectory
-from motes.concurrency import DEADLINE, Batcher, CallBatcher, Pending, due_by
+from motes.concurrency import ORIGIN, Batcher, CallBatcher, Origin, Pending, working_for
 from motes.core import Step
 from motes.models.served import HTTPLanguageModel
 from motes.transport import Client, Retries
@@ -195,7 +196,7 @@ def ask(server: Answers, known: Sequence[float], *, seconds: float | None = 60.0
         for duration in known:
             client._stragglers.note(("http://server.test/v1/x", 4), duration)
         began = clock()
-        with due_by(None if seconds is None else began + seconds):
+        with working_for(Origin(None if seconds is None else began + seconds)):
             assert await client.post("x", {}, num_tokens=8) == {"fine": 1}
         return clock() - began
 
@@ -238,7 +239,7 @@ def test_others_that_end_meanwhile_count():
 
     async def main() -> None:
         client = server.client()
-        with due_by(60.0):
+        with working_for(Origin(60.0)):
             await asyncio.gather(*(client.post("x", {}, num_tokens=8) for _ in range(16)))
 
     server = Answers(NEVER, *[1.0] * 16)
@@ -250,7 +251,7 @@ def test_kinds_are_apart():
 
     async def main() -> None:
         client = server.client()
-        with due_by(60.0):
+        with working_for(Origin(60.0)):
             for _ in range(20):
                 await client.post("x", {}, num_tokens=1)
             await client.post("x", {}, num_tokens=1000)
@@ -310,19 +311,19 @@ def test_merged_requests_have_the_latest_deadline():
     batches: list[tuple[int, float | None]] = []
 
     async def process(requests: list[_Request]) -> None:
-        batches.append((len(requests), DEADLINE.get()))
+        batches.append((len(requests), ORIGIN.get().deadline))
         parts = [requests[:1], requests[1:]]
         for part in filter(None, parts):
             batcher.start(settle(part), part)
 
     async def settle(requests: list[_Request]) -> None:
         for request in requests:
-            request.settle(DEADLINE.get())
+            request.settle(ORIGIN.get().deadline)
 
     async def call(deadline: float | None) -> float | None:
-        with due_by(deadline):
+        with working_for(Origin(deadline)):
             (outcome,) = await batcher.submit([_Request()])
-            assert DEADLINE.get() == deadline
+            assert ORIGIN.get().deadline == deadline
             return outcome
 
     async def main(*deadlines: float | None) -> list[float | None]:
@@ -339,10 +340,10 @@ def test_merged_requests_have_the_latest_deadline():
 
 def test_calls_that_are_merged_have_the_latest_deadline():
     async def look(items: list[int]) -> list[float | None]:
-        return [DEADLINE.get()] * len(items)
+        return [ORIGIN.get().deadline] * len(items)
 
     async def call(batcher: Any, deadline: float) -> Any:
-        with due_by(deadline):
+        with working_for(Origin(deadline)):
             return await batcher([1])
 
     async def main() -> Any:
@@ -357,20 +358,20 @@ def test_a_run_says_when_its_answer_is_due():
 
     class Model:
         async def extend(self, trajectories: Any, sampling: Any, seeds: Any) -> list[Step]:
-            seen.add(DEADLINE.get())
+            seen.add(ORIGIN.get().deadline)
             await asyncio.sleep(1)
             return [Step("\\boxed{1}", "eos")] * len(trajectories)
 
     class Reward:
         async def score(self, trajectories: Any) -> list[list[float]]:
-            seen.add(DEADLINE.get())
+            seen.add(ORIGIN.get().deadline)
             return [[0.5] * trajectory.depth for trajectory in trajectories]
 
     for deadline in (30.0, None):
         seen.clear()
         timed(lambda: motes.asolve("?", lm=Model(), reward=Reward(), method=ParticleFilter(4), deadline=deadline))  # noqa: B023
         assert seen == {deadline}
-    assert DEADLINE.get() is None
+    assert ORIGIN.get().deadline is None
 
 
 @pytest.mark.parametrize("seeds", ["particle", "none"])
@@ -380,11 +381,11 @@ def test_a_model_s_requests_have_the_deadlines_of_their_runs(seeds: Any):
 
     class Looking(VLLM):
         async def __call__(self, request: httpx2.Request) -> httpx2.Response:
-            seen.setdefault(request.url.path, set()).add(DEADLINE.get())
+            seen.setdefault(request.url.path, set()).add(ORIGIN.get().deadline)
             return await super().__call__(request)
 
     async def extend(lm: HTTPLanguageModel, question: str, deadline: float | None) -> None:
-        with due_by(deadline):
+        with working_for(Origin(deadline)):
             await lm.extend([Trajectory(Problem(question))] * 2, Sampling(max_step_tokens=8), [0, 1])
 
     async def main() -> None:
@@ -395,3 +396,35 @@ def test_a_model_s_requests_have_the_deadlines_of_their_runs(seeds: Any):
     timed(main)
     assert seen["/tokenize"] == {80.0}
     assert seen["/v1/completions"] == ({50.0, 80.0} if seeds == "particle" else {80.0})
+
+
+@pytest.mark.parametrize(("seeds", "shared"), [("particle", False), ("group", False), ("none", True)])
+def test_requests_name_the_run_that_they_are_for(seeds: Any, shared: bool):
+    """A balancer can keep a run on one server. A request that two runs share names neither."""
+    seen: list[tuple[str, str | None]] = []
+
+    class Looking(VLLM):
+        async def __call__(self, request: httpx2.Request) -> httpx2.Response:
+            if request.url.path == "/v1/completions":
+                seen.append((request.content.decode(), request.headers.get("x-motes-run")))
+            return await super().__call__(request)
+
+    class Reward:
+        async def score(self, trajectories: Any) -> list[list[float]]:
+            return [[0.5] * trajectory.depth for trajectory in trajectories]
+
+    async def main() -> None:
+        lm = await connect(Looking(), seeds=seeds)
+        seen.clear()
+        sampling = Sampling(max_steps=2, max_step_tokens=8)
+        solve = partial(motes.asolve, lm=lm, reward=Reward(), method=ParticleFilter(4), sampling=sampling)
+        await asyncio.gather(solve("one?", seed=0), solve("two?", seed=0))
+
+    timed(main)
+    runs = {run for _, run in seen}
+    assert len(seen) >= 2
+    if shared:
+        assert runs == {None}
+    else:
+        assert None not in runs
+        assert len(runs) == 2, "two runs of one seed are two"

@@ -16,19 +16,33 @@ T = TypeVar("T")
 ItemT = TypeVar("ItemT")
 PendingT = TypeVar("PendingT", bound="Pending[Any]")
 
-DEADLINE: ContextVar[float | None] = ContextVar("deadline", default=None)
-"""When the current work must be done, on the clock of its event loop, in seconds; None: there is no deadline. It ends
-nothing by itself: a client of servers reads it to decide how long to wait for a response before it asks again."""
+
+@dataclass(frozen=True)
+class Origin:
+    """What the current work is done for.
+
+    Attributes:
+        deadline: when it must be done, on the clock of its event loop, in seconds; None: there is no deadline. It ends
+            nothing by itself: a client of servers reads it to decide how long to wait for a response before it asks
+            again.
+        run: the id of the run that it belongs to; None: of none, or of several.
+    """
+
+    deadline: float | None = None
+    run: str | None = None
+
+
+ORIGIN: ContextVar[Origin] = ContextVar("origin", default=Origin())  # noqa: B039 (frozen)
 
 
 @contextmanager
-def due_by(deadline: float | None) -> Iterator[None]:
-    """Set the deadline of the work within the context, and of the tasks that it starts."""
-    token = DEADLINE.set(deadline)
+def working_for(origin: Origin) -> Iterator[None]:
+    """Set the origin of the work within the context, and of the tasks that it starts."""
+    token = ORIGIN.set(origin)
     try:
         yield
     finally:
-        DEADLINE.reset(token)
+        ORIGIN.reset(token)
 
 
 async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -63,11 +77,11 @@ class Pending(Generic[T]):
     """A request that waits for its outcome. Subclasses add its content.
 
     Attributes:
-        deadline: of the caller, see `DEADLINE`.
+        origin: of the caller's work.
     """
 
     future: asyncio.Future[T]
-    deadline: float | None = None
+    origin: Origin = Origin()
 
     def settle(self, outcome: T) -> None:
         """Give the caller the outcome, unless the request is settled or withdrawn already."""
@@ -86,7 +100,8 @@ class Batcher(Generic[PendingT, T]):
 
     `process` settles each request of the batch, or starts work that does. Work on a batch, or on a part of it passed to
     `start`, is cancelled when all its requests are withdrawn. An error of the work is raised in every caller whose
-    request is not settled yet. The deadline of the work is the latest of its requests' deadlines.
+    request is not settled yet. The work has the origin of its requests: the latest of their deadlines, and their run if
+    it is the same.
     """
 
     def __init__(self, process: Callable[[list[PendingT]], Coroutine[Any, Any, None]]) -> None:
@@ -99,7 +114,7 @@ class Batcher(Generic[PendingT, T]):
         loop = asyncio.get_running_loop()
         for request in requests:
             request.future = loop.create_future()
-            request.deadline = DEADLINE.get()
+            request.origin = ORIGIN.get()
         waiting = self._waiting.setdefault(loop, [])
         if not waiting:
             loop.call_soon(self._flush, loop)
@@ -115,7 +130,7 @@ class Batcher(Generic[PendingT, T]):
 
         async def run() -> None:
             try:
-                with due_by(_latest_deadline(requests)):
+                with working_for(_common_origin(requests)):
                     await work
             except asyncio.CancelledError:
                 for request in requests:
@@ -145,10 +160,12 @@ class Batcher(Generic[PendingT, T]):
             self.start(self._process(requests), requests)
 
 
-def _latest_deadline(requests: Sequence[Pending[Any]]) -> float | None:
-    """None if one of the requests has no deadline."""
-    deadlines = [request.deadline for request in requests if request.deadline is not None]
-    return max(deadlines, default=None) if len(deadlines) == len(requests) else None
+def _common_origin(requests: Sequence[Pending[Any]]) -> Origin:
+    """There is no deadline if one of the requests has none."""
+    deadlines = [request.origin.deadline for request in requests]
+    latest = None if None in deadlines else max(filter(None, deadlines), default=None)
+    runs = {request.origin.run for request in requests}
+    return Origin(latest, runs.pop() if len(runs) == 1 else None)
 
 
 @dataclass(eq=False)

@@ -10,11 +10,12 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 
-from motes.concurrency import CallBatcher, due_by, gather
+from motes.concurrency import CallBatcher, Origin, gather, working_for
 from motes.core import STOPS, Failure, Problem, Record, Result, Sampling, Step, Trajectory, Usage
 from motes.errors import ConfigurationError, DegenerateWeightsError, NoParticlesError
 from motes.ledger import Ledger
@@ -212,7 +213,7 @@ class Run:
         """Run all coroutines at once; the deadline cancels those still in flight."""
         try:
             async with self.limits.timeout() as timeout:
-                with due_by(self.limits.deadline):
+                with working_for(Origin(self.limits.deadline, self._root._id)):
                     await gather(work)
         except TimeoutError:
             if not timeout.expired():
@@ -274,6 +275,11 @@ class Run:
         for trajectory, values in zip(trajectories, scores, strict=True):
             self._spend(self.ledger.scores(trajectory, values, reward))
         return scores
+
+    @cached_property
+    def _id(self) -> str:
+        """An id of this run and its parts, for servers. It is random: the seed may be that of other runs, too."""
+        return uuid4().hex
 
     @cached_property
     def _batched_scores(self) -> CallBatcher[Trajectory, Sequence[float] | Failure]:

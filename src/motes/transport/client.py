@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 
 import httpx2
 
-from motes.concurrency import DEADLINE
+from motes.concurrency import ORIGIN
 from motes.errors import (
     BadResponseError,
     ConfigurationError,
@@ -37,6 +37,8 @@ from motes.transport.failures import TransientError, clear_frames, error_from_re
 from motes.transport.key import Key
 from motes.transport.pools import Pools, proxies
 from motes.transport.stragglers import Kind, Stragglers
+
+RUN_HEADER = "X-Motes-Run"
 
 T = TypeVar("T")
 Receiver = Callable[[httpx2.Response], Awaitable[T]]
@@ -275,7 +277,7 @@ class Client:
                 pool.idle.append(http)
 
     async def _send_with_retries(self, request: _Request[T], attempts: int) -> T:
-        now, deadline = asyncio.get_running_loop().time(), DEADLINE.get()
+        now, deadline = asyncio.get_running_loop().time(), ORIGIN.get().deadline
         half = None if deadline is None else (now + deadline) / 2
         attempt = num_stragglers = 0
         while True:
@@ -332,7 +334,7 @@ class Client:
         attempt: _Attempt,
     ) -> T:
         try:
-            async with http.stream(method, url, content=content, headers=_trace_headers()) as response:
+            async with http.stream(method, url, content=content, headers=_headers_of_origin()) as response:
                 if response.status_code >= 300:
                     body = await read_beginning(response, BYTES_OF_ERROR)
                     attempt.outcome = str(response.status_code)
@@ -381,9 +383,11 @@ async def _read_json(response: httpx2.Response, max_bytes: int) -> Any:
     return parse_response(await read_body(response, max_bytes), str(response.url), "a response")
 
 
-def _trace_headers() -> dict[str, str]:
-    """The header `traceparent` of the current span, if the process uses OpenTelemetry."""
-    headers: dict[str, str] = {}
+def _headers_of_origin() -> dict[str, str]:
+    """The run that a request is sent for, for balancers that keep a run on one server; and the header `traceparent` of
+    the current span, if the process uses OpenTelemetry."""
+    run = ORIGIN.get().run
+    headers = {} if run is None else {RUN_HEADER: run}
     if (propagate := sys.modules.get("opentelemetry.propagate")) is not None:
         propagate.inject(headers)
     return headers
