@@ -31,8 +31,8 @@ from motes import (
 )
 from motes.errors import ConfigurationError, DegenerateWeightsError, UnknownNameError
 from motes.methods import METHODS, method
+from motes.methods.method import Method
 from motes.methods.population import AGGREGATIONS
-from motes.methods.run import Method
 from motes.tasks import BoxedAnswers
 
 ONE, TWO, NONE = "\\boxed{1}", "\\boxed{2}", "no idea"

@@ -17,7 +17,8 @@ from motes.core import Problem, Result, Sampling
 from motes.errors import ConfigurationError
 from motes.methods import ParticleFilter, Run, require, select_by_outcome
 from motes.methods.limits import Limits
-from motes.methods.run import Method, MethodTraits, Observer, ProgressCallback
+from motes.methods.method import Method, MethodTraits
+from motes.methods.run import Observer, ProgressCallback
 from motes.opening import (
     answer_rule,
     attribute,

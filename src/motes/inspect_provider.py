@@ -21,7 +21,7 @@ from motes.concurrency import gather
 from motes.core import Problem, Result, Sampling, SamplingOptions, Step, Trajectory, Usage
 from motes.errors import ConfigurationError, MissingExtraError, UnknownNameError
 from motes.lab import method_from_spec
-from motes.methods.run import MethodTraits
+from motes.methods.method import MethodTraits
 from motes.protocols import LanguageModel
 
 try:

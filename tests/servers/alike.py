@@ -9,7 +9,7 @@ import numpy as np
 
 import motes
 from motes import Trajectory
-from motes.methods.run import Method
+from motes.methods.method import Method
 from motes.tasks import Arithmetic
 
 GREEDY = motes.Sampling(temperature=0.0)

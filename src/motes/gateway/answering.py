@@ -25,7 +25,8 @@ from motes.gateway.wire import ChatRequest, MotesOptions, Request
 from motes.lab.run.method_spec import draws_independently, method_from_spec
 from motes.methods import Majority
 from motes.methods.limits import Limits
-from motes.methods.run import Method, MethodTraits, Observer, ProgressCallback
+from motes.methods.method import Method, MethodTraits
+from motes.methods.run import Observer, ProgressCallback
 from motes.methods.selectors import likeliest_texts
 from motes.prompts import Prompt
 from motes.protocols import AnswerRule, LanguageModel, LanguageModelTraits, RewardModel

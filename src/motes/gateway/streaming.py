@@ -28,7 +28,8 @@ from motes.gateway.replies import reply_to
 from motes.gateway.thoughts import ThoughtSplitter
 from motes.gateway.writers import Writer
 from motes.lab.run.traces import Particles, Tree
-from motes.methods.run import MethodTraits, Observer, ProgressCallback, Run
+from motes.methods.method import MethodTraits
+from motes.methods.run import Observer, ProgressCallback, Run
 
 Solve = Callable[
     [ParsedRequest, Observer, ProgressCallback, Callable[[], bool]], Awaitable[tuple[ParsedRequest, Result]]

@@ -13,7 +13,7 @@ from motes.core import Sampling, SamplingOptions
 from motes.errors import ConfigurationError
 from motes.gateway.tables import MAX_COUNT, Part, Positive, Seconds, Spec, Texts
 from motes.lab.run.method_spec import method_from_spec
-from motes.methods.run import MethodTraits
+from motes.methods.method import MethodTraits
 from motes.opening import check_spec, is_address
 
 SamplingTable = create_model(

@@ -11,13 +11,14 @@ from motes.methods.adaptive import AdaptiveFilter
 from motes.methods.entropic import EntropicParticleFilter
 from motes.methods.independent import BestOfN, Greedy, Majority, WeightedBestOfN
 from motes.methods.islands import Islands
+from motes.methods.method import Method, MethodTraits, require
 from motes.methods.parallel_tempering import ParallelTempering
 from motes.methods.particle_filter import FilterSettings, ParticleFilter
 from motes.methods.particle_gibbs import ParticleGibbs
 from motes.methods.population import Population
 from motes.methods.potential import log_increment
 from motes.methods.power import PowerFilter
-from motes.methods.run import Method, MethodTraits, Run, require
+from motes.methods.run import Run
 from motes.methods.searches import DVTS, BeamSearch, Rebase
 from motes.methods.selectors import SELECTORS, conclude, score_weights, select_by_outcome
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import numpy as np
@@ -30,8 +30,6 @@ from motes.protocols import (
     LanguageModelTraits,
     RewardModel,
     RewardModelTraits,
-    Trait,
-    Traits,
 )
 from motes.smc import Weights
 
@@ -278,7 +276,7 @@ class Run:
 
     @cached_property
     def _id(self) -> str:
-        """An id of this run and its parts, for servers. It is random: the seed may be that of other runs, too."""
+        """An id of this run and its parts, for servers. A seed is none: other runs may have it, too."""
         return uuid4().hex
 
     @cached_property
@@ -378,44 +376,3 @@ def _drop_if_failed(trajectory: Trajectory, scores: Sequence[float] | Failure) -
     if isinstance(scores, Failure):
         return trajectory.fail(scores.error), ()
     return trajectory, () if trajectory.finished == "failed" else scores
-
-
-@runtime_checkable
-class Method(Protocol):
-    """A way to spend compute on one problem. A frozen configuration; `run` does the work.
-
-    A method may have further attributes and methods, see `MethodTraits`.
-    """
-
-    @property
-    def budget(self) -> int:
-        """The number of trajectories drawn."""
-        ...
-
-    async def run(self, run: Run) -> Result: ...
-
-
-class MethodTraits(Traits):
-    """The optional attributes of a method's class.
-
-    Attributes:
-        needs_reward: whether the method scores. If not, no reward model is opened for it.
-        independent: whether its answers are independent samples of the language model.
-        one_population: whether every population that it records contains a prefix of its final answer.
-        require: raises `ConfigurationError` if the method cannot work with a model or a sampling: the model writes
-            whole answers only, say, or gives no log-probabilities. Every run calls it before its first token; an
-            evaluation calls it once, before its first run.
-        of_budget: makes the method for a number of trajectories; None: the class itself does.
-    """
-
-    needs_reward = Trait(True)
-    independent = Trait(False)
-    one_population = Trait(False)
-    require: Trait[Callable[[LanguageModel, Sampling], None] | None] = Trait(None)
-    of_budget: Trait[Callable[..., Method] | None] = Trait(None)
-
-
-def require(method: Method, lm: LanguageModel, sampling: Sampling) -> None:
-    """Raise `ConfigurationError` if a method cannot work with a language model and a sampling."""
-    if (check := MethodTraits(method).require) is not None:
-        check(lm, sampling)

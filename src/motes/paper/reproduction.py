@@ -23,7 +23,7 @@ from motes.lab.run.method_spec import method_from_spec
 from motes.lab.run.provenance import Provenance, together
 from motes.lab.run.records import RunRecord, read_records
 from motes.lab.show.tables import provenance_table
-from motes.methods.run import MethodTraits
+from motes.methods.method import MethodTraits
 from motes.paper.row import COLUMNS, SIZES, TASKS, Experiment, Point, Row, published, read_rows, require_known
 
 EVERY = "all"

@@ -37,7 +37,7 @@ from motes import files
 from motes.core import Sampling
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.lab.run.method_spec import is_own, method_from_spec
-from motes.methods.run import MethodTraits
+from motes.methods.method import MethodTraits
 from motes.prompts import Prompt, prompt
 
 Experiment = Literal["table1", "figure2"]

@@ -21,7 +21,7 @@ from typing import Any
 from motes import api
 from motes.errors import ConfigurationError, MotesError, UnknownNameError
 from motes.methods import METHODS, EntropicParticleFilter, ParticleFilter, method
-from motes.methods.run import Method, MethodTraits
+from motes.methods.method import Method, MethodTraits
 
 PRESETS: Mapping[str, Mapping[str, Callable[[int], Method]]] = MappingProxyType(
     {"pf": {"paper": ParticleFilter.paper}, "epf": {"paper": EntropicParticleFilter.paper}}

@@ -13,7 +13,7 @@ from motes.lab.run.damage import Damages, count_or_refuse
 from motes.lab.run.evaluation import RECORDS, Evaluation, Shard
 from motes.lab.run.method_spec import method_from_spec
 from motes.lab.run.records import RunRecord, read_records
-from motes.methods.run import MethodTraits
+from motes.methods.method import MethodTraits
 
 ANSWER_TOKENS = 400
 """Assumed tokens of an answer if there are no records to estimate from: a solution of a MATH problem in words."""

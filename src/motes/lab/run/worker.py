@@ -24,7 +24,7 @@ from motes.lab.run.records import RunRecord
 from motes.lab.run.traces import Node, Trace
 from motes.methods import require
 from motes.methods.answers import answer_of
-from motes.methods.run import MethodTraits
+from motes.methods.method import MethodTraits
 from motes.protocols import LanguageModel, RewardModel, Task, TaskTraits
 from motes.threads import in_thread
 
