@@ -17,11 +17,12 @@ import gateways
 from motes.errors import ConfigurationError
 from motes.gateway.answering import open_models
 from motes.gateway.config import Config, Key, parse_config
-from motes.gateway.relay import Relay, open_relay
+from motes.gateway.relay import Relay, Upstream, open_relay
 from motes.transport import Address
 
 CHAT = "/v1/chat/completions"
 UPSTREAM = "http://10.0.0.1:8000/v1#meta/Llama-3"
+OTHER = "http://10.0.0.2:8000/v1#other/name"
 BODY = {"model": "raw", "messages": [{"role": "user", "content": "?"}], "guided_regex": "[ab]", "logit_bias": {"5": 1}}
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 3}}
 ANSWER = {
@@ -55,12 +56,15 @@ class Pieces(httpx2.AsyncByteStream):
 
 
 @contextlib.contextmanager
-def relaying(handler: Handler, **changes: Any) -> Iterator[httpx2.Client]:
-    """A gateway with a model that is passed through to a server, and one with a method."""
-    models = {"story": gateways.MODEL, "raw": {"lm": UPSTREAM, "method": "none", "deadline": 5}}
+def relaying(handler: Handler, *others: str, **changes: Any) -> Iterator[httpx2.Client]:
+    """A gateway with a model that is passed through to a server, or to several, and one with a method."""
+    specs = (UPSTREAM, *others)
+    models = {"story": gateways.MODEL, "raw": {"lm": list(specs), "method": "none", "deadline": 5}}
     config = gateways.config(models=models, **changes)
     served = dict(open_models(config))
-    relay = Relay("raw", Address.parse(UPSTREAM), "the-key", httpx2.MockTransport(handler))
+    addresses = [Address.parse(spec) for spec in specs]
+    upstreams = [Upstream(address, address.model or "", "the-key") for address in addresses]
+    relay = Relay("raw", upstreams, httpx2.MockTransport(handler))
     served["raw"] = dataclasses.replace(served["raw"], lm=relay)
     with gateways.gateway(config, served) as client:
         yield client
@@ -205,7 +209,7 @@ def test_a_stream_that_breaks_off_ends_with_an_error():
     with relaying(answering(response)) as client:
         text = client.post(CHAT, json=BODY).text
         assert text.startswith('data: {"a": 1}\n\n')
-        assert '"code": "upstream"' in text
+        assert '"code":"upstream"' in text
         assert text.endswith("data: [DONE]\n\n")
         assert_counted(client, CHAT, 502)
 
@@ -219,6 +223,202 @@ def test_a_client_that_leaves_ends_the_servers_work():
         assert pieces.closed.wait(10)
         while client.gateway.gate.in_flight:
             pass
+
+
+def attempts(client: httpx2.Client) -> dict[str, int]:
+    """Attempts of requests by outcome, which are counted a moment after a client has the response."""
+    registry, outcomes = client.gateway.metrics.registry, ("ok", "429", "500", "connection", "timeout", "cancelled")
+    labels = {"model": "raw", "role": "language model"}
+    values = {o: registry.get_sample_value("motes_upstream_attempts_total", {**labels, "outcome": o}) for o in outcomes}
+    return {outcome: int(value) for outcome, value in values.items() if value}
+
+
+def test_attempts_are_counted_by_their_outcome():
+    responses = [httpx2.Response(200, json=ANSWER), httpx2.Response(500, json=ERROR), httpx2.Response(400, json=ERROR)]
+    with relaying(lambda request: responses.pop(0)) as client:
+        statuses = [client.post(CHAT, json=BODY).status_code for _ in range(3)]
+        assert statuses == [200, 500, 400]
+        assert attempts(client) == {"ok": 1, "500": 1}
+        failures = client.gateway.metrics.registry.get_sample_value("motes_upstream_errors_total", {"model": "raw"})
+        assert failures == 1, "a client's mistake is no failure of the server"
+
+
+@pytest.mark.parametrize(
+    "failure", [httpx2.ConnectError("x"), httpx2.ReadTimeout("x"), 429, 500, 503], ids=lambda failure: str(failure)
+)
+def test_another_server_answers_where_one_fails(failure: Exception | int):
+    hosts: list[str] = []
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        hosts.append(request.url.host)
+        model = json.loads(request.content)["model"]
+        assert model == {"10.0.0.1": "meta/Llama-3", "10.0.0.2": "other/name"}[request.url.host]
+        if request.url.host == "10.0.0.1":
+            if isinstance(failure, Exception):
+                raise failure
+            return httpx2.Response(failure, json=ERROR)
+        return httpx2.Response(200, json={**ANSWER, "model": model})
+
+    with relaying(handle, OTHER) as client:
+        assert client.post(CHAT, json=BODY).json()["model"] == "raw"
+        assert hosts == ["10.0.0.1", "10.0.0.2"]
+        assert client.post(CHAT, json=BODY).status_code == 200
+        is_down = isinstance(failure, Exception)
+        assert hosts[2:] == (["10.0.0.2"] if is_down else ["10.0.0.1", "10.0.0.2"]), "a server that is down is last"
+        assert client.gateway.models["raw"].lm.upstreams[0].in_flight == 0
+
+
+def test_a_clients_mistake_is_not_sent_to_every_server():
+    hosts: list[str] = []
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        hosts.append(request.url.host)
+        return httpx2.Response(400, json=ERROR)
+
+    with relaying(handle, OTHER) as client:
+        assert client.post(CHAT, json=BODY).status_code == 400
+        assert hosts == ["10.0.0.1"]
+
+
+def test_where_all_servers_fail_the_last_error_counts():
+    with relaying(fail(httpx2.ConnectError("10.0.0.1")), OTHER) as client:
+        assert client.post(CHAT, json=BODY).status_code == 502
+        assert attempts(client) == {"connection": 2}
+
+
+def test_the_server_with_the_fewest_requests_in_flight_is_taken():
+    hosts: list[str] = []
+    stalled = Pieces(b'data: {"a": 1}\n\n', asyncio.Event())
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        hosts.append(request.url.host)
+        if len(hosts) == 1:
+            return httpx2.Response(200, headers={"content-type": "text/event-stream"}, stream=stalled)
+        return httpx2.Response(200, json=ANSWER)
+
+    with relaying(handle, OTHER) as client, client.stream("POST", CHAT, json=BODY) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        for _ in range(3):
+            assert client.post(CHAT, json=BODY).status_code == 200
+        assert hosts == ["10.0.0.1"] + ["10.0.0.2"] * 3
+
+
+NESTED = {
+    "responses": [
+        {"type": "response.created", "response": {"usage": None}},
+        {
+            "type": "response.completed",
+            "response": {
+                "usage": {"input_tokens": 9, "input_tokens_details": {"cached_tokens": 3}, "output_tokens": 4}
+            },
+        },
+    ],
+    "messages": [
+        {
+            "type": "message_start",
+            "message": {"usage": {"input_tokens": 6, "cache_read_input_tokens": 3, "output_tokens": 1}},
+        },
+        {"type": "message_delta", "usage": {"output_tokens": 4}},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("api", NESTED)
+def test_the_usage_of_every_api_counts(api: str):
+    content = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in NESTED[api])
+    response = httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=content.encode())
+    with relaying(answering(response)) as client:
+        assert client.post(f"/v1/{api}", json={**BODY, "stream": True}).text == content
+        for kind, count in (("generated", 4), ("prefill", 6)):
+            labels = {"model": "raw", "caller": "anyone", "role": "language model", "kind": kind}
+            assert client.gateway.metrics.registry.get_sample_value("motes_tokens_total", labels) == count
+
+
+@pytest.mark.parametrize(("api", "name"), [("chat/completions", ""), ("responses", "error"), ("messages", "error")])
+def test_errors_have_the_form_of_the_api(api: str, name: str):
+    responses = [
+        httpx2.Response(400, json=ERROR),
+        httpx2.Response(
+            200, headers={"content-type": "text/event-stream"}, stream=Pieces(b"data: {}\n\n", httpx2.ReadError("x"))
+        ),
+    ]
+    with relaying(lambda request: responses.pop(0)) as client:
+        told = client.post(f"/v1/{api}", json=BODY).json()
+        assert (told.get("type") == "error") is (api == "messages")
+        assert "raw at (an address)" in told["error"]["message"]
+        text = client.post(f"/v1/{api}", json=BODY).text
+        assert (f"event: {name}\n" in text) is bool(name)
+        last = [line for line in text.splitlines() if line.startswith("data: {")][-1]
+        assert "a model behind this one failed" in json.dumps(json.loads(last.removeprefix("data: ")))
+        assert ("[DONE]" in text) is (api == "chat/completions")
+
+
+UPLOAD = {"file": ("a.wav", b"RIFF\x00\xff" * 300_000, "audio/wav")}
+
+
+def test_forms_are_passed_through():
+    """More than a JSON body may have, and more than memory keeps."""
+    seen: list[tuple[str, bytes]] = []
+
+    async def handle(request: httpx2.Request) -> httpx2.Response:
+        seen.append((request.headers["content-type"], await request.aread()))
+        return httpx2.Response(200, json={"text": "hello"})
+
+    fields = {"model": "raw", "timestamp_granularities[]": ["word", "segment"], "prompt": "é"}
+    with relaying(handle) as client:
+        response = client.post("/v1/audio/transcriptions", data=fields, files=UPLOAD)
+        assert response.json() == {"text": "hello"}
+        ((kind, content),) = seen
+        assert kind.startswith("multipart/form-data; boundary=")
+        assert UPLOAD["file"][1] in content
+        for text in ('filename="a.wav"', "audio/wav", "meta/Llama-3", "é", "word", "segment"):
+            assert text.encode() in content
+        assert b'name="model"\r\n\r\nmeta/Llama-3\r\n' in content
+        assert_counted(client, "/v1/…", 200)
+
+
+def test_a_form_is_sent_to_the_next_server_whole():
+    sizes: list[int] = []
+
+    async def handle(request: httpx2.Request) -> httpx2.Response:
+        sizes.append(len(await request.aread()))
+        return httpx2.Response(503 if len(sizes) == 1 else 200, json={"text": "hello"})
+
+    with relaying(handle, OTHER) as client:
+        assert client.post("/v1/audio/transcriptions", data={"model": "raw"}, files=UPLOAD).status_code == 200
+    assert min(sizes) > len(UPLOAD["file"][1])
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [({"model": "story"}, 415), ({}, 415), ({"model": "raw", **{str(i): "x" for i in range(80)}}, 400),
+     ({"model": "raw", "prompt": "x" * 200_000}, 400)],
+)  # fmt: skip
+def test_forms_that_are_refused(fields: dict[str, str], status: int):
+    with relaying(answering(httpx2.Response(200, json={}))) as client:
+        assert client.post("/v1/audio/transcriptions", data=fields, files=UPLOAD).status_code == status
+
+
+def test_a_form_that_is_too_large_or_none():
+    form = {"content-type": "multipart/form-data; boundary=x"}
+    with relaying(answering(httpx2.Response(200, json={})), limits={"upload_bytes": 100_000}) as client:
+        assert client.post("/v1/audio/transcriptions", data={"model": "raw"}, files=UPLOAD).status_code == 413
+        for content in (b"", b"--y", b"--x\r\n\r\n"):
+            assert client.post("/v1/audio/transcriptions", content=content, headers=form).status_code in (400, 415)
+        assert client.post(CHAT, content=b"{}", headers={"content-type": "multipart/form-data"}).status_code == 400
+        assert client.post("/v1/audio/transcriptions", data={"model": "raw"}, files={"file": b"x"}).status_code == 200
+
+
+def test_a_page_of_another_origin_may_not_send_forms():
+    """A browser lets any page send a form. With keys, the page would need one."""
+    page = {"origin": "http://evil.example"}
+    with relaying(answering(httpx2.Response(200, json={}))) as client:
+        send = lambda **options: client.post("/v1/audio/transcriptions", data={"model": "raw"}, files=UPLOAD, **options)  # noqa: E731
+        assert send(headers=page).status_code == 403
+        assert send().status_code == 200
+    with relaying(answering(httpx2.Response(200, json={})), cors=["http://evil.example"]) as client:
+        assert client.post("/v1/a", data={"model": "raw"}, files=UPLOAD, headers=page).status_code == 200
 
 
 def test_keys_limit_it_as_others():
@@ -235,6 +435,7 @@ def test_keys_limit_it_as_others():
     ("model", "complaint"),
     [
         ({"lm": "tiny"}, "its lm is an address"),
+        ({"lm": [UPSTREAM, "tiny"]}, "a list names servers of one model"),
         ({"lm": UPSTREAM, "reward": "tiny"}, "needs no reward model"),
         ({"lm": UPSTREAM, "methods": ["majority"]}, "excludes other methods"),
     ],
@@ -250,4 +451,6 @@ def test_specs_that_cannot_work(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ConfigurationError, match="has no option 'attempts'"):
         open_relay("raw", f"{UPSTREAM}?attempts=3")
     monkeypatch.setenv("OTHER_KEY", "abc")
-    assert open_relay("raw", f"{UPSTREAM}?api_key_env=OTHER_KEY")._headers == {"Authorization": "Bearer abc"}
+    (upstream,) = open_relay("raw", f"{UPSTREAM}?api_key_env=OTHER_KEY").upstreams
+    assert upstream.headers == {"Authorization": "Bearer abc"}
+    assert len(open_relay("raw", (UPSTREAM, OTHER)).upstreams) == 2

@@ -17,7 +17,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.routing import APIRoute
 from prometheus_client import generate_latest
 from pydantic import BaseModel
-from starlette.datastructures import Headers
+from starlette.datastructures import FormData, Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -35,11 +35,12 @@ from motes.gateway.callers import Callers
 from motes.gateway.config import Config
 from motes.gateway.disconnects import unless_disconnected
 from motes.gateway.draining import Drain
-from motes.gateway.endpoints import ENDPOINTS, error_response
+from motes.gateway.endpoints import ENDPOINTS, error_events, error_response
 from motes.gateway.endpoints.endpoint import Endpoint
 from motes.gateway.entrance import Entrance
-from motes.gateway.errors import BusyError, RefusedError, describe, is_client_error
+from motes.gateway.errors import BusyError, RefusedError, RelayedError, describe, is_client_error
 from motes.gateway.fallback import is_of_reward_model
+from motes.gateway.forms import MAX_FORMS, is_form, read_form
 from motes.gateway.logs import RequestLog
 from motes.gateway.metrics import Metrics
 from motes.gateway.options import chosen_options, find_model
@@ -78,6 +79,7 @@ class Gateway:
         self.anyone = Caller("anyone", config.limits.waiting + config.limits.particles)
         self.callers = Callers(config.keys)
         self.reloading = None if file is None else Reloading(file, config, self.callers)
+        self.forms = asyncio.Semaphore(MAX_FORMS)
         self.started_at = int(time.time())
 
     def caller(self, headers: Headers) -> tuple[Caller, dict[str, Served]]:
@@ -101,12 +103,18 @@ class Gateway:
         Raises:
             RefusedError: there is no such model or endpoint, or the body does not have that form.
         """
+        if self.config.takes_forms and is_form(http.headers.get("content-type", "")):
+            async with self.forms:
+                try:
+                    form = await read_form(http, has_keys=bool(self.callers.keys), origins=self.config.cors)
+                    if (served := self._relayed(form, http)) is None:
+                        raise RefusedError("this model takes no forms: send a JSON object", status=415)
+                    return await self._pass_through(form, served, http)
+                finally:
+                    await http.close()
         value = await read_json(http)
-        name = value.get("model") if isinstance(value, dict) else None
-        _, allowed = http.scope["motes.caller"]
-        served = allowed.get(name) if isinstance(name, str) else None
-        if served is not None and isinstance(served.lm, Relay):
-            return await self._pass_through(value, served, served.lm, http)
+        if (served := self._relayed(value, http)) is not None:
+            return await self._pass_through(value, served, http)
         if endpoint is None:
             raise RefusedError(f"{http.url.path}: this model has no such endpoint", status=404)
         body, request, ignored = await read_fields(
@@ -115,21 +123,36 @@ class Gateway:
         http.scope["motes.ignored"] = ignored
         return await self._respond(endpoint, body, request, http)
 
-    async def _pass_through(self, value: Any, served: Served, relay: Relay, http: HTTPRequest) -> Response:
+    def _relayed(self, body: Any, http: HTTPRequest) -> Served | None:
+        """The virtual model that a body names, if it is passed through."""
+        _, allowed = http.scope["motes.caller"]
+        name = body.get("model") if isinstance(body, (dict, FormData)) else None
+        served = allowed.get(name) if isinstance(name, str) else None
+        return served if served is not None and isinstance(served.lm, Relay) else None
+
+    async def _pass_through(self, body: Mapping[str, Any] | FormData, served: Served, http: HTTPRequest) -> Response:
+        assert isinstance(served.lm, Relay)
         caller, _ = http.scope["motes.caller"]
         entry: RequestLog = http.scope["motes"]
         entry.caller, entry.model, entry.particles = caller.name, served.name, 1
-        entry.method, entry.stream = "none", value.get("stream") is True
+        entry.method, entry.stream = "none", body.get("stream") in (True, "true")
         entry.endpoint = entry.endpoint if entry.endpoint in RELAYED else "/v1/…"
         deadline = served.settings.deadline
         async with contextlib.AsyncExitStack() as resources:
             await unless_disconnected(self._enter(caller, 1, deadline, resources), http.receive)
-            count = partial(self._count, http.scope)
-            responding = relay.respond(http, value, resources.pop_all(), deadline=deadline, count=count)
+            responding = served.lm.respond(
+                http,
+                body,
+                resources.pop_all(),
+                deadline=deadline,
+                count=partial(self._count, http.scope),
+                failure=partial(error_events, entry=entry, path=http.url.path),
+            )
             try:
                 return await unless_disconnected(responding, http.receive)
-            except MotesError:
-                self.metrics.failures.labels(served.name).inc()
+            except MotesError as error:
+                if not isinstance(error, RelayedError) or error.status >= 500:
+                    self.metrics.failures.labels(served.name).inc()
                 raise
 
     async def _respond(self, endpoint: Endpoint[Any], body: Any, asked: Request, http: HTTPRequest) -> Response:
@@ -302,6 +325,7 @@ def application(config: Config, models: Mapping[str, Served], file: ConfigFile |
         authenticate=gateway.caller,
         hosts=None if config.keys else (config.host, *config.hosts),
         max_bytes=config.limits.body_bytes,
+        max_upload_bytes=config.limits.upload_bytes if config.takes_forms else config.limits.body_bytes,
         counted=ENDPOINTS,
         count=gateway.metrics.count_request,
     )

@@ -39,6 +39,7 @@ class Limits(Part):
         particles: maximum number of particles in flight, all requests together; further requests wait.
         waiting: maximum number of waiting requests; further ones get a 429.
         body_bytes: maximum size of a request.
+        upload_bytes: the same for a form, which models that are passed through take: audio, say.
         messages: maximum number of messages in a request.
         choices: maximum number of answers (`n`) to a request.
         heartbeat: seconds without an event after which a stream gets a comment that shows that the gateway is alive.
@@ -52,6 +53,7 @@ class Limits(Part):
     particles: Positive = 1024
     waiting: Annotated[int, Field(ge=0)] = 256
     body_bytes: Positive = 1_000_000
+    upload_bytes: Positive = 25_000_000
     messages: Positive = 256
     choices: Positive = 16
     heartbeat: Seconds = 10.0
@@ -125,6 +127,11 @@ class Config(Part):
         if faults:
             raise FaultsError(faults)
         return config
+
+    @property
+    def takes_forms(self) -> bool:
+        """Whether a request may be a form: models that are passed through take them."""
+        return any(model.is_passed_through for model in self.models.values())
 
     @classmethod
     def bundled(cls, **changes: Any) -> Config:

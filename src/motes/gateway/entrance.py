@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from motes.gateway import tracing
 from motes.gateway.endpoints import error_response
 from motes.gateway.errors import CLIENT_CLOSED_REQUEST, RefusedError, response_to_error
+from motes.gateway.forms import is_form
 from motes.gateway.logs import REQUEST_ID, RequestLog
 from motes.text import shortened
 
@@ -37,6 +38,7 @@ class Entrance:
             RefusedError if there is none.
         hosts: the known hosts; None: any host.
         max_bytes: maximum size of a body.
+        max_upload_bytes: maximum size of a form.
         counted: paths of requests that are counted and logged; so is every request to a model.
         count: counts a request.
     """
@@ -48,11 +50,13 @@ class Entrance:
         authenticate: Callable[[Headers], Any],
         hosts: Collection[str] | None,
         max_bytes: int,
+        max_upload_bytes: int,
         counted: Collection[str],
         count: Callable[[RequestLog], None],
     ) -> None:
         self._app, self._authenticate, self._hosts = app, authenticate, hosts
-        self._max_bytes, self._counted, self._count = max_bytes, counted, count
+        self._max_bytes, self._max_upload_bytes = max_bytes, max_upload_bytes
+        self._counted, self._count = counted, count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,13 +64,15 @@ class Entrance:
             return
         size = 0
         entry = scope["motes"] = _entry_of(scope)
+        is_upload = is_form(Headers(scope=scope).get("content-type", ""))
+        max_bytes = self._max_upload_bytes if is_upload else self._max_bytes
 
         async def receive_within_limit() -> Message:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > self._max_bytes:
-                raise HTTPException(413, f"the body is larger than {self._max_bytes:,} bytes")
+            if size > max_bytes:
+                raise HTTPException(413, f"the body is larger than {max_bytes:,} bytes")
             return message
 
         async def send_with_id(message: Message) -> None:

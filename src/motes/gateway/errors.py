@@ -46,6 +46,22 @@ class RefusedError(MotesError, ValueError):
         self.field, self.status, self.code = field, status, code
 
 
+class RelayedError(RefusedError):
+    """The error of a server whose responses are passed through.
+
+    Attributes:
+        kind: the server's type of the error.
+        retry_after: its header `Retry-After`.
+    """
+
+    def __init__(self, message: str, status: int, fields: Mapping[str, Any], retry_after: str | None) -> None:
+        param, kind, code = (fields.get(name) for name in ("param", "type", "code"))
+        super().__init__(message, param if isinstance(param, str) else None, status=status)
+        self.code = code if isinstance(code, (str, int)) else None  # type: ignore[assignment]
+        self.kind = kind if isinstance(kind, str) else None
+        self.retry_after = retry_after
+
+
 class BusyError(MotesError, RuntimeError):
     """The gateway has no room for the request now.
 
@@ -103,6 +119,8 @@ def response_to_error(error: Exception, request_id: str) -> tuple[int, dict[str,
             status, field, code = error.status, error.field, error.code
             if status == 401:
                 headers = {"WWW-Authenticate": "Bearer"}
+            if isinstance(error, RelayedError) and error.retry_after is not None:
+                headers = {"Retry-After": error.retry_after}
         case BusyError():
             status, code = 503 if error.unavailable else 429, error.code
             headers = {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
@@ -124,5 +142,6 @@ def response_to_error(error: Exception, request_id: str) -> tuple[int, dict[str,
         case _:
             log.error("failed: %s", describe(error), exc_info=error, extra=fields)
             status, message = 500, f"internal error; the log knows it as {request_id}"
-    kind = ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    kind = getattr(error, "kind", None)
+    kind = kind or ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return status, {"error": {"message": message, "type": kind, "param": field, "code": code}}, headers

@@ -118,7 +118,8 @@ class VirtualModel(Part):
     def _check_methods(cls, value: Any, info: ValidationInfo) -> Any:
         has_no_reward = info.data.get("reward", "unknown") is None
         if value == "none":
-            if not isinstance(lm := info.data.get("lm", "http://"), str) or not is_address(lm):
+            lm = info.data.get("lm", "http://")
+            if isinstance(lm, str) and not is_address(lm):
                 raise ValueError("method = 'none' passes a served model through: its lm is an address, http://…")
             if info.data.get("reward") is not None or info.data.get("outcome_reward") is not None:
                 raise ValueError("method = 'none' needs no reward model")

@@ -20,6 +20,11 @@ def event(data: Any, name: str = "") -> bytes:
     return f"{first}data: {json_line(data, compact=True)}\n\n".encode()
 
 
+def failure(body: Mapping[str, Any], _: int = 500) -> bytes:
+    """The events after an error, in OpenAI's format."""
+    return event(body) + DONE
+
+
 class Writer(ABC):
     """Writes the events of one stream. Each method returns the events to send, which may be none. Tool calls come with
     the ending."""
@@ -81,7 +86,7 @@ class ChunkWriter(Writer):
         return events + DONE
 
     def failure(self, status: int, body: dict[str, Any]) -> bytes:
-        return event(body) + DONE
+        return failure(body)
 
     def _role(self, index: int) -> bytes:
         """The role, which begins each answer of a chat."""

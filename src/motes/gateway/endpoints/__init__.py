@@ -25,5 +25,16 @@ def error_response(error: Exception, entry: RequestLog, path: str) -> JSONRespon
     entry notes the error."""
     status, body, headers = response_to_error(error, entry.request)
     entry.note_error(body)
+    return JSONResponse(_owner(path).error_body(body, status, entry.request), status, headers)
+
+
+def error_events(error: Exception, entry: RequestLog, path: str) -> bytes:
+    """The events after an error in a stream that is passed through, likewise."""
+    entry.status, body, _ = response_to_error(error, entry.request)
+    entry.note_error(body)
+    return _owner(path).failure(body, entry.status)
+
+
+def _owner(path: str) -> Endpoint[Any]:
     owners = (endpoint for endpoint in ENDPOINTS.values() if f"{path}/".startswith(f"{endpoint.path}/"))
-    return JSONResponse(next(owners, CHAT).error_body(body, status, entry.request), status, headers)
+    return next(owners, CHAT)

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from motes.gateway.answering import ParsedRequest
 from motes.gateway.bodies import ToRequest, renamed
 from motes.gateway.replies import Reply
-from motes.gateway.writers import Writer
+from motes.gateway.writers import Writer, failure
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
@@ -40,6 +40,7 @@ class Endpoint(Generic[BodyT]):
         writer: writes the response to a request that streams.
         names: the names that fields of the request have in the body, see `renamed`.
         error_body: makes the body of an error of one in OpenAI's format, the status and the request's id.
+        failure: makes the events after an error in a stream that is passed through, of the same and the status.
     """
 
     path: str
@@ -50,3 +51,4 @@ class Endpoint(Generic[BodyT]):
     writer: Callable[[BodyT, ParsedRequest], Writer]
     names: Mapping[str, str] = field(default_factory=dict)
     error_body: Callable[[Mapping[str, Any], int, str], Mapping[str, Any]] = lambda body, status, request_id: body
+    failure: Callable[[Mapping[str, Any], int], bytes] = failure

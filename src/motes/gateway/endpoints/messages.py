@@ -98,6 +98,10 @@ def error_body(body: Mapping[str, Any], status: int, request_id: str = "") -> di
     return {"type": "error", "error": {"type": kind, "message": message}, **request}
 
 
+def failure(body: Mapping[str, Any], status: int) -> bytes:
+    return event(error_body(body, status), "error")
+
+
 class MessageWriter(Writer):
     """The events of a message. Each block is complete before the next one begins."""
 
@@ -139,7 +143,7 @@ class MessageWriter(Writer):
         return events + self._event("message_stop")
 
     def failure(self, status: int, body: dict[str, Any]) -> bytes:
-        return event(error_body(body, status), "error")
+        return failure(body, status)
 
     def _begin_block(self, block: Mapping[str, Any]) -> bytes:
         return self._event("content_block_start", index=self._index, content_block=block)
@@ -169,4 +173,5 @@ MESSAGES = Endpoint(
     writer=MessageWriter,
     names=NAMES,
     error_body=error_body,
+    failure=failure,
 )

@@ -161,6 +161,13 @@ def error_body(body: Mapping[str, Any], *_: object) -> dict[str, Any]:
     return rename(body, NAMES)
 
 
+def error_event(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the event of an error."""
+    error = error_body(body)["error"]
+    flat = {name: error[name] for name in ("code", "message", "param")}  # OpenAI's form; its package raises `error`
+    return {**flat, "error": error}
+
+
 class ResponseWriter(Writer):
     """The events of a response. Each item is complete before the next one begins."""
 
@@ -194,9 +201,7 @@ class ResponseWriter(Writer):
         return events + self._event(f"response.{response['status']}", response=response)
 
     def failure(self, status: int, body: dict[str, Any]) -> bytes:
-        error = error_body(body)["error"]
-        flat = {name: error[name] for name in ("code", "message", "param")}  # OpenAI's form; its package raises `error`
-        return self._event("error", **flat, error=error)
+        return self._event("error", **error_event(body))
 
     def _begin_item(self, kind: TextItem) -> bytes:
         self._kind, self._id, self._text = kind, new_id(kind.prefix), ""
@@ -252,4 +257,5 @@ RESPONSES = Endpoint(
     writer=ResponseWriter,
     names=NAMES,
     error_body=error_body,
+    failure=lambda body, _: event({"type": "error", **error_event(body)}, "error"),
 )
