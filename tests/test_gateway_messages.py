@@ -14,6 +14,8 @@ from anthropic.types import Message, RawMessageStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
 import gateways
+import motes
+import worlds
 from formats import MESSAGES, events
 from gateways import Stepwise
 from motes.gateway.bodies import validate
@@ -96,6 +98,35 @@ def test_a_stream_has_the_published_events(http):
     assert (delta["type"], delta["delta"]) == ("message_delta", {"stop_reason": "end_turn", "stop_sequence": None})
     assert delta["usage"] == whole["usage"]
     assert stop == {"type": "message_stop"}
+
+
+class Stopped(worlds.StoryLanguageModel):
+    """Writes a text that ends at "END", of which its server tells nothing, the beginning, or more."""
+
+    def __init__(self, overrun: str) -> None:
+        super().__init__()
+        self.overrun = overrun
+
+    async def extend(self, trajectories, sampling, seeds):
+        return [motes.Step("It is \\boxed{4}. ", "eos", overrun=self.overrun) for _ in trajectories]
+
+
+@pytest.mark.parametrize(
+    ("overrun", "fields", "expected"),
+    [
+        ("END", {"stop_sequences": ["x", "END"]}, ("stop_sequence", "END")),
+        ("END and", {"stop_sequences": ["END"]}, ("stop_sequence", "END")),
+        ("", {"stop_sequences": ["END"]}, ("end_turn", None)),
+        ("EN", {"stop_sequences": ["END"]}, ("end_turn", None)),
+        ("END", {}, ("end_turn", None)),
+    ],
+)
+def test_the_text_that_ended_an_answer(overrun: str, fields: dict[str, Any], expected: tuple[str, str | None]):
+    with gateways.over(Stopped(overrun)) as http:
+        body = ask(http, **fields).json()
+        assert (body["stop_reason"], body["stop_sequence"]) == expected
+        *_, delta, _ = streamed(http, **fields)
+        assert tuple(delta["delta"].values()) == expected
 
 
 def test_thoughts_are_blocks():

@@ -205,22 +205,22 @@ def test_a_pattern_is_looked_for_once_in_what_is_new(pattern: str):
 def test_a_stop_text_behind_a_delimiter_ends_the_answer():
     """However tokens cut the text: within one that completes a delimiter as well."""
     sampling = Sampling(delimiter=("\n", ";"), stop=("Human:", "##"))
-    assert split_at_end("done.\nHuman: 2", sampling) == ("done.\n", "", "eos")
-    assert split_at_end("done.\nso Human:##", sampling) == ("done.\nso ", "", "eos")
-    assert split_at_end("done;##Human:", sampling, 3) == ("done;", "", "eos")
+    assert split_at_end("done.\nHuman: 2", sampling) == ("done.\n", "Human: 2", "eos")
+    assert split_at_end("done.\nso Human:##", sampling) == ("done.\nso ", "Human:##", "eos")
+    assert split_at_end("done;##Human:", sampling, 3) == ("done;", "##Human:", "eos")
     assert split_at_end("done;#", sampling) == ("done;#", "", "step")
     by_pattern = sampling.replace(delimiter=re.compile(r"\n"))
     text, overrun, end = split_at_end("done.\nHuman: 2", by_pattern)
     assert (text, overrun, end) == ("done.\n", "Human: 2", "step")
     following = steps.step_in_overrun(overrun, by_pattern)
     assert following is not None
-    assert (following.text, following.overrun, following.end) == ("", "", "eos")
+    assert (following.text, following.overrun, following.end) == ("", "Human: 2", "eos")
 
 
 def test_what_stands_behind_an_end():
     assert split_at_end("a\n\nb", Sampling()) == ("a\n\nb", "", "step"), "a token's rest belongs to the step"
     assert split_at_end("a\n\nb", Sampling(delimiter=re.compile("\n\n"))) == ("a\n\n", "b", "step")
-    assert split_at_end("a\n\nb stop c", Sampling(delimiter=None, stop="stop")) == ("a\n\nb ", "", "eos")
+    assert split_at_end("a\n\nb stop c", Sampling(delimiter=None, stop="stop")) == ("a\n\nb ", "stop c", "eos")
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,8 @@ def _sees_the_end(pattern: re.Pattern[str]) -> bool:
 
 
 def split_at_end(text: str, sampling: Sampling, start: int = 0) -> tuple[str, str, StepEnd]:
-    """Split a text in which an engine found the end of a step: the step's text, its overrun, and how it ended.
+    """Split a text in which an engine found the end of a step: the step's text, its overrun, and how it ended. The
+    overrun of an answer that a stop text ended begins with the stop text.
 
     Args:
         start: see `first_cut`.
@@ -118,7 +119,7 @@ def split_at_end(text: str, sampling: Sampling, start: int = 0) -> tuple[str, st
     cut = first_cut(text, sampling, start)
     if cut is None:
         return text, "", "step"
-    return (text[: cut.end], "", "eos") if cut.is_stop else (text[: cut.end], text[cut.end :], "step")
+    return text[: cut.end], text[cut.end :], "eos" if cut.is_stop else "step"
 
 
 def end_at_limit(sampling: Sampling, limit: int) -> StepEnd:

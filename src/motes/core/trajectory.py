@@ -45,7 +45,8 @@ class Step:
         proposal_logprob: sum of the tokens' log-probabilities under the distributions that they were sampled from: at
             the sampling's temperature, filtered and renormalised (0 for greedy tokens); None if unknown.
         overrun: text already sampled past this step's end (the last token, or the pattern's lookahead, reached
-            further); the next step starts with it.
+            further); the next step starts with it. After a stop text that ended the answer: that text, if the engine
+            returns it, and what follows it.
         prefix_tokens: number of tokens of the prompt and of the answer before this step, computed or cached; None: see
             `usage`.
     """

@@ -27,6 +27,7 @@ class Answer:
         thoughts: what the model thinks, if that is kept apart; `content` is then the rest of the text.
         finish_reason: "length" if a limit on tokens, steps or time cut the answer off, "tool_calls" if it calls tools,
             else "stop".
+        stop: the text of the request's `stop` that ended it, if the engine tells.
         tool_calls, logprobs: of a whole turn, in OpenAI's form.
     """
 
@@ -34,6 +35,7 @@ class Answer:
     content: str
     thoughts: str = ""
     finish_reason: str = "stop"
+    stop: str | None = None
     tool_calls: Sequence[dict[str, Any]] = ()
     logprobs: Mapping[str, Any] | None = None
 
@@ -72,7 +74,9 @@ def _answer(request: ParsedRequest, result: Result, trajectory: Trajectory) -> A
         return _answer_of_turn(request.turns.chosen(result, trajectory), request.separates_thoughts)
     text, finish_reason = trajectory.text, "stop" if trajectory.finished in ("eos", "answer") else "length"
     thoughts, content = split_thoughts(text) if request.separates_thoughts else ("", text)
-    return Answer(text, content, thoughts, finish_reason)
+    rest = trajectory.step.overrun if trajectory.step is not None and trajectory.finished == "eos" else ""
+    stop = next((stop for stop in request.sampling.stops if rest.startswith(stop)), None)
+    return Answer(text, content, thoughts, finish_reason, stop)
 
 
 def _answer_of_turn(turn: Turn, separates_thoughts: bool) -> Answer:
@@ -87,7 +91,7 @@ def _answer_of_turn(turn: Turn, separates_thoughts: bool) -> Answer:
     finish_reason = "length" if turn.end == "length" else "tool_calls" if calls else "stop"
     thoughts = turn.thoughts if separates_thoughts else ""
     content = turn.content if separates_thoughts or not turn.thoughts else as_text(replace(turn, tool_calls=()))
-    return Answer(content, content, thoughts, finish_reason, calls, turn.logprobs)
+    return Answer(content, content, thoughts, finish_reason, tool_calls=calls, logprobs=turn.logprobs)
 
 
 def _summary(request: ParsedRequest, result: Result, answers: Sequence[Trajectory]) -> dict[str, Any]:

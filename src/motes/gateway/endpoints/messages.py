@@ -76,12 +76,17 @@ def blocks(answer: Answer) -> list[dict[str, Any]]:
     return [*thoughts, *([text_block(answer.content)] if answer.content or not calls else []), *calls]
 
 
+def stop_fields(answer: Answer) -> dict[str, str | None]:
+    reason = STOP_REASONS[answer.finish_reason] if answer.stop is None else "stop_sequence"
+    return {"stop_reason": reason, "stop_sequence": answer.stop}
+
+
 def reply_body(body: MessagesRequest, _: ParsedRequest, reply: Reply) -> dict[str, Any]:
     answer = reply.answers[0]
     return {
         **head(body),
         "content": blocks(answer),
-        "stop_reason": STOP_REASONS[answer.finish_reason],
+        **stop_fields(answer),
         "usage": usage_of(reply),
         "motes": reply.summary,
     }
@@ -138,8 +143,7 @@ class MessageWriter(Writer):
             events += self._delta("input_json_delta", partial_json=call["function"]["arguments"])
             self._in_thought = False
             events += self._end_block()
-        delta = {"stop_reason": STOP_REASONS[answer.finish_reason], "stop_sequence": None}
-        events += self._event("message_delta", delta=delta, usage=usage_of(reply), motes=reply.summary)
+        events += self._event("message_delta", delta=stop_fields(answer), usage=usage_of(reply), motes=reply.summary)
         return events + self._event("message_stop")
 
     def failure(self, status: int, body: dict[str, Any]) -> bytes:
