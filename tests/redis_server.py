@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -9,15 +10,21 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
 
+from motes.errors import EngineError
+from motes.gateway.quotas import Counter
+from motes.gateway.shared_address import Address
+from motes.gateway.shared_counters import SharedCounters
+
 PROGRAM = os.environ.get("MOTES_REDIS_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
 PATIENCE = 60.0
 """Seconds after which a test gives up."""
+COUNTER = Counter("a/particles_per_day", 0.0, 20_000)
 
 needs_server = pytest.mark.skipif(
     PROGRAM is None, reason="neither redis-server nor valkey-server is installed: make setup-redis, as root on Debian"
@@ -88,7 +95,7 @@ def running(folder: Path, **settings: str) -> Iterator[Server]:
 
 
 class Mute:
-    """Accepts connections and never answers.
+    """Accepts connections and never answers, except with what it says at once.
 
     Attributes:
         accepted: the number of its connections.
@@ -111,6 +118,10 @@ class Mute:
                 connection, _ = self._listener.accept()
                 connection.sendall(self._says)
                 self._connections.append(connection)
+                self._serve(connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        pass
 
     def __enter__(self) -> Mute:
         return self
@@ -120,3 +131,55 @@ class Mute:
         self._thread.join()
         for each in (self._listener, *self._connections):
             each.close()
+
+
+class Slow(Mute):
+    """Answers each command after some seconds, to EVAL with the value 7. It serves one connection at a time."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        super().__init__()
+
+    def _serve(self, connection: socket.socket) -> None:
+        while received := connection.recv(10_000):
+            for command in received.split(b"\n*"):
+                time.sleep(self._seconds)
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    connection.sendall(b"*1\r\n$1\r\n7\r\n" if b"EVAL" in command else b"+OK\r\n")
+
+
+def counters_of(url: str) -> SharedCounters:
+    return SharedCounters(Address.parse(url, may_have_password=True))
+
+
+def run(url: str, test: Callable[[SharedCounters], Awaitable[None]]) -> None:
+    """A test of counters of a server; afterwards the connections are closed."""
+
+    async def main() -> None:
+        counters = counters_of(url)
+        try:
+            await asyncio.wait_for(test(counters), PATIENCE)
+        finally:
+            await counters.aclose()
+
+    asyncio.run(main())
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():
+        await asyncio.sleep(0.01)
+
+
+def refusal(url: str) -> str:
+    """Why a server cannot be used. Additions go on without it."""
+    reasons = []
+
+    async def test(shared: SharedCounters) -> None:
+        with pytest.raises(EngineError) as caught:
+            await shared.probe()
+        reasons.append(str(caught.value))
+        assert await shared.add({COUNTER: 2.0}, 0.0) == [2.0]
+        assert not shared.is_up
+
+    run(url, test)
+    return reasons[0]

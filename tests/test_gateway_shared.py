@@ -1,50 +1,18 @@
-"""Counters that gateways share through a real Redis or Valkey server: they count as those of one process do, and
-without the server each process counts alone."""
+"""Counters that gateways share through a real Redis or Valkey server: they count as those of one process do."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-import math
 import random
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
 
 import pytest
 
-from motes.errors import EngineError
-from motes.gateway import shared_counters
 from motes.gateway.keys import Key, digest
 from motes.gateway.quotas import DAY, Counter, LocalCounters, Quotas
-from motes.gateway.shared_address import Address
 from motes.gateway.shared_counters import PREFIX, SharedCounters
-from redis_server import PATIENCE, Mute, Server, needs_server, running
-
-COUNTER = Counter("a/requests_per_day", 0.0, 20_000)
-
-
-def counters_of(url: str) -> SharedCounters:
-    return SharedCounters(Address.parse(url, may_have_password=True))
-
-
-def run(url: str, test: Callable[[SharedCounters], Awaitable[None]]) -> None:
-    """A test of counters of a server; afterwards the connections are closed."""
-
-    async def main() -> None:
-        counters = counters_of(url)
-        try:
-            await asyncio.wait_for(test(counters), PATIENCE)
-        finally:
-            await counters.aclose()
-
-    asyncio.run(main())
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    while not holds():
-        await asyncio.sleep(0.01)
+from redis_server import COUNTER, PATIENCE, Server, needs_server, refusal, run, running
 
 
 @needs_server
@@ -131,7 +99,7 @@ class TestServer:
         async def test(shared: SharedCounters) -> None:
             minute = Counter("a/tokens_per_minute", 10.0, 0)
             await shared.add({minute: 600.0, COUNTER: 3.0, Counter("b", 0.0, 1): 0.0}, 0.0)
-            assert server.stored() == [f"{PREFIX}a/requests_per_day:20000", f"{PREFIX}a/tokens_per_minute:0"]
+            assert server.stored() == [f"{PREFIX}a/particles_per_day:20000", f"{PREFIX}a/tokens_per_minute:0"]
             with server.client() as client:
                 day, minutes = (client.pttl(key) / 1000 for key in server.stored())
             assert 60 - PATIENCE < minutes <= 61
@@ -175,7 +143,7 @@ class TestServer:
         script = (
             "import asyncio\n"
             "from motes.gateway.quotas import Counter\n"
-            "from test_gateway_shared import COUNTER, run\n"
+            "from redis_server import COUNTER, run\n"
             "async def test(shared):\n"
             "    for _ in range(20):\n"
             "        await asyncio.gather(*(shared.add({COUNTER: 1.0}, 0.0) for _ in range(20)))\n"
@@ -193,7 +161,7 @@ class TestServer:
 
     def test_an_addition_that_is_cancelled_adds_nothing(self, server):
         """At whatever moment; and the answers of others stay their own."""
-        other = Counter("b/requests_per_day", 0.0, 20_000)
+        other = Counter("b/particles_per_day", 0.0, 20_000)
         rng = random.Random(1)
 
         async def test(shared: SharedCounters) -> None:
@@ -225,87 +193,6 @@ class TestServer:
 
         run(server.url, test)
 
-    def test_a_server_that_is_killed_and_returns(self, server, monkeypatch, caplog):
-        """Counting goes on from what is known, with one warning, and returns to the server."""
-        monkeypatch.setattr(shared_counters, "PAUSE", 0.01)
-        caplog.set_level(logging.INFO, "motes.gateway")
-
-        async def test(shared: SharedCounters) -> None:
-            async with shared.watched():
-                for outage in (1, 2):
-                    (known,) = await shared.add({COUNTER: 41.0}, 0.0)
-                    server.kill()
-                    assert await shared.add({COUNTER: 1.0}, 0.0) == [known + 1]
-                    values = await asyncio.gather(*(shared.add({COUNTER: 1.0}, 0.0) for _ in range(50)))
-                    assert values[-1] == [known + 51]
-                    assert not shared.is_up
-                    await asyncio.sleep(0.1)  # some checks
-                    assert len(caplog.records) == 2 * outage - 1
-                    server.start()
-                    await until(lambda: shared.is_up)
-                    assert await shared.add({COUNTER: 2.0}, 0.0) == [2.0], "this server remembers nothing"
-                    assert len(caplog.records) == 2 * outage
-
-        run(server.url, test)
-        warning, info = caplog.messages[:2]
-        assert warning.startswith(
-            f"redis://127.0.0.1:{server.port}, which shares the limits, cannot be used (Connection"
-        )
-        assert warning.endswith(": until it can be used, this process counts quotas alone")
-        assert info == f"redis://127.0.0.1:{server.port} can be used again: the quotas are shared"
-        assert "requests_per_day" not in caplog.text
-
-    def test_a_server_that_ends_while_nothing_is_asked(self, server, monkeypatch):
-        """Nobody waits for it then. And a connection that the server has closed is no outage."""
-
-        async def test(shared: SharedCounters) -> None:
-            await shared.add({COUNTER: 1.0}, 0.0)
-            with server.client() as client:
-                client.client_kill_filter(_type="normal", skipme=True)
-            (connection,) = shared._client.connection_pool._available_connections
-            await until(lambda: connection._reader.at_eof())
-            assert await shared.add({COUNTER: 1.0}, 0.0) == [2.0]
-            assert shared.is_up
-            monkeypatch.setattr(shared_counters, "PAUSE", 0.01)
-            async with shared.watched():
-                assert shared.is_up
-                server.kill()
-                await until(lambda: not shared.is_up)
-
-        run(server.url, test)
-
-    def test_a_server_that_is_not_there_at_first(self, server, monkeypatch, caplog):
-        monkeypatch.setattr(shared_counters, "PAUSE", 0.01)
-        server.kill()
-
-        async def test(shared: SharedCounters) -> None:
-            async with shared.watched():
-                assert not shared.is_up
-                assert await shared.add({COUNTER: 5.0}, 0.0) == [5.0]
-                server.start()
-                await until(lambda: shared.is_up)
-                assert await shared.add({COUNTER: 1.0}, 0.0) == [1.0]
-
-        run(server.url, test)
-        assert len(caplog.records) == 1
-
-    def test_a_check_that_does_not_notice_the_end(self, server, monkeypatch):
-        monkeypatch.setattr(shared_counters, "PAUSE", 0.0)
-
-        async def test(shared: SharedCounters) -> None:
-            async with shared.watched():
-                checks = asyncio.Event()
-
-                async def probe() -> None:
-                    checks.set()
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await asyncio.Event().wait()
-
-                shared.probe = probe
-                await checks.wait()
-
-        run(server.url, test)
-
     def test_a_socket(self, server):
         async def test(shared: SharedCounters) -> None:
             await shared.add({COUNTER: 1.0}, 0.0)
@@ -315,21 +202,6 @@ class TestServer:
         with server.client() as client:
             client.select(3)
             assert client.dbsize() == 1
-
-
-def refusal(url: str) -> str:
-    """Why a server cannot be used. Additions go on without it."""
-    reasons = []
-
-    async def test(shared: SharedCounters) -> None:
-        with pytest.raises(EngineError) as caught:
-            await shared.probe()
-        reasons.append(str(caught.value))
-        assert await shared.add({COUNTER: 2.0}, 0.0) == [2.0]
-        assert not shared.is_up
-
-    run(url, test)
-    return reasons[0]
 
 
 @needs_server
@@ -384,47 +256,3 @@ class TestAccess:
             told = refusal(server.url)
         assert any(each in told for each in reason.split("|")), told
         assert COUNTER.key not in told
-
-
-class TestNoServer:
-    @pytest.fixture(autouse=True)
-    def _short(self, monkeypatch):
-        monkeypatch.setattr(shared_counters, "TIMEOUT", 0.2)
-
-    def test_a_server_that_accepts_and_never_answers(self, monkeypatch, caplog):
-        monkeypatch.setattr(shared_counters, "PAUSE", math.inf)
-
-        async def test(shared: SharedCounters) -> None:
-            values = await asyncio.gather(*(shared.add({COUNTER: 1.0}, 0.0) for _ in range(500)))
-            assert values[-1] == [500.0]
-            accepted = mute.accepted
-            for _ in range(100):
-                await shared.add({COUNTER: 1.0}, 0.0)
-            assert mute.accepted == accepted == 1, "one attempt, and nobody pays after it"
-
-        with Mute() as mute:
-            run(mute.url, test)
-        (message,) = caplog.messages
-        assert "does not answer within 0.2 s" in message
-
-    def test_during_an_outage_only_the_check_asks(self, monkeypatch):
-        monkeypatch.setattr(shared_counters, "PAUSE", 0.01)
-
-        async def test(shared: SharedCounters) -> None:
-            async with shared.watched():
-                await until(lambda: mute.accepted >= 3)
-                assert await shared.add({COUNTER: 1.0}, 0.0) == [1.0]
-
-        with Mute() as mute:
-            run(mute.url, test)
-
-    @pytest.mark.parametrize("says", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"$-7\r\n", b"*1\r\n:1\r\n", b"\0" * 100])
-    def test_another_kind_of_server(self, says):
-        with Mute(says) as mute:
-            assert "which shares the limits, " in refusal(mute.url)
-
-    def test_nobody_listens(self):
-        with Mute() as mute:
-            url = mute.url
-        assert "cannot be used (ConnectionError: " in refusal(url)
-        assert "cannot be used (ConnectionError: " in refusal("unix:///nowhere/socket")

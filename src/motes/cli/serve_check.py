@@ -40,7 +40,7 @@ def check(config: Config, models: Mapping[str, Served], source: str) -> None:
         if key.expires is not None and key.expires < datetime.now(UTC):
             terminal.note(f"the keys of {key.name!r} have expired")
     if (address := shared_address(config.limits.shared)) is not None:
-        asyncio.run(_probe(address))
+        asyncio.run(_probe(address, source))
         terminal.say(f"limits.shared: {address.shown} can be used")
     missing = asyncio.run(Readiness(models).missing())
     if missing:
@@ -49,13 +49,15 @@ def check(config: Config, models: Mapping[str, Served], source: str) -> None:
     terminal.say(f"{source} has no fault")
 
 
-async def _probe(address: Address) -> None:
+async def _probe(address: Address, source: str) -> None:
     """Use the server that shares the limits once. Raises EngineError if that cannot be done."""
     from motes.gateway.shared_counters import SharedCounters
 
     shared = SharedCounters(address)
     try:
         await shared.probe()
+    except EngineError as error:
+        raise EngineError(f"{source}: limits.shared: {error}") from error
     finally:
         await shared.aclose()
 

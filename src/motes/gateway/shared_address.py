@@ -48,9 +48,12 @@ class Address:
             raise _error(f"it has no blanks and at most {MOST_CHARACTERS} characters")
         try:
             parts = urlsplit(text)
-            options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+            pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         except ValueError:
             raise _error("its host or an option is malformed") from None
+        options = dict(pairs)
+        if len(options) < len(pairs):
+            raise _error("it has an option twice")
         if parts.scheme not in OPTIONS:
             raise _error("it begins with redis://, rediss:// or unix://")
         if not may_have_password and ("@" in text or "password" in options or "username" in options):
@@ -75,10 +78,6 @@ class Address:
             raise _error("the number of its database is a whole number, such as 0")
         return cls(text, f"{parts.scheme}://{place}")
 
-    @property
-    def is_encrypted(self) -> bool:
-        return self.url.startswith("rediss:")
-
 
 def _host_and_port(text: str) -> str:
     """The host and the port of an address as a text. Raises ValueError if there is no host, or no such port."""
@@ -90,7 +89,7 @@ def _host_and_port(text: str) -> str:
     except ValueError:
         port, is_host = 0, False
     if not host or not is_host or port == 0:
-        raise _error("it names a host, and a port from 1 to 65535 or none")
+        raise _error("it names a host, and a port from 1 to 65535 or none; in a password, write %2F for a slash")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -80,8 +80,6 @@ class SharedCounters:
 
     async def add(self, amounts: Mapping[Counter, float], now: float) -> Sequence[float]:
         """See `Counters`. If it is cancelled, nothing is added."""
-        if not self.is_up:
-            return await self._alone.add(amounts, now)
         try:
             values = await self._enqueue(amounts)
         except asyncio.CancelledError:
