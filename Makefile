@@ -11,7 +11,7 @@ NODE := $(or $(MOTES_NODE_ENV),.venv-node)
 ITS_HUB := $(or $(MOTES_ITS_HUB_ENV),.venv-its-hub)
 TEST_SERVERS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v --durations=5
 
-.PHONY: setup demo test test-servers test-llama-cpp test-vllm test-clients docs setup-chromium setup-promtool setup-llama-cpp setup-vllm setup-clients setup-docs bench-its-hub lint release clean
+.PHONY: setup demo test test-servers test-llama-cpp test-vllm test-clients docs setup-chromium setup-promtool setup-redis setup-llama-cpp setup-vllm setup-clients setup-docs bench-its-hub lint release clean
 
 setup: .venv/installed
 
@@ -34,6 +34,10 @@ setup-chromium:
 # Prometheus' tool that tests the alert rules; without it those tests are skipped.
 setup-promtool:
 	command -v promtool || { apt-get update -qq && apt-get install -qq --yes --no-install-recommends prometheus; } > /dev/null
+
+# The server through which gateways share quotas; without it those tests are skipped.
+setup-redis:
+	command -v redis-server || { apt-get update -qq && apt-get install -qq --yes --no-install-recommends redis-server; } > /dev/null
 
 test-servers: test-llama-cpp test-vllm
 

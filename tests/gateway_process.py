@@ -77,9 +77,10 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, files: int | None = None, **limits: float) -> Iterator[Gateway]:
-    """A gateway of the endless model that may open so many files."""
-    (folder / "motes.toml").write_text(CONFIG.format(limits="\n".join(f"{k} = {v}" for k, v in limits.items())))
+def serving(folder: Path, files: int | None = None, more: str = "", **limits: float) -> Iterator[Gateway]:
+    """A gateway of the endless model that may open so many files. Its configuration ends with `more`."""
+    text = CONFIG.format(limits="\n".join(f"{k} = {v}" for k, v in limits.items()))
+    (folder / "motes.toml").write_text(text + more)
     log = folder / "log"
     command = [sys.executable, "-m", "motes", "serve", "--port", "0", "--config", str(folder / "motes.toml")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
@@ -103,17 +104,18 @@ def until(holds: Callable[[], Any], process: subprocess.Popen[bytes] | None = No
         time.sleep(0.02)
 
 
-def request(method: str, path: str, body: bytes = b"", *, close: bool = False) -> bytes:
+def request(method: str, path: str, body: bytes = b"", *, close: bool = False, key: str = "") -> bytes:
     lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
+    lines += [f"Authorization: Bearer {key}"] if key else []
     lines += [f"Content-Length: {len(body)}"] if body else []
     lines += ["Connection: close"] if close else []
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def question(how: str, **fields: object) -> bytes:
+def question(how: str, key: str = "", **fields: object) -> bytes:
     """A request for an answer; `how` says how its run goes, see endless.py."""
     body = {"model": "endless", "messages": [{"role": "user", "content": how}], **fields}
-    return request("POST", CHAT, json.dumps(body).encode())
+    return request("POST", CHAT, json.dumps(body).encode(), key=key)
 
 
 def response(client: socket.socket) -> tuple[int, dict[str, str], bytes]:

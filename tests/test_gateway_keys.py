@@ -15,7 +15,7 @@ import gateways
 from motes.errors import ConfigurationError
 from motes.gateway import reloading
 from motes.gateway.callers import Callers
-from motes.gateway.config import Config
+from motes.gateway.config import Config, Limits
 from motes.gateway.errors import RefusedError
 from motes.gateway.keys import Key, digest
 from motes.gateway.reloading import ConfigFile, Reloading
@@ -137,7 +137,8 @@ class Watched:
         file = ConfigFile(self.path, changes)
         running = file.load()
         self.callers = Callers(running.keys)
-        self.reloading = Reloading(file, running, self.callers)
+        self.limits: list[Limits] = []  # that were set
+        self.reloading = Reloading(file, running, self.callers, self.limits.append)
         self.check()
 
     def write(self, text: str, models: str = MODELS) -> None:
@@ -164,7 +165,7 @@ class TestReloading:
         assert watched.names("one", "two", "three") == ["a", "a", "b"]
         (record,) = caplog.records
         assert record.fields == {"keys": ["a", "b"]}
-        assert "the keys and their limits are those of the file now" in record.getMessage()
+        assert "the keys and the limits are those of the file now" in record.getMessage()
         watched.check()
         assert len(caplog.records) == 1
 
@@ -225,7 +226,7 @@ class TestReloading:
         running = file.load()
         path.write_text(MODELS + entry("a", "two"))
         callers = Callers(running.keys)
-        asyncio.run(Reloading(file, running, callers).check())
+        asyncio.run(Reloading(file, running, callers, print).check())
         assert callers.identify("Bearer two")[0].name == "a"
 
     def test_what_needs_a_restart_is_said(self, tmp_path, caplog):

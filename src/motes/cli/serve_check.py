@@ -13,15 +13,18 @@ from motes.errors import EngineError
 if TYPE_CHECKING:
     from motes.gateway.answering import Served
     from motes.gateway.config import Config
+    from motes.gateway.shared_address import Address
 
 
 def check(config: Config, models: Mapping[str, Served], source: str) -> None:
-    """Show the models, with a line for each model behind them, and keys that have expired.
+    """Show the models, with a line for each model behind them, the server that shares the limits, and keys that have
+    expired.
 
     Raises:
         EngineError: a server is out of reach.
     """
     from motes.gateway.readiness import Readiness
+    from motes.gateway.shared_address import shared_address
 
     for name, served in models.items():
         settings = served.settings
@@ -36,11 +39,27 @@ def check(config: Config, models: Mapping[str, Served], source: str) -> None:
     for key in config.keys:
         if key.expires is not None and key.expires < datetime.now(UTC):
             terminal.note(f"the keys of {key.name!r} have expired")
+    if (address := shared_address(config.limits.shared)) is not None:
+        asyncio.run(_probe(address, source))
+        terminal.say(f"limits.shared: {address.shown} can be used")
     missing = asyncio.run(Readiness(models).missing())
     if missing:
         places = ", ".join(f"{name}: {' and '.join(roles)}" for name, roles in missing.items())
         raise EngineError(f"{source}: these models are out of reach ({places}): start their servers")
     terminal.say(f"{source} has no fault")
+
+
+async def _probe(address: Address, source: str) -> None:
+    """Use the server that shares the limits once. Raises EngineError if that cannot be done."""
+    from motes.gateway.shared_counters import SharedCounters
+
+    shared = SharedCounters(address)
+    try:
+        await shared.probe()
+    except EngineError as error:
+        raise EngineError(f"{source}: limits.shared: {error}") from error
+    finally:
+        await shared.aclose()
 
 
 def _details(model: Any) -> str:

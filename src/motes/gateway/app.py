@@ -32,7 +32,7 @@ from motes.gateway.admission import Admission, Caller
 from motes.gateway.answering import ParsedRequest, Served
 from motes.gateway.bodies import read_fields, read_json, renamed
 from motes.gateway.callers import Callers
-from motes.gateway.config import Config
+from motes.gateway.config import Config, Limits
 from motes.gateway.disconnects import unless_disconnected
 from motes.gateway.draining import Drain
 from motes.gateway.endpoints import ENDPOINTS, error_events, error_response
@@ -49,6 +49,8 @@ from motes.gateway.readiness import Readiness
 from motes.gateway.relay import Relay
 from motes.gateway.reloading import ConfigFile, Reloading
 from motes.gateway.replies import model_card, reply_to
+from motes.gateway.shared_address import shared_address
+from motes.gateway.shared_counters import SharedCounters
 from motes.gateway.streaming import EventStream
 from motes.gateway.unopened import PAUSE, open_the_rest
 from motes.gateway.wire import ChatRequest, Request
@@ -66,7 +68,7 @@ class Gateway:
     """The state that requests share: the models, admission, callers and metrics.
 
     Args:
-        file: the file of the configuration, from which keys are read again.
+        file: the file of the configuration, from which keys and limits are read again.
     """
 
     def __init__(self, config: Config, models: Mapping[str, Served], file: ConfigFile | None = None) -> None:
@@ -77,10 +79,20 @@ class Gateway:
         self.metrics.watch(models)
         self.readiness = Readiness(self.models)
         self.anyone = Caller("anyone", config.limits.waiting + config.limits.particles)
-        self.callers = Callers(config.keys)
-        self.reloading = None if file is None else Reloading(file, config, self.callers)
+        address = shared_address(config.limits.shared)
+        self.shared = None if address is None else SharedCounters(address)
+        if self.shared is not None:
+            up = self.metrics.shared_limits.labels(self.shared.address.shown)
+            up.set_function(lambda: self.shared is not None and self.shared.is_up)
+        self.callers = Callers(config.keys, counters=self.shared)
+        self.reloading = None if file is None else Reloading(file, config, self.callers, self.set_limits)
         self.forms = asyncio.Semaphore(MAX_FORMS)
         self.started_at = int(time.time())
+
+    def set_limits(self, limits: Limits) -> None:
+        """Replace the limits that requests and connections read; see `motes.gateway.reloading`."""
+        self.config = self.config.model_copy(update={"limits": limits})
+        self.drain.seconds = limits.drain
 
     def caller(self, headers: Headers) -> tuple[Caller, dict[str, Served]]:
         """The caller whose key is in the header `Authorization` or `X-API-Key`, and the models that it may use.
@@ -298,15 +310,17 @@ def _not_there_yet() -> BusyError:
 
 
 def application(config: Config, models: Mapping[str, Served], file: ConfigFile | None = None) -> FastAPI:
-    """The gateway as an ASGI application. With a file, it watches the file and replaces the keys when these change."""
+    """The gateway as an ASGI application. With a file, it watches the file and replaces the keys and the
+    limits when these change."""
     gateway = Gateway(config, models, file)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> Any:
         watching = None if gateway.reloading is None else asyncio.create_task(gateway.reloading.watch())
         opening = asyncio.create_task(open_the_rest(gateway.models, lambda: gateway.metrics.watch(gateway.models)))
-        yield
-        await gateway.drain.finish()
+        async with contextlib.nullcontext() if gateway.shared is None else gateway.shared.watched():
+            yield
+            await gateway.drain.finish()
         for served in gateway.models.values():
             if isinstance(served.lm, Relay):
                 await served.lm.aclose()

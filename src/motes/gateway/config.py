@@ -26,6 +26,7 @@ from pydantic import Field, ModelWrapValidatorHandler, ValidationError, field_va
 from motes import files
 from motes.errors import ConfigurationError
 from motes.gateway.keys import Key, faults_between
+from motes.gateway.shared_address import SharedAddress
 from motes.gateway.tables import FaultsError, Name, Part, Positive, Seconds, Texts, faults_of, place, valid_or_none
 from motes.gateway.virtual import VirtualModel
 from motes.lab.run.presets import expanded, preset_of
@@ -48,6 +49,8 @@ class Limits(Part):
             bound, silent connections make room; further ones are refused.
         head, body: seconds that a client has to send a request's head, and its body.
         idle: seconds that a connection may be without a request, or its client without reading a response.
+        shared: address of a Redis or Valkey server through which gateways share the keys' quotas; None: each process
+            counts alone. See `motes.gateway.shared_address`.
     """
 
     particles: Positive = 1024
@@ -62,6 +65,7 @@ class Limits(Part):
     head: Seconds = 10.0
     body: Seconds = 60.0
     idle: Seconds = 75.0
+    shared: SharedAddress | None = None
 
 
 class Config(Part):

@@ -46,6 +46,7 @@ class Metrics:
         registry: all of them.
         waited, failures: by model.
         connections, refused: set by the server.
+        shared_limits: by the address of the server that shares the quotas, set where there is one.
     """
 
     def __init__(self, gate: Admission) -> None:
@@ -79,6 +80,8 @@ class Metrics:
         self.refused = Counter("motes_connections_refused", "Connections refused at the bound.", registry=registry)
         waiting = Gauge("motes_requests_waiting", "Requests that wait for room.", registry=registry)
         waiting.set_function(lambda: gate.in_queue)
+        is_shared = "1: gateways share quotas through this server; 0: it cannot be used, this process counts alone."
+        self.shared_limits = Gauge("motes_shared_limits_up", is_shared, ("server",), registry=registry)
         Info("motes_build", "The version of motes.", registry=registry).info({"version": __version__})
         for collector in (ProcessCollector, PlatformCollector, GCCollector):  # of this process, Python, its memory
             collector(registry=registry)

@@ -97,6 +97,11 @@ class LocalCounters:
             values.append(value)
         return values
 
+    def set(self, values: Mapping[Counter, float], now: float) -> None:
+        """Replace the values of counters."""
+        for counter, value in values.items():
+            self._values[counter.key] = counter.window, value, now
+
 
 class Quotas:
     """The quotas of one caller.

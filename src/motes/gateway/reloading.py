@@ -1,6 +1,6 @@
-"""Reads `motes.toml` again while the gateway runs, and replaces the keys and their limits.
+"""Reads `motes.toml` again while the gateway runs, and replaces the keys, and the limits that can change.
 
-Only keys can change without a restart: models would have to be opened, and the host and the port belong to a socket.
+Other settings need a restart: models would have to be opened, and the host and the port belong to a socket.
 """
 
 from __future__ import annotations
@@ -8,20 +8,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from motes.errors import ConfigurationError, MotesError
 from motes.gateway.callers import Callers
-from motes.gateway.config import Config
+from motes.gateway.config import Config, Limits
 from motes.gateway.tables import place
 
 log = logging.getLogger(__name__)
 
 INTERVAL = 2.0
 """Seconds between two checks whether the file has changed."""
+FIXED_LIMITS = ("particles", "waiting", "body_bytes", "upload_bytes", "shared")
+"""Limits that need a restart. The admission of requests, the entrance and the counters are made with them."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,17 @@ class ConfigFile:
 
 
 class Reloading:
-    """Keeps callers as their file says.
+    """Keeps callers and limits as their file says.
 
     Args:
         running: the configuration with which the gateway has started.
+        set_limits: replaces the gateway's limits.
     """
 
-    def __init__(self, file: ConfigFile, running: Config, callers: Callers) -> None:
-        self._file, self._running, self._callers = file, running, callers
+    def __init__(
+        self, file: ConfigFile, running: Config, callers: Callers, set_limits: Callable[[Limits], None]
+    ) -> None:
+        self._file, self._running, self._callers, self._set_limits = file, running, callers, set_limits
         self._latest = running
         self._stamp: tuple[int, ...] | None = None  # unknown: the file may have changed while the models were opened
         self._lock = asyncio.Lock()
@@ -80,7 +85,7 @@ class Reloading:
             await self._read()
 
     async def reload(self) -> None:
-        """Read the file, and replace the keys and their limits.
+        """Read the file, and replace the keys and the limits.
 
         Raises:
             ConfigurationError: the file has a fault, or no keys any more; everything stays as it was.
@@ -103,20 +108,25 @@ class Reloading:
                 return False
             self._latest = config
             self._callers.replace(config.keys)
+            fixed = {name: getattr(self._running.limits, name) for name in FIXED_LIMITS}
+            limits = config.limits.model_copy(update=fixed)
+            self._running = self._running.model_copy(update={"limits": limits})
+            self._set_limits(limits)
         names = {"fields": {"keys": [key.name for key in config.keys]}}
-        log.info("%s: the keys and their limits are those of the file now", self._file.path, extra=names)
+        log.info("%s: the keys and the limits are those of the file now", self._file.path, extra=names)
         if waiting := list(changes_between(self._running, config)):
             log.warning("%s: these changes need a restart: %s", self._file.path, ", ".join(waiting))
         return True
 
 
 def changes_between(old: Config, new: Config) -> Iterator[str]:
-    """The places of settings that differ, except those of keys."""
+    """The places of settings that differ, except those of keys. Of the limits and models it names each."""
     for name in Config.model_fields:
         before, after = getattr(old, name), getattr(new, name)
         if name == "keys" or before == after:
             continue
-        if name == "models":
-            yield from (place(name, model) for model in {**before, **after} if before.get(model) != after.get(model))
+        if name in ("models", "limits"):
+            before, after = dict(before), dict(after)
+            yield from (place(name, part) for part in {**before, **after} if before.get(part) != after.get(part))
         else:
             yield name
