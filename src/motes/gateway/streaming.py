@@ -30,6 +30,9 @@ from motes.gateway.writers import Writer
 from motes.lab.run.traces import Particles, Tree
 from motes.methods.run import MethodTraits, Observer, ProgressCallback, Run
 
+BLOCK = 4096
+"""Number of characters that are compared at once."""
+
 Solve = Callable[
     [ParsedRequest, Observer, ProgressCallback, Callable[[], bool]], Awaitable[tuple[ParsedRequest, Result]]
 ]
@@ -92,9 +95,8 @@ class Narrator:
         if not (texts and self._is_text):
             return b""
         first, last = min(texts), max(texts)  # the common beginning of these two is that of all
-        end = sent = len(self._sent)
-        while end < len(first) and first[end] == last[end]:  # only at new characters, as there are many rounds
-            end += 1
+        sent = len(self._sent)
+        end = common_length(first, last, sent)  # only at new characters, as there are many rounds
         if end == sent:
             return b""
         self._sent = first[:end]
@@ -133,6 +135,17 @@ class Narrator:
             "population": dataclasses.asdict(dataclasses.replace(particles, errors=errors)),
             "nodes": {place: dataclasses.asdict(node) for place, node in tree.news().items()},
         }
+
+
+def common_length(first: str, last: str, start: int) -> int:
+    """The length of the common beginning of two texts, which are the same up to `start`. It compares blocks, since the
+    event loop waits and texts may have megabytes."""
+    shorter, end = min(len(first), len(last)), start
+    while end + BLOCK <= shorter and first[end : end + BLOCK] == last[end : end + BLOCK]:
+        end += BLOCK
+    while end < shorter and first[end] == last[end]:
+        end += 1
+    return end
 
 
 class EventStream(StreamingResponse):
