@@ -36,7 +36,7 @@ import httpx2
 import motes
 from motes.gateway.answering import Served, open_models, visible
 from motes.gateway.config import Config
-from motes.gateway.wire import ChatRequest
+from motes.gateway.wire import ChatRequest, MotesOptions
 from real_servers import Server
 
 CONFIG = """
@@ -98,7 +98,7 @@ def time_library(config: Path, number: int, concurrent: int) -> Timing:
     served = opened["served"]
 
     async def answer(i: int) -> str:
-        result = await served.parse(ChatRequest(**body(i))).run()
+        result = await served.parse(ChatRequest(**body(i)), MotesOptions(), strict=False).run()
         return visible(result, 1)[0].text
 
     return asyncio.run(time_requests(number, concurrent, answer))

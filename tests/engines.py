@@ -594,7 +594,9 @@ async def talk(engine: Engine, reader: asyncio.StreamReader, writer: asyncio.Str
             content = await reader.readexactly(int(headers.get("content-length", 0)))
             request = httpx2.Request(method, f"http://{headers['host']}{path}", headers=headers, content=content)
             response = await engine(request)
-            writer.write(f"HTTP/1.1 {response.status_code} X\r\ntransfer-encoding: chunked\r\n\r\n".encode())
+            kind = response.headers.get("content-type", "application/json")
+            head = f"HTTP/1.1 {response.status_code} X\r\ncontent-type: {kind}\r\ntransfer-encoding: chunked\r\n\r\n"
+            writer.write(head.encode())
             async for piece in response.stream:  # type: ignore[union-attr]
                 if piece:
                     writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))

@@ -19,7 +19,7 @@ import motes
 import worlds
 from gateways import Stepwise
 from motes.gateway.config import Key
-from motes.gateway.streaming import Narrator
+from motes.gateway.streaming import Narrator, common_length
 from motes.lab import Trace
 from motes.lab.run.traces import Node
 from motes.methods import Majority
@@ -87,6 +87,17 @@ def test_what_is_certain_comes_before_the_end(client):
             assert chunk.motes["progress"]["ess"] == pytest.approx(rounds[len(after) - 1].ess)
     assert after == expected
     assert 0 < len(after[-2]) < len(said), "something was certain before the end, and not all"
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 7, 8, 4095, 12_293])
+@pytest.mark.parametrize("ends", [("", ""), ("", "a"), ("a", "b"), ("a", "b" * 4096), ("a" * 4096, "a" * 4096 + "b")])
+def test_the_common_beginning_of_long_texts(length: int, ends: tuple[str, str]):
+    common = "".join(chr(97 + i % 26) for i in range(length))
+    first, last = common + ends[0], common + ends[1]
+    expected = len(os.path.commonprefix([first, last]))  # noqa: RUF071
+    for start in {0, 1, length // 2, length}:
+        if start <= expected:
+            assert common_length(first, last, start) == expected
 
 
 @pytest.mark.parametrize("method", ["pf", "pg", "majority"])

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import resource
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -221,6 +222,22 @@ class TestBound:
             assert gateway.get("/health")[0] == 200
             (line,) = gateway.lines
             assert "no connection can be accepted: Too many open files" in line["message"]
+
+
+def test_the_parts_of_a_response_do_not_wait_for_each_other(monkeypatch):
+    """A body after its head, an event of a stream after the one before."""
+    at_once = []
+    make = Connection.connection_made
+
+    def note_and_make(self: Connection, transport: asyncio.Transport) -> None:
+        at_once.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        make(self, transport)
+
+    monkeypatch.setattr(Connection, "connection_made", note_and_make)
+    with gateways.gateway(gateways.config()) as client:
+        assert client.get("/health").status_code == 200
+    assert at_once
+    assert all(at_once)
 
 
 def test_heads_of_everything_that_can_be_read(tmp_path):

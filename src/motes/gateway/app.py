@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -55,11 +56,14 @@ from motes.gateway.streaming import EventStream
 from motes.gateway.unopened import PAUSE, open_the_rest
 from motes.gateway.wire import ChatRequest, Request
 from motes.methods.run import Observer, ProgressCallback, Run
+from motes.text import shortened
 
 log = logging.getLogger(__name__)
 
 RELAYED = (*ENDPOINTS, *(f"/v1/{path}" for path in ("embeddings", "images/generations", "moderations")))
 """Endpoints that metrics name; other endpoints of models that are passed through share a name."""
+PASSED_PATH = re.compile(r"/v1(/[\w:@~-][\w.:@~-]*)+", re.ASCII)
+"""Paths that are passed through. With ".." or an escape, a request could leave the server's own `/v1/`."""
 PAGE_HEADERS = {"X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 """Forbid other pages to embed the page at `/`."""
 
@@ -144,6 +148,8 @@ class Gateway:
 
     async def _pass_through(self, body: Mapping[str, Any] | FormData, served: Served, http: HTTPRequest) -> Response:
         assert isinstance(served.lm, Relay)
+        if PASSED_PATH.fullmatch(http.scope["path"]) is None:
+            raise RefusedError(f"{shortened(http.scope['path'], 100)}: there is no such endpoint", status=404)
         caller, _ = http.scope["motes.caller"]
         entry: RequestLog = http.scope["motes"]
         entry.caller, entry.model, entry.particles = caller.name, served.name, 1

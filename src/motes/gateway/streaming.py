@@ -93,14 +93,8 @@ class Narrator:
         if not (texts and self._is_text):
             return b""
         first, last = min(texts), max(texts)  # the common beginning of these two is that of all
-        end = sent = len(self._sent)
-        most = min(len(first), len(last))
-        while end < most:  # bisect: comparing slices is a thousand times faster than comparing characters
-            middle = (end + most + 1) // 2
-            if first[end:middle] == last[end:middle]:
-                end = middle
-            else:
-                most = middle - 1
+        sent = len(self._sent)
+        end = common_length(first, last, sent)  # only at new characters, as there are many rounds
         if end == sent:
             return b""
         self._sent = first[:end]
@@ -139,6 +133,19 @@ class Narrator:
             "population": dataclasses.asdict(dataclasses.replace(particles, errors=errors)),
             "nodes": {place: dataclasses.asdict(node) for place, node in tree.news().items()},
         }
+
+
+def common_length(first: str, second: str, start: int) -> int:
+    """The length of the common beginning of two texts, which are the same up to `start`. It bisects: comparing slices
+    is much faster than comparing characters, and texts may have megabytes while the event loop waits."""
+    end, most = start, min(len(first), len(second))
+    while end < most:
+        middle = (end + most + 1) // 2
+        if first[end:middle] == second[end:middle]:
+            end = middle
+        else:
+            most = middle - 1
+    return end
 
 
 class EventStream(StreamingResponse):
