@@ -12,8 +12,8 @@ import gateways
 from motes.cli import main
 from motes.errors import ConfigurationError, MissingExtraError
 from motes.gateway import shared_counters
-from motes.gateway.app import Gateway
 from motes.gateway.config import Config
+from motes.gateway.gateway import Gateway
 from motes.gateway.quotas import LocalCounters
 from motes.gateway.reloading import ConfigFile
 from motes.gateway.shared_address import VARIABLE, Address, shared_address
