@@ -184,7 +184,7 @@ def test_a_new_file_changes_the_limits_that_can_change(tmp_path, caplog):
     gateway = Gateway(config, {}, ConfigFile(tmp_path / "motes.toml"))
     live = {"drain": 1.5, "messages": 2, "choices": 3, "heartbeat": 4.0, "connections": 5, "head": 6.0, "body": 7.0,
             "idle": 8.0}  # fmt: skip
-    fixed = {"particles": 200, "waiting": 9, "body_bytes": 10, "shared": '"redis://host"'}
+    fixed = {"particles": 200, "waiting": 9, "body_bytes": 10, "upload_bytes": 10, "shared": '"redis://host"'}
     load(tmp_path, "".join(f"{name} = {value}\n" for name, value in {**live, **fixed}.items()))
     asyncio.run(gateway.reloading.reload())
     limits = gateway.config.limits
@@ -193,7 +193,7 @@ def test_a_new_file_changes_the_limits_that_can_change(tmp_path, caplog):
     assert {*live, *fixed} == set(type(limits).model_fields)
     assert gateway.drain.seconds == 1.5
     (message,) = caplog.messages
-    assert "need a restart: limits.particles, limits.waiting, limits.body_bytes, limits.shared" in message
+    assert "need a restart: limits.particles, limits.waiting, limits.body_bytes, limits.upload_bytes, limits.shared" in message
     load(tmp_path, "drain = 2.5\nparticles = 100\n")
     asyncio.run(gateway.reloading.reload())
     assert (gateway.drain.seconds, len(caplog.messages)) == (2.5, 1)
