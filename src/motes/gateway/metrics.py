@@ -1,4 +1,4 @@
-"""The gateway's metrics, for Prometheus. docs/gateway.md describes each."""
+"""The gateway's metrics, for Prometheus. docs/gateway-operations.md describes each."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The gateway's HTTP server: uvicorn, with bounded connections and a drain at the end.
 
 The gateway accepts connections by itself, since asyncio accepts all that wait at once, and at the limit on open files
-logs thousands of lines a second. docs/gateway.md says why uvicorn and not another server.
+logs thousands of lines a second. docs/gateway-operations.md says why uvicorn and not another server.
 
 SIGTERM and SIGINT begin the drain, a second one ends it. During the drain the server still accepts connections, so that
 probes and clients learn that it is closing.
