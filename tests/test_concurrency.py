@@ -22,7 +22,7 @@ from motes import (
     TabularLanguageModel,
     TabularReward,
 )
-from motes.concurrency import Batcher, CallBatcher, Pending, gather
+from motes.concurrency import Batcher, CallBatcher, Pending, first_result, gather
 from motes.core import Failure, Trajectory
 
 CHAIN = TabularLanguageModel({("a",) * k: {"a": 1.0} for k in range(3)})
@@ -149,6 +149,30 @@ def test_the_first_failure_cancels_the_rest():
     with pytest.raises(LookupError):
         asyncio.run(gather([fail(), wait(), wait()]))
     assert ended == ["cancelled"] * 2
+
+
+def test_the_first_result_counts_and_the_others_are_cancelled():
+    async def main() -> None:
+        ended: list[str] = []
+
+        async def work(name: str, turns: int, error: Exception | None = None) -> str:
+            try:
+                await settle(turns)
+            finally:
+                ended.append(name)
+            if error is not None:
+                raise error
+            return name
+
+        first = await first_result([work("a", 1000), work("b", 1, OSError()), work("c", 5)], OSError)
+        assert (first, ended) == ("c", ["b", "c", "a"])
+        with pytest.raises(OSError, match="the first"):
+            await first_result([work("a", 5, OSError("the first")), work("b", 1, OSError("other"))], OSError)
+        with pytest.raises(ZeroDivisionError):
+            await first_result([work("a", 1000), work("b", 1, ZeroDivisionError())], OSError)
+        assert ended[-1] == "a", "it was cancelled"
+
+    asyncio.run(main())
 
 
 # -------------------------------------------------------------------------------------------------------- a run's calls

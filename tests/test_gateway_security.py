@@ -162,7 +162,9 @@ def test_no_key_is_logged():
             assert response.status_code == 401
             assert wrong not in response.text
         until = time.monotonic() + 30
-        while lines.getvalue().count('"status": 401') < 2 and time.monotonic() < until:  # written a moment after the response
+        while (
+            lines.getvalue().count('"status": 401') < 2 and time.monotonic() < until
+        ):  # written a moment after the response
             pass
         text = lines.getvalue() + client.get("/metrics").text
     assert secret not in text

@@ -193,7 +193,10 @@ def test_a_new_file_changes_the_limits_that_can_change(tmp_path, caplog):
     assert {*live, *fixed} == set(type(limits).model_fields)
     assert gateway.drain.seconds == 1.5
     (message,) = caplog.messages
-    assert "need a restart: limits.particles, limits.waiting, limits.body_bytes, limits.upload_bytes, limits.shared" in message
+    assert (
+        "need a restart: limits.particles, limits.waiting, limits.body_bytes, limits.upload_bytes, limits.shared"
+        in message
+    )
     load(tmp_path, "drain = 2.5\nparticles = 100\n")
     asyncio.run(gateway.reloading.reload())
     assert (gateway.drain.seconds, len(caplog.messages)) == (2.5, 1)

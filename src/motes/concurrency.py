@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -58,6 +58,24 @@ async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
+
+
+async def first_result(coroutines: Iterable[Coroutine[Any, Any, T]], failure: type[Exception]) -> T:
+    """The result of the first of several coroutines, which run at once, that does not fail; the others are cancelled.
+
+    Raises:
+        failure: all have failed so: the error of the first. Another error is raised at once.
+    """
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        for next_one in asyncio.as_completed(tasks):
+            with suppress(failure):
+                return await next_one
+        return tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def run_here(work: Callable[[], Coroutine[Any, Any, T]], instead: str) -> T:
