@@ -30,8 +30,7 @@ from motes.errors import (
     UnknownNameError,
     UnreadableFileError,
 )
-from motes.gateway.answering import RefusedError
-from motes.gateway.errors import BusyError, QuotaError
+from motes.gateway.errors import BusyError, QuotaError, RefusedError, RelayedError
 
 COPIES: dict[str, Callable[[Any], Any]] = {
     **{
@@ -163,6 +162,7 @@ BUILT: dict[type[MotesError], Any] = {
     MissingExtraError: MissingExtraError("the gateway", "serve"),
     UnreadableFileError: UnreadableFileError(Path("p.toml"), PermissionError(13, "Permission denied")),
     ProblemFileError: ProblemFileError("p.jsonl", 3, "it is not JSON"),
+    RelayedError: RelayedError("too long", 400, {"param": "max_tokens", "type": "BadRequestError", "code": 400}, "7"),
     RefusedError: RefusedError("at most 4 answers", "n", status=400, code="too_many"),
     BusyError: BusyError("come back", 2.5),
     QuotaError: QuotaError("come back", 2.5),

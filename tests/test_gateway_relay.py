@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
@@ -15,9 +17,14 @@ import pytest
 
 import gateways
 from motes.errors import ConfigurationError
+from motes.gateway.admission import Caller
 from motes.gateway.answering import open_models
 from motes.gateway.config import Config, Key, parse_config
+from motes.gateway.draining import Drain
+from motes.gateway.errors import BusyError
+from motes.gateway.forms import MAX_FORMS, MAX_FORMS_OF_ONE, Forms
 from motes.gateway.relay import Relay, Upstream, open_relay
+from motes.gateway.relayed import Names
 from motes.transport import Address
 
 CHAT = "/v1/chat/completions"
@@ -56,10 +63,10 @@ class Pieces(httpx2.AsyncByteStream):
 
 
 @contextlib.contextmanager
-def relaying(handler: Handler, *others: str, **changes: Any) -> Iterator[httpx2.Client]:
+def relaying(handler: Handler, *others: str, deadline: float = 5, **changes: Any) -> Iterator[httpx2.Client]:
     """A gateway with a model that is passed through to a server, or to several, and one with a method."""
     specs = (UPSTREAM, *others)
-    models = {"story": gateways.MODEL, "raw": {"lm": list(specs), "method": "none", "deadline": 5}}
+    models = {"story": gateways.MODEL, "raw": {"lm": list(specs), "method": "none", "deadline": deadline}}
     config = gateways.config(models=models, **changes)
     served = dict(open_models(config))
     addresses = [Address.parse(spec) for spec in specs]
@@ -120,6 +127,11 @@ def test_models_with_a_method_have_no_other_endpoints():
         assert cards["raw"]["methods"] == []
 
 
+def data_of(text: str) -> list[str]:
+    """The data of the events of a stream."""
+    return [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data:")]
+
+
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 def test_streams_are_passed_through(size: int):
     chunks = [
@@ -134,7 +146,10 @@ def test_streams_are_passed_through(size: int):
     with relaying(answering(response)) as client:
         got = client.post(CHAT, json={**BODY, "stream": True})
         assert got.headers["content-type"].startswith("text/event-stream")
-        assert got.text == "".join(events).replace('"model": "meta/Llama-3"', '"model": "raw"')
+        told = [json.loads(line) for line in data_of(got.text)[:-1]]
+        assert told == [{**chunk, "model": "raw"} for chunk in [*chunks, {**chunks[0], "usage": USAGE}]]
+        assert data_of(got.text)[-1] == "[DONE]"
+        assert got.text.count("\n\n") == len(events)
         assert client.gateway.metrics.registry.get_sample_value(
             "motes_tokens_total", {"model": "raw", "caller": "anyone", "role": "language model", "kind": "prefill"}
         ) == 6  # fmt: skip
@@ -329,7 +344,8 @@ def test_the_usage_of_every_api_counts(api: str):
     content = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in NESTED[api])
     response = httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=content.encode())
     with relaying(answering(response)) as client:
-        assert client.post(f"/v1/{api}", json={**BODY, "stream": True}).text == content
+        got = client.post(f"/v1/{api}", json={**BODY, "stream": True}).text
+        assert [json.loads(data) for data in data_of(got)] == NESTED[api]
         for kind, count in (("generated", 4), ("prefill", 6)):
             labels = {"model": "raw", "caller": "anyone", "role": "language model", "kind": kind}
             assert client.gateway.metrics.registry.get_sample_value("motes_tokens_total", labels) == count
@@ -355,6 +371,249 @@ def test_errors_have_the_form_of_the_api(api: str, name: str):
 
 
 UPLOAD = {"file": ("a.wav", b"RIFF\x00\xff" * 300_000, "audio/wav")}
+
+
+STREAM = {"content-type": "text/event-stream"}
+
+
+def streaming(*events: Any, end: bytes = b"data: [DONE]\n\n") -> httpx2.Response:
+    content = b"".join(f"data: {json.dumps(event)}\n\n".encode() for event in events) + end
+    return httpx2.Response(200, headers=STREAM, content=content)
+
+
+DELTA = {"model": "meta/Llama-3", "choices": [{"delta": {"content": "a"}}]}
+LAST = {"model": "meta/Llama-3", "choices": [], "usage": USAGE}
+
+
+def generated(client: httpx2.Client) -> float | None:
+    labels = {"model": "raw", "caller": "anyone", "role": "language model", "kind": "generated"}
+    return client.gateway.metrics.registry.get_sample_value("motes_tokens_total", labels)
+
+
+@pytest.mark.parametrize("options", [None, {"include_usage": False}, {"include_usage": True}, {"x": 1}])
+def test_the_usage_of_a_stream_is_asked_for_and_hidden_if_the_client_did_not(options: Any):
+    requests: list[httpx2.Request] = []
+    fields = {} if options is None else {"stream_options": options}
+    with relaying(answering(streaming(DELTA, DELTA, LAST), requests)) as client:
+        got = data_of(client.post(CHAT, json={**BODY, "stream": True, **fields}).text)
+        asked = json.loads(requests[0].content)["stream_options"]
+        assert asked == {**(options or {}), "include_usage": True}
+        is_wanted = bool(options and options.get("include_usage"))
+        assert any("usage" in data for data in got) is is_wanted
+        assert len(got) == 3 + is_wanted
+        assert generated(client) == USAGE["completion_tokens"]
+
+
+def test_a_stream_without_usage_costs_a_token_for_each_delta():
+    with relaying(answering(streaming(DELTA, DELTA, DELTA))) as client:
+        client.post("/v1/other", json={**BODY, "stream": True})
+        assert generated(client) == 3
+
+
+@pytest.mark.parametrize("status", [204, 205])
+def test_responses_without_a_body(status: int):
+    with relaying(answering(httpx2.Response(status))) as client:
+        response = client.post("/v1/x", json=BODY)
+        assert (response.status_code, response.content) == (status, b"")
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        httpx2.Response(307, headers={"location": "http://internal-host/"}), httpx2.Response(302, text="internal-host"),
+        httpx2.Response(600), httpx2.Response(101),
+        httpx2.Response(200, headers={**JSON, "content-encoding": "gzip"}, stream=Pieces(b"internal-host")),
+        httpx2.Response(500, headers={**JSON, "content-encoding": "gzip"}, stream=Pieces(b"internal-host")),
+    ],
+    ids=lambda response: str(response.status_code),
+)  # fmt: skip
+def test_responses_that_cannot_be_passed_on(response: httpx2.Response):
+    with relaying(answering(response)) as client:
+        got = client.post(CHAT, json=BODY)
+        assert (got.status_code, got.json()["error"]["code"]) == (502, "upstream")
+        assert "internal" not in got.text
+
+
+def test_odd_headers_and_deep_json_do_no_harm():
+    deep, odd = b"[" * 3000 + b"]" * 3000, (b"retry-after", b"\xff\xfe")
+    responses = [
+        httpx2.Response(200, headers=[(b"content-type", b"application/json"), odd], content=deep),
+        httpx2.Response(200, headers=[(b"content-type", b"text/\xff")], content=b"x"),
+        httpx2.Response(500, headers=[odd], content=deep),
+        httpx2.Response(200, headers=STREAM, content=b"data: " + deep + b'"model"\n\ndata: {"usage"\n\n'),
+    ]  # fmt: skip
+    with relaying(lambda request: responses.pop(0)) as client:
+        statuses = [client.post(CHAT, json=BODY).status_code for _ in range(4)]
+        assert statuses == [200, 200, 500, 200]
+
+
+def test_a_body_that_breaks_off_ends_the_connection():
+    pieces = Pieces(b"sound", httpx2.ReadError("x"))
+    speech = httpx2.Response(200, headers={"content-type": "audio/mpeg"}, stream=pieces)
+    with relaying(answering(speech)) as client:
+        with pytest.raises(httpx2.RemoteProtocolError):
+            client.post("/v1/audio/speech", json={"model": "raw"})
+        assert_counted(client, "/v1/…", 502)
+        assert attempts(client) == {"connection": 1}
+        assert client.gateway.metrics.registry.get_sample_value("motes_upstream_errors_total", {"model": "raw"}) == 1
+
+
+@pytest.mark.parametrize("api", ["chat/completions", "responses", "messages"])
+@pytest.mark.parametrize(
+    "form", [{"error": {"message": "meta/Llama-3 at http://10.0.0.1:8000 failed"}}, {"error": "10.0.0.1"}]
+)
+def test_an_error_in_a_stream_or_in_a_200_is_one(api: str, form: Any):
+    responses = [streaming(DELTA, form, DELTA), httpx2.Response(200, json=form)]
+    with relaying(lambda request: responses.pop(0)) as client:
+        text = client.post(f"/v1/{api}", json=BODY).text
+        assert "10.0.0.1" not in text
+        assert "(an address)" in text
+        assert text.count('"delta"') == 1, "the error ends the stream"
+        response = client.post(f"/v1/{api}", json=BODY)
+        assert (response.status_code, "10.0.0.1" in response.text) == (502, False)
+        assert attempts(client) == {}
+
+
+def test_errors_are_cleaned_in_every_field():
+    error = {"message": "x", "param": "http://10.0.0.1:8000", "type": "meta/Llama-3", "code": "at 10.0.0.1:8000"}
+    with relaying(answering(httpx2.Response(400, json={"error": error}))) as client:
+        told = client.post(CHAT, json=BODY).json()["error"]
+        assert told == {"message": "x", "param": "(an address)", "type": "raw", "code": "at (an address)"}
+
+
+def test_a_name_is_changed_where_it_is_a_name():
+    names = Names("raw", "m", "api")
+    assert (
+        names.clean("maximum of m at api: /v1/m, m-2, apis, (m)")
+        == "maximum of raw at (a host): /v1/m, m-2, apis, (raw)"
+    )
+    value = {"input": {"model": "m"}, "model": "m", "response": {"model": "m"}, "message": {"model": "other"}}
+    names.set_in(value)
+    assert value == {
+        "input": {"model": "m"},
+        "model": "raw",
+        "response": {"model": "raw"},
+        "message": {"model": "other"},
+    }
+
+
+def test_queries_are_passed_on_whole():
+    requests: list[httpx2.Request] = []
+    with relaying(answering(httpx2.Response(200, json=ANSWER), requests)) as client:
+        client.post("/v1/x?a=1&a=2&b=%20%26", json=BODY)
+        assert requests[0].url.params.multi_items() == [("a", "1"), ("a", "2"), ("b", " &")]
+
+
+def test_options_have_no_effect_and_are_named():
+    requests: list[httpx2.Request] = []
+    with relaying(answering(httpx2.Response(200, json=ANSWER), requests)) as client:
+        body = {**BODY, "motes": {"particles": 4}}
+        response = client.post(CHAT, json=body, headers={"X-Motes-Particles": "4"})
+        assert response.headers["x-motes-ignored"] == "X-Motes-Particles, motes"
+        assert "motes" not in json.loads(requests[0].content)
+        assert client.post(CHAT, json={**BODY, "model": "raw:4"}).status_code == 404
+        assert client.post("/v1/embeddings", json={**BODY, "model": "raw:4"}).status_code == 404
+        (card,) = [card for card in client.get("/v1/models").json()["data"] if card["id"] == "raw"]
+        assert card["motes"] == {"methods": [], "deadline": 5}
+
+
+def hanging(*hosts: str) -> Handler:
+    async def handle(request: httpx2.Request) -> httpx2.Response:
+        if request.url.host in hosts:
+            await asyncio.Event().wait()
+        return httpx2.Response(200, json=ANSWER)
+
+    return handle
+
+
+def test_ready_does_not_wait_for_every_server():
+    with relaying(hanging("10.0.0.1"), OTHER) as client:
+        assert client.get("/ready").status_code == 200
+
+
+def test_the_deadline_is_one_for_all_attempts():
+    with relaying(hanging("10.0.0.1", "10.0.0.2"), OTHER, deadline=0.2) as client:
+        response = client.post(CHAT, json=BODY)
+        assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline")
+        assert attempts(client) == {"timeout": 1}
+        assert client.gateway.gate.in_flight == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_gateway_that_closes_ends_what_it_passes_through(stream: bool):
+    begun: queue.Queue[asyncio.AbstractEventLoop] = queue.Queue()
+    pieces = Pieces(b'data: {"a": 1}\n\n', asyncio.Event())
+
+    async def handle(request: httpx2.Request) -> httpx2.Response:
+        begun.put(asyncio.get_running_loop())
+        if not stream:
+            await asyncio.Event().wait()
+        return httpx2.Response(200, headers=STREAM, stream=pieces)
+
+    async def close(drain: Drain) -> None:
+        await drain.begin()
+        drain.shorten(0.0, 0.0)
+
+    with relaying(handle, deadline=60) as client, ThreadPoolExecutor() as pool:
+        asking = pool.submit(client.post, CHAT, json=BODY)
+        asyncio.run_coroutine_threadsafe(close(client.gateway.drain), begun.get(timeout=10)).result(10)
+        response = asking.result(30)
+        if stream:
+            assert "shutting down" in response.text
+            assert response.text.endswith("data: [DONE]\n\n")
+        else:
+            assert response.status_code == 503
+        assert_counted(client, CHAT, 503)
+
+
+def test_one_caller_cannot_keep_others_from_uploading():
+    """Forms are counted before they are read."""
+    forms, one, other = Forms(), Caller("one", 64), Caller("other", 2)
+    with contextlib.ExitStack() as stack:
+        for _ in range(MAX_FORMS_OF_ONE):
+            stack.enter_context(forms.counted(one))
+        with pytest.raises(BusyError), forms.counted(one):
+            pass
+        for _ in range(2):
+            stack.enter_context(forms.counted(other))
+        with pytest.raises(BusyError), forms.counted(other):
+            pass
+    callers = [Caller(str(i), 64) for i in range(5)]
+    with contextlib.ExitStack() as stack:
+        for i in range(MAX_FORMS):
+            stack.enter_context(forms.counted(callers[i % 4]))
+        with pytest.raises(BusyError), forms.counted(callers[4]):
+            pass
+    with forms.counted(one):
+        pass
+
+
+def test_the_log_tells_when_a_server_is_down_and_back(caplog: pytest.LogCaptureFixture):
+    down = True
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        if down and request.url.host == "10.0.0.1":
+            raise httpx2.ConnectError("x")
+        return httpx2.Response(200, json=ANSWER)
+
+    with relaying(handle, OTHER) as client, caplog.at_level("INFO", "motes.gateway.relay"):
+        upstream = client.gateway.models["raw"].lm.upstreams[0]
+        for _ in range(3):
+            client.post(CHAT, json=BODY)
+            upstream.down_until = 0.0
+        down = False
+        client.post(CHAT, json=BODY)
+    told = [(record.levelname, "10.0.0.1" in record.message) for record in caplog.records if "relay" in record.name]
+    assert told == [("WARNING", True), ("INFO", True)]
+
+
+def test_a_wait_and_a_first_text_are_measured():
+    with relaying(answering(streaming(DELTA))) as client:
+        client.post(CHAT, json={**BODY, "stream": True})
+        assert_counted(client, CHAT, 200)
+        registry = client.gateway.metrics.registry
+        for name in ("motes_wait_seconds_count", "motes_first_text_seconds_count"):
+            assert registry.get_sample_value(name, {"model": "raw"}) == 1
 
 
 def test_forms_are_passed_through():
@@ -392,8 +651,14 @@ def test_a_form_is_sent_to_the_next_server_whole():
 
 @pytest.mark.parametrize(
     ("fields", "status"),
-    [({"model": "story"}, 415), ({}, 415), ({"model": "raw", **{str(i): "x" for i in range(80)}}, 400),
-     ({"model": "raw", "prompt": "x" * 200_000}, 400)],
+    [
+        ({"model": "story"}, 415),
+        ({}, 400),
+        ({"model": "nope"}, 404),
+        ({"model": "raw:4"}, 404),
+        ({"model": "raw", **{str(i): "x" for i in range(80)}}, 400),
+        ({"model": "raw", "prompt": "x" * 200_000}, 400),
+    ],
 )  # fmt: skip
 def test_forms_that_are_refused(fields: dict[str, str], status: int):
     with relaying(answering(httpx2.Response(200, json={}))) as client:

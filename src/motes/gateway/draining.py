@@ -68,7 +68,7 @@ class Drain:
             BusyError: the gateway closed before there was an answer.
             MotesError: see `motes.asolve`.
         """
-        async with self._limits(request.deadline) as limits:
+        async with self.limits(request.deadline) as limits:
             result = await request.run(observe, on_progress, limits)
         if self.begun and result.stopped == "deadline" and not visible(result, 1):
             error = self._closing_error()
@@ -77,7 +77,15 @@ class Drain:
         return result
 
     @asynccontextmanager
-    async def _limits(self, seconds: float) -> AsyncIterator[Limits]:
+    async def limits(self, seconds: float = math.inf) -> AsyncIterator[Limits]:
+        """A context for work that ends with the drain, and the limits of a run within it.
+
+        Args:
+            seconds: until the deadline of the run.
+
+        Raises:
+            BusyError: the work has not ended `LATE` seconds after the drain.
+        """
         limits = Limits(deadline=asyncio.get_running_loop().time() + seconds)
         try:
             async with asyncio.timeout(None) as patience:

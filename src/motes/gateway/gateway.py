@@ -30,14 +30,14 @@ from motes.gateway.disconnects import unless_disconnected
 from motes.gateway.draining import Drain
 from motes.gateway.endpoints import ENDPOINTS, error_events
 from motes.gateway.endpoints.endpoint import Endpoint
-from motes.gateway.errors import BusyError, RefusedError, RelayedError, describe, is_client_error
+from motes.gateway.errors import BusyError, RefusedError, describe, is_client_error
 from motes.gateway.fallback import is_of_reward_model
-from motes.gateway.forms import MAX_FORMS, is_form, read_form
+from motes.gateway.forms import Forms, is_form, read_form
 from motes.gateway.logs import RequestLog
 from motes.gateway.metrics import Metrics
-from motes.gateway.options import chosen_options, find_model
+from motes.gateway.options import HEADERS, chosen_options, find_model
 from motes.gateway.readiness import Readiness
-from motes.gateway.relay import Relay
+from motes.gateway.relay import Relay, Terms
 from motes.gateway.reloading import ConfigFile, Reloading
 from motes.gateway.replies import reply_to
 from motes.gateway.shared_address import shared_address
@@ -50,7 +50,7 @@ from motes.text import shortened
 
 log = logging.getLogger(__name__)
 
-RELAYED = (*ENDPOINTS, *(f"/v1/{path}" for path in ("embeddings", "images/generations", "moderations")))
+NAMED_ENDPOINTS = (*ENDPOINTS, *(f"/v1/{path}" for path in ("embeddings", "images/generations", "moderations")))
 """Endpoints that metrics name; other endpoints of models that are passed through share a name."""
 PASSED_PATH = re.compile(r"/v1(/[\w:@~-][\w.:@~-]*)+", re.ASCII)
 """Paths that are passed through. With ".." or an escape, a request could leave the server's own `/v1/`."""
@@ -78,7 +78,7 @@ class Gateway:
             up.set_function(lambda: self.shared is not None and self.shared.is_up)
         self.callers = Callers(config.keys, counters=self.shared)
         self.reloading = None if file is None else Reloading(file, config, self.callers, self.set_limits)
-        self.forms = asyncio.Semaphore(MAX_FORMS)
+        self.forms = Forms()
         self.started_at = int(time.time())
 
     def set_limits(self, limits: Limits) -> None:
@@ -107,17 +107,20 @@ class Gateway:
         Raises:
             RefusedError: there is no such model or endpoint, or the body does not have that form.
         """
+        caller, _ = http.scope["motes.caller"]
         if self.config.takes_forms and is_form(http.headers.get("content-type", "")):
-            async with self.forms:
+            with self.forms.counted(caller):
                 try:
                     form = await read_form(http, has_keys=bool(self.callers.keys), origins=self.config.cors)
-                    if (served := self._relayed(form, http)) is None:
+                    if not isinstance(form.get("model"), str):
+                        raise RefusedError("model: Field required", "model")
+                    if (served := self._served_as_it_is(form, http)) is None:
                         raise RefusedError("this model takes no forms: send a JSON object", status=415)
                     return await self._pass_through(form, served, http)
                 finally:
                     await http.close()
         value = await read_json(http)
-        if (served := self._relayed(value, http)) is not None:
+        if (served := self._served_as_it_is(value, http)) is not None:
             return await self._pass_through(value, served, http)
         if endpoint is None:
             raise RefusedError(f"{http.url.path}: this model has no such endpoint", status=404)
@@ -127,12 +130,27 @@ class Gateway:
         http.scope["motes.ignored"] = ignored
         return await self._respond(endpoint, body, request, http)
 
-    def _relayed(self, body: Any, http: HTTPRequest) -> Served | None:
-        """The virtual model that a body names, if it is passed through."""
-        _, allowed = http.scope["motes.caller"]
+    def _served_as_it_is(self, body: Any, http: HTTPRequest) -> Served | None:
+        """The virtual model that a body names, if it is passed through.
+
+        Raises:
+            RefusedError: a form names no model, or the name of such a model is followed by options.
+        """
+        allowed: dict[str, Served] = http.scope["motes.caller"][1]
         name = body.get("model") if isinstance(body, (dict, FormData)) else None
-        served = allowed.get(name) if isinstance(name, str) else None
-        return served if served is not None and isinstance(served.lm, Relay) else None
+        if not isinstance(name, str):
+            return None
+        try:
+            served, options = find_model(allowed, shortened(name, 500))
+        except RefusedError:
+            if isinstance(body, FormData):
+                raise
+            return None  # its endpoint says what is wrong
+        if not isinstance(served.lm, Relay):
+            return None
+        if options:
+            raise RefusedError(f"{served.name} has no method: its name takes no options", "model", status=404)
+        return served
 
     async def _pass_through(self, body: Mapping[str, Any] | FormData, served: Served, http: HTTPRequest) -> Response:
         assert isinstance(served.lm, Relay)
@@ -142,24 +160,38 @@ class Gateway:
         entry: RequestLog = http.scope["motes"]
         entry.caller, entry.model, entry.particles = caller.name, served.name, 1
         entry.method, entry.stream = "none", body.get("stream") in (True, "true")
-        entry.endpoint = entry.endpoint if entry.endpoint in RELAYED else "/v1/…"
-        deadline = served.settings.deadline
-        async with contextlib.AsyncExitStack() as resources:
-            await unless_disconnected(self._enter(caller, 1, deadline, resources), http.receive)
-            responding = served.lm.respond(
-                http,
-                body,
-                resources.pop_all(),
-                deadline=deadline,
-                count=partial(self._count, http.scope),
-                failure=partial(error_events, entry=entry, path=http.url.path),
-            )
-            try:
-                return await unless_disconnected(responding, http.receive)
-            except MotesError as error:
-                if not isinstance(error, RelayedError) or error.status >= 500:
-                    self.metrics.failures.labels(served.name).inc()
-                raise
+        entry.endpoint = entry.endpoint if entry.endpoint in NAMED_ENDPOINTS else "/v1/…"
+        http.scope["motes.ignored"] = [header for header in HEADERS.values() if header in http.headers]
+        if isinstance(body, dict) and "motes" in body:
+            http.scope["motes.ignored"].append("motes")
+            body = {name: value for name, value in body.items() if name != "motes"}
+        clock, deadline = asyncio.get_running_loop().time, served.settings.deadline
+        until = clock() + deadline
+
+        def fail(error: MotesError) -> bytes:
+            self._count_failure(served.name, error)
+            return error_events(error, entry, http.url.path)
+
+        terms = Terms(until, deadline, partial(self._count, http.scope), fail, self.drain.limits, entry.note_text)
+
+        async def respond() -> Response:
+            async with contextlib.AsyncExitStack() as resources:
+                await self._enter(served.name, caller, 1, deadline, resources)
+                async with self.drain.limits():
+                    return await relay.respond(http, body, resources.pop_all(), terms)
+
+        relay = served.lm
+        try:
+            return await unless_disconnected(respond(), http.receive)
+        except MotesError as error:
+            self._count_failure(served.name, error)
+            raise
+
+    def _count_failure(self, model: str, error: Exception) -> None:
+        """Count a request that failed because of a model behind the gateway."""
+        is_refusal = isinstance(error, RefusedError) and error.status < 500
+        if not (is_refusal or isinstance(error, BusyError) or is_client_error(error)):
+            self.metrics.failures.labels(model).inc()
 
     async def _respond(self, endpoint: Endpoint[Any], body: Any, asked: Request, http: HTTPRequest) -> Response:
         """Answer a request, at once or as a stream. The work is cancelled as soon as the client disconnects.
@@ -206,25 +238,26 @@ class Gateway:
         # 3) room
         clock = asyncio.get_running_loop().time
         arrival = clock()
-        with tracing.span("wait for room"):
-            await self._enter(caller, entry.particles, request.deadline, resources)
-        waited = clock() - arrival
-        self.metrics.waited.labels(served.name).observe(waited)
-        return replace(request, deadline=max(request.deadline - waited, 1e-3))
+        await self._enter(served.name, caller, entry.particles, request.deadline, resources)
+        return replace(request, deadline=max(request.deadline - (clock() - arrival), 1e-3))
 
     async def _enter(
-        self, caller: Caller, particles: int, deadline: float, resources: contextlib.AsyncExitStack
+        self, model: str, caller: Caller, particles: int, deadline: float, resources: contextlib.AsyncExitStack
     ) -> None:
         """Wait until so many particles of a caller have room, which `resources` then holds.
 
         Raises:
             BusyError: there is none within the deadline, or the caller has used up a quota.
         """
+        clock = asyncio.get_running_loop().time
+        arrival = clock()
         try:
-            async with caller.quotas.reserved(particles):
-                await asyncio.wait_for(resources.enter_async_context(self.gate.enter(caller, particles)), deadline)
+            with tracing.span("wait for room"):
+                async with caller.quotas.reserved(particles), asyncio.timeout(deadline):
+                    await resources.enter_async_context(self.gate.enter(caller, particles))
         except TimeoutError:
             raise BusyError("the deadline passed while the request was waiting", deadline) from None
+        self.metrics.waited.labels(model).observe(clock() - arrival)
 
     async def _solve_or_fall_back(
         self,
@@ -280,8 +313,7 @@ class Gateway:
                 tracing.note_result(result)
         except Exception as error:
             result = api.partial_result(error)
-            if not isinstance(error, BusyError) and not is_client_error(error):
-                self.metrics.failures.labels(name).inc()
+            self._count_failure(name, error)
             raise
         finally:
             if result is not None:

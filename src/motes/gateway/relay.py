@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import re
-import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,21 +17,27 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from motes.concurrency import first_result
 from motes.core import Usage
-from motes.errors import ConfigurationError, UnreachableError
+from motes.errors import ConfigurationError, MotesError, UnreachableError
 from motes.gateway.disconnects import unless_disconnected
 from motes.gateway.errors import CLIENT_CLOSED_REQUEST, RefusedError, RelayedError
 from motes.gateway.forms import parts
+from motes.gateway.relayed import Names, counts_of, media_type, passed_headers, passed_json, reports_error, usage_of
 from motes.opening import parse_spec
 from motes.protocols import RequestObserver
+from motes.text import json_line, parse_json
+from motes.threads import in_thread_if_long
 from motes.transport import Address, value_at
-from motes.transport.failures import whole_number_of
 
-PASSED_HEADERS = ("content-type", "retry-after")
+log = logging.getLogger(__name__)
+
+STREAMS_WITH_OPTIONS = ("/v1/chat/completions", "/v1/completions")
+"""Endpoints whose streams have the usage if a request asks for it."""
 MAX_ERROR, MAX_BODY, MAX_EVENT = 100_000, 64_000_000, 10_000_000
 """Maximum number of bytes of an error's body, of another body, and of one line of a stream."""
-PAUSE = 5.0
-"""Seconds for which a server that could not be reached is only used if all others failed."""
+PAUSE, CONNECT = 5.0, 5.0
+"""Seconds for which a server that could not be reached is only used if all others failed; seconds to connect."""
 
 
 @dataclass(eq=False)
@@ -41,18 +47,51 @@ class Upstream:
     Attributes:
         model: the model's name on this server.
         in_flight: number of requests that it is working on.
-        down_until: when it may be up again, after it could not be reached, on the monotonic clock.
+        is_down: whether it could not be reached when it was last used.
+        down_until: until when the others are preferred then, on the clock of the event loop.
     """
 
     address: Address
     model: str
     api_key: str | None
     in_flight: int = 0
+    is_down: bool = False
     down_until: float = 0.0
 
     @property
     def headers(self) -> dict[str, str]:
         return {} if self.api_key is None else {"Authorization": f"Bearer {self.api_key}"}
+
+    def note(self, failure: UnreachableError | None) -> None:
+        """Note whether it could be reached. The log tells changes."""
+        if failure is not None:
+            self.down_until = asyncio.get_running_loop().time() + PAUSE
+            if not self.is_down:
+                log.warning("%s: until it answers again, others are preferred", failure)
+        elif self.is_down:
+            log.info("%s answers again", self.address.base)
+        self.is_down = failure is not None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The terms on which a request is passed on.
+
+    Attributes:
+        until: when the response has to begin, and one that is no stream has to end, on the clock of the event loop.
+        patience: seconds between two pieces of a stream.
+        count: called with the usage, if the server reports it.
+        fail: notes an error of a stream that has begun, and returns the events after it.
+        limits: a context that ends by an error when the gateway closes.
+        note_text: called with the first piece of a stream.
+    """
+
+    until: float
+    patience: float
+    count: Callable[[Usage], None]
+    fail: Callable[[MotesError], bytes]
+    limits: Callable[[], AbstractAsyncContextManager[Any]]
+    note_text: Callable[[], None]
 
 
 @dataclass(eq=False)
@@ -60,6 +99,7 @@ class _Attempt:
     """An attempt of a request. Its outcome is one of `motes.protocols.RequestObserver`'s."""
 
     server: Upstream
+    names: Names
     response: httpx2.Response
     outcome: str = "cancelled"
 
@@ -74,68 +114,65 @@ class Relay:
     Args:
         upstreams: the servers.
         transport: instead of sockets, for tests.
-        clock: the monotonic clock, in seconds.
     """
 
     def __init__(
-        self,
-        name: str,
-        upstreams: Sequence[Upstream],
-        transport: httpx2.AsyncBaseTransport | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        self, name: str, upstreams: Sequence[Upstream], transport: httpx2.AsyncBaseTransport | None = None
     ) -> None:
         self.name, self.upstreams = name, tuple(upstreams)
-        self._transport, self._clock = transport, clock
+        self._transport = transport
         self._observe: RequestObserver | None = None
         self._http: httpx2.AsyncClient | None = None
 
     async def respond(
-        self,
-        http: HTTPRequest,
-        body: Mapping[str, Any] | FormData,
-        resources: AsyncExitStack,
-        *,
-        deadline: float,
-        count: Callable[[Usage], None],
-        failure: Callable[[Exception], bytes],
+        self, http: HTTPRequest, body: Mapping[str, Any] | FormData, resources: AsyncExitStack, terms: Terms
     ) -> Response:
         """The server's response to a request with this body: a JSON object, or a form.
 
         Args:
-            resources: released when the response has been sent.
-            deadline: seconds until the response has to begin, and between two pieces of it.
-            count: called with the usage, if the server tells it.
-            failure: returns the events after an error in a stream.
+            resources: closed when the response has been sent.
 
         Raises:
-            UnreachableError: no server responds in time.
+            UnreachableError: no server responds.
             RelayedError: the server's response is an error.
+            RefusedError: the response did not begin in time.
         """
-        async with AsyncExitStack() as stack:
-            stack.push_async_exit(resources)
-            attempt = await self._send(http, body, deadline, stack)
-            response = attempt.response
-            kind = response.headers.get("content-type", "")
-            headers = {name: response.headers[name] for name in PASSED_HEADERS if name in response.headers}
-            if kind.startswith("application/json"):
-                content = await self._read(attempt, MAX_BODY)
-                attempt.outcome = "ok"
-                count(_usage(_counts(content)))
-                return Response(self._renamed(content, attempt.server), response.status_code, headers)
-            is_stream = kind.startswith("text/event-stream")
-            pieces = self._events(attempt, count, failure) if is_stream else self._bytes(attempt)
-            return _Stream(pieces, stack.pop_all(), response.status_code, headers)
+        try:
+            async with asyncio.timeout_at(terms.until), AsyncExitStack() as stack:
+                stack.push_async_exit(resources)
+                attempt = await self._send(http, body, terms, stack)
+                response = attempt.response
+                kind, headers = media_type(response.headers), passed_headers(response.headers)
+                if response.status_code in (204, 205):
+                    attempt.outcome = "ok"
+                    return Response(None, response.status_code)
+                if kind == "application/json" or kind.endswith("+json"):
+                    content = await self._read(attempt, MAX_BODY)
+                    attempt.outcome = "bad_response"  # until it is understood
+                    content, counts = await in_thread_if_long(len(content), passed_json, content, attempt.names)
+                    attempt.outcome = "ok"
+                    terms.count(usage_of(counts))
+                    return Response(content, response.status_code, headers)
+                if is_stream := kind == "text/event-stream":
+                    wants_usage = value_at(body, ("stream_options", "include_usage"))
+                    hides_usage = _asks_for_usage(http, body) and not wants_usage
+                    pieces = self._events(attempt, terms, hides_usage=hides_usage)
+                else:
+                    pieces = self._pieces(attempt)
+                return _Stream(pieces, stack.pop_all(), response.status_code, headers, terms, is_stream)
+        except TimeoutError:
+            raise RefusedError("the deadline came before the model answered", status=504, code="deadline") from None
 
     async def ready(self) -> None:
         """Check that a server responds. Raises an UnreachableError if none does."""
-        for server in self.upstreams:
+
+        async def get(server: Upstream) -> None:
             try:
                 await self._client().get(f"{server.address.base}/models", headers=server.headers)
-            except httpx2.TransportError as error:
-                failure = _unreachable(server, error)
-            else:
-                return
-        raise failure
+            except httpx2.RequestError as error:
+                raise _unreachable(server, error) from error
+
+        await first_result(map(get, self.upstreams), UnreachableError)
 
     def watch_requests(self, observe: RequestObserver) -> None:
         """Call `observe` after each attempt of a request, from now on."""
@@ -152,25 +189,32 @@ class Relay:
         return self._http
 
     async def _send(
-        self, http: HTTPRequest, body: Mapping[str, Any] | FormData, deadline: float, stack: AsyncExitStack
+        self, http: HTTPRequest, body: Mapping[str, Any] | FormData, terms: Terms, stack: AsyncExitStack
     ) -> _Attempt:
         """The attempt whose response is passed on; `stack` then closes it."""
-        left = sorted(self.upstreams, key=lambda server: (server.down_until > self._clock(), server.in_flight))
+        now = asyncio.get_running_loop().time()
+        left = sorted(self.upstreams, key=lambda server: (server.down_until > now, server.in_flight))
         while True:
             server = left.pop(0)
             try:
                 async with AsyncExitStack() as own:
-                    attempt = await self._send_to(server, http, body, deadline, own)
-                    if (status := attempt.response.status_code) >= 400:
+                    attempt = await self._send_to(server, http, body, terms, own)
+                    status = attempt.response.status_code
+                    if status < 200 or 300 <= status < 400 or status >= 600:
+                        attempt.outcome = "bad_response"
+                        raise UnreachableError(f"{server.address.base} answered {status}: correct its address")
+                    if status >= 400:
                         attempt.outcome = str(status)
                         raise self._error(attempt, await self._read(attempt, MAX_ERROR))
+                    server.note(None)
                     stack.push_async_exit(own.pop_all())
                     return attempt
-            except UnreachableError:
-                server.down_until = self._clock() + PAUSE
+            except UnreachableError as error:
+                server.note(error)
                 if not left:
                     raise
             except RelayedError as error:
+                server.note(None)
                 if not left or not (error.status >= 500 or error.status == 429):
                     raise
 
@@ -179,7 +223,7 @@ class Relay:
         server: Upstream,
         http: HTTPRequest,
         body: Mapping[str, Any] | FormData,
-        deadline: float,
+        terms: Terms,
         stack: AsyncExitStack,
     ) -> _Attempt:
         """An attempt whose response has begun; `stack` then closes it, and reports how it ended."""
@@ -187,23 +231,32 @@ class Relay:
         if isinstance(body, FormData):
             content["files"] = parts(body, server.model)
         else:
-            content["content"] = json.dumps({**body, "model": server.model}, ensure_ascii=False).encode()
+            value = {**body, "model": server.model}
+            if _asks_for_usage(http, body):
+                options = body.get("stream_options")
+                value["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
+            content["content"] = json.dumps(value, ensure_ascii=False).encode()
             content["headers"]["Content-Type"] = "application/json"
         url = f"{server.address.base}/{http.url.path.removeprefix('/v1/')}"
-        timeout = httpx2.Timeout(deadline, pool=None)
-        request = self._client().build_request("POST", url, params=http.query_params, timeout=timeout, **content)
-        attempt, began = _Attempt(server, httpx2.Response(0)), self._clock()
+        timeout = httpx2.Timeout(terms.patience, connect=min(CONNECT, terms.patience), pool=None)
+        query = httpx2.QueryParams(http.url.query)
+        request = self._client().build_request("POST", url, params=query, timeout=timeout, **content)
+        names = Names(self.name, server.model, server.address.host)
+        attempt, clock = _Attempt(server, names, httpx2.Response(0)), asyncio.get_running_loop().time
+        began = clock()
 
         def end() -> None:
             server.in_flight -= 1
+            if attempt.outcome == "cancelled" and not attempt.response.status_code and clock() >= terms.until:
+                attempt.outcome = "timeout"
             if self._observe is not None:
-                self._observe(attempt.outcome, self._clock() - began)
+                self._observe(attempt.outcome, clock() - began)
 
         server.in_flight += 1
         stack.callback(end)
         try:
             attempt.response = await self._client().send(request, stream=True)
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             attempt.outcome = _outcome_of(error)
             raise _unreachable(server, error) from error
         stack.push_async_callback(attempt.response.aclose)
@@ -215,9 +268,11 @@ class Relay:
             async with aclosing(attempt.response.aiter_bytes()) as pieces:
                 async for piece in pieces:
                     yield piece
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             attempt.outcome = _outcome_of(error)
             raise _unreachable(attempt.server, error) from error
+        if attempt.outcome == "cancelled":
+            attempt.outcome = "ok"
 
     async def _read(self, attempt: _Attempt, most: int) -> bytes:
         """The body of a response. Raises a RefusedError if it has more bytes."""
@@ -230,74 +285,93 @@ class Relay:
                     raise RefusedError("the model's response is too large", status=502, code="upstream")
         return bytes(body)
 
-    async def _bytes(self, attempt: _Attempt) -> AsyncGenerator[bytes]:
+    async def _events(self, attempt: _Attempt, terms: Terms, *, hides_usage: bool) -> AsyncGenerator[bytes]:
+        """The lines of a stream, each when it is whole. Raises a RelayedError if an event reports one."""
+        counts: dict[str, int] = {}  # the newest ones: servers repeat them, and Anthropic's format divides them
+        num_deltas, is_hidden = 0, False
+        try:
+            async for line in self._lines(attempt):
+                num_deltas += b'"delta"' in line or b'"text"' in line
+                if is_hidden and not line.strip():  # the blank line that ends an event that was left out
+                    is_hidden = False
+                    continue
+                name, _, data = line.partition(b":")
+                if name != b"data" or not any(word in data for word in (b'"model"', b'"usage"', b'"error"')):
+                    yield line
+                    continue
+                try:
+                    event = parse_json(data)
+                except ValueError:
+                    yield line
+                    continue
+                counts |= counts_of(event)
+                if reports_error(event):
+                    attempt.outcome = "bad_response"
+                    raise attempt.names.error(event, 502)
+                if is_hidden := hides_usage and isinstance(event, dict) and event.get("choices") == []:
+                    continue
+                attempt.names.set_in(event)
+                yield f"data: {json_line(event)}\n".encode()
+        finally:
+            terms.count(usage_of({"generated": num_deltas, **counts}))
+
+    async def _lines(self, attempt: _Attempt) -> AsyncIterator[bytes]:
+        rest = b""
         async with aclosing(self._pieces(attempt)) as pieces:
             async for piece in pieces:
-                yield piece
-        attempt.outcome = "ok"
-
-    async def _events(
-        self, attempt: _Attempt, count: Callable[[Usage], None], failure: Callable[[Exception], bytes]
-    ) -> AsyncGenerator[bytes]:
-        rest, server = b"", attempt.server
-        counts: dict[str, int] = {}  # the newest ones: servers repeat them, and Anthropic's format divides them
-        try:
-            async with aclosing(self._pieces(attempt)) as pieces:
-                async for piece in pieces:
-                    *lines, rest = (rest + piece).split(b"\n")
-                    for line in lines:
-                        if b'"usage"' in line:
-                            counts |= _counts(line.partition(b":")[2])
-                        yield self._renamed(line, server) + b"\n"
-                    if len(rest) > MAX_EVENT:
-                        attempt.outcome = "bad_response"
-                        raise UnreachableError(f"{server.address.base} sends an event without an end")
-            yield self._renamed(rest, server)
-            attempt.outcome = "ok"
-        except UnreachableError as error:
-            yield b"\n\n" + failure(error)
-        finally:
-            count(_usage(counts))
-
-    def _renamed(self, content: bytes, server: Upstream) -> bytes:
-        """A response, or an event, with the model's name here. Only the field `model` changes."""
-        field = rf'("model"\s*:\s*){re.escape(json.dumps(server.model))}'.encode()
-        name = json.dumps(self.name).encode()
-        return re.sub(field, lambda match: match[1] + name, content, count=1)
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    yield line + b"\n"
+                if len(rest) > MAX_EVENT:
+                    attempt.outcome = "bad_response"
+                    raise UnreachableError(f"{attempt.server.address.base} sends an event without an end")
+        if rest:
+            yield rest
 
     def _error(self, attempt: _Attempt, content: bytes) -> RelayedError:
         """An error of a server, with its fields for programs, and its message without addresses."""
-        response, server = attempt.response, attempt.server
-        status = response.status_code
+        status = attempt.response.status_code
         if status in (401, 403):  # the gateway's key, not the client's
-            raise UnreachableError(f"{server.address.base} refuses the key")
+            raise UnreachableError(f"{attempt.server.address.base} refuses the key")
         try:
-            error = json.loads(content)
+            value = parse_json(content)
         except ValueError:
-            error = None
-        inner = value_at(error, ("error",))
-        fields = next((value for value in (inner, error) if isinstance(value, dict)), {})
-        message = str(fields.get("message") or f"the model answered {status}")
-        message = re.sub(r"\bhttps?://\S+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b", "(an address)", message)
-        message = message.replace(server.model, self.name).replace(server.address.host, "(a host)")
-        return RelayedError(message[:1000], status, fields, response.headers.get("retry-after"))
+            value = None
+        return attempt.names.error(value, status, passed_headers(attempt.response.headers).get("retry-after"))
 
 
 class _Stream(StreamingResponse):
-    """A stream that ends when its client disconnects."""
+    """A response that is sent piece by piece. It ends when its client disconnects, when the gateway closes, or by an
+    error: a stream of events by an event, any other one by the end of the connection."""
 
     def __init__(
-        self, pieces: AsyncGenerator[bytes], resources: AsyncExitStack, status: int, headers: Mapping[str, str]
+        self,
+        pieces: AsyncGenerator[bytes],
+        resources: AsyncExitStack,
+        status: int,
+        headers: Mapping[str, str],
+        terms: Terms,
+        has_events: bool,
     ) -> None:
-        self._pieces, self._resources = pieces, resources
-        super().__init__(pieces, status, headers)
+        self._pieces, self._resources, self._terms, self._has_events = pieces, resources, terms, has_events
+        super().__init__(self._noted(), status, headers)
+
+    async def _noted(self) -> AsyncGenerator[bytes]:
+        async for piece in self._pieces:
+            self._terms.note_text()
+            yield piece
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._resources, aclosing(self._pieces):
             try:
-                await unless_disconnected(self.stream_response(send), receive)
+                async with self._terms.limits():
+                    await unless_disconnected(self.stream_response(send), receive)
             except (ClientDisconnect, OSError):
                 scope["motes"].status = CLIENT_CLOSED_REQUEST
+            except MotesError as error:
+                events = self._terms.fail(error)
+                if self._has_events:
+                    await send({"type": "http.response.body", "body": b"\n\n" + events, "more_body": False})
 
 
 def open_relay(name: str, specs: str | Sequence[str]) -> Relay:
@@ -314,44 +388,16 @@ def open_relay(name: str, specs: str | Sequence[str]) -> Relay:
     return Relay(name, upstreams)
 
 
-def _unreachable(server: Upstream, error: httpx2.TransportError) -> UnreachableError:
+def _asks_for_usage(http: HTTPRequest, body: Mapping[str, Any] | FormData) -> bool:
+    """Whether the server is asked for the usage of a stream, by which quotas count it."""
+    return http.url.path in STREAMS_WITH_OPTIONS and isinstance(body, dict) and body.get("stream") is True
+
+
+def _unreachable(server: Upstream, error: httpx2.RequestError) -> UnreachableError:
     return UnreachableError(f"{server.address.base} did not respond: {type(error).__name__}")
 
 
-def _outcome_of(error: httpx2.TransportError) -> str:
+def _outcome_of(error: httpx2.RequestError) -> str:
+    if isinstance(error, httpx2.DecodingError):
+        return "bad_response"
     return "timeout" if isinstance(error, httpx2.TimeoutException) else "connection"
-
-
-def _counts(content: bytes) -> dict[str, int]:
-    """The numbers of tokens, by kind, in the usage of a JSON response or event of any API; those that it has not are
-    left out."""
-    try:
-        value = json.loads(content)
-    except ValueError:
-        return {}
-    # Chats, and events of OpenAI's responses and of Anthropic's messages.
-    places = (("usage",), ("response", "usage"), ("message", "usage"))
-    usage = next((found for place in places if isinstance(found := value_at(value, place), dict)), {})
-
-    def number(*path: str) -> int:
-        return whole_number_of(value_at(usage, path)) or 0
-
-    prompt = number("prompt_tokens") or number("input_tokens")
-    cached = number("prompt_tokens_details", "cached_tokens") or number("input_tokens_details", "cached_tokens")
-    counts = {
-        "generated": number("completion_tokens") or number("output_tokens"),
-        # Anthropic counts those of the cache apart.
-        "prefill": prompt - min(cached, prompt) + number("cache_creation_input_tokens"),
-        "cached": min(cached, prompt) + number("cache_read_input_tokens"),
-    }
-    return {kind: count for kind, count in counts.items() if count}
-
-
-def _usage(counts: Mapping[str, int]) -> Usage:
-    prefill = counts.get("prefill", 0)
-    return Usage(
-        generated_tokens=counts.get("generated", 0),
-        prefill_tokens=prefill,
-        prefill_tokens_cached=counts.get("cached", 0),
-        computed_prefill_tokens=prefill,
-    )

@@ -156,13 +156,13 @@ def usage(reply: Reply) -> dict[str, Any]:
 def model_card(served: Served, created: int) -> dict[str, Any]:
     """A virtual model's entry in the list of models: what a request may choose; nothing about the upstream models."""
     settings = served.settings
+    card = {"id": served.name, "object": "model", "created": created, "owned_by": "motes"}
+    if settings.is_passed_through:
+        return {**card, "motes": {"methods": [], "deadline": settings.deadline}}
     return {
-        "id": served.name,
-        "object": "model",
-        "created": created,
-        "owned_by": "motes",
+        **card,
         "motes": {
-            "methods": [] if settings.is_passed_through else list(dict.fromkeys((settings.method, *settings.methods))),
+            "methods": list(dict.fromkeys((settings.method, *settings.methods))),
             "particles": settings.particles,
             "max_particles": settings.most_particles,
             "deadline": settings.deadline,
