@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from claim.cells import Cell, Measured, csv_metadata, possible, write
+from motes.errors import ConfigurationError
 from motes.lab.measure.cells import Cell as ReportedCell
 from motes.lab.measure.comparison import Difference, PairedRuns, differences, ends
 from motes.lab.measure.formats import csv_text, markdown_rows
@@ -56,6 +57,8 @@ def write_report(measured: Measured) -> None:
     whole = [cell for cell in measured.records if not cell.corruption]
     kinds = list(dict.fromkeys(name for cell in measured.records for name, _ in cell.corruption))
     report = measured.report(whole)
+    if not kinds:
+        raise ConfigurationError("no cell with a corruption is recorded whole: run the command without --recorded")
     table, rows, panels = [], [], []
     for budget in sorted({cell.budget for cell in whole}):
         uncorrupted = [cell for cell in whole if cell.budget == budget]
