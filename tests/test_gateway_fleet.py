@@ -264,7 +264,7 @@ def test_a_reward_model_that_is_shared_counts_for_the_first_and_is_checked_once(
 def test_a_model_is_opened_though_another_one_never_is(monkeypatch: pytest.MonkeyPatch, caplog: Any):
     """One attempt hangs, another one fails for a reason of the user's code; the log has each reason once."""
     monkeypatch.setattr(unopened, "PAUSE", 0.0)
-    hangs, reasons = threading.Event(), [UnreachableError("down"), UnreachableError("down"), ZeroDivisionError()]
+    hangs, reasons = threading.Event(), [UnreachableError("down"), ZeroDivisionError(), ZeroDivisionError()]
 
     def hang() -> None:
         hangs.wait()
@@ -345,6 +345,20 @@ def test_without_its_reward_model_it_answers_if_it_may(choice: str, particles: i
         plain = ask(client, "story", motes={"method": "majority"})
         assert plain.json()["motes"]["fallback"] is False
         assert "x-motes-fallback" not in plain.headers
+
+
+class Refusing(Watched):
+    """A reward model that can score no answer."""
+
+    async def score(self, trajectories: Any) -> Any:
+        return [motes.core.Failure(RewardError("refused")) for _ in trajectories]
+
+
+def test_it_answers_without_a_reward_model_that_refuses_each_answer():
+    with broken("majority", RewardError("unused")) as client:
+        served = client.gateway.models["story"]
+        client.gateway.models["story"] = dataclasses.replace(served, reward=Refusing())
+        assert ask(client, "story").json()["motes"]["fallback"] is True
 
 
 def test_otherwise_it_is_an_error():

@@ -231,7 +231,7 @@ class ParsedRequest:
     def _reward_models(self) -> list[TaggedReward | None]:
         """The reward model and the outcome reward model of its run. Raises an EngineError, before the run spends a
         token, if one of them is missing."""
-        ignores_outcome = self.fallback or getattr(self.method, "selector", None) == "majority"
+        ignores_outcome = getattr(self.method, "selector", None) == "majority"  # as that of a fallback
         models = (
             self.served.reward if MethodTraits(self.method).needs_reward else None,
             None if ignores_outcome else self.served.outcome_reward,
