@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 import motes
 import worlds
+from motes.concurrency import Origin, working_for
 from motes.core import Failure, Step, Usage
 from motes.errors import (
     BadResponseError,
@@ -295,8 +297,8 @@ def test_it_starts_though_a_server_is_down():
         servers["a"].down = False
         servers.clock.now += 1
         await servers.step()
-        while servers.fleet.members[0].lm is None:
-            await asyncio.sleep(0.001)
+        assert servers.fleet.members[0].check is not None
+        await servers.fleet.members[0].check
         await servers.step()
         assert "a" in servers.used
 
@@ -325,6 +327,9 @@ def test_a_list_of_addresses_is_a_fleet(monkeypatch: pytest.MonkeyPatch):
     assert opened == [
         ("http://a/v1#m", {"attempts": 5, "logprobs": 1}), ("http://b/v1#m", {"attempts": 2, "logprobs": 1}),
     ]  # fmt: skip
+    for faulty in ("http://b/v1#m?attemps=5", "http://name:secret@b/v1#m"):
+        with pytest.raises(ConfigurationError, match=r"attemps|a key does not belong into an address"):
+            motes.language_model(["http://a/v1#m", faulty])
     with pytest.raises(ConfigurationError, match="a list of language models names servers"):
         motes.language_model(["http://a/v1#m", "tiny"])
     with pytest.raises(ConfigurationError, match="lm must be a text"):
@@ -351,6 +356,219 @@ def test_whole_turns_stay_together_and_move_when_their_server_fails():
         servers["b"].down = True
         with pytest.raises(UnreachableError):
             await fleet.draw_turn(fields, motes.Sampling(), 0)
+
+    with working_for(Origin(run="a run")):
+        asyncio.run(test())
+
+
+def test_a_fleet_is_ready_as_soon_as_one_server_answers():
+    async def test() -> None:
+        servers = Servers()
+        never = asyncio.Event()
+
+        async def hang() -> None:
+            await never.wait()
+
+        servers["a"].ready = hang  # type: ignore[method-assign]
+        servers["b"].down = True
+        await asyncio.wait_for(servers.fleet.ready(), 60)
+        assert servers["c"].checks == 1
+        del servers["a"].ready
+        servers["a"].down = servers["c"].down = True
+        with pytest.raises(UnreachableError, match="a is down"):
+            await servers.fleet.ready()
+
+    asyncio.run(test())
+
+
+REFUSALS: dict[str, Callable[[], Exception]] = {
+    "key": lambda: UnauthorizedError("wrong key"),
+    "model": lambda: ConfigurationError("the server has no such model"),
+    "nonsense": lambda: BadResponseError("?"),
+    "own code": lambda: ZeroDivisionError(),
+}
+
+
+@pytest.mark.parametrize("fault", ["key", "model", "nonsense"])
+@pytest.mark.parametrize("name", "ab")
+def test_it_starts_though_a_server_refuses(fault: str, name: str, caplog: pytest.LogCaptureFixture):
+    servers = {"a": Server("a"), "b": Server("b")}
+
+    def open(spec: str) -> Server:
+        if spec == name:
+            raise REFUSALS[fault]()
+        return servers[spec]
+
+    fleet = Fleet(list("ab"), open)
+    assert [member.is_healthy for member in fleet.members] == [member.name != name for member in fleet.members]
+    assert caplog.messages[0].endswith(f": {REFUSALS[fault]()}"), "the reason is in the log: it quotes no conversation"
+
+
+@pytest.mark.parametrize("is_opened", [False, True])
+@pytest.mark.parametrize("fault", REFUSALS)
+def test_a_check_that_fails_for_any_reason_is_repeated_less_and_less(fault: str, is_opened: bool):
+    """Whether it opens the model or asks the server, with a step a second."""
+
+    async def test() -> None:
+        checks: list[float] = []
+        errors: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
+        servers = Servers(*("" if is_opened else "a"), names="ab")
+
+        def fail(*args: Any) -> Any:
+            checks.append(servers.clock.now)
+            raise REFUSALS[fault]()
+
+        async def ready() -> None:
+            fail()
+
+        (a, _) = servers.fleet.members
+        a.open, servers["a"].ready = fail, ready  # type: ignore[method-assign]
+        servers["a"].down = True
+        for second in range(40):
+            servers.clock.now = second
+            for _ in range(3):
+                await servers.step()
+                if a.check is not None:
+                    await asyncio.wait([a.check])
+        assert checks == [1, 3, 7, 15, 31]
+        a.check = None
+        gc.collect()
+        await settle()
+        assert not errors
+
+    asyncio.run(test())
+
+
+def test_there_is_one_check_at_a_time_and_one_that_is_cancelled_is_made_again():
+    """As when its event loop ends."""
+    servers = Servers(names="ab")
+    begun = []
+
+    async def hang() -> None:
+        begun.append("check")
+        await asyncio.Event().wait()
+
+    servers["a"].ready = hang  # type: ignore[method-assign]
+    servers["a"].down = True
+
+    async def test() -> None:
+        for _ in range(3):
+            await servers.step()
+            await settle()
+
+    asyncio.run(test())
+    assert not begun
+    servers.clock.now = 1
+    asyncio.run(test())
+    assert begun == ["check"]
+    asyncio.run(test())
+    assert begun == ["check", "check"]
+
+
+def test_the_log_says_when_a_server_is_ejected_and_used_again(caplog: pytest.LogCaptureFixture):
+    """Once each, not with each request or check."""
+
+    async def test() -> None:
+        servers = Servers("b")
+        (late,) = caplog.messages
+        assert late == "the server b is not used until it answers a check: UnreachableError: b is down"
+        caplog.clear()
+        servers["a"].fault = lambda: BadResponseError("quotes a conversation")
+        for second in range(10):
+            servers.clock.now = second
+            servers["a"].down = second < 9
+            await asyncio.gather(*(servers.step() for _ in range(4)))
+            for member in servers.fleet.members:
+                if member.check is not None:
+                    await asyncio.wait([member.check])
+        assert caplog.messages == ["the server a is not used until it answers a check: UnreachableError: a is down"]
+        caplog.clear()
+        servers["a"].down = servers["b"].down = False
+        servers["a"].fault = None
+        servers.clock.now = 60
+        for _ in range(3):
+            await servers.step()
+            for member in servers.fleet.members:
+                if member.check is not None:
+                    await asyncio.wait([member.check])
+        assert sorted(caplog.messages) == ["the server a is used again", "the server b is used again"]
+        caplog.clear()
+        servers["a"].fault = lambda: BadResponseError("quotes a conversation")
+        for _ in range(3):
+            await servers.step()
+        assert caplog.messages == ["the server a is not used until it answers a check: BadResponseError"]
+
+    with caplog.at_level("INFO", "motes"):
+        asyncio.run(test())
+
+
+def test_the_log_says_that_a_server_works_though_all_are_ejected(caplog: pytest.LogCaptureFixture):
+    async def test() -> None:
+        servers = Servers(names="a")
+        servers["a"].down = True
+        await servers.step()
+        servers["a"].down = False
+        await servers.step()
+
+    with caplog.at_level("INFO", "motes"):
+        asyncio.run(test())
+    assert caplog.messages[1:] == ["the server a is used again"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("http://a:8000/v1#m?api_key=secret&attempts=3", "http://a:8000/v1#m"),
+        ("http://a/v1?api_key=secret#m", "http://a/v1"),
+        ("http://user:secret@a/v1#m", "http://…@a/v1#m"),
+        ("http://user:sec/secret@a/v1#m", "http://…@a/v1#m"),
+        ("http://user:sec#secret@a/v1#m", "http://…@a/v1#m"),
+    ],
+)
+def test_no_message_has_a_key(spec: str, name: str, caplog: pytest.LogCaptureFixture):
+    def open(spec: str) -> Server:
+        raise UnreachableError("down")
+
+    with pytest.raises(UnreachableError):
+        Fleet([spec], open)
+    assert caplog.messages == [f"the server {name} is not used until it answers a check: UnreachableError: down"]
+    assert repr(Fleet([spec], Server)) == f"Fleet({name})"
+
+
+def test_new_runs_of_turns_go_to_the_server_with_the_least_work():
+    """Even if the fields of their requests have the address in memory that those of an earlier run had."""
+
+    async def test() -> None:
+        servers = {name: Drawing(name) for name in "ab"}
+        fleet = Fleet(list("ab"), servers.__getitem__, clock=Clock())
+
+        async def run(number: int) -> str:
+            with working_for(Origin(run=f"run {number}")):
+                return await fleet.draw_turn({"messages": []}, motes.Sampling(), 0)
+
+        assert [await run(number) for number in range(5)] == ["a"] * 5
+        fleet.members[0].in_flight = 8
+        assert [await run(number) for number in range(5, 10)] == ["b"] * 5
+        assert [await run(number) for number in range(5)] == ["a"] * 5, "earlier runs stay"
+        fields: dict[str, Any] = {"messages": []}
+        assert await fleet.draw_turn(fields, motes.Sampling(), 0) == "b", "outside a run"
+        fleet.members[1].in_flight = 9
+        assert await fleet.draw_turn(fields, motes.Sampling(), 0) == "a", "outside a run"
+
+    asyncio.run(test())
+
+
+def test_the_memory_for_runs_of_turns_is_bounded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("motes.models.fleet.MAX_HOMES", 3)
+
+    async def test() -> None:
+        fleet = Fleet(list("ab"), Drawing)
+        for number in range(10):
+            with working_for(Origin(run=str(number))):
+                await fleet.draw_turn({}, motes.Sampling(), 0)
+            await fleet.draw_turn({}, motes.Sampling(), 0)
+        assert list(fleet._homes_of_turns) == ["7", "8", "9"]
 
     asyncio.run(test())
 

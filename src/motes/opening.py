@@ -51,6 +51,8 @@ def language_model(spec: str | Sequence[str] | LanguageModel, **options: Any) ->
             raise ConfigurationError(
                 f"{others[0]!r}: a list of language models names servers, http://HOST:PORT/v1#MODEL"
             )
+        for each in specs:
+            check_spec("lm", each)  # a spec with a fault will never work, unlike a server that fails now
         model = Fleet(specs, lambda each: _open_member(each, options))
     else:
         model = instance_of("lm", spec, LanguageModel, "'tiny'")

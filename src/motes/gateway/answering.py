@@ -6,20 +6,22 @@ import hashlib
 import json
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 from motes import api
+from motes.concurrency import gather
 from motes.core import STOPS, Problem, Result, Sampling, Trajectory
 from motes.errors import ConfigurationError, EngineError, MotesError, NoParticlesError
 from motes.gateway.config import Config
 from motes.gateway.errors import RefusedError
-from motes.gateway.fallback import WatchedReward
+from motes.gateway.fallback import TaggedReward, tag
 from motes.gateway.relay import Relay, open_relay
 from motes.gateway.tables import place
 from motes.gateway.turns import Format, TurnModel
+from motes.gateway.unopened import Unopened
 from motes.gateway.virtual import VirtualModel
 from motes.gateway.wire import ChatRequest, MotesOptions, Request
 from motes.lab.run.method_spec import draws_independently, method_from_spec
@@ -36,21 +38,6 @@ from motes.tasks.boxed import BoxedAnswers
 log = logging.getLogger(__name__)
 
 NO_ANSWER = "no answer was ready when the deadline came"
-
-
-class Unopened:
-    """Stands for a model whose server did not answer when the gateway started.
-
-    Args:
-        open: opens it.
-        error: of the first attempt.
-    """
-
-    def __init__(self, open: Callable[[], Any], error: MotesError) -> None:
-        self.open, self.error = open, error
-
-    async def ready(self) -> None:
-        raise self.error
 
 
 @dataclass(frozen=True)
@@ -71,9 +58,21 @@ class Served:
     sampling: Sampling
 
     @property
+    def upstreams(self) -> dict[str, Any]:
+        """The models behind it, by their roles, as metrics and `/ready` name them."""
+        roles = {"language model": self.lm, "reward model": self.reward, "outcome reward": self.outcome_reward}
+        return {role: model for role, model in roles.items() if model is not None}
+
+    @property
+    def missing(self) -> dict[str, Unopened]:
+        """The models behind it that are not open yet, by their roles."""
+        return {role: model for role, model in self.upstreams.items() if isinstance(model, Unopened)}
+
+    @property
     def unopened(self) -> list[Unopened]:
-        """The models behind it that are not there yet."""
-        return [model for field in OPENERS if isinstance(model := getattr(self, field), Unopened)]
+        """The missing models without which it cannot answer."""
+        needs_all = self.settings.without_reward == "error"
+        return [model for role, model in self.missing.items() if needs_all or role == "language model"]
 
     def parse(self, request: Request, options: MotesOptions, *, strict: bool) -> ParsedRequest:
         """Check a request against the virtual model's limits, and fill in its defaults.
@@ -195,7 +194,7 @@ class ParsedRequest:
         """The same request, to be answered without the reward model, `seconds` after it began; None if that is not
         allowed, or there is no time left."""
         choice, left = self.served.settings.without_reward, self.deadline - seconds
-        if choice == "error" or left <= 0 or not MethodTraits(self.method).needs_reward:
+        if choice == "error" or left <= 0 or self.fallback:
             return None
         particles = self.particles if choice == "majority" else 1
         method, spec = Majority(particles), "majority"
@@ -213,11 +212,12 @@ class ParsedRequest:
         limits: Limits | None = None,
     ) -> Result:
         """Run the request, by default within its deadline. Cancelling it cancels its requests to upstream servers."""
+        reward, outcome_reward = self._reward_models()
         return await api.asolve(
             self.problem,
             lm=self.lm if self.turns is None else self.turns,
-            reward=self.served.reward,
-            outcome_reward=None if self.fallback else self.served.outcome_reward,
+            reward=reward,
+            outcome_reward=outcome_reward,
             method=self.method,
             sampling=self.sampling,
             seed=self.seed,
@@ -227,6 +227,19 @@ class ParsedRequest:
             deadline=self.deadline if limits is None else None,
             limits=limits,
         )
+
+    def _reward_models(self) -> list[TaggedReward | None]:
+        """The reward model and the outcome reward model of its run. Raises an EngineError, before the run spends a
+        token, if one of them is missing."""
+        ignores_outcome = getattr(self.method, "selector", None) == "majority"  # as that of a fallback
+        models = (
+            self.served.reward if MethodTraits(self.method).needs_reward else None,
+            None if ignores_outcome else self.served.outcome_reward,
+        )
+        for model in models:
+            if isinstance(model, Unopened):
+                raise tag(model.absence())
+        return [None if model is None else TaggedReward(model) for model in models]
 
     def answers(self, result: Result) -> list[Trajectory]:
         """The trajectories that the client sees.
@@ -260,8 +273,8 @@ def open_models(config: Config, source: str = "the configuration", *, needs_all:
 
     Args:
         source: the configuration's origin, for messages.
-        needs_all: whether all servers must answer. If not, one complete virtual model is enough, and the others have an
-            `Unopened` in the place of a model.
+        needs_all: whether all servers must answer. If not, one virtual model that can answer is enough, and the others
+            have an `Unopened` in the place of a model.
 
     Raises:
         ConfigurationError, EngineError: some models cannot be opened; the message names each with its places. It is an
@@ -274,56 +287,54 @@ def open_models(config: Config, source: str = "the configuration", *, needs_all:
                 is_relay = field == "lm" and settings.is_passed_through
                 wanted[name, field] = partial(open_relay, name) if is_relay else open_model, spec
     opened: dict[Any, Any] = {}
-    failures: dict[str, MotesError] = {}
-    absent: dict[Any, MotesError] = {}
     for key in dict.fromkeys(wanted.values()):
         where = ", ".join(place("models", *path) for path, other in wanted.items() if other == key)
         open_model, spec = key
         try:
             opened[key] = open_model(spec)
         except MotesError as error:
-            failures[where], absent[key] = error, error
+            opened[key] = Unopened(partial(open_model, spec), where, error)
         except Exception as error:  # of the user's own code
             error.add_note(f"This happened when motes opened {where} of {source}.")
             raise
-    if not needs_all:
-        absent = {key: reason for key, reason in absent.items() if not isinstance(reason, ConfigurationError)}
-        incomplete = {name for (name, _), key in wanted.items() if key in absent}
-        if len(absent) == len(failures) and len(incomplete) < len(config.models):
-            for key, reason in absent.items():
-                log.warning("a model cannot be opened: %s", reason)
-                opened[key] = Unopened(partial(*key), reason)
-            failures.clear()
-    if failures:
-        errors = list(failures.values())
-        kind = ConfigurationError if all(isinstance(error, ConfigurationError) for error in errors) else EngineError
-        message = "; ".join(f"{where}: {error}" for where, error in failures.items())
-        raise kind(f"{source}: {message}") from errors[0]
-
-    def upstreams(name: str) -> dict[str, Any]:
-        return {field: opened.get(wanted.get((name, field))) for field in OPENERS}
-
-    return {
+    models = {
         name: Served(
             name,
             settings,
             prompt=settings.open_prompt(),
             rule=settings.answer_rule(),
             sampling=settings.default_sampling(),
-            **watched(settings, upstreams(name)),
+            **{field: opened.get(wanted.get((name, field))) for field in OPENERS},  # type: ignore[arg-type]
         )
         for name, settings in config.models.items()
     }
+    failures = {model.places: model.error for model in opened.values() if isinstance(model, Unopened)}
+    faults = [isinstance(error, ConfigurationError) for error in failures.values()]
+    if failures and (needs_all or any(faults) or all(served.unopened for served in models.values())):
+        message = "; ".join(f"{where}: {error}" for where, error in failures.items())
+        kind = ConfigurationError if all(faults) else EngineError
+        raise kind(f"{source}: {message}") from next(iter(failures.values()))
+    for where, failure in failures.items():
+        log.warning("%s cannot be opened: %s", where, failure)
+    return models
 
 
-def watched(settings: VirtualModel, upstreams: dict[str, Any]) -> dict[str, Any]:
-    """The models, with the reward models watched if the virtual model answers without them where they fail."""
-    if settings.without_reward == "error":
-        return upstreams
-    return {
-        field: WatchedReward(model) if field != "lm" and model is not None else model
-        for field, model in upstreams.items()
-    }
+async def open_the_rest(models: MutableMapping[str, Served], opened: Callable[[], None]) -> None:
+    """Open the models that are missing, each as soon as its server answers.
+
+    Args:
+        models: the virtual models, by name; each is replaced when a model behind it is open.
+        opened: called after each replacement.
+    """
+
+    async def open_one(unopened: Unopened) -> None:
+        model = await unopened.opened()
+        for name, served in models.items():
+            fields = {field: model for field in OPENERS if getattr(served, field) is unopened}
+            models[name] = replace(served, **fields)
+        opened()
+
+    await gather(map(open_one, {model for served in models.values() for model in served.missing.values()}))
 
 
 def visible(result: Result, number: int) -> list[Trajectory]:

@@ -20,7 +20,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from motes.errors import MotesError
 from motes.gateway import tracing
-from motes.gateway.answering import Served
+from motes.gateway.answering import Served, open_the_rest
 from motes.gateway.config import Config
 from motes.gateway.endpoints import ENDPOINTS, error_response
 from motes.gateway.endpoints.endpoint import Endpoint
@@ -32,7 +32,6 @@ from motes.gateway.playground import html
 from motes.gateway.relay import Relay
 from motes.gateway.reloading import ConfigFile
 from motes.gateway.replies import model_card
-from motes.gateway.unopened import open_the_rest
 
 PAGE_HEADERS = {"X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 """Forbid other pages to embed the page at `/`."""

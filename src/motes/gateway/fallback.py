@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from motes.core import Failure, Trajectory
 from motes.errors import MotesError, chain_of
 from motes.protocols import RewardModel
 
+ErrorT = TypeVar("ErrorT", bound=MotesError)
 
-class WatchedReward:
-    """A reward model whose errors can be told from those of the language model, see `is_of_reward_model`."""
+
+class TaggedReward:
+    """A reward model whose errors are tagged as a reward model's, so that a run that fails because of it can be told
+    from one whose language model failed: the former may be answered without the reward model."""
 
     def __init__(self, reward: RewardModel) -> None:
         self._reward = reward
@@ -20,11 +23,11 @@ class WatchedReward:
         try:
             scores = await self._reward.score(trajectories)
         except MotesError as error:
-            error.is_of_reward_model = True  # type: ignore[attr-defined]
+            tag(error)
             raise
         for outcome in scores:
             if isinstance(outcome, Failure):
-                outcome.error.is_of_reward_model = True  # type: ignore[attr-defined]
+                tag(outcome.error)
         return scores
 
     def __getattr__(self, name: str) -> Any:
@@ -34,6 +37,12 @@ class WatchedReward:
         return repr(self._reward)
 
 
+def tag(error: ErrorT) -> ErrorT:
+    """The error, tagged as a reward model's."""
+    error.is_of_reward_model = True  # type: ignore[attr-defined]
+    return error
+
+
 def is_of_reward_model(error: BaseException) -> bool:
-    """Whether an error, or one of its causes, is a watched reward model's."""
+    """Whether an error, or one of its causes, is tagged as a reward model's."""
     return any(getattr(link, "is_of_reward_model", False) for link in chain_of(error))

@@ -91,12 +91,7 @@ class Metrics:
         first of them."""
         watched: set[int] = set()
         for name, served in models.items():
-            roles = {
-                "language model": served.lm,
-                "reward model": served.reward,
-                "outcome reward": served.outcome_reward,
-            }
-            for role, upstream in roles.items():
+            for role, upstream in served.upstreams.items():
                 watch = RewardModelTraits(upstream).watch_requests  # language models have the same trait
                 if watch is not None and id(upstream) not in watched:
                     watched.add(id(upstream))

@@ -30,15 +30,12 @@ class Readiness:
         return await asyncio.shield(self._check)
 
     async def _find_missing(self) -> dict[str, list[str]]:
-        upstreams = {
-            name: {"language model": model.lm, "reward model": model.reward, "outcome reward": model.outcome_reward}
-            for name, model in self._models.items()
-        }
-        distinct = {id(model): model for roles in upstreams.values() for model in roles.values() if model is not None}
+        upstreams = {name: served.upstreams for name, served in self._models.items()}
+        distinct = {id(model): model for roles in upstreams.values() for model in roles.values()}
         is_ready = dict(zip(distinct, await asyncio.gather(*map(_is_ready, distinct.values())), strict=True))
         self._expires = asyncio.get_running_loop().time() + MAX_AGE
         missing = {
-            name: [role for role, model in roles.items() if model is not None and not is_ready[id(model)]]
+            name: [role for role, model in roles.items() if not is_ready[id(model)]]
             for name, roles in upstreams.items()
         }
         return {name: roles for name, roles in missing.items() if roles}

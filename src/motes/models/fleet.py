@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from motes.concurrency import gather
+from motes.concurrency import ORIGIN, first_result, gather
 from motes.core import Failure, Problem, Sampling, Step, Trajectory, Usage
-from motes.errors import ConfigurationError, MotesError, RejectedError, ServerError, UnauthorizedError
+from motes.errors import (
+    ConfigurationError,
+    MotesError,
+    RejectedError,
+    ServerError,
+    UnauthorizedError,
+    UnreachableError,
+)
 from motes.protocols import LanguageModel, LanguageModelTraits, RequestObserver
 
 T = TypeVar("T")
+K = TypeVar("K")
+
+log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds until a server that has failed is checked again: doubled with each failure in a row, up to the longest."""
@@ -27,6 +39,7 @@ class Member:
     """One of the servers.
 
     Args:
+        name: its address and model, for messages.
         open: opens the model; raises a MotesError if the server does not answer.
 
     Attributes:
@@ -35,6 +48,7 @@ class Member:
         failures: number of failures since it last did its work.
         is_ejected: whether no run uses it until it answers a check.
         check_at: time of the next check.
+        check: the latest check.
     """
 
     name: str
@@ -44,15 +58,34 @@ class Member:
     failures: int = 0
     is_ejected: bool = False
     check_at: float = 0.0
-    is_being_checked: bool = False
+    check: asyncio.Task[None] | None = None
 
     @property
     def is_healthy(self) -> bool:
         return self.lm is not None and not self.is_ejected
 
+    def eject(self, error: Exception, now: float) -> None:
+        """Stop using it, because of this error, until it answers the next check."""
+        if not self.is_ejected:
+            log.warning("the server %s is not used until it answers a check: %s", self.name, self._describe(error))
+        self.failures, self.is_ejected = self.failures + 1, True
+        self.check_at = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self.failures - 1))
+
+    def use_again(self) -> None:
+        """Let runs use it: it answered a check."""
+        if self.is_ejected:
+            log.info("the server %s is used again", self.name)
+        self.is_ejected = False
+
     def reinstate(self) -> None:
         """Note that it did its work."""
-        self.failures, self.is_ejected = 0, False
+        self.use_again()
+        self.failures = 0
+
+    def _describe(self, error: Exception) -> str:
+        """An error for the log. The texts of most errors of requests may quote a conversation."""
+        is_safe = self.lm is None or isinstance(error, (UnreachableError, UnauthorizedError))
+        return f"{type(error).__name__}: {error}" if is_safe else type(error).__name__
 
 
 class Fleet:
@@ -63,7 +96,8 @@ class Fleet:
     - A request that fails for a reason of the server's is sent to another server, and the run stays there. A request
       that is refused itself would be refused elsewhere, too.
     - A server that cannot be reached, or fails, is ejected: no run uses it until it answers a check, one second later,
-      then two, four, … up to 30. If all are ejected, each is tried.
+      then two, four, … up to 30. If all are ejected, each is tried. The log has a warning when a server is ejected, and
+      a line when it is used again.
 
     Seeds give the same steps on all servers as far as the servers guarantee it.
 
@@ -73,7 +107,7 @@ class Fleet:
         clock: returns seconds.
 
     Raises:
-        ConfigurationError: there is no server, or a spec is not understood.
+        ConfigurationError: there is no server, or one twice.
         MotesError: no server can be opened: the error of the first.
     """
 
@@ -91,11 +125,17 @@ class Fleet:
         if len(set(specs)) < len(specs):
             raise ConfigurationError("a list of servers names one twice")
         self._clock = clock
-        self.members = [Member(spec, lambda spec=spec: open(spec)) for spec in specs]  # type: ignore[misc]
+        self.members = [Member(_name(spec), lambda spec=spec: open(spec)) for spec in specs]  # type: ignore[misc]
         self._observer: RequestObserver | None = None
         self._homes: dict[int, Member] = {}  # by the identity of a run's problem
-        self._homes_of_turns: dict[int, Member] = {}  # by the identity of the fields of a request for a turn
-        errors = [error for member in self.members if (error := self._open(member)) is not None]
+        self._homes_of_turns: dict[str | None, Member] = {}  # by a run's id
+        errors = []
+        for member in self.members:
+            try:
+                self._open(member)
+            except MotesError as error:
+                member.eject(error, self._clock())
+                errors.append(error)
         if len(errors) == len(self.members):
             raise errors[0]
 
@@ -119,8 +159,10 @@ class Fleet:
     async def draw_turn(self, fields: Mapping[str, Any], sampling: Sampling, seed: int) -> Any:
         """See `motes.protocols.LanguageModelTraits`."""
         tried: list[Member] = []
+        run = ORIGIN.get().run
+        homes = {} if run is None else self._homes_of_turns
         while True:
-            member = self._home(self._homes_of_turns, id(fields), tried)
+            member = self._home(homes, run, tried)
             draw: Any = LanguageModelTraits(member.lm).draw_turn
             try:
                 turn = await self._working(member, 1, draw(fields, sampling, seed))
@@ -129,11 +171,10 @@ class Fleet:
                 self._note_failures(member, [error])
                 if not _is_servers_fault(error) or len(tried) == len(self._opened):
                     raise
-                self._homes_of_turns.pop(id(fields), None)
             else:
                 member.reinstate()
-                while len(self._homes_of_turns) > MAX_HOMES:
-                    del self._homes_of_turns[next(iter(self._homes_of_turns))]
+                while len(homes) > MAX_HOMES:
+                    del homes[next(iter(homes))]
                 return turn
 
     async def _extend_run(self, parts: Sequence[tuple[Trajectory, int]], sampling: Sampling) -> list[Step | Failure]:
@@ -183,7 +224,7 @@ class Fleet:
             weakref.finalize(problem, self._homes.pop, id(problem), None)
         return self._home(self._homes, id(problem), tried)
 
-    def _home(self, homes: dict[int, Member], key: int, tried: Collection[Member]) -> Member:
+    def _home(self, homes: dict[K, Member], key: K, tried: Collection[Member]) -> Member:
         for member in self.members:
             self._check_if_due(member)
         home = homes.get(key)
@@ -196,43 +237,31 @@ class Fleet:
     def _note_failures(self, member: Member, errors: Sequence[MotesError]) -> None:
         """Eject a server that failed, unless it is only busy. The failures of requests that were in flight together
         count once."""
-        is_down = any(_is_servers_fault(error) and not getattr(error, "is_busy", False) for error in errors)
-        if is_down and not member.is_ejected:
-            self._eject(member)
-
-    def _eject(self, member: Member) -> None:
-        member.failures, member.is_ejected = member.failures + 1, True
-        member.check_at = self._clock() + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (member.failures - 1))
+        failures = [error for error in errors if _is_servers_fault(error) and not getattr(error, "is_busy", False)]
+        if failures and not member.is_ejected:
+            member.eject(failures[0], self._clock())
 
     def _check_if_due(self, member: Member) -> None:
         """Start to check an ejected server, if it is time."""
-        if not member.is_healthy and not member.is_being_checked and self._clock() >= member.check_at:
-            member.is_being_checked = True
-            task = asyncio.ensure_future(self._check(member))
-            task.add_done_callback(lambda _: setattr(member, "is_being_checked", False))
+        is_being_checked = member.check is not None and not member.check.done()
+        if not member.is_healthy and not is_being_checked and self._clock() >= member.check_at:
+            member.check = asyncio.ensure_future(self._check(member))
 
     async def _check(self, member: Member) -> None:
-        if member.lm is None:
-            await asyncio.to_thread(self._open, member)
-            return
         try:
-            if (ready := LanguageModelTraits(member.lm).ready) is not None:
-                await ready()
-        except MotesError:
-            self._eject(member)
+            if member.lm is None:
+                await asyncio.to_thread(self._open, member)
+            else:
+                await _require_ready(member)
+        except Exception as error:  # whatever it is, the next check has to wait
+            member.eject(error, self._clock())
         else:
-            member.is_ejected = False
+            member.use_again()
 
-    def _open(self, member: Member) -> MotesError | None:
-        """Open a server's model, or eject it. Returns the error."""
-        try:
-            member.lm = member.open()
-        except ServerError as error:
-            self._eject(member)
-            return error
-        member.is_ejected = False
+    def _open(self, member: Member) -> None:
+        """Open a server's model. Raises the MotesError of `Member.open`."""
+        member.lm = member.open()
         self._watch(member)
-        return None
 
     # The traits that all servers have.
 
@@ -269,19 +298,21 @@ class Fleet:
 
     async def ready(self) -> None:
         """Check that a server answers. Raises the error of the first if none does."""
-        errors: list[MotesError] = []
-        for member in self._opened:
-            try:
-                if (ready := LanguageModelTraits(member.lm).ready) is not None:
-                    await ready()
-            except MotesError as error:
-                errors.append(error)
-            else:
-                return
-        raise errors[0]
+        await first_result((_require_ready(member) for member in self._opened), MotesError)
 
     def __repr__(self) -> str:
         return f"Fleet({', '.join(member.name for member in self.members)})"
+
+
+async def _require_ready(member: Member) -> None:
+    """Raise a MotesError if a server does not answer."""
+    if (ready := LanguageModelTraits(member.lm).ready) is not None:
+        await ready()
+
+
+def _name(spec: str) -> str:
+    """A spec for messages: without its options and what precedes an "@", either of which may contain a key."""
+    return re.sub(r"(?s)//.*@", "//…@", spec.partition("?")[0].strip())
 
 
 def _is_servers_fault(error: MotesError) -> bool:
