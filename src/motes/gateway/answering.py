@@ -64,6 +64,12 @@ class Served:
         return {role: model for role, model in roles.items() if model is not None}
 
     @property
+    def needed(self) -> dict[str, Any]:
+        """Those without which it cannot answer."""
+        needs_all = self.settings.without_reward == "error"
+        return {role: model for role, model in self.upstreams.items() if needs_all or role == "language model"}
+
+    @property
     def missing(self) -> dict[str, Unopened]:
         """The models behind it that are not open yet, by their roles."""
         return {role: model for role, model in self.upstreams.items() if isinstance(model, Unopened)}
@@ -71,8 +77,7 @@ class Served:
     @property
     def unopened(self) -> list[Unopened]:
         """The missing models without which it cannot answer."""
-        needs_all = self.settings.without_reward == "error"
-        return [model for role, model in self.missing.items() if needs_all or role == "language model"]
+        return [model for model in self.needed.values() if isinstance(model, Unopened)]
 
     def parse(self, request: Request, options: MotesOptions, *, strict: bool) -> ParsedRequest:
         """Check a request against the virtual model's limits, and fill in its defaults.

@@ -30,7 +30,7 @@ class Readiness:
         return await asyncio.shield(self._check)
 
     async def _find_missing(self) -> dict[str, list[str]]:
-        upstreams = {name: served.upstreams for name, served in self._models.items()}
+        upstreams = {name: served.needed for name, served in self._models.items()}
         distinct = {id(model): model for roles in upstreams.values() for model in roles.values()}
         is_ready = dict(zip(distinct, await asyncio.gather(*map(_is_ready, distinct.values())), strict=True))
         self._expires = asyncio.get_running_loop().time() + MAX_AGE
@@ -46,7 +46,8 @@ async def _is_ready(upstream: object) -> bool:
     if ready is None:  # the model is in this process
         return True
     try:
-        await asyncio.wait_for(ready(), PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            await ready()
     except (MotesError, TimeoutError):
         return False
     return True
