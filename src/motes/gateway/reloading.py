@@ -91,7 +91,7 @@ class Reloading:
             ConfigurationError: the file has a fault, or no keys any more; everything stays as it was.
         """
         if not await self._read():
-            log.info("%s has not changed", self._file.path)
+            log.info("%s has the same settings as before", self._file.path)
 
     async def _read(self) -> bool:
         """See `reload`. Returns whether its settings have changed."""
