@@ -118,7 +118,7 @@ def test_null_is_nothing_anywhere():
 
 def test_null_is_nothing_for_a_strict_gateway(strict):
     for fields in (
-        {name: None for name in NULLS}, {"motes": {"progress": None, "particles": None, "method": None}},
+        dict.fromkeys(NULLS), {"motes": {"progress": None, "particles": None, "method": None}},
         {"messages": [USER, {"role": "assistant", "content": None}, USER]},
     ):  # fmt: skip
         assert ask(strict, **fields).status_code == 200
@@ -129,8 +129,8 @@ def test_progress_may_be_null(client):
     for progress in (None, False):
         response = ask(client, motes={"progress": progress})
         assert (response.status_code, "x-motes-ignored" in response.headers) == (200, False)
-    assert ask(client, motes={"progres": None}).status_code == 200
-    assert ask(client, motes={"progres": 1}).json()["error"]["param"] == "motes.progres"
+    for value in (None, 1):
+        assert ask(client, motes={"progres": value}).json()["error"]["param"] == "motes.progres"
 
 
 TURNS: list[tuple[dict[str, Any], str]] = [
