@@ -201,11 +201,20 @@ def test_what_is_wrong_with_a_request_is_told_in_openais_words(client):
     assert "there is no such field" in error(ask(client, motes={"particels": 3}), 400)["message"]
     assert error(client.get("/v1/nothing"), 404)["type"] == "invalid_request_error"
     assert error(client.get(CHAT), 405)["type"] == "invalid_request_error"
+    for method, path, allowed in [
+        ("GET", CHAT, {"POST"}), ("PUT", "/v1/messages", {"POST"}), ("HEAD", "/v1/responses", {"POST"}),
+        ("DELETE", "/v1/models", {"GET", "HEAD"}), ("PUT", "/v1/models/story", {"GET", "HEAD"}),
+        ("POST", "/health", {"GET"}),
+    ]:  # fmt: skip
+        response = client.request(method, path)
+        assert (response.status_code, set(response.headers["allow"].split(", "))) == (405, allowed)
+    assert client.get("/v1/embeddings").status_code == 404
 
 
 def test_the_description_has_the_bodies(client):
     """In OpenAPI's format; its references lead somewhere."""
     description = client.get("/openapi.json").json()
+    assert description["info"]["version"] == motes.__version__
     for path in (CHAT, COMPLETIONS):
         body = description["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert {"model", "seed", "motes"} <= set(body["properties"])

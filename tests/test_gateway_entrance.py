@@ -31,7 +31,9 @@ from motes.gateway.app import application
 from motes.gateway.bodies import MAX_VALUES
 from motes.gateway.config import Key
 from motes.gateway.entrance import is_known_host
-from motes.gateway.logs import JSONLines
+from motes.gateway.logs import JSONLines, RequestLog
+from motes.gateway.streaming import EventStream
+from motes.gateway.wire import ChatRequest, MotesOptions
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 JSON = {"Content-Type": "application/json"}
@@ -367,6 +369,54 @@ def test_errors_while_a_stream_is_sent_are_logged_and_counted(fail: Exception, s
         labels = {"endpoint": CHAT, "model": "story", "caller": "anyone", "status": str(status)}
         assert registry.get_sample_value("motes_requests_total", labels) == 1
         assert app.state.gateway.gate.in_flight == 0
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("ticks", range(-4, 5))
+def test_a_client_that_leaves_as_a_round_ends_ends_its_stream(ticks: int):
+    """`asyncio.wait_for` of Python 3.11 loses a cancellation that comes with the result."""
+
+    async def test() -> None:
+        ended = asyncio.Event()
+
+        async def solve(*_: object) -> Any:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        class Silent:
+            heartbeat = b""
+
+            def opening(self) -> bytes:
+                return b""
+
+        body = ChatRequest.model_validate({"model": "m", "messages": [{"role": "user", "content": "x"}]})
+        config = gateways.config()
+        request = open_models(config)["story"].parse(body, MotesOptions(), strict=True)
+        entry = RequestLog()
+        stream = EventStream(request, Silent(), solve, entry, 1000.0, contextlib.AsyncExitStack())  # type: ignore[arg-type]
+        left = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(_: Any) -> None:
+            pass
+
+        task = asyncio.create_task(stream({}, receive, send))
+        while not stream._queue._getters:
+            await asyncio.sleep(0)
+        steps = [left.set, lambda: stream._keep_latest([])]
+        for step in steps if ticks >= 0 else reversed(steps):
+            step()
+            for _ in range(abs(ticks)):
+                await asyncio.sleep(0)
+        async with asyncio.timeout(30):
+            await asyncio.gather(task, return_exceptions=True)
+        assert (ended.is_set(), entry.status) == (True, 499)
 
     asyncio.run(test())
 

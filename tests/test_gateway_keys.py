@@ -73,7 +73,7 @@ class TestFile:
         assert "SECRET" not in str(caught.value)
 
     def test_two_callers_cannot_share_one_of_their_keys(self, tmp_path):
-        with pytest.raises(ConfigurationError, match=r"keys\.1\.sha256: the key is that of 'a', too"):
+        with pytest.raises(ConfigurationError, match=r"keys\.1\.sha256: 'a' has the same key"):
             load(tmp_path, entry("a", "one", "two") + entry("b", "three", "two"))
 
     @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ class TestReloading:
         watched.check()
         assert caplog.messages == []
         asyncio.run(watched.reloading.reload())
-        assert caplog.messages == [f"{watched.path} says the same as before"]
+        assert caplog.messages == [f"{watched.path} has the same settings as before"]
 
     @pytest.mark.parametrize(
         ("text", "fault"),

@@ -190,11 +190,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"system": [IMAGE]}, "system.0.type"),
     ({"system": 5}, "system: Input should be a valid list"),
     ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0.type: Input should be 'custom'"),
-    ({"tools": [TOOL]}, "tools: story cannot do this"),
-    ({"tools": [TOOL], "tool_choice": {"type": "tool"}}, "tool_choice: name"),
-    ({"output_config": {"format": {"type": "json_schema", "schema": {}}}}, "output_config.format: story cannot do"),
+    ({"tools": [TOOL]}, "tools: this model cannot call tools"),
+    ({"tools": [TOOL], "tool_choice": {"type": "tool"}}, "tool_choice.name: required"),
+    ({"output_config": {"format": {"type": "json_schema", "schema": {}}}}, "output_config.format: this model cannot"),
     ({"mcp_servers": [{"url": "http://x"}]}, "mcp_servers: this is not supported"),
     ({"container": "c"}, "container: this is not supported"),
+    ({"tool_choice": {"type": "any"}}, "tool_choice: \"required\" needs `tools`"),
     ({"thinking": {"type": "loud"}}, "thinking.type: Input should be"),
 ]  # fmt: skip
 
@@ -300,7 +301,7 @@ def test_tool_calls_are_blocks():
         assert ask(http, messages=turns, tools=[TOOL]).status_code == 200
         assert [message["role"] for message in lm.bodies[-1][0]["messages"]] == ["user", "assistant", "tool"]
         _, message = MESSAGES.error(ask(http, tools=[{**TOOL, "input_schema": {"type": "thing"}}]), 400)
-        assert message.startswith("tools.0.input_schema is no JSON schema")
+        assert message.startswith("tools.0.input_schema: this is no JSON schema")
 
 
 # The `anthropic` package.
@@ -361,7 +362,7 @@ def test_a_failure_within_a_stream_is_told_in_it():
         stream = client.messages.create(model="story", max_tokens=500, messages=TURNS, stream=True)
         assert next(stream).type == "message_start"
         lm.let_go()
-        with pytest.raises(anthropic.APIError, match="the log knows it as") as caught:
+        with pytest.raises(anthropic.APIError, match="internal error: see") as caught:
             list(stream)
         assert "1234" not in str(caught.value)
 

@@ -101,6 +101,33 @@ def test_tokens_are_charged_afterwards_and_waited_for():
     run(test)
 
 
+def test_a_client_that_leaves_does_not_cancel_the_charges_of_others():
+    class Slow(LocalCounters):
+        def __init__(self) -> None:
+            super().__init__()
+            self.begun, self.free = asyncio.Event(), asyncio.Event()
+
+        async def add(self, amounts: Mapping[Counter, float], now: float) -> Sequence[float]:
+            self.begun.set()
+            await self.free.wait()
+            return await super().add(amounts, now)
+
+    async def test() -> None:
+        key, counters = Key(name="a", sha256=(digest("x"),), tokens_per_minute=1000), Slow()
+        own = Quotas("a", key.quotas(), counters, Clock())
+        own.charge(500)
+        await counters.begun.wait()
+        leaving = asyncio.create_task(own.headers())
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        assert leaving.cancelled()
+        counters.free.set()
+        assert (await own.headers())["x-ratelimit-remaining-tokens"] == "500"
+
+    run(test)
+
+
 def test_a_day_ends_at_midnight():
     async def test() -> None:
         clock = Clock()

@@ -108,11 +108,29 @@ def test_null_is_nothing_anywhere():
         "messages": [{"role": "assistant", "content": None, "tool_calls": None}, {**USER, "name": None}],
         "motes": {"method": None, "particles": 3}, "stream_options": {"include_usage": None}, "stop": None,
     }  # fmt: skip
-    kept, ignored = leave_out(body, ChatRequest)
-    assert ignored == []
-    request = ChatRequest.model_validate({**kept, "stream": True})
-    assert request.turns() == [{"role": "assistant", "content": ""}, USER]
-    assert request.motes.particles == 3
+    for strict in (False, True):
+        kept, ignored = leave_out(body, ChatRequest, strict=strict)
+        assert ignored == []
+        request = ChatRequest.model_validate({**kept, "stream": True})
+        assert request.turns() == [{"role": "assistant", "content": ""}, USER]
+        assert request.motes.particles == 3
+
+
+def test_null_is_nothing_for_a_strict_gateway(strict):
+    for fields in (
+        dict.fromkeys(NULLS), {"motes": {"progress": None, "particles": None, "method": None}},
+        {"messages": [USER, {"role": "assistant", "content": None}, USER]},
+    ):  # fmt: skip
+        assert ask(strict, **fields).status_code == 200
+    assert ask(strict, unheard_of=None).json()["error"]["param"] == "unheard_of"
+
+
+def test_progress_may_be_null(client):
+    for progress in (None, False):
+        response = ask(client, motes={"progress": progress})
+        assert (response.status_code, "x-motes-ignored" in response.headers) == (200, False)
+    for value in (None, 1):
+        assert ask(client, motes={"progres": value}).json()["error"]["param"] == "motes.progres"
 
 
 TURNS: list[tuple[dict[str, Any], str]] = [

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ import worlds
 from motes.core import Usage
 from motes.errors import RejectedError, UnknownFormError
 from motes.gateway.answering import open_models
-from motes.gateway.schemas import Schema, canonical_json
+from motes.gateway.schemas import Schema, canonical_json, check_schema
 from motes.models.served.engines import PROFILES
 from motes.models.served.model import HTTPLanguageModel
 from motes.models.served.probe import Capabilities
@@ -350,24 +351,147 @@ BAD_FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"ty
     [
         ({"tools": [BAD_TOOL]}, "tools.0.function.parameters"),
         ({"response_format": BAD_FORMAT}, "response_format.json_schema.schema"),
-        ({"tool_choice": "required"}, None),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "weather"}}}, "tool_choice"),
+        ({"messages": [USER, {"role": "user"}]}, "messages.1.content"),
+        ({"messages": [{"role": "user", "tool_call_id": "x", "content": "x"}]}, "messages.0.tool_call_id"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
         ({"tools": [WEATHER, WEATHER]}, "tools"),
     ],
 )  # fmt: skip
-def test_requests_that_cannot_work(fields: dict[str, Any], param: str | None):
+def test_requests_that_cannot_work(fields: dict[str, Any], param: str):
     with drawing(PARIS) as (client, lm):
         response = ask(client, **fields)
-        if param is None:
-            assert response.status_code == 200, "without tools there is nothing to require"
-        else:
-            assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+        error = response.json()["error"]
+        assert (response.status_code, error["param"]) == (400, param)
+        assert error["message"].startswith(f"{param}: ")
         assert not lm.bodies
+
+
+CONVERSATION = [USER, {"role": "assistant", "tool_calls": [
+    {"id": "x", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+]}, {"role": "tool", "tool_call_id": "x", "content": "sunny"}]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "names"),
+    [
+        (CHAT, {"tool_choice": "auto"}, "tool_choice"),
+        (CHAT, {"tool_choice": "none", "parallel_tool_calls": True, "tools": []}, "tool_choice, parallel_tool_calls"),
+        (CHAT, {"messages": CONVERSATION, "tool_choice": "none", "parallel_tool_calls": False},
+         "tool_choice, parallel_tool_calls"),
+        (CHAT, {"top_logprobs": 3}, "top_logprobs"),
+        (CHAT, {"logprobs": False, "top_logprobs": 3}, "top_logprobs"),
+        (CHAT, {"response_format": {"type": "text", "json_schema": {"name": "x", "schema": PERSON}}},
+         "response_format.json_schema"),
+        (CHAT, {"motes": {"progress": True}}, "motes.progress"),
+        ("/v1/completions", {"motes": {"progress": "particles"}}, "motes.progress"),
+        ("/v1/messages", {"max_tokens": 9, "tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},
+         "tool_choice, tool_choice.disable_parallel_tool_use"),
+        ("/v1/messages", {"max_tokens": 9, "thinking": {"type": "disabled", "budget_tokens": 9}},
+         "thinking.budget_tokens"),
+        ("/v1/responses", {"tool_choice": "auto", "parallel_tool_calls": True},
+         "tool_choice, parallel_tool_calls"),
+        ("/v1/responses", {"text": {"format": {"type": "text", "schema": PERSON}}},
+         "text.format.schema"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("strict", [False, True])
+def test_fields_without_the_one_that_they_belong_to_are_named(
+    path: str, fields: dict[str, Any], names: str, strict: bool
+):
+    with drawing(turn("x"), strict=strict) as (client, lm):
+        question = {"/v1/responses": {"input": "x"}, "/v1/completions": {"prompt": "x"}}.get(path, {"messages": [USER]})
+        response = client.post(path, json={"model": "story", "seed": 1, **question, **fields})
+        if strict:
+            assert response.status_code == 400, response.text
+            assert f"{names.split(', ')[0]}: this has no effect" in response.text
+        else:
+            assert (response.status_code, response.headers.get("x-motes-ignored")) == (200, names)
+            assert all(set(body) == {"messages"} for body, _, _ in lm.bodies)
+
+
+def test_fields_with_the_one_that_they_belong_to_are_honoured():
+    for strict in (False, True):
+        with drawing(PARIS, strict=strict) as (client, lm):
+            fields = {"tool_choice": "auto", "parallel_tool_calls": False, "logprobs": True, "top_logprobs": 2}
+            response = ask(client, tools=[WEATHER], stream=True, motes={"progress": True}, **fields)
+            assert (response.status_code, "x-motes-ignored" in response.headers) == (200, False)
+            assert lm.bodies[0][0] == {"messages": [USER], "tools": [WEATHER], **fields}
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages", "/v1/responses"])
+def test_numbers_that_are_no_json_mean_nothing(path: str, number: str):
+    arguments = f'{{"city": "Rome", "x": {number}}}'
+    tool = {"name": "f", "parameters": {}}
+    tools = {
+        CHAT: [{"type": "function", "function": tool}], "/v1/responses": [{"type": "function", **tool}],
+        "/v1/messages": [{"name": "f", "input_schema": {}}],
+    }[path]  # fmt: skip
+    body = {"model": "story", "tools": tools, "seed": 1, "max_tokens": 9}
+    body |= {"input": "x", "max_tokens": None} if path == "/v1/responses" else {"messages": [USER]}
+    wrong = turn(calls=[("f", arguments)])
+    with drawing(wrong, wrong, turn(calls=[("f", '{"city": "Paris"}')])) as (client, _):
+        for stream in (False, True):
+            response = client.post(path, json={**body, "stream": stream})
+            assert response.status_code == 200, response.text
+            assert "Paris" in response.text
+            assert "Rome" not in response.text
+    with drawing(turn(arguments)) as (client, _):
+        response = ask(client, response_format={"type": "json_object"})
+        assert (response.status_code, response.json()["error"]["code"]) == (502, "invalid_output")
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages", "/v1/responses"])
+def test_halves_of_surrogate_pairs_in_calls_are_replaced(path: str):
+    tools = {
+        CHAT: [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+        "/v1/responses": [{"type": "function", "name": "f", "parameters": {}}],
+        "/v1/messages": [{"name": "f", "input_schema": {}}],
+    }[path]
+    body = {"model": "story", "tools": tools, "seed": 1}
+    body |= {"input": "x"} if path == "/v1/responses" else {"messages": [USER], "max_tokens": 9}
+    with drawing(turn(calls=[("f", r'{"x": "\ud83d"}')])) as (client, _):
+        response = client.post(path, json=body)
+        assert response.status_code == 200, response.text
+        assert response.json()["motes"]["answer"] == '[{"arguments":{"x":"\N{REPLACEMENT CHARACTER}"},"name":"f"}]'
+
+
+@pytest.mark.parametrize("arguments", ["{}", "NaN", "{"])
+def test_calls_of_tools_that_nobody_offered_are_left_out(arguments: str):
+    """A conversation that had tools goes on without them."""
+    with drawing(turn("It is sunny.", calls=[("weather", arguments)])) as (client, _):
+        response = ask(client, messages=CONVERSATION)
+        assert (message(response)["content"], "tool_calls" in message(response)) == ("It is sunny.", False)
+        assert response.json()["choices"][0]["finish_reason"] == "stop"
+        turns = [
+            {"role": "user", "content": "x"},
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "x", "name": "weather", "input": {}}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "x", "content": "sunny"}]},
+        ]
+        response = client.post("/v1/messages", json={"model": "story", "max_tokens": 9, "messages": turns})
+        assert [block["type"] for block in response.json()["content"]] == ["text"]
+
+
+def test_a_strict_gateway_takes_its_own_answers_back():
+    with drawing(PARIS, strict=True) as (client, lm):
+        said = message(ask(client, tools=[WEATHER]))
+        assert said["content"] is None
+        result = {"role": "tool", "tool_call_id": said["tool_calls"][0]["id"], "content": "sunny"}
+        assert ask(client, tools=[WEATHER], messages=[USER, said, result]).status_code == 200
+        assert lm.bodies[-1][0]["messages"][1]["content"] == ""
 
 
 # Schemas.
 
 DOUBLING = {f"a{i}": {"allOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(60)}
+
+DRAFT_7 = "http://json-schema.org/draft-07/schema#"
+AGAIN = {
+    f"a{i}": {"dependentSchemas": {name: {"$ref": f"#/$defs/a{i + 1}"} for name in "ab"}} for i in range(40)
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -385,10 +509,67 @@ DOUBLING = {f"a{i}": {"allOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in ran
         ({"$ref": "#/$defs/missing"}, 1, False),
         ({"type": "string", "pattern": "(a+)+b"}, "a" * 50, True),
         ({"patternProperties": {"(a+)+b": False}}, {"a" * 50: 1}, True),
+        ({"patternProperties": {"(a+)+b": {}}, "additionalProperties": False}, {"a" * 50: 1}, True),
+        ({"patternProperties": {"(a+)+b": {}}, "unevaluatedProperties": False}, {"a" * 50: 1}, True),
+        ({"patternProperties": {"(": {}}, "additionalProperties": False}, {"a": 1}, True),
+        ({"pattern": "a{99999999999999999999}"}, "a", True),
+        ({"additionalProperties": False}, {"a": 1}, False),
+        ({"unevaluatedProperties": False}, {"a": 1}, False),
+        ({"properties": {"a": {"$schema": DRAFT_7, "pattern": "(a+)+b"}}}, {"a": "a" * 50}, True),
+        ({"$defs": {**{n: {"$schema": DRAFT_7, **s} for n, s in DOUBLING.items()}, "a60": {}}, "$ref": "#/$defs/a0"},
+         1, False),
+        ({"$defs": {**AGAIN, "a40": {}}, "unevaluatedProperties": False, "$ref": "#/$defs/a0"},
+         {"a": 1, "b": 2}, False),
+        ({"$defs": {"x": {"$anchor": "x"}, **{str(i): {"$id": f"http://x/{i}"} for i in range(2000)}},
+          "items": {"$ref": "#x"}}, [1] * 9000, True),
+        ({"uniqueItems": True}, [{"a": i} for i in range(10_000)], True),
+        ({"uniqueItems": True}, [{"a": 1}, {"a": 1.0}], False),
+        ({"uniqueItems": True}, [1, True, "1", [1]], True),
+        ({"uniqueItems": False}, [1, 1], True),
+        ({"allOf": [{"uniqueItems": True}] * 2000}, [{"a": i} for i in range(4000)], False),
+        ({"items": {"enum": [[str(i)] for i in range(2000)]}}, [["1999"]] * 20_000, False),
+        ({"anyOf": [{"type": "string"}] * 2000}, {"a": list(range(50_000))}, False),
+        ({"multipleOf": 0.1}, 10**400, False),
+        ({"multipleOf": 0.1}, math.nan, False),
+        ({"multipleOf": 1.5}, math.inf, False),
+        ({"$id": "http://[", "properties": {"a": {"$ref": "#/x"}}}, {"a": 1}, False),
+        ({"items": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}},
+         [{"a": i} for i in range(2000)], True),
     ],
-)
+)  # fmt: skip
 def test_schemas_are_checked_within_bounds(schema: Any, value: Any, accepted: bool):
-    assert Schema(schema, "x").accepts(value) == accepted
+    check_schema(schema)
+    assert Schema(schema).accepts(value) == accepted
+
+
+def test_a_schema_that_is_none_is_found_out_at_once():
+    with pytest.raises(ValueError, match="this is no JSON schema"):
+        check_schema({"type": [{"a": i} for i in range(20_000)]})
+
+
+@pytest.mark.parametrize("place", ["tools", "response_format", "both"])
+def test_the_schemas_of_a_request_are_bounded_together(monkeypatch: pytest.MonkeyPatch, place: str):
+    monkeypatch.setattr("motes.gateway.wire.check_schema", lambda _: pytest.fail("a schema was checked"))
+    half = {"properties": {str(i): {"type": "string", "title": "x"} for i in range(900)}}  # more than 2,500 values
+    schema = half if place == "both" else {"allOf": [half, half]}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    described = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    fields = {"tools": [tool], "response_format": described}
+    fields = fields if place == "both" else {place: fields[place]}
+    with drawing(PARIS) as (client, _):
+        response = ask(client, **fields)
+        assert response.status_code == 400
+        assert "at most 5,000 values together" in response.json()["error"]["message"]
+
+
+def test_schemas_are_checked_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch):
+    threads = []
+    monkeypatch.setattr("motes.gateway.wire.check_schema", lambda _: threads.append(threading.current_thread().name))
+    wide = {"properties": {str(i): {"type": "string"} for i in range(200)}}
+    with drawing(PARIS) as (client, _):
+        tool = {"type": "function", "function": {"name": "weather", "parameters": wide}}
+        assert ask(client, tools=[tool]).status_code == 200
+    assert threads == ["motes-slow-work"]
 
 
 def test_json_with_the_same_meaning_has_one_form():

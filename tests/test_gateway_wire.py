@@ -130,7 +130,7 @@ def test_what_is_asked_of_clients_is_told_in_the_schema():
 
 def test_two_limits_that_differ():
     assert chat(max_tokens=5, max_completion_tokens=5).token_limit == 5
-    with pytest.raises(ValidationError, match="max_tokens says something else"):
+    with pytest.raises(ValidationError, match="differs from max_tokens: send only one"):
         chat(max_tokens=5, max_completion_tokens=6)
 
 

@@ -187,7 +187,7 @@ def test_what_is_refused_is_told(sight, http):
     fill(sight, particles=64)
     sight.point_at("#go", click=True)
     sight.until("!document.getElementById('trouble').hidden")
-    assert sight.js(TEXT("#trouble")) == "at most 32, not 64"
+    assert sight.js(TEXT("#trouble")) == "motes.particles: at most 32 particles, not 64"
     assert sight.js(TEXT("#run h2")) == "No answer"
     fill(sight, particles=8)
     sight.point_at("#go", click=True)

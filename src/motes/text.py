@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import math
 import re
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -68,6 +69,21 @@ def parse_json(text: str | bytes, **hooks: Any) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     return well_formed_values(value) if ESCAPED_HALF.search(text) else value
+
+
+def finite_json(text: str | bytes) -> Any:
+    """Like `parse_json`, for numbers that are finite.
+
+    Raises:
+        ValueError: the text is not JSON, such as NaN, or has a number that no float can hold, such as 1e999.
+    """
+    return parse_json(text, parse_float=_finite, parse_constant=_finite)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"a number is not finite: {text[:20]}")
+    return number
 
 
 LINE_ENDS = re.compile("[\x85\u2028\u2029]")

@@ -96,7 +96,7 @@ class Served:
                 raise RefusedError(f"{self.name} returns no log-probabilities by {spec}", field)
             field, ignored = None, ["logprobs"]
         if field is not None and not self.draws_turns:
-            message = f"{self.name} cannot do this: its language model has texts only"
+            message = "this model cannot call tools or return structured output: its language model returns text only"
             raise RefusedError(message, field, code="unsupported")
         if spec not in (settings.method, *settings.methods):
             allowed = ", ".join((settings.method, *settings.methods))
@@ -107,12 +107,14 @@ class Served:
             efforts = ", ".join(settings.efforts) or "none"
             raise RefusedError(f"{self.name} knows these efforts: {efforts}", "reasoning_effort")
         usual = effort or settings.particles
-        particles = _value_within(options.particles, usual, settings.most_particles, "motes.particles")
-        deadline = _value_within(options.deadline, settings.deadline, settings.longest_deadline, "motes.deadline")
+        particles = _value_within(options.particles, usual, settings.most_particles, "motes.particles", "particles")
+        deadline = _value_within(
+            options.deadline, settings.deadline, settings.longest_deadline, "motes.deadline", "seconds"
+        )
         limit, requested = settings.max_tokens, request.token_limit
         if limit is not None and requested is not None and requested > limit:
             field = "max_tokens" if request.max_tokens is not None else "max_completion_tokens"
-            raise RefusedError(f"at most {limit} tokens, not {requested}", field)
+            raise RefusedError(f"{field}: at most {limit:,} tokens, not {requested:,}", field)
         # 3) the run's settings
         try:
             method = method_from_spec(spec, particles)
@@ -351,10 +353,10 @@ def _with_stops(sampling: Sampling, stops: Sequence[str]) -> Sampling:
     return sampling.whole()
 
 
-def _value_within(value: Any, default: Any, maximum: Any, field: str) -> Any:
+def _value_within(value: Any, default: Any, maximum: Any, field: str, unit: str) -> Any:
     """`value`, or the default if it is None. Raises RefusedError if it exceeds the maximum."""
     if value is None:
         return default
     if value > maximum:
-        raise RefusedError(f"at most {maximum:g}, not {value:g}", field)
+        raise RefusedError(f"{field}: at most {maximum:,.12g} {unit}, not {value:,.12g}", field)
     return value

@@ -18,6 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from motes import __version__
 from motes.errors import MotesError
 from motes.gateway import tracing
 from motes.gateway.answering import Served
@@ -59,7 +60,7 @@ def application(config: Config, models: Mapping[str, Served], file: ConfigFile |
         await asyncio.gather(*tasks, return_exceptions=True)
 
     app = FastAPI(
-        title="motes", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None,
+        title="motes", version=__version__, lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None,
         telemetry=tracing.settings(*ENDPOINTS),
     )  # fmt: skip
     app.state.gateway = gateway
@@ -133,7 +134,8 @@ def application(config: Config, models: Mapping[str, Served], file: ConfigFile |
     async def others(path: str, http: HTTPRequest) -> Response:
         """Any other endpoint of a model without a method."""
         if http.method != "POST":
-            raise HTTPException(405 if http.url.path in ENDPOINTS else 404)
+            allowed = "POST" if http.url.path in ENDPOINTS else "GET, HEAD" if path.split("/")[0] == "models" else None
+            raise HTTPException(404) if allowed is None else HTTPException(405, headers={"Allow": allowed})
         return await gateway.answer(http, None)
 
     for route in [route for route in app.routes if isinstance(route, APIRoute) and "GET" in (route.methods or ())]:

@@ -32,6 +32,8 @@ VALIDATION_MESSAGES = {
     "extra_forbidden": "there is no such field",
     "model_type": "Input should be a JSON object",
     "model_attributes_type": "Input should be a JSON object",
+    "too_short": "Input should have at least {min_length} item",
+    "too_long": "Input should have at most {max_length} items, not {actual_length}",
 }
 """Messages for clients by pydantic's type of error. They replace pydantic's own, which are for Python programmers."""
 
@@ -57,7 +59,8 @@ async def read_fields(
     Raises:
         RefusedError: it exceeds a bound, or does not have the form of `kind`. The message names the first fault.
     """
-    return await in_thread_if_long(len(await http.body()), validate, value, kind, to_request, strict)
+    length = 10 * len(await http.body())  # a tool's schema takes ten times as long as a text
+    return await in_thread_if_long(length, validate, value, kind, to_request, strict)
 
 
 def parse_body(content: bytes) -> Any:
@@ -75,7 +78,7 @@ def validate(
 ) -> tuple[BodyT, Request, list[str]]:
     """See `read_fields`."""
     _require_bounded(value)
-    value, ignored = (value, []) if strict else leave_out(value, kind)
+    value, ignored = leave_out(value, kind, strict=strict)
     body = validated(value, kind)
     request, more = to_request(body)
     if strict and more:
@@ -87,7 +90,7 @@ def validated(value: Any, kind: type[BodyT], names: Mapping[str, str] | None = N
     """A JSON value in the form of `kind`.
 
     Args:
-        names: the client's names of fields, see `renamed`.
+        names: the client's names of fields, see `client_field`.
 
     Raises:
         RefusedError: it does not have that form. The message names the first fault.
@@ -96,12 +99,13 @@ def validated(value: Any, kind: type[BodyT], names: Mapping[str, str] | None = N
         return kind.model_validate(value)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
-    field = shortened(renamed(".".join(map(str, fault["loc"])), names or {}), 100) or None
-    reason = VALIDATION_MESSAGES.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+    field = shortened(client_field(".".join(map(str, fault["loc"])), names or {}), 100) or None
+    reason = VALIDATION_MESSAGES.get(fault["type"], "").format_map(fault.get("ctx", {}))
+    reason = reason or fault["msg"].removeprefix("Value error, ")
     raise RefusedError(f"{field or 'body'}: {reason}", field)
 
 
-def renamed(field: str, names: Mapping[str, str]) -> str:
+def client_field(field: str, names: Mapping[str, str]) -> str:
     """The client's name of a field, such as "tools.0.name" for "tools.0.function.name".
 
     Args:

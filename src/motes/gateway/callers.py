@@ -35,7 +35,7 @@ class Callers:
         return self._keys
 
     def replace(self, keys: Sequence[Key]) -> None:
-        """Replace all keys and limits. The requests that are there go on. A caller with the same name keeps the state
+        """Replace all keys and limits. Requests in flight continue. A caller with the same name keeps the state
         of its limits."""
         callers = {}
         for key in keys:

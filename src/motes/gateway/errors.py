@@ -141,7 +141,7 @@ def response_to_error(error: Exception, request_id: str) -> tuple[int, dict[str,
                 headers = {"Retry-After": str(max(1, math.ceil(busy.retry_after or 0.0)))}
         case _:
             log.error("failed: %s", describe(error), exc_info=error, extra=fields)
-            status, message = 500, f"internal error; the log knows it as {request_id}"
+            status, message = 500, f"internal error: see {request_id} in the log"
     kind = getattr(error, "kind", None)
     kind = kind or ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return status, {"error": {"message": message, "type": kind, "param": field, "code": code}}, headers

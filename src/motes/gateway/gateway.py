@@ -23,7 +23,7 @@ from motes.errors import MotesError
 from motes.gateway import tracing
 from motes.gateway.admission import Admission, Caller
 from motes.gateway.answering import ParsedRequest, Served
-from motes.gateway.bodies import read_fields, read_json, renamed
+from motes.gateway.bodies import client_field, read_fields, read_json
 from motes.gateway.callers import Callers
 from motes.gateway.config import Config, Limits
 from motes.gateway.disconnects import unless_disconnected
@@ -169,7 +169,7 @@ class Gateway:
         """
         async with contextlib.AsyncExitStack() as resources:
             request = await unless_disconnected(self._admit(asked, http, resources), http.receive)
-            http.scope["motes.ignored"] += (renamed(name, endpoint.names) for name in request.ignored)
+            http.scope["motes.ignored"] += (client_field(name, endpoint.names) for name in request.ignored)
             solve = partial(self._solve_or_fall_back, http.scope)
             if asked.stream:
                 entry, heartbeat = http.scope["motes"], self.config.limits.heartbeat

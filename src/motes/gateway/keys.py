@@ -120,7 +120,7 @@ def faults_between(keys: Sequence[Any], models: Mapping[str, Any]) -> Iterator[t
         names.add(key.name)
         for sha256 in key.sha256:
             if sha256 in owners:
-                message = f"the key is that of {owners[sha256]!r}, too: make one for each"
+                message = f"{owners[sha256]!r} has the same key: make a key for each caller"
                 yield place("keys", number, "sha256"), message
             owners.setdefault(sha256, key.name)
         for name in key.models or ():

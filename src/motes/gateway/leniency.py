@@ -1,4 +1,4 @@
-"""What a gateway that is not strict leaves out of a request, so that clients work as they are."""
+"""What the gateway leaves out of a request, so that clients work as they are."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from motes.gateway.fields import AcceptOnly
 from motes.gateway.unions import form_of, forms_in
-from motes.gateway.wire import AcceptOnly, Message, MotesOptions
+from motes.gateway.wire import Message, MotesOptions
 
 
-def leave_out(body: Any, kind: type[BaseModel]) -> tuple[Any, list[str]]:
-    """A JSON body without null, and without fields that have no effect here: unknown ones, and known ones that only
-    tune an answer.
+def leave_out(body: Any, kind: type[BaseModel], *, strict: bool = False) -> tuple[Any, list[str]]:
+    """A JSON body without null and, unless `strict`, without fields that have no effect here: unknown ones, and known
+    ones that only tune an answer.
 
     Returns:
         The body, and the names of the fields left out, such as "messages.name"; null has no name.
     """
     ignored: dict[str, None] = {}
-    return _leave_out(body, (kind,), "", ignored), list(ignored)
+    return _leave_out(body, (kind,), "", None if strict else ignored), list(ignored)
 
 
-def _leave_out(value: Any, kinds: tuple[type[BaseModel], ...], place: str, ignored: dict[str, None]) -> Any:
-    """See `leave_out`. `kinds` are the forms that an object may have; with none, all of it is the client's own."""
+def _leave_out(value: Any, kinds: tuple[type[BaseModel], ...], place: str, ignored: dict[str, None] | None) -> Any:
+    """See `leave_out`. `kinds` are the forms that an object may have; with none, all of it is the client's own. With
+    `ignored` None, only null is left out."""
     if not kinds:
         return value
     if isinstance(value, list):
@@ -35,24 +37,30 @@ def _leave_out(value: Any, kinds: tuple[type[BaseModel], ...], place: str, ignor
     kept: dict[str, Any] = {}
     fields = _fields(kind)
     for name, item in value.items():
-        if item is None:
-            continue
         field, nested = fields.get(name, (None, ()))
+        if item is None and (field is not None or ignored is not None):
+            continue
         support = next((data for data in field.metadata if isinstance(data, AcceptOnly)), None) if field else None
-        if field is None or (support is not None and support.may_be_ignored and not support.accepts(item)):
+        if ignored is not None and (
+            field is None or (support is not None and support.may_be_ignored and not support.accepts(item))
+        ):
             ignored[place + name] = None
             continue
-        kept[name] = _leave_out(item, nested, f"{place}{name}.", ignored)
-    if kind is Message and "content" not in kept and isinstance(refusal := value.get("refusal"), str):
+        # A fault in `motes` is always named: that field is ours.
+        kept[name] = _leave_out(item, nested, f"{place}{name}.", None if nested == (MotesOptions,) else ignored)
+    if (
+        ignored is not None
+        and kind is Message
+        and "content" not in kept
+        and isinstance(refusal := value.get("refusal"), str)
+    ):
         kept["content"] = refusal  # what the assistant said instead
     return kept
 
 
 @cache
 def _fields(kind: type[BaseModel]) -> dict[str, tuple[FieldInfo, tuple[type[BaseModel], ...]]]:
-    """The fields of a model by the names that clients use, with the models of the objects that they hold. A fault in
-    `motes` is always named: that field is ours."""
+    """The fields of a model by the names that clients use, with the models of the objects that they hold."""
     return {
-        field.alias or name: (field, tuple(form for form in forms_in(field.annotation) if form is not MotesOptions))
-        for name, field in kind.model_fields.items()
+        field.alias or name: (field, tuple(forms_in(field.annotation))) for name, field in kind.model_fields.items()
     }

@@ -66,9 +66,11 @@ class Metrics:
         self._rounds = Counter("motes_rounds", "Rounds of populations.", **by_model)
         self._resamplings = Counter("motes_resamplings", "Rounds that began with resampling.", **by_model)
         self._ess = Histogram("motes_ess_share", "ESS over particles, each round.", buckets=SHARES, **by_model)
-        self.failures = Counter("motes_upstream_errors", "Runs that a model behind the gateway failed.", **by_model)
+        self.failures = Counter(
+            "motes_upstream_errors", "Runs that failed because of a model behind the gateway.", **by_model
+        )
         self.fallbacks = Counter("motes_fallbacks", "Answers without the reward model, which failed.", **by_model)
-        self._dropped = Counter("motes_particles_dropped", "Particles that a model failed.", **by_model)
+        self._dropped = Counter("motes_particles_dropped", "Particles that failed because of a model.", **by_model)
         roles = ("model", "role")
         by_outcome = "Attempts of requests to upstream servers, by how they ended."
         self._attempts = Counter("motes_upstream_attempts", by_outcome, (*roles, "outcome"), registry=registry)

@@ -170,7 +170,8 @@ class Quotas:
         until all of it does. Of two quotas of a kind, the headers describe the one of which less remains."""
         if not self._quotas:
             return {}
-        await asyncio.gather(*self._charges)
+        if self._charges:
+            await asyncio.wait(self._charges)  # unlike `gather`, it does not cancel them if it is cancelled itself
         now = self._clock()
         values = await self._add({}, now)
         states: dict[str, tuple[int, Quota, float]] = {}

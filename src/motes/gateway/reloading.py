@@ -51,7 +51,7 @@ class ConfigFile:
 
 
 class Reloading:
-    """Keeps callers and limits as their file says.
+    """Keeps callers and limits in step with their file.
 
     Args:
         running: the configuration with which the gateway has started.
@@ -91,10 +91,10 @@ class Reloading:
             ConfigurationError: the file has a fault, or no keys any more; everything stays as it was.
         """
         if not await self._read():
-            log.info("%s says the same as before", self._file.path)
+            log.info("%s has the same settings as before", self._file.path)
 
     async def _read(self) -> bool:
-        """See `reload`. Returns whether the file says anything new."""
+        """See `reload`. Returns whether its settings have changed."""
         async with self._lock:
             if await asyncio.to_thread(self._file.stamp) is None:
                 raise ConfigurationError(f"{self._file.path} is no file that can be read")

@@ -214,7 +214,8 @@ class EventStream(StreamingResponse):
                 yield opening
             while True:
                 try:
-                    item = await asyncio.wait_for(self._queue.get(), self._heartbeat)
+                    async with asyncio.timeout(self._heartbeat):  # `wait_for` of Python 3.11 loses cancellations
+                        item = await self._queue.get()
                 except TimeoutError:
                     yield writer.heartbeat
                     continue

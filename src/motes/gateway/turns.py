@@ -6,9 +6,8 @@ turn means. So every method works on turns as on other answers: by vote, by rewa
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,12 @@ import numpy as np
 from motes.concurrency import gather
 from motes.core import Failure, Result, Sampling, Step, Trajectory
 from motes.errors import ContextLengthError, ServerError
-from motes.gateway.errors import RefusedError
 from motes.gateway.schemas import Schema, canonical_json
 from motes.gateway.wire import ChatRequest
 from motes.models.served.turns import ToolCall, Turn
 from motes.protocols import AnswerRule, LanguageModelTraits
 from motes.smc import Weights
+from motes.text import finite_json
 
 
 @dataclass(frozen=True)
@@ -53,27 +52,20 @@ class Format:
 
     @classmethod
     def of(cls, request: ChatRequest, rule: AnswerRule, *, by_name: bool, ignored_arguments: Sequence[str]) -> Format:
-        """The format that a request asks for. Raises RefusedError if a schema is none, or a tool is not there."""
-        tools = {
-            tool.function.name: Schema(tool.function.parameters, f"tools.{i}.function.parameters")
-            for i, tool in enumerate(request.tools or ())
-        }
+        """The format that a request asks for."""
+        tools = {tool.function.name: Schema(tool.function.parameters) for tool in request.tools or ()}
         must_call: bool | str = request.tool_choice == "required"
         if request.tool_choice is not None and not isinstance(request.tool_choice, str):
             must_call = request.tool_choice.function.name
-        if must_call and not tools:
-            raise RefusedError("tool_choice asks for a tool, and there is none: send `tools`", "tool_choice")
-        if isinstance(must_call, str) and must_call not in tools:
-            raise RefusedError(f"there is no tool {must_call!r}", "tool_choice")
         form = request.response_format
-        described = form.json_schema.schema_ if form is not None and form.json_schema is not None else None
+        described = None if form is None else form.schema_
         return cls(
             offers_tools=bool(tools),
             tools={} if request.tool_choice == "none" else tools,
             must_call=must_call,
             parallel=request.parallel_tool_calls is not False,
             is_json=form is not None and form.type != "text",
-            schema=None if described is None else Schema(described, "response_format.json_schema.schema"),
+            schema=None if described is None else Schema(described),
             ignored_arguments=ignored_arguments,
             by_name=by_name,
             rule=rule,
@@ -95,7 +87,7 @@ class Format:
             answer = self.rule.answer(turn.content)
             return (answer or "") if self.offers_tools else answer
         try:
-            value = json.loads(turn.content)
+            value = finite_json(turn.content)
             canonical = canonical_json(value)
         except (ValueError, RecursionError):
             return None
@@ -111,8 +103,8 @@ class Format:
         for call in calls:
             schema = self.tools.get(call.name)
             try:
-                arguments = json.loads(call.arguments or "{}")
-            except (ValueError, RecursionError):
+                arguments = finite_json(call.arguments or "{}")
+            except ValueError:
                 return None
             if schema is None or not isinstance(arguments, dict) or not schema.accepts(arguments):
                 return None
@@ -158,6 +150,8 @@ class TurnModel:
             turn: Turn = await self._draw(self._fields, sampling, seed)
         except (ServerError, ContextLengthError) as error:
             return Failure(error)
+        if not self._form.offers_tools:
+            turn = replace(turn, tool_calls=())  # some servers return calls of tools that nobody offered
         text = as_text(turn)
         self.turns.setdefault(text, turn)
         return Step(text, "length" if turn.end == "length" else "eos", logprob=turn.logprob, usage=turn.usage)

@@ -9,88 +9,38 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    Strict,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import CoreSchema, core_schema
+from pydantic import BeforeValidator, Field, Strict, ValidationInfo, field_validator, model_validator
 
+from motes.gateway.fields import (
+    AcceptOnly,
+    ExpectedInput,
+    Flag,
+    Ignorable,
+    IgnorableFlag,
+    IgnorableList,
+    IgnorableNumber,
+    Name,
+    Number,
+    Part,
+    Positive,
+    Unsupported,
+    UnsupportedFlag,
+    Whole,
+    fault_in,
+    whole_float_as_integer,
+)
+from motes.gateway.schemas import MAX_SCHEMA_VALUES, check_schema, num_values
 from motes.models.served.turns import ToolCall
 from motes.text import well_formed_values
-
-
-class AcceptOnly:
-    """Restricts a field that the gateway does not support to null and to `values`, which request nothing.
-
-    Args:
-        may_be_ignored: whether a gateway that is not strict ignores other values: they change no more than how an
-            answer is drawn.
-    """
-
-    def __init__(self, *values: Any, may_be_ignored: bool = False) -> None:
-        self._values, self.may_be_ignored = values, may_be_ignored
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._check, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"enum": [None, *self._values]}
-
-    def accepts(self, value: Any) -> bool:
-        # In Python 0 == False, in JSON not; 0 and 0.0 are the same number in both.
-        same = (value == neutral and isinstance(value, bool) == isinstance(neutral, bool) for neutral in self._values)
-        return value is None or any(same)
-
-    def _check(self, value: Any) -> Any:
-        if not self.accepts(value):
-            raise ValueError("this is not supported: leave it out")
-        return value
-
-
-class ExpectedInput:
-    """Gives a field of a union type one error message, instead of one for each member of the union."""
-
-    def __init__(self, expected: str) -> None:
-        self._expected = expected
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        error = {"custom_error_type": "none_of_them", "custom_error_message": f"Input should be {self._expected}"}
-        return {**handler(source), **error}
-
-
-def whole_float_as_integer(value: Any) -> Any:
-    """A float without a fraction as an integer. Other values stay as they are."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Flag = Annotated[bool, Strict()]  # neither 1 nor "yes"
-Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
-Whole = Annotated[int, Strict(), BeforeValidator(whole_float_as_integer)]
-Unsupported = Annotated[Any, AcceptOnly()]
-UnsupportedFlag = Annotated[Any, AcceptOnly(False)]
-Ignorable = Annotated[Any, AcceptOnly(may_be_ignored=True)]
-IgnorableFlag = Annotated[Any, AcceptOnly(False, may_be_ignored=True)]
-IgnorableNumber = Annotated[Any, AcceptOnly(0.0, may_be_ignored=True)]
-IgnorableList = Annotated[Any, AcceptOnly([], may_be_ignored=True)]
-Positive = Annotated[int, Strict(), Field(ge=1, le=2**31 - 1), BeforeValidator(whole_float_as_integer)]
-Name = Annotated[str, Field(min_length=1, max_length=256)]
-Progress = Annotated[Flag | Literal["particles"], ExpectedInput('true, false or "particles"')]
-
 
 MAX_STOP = 256
 """Maximum number of characters of a stop text: the end of an answer is compared with it again and again."""
 
+Progress = Annotated[Flag | Literal["particles"], ExpectedInput('true, false or "particles"')]
 
-class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+
+WITH_TOOLS = ("tool_choice", "parallel_tool_calls")
+"""Fields that have an effect only with tools."""
 
 
 class TextPart(Part):
@@ -103,7 +53,7 @@ class Function(Part):
 
     name: Name
     description: str | None = None
-    parameters: dict[str, Any] = {"type": "object", "properties": {}}
+    parameters: dict[str, Any] = Field({"type": "object", "properties": {}})
     strict: Flag | None = None
 
 
@@ -152,8 +102,13 @@ class ResponseFormat(Part):
     @model_validator(mode="after")
     def _check_schema(self) -> ResponseFormat:
         if self.type == "json_schema" and (self.json_schema is None or self.json_schema.schema_ is None):
-            raise ValueError("json_schema: needs a `schema`")
+            raise fault_in("json_schema", "needs a `schema`")
         return self
+
+    @property
+    def schema_(self) -> dict[str, Any] | None:
+        """The schema of the answer."""
+        return None if self.json_schema is None or self.type == "text" else self.json_schema.schema_
 
 
 class Message(Part):
@@ -161,10 +116,13 @@ class Message(Part):
     "system". An assistant's turn may have no content."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[
-        str | Annotated[list[TextPart], Field(fail_fast=True)],
-        ExpectedInput('a text, or a list of {"type": "text", "text": …} and nothing else'),
-    ] = ""
+    content: (
+        Annotated[
+            str | Annotated[list[TextPart], Field(fail_fast=True)],
+            ExpectedInput('a text, or a list of {"type": "text", "text": …} and nothing else'),
+        ]
+        | None
+    ) = None
     name: Ignorable = None
     tool_calls: Annotated[list[Call], Field(fail_fast=True)] | None = None
     tool_call_id: Name | None = None
@@ -175,17 +133,17 @@ class Message(Part):
 
     @model_validator(mode="after")
     def _check_content(self) -> Message:
-        if self.role != "assistant" and "content" not in self.model_fields_set:
-            raise ValueError("content: Field required")
+        if self.role != "assistant" and self.content is None:
+            raise fault_in("content", "Field required")
         if self.tool_calls and self.role != "assistant":
-            raise ValueError("tool_calls: only an assistant calls tools")
+            raise fault_in("tool_calls", 'allowed only with role "assistant"')
         if (self.role == "tool") != (self.tool_call_id is not None):
-            raise ValueError("tool_call_id: a tool's turn needs it, and no other has it")
+            raise fault_in("tool_call_id", 'required with role "tool", not allowed otherwise')
         return self
 
     @property
     def text(self) -> str:
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
 
     def turn(self) -> dict[str, str]:
         """The turn as a text, in the form that `motes.Problem` takes."""
@@ -308,6 +266,11 @@ class _Request(Part):
         """The field for which answers must be whole turns, see `motes.gateway.turns`; None: texts will do."""
         return None
 
+    @property
+    def idle_fields(self) -> list[str]:
+        """The fields that have no effect because another field is missing."""
+        return [] if self.stream or not self.motes.progress else ["motes.progress"]
+
 
 class ChatRequest(_Request):
     """`POST /v1/chat/completions`."""
@@ -354,8 +317,34 @@ class ChatRequest(_Request):
     @classmethod
     def _check_limits_agree(cls, tokens: int | None, info: ValidationInfo) -> int | None:
         if tokens is not None and info.data.get("max_tokens") not in (None, tokens):
-            raise ValueError("max_tokens says something else: give one of them")
+            raise ValueError("differs from max_tokens: send only one of them")
         return tokens
+
+    @model_validator(mode="after")
+    def _check_tool_choice(self) -> ChatRequest:
+        names = [tool.function.name for tool in self.tools or ()]
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            raise fault_in("tool_choice", f"`tools` has no tool {self.tool_choice.function.name!r}")
+        if self.tool_choice == "required" and not names:
+            raise fault_in("tool_choice", '"required" needs `tools`')
+        return self
+
+    @model_validator(mode="after")
+    def _check_schemas(self) -> ChatRequest:
+        schemas = {
+            f"tools.{i}.function.parameters": tool.function.parameters for i, tool in enumerate(self.tools or ())
+        }
+        if self.response_format is not None and (described := self.response_format.schema_) is not None:
+            schemas["response_format.json_schema.schema"] = described
+        if num_values(schemas.values()) > MAX_SCHEMA_VALUES:
+            reason = f"the schemas of a request have at most {MAX_SCHEMA_VALUES:,} values together"
+            raise fault_in(max(schemas, key=lambda place: num_values([schemas[place]])), reason)
+        for place, schema in schemas.items():
+            try:
+                check_schema(schema)
+            except ValueError as error:
+                raise fault_in(place, str(error)) from None
+        return self
 
     def turns(self) -> list[dict[str, str]]:
         """The conversation in the form that `motes.Problem` takes."""
@@ -371,10 +360,21 @@ class ChatRequest(_Request):
             return "response_format"
         return "logprobs" if self.logprobs else None
 
+    @property
+    def idle_fields(self) -> list[str]:
+        fields = [] if self.tools else [name for name in WITH_TOOLS if getattr(self, name) is not None]
+        if self.top_logprobs and not self.logprobs:
+            fields.append("top_logprobs")
+        form = self.response_format
+        if form is not None and form.type == "text" and form.json_schema is not None:
+            fields.append("response_format.json_schema")
+        return [*fields, *super().idle_fields]
+
     def fields_of_turns(self) -> dict[str, Any]:
         """The fields of a request to a server for a whole turn."""
-        fields = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "logprobs", "top_logprobs")
-        body = self.model_dump(include=set(fields), exclude_none=True, exclude_unset=True, by_alias=True)
+        fields = {"tools", "tool_choice", "parallel_tool_calls", "response_format", "logprobs", "top_logprobs"}
+        fields -= {name.partition(".")[0] for name in self.idle_fields}
+        body = self.model_dump(include=fields, exclude_none=True, exclude_unset=True, by_alias=True)
         return {"messages": [message.raw() for message in self.messages], **body}
 
     @property

@@ -29,7 +29,8 @@ def error_response(error: Exception, entry: RequestLog, path: str) -> JSONRespon
 
 
 def error_events(error: Exception, entry: RequestLog, path: str) -> bytes:
-    """The events after an error in a stream that is passed through, likewise."""
+    """The events after an error in a stream that is passed through, in the format of the API that its path belongs to.
+    The log entry notes the error."""
     entry.status, body, _ = response_to_error(error, entry.request)
     entry.note_error(body)
     return _owner(path).failure(body, entry.status)

@@ -15,7 +15,7 @@ RequestT = TypeVar("RequestT", ChatRequest, CompletionRequest)
 
 
 def _to_request(body: RequestT) -> tuple[RequestT, Sequence[str]]:
-    return body, ()
+    return body, body.idle_fields
 
 
 def _reply_body(_: object, request: ParsedRequest, reply: Reply) -> dict[str, Any]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping
 from typing import Any
 
 from motes.gateway.answering import ParsedRequest
-from motes.gateway.endpoints.endpoint import Endpoint, rename
+from motes.gateway.endpoints.endpoint import Endpoint, rename_field
 from motes.gateway.endpoints.messages_request import NAMES, MessagesRequest, to_request
 from motes.gateway.replies import Answer, Reply
 from motes.gateway.writers import Writer, event
+from motes.text import finite_json
 
 SIGNATURE = "motes"
 """Of thinking blocks. Nobody checks it, but some clients drop a block without one."""
@@ -67,7 +67,7 @@ def thinking_block(text: str, signature: str) -> dict[str, Any]:
 def call_block(call: Mapping[str, Any]) -> dict[str, Any]:
     """The block of a call, which is in the form of chat completions."""
     name, arguments = call["function"]["name"], call["function"]["arguments"]
-    return {"type": "tool_use", "id": call["id"], "name": name, "input": json.loads(arguments)}
+    return {"type": "tool_use", "id": call["id"], "name": name, "input": finite_json(arguments)}
 
 
 def blocks(answer: Answer) -> list[dict[str, Any]]:
@@ -94,7 +94,7 @@ def reply_body(body: MessagesRequest, _: ParsedRequest, reply: Reply) -> dict[st
 
 def error_body(body: Mapping[str, Any], status: int, request_id: str = "") -> dict[str, Any]:
     """The body of an error. Its message names the field at fault, for which Anthropic has no other place."""
-    error = rename(body, NAMES)["error"]
+    error = rename_field(body, NAMES)["error"]
     message, param = error["message"], error["param"]
     if param is not None and not message.startswith(param):
         message = f"{param}: {message}"

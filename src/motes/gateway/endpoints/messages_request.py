@@ -8,26 +8,27 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from motes.gateway.bodies import validated
-from motes.gateway.unions import ByType
-from motes.gateway.wire import (
+from motes.gateway.bodies import client_field, validated
+from motes.gateway.fields import (
     AcceptOnly,
-    ChatRequest,
     Flag,
     Ignorable,
-    MotesOptions,
     Name,
     Number,
     Part,
     Positive,
     Unsupported,
     Whole,
+    fault_in,
 )
+from motes.gateway.unions import ByType
+from motes.gateway.wire import ChatRequest, MotesOptions
 
 NAMES: Mapping[str, str] = {
     "max_completion_tokens": "max_tokens",
     "stop": "stop_sequences",
     "reasoning_effort": "thinking",
+    "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
     r"response_format(\.json_schema)?": "output_config.format",
     r"tools\.(\d+)\.function\.parameters": r"tools.\1.input_schema",
     r"tools\.(\d+)\.function": r"tools.\1",
@@ -121,7 +122,7 @@ class ToolChoice(Part):
     @model_validator(mode="after")
     def _check_name(self) -> ToolChoice:
         if (self.type == "tool") != (self.name is not None):
-            raise ValueError('name: {"type": "tool"} needs it, and no other has it')
+            raise fault_in("name", 'required with type "tool", not allowed otherwise')
         return self
 
 
@@ -192,6 +193,8 @@ def to_request(body: MessagesRequest) -> tuple[ChatRequest, list[str]]:
         turns += _turns(turn)
         if any(isinstance(block, ThinkingBlock) for block in turn.content):
             ignored.append("messages.content.thinking")
+    if body.thinking is not None and body.thinking.type != "enabled" and body.thinking.budget_tokens is not None:
+        ignored.append("thinking.budget_tokens")
     form = body.output_config.format if body.output_config else None
     fields: dict[str, Any] = {
         **body.model_dump(include={"model", "temperature", "top_p", "seed", "stream"}),
@@ -208,7 +211,8 @@ def to_request(body: MessagesRequest) -> tuple[ChatRequest, list[str]]:
         fields["parallel_tool_calls"] = False if body.tool_choice.disable_parallel_tool_use else None
     given = {name: value for name, value in fields.items() if value is not None}
     names = {**NAMES, r"messages\..*": "messages"}  # turns of a chat have other places than those in the body
-    return validated(given, ChatRequest, names), ignored
+    request = validated(given, ChatRequest, names)
+    return request, [*ignored, *(client_field(name, NAMES) for name in request.idle_fields)]
 
 
 def _turns(turn: Turn) -> list[dict[str, Any]]:

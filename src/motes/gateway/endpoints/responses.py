@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from motes.gateway.answering import ParsedRequest
-from motes.gateway.endpoints.endpoint import Endpoint, rename
+from motes.gateway.endpoints.endpoint import Endpoint, rename_field
 from motes.gateway.endpoints.responses_request import NAMES, ResponsesRequest, to_request
 from motes.gateway.replies import Answer, Reply
 from motes.gateway.writers import Writer, event
@@ -158,7 +158,7 @@ def completed(response: Mapping[str, Any], reply: Reply, output: Sequence[Mappin
 
 
 def error_body(body: Mapping[str, Any], *_: object) -> dict[str, Any]:
-    return rename(body, NAMES)
+    return rename_field(body, NAMES)
 
 
 def error_event(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,16 +11,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from motes.gateway.bodies import validated
-from motes.gateway.unions import ByType
-from motes.gateway.wire import (
+from motes.gateway.bodies import client_field, validated
+from motes.gateway.fields import (
     AcceptOnly,
-    ChatRequest,
     ExpectedInput,
     Flag,
     Ignorable,
     IgnorableFlag,
-    MotesOptions,
     Name,
     Number,
     Part,
@@ -28,6 +25,8 @@ from motes.gateway.wire import (
     Unsupported,
     Whole,
 )
+from motes.gateway.unions import ByType
+from motes.gateway.wire import ChatRequest, MotesOptions
 
 NAMES: Mapping[str, str] = {
     r"messages(\..*)?": "input",  # turns of a chat have other places than items
@@ -252,13 +251,14 @@ def to_request(body: ResponsesRequest) -> tuple[ChatRequest, list[str]]:
             ignored.append("input.reasoning")
         else:
             _add_turn(turns, item)
+    form = body.text.format if body.text else None
     fields: dict[str, Any] = {
         **body.model_dump(include={"model", "temperature", "top_p", "seed", "stop", "parallel_tool_calls", "stream"}),
         **body.model_dump(include={"user", "metadata", "safety_identifier", "service_tier"}),
         "messages": turns,
         "max_completion_tokens": body.max_output_tokens,
         "reasoning_effort": body.reasoning.effort if body.reasoning else None,
-        "response_format": _response_format(body.text.format) if body.text and body.text.format else None,
+        "response_format": _response_format(form) if form else None,
         "tools": [_tool(tool) for tool in body.tools] if body.tools else None,
         "tool_choice": _tool_choice(body.tool_choice),
         "motes": body.motes,
@@ -270,8 +270,13 @@ def to_request(body: ResponsesRequest) -> tuple[ChatRequest, list[str]]:
         ignored.append("top_logprobs")
     if set(body.include or ()) - {LOGPROBS}:
         ignored.append("include")
+    if form is not None and form.type != "json_schema":
+        ignored += (
+            f"text.format.{name}" for name in form.model_dump(exclude={"type"}, exclude_none=True, by_alias=True)
+        )
     given = {name: value for name, value in fields.items() if value is not None}
-    return validated(given, ChatRequest, NAMES), ignored
+    request = validated(given, ChatRequest, NAMES)
+    return request, [*ignored, *(client_field(name, NAMES) for name in request.idle_fields)]
 
 
 def _add_turn(turns: list[dict[str, Any]], item: Any) -> None:
