@@ -441,6 +441,14 @@ class TestCheck:
             f"{tmp_path / 'motes.toml'} has no fault",
         ]
 
+    def test_a_model_that_is_passed_through(self, tmp_path, capsys):
+        with on_a_socket(VLLM()) as url:
+            name = f"{url}#test-model" if "#" not in url else url
+            text = f"[models.raw]\nlm = ['{name}', 'http://127.0.0.1:1/v1#m']\nmethod = 'none'\n"
+            code, out, _ = self.check(tmp_path, capsys, text)
+        assert code == 0, "one of its servers answers"
+        assert out.splitlines()[:2] == ["raw: no method", f"  lm: {name}, http://127.0.0.1:1/v1#m, passed through"]
+
     def test_faults_of_the_file_and_of_servers(self, tmp_path, capsys):
         code, out, err = self.check(tmp_path, capsys, "[models.math]\nlm = 'tiny'\nparticles = true\n")
         assert (code, out) == (2, "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -23,30 +23,42 @@ def check(config: Config, models: Mapping[str, Served], source: str) -> None:
     Raises:
         EngineError: a server is out of reach.
     """
-    from motes.gateway.readiness import Readiness
     from motes.gateway.shared_address import shared_address
 
     for name, served in models.items():
         settings = served.settings
-        particles = f"{settings.particles} particles"
+        particles = "no method" if settings.is_passed_through else f"{settings.particles} particles"
         if settings.most_particles > settings.particles:
             particles += f", at most {settings.most_particles}"
-        terminal.say(f"{name}: {', '.join((settings.method, *settings.methods))}; {particles}")
+        methods = "" if settings.is_passed_through else f"{', '.join((settings.method, *settings.methods))}; "
+        terminal.say(f"{name}: {methods}{particles}")
         for role in ("lm", "reward", "outcome_reward"):
             if (spec := getattr(settings, role)) is not None:
                 details = ", passed through" if settings.is_passed_through else _details(getattr(served, role))
-                terminal.say(f"  {role}: {spec}{details}")
+                terminal.say(f"  {role}: {spec if isinstance(spec, str) else ', '.join(spec)}{details}")
     for key in config.keys:
         if key.expires is not None and key.expires < datetime.now(UTC):
             terminal.note(f"the keys of {key.name!r} have expired")
     if (address := shared_address(config.limits.shared)) is not None:
         asyncio.run(_probe(address, source))
         terminal.say(f"limits.shared: {address.shown} can be used")
-    missing = asyncio.run(Readiness(models).missing())
-    if missing:
+    if missing := asyncio.run(_missing(models)):
         places = ", ".join(f"{name}: {' and '.join(roles)}" for name, roles in missing.items())
         raise EngineError(f"{source}: these models are out of reach ({places}): start their servers")
     terminal.say(f"{source} has no fault")
+
+
+async def _missing(models: Mapping[str, Served]) -> Mapping[str, Sequence[str]]:
+    """The roles of the unreachable models, by virtual model."""
+    from motes.gateway.readiness import Readiness
+    from motes.gateway.relay import Relay
+
+    try:
+        return await Readiness(models).missing()
+    finally:
+        for served in models.values():
+            if isinstance(served.lm, Relay):
+                await served.lm.aclose()
 
 
 async def _probe(address: Address, source: str) -> None:
