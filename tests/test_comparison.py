@@ -36,7 +36,7 @@ from motes.lab.measure.statistics import (
 from motes.lab.run.flops import MODELS, Sizes
 from motes.lab.show.forest import Forest, whole_points
 from motes.lab.show.plot import BUDGET, TOKENS, _decades, curves_figure
-from motes.lab.show.style import heading, save
+from motes.lab.show.style import heading, save, styles_of
 from test_lab import SMALL, results, run
 
 INF = math.inf
@@ -498,3 +498,8 @@ def test_headings_stay_within_their_figure(length, smaller, cut):
     assert subtitle.get_window_extent().x1 <= figure.bbox.x1
     assert (subtitle.get_fontsize() < 10) == smaller
     assert subtitle.get_text().endswith("…") == cut
+
+
+def test_a_long_setting_breaks_where_a_panel_has_little_room():
+    label = styles_of(["pf:potential=increment:beta=2"])["pf:potential=increment:beta=2"].label
+    assert label.splitlines() == ["particle filter", "potential=", "increment", "beta=2"]

@@ -66,7 +66,10 @@ def differences_figure(report: Report) -> Figure | None:
     budgets = sorted({difference.budget for difference in report.differences})[-MAX_PANELS:]
     if not budgets:
         return None
-    names = {method: style.label.replace("\n", " ") for method, style in styles_of(report.methods).items()}
+    names = {
+        method: style.label.replace("=\n", "=").replace("\n", " ")
+        for method, style in styles_of(report.methods).items()
+    }
     labels = {difference.method: names[difference.method] for difference in report.differences}
     if len(set(labels.values())) < len(labels):
         labels = {method: visible(method) for method in labels}

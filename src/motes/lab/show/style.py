@@ -64,6 +64,10 @@ SETTINGS: Any = {
 }
 
 
+LONGEST_LINE = 17
+"""Characters of a label beside a panel."""
+
+
 class Style(NamedTuple):
     """How a curve is drawn; `dashes`: lengths on and off, in multiples of the line width, () for a solid line."""
 
@@ -84,9 +88,15 @@ def styles_of(methods: Iterable[str]) -> dict[str, Style]:
         label = NAMES.get(name, name)
         colour, marker = STYLES.get(name, (FAINT, "o"))
         if settings or name not in STYLES:
-            label, colour = "\n".join(map(visible, [label, *settings.split(":")])).strip(), next(spare)
+            lines = [visible(label), *(_broken(visible(setting)) for setting in settings.split(":"))]
+            label, colour = "\n".join(lines).strip(), next(spare)
         styles[method] = Style(label, colour, marker)
     return styles
+
+
+def _broken(setting: str) -> str:
+    """A setting, with a break where it is too long for the room beside a panel."""
+    return setting if len(setting) <= LONGEST_LINE else setting.replace("=", "=\n", 1)
 
 
 def save(figure: Callable[[], Figure | None], path: Path, provenance: Provenance | None = None) -> list[Path]:
