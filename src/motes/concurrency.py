@@ -180,8 +180,8 @@ class Batcher(Generic[PendingT, T]):
 
 def _common_origin(requests: Sequence[Pending[Any]]) -> Origin:
     """There is no deadline if one of the requests has none."""
-    deadlines = [request.origin.deadline for request in requests]
-    latest = None if None in deadlines else max(filter(None, deadlines), default=None)
+    deadlines = [request.origin.deadline for request in requests if request.origin.deadline is not None]
+    latest = max(deadlines, default=None) if len(deadlines) == len(requests) else None
     runs = {request.origin.run for request in requests}
     return Origin(latest, runs.pop() if len(runs) == 1 else None)
 

@@ -29,6 +29,7 @@ from motes.protocols import RequestObserver
 from motes.text import json_line, parse_json
 from motes.threads import in_thread_if_long
 from motes.transport import Address, value_at
+from motes.transport.client import outcome_of
 
 log = logging.getLogger(__name__)
 
@@ -257,7 +258,7 @@ class Relay:
         try:
             attempt.response = await self._client().send(request, stream=True)
         except httpx2.RequestError as error:
-            attempt.outcome = _outcome_of(error)
+            attempt.outcome = outcome_of(error)
             raise _unreachable(server, error) from error
         stack.push_async_callback(attempt.response.aclose)
         return attempt
@@ -269,7 +270,7 @@ class Relay:
                 async for piece in pieces:
                     yield piece
         except httpx2.RequestError as error:
-            attempt.outcome = _outcome_of(error)
+            attempt.outcome = outcome_of(error)
             raise _unreachable(attempt.server, error) from error
         if attempt.outcome == "cancelled":
             attempt.outcome = "ok"
@@ -395,9 +396,3 @@ def _asks_for_usage(http: HTTPRequest, body: Mapping[str, Any] | FormData) -> bo
 
 def _unreachable(server: Upstream, error: httpx2.RequestError) -> UnreachableError:
     return UnreachableError(f"{server.address.base} did not respond: {type(error).__name__}")
-
-
-def _outcome_of(error: httpx2.RequestError) -> str:
-    if isinstance(error, httpx2.DecodingError):
-        return "bad_response"
-    return "timeout" if isinstance(error, httpx2.TimeoutException) else "connection"

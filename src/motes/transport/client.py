@@ -349,7 +349,7 @@ class Client:
         except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
             raise ConfigurationError(f"{url!r} is no valid URL: {error}") from error
         except (httpx2.TransportError, httpx2.DecodingError) as error:
-            attempt.outcome = _outcome_of(error)
+            attempt.outcome = outcome_of(error)
             raise TransientError(self._error_of_connection(error, url)) from error
         except BadResponseError as error:
             raise TransientError(error) from error.__cause__
@@ -373,7 +373,8 @@ class Client:
         return UnreachableError(f"{url} did not {missed}: is it running, and is it overloaded? See read_timeout")
 
 
-def _outcome_of(error: httpx2.RequestError) -> str:
+def outcome_of(error: httpx2.RequestError) -> str:
+    """How an attempt ended that failed so; see `motes.protocols.RequestObserver`."""
     if isinstance(error, httpx2.DecodingError):
         return "bad_response"
     return "timeout" if isinstance(error, httpx2.TimeoutException) else "connection"
