@@ -122,6 +122,7 @@ class World:
         limit: only the first so many problems; None: all.
         noise: standard deviation of the noise on the reward model's logits.
         temperature: of the language model.
+        seeds: None: those of the command line.
     """
 
     title: str
@@ -129,10 +130,13 @@ class World:
     limit: int | None = None
     noise: float = 0.0
     temperature: float = Sampling().temperature
+    seeds: tuple[int, ...] | None = None
 
     def setting(self, setting: Setting) -> Setting:
-        """The claim's setting, with the problems of this world."""
-        return dataclasses.replace(setting, split=self.split, limit=setting.limit or self.limit)
+        """The claim's setting, with the problems and seeds of this world."""
+        return dataclasses.replace(
+            setting, split=self.split, limit=setting.limit or self.limit, seeds=self.seeds or setting.seeds
+        )
 
     def cells(self, methods: Iterable[str], budgets: Sequence[int]) -> list[Cell]:
         """As `possible`, with the models of this world."""
