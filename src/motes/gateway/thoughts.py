@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 
-from motes.tasks.tex import TAG, THOUGHTS
+from motes.thoughts import TAG, THOUGHTS
 
 LONGEST_TAG = max(len(tag) for pair in THOUGHTS.items() for tag in pair)
 
