@@ -72,6 +72,8 @@ class LanguageModelTraits(Traits):
         continues_prefixes: whether it can extend an answer step by step. If not, it writes whole answers only, and
             methods that work step by step refuse it.
         shares_prefixes: whether it computes each prompt and prefix only once; a run then needs each of them once.
+        prompt_ids: the token ids of a problem's prompt, in memory, by which a run knows what two prompts share; None:
+            unknown, as if they shared nothing.
         proposal_logprobs: whether its steps carry `Step.proposal_logprob`.
         gives_logprobs: whether its steps carry `Step.logprob` with a given sampling; None: unknown.
         num_parameters: number of parameters by which each token is multiplied; None: unknown.
@@ -84,6 +86,7 @@ class LanguageModelTraits(Traits):
     merges_calls = Trait(False)
     continues_prefixes = Trait(True)
     shares_prefixes = Trait(False)
+    prompt_ids: Trait[Callable[[Problem], Sequence[int]] | None] = Trait(None)
     proposal_logprobs = Trait(True)
     gives_logprobs: Trait[Callable[[Sampling], bool] | None] = Trait(None)
     num_parameters: Trait[int | None] = Trait(None)
@@ -122,6 +125,8 @@ class RewardModelTraits(Traits):
         ready: raises if the model's server cannot be reached.
         watch_requests: sets the observer of requests to the model's server; None: the model has no server.
         forget: makes the model forget the scores of texts it has read, so that it reads them again.
+        critique: the model's own words about a trajectory that it has scored, in memory; None if it has none. Methods
+            that refine answers pass them on to the language model.
     """
 
     merges_calls = Trait(False)
@@ -130,6 +135,7 @@ class RewardModelTraits(Traits):
     ready: Trait[Callable[[], Awaitable[Any]] | None] = Trait(None)
     watch_requests: Trait[Callable[[RequestObserver], None] | None] = Trait(None)
     forget: Trait[Callable[[], None] | None] = Trait(None)
+    critique: Trait[Callable[[Trajectory], str | None] | None] = Trait(None)
 
 
 class Reading(Protocol):

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from motes.concurrency import CallBatcher, Origin, gather, working_for
-from motes.core import STOPS, Failure, Problem, Record, Result, Sampling, Step, Trajectory, Usage
-from motes.errors import ConfigurationError, DegenerateWeightsError, NoParticlesError
+from motes.core import STOPS, Failure, Moves, Problem, Record, Result, Sampling, Step, Trajectory, Usage
+from motes.errors import ConfigurationError, ContextLengthError, DegenerateWeightsError, NoParticlesError
 from motes.ledger import Ledger
 from motes.methods.answers import Answers, state_final_answers
 from motes.methods.calls import request_scores, request_steps
@@ -132,7 +132,8 @@ class Run:
     async def complete(
         self, population: Population, *, score: bool = True, sampling: Sampling | None = None
     ) -> Population:
-        """Extend every trajectory until it is finished, then score it once if `score`.
+        """Extend every trajectory until it is finished, then score it once if `score`. Trajectories that are finished
+        and scored already do not change and cost nothing.
 
         If the language model merges concurrent calls, trajectories do not wait for each other; this does not change
         them. A language model that cannot continue a prefix writes each trajectory as one step.
@@ -243,13 +244,28 @@ class Run:
         """Each trajectory after one more step."""
         if self._merges:
             pairs = zip(parents, seeds, strict=True)
-            calls = [request_steps(self.lm, [parent], sampling, [seed]) for parent, seed in pairs]
+            calls = [self._request_steps([parent], sampling, [seed]) for parent, seed in pairs]
             steps = [step for (step,) in await gather(calls)]
         else:
-            steps = await request_steps(self.lm, parents, sampling, seeds)
+            steps = await self._request_steps(parents, sampling, seeds)
         children = [self._child(parent, step) for parent, step in zip(parents, steps, strict=True)]
         final = await state_final_answers(children, self.rule)
         return [_finish_if_due(child, sampling, is_final) for child, is_final in zip(children, final, strict=True)]
+
+    async def _request_steps(
+        self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Step | Failure]:
+        """The next step of each trajectory, or the reason why there is none. A prompt of the method's own that does not
+        fit the model's context fails alone, the problem's own prompt fails the run."""
+        try:
+            return await request_steps(self.lm, parents, sampling, seeds)
+        except ContextLengthError as error:
+            if all(parent.problem is self.problem for parent in parents):
+                raise
+            if len(parents) == 1:
+                return [Failure(error)]
+            singles = zip(parents, seeds, strict=True)
+            return [(await self._request_steps([parent], sampling, [seed]))[0] for parent, seed in singles]
 
     def _child(self, parent: Trajectory, step: Step | Failure) -> Trajectory:
         self._spend(self.ledger.step(parent, step, self.lm))
@@ -294,6 +310,7 @@ class Run:
         """The population with scores for all trajectories that no limit on the run has cut off."""
         trajectories = population.trajectories
         complete = [i for i, t in enumerate(trajectories) if t.depth and not t.error and t.finished not in STOPS]
+        complete = [i for i in complete if not len(population.scores[i])]  # the others have been scored before
         return await self.score(population, complete, self.reward)
 
     def record(
@@ -306,6 +323,7 @@ class Run:
         log_evidence: float = np.nan,
         aggregation: Aggregation = "last",
         sweep: int = 0,
+        moves: Moves | None = None,
     ) -> None:
         """Append the record of a round. Dropped particles are recorded with weight zero.
 
@@ -326,6 +344,7 @@ class Run:
             usage=self.usage - self._recorded,
             sweep=sweep,
             chain=self.chain,
+            moves=moves,
         )
         self._recorded = self.usage
         self.records.append(record)

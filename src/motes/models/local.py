@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from motes.arguments import whole_number
-from motes.core import Sampling, Step, StepEnd, Trajectory, Usage
+from motes.core import Problem, Sampling, Step, StepEnd, Trajectory, Usage
 from motes.errors import ConfigurationError, ContextLengthError, EngineError
 from motes.kv.checkpoint import open_checkpoint
 from motes.kv.engine import Engine
@@ -223,6 +223,10 @@ class LocalLanguageModel(Engine[_Extension]):
                 ids += self.vocabulary.encode(node.added.removeprefix(opening), special=False)
         self.require_known(ids)
         return ids, len(ids) - len(prompt)
+
+    def prompt_ids(self, problem: Problem) -> list[int]:
+        """The token ids of a problem's prompt."""
+        return self.vocabulary.prompt(problem)
 
     # In the worker's thread:
 
