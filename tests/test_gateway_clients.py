@@ -21,7 +21,7 @@ from gateways import Stepwise
 from motes.gateway.config import Key
 from motes.gateway.streaming import Narrator, common_length
 from motes.lab import Trace
-from motes.lab.run.traces import Node
+from motes.lab.run.tree import Node
 from motes.methods import Majority
 from motes.tasks import TASKS
 

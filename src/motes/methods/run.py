@@ -130,13 +130,16 @@ class Run:
         return Population(tuple(trajectories), tuple(scores), extended)
 
     async def complete(
-        self, population: Population, *, score: bool = True, sampling: Sampling | None = None
+        self, population: Population, *, score: bool = True, sampling: Sampling | None = None, report: bool = True
     ) -> Population:
         """Extend every trajectory until it is finished, then score it once if `score`. Trajectories that are finished
         and scored already do not change and cost nothing.
 
         If the language model merges concurrent calls, trajectories do not wait for each other; this does not change
         them. A language model that cannot continue a prefix writes each trajectory as one step.
+
+        Args:
+            report: whether `on_progress` is called: not for texts that are no answers.
         """
         self._require_reward(score)
         sampling = sampling or self.sampling
@@ -152,7 +155,7 @@ class Run:
                 part = await self.extend(part, score=False, sampling=sampling, streams=[streams[i] for i in places])
                 for i, trajectory in zip(places, part.trajectories, strict=True):
                     current[i] = trajectory
-                if self.on_progress is not None:
+                if report and self.on_progress is not None:
                     self.on_progress(tuple(current))
             return await self._score_complete(part) if score_apart else part
 

@@ -44,6 +44,8 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "islands": "islands",
         "adaptive": "adaptive budget",
         "power": "power filter",
+        "refine": "refinement",
+        "pdr": "parallel, distil, refine",
     }
 )
 """The usual name of each method, by its id."""
