@@ -135,7 +135,7 @@ def test_all_of_the_particles_can_be_followed(client, method):
     assert tuple(final["answers"]) == result.answers
 
 
-REFINES = {**gateways.MODEL, "methods": ["refine", "pdr"]}
+REFINES = {**gateways.MODEL, "methods": ["refine", "pdr"], "prompt": "boxed"}
 
 
 class FailsToRefine(worlds.StoryLanguageModel):
@@ -147,6 +147,10 @@ class FailsToRefine(worlds.StoryLanguageModel):
             Failure(EngineError("the password is 1234")) if "<solution>" in t.problem.question and seed % 2 else step
             for t, step, seed in zip(trajectories, steps, seeds, strict=True)
         ]
+
+
+def prompt_of(trace: Trace, node: int | None) -> str | None:
+    return None if node is None else trace.path(node)[0].prompt
 
 
 @pytest.mark.parametrize("method", ["refine", "pdr"])
@@ -170,19 +174,21 @@ def test_answers_that_may_be_replaced_are_not_sent_before_the_end(method):
             nodes.update({int(place): Node(**node) for place, node in told["nodes"].items()})
             progress.append(told)
             rounds = [*(each for each in rounds if not each["apart"]), {**told["population"], "apart": "apart" in told}]
-    result = motes.solve(HARD, lm=lm, reward=worlds.reward_model(), method=chosen, seed=5, task=TASKS["arithmetic"]())
+    problem, task = motes.prompt("boxed").problem(HARD), TASKS["arithmetic"]()
+    result = motes.solve(problem, lm=lm, reward=worlds.reward_model(), method=chosen, seed=5, task=task)
     trace = Trace.of((HARD, method, 8, 0), result)
     seen = dataclasses.replace(trace, nodes=tuple(nodes[i] for i in range(len(nodes))))
     assert len(rounds) == len(trace.rounds) == chosen.rounds + 1
     for number, (one, other) in enumerate(zip(rounds, trace.rounds, strict=True)):
         assert [seen.text(node) for node in one["nodes"]] == [trace.text(node) for node in other.nodes]
         if number:
-            assert [seen.text(node) for node in one["moves"]["nodes"]] == [
-                trace.text(node) for node in other.moves.nodes
-            ]
+            moves = one["moves"]["nodes"]
+            assert [seen.text(node) for node in moves] == [trace.text(node) for node in other.moves.nodes]
+            assert [prompt_of(seen, node) for node in moves] == [prompt_of(trace, node) for node in other.moves.nodes]
             assert one["moves"]["accepted"] == list(other.moves.accepted)
             assert one["moves"]["errors"].keys() == other.moves.errors.keys()
             assert set(one["moves"]["errors"].values()) <= {"a model failed"}
+    assert {prompt_of(seen, node) for node in rounds[0]["nodes"]} == {None}
     assert any(round.moves and round.moves.errors for round in trace.rounds) == (method == "refine")
     assert [told["round"] for told in progress if "apart" not in told][1:] == list(range(2, chosen.rounds + 2))
 

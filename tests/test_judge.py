@@ -165,6 +165,17 @@ class TestCritiques:
         score(judge, again)
         assert judge.critique(again) == told, "also where the same text was judged before"
 
+    def test_it_is_that_of_the_last_step(self):
+        class Counts(Reviewer):
+            async def extend(self, trajectories: Any, sampling: Any, seeds: Any) -> list[Step]:
+                steps = len(re.findall(r"^Step \d", trajectories[0].problem.question, re.MULTILINE))
+                self.says = lambda seed: f"I see {steps} steps."
+                return await super().extend(trajectories, sampling, seeds)
+
+        judge = Judge(Counts(str), "critique")
+        score(judge, FULL)
+        assert [judge.critique(node) for node in FULL.path] == [f"I see {t} steps." for t in (1, 2, 3)]
+
     def test_a_rubric_without_critiques_has_none(self):
         for rubric in ("step", "answer"):
             judge = Judge(Reviewer(lambda seed: "Verdict: No"), rubric)

@@ -134,6 +134,16 @@ class TestTrace:
         assert [trace.nodes[node].prompt for node in trace.rounds[0].nodes] == [None] * 9
         assert Trace.from_json(trace.to_json()) == trace
 
+    def test_first_steps_have_the_prompts_that_are_not_the_runs(self):
+        for spec in ("refine:rounds=1", "pdr"):
+            trace = traced(spec)
+            drafted = {trace_start(trace, node) for node in trace.rounds[0].nodes}
+            moved = {trace_start(trace, node) for node in trace.rounds[1].moves.nodes}
+            assert moved
+            for number, node in enumerate(trace.nodes):
+                assert (node.prompt is not None) == (number in moved - drafted)
+                assert node.prompt is None or PROBLEM.question in node.prompt
+
     @pytest.mark.parametrize(
         "change",
         [
