@@ -16,6 +16,7 @@ import pytest
 from scipy.stats import binomtest
 
 import motes
+from engines import Closed, connect
 from exact import FUNCTIONS, UNEVEN, World, path_of, unbiased_estimates, z_limit, z_scores
 from motes import FunctionReward, Problem, Refine, Result, Sampling, Step, TabularReward, Trajectory
 from motes.core import Failure
@@ -25,6 +26,7 @@ from motes.methods.refinement import REFINE, REFINE_BY_CRITIQUE, asked, fill, re
 from motes.smc import Weights
 from mutations import mutant, mutate
 from scripted import CHECKER, QUESTION, RIGHT, Scripted, box, drafts, reading, solve
+from virtual_time import timed
 
 NUM_TESTS = 200
 
@@ -429,6 +431,75 @@ def test_a_dropped_draft_stays_dropped():
     assert not replaced.records[1].failures, "but it has no offspring"
 
 
+# --------------------------------------------------------------------------------------------- limits on a whole run
+
+
+class Slow(Scripted):
+    """Takes a second for a draft; for refinements, the number among those of a round, and one more, in seconds."""
+
+    def __init__(self, answer: Callable[[str, int], Any], *, merges_calls: bool = True) -> None:
+        super().__init__(answer, merges_calls=merges_calls)
+        self.calls = 0
+
+    async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Any]:
+        self.calls += 1
+        await asyncio.sleep(1.0 if reading(trajectories[0].problem.question) is None else 1.0 + self.calls % 4)
+        return await super().extend(trajectories, sampling, seeds)
+
+
+def within(deadline: float | None, **options: Any) -> tuple[Result, float]:
+    """The result of four drafts of 3 that are refined to 2, then to 4, and the seconds that it took."""
+    texts = {box(3): box(2), box(2): box(4)}
+    lm = Slow(lambda prompt, seed: texts.get(reading(prompt) or "", box(3)), **options)
+    reward = FunctionReward(lambda problem, text: {"2": 0.5, "3": 0.25, "4": 1.0}[text[-3]])
+    made = Refine(4, 2, "always", ess_threshold=0.0)
+    return timed(lambda: motes.asolve(QUESTION, lm=lm, reward=reward, method=made, seed=1, deadline=deadline))
+
+
+@pytest.mark.parametrize(
+    ("deadline", "rounds", "posterior"),
+    [
+        (1.5, 2, {"3": 1.0}),  # during the first round, before any refinement is there
+        (3.5, 2, {"2": 2 / 3, "3": 1 / 3}),  # two are there: weights 0.5, 0.5 and 0.25, 0.25
+        (5.5, 3, {"2": 1.0}),  # during the second round
+        (7.5, 3, {"4": 2 / 3, "2": 1 / 3}),
+        (9.5, 3, {"4": 1.0}),
+    ],
+)
+def test_at_a_deadline_what_is_there_counts(deadline: float, rounds: int, posterior: dict[str, float]):
+    result, seconds = within(deadline)
+    assert result.posterior == pytest.approx(posterior)
+    assert len(result.records) == rounds
+    assert seconds == pytest.approx(min(deadline, 9.0))
+    assert result.stopped == ("deadline" if deadline < 9 else None)
+    cut = [t for record in result.records[1:] for t in record.moves.trajectories if t.finished == "deadline"]
+    assert bool(cut) == (deadline < 9), "what was cut off is recorded"
+    assert all(t.finished == "eos" for t in result.trajectories), "and no particle is one of these"
+
+
+def test_where_calls_are_not_merged_a_round_is_whole_or_not_there():
+    result, _ = within(2.5, merges_calls=False)
+    assert (result.answer, len(result.records), result.stopped) == ("3", 2, "deadline")
+    assert not result.records[1].moves.accepted.any()
+
+
+def test_before_the_first_score_every_draft_counts_the_same():
+    result, _ = within(0.5)
+    assert (result.answer, result.stopped, len(result.records)) == (None, "deadline", 1)
+    assert result.log_evidence is None
+    assert result.log_weights.tolist() == [0.0] * 4
+
+
+def test_a_token_budget_ends_a_round_early():
+    whole, _ = within(None)
+    per_answer = len(box(3))
+    assert whole.usage.generated_tokens == 12 * per_answer
+    for budget, answer, records in ((per_answer, "3", 1), (4 * per_answer + 1, "2", 2), (8 * per_answer, "2", 2)):
+        lm = Scripted(lambda prompt, seed: box(2) if reading(prompt) else box(3))
+        result = solve(lm, Refine(4, 2, "always", settled=2.0, ess_threshold=0.0), token_budget=budget)
+        assert (result.answer, len(result.records), result.stopped) == (answer, records, "token_budget")
+
+
 # ------------------------------------------------------------------------------------------------------------- settings
 
 
@@ -576,6 +647,28 @@ def test_the_records_tell_one_story():
     assert "accepted" not in result.records[0].to_dict()
     assert result.log_evidence == pytest.approx(result.records[-1].log_evidence)
     assert sum((record.usage for record in result.records), motes.Usage()) == result.usage
+
+
+def test_it_works_on_a_server_that_writes_whole_answers():
+    """It gets each prompt as the messages of a chat."""
+    problem = Problem(messages=CONVERSATION)
+
+    async def run() -> tuple[Result, list[Any]]:
+        lm = await connect(server := Closed())
+        assert not lm.continues_prefixes
+        reward = FunctionReward(lambda problem, text: 0.4)
+        sampling = Sampling(max_tokens=40)
+        result = await motes.asolve(problem, lm=lm, reward=reward, method=Refine(2, 1, "always"), sampling=sampling)
+        return result, [body["messages"] for body in server.asked if body.get("messages")]
+
+    result, asked = asyncio.run(run())
+    said = [t.text for t in result.records[0].trajectories]
+    refining = [messages for messages in asked if "<solution>" in messages[-1]["content"]]
+    assert refining
+    for messages in refining:
+        assert messages[:-1] == CONVERSATION[:-1]
+        assert any(text.strip() in messages[-1]["content"] for text in said)
+    assert result.usage.lm_calls == 4
 
 
 def test_it_runs_on_the_bundled_pair():
