@@ -48,6 +48,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "protocols",
         "errors",
         "ledger",
+        "confidence",
         "pages",
         "aliases",
     ),

@@ -19,6 +19,7 @@ from motes.errors import ConfigurationError, MissingExtraError, UnknownNameError
 from motes.models.fleet import Fleet
 from motes.protocols import AnswerRule, LanguageModel, RewardModel, Task
 from motes.rewards.calibration import CalibratedReward, Calibration
+from motes.rewards.confidence import ConfidenceReward
 from motes.rewards.judge import Judge
 from motes.rewards.rubric import Rubric
 from motes.tasks import DECLARED, Benchmark
@@ -64,13 +65,15 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
 
     Args:
         spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "http://HOST:PORT#MODEL" (served, extras
-            `http` and `tokenizer`; https, too), "judge:LM" (LM is any language model's spec), "MODULE:ATTRIBUTE" (your
-            own model, or a function that makes one from `options`), or a model, which is returned as is. Options may
-            follow, as in "tiny?prefix=whole".
+            `http` and `tokenizer`; https, too), "judge:LM" (LM is any language model's spec), "confidence:MEASURE" (the
+            language model's own confidence; without MEASURE its "certainty"), "MODULE:ATTRIBUTE" (your own model, or a
+            function that makes one from `options`), or a model, which is returned as is. Options may follow, as in
+            "tiny?prefix=whole".
         options: the engine's options, see `motes.rewards.prm.LocalPRM.open` and
             `motes.rewards.served.model.ServedPRM.open`. For a judge: those of `motes.Judge`, whose `rubric` may be
-            "MODULE:ATTRIBUTE", too, and those of its language model. For any reward model: `calibration`, the name or
-            file of a calibration from `motes calibrate`, see `motes.Calibration`.
+            "MODULE:ATTRIBUTE", too, and those of its language model. For confidence: those of
+            `motes.ConfidenceReward`. For any reward model: `calibration`, the name or file of a calibration from `motes
+            calibrate`, see `motes.Calibration`.
 
     Raises:
         ConfigurationError: the spec is not understood, there is no such model, or its scores do not vary.
@@ -86,6 +89,8 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
         return CalibratedReward(reward_model(spec, **options), loaded)
     if spec.startswith("judge:"):
         return _open_judge(spec.removeprefix("judge:"), options)
+    if spec.startswith("confidence:"):
+        return _open_confidence(spec, options)
     opened: RewardModel = _open("prm", spec, options)
     return opened
 
@@ -100,6 +105,9 @@ def check_spec(role: str, spec: str) -> None:
     name, options = parse_spec(spec, {})
     if role == "prm":
         options.pop("calibration", None)
+        if name.startswith("confidence:"):
+            _open_confidence(name, options)
+            return
         if name.startswith("judge:"):
             judges = _select_parameters(Judge, options)
             options = {option: value for option, value in options.items() if option not in judges}
@@ -114,6 +122,9 @@ def check_spec(role: str, spec: str) -> None:
 
     Client.open(Address.parse(name), **_select_parameters(Client.open, options))
 
+
+SCHEMES = ("hf:", "judge:", "confidence:")
+"""Beginnings of specs that name no module."""
 
 ROLES: Mapping[str, tuple[str, type]] = {"lm": ("language model", LanguageModel), "prm": ("reward model", RewardModel)}
 
@@ -249,6 +260,15 @@ def answer_rule(spec: str | AnswerRule) -> AnswerRule:
     return answer_rule_named(spec)
 
 
+def _open_confidence(spec: str, options: Mapping[str, Any]) -> ConfidenceReward:
+    known = set(inspect.signature(ConfidenceReward).parameters) - {"measure"}
+    for option in options:
+        if option not in known:
+            raise UnknownNameError("option", option, known)
+    measures = filter(None, [spec.removeprefix("confidence:")])
+    return ConfidenceReward(*measures, **options)  # type: ignore[arg-type]
+
+
 def _open_judge(lm: str, options: Mapping[str, Any]) -> Judge:
     own = _select_parameters(Judge, options)
     rubric = own.get("rubric", "step")
@@ -292,12 +312,12 @@ def _local_path(spec: str, role: str) -> str:
     raise ConfigurationError(
         f"{spec!r} names no model: {hint}"
         "use 'tiny', 'hf:PATH_OR_NAME', 'http://HOST:PORT/v1#MODEL' or 'MODULE:ATTRIBUTE'"
-        + (", or a 'judge:' before one" if role == "prm" else "")
+        + (", a 'judge:' before one, or 'confidence:'" if role == "prm" else "")
     )
 
 
 def _names_attribute(spec: str) -> bool:
-    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", spec) is not None and not spec.startswith(("hf:", "judge:"))
+    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", spec) is not None and not spec.startswith(SCHEMES)
 
 
 def attribute(spec: str) -> Any:

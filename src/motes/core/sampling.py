@@ -34,6 +34,8 @@ class Sampling:
             the exact rules.
         stop: a text, or several, that ends the answer. Like an end-of-sequence token, it does not belong to the answer.
             It is searched for within a step.
+        top_logprobs: number of likeliest tokens from which steps get `Step.certainty`; 0: they get none. Methods and
+            reward models that need it set it by themselves. It does not change what is sampled.
 
     Raises:
         ConfigurationError: a field is out of its range, the pattern matches empty text, there are more than 64
@@ -50,6 +52,7 @@ class Sampling:
     max_steps: int = 40
     delimiter: str | tuple[str, ...] | re.Pattern[str] | None = "\n\n"
     stop: str | tuple[str, ...] = ()
+    top_logprobs: int = 0
 
     def __post_init__(self) -> None:
         fit_fields(self, "Sampling: ")
@@ -65,6 +68,7 @@ class Sampling:
         require(self.max_step_tokens >= 1, "max_step_tokens must be at least 1")
         require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens must be at least 1, or None")
         require(self.max_steps >= 1, "max_steps must be at least 1")
+        require(self.top_logprobs >= 0, "top_logprobs must be 0 (none) or more")
         require(all(self.delimiters), "a delimiter must not be empty; None makes steps of max_step_tokens tokens")
         if self.pattern is not None:
             require(isinstance(self.pattern.pattern, str), "the delimiter's pattern must be one of text, not of bytes")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from motes.arguments import fit
+from motes.core.certainty import Certainty
 from motes.core.problem import Problem
 from motes.core.usage import Usage
 from motes.errors import MotesError
@@ -49,6 +50,8 @@ class Step:
             returns it, and what follows it.
         prefix_tokens: number of tokens of the prompt and of the answer before this step, computed or cached; None: see
             `usage`.
+        certainty: how certain the model was of the sampled tokens, or of those of them for which the engine knows it;
+            None if the sampling did not ask for it (`Sampling.top_logprobs`), or nothing is known.
     """
 
     text: str
@@ -59,6 +62,7 @@ class Step:
     proposal_logprob: float | None = None
     overrun: str = ""
     prefix_tokens: int | None = field(default=None, compare=False, repr=False)
+    certainty: Certainty | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, value in (("text", self.text), ("overrun", self.overrun)):

@@ -23,7 +23,7 @@ from motes.methods.answers import Answers, state_final_answers
 from motes.methods.calls import request_scores, request_steps
 from motes.methods.limits import Limits
 from motes.methods.population import Aggregation, Population
-from motes.methods.requirements import require_steps
+from motes.methods.requirements import require_steps, sampling_for
 from motes.protocols import (
     AnswerRule,
     LanguageModel,
@@ -44,6 +44,7 @@ class Run:
     """One problem worked on by one method with one seed.
 
     Args:
+        sampling: the run adds what its reward model reads, see `motes.methods.requirements.sampling_for`.
         rng: the run's only source of randomness; every particle's seed is drawn from it.
         observe: called with each new record; must not block.
         on_progress: called with the current partial answers whenever any of them has grown, by methods that draw
@@ -74,6 +75,9 @@ class Run:
     ledger: Ledger = field(default_factory=Ledger)
     _whole: Run | None = None  # the run that this one is a part of
     _recorded: Usage = field(default_factory=Usage, init=False)  # the part of the usage that the records hold
+
+    def __post_init__(self) -> None:
+        self.sampling = sampling_for(self.sampling, self.reward)
 
     def start(self, n: int) -> Population:
         """n empty trajectories, all of them the same object."""

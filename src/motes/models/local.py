@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from motes.arguments import whole_number
-from motes.core import Sampling, Step, StepEnd, Trajectory, Usage
+from motes.core import Certainty, Sampling, Step, StepEnd, Trajectory, Usage
 from motes.errors import ConfigurationError, ContextLengthError, EngineError
 from motes.kv.checkpoint import open_checkpoint
 from motes.kv.engine import Engine
@@ -73,7 +73,8 @@ class _Batch:
         self.seed = np.zeros(0, dtype=np.uint64)
         self.logprob = np.zeros(0)
         self.proposal_logprob = np.zeros(0)
-        self.step_tokens = np.zeros((0, 0), dtype=np.int64)  # (rows, longest limit so far)
+        self.step_tokens = np.zeros((0, 0), dtype=np.int64)  # (rows, at least the largest count)
+        self.certainty = np.zeros((0, 0, 3), dtype=np.float32)  # likewise, once a row asks for it; see `Certainty`
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -87,7 +88,19 @@ class _Batch:
         self.seed = np.append(self.seed, np.array([request.seed for request in requests], dtype=np.uint64))
         self.logprob = np.append(self.logprob, np.zeros(n))
         self.proposal_logprob = np.append(self.proposal_logprob, np.zeros(n))
-        self.step_tokens = np.concatenate([self.step_tokens, np.zeros((n, self.step_tokens.shape[1]), dtype=np.int64)])
+        for name in ("step_tokens", "certainty"):
+            array = getattr(self, name)
+            setattr(self, name, np.concatenate([array, np.zeros((n, *array.shape[1:]), dtype=array.dtype)]))
+
+    def widen(self, name: str) -> None:
+        """Make room for one more token in each row of an array, if there is none."""
+        array = getattr(self, name)
+        if array.shape[1] <= self.count.max():
+            wider = np.zeros(
+                (len(array), max(32, 2 * array.shape[1], self.count.max() + 1), *array.shape[2:]), array.dtype
+            )
+            wider[:, : array.shape[1]] = array
+            setattr(self, name, wider)
 
     def remove(self, rows: npt.NDArray[np.intp]) -> None:
         """Remove rows; the last rows take their places, as in the workspace."""
@@ -96,7 +109,7 @@ class _Batch:
         for source, target in zip(sources, targets, strict=True):
             self.requests[target] = self.requests[source]
         del self.requests[left:]
-        for name in ("token", "count", "limit", "seed", "logprob", "proposal_logprob", "step_tokens"):
+        for name in ("token", "count", "limit", "seed", "logprob", "proposal_logprob", "step_tokens", "certainty"):
             array = getattr(self, name)
             array[targets] = array[sources]
             setattr(self, name, array[:left])
@@ -301,17 +314,16 @@ class LocalLanguageModel(Engine[_Extension]):
             self._rows_by_text_ends = self._group_rows_by_text_ends()
             self._rows_with_pattern = [row for row, request in enumerate(batch.requests) if request.sampling.pattern]
         # 2) sample
-        hidden = self._runner.forward(0, torch.from_numpy(batch.token)[:, None])
-        tokens, logprobs, proposals = self._sampler(self._head(hidden[:, -1]), uniforms(batch.seed, batch.count))
+        logits = self._head(self._runner.forward(0, torch.from_numpy(batch.token)[:, None])[:, -1])
+        tokens, logprobs, proposals = self._sampler(logits, uniforms(batch.seed, batch.count))
         self._runner.require_numbers(logprobs)  # NaN or an infinity among a row's logits leaves no finite logprob
         # 3) record the tokens
         token = tokens.cpu().numpy()
-        if batch.step_tokens.shape[1] <= batch.count.max():
-            wider = np.zeros((len(batch), max(32, 2 * batch.step_tokens.shape[1])), dtype=np.int64)
-            wider[:, : batch.step_tokens.shape[1]] = batch.step_tokens
-            batch.step_tokens = wider
+        batch.widen("step_tokens")
         batch.token = token
         batch.step_tokens[np.arange(len(batch)), batch.count] = token
+        if self._sampler.most_top_logprobs:
+            self._record_certainty(logprobs.cpu().numpy(), self._sampler.top_logprobs(logits).cpu().numpy())
         batch.count += 1
         batch.logprob += logprobs.double().cpu().numpy()
         batch.proposal_logprob += proposals.cpu().numpy()
@@ -326,6 +338,20 @@ class LocalLanguageModel(Engine[_Extension]):
         ends_step = is_eos | has_cut | (batch.count >= batch.limit)
         if ends_step.any():
             self._finish(np.flatnonzero(ends_step), is_eos, has_cut)
+
+    def _record_certainty(self, logprobs: npt.NDArray[np.float32], top_logprobs: npt.NDArray[np.float32]) -> None:
+        """Record how certain the model was of the token that it has sampled, in the rows that ask for it.
+
+        Args:
+            logprobs: (B,) of the sampled tokens.
+            top_logprobs: (B, k) of the likeliest tokens, the largest first.
+        """
+        batch = self._batch
+        batch.widen("certainty")
+        numbers = np.array([request.sampling.top_logprobs for request in batch.requests])
+        for k in np.unique(numbers[numbers > 0]):
+            rows = np.flatnonzero(numbers == k)
+            batch.certainty[rows, batch.count[rows]] = Certainty.of(logprobs[rows], top_logprobs[rows, :k]).values
 
     def _completes_step(self, request: _Extension, token: int) -> bool:
         """Whether the token completes a step that a pattern ends."""
@@ -368,7 +394,10 @@ class LocalLanguageModel(Engine[_Extension]):
             end = end_at_limit(request.sampling, request.limit)
         usage = request.prompt_usage + Usage(generated_tokens=len(tokens))
         logprob, proposal_logprob = float(batch.logprob[row]), float(batch.proposal_logprob[row])
-        return Step(text, end, tuple(tokens), logprob, usage, proposal_logprob, overrun, len(request.prefix))
+        certainty = None
+        if k := min(request.sampling.top_logprobs, len(self._is_eos)):
+            certainty = Certainty(batch.certainty[row, : len(tokens)].copy(), k)
+        return Step(text, end, tuple(tokens), logprob, usage, proposal_logprob, overrun, len(request.prefix), certainty)
 
     def _remove_rows(self, rows: npt.NDArray[np.intp]) -> None:
         if len(rows):
