@@ -45,6 +45,11 @@ class Certainty:
         values = np.stack([sampled, entropies, -top.mean(axis=-1)], axis=-1)
         return cls(values.astype(np.float32), top.shape[-1])
 
+    @classmethod
+    def none(cls, k: int) -> Self:
+        """That of no token."""
+        return cls(np.zeros((0, 3), dtype=np.float32), k)
+
     @property
     def logprobs(self) -> Float32Array:
         """(n,) log p of the sampled token, in nats."""

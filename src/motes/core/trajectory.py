@@ -17,7 +17,7 @@ StepEnd = Literal["step", "eos", "length"]
 Stop = Literal["deadline", "token_budget"]
 STOPS: tuple[Stop, ...] = get_args(Stop)
 """Limits on a whole run. A trajectory that a limit cut off is finished with the limit's name as the reason."""
-Finish = Literal["eos", "answer", "max_steps", "max_tokens", "deadline", "token_budget", "failed"]
+Finish = Literal["eos", "answer", "max_steps", "max_tokens", "low_confidence", "deadline", "token_budget", "failed"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +89,7 @@ class Trajectory:
     Attributes:
         finished: the reason why the answer is finished; None while it is not. "failed": a model could not extend or
             score it, and `error` says why. Such a particle is dropped: it has weight zero and no answer.
+            "low_confidence": its method stopped it (`DeepConf`), and it has no answer either.
         depth: number of steps.
         num_tokens: number of tokens generated on the whole path.
         reading: the answer rule's reading of the text up to here, once there is one; see `AnswerRuleTraits`.

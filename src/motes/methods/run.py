@@ -227,6 +227,34 @@ class Run:
         if self._whole is not None:
             self._whole._spend(usage)
 
+    def count_cancelled(self, before: Usage, kept: Sequence[Trajectory]) -> None:
+        """Count the tokens of trajectories that were cancelled as those of failed attempts. How many these are depends
+        on the speed of the others; all other counts depend on the seed alone again.
+
+        Args:
+            before: the run's usage before `kept` and the cancelled trajectories were drawn, without scores.
+            kept: the trajectories that were not cancelled, in order. They share the prompt alone.
+        """
+        ledger, needed = Ledger(), Usage()
+        for trajectory in kept:
+            for node in trajectory.path:
+                assert node.parent is not None
+                assert node.step is not None
+                needed += ledger.step(node.parent, node.step, self.lm)
+        spent = self.usage - before
+        cancelled = Usage(
+            failed_generated_tokens=spent.generated_tokens - needed.generated_tokens,
+            failed_prefill_tokens=spent.prefill_tokens - needed.prefill_tokens,
+        )
+        counted = replace(
+            spent,
+            generated_tokens=needed.generated_tokens,
+            prefill_tokens=needed.prefill_tokens,
+            prefill_tokens_cached=needed.prefill_tokens_cached,
+            lm_calls=needed.lm_calls,
+        )
+        self._spend(counted + cancelled - spent)
+
     def _require_reward(self, score: bool) -> None:
         if score and self.reward is None:
             raise ConfigurationError("this method needs a reward model: give `reward=`")

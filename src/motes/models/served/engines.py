@@ -53,7 +53,7 @@ class LlamaCpp(Wire):
 
     def _delta(self, item: Mapping[str, Any], request: Request) -> Delta:
         tokens = token_ids_of(item.get("tokens"))
-        probabilities = item.get("completion_probabilities") or ()
+        probabilities = (item.get("completion_probabilities") or [])[: len(tokens)]
         is_complete = tuple(int(token["id"]) for token in probabilities) == tokens
         is_last = bool(item.get("stop", True))  # false in all pieces of a stream but the last
         finish = item["stop_type"] if is_last else None

@@ -415,12 +415,21 @@ class HTTPLanguageModel(ServedModel):
             answer.logprob,
             overrun=overrun,
             prefix_tokens=prefix_tokens,
-            certainty=Certainty.concatenate(answer.certainties),
+            certainty=self._certainty(request, answer),
         )
         usage = answer.usage
         for pending in steps:
             pending.settle(replace(step, usage=usage + pending.wasted))
             usage = Usage()  # sampled once, paid for once
+
+    def _certainty(self, request: Request, answer: Answer) -> Certainty | None:
+        """How certain the model was of an answer's tokens. A stop string may have been all of it, for whose tokens some
+        servers return nothing: then it is known of none of them, which is not the same as unknown."""
+        certainty = Certainty.concatenate(answer.certainties)
+        k = request.sampling.top_logprobs
+        if certainty is None and k and answer.end == "step" and not self.profile.logprobs_of_stops:
+            return Certainty.none(k)
+        return certainty
 
 
 def _steps(parts: Iterable[Part]) -> list[PendingStep]:
