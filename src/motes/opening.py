@@ -21,6 +21,7 @@ from motes.protocols import AnswerRule, LanguageModel, RewardModel, Task
 from motes.rewards.calibration import CalibratedReward, Calibration
 from motes.rewards.confidence import ConfidenceReward
 from motes.rewards.judge import Judge
+from motes.rewards.mixture import MixedReward, Mixture
 from motes.rewards.rubric import Rubric
 from motes.tasks import DECLARED, Benchmark
 from motes.tasks import answer_rule as answer_rule_named
@@ -66,9 +67,10 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
     Args:
         spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "http://HOST:PORT#MODEL" (served, extras
             `http` and `tokenizer`; https, too), "judge:LM" (LM is any language model's spec), "confidence:MEASURE" (the
-            language model's own confidence; without MEASURE its "certainty"), "MODULE:ATTRIBUTE" (your own model, or a
-            function that makes one from `options`), or a model, which is returned as is. Options may follow, as in
-            "tiny?prefix=whole".
+            language model's own confidence; without MEASURE its "certainty"), "mix:NAME" (several of these, with the
+            weights in a file from `motes calibrate`, or with equal weights, "mix:SPEC,SPEC"), "MODULE:ATTRIBUTE" (your
+            own model, or a function that makes one from `options`), or a model, which is returned as is. Options may
+            follow, as in "tiny?prefix=whole".
         options: the engine's options, see `motes.rewards.prm.LocalPRM.open` and
             `motes.rewards.served.model.ServedPRM.open`. For a judge: those of `motes.Judge`, whose `rubric` may be
             "MODULE:ATTRIBUTE", too, and those of its language model. For confidence: those of
@@ -91,6 +93,8 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
         return _open_judge(spec.removeprefix("judge:"), options)
     if spec.startswith("confidence:"):
         return _open_confidence(spec, options)
+    if spec.startswith("mix:"):
+        return _open_mixture(spec, options)
     opened: RewardModel = _open("prm", spec, options)
     return opened
 
@@ -108,6 +112,10 @@ def check_spec(role: str, spec: str) -> None:
         if name.startswith("confidence:"):
             _open_confidence(name, options)
             return
+        if name.startswith("mix:"):
+            for member in _read_mixture(name, options)[0]:
+                check_spec(role, member)
+            return
         if name.startswith("judge:"):
             judges = _select_parameters(Judge, options)
             options = {option: value for option, value in options.items() if option not in judges}
@@ -123,7 +131,7 @@ def check_spec(role: str, spec: str) -> None:
     Client.open(Address.parse(name), **_select_parameters(Client.open, options))
 
 
-SCHEMES = ("hf:", "judge:", "confidence:")
+SCHEMES = ("hf:", "judge:", "confidence:", "mix:")
 """Beginnings of specs that name no module."""
 
 ROLES: Mapping[str, tuple[str, type]] = {"lm": ("language model", LanguageModel), "prm": ("reward model", RewardModel)}
@@ -267,6 +275,22 @@ def _open_confidence(spec: str, options: Mapping[str, Any]) -> ConfidenceReward:
             raise UnknownNameError("option", option, known)
     measures = filter(None, [spec.removeprefix("confidence:")])
     return ConfidenceReward(*measures, **options)  # type: ignore[arg-type]
+
+
+def _open_mixture(spec: str, options: Mapping[str, Any]) -> MixedReward:
+    members, mixture = _read_mixture(spec, options)
+    return MixedReward([reward_model(member) for member in members], mixture)
+
+
+def _read_mixture(spec: str, options: Mapping[str, Any]) -> tuple[Sequence[str], Mixture | None]:
+    """The specs of the reward models that "mix:NAME" or "mix:SPEC,SPEC" names, and their weights."""
+    if options:
+        raise UnknownNameError("option", next(iter(options)), ("calibration",))
+    rest = spec.removeprefix("mix:")
+    if "," in rest:
+        return [member.strip() for member in rest.split(",")], None
+    mixture = Mixture.load(rest)
+    return mixture.rewards, mixture
 
 
 def _open_judge(lm: str, options: Mapping[str, Any]) -> Judge:

@@ -7,7 +7,7 @@ from typing import get_args
 
 from motes.arguments import whole_number
 from motes.confidence import TOP_LOGPROBS, WINDOW, Confidences, Running
-from motes.core import Scores, Trajectory, Usage
+from motes.core import Reads, Scores, Trajectory, Usage
 from motes.errors import EngineError, RewardError, UnknownNameError
 
 
@@ -45,9 +45,10 @@ class ConfidenceReward:
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
         """See `motes.protocols.RewardModel`."""
         try:
-            return [Scores(self._confidences.scores(t, self.measure), Usage()) for t in trajectories]
+            scores = [self._confidences.scores(trajectory, self.measure) for trajectory in trajectories]
         except EngineError as error:
             raise RewardError(str(error)) from error
+        return [Scores(values, Usage(), Reads(0, (0,) * (len(values) + 1))) for values in scores]
 
     def __repr__(self) -> str:
         return f"ConfidenceReward({self.measure!r})"
