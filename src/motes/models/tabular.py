@@ -77,10 +77,10 @@ class TabularLanguageModel:
 
     async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
         """See `motes.protocols.LanguageModel`."""
-        if sampling.pattern is not None or sampling.stops:
+        if sampling.pattern is not None or sampling.step_entropy is not None or sampling.stops:
             raise ConfigurationError(
-                f"{self!r} cannot end steps by a pattern or answers by a stop text: its steps are the table's own. "
-                "Write the steps that you want into the table, or use another language model"
+                f"{self!r} cannot end steps by a pattern or an entropy, or answers by a stop text: its steps are the "
+                "table's own. Write the steps that you want into the table, or use another language model"
             )
         return [self._step(t, sampling, seed) for t, seed in zip(trajectories, seeds, strict=True)]
 

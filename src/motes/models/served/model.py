@@ -191,6 +191,11 @@ class HTTPLanguageModel(ServedModel):
             ContextLengthError: no prompt fits.
         """
         self.profile.sampling_fields(sampling)
+        if sampling.step_entropy is not None:
+            raise ConfigurationError(
+                f"{self!r} cannot end steps where the next token is uncertain, only a local model can: end them by a "
+                "number of tokens (`--step-tokens`), a delimiter or a pattern"
+            )
         if sampling.top_logprobs > self.profile.most_top_logprobs:
             raise ConfigurationError(
                 f"{self!r} returns the log-probabilities of at most {self.profile.most_top_logprobs} tokens in each "
