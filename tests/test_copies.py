@@ -114,11 +114,12 @@ EXAMPLES: dict[type, Any] = {
     motes.Prompt: motes.Prompt(name="mine", system="Be brief."),
     motes.Rubric: motes.Rubric(name="mine", prompt="{question} {solution}"),
     motes.Calibration: motes.Calibration((0.2, 0.6), (0.1, 0.9), provenance={"rows": 12}),
+    motes.Mixture: motes.Mixture(("tiny", "confidence:"), (1.0, 0.5), provenance={"labels": 12}),
     motes.CalibratedReward: motes.CalibratedReward(REWARD, motes.Calibration((0.2,), (0.5,))),
     motes.TabularLanguageModel: LM,
     motes.TabularReward: REWARD,
 }
-ENGINES = {motes.ConfidenceReward, motes.FunctionReward, motes.Judge}
+ENGINES = {motes.ConfidenceReward, motes.MixedReward, motes.FunctionReward, motes.Judge}
 """Classes of objects that work, in threads and on event loops: they are made anew elsewhere."""
 
 

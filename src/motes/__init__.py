@@ -31,6 +31,7 @@ from motes.rewards.calibration import CalibratedReward, Calibration
 from motes.rewards.confidence import ConfidenceReward
 from motes.rewards.function import FunctionReward
 from motes.rewards.judge import Judge
+from motes.rewards.mixture import MixedReward, Mixture
 from motes.rewards.rubric import Rubric
 from motes.rewards.tabular import TabularReward
 
@@ -56,6 +57,8 @@ __all__ = [
     "Judge",
     "LanguageModel",
     "Majority",
+    "MixedReward",
+    "Mixture",
     "MotesError",
     "ParallelTempering",
     "ParticleFilter",
