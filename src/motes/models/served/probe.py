@@ -78,12 +78,7 @@ class Capabilities(Server):
             ("draws by the seed of a request", self.seeds, "runs cannot be repeated: each gives other tokens", True),
             ("several answers to one prompt", self.choices > 1, choices, True),
             ("several prompts in one request", self.several_prompts, "more requests, each with its overhead", False),
-            (
-                "log-probabilities",
-                self.logprobs,
-                "neither the power filter, nor the reward confidence:, nor deepconf can be used",
-                False,
-            ),
+            ("log-probabilities", self.logprobs, logprobs, False),
             ("counts tokens from its prefix cache", self.cached_tokens, cached, False),
             ("tells its context length", self.context_length is not None, context, True),
         )
