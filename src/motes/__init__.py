@@ -9,8 +9,10 @@ from motes.methods import (
     DVTS,
     METHODS,
     AdaptiveFilter,
+    AdaptiveMajority,
     BeamSearch,
     BestOfN,
+    DeepConf,
     EntropicParticleFilter,
     Greedy,
     Islands,
@@ -28,8 +30,10 @@ from motes.models.tabular import TabularLanguageModel
 from motes.prompts import Prompt, prompt
 from motes.protocols import LanguageModel, RewardModel
 from motes.rewards.calibration import CalibratedReward, Calibration
+from motes.rewards.confidence import ConfidenceReward
 from motes.rewards.function import FunctionReward
 from motes.rewards.judge import Judge
+from motes.rewards.mixture import MixedReward, Mixture
 from motes.rewards.rubric import Rubric
 from motes.rewards.tabular import TabularReward
 
@@ -40,10 +44,13 @@ __all__ = [
     "DVTS",
     "METHODS",
     "AdaptiveFilter",
+    "AdaptiveMajority",
     "BeamSearch",
     "BestOfN",
     "CalibratedReward",
     "Calibration",
+    "ConfidenceReward",
+    "DeepConf",
     "EntropicParticleFilter",
     "Failure",
     "FunctionReward",
@@ -52,6 +59,8 @@ __all__ = [
     "Judge",
     "LanguageModel",
     "Majority",
+    "MixedReward",
+    "Mixture",
     "MotesError",
     "ParallelDistillRefine",
     "ParallelTempering",

@@ -18,6 +18,7 @@ from motes.errors import ConfigurationError
 from motes.methods import ParticleFilter, Run, require, select_by_outcome
 from motes.methods.limits import Limits
 from motes.methods.method import Method, MethodTraits
+from motes.methods.requirements import sampling_for
 from motes.methods.run import Observer, ProgressCallback
 from motes.opening import (
     answer_rule,
@@ -116,7 +117,7 @@ async def asolve(
         lm=await _open_in_thread(language_model, lm),
         reward=await _open_in_thread(reward_model, reward) if needs_reward else None,
         rule=rule,
-        sampling=sampling,
+        sampling=sampling_for(sampling, outcome_model),
         rng=np.random.default_rng(seed),
         method=type(method).__name__,
         seed=seed,

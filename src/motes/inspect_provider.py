@@ -239,6 +239,8 @@ class WholeAnswers:
     def gives_logprobs(self, sampling: Sampling) -> bool:
         return False
 
+    gives_certainty = gives_logprobs
+
     def __repr__(self) -> str:
         return str(self._model)
 

@@ -1,5 +1,6 @@
 """Problems, partial answers, sampling, costs and results: the values that everything else works with."""
 
+from motes.core.certainty import Certainty
 from motes.core.problem import Problem, Role
 from motes.core.result import FloatArray, IntArray, Moves, Record, Result
 from motes.core.sampling import LONGEST_TEXT, MOST_TEXTS, Sampling, SamplingOptions
@@ -12,6 +13,7 @@ __all__ = [
     "MOST_TEXTS",
     "NEUTRAL",
     "STOPS",
+    "Certainty",
     "Failure",
     "Finish",
     "FloatArray",

@@ -141,6 +141,8 @@ class TurnModel:
     def gives_logprobs(self, sampling: Sampling) -> bool:
         return False
 
+    gives_certainty = gives_logprobs
+
     async def extend(
         self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Step | Failure]:

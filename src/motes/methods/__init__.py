@@ -8,6 +8,8 @@ from typing import Any
 
 from motes.errors import UnknownNameError
 from motes.methods.adaptive import AdaptiveFilter
+from motes.methods.adaptive_majority import AdaptiveMajority
+from motes.methods.deepconf import DeepConf
 from motes.methods.entropic import EntropicParticleFilter
 from motes.methods.independent import BestOfN, Greedy, Majority, WeightedBestOfN
 from motes.methods.islands import Islands
@@ -40,6 +42,8 @@ METHODS: Mapping[str, type[Method]] = MappingProxyType(
         "islands": Islands,
         "adaptive": AdaptiveFilter,
         "power": PowerFilter,
+        "asc": AdaptiveMajority,
+        "deepconf": DeepConf,
         "refine": Refine,
         "pdr": ParallelDistillRefine,
     }
@@ -67,8 +71,10 @@ __all__ = [
     "METHODS",
     "SELECTORS",
     "AdaptiveFilter",
+    "AdaptiveMajority",
     "BeamSearch",
     "BestOfN",
+    "DeepConf",
     "EntropicParticleFilter",
     "FilterSettings",
     "Greedy",

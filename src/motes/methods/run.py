@@ -23,7 +23,7 @@ from motes.methods.answers import Answers, state_final_answers
 from motes.methods.calls import request_scores, request_steps
 from motes.methods.limits import Limits
 from motes.methods.population import Aggregation, Population
-from motes.methods.requirements import require_steps
+from motes.methods.requirements import require_steps, sampling_for
 from motes.protocols import (
     AnswerRule,
     LanguageModel,
@@ -44,6 +44,7 @@ class Run:
     """One problem worked on by one method with one seed.
 
     Args:
+        sampling: the run adds what its reward model reads, see `motes.methods.requirements.sampling_for`.
         rng: the run's only source of randomness; every particle's seed is drawn from it.
         observe: called with each new record; must not block.
         on_progress: called with the current partial answers whenever any of them has grown, by methods that draw
@@ -74,6 +75,9 @@ class Run:
     ledger: Ledger = field(default_factory=Ledger)
     _whole: Run | None = None  # the run that this one is a part of
     _recorded: Usage = field(default_factory=Usage, init=False)  # the part of the usage that the records hold
+
+    def __post_init__(self) -> None:
+        self.sampling = sampling_for(self.sampling, self.reward)
 
     def start(self, n: int) -> Population:
         """n empty trajectories, all of them the same object."""
@@ -226,6 +230,34 @@ class Run:
         self.usage += usage
         if self._whole is not None:
             self._whole._spend(usage)
+
+    def count_cancelled(self, before: Usage, kept: Sequence[Trajectory]) -> None:
+        """Count the tokens of trajectories that were cancelled as those of failed attempts. How many these are depends
+        on the speed of the others; all other counts depend on the seed alone again.
+
+        Args:
+            before: the run's usage before `kept` and the cancelled trajectories were drawn, without scores.
+            kept: the trajectories that were not cancelled, in order. They share the prompt alone.
+        """
+        ledger, needed = Ledger(), Usage()
+        for trajectory in kept:
+            for node in trajectory.path:
+                assert node.parent is not None
+                assert node.step is not None
+                needed += ledger.step(node.parent, node.step, self.lm)
+        spent = self.usage - before
+        cancelled = Usage(
+            failed_generated_tokens=spent.generated_tokens - needed.generated_tokens,
+            failed_prefill_tokens=spent.prefill_tokens - needed.prefill_tokens,
+        )
+        counted = replace(
+            spent,
+            generated_tokens=needed.generated_tokens,
+            prefill_tokens=needed.prefill_tokens,
+            prefill_tokens_cached=needed.prefill_tokens_cached,
+            lm_calls=needed.lm_calls,
+        )
+        self._spend(counted + cancelled - spent)
 
     def _require_reward(self, score: bool) -> None:
         if score and self.reward is None:

@@ -289,6 +289,10 @@ class Fleet:
         functions = [LanguageModelTraits(member.lm).gives_logprobs for member in self._opened]
         return all(function is None or function(sampling) for function in functions)
 
+    def gives_certainty(self, sampling: Sampling) -> bool:
+        functions = [LanguageModelTraits(member.lm).gives_certainty for member in self._opened]
+        return all(function is None or function(sampling) for function in functions)
+
     def watch_requests(self, observer: RequestObserver) -> None:
         """Set the observer of requests to all servers."""
         self._observer = observer

@@ -55,6 +55,10 @@ class MappedReward:
         return RewardModelTraits(self.reward).num_parameters
 
     @property
+    def top_logprobs(self) -> int:
+        return RewardModelTraits(self.reward).top_logprobs
+
+    @property
     def outcome(self) -> bool:
         return RewardModelTraits(self.reward).outcome
 

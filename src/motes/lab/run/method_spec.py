@@ -44,6 +44,8 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "islands": "islands",
         "adaptive": "adaptive budget",
         "power": "power filter",
+        "asc": "adaptive self-consistency",
+        "deepconf": "DeepConf",
         "refine": "refinement",
         "pdr": "parallel, distil, refine",
     }

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from motes.concurrency import Batcher, Pending, gather
-from motes.core import Failure, Problem, Sampling, Step, Trajectory, Usage
+from motes.core import Certainty, Failure, Problem, Sampling, Step, Trajectory, Usage
 from motes.errors import (
     ConfigurationError,
     ContextLengthError,
@@ -110,6 +110,8 @@ class HTTPLanguageModel(ServedModel):
         self.shares_prefixes = self.profile.shares_prefixes if shares_prefixes is None else shares_prefixes
         self._may_ask_logprobs = capabilities.logprobs and logprobs is not False
         is_chat = capabilities.rendering == "messages"
+        # A chat may return log-probabilities, but no token ids, so that steps have none.
+        self._may_ask_certainty = (capabilities.logprobs or is_chat) and logprobs is not False
         self._renderer = Renderer() if is_chat else renderer(client, address, capabilities, vocabulary)
         self._wire: Wire = (Chat if is_chat else self.profile.wire)(address, capabilities.model, self.profile)
         self._stream_wire = self._wire if self._wire.streams else Completions(address, capabilities.model, self.profile)
@@ -172,6 +174,11 @@ class HTTPLanguageModel(ServedModel):
         """Whether steps carry log-probabilities. Streams in another format than whole responses do not."""
         return self._wants_logprobs(sampling) and (self._stream_wire is self._wire or not self._is_cut(sampling))
 
+    def gives_certainty(self, sampling: Sampling) -> bool:
+        """Whether steps carry `Step.certainty`. The tokens of a stop string may have none."""
+        has_form = self._stream_wire is self._wire or not self._is_cut(sampling)
+        return sampling.top_logprobs > 0 and self._may_ask_certainty and has_form
+
     async def extend(
         self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Step | Failure]:
@@ -184,6 +191,16 @@ class HTTPLanguageModel(ServedModel):
             ContextLengthError: no prompt fits.
         """
         self.profile.sampling_fields(sampling)
+        if sampling.step_entropy is not None:
+            raise ConfigurationError(
+                f"{self!r} cannot end steps where the next token is uncertain, only a local model can: end them by a "
+                "number of tokens (`--step-tokens`), a delimiter or a pattern"
+            )
+        if sampling.top_logprobs > self.profile.most_top_logprobs:
+            raise ConfigurationError(
+                f"{self!r} returns the log-probabilities of at most {self.profile.most_top_logprobs} tokens in each "
+                f"place, not of {sampling.top_logprobs}: ask for fewer (top_logprobs)"
+            )
         if not self.continues_prefixes and any(trajectory.depth for trajectory in trajectories):
             raise ConfigurationError(f"{self!r} cannot continue an answer: draw whole ones")
         steps = [PendingStep(trajectory, sampling, seed) for trajectory, seed in zip(trajectories, seeds, strict=True)]
@@ -272,7 +289,8 @@ class HTTPLanguageModel(ServedModel):
         """Divide a node into parts of requests. `calls` has the parts by the request that they can share."""
         sampling = node[0].sampling
         is_greedy = sampling.temperature == 0
-        logprobs, is_cut = self.gives_logprobs(sampling), self._is_cut(sampling)
+        logprobs = self.gives_logprobs(sampling) or self.gives_certainty(sampling)
+        is_cut = self._is_cut(sampling)
         # 1. Each part has a prompt with up to `size` answers; at temperature 0 all steps use the same answer.
         if is_greedy:
             size, groups = len(node), [[node]]
@@ -293,7 +311,7 @@ class HTTPLanguageModel(ServedModel):
         return None if self.seeds == "none" else step.seed % self.profile.seed_below
 
     def _wants_logprobs(self, sampling: Sampling) -> bool:
-        """Whether requests ask for log-probabilities: always, or only where the model's are those of the sampling."""
+        """Whether steps need log-probabilities: always, or only where the model's are those of the sampling."""
         parameters = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p)
         return self.logprobs or (self._may_ask_logprobs and parameters == (1.0, 1.0, 0, 0.0))
 
@@ -399,11 +417,28 @@ class HTTPLanguageModel(ServedModel):
         if index % request.n == 0:
             is_counted_by_server = prompt.known_tokens is None and len(request.prompts) == 1
             prefix_tokens = (answer.prompt_tokens if is_counted_by_server else 0) or prompt.num_tokens
-        step = Step(text, end, tuple(answer.token_ids), answer.logprob, overrun=overrun, prefix_tokens=prefix_tokens)
+        step = Step(
+            text,
+            end,
+            tuple(answer.token_ids),
+            answer.logprob,
+            overrun=overrun,
+            prefix_tokens=prefix_tokens,
+            certainty=self._certainty(request, answer),
+        )
         usage = answer.usage
         for pending in steps:
             pending.settle(replace(step, usage=usage + pending.wasted))
             usage = Usage()  # sampled once, paid for once
+
+    def _certainty(self, request: Request, answer: Answer) -> Certainty | None:
+        """How certain the model was of an answer's tokens. A stop string may have been all of it, for whose tokens some
+        servers return nothing: then it is known of none of them, which is not the same as unknown."""
+        certainty = Certainty.concatenate(answer.certainties)
+        k = request.sampling.top_logprobs
+        if certainty is None and k and answer.end == "step" and not self.profile.logprobs_of_stops:
+            return Certainty.none(k)
+        return certainty
 
 
 def _steps(parts: Iterable[Part]) -> list[PendingStep]:
