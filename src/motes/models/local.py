@@ -218,9 +218,9 @@ class LocalLanguageModel(Engine[_Extension]):
             assert node.step is not None
             if node.step.token_ids:
                 ids += node.step.token_ids
-            else:  # the step has only a text; a special token that it spells is plain text, as in every step
+            else:  # the step has only a text
                 opening = "" if node.depth > 1 else self.vocabulary.opening(node.problem)
-                ids += self.vocabulary.encode(node.added.removeprefix(opening), special=False)
+                ids += self.vocabulary.encode_answer(node.added.removeprefix(opening))
         self.require_known(ids)
         return ids, len(ids) - len(prompt)
 

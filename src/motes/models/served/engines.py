@@ -9,6 +9,7 @@ from typing import Any
 from motes.models.served.messages import pieces_of
 from motes.models.served.prompts import LlamaCppRenderer, SGLangRenderer, TGIRenderer, VLLMRenderer
 from motes.models.served.wires import Chat, Completions, Delta, Profile, Request, Wire, logprobs_of, token_ids_of
+from motes.thoughts import HARMONY
 from motes.transport import whole_number_of
 from motes.transport.server import UNKNOWN
 
@@ -37,6 +38,8 @@ class LlamaCpp(Wire):
             "stream": request.is_streamed,
             **self._options(request),
         }
+        if request.in_harmony:
+            body["preserved_tokens"] = [token for token in HARMONY if token not in ("<|return|>", "<|call|>")]
         return body | ({"n_probs": 1, "post_sampling_probs": False} if request.logprobs else {})
 
     def _delta(self, item: Mapping[str, Any], request: Request) -> Delta:
@@ -69,10 +72,10 @@ class SGLang(Wire):
     count_paths = ("meta_info.prompt_tokens", "meta_info.completion_tokens", "meta_info.cached_tokens")
 
     def _body(self, request: Request) -> dict[str, Any]:
-        prompt = request.prompts[0]
+        prompt, text = request.prompts[0], {"skip_special_tokens": False} if request.in_harmony else {}
         return {
             "text" if prompt.ids is None else "input_ids": prompt.content,
-            "sampling_params": {"stop": [], "no_stop_trim": True, "n": 1, **self._options(request)},
+            "sampling_params": {"stop": [], "no_stop_trim": True, "n": 1, **text, **self._options(request)},
             "return_logprob": request.logprobs,
             "stream": request.is_streamed,
         }
@@ -129,7 +132,7 @@ class TGI(Wire):
     def _delta(self, item: Mapping[str, Any], request: Request) -> Delta:
         details = item["details"]
         tokens = details.get("tokens") or []
-        text = "".join(str(token["text"]) for token in tokens if not token.get("special"))
+        text = "".join(str(token["text"]) for token in tokens if request.in_harmony or not token.get("special"))
         return Delta(
             pieces=pieces_of(text or str(item["generated_text"])),
             logprobs=logprobs_of([token.get("logprob") for token in tokens]),

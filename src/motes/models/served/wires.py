@@ -65,6 +65,11 @@ class Request:
         return sum(prompt.num_tokens for prompt in self.prompts)
 
     @property
+    def in_harmony(self) -> bool:
+        """Whether the texts of answers need harmony's special tokens, which servers leave out unless they are asked."""
+        return any(prompt.in_harmony for prompt in self.prompts)
+
+    @property
     def is_streamed(self) -> bool:
         return self.is_cut or (self.streams_several and self.num_answers > 1)
 
@@ -228,6 +233,8 @@ class Completions(Wire):
         body = {"prompt": prompts[0] if len(prompts) == 1 else prompts, **self._options(request)}
         if self.profile.takes_ids:
             body |= {"return_token_ids": True, "add_special_tokens": False}
+            if request.in_harmony:
+                body["skip_special_tokens"] = False
         if request.logprobs:
             body["logprobs"] = 0
         return body
