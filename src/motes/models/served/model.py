@@ -395,7 +395,15 @@ class HTTPLanguageModel(ServedModel):
         if index % request.n == 0:
             is_counted_by_server = prompt.known_tokens is None and len(request.prompts) == 1
             prefix_tokens = (answer.prompt_tokens if is_counted_by_server else 0) or prompt.num_tokens
-        step = Step(text, end, tuple(answer.token_ids), answer.logprob, overrun=overrun, prefix_tokens=prefix_tokens)
+        step = Step(
+            text,
+            end,
+            tuple(answer.token_ids),
+            answer.logprob,
+            overrun=overrun,
+            prefix_tokens=prefix_tokens,
+            thought_tokens=answer.thought_tokens,
+        )
         usage = answer.usage
         for pending in steps:
             pending.settle(replace(step, usage=usage + pending.wasted))

@@ -94,7 +94,12 @@ class Renderer:
         for node in trajectory.path:
             assert node.step is not None
             in_prompt = "" if node.depth > 1 else prompt.before
-            ids.extend(node.step.token_ids or await self.encode(node.added.removeprefix(in_prompt)))
+            if not node.step.token_ids:
+                ids.extend(await self.encode(node.added.removeprefix(in_prompt)))
+                continue
+            ids.extend(node.step.token_ids)
+            if node.step.appended:
+                ids.extend(await self.encode(node.step.appended))
         return Prompt(ids=tuple(ids), before=before, in_harmony=prompt.in_harmony)
 
     async def rest_of_token(self, text: str, ids: tuple[int, ...]) -> str:

@@ -39,6 +39,7 @@ class Answer:
     last: Delta | None = None  # its last piece
     prompt_tokens: int = 0
     cached_tokens: int | None = None  # None: the server does not return it
+    thought_tokens: int | None = None  # of `num_tokens`; None: the server does not return it
 
     def __post_init__(self) -> None:
         self._writer = Writer(self.prompt.prefix)
@@ -233,3 +234,5 @@ class Call:
             carrier.cached_tokens = counts.get("cached")
         if num_answers == 1 and counts.get("completion") and not carrier.token_ids:
             carrier.last = Delta(num_tokens=counts["completion"])
+        if num_answers == 1:
+            carrier.thought_tokens = counts.get("thoughts")

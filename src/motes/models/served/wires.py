@@ -40,7 +40,7 @@ above 0 for one of 1."""
 
 COUNTS = ("prompt", "completion", "cached")
 """Numbers of tokens that a server may return for a call: in its prompts, in its answers, and in those parts of its
-prompts that came from the prefix cache."""
+prompts that came from the prefix cache. OpenAI's formats also have "thoughts": in the thoughts of its answers."""
 
 
 @dataclass(frozen=True)
@@ -270,6 +270,10 @@ class Completions(Wire):
     def counts(self, message: Any) -> dict[str, int]:
         counts = super().counts(message)
         hits = whole_number_of(value_at(message, ("usage", "prompt_cache_hit_tokens")))  # DeepSeek's name
+        details = value_at(message, ("usage", "completion_tokens_details", "reasoning_tokens"))
+        thoughts = whole_number_of(details) or whole_number_of(value_at(message, ("usage", "reasoning_tokens")))
+        if thoughts:  # 0 is also the number of servers that do not count them
+            counts = {**counts, "thoughts": thoughts}
         return counts if hits is None else {"cached": hits, **counts}
 
 
