@@ -44,8 +44,9 @@ def said(text: str, tokens: int, **more: Any) -> Step:
     [
         ([said("so", 5)], [0]),
         ([said("<think>so\n\n", 5), said("on</think>", 4), said("4", 3)], [5, 9, 9]),
-        ([said("<think>abc", 10), said("</think>abcdefgh", 16)], [10, 18]),  # half of the characters
-        ([said("a</think>" + "b" * 81, 2)], [1]),  # of both kinds there is one at least
+        ([said("<think>abc", 10), said("</think>abcdefgh", 16)], [10, 11]),  # a tag is a token
+        ([said("<think>abcd</think>efgh", 18)], [10]),  # of the other 16 the share of the characters
+        ([said("<think>a</think>" + "b" * 81, 2)], [1]),  # of both kinds there is one at least
         ([said("ab", 4), said("c</think>", 3), said("d", 2)], [0, 7, 7]),  # never opened
         ([said("<think>", 1), said("", 3), said("</think>4", 1)], [1, 4, 5]),
         ([said("<think>a</thi", 9), said("nk>b", 4)], [9, 12]),

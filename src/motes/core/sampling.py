@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from motes.arguments import fit_fields
@@ -34,6 +35,12 @@ class Sampling:
             the exact rules.
         stop: a text, or several, that ends the answer. Like an end-of-sequence token, it does not belong to the answer.
             It is searched for within a step.
+        max_thinking_tokens: maximum number of tokens of thought of one answer (`motes.core.thinking`): the thinking
+            budget. A thought that reaches it is ended, see `motes.methods.thinking`. None: no limit.
+        min_thinking_tokens: a thought that ends before so many tokens is continued: its closing tag is dropped, and
+            `wait` is put in its place.
+        wait: the text that continues a thought.
+        max_waits: maximum number of times that the thoughts of one answer are continued.
 
     Raises:
         ConfigurationError: a field is out of its range, the pattern matches empty text, there are more than 64
@@ -50,6 +57,10 @@ class Sampling:
     max_steps: int = 40
     delimiter: str | tuple[str, ...] | re.Pattern[str] | None = "\n\n"
     stop: str | tuple[str, ...] = ()
+    max_thinking_tokens: int | None = None
+    min_thinking_tokens: int = 0
+    wait: str = "\nWait"
+    max_waits: int = 2
 
     def __post_init__(self) -> None:
         fit_fields(self, "Sampling: ")
@@ -65,6 +76,14 @@ class Sampling:
         require(self.max_step_tokens >= 1, "max_step_tokens must be at least 1")
         require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens must be at least 1, or None")
         require(self.max_steps >= 1, "max_steps must be at least 1")
+        most, least = self.max_thinking_tokens, self.min_thinking_tokens
+        require(most is None or most >= 1, "max_thinking_tokens must be at least 1, or None")
+        require(least >= 0, "min_thinking_tokens must be 0 or more")
+        require(
+            most is None or least <= most, f"min_thinking_tokens, {least}, is more than max_thinking_tokens, {most}"
+        )
+        require(bool(self.wait.strip()), "wait must be a text, such as Wait")
+        require(self.max_waits >= 1, "max_waits must be at least 1")
         require(all(self.delimiters), "a delimiter must not be empty; None makes steps of max_step_tokens tokens")
         if self.pattern is not None:
             require(isinstance(self.pattern.pattern, str), "the delimiter's pattern must be one of text, not of bytes")
@@ -99,6 +118,17 @@ class Sampling:
         """The texts that end the answer."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
+    @property
+    def bounds_thinking(self) -> bool:
+        """Whether thoughts have a minimum or a maximum length."""
+        return self.max_thinking_tokens is not None or self.min_thinking_tokens > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name; without those of `LATER` that have their default, so that settings of earlier versions
+        are the same as before."""
+        fields = dataclasses.asdict(self)
+        return {name: value for name, value in fields.items() if name not in LATER or value != LATER[name]}
+
     def whole(self) -> Sampling:
         """The sampling of whole answers, each in one step."""
         longest = self.max_tokens or self.max_steps * self.max_step_tokens
@@ -106,6 +136,16 @@ class Sampling:
 
     def replace(self, **changes: Any) -> Sampling:
         return dataclasses.replace(self, **changes)
+
+
+LATER = MappingProxyType(
+    {
+        field.name: field.default
+        for field in dataclasses.fields(Sampling)
+        if "think" in field.name or "wait" in field.name
+    }
+)
+"""The fields that were added to `Sampling` later, with their defaults."""
 
 
 def _option(help: str, **metadata: str) -> Any:
@@ -139,6 +179,13 @@ class SamplingOptions:
         r"Text that ends the answer, with \n for a new line; may be repeated."
     )
 
+    max_thinking_tokens: int | None = _option("Tokens of thought of one answer; then its thought is ended.")
+    min_thinking_tokens: int | None = _option("A thought that ends before so many tokens is continued by --wait.")
+    wait: str | None = _option(r"Text that continues a thought, with \n for a new line; by default \nWait.")
+    max_waits: int | None = _option(
+        f"Times that thoughts of one answer are continued; by default {Sampling.max_waits}."
+    )
+
     def apply(self, sampling: Sampling) -> Sampling:
         """The sampling with these options set.
 
@@ -154,7 +201,8 @@ class SamplingOptions:
         if ends:
             length = Sampling.max_step_tokens if self.step_tokens is None else self.step_tokens
             changes = {"delimiter": self._step_end(), "max_step_tokens": length}
-        for name in ("temperature", "top_p", "top_k", "min_p", "max_step_tokens", "max_tokens", "max_steps"):
+        names = ("temperature", "top_p", "top_k", "min_p", "max_step_tokens", "max_tokens", "max_steps", *LATER)
+        for name in names:
             if (value := getattr(self, name)) is not None:
                 changes[name] = value
         if self.stop:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from motes.thoughts import Part, Reading
+from motes.thoughts import MARKS, Part, Reading
 
 
 class Thinking(NamedTuple):
@@ -39,7 +39,8 @@ class Thinking(NamedTuple):
             text: the step's.
             appended: number of characters at its end that were not sampled.
             num_tokens: number of its tokens.
-            known: number of its tokens of thought; None: it is estimated by the share of the characters.
+            known: number of its tokens of thought; None: it is estimated. A mark, such as a tag, counts as one token,
+                and the other tokens in proportion to the characters.
             before: number of tokens of all steps before.
         """
         reading, parts = self.reading.read(text)
@@ -47,18 +48,21 @@ class Thinking(NamedTuple):
         if known is not None:
             known = min(known, num_tokens)
         else:
-            spans = spans_of(self.reading, reading, parts, text)
-            sampled = len(text) - appended
-            thought = sum(max(0, min(end, sampled) - start) for start, end in spans)
-            known = _share(num_tokens, thought, sampled) if sampled else num_tokens * self.reading.in_thought
+            known = self._estimate(reading, parts, text, len(text) - appended, num_tokens)
         return Thinking(reading, (before if was_unopened else self.tokens) + known, was_unopened)
 
-
-def _share(num_tokens: int, thought: int, characters: int) -> int:
-    """The tokens that so many of the characters are; of both kinds there is one at least."""
-    if thought in (0, characters) or num_tokens < 2:
-        return num_tokens if 2 * thought > characters else 0
-    return min(max(1, round(num_tokens * thought / characters)), num_tokens - 1)
+    def _estimate(self, after: Reading, parts: Sequence[Part], text: str, sampled: int, num_tokens: int) -> int:
+        """The number of tokens of thought among those of the first `sampled` characters of a step."""
+        if not sampled:
+            return num_tokens * self.reading.in_thought
+        spans = [(start, min(end, sampled)) for start, end in spans_of(self.reading, after, parts, text)]
+        thought = sum(max(0, end - start) for start, end in spans)
+        if thought in (0, sampled) or num_tokens < 2:
+            return num_tokens if 2 * thought > sampled else 0
+        marks = [mark for start, end in spans for mark in MARKS.findall(text[start:end])]
+        of_marks = sum(map(len, marks))
+        others = max(0, num_tokens - len(marks)) * (thought - of_marks) / max(1, sampled - of_marks)
+        return min(max(1, len(marks) + round(others)), num_tokens - 1)  # of both kinds there is one at least
 
 
 def thought_spans(before: Reading, text: str) -> list[tuple[int, int]]:

@@ -131,10 +131,12 @@ class TurnModel:
     """
 
     merges_calls = True
+    continues_prefixes = False
 
     def __init__(self, lm: Any, fields: Mapping[str, Any], form: Format) -> None:
         self._draw, self._fields, self._form = lm.draw_turn, fields, form
         self.shares_prefixes = LanguageModelTraits(lm).shares_prefixes
+        self.takes_thinking_budget = LanguageModelTraits(lm).takes_thinking_budget
         self.turns: dict[str, Turn] = {}  # by text
 
     def gives_logprobs(self, sampling: Sampling) -> bool:

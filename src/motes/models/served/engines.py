@@ -189,6 +189,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             takes_ids=True,
             logprobs=True,
             prefill={"add_generation_prompt": False, "continue_final_message": True},
+            thinking_field="thinking_token_budget",
         ),
         "sglang": Profile(
             SGLang,

@@ -123,6 +123,7 @@ class Profile:
     prefill: Mapping[str, Any] | None = None  # fields that let a chat continue its last message; None: the probe tries
     chat_limit: str = "max_tokens"  # the field with the limit on tokens in a chat request
     shares_prefixes: bool = False  # whether it has a prefix cache by default
+    thinking_field: str | None = None  # the field of a chat request that takes the thinking budget; None: none does
 
     def sampling_fields(self, sampling: Sampling) -> dict[str, Any]:
         """The fields of a request for these parameters, limits and delimiters left out. Raises ConfigurationError if
@@ -285,11 +286,26 @@ class Chat(Completions):
     def __init__(self, address: Address, model: str, profile: Profile) -> None:
         super().__init__(address, model, profile)
         self.limit_field = profile.chat_limit
+        self.thinking_field = profile.thinking_field
+
+    def thinking_fields(self, sampling: Sampling) -> dict[str, Any]:
+        """The field with the thinking budget of a whole answer; empty if there is no budget, or no field for it."""
+        if sampling.max_thinking_tokens is None or self.thinking_field is None:
+            return {}
+        value: Any = sampling.max_thinking_tokens
+        first, *inner = self.thinking_field.split(".")
+        for name in reversed(inner):
+            value = {name: value}
+        return {first: value}
 
     def _body(self, request: Request) -> dict[str, Any]:
         (prompt,) = request.prompts
         if not prompt.prefix:
-            return {"messages": list(prompt.messages), **self._options(request)}
+            return {
+                "messages": list(prompt.messages),
+                **self._options(request),
+                **self.thinking_fields(request.sampling),
+            }
         messages = [*prompt.messages, {"role": "assistant", "content": prompt.prefix}]
         return {"messages": messages, **self._options(request), **(self.profile.prefill or {})}
 
