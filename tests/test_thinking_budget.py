@@ -612,3 +612,36 @@ def test_requests_have_a_budget_and_the_operators_wins(path: str, fields: dict[s
         usage = response.json()["usage"]
         details = usage.get("completion_tokens_details") or usage["output_tokens_details"]
         assert next(iter(details.values())) == 2 * spent
+
+
+def test_later_calls_have_seeds_of_their_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("motes.methods.thinking.PIECE", 4)
+    seeds: list[int] = []
+
+    class Notes(Slow):
+        async def extend(self, trajectories: Any, sampling: Sampling, given: Sequence[int]) -> list[Step]:
+            seeds.extend(given)
+            return await super().extend(trajectories, sampling, given)
+
+    def run(deadline: float | None) -> list[int]:
+        seeds.clear()
+        lm = Notes("<think>one two three four five six </think>", "So \\boxed{4}")
+        options = {"sampling": Sampling().whole(), "deadline": deadline, "seed": 5}
+        Clock().run(motes.asolve("?", lm=lm, reward=None, method=motes.Greedy(), **options))
+        return [*seeds]
+
+    plain, pieces = run(None), run(99.0)
+    assert plain == pieces[:1], "the first call has the step's own seed"
+    assert len(pieces) == len(set(pieces)) == 2
+    assert run(99.0) == pieces
+    assert all(0 <= seed < 2**63 for seed in pieces)
+
+
+def test_a_step_of_which_nothing_was_sampled_has_probability_one():
+    """A thought that is closed between two calls: the power filter goes on."""
+    lm = Slow(LONG, "So \\boxed{4}")
+    method, sampling = motes.PowerFilter(2, alpha=2.0), Sampling(temperature=1.0)
+    result = Clock().run(motes.asolve("?", lm=lm, reward=None, method=method, sampling=sampling, deadline=20.0))
+    assert result.answer == "4"
+    (closed,) = [step for step in result.selected.steps if step.appended]
+    assert (closed.num_tokens, closed.logprob, closed.proposal_logprob) == (0, 0.0, 0.0)

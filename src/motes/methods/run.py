@@ -267,11 +267,13 @@ class Run:
         self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
     ) -> Sequence[Step | Failure]:
         """The same with bounds on thoughts, see `motes.methods.thinking`."""
-        bounds = Bounds(sampling, self.limits, self._steps, self._root.usage.generated_tokens, self._root._forms)
+        root = self._root
+        bounds = Bounds(sampling, self.limits, self._steps, root.usage.generated_tokens, root._forms)
         return await bounds.steps(parents, seeds)
 
     def _bounds_thoughts(self, sampling: Sampling) -> bool:
-        is_limited = self.limits.deadline is not None or self.limits.token_budget is not None
+        limits = self.limits
+        is_limited = (limits.deadline, limits.token_budget) != (None, None)
         return (is_limited or sampling.bounds_thinking) and LanguageModelTraits(self.lm).continues_prefixes
 
     async def _score(

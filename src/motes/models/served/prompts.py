@@ -94,11 +94,8 @@ class Renderer:
         for node in trajectory.path:
             assert node.step is not None
             in_prompt = "" if node.depth > 1 else prompt.before
-            if not node.step.token_ids:
-                ids.extend(await self.encode(node.added.removeprefix(in_prompt)))
-                continue
-            ids.extend(node.step.token_ids)
-            if node.step.appended:
+            ids.extend(node.step.token_ids or await self.encode(node.added.removeprefix(in_prompt)))
+            if node.step.token_ids and node.step.appended:
                 ids.extend(await self.encode(node.step.appended))
         return Prompt(ids=tuple(ids), before=before, in_harmony=prompt.in_harmony)
 
