@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from motes.arguments import whole_number
-from motes.core import Sampling, Step, StepEnd, Trajectory, Usage
+from motes.core import Problem, Sampling, Step, StepEnd, Trajectory, Usage
 from motes.core.thinking import count_tokens
 from motes.errors import ConfigurationError, ContextLengthError, EngineError
 from motes.kv.checkpoint import open_checkpoint
@@ -28,7 +28,7 @@ from motes.kv.engine import Engine
 from motes.kv.runner import moves
 from motes.kv.worker import Request
 from motes.models.sampler import Sampler, uniforms
-from motes.steps import end_at_limit, first_cut, split_at_end, step_in_overrun
+from motes.steps import end_at_limit, first_cut, split_at_end, step_in_overrun, thought_opening
 from motes.thoughts import Reading
 from motes.threads import in_thread_if_long
 from motes.vocabulary import TextEnds, Vocabulary
@@ -188,6 +188,11 @@ class LocalLanguageModel(Engine[_Extension]):
                 requests.append(_Extension(ids, sampling, seed, limit, ends, trajectory.thinking.reading, before))
         results = iter(await self.submit(requests))
         return [next(results) if step is None else step for step in steps]
+
+    async def thought_opening(self, problem: Problem) -> str:
+        """See `motes.protocols.LanguageModelTraits`."""
+        await self.vocabulary.prepare(problem)
+        return thought_opening(self.vocabulary.decode(self.vocabulary.prompt(problem)[-4:]))
 
     async def _prepare_text_ends(self, sampling: Sampling) -> TextEnds | None:
         """The finder of the delimiters and stop texts; None if there are none, or if a pattern ends the steps. It is
