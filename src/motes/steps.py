@@ -55,8 +55,8 @@ def opening(prompt: str) -> str:
 
 
 def thought_opening(prompt: str) -> str:
-    """The tag with which the prompt opens a thought, or harmony's first token if the prompt is written in harmony; "" if
-    the prompt does not say whether the answer begins with a thought."""
+    """The tag with which the prompt opens a thought, or harmony's first token if the prompt is written in harmony; ""
+    if the prompt does not say whether the answer begins with a thought."""
     return HARMONY[1] if IN_HARMONY.search(prompt) else opening(prompt).strip()
 
 
