@@ -38,6 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "core",
         "steps",
+        "thoughts",
         "concurrency",
         "text",
         "arguments",

@@ -179,6 +179,7 @@ class Answerer:
                 input_tokens=usage.prefill_tokens,
                 input_tokens_cache_read=usage.prefill_tokens_cached,
                 output_tokens=usage.generated_tokens,
+                reasoning_tokens=usage.thought_tokens or None,
                 total_tokens=usage.prefill_tokens + usage.prefill_tokens_cached + usage.generated_tokens,
             ),
             metadata={"motes": metadata},

@@ -71,6 +71,7 @@ class LanguageModelTraits(Traits):
         merges_calls: whether it merges concurrent calls into one batch; a run then makes a call for each particle.
         continues_prefixes: whether it can extend an answer step by step. If not, it writes whole answers only, and
             methods that work step by step refuse it.
+        takes_thinking_budget: whether a model that writes whole answers only obeys `Sampling.max_thinking_tokens`.
         shares_prefixes: whether it computes each prompt and prefix only once; a run then needs each of them once.
         proposal_logprobs: whether its steps carry `Step.proposal_logprob`.
         gives_logprobs: whether its steps carry `Step.logprob` with a given sampling; None: unknown.
@@ -84,6 +85,7 @@ class LanguageModelTraits(Traits):
 
     merges_calls = Trait(False)
     continues_prefixes = Trait(True)
+    takes_thinking_budget = Trait(False)
     shares_prefixes = Trait(False)
     proposal_logprobs = Trait(True)
     gives_logprobs: Trait[Callable[[Sampling], bool] | None] = Trait(None)

@@ -8,7 +8,7 @@ import re
 import secrets
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -22,7 +22,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from motes.core import Problem
 from motes.errors import ConfigurationError
-from motes.steps import THINKING, opening
+from motes.steps import opening
+from motes.thoughts import THINKING, tokens_of_marks
 from motes.threads import in_thread_if_long
 
 MAX_CACHED_LENGTH, CACHE_SIZE = 256, 1 << 14
@@ -36,13 +37,16 @@ class Vocabulary:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         spec: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
-        self.pieces = _pieces(tokenizer.get_vocab(), spec)
+        self._ids = tokenizer.get_vocab()
+        self._marks = tokens_of_marks(self._ids)
+        self.pieces = _pieces(self._ids, spec, self._marks)
         self._inner = tokenizer
         if _remove_edge_rules(spec):
             self._inner = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)))
         special = sorted((t["content"] for t in spec["added_tokens"] if t["special"]), key=len, reverse=True)
         pattern = "|".join(re.escape(token) for token in special if token and token not in THINKING)
         self._special = re.compile(pattern) if pattern else None
+        self._mark = re.compile(f"({'|'.join(map(re.escape, sorted(self._marks)))})") if self._marks else None
         self._prompts: WeakKeyDictionary[Problem, list[int]] = WeakKeyDictionary()
         self._encode_cached = lru_cache(maxsize=CACHE_SIZE)(self._encode)
         _ = self._sorted_pieces  # compute it now, not with the first request
@@ -146,6 +150,15 @@ class Vocabulary:
         encode = self._encode_cached if len(text) <= MAX_CACHED_LENGTH else self._encode
         return list(encode(text, special))
 
+    def encode_answer(self, text: str) -> list[int]:
+        """Token ids of a text that the model may have written after another one: tags of thoughts, and harmony's
+        special tokens, are their tokens; other special tokens are text."""
+        parts = self._mark.split(text) if self._mark is not None else [text]
+        ids: list[int] = []
+        for part in filter(None, parts):
+            ids += [self._ids[part]] if part in self._marks else self.encode(part, special=False)
+        return ids
+
     def _encode(self, text: str, special: bool) -> list[int]:
         options = {"add_special_tokens": False, "split_special_tokens": not special}
         with self._lock:
@@ -242,9 +255,9 @@ class TextEnds:
         return b"".join([self.pieces[i] for i in ids.tolist() if i < len(self.pieces)])
 
 
-def _pieces(vocabulary: dict[str, int], spec: dict[str, Any]) -> list[bytes]:
-    """The bytes of each token, by id; empty for ids without a token and for special tokens, except for thinking tags,
-    which are always text. `spec` is the content of tokenizer.json."""
+def _pieces(vocabulary: dict[str, int], spec: dict[str, Any], marks: Container[str]) -> list[bytes]:
+    """The bytes of each token, by id; empty for ids without a token and for special tokens, except for the marks around
+    thoughts, which are always text. `spec` is the content of tokenizer.json."""
     decoders = _parts(spec["decoder"]) or [
         part for part in _parts(spec["pre_tokenizer"]) if part["type"] == "ByteLevel"
     ]
@@ -268,7 +281,7 @@ def _pieces(vocabulary: dict[str, int], spec: dict[str, Any]) -> list[bytes]:
     for token, i in vocabulary.items():
         if i not in added:
             pieces[i] = bytes_of(token)
-        elif not added[i]["special"] or token in THINKING:
+        elif not added[i]["special"] or token in marks:
             pieces[i] = token.encode()
     return pieces
 

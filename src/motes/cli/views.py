@@ -22,6 +22,7 @@ from motes.lab.run.method_spec import NAMES
 from motes.lab.show.report import Report
 from motes.methods import Run
 from motes.smc import Weights
+from motes.thoughts import split
 
 MAX_ROWS = 6
 """Maximum number of partial answers, and of answers, that are shown."""
@@ -174,8 +175,13 @@ def partial_answers(record: Record) -> RenderableType:
 
 def show_result(console: Console, result: Result, seconds: float, note: str | None = None) -> None:
     """Print the answer with its posterior and its cost."""
+    thoughts, content = split(result.text)
+    if thoughts:
+        console.print(Text("\n" + thoughts.strip()), style="dim italic", soft_wrap=True)
+    if content:
+        console.print(Text("\n" + content.strip()), style="dim", soft_wrap=True)
     if result.text:
-        console.print(Text("\n" + result.text.strip() + "\n"), style="dim", soft_wrap=True)
+        console.print()
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
@@ -320,6 +326,8 @@ def _cost(usage: Usage) -> str:
     shared = usage.prefill_tokens_cached + usage.reward_tokens_cached
     needed = (usage.generated_tokens, usage.prefill_tokens, usage.reward_tokens)
     parts = ["{:,} generated + {:,} prefill + {:,} reward tokens".format(*needed)]
+    if usage.thought_tokens:
+        parts.append(f"{usage.thought_tokens:,} of the generated ones thought")
     if shared:
         parts.append(f"{shared:,} more shared by its particles")
     if usage.failed_tokens:

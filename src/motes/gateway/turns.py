@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from motes.concurrency import gather
-from motes.core import Failure, Result, Sampling, Step, Trajectory
+from motes.core import Failure, Result, Sampling, Step, StepEnd, Trajectory
 from motes.errors import ContextLengthError, ServerError
 from motes.gateway.schemas import Schema, canonical_json
 from motes.gateway.wire import ChatRequest
@@ -131,10 +131,12 @@ class TurnModel:
     """
 
     merges_calls = True
+    continues_prefixes = False
 
     def __init__(self, lm: Any, fields: Mapping[str, Any], form: Format) -> None:
         self._draw, self._fields, self._form = lm.draw_turn, fields, form
         self.shares_prefixes = LanguageModelTraits(lm).shares_prefixes
+        self.takes_thinking_budget = LanguageModelTraits(lm).takes_thinking_budget
         self.turns: dict[str, Turn] = {}  # by text
 
     def gives_logprobs(self, sampling: Sampling) -> bool:
@@ -156,7 +158,9 @@ class TurnModel:
             turn = replace(turn, tool_calls=())  # some servers return calls of tools that nobody offered
         text = as_text(turn)
         self.turns.setdefault(text, turn)
-        return Step(text, "length" if turn.end == "length" else "eos", logprob=turn.logprob, usage=turn.usage)
+        end: StepEnd = "length" if turn.end == "length" else "eos"
+        thought_tokens = turn.usage.thought_tokens or None
+        return Step(text, end, logprob=turn.logprob, usage=turn.usage, thought_tokens=thought_tokens)
 
     @property
     def must_mean_something(self) -> bool:

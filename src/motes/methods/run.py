@@ -23,7 +23,8 @@ from motes.methods.answers import Answers, state_final_answers
 from motes.methods.calls import request_scores, request_steps
 from motes.methods.limits import Limits
 from motes.methods.population import Aggregation, Population
-from motes.methods.requirements import require_steps, sampling_for
+from motes.methods.requirements import require_steps, require_thinking, sampling_for
+from motes.methods.thinking import Bounds, Forms, num_own_steps
 from motes.protocols import (
     AnswerRule,
     LanguageModel,
@@ -75,6 +76,7 @@ class Run:
     ledger: Ledger = field(default_factory=Ledger)
     _whole: Run | None = None  # the run that this one is a part of
     _recorded: Usage = field(default_factory=Usage, init=False)  # the part of the usage that the records hold
+    _forms: Forms = field(default_factory=Forms, init=False)
 
     def __post_init__(self) -> None:
         self.sampling = sampling_for(self.sampling, self.reward)
@@ -109,6 +111,7 @@ class Run:
         self._require_reward(score)
         sampling = sampling or self.sampling
         require_steps(self.lm, sampling)
+        require_thinking(self.lm, sampling)
         trajectories, scores = list(population.trajectories), list(population.scores)
         live = [i for i, trajectory in enumerate(trajectories) if trajectory.finished is None]
         streams = streams or [self.rng] * len(population)
@@ -252,6 +255,7 @@ class Run:
             prefill_tokens=needed.prefill_tokens,
             prefill_tokens_cached=needed.prefill_tokens_cached,
             lm_calls=needed.lm_calls,
+            thought_tokens=needed.thought_tokens,
         )
         self._spend(counted + cancelled - spent)
 
@@ -273,23 +277,37 @@ class Run:
         self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Trajectory]:
         """Each trajectory after one more step."""
+        work = self._bounded_steps if self._bounds_thoughts(sampling) else self._steps
         if self._merges:
-            pairs = zip(parents, seeds, strict=True)
-            calls = [request_steps(self.lm, [parent], sampling, [seed]) for parent, seed in pairs]
-            steps = [step for (step,) in await gather(calls)]
+            calls = [work([parent], sampling, [seed]) for parent, seed in zip(parents, seeds, strict=True)]
+            steps: Sequence[Step | Failure] = [step for (step,) in await gather(calls)]
         else:
-            steps = await request_steps(self.lm, parents, sampling, seeds)
-        children = [self._child(parent, step) for parent, step in zip(parents, steps, strict=True)]
+            steps = await work(parents, sampling, seeds)
+        children = [_child(parent, step) for parent, step in zip(parents, steps, strict=True)]
         final = await state_final_answers(children, self.rule)
         return [_finish_if_due(child, sampling, is_final) for child, is_final in zip(children, final, strict=True)]
 
-    def _child(self, parent: Trajectory, step: Step | Failure) -> Trajectory:
-        self._spend(self.ledger.step(parent, step, self.lm))
-        if isinstance(step, Failure):
-            return parent.fail(step.error)
-        if step.end == "length" and not step.text and not step.token_ids:
-            return parent.finish("max_tokens")
-        return parent.extend(step)
+    async def _steps(
+        self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
+    ) -> Sequence[Step | Failure]:
+        """The next step of each trajectory, paid for."""
+        steps = await request_steps(self.lm, parents, sampling, seeds)
+        for parent, step in zip(parents, steps, strict=True):
+            self._spend(self.ledger.step(parent, step, self.lm))
+        return steps
+
+    async def _bounded_steps(
+        self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
+    ) -> Sequence[Step | Failure]:
+        """The same with bounds on thoughts, see `motes.methods.thinking`."""
+        root = self._root
+        bounds = Bounds(sampling, self.limits, self._steps, root.usage.generated_tokens, root._forms)
+        return await bounds.steps(parents, seeds)
+
+    def _bounds_thoughts(self, sampling: Sampling) -> bool:
+        limits = self.limits
+        is_limited = (limits.deadline, limits.token_budget) != (None, None)
+        return (is_limited or sampling.bounds_thinking) and LanguageModelTraits(self.lm).continues_prefixes
 
     async def _score(
         self, trajectories: Sequence[Trajectory], reward: RewardModel | None
@@ -392,6 +410,14 @@ class Run:
         )
 
 
+def _child(parent: Trajectory, step: Step | Failure) -> Trajectory:
+    if isinstance(step, Failure):
+        return parent.fail(step.error)
+    if step.end == "length" and not step.text and not step.token_ids:
+        return parent.finish("max_tokens")
+    return parent.extend(step)
+
+
 def _finish_if_due(child: Trajectory, sampling: Sampling, states_final_answer: bool) -> Trajectory:
     """The trajectory, finished if it states a final answer or has reached a limit of its own."""
     if child.finished is not None:
@@ -400,7 +426,8 @@ def _finish_if_due(child: Trajectory, sampling: Sampling, states_final_answer: b
         return child.finish("answer")
     if sampling.max_tokens is not None and child.num_tokens >= sampling.max_tokens:
         return child.finish("max_tokens")
-    return child.finish("max_steps") if child.depth >= sampling.max_steps else child
+    is_last = child.depth >= sampling.max_steps and num_own_steps(child) >= sampling.max_steps
+    return child.finish("max_steps") if is_last else child
 
 
 def _drop_if_failed(trajectory: Trajectory, scores: Sequence[float] | Failure) -> tuple[Trajectory, Sequence[float]]:

@@ -270,6 +270,10 @@ class Fleet:
         return all(LanguageModelTraits(member.lm).continues_prefixes for member in self._opened)
 
     @property
+    def takes_thinking_budget(self) -> bool:
+        return all(LanguageModelTraits(member.lm).takes_thinking_budget for member in self._opened)
+
+    @property
     def shares_prefixes(self) -> bool:
         return all(LanguageModelTraits(member.lm).shares_prefixes for member in self._opened)
 

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from motes.arguments import whole_number
 from motes.core import Certainty, Sampling, Step, StepEnd, Trajectory, Usage
+from motes.core.thinking import count_tokens
 from motes.errors import ConfigurationError, ContextLengthError, EngineError
 from motes.kv.checkpoint import open_checkpoint
 from motes.kv.engine import Engine
@@ -28,6 +29,7 @@ from motes.kv.runner import moves
 from motes.kv.worker import Request
 from motes.models.sampler import Sampler, uniforms
 from motes.steps import end_at_limit, first_cut, split_at_end, step_in_overrun
+from motes.thoughts import Reading
 from motes.threads import in_thread_if_long
 from motes.vocabulary import TextEnds, Vocabulary
 
@@ -47,6 +49,7 @@ class _Extension(Request):
     seed: int
     limit: int  # maximum number of tokens of this step
     ends: TextEnds | None = None  # finds delimiters and stop texts; None: there are none, or there is a pattern
+    thoughts: Reading = Reading()  # the state of the text before the step  # noqa: RUF009 (frozen)
     before: str = ""  # the beginning of the step's text: the last step's overrun, or the opening in the prompt
     prompt_usage: Usage = field(default_factory=Usage)
     text: str = ""  # the step's text so far, if the sampling has a pattern
@@ -195,7 +198,7 @@ class LocalLanguageModel(Engine[_Extension]):
             if limit < 1:
                 steps[i] = Step("", "length")
             else:
-                requests.append(_Extension(ids, sampling, seed, limit, ends, before))
+                requests.append(_Extension(ids, sampling, seed, limit, ends, trajectory.thinking.reading, before))
         results = iter(await self.submit(requests))
         return [next(results) if step is None else step for step in steps]
 
@@ -219,23 +222,27 @@ class LocalLanguageModel(Engine[_Extension]):
             return self._text_ends[texts]
 
     def _ids(self, trajectory: Trajectory) -> tuple[list[int], int]:
-        """All tokens of the prompt and the partial answer, and the number of the answer's tokens."""
+        """All tokens of the prompt and the partial answer, and the number of tokens that were sampled."""
         prompt = self.vocabulary.prompt(trajectory.problem)
         if len(prompt) >= self.context_length:
             raise ContextLengthError(
                 f"the prompt has {len(prompt)} tokens and {self.name!r} a context of {self.context_length}: "
                 "shorten the question"
             )
-        ids = list(prompt)
+        ids, num_appended = list(prompt), 0
         for node in trajectory.path:
             assert node.step is not None
             if node.step.token_ids:
                 ids += node.step.token_ids
-            else:  # the step has only a text; a special token that it spells is plain text, as in every step
+                if node.step.appended:
+                    appended = self.vocabulary.encode_answer(node.step.appended)
+                    ids += appended
+                    num_appended += len(appended)
+            else:  # the step has only a text
                 opening = "" if node.depth > 1 else self.vocabulary.opening(node.problem)
-                ids += self.vocabulary.encode(node.added.removeprefix(opening), special=False)
+                ids += self.vocabulary.encode_answer(node.added.removeprefix(opening))
         self.require_known(ids)
-        return ids, len(ids) - len(prompt)
+        return ids, len(ids) - len(prompt) - num_appended
 
     # In the worker's thread:
 
@@ -410,6 +417,13 @@ class LocalLanguageModel(Engine[_Extension]):
         visible = tokens[:-1] if is_eos else tokens  # the tokenizer does not leave out every end token
         text, overrun = request.before + self.vocabulary.decode_more(request.ids, visible), ""
         end: StepEnd = "eos"
+        thought_tokens = count_tokens(
+            request.thoughts,
+            text,
+            len(request.before),
+            len(tokens),
+            lambda: [*map(self.vocabulary.reader(request.ids), visible), *([""] * is_eos)],
+        )
         if has_cut and not is_eos:
             text, overrun, end = split_at_end(text, request.sampling, len(request.before))
         elif not is_eos:
@@ -419,7 +433,18 @@ class LocalLanguageModel(Engine[_Extension]):
         certainty = None
         if k := min(request.sampling.top_logprobs, len(self._is_eos)):
             certainty = Certainty(batch.certainty[row, : len(tokens)].copy(), k)
-        return Step(text, end, tuple(tokens), logprob, usage, proposal_logprob, overrun, len(request.prefix), certainty)
+        return Step(
+            text,
+            end,
+            tuple(tokens),
+            logprob,
+            usage,
+            proposal_logprob,
+            overrun,
+            len(request.prefix),
+            thought_tokens=thought_tokens,
+            certainty=certainty,
+        )
 
     def _remove_rows(self, rows: npt.NDArray[np.intp]) -> None:
         if len(rows):

@@ -14,6 +14,7 @@ import mmap
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
@@ -23,6 +24,7 @@ import numpy.typing as npt
 
 from motes import files
 from motes.core import Finish, Record, Result, Step, Trajectory, Usage
+from motes.core.thinking import thought_spans
 from motes.lab.run.appending import AppendOnly
 from motes.lab.run.damage import Damage, Damaged, Item, parse_json, refuse
 from motes.lab.run.records import USAGE, Key, known_counts
@@ -42,6 +44,8 @@ class Node:
         tokens: its number of tokens.
         logprob: its log-probability, see `motes.Step`.
         score: the reward model's last score of the step; None if it was never scored.
+        thought_tokens: how many of its tokens are thought.
+        thoughts: the stretches of its text that are thoughts: the offsets of the start and the end of each.
     """
 
     parent: int | None
@@ -49,6 +53,8 @@ class Node:
     tokens: int
     logprob: float | None = None
     score: float | None = None
+    thought_tokens: int = 0
+    thoughts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,14 +310,27 @@ class Tree:
     def _path(self, trajectory: Trajectory) -> list[int]:
         """The numbers of the nodes on a trajectory's path."""
         path: list[int] = []
-        for step in trajectory.steps:
+        for at in trajectory.path:
+            step, before = at.step, at.parent
+            assert step is not None
+            assert before is not None
             parent = path[-1] if path else None
             key = parent, id(step)
             if key not in self._numbers:
                 self._changed.add(len(self._nodes))
                 self._numbers[key] = len(self._nodes)
                 self._steps.append(step)
-                self._nodes.append(Node(parent, step.text, step.num_tokens, _round(step.logprob)))
+                thought_tokens = at.thought_tokens - (0 if at.thinking.was_unopened else before.thought_tokens)
+                self._nodes.append(
+                    Node(
+                        parent,
+                        step.text,
+                        step.num_tokens,
+                        _round(step.logprob),
+                        thought_tokens=min(thought_tokens, step.num_tokens),
+                        thoughts=tuple(chain.from_iterable(thought_spans(before.thinking.reading, step.text))),
+                    )
+                )
             path.append(self._numbers[key])
         return path
 

@@ -84,6 +84,9 @@ class HTTPLanguageModel(ServedModel):
             temperature 1 without filters, where the power filter needs them.
         shares_prefixes: whether the server has a prefix cache, so that a run computes each prompt and prefix once; by
             default as its engine has by default.
+        thinking_field: the field of a chat request that takes the thinking budget of a whole answer, with dots between
+            the names of objects: "reasoning.max_tokens"; by default the engine's, if it has one. Answers that are
+            written step by step need none.
     """
 
     merges_calls = True
@@ -99,6 +102,7 @@ class HTTPLanguageModel(ServedModel):
         seeds: Seeding | None = None,
         logprobs: bool | None = None,
         shares_prefixes: bool | None = None,
+        thinking_field: str | None = None,
     ) -> None:
         if seeds is not None and seeds not in get_args(Seeding):
             raise UnknownNameError("way to seed", str(seeds), get_args(Seeding))
@@ -108,12 +112,13 @@ class HTTPLanguageModel(ServedModel):
         self.seeds: Seeding = seeds or ("particle" if capabilities.seeds else "none")
         self.logprobs = capabilities.logprobs and (self.profile.logprobs if logprobs is None else logprobs)
         self.shares_prefixes = self.profile.shares_prefixes if shares_prefixes is None else shares_prefixes
+        self.thinking_field = thinking_field or self.profile.thinking_field
         self._may_ask_logprobs = capabilities.logprobs and logprobs is not False
         is_chat = capabilities.rendering == "messages"
         # A chat may return log-probabilities, but no token ids, so that steps have none.
         self._may_ask_certainty = (capabilities.logprobs or is_chat) and logprobs is not False
         self._renderer = Renderer() if is_chat else renderer(client, address, capabilities, vocabulary)
-        self._wire: Wire = (Chat if is_chat else self.profile.wire)(address, capabilities.model, self.profile)
+        self._wire: Wire = self._chat() if is_chat else self.profile.wire(address, capabilities.model, self.profile)
         self._stream_wire = self._wire if self._wire.streams else Completions(address, capabilities.model, self.profile)
         self._max_answer_tokens: int | None = None  # from error messages of the server
         self._batcher: Batcher[PendingStep, Step | Failure] = Batcher(self._process)
@@ -128,6 +133,7 @@ class HTTPLanguageModel(ServedModel):
         seeds: Seeding | None = None,
         logprobs: bool | None = None,
         shares_prefixes: bool | None = None,
+        thinking_field: str | None = None,
         context_length: int | None = None,
         **connection: Any,
     ) -> HTTPLanguageModel:
@@ -139,7 +145,7 @@ class HTTPLanguageModel(ServedModel):
                 no sign of which it is.
             tokenizer: the model's tokenizer, a folder or a name on the hub (extra `local`), for servers that complete
                 prompts but do not render conversations.
-            seeds, logprobs, shares_prefixes: see the class.
+            seeds, logprobs, shares_prefixes, thinking_field: see the class.
             context_length: of the model, where the server does not report it.
             connection: see `motes.transport.Client.open`.
 
@@ -163,7 +169,18 @@ class HTTPLanguageModel(ServedModel):
             seeds=seeds,
             logprobs=logprobs,
             shares_prefixes=shares_prefixes,
+            thinking_field=thinking_field,
         )
+
+    @property
+    def takes_thinking_budget(self) -> bool:
+        """Whether requests for whole answers have a field for the thinking budget."""
+        return self.thinking_field is not None
+
+    def _chat(self) -> Chat:
+        wire = Chat(self.address, self.capabilities.model, self.profile)
+        wire.thinking_field = self.thinking_field
+        return wire
 
     @property
     def continues_prefixes(self) -> bool:
@@ -220,8 +237,9 @@ class HTTPLanguageModel(ServedModel):
         Raises:
             MotesError: see `motes.transport.Client.post`.
         """
-        wire = Chat(self.address, self.capabilities.model, self.profile)
+        wire = self._chat()
         body = {"model": self.capabilities.model, **fields, **self.profile.sampling_fields(sampling)}
+        body |= wire.thinking_fields(sampling)
         if (limit := sampling.max_tokens) is not None:
             body[wire.limit_field] = limit
         if sampling.stops:
@@ -421,6 +439,7 @@ class HTTPLanguageModel(ServedModel):
             overrun=overrun,
             prefix_tokens=prefix_tokens,
             certainty=self._certainty(request, answer),
+            thought_tokens=answer.thought_tokens,
         )
         usage = answer.usage
         for pending in steps:

@@ -11,7 +11,8 @@ from weakref import WeakKeyDictionary
 
 from motes.core import Problem, Trajectory
 from motes.errors import BadResponseError, ServerError, UnknownFormError
-from motes.steps import opening
+from motes.steps import IN_HARMONY, opening
+from motes.thoughts import restored, split_at_marks
 from motes.threads import in_thread_if_long
 from motes.transport import Address, Client, excerpt
 
@@ -41,6 +42,7 @@ class Prompt:
     prefix: str = ""
     before: str = ""
     length: int | None = None  # number of tokens of `text`, if it is known
+    in_harmony: bool = False  # whether the answer is written in harmony, whose special tokens its text needs
 
     @property
     def content(self) -> list[int] | str:
@@ -74,7 +76,8 @@ class Renderer:
                 # An error seldom matters: few templates open an answer. All prompts of a model have these tokens.
                 with suppress(ServerError):
                     text = await self._text_of(prompt.ids[-4:])
-            self._prompts[problem] = replace(prompt, before=opening(text))
+            in_harmony = IN_HARMONY.search(text) is not None
+            self._prompts[problem] = replace(prompt, before=opening(text), in_harmony=in_harmony)
         return self._prompts[problem]
 
     async def extended(self, trajectory: Trajectory) -> Prompt:
@@ -83,14 +86,18 @@ class Renderer:
         before = prompt.before if trajectory.step is None else trajectory.step.overrun
         if prompt.ids is None:
             answer = (trajectory.text + before).removeprefix(prompt.before)
+            if prompt.in_harmony:
+                answer = restored(answer)
             text = None if prompt.text is None else prompt.text + answer
-            return Prompt(text=text, messages=prompt.messages, prefix=answer, before=before)
+            return replace(prompt, text=text, prefix=answer, before=before)
         ids = list(prompt.ids)
         for node in trajectory.path:
             assert node.step is not None
             in_prompt = "" if node.depth > 1 else prompt.before
             ids.extend(node.step.token_ids or await self.encode(node.added.removeprefix(in_prompt)))
-        return Prompt(ids=tuple(ids), before=before)
+            if node.step.token_ids and node.step.appended:
+                ids.extend(await self.encode(node.step.appended))
+        return Prompt(ids=tuple(ids), before=before, in_harmony=prompt.in_harmony)
 
     async def rest_of_token(self, text: str, ids: tuple[int, ...]) -> str:
         """The last token's text after the end of `text`, which ends with a delimiter; "" if that is ambiguous.
@@ -121,12 +128,12 @@ class Renderer:
         return Prompt(messages=problem.messages)
 
     async def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids of a piece of text, without additional tokens. Where the server allows it, special tokens in the
-        text are plain text."""
+        """Token ids of a piece of an answer, without additional tokens. The marks around thoughts are their tokens;
+        other special tokens in the text are plain text where the server allows it."""
         raise NotImplementedError
 
     async def decode(self, ids: tuple[int, ...]) -> str:
-        """The text of tokens, without special ones."""
+        """The text of tokens; not every server leaves out special ones."""
         raise NotImplementedError
 
     async def count(self, text: str) -> int | None:
@@ -180,6 +187,10 @@ class VLLMRenderer(ServerRenderer):
 class SGLangRenderer(VLLMRenderer):
     text_key = "text"
 
+    async def decode(self, ids: tuple[int, ...]) -> str:
+        body = {"model": self.model, "tokens": list(ids), "skip_special_tokens": False}
+        return str(await self._post("detokenize", self.text_key, body))
+
 
 class LlamaCppRenderer(ServerRenderer):
     async def _prompt(self, problem: Problem) -> Prompt:
@@ -192,7 +203,10 @@ class LlamaCppRenderer(ServerRenderer):
         return Prompt(ids=ids)
 
     async def encode(self, text: str) -> tuple[int, ...]:
-        return await self._tokenize({"content": text, "add_special": False, "parse_special": False})
+        ids: list[int] = []
+        for piece, is_mark in split_at_marks(text):
+            ids += await self._tokenize({"content": piece, "add_special": False, "parse_special": is_mark})
+        return tuple(ids)
 
     async def decode(self, ids: tuple[int, ...]) -> str:
         return str(await self._post("detokenize", "content", {"tokens": list(ids)}))
@@ -252,8 +266,10 @@ class TokenizerRenderer(Renderer):
         return len(await in_thread_if_long(len(text), self.vocabulary.encode, text)) + self._num_added
 
     async def encode(self, text: str) -> tuple[int, ...]:
-        encode = partial(self.vocabulary.encode, special=False)
-        return tuple(await in_thread_if_long(len(text), encode, text))
+        ids: list[int] = []
+        for piece, is_mark in split_at_marks(text):
+            ids += await in_thread_if_long(len(piece), partial(self.vocabulary.encode, special=is_mark), piece)
+        return tuple(ids)
 
     async def decode(self, ids: tuple[int, ...]) -> str:
         return self.vocabulary.decode(ids)
