@@ -94,6 +94,7 @@ def same(a: Any, b: Any, seen: set[tuple[int, int]] | None = None) -> bool:
 
 
 RESULT = solved()
+REFINED = solved(method=motes.Refine(3, 1, settled=2.0))
 CERTAINTY = Certainty.of([-1.0, -0.5], [[-1.0, -2.0], [-0.5, -3.0]])
 EXAMPLES: dict[type, Any] = {
     **{cls: cls() if cls is motes.Greedy else cls(8) for cls in motes.METHODS.values()},  # type: ignore[call-arg]
@@ -110,6 +111,7 @@ EXAMPLES: dict[type, Any] = {
     motes.core.SamplingOptions: motes.core.SamplingOptions(delimiter=["a", "b"], top_k=3),
     Sampling: Sampling(delimiter=re.compile(r"\n+(?=Step)"), stop=("a", "b")),
     Record: RESULT.records[0],
+    motes.core.Moves: REFINED.records[1].moves,
     Result: RESULT,
     motes.Prompt: motes.Prompt(name="mine", system="Be brief."),
     motes.Rubric: motes.Rubric(name="mine", prompt="{question} {solution}"),

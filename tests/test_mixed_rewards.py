@@ -290,3 +290,20 @@ def test_evaluations_with_other_answers_are_refused(home: Path, tmp_path: Path, 
     evaluate(tmp_path / "c", "none", method="majority")
     assert main(["calibrate", str(tmp_path / "a"), str(tmp_path / "c"), "--out", "both"]) == 2
     assert "has no reward model" in capsys.readouterr().err
+
+
+def test_critiques_are_those_of_the_models_that_have_some():
+    class Critic(TabularReward):
+        def critique(self, trajectory: Trajectory) -> str | None:
+            return self.words
+
+        def __init__(self, words: str | None) -> None:
+            super().__init__({})
+            self.words = words
+
+    for rewards, told in (
+        ([Critic("It is 3."), A, Critic("Is it?")], "It is 3.\n\nIs it?"),
+        ([A, Critic(None)], None),
+        ([A, B], None),
+    ):
+        assert RewardModelTraits(MixedReward(rewards)).critique(PATH) == told

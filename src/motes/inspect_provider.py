@@ -287,7 +287,7 @@ def particles(lm: str | None = None, **settings: Any) -> Solver:
 
     Args:
         lm: the language model's name, see `motes.language_model`; by default the model under evaluation, which then
-            writes whole answers: method=majority, bon or wbon.
+            writes whole answers: method=majority, bon, wbon, refine or pdr.
         settings: see `Settings`.
     """
     answerer: Answerer | None = None

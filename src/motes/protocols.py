@@ -73,6 +73,8 @@ class LanguageModelTraits(Traits):
             methods that work step by step refuse it.
         takes_thinking_budget: whether a model that writes whole answers only obeys `Sampling.max_thinking_tokens`.
         shares_prefixes: whether it computes each prompt and prefix only once; a run then needs each of them once.
+        prompt_ids: the token ids of a problem's prompt, in memory, by which a run knows what two prompts share; None:
+            unknown, as if they shared nothing.
         proposal_logprobs: whether its steps carry `Step.proposal_logprob`.
         gives_logprobs: whether its steps carry `Step.logprob` with a given sampling; None: unknown.
         gives_certainty: whether its steps carry `Step.certainty` with a given sampling; None: unknown.
@@ -87,6 +89,7 @@ class LanguageModelTraits(Traits):
     continues_prefixes = Trait(True)
     takes_thinking_budget = Trait(False)
     shares_prefixes = Trait(False)
+    prompt_ids: Trait[Callable[[Problem], Sequence[int]] | None] = Trait(None)
     proposal_logprobs = Trait(True)
     gives_logprobs: Trait[Callable[[Sampling], bool] | None] = Trait(None)
     gives_certainty: Trait[Callable[[Sampling], bool] | None] = Trait(None)
@@ -128,6 +131,8 @@ class RewardModelTraits(Traits):
         ready: raises if the model's server cannot be reached.
         watch_requests: sets the observer of requests to the model's server; None: the model has no server.
         forget: makes the model forget the scores of texts it has read, so that it reads them again.
+        critique: the model's own words about a trajectory that it has scored, in memory; None if it has none. Methods
+            that refine answers pass them on to the language model.
     """
 
     merges_calls = Trait(False)
@@ -137,6 +142,7 @@ class RewardModelTraits(Traits):
     ready: Trait[Callable[[], Awaitable[Any]] | None] = Trait(None)
     watch_requests: Trait[Callable[[RequestObserver], None] | None] = Trait(None)
     forget: Trait[Callable[[], None] | None] = Trait(None)
+    critique: Trait[Callable[[Trajectory], str | None] | None] = Trait(None)
 
 
 class Reading(Protocol):

@@ -2,7 +2,7 @@
 
 from motes.core.certainty import Certainty
 from motes.core.problem import Problem, Role
-from motes.core.result import FloatArray, IntArray, Record, Result
+from motes.core.result import FloatArray, IntArray, Moves, Record, Result
 from motes.core.sampling import LONGEST_TEXT, MOST_TEXTS, Sampling, SamplingOptions
 from motes.core.trajectory import ANCHORED, STOPS, Failure, Finish, Step, StepEnd, Stop, Trajectory
 from motes.core.usage import NEUTRAL, Reads, Scores, Usage
@@ -18,6 +18,7 @@ __all__ = [
     "Finish",
     "FloatArray",
     "IntArray",
+    "Moves",
     "Problem",
     "Reads",
     "Record",

@@ -14,12 +14,14 @@ from motes.methods.entropic import EntropicParticleFilter
 from motes.methods.independent import BestOfN, Greedy, Majority, WeightedBestOfN
 from motes.methods.islands import Islands
 from motes.methods.method import Method, MethodTraits, require
+from motes.methods.parallel_distill import ParallelDistillRefine
 from motes.methods.parallel_tempering import ParallelTempering
 from motes.methods.particle_filter import FilterSettings, ParticleFilter
 from motes.methods.particle_gibbs import ParticleGibbs
 from motes.methods.population import Population
 from motes.methods.potential import log_increment
 from motes.methods.power import PowerFilter
+from motes.methods.refine import Refine
 from motes.methods.run import Run
 from motes.methods.searches import DVTS, BeamSearch, Rebase
 from motes.methods.selectors import SELECTORS, conclude, score_weights, select_by_outcome
@@ -42,6 +44,8 @@ METHODS: Mapping[str, type[Method]] = MappingProxyType(
         "power": PowerFilter,
         "asc": AdaptiveMajority,
         "deepconf": DeepConf,
+        "refine": Refine,
+        "pdr": ParallelDistillRefine,
     }
 )
 """The methods by their ids, which command lines use."""
@@ -78,12 +82,14 @@ __all__ = [
     "Majority",
     "Method",
     "MethodTraits",
+    "ParallelDistillRefine",
     "ParallelTempering",
     "ParticleFilter",
     "ParticleGibbs",
     "Population",
     "PowerFilter",
     "Rebase",
+    "Refine",
     "Run",
     "WeightedBestOfN",
     "conclude",

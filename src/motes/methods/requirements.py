@@ -29,7 +29,8 @@ def require_steps(lm: LanguageModel, sampling: Sampling) -> None:
     if sampling.max_steps > 1 and not LanguageModelTraits(lm).continues_prefixes:
         raise ConfigurationError(
             f"{lm!r} writes whole answers only, it cannot continue one step by step: use a method that needs "
-            "nothing else (greedy, majority, asc, bon, wbon), or a server that completes a prefix (`motes doctor URL`)"
+            "nothing else (greedy, majority, asc, bon, wbon, refine, pdr), or a server that completes a prefix "
+            "(`motes doctor URL`)"
         )
 
 

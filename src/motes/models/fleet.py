@@ -277,6 +277,10 @@ class Fleet:
     def shares_prefixes(self) -> bool:
         return all(LanguageModelTraits(member.lm).shares_prefixes for member in self._opened)
 
+    def prompt_ids(self, problem: Problem) -> Sequence[int]:
+        functions = [LanguageModelTraits(member.lm).prompt_ids for member in self._opened]
+        return next((ids for function in functions if function is not None and (ids := function(problem))), ())
+
     @property
     def proposal_logprobs(self) -> bool:
         return all(LanguageModelTraits(member.lm).proposal_logprobs for member in self._opened)

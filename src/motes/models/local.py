@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from motes.arguments import whole_number
-from motes.core import Certainty, Sampling, Step, StepEnd, Trajectory, Usage
+from motes.core import Certainty, Problem, Sampling, Step, StepEnd, Trajectory, Usage
 from motes.core.thinking import count_tokens
 from motes.errors import ConfigurationError, ContextLengthError, EngineError
 from motes.kv.checkpoint import open_checkpoint
@@ -243,6 +243,10 @@ class LocalLanguageModel(Engine[_Extension]):
                 ids += self.vocabulary.encode_answer(node.added.removeprefix(opening))
         self.require_known(ids)
         return ids, len(ids) - len(prompt) - num_appended
+
+    def prompt_ids(self, problem: Problem) -> list[int]:
+        """The token ids of a problem's prompt."""
+        return self.vocabulary.prompt(problem)
 
     # In the worker's thread:
 

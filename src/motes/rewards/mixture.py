@@ -144,6 +144,12 @@ class MixedReward:
             if traits.watch_requests is not None:
                 traits.watch_requests(observe)
 
+    def critique(self, trajectory: Trajectory) -> str | None:
+        """The critiques of the models that have one, one after the other."""
+        functions = [traits.critique for traits in self._traits if traits.critique is not None]
+        critiques = [critique for function in functions if (critique := function(trajectory))]
+        return "\n\n".join(critiques) or None
+
     def forget(self) -> None:
         for traits in self._traits:
             if traits.forget is not None:

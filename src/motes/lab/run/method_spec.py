@@ -46,6 +46,8 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "power": "power filter",
         "asc": "adaptive self-consistency",
         "deepconf": "DeepConf",
+        "refine": "refinement",
+        "pdr": "parallel, distil, refine",
     }
 )
 """The usual name of each method, by its id."""

@@ -21,7 +21,8 @@ from motes.lab.run.grading import grade_run, groups
 from motes.lab.run.method_spec import is_own, method_from_spec
 from motes.lab.run.prefixes import Prefixes
 from motes.lab.run.records import RunRecord
-from motes.lab.run.traces import Node, Trace
+from motes.lab.run.traces import Trace
+from motes.lab.run.tree import Node
 from motes.methods import require
 from motes.methods.answers import answer_of
 from motes.methods.method import MethodTraits

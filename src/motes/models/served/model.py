@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from motes.concurrency import Batcher, Pending, gather
-from motes.core import Certainty, Failure, Sampling, Step, Trajectory, Usage
+from motes.core import Certainty, Failure, Problem, Sampling, Step, Trajectory, Usage
 from motes.errors import (
     ConfigurationError,
     ContextLengthError,
@@ -226,6 +226,10 @@ class HTTPLanguageModel(ServedModel):
         if errors and len(errors) == len(outcomes) and all(isinstance(error, ContextLengthError) for error in errors):
             raise errors[0]
         return outcomes
+
+    def prompt_ids(self, problem: Problem) -> Sequence[int]:
+        """The token ids of a problem that has been asked; empty if the server's tokens are unknown."""
+        return self._renderer.known_ids(problem)
 
     async def draw_turn(self, fields: Mapping[str, Any], sampling: Sampling, seed: int) -> Turn:
         """A whole turn of the assistant, which may have tool calls.

@@ -64,7 +64,7 @@ class Capabilities(Server):
                 "may come out empty"
             )
         by_steps = self.route != "answers"
-        steps = "only methods that draw whole answers work: greedy, majority, asc, bon, wbon"
+        steps = "only methods that draw whole answers work: greedy, majority, asc, bon, wbon, refine, pdr"
         end = "this side cuts answers, which come as a stream: the server samples a few tokens too many at each step"
         choices = "equal particles need a request each: only the server's prefix cache can share their prompt"
         cached = "usage counts every prefix as computed: prefill_tokens is an upper bound"

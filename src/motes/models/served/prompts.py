@@ -80,6 +80,11 @@ class Renderer:
             self._prompts[problem] = replace(prompt, before=opening(text), in_harmony=in_harmony)
         return self._prompts[problem]
 
+    def known_ids(self, problem: Problem) -> tuple[int, ...]:
+        """The token ids of a problem that has been rendered; empty if there are none."""
+        prompt = self._prompts.get(problem)
+        return () if prompt is None or prompt.ids is None else prompt.ids
+
     async def extended(self, trajectory: Trajectory) -> Prompt:
         """The conversation with the answer so far."""
         prompt = await self.prompt(trajectory.problem)
