@@ -22,6 +22,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from motes.core import Problem
 from motes.errors import ConfigurationError
+from motes.gguf import Header, find_gguf, open_header
+from motes.gguf.tokenizer import build_tokenizer
 from motes.steps import THINKING, opening
 from motes.threads import in_thread_if_long
 
@@ -54,8 +56,21 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str) -> Vocabulary:
-        """Load a checkpoint's tokenizer. Raises any error of the libraries that read its files."""
-        vocabulary = cls(AutoTokenizer.from_pretrained(path))
+        """Load the tokenizer of a checkpoint or a GGUF file, see `motes.gguf.find_gguf`.
+
+        Raises any error of the libraries that read its files.
+        """
+        gguf = find_gguf(path)
+        return cls._checked(AutoTokenizer.from_pretrained(path)) if gguf is None else cls.of_gguf(open_header(gguf))
+
+    @classmethod
+    def of_gguf(cls, header: Header) -> Vocabulary:
+        """Load the tokenizer of a GGUF file. Raises a ValueError if it cannot be made."""
+        return cls._checked(build_tokenizer(header))
+
+    @classmethod
+    def _checked(cls, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+        vocabulary = cls(tokenizer)
         ids = vocabulary.encode("1 a\n\nB")
         if not ids:  # transformers makes an empty tokenizer if the file is missing
             raise ValueError("its tokenizer knows no tokens: is tokenizer.json missing?")
