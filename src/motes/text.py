@@ -7,6 +7,8 @@ import io
 import json
 import math
 import re
+import secrets
+from collections.abc import Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,24 @@ def well_formed(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
+
+
+def mark(pattern: re.Pattern[str], texts: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Replace all matches of a pattern by marks: (texts, match of each mark). Nobody can guess a mark."""
+    if not any(map(pattern.search, texts)):
+        return list(texts), {}
+    nonce, marks = secrets.token_hex(8), dict[str, str]()
+
+    def replace(match: re.Match[str]) -> str:
+        marks[name := f"[{nonce}:{len(marks)}]"] = match[0]
+        return name
+
+    return [pattern.sub(replace, text) for text in texts], marks
+
+
+def split_at_marks(text: str, marks: Mapping[str, str]) -> list[str]:
+    """The pieces of a text by turns: text, mark, text, mark, …, text."""
+    return re.split(f"({'|'.join(map(re.escape, marks))})", text) if marks else [text]
 
 
 def well_formed_values(value: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import json
 import re
-import secrets
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from motes.errors import ConfigurationError
 from motes.gguf import Header, find_gguf, open_header
 from motes.gguf.tokenizer import build_tokenizer
 from motes.steps import THINKING, opening
+from motes.text import mark, split_at_marks
 from motes.threads import in_thread_if_long
 
 MAX_CACHED_LENGTH, CACHE_SIZE = 256, 1 << 14
@@ -115,23 +115,14 @@ class Vocabulary:
     def _mark_special(self, problem: Problem) -> tuple[list[str], dict[str, str]]:
         """Replace special tokens in the messages by marks: (contents, special token of each mark).
 
-        Only the template may use special tokens: users' messages are text. Nobody can guess a mark.
+        Only the template may use special tokens: users' messages are text.
         """
         contents = [message["content"] for message in problem.messages]
-        if self._special is None or not any(map(self._special.search, contents)):
-            return contents, {}
-        nonce, marks = secrets.token_hex(8), dict[str, str]()
-
-        def mark(match: re.Match[str]) -> str:
-            marks[name := f"[{nonce}:{len(marks)}]"] = match[0]
-            return name
-
-        return [self._special.sub(mark, content) for content in contents], marks
+        return (contents, {}) if self._special is None else mark(self._special, contents)
 
     def _encode_marked(self, text: str, marks: Mapping[str, str], **options: Any) -> list[int]:
         """Token ids of a whole text, in which each mark becomes its special token's characters as text."""
-        pattern = "|".join(map(re.escape, marks))
-        first, *rest = re.split(f"({pattern})", text) if marks else [text]
+        first, *rest = split_at_marks(text, marks)
         ids: list[int] = self.tokenizer.encode(first, verbose=False, **options)
         for part in rest:
             if part in marks:  # cut in two: some tokenizers find special tokens in any text
