@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from motes.arguments import fit, instance_of, parse_options
@@ -32,10 +33,11 @@ def language_model(spec: str | Sequence[str] | LanguageModel, **options: Any) ->
     """Open a language model.
 
     Args:
-        spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "http://HOST:PORT/v1#MODEL" (served, extra
-            `http`; https, too), "MODULE:ATTRIBUTE" (your own model, or a function that makes one from `options`), or a
-            model, which is returned as is. Options may follow, as in "hf:PATH?device=cuda&max_batch_size=64". Several
-            addresses of the same model are one model, see `motes.models.fleet.Fleet`.
+        spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`; for a GGUF file, see `motes.gguf.find_gguf`,
+            extra `gguf`), "http://HOST:PORT/v1#MODEL" (served, extra `http`; https, too), "MODULE:ATTRIBUTE" (your own
+            model, or a function that makes one from `options`), or a model, which is returned as is. Options may
+            follow, as in "hf:PATH?device=cuda&max_batch_size=64". Several addresses of the same model are one model,
+            see `motes.models.fleet.Fleet`.
         options: the engine's options, see `motes.models.local.LocalLanguageModel` and
             `motes.models.served.HTTPLanguageModel.open`.
 
@@ -330,7 +332,8 @@ def _local_path(spec: str, role: str) -> str:
     scheme, _, rest = spec.partition(":")
     if scheme == "hf" and rest:
         return rest
-    is_path = spec != "" and (os.path.exists(spec) or re.fullmatch(r"[\w.-]+/[\w.-]+", spec) is not None)
+    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+(/.+\.gguf)?", spec, re.IGNORECASE)
+    is_path = spec != "" and (os.path.exists(os.path.expanduser(spec)) or on_hub is not None)
     suggestion = f"hf:{spec}" if is_path else closest(spec, ("tiny",))
     hint = f"did you mean {suggestion!r}? " if suggestion else ""
     raise ConfigurationError(
@@ -454,6 +457,7 @@ def _opening_state(name: str, options: Mapping[str, Any]) -> tuple[Any, ...]:
         variables[str(variable)] = os.environ.get(str(variable), "")
     files: list[tuple[str, int]] = []
     with contextlib.suppress(OSError):
-        folder = os.path.abspath(name.removeprefix("hf:"))
-        files = sorted((entry.path, entry.stat().st_mtime_ns) for entry in os.scandir(folder))
+        path = Path(os.path.expanduser(name.removeprefix("judge:").removeprefix("hf:"))).absolute()
+        found = [path] if path.is_file() else sorted(path.iterdir())
+        files = [(str(file), file.stat().st_mtime_ns) for file in found]
     return variables, files, attribute(name) if _names_attribute(name) else None
