@@ -30,7 +30,6 @@ from motes.opening import (
     task,
 )
 from motes.protocols import AnswerRule, LanguageModel, RewardModel
-from motes.tasks import BoxedAnswers
 from motes.threads import in_thread
 
 __all__ = [
@@ -57,7 +56,8 @@ async def asolve(
     method: Method | None = None,
     sampling: Sampling | None = None,
     seed: int = 0,
-    task: AnswerRule | None = None,
+    task: AnswerRule | str | None = None,
+    rule: AnswerRule | str | None = None,
     observe: Observer | None = None,
     on_progress: ProgressCallback | None = None,
     deadline: float | None = None,
@@ -76,7 +76,10 @@ async def asolve(
         method: by default `ParticleFilter(16)`.
         sampling: settings of the language model's sampling.
         seed: the same seed, models and settings give the same result.
-        task: the rule that reads and compares answers, see `motes.api.answer_rule`; by default the last \boxed{…}.
+        task: the task, or the rule, that reads and compares answers, or its name, see `motes.answer_rule`; by default
+            the last \boxed{…}.
+        rule: another rule, or its name, such as "last-number", that reads the answers. `task` then only compares them;
+            without `task`, the rule compares them, too.
         observe: called with each round's record as it is made.
         on_progress: called with the current partial answers whenever one of them has grown, by methods that draw whole
             answers.
@@ -107,7 +110,10 @@ async def asolve(
     if seed < 0:
         raise ConfigurationError(f"seed must be 0 or more, not {seed}")
     method = ParticleFilter(16) if method is None else instance_of("method", method, Method, "motes.ParticleFilter(16)")
-    rule = BoxedAnswers() if task is None else instance_of("task", task, AnswerRule, "motes.api.answer_rule('math')")
+    for name, each in (("task", task), ("rule", rule)):
+        if each is not None and not isinstance(each, str):
+            instance_of(name, each, AnswerRule, "'math'")
+    opened_rule = answer_rule(task, rule)
     sampling = fit("sampling", sampling, Sampling | None) or Sampling()
     outcome_model = await _open_in_thread(reward_model, outcome_reward) if outcome_reward is not None else None
     needs_reward = reward is not None and MethodTraits(method).needs_reward
@@ -115,7 +121,7 @@ async def asolve(
         problem=problem,
         lm=await _open_in_thread(language_model, lm),
         reward=await _open_in_thread(reward_model, reward) if needs_reward else None,
-        rule=rule,
+        rule=opened_rule,
         sampling=sampling,
         rng=np.random.default_rng(seed),
         method=type(method).__name__,

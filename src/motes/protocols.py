@@ -165,6 +165,8 @@ class AnswerRuleTraits(Traits):
 
     Attributes:
         needs_end: whether only a text that the model ended itself has an answer.
+        answer_when_cut: a function of a text that returns the answer which it states although a limit has cut it off,
+            perhaps within a number; None: `answer` reads such texts, too.
         read: a function of a step's text and the reading after the previous step (None before the first step) that
             returns the reading after the step. A particle ends as soon as its reading is final. Only an answer that no
             further text can change, such as a closed box, may be final: a rule that takes half a sentence for an answer
@@ -173,6 +175,7 @@ class AnswerRuleTraits(Traits):
     """
 
     needs_end = Trait(False)
+    answer_when_cut: Trait[Callable[[str], str | None] | None] = Trait(None)
     read: Trait[Callable[[str, Reading | None], Reading] | None] = Trait(None)
 
 
