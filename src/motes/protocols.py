@@ -79,6 +79,8 @@ class LanguageModelTraits(Traits):
         draw_turn: a whole turn of the assistant in answer to a conversation that may have tools, see
             `motes.models.served.turns`; None: the model has texts only.
         watch_requests: sets the observer of requests to the model's server; None: the model has no server.
+        prompt_text: returns the text that the model reads of a problem, with everything around the question; None, or
+            a function that returns None: it is unknown.
     """
 
     merges_calls = Trait(False)
@@ -90,6 +92,7 @@ class LanguageModelTraits(Traits):
     ready: Trait[Callable[[], Awaitable[Any]] | None] = Trait(None)
     draw_turn: Trait[Callable[..., Awaitable[Any]] | None] = Trait(None)
     watch_requests: Trait[Callable[[RequestObserver], None] | None] = Trait(None)
+    prompt_text: Trait[Callable[[Problem], Awaitable[str | None]] | None] = Trait(None)
 
 
 @runtime_checkable

@@ -56,7 +56,8 @@ def advise(
     if directory is None:
         pilot = _trial(
             reward, prompt, temperature, max_tokens,
-            task=with_rule(task, rule), split=split, limit=labels, methods=("wbon", "greedy"), budgets=(samples,), lm=model,
+            task=with_rule(task, rule), split=split, limit=labels, methods=("wbon", "greedy"), budgets=(samples,),
+            lm=model,
         )  # fmt: skip
         pilot.check(out)
         if dry_run:

@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from motes.arguments import whole_number
-from motes.core import Sampling, Step, StepEnd, Trajectory, Usage
+from motes.core import Problem, Sampling, Step, StepEnd, Trajectory, Usage
 from motes.errors import ConfigurationError, ContextLengthError, EngineError
 from motes.kv.checkpoint import open_checkpoint
 from motes.kv.engine import Engine
@@ -185,6 +185,11 @@ class LocalLanguageModel(Engine[_Extension]):
                 requests.append(_Extension(ids, sampling, seed, limit, ends, before))
         results = iter(await self.submit(requests))
         return [next(results) if step is None else step for step in steps]
+
+    async def prompt_text(self, problem: Problem) -> str:
+        """See `motes.protocols.LanguageModelTraits`. Without special tokens."""
+        await self.vocabulary.prepare(problem)
+        return self.vocabulary.decode(self.vocabulary.prompt(problem))
 
     async def _prepare_text_ends(self, sampling: Sampling) -> TextEnds | None:
         """The finder of the delimiters and stop texts; None if there are none, or if a pattern ends the steps. It is

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from motes.concurrency import Batcher, Pending, gather
-from motes.core import Failure, Sampling, Step, Trajectory, Usage
+from motes.core import Failure, Problem, Sampling, Step, Trajectory, Usage
 from motes.errors import (
     ConfigurationError,
     ContextLengthError,
@@ -192,6 +192,11 @@ class HTTPLanguageModel(ServedModel):
         if errors and len(errors) == len(outcomes) and all(isinstance(error, ContextLengthError) for error in errors):
             raise errors[0]
         return outcomes
+
+    async def prompt_text(self, problem: Problem) -> str | None:
+        """See `motes.protocols.LanguageModelTraits`. None if the server makes the prompt of messages."""
+        prompt = await self._renderer.prompt(problem)
+        return prompt.text if prompt.ids is None else await self._renderer.decode(prompt.ids)
 
     async def draw_turn(self, fields: Mapping[str, Any], sampling: Sampling, seed: int) -> Turn:
         """A whole turn of the assistant, which may have tool calls.
