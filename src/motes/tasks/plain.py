@@ -122,11 +122,13 @@ _LEAD = re.compile(
     r"|as\s+follows|given\s+by)\b[,:]?[\s*_]*)+",
     re.IGNORECASE,
 )
-_DISPLAY = re.compile(r"(?:\\\[|\$\$)\s*(?P<formula>.*?)\s*(?:\\\]|\$\$)", re.DOTALL)
+_DENIAL = re.compile(r"(?:not|never|neither)\b", re.IGNORECASE)
+_DISPLAY = re.compile(r"(?:\\\[|\$\$)(?P<formula>.*?)(?:\\\]|\$\$)", re.DOTALL)
 _END = re.compile(
     r"(?P<mark>[.!?])(?=[\"'”’)*_`]*\s)|;\s|\s[—–]\s|\s\((?:because|since|as)\b"
-    r"|,?\s+(?:because|since|which|whereas|according\s+to|due\s+to|based\s+on|given\s+that|as\s+(?:it|the|this|that|we))\b"
-    r"|,\s+(?:so|as|where|and\s+(?:so|not))\b",
+    r"|,?\s{1,9}(?:because|since|which|whereas|according\s{1,9}to|due\s{1,9}to|based\s{1,9}on|given\s{1,9}that"
+    r"|as\s{1,9}(?:it|the|this|that|we))\b"
+    r"|,\s{1,9}(?:so|as|where|and\s{1,9}(?:so|not))\b",
     re.IGNORECASE,
 )
 """What may end an answer within a line: the end of the sentence, or a reason."""
@@ -157,10 +159,9 @@ class AnswerIs(PlainAnswers):
             return boxed
         text = without_thoughts(text)
         line = text.rfind("\n") + 1
-        ends = (
-            line + end.end() for end in _END.finditer(text, line) if end["mark"] and _ends_sentence(text, end.start())
-        )
-        return _last_statement(text[: max(ends, default=line)])
+        ends = _END.finditer(text, max(line, len(text) - MAX_LINE))
+        complete = [end.end() for end in ends if end["mark"] and _ends_sentence(text, end.start())]
+        return _last_statement(text[: max(complete, default=line)])
 
 
 def _last_statement(text: str) -> str | None:
@@ -172,10 +173,12 @@ def _stated(text: str) -> str:
     """The answer that a text begins with; empty if that is a question, or is taken back."""
     if lead := _LEAD.match(text):
         text = text[lead.end() :]
+    if _DENIAL.match(text):
+        return ""
     if quoted := QUOTED.match(text):
         return quoted["inside"].strip()
     if display := _DISPLAY.match(text):
-        return display["formula"]
+        return display["formula"].strip()
     line = text[: end.start()] if (end := CELL_ENDS.search(text)) else text
     for end in _END.finditer(line):
         if end["mark"] is None or _ends_sentence(line, end.start()):
@@ -184,16 +187,15 @@ def _stated(text: str) -> str:
         end = None
     answer = line if end is None else line[: end.start()]
     rest = text[len(answer) :]
-    is_denied = re.match(r"(?:not|never|n't|neither)\b", answer, re.IGNORECASE)
-    if is_denied or rest.startswith("?") or answer.endswith("?") or RETRACTION.match(rest):
+    if rest.startswith("?") or answer.endswith("?") or RETRACTION.match(rest):
         return ""
     return answer.strip(_EDGES).rstrip(".!: ").rstrip(_EDGES)
 
 
-def _ends_sentence(line: str, place: int) -> bool:
-    """Whether the full stop, or the other mark, at a place of a line ends a sentence, and not an abbreviation."""
-    before, after = line[max(0, place - _NEAR) : place], line[place + 1 : place + _NEAR].lstrip("\"'”’)*_` \t")
-    if line[place] != "." or not after:
+def _ends_sentence(text: str, place: int) -> bool:
+    """Whether the full stop, or the other mark, at a place of a text ends a sentence, and not an abbreviation."""
+    before, after = text[max(0, place - _NEAR) : place], text[place + 1 : place + _NEAR].lstrip("\"'”’)*_` \t")
+    if text[place] != "." or not after:
         return True
     word = _WORD_BEFORE.search(before)
     name = (word[0] if word else "").casefold()

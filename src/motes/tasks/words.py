@@ -40,6 +40,8 @@ CHOICE = re.compile(
 )
 """The words before an answer that is one of several choices."""
 
+MAX_STATEMENTS = 1000
+"""Number of statements at the end of a text that are looked at. A text with more of them is a model's loop."""
 _LOOKBACK = 90
 """Number of characters before a statement that may show that it is none."""
 _CLAUSE_ENDS = re.compile(r"[.!?;:,\n]")
@@ -57,7 +59,7 @@ _DECORATION = re.compile(r"[\s*_|]*")
 
 def statements(text: str, cue: re.Pattern[str]) -> Iterator[int]:
     """The places in a text at which the answers after such a cue begin, the last statement first."""
-    for match in reversed(list(cue.finditer(text))):
+    for match in reversed(list(cue.finditer(text))[-MAX_STATEMENTS:]):
         before = text[max(0, match.start() - _LOOKBACK) : match.start()]
         if _is_no_statement(before) or (match["heading"] is not None and not _is_own_line(before)):
             continue
