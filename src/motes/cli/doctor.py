@@ -102,6 +102,10 @@ def command(
             "which the model is asked questions, --task FILE.jsonl"
         )
     if task is None:
+        needs_task = {"--rule": rule, "--reward": reward, "--prompt": prompt, "--json": as_json or None}
+        needs_task["a setting of the sampling"] = None if sampling == options.NO_OPTIONS else sampling  # type: ignore[assignment]
+        if used := [name for name, value in needs_task.items() if value is not None]:
+            raise ConfigurationError(f"{' and '.join(used)} goes with --task, which names the questions")
         _examine_server(model, contract is not False)
         return
     if contract and not is_server:

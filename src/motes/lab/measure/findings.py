@@ -13,6 +13,7 @@ from motes.core import StepEnd
 from motes.lab.measure.examination import Examination, Finding, Level, Trial, share
 from motes.lab.measure.formats import duration
 from motes.lab.measure.found_answers import answer_findings, reference_findings
+from motes.prompts import Prompt
 from motes.tasks.tex import without_thoughts
 from motes.text import counted, shortened
 
@@ -59,25 +60,27 @@ def _failures(examination: Examination) -> Iterator[Finding]:
 def _prompts(examination: Examination) -> Iterator[Finding]:
     """Parts of questions and system prompts that are missing in the text that the model reads."""
     known = [trial for trial in examination.trials if trial.prompt is not None]
-    prompt = examination.evaluation.prompt
-    lost: dict[str, int] = {}
-    for trial in known:
-        asked = trial.problem if prompt is None else prompt.problem(trial.problem)
-        missing = {part for message in asked.messages if (part := missing_part(message["content"], trial.prompt or ""))}
-        for part in missing:
-            lost[part] = lost.get(part, 0) + 1
-    for part, number in list(lost.items())[:3]:
+    missing = [part for trial in known if (part := _missing_part_of(trial, examination.evaluation.prompt))]
+    if missing:
         yield Finding(
             "prompt",
             "warning",
-            f"the model does not read {shortened(part, 60)!r}, which {share(number, known)} prompts should contain",
-            "its chat template, or its tokenizer, swallows it: write that part in another way, or use another prompt "
+            f"the model does not read all of {share(len(missing), known)} prompts: {shortened(missing[0], 60)!r} is "
+            "missing",
+            "its chat template, or its tokenizer, swallows that: write it in another way, or use another prompt "
             "(--prompt); a system prompt can stand in the question",
         )
-    if known and not lost:
+    elif known:
         yield Finding("prompt", "fine", f"the model reads all of {counted(len(known), 'question')}")
-    elif not known:
+    else:
         yield Finding("prompt", "fine", "the server makes the prompts, and does not show them")
+
+
+def _missing_part_of(trial: Trial, prompt: Prompt | None) -> str:
+    """The beginning of what is missing in the text that the model has read; empty if it has all messages."""
+    asked = trial.problem if prompt is None else prompt.problem(trial.problem)
+    parts = (missing_part(message["content"], trial.prompt or "") for message in asked.messages)
+    return next(filter(None, parts), "")
 
 
 def missing_part(content: str, prompt: str) -> str:
@@ -173,8 +176,9 @@ def _limit(reason: str, num_tokens: int, examination: Examination) -> tuple[str,
 
 
 def _marks_of_turns(trials: Sequence[Trial]) -> Iterator[Finding]:
-    """Texts that go on with another turn, or another question."""
-    marks = Counter(match[0].strip() for trial in trials for match in [TURNS.search(trial.text, 1)] if match)
+    """Texts that go on with another turn, or another question. The marks of a heading are left out: the end of a step
+    may cut them off, and a stop text must lie within a step."""
+    marks = Counter(match[0].lstrip("# \t") for trial in trials for match in [TURNS.search(trial.text, 1)] if match)
     for mark, number in marks.most_common(1):
         yield Finding(
             "ends",
