@@ -202,6 +202,9 @@ class TestAnswers:
         assert "--rule answer-is finds one in 1 of 1, --rule last-number" in remedy
         assert "right)" not in remedy
 
+        found = diagnosis("worlds:Evens?rule=answer-is", Scripted("The answer is 3"), limit=1)
+        assert [text for _, text, _ in about(found, "answers")] == ["found in 1 of 1 texts by the task's rule"]
+
     def test_references_that_the_grader_refuses(self):
         class Strict(Arithmetic):
             def grade(self, problem: Problem, answer: str) -> bool:
@@ -395,7 +398,7 @@ class TestPrompts:
         assert all(question.startswith("Question") and "\\boxed" in question for question in lm.questions)
 
     def test_of_servers(self, capsys: Any, path: Path):
-        for engine, says in ((LlamaCpp(), "reads all of 2"), (Closed(), "does not show them")):
+        for engine, says in ((LlamaCpp(), "reads all of 2"), (Closed(), "does not show what it reads")):
             with on_a_socket(engine) as url:
                 main(["doctor", url, "--task", str(path), "--questions", "2"])
             assert says in capsys.readouterr().out, type(engine)

@@ -110,10 +110,7 @@ async def asolve(
     if seed < 0:
         raise ConfigurationError(f"seed must be 0 or more, not {seed}")
     method = ParticleFilter(16) if method is None else instance_of("method", method, Method, "motes.ParticleFilter(16)")
-    for name, each in (("task", task), ("rule", rule)):
-        if each is not None and not isinstance(each, str):
-            instance_of(name, each, AnswerRule, "'math'")
-    opened_rule = answer_rule(task, rule)
+    opened_rule = await _open_rule(task, rule)
     sampling = fit("sampling", sampling, Sampling | None) or Sampling()
     outcome_model = await _open_in_thread(reward_model, outcome_reward) if outcome_reward is not None else None
     needs_reward = reward is not None and MethodTraits(method).needs_reward
@@ -152,6 +149,15 @@ def partial_result(error: BaseException) -> Result | None:
 async def _open_in_thread(open_model: Callable[..., T], model: Any) -> T:
     """Open a model. A named model is opened once, in a thread beside the event loop."""
     return await in_thread(open_once, open_model, model) if isinstance(model, str) else open_model(model)
+
+
+async def _open_rule(task: Any, rule: Any) -> AnswerRule:
+    """Open the rule that reads and compares answers. A name may stand for code, which is opened in a thread."""
+    for name, value in (("task", task), ("rule", rule)):
+        if value is not None and not isinstance(value, str):
+            instance_of(name, value, AnswerRule, "'math'")
+    has_name = isinstance(task, str) or isinstance(rule, str)
+    return await in_thread(answer_rule, task, rule) if has_name else answer_rule(task, rule)
 
 
 def _limits(deadline: float | None, token_budget: int | None) -> Limits:

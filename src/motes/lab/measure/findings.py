@@ -73,7 +73,7 @@ def _prompts(examination: Examination) -> Iterator[Finding]:
     elif known:
         yield Finding("prompt", "fine", f"the model reads all of {counted(len(known), 'question')}")
     else:
-        yield Finding("prompt", "fine", "the server makes the prompts, and does not show them")
+        yield Finding("prompt", "fine", "not checked: the model does not show what it reads")
 
 
 def _missing_part_of(trial: Trial, prompt: Prompt | None) -> str:

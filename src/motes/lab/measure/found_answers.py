@@ -48,7 +48,7 @@ def answer_findings(examination: Examination) -> Iterator[Finding]:
         yield Finding("answers", level, text, "; or ".join(_remedies(missing, trials, better, examination)))
     graded = [trial for trial in found if trial.grade.error is None]
     right = sum(trial.grade.outcome == "correct" for trial in graded)
-    if found:
+    if found and (right or any(trial.problem.answer is not None for trial in trials)):
         best = max(readings, key=lambda reading: reading.right or 0, default=None)
         if not missing and best is not None and (best.right or 0) > 2 * right:
             remedy = f"another rule may fit better: {best.words(trials)}"
