@@ -83,6 +83,8 @@ class LanguageModelTraits(Traits):
         draw_turn: a whole turn of the assistant in answer to a conversation that may have tools, see
             `motes.models.served.turns`; None: the model has texts only.
         watch_requests: sets the observer of requests to the model's server; None: the model has no server.
+        prompt_text: returns the text that the model reads of a problem, with everything around the question; None, or
+            a function that returns None: it is unknown.
     """
 
     merges_calls = Trait(False)
@@ -97,6 +99,7 @@ class LanguageModelTraits(Traits):
     ready: Trait[Callable[[], Awaitable[Any]] | None] = Trait(None)
     draw_turn: Trait[Callable[..., Awaitable[Any]] | None] = Trait(None)
     watch_requests: Trait[Callable[[RequestObserver], None] | None] = Trait(None)
+    prompt_text: Trait[Callable[[Problem], Awaitable[str | None]] | None] = Trait(None)
 
 
 @runtime_checkable
@@ -178,6 +181,8 @@ class AnswerRuleTraits(Traits):
 
     Attributes:
         needs_end: whether only a text that the model ended itself has an answer.
+        answer_when_cut: a function of a text that returns the answer which it states although a limit has cut it off,
+            perhaps within a number; None: `answer` reads such texts, too.
         read: a function of a step's text and the reading after the previous step (None before the first step) that
             returns the reading after the step. A particle ends as soon as its reading is final. Only an answer that no
             further text can change, such as a closed box, may be final: a rule that takes half a sentence for an answer
@@ -186,6 +191,7 @@ class AnswerRuleTraits(Traits):
     """
 
     needs_end = Trait(False)
+    answer_when_cut: Trait[Callable[[str], str | None] | None] = Trait(None)
     read: Trait[Callable[[str, Reading | None], Reading] | None] = Trait(None)
 
 

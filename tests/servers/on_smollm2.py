@@ -48,7 +48,7 @@ PROBLEMS = [Problem(question, system=system) for question in QUESTIONS.values() 
 GREEDY = Sampling(temperature=0.0, max_step_tokens=24, delimiter=None)
 
 CLOSE = 0.02
-"""Allowed difference of log-probabilities from the float32 server, whose keys and values are stored in half precision."""
+"""Allowed difference of log-probabilities from the float32 server, whose keys and values have half precision."""
 
 
 @pytest.fixture(scope="session")

@@ -215,7 +215,8 @@ def no_answer(result: Result) -> str | None:
     n = len(result.trajectories)
     texts = "the text states none" if n == 1 else f"none of {n} texts states one, and this is the likeliest"
     remedy = "" if result.problem.plain is not result.problem else "ask for one that can be read, --prompt boxed, or "
-    return f"no answer was found: {texts}; {remedy}read answers by another rule, such as --task whole-text"
+    other = "read answers by another rule, such as --rule last-number (`motes doctor MODEL --task FILE` tries them)"
+    return f"no answer was found: {texts}; {remedy}{other}"
 
 
 def confidence(result: Result) -> float | None:

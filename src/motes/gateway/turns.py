@@ -195,7 +195,7 @@ class TurnModel:
         weights = Weights(result.log_weights).normalized
         for other, weight in zip(result.trajectories, np.nan_to_num(weights).tolist(), strict=True):
             drawn = self.turns.get(other.text)
-            if drawn is not None and self._form.meaning(drawn) == meaning:
+            if drawn is not None and drawn.tool_calls and self._form.meaning(drawn) == meaning:
                 key = self._form.meaning(drawn, whole=True)
                 total, first = totals.get(key, (0.0, drawn))
                 totals[key] = (total + weight, first)

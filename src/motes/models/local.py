@@ -202,6 +202,11 @@ class LocalLanguageModel(Engine[_Extension]):
         results = iter(await self.submit(requests))
         return [next(results) if step is None else step for step in steps]
 
+    async def prompt_text(self, problem: Problem) -> str:
+        """See `motes.protocols.LanguageModelTraits`. Without special tokens."""
+        await self.vocabulary.prepare(problem)
+        return self.vocabulary.decode(self.vocabulary.prompt(problem))
+
     async def _prepare_text_ends(self, sampling: Sampling) -> TextEnds | None:
         """The finder of the delimiters and stop texts; None if there are none, or if a pattern ends the steps. It is
         made once, and never in the thread that decodes: a few texts take milliseconds, many get another thread."""

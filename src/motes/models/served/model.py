@@ -231,6 +231,11 @@ class HTTPLanguageModel(ServedModel):
         """The token ids of a problem that has been asked; empty if the server's tokens are unknown."""
         return self._renderer.known_ids(problem)
 
+    async def prompt_text(self, problem: Problem) -> str | None:
+        """See `motes.protocols.LanguageModelTraits`. None if the server makes the prompt of messages."""
+        prompt = await self._renderer.prompt(problem)
+        return prompt.text if prompt.ids is None else await self._renderer.decode(prompt.ids)
+
     async def draw_turn(self, fields: Mapping[str, Any], sampling: Sampling, seed: int) -> Turn:
         """A whole turn of the assistant, which may have tool calls.
 
