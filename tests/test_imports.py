@@ -49,6 +49,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "protocols",
         "errors",
         "ledger",
+        "confidence",
         "pages",
         "aliases",
     ),

@@ -18,6 +18,7 @@ from motes.errors import ConfigurationError
 from motes.methods import ParticleFilter, Run, require, select_by_outcome
 from motes.methods.limits import ANSWER_SHARE, Limits
 from motes.methods.method import Method, MethodTraits
+from motes.methods.requirements import sampling_for
 from motes.methods.run import Observer, ProgressCallback
 from motes.opening import (
     answer_rule,
@@ -30,7 +31,6 @@ from motes.opening import (
     task,
 )
 from motes.protocols import AnswerRule, LanguageModel, RewardModel
-from motes.tasks import BoxedAnswers
 from motes.threads import in_thread
 
 __all__ = [
@@ -57,7 +57,8 @@ async def asolve(
     method: Method | None = None,
     sampling: Sampling | None = None,
     seed: int = 0,
-    task: AnswerRule | None = None,
+    task: AnswerRule | str | None = None,
+    rule: AnswerRule | str | None = None,
     observe: Observer | None = None,
     on_progress: ProgressCallback | None = None,
     deadline: float | None = None,
@@ -77,7 +78,10 @@ async def asolve(
         method: by default `ParticleFilter(16)`.
         sampling: settings of the language model's sampling.
         seed: the same seed, models and settings give the same result.
-        task: the rule that reads and compares answers, see `motes.api.answer_rule`; by default the last \boxed{…}.
+        task: the task, or the rule, that reads and compares answers, or its name, see `motes.answer_rule`; by default
+            the last \boxed{…}.
+        rule: another rule, or its name, such as "last-number", that reads the answers. `task` then only compares them;
+            without `task`, the rule compares them, too.
         observe: called with each round's record as it is made.
         on_progress: called with the current partial answers whenever one of them has grown, by methods that draw whole
             answers.
@@ -113,7 +117,7 @@ async def asolve(
     if seed < 0:
         raise ConfigurationError(f"seed must be 0 or more, not {seed}")
     method = ParticleFilter(16) if method is None else instance_of("method", method, Method, "motes.ParticleFilter(16)")
-    rule = BoxedAnswers() if task is None else instance_of("task", task, AnswerRule, "motes.api.answer_rule('math')")
+    opened_rule = await _open_rule(task, rule)
     sampling = fit("sampling", sampling, Sampling | None) or Sampling()
     outcome_model = await _open_in_thread(reward_model, outcome_reward) if outcome_reward is not None else None
     needs_reward = reward is not None and MethodTraits(method).needs_reward
@@ -121,8 +125,8 @@ async def asolve(
         problem=problem,
         lm=await _open_in_thread(language_model, lm),
         reward=await _open_in_thread(reward_model, reward) if needs_reward else None,
-        rule=rule,
-        sampling=sampling,
+        rule=opened_rule,
+        sampling=sampling_for(sampling, outcome_model),
         rng=np.random.default_rng(seed),
         method=type(method).__name__,
         seed=seed,
@@ -152,6 +156,15 @@ def partial_result(error: BaseException) -> Result | None:
 async def _open_in_thread(open_model: Callable[..., T], model: Any) -> T:
     """Open a model. A named model is opened once, in a thread beside the event loop."""
     return await in_thread(open_once, open_model, model) if isinstance(model, str) else open_model(model)
+
+
+async def _open_rule(task: Any, rule: Any) -> AnswerRule:
+    """Open the rule that reads and compares answers. A name may stand for code, which is opened in a thread."""
+    for name, value in (("task", task), ("rule", rule)):
+        if value is not None and not isinstance(value, str):
+            instance_of(name, value, AnswerRule, "'math'")
+    has_name = isinstance(task, str) or isinstance(rule, str)
+    return await in_thread(answer_rule, task, rule) if has_name else answer_rule(task, rule)
 
 
 def _limits(deadline: float | None, token_budget: int | None, answer_share: float | None) -> Limits:

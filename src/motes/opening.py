@@ -12,16 +12,19 @@ import sys
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from motes.arguments import fit, instance_of, parse_options
 from motes.errors import ConfigurationError, MissingExtraError, UnknownNameError, closest
 from motes.models.fleet import Fleet
 from motes.protocols import AnswerRule, LanguageModel, RewardModel, Task
 from motes.rewards.calibration import CalibratedReward, Calibration
+from motes.rewards.confidence import ConfidenceReward
 from motes.rewards.judge import Judge
+from motes.rewards.mixture import MixedReward, Mixture
 from motes.rewards.rubric import Rubric
-from motes.tasks import DECLARED, Benchmark
+from motes.tasks import DECLARED, Benchmark, BoxedAnswers, read_by, split_rule
 from motes.tasks import answer_rule as answer_rule_named
 from motes.tasks import task as task_named
 
@@ -30,10 +33,11 @@ def language_model(spec: str | Sequence[str] | LanguageModel, **options: Any) ->
     """Open a language model.
 
     Args:
-        spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "http://HOST:PORT/v1#MODEL" (served, extra
-            `http`; https, too), "MODULE:ATTRIBUTE" (your own model, or a function that makes one from `options`), or a
-            model, which is returned as is. Options may follow, as in "hf:PATH?device=cuda&max_batch_size=64". Several
-            addresses of the same model are one model, see `motes.models.fleet.Fleet`.
+        spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`; for a GGUF file, see `motes.gguf.find_gguf`,
+            extra `gguf`), "http://HOST:PORT/v1#MODEL" (served, extra `http`; https, too), "MODULE:ATTRIBUTE" (your own
+            model, or a function that makes one from `options`), or a model, which is returned as is. Options may
+            follow, as in "hf:PATH?device=cuda&max_batch_size=64". Several addresses of the same model are one model,
+            see `motes.models.fleet.Fleet`.
         options: the engine's options, see `motes.models.local.LocalLanguageModel` and
             `motes.models.served.HTTPLanguageModel.open`.
 
@@ -64,13 +68,16 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
 
     Args:
         spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "http://HOST:PORT#MODEL" (served, extras
-            `http` and `tokenizer`; https, too), "judge:LM" (LM is any language model's spec), "MODULE:ATTRIBUTE" (your
+            `http` and `tokenizer`; https, too), "judge:LM" (LM is any language model's spec), "confidence:MEASURE" (the
+            language model's own confidence; without MEASURE its "certainty"), "mix:NAME" (several of these, with the
+            weights in a file from `motes calibrate`, or with equal weights, "mix:SPEC,SPEC"), "MODULE:ATTRIBUTE" (your
             own model, or a function that makes one from `options`), or a model, which is returned as is. Options may
             follow, as in "tiny?prefix=whole".
         options: the engine's options, see `motes.rewards.prm.LocalPRM.open` and
             `motes.rewards.served.model.ServedPRM.open`. For a judge: those of `motes.Judge`, whose `rubric` may be
-            "MODULE:ATTRIBUTE", too, and those of its language model. For any reward model: `calibration`, the name or
-            file of a calibration from `motes calibrate`, see `motes.Calibration`.
+            "MODULE:ATTRIBUTE", too, and those of its language model. For confidence: those of
+            `motes.ConfidenceReward`. For any reward model: `calibration`, the name or file of a calibration from `motes
+            calibrate`, see `motes.Calibration`.
 
     Raises:
         ConfigurationError: the spec is not understood, there is no such model, or its scores do not vary.
@@ -86,6 +93,10 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
         return CalibratedReward(reward_model(spec, **options), loaded)
     if spec.startswith("judge:"):
         return _open_judge(spec.removeprefix("judge:"), options)
+    if spec.startswith("confidence:"):
+        return _open_confidence(spec, options)
+    if spec.startswith("mix:"):
+        return _open_mixture(spec, options)
     opened: RewardModel = _open("prm", spec, options)
     return opened
 
@@ -100,6 +111,13 @@ def check_spec(role: str, spec: str) -> None:
     name, options = parse_spec(spec, {})
     if role == "prm":
         options.pop("calibration", None)
+        if name.startswith("confidence:"):
+            _open_confidence(name, options)
+            return
+        if name.startswith("mix:"):
+            for member in _read_mixture(name, options)[0]:
+                check_spec(role, member)
+            return
         if name.startswith("judge:"):
             judges = _select_parameters(Judge, options)
             options = {option: value for option, value in options.items() if option not in judges}
@@ -114,6 +132,9 @@ def check_spec(role: str, spec: str) -> None:
 
     Client.open(Address.parse(name), **_select_parameters(Client.open, options))
 
+
+SCHEMES = ("hf:", "judge:", "confidence:", "mix:")
+"""Beginnings of specs that name no module."""
 
 ROLES: Mapping[str, tuple[str, type]] = {"lm": ("language model", LanguageModel), "prm": ("reward model", RewardModel)}
 
@@ -198,7 +219,9 @@ def task(spec: str | Task, *, run_code: bool = True) -> Task:
 
     Args:
         spec: NAME, FILE.jsonl or NAME:FILE.jsonl with options, see `motes.tasks.task`; "MODULE:ATTRIBUTE" (your own
-            task, or a function that makes one from the options), or a task, which is returned as is.
+            task, or a function that makes one from the options), or a task, which is returned as is. With the option
+            `rule`, as in "FILE.jsonl?rule=last-number", another rule reads the answers, see `answer_rule`; the task
+            compares and grades them.
         run_code: False for a spec from somebody else: then only motes's own tasks and files of problems are opened, no
             code, and of the hub's data sets only what their authors published.
 
@@ -208,19 +231,24 @@ def task(spec: str | Task, *, run_code: bool = True) -> Task:
     """
     if not isinstance(spec, str):
         return spec
-    name, options = parse_spec(spec, {})
-    is_code = _names_attribute(name) and name.partition(":")[0] not in DECLARED
-    if not run_code and (is_code or "revision" in options or "sandbox" in options):
+    source, rule = split_rule(spec)
+    name, options = parse_spec(source, {})
+    is_code = _is_code(name)
+    if not run_code and (is_code or _is_code(rule or "") or "revision" in options or "sandbox" in options):
         if "sandbox" in options:
             risk = "says how programs are confined"
         elif is_code:
             risk = "is code"
+        elif _is_code(rule or ""):
+            risk = f"has the rule {rule!r}, which is code"
         else:
             risk = "is a revision that anybody may have written"
         raise ConfigurationError(
             f"the task {spec!r} {risk}, and only the directory names it: if you know what it does, name it yourself, "
             f"`--task {shlex.quote(spec)}`, or allow it by `--run-code`"
         )
+    if rule is not None:
+        return cast(Task, read_by(task(source, run_code=run_code), answer_rule(rule)))
     if is_code:
         own: Task = _make_own(name, Task, options)
         return own
@@ -230,23 +258,64 @@ def task(spec: str | Task, *, run_code: bool = True) -> Task:
     return named
 
 
-def answer_rule(spec: str | AnswerRule) -> AnswerRule:
-    """Open the rule by which a task reads and compares answers.
+def _is_code(spec: str) -> bool:
+    """Whether the spec of a task or a rule names a user's own."""
+    name = spec.strip().partition("?")[0]
+    return _names_attribute(name) and name.partition(":")[0] not in DECLARED
+
+
+def answer_rule(spec: str | AnswerRule | None, rule: str | AnswerRule | None = None) -> AnswerRule:
+    r"""Open the rule by which answers are read and compared.
 
     Args:
-        spec: as for `task`, but tasks from files ("math", "exact-match", "multiple-choice") need no file, and
-            "MODULE:ATTRIBUTE" may be a rule without problems; or a rule, which is returned as is.
+        spec: the name of a rule: "boxed", "answer-is", "last-number", "last-line", "whole-text",
+            r"regex?pattern=A: (\d+)", "exact-match", "multiple-choice", "math"; the name of a task, see `task`, whose
+            rule it is; "MODULE:ATTRIBUTE" (your own rule, which needs no problems); a rule, which is returned as is; or
+            None, the last box of a text.
+        rule: another rule, which reads the answers that the first one compares.
 
     Raises:
         ConfigurationError, MissingExtraError: as for `task`.
     """
+    if rule is not None:
+        return answer_rule(rule) if spec is None else read_by(answer_rule(spec), answer_rule(rule))
+    if spec is None:
+        return BoxedAnswers()
     if not isinstance(spec, str):
         return spec
+    spec, reader = split_rule(spec)
+    if reader is not None:
+        return answer_rule(spec, reader)
     name, options = parse_spec(spec, {})
-    if _names_attribute(name) and name.partition(":")[0] not in DECLARED:
+    if _is_code(name):
         own: AnswerRule = _make_own(name, AnswerRule, options)
         return own
     return answer_rule_named(spec)
+
+
+def _open_confidence(spec: str, options: Mapping[str, Any]) -> ConfidenceReward:
+    known = set(inspect.signature(ConfidenceReward).parameters) - {"measure"}
+    for option in options:
+        if option not in known:
+            raise UnknownNameError("option", option, known)
+    measures = filter(None, [spec.removeprefix("confidence:")])
+    return ConfidenceReward(*measures, **options)  # type: ignore[arg-type]
+
+
+def _open_mixture(spec: str, options: Mapping[str, Any]) -> MixedReward:
+    members, mixture = _read_mixture(spec, options)
+    return MixedReward([reward_model(member) for member in members], mixture)
+
+
+def _read_mixture(spec: str, options: Mapping[str, Any]) -> tuple[Sequence[str], Mixture | None]:
+    """The specs of the reward models that "mix:NAME" or "mix:SPEC,SPEC" names, and their weights."""
+    if options:
+        raise UnknownNameError("option", next(iter(options)), ("calibration",))
+    rest = spec.removeprefix("mix:")
+    if "," in rest:
+        return [member.strip() for member in rest.split(",")], None
+    mixture = Mixture.load(rest)
+    return mixture.rewards, mixture
 
 
 def _open_judge(lm: str, options: Mapping[str, Any]) -> Judge:
@@ -286,18 +355,19 @@ def _local_path(spec: str, role: str) -> str:
     scheme, _, rest = spec.partition(":")
     if scheme == "hf" and rest:
         return rest
-    is_path = spec != "" and (os.path.exists(spec) or re.fullmatch(r"[\w.-]+/[\w.-]+", spec) is not None)
+    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+(/.+\.gguf)?", spec, re.IGNORECASE)
+    is_path = spec != "" and (os.path.exists(os.path.expanduser(spec)) or on_hub is not None)
     suggestion = f"hf:{spec}" if is_path else closest(spec, ("tiny",))
     hint = f"did you mean {suggestion!r}? " if suggestion else ""
     raise ConfigurationError(
         f"{spec!r} names no model: {hint}"
         "use 'tiny', 'hf:PATH_OR_NAME', 'http://HOST:PORT/v1#MODEL' or 'MODULE:ATTRIBUTE'"
-        + (", or a 'judge:' before one" if role == "prm" else "")
+        + (", a 'judge:' before one, or 'confidence:'" if role == "prm" else "")
     )
 
 
 def _names_attribute(spec: str) -> bool:
-    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", spec) is not None and not spec.startswith(("hf:", "judge:"))
+    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", spec) is not None and not spec.startswith(SCHEMES)
 
 
 def attribute(spec: str) -> Any:
@@ -410,6 +480,7 @@ def _opening_state(name: str, options: Mapping[str, Any]) -> tuple[Any, ...]:
         variables[str(variable)] = os.environ.get(str(variable), "")
     files: list[tuple[str, int]] = []
     with contextlib.suppress(OSError):
-        folder = os.path.abspath(name.removeprefix("hf:"))
-        files = sorted((entry.path, entry.stat().st_mtime_ns) for entry in os.scandir(folder))
+        path = Path(os.path.expanduser(name.removeprefix("judge:").removeprefix("hf:"))).absolute()
+        found = [path] if path.is_file() else sorted(path.iterdir())
+        files = [(str(file), file.stat().st_mtime_ns) for file in found]
     return variables, files, attribute(name) if _names_attribute(name) else None

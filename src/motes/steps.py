@@ -8,6 +8,8 @@ r"""The exact places where steps and answers end. Every engine finds the same on
                     does not count. The pattern sees the current step only. A match, lookahead included, has at most
                     `MATCH_LENGTH` characters.
     tokens          A step ends after `max_step_tokens` tokens.
+    entropy         A step ends before a token whose distribution has more entropy than `step_entropy`. That depends on
+                    the text before it only; the token itself belongs to the next step, which samples it.
     stop texts      The answer ends before the first stop text within a step.
 
 The end that is complete first counts; if two are complete at the same character, the stop text. Ends depend only on the
@@ -140,7 +142,7 @@ def split_at_end(text: str, sampling: Sampling, start: int = 0) -> tuple[str, st
 
 def end_at_limit(sampling: Sampling, limit: int) -> StepEnd:
     """The end of a step that reached its limit of tokens: it is complete if steps are a number of tokens."""
-    by_tokens = not sampling.delimiters and sampling.pattern is None
+    by_tokens = not sampling.delimiters and sampling.pattern is None and sampling.step_entropy is None
     return "step" if by_tokens and limit == sampling.max_step_tokens else "length"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import json
 import re
-import secrets
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -22,7 +21,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from motes.core import Problem
 from motes.errors import ConfigurationError
+from motes.gguf import Header, find_gguf, open_header
+from motes.gguf.tokenizer import build_tokenizer
 from motes.steps import opening
+from motes.text import put_placeholders, split_at_placeholders
 from motes.thoughts import THINKING, tokens_of_marks
 from motes.threads import in_thread_if_long
 
@@ -58,8 +60,21 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str) -> Vocabulary:
-        """Load a checkpoint's tokenizer. Raises any error of the libraries that read its files."""
-        vocabulary = cls(AutoTokenizer.from_pretrained(path))
+        """Load the tokenizer of a checkpoint or a GGUF file, see `motes.gguf.find_gguf`.
+
+        Raises any error of the libraries that read its files.
+        """
+        gguf = find_gguf(path)
+        return cls._checked(AutoTokenizer.from_pretrained(path)) if gguf is None else cls.of_gguf(open_header(gguf))
+
+    @classmethod
+    def of_gguf(cls, header: Header) -> Vocabulary:
+        """Load the tokenizer of a GGUF file. Raises a ValueError if it cannot be made."""
+        return cls._checked(build_tokenizer(header))
+
+    @classmethod
+    def _checked(cls, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+        vocabulary = cls(tokenizer)
         ids = vocabulary.encode("1 a\n\nB")
         if not ids:  # transformers makes an empty tokenizer if the file is missing
             raise ValueError("its tokenizer knows no tokens: is tokenizer.json missing?")
@@ -104,23 +119,14 @@ class Vocabulary:
     def _mark_special(self, problem: Problem) -> tuple[list[str], dict[str, str]]:
         """Replace special tokens in the messages by marks: (contents, special token of each mark).
 
-        Only the template may use special tokens: users' messages are text. Nobody can guess a mark.
+        Only the template may use special tokens: users' messages are text.
         """
         contents = [message["content"] for message in problem.messages]
-        if self._special is None or not any(map(self._special.search, contents)):
-            return contents, {}
-        nonce, marks = secrets.token_hex(8), dict[str, str]()
-
-        def mark(match: re.Match[str]) -> str:
-            marks[name := f"[{nonce}:{len(marks)}]"] = match[0]
-            return name
-
-        return [self._special.sub(mark, content) for content in contents], marks
+        return (contents, {}) if self._special is None else put_placeholders(self._special, contents)
 
     def _encode_marked(self, text: str, marks: Mapping[str, str], **options: Any) -> list[int]:
         """Token ids of a whole text, in which each mark becomes its special token's characters as text."""
-        pattern = "|".join(map(re.escape, marks))
-        first, *rest = re.split(f"({pattern})", text) if marks else [text]
+        first, *rest = split_at_placeholders(text, marks)
         ids: list[int] = self.tokenizer.encode(first, verbose=False, **options)
         for part in rest:
             if part in marks:  # cut in two: some tokenizers find special tokens in any text

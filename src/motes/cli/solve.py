@@ -62,7 +62,8 @@ def command(
     ] = None,
     prompt: options.Prompt = None,
     sampling: SamplingOptions = options.NO_OPTIONS,
-    task: options.Rule = None,
+    task: options.TaskOfRule = None,
+    rule: options.Rule = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Solve one problem and show its particles live."""
@@ -74,7 +75,7 @@ def command(
     spec = ":".join([preset.method, *(settings or ())])
     configured_method = method_from_spec(spec, preset.budget if budget is None else budget)
     opened_prompt, configured_sampling = options.open_prompt(prompt, sampling)
-    rule = None if task is None else api.answer_rule(task)
+    opened_rule = api.answer_rule(task, rule)
     lm, prm = options.open_models(model, reward)
     outcome_prm = options.open_reward_model(outcome_reward)
     note = note_on_question(model, problem.question)
@@ -88,7 +89,7 @@ def command(
             method=configured_method,
             sampling=configured_sampling,
             seed=seed,
-            task=rule,
+            task=opened_rule,
             observe=watch.observe,
             deadline=deadline,
             token_budget=token_budget,
@@ -98,7 +99,7 @@ def command(
     if as_json:
         request = {
             "model": model, "reward": reward, "outcome_reward": outcome_reward, "prompt": prompt, "task": task,
-            "method": spec, "budget": configured_method.budget, "settings": describe(configured_method),
+            "rule": rule, "method": spec, "budget": configured_method.budget, "settings": describe(configured_method),
         }  # fmt: skip
         terminal.say(terminal.exact_json(to_dict(result, request, note, seconds)))
     else:

@@ -45,6 +45,7 @@ class Round:
     finished: int
     log_evidence: float | None
     dropped: int = 0  # particles that could not be extended or scored
+    moved: int | None = None  # whole answers that others have replaced
 
     @classmethod
     def of(cls, number: int, record: Record) -> Round:
@@ -57,12 +58,14 @@ class Round:
             finished=sum(trajectory.finished is not None for trajectory in record.trajectories),
             log_evidence=float(record.log_evidence) if np.isfinite(record.log_evidence) else None,
             dropped=len(record.failures),
+            moved=None if record.moves is None else int(record.moves.accepted.sum()),
         )
 
     def __str__(self) -> str:
         return (
             f"round {self.number:>2}   ESS {self.ess:5.1f} of {self.particles}   survivors {self.survivors:>3}   "
-            f"finished {self.finished:>3}{'   resampled' if self.resampled else ''}"
+            f"finished {self.finished:>3}{'' if self.moved is None else f'   moved {self.moved:>3}'}"
+            f"{'   resampled' if self.resampled else ''}"
             f"{f'   dropped {self.dropped}' if self.dropped else ''}"
         )
 
@@ -112,7 +115,7 @@ class Watch(View):
                 Bar(item.ess / item.particles, 24, "green" if item.ess > item.particles / 2 else "yellow"),
                 f"{item.ess:.1f} of {item.particles}",
                 f"{item.survivors}{' resampled' if item.resampled else ''}",
-                str(item.finished),
+                f"{item.finished}{'' if item.moved is None else f', {item.moved} moved'}",
             )
         return Group(table, Text(""), partial_answers(record), Text(_cost(run.usage), style="dim"))
 
@@ -212,7 +215,8 @@ def no_answer(result: Result) -> str | None:
     n = len(result.trajectories)
     texts = "the text states none" if n == 1 else f"none of {n} texts states one, and this is the likeliest"
     remedy = "" if result.problem.plain is not result.problem else "ask for one that can be read, --prompt boxed, or "
-    return f"no answer was found: {texts}; {remedy}read answers by another rule, such as --task whole-text"
+    other = "read answers by another rule, such as --rule last-number (`motes doctor MODEL --task FILE` tries them)"
+    return f"no answer was found: {texts}; {remedy}{other}"
 
 
 def confidence(result: Result) -> float | None:

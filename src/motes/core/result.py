@@ -33,6 +33,24 @@ def _format_error(error: MotesError | None) -> str | None:
 
 
 @dataclass(frozen=True, eq=False)
+class Moves:
+    """The moves of a round in which whole answers are replaced by others, as by `motes.methods.Refine`.
+
+    Attributes:
+        trajectories: (N,) the answer proposed in each place; the particle itself where none was proposed. A proposal
+            that a model could not write or score has an `error`; the particle in its place stays.
+        scores: (N,) the reward model's score of each; NaN if it has none.
+        step_scores: (N,) the scores of each one's steps; empty if it was not scored.
+        accepted: (N,) whether the proposal has replaced the particle.
+    """
+
+    trajectories: tuple[Trajectory, ...]
+    scores: FloatArray
+    step_scores: tuple[Sequence[float], ...]
+    accepted: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
 class Record:
     """One round of a run.
 
@@ -48,6 +66,7 @@ class Record:
         usage: the cost of this round.
         sweep: number of the sweep that the round belongs to, from 0.
         chain: number of the chain or island that the round belongs to, from 0.
+        moves: the answers that the round proposed in the place of others; None for methods that extend answers.
 
     A particle that was dropped, because a model could not extend or score it, has log-weight −inf.
     """
@@ -63,6 +82,7 @@ class Record:
     step_scores: tuple[Sequence[float], ...] = ()
     sweep: int = 0
     chain: int = 0
+    moves: Moves | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers of the round as JSON can hold them; see `Result.to_dict`."""
@@ -76,6 +96,7 @@ class Record:
             "resampled": bool(self.resampled),
             "log_evidence": _finite([self.log_evidence])[0],
             "usage": self.usage.to_dict(),
+            **({} if self.moves is None else {"accepted": self.moves.accepted.tolist()}),
         }
 
     @property
@@ -166,7 +187,8 @@ class Result:
             trajectories: (N,) each a dict of `text`, `steps` (their texts), `tokens`, `thought_tokens`, `finished` and
                 `error`.
             records: each a dict of `sweep`, `chain`, `ancestors`, `log_weights`, `scores`, `ess`, `resampled`,
-                `log_evidence`, `usage`, without the texts of its particles.
+                `log_evidence`, `usage`, without the texts of its particles; for methods that move whole answers also
+                `accepted`, see `Moves`.
             usage: see `Usage`. error: the name of its class and its message; None if there is none.
         """
         unchanged = ("method", "seed", "answer", "selector", "text", "stopped", "thought_tokens", "content_tokens")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from motes.arguments import fit
+from motes.core.certainty import Certainty
 from motes.core.problem import Problem
 from motes.core.thinking import Thinking
 from motes.core.usage import Usage
@@ -18,7 +19,7 @@ StepEnd = Literal["step", "eos", "length"]
 Stop = Literal["deadline", "token_budget"]
 STOPS: tuple[Stop, ...] = get_args(Stop)
 """Limits on a whole run. A trajectory that a limit cut off is finished with the limit's name as the reason."""
-Finish = Literal["eos", "answer", "max_steps", "max_tokens", "deadline", "token_budget", "failed"]
+Finish = Literal["eos", "answer", "max_steps", "max_tokens", "low_confidence", "deadline", "token_budget", "failed"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,8 @@ class Step:
             returns it, and what follows it.
         prefix_tokens: number of tokens of the prompt and of the answer before this step, computed or cached; None: see
             `usage`.
+        certainty: how certain the model was of the sampled tokens, or of those of them for which the engine knows it;
+            None if the sampling did not ask for it (`Sampling.top_logprobs`), or nothing is known.
         thought_tokens: number of its tokens that are thought, see `motes.core.thinking`; None: estimated by the share
             of the characters.
         appended: text at its end that was not sampled: the end of a thought that a limit closes, see
@@ -65,6 +68,7 @@ class Step:
     proposal_logprob: float | None = None
     overrun: str = ""
     prefix_tokens: int | None = field(default=None, compare=False, repr=False)
+    certainty: Certainty | None = field(default=None, compare=False, repr=False)
     thought_tokens: int | None = field(default=None, compare=False, repr=False)
     appended: str = ""
 
@@ -93,6 +97,7 @@ class Trajectory:
     Attributes:
         finished: the reason why the answer is finished; None while it is not. "failed": a model could not extend or
             score it, and `error` says why. Such a particle is dropped: it has weight zero and no answer.
+            "low_confidence": its method stopped it (`DeepConf`), and it has no answer either.
         depth: number of steps.
         num_tokens: number of tokens generated on the whole path.
         reading: the answer rule's reading of the text up to here, once there is one; see `AnswerRuleTraits`.

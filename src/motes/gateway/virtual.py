@@ -42,7 +42,8 @@ class VirtualModel(Part):
             `max_particles`.
         max_tokens: the most tokens of one answer that a request may choose; None: as many as fit the model's context.
         prompt: the prompt format, see `motes.prompt`.
-        task: the task whose rule reads the answers, see `motes.api.answer_rule`.
+        task: the task, or the rule, that reads and compares the answers, see `motes.answer_rule`.
+        rule: another rule that reads the answers; `task`, if there is one, only compares them.
         reasoning: where a chat's answer has what the model thinks: "field", in `reasoning_content`; "text", between its
             tags in `content`.
         tool_vote: which tool calls count as the same answer: "call", with the same arguments, or "name", with any.
@@ -67,6 +68,7 @@ class VirtualModel(Part):
     max_tokens: Positive | None = None
     prompt: Spec | None = None
     task: Spec | None = None
+    rule: Spec | None = None
     reasoning: Literal["field", "text"] = "field"
     tool_vote: Literal["call", "name"] = "call"
     tool_ignore: Texts = ()
@@ -143,12 +145,12 @@ class VirtualModel(Part):
             prompts.prompt(prompt)
         return prompt
 
-    @field_validator("task")
+    @field_validator("task", "rule")
     @classmethod
-    def _check_task(cls, task: str | None) -> str | None:
-        if task is not None:
-            api.answer_rule(task)
-        return task
+    def _check_rule(cls, spec: str | None) -> str | None:
+        if spec is not None:
+            api.answer_rule(spec)
+        return spec
 
     @field_validator("sampling")
     @classmethod
@@ -180,7 +182,7 @@ class VirtualModel(Part):
 
     def answer_rule(self) -> Any:
         """The answer rule; None: the last box counts."""
-        return None if self.task is None else api.answer_rule(self.task)
+        return None if self.task is None and self.rule is None else api.answer_rule(self.task, self.rule)
 
     def default_sampling(self) -> Sampling:
         """The sampling of requests without sampling fields."""

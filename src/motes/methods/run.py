@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from motes.concurrency import CallBatcher, Origin, gather, working_for
-from motes.core import STOPS, Failure, Problem, Record, Result, Sampling, Step, Trajectory, Usage
-from motes.errors import ConfigurationError, DegenerateWeightsError, NoParticlesError
+from motes.core import STOPS, Failure, Moves, Problem, Record, Result, Sampling, Step, Trajectory, Usage
+from motes.errors import ConfigurationError, ContextLengthError, DegenerateWeightsError, NoParticlesError
 from motes.ledger import Ledger
 from motes.methods.answers import Answers, state_final_answers
 from motes.methods.calls import request_scores, request_steps
 from motes.methods.limits import Limits
 from motes.methods.population import Aggregation, Population
-from motes.methods.requirements import require_steps, require_thinking
+from motes.methods.requirements import require_steps, require_thinking, sampling_for
 from motes.methods.thinking import Bounds, Form, form_of, num_own_steps
 from motes.protocols import (
     AnswerRule,
@@ -45,6 +45,7 @@ class Run:
     """One problem worked on by one method with one seed.
 
     Args:
+        sampling: the run adds what its reward model reads, see `motes.methods.requirements.sampling_for`.
         rng: the run's only source of randomness; every particle's seed is drawn from it.
         observe: called with each new record; must not block.
         on_progress: called with the current partial answers whenever any of them has grown, by methods that draw
@@ -75,6 +76,9 @@ class Run:
     ledger: Ledger = field(default_factory=Ledger)
     _whole: Run | None = None  # the run that this one is a part of
     _recorded: Usage = field(default_factory=Usage, init=False)  # the part of the usage that the records hold
+
+    def __post_init__(self) -> None:
+        self.sampling = sampling_for(self.sampling, self.reward)
 
     def start(self, n: int) -> Population:
         """n empty trajectories, all of them the same object."""
@@ -132,12 +136,16 @@ class Run:
         return Population(tuple(trajectories), tuple(scores), extended)
 
     async def complete(
-        self, population: Population, *, score: bool = True, sampling: Sampling | None = None
+        self, population: Population, *, score: bool = True, sampling: Sampling | None = None, report: bool = True
     ) -> Population:
-        """Extend every trajectory until it is finished, then score it once if `score`.
+        """Extend every trajectory until it is finished, then score it once if `score`. Trajectories that are finished
+        and scored already do not change and cost nothing.
 
         If the language model merges concurrent calls, trajectories do not wait for each other; this does not change
         them. A language model that cannot continue a prefix writes each trajectory as one step.
+
+        Args:
+            report: whether `on_progress` is called: not for texts that are no answers.
         """
         self._require_reward(score)
         sampling = sampling or self.sampling
@@ -153,7 +161,7 @@ class Run:
                 part = await self.extend(part, score=False, sampling=sampling, streams=[streams[i] for i in places])
                 for i, trajectory in zip(places, part.trajectories, strict=True):
                     current[i] = trajectory
-                if self.on_progress is not None:
+                if report and self.on_progress is not None:
                     self.on_progress(tuple(current))
             return await self._score_complete(part) if score_apart else part
 
@@ -225,6 +233,35 @@ class Run:
         if self._whole is not None:
             self._whole._spend(usage)
 
+    def count_cancelled(self, before: Usage, kept: Sequence[Trajectory]) -> None:
+        """Count the tokens of trajectories that were cancelled as those of failed attempts. How many these are depends
+        on the speed of the others; all other counts depend on the seed alone again.
+
+        Args:
+            before: the run's usage before `kept` and the cancelled trajectories were drawn, without scores.
+            kept: the trajectories that were not cancelled, in order. They share the prompt alone.
+        """
+        ledger, needed = Ledger(), Usage()
+        for trajectory in kept:
+            for node in trajectory.path:
+                assert node.parent is not None
+                assert node.step is not None
+                needed += ledger.step(node.parent, node.step, self.lm)
+        spent = self.usage - before
+        cancelled = Usage(
+            failed_generated_tokens=spent.generated_tokens - needed.generated_tokens,
+            failed_prefill_tokens=spent.prefill_tokens - needed.prefill_tokens,
+        )
+        counted = replace(
+            spent,
+            generated_tokens=needed.generated_tokens,
+            prefill_tokens=needed.prefill_tokens,
+            prefill_tokens_cached=needed.prefill_tokens_cached,
+            lm_calls=needed.lm_calls,
+            thought_tokens=needed.thought_tokens,
+        )
+        self._spend(counted + cancelled - spent)
+
     def _require_reward(self, score: bool) -> None:
         if score and self.reward is None:
             raise ConfigurationError("this method needs a reward model: give `reward=`")
@@ -257,7 +294,7 @@ class Run:
         self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
     ) -> Sequence[Step | Failure]:
         """The next step of each trajectory, paid for."""
-        steps = await request_steps(self.lm, parents, sampling, seeds)
+        steps = await self._request_steps(parents, sampling, seeds)
         for parent, step in zip(parents, steps, strict=True):
             self._spend(self.ledger.step(parent, step, self.lm))
         return steps
@@ -277,6 +314,21 @@ class Run:
         limits = self.limits
         is_limited = (limits.deadline, limits.token_budget) != (None, None)
         return (is_limited or sampling.bounds_thinking) and LanguageModelTraits(self.lm).continues_prefixes
+
+    async def _request_steps(
+        self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Step | Failure]:
+        """The next step of each trajectory, or the reason why there is none. A prompt of the method's own that does not
+        fit the model's context fails alone, the problem's own prompt fails the run."""
+        try:
+            return await request_steps(self.lm, parents, sampling, seeds)
+        except ContextLengthError as error:
+            if all(parent.problem is self.problem for parent in parents):
+                raise
+            if len(parents) == 1:
+                return [Failure(error)]
+            singles = zip(parents, seeds, strict=True)
+            return [(await self._request_steps([parent], sampling, [seed]))[0] for parent, seed in singles]
 
     async def _score(
         self, trajectories: Sequence[Trajectory], reward: RewardModel | None
@@ -317,6 +369,7 @@ class Run:
         """The population with scores for all trajectories that no limit on the run has cut off."""
         trajectories = population.trajectories
         complete = [i for i, t in enumerate(trajectories) if t.depth and not t.error and t.finished not in STOPS]
+        complete = [i for i in complete if not len(population.scores[i])]  # the others have been scored before
         return await self.score(population, complete, self.reward)
 
     def record(
@@ -329,6 +382,7 @@ class Run:
         log_evidence: float = np.nan,
         aggregation: Aggregation = "last",
         sweep: int = 0,
+        moves: Moves | None = None,
     ) -> None:
         """Append the record of a round. Dropped particles are recorded with weight zero.
 
@@ -349,6 +403,7 @@ class Run:
             usage=self.usage - self._recorded,
             sweep=sweep,
             chain=self.chain,
+            moves=moves,
         )
         self._recorded = self.usage
         self.records.append(record)

@@ -37,7 +37,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from motes.concurrency import gather
-from motes.core import Failure, Problem, Sampling, Step, Trajectory, Usage
+from motes.core import Certainty, Failure, Problem, Sampling, Step, Trajectory, Usage
 from motes.core.thinking import Thinking
 from motes.errors import ContextLengthError, ServerError
 from motes.methods.limits import Limits
@@ -292,6 +292,7 @@ class _Item:
             proposal_logprob=step.proposal_logprob,
             thought_tokens=state.tokens - before.tokens,
             appended=wait,
+            certainty=step.certainty,
         )
         return True
 
@@ -365,6 +366,7 @@ def _join(first: Step, second: Step) -> Step:
         usage=Usage(generated_tokens=first.num_tokens + second.num_tokens),
         prefix_tokens=first.prefix_tokens,
         thought_tokens=None if counts[0] is None or counts[1] is None else counts[0] + counts[1],
+        certainty=Certainty.concatenate(c for c in (first.certainty, second.certainty) if c is not None),
     )
 
 

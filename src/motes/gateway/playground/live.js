@@ -43,8 +43,8 @@ function appendThought(live, text) {
 function addRound(live, progress) {
   const { trace } = live.run;
   const { population } = progress;
-  if (progress.apart || live.apart) trace.rounds = [population]; // independent answers: the latest have scores
-  else trace.rounds.push(population);
+  if (trace.rounds.at(-1)?.apart) trace.rounds.pop(); // whole answers as they are drawn: the latest are enough
+  trace.rounds.push(population);
   live.apart = progress.apart;
   if (live.apart) population.apart = true;
   const tokens = live.apart ? trace.nodes.map((node) => node.tokens) : trace.rounds.map((round) => round.usage.generated_tokens);

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from motes.concurrency import Batcher, Pending, gather
-from motes.core import Failure, Problem, Sampling, Step, Trajectory, Usage
+from motes.core import Certainty, Failure, Problem, Sampling, Step, Trajectory, Usage
 from motes.errors import (
     ConfigurationError,
     ContextLengthError,
@@ -116,6 +116,8 @@ class HTTPLanguageModel(ServedModel):
         self.thinking_field = thinking_field or self.profile.thinking_field
         self._may_ask_logprobs = capabilities.logprobs and logprobs is not False
         is_chat = capabilities.rendering == "messages"
+        # A chat may return log-probabilities, but no token ids, so that steps have none.
+        self._may_ask_certainty = (capabilities.logprobs or is_chat) and logprobs is not False
         self._renderer = Renderer() if is_chat else renderer(client, address, capabilities, vocabulary)
         self._wire: Wire = self._chat() if is_chat else self.profile.wire(address, capabilities.model, self.profile)
         self._stream_wire = self._wire if self._wire.streams else Completions(address, capabilities.model, self.profile)
@@ -195,6 +197,11 @@ class HTTPLanguageModel(ServedModel):
         prompt = await self._renderer.prompt(problem)
         return HARMONY[1] if prompt.in_harmony else prompt.before.strip()
 
+    def gives_certainty(self, sampling: Sampling) -> bool:
+        """Whether steps carry `Step.certainty`. The tokens of a stop string may have none."""
+        has_form = self._stream_wire is self._wire or not self._is_cut(sampling)
+        return sampling.top_logprobs > 0 and self._may_ask_certainty and has_form
+
     async def extend(
         self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Step | Failure]:
@@ -207,6 +214,16 @@ class HTTPLanguageModel(ServedModel):
             ContextLengthError: no prompt fits.
         """
         self.profile.sampling_fields(sampling)
+        if sampling.step_entropy is not None:
+            raise ConfigurationError(
+                f"{self!r} cannot end steps where the next token is uncertain, only a local model can: end them by a "
+                "number of tokens (`--step-tokens`), a delimiter or a pattern"
+            )
+        if sampling.top_logprobs > self.profile.most_top_logprobs:
+            raise ConfigurationError(
+                f"{self!r} returns the log-probabilities of at most {self.profile.most_top_logprobs} tokens in each "
+                f"place, not of {sampling.top_logprobs}: ask for fewer (top_logprobs)"
+            )
         if not self.continues_prefixes and any(trajectory.depth for trajectory in trajectories):
             raise ConfigurationError(f"{self!r} cannot continue an answer: draw whole ones")
         steps = [PendingStep(trajectory, sampling, seed) for trajectory, seed in zip(trajectories, seeds, strict=True)]
@@ -215,6 +232,15 @@ class HTTPLanguageModel(ServedModel):
         if errors and len(errors) == len(outcomes) and all(isinstance(error, ContextLengthError) for error in errors):
             raise errors[0]
         return outcomes
+
+    def prompt_ids(self, problem: Problem) -> Sequence[int]:
+        """The token ids of a problem that has been asked; empty if the server's tokens are unknown."""
+        return self._renderer.known_ids(problem)
+
+    async def prompt_text(self, problem: Problem) -> str | None:
+        """See `motes.protocols.LanguageModelTraits`. None if the server makes the prompt of messages."""
+        prompt = await self._renderer.prompt(problem)
+        return prompt.text if prompt.ids is None else await self._renderer.decode(prompt.ids)
 
     async def draw_turn(self, fields: Mapping[str, Any], sampling: Sampling, seed: int) -> Turn:
         """A whole turn of the assistant, which may have tool calls.
@@ -292,7 +318,8 @@ class HTTPLanguageModel(ServedModel):
         """Divide a node into parts of requests. `calls` has the parts by the request that they can share."""
         sampling = node[0].sampling
         is_greedy = sampling.temperature == 0
-        logprobs, is_cut = self.gives_logprobs(sampling), self._is_cut(sampling)
+        logprobs = self.gives_logprobs(sampling) or self.gives_certainty(sampling)
+        is_cut = self._is_cut(sampling)
         # 1. Each part has a prompt with up to `size` answers; at temperature 0 all steps use the same answer.
         if is_greedy:
             size, groups = len(node), [[node]]
@@ -313,7 +340,7 @@ class HTTPLanguageModel(ServedModel):
         return None if self.seeds == "none" else step.seed % self.profile.seed_below
 
     def _wants_logprobs(self, sampling: Sampling) -> bool:
-        """Whether requests ask for log-probabilities: always, or only where the model's are those of the sampling."""
+        """Whether steps need log-probabilities: always, or only where the model's are those of the sampling."""
         parameters = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p)
         return self.logprobs or (self._may_ask_logprobs and parameters == (1.0, 1.0, 0, 0.0))
 
@@ -426,12 +453,22 @@ class HTTPLanguageModel(ServedModel):
             answer.logprob,
             overrun=overrun,
             prefix_tokens=prefix_tokens,
+            certainty=self._certainty(request, answer),
             thought_tokens=answer.thought_tokens,
         )
         usage = answer.usage
         for pending in steps:
             pending.settle(replace(step, usage=usage + pending.wasted))
             usage = Usage()  # sampled once, paid for once
+
+    def _certainty(self, request: Request, answer: Answer) -> Certainty | None:
+        """How certain the model was of an answer's tokens. A stop string may have been all of it, for whose tokens some
+        servers return nothing: then it is known of none of them, which is not the same as unknown."""
+        certainty = Certainty.concatenate(answer.certainties)
+        k = request.sampling.top_logprobs
+        if certainty is None and k and answer.end == "step" and not self.profile.logprobs_of_stops:
+            return Certainty.none(k)
+        return certainty
 
 
 def _steps(parts: Iterable[Part]) -> list[PendingStep]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,7 +13,8 @@ from weakref import WeakKeyDictionary
 from motes.core import Problem, Trajectory
 from motes.errors import BadResponseError, ServerError, UnknownFormError
 from motes.steps import IN_HARMONY, opening
-from motes.thoughts import restored, split_at_marks
+from motes.text import put_placeholders, split_at_placeholders
+from motes.thoughts import THINKING, restored, split_at_marks
 from motes.threads import in_thread_if_long
 from motes.transport import Address, Client, excerpt
 
@@ -79,6 +81,11 @@ class Renderer:
             in_harmony = IN_HARMONY.search(text) is not None
             self._prompts[problem] = replace(prompt, before=opening(text), in_harmony=in_harmony)
         return self._prompts[problem]
+
+    def known_ids(self, problem: Problem) -> tuple[int, ...]:
+        """The token ids of a problem that has been rendered; empty if there are none."""
+        prompt = self._prompts.get(problem)
+        return () if prompt is None or prompt.ids is None else prompt.ids
 
     async def extended(self, trajectory: Trajectory) -> Prompt:
         """The conversation with the answer so far."""
@@ -192,15 +199,47 @@ class SGLangRenderer(VLLMRenderer):
         return str(await self._post("detokenize", self.text_key, body))
 
 
+MAY_BE_SPECIAL = re.compile(r"[<\[|｜]")
+"""A character that every special token of the known models has."""
+
+
 class LlamaCppRenderer(ServerRenderer):
     async def _prompt(self, problem: Problem) -> Prompt:
-        text = str(await self._post("apply-template", "prompt", {"messages": problem.messages}))
-        body = {"content": text, "add_special": True, "parse_special": True}
+        """Only the template may use special tokens: users' messages are text, as for `Vocabulary.prompt`."""
+        contents = [message["content"] for message in problem.messages]
+        special = await self._special_tokens("\n".join(contents))
+        placeholders: dict[str, str] = {}
+        if special:
+            contents, placeholders = put_placeholders(re.compile("|".join(map(re.escape, special))), contents)
+        messages = [{**m, "content": content} for m, content in zip(problem.messages, contents, strict=True)]
+        text = str(await self._post("apply-template", "prompt", {"messages": messages}))
+        first, *rest = split_at_placeholders(text, placeholders)
+        body = {"content": first, "add_special": True, "parse_special": True}
         ids = await self._tokenize(body)
         if ids[:1] == ids[1:2]:  # the template writes the token that begins a text, and the server adds it, too
             alone = await self._tokenize({**body, "add_special": False})
             ids = alone if alone[:1] == ids[:1] else ids
+        for part in rest:
+            if part in placeholders:  # cut in two: some tokenizers find special tokens in any text
+                ids += await self.encode(placeholders[part][:1]) + await self.encode(placeholders[part][1:])
+            elif part:
+                ids += await self._tokenize({**body, "content": part, "add_special": False})
         return Prompt(ids=ids)
+
+    async def _special_tokens(self, text: str) -> list[str]:
+        """The special tokens that a text spells, the longest first."""
+        if not MAY_BE_SPECIAL.search(text):
+            return []
+        found: list[str] = []
+        for token in sorted(set(await self._parsed(text)) - set(await self.encode(text))):
+            spelling = await self._text_of((token,))
+            is_one = spelling in text and await self._parsed(spelling) == (token,)
+            if is_one and spelling not in THINKING and await self.encode(spelling) != (token,):
+                found.append(spelling)
+        return sorted(found, key=len, reverse=True)
+
+    async def _parsed(self, text: str) -> tuple[int, ...]:
+        return await self._tokenize({"content": text, "add_special": False, "parse_special": True})
 
     async def encode(self, text: str) -> tuple[int, ...]:
         ids: list[int] = []

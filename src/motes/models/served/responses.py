@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from motes.core import StepEnd, Usage
+from motes.core import Certainty, StepEnd, Usage
 from motes.errors import BadResponseError, TooLargeError
 from motes.models.served.ends import end_of
 from motes.models.served.messages import Writer, pieces_of
@@ -35,6 +35,7 @@ class Answer:
     end: StepEnd = "step"  # for a stop text, too
     token_ids: list[int] = field(default_factory=list)  # of all tokens; empty where the server does not return them
     logprobs: list[float] = field(default_factory=list)  # likewise
+    certainties: list[Certainty] = field(default_factory=list)  # of its pieces, as far as they have one
     is_cut: bool = False  # whether this side ended it
     last: Delta | None = None  # its last piece
     prompt_tokens: int = 0
@@ -74,12 +75,15 @@ class Answer:
                 pieces=pieces_of(text[len(self.text) :]),
                 token_ids=delta.token_ids[len(self.token_ids) :],
                 logprobs=delta.logprobs[len(self.logprobs) :],
+                certainty=delta.certainty and delta.certainty[sum(map(len, self.certainties)) :],
             )
         before, sampling = self.prompt.before, self.request.sampling
         seen = len(before) + len(self.text)
         self.text += self._writer.write(delta.pieces)
         self.token_ids += delta.token_ids
         self.logprobs += delta.logprobs
+        if delta.certainty is not None:
+            self.certainties.append(delta.certainty)
         self._num_pieces += bool(delta.pieces or delta.token_ids)
         self.last = delta
         size = len(self.text) + len(self.token_ids) + len(self.logprobs)

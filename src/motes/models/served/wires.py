@@ -25,7 +25,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from motes.core import Sampling
+from motes.core import Certainty, Sampling
+from motes.core.certainty import certainty_of_pairs
 from motes.errors import ConfigurationError
 from motes.models.served.messages import Piece, pieces_of
 from motes.models.served.prompts import Prompt, ServerRenderer
@@ -87,6 +88,7 @@ class Delta:
     pieces: tuple[Piece, ...] = ()  # texts, and thoughts in formats that separate them
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
+    certainty: Certainty | None = None  # of the tokens for which the message has their likeliest alternatives
     finish: str | None = None  # the server's finish reason; None and "" also stand in pieces that are not the last
     stop: str | int | None = None  # the stop string that ended the answer, or the token's id, if the engine returns it
     is_cumulative: bool = False  # whether text, ids and log-probabilities repeat the answer from its beginning
@@ -120,6 +122,7 @@ class Profile:
     # without filters do, where methods can use them.
     logprobs: bool = False
     logprobs_of_stops: bool = True  # whether they include those of the tokens of a stop string
+    most_top_logprobs: int = 20  # maximum number of likeliest tokens whose log-probabilities a request can ask for
     prefill: Mapping[str, Any] | None = None  # fields that let a chat continue its last message; None: the probe tries
     chat_limit: str = "max_tokens"  # the field with the limit on tokens in a chat request
     shares_prefixes: bool = False  # whether it has a prefix cache by default
@@ -237,7 +240,7 @@ class Completions(Wire):
             if request.in_harmony:
                 body["skip_special_tokens"] = False
         if request.logprobs:
-            body["logprobs"] = 0
+            body["logprobs"] = request.sampling.top_logprobs
         return body
 
     def _options(self, request: Request) -> dict[str, Any]:
@@ -259,11 +262,15 @@ class Completions(Wire):
         # Log-probabilities have the form of completions, or that of chats, as llama.cpp returns them.
         tokens = value_at(item, ("logprobs", "content")) or ()
         logprobs = value_at(item, ("logprobs", "token_logprobs")) or [token.get("logprob") for token in tokens]
+        tops = [[each.get("logprob") for each in token.get("top_logprobs") or ()] for token in tokens]
+        if by_token := value_at(item, ("logprobs", "top_logprobs")):
+            tops = [list((alternatives or {}).values()) for alternatives in by_token]
         return Delta(
             index=None if index is None else int(index),
             pieces=pieces_of(item.get("text") or item.get("message") or item.get("delta")),
             token_ids=token_ids_of(item.get("token_ids")),
             logprobs=logprobs_of(logprobs),
+            certainty=certainty_of(logprobs, tops, request),
             finish=item.get("finish_reason"),
             stop=item.get("stop_reason", item.get("matched_stop")),  # vLLM's name, SGLang's name
         )
@@ -300,14 +307,13 @@ class Chat(Completions):
 
     def _body(self, request: Request) -> dict[str, Any]:
         (prompt,) = request.prompts
+        options = self._options(request)
+        if request.logprobs:
+            options |= {"logprobs": True, "top_logprobs": request.sampling.top_logprobs}
         if not prompt.prefix:
-            return {
-                "messages": list(prompt.messages),
-                **self._options(request),
-                **self.thinking_fields(request.sampling),
-            }
+            return {"messages": list(prompt.messages), **options, **self.thinking_fields(request.sampling)}
         messages = [*prompt.messages, {"role": "assistant", "content": prompt.prefix}]
-        return {"messages": messages, **self._options(request), **(self.profile.prefill or {})}
+        return {"messages": messages, **options, **(self.profile.prefill or {})}
 
     def _delta(self, item: Mapping[str, Any], request: Request) -> Delta:
         return replace(super()._delta(item, request), token_ids=(), logprobs=())  # a chat continues text
@@ -325,3 +331,17 @@ def logprobs_of(values: Sequence[Any]) -> tuple[float, ...]:
     """Log-probabilities; none at all if one is missing or impossible, as their sum would be that of other tokens."""
     logprobs = () if None in values else tuple(float(value) for value in values)
     return logprobs if all(-LARGEST_LOGPROB < value < ROUNDING for value in logprobs) else ()
+
+
+def certainty_of(logprobs: Sequence[Any], tops: Sequence[Sequence[Any]], request: Request) -> Certainty | None:
+    """The certainty of tokens; None if the request does not ask for it, or the response does not contain it.
+
+    Args:
+        logprobs: (n,) of the sampled tokens.
+        tops: (n,) for each the log-probabilities of the likeliest tokens in its place.
+    """
+    if not request.sampling.top_logprobs or len(logprobs) != len(tops):
+        return None
+    pairs = [(logprob, top) for logprob, top in zip(logprobs, tops, strict=True) if None not in (logprob, *top)]
+    known = [(float(logprob), list(map(float, top))) for logprob, top in pairs]
+    return certainty_of_pairs(known, request.sampling.top_logprobs)
