@@ -155,9 +155,13 @@ def test_batches_stay_whole():
 class Pieces:
     """A model of texts: a token for each word and its blank, in a text that was written in advance."""
 
-    def __init__(self, thought: str, answer: str, *, merges: bool = True) -> None:
+    def __init__(self, thought: str, answer: str, *, merges: bool = True, opens: bool = False) -> None:
+        self.opens = opens  # whether the prompt says that it thinks
         self.thought, self.answer, self.merges_calls = thought, answer, merges
         self.calls: list[int] = []
+
+    async def thought_opening(self, problem: Problem) -> str:
+        return "<think>" if self.opens else ""
 
     async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
         self.calls.append(len(trajectories))
@@ -276,7 +280,7 @@ def test_the_local_engine():
     node = cut[0].path[at]
     prefix = [token for step in node.steps for token in step.token_ids]
     by_hand = Trajectory(problem).extend(Step("<think>\nx", "step", (*prefix, *words.encode_answer(CLOSE))))
-    one = Sampling(temperature=0.0, max_step_tokens=1)
+    one = Sampling(temperature=0.0, max_step_tokens=8, delimiter=None)
     first, second = asyncio.run(lm.extend([node, by_hand], one, [0, 0]))
     assert first.token_ids == second.token_ids
     assert close in words.encode_answer(node.step.appended)
@@ -329,7 +333,9 @@ def test_a_thought_that_ends_too_early_goes_on(name: str, form: str, sampling: S
     assert result.text.startswith(f"{begun}ababab\nWait")
     assert result.text.count("\nWait") == 2
     assert (result.answer, result.content) == ("4", engine.mind.answer)
-    assert [step.appended for step in result.selected.steps].count("\nWait") == 2
+    waits = [step for step in result.selected.steps if step.appended == "\nWait"]
+    assert len(waits) == 2
+    assert waits[0].num_tokens == len(thinkers.encode(f"{begun}ababab")) + 1, "nothing is sampled after the closing tag"
     own = asyncio.run(
         run_on(
             thinker(name, opening=form, thinks=thinkers.at_length(6, "ab")),
@@ -415,7 +421,7 @@ def test_a_deadline_ends_thoughts_so_that_there_is_an_answer(method: Any, merges
 
 def test_whole_answers_are_drawn_in_pieces_under_a_deadline(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("motes.methods.thinking.PIECE", 4)
-    lm = Slow(LONG, "So \\boxed{4}")
+    lm = Slow(LONG, "So \\boxed{4}", opens=True)
     result = Clock().run(
         motes.asolve("?", lm=lm, reward=None, method=motes.Majority(2), sampling=Sampling().whole(), deadline=21.0)
     )
@@ -425,7 +431,7 @@ def test_whole_answers_are_drawn_in_pieces_under_a_deadline(monkeypatch: pytest.
         CLOSE.replace("\n<", "\n<"),
         "",
     ] or result.selected.depth == 2
-    short = Slow("<think>one two three four five six </think>", "So \\boxed{4}")
+    short = Slow("<think>one two three four five six </think>", "So \\boxed{4}", opens=True)
     whole = Clock().run(
         motes.asolve("?", lm=short, reward=None, method=motes.Greedy(), sampling=Sampling().whole(), deadline=99.0)
     )
@@ -513,6 +519,40 @@ def test_a_deadline_brought_forward_ends_thoughts_too():
 
     result = Clock().run(main())
     assert (result.answer, result.thought_tokens) == ("4", 15)
+
+
+def test_a_call_in_flight_ends_when_the_deadline_is_brought_forward():
+    class Hangs(Slow):
+        async def extend(self, trajectories: Any, sampling: Sampling, seeds: Any) -> list[Step]:
+            if trajectories[0].thinking.is_open and trajectories[0].depth >= 2:
+                await asyncio.Event().wait()
+            return await super().extend(trajectories, sampling, seeds)
+
+    async def main() -> tuple[motes.Result, float]:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        limits = Limits(began + 1000.0)
+        loop.call_later(10.0, limits.bring_forward, began + 30.0)
+        lm = Hangs(LONG, "So \\boxed{4}")
+        result = await motes.asolve("?", lm=lm, reward=None, method=motes.Greedy(), limits=limits)
+        return result, loop.time() - began
+
+    result, seconds = Clock().run(main())
+    assert (result.answer, result.thought_tokens, seconds) == ("4", 6, 24.0 + 2.0)
+
+
+def test_what_the_prompt_says_of_thoughts():
+    for engine, opening in (
+        (thinker("vllm", opened=True), "<think>"),
+        (thinker("sglang", opening=HARMONY[1]), HARMONY[1]),
+        (thinker("llama.cpp"), ""),
+    ):
+        lm = asyncio.run(connect(engine))
+        assert asyncio.run(lm.thought_opening(Problem("?"))) == opening
+    from checkpoints import random_language_model
+
+    lm = LocalLanguageModel(random_language_model(vocab_size=576), thinking(opened=True))
+    assert asyncio.run(lm.thought_opening(Problem("?"))) == "<think>"
 
 
 @pytest.mark.parametrize("share", [1.0, -0.1, 7])
@@ -625,7 +665,7 @@ def test_later_calls_have_seeds_of_their_own(monkeypatch: pytest.MonkeyPatch):
 
     def run(deadline: float | None) -> list[int]:
         seeds.clear()
-        lm = Notes("<think>one two three four five six </think>", "So \\boxed{4}")
+        lm = Notes("<think>one two three four five six </think>", "So \\boxed{4}", opens=True)
         options = {"sampling": Sampling().whole(), "deadline": deadline, "seed": 5}
         Clock().run(motes.asolve("?", lm=lm, reward=None, method=motes.Greedy(), **options))
         return [*seeds]

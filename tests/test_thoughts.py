@@ -54,6 +54,7 @@ SHAPES: list[tuple[str, str, str]] = [  # text, thoughts, what is said
     ("<|channel|>final<|message|>2<|return|>", "", "2"),
     ("<|start|>assistant<|message|>2<|end|>", "", "2"),
     ("<|start|>assistant to=functions.add<|channel|>commentary json<|message|>1<|call|>", "1", ""),
+    ("<|start|>assistant to=functions.add<|message|>1<|call|>", "1", ""),
     (f"{ANALYSIS}a <think> b{FINAL}c", "a <think> b", "c"),
     ("analysisWe need 2.assistantfinalIt is \\boxed{2}.", "We need 2.", "It is \\boxed{2}."),
     ("analysiswe need 2.assistantfinalIt is 2.", "we need 2.", "It is 2."),
@@ -178,6 +179,13 @@ def test_a_stripped_text_gets_its_tokens_back():
     assert restored("analysiswe need 2.assistantfinal2") == f"{ANALYSIS}we need 2.{FINAL}2"
     for text in (H, f"{H}{FINAL}analysis", "<think>a</think>analysis", "The analysisassistantfinal", ""):
         assert restored(text) == text
+
+
+def test_what_is_said_after_the_last_thought():
+    assert after_thoughts("a<think>b</think>c<think>d</think>e") == "e"
+    assert after_thoughts("a<think>b</think>c<think>d") == "c"
+    assert after_thoughts("a<think>b</think>") == after_thoughts("a</think>") == ""
+    assert after_thoughts("a") == "a"
 
 
 def test_a_judge_that_writes_harmony_states_its_verdict():

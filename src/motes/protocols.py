@@ -72,6 +72,8 @@ class LanguageModelTraits(Traits):
         continues_prefixes: whether it can extend an answer step by step. If not, it writes whole answers only, and
             methods that work step by step refuse it.
         takes_thinking_budget: whether a model that writes whole answers only obeys `Sampling.max_thinking_tokens`.
+        thought_opening: returns how an answer to a problem begins to think, if the prompt says so, see
+            `motes.steps.thought_opening`.
         shares_prefixes: whether it computes each prompt and prefix only once; a run then needs each of them once.
         prompt_ids: the token ids of a problem's prompt, in memory, by which a run knows what two prompts share; None:
             unknown, as if they shared nothing.
@@ -90,6 +92,7 @@ class LanguageModelTraits(Traits):
     merges_calls = Trait(False)
     continues_prefixes = Trait(True)
     takes_thinking_budget = Trait(False)
+    thought_opening: Trait[Callable[[Problem], Awaitable[str]] | None] = Trait(None)
     shares_prefixes = Trait(False)
     prompt_ids: Trait[Callable[[Problem], Sequence[int]] | None] = Trait(None)
     proposal_logprobs = Trait(True)

@@ -26,7 +26,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from motes.core import Sampling, Step, StepEnd, Usage
-from motes.thoughts import TAGS
+from motes.thoughts import HARMONY, TAGS
 
 MATCH_LENGTH = 256
 """Maximum length of a match of a pattern, in characters: without it, a search would cost more the longer a step is.
@@ -54,6 +54,12 @@ def opening(prompt: str) -> str:
     `<think>`, say. It belongs to the answer's text."""
     match = OPENING.search(prompt)
     return match[0] if match else ""
+
+
+def thought_opening(prompt: str) -> str:
+    """The tag with which the prompt opens a thought, or harmony's first token if the prompt is written in harmony; ""
+    if the prompt does not say whether the answer begins with a thought."""
+    return HARMONY[1] if IN_HARMONY.search(prompt) else opening(prompt).strip()
 
 
 class Cut(NamedTuple):

@@ -24,7 +24,7 @@ from motes.methods.calls import request_scores, request_steps
 from motes.methods.limits import Limits
 from motes.methods.population import Aggregation, Population
 from motes.methods.requirements import require_steps, require_thinking, sampling_for
-from motes.methods.thinking import Bounds, Forms, num_own_steps
+from motes.methods.thinking import Bounds, Form, form_of, num_own_steps
 from motes.protocols import (
     AnswerRule,
     LanguageModel,
@@ -76,7 +76,6 @@ class Run:
     ledger: Ledger = field(default_factory=Ledger)
     _whole: Run | None = None  # the run that this one is a part of
     _recorded: Usage = field(default_factory=Usage, init=False)  # the part of the usage that the records hold
-    _forms: Forms = field(default_factory=Forms, init=False)
 
     def __post_init__(self) -> None:
         self.sampling = sampling_for(self.sampling, self.reward)
@@ -304,8 +303,11 @@ class Run:
         self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
     ) -> Sequence[Step | Failure]:
         """The same with bounds on thoughts, see `motes.methods.thinking`."""
-        root = self._root
-        bounds = Bounds(sampling, self.limits, self._steps, root.usage.generated_tokens, root._forms)
+        spent = self._root.usage
+        form = self._root._form
+        if self.limits.deadline is not None:
+            await form.ask(self.lm, self.problem)
+        bounds = Bounds(sampling, self.limits, self._steps, spent.generated_tokens, form)
         return await bounds.steps(parents, seeds)
 
     def _bounds_thoughts(self, sampling: Sampling) -> bool:
@@ -342,6 +344,10 @@ class Run:
         for trajectory, values in zip(trajectories, scores, strict=True):
             self._spend(self.ledger.scores(trajectory, values, reward))
         return scores
+
+    @cached_property
+    def _form(self) -> Form:
+        return form_of(self.lm)
 
     @cached_property
     def _id(self) -> str:

@@ -6,7 +6,7 @@ r"""Bounds on thoughts, the same for every engine that can continue a prefix ("b
                             No more tokens are sampled than the budget allows.
     the time is up          `Limits.answer_share` of the time, and of a token budget, is kept for answers. When it
                             begins, calls for open thoughts are cancelled, and the thoughts are closed in the same way.
-                            What was sampled by finished calls stays; a call takes `PIECE` tokens at most.
+                            What was sampled by finished calls stays; a call for a thought takes `PIECE` tokens at most.
     a thought is too short  A thought that ends before `Sampling.min_thinking_tokens` loses its closing tag and what
                             follows it, and gets `Sampling.wait` instead, at most `Sampling.max_waits` times. The step
                             ends there. Its tokens are known as text from then on, and are tokenised anew.
@@ -29,15 +29,19 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from motes.concurrency import gather
-from motes.core import Certainty, Failure, Sampling, Step, Trajectory, Usage
+from motes.core import Certainty, Failure, Problem, Sampling, Step, Trajectory, Usage
 from motes.core.thinking import Thinking
+from motes.errors import ContextLengthError, ServerError
 from motes.methods.limits import Limits
+from motes.protocols import LanguageModel, LanguageModelTraits
 from motes.steps import first_cut
 from motes.thoughts import FINAL, HARMONY, TAGS, THINKING
 
@@ -51,11 +55,36 @@ Draw = Callable[[Sequence[Trajectory], Sampling, Sequence[int]], Coroutine[Any, 
 """The steps that extend trajectories, with these seeds."""
 
 
-class Forms:
-    """The form in which the trajectories of a run think, as far as it is known: the tag that opens a thought, or
-    harmony's first token."""
+class Form:
+    """The form in which a language model thinks, as far as it is known.
 
-    opening = ""
+    Attributes:
+        opening: the tag that opens its thoughts, or harmony's first token; "" while no thought was seen.
+    """
+
+    def __init__(self) -> None:
+        self.opening = ""
+        self._is_asked = False
+
+    async def ask(self, lm: LanguageModel, problem: Problem) -> None:
+        """Ask the model how an answer begins to think, once."""
+        function = LanguageModelTraits(lm).thought_opening
+        if not self._is_asked and not self.opening and function is not None:
+            self._is_asked = True
+            with suppress(ServerError, ContextLengthError):  # the first step fails as well, with the reason
+                opening = await function(problem)
+                self.opening = opening if opening in TAGS or opening == HARMONY[1] else ""
+
+
+_FORMS: WeakKeyDictionary[LanguageModel, Form] = WeakKeyDictionary()
+
+
+def form_of(lm: LanguageModel) -> Form:
+    """What is known of a language model, by all its runs."""
+    try:
+        return _FORMS.setdefault(lm, Form())
+    except TypeError:  # it can be no key
+        return Form()
 
 
 @dataclass(eq=False)
@@ -71,7 +100,7 @@ class Bounds:
     limits: Limits
     draw: Draw
     spent: int
-    forms: Forms
+    form: Form
 
     async def steps(self, parents: Sequence[Trajectory], seeds: Sequence[int]) -> list[Step | Failure]:
         """The next step of each trajectory."""
@@ -149,7 +178,7 @@ class _Item:
     def can_close(self) -> bool:
         """Whether a thought is open, or will be opened by all that is known of the model."""
         state = self._state
-        return state.is_open or (not state.reading.has_begun and bool(self._bounds.forms.opening))
+        return state.is_open or (not state.reading.has_begun and bool(self._bounds.form.opening))
 
     def next_seed(self) -> int:
         """The seed of the next call: the step's own for the first."""
@@ -160,8 +189,6 @@ class _Item:
         """The sampling of the next call; None if the step is complete."""
         sampling, limits, state = self._sampling, self._bounds.limits, self._state
         may_think = state.is_open or not state.reading.has_begun
-        if self._node_thinks(state):
-            self._bounds.forms.opening = state.reading.opening
         # 1. The time, or the budget, is up.
         if self.can_close and limits.answer_is_due(self._bounds.spent):
             self.close()
@@ -176,7 +203,7 @@ class _Item:
         if may_think:
             if left is not None:
                 most = min(most, left)
-            if limits.deadline is not None:
+            if limits.deadline is not None and self.can_close:
                 most = min(most, PIECE)
             if self._waits_left(state):
                 ends = self._closings(state)
@@ -200,7 +227,7 @@ class _Item:
         self.joined = step = piece if self.joined is None else _join(self.joined, piece)
         state = self._state
         if self._node_thinks(state):
-            self._bounds.forms.opening = state.reading.opening
+            self._bounds.form.opening = state.reading.opening
         may_have_closed = before.is_open or not before.reading.has_begun
         if may_have_closed and _has_closed(state) and self._waits_left(state) and self._wait(state):
             return
@@ -219,7 +246,7 @@ class _Item:
         if state.is_open:
             ending = state.reading.ending(text or self._parent.text[-1:])
         else:  # it has not begun
-            opening = self._bounds.forms.opening
+            opening = self._bounds.form.opening
             ending = FINAL[FINAL.index(HARMONY[1]) :] if opening == HARMONY[1] else f"{opening}\n\n{TAGS[opening]}\n\n"
         self.outcome = replace(step, text=text + ending, overrun="", end="step", appended=ending)
 

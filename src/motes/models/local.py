@@ -28,7 +28,7 @@ from motes.kv.engine import Engine
 from motes.kv.runner import moves
 from motes.kv.worker import Request
 from motes.models.sampler import Sampler, uniforms
-from motes.steps import end_at_limit, first_cut, split_at_end, step_in_overrun
+from motes.steps import end_at_limit, first_cut, split_at_end, step_in_overrun, thought_opening
 from motes.thoughts import Reading
 from motes.threads import in_thread_if_long
 from motes.vocabulary import TextEnds, Vocabulary
@@ -201,6 +201,11 @@ class LocalLanguageModel(Engine[_Extension]):
                 requests.append(_Extension(ids, sampling, seed, limit, ends, trajectory.thinking.reading, before))
         results = iter(await self.submit(requests))
         return [next(results) if step is None else step for step in steps]
+
+    async def thought_opening(self, problem: Problem) -> str:
+        """See `motes.protocols.LanguageModelTraits`."""
+        await self.vocabulary.prepare(problem)
+        return thought_opening(self.vocabulary.decode(self.vocabulary.prompt(problem)[-4:]))
 
     async def prompt_text(self, problem: Problem) -> str:
         """See `motes.protocols.LanguageModelTraits`. Without special tokens."""

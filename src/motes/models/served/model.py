@@ -26,6 +26,7 @@ from motes.models.served.responses import Answer, Call
 from motes.models.served.turns import Turn, read_turn
 from motes.models.served.wires import Chat, Completions, Request, Wire
 from motes.steps import end_at_limit, split_at_end, step_in_overrun
+from motes.thoughts import HARMONY
 from motes.transport import Address, Client, ServedModel, flag, may_be_of_one, now, whole_number
 from motes.transport.refusals import is_about, is_about_length, limits, unsupported_field
 
@@ -190,6 +191,11 @@ class HTTPLanguageModel(ServedModel):
     def gives_logprobs(self, sampling: Sampling) -> bool:
         """Whether steps carry log-probabilities. Streams in another format than whole responses do not."""
         return self._wants_logprobs(sampling) and (self._stream_wire is self._wire or not self._is_cut(sampling))
+
+    async def thought_opening(self, problem: Problem) -> str:
+        """See `motes.protocols.LanguageModelTraits`."""
+        prompt = await self._renderer.prompt(problem)
+        return HARMONY[1] if prompt.in_harmony else prompt.before.strip()
 
     def gives_certainty(self, sampling: Sampling) -> bool:
         """Whether steps carry `Step.certainty`. The tokens of a stop string may have none."""
