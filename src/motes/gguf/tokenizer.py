@@ -53,6 +53,9 @@ RULES: dict[str, Sequence[str]] = {
     "tekken": TEKKEN,
 }
 
+CASED_RULES = frozenset(rule for rule, expressions in RULES.items() if expressions in (TEKKEN, GPT_4O))
+"""Rules that depend on letter case and combining marks. Beyond ASCII, llama.cpp itself only comes close to them."""
+
 WHOLE_WORDS = (*LLAMA_3_NAMES, "tekken")
 """Rules with which a word that is a token is that token, even if no merges lead to it. These models' texts begin with
 the token that begins a text, unless their file says otherwise."""
