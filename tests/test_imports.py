@@ -45,6 +45,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "files",
         "vocabulary",
         "checkpoint",
+        "gguf",
         "protocols",
         "errors",
         "ledger",
