@@ -236,6 +236,10 @@ class TestEnds:
         assert about(diagnosis(path, Scripted(text), sampling=Sampling(max_tokens=30)), "ends")[0][0] == "broken"
         assert about(diagnosis(path, Scripted(text), sampling=Sampling(max_tokens=120)), "ends")[0][0] == "fine"
 
+    def test_a_text_that_is_cut_off_in_its_first_step_says_nothing_of_steps(self, path):
+        found = diagnosis(path, Scripted(STEPS + "It is \\boxed{12}"), sampling=Sampling(max_tokens=5))
+        assert only(found, "steps")[0] == "fine"
+
     def test_too_many_steps(self, path):
         found = diagnosis(path, Scripted(STEPS * 40))
         level, text, remedy = about(found, "ends")[0]
@@ -263,6 +267,12 @@ class TestEnds:
             "5 of 5 texts are cut off after 21 tokens, where the model's context, or the server's limit, ends",
         )
         assert "larger context" in remedy
+        found = diagnosis(path, Full(STEPS + "\\boxed{1}"), sampling=Sampling(max_tokens=500))
+        assert about(found, "ends")[0][1:] == (text, remedy), "which is not the limit that was set"
+
+    def test_a_text_that_ends_in_blanks_is_no_loop(self, path):
+        found = diagnosis(path, Scripted("It is hard" + " " * 400), sampling=Sampling(max_tokens=50))
+        assert len(about(found, "ends")) == 1
 
     def test_a_deadline(self, path):
         class Slow(Scripted):
