@@ -64,6 +64,7 @@ class Draw:
     end: str
     stop: str | None
     logprobs: list[float]
+    tops: list[list[tuple[int, float]]]  # for each token all tokens in its place and their log-probabilities
 
     @property
     def text(self) -> str:
@@ -73,6 +74,10 @@ class Draw:
     def kept(self) -> str:
         """With the stop string, without what stands behind it."""
         return self.text if self.stop is None else self.text[: self.text.index(self.stop) + len(self.stop)]
+
+    def top(self, place: int, k: int) -> list[tuple[int, float]]:
+        """The k likeliest tokens in a place, the likeliest first."""
+        return sorted(self.tops[place], key=lambda pair: -pair[1])[:k]
 
     @property
     def trimmed(self) -> str:
@@ -88,6 +93,7 @@ def weights(ids: tuple[int, ...]) -> list[float]:
 def draw(ids: list[int], *, limit: int, stops: list[str], temperature: float, seed: int) -> Draw:
     written: list[int] = []
     logprobs: list[float] = []
+    tops: list[list[tuple[int, float]]] = []
     chance = random.Random(f"{seed}")
     while True:
         w = weights((*ids, *written))
@@ -103,6 +109,7 @@ def draw(ids: list[int], *, limit: int, stops: list[str], temperature: float, se
                 chosen += 1
         written.append(tokens[chosen])
         logprobs.append(math.log(w[chosen] / sum(w)))
+        tops.append([(token, math.log(value / sum(w))) for token, value in zip(tokens, w, strict=True)])
         text = decode(written)
         found = (
             min((text.index(stop) + len(stop), stop) for stop in stops if stop in text)
@@ -110,11 +117,11 @@ def draw(ids: list[int], *, limit: int, stops: list[str], temperature: float, se
             else None
         )
         if written[-1] == EOS:
-            return Draw(written, "eos", None, logprobs)
+            return Draw(written, "eos", None, logprobs, tops)
         if found:
-            return Draw(written, "stop", found[1], logprobs)
+            return Draw(written, "stop", found[1], logprobs, tops)
         if len(written) >= limit:
-            return Draw(written, "length", None, logprobs)
+            return Draw(written, "length", None, logprobs, tops)
 
 
 @dataclass
@@ -207,9 +214,12 @@ class OpenAICompatible(Engine):
         usage = {"prompt_tokens": sum(map(len, prompts)), "completion_tokens": sum(len(one.ids) for one in drawn)}
         if not body.get("stream"):
             key = (lambda t: {"message": {"role": "assistant", "content": t}}) if chat else (lambda t: {"text": t})
-            choices = [
+            choices: list[dict[str, Any]] = [
                 {"index": i, **key(t), "finish_reason": f} for i, (t, f) in enumerate(zip(texts, finish, strict=True))
             ]
+            if body.get("logprobs"):
+                for choice, one in zip(choices, drawn, strict=True):
+                    choice["logprobs"] = {"content": self.logprobs(one, body["top_logprobs"])}
             return {"choices": choices, "usage": usage}
         events = []
         for i, one in enumerate(drawn):
@@ -232,13 +242,26 @@ class OpenAICompatible(Engine):
         events.append({"choices": [], "usage": usage})
         return httpx2.Response(200, content=self.stream(events))
 
+    @staticmethod
+    def logprobs(one: Draw, k: int) -> list[dict[str, Any]]:
+        return [
+            {
+                "token": VOCABULARY[token],
+                "logprob": one.logprobs[i],
+                "top_logprobs": [{"token": VOCABULARY[other], "logprob": value} for other, value in one.top(i, k)],
+            }
+            for i, token in enumerate(one.ids)
+        ]
+
 
 class Closed(OpenAICompatible):
     """A chat that begins a new message where one is to be continued."""
 
     continues = False
     completes = False
-    fields = OpenAICompatible.fields | {"max_completion_tokens", "presence_penalty", "frequency_penalty", "n"}
+    fields = OpenAICompatible.fields | {
+        *("max_completion_tokens", "presence_penalty", "frequency_penalty", "n", "logprobs", "top_logprobs")
+    }
 
 
 class VLLM(Engine):
@@ -296,7 +319,7 @@ class VLLM(Engine):
                 end = {k: choices[i][k] for k in ("finish_reason", "stop_reason")} if last else {"finish_reason": None}
                 text = one.kept[len(decode(one.ids[:k])) : len(decode(one.ids[: k + 1]))]
                 if "logprobs" in body:
-                    end["logprobs"] = {"token_logprobs": [one.logprobs[k]]}
+                    end["logprobs"] = self.logprobs(one, body, slice(k, k + 1))
                 events.append({"choices": [{"index": i, "text": text, "token_ids": [token], **end}]})
         events.append({"choices": [], "usage": usage})
         return httpx2.Response(200, content=self.stream(events))
@@ -304,13 +327,29 @@ class VLLM(Engine):
     def choice(self, one: Draw, body: dict[str, Any]) -> dict[str, Any]:
         assert body["return_token_ids"]
         assert body.get("include_stop_str_in_output") or not body.get("stop")
-        tokens = {"token_logprobs": one.logprobs, "tokens": [VOCABULARY[i] for i in one.ids]}
         return {
             "text": one.kept,
             "token_ids": one.ids,
             "finish_reason": "length" if one.end == "length" else "stop",
             "stop_reason": one.stop,
-            "logprobs": tokens if "logprobs" in body else None,
+            "logprobs": self.logprobs(one, body, slice(None)) if "logprobs" in body else None,
+        }
+
+    @staticmethod
+    def logprobs(one: Draw, body: dict[str, Any], part: slice) -> dict[str, Any]:
+        """As vLLM has them: with the sampled token beside the likeliest ones, by their texts."""
+        places = range(len(one.ids))[part]
+        tops = [
+            {
+                VOCABULARY[token]: value
+                for token, value in [(one.ids[i], one.logprobs[i]), *one.top(i, body["logprobs"])]
+            }
+            for i in places
+        ]
+        return {
+            "token_logprobs": one.logprobs[part],
+            "tokens": [VOCABULARY[one.ids[i]] for i in places],
+            "top_logprobs": tops if body["logprobs"] else None,
         }
 
 
@@ -355,7 +394,7 @@ class LlamaCpp(Engine):
             one = self.draw(
                 ids, body, limit=body["n_predict"], stops=body["stop"], seed=seed if seed is None else seed + i
             )
-            events += self.pieces(one, i)
+            events += self.pieces(one, i, body)
             answer = {
                 "index": i,
                 "content": one.trimmed,
@@ -368,27 +407,35 @@ class LlamaCpp(Engine):
             }
             if body.get("n_probs"):
                 lost = 0 if one.stop is None else len(encode(one.stop))  # as many as the stop string has by itself
-                answer["completion_probabilities"] = self.probabilities(one)[: len(one.ids) - lost]
+                answer["completion_probabilities"] = self.probabilities(one, body)[: len(one.ids) - lost]
             answers.append(answer)
             events.append({**answer, "content": "", "tokens": [], "stop": True})
         if body.get("stream"):
             return httpx2.Response(200, content=self.stream(events))
         return answers[::-1] if n > 1 else answers[0]
 
-    def pieces(self, one: Draw, index: int) -> list[dict[str, Any]]:
+    def pieces(self, one: Draw, index: int, body: dict[str, Any]) -> list[dict[str, Any]]:
         pieces, text = [], ""
         for k, token in enumerate(one.ids, start=1):
             text += decode([token])
             if token not in self.unsaid:
-                told = {"completion_probabilities": self.probabilities(one)[k - 1 : k]}
+                told = {"completion_probabilities": self.probabilities(one, body)[k - 1 : k]}
                 pieces.append(
                     {"index": index, "content": text, "tokens": [token], "stop": False, "tokens_predicted": k, **told}
                 )
                 text = ""
         return pieces
 
-    def probabilities(self, one: Draw) -> list[dict[str, Any]]:
-        return [{"id": i, "logprob": value} for i, value in zip(one.ids, one.logprobs, strict=True)]
+    def probabilities(self, one: Draw, body: dict[str, Any]) -> list[dict[str, Any]]:
+        k = body.get("n_probs", 0)
+        return [
+            {
+                "id": token,
+                "logprob": one.logprobs[i],
+                "top_logprobs": [{"id": other, "logprob": value} for other, value in one.top(i, k)],
+            }
+            for i, token in enumerate(one.ids)
+        ]
 
 
 class SGLang(Engine):
@@ -428,6 +475,9 @@ class SGLang(Engine):
             }
             if body["return_logprob"]:
                 told["output_token_logprobs"] = [[v, i, None] for v, i in zip(one.logprobs, one.ids, strict=True)]
+                if k := body["top_logprobs_num"]:
+                    tops = [[[v, i, None] for i, v in one.top(place, k)] for place in range(len(one.ids))]
+                    told["output_top_logprobs"] = tops
             answers.append({"text": one.text, "output_ids": one.ids, "meta_info": told})
             events += self.pieces(one, i, told)
         if body["stream"]:
@@ -441,8 +491,8 @@ class SGLang(Engine):
             now = {**told, "completion_tokens": k}
             if k < len(one.ids):
                 now["finish_reason"] = None
-            if "output_token_logprobs" in told:
-                now["output_token_logprobs"] = told["output_token_logprobs"][part]
+            for name in {"output_token_logprobs", "output_top_logprobs"} & told.keys():
+                now[name] = told[name][part]
             ids = one.ids[part]
             pieces.append({"index": index, "text": decode(ids), "output_ids": ids, "meta_info": now})
         return pieces
@@ -486,6 +536,9 @@ class TGI(OpenAICompatible):
         ]
         reason = {"eos": "eos_token", "stop": "stop_sequence", "length": "length"}[one.end]
         details = {"finish_reason": reason, "generated_tokens": len(one.ids), "tokens": tokens, "prefill": []}
+        if k := p["top_n_tokens"]:
+            tops = [[{"id": i, "logprob": v} for i, v in one.top(place, k)] for place in range(len(one.ids))]
+            details["top_tokens"] = tops
         return {"generated_text": one.kept, "details": details}
 
 

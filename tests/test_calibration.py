@@ -448,7 +448,7 @@ def test_it_says_when_scores_are_better_without(home: Path, capsys: Any):
         (["labelled.jsonl", "--out", "x", "--folds", "1"], "folds"),
         (["few.jsonl", "--out", "x"], "at least 10 are needed"),
         (["bad.jsonl", "--out", "x"], "bad.jsonl, line 1: `label` must be"),
-        ([], "labelled"),
+        ([], "data"),
     ],
 )
 def test_one_clear_line_and_exit_code_2(

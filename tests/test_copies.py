@@ -21,7 +21,7 @@ import motes.errors
 import motes.gateway.admission
 import motes.gateway.answering
 import motes.transport
-from motes.core import Failure, Problem, Reads, Record, Result, Sampling, Scores, Step, Trajectory, Usage
+from motes.core import Certainty, Failure, Problem, Reads, Record, Result, Sampling, Scores, Step, Trajectory, Usage
 from motes.errors import (
     ConfigurationError,
     MissingExtraError,
@@ -94,6 +94,8 @@ def same(a: Any, b: Any, seen: set[tuple[int, int]] | None = None) -> bool:
 
 
 RESULT = solved()
+REFINED = solved(method=motes.Refine(3, 1, settled=2.0))
+CERTAINTY = Certainty.of([-1.0, -0.5], [[-1.0, -2.0], [-0.5, -3.0]])
 EXAMPLES: dict[type, Any] = {
     **{cls: cls() if cls is motes.Greedy else cls(8) for cls in motes.METHODS.values()},  # type: ignore[call-arg]
     Problem: motes.Prompt(question="Think. {question}").problem(Problem("?", id="a", answer="3", system="Be brief.")),
@@ -101,20 +103,25 @@ EXAMPLES: dict[type, Any] = {
     Scores: Scores([0.25, 1.0], Usage(reward_tokens=7)),
     Reads: Reads(3, (9, 4, 0)),
     Failure: Failure(motes.errors.EngineError("no more"), Usage(generated_tokens=2)),
-    Step: Step("a\n\n", "step", (1, 2), logprob=-1.5, usage=Usage(generated_tokens=2), overrun="b"),
+    Certainty: CERTAINTY,
+    Step: Step(
+        "a\n\n", "step", (1, 2), logprob=-1.5, usage=Usage(generated_tokens=2), overrun="b", certainty=CERTAINTY
+    ),
     Trajectory: RESULT.trajectories[0],
     motes.core.SamplingOptions: motes.core.SamplingOptions(delimiter=["a", "b"], top_k=3),
     Sampling: Sampling(delimiter=re.compile(r"\n+(?=Step)"), stop=("a", "b")),
     Record: RESULT.records[0],
+    motes.core.Moves: REFINED.records[1].moves,
     Result: RESULT,
     motes.Prompt: motes.Prompt(name="mine", system="Be brief."),
     motes.Rubric: motes.Rubric(name="mine", prompt="{question} {solution}"),
     motes.Calibration: motes.Calibration((0.2, 0.6), (0.1, 0.9), provenance={"rows": 12}),
+    motes.Mixture: motes.Mixture(("tiny", "confidence:"), (1.0, 0.5), provenance={"labels": 12}),
     motes.CalibratedReward: motes.CalibratedReward(REWARD, motes.Calibration((0.2,), (0.5,))),
     motes.TabularLanguageModel: LM,
     motes.TabularReward: REWARD,
 }
-ENGINES = {motes.FunctionReward, motes.Judge}
+ENGINES = {motes.ConfidenceReward, motes.MixedReward, motes.FunctionReward, motes.Judge}
 """Classes of objects that work, in threads and on event loops: they are made anew elsewhere."""
 
 

@@ -55,6 +55,13 @@ def test_the_same_prefix_gets_the_same_score_and_others_do_not():
     assert logits(FOUR, noise=1, seed=1) != noisy
 
 
+def test_it_depends_on_the_problem_and_not_on_the_prompt():
+    asked = PROBLEM.asked_as([{"role": "user", "content": "Is it 4? 2 + 2?"}])
+    assert logits(Trajectory(asked).extend(Step("a", "eos")), noise=1) == logits(prefixes("a"), noise=1)
+    other = Trajectory(Problem("Is it 4? 2 + 2?")).extend(Step("a", "eos"))
+    assert logits(other, noise=1) != logits(prefixes("a"), noise=1)
+
+
 def test_noise_is_standard_normal():
     """Mean and variance of 4000 draws within 4.4 standard errors: a false alarm in 1e5, once for each."""
     draws = np.array([standard_normal(0, "question", f"prefix {i}") for i in range(4000)])

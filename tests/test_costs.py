@@ -16,7 +16,7 @@ from engines import VLLM, connect
 from motes import FunctionReward, Problem, Sampling, Step, Trajectory, Usage
 from motes.core import Failure, Reads, Scores
 from motes.errors import EngineError
-from motes.ledger import Ledger
+from motes.ledger import Ledger, common_length
 from motes.methods import METHODS, method
 
 SAMPLING = Sampling(temperature=1.0, max_steps=4, max_step_tokens=3, delimiter=None)
@@ -109,6 +109,55 @@ def test_a_prompt_and_what_was_drawn_are_known(ledger: Ledger):
     more = ledger.step(child, drawn(4, 14), Shares())
     assert (more.prefill_tokens, more.prefill_tokens_cached) == (1, 13), "one token more than what was drawn"
     assert ledger.step(child, drawn(4, 14), Shares()).prefill_tokens == 0
+
+
+class TellsIds(Shares):
+    """The ids of a prompt are its characters'."""
+
+    def prompt_ids(self, problem: Problem) -> list[int]:
+        return list(map(ord, problem.question))
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_the_common_beginnings_of_prompts_count_once_in_any_order(ledger: Ledger, order: tuple[int, ...]):
+    questions = ["abc?", "abcd: x", "abcd: yz", "abcd: yz"]
+    prompts = [Trajectory(Problem(questions[i])) for i in order]
+    costs = [ledger.step(p, drawn(3, len(p.problem.question)), TellsIds()) for p in prompts]
+    assert sum(cost.prefill_tokens for cost in costs) == len("abc?") + len("d: x") + len("yz")
+    assert sum(cost.prefill_tokens + cost.prefill_tokens_cached for cost in costs) == 4 + 7 + 8 + 8
+    child = prompts[0].extend(drawn(3, len(prompts[0].problem.question)))
+    assert ledger.step(child, drawn(2, len(prompts[0].problem.question) + 3), TellsIds()).prefill_tokens == 0
+
+
+def test_prompts_share_nothing_where_their_ids_are_unknown():
+    class TellsNothing(Shares):
+        def prompt_ids(self, problem: Problem) -> list[int]:
+            return []
+
+    for lm in (Shares(), TellsNothing()):
+        ledger = Ledger()
+        costs = [ledger.step(Trajectory(Problem(text)), drawn(3, 8), lm) for text in ("abcdefgh", "abcdefgi")]
+        assert [cost.prefill_tokens for cost in costs] == [8, 8]
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_the_length_of_a_common_beginning(kind: Any):
+    for first, second, length in [("", "", 0), ("a", "", 0), ("abc", "abc", 3), ("abc", "abx", 2), ("xbc", "abc", 0)]:
+        assert common_length(kind(first), kind(second)) == length
+    long = kind(range(1000))
+    for end in range(1000):
+        assert common_length(long, kind([*range(end), -1])) == end
+
+
+def test_a_reward_model_reads_the_problem_itself_whatever_the_prompt(ledger: Ledger):
+    """A refined answer is an answer to the same problem."""
+    reward, plain = object(), Problem("?")
+    asked = [plain.asked_as([{"role": "user", "content": text}]) for text in ("a?", "b?")]
+    nodes = [Trajectory(problem).extend(Step("so", "eos")) for problem in (plain, *asked)]
+    costs = [ledger.scores(node, scored(13, Reads(10, (13, 0))), reward) for node in nodes]
+    assert [cost.reward_tokens for cost in costs] == [13, 0, 0]
+    other = Trajectory(asked[1]).extend(Step("thus", "eos"))
+    assert ledger.scores(other, scored(13, Reads(10, (13, 0))), reward).reward_tokens == 3
 
 
 def test_without_sharing_every_prefix_is_needed(ledger: Ledger):

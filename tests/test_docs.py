@@ -68,6 +68,7 @@ CHECKED = {
     r"--task math-500\b|\bruns/math\b": "problems of the hub, and what is made of them",
     r"^motes merge\b|--shard": "other machines; tests/test_shards.py",
     r"^motes calibrate\b": "tests/test_judges_document.py",
+    r"\bmix:both\b": "what `motes calibrate` makes; tests/test_mixed_rewards.py",
     r"^motes check\b": "half a dozen seconds; tests/test_cli.py",
 }
 

@@ -41,7 +41,7 @@ def test_doctor_says_what_is_lost(capsys: Any):
     with on_a_socket(Closed()) as url:
         code, out, _ = motes(capsys, "doctor", url)
         assert (code, "whole answers only, at temperature 0" in out) == (0, True)
-        assert "only methods that draw whole answers work: greedy, majority, bon, wbon" in out
+        assert "only methods that draw whole answers work: greedy, majority, asc, bon, wbon, refine, pdr" in out
 
 
 def test_doctor_finds_a_server_that_breaks_the_contract(capsys: Any):

@@ -210,17 +210,22 @@ class Closed(TabularLanguageModel):
         return await super().extend(trajectories, sampling, seeds)
 
 
+WHOLE = {"greedy": 1, "majority": 5, "bon": 5, "wbon": 5, "refine": 16, "pdr": 10}
+"""Methods that draw whole answers, each with a budget."""
+
+
 def test_whole_answers_come_as_one_step():
     lm = Closed({(): {"well\n\n\\boxed{1}": 0.7, "well\n\n\\boxed{2}": 0.3}})
-    for made in (Greedy(), Majority(5), BestOfN(5), WeightedBestOfN(5)):
-        result = motes.solve("?", lm=lm, reward=TabularReward({}), method=made, sampling=Sampling(max_step_tokens=100))
+    for name, budget in WHOLE.items():
+        made, sampling = method(name, budget), Sampling(max_step_tokens=100)
+        result = motes.solve("?", lm=lm, reward=TabularReward({}), method=made, sampling=sampling)
         assert result.answer in ("1", "2")
         assert (lm.asked.delimiters, lm.asked.max_steps, lm.asked.max_step_tokens) == ((), 1, 4000)
     motes.solve("?", lm=lm, reward=None, method=Greedy(), sampling=Sampling(max_tokens=300))
     assert lm.asked.max_step_tokens == 300
 
 
-@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"greedy", "majority", "bon", "wbon"}))
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - WHOLE.keys()))
 def test_methods_that_work_step_by_step_refuse_before_anything_is_asked(name: str):
     lm = Closed({(): {"\\boxed{1}": 1.0}})
     with pytest.raises(ConfigurationError, match="writes whole answers only"):

@@ -18,10 +18,12 @@ import gateways
 import motes
 import worlds
 from gateways import Stepwise
+from motes.core import Failure
+from motes.errors import EngineError
 from motes.gateway.config import Key
 from motes.gateway.streaming import Narrator, common_length
 from motes.lab import Trace
-from motes.lab.run.traces import Node
+from motes.lab.run.tree import Node
 from motes.methods import Majority
 from motes.tasks import TASKS
 
@@ -131,6 +133,64 @@ def test_all_of_the_particles_can_be_followed(client, method):
     assert [meant(seen, each) for each in rounds] == [meant(trace, each) for each in told["rounds"]]
     assert meant(seen, final["population"]) == meant(trace, told["final"])
     assert tuple(final["answers"]) == result.answers
+
+
+REFINES = {**gateways.MODEL, "methods": ["refine", "pdr"], "prompt": "boxed"}
+
+
+class FailsToRefine(worlds.StoryLanguageModel):
+    """Writes every other answer again, and fails at the others."""
+
+    async def extend(self, trajectories, sampling, seeds):
+        steps = await super().extend(trajectories, sampling, seeds)
+        return [
+            Failure(EngineError("the password is 1234")) if "<solution>" in t.problem.question and seed % 2 else step
+            for t, step, seed in zip(trajectories, steps, seeds, strict=True)
+        ]
+
+
+def prompt_of(trace: Trace, node: int | None) -> str | None:
+    return None if node is None else trace.path(node)[0].prompt
+
+
+@pytest.mark.parametrize("method", ["refine", "pdr"])
+def test_answers_that_may_be_replaced_are_not_sent_before_the_end(method):
+    """All drafts begin alike, and the refined ones otherwise. What is told of the particles is the run's trace."""
+    own = {"method": method, "particles": 8}
+    lm = FailsToRefine()
+    chosen = motes.methods.method(method, 8)
+    with (
+        gateways.over(lm, models={"story": REFINES}) as http,
+        openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        whole = ask(client, extra_body={"motes": own})
+        chunks = list(ask(client, extra_body={"motes": {**own, "progress": "particles"}}, stream=True))
+    said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert said == whole.choices[0].message.content
+    rounds, progress, nodes = [], [], {}
+    for chunk in chunks:
+        told = (getattr(chunk, "motes", None) or {}).get("progress")
+        if told is not None:
+            nodes.update({int(place): Node(**node) for place, node in told["nodes"].items()})
+            progress.append(told)
+            rounds = [*(each for each in rounds if not each["apart"]), {**told["population"], "apart": "apart" in told}]
+    problem, task = motes.prompt("boxed").problem(HARD), TASKS["arithmetic"]()
+    result = motes.solve(problem, lm=lm, reward=worlds.reward_model(), method=chosen, seed=5, task=task)
+    trace = Trace.of((HARD, method, 8, 0), result)
+    seen = dataclasses.replace(trace, nodes=tuple(nodes[i] for i in range(len(nodes))))
+    assert len(rounds) == len(trace.rounds) == chosen.rounds + 1
+    for number, (one, other) in enumerate(zip(rounds, trace.rounds, strict=True)):
+        assert [seen.text(node) for node in one["nodes"]] == [trace.text(node) for node in other.nodes]
+        if number:
+            moves = one["moves"]["nodes"]
+            assert [seen.text(node) for node in moves] == [trace.text(node) for node in other.moves.nodes]
+            assert [prompt_of(seen, node) for node in moves] == [prompt_of(trace, node) for node in other.moves.nodes]
+            assert one["moves"]["accepted"] == list(other.moves.accepted)
+            assert one["moves"]["errors"].keys() == other.moves.errors.keys()
+            assert set(one["moves"]["errors"].values()) <= {"a model failed"}
+    assert {prompt_of(seen, node) for node in rounds[0]["nodes"]} == {None}
+    assert any(round.moves and round.moves.errors for round in trace.rounds) == (method == "refine")
+    assert [told["round"] for told in progress if "apart" not in told][1:] == list(range(2, chosen.rounds + 2))
 
 
 def test_several_answers_stream_one_after_the_other(client):

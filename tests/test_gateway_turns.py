@@ -230,6 +230,31 @@ JSONS = [
 ]
 
 
+@pytest.mark.parametrize("history", [[], [PARIS, "21 C"]], ids=["a question", "a call's result"])
+def test_turns_are_refined_by_a_message_more(history: list[Any]):
+    """The conversation reaches the model whole, tools and all, and then the prompt of the refinement."""
+    messages: list[dict[str, Any]] = [USER]
+    if history:
+        made = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
+        messages += [
+            {"role": "assistant", "content": None, "tool_calls": [made]},
+            {"role": "tool", "tool_call_id": "c1", "content": "21 C"},
+        ]
+    reward = Liking({"Rome": 0.9, "Paris": 0.2})
+    with drawing(PARIS, PARIS, ROME, ROME, reward=reward, method="refine:rounds=1", methods=[]) as (client, lm):
+        answer = ask(client, tools=[WEATHER], messages=messages)
+        assert called(answer) == [("weather", {"city": "Rome"})]
+    sent = [fields["messages"] for fields, _, _ in lm.bodies]
+    assert sent[0] == sent[1]
+    assert len(sent[0]) == len(messages)
+    for refining in sent[2:]:
+        assert refining[:-1] == sent[0]
+        assert refining[-1]["role"] == "user"
+        assert '"Paris"' in refining[-1]["content"].partition("<solution>")[2]
+        assert "Check each step" in refining[-1]["content"]
+    assert all(fields["tools"] for fields, _, _ in lm.bodies)
+
+
 def test_json_of_a_schema():
     with drawing(*[turn(text) for text in (*JSONS[2:], "Ada, 36", *JSONS[:2])]) as (client, lm):
         response = ask(client, response_format=AS_PERSON)

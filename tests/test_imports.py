@@ -38,6 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "core",
         "steps",
+        "thoughts",
         "concurrency",
         "text",
         "arguments",
@@ -48,6 +49,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "protocols",
         "errors",
         "ledger",
+        "confidence",
         "pages",
         "aliases",
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -134,6 +134,97 @@ def test_critiques_are_drawn_apart_and_their_verdicts_averaged():
     numbers = [int(text.split("Thought ")[1].split(":")[0]) for text in seen]
     assert len(set(numbers)) > 1
     assert found[0] == pytest.approx(fmean(numbers) / 100)
+
+
+class Reviewer:
+    """Reviews with the words of `says`, a function of the seed, before or with its verdict."""
+
+    def __init__(self, says: Callable[[int], str], *, continues_prefixes: bool = True, pause: bool = False) -> None:
+        self.says, self.continues_prefixes, self.merges_calls, self.pause = says, continues_prefixes, True, pause
+
+    async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
+        (seed,) = seeds
+        for _ in range(seed % 7 if self.pause else 0):  # servers answer in any order
+            await asyncio.sleep(0)
+        if sampling.max_step_tokens == 1:
+            return [Step(" No", "step", (1,), logprob=-0.1)]
+        text = self.says(seed) + ("" if self.continues_prefixes else "\n\nVerdict: No")
+        return [Step(text, "eos", tuple(range(9)), logprob=-3.0)]
+
+
+class TestCritiques:
+    @pytest.mark.parametrize("continues", [True, False])
+    def test_the_critique_of_the_whole_answer_is_kept(self, continues: bool):
+        judge = Judge(Reviewer(lambda seed: "Step 2 adds wrongly.", continues_prefixes=continues), "critique")
+        assert judge.critique(FULL) is None, "it has not been scored"
+        score(judge, FULL)
+        told = "Step 2 adds wrongly." + ("" if continues else "\n\nVerdict: No")
+        assert judge.critique(FULL) == told
+        assert judge.critique(path("a")) is None
+        again = path(*STEPS, end="eos")
+        score(judge, again)
+        assert judge.critique(again) == told, "also where the same text was judged before"
+
+    def test_it_is_that_of_the_last_step(self):
+        class Counts(Reviewer):
+            async def extend(self, trajectories: Any, sampling: Any, seeds: Any) -> list[Step]:
+                steps = len(re.findall(r"^Step \d", trajectories[0].problem.question, re.MULTILINE))
+                self.says = lambda seed: f"I see {steps} steps."
+                return await super().extend(trajectories, sampling, seeds)
+
+        judge = Judge(Counts(str), "critique")
+        score(judge, FULL)
+        assert [judge.critique(node) for node in FULL.path] == [f"I see {t} steps." for t in (1, 2, 3)]
+
+    def test_a_rubric_without_critiques_has_none(self):
+        for rubric in ("step", "answer"):
+            judge = Judge(Reviewer(lambda seed: "Verdict: No"), rubric)
+            score(judge, FULL)
+            assert judge.critique(FULL) is None
+
+    def test_the_first_of_several_whichever_is_ready_first(self):
+        judges = [
+            Judge(Reviewer(lambda seed: f"I think {seed}", pause=pause), "critique", num_verdicts=5)
+            for pause in (False, True)
+        ]
+        for judge in judges:
+            score(judge, FULL)
+        assert judges[0].critique(FULL) == judges[1].critique(FULL) is not None
+
+    @pytest.mark.parametrize(
+        ("says", "told"),
+        [
+            ("<think>hm</think>Step 2 is wrong.", "Step 2 is wrong."),
+            ("hm</think>Step 2 is wrong.", "Step 2 is wrong."),
+            ("<think>\nStep 1: right. Step 2: wrong.", "Step 1: right. Step 2: wrong."),  # as ThinkPRM does
+        ],
+    )
+    def test_without_thoughts_unless_it_is_one(self, says: str, told: str):
+        judge = Judge(Reviewer(lambda seed: says), "critique")
+        score(judge, FULL)
+        assert judge.critique(FULL) == told
+
+    def test_a_blank_step_at_the_end_has_that_of_the_step_before(self):
+        judge = Judge(Reviewer(lambda seed: "All wrong."), "critique")
+        blank = path(*STEPS, "\n\n", end="eos")
+        score(judge, blank)
+        assert judge.critique(blank) == "All wrong."
+
+    def test_refinement_gets_it(self):
+        class Both(Reviewer):
+            asked: list[str]
+
+            async def extend(self, trajectories: Any, sampling: Any, seeds: Any) -> list[Step]:
+                if "examiner" not in trajectories[0].problem.question:
+                    self.asked.append(trajectories[0].problem.question)
+                    return [Step("So \\boxed{21}.", "eos", (1, 2)) for _ in trajectories]
+                return await super().extend(trajectories, sampling, seeds)
+
+        lm = Both(lambda seed: "It is 19, I say.")
+        lm.asked = []
+        motes.solve(PROBLEM, lm=lm, reward=Judge(lm, "critique"), method=motes.Refine(2, 1))
+        has_review = ["<review>\nIt is 19, I say.\n</review>" in question for question in lm.asked]
+        assert has_review == [False, False, True, True]
 
 
 @pytest.mark.parametrize(

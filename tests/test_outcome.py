@@ -61,6 +61,10 @@ def solve(made: Any, outcome_reward: Any = None, seed: int = 0, **options: Any) 
     return motes.solve("?", **{**models, "method": made, "seed": seed, **options})
 
 
+OTHERS = ("greedy", "majority", "bon", "wbon", "pf", "power", "pdr")
+"""Methods that have no scores of `PRM`, or are there already."""
+
+
 @pytest.mark.parametrize(
     "made",
     [
@@ -68,7 +72,7 @@ def solve(made: Any, outcome_reward: Any = None, seed: int = 0, **options: Any) 
         WeightedBestOfN(16),
         ParticleFilter(16),
         ParticleFilter(16, selector="argmax", potential="absolute"),
-        *(method(name, 16) for name in METHODS if name not in ("greedy", "majority", "bon", "wbon", "pf", "power")),
+        *(method(name, 64 if name == "refine" else 16) for name in METHODS if name not in OTHERS),
     ],
     ids=lambda made: type(made).__name__,
 )

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 import chromium
+import scripted
 import worlds
-from motes import Problem, api
+from motes import FunctionReward, Problem, api
 from motes.core import Failure
 from motes.errors import EngineError
 from motes.lab import Evaluation, Report, RunRecord, Trace, TraceStore, evaluate, method_from_spec, read_records
@@ -206,6 +207,27 @@ def file(directory, page) -> Path:
     return directory / "report.html"
 
 
+REFINING = ("refine:rounds=3:ess_threshold=0.9", "pdr:rounds=2")
+
+
+@pytest.fixture(scope="module")
+def refined(tmp_path_factory) -> Path:
+    """A model that mends some answers, makes others worse, and fails at the rest."""
+    directory = tmp_path_factory.mktemp("refined")
+    ill = Failure(EngineError("the server is ill"))
+
+    def answer(prompt: str, seed: int) -> object:
+        if scripted.reading(prompt) is None and "<notes>" not in prompt:
+            return scripted.drafts(2, 3, 4, 5)(seed)
+        return (scripted.box(2), scripted.box(9), "no box", ill)[seed % 4]
+
+    evaluation = Evaluation(methods=REFINING, budgets=(12,), limit=2, reward="worlds:reward_model")
+    reward = FunctionReward(lambda problem, text: {"2": 0.9, "9": 0.05}.get(text[-3], 0.4))
+    page = html(run(directory, evaluation, lm=scripted.Scripted(answer), reward=reward), directory)
+    (directory / "report.html").write_text(page)
+    return directory
+
+
 @pytest.fixture
 def sight(browser) -> Iterator[chromium.Chromium]:
     with browser.undisturbed("file:", "about:"):
@@ -318,6 +340,61 @@ class TestInABrowser:
         assert sight.js(COUNT("#run .marks .mark")) == sum(len(one["nodes"]) for one in trace["rounds"])
         assert sight.js(COUNT("#run .ess .round")) == len(trace["rounds"])
         assert "NaN" not in sight.js("document.getElementById('run').outerHTML")
+
+    @pytest.mark.parametrize("method", REFINING)
+    def test_rounds_of_refinement_show_what_was_made_of_what(self, sight, refined, method):
+        """A column for each round; what was proposed and not accepted stands beside what it was to replace."""
+        page = (refined / "report.html").read_text()
+        place = find(page, method, 12)
+        trace = insides(page)[place]["trace"]
+        rounds = trace["rounds"]
+        sight.open(refined / "report.html", f"#run={place}")
+        sight.until(COUNT("#run .genealogy") + " > 0")
+        marks = "[...document.querySelectorAll('.marks .mark')]"
+        marks += ".map((m) => [+m.dataset.round, +m.dataset.particle, m.classList.value])"
+        drawn = {(t, i): kind for t, i, kind in sight.js(marks)}
+        expected = {(t, i) for t, one in enumerate(rounds) for i in range(len(one["nodes"]))}
+        rejected = {}
+        for t, one in enumerate(rounds[1:], start=1):
+            moves, n = one["moves"], len(one["nodes"])
+            behind = [
+                i for i in range(n) if moves["nodes"][i] not in (None, one["nodes"][i]) and not moves["accepted"][i]
+            ]
+            rejected |= {(t, n + k): i for k, i in enumerate(behind)}
+        assert drawn.keys() == expected | rejected.keys()
+        assert all("died" in drawn[at] for at in rejected)
+        assert sight.js(COUNT("#run .ess .round")) == len(rounds)
+        assert "NaN" not in sight.js("document.getElementById('run').outerHTML")
+        assert "undefined" not in sight.js("document.getElementById('run').outerHTML")
+        texts = {"no answer": "no answer"}
+        named = sight.js("[...document.querySelectorAll('.names .what')].map((each) => each.textContent)")
+        assert set(named) <= texts.keys() | {answer for answer, _ in insides(page)[place]["record"]["posterior"]}
+        panel = "document.querySelector('.inspector').textContent"
+        (t, k), i = next(iter(rejected.items()))
+        sight.point_at(f'.mark[data-round="{t}"][data-particle="{k}"]', covered=True)
+        told = sight.js(panel)
+        assert told.startswith(f"proposalround {t + 1} from {rounds[t]['ancestors'][i] + 1}")
+        failed = rounds[t]["moves"]["errors"].get(str(i))
+        assert ("dropped: " + failed if failed else "not accepted: the answer before it stays") in told
+        sight.point_at(f'.mark[data-round="{t}"][data-particle="{i}"]', covered=True)
+        assert "stays: its refinement " in sight.js(panel)
+        accepted = [one["moves"]["accepted"] if one["moves"] else [] for one in rounds]
+        t, i = next((t, i) for t, row in enumerate(accepted) for i, is_new in enumerate(row) if is_new)
+        sight.point_at(f'.mark[data-round="{t}"][data-particle="{i}"]', covered=True)
+        told = sight.js(panel)
+        assert "accepted in the place of the answer before" in told
+        assert f"{sum(rounds[t]['moves']['accepted'])} moved" in told
+        prompt = trace["nodes"][rounds[t]["nodes"][i]]["prompt"]
+        assert sight.js("document.querySelector('.inspector details pre').textContent") == prompt
+
+    def test_ess_is_out_of_the_particles(self, sight, refined):
+        page = (refined / "report.html").read_text()
+        place = find(page, REFINING[0], 12)
+        sight.open(refined / "report.html", f"#run={place}")
+        sight.until(COUNT("#run .genealogy") + " > 0")
+        titles = sight.js("[...document.querySelectorAll('.ess title')].map((title) => title.textContent)")
+        assert {title.rpartition(" of ")[2] for title in titles if title.startswith("round")} == {"3"}
+        assert sight.js("[...document.querySelectorAll('.ess .tick')].at(-1).textContent") == "resampled below 3"
 
     @pytest.mark.parametrize("method", ["bon", "majority", "greedy"])
     def test_whole_trajectories_are_drawn_step_by_step(self, sight, file, page, method):

@@ -141,6 +141,47 @@ def test_other_methods(sight, http, method):
     assert sight.js(COUNT(".genealogy")) == (1 if method == "majority" else 4)
 
 
+@pytest.mark.parametrize("method", ["refine:rounds=2", "pdr"])
+def test_rounds_of_refinement(sight, method):
+    """The answers as they are drawn, then round by round, each round beside those before it."""
+    with gateways.gateway(gateways.config(models={"story": {**MODEL, "particles": 6, "methods": [method]}})) as http:
+        open_page(sight, http)
+        fill(sight, method=method, particles=6, seed=5)
+        sight.point_at("#go", click=True)
+        sight.until(DONE)
+        assert sight.js(TEXT(".pictures h3")) == "Genealogy"
+        assert sight.js(COUNT(".ess .round")) == (3 if method.startswith("refine") else 2)
+        assert sight.js(TEXT("#run dl")).startswith(f"rounds{3 if method.startswith('refine') else 2}")
+        assert "NaN" not in sight.js("document.getElementById('run').outerHTML")
+
+
+def test_a_refinement_at_work_is_drawn_beside_the_rounds_before(sight):
+    lm = WaitsToRefine()
+    with gateways.over(lm, models={"story": {**MODEL, "methods": ["refine"]}}) as http:
+        open_page(sight, http)
+        fill(sight, method="refine", particles=8, seed=5)
+        sight.point_at("#go", click=True)
+        sight.until(COUNT(".marks .mark") + " > 2 && " + COUNT(".ess .round") + " === 2")
+        assert lm.waits.wait(10)
+        assert sight.js(TEXT("#run h2")) == "At work"
+        assert sight.js(COUNT('.marks .mark[data-round="0"].finished')) == 2
+        assert sight.js(COUNT('.marks .mark[data-round="1"].going')) == 2
+        lm.let_go()
+        sight.until(DONE)
+        assert sight.js(COUNT(".ess .round")) == 4
+
+
+class WaitsToRefine(Stepwise):
+    """Drafts at once; the second step of each refinement waits to be let go."""
+
+    async def extend(self, trajectories, sampling, seeds):
+        if "<solution>" in trajectories[0].problem.question:
+            if trajectories[0].depth:
+                return await super().extend(trajectories, sampling, seeds)
+            return [motes.Step("Let me see.\n\n", "step") for _ in seeds]
+        return await worlds.StoryLanguageModel.extend(self, trajectories, sampling, seeds)
+
+
 def test_with_the_keyboard_alone(sight, stepwise):
     """Type, Enter, Escape; again, arrows through the particles, to the answer."""
     http, lm = stepwise

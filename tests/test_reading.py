@@ -13,7 +13,8 @@ import pytest
 import motes
 from motes.protocols import AnswerRule
 from motes.tasks import BoxedAnswers, Choices, ExactMatch, WholeText, answer_rule, task
-from motes.tasks.tex import Reading, last_box, without_markup, without_thoughts
+from motes.tasks.tex import Reading, last_box, without_markup
+from motes.thoughts import without_thoughts
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 PIECEWISE = r"f(x)=\left\{\begin{array}{ll}1&x>0\\0&x\le 0\end{array}\right."

@@ -381,7 +381,7 @@ class TestCompletion:
         ("line", "offered"),
         [
             ("motes so", ["solve"]),
-            ("motes solve --method p", ["pf", "pg", "pt", "power"]),
+            ("motes solve --method p", ["pf", "pg", "pt", "power", "pdr"]),
             ("motes eval --methods pf,b", ["pf,bon", "pf,beam"]),
             ("motes eval --task ar", ["arithmetic"]),
             ("motes solve --prompt ll", ["llama-3"]),

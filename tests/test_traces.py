@@ -12,14 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import motes
+import scripted
 import worlds
 from motes import api
 from motes.core import Failure
-from motes.errors import RunDirectoryError
+from motes.errors import EngineError, RunDirectoryError
 from motes.lab import Evaluation, Trace, TraceStore, evaluate, method_from_spec, read_records, read_traces
 from motes.lab.run.traces import whole_members
 
-METHODS = ("pf", "pg:num_sweeps=2", "islands:num_islands=2", "adaptive", "beam:beam_width=2", "bon", "greedy")
+METHODS = (
+    "pf", "pg:num_sweeps=2", "islands:num_islands=2", "adaptive", "beam:beam_width=2", "bon", "greedy",
+    "refine:rounds=1", "pdr",
+)  # fmt: skip
 SMALL = Evaluation(
     methods=METHODS, budgets=(8,), limit=3, lm="worlds:language_model", reward="worlds:reward_model", seeds=(0, 1)
 )
@@ -47,6 +52,17 @@ def directory(tmp_path_factory) -> Path:
     return directory
 
 
+def trace_start(trace: Trace, node: int) -> int:
+    """The first step before a node."""
+    while (parent := trace.nodes[node].parent) is not None:
+        node = parent
+    return node
+
+
+def own_prompt(trajectory, problem):
+    return None if trajectory.problem is problem else trajectory.problem.question
+
+
 class TestTrace:
     @pytest.mark.parametrize("spec", METHODS)
     def test_holds_the_whole_genealogy(self, spec):
@@ -71,6 +87,7 @@ class TestTrace:
     def test_steps_are_kept_once(self, spec):
         result = solved(spec)
         ends = [t for record in result.records for t in record.trajectories] + list(result.trajectories)
+        ends += [t for record in result.records if record.moves for t in record.moves.trajectories]
         steps = {id(node.step) for end in ends for node in end.path}
         assert len(Trace.of(("a", spec, 8, 0), result).nodes) == len(steps)
 
@@ -87,6 +104,71 @@ class TestTrace:
         for spec in METHODS:
             trace = traced(spec)
             assert Trace.from_json(trace.to_json()) == trace
+
+    def test_moves_say_what_was_made_of_what(self):
+        draw = scripted.drafts(2, 3, 4)
+        ill = Failure(EngineError("not this one"))
+
+        def answer(prompt, seed):
+            if (old := scripted.reading(prompt)) is None:
+                return draw(seed)
+            return ill if old == scripted.box(4) else scripted.box(2 + seed % 2)
+
+        problem = motes.prompt("boxed").problem(scripted.QUESTION)
+        result = scripted.solve(scripted.Scripted(answer), motes.Refine(9, 1), problem=problem, seed=3)
+        record = result.records[1]
+        trace = Trace.of(("a", "refine", 18, 0), result)
+        assert trace.rounds[0].moves is None
+        moves = trace.rounds[1].moves
+        assert moves.accepted == tuple(record.moves.accepted)
+        assert {True, False} == set(moves.accepted)
+        refused = {i for i, t in enumerate(record.moves.trajectories) if t.error is not None}
+        assert moves.errors == {str(i): "not this one" for i in refused} != {}
+        for i, (node, proposal) in enumerate(zip(moves.nodes, record.moves.trajectories, strict=True)):
+            if i in refused:
+                assert node is None
+                continue
+            assert trace.text(node) == proposal.text
+            assert trace.nodes[trace_start(trace, node)].prompt == own_prompt(proposal, problem)
+            assert trace.nodes[node].score == pytest.approx(record.moves.scores[i])
+        assert [trace.nodes[node].prompt for node in trace.rounds[0].nodes] == [None] * 9
+        assert Trace.from_json(trace.to_json()) == trace
+
+    def test_first_steps_have_the_prompts_that_are_not_the_runs(self):
+        for spec in ("refine:rounds=1", "pdr"):
+            trace = traced(spec)
+            drafted = {trace_start(trace, node) for node in trace.rounds[0].nodes}
+            moved = {trace_start(trace, node) for node in trace.rounds[1].moves.nodes}
+            assert moved
+            for number, node in enumerate(trace.nodes):
+                assert (node.prompt is not None) == (number in moved - drafted)
+                assert node.prompt is None or PROBLEM.question in node.prompt
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"nodes": [999, 999]},
+            {"nodes": [0]},
+            {"accepted": [True]},
+            {"accepted": [1, 0]},
+            {"errors": {"0": 3}},
+            {"nodes": [True, None]},
+        ],
+    )
+    def test_moves_that_cannot_be(self, change):
+        result = scripted.solve(scripted.Scripted(lambda prompt, seed: scripted.box(3)), motes.Refine(2, 1))
+        fields = json.loads(Trace.of(("a", "refine", 4, 0), result).to_json())
+        fields["rounds"][1]["moves"] |= change
+        with pytest.raises(ValueError, match=r".+"):
+            Trace.from_json(json.dumps(fields))
+
+    def test_a_trace_of_an_earlier_version_has_none(self):
+        trace = traced("pf")
+        fields = json.loads(trace.to_json())
+        for part in (*fields["rounds"], *fields["nodes"]):
+            part.pop("moves", None)
+            part.pop("prompt", None)
+        assert Trace.from_json(json.dumps(fields)) == trace
 
     def test_later_fields_are_passed_over(self):
         trace = traced("pf")

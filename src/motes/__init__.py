@@ -9,25 +9,31 @@ from motes.methods import (
     DVTS,
     METHODS,
     AdaptiveFilter,
+    AdaptiveMajority,
     BeamSearch,
     BestOfN,
+    DeepConf,
     EntropicParticleFilter,
     Greedy,
     Islands,
     Majority,
+    ParallelDistillRefine,
     ParallelTempering,
     ParticleFilter,
     ParticleGibbs,
     PowerFilter,
     Rebase,
+    Refine,
     WeightedBestOfN,
 )
 from motes.models.tabular import TabularLanguageModel
 from motes.prompts import Prompt, prompt
 from motes.protocols import LanguageModel, RewardModel
 from motes.rewards.calibration import CalibratedReward, Calibration
+from motes.rewards.confidence import ConfidenceReward
 from motes.rewards.function import FunctionReward
 from motes.rewards.judge import Judge
+from motes.rewards.mixture import MixedReward, Mixture
 from motes.rewards.rubric import Rubric
 from motes.rewards.tabular import TabularReward
 
@@ -38,10 +44,13 @@ __all__ = [
     "DVTS",
     "METHODS",
     "AdaptiveFilter",
+    "AdaptiveMajority",
     "BeamSearch",
     "BestOfN",
     "CalibratedReward",
     "Calibration",
+    "ConfidenceReward",
+    "DeepConf",
     "EntropicParticleFilter",
     "Failure",
     "FunctionReward",
@@ -50,7 +59,10 @@ __all__ = [
     "Judge",
     "LanguageModel",
     "Majority",
+    "MixedReward",
+    "Mixture",
     "MotesError",
+    "ParallelDistillRefine",
     "ParallelTempering",
     "ParticleFilter",
     "ParticleGibbs",
@@ -59,6 +71,7 @@ __all__ = [
     "Prompt",
     "Rebase",
     "Record",
+    "Refine",
     "Result",
     "RewardModel",
     "Rubric",

@@ -16,8 +16,9 @@ from motes.concurrency import run_here
 from motes.core import Problem, Result, Sampling
 from motes.errors import ConfigurationError
 from motes.methods import ParticleFilter, Run, require, select_by_outcome
-from motes.methods.limits import Limits
+from motes.methods.limits import ANSWER_SHARE, Limits
 from motes.methods.method import Method, MethodTraits
+from motes.methods.requirements import sampling_for
 from motes.methods.run import Observer, ProgressCallback
 from motes.opening import (
     answer_rule,
@@ -62,6 +63,7 @@ async def asolve(
     on_progress: ProgressCallback | None = None,
     deadline: float | None = None,
     token_budget: int | None = None,
+    answer_share: float | None = None,
     limits: Limits | None = None,
 ) -> Result:
     r"""Solve one problem.
@@ -90,7 +92,10 @@ async def asolve(
         token_budget: maximum number of generated tokens, all trajectories together (`Usage.generated_tokens`; not the
             reward model's). Once they are spent, no step begins, but steps in flight are completed, so that the excess
             is less than one round. `Result.stopped` is set.
-        limits: the run's limits, in the place of `deadline` and `token_budget`, for a caller that may bring the
+        answer_share: the share of the time until the deadline, and of the token budget, that is kept for answers, in
+            [0, 1); by default 0.2. When it begins, thoughts that are still open are ended, so that there is an answer,
+            see `motes.methods.thinking`.
+        limits: the run's limits, in the place of the three arguments before, for a caller that may bring the
             deadline forward while the run goes on (`motes.methods.limits.Limits.bring_forward`). Each run needs its
             own.
 
@@ -99,9 +104,11 @@ async def asolve(
             from a user's model, method or task. Reaching a limit is not a failure.
     """
     if limits is None:
-        limits = _limits(deadline, token_budget)
+        limits = _limits(deadline, token_budget, answer_share)
     elif deadline is not None or token_budget is not None:
         raise ConfigurationError("limits have a deadline and a token budget of their own: leave out the other two")
+    elif answer_share is not None:
+        raise ConfigurationError("limits have an answer_share of their own: leave out the other one")
     else:
         limits = instance_of("limits", limits, Limits, "motes.methods.limits.Limits(deadline=…)")
     problem = fit("problem", problem, Problem | str)
@@ -119,7 +126,7 @@ async def asolve(
         lm=await _open_in_thread(language_model, lm),
         reward=await _open_in_thread(reward_model, reward) if needs_reward else None,
         rule=opened_rule,
-        sampling=sampling,
+        sampling=sampling_for(sampling, outcome_model),
         rng=np.random.default_rng(seed),
         method=type(method).__name__,
         seed=seed,
@@ -160,7 +167,7 @@ async def _open_rule(task: Any, rule: Any) -> AnswerRule:
     return await in_thread(answer_rule, task, rule) if has_name else answer_rule(task, rule)
 
 
-def _limits(deadline: float | None, token_budget: int | None) -> Limits:
+def _limits(deadline: float | None, token_budget: int | None, answer_share: float | None) -> Limits:
     deadline = fit("deadline", deadline, float | None)
     token_budget = fit("token_budget", token_budget, int | None)
     if deadline is not None and not (deadline > 0 and math.isfinite(deadline)):
@@ -168,7 +175,8 @@ def _limits(deadline: float | None, token_budget: int | None) -> Limits:
     if token_budget is not None and token_budget < 1:
         raise ConfigurationError(f"token_budget must be at least 1, not {token_budget}")
     now = asyncio.get_running_loop().time()
-    return Limits(None if deadline is None else now + deadline, token_budget)
+    share = ANSWER_SHARE if answer_share is None else answer_share
+    return Limits(None if deadline is None else now + deadline, token_budget, answer_share=share)
 
 
 def solve(problem: Problem | str, **options: Any) -> Result:

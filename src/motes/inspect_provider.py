@@ -181,6 +181,7 @@ class Answerer:
                 input_tokens=usage.prefill_tokens,
                 input_tokens_cache_read=usage.prefill_tokens_cached,
                 output_tokens=usage.generated_tokens,
+                reasoning_tokens=usage.thought_tokens or None,
                 total_tokens=usage.prefill_tokens + usage.prefill_tokens_cached + usage.generated_tokens,
             ),
             metadata={"motes": metadata},
@@ -241,6 +242,8 @@ class WholeAnswers:
     def gives_logprobs(self, sampling: Sampling) -> bool:
         return False
 
+    gives_certainty = gives_logprobs
+
     def __repr__(self) -> str:
         return str(self._model)
 
@@ -286,7 +289,7 @@ def particles(lm: str | None = None, **settings: Any) -> Solver:
 
     Args:
         lm: the language model's name, see `motes.language_model`; by default the model under evaluation, which then
-            writes whole answers: method=majority, bon or wbon.
+            writes whole answers: method=majority, bon, wbon, refine or pdr.
         settings: see `Settings`.
     """
     answerer: Answerer | None = None

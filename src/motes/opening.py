@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, cast
 
 from motes.arguments import fit, instance_of, parse_options
@@ -19,7 +20,9 @@ from motes.errors import ConfigurationError, MissingExtraError, UnknownNameError
 from motes.models.fleet import Fleet
 from motes.protocols import AnswerRule, LanguageModel, RewardModel, Task
 from motes.rewards.calibration import CalibratedReward, Calibration
+from motes.rewards.confidence import ConfidenceReward
 from motes.rewards.judge import Judge
+from motes.rewards.mixture import MixedReward, Mixture
 from motes.rewards.rubric import Rubric
 from motes.tasks import DECLARED, Benchmark, BoxedAnswers, read_by, split_rule
 from motes.tasks import answer_rule as answer_rule_named
@@ -30,10 +33,11 @@ def language_model(spec: str | Sequence[str] | LanguageModel, **options: Any) ->
     """Open a language model.
 
     Args:
-        spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "http://HOST:PORT/v1#MODEL" (served, extra
-            `http`; https, too), "MODULE:ATTRIBUTE" (your own model, or a function that makes one from `options`), or a
-            model, which is returned as is. Options may follow, as in "hf:PATH?device=cuda&max_batch_size=64". Several
-            addresses of the same model are one model, see `motes.models.fleet.Fleet`.
+        spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`; for a GGUF file, see `motes.gguf.find_gguf`,
+            extra `gguf`), "http://HOST:PORT/v1#MODEL" (served, extra `http`; https, too), "MODULE:ATTRIBUTE" (your own
+            model, or a function that makes one from `options`), or a model, which is returned as is. Options may
+            follow, as in "hf:PATH?device=cuda&max_batch_size=64". Several addresses of the same model are one model,
+            see `motes.models.fleet.Fleet`.
         options: the engine's options, see `motes.models.local.LocalLanguageModel` and
             `motes.models.served.HTTPLanguageModel.open`.
 
@@ -64,13 +68,16 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
 
     Args:
         spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "http://HOST:PORT#MODEL" (served, extras
-            `http` and `tokenizer`; https, too), "judge:LM" (LM is any language model's spec), "MODULE:ATTRIBUTE" (your
+            `http` and `tokenizer`; https, too), "judge:LM" (LM is any language model's spec), "confidence:MEASURE" (the
+            language model's own confidence; without MEASURE its "certainty"), "mix:NAME" (several of these, with the
+            weights in a file from `motes calibrate`, or with equal weights, "mix:SPEC,SPEC"), "MODULE:ATTRIBUTE" (your
             own model, or a function that makes one from `options`), or a model, which is returned as is. Options may
             follow, as in "tiny?prefix=whole".
         options: the engine's options, see `motes.rewards.prm.LocalPRM.open` and
             `motes.rewards.served.model.ServedPRM.open`. For a judge: those of `motes.Judge`, whose `rubric` may be
-            "MODULE:ATTRIBUTE", too, and those of its language model. For any reward model: `calibration`, the name or
-            file of a calibration from `motes calibrate`, see `motes.Calibration`.
+            "MODULE:ATTRIBUTE", too, and those of its language model. For confidence: those of
+            `motes.ConfidenceReward`. For any reward model: `calibration`, the name or file of a calibration from `motes
+            calibrate`, see `motes.Calibration`.
 
     Raises:
         ConfigurationError: the spec is not understood, there is no such model, or its scores do not vary.
@@ -86,6 +93,10 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
         return CalibratedReward(reward_model(spec, **options), loaded)
     if spec.startswith("judge:"):
         return _open_judge(spec.removeprefix("judge:"), options)
+    if spec.startswith("confidence:"):
+        return _open_confidence(spec, options)
+    if spec.startswith("mix:"):
+        return _open_mixture(spec, options)
     opened: RewardModel = _open("prm", spec, options)
     return opened
 
@@ -100,6 +111,13 @@ def check_spec(role: str, spec: str) -> None:
     name, options = parse_spec(spec, {})
     if role == "prm":
         options.pop("calibration", None)
+        if name.startswith("confidence:"):
+            _open_confidence(name, options)
+            return
+        if name.startswith("mix:"):
+            for member in _read_mixture(name, options)[0]:
+                check_spec(role, member)
+            return
         if name.startswith("judge:"):
             judges = _select_parameters(Judge, options)
             options = {option: value for option, value in options.items() if option not in judges}
@@ -114,6 +132,9 @@ def check_spec(role: str, spec: str) -> None:
 
     Client.open(Address.parse(name), **_select_parameters(Client.open, options))
 
+
+SCHEMES = ("hf:", "judge:", "confidence:", "mix:")
+"""Beginnings of specs that name no module."""
 
 ROLES: Mapping[str, tuple[str, type]] = {"lm": ("language model", LanguageModel), "prm": ("reward model", RewardModel)}
 
@@ -272,6 +293,31 @@ def answer_rule(spec: str | AnswerRule | None, rule: str | AnswerRule | None = N
     return answer_rule_named(spec)
 
 
+def _open_confidence(spec: str, options: Mapping[str, Any]) -> ConfidenceReward:
+    known = set(inspect.signature(ConfidenceReward).parameters) - {"measure"}
+    for option in options:
+        if option not in known:
+            raise UnknownNameError("option", option, known)
+    measures = filter(None, [spec.removeprefix("confidence:")])
+    return ConfidenceReward(*measures, **options)  # type: ignore[arg-type]
+
+
+def _open_mixture(spec: str, options: Mapping[str, Any]) -> MixedReward:
+    members, mixture = _read_mixture(spec, options)
+    return MixedReward([reward_model(member) for member in members], mixture)
+
+
+def _read_mixture(spec: str, options: Mapping[str, Any]) -> tuple[Sequence[str], Mixture | None]:
+    """The specs of the reward models that "mix:NAME" or "mix:SPEC,SPEC" names, and their weights."""
+    if options:
+        raise UnknownNameError("option", next(iter(options)), ("calibration",))
+    rest = spec.removeprefix("mix:")
+    if "," in rest:
+        return [member.strip() for member in rest.split(",")], None
+    mixture = Mixture.load(rest)
+    return mixture.rewards, mixture
+
+
 def _open_judge(lm: str, options: Mapping[str, Any]) -> Judge:
     own = _select_parameters(Judge, options)
     rubric = own.get("rubric", "step")
@@ -309,18 +355,19 @@ def _local_path(spec: str, role: str) -> str:
     scheme, _, rest = spec.partition(":")
     if scheme == "hf" and rest:
         return rest
-    is_path = spec != "" and (os.path.exists(spec) or re.fullmatch(r"[\w.-]+/[\w.-]+", spec) is not None)
+    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+(/.+\.gguf)?", spec, re.IGNORECASE)
+    is_path = spec != "" and (os.path.exists(os.path.expanduser(spec)) or on_hub is not None)
     suggestion = f"hf:{spec}" if is_path else closest(spec, ("tiny",))
     hint = f"did you mean {suggestion!r}? " if suggestion else ""
     raise ConfigurationError(
         f"{spec!r} names no model: {hint}"
         "use 'tiny', 'hf:PATH_OR_NAME', 'http://HOST:PORT/v1#MODEL' or 'MODULE:ATTRIBUTE'"
-        + (", or a 'judge:' before one" if role == "prm" else "")
+        + (", a 'judge:' before one, or 'confidence:'" if role == "prm" else "")
     )
 
 
 def _names_attribute(spec: str) -> bool:
-    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", spec) is not None and not spec.startswith(("hf:", "judge:"))
+    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", spec) is not None and not spec.startswith(SCHEMES)
 
 
 def attribute(spec: str) -> Any:
@@ -433,6 +480,7 @@ def _opening_state(name: str, options: Mapping[str, Any]) -> tuple[Any, ...]:
         variables[str(variable)] = os.environ.get(str(variable), "")
     files: list[tuple[str, int]] = []
     with contextlib.suppress(OSError):
-        folder = os.path.abspath(name.removeprefix("hf:"))
-        files = sorted((entry.path, entry.stat().st_mtime_ns) for entry in os.scandir(folder))
+        path = Path(os.path.expanduser(name.removeprefix("judge:").removeprefix("hf:"))).absolute()
+        found = [path] if path.is_file() else sorted(path.iterdir())
+        files = [(str(file), file.stat().st_mtime_ns) for file in found]
     return variables, files, attribute(name) if _names_attribute(name) else None

@@ -71,9 +71,15 @@ class LanguageModelTraits(Traits):
         merges_calls: whether it merges concurrent calls into one batch; a run then makes a call for each particle.
         continues_prefixes: whether it can extend an answer step by step. If not, it writes whole answers only, and
             methods that work step by step refuse it.
+        takes_thinking_budget: whether a model that writes whole answers only obeys `Sampling.max_thinking_tokens`.
+        thought_opening: returns how an answer to a problem begins to think, if the prompt says so, see
+            `motes.steps.thought_opening`.
         shares_prefixes: whether it computes each prompt and prefix only once; a run then needs each of them once.
+        prompt_ids: the token ids of a problem's prompt, in memory, by which a run knows what two prompts share; None:
+            unknown, as if they shared nothing.
         proposal_logprobs: whether its steps carry `Step.proposal_logprob`.
         gives_logprobs: whether its steps carry `Step.logprob` with a given sampling; None: unknown.
+        gives_certainty: whether its steps carry `Step.certainty` with a given sampling; None: unknown.
         num_parameters: number of parameters by which each token is multiplied; None: unknown.
         ready: raises if the model's server cannot be reached.
         draw_turn: a whole turn of the assistant in answer to a conversation that may have tools, see
@@ -85,9 +91,13 @@ class LanguageModelTraits(Traits):
 
     merges_calls = Trait(False)
     continues_prefixes = Trait(True)
+    takes_thinking_budget = Trait(False)
+    thought_opening: Trait[Callable[[Problem], Awaitable[str]] | None] = Trait(None)
     shares_prefixes = Trait(False)
+    prompt_ids: Trait[Callable[[Problem], Sequence[int]] | None] = Trait(None)
     proposal_logprobs = Trait(True)
     gives_logprobs: Trait[Callable[[Sampling], bool] | None] = Trait(None)
+    gives_certainty: Trait[Callable[[Sampling], bool] | None] = Trait(None)
     num_parameters: Trait[int | None] = Trait(None)
     ready: Trait[Callable[[], Awaitable[Any]] | None] = Trait(None)
     draw_turn: Trait[Callable[..., Awaitable[Any]] | None] = Trait(None)
@@ -121,18 +131,24 @@ class RewardModelTraits(Traits):
         merges_calls: whether it merges concurrent calls into one batch; a run then sends each step as soon as it ends.
             Any other model scores all steps of a round in one call.
         outcome: whether it scores finished answers only. Any other score is `motes.core.NEUTRAL`.
+        top_logprobs: the `Sampling.top_logprobs` that steps must be sampled with, because it reads `Step.certainty`; 0:
+            it does not read it.
         num_parameters: number of parameters by which each token is multiplied; None: unknown.
         ready: raises if the model's server cannot be reached.
         watch_requests: sets the observer of requests to the model's server; None: the model has no server.
         forget: makes the model forget the scores of texts it has read, so that it reads them again.
+        critique: the model's own words about a trajectory that it has scored, in memory; None if it has none. Methods
+            that refine answers pass them on to the language model.
     """
 
     merges_calls = Trait(False)
     outcome = Trait(False)
+    top_logprobs = Trait(0)
     num_parameters: Trait[int | None] = Trait(None)
     ready: Trait[Callable[[], Awaitable[Any]] | None] = Trait(None)
     watch_requests: Trait[Callable[[RequestObserver], None] | None] = Trait(None)
     forget: Trait[Callable[[], None] | None] = Trait(None)
+    critique: Trait[Callable[[Trajectory], str | None] | None] = Trait(None)
 
 
 class Reading(Protocol):

@@ -168,6 +168,8 @@ def takes_sampling(command: Callable[..., None]) -> Callable[..., None]:
     def with_options(**arguments: Any) -> None:
         values = {option.name: arguments.pop(option.name) for option in sampling}
         values |= {name: list(map(_unescape, texts)) for name, texts in values.items() if isinstance(texts, list)}
+        if isinstance(values["wait"], str):
+            values["wait"] = _unescape(values["wait"])
         command(**arguments, sampling=SamplingOptions(**values))
 
     with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,11 +14,13 @@ from motes.cli import options, terminal
 from motes.cli.terminal import Text
 from motes.cli.views import ProgressView, show_sections
 from motes.errors import ConfigurationError
-from motes.lab.measure import calibration, rating_run
+from motes.lab.measure import calibration, mixing, rating_run
 from motes.lab.measure.first_errors import Threshold
+from motes.lab.measure.formats import three
 from motes.lab.measure.labelled_steps import FORMS, StepFile
 from motes.lab.show.writing import write_rating
 from motes.rewards.calibration import place_for
+from motes.text import counted
 
 
 def rate(
@@ -93,10 +96,12 @@ class View(ProgressView):
 
 
 def calibrate(
-    labelled: Annotated[
-        Path,
+    data: Annotated[
+        list[Path],
         typer.Argument(
-            help="JSON Lines: question, steps or text, label (1 or 0); or score, label.", show_default=False
+            help="A file of labelled answers, JSON Lines: question, steps or text, label (1 or 0); or score, label. Or "
+            "the directory of an evaluation with bon or wbon. Several directories: the reward models are mixed.",
+            show_default=False,
         ),
     ],
     out: Annotated[str, typer.Option("--out", help="Name of the result, or a file NAME.json.", show_default=False)],
@@ -105,7 +110,7 @@ def calibrate(
         typer.Option(
             "--reward",
             autocompletion=options.complete(*options.REWARDS),
-            help="Reward model. Required unless all answers have scores.",
+            help="Reward model. Required for a file unless all answers have scores.",
         ),
     ] = None,
     slope: Annotated[
@@ -113,29 +118,75 @@ def calibrate(
     ] = 0.01,
     folds: Annotated[int, typer.Option(min=2, help="Number of parts, each held out once for measuring.")] = 5,
 ) -> None:
-    """Fit a map from scores to probabilities."""
+    """Fit a map from scores to probabilities, or the weights of several reward models."""
     place_for(out)  # raises before scoring costs anything
-    answers = calibration.read_labelled(labelled)
-    if any(answer.score is None for answer in answers):
-        prm = options.open_reward_model(reward)
-        if prm is None:
-            raise ConfigurationError(f"{labelled} holds answers without scores: name the reward model by --reward")
-        scored, usage = asyncio.run(calibration.score_labelled(prm, answers))
-        terminal.say(f"{len(scored)} answers scored, {usage.reward_tokens:,} reward tokens")
-        if len(scored) < len(answers):
-            terminal.note(f"{len(answers) - len(scored)} answers could not be scored: left out")
-        answers = scored
+    if len(data) > 1:
+        _mix(data, out, folds)
+        return
+    if data[0].is_dir():
+        scored = mixing.Scored.read(data)
+        _note_dropped(scored)
+        answers, reward = scored.labelled(), scored.rewards[0]
+    else:
+        answers = _score_file(data[0], reward)
     fitted, held_out = calibration.calibrate(answers, slope=slope, folds=folds, reward=reward)
     path = fitted.save(out)
     counts = fitted.provenance
     terminal.say(f"{counts['labels']} labels, {counts['right']} of them right, {counts['questions']} questions")
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in (f"held out, {held_out.folds} folds", "before", "after"):
-        table.add_column(column, justify="left" if "folds" in column else "right")
-    for name, values in (("expected calibration error", held_out.ece), ("Brier score", held_out.brier)):
-        table.add_row(name, *(f"{value:.4f}" for value in values))
-    terminal.results().show(table)
+    rows = [
+        (name, *(f"{value:.4f}" for value in values))
+        for name, values in (("expected calibration error", held_out.ece), ("Brier score", held_out.brier))
+    ]
+    _show_table((f"held out, {held_out.folds} folds", "before", "after"), rows)
     if held_out.brier[1] >= held_out.brier[0]:
         terminal.note("held out, the uncalibrated scores do better: use them, or add more labels")
     spec = reward or "SPEC"
     terminal.say(f"written: {path}; use it as --reward '{spec}{'&' if '?' in spec else '?'}calibration={out}'")
+
+
+def _score_file(path: Path, reward: str | None) -> list[calibration.Labelled]:
+    """The labelled answers of a file, each with its own score or that of the reward model."""
+    answers = calibration.read_labelled(path)
+    if all(answer.score is not None for answer in answers):
+        return answers
+    prm = options.open_reward_model(reward)
+    if prm is None:
+        raise ConfigurationError(f"{path} holds answers without scores: name the reward model by --reward")
+    scored, usage = asyncio.run(calibration.score_labelled(prm, answers))
+    terminal.say(f"{len(scored)} answers scored, {usage.reward_tokens:,} reward tokens")
+    if len(scored) < len(answers):
+        terminal.note(f"{len(answers) - len(scored)} answers could not be scored: left out")
+    return scored
+
+
+def _mix(directories: list[Path], out: str, folds: int) -> None:
+    """Fit the weights of the reward models of several evaluations."""
+    scored = mixing.Scored.read(directories)
+    _note_dropped(scored)
+    mixture, held_out = mixing.fit_mixture(scored, folds)
+    path = mixture.save(out)
+    counts = mixture.provenance
+    terminal.say(f"{counts['labels']} partial answers, {counts['right']} right, to {counts['questions']} questions")
+    rows = [
+        (spec, f"{weight:.3f}", three(auroc))
+        for spec, weight, auroc in zip(mixture.rewards, mixture.weights, held_out.members, strict=True)
+    ]
+    rows.append((f"mixture, held out in {held_out.folds} folds", "", three(held_out.mixture)))
+    _show_table(("reward model", "weight", "AUROC within a problem"), rows)
+    if held_out.mixture.value <= max(auroc.value for auroc in held_out.members):
+        terminal.note("held out, the mixture is no better than the best of its reward models: use that one alone")
+    terminal.say(f"written: {path}; use it as --reward 'mix:{out}'")
+
+
+def _note_dropped(scored: mixing.Scored) -> None:
+    if scored.dropped:
+        terminal.note(f"{counted(scored.dropped, 'run')} left out: without labels, or not the same in all evaluations")
+
+
+def _show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for number, column in enumerate(header):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    terminal.results().show(table)

@@ -54,6 +54,12 @@ def command(
     token_budget: Annotated[
         int | None, typer.Option(help="Begin no step after this many generated tokens; return the best answer so far.")
     ] = None,
+    answer_share: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the time and of the tokens kept for answers; then thoughts are ended.  [default: 0.2]"
+        ),
+    ] = None,
     prompt: options.Prompt = None,
     sampling: SamplingOptions = options.NO_OPTIONS,
     task: options.TaskOfRule = None,
@@ -87,6 +93,7 @@ def command(
             observe=watch.observe,
             deadline=deadline,
             token_budget=token_budget,
+            answer_share=answer_share,
         )
     seconds = time.perf_counter() - started
     if as_json:
@@ -113,6 +120,10 @@ def to_dict(result: Result, request: dict[str, Any], note: str | None, seconds: 
         "confidence": confidence(result),
         "posterior": dict(result.posterior),
         "text": result.text,
+        "thoughts": result.thoughts,
+        "content": result.content,
+        "thought_tokens": result.thought_tokens,
+        "content_tokens": result.content_tokens,
         **request,
         "seed": result.seed,
         "log_evidence": result.log_evidence,

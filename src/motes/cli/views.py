@@ -22,6 +22,7 @@ from motes.lab.run.method_spec import NAMES
 from motes.lab.show.report import Report
 from motes.methods import Run
 from motes.smc import Weights
+from motes.thoughts import split
 
 MAX_ROWS = 6
 """Maximum number of partial answers, and of answers, that are shown."""
@@ -44,6 +45,7 @@ class Round:
     finished: int
     log_evidence: float | None
     dropped: int = 0  # particles that could not be extended or scored
+    moved: int | None = None  # whole answers that others have replaced
 
     @classmethod
     def of(cls, number: int, record: Record) -> Round:
@@ -56,12 +58,14 @@ class Round:
             finished=sum(trajectory.finished is not None for trajectory in record.trajectories),
             log_evidence=float(record.log_evidence) if np.isfinite(record.log_evidence) else None,
             dropped=len(record.failures),
+            moved=None if record.moves is None else int(record.moves.accepted.sum()),
         )
 
     def __str__(self) -> str:
         return (
             f"round {self.number:>2}   ESS {self.ess:5.1f} of {self.particles}   survivors {self.survivors:>3}   "
-            f"finished {self.finished:>3}{'   resampled' if self.resampled else ''}"
+            f"finished {self.finished:>3}{'' if self.moved is None else f'   moved {self.moved:>3}'}"
+            f"{'   resampled' if self.resampled else ''}"
             f"{f'   dropped {self.dropped}' if self.dropped else ''}"
         )
 
@@ -111,7 +115,7 @@ class Watch(View):
                 Bar(item.ess / item.particles, 24, "green" if item.ess > item.particles / 2 else "yellow"),
                 f"{item.ess:.1f} of {item.particles}",
                 f"{item.survivors}{' resampled' if item.resampled else ''}",
-                str(item.finished),
+                f"{item.finished}{'' if item.moved is None else f', {item.moved} moved'}",
             )
         return Group(table, Text(""), partial_answers(record), Text(_cost(run.usage), style="dim"))
 
@@ -174,8 +178,13 @@ def partial_answers(record: Record) -> RenderableType:
 
 def show_result(console: Console, result: Result, seconds: float, note: str | None = None) -> None:
     """Print the answer with its posterior and its cost."""
+    thoughts, content = split(result.text)
+    if thoughts:
+        console.print(Text("\n" + thoughts.strip()), style="dim italic", soft_wrap=True)
+    if content:
+        console.print(Text("\n" + content.strip()), style="dim", soft_wrap=True)
     if result.text:
-        console.print(Text("\n" + result.text.strip() + "\n"), style="dim", soft_wrap=True)
+        console.print()
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
@@ -321,6 +330,8 @@ def _cost(usage: Usage) -> str:
     shared = usage.prefill_tokens_cached + usage.reward_tokens_cached
     needed = (usage.generated_tokens, usage.prefill_tokens, usage.reward_tokens)
     parts = ["{:,} generated + {:,} prefill + {:,} reward tokens".format(*needed)]
+    if usage.thought_tokens:
+        parts.append(f"{usage.thought_tokens:,} of the generated ones thought")
     if shared:
         parts.append(f"{shared:,} more shared by its particles")
     if usage.failed_tokens:

@@ -140,7 +140,7 @@ class Config(Part):
     @classmethod
     def bundled(cls, **changes: Any) -> Config:
         """A configuration with the bundled models, for everybody on this machine."""
-        methods = ("majority", "bon", "wbon", "beam", "dvts", "rebase", "pg", "epf", "islands", "adaptive")
+        methods = ("majority", "bon", "wbon", "beam", "dvts", "rebase", "pg", "epf", "islands", "adaptive", "asc")
         examples = tuple(problem.question for problem in Arithmetic().problems("validation")[:5])
         tiny = VirtualModel(
             lm="tiny", reward="tiny", task="arithmetic", methods=methods, max_particles=256, examples=examples

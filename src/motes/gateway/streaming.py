@@ -27,7 +27,7 @@ from motes.gateway.logs import RequestLog
 from motes.gateway.replies import reply_to
 from motes.gateway.thoughts import ThoughtSplitter
 from motes.gateway.writers import Writer
-from motes.lab.run.traces import Particles, Tree
+from motes.lab.run.tree import Particles, Round, Tree
 from motes.methods.method import MethodTraits
 from motes.methods.run import Observer, ProgressCallback, Run
 
@@ -43,7 +43,9 @@ class Narrator:
         self._request, self._writer, self._progress = request, writer, request.body.motes.progress
         self._is_text = request.turns is None  # a whole turn may have tool calls, and is certain at the end
         self._one_population = MethodTraits(request.method).one_population
-        self._tree = Tree() if self._progress == "particles" else None
+        self._independent = MethodTraits(request.method).independent  # otherwise whole answers may be replaced
+        self._tree = Tree(request.problem) if self._progress == "particles" else None
+        self._num_rounds = 0
         self._sent = ""  # the beginning of the first answer that has been sent
         self._splitter = ThoughtSplitter()
         self.has_text = False  # whether the events so far contain text
@@ -51,11 +53,12 @@ class Narrator:
     def round(self, record: Record) -> bytes:
         """The text that a round has made certain and, if the request asks for it, the state of the particles."""
         text = self._certain_text(record.trajectories) if self._one_population else b""
+        self._num_rounds += 1
         return text + self._state(record) if self._progress else text
 
     def partial_answers(self, trajectories: Sequence[Trajectory]) -> bytes:
-        """Like `round`, for answers that are drawn independently, without rounds and weights."""
-        text, n = self._certain_text(trajectories), len(trajectories)
+        """Like `round`, for answers that are being drawn whole, without weights."""
+        text, n = self._certain_text(trajectories) if self._independent else b"", len(trajectories)
         if not self._progress:
             return text
         record = Record(
@@ -112,7 +115,7 @@ class Narrator:
     def _state(self, record: Record, **more: Any) -> bytes:
         """The state of the particles after a round."""
         progress = {
-            "round": int(max(t.depth for t in record.trajectories)),
+            "round": self._num_rounds if record.moves else int(max(t.depth for t in record.trajectories)),
             "sweep": record.sweep,
             "chain": record.chain,
             "ess": record.ess,
@@ -128,9 +131,12 @@ class Narrator:
 
     def _particles(self, tree: Tree, particles: Particles) -> dict[str, Any]:
         """A population in the format of traces, with its new nodes. Clients do not learn why a model failed."""
-        errors = dict.fromkeys(particles.errors, "a model failed")
+        particles = dataclasses.replace(particles, errors=dict.fromkeys(particles.errors, "a model failed"))
+        if isinstance(particles, Round) and (moves := particles.moves) is not None:
+            moves = dataclasses.replace(moves, errors=dict.fromkeys(moves.errors, "a model failed"))
+            particles = dataclasses.replace(particles, moves=moves)
         return {
-            "population": dataclasses.asdict(dataclasses.replace(particles, errors=errors)),
+            "population": dataclasses.asdict(particles),
             "nodes": {place: dataclasses.asdict(node) for place, node in tree.news().items()},
         }
 

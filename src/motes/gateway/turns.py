@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from motes.concurrency import gather
-from motes.core import Failure, Result, Sampling, Step, Trajectory
+from motes.core import Failure, Problem, Result, Sampling, Step, StepEnd, Trajectory
 from motes.errors import ContextLengthError, ServerError
 from motes.gateway.schemas import Schema, canonical_json
 from motes.gateway.wire import ChatRequest
@@ -123,7 +123,8 @@ def as_text(turn: Turn) -> str:
 
 
 class TurnModel:
-    """The language model of a run over turns: a step is a whole turn. Also its answer rule.
+    """The language model of a run over turns: a step is a whole turn. Also its answer rule. It gets the conversation as
+    the request has it; a prompt of the method itself, in the place of the last message, follows as another one.
 
     Args:
         lm: has the method `draw_turn`, see `motes.protocols.LanguageModelTraits`.
@@ -131,30 +132,40 @@ class TurnModel:
     """
 
     merges_calls = True
+    continues_prefixes = False
 
     def __init__(self, lm: Any, fields: Mapping[str, Any], form: Format) -> None:
         self._draw, self._fields, self._form = lm.draw_turn, fields, form
         self.shares_prefixes = LanguageModelTraits(lm).shares_prefixes
+        self.takes_thinking_budget = LanguageModelTraits(lm).takes_thinking_budget
         self.turns: dict[str, Turn] = {}  # by text
 
     def gives_logprobs(self, sampling: Sampling) -> bool:
         return False
 
+    gives_certainty = gives_logprobs
+
     async def extend(
         self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Step | Failure]:
-        return await gather(self._draw_step(sampling, seed) for seed in seeds)
+        pairs = zip(trajectories, seeds, strict=True)
+        return await gather(self._draw_step(trajectory.problem, sampling, seed) for trajectory, seed in pairs)
 
-    async def _draw_step(self, sampling: Sampling, seed: int) -> Step | Failure:
+    async def _draw_step(self, problem: Problem, sampling: Sampling, seed: int) -> Step | Failure:
+        fields = self._fields
+        if problem.plain is not problem:  # a prompt of the method, such as that of a refinement: one more message
+            fields = {**fields, "messages": [*fields["messages"], dict(problem.messages[-1])]}
         try:
-            turn: Turn = await self._draw(self._fields, sampling, seed)
+            turn: Turn = await self._draw(fields, sampling, seed)
         except (ServerError, ContextLengthError) as error:
             return Failure(error)
         if not self._form.offers_tools:
             turn = replace(turn, tool_calls=())  # some servers return calls of tools that nobody offered
         text = as_text(turn)
         self.turns.setdefault(text, turn)
-        return Step(text, "length" if turn.end == "length" else "eos", logprob=turn.logprob, usage=turn.usage)
+        end: StepEnd = "length" if turn.end == "length" else "eos"
+        thought_tokens = turn.usage.thought_tokens or None
+        return Step(text, end, logprob=turn.logprob, usage=turn.usage, thought_tokens=thought_tokens)
 
     @property
     def must_mean_something(self) -> bool:

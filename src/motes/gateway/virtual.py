@@ -13,6 +13,7 @@ from motes.core import Sampling, SamplingOptions
 from motes.errors import ConfigurationError
 from motes.gateway.tables import MAX_COUNT, Part, Positive, Seconds, Spec, Texts
 from motes.lab.run.method_spec import method_from_spec
+from motes.methods.limits import ANSWER_SHARE
 from motes.methods.method import MethodTraits
 from motes.opening import check_spec, is_address
 
@@ -34,6 +35,8 @@ class VirtualModel(Part):
         particles: the default budget.
         max_particles: the largest budget that a request may choose; by default `particles`.
         deadline: seconds after which the best answer so far is returned.
+        answer_share: the share of the time until the deadline that is kept for answers: open thoughts are ended when it
+            begins. 0: a thought may take all of it.
         max_deadline: the longest deadline that a request may choose; by default `deadline`.
         efforts: the budget for each value of a request's `reasoning_effort`, such as {low = 4, high = 32}; within
             `max_particles`.
@@ -59,6 +62,7 @@ class VirtualModel(Part):
     method: Annotated[Spec, Field(validate_default=True)] = "pf"
     methods: Annotated[tuple[Spec, ...], Field(strict=False)] = ()
     deadline: Seconds = 60.0
+    answer_share: Annotated[float, Field(ge=0, lt=1)] = ANSWER_SHARE
     max_deadline: Seconds | None = None
     efforts: Mapping[str, Positive] = {}
     max_tokens: Positive | None = None

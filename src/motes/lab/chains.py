@@ -351,7 +351,7 @@ class ChainReward:
         assert step is not None
         assert parent is not None
         if parent.step is None:
-            digest = _digest(str(self.seed).encode(), node.problem.question.encode())
+            digest = _digest(str(self.seed).encode(), node.problem.plain.question.encode())
             before = _Reading(0, True, None, digest, digest)
         else:
             before = self._read(parent)

@@ -50,7 +50,7 @@ class CorruptedReward(MappedReward):
         clipped = min(max(score, CLIP), 1 - CLIP)
         logit = self.factor * math.log(clipped / (1 - clipped)) + self.bias * start
         if deviation := self.noise + self.early * start:
-            logit += deviation * standard_normal(self.seed, node.problem.question, node.text)
+            logit += deviation * standard_normal(self.seed, node.problem.plain.question, node.text)
         return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
 
 

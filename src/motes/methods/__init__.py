@@ -8,16 +8,20 @@ from typing import Any
 
 from motes.errors import UnknownNameError
 from motes.methods.adaptive import AdaptiveFilter
+from motes.methods.adaptive_majority import AdaptiveMajority
+from motes.methods.deepconf import DeepConf
 from motes.methods.entropic import EntropicParticleFilter
 from motes.methods.independent import BestOfN, Greedy, Majority, WeightedBestOfN
 from motes.methods.islands import Islands
 from motes.methods.method import Method, MethodTraits, require
+from motes.methods.parallel_distill import ParallelDistillRefine
 from motes.methods.parallel_tempering import ParallelTempering
 from motes.methods.particle_filter import FilterSettings, ParticleFilter
 from motes.methods.particle_gibbs import ParticleGibbs
 from motes.methods.population import Population
 from motes.methods.potential import log_increment
 from motes.methods.power import PowerFilter
+from motes.methods.refine import Refine
 from motes.methods.run import Run
 from motes.methods.searches import DVTS, BeamSearch, Rebase
 from motes.methods.selectors import SELECTORS, conclude, score_weights, select_by_outcome
@@ -38,6 +42,10 @@ METHODS: Mapping[str, type[Method]] = MappingProxyType(
         "islands": Islands,
         "adaptive": AdaptiveFilter,
         "power": PowerFilter,
+        "asc": AdaptiveMajority,
+        "deepconf": DeepConf,
+        "refine": Refine,
+        "pdr": ParallelDistillRefine,
     }
 )
 """The methods by their ids, which command lines use."""
@@ -63,8 +71,10 @@ __all__ = [
     "METHODS",
     "SELECTORS",
     "AdaptiveFilter",
+    "AdaptiveMajority",
     "BeamSearch",
     "BestOfN",
+    "DeepConf",
     "EntropicParticleFilter",
     "FilterSettings",
     "Greedy",
@@ -72,12 +82,14 @@ __all__ = [
     "Majority",
     "Method",
     "MethodTraits",
+    "ParallelDistillRefine",
     "ParallelTempering",
     "ParticleFilter",
     "ParticleGibbs",
     "Population",
     "PowerFilter",
     "Rebase",
+    "Refine",
     "Run",
     "WeightedBestOfN",
     "conclude",

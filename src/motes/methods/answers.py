@@ -17,9 +17,9 @@ QUICK_CHARACTERS, QUICK_TRAJECTORIES = 20_000, 16
 
 
 def answer_of(trajectory: Trajectory, rule: AnswerRule) -> str | None:
-    """The answer of a trajectory; None if it states none, was dropped or cut off by a limit on the run, or if the rule
-    needs texts that the model ended itself and this is not one."""
-    if trajectory.finished == "failed" or trajectory.finished in STOPS:
+    """The answer of a trajectory; None if it states none, was dropped, stopped or cut off by a limit on the run, or if
+    the rule needs texts that the model ended itself and this is not one."""
+    if trajectory.finished in ("failed", "low_confidence", *STOPS):
         return None
     traits = AnswerRuleTraits(rule)
     if traits.needs_end and trajectory.finished != "eos":

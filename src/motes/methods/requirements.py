@@ -4,7 +4,24 @@ from __future__ import annotations
 
 from motes.core import Sampling
 from motes.errors import ConfigurationError
-from motes.protocols import LanguageModel, LanguageModelTraits
+from motes.protocols import LanguageModel, LanguageModelTraits, RewardModel, RewardModelTraits
+
+
+def sampling_for(sampling: Sampling, *rewards: RewardModel | None) -> Sampling:
+    """The sampling with which steps have all that the reward models read."""
+    most = max([sampling.top_logprobs, *(RewardModelTraits(reward).top_logprobs for reward in rewards)])
+    return sampling if most == sampling.top_logprobs else sampling.replace(top_logprobs=most)
+
+
+def require_certainty(lm: LanguageModel, sampling: Sampling) -> None:
+    """Raise `ConfigurationError` if the sampling asks for `Step.certainty`, and the model declares that its steps lack
+    it."""
+    gives_certainty = LanguageModelTraits(lm).gives_certainty
+    if sampling.top_logprobs and gives_certainty is not None and not gives_certainty(sampling):
+        raise ConfigurationError(
+            f"{lm!r} gives no log-probabilities of the likeliest tokens, from which its confidence is computed: use "
+            "another reward model or method, a local model, or a server that returns them (`motes doctor URL`)"
+        )
 
 
 def require_steps(lm: LanguageModel, sampling: Sampling) -> None:
@@ -12,7 +29,26 @@ def require_steps(lm: LanguageModel, sampling: Sampling) -> None:
     if sampling.max_steps > 1 and not LanguageModelTraits(lm).continues_prefixes:
         raise ConfigurationError(
             f"{lm!r} writes whole answers only, it cannot continue one step by step: use a method that needs "
-            "nothing else (greedy, majority, bon, wbon), or a server that completes a prefix (`motes doctor URL`)"
+            "nothing else (greedy, majority, asc, bon, wbon, refine, pdr), or a server that completes a prefix "
+            "(`motes doctor URL`)"
+        )
+
+
+def require_thinking(lm: LanguageModel, sampling: Sampling) -> None:
+    """Raise `ConfigurationError` if thoughts have bounds, and the model writes whole answers without taking them."""
+    traits = LanguageModelTraits(lm)
+    if not sampling.bounds_thinking or traits.continues_prefixes:
+        return
+    if sampling.min_thinking_tokens or not traits.takes_thinking_budget:
+        what = "min_thinking_tokens" if sampling.min_thinking_tokens else "max_thinking_tokens"
+        raise ConfigurationError(
+            f"{lm!r} writes whole answers only, and nothing here can bound its thoughts: leave out {what}, use a "
+            "server that completes a prefix (`motes doctor URL`)"
+            + (
+                ""
+                if sampling.min_thinking_tokens
+                else ", or name the field of its requests that takes the budget, ?thinking_field=NAME"
+            )
         )
 
 

@@ -16,14 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from motes.concurrency import CallBatcher, Origin, gather, working_for
-from motes.core import STOPS, Failure, Problem, Record, Result, Sampling, Step, Trajectory, Usage
-from motes.errors import ConfigurationError, DegenerateWeightsError, NoParticlesError
+from motes.core import STOPS, Failure, Moves, Problem, Record, Result, Sampling, Step, Trajectory, Usage
+from motes.errors import ConfigurationError, ContextLengthError, DegenerateWeightsError, NoParticlesError
 from motes.ledger import Ledger
 from motes.methods.answers import Answers, state_final_answers
 from motes.methods.calls import request_scores, request_steps
 from motes.methods.limits import Limits
 from motes.methods.population import Aggregation, Population
-from motes.methods.requirements import require_steps
+from motes.methods.requirements import require_steps, require_thinking, sampling_for
+from motes.methods.thinking import Bounds, Form, form_of, num_own_steps
 from motes.protocols import (
     AnswerRule,
     LanguageModel,
@@ -44,6 +45,7 @@ class Run:
     """One problem worked on by one method with one seed.
 
     Args:
+        sampling: the run adds what its reward model reads, see `motes.methods.requirements.sampling_for`.
         rng: the run's only source of randomness; every particle's seed is drawn from it.
         observe: called with each new record; must not block.
         on_progress: called with the current partial answers whenever any of them has grown, by methods that draw
@@ -75,6 +77,9 @@ class Run:
     _whole: Run | None = None  # the run that this one is a part of
     _recorded: Usage = field(default_factory=Usage, init=False)  # the part of the usage that the records hold
 
+    def __post_init__(self) -> None:
+        self.sampling = sampling_for(self.sampling, self.reward)
+
     def start(self, n: int) -> Population:
         """n empty trajectories, all of them the same object."""
         return Population((Trajectory(self.problem),) * n, ((),) * n, np.zeros(n, dtype=bool))
@@ -105,6 +110,7 @@ class Run:
         self._require_reward(score)
         sampling = sampling or self.sampling
         require_steps(self.lm, sampling)
+        require_thinking(self.lm, sampling)
         trajectories, scores = list(population.trajectories), list(population.scores)
         live = [i for i, trajectory in enumerate(trajectories) if trajectory.finished is None]
         streams = streams or [self.rng] * len(population)
@@ -130,12 +136,16 @@ class Run:
         return Population(tuple(trajectories), tuple(scores), extended)
 
     async def complete(
-        self, population: Population, *, score: bool = True, sampling: Sampling | None = None
+        self, population: Population, *, score: bool = True, sampling: Sampling | None = None, report: bool = True
     ) -> Population:
-        """Extend every trajectory until it is finished, then score it once if `score`.
+        """Extend every trajectory until it is finished, then score it once if `score`. Trajectories that are finished
+        and scored already do not change and cost nothing.
 
         If the language model merges concurrent calls, trajectories do not wait for each other; this does not change
         them. A language model that cannot continue a prefix writes each trajectory as one step.
+
+        Args:
+            report: whether `on_progress` is called: not for texts that are no answers.
         """
         self._require_reward(score)
         sampling = sampling or self.sampling
@@ -151,7 +161,7 @@ class Run:
                 part = await self.extend(part, score=False, sampling=sampling, streams=[streams[i] for i in places])
                 for i, trajectory in zip(places, part.trajectories, strict=True):
                     current[i] = trajectory
-                if self.on_progress is not None:
+                if report and self.on_progress is not None:
                     self.on_progress(tuple(current))
             return await self._score_complete(part) if score_apart else part
 
@@ -223,6 +233,35 @@ class Run:
         if self._whole is not None:
             self._whole._spend(usage)
 
+    def count_cancelled(self, before: Usage, kept: Sequence[Trajectory]) -> None:
+        """Count the tokens of trajectories that were cancelled as those of failed attempts. How many these are depends
+        on the speed of the others; all other counts depend on the seed alone again.
+
+        Args:
+            before: the run's usage before `kept` and the cancelled trajectories were drawn, without scores.
+            kept: the trajectories that were not cancelled, in order. They share the prompt alone.
+        """
+        ledger, needed = Ledger(), Usage()
+        for trajectory in kept:
+            for node in trajectory.path:
+                assert node.parent is not None
+                assert node.step is not None
+                needed += ledger.step(node.parent, node.step, self.lm)
+        spent = self.usage - before
+        cancelled = Usage(
+            failed_generated_tokens=spent.generated_tokens - needed.generated_tokens,
+            failed_prefill_tokens=spent.prefill_tokens - needed.prefill_tokens,
+        )
+        counted = replace(
+            spent,
+            generated_tokens=needed.generated_tokens,
+            prefill_tokens=needed.prefill_tokens,
+            prefill_tokens_cached=needed.prefill_tokens_cached,
+            lm_calls=needed.lm_calls,
+            thought_tokens=needed.thought_tokens,
+        )
+        self._spend(counted + cancelled - spent)
+
     def _require_reward(self, score: bool) -> None:
         if score and self.reward is None:
             raise ConfigurationError("this method needs a reward model: give `reward=`")
@@ -241,23 +280,55 @@ class Run:
         self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Trajectory]:
         """Each trajectory after one more step."""
+        work = self._bounded_steps if self._bounds_thoughts(sampling) else self._steps
         if self._merges:
-            pairs = zip(parents, seeds, strict=True)
-            calls = [request_steps(self.lm, [parent], sampling, [seed]) for parent, seed in pairs]
-            steps = [step for (step,) in await gather(calls)]
+            calls = [work([parent], sampling, [seed]) for parent, seed in zip(parents, seeds, strict=True)]
+            steps: Sequence[Step | Failure] = [step for (step,) in await gather(calls)]
         else:
-            steps = await request_steps(self.lm, parents, sampling, seeds)
-        children = [self._child(parent, step) for parent, step in zip(parents, steps, strict=True)]
+            steps = await work(parents, sampling, seeds)
+        children = [_child(parent, step) for parent, step in zip(parents, steps, strict=True)]
         final = await state_final_answers(children, self.rule)
         return [_finish_if_due(child, sampling, is_final) for child, is_final in zip(children, final, strict=True)]
 
-    def _child(self, parent: Trajectory, step: Step | Failure) -> Trajectory:
-        self._spend(self.ledger.step(parent, step, self.lm))
-        if isinstance(step, Failure):
-            return parent.fail(step.error)
-        if step.end == "length" and not step.text and not step.token_ids:
-            return parent.finish("max_tokens")
-        return parent.extend(step)
+    async def _steps(
+        self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
+    ) -> Sequence[Step | Failure]:
+        """The next step of each trajectory, paid for."""
+        steps = await self._request_steps(parents, sampling, seeds)
+        for parent, step in zip(parents, steps, strict=True):
+            self._spend(self.ledger.step(parent, step, self.lm))
+        return steps
+
+    async def _bounded_steps(
+        self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
+    ) -> Sequence[Step | Failure]:
+        """The same with bounds on thoughts, see `motes.methods.thinking`."""
+        spent = self._root.usage
+        form = self._root._form
+        if self.limits.deadline is not None:
+            await form.ask(self.lm, self.problem)
+        bounds = Bounds(sampling, self.limits, self._steps, spent.generated_tokens, form)
+        return await bounds.steps(parents, seeds)
+
+    def _bounds_thoughts(self, sampling: Sampling) -> bool:
+        limits = self.limits
+        is_limited = (limits.deadline, limits.token_budget) != (None, None)
+        return (is_limited or sampling.bounds_thinking) and LanguageModelTraits(self.lm).continues_prefixes
+
+    async def _request_steps(
+        self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Step | Failure]:
+        """The next step of each trajectory, or the reason why there is none. A prompt of the method's own that does not
+        fit the model's context fails alone, the problem's own prompt fails the run."""
+        try:
+            return await request_steps(self.lm, parents, sampling, seeds)
+        except ContextLengthError as error:
+            if all(parent.problem is self.problem for parent in parents):
+                raise
+            if len(parents) == 1:
+                return [Failure(error)]
+            singles = zip(parents, seeds, strict=True)
+            return [(await self._request_steps([parent], sampling, [seed]))[0] for parent, seed in singles]
 
     async def _score(
         self, trajectories: Sequence[Trajectory], reward: RewardModel | None
@@ -273,6 +344,10 @@ class Run:
         for trajectory, values in zip(trajectories, scores, strict=True):
             self._spend(self.ledger.scores(trajectory, values, reward))
         return scores
+
+    @cached_property
+    def _form(self) -> Form:
+        return form_of(self.lm)
 
     @cached_property
     def _id(self) -> str:
@@ -294,6 +369,7 @@ class Run:
         """The population with scores for all trajectories that no limit on the run has cut off."""
         trajectories = population.trajectories
         complete = [i for i, t in enumerate(trajectories) if t.depth and not t.error and t.finished not in STOPS]
+        complete = [i for i in complete if not len(population.scores[i])]  # the others have been scored before
         return await self.score(population, complete, self.reward)
 
     def record(
@@ -306,6 +382,7 @@ class Run:
         log_evidence: float = np.nan,
         aggregation: Aggregation = "last",
         sweep: int = 0,
+        moves: Moves | None = None,
     ) -> None:
         """Append the record of a round. Dropped particles are recorded with weight zero.
 
@@ -326,6 +403,7 @@ class Run:
             usage=self.usage - self._recorded,
             sweep=sweep,
             chain=self.chain,
+            moves=moves,
         )
         self._recorded = self.usage
         self.records.append(record)
@@ -360,6 +438,14 @@ class Run:
         )
 
 
+def _child(parent: Trajectory, step: Step | Failure) -> Trajectory:
+    if isinstance(step, Failure):
+        return parent.fail(step.error)
+    if step.end == "length" and not step.text and not step.token_ids:
+        return parent.finish("max_tokens")
+    return parent.extend(step)
+
+
 def _finish_if_due(child: Trajectory, sampling: Sampling, states_final_answer: bool) -> Trajectory:
     """The trajectory, finished if it states a final answer or has reached a limit of its own."""
     if child.finished is not None:
@@ -368,7 +454,8 @@ def _finish_if_due(child: Trajectory, sampling: Sampling, states_final_answer: b
         return child.finish("answer")
     if sampling.max_tokens is not None and child.num_tokens >= sampling.max_tokens:
         return child.finish("max_tokens")
-    return child.finish("max_steps") if child.depth >= sampling.max_steps else child
+    is_last = child.depth >= sampling.max_steps and num_own_steps(child) >= sampling.max_steps
+    return child.finish("max_steps") if is_last else child
 
 
 def _drop_if_failed(trajectory: Trajectory, scores: Sequence[float] | Failure) -> tuple[Trajectory, Sequence[float]]:

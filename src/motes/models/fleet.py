@@ -269,9 +269,22 @@ class Fleet:
     def continues_prefixes(self) -> bool:
         return all(LanguageModelTraits(member.lm).continues_prefixes for member in self._opened)
 
+    async def thought_opening(self, problem: Problem) -> str:
+        """That of the first server; all have the same model."""
+        function = LanguageModelTraits(self._opened[0].lm).thought_opening
+        return "" if function is None else await function(problem)
+
+    @property
+    def takes_thinking_budget(self) -> bool:
+        return all(LanguageModelTraits(member.lm).takes_thinking_budget for member in self._opened)
+
     @property
     def shares_prefixes(self) -> bool:
         return all(LanguageModelTraits(member.lm).shares_prefixes for member in self._opened)
+
+    def prompt_ids(self, problem: Problem) -> Sequence[int]:
+        functions = [LanguageModelTraits(member.lm).prompt_ids for member in self._opened]
+        return next((ids for function in functions if function is not None and (ids := function(problem))), ())
 
     @property
     def proposal_logprobs(self) -> bool:
@@ -283,6 +296,10 @@ class Fleet:
 
     def gives_logprobs(self, sampling: Sampling) -> bool:
         functions = [LanguageModelTraits(member.lm).gives_logprobs for member in self._opened]
+        return all(function is None or function(sampling) for function in functions)
+
+    def gives_certainty(self, sampling: Sampling) -> bool:
+        functions = [LanguageModelTraits(member.lm).gives_certainty for member in self._opened]
         return all(function is None or function(sampling) for function in functions)
 
     def watch_requests(self, observer: RequestObserver) -> None:

@@ -20,14 +20,16 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from motes.arguments import whole_number
-from motes.core import Problem, Sampling, Step, StepEnd, Trajectory, Usage
+from motes.core import Certainty, Problem, Sampling, Step, StepEnd, Trajectory, Usage
+from motes.core.thinking import count_tokens
 from motes.errors import ConfigurationError, ContextLengthError, EngineError
 from motes.kv.checkpoint import open_checkpoint
 from motes.kv.engine import Engine
 from motes.kv.runner import moves
 from motes.kv.worker import Request
 from motes.models.sampler import Sampler, uniforms
-from motes.steps import end_at_limit, first_cut, split_at_end, step_in_overrun
+from motes.steps import end_at_limit, first_cut, split_at_end, step_in_overrun, thought_opening
+from motes.thoughts import Reading
 from motes.threads import in_thread_if_long
 from motes.vocabulary import TextEnds, Vocabulary
 
@@ -47,6 +49,7 @@ class _Extension(Request):
     seed: int
     limit: int  # maximum number of tokens of this step
     ends: TextEnds | None = None  # finds delimiters and stop texts; None: there are none, or there is a pattern
+    thoughts: Reading = Reading()  # the state of the text before the step  # noqa: RUF009 (frozen)
     before: str = ""  # the beginning of the step's text: the last step's overrun, or the opening in the prompt
     prompt_usage: Usage = field(default_factory=Usage)
     text: str = ""  # the step's text so far, if the sampling has a pattern
@@ -73,7 +76,8 @@ class _Batch:
         self.seed = np.zeros(0, dtype=np.uint64)
         self.logprob = np.zeros(0)
         self.proposal_logprob = np.zeros(0)
-        self.step_tokens = np.zeros((0, 0), dtype=np.int64)  # (rows, longest limit so far)
+        self.step_tokens = np.zeros((0, 0), dtype=np.int64)  # (rows, at least the largest count)
+        self.certainty = np.zeros((0, 0, 3), dtype=np.float32)  # likewise, once a row asks for it; see `Certainty`
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -87,7 +91,19 @@ class _Batch:
         self.seed = np.append(self.seed, np.array([request.seed for request in requests], dtype=np.uint64))
         self.logprob = np.append(self.logprob, np.zeros(n))
         self.proposal_logprob = np.append(self.proposal_logprob, np.zeros(n))
-        self.step_tokens = np.concatenate([self.step_tokens, np.zeros((n, self.step_tokens.shape[1]), dtype=np.int64)])
+        for name in ("step_tokens", "certainty"):
+            array = getattr(self, name)
+            setattr(self, name, np.concatenate([array, np.zeros((n, *array.shape[1:]), dtype=array.dtype)]))
+
+    def widen(self, name: str) -> None:
+        """Make room for one more token in each row of an array, if there is none."""
+        array = getattr(self, name)
+        if array.shape[1] <= self.count.max():
+            wider = np.zeros(
+                (len(array), max(32, 2 * array.shape[1], self.count.max() + 1), *array.shape[2:]), array.dtype
+            )
+            wider[:, : array.shape[1]] = array
+            setattr(self, name, wider)
 
     def remove(self, rows: npt.NDArray[np.intp]) -> None:
         """Remove rows; the last rows take their places, as in the workspace."""
@@ -96,7 +112,7 @@ class _Batch:
         for source, target in zip(sources, targets, strict=True):
             self.requests[target] = self.requests[source]
         del self.requests[left:]
-        for name in ("token", "count", "limit", "seed", "logprob", "proposal_logprob", "step_tokens"):
+        for name in ("token", "count", "limit", "seed", "logprob", "proposal_logprob", "step_tokens", "certainty"):
             array = getattr(self, name)
             array[targets] = array[sources]
             setattr(self, name, array[:left])
@@ -182,9 +198,14 @@ class LocalLanguageModel(Engine[_Extension]):
             if limit < 1:
                 steps[i] = Step("", "length")
             else:
-                requests.append(_Extension(ids, sampling, seed, limit, ends, before))
+                requests.append(_Extension(ids, sampling, seed, limit, ends, trajectory.thinking.reading, before))
         results = iter(await self.submit(requests))
         return [next(results) if step is None else step for step in steps]
+
+    async def thought_opening(self, problem: Problem) -> str:
+        """See `motes.protocols.LanguageModelTraits`."""
+        await self.vocabulary.prepare(problem)
+        return thought_opening(self.vocabulary.decode(self.vocabulary.prompt(problem)[-4:]))
 
     async def prompt_text(self, problem: Problem) -> str:
         """See `motes.protocols.LanguageModelTraits`. Without special tokens."""
@@ -211,23 +232,31 @@ class LocalLanguageModel(Engine[_Extension]):
             return self._text_ends[texts]
 
     def _ids(self, trajectory: Trajectory) -> tuple[list[int], int]:
-        """All tokens of the prompt and the partial answer, and the number of the answer's tokens."""
+        """All tokens of the prompt and the partial answer, and the number of tokens that were sampled."""
         prompt = self.vocabulary.prompt(trajectory.problem)
         if len(prompt) >= self.context_length:
             raise ContextLengthError(
                 f"the prompt has {len(prompt)} tokens and {self.name!r} a context of {self.context_length}: "
                 "shorten the question"
             )
-        ids = list(prompt)
+        ids, num_appended = list(prompt), 0
         for node in trajectory.path:
             assert node.step is not None
             if node.step.token_ids:
                 ids += node.step.token_ids
-            else:  # the step has only a text; a special token that it spells is plain text, as in every step
+                if node.step.appended:
+                    appended = self.vocabulary.encode_answer(node.step.appended)
+                    ids += appended
+                    num_appended += len(appended)
+            else:  # the step has only a text
                 opening = "" if node.depth > 1 else self.vocabulary.opening(node.problem)
-                ids += self.vocabulary.encode(node.added.removeprefix(opening), special=False)
+                ids += self.vocabulary.encode_answer(node.added.removeprefix(opening))
         self.require_known(ids)
-        return ids, len(ids) - len(prompt)
+        return ids, len(ids) - len(prompt) - num_appended
+
+    def prompt_ids(self, problem: Problem) -> list[int]:
+        """The token ids of a problem's prompt."""
+        return self.vocabulary.prompt(problem)
 
     # In the worker's thread:
 
@@ -306,31 +335,59 @@ class LocalLanguageModel(Engine[_Extension]):
             self._rows_by_text_ends = self._group_rows_by_text_ends()
             self._rows_with_pattern = [row for row, request in enumerate(batch.requests) if request.sampling.pattern]
         # 2) sample
-        hidden = self._runner.forward(0, torch.from_numpy(batch.token)[:, None])
-        tokens, logprobs, proposals = self._sampler(self._head(hidden[:, -1]), uniforms(batch.seed, batch.count))
+        logits = self._head(self._runner.forward(0, torch.from_numpy(batch.token)[:, None])[:, -1])
+        tokens, logprobs, proposals = self._sampler(logits, uniforms(batch.seed, batch.count))
         self._runner.require_numbers(logprobs)  # NaN or an infinity among a row's logits leaves no finite logprob
-        # 3) record the tokens
+        # 3) record the tokens, except for those before which a step ends
         token = tokens.cpu().numpy()
-        if batch.step_tokens.shape[1] <= batch.count.max():
-            wider = np.zeros((len(batch), max(32, 2 * batch.step_tokens.shape[1])), dtype=np.int64)
-            wider[:, : batch.step_tokens.shape[1]] = batch.step_tokens
-            batch.step_tokens = wider
+        ends_before = self._ends_before(logits)
+        is_recorded = ~ends_before
+        batch.widen("step_tokens")
         batch.token = token
         batch.step_tokens[np.arange(len(batch)), batch.count] = token
-        batch.count += 1
-        batch.logprob += logprobs.double().cpu().numpy()
-        batch.proposal_logprob += proposals.cpu().numpy()
+        if self._sampler.most_top_logprobs:
+            self._record_certainty(logprobs.cpu().numpy(), self._sampler.top_logprobs(logits).cpu().numpy())
+        batch.count += is_recorded
+        batch.logprob += np.where(is_recorded, logprobs.double().cpu().numpy(), 0.0)
+        batch.proposal_logprob += np.where(is_recorded, proposals.cpu().numpy(), 0.0)
         # 4) find the steps that end
         has_cut = np.zeros(len(batch), dtype=bool)  # whether its text contains the end of the step, or of the answer
         for ends, rows in self._rows_by_text_ends:
-            for row in rows[ends.completes[token[rows]]]:
+            for row in rows[ends.completes[token[rows]] & is_recorded[rows]]:
                 has_cut[row] = ends.completed_by_last(batch.step_tokens[row, : batch.count[row]])
         for row in self._rows_with_pattern:
             has_cut[row] = self._completes_step(batch.requests[row], int(token[row]))
-        is_eos = self._is_eos[token]
-        ends_step = is_eos | has_cut | (batch.count >= batch.limit)
+        is_eos = self._is_eos[token] & is_recorded
+        ends_step = is_eos | has_cut | ends_before | (batch.count >= batch.limit)
         if ends_step.any():
-            self._finish(np.flatnonzero(ends_step), is_eos, has_cut)
+            self._finish(np.flatnonzero(ends_step), is_eos, has_cut, ends_before)
+
+    def _ends_before(self, logits: torch.Tensor) -> npt.NDArray[np.bool_]:
+        """(B,) whether a row's step ends before its next token, because the token is uncertain.
+
+        Args:
+            logits: (B, V) of the next tokens.
+        """
+        assert self._sampler is not None
+        batch = self._batch
+        if not self._sampler.any_step_entropy:
+            return np.zeros(len(batch), dtype=bool)
+        least = np.array([request.sampling.min_step_tokens for request in batch.requests])
+        return np.asarray((batch.count >= least) & self._sampler.is_uncertain(logits).cpu().numpy())
+
+    def _record_certainty(self, logprobs: npt.NDArray[np.float32], top_logprobs: npt.NDArray[np.float32]) -> None:
+        """Record how certain the model was of the token that it has sampled, in the rows that ask for it.
+
+        Args:
+            logprobs: (B,) of the sampled tokens.
+            top_logprobs: (B, k) of the likeliest tokens, the largest first.
+        """
+        batch = self._batch
+        batch.widen("certainty")
+        numbers = np.array([request.sampling.top_logprobs for request in batch.requests])
+        for k in np.unique(numbers[numbers > 0]):
+            rows = np.flatnonzero(numbers == k)
+            batch.certainty[rows, batch.count[rows]] = Certainty.of(logprobs[rows], top_logprobs[rows, :k]).values
 
     def _completes_step(self, request: _Extension, token: int) -> bool:
         """Whether the token completes a step that a pattern ends."""
@@ -348,32 +405,60 @@ class LocalLanguageModel(Engine[_Extension]):
         return [(ends, np.array(its_rows)) for ends, its_rows in rows.items()]
 
     def _finish(
-        self, rows: npt.NDArray[np.intp], is_eos: npt.NDArray[np.bool_], has_cut: npt.NDArray[np.bool_]
+        self,
+        rows: npt.NDArray[np.intp],
+        is_eos: npt.NDArray[np.bool_],
+        has_cut: npt.NDArray[np.bool_],
+        ends_before: npt.NDArray[np.bool_],
     ) -> None:
-        """Resolve the requests of rows whose step has ended, and remove the rows. `is_eos` and `has_cut`, (batch
-        rows,): whether the last token ends the answer, and whether the text contains the end of the step or answer."""
+        """Resolve the requests of rows whose step has ended, and remove the rows. `is_eos`, `has_cut` and
+        `ends_before`, (batch rows,): whether the last token ends the answer, whether the text contains the end of the
+        step or answer, and whether the step ends before a token that was not recorded."""
         requests = {row: self._batch.requests[row] for row in rows.tolist()}
         tokens = {row: self._batch.step_tokens[row, : self._batch.count[row]].tolist() for row in requests}
-        steps = {row: self._build_step(row, tokens[row], is_eos[row], has_cut[row]) for row in requests}
+        steps = {
+            row: self._build_step(row, tokens[row], is_eos[row], has_cut[row], ends_before[row]) for row in requests
+        }
         unfinished = [row for row in requests if not is_eos[row]]  # a finished answer is never extended
         self._runner.store(self.tree, unfinished, [requests[row].ids + tokens[row][:-1] for row in unfinished])
         self._remove_rows(rows)
         for row, request in requests.items():
             request.resolve(steps[row])
 
-    def _build_step(self, row: int, tokens: list[int], is_eos: bool, has_cut: bool) -> Step:
+    def _build_step(self, row: int, tokens: list[int], is_eos: bool, has_cut: bool, ends_before: bool) -> Step:
         batch = self._batch
         request = batch.requests[row]
         visible = tokens[:-1] if is_eos else tokens  # the tokenizer does not leave out every end token
         text, overrun = request.before + self.vocabulary.decode_more(request.ids, visible), ""
         end: StepEnd = "eos"
+        thought_tokens = count_tokens(
+            request.thoughts,
+            text,
+            len(request.before),
+            len(tokens),
+            lambda: [*map(self.vocabulary.reader(request.ids), visible), *([""] * is_eos)],
+        )
         if has_cut and not is_eos:
             text, overrun, end = split_at_end(text, request.sampling, len(request.before))
         elif not is_eos:
-            end = end_at_limit(request.sampling, request.limit)
+            end = "step" if ends_before else end_at_limit(request.sampling, request.limit)
         usage = request.prompt_usage + Usage(generated_tokens=len(tokens))
         logprob, proposal_logprob = float(batch.logprob[row]), float(batch.proposal_logprob[row])
-        return Step(text, end, tuple(tokens), logprob, usage, proposal_logprob, overrun, len(request.prefix))
+        certainty = None
+        if k := min(request.sampling.top_logprobs, len(self._is_eos)):
+            certainty = Certainty(batch.certainty[row, : len(tokens)].copy(), k)
+        return Step(
+            text,
+            end,
+            tuple(tokens),
+            logprob,
+            usage,
+            proposal_logprob,
+            overrun,
+            len(request.prefix),
+            thought_tokens=thought_tokens,
+            certainty=certainty,
+        )
 
     def _remove_rows(self, rows: npt.NDArray[np.intp]) -> None:
         if len(rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -55,6 +56,10 @@ class Sampler:
         self.min_p = column([s.min_p for s in samplings])
         self.sorts = any(s.top_k or s.top_p < 1 for s in samplings)
         self.any_min_p = any(s.min_p for s in samplings)
+        self.any_step_entropy = any(s.step_entropy is not None for s in samplings)
+        self.step_entropy = column([math.inf if s.step_entropy is None else s.step_entropy for s in samplings])
+        self.most_top_logprobs = max(s.top_logprobs for s in samplings)
+        """Largest number of likeliest tokens whose log-probabilities a row asks for."""
 
     def __call__(self, logits: Tensor, uniform: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor, Tensor]:
         """Sample one token for each row by inverting the cumulative distribution at the row's uniform number.
@@ -88,6 +93,19 @@ class Sampler:
             proposals = proposals.masked_fill(self.greedy, 1.0)
         logprobs = logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(-1)
         return tokens, logprobs, proposals.log()
+
+    def is_uncertain(self, logits: Tensor) -> Tensor:
+        """(B,) whether the distribution of each row's next token, at temperature 1, has more entropy than the row's
+        `Sampling.step_entropy`."""
+        logprobs = logits.float().log_softmax(-1)
+        entropies = -(logprobs.exp() * logprobs.clamp_min(-1e4)).sum(-1)
+        return entropies > self.step_entropy.squeeze(-1)
+
+    def top_logprobs(self, logits: Tensor) -> Tensor:
+        """(B, k) the log-probabilities of the likeliest tokens, the largest first, at temperature 1 without filters."""
+        k = min(self.most_top_logprobs, logits.shape[-1])
+        logits = logits.float()
+        return logits.topk(k, -1).values - logits.logsumexp(-1, keepdim=True)
 
     def _keep_top(self, scaled: Tensor) -> Tensor:
         ordered, order = scaled.sort(-1, descending=True)

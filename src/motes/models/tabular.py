@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from motes.core import Sampling, Step, StepEnd, Trajectory
+from motes.core import Certainty, Sampling, Step, StepEnd, Trajectory
 from motes.errors import ConfigurationError
 from motes.text import well_formed
 
@@ -77,10 +77,10 @@ class TabularLanguageModel:
 
     async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
         """See `motes.protocols.LanguageModel`."""
-        if sampling.pattern is not None or sampling.stops:
+        if sampling.pattern is not None or sampling.step_entropy is not None or sampling.stops:
             raise ConfigurationError(
-                f"{self!r} cannot end steps by a pattern or answers by a stop text: its steps are the table's own. "
-                "Write the steps that you want into the table, or use another language model"
+                f"{self!r} cannot end steps by a pattern or an entropy, or answers by a stop text: its steps are the "
+                "table's own. Write the steps that you want into the table, or use another language model"
             )
         return [self._step(t, sampling, seed) for t, seed in zip(trajectories, seeds, strict=True)]
 
@@ -92,9 +92,20 @@ class TabularLanguageModel:
         else:
             index = bisect_right(row.cumulative, np.random.default_rng(seed).random() * row.cumulative[-1])
             proposal_logprob = row.logprobs[index]
+        certainty = None
+        if sampling.top_logprobs:
+            top = sorted(row.logprobs, reverse=True)[: sampling.top_logprobs]
+            certainty = Certainty.of([row.logprobs[index]], [top])
         text = row.texts[index]
         end: StepEnd = "step" if (*prefix, text) in self.table else "eos"
-        return Step(text, end, token_ids=(index,), logprob=row.logprobs[index], proposal_logprob=proposal_logprob)
+        return Step(
+            text,
+            end,
+            token_ids=(index,),
+            logprob=row.logprobs[index],
+            proposal_logprob=proposal_logprob,
+            certainty=certainty,
+        )
 
     def paths(self) -> Iterator[tuple[Path, float]]:
         """All complete answers, each as the tuple of its steps and its probability."""

@@ -114,7 +114,7 @@ function markClass(panel, t, i) {
 /** The mark of a particle: its area is its weight; a circle goes on, a square has finished, a cross was dropped. */
 function mark(panel, frame, t, i) {
   const column = panel.columns[t];
-  const weight = column.weights[i] * column.nodes.length;
+  const weight = column.weights[i] * column.particles;
   const r = Math.max(frame.radius * 0.34, Math.min(frame.radius * Math.sqrt(weight), frame.radius * 2.6));
   const at = `translate(${frame.x(t).toFixed(1)},${frame.y(t, i).toFixed(1)})`;
   const finished = column.finished[i];
@@ -134,7 +134,7 @@ function ribbons(panel, run, frame) {
   const last = panel.columns.length - 1;
   const weights = panel.columns[last].weights;
   const groups = new Map();
-  panel.answers.forEach(({ answer, group, right }, i) => {
+  panel.answers.slice(0, panel.columns[last].particles).forEach(({ answer, group, right }, i) => {
     const key = group ?? (answer === null ? "none" : answer);
     if (!groups.has(key)) groups.set(key, { answer, right, members: [], mass: 0 });
     groups.get(key).members.push(i);
@@ -192,18 +192,18 @@ function essChart(panel, frame, run) {
   const threshold = run.threshold;
   const wide = Math.min(16, frame.step * 0.5);
   panel.columns.forEach((column, t) => {
-    const share = column.ess / column.nodes.length;
+    const share = column.ess / column.particles;
     group.append(s("g", { class: "round", "data-round": t },
       s("rect", { class: "room", x: frame.x(t) - wide / 2, y: top, width: wide, height: tall }),
       s("rect", { class: "fill", x: frame.x(t) - wide / 2, y: top + tall * (1 - share), width: wide, height: tall * share }),
-      s("title", {}, `round ${t + 1}: ESS ${fixed(column.ess, 1)} of ${column.nodes.length}`)));
+      s("title", {}, `round ${t + 1}: ESS ${fixed(column.ess, 1)} of ${column.particles}`)));
     if (frame.step >= 26) group.append(s("text", { class: "tick", x: frame.x(t), y: top + tall + 13, "text-anchor": "middle" }, fixed(column.ess, frame.step < 34 ? 0 : 1)));
   });
   group.append(s("text", { class: "tick", x: 0, y: top + tall + 13 }, "ESS"));
   if (threshold > 0 && threshold < 1) {
     const y = top + tall * (1 - threshold);
     group.append(s("line", { class: "threshold", x1: frame.left - 12, x2: frame.end + 12, y1: y, y2: y }), s("title", {}, `resampling below ${threshold} N`));
-    group.append(s("text", { class: "tick", x: frame.end + 16, y: y + 4 }, `resampled below ${fixed(threshold * panel.size, 0)}`));
+    group.append(s("text", { class: "tick", x: frame.end + 16, y: y + 4 }, `resampled below ${fixed(threshold * panel.columns[0].particles, 0)}`));
   }
   return group;
 }

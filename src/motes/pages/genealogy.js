@@ -47,10 +47,25 @@ function panelsOf({ record, trace }) {
 
 function panelOf({ sweep, chain, rounds }, trace) {
   const whole = rounds[0].apart || (rounds.length === 1 && rounds[0].nodes.some((node) => pathOf(trace, node).length > 1));
-  const columns = whole ? stepsOf(rounds[0], trace) : rounds.map((round) => ({
-    ...round, weights: normalised(round.log_weights), uniform: new Set(round.log_weights).size <= 1,
-  }));
+  const columns = whole ? stepsOf(rounds[0], trace) : rounds.map((round) => columnOf(round, trace));
   return { sweep, chain, columns, whole, size: Math.max(...columns.map((column) => column.nodes.length)) };
+}
+
+/** A round as a column of particles. Behind them stand the proposals that were not accepted, beside what they were to replace. */
+function columnOf(round, trace) {
+  const column = {
+    ...round, weights: normalised(round.log_weights), uniform: new Set(round.log_weights).size <= 1, particles: round.nodes.length,
+  };
+  const { nodes = [], accepted = [], errors = {} } = round.moves ?? {};
+  const proposed = nodes.map((_, i) => i).filter((i) => nodes[i] !== null && !accepted[i] && nodes[i] !== round.nodes[i]);
+  const behind = (name, values) => { column[name] = [...column[name], ...values]; };
+  behind("ancestors", proposed.map((i) => round.ancestors[i]));
+  behind("finished", proposed.map((i) => (errors[i] ? "failed" : "rejected")));
+  behind("scores", proposed.map((i) => trace.nodes[nodes[i]].score ?? null));
+  behind("weights", proposed.map(() => 0));
+  behind("nodes", proposed.map((i) => nodes[i]));
+  column.errors = { ...round.errors, ...Object.fromEntries(proposed.map((i, k) => [round.nodes.length + k, errors[i]]).filter(([, error]) => error)) };
+  return column;
 }
 
 /** Trajectories drawn whole: a column for each of their steps. */
@@ -65,7 +80,7 @@ function stepsOf(round, trace) {
       scores: paths.map((path, i) => (t >= path.length - 1 ? round.scores[i] : trace.nodes[path[t]].score)),
       weights: last ? normalised(round.log_weights) : round.nodes.map(() => 1 / round.nodes.length),
       uniform: true, errors: last ? round.errors : {}, ancestors: round.nodes.map((_, i) => i),
-      ess: round.ess, resampled: false, log_evidence: round.log_evidence, usage: last ? round.usage : null,
+      particles: round.nodes.length, ess: round.ess, resampled: false, log_evidence: round.log_evidence, usage: last ? round.usage : null,
     };
   });
 }
@@ -74,13 +89,14 @@ function stepsOf(round, trace) {
 function conclude(panel, trace, answers, used) {
   const last = panel.columns.at(-1);
   const { nodes, log_weights } = trace.final;
-  for (let from = used.from; from + last.nodes.length <= nodes.length; from++) {
-    if (!last.nodes.every((node, i) => node === nodes[from + i])) continue;
-    const slice = log_weights.slice(from, from + last.nodes.length);
+  const size = last.particles;
+  for (let from = used.from; from + size <= nodes.length; from++) {
+    if (!last.nodes.slice(0, size).every((node, i) => node === nodes[from + i])) continue;
+    const slice = log_weights.slice(from, from + size);
     const all = normalised(log_weights);
     panel.share = slice.reduce((sum, _, i) => sum + all[from + i], 0);
-    last.weights = normalised(slice);
-    used.from = from + last.nodes.length;
+    last.weights = [...normalised(slice), ...last.weights.slice(size)];
+    used.from = from + size;
     break;
   }
   panel.answers = last.nodes.map((node) => answers.get(node) ?? { answer: null, group: null, right: null });
@@ -101,7 +117,7 @@ function descend(panel) {
   for (let t = columns.length - 1; t >= 0; t--) {
     const sum = (values, kids) => kids.reduce((total, kid) => total + values[kid], 0);
     const isLast = t === columns.length - 1;
-    panel.leaves[t] = columns[t].nodes.map((_, i) => (isLast ? 1 : sum(panel.leaves[t + 1], panel.children[t][i])));
+    panel.leaves[t] = columns[t].nodes.map((_, i) => (isLast ? Number(i < columns[t].particles) : sum(panel.leaves[t + 1], panel.children[t][i])));
     panel.rank[t] = columns[t].nodes.map((_, i) => (isLast ? panel.answers[i].group ?? 99 : sum(panel.rank[t + 1], panel.children[t][i])));
   }
 }

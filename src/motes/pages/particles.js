@@ -73,7 +73,8 @@ function keyOf(panels) {
   const reference = h("li", {}, s("svg", { class: "lines", viewBox: "0 0 22 16", width: 22, height: 16, "aria-hidden": "true" }, s("path", { class: "reference", d: "M0,8H22" })), "reference");
   return h("ul", { class: "key" }, h("li", {}, h("span", { class: "scale" }, "score 0 ", scale, " 1")), item(s("g", { class: "mark going" }, s("circle", { r: 3, cx: -5 }), s("circle", { r: 5.5, cx: 3 })), "area: weight"),
     item(s("g", { class: "mark finished" }, s("rect", { x: -5, y: -5, width: 10, height: 10 })), "finished"), panel.whole ? "" : item(s("g", { class: "mark going died" }, s("circle", { r: 5 })), "no descendant"),
-    item(s("g", { class: "mark dropped" }, s("path", { d: "M-4,-4L4,4M-4,4L4,-4" })), "dropped"), panel.whole ? "" : item(s("line", { class: "resampling", x1: 0, x2: 0, y1: -9, y2: 9 }), "resampling"), panels.some((each) => each.reference) ? reference : "");
+    item(s("g", { class: "mark dropped" }, s("path", { d: "M-4,-4L4,4M-4,4L4,-4" })), "dropped"),
+    panels.some((each) => each.columns.some((column) => column.nodes.length > column.particles)) ? item(s("g", { class: "mark finished died" }, s("rect", { x: -4, y: -4, width: 8, height: 8 })), "not accepted") : "", panel.whole ? "" : item(s("line", { class: "resampling", x1: 0, x2: 0, y1: -9, y2: 9 }), "resampling"), panels.some((each) => each.reference) ? reference : "");
 }
 
 /** The place of the particle that gave the answer: [panel, round, particle]. */
@@ -144,7 +145,7 @@ function numbers(run, panel, t, i) {
   const column = panel.columns[t];
   const node = run.trace.nodes[column.nodes[i]];
   return [
-    `score ${fixed(column.scores[i])}`, `weight ${mass(column.weights[i])}`, node ? plural(node.tokens, "token") : "",
+    `score ${fixed(column.scores[i])}`, `weight ${mass(column.weights[i])}`, node ? plural(node.tokens, "token") : "", node?.thought_tokens ? `${count(node.thought_tokens)} thought` : "",
     node && node.logprob !== null ? `log p ${fixed(node.logprob)}` : "",
   ].filter(Boolean).map((text) => text.replaceAll(" ", "\u00a0"));
 }
@@ -153,21 +154,44 @@ function fate(panel, t, i) {
   const column = panel.columns[t];
   const kids = panel.children[t][i].length;
   const last = t === panel.columns.length - 1;
-  const why = { eos: "finished", answer: "finished: the answer is given", failed: `dropped: ${column.errors?.[i] ?? "a model failed"}` };
+  const why = { eos: "finished", answer: "finished: the answer is given", rejected: "not accepted: the answer before it stays", failed: `dropped: ${column.errors?.[i] ?? "a model failed"}` };
   const end = column.finished[i] ? why[column.finished[i]] ?? `ended by ${column.finished[i].replace("_", " ")}` : "";
   let next = "";
-  if (!last && !panel.whole) {
+  if (!last && !panel.whole && i < column.particles) {
     if (kids === 0) next = "not resampled: its line ends here";
     else if (kids > 1) next = `copied ${kids} times`;
     else if (panel.columns[t + 1].resampled) next = "resampled once";
   }
-  const gone = !next.includes("ends here") && !panel.leaves[t][i] ? "its line dies out later" : "";
-  return [end, next, gone].filter(Boolean).join(" · ");
+  const gone = i < column.particles && !next.includes("ends here") && !panel.leaves[t][i] ? "its line dies out later" : "";
+  return [end, moveOf(column, i), next, gone].filter(Boolean).join(" · ");
+}
+
+/** Whether a particle has taken the place of another answer in this round. */
+function moveOf({ moves, particles, nodes }, i) {
+  if (!moves || i >= particles) return "";
+  if (moves.accepted[i]) return "accepted in the place of the answer before";
+  if (moves.errors[i]) return `stays: its refinement failed: ${moves.errors[i]}`;
+  return moves.nodes[i] === nodes[i] ? "stays" : "stays: its refinement was not accepted";
 }
 
 function particleTip(run, panel, t, i) {
   const node = run.trace.nodes[panel.columns[t].nodes[i]];
   return h("div", { class: "particle" }, h("p", { class: "text" }, node ? node.text.trim() : "(nothing yet)"), h("p", {}, numbers(run, panel, t, i).join(" · ")), h("p", { class: "faint" }, fate(panel, t, i)));
+}
+
+/** The text of a step as spans: what is thought is faint. Old traces do not tell. */
+function wordsOf(node) {
+  const spans = node.thoughts ?? [];
+  if (!spans.length) return node.text.trim();
+  const letters = [...node.text]; // offsets count characters, not halves of surrogate pairs
+  const pieces = [];
+  let place = 0;
+  for (let i = 0; i + 1 < spans.length; i += 2) {
+    const [start, end] = spans.slice(i, i + 2);
+    pieces.push(letters.slice(place, start).join(""), h("span", { class: "thought", title: "thought" }, letters.slice(start, end).join("")));
+    place = end;
+  }
+  return [...pieces, letters.slice(place).join("")];
 }
 
 /** Show the whole partial answer, step by step, each with its score, and the numbers of the round. */
@@ -177,18 +201,22 @@ function inspect(aside, run, panel, t, i) {
   const answer = t === panel.columns.length - 1 ? panel.answers[i] : null;
   const steps = path.map((at) => {
     const node = run.trace.nodes[at];
-    return h("li", { class: at === column.nodes[i] ? "last" : "" }, h("span", { class: `chip ${scoreClass(node.score)}`, title: "score of the step" }, node.score === null ? "" : fixed(node.score)), h("p", {}, node.text.trim()));
+    return h("li", { class: at === column.nodes[i] ? "last" : "" }, h("span", { class: `chip ${scoreClass(node.score)}`, title: "score of the step" }, node.score === null ? "" : fixed(node.score)), h("p", {}, wordsOf(node)));
   });
-  const survivors = panel.columns[t + 1] ? new Set(panel.columns[t + 1].ancestors).size : null;
+  const name = i < column.particles ? `${panel.whole ? "trajectory" : "particle"} ${i + 1}` : "proposal";
+  const prompt = path.length ? run.trace.nodes[path[0]].prompt : null;
+  const survivors = panel.columns[t + 1] ? new Set(panel.columns[t + 1].ancestors.slice(0, panel.columns[t + 1].particles)).size : null;
   const round = [
-    `ESS ${fixed(column.ess, 1)} of ${column.nodes.length}`, survivors === null ? "" : `${survivors} have children`, `${column.finished.filter(Boolean).length} finished`,
-    column.usage ? `${count(column.usage.generated_tokens)} generated + ${count(column.usage.reward_tokens)} reward tokens` : "",
+    `ESS ${fixed(column.ess, 1)} of ${column.particles}`, survivors === null ? "" : `${survivors} have children`,
+    column.moves ? `${column.moves.accepted.filter(Boolean).length} moved` : `${column.finished.filter(Boolean).length} finished`,
+    column.usage ? `${count(column.usage.generated_tokens)} generated${column.usage.thought_tokens ? ` (${count(column.usage.thought_tokens)} thought)` : ""} + ${count(column.usage.reward_tokens)} reward tokens` : "",
   ].filter(Boolean);
   const from = t && !panel.whole ? ` from ${column.ancestors[i] + 1}` : "";
   aside.replaceChildren(
-    h("h3", {}, `${panel.name ? `${panel.name}, ` : ""}${panel.whole ? "trajectory" : "particle"} ${i + 1}`, h("span", {}, `${panel.whole ? "step" : "round"} ${t + 1}${from}`)),
+    h("h3", {}, `${panel.name ? `${panel.name}, ` : ""}${name}`, h("span", {}, `${panel.whole ? "step" : "round"} ${t + 1}${from}`)),
     h("p", { class: "numbers" }, numbers(run, panel, t, i).join(" · ")), h("p", { class: "fate" }, fate(panel, t, i)),
     panel.reference?.particle === i ? h("p", { class: "fate" }, `the reference of this sweep, drawn from ${panel.reference.from}`) : "",
     answer && answer.answer !== null ? h("p", { class: "gives" }, "answers ", h("b", {}, answer.answer), answer.right === true ? " ✓ right" : answer.right === false ? " ✗ wrong" : "") : "",
+    prompt ? h("details", { class: "messages" }, h("summary", {}, "prompt"), h("pre", {}, prompt)) : "",
     h("ol", { class: "steps" }, steps), panel.whole ? "" : h("p", { class: "round faint" }, `Round ${t + 1}: ${round.join(" · ")}`));
 }

@@ -7,6 +7,7 @@ A prompt is a TOML file. Any of its keys may be left out:
     delimiter = "\n\n"            # the text that ends a step, or a list of such texts
     pattern = '\n\n(?=## Step)'   # or a regular expression
     step_tokens = 256             # or a number of tokens
+    step_entropy = 1.5            # or where the next token is uncertain
     stop = ["\nQuestion:"]        # texts that end the answer
 
 See `motes.steps` for their exact meaning.
@@ -32,6 +33,8 @@ KEYS: Mapping[str, tuple[type, ...]] = {
     "delimiter": (str, list),
     "pattern": (str,),
     "step_tokens": (int,),
+    "step_entropy": (int, float),
+    "min_step_tokens": (int,),
     "stop": (str, list),
 }
 """The keys of a file, and the types of their values."""

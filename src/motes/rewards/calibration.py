@@ -6,7 +6,7 @@ import math
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,9 @@ from motes.rewards.mapped import MappedReward
 from motes.text import json_line, parse_json, read_text
 
 FORMAT = "motes calibration 1"
+
+LOADERS: dict[str, Callable[[str], object]] = {}
+"""The functions that load files of these formats, which a new file may replace. Each module adds its own."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +81,7 @@ class Calibration:
         Raises:
             ConfigurationError: there is none, or the file is damaged.
         """
-        path = path_of(name)
-        try:
-            content = parse_json(read_text(path))
-        except FileNotFoundError as error:
-            raise ConfigurationError(
-                f"there is no calibration {name!r} ({path}): `motes calibrate` makes one; a file's name ends in .json"
-            ) from error
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(f"{path} cannot be read: {error}") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ConfigurationError(f"{path} is no calibration: it does not say {FORMAT!r}")
+        path, content = load_content(name, FORMAT, "calibration")
         try:
             return cls(tuple(content.pop("scores")), tuple(content.pop("probabilities")), content.pop("slope"), content)
         except (KeyError, TypeError, ConfigurationError) as error:
@@ -100,22 +93,49 @@ class Calibration:
         Raises:
             ConfigurationError: it cannot be written, or something other than a calibration is there.
         """
-        path = place_for(name)
-        content = {
-            "format": FORMAT,
-            **{key: value for key, value in self.provenance.items() if key != "format"},
-            "slope": self.slope,
-            "scores": self.scores,
-            "probabilities": self.probabilities,
-        }
-        # One line for each key, also for lists of numbers, so that people can read the file.
-        lines = [f"  {json_line(key)}: {json_line(value)}" for key, value in content.items()]
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            files.write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
-        except OSError as error:
-            raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
-        return path
+        content = {"slope": self.slope, "scores": self.scores, "probabilities": self.probabilities}
+        return save_content(name, FORMAT, self.provenance, content)
+
+
+LOADERS[FORMAT] = Calibration.load
+
+
+def load_content(name: str, form: str, noun: str) -> tuple[Path, dict[str, Any]]:
+    """The file of that name (see `path_of`), and its content.
+
+    Raises:
+        ConfigurationError: there is none, it cannot be read, or it does not have this form.
+    """
+    path = path_of(name)
+    if not path.exists():
+        raise ConfigurationError(
+            f"there is no {noun} {name!r} ({path}): `motes calibrate` makes one; a file's name ends in .json"
+        )
+    content = _read(path)
+    if not isinstance(content, dict) or content.get("format") != form:
+        raise ConfigurationError(f"{path} is no {noun}: it does not say {form!r}")
+    return path, content
+
+
+def _read(path: Path) -> Any:
+    try:
+        return parse_json(read_text(path))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+
+
+def save_content(name: str, form: str, provenance: Mapping[str, Any], content: Mapping[str, Any]) -> Path:
+    """Write a file of that name and form, which `load_content` reads, and return it. Errors: see `Calibration.save`."""
+    path = place_for(name)
+    about = {key: value for key, value in provenance.items() if key != "format"}
+    # One line for each key, also for lists of numbers, so that people can read the file.
+    lines = [f"  {json_line(key)}: {json_line(value)}" for key, value in {"format": form, **about, **content}.items()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
+    return path
 
 
 def path_of(name: str) -> Path:
@@ -131,11 +151,15 @@ def path_of(name: str) -> Path:
 
 
 def place_for(name: str) -> Path:
-    """The file for a new calibration of that name. Raises ConfigurationError if it cannot have that name, or if
-    something other than a calibration is there."""
+    """The file for a new calibration or mixture of that name. Raises ConfigurationError if it cannot have that name, or
+    if something else is there."""
     path = path_of(name)
     if path.exists():
-        Calibration.load(str(path))
+        content = _read(path)
+        form = content.get("format") if isinstance(content, dict) else None
+        if form not in LOADERS:
+            raise ConfigurationError(f"{path} is no calibration: choose another name, it would be lost")
+        LOADERS[form](str(path))
     return path
 
 

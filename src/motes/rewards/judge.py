@@ -26,6 +26,7 @@ from motes.ledger import Ledger
 from motes.protocols import LanguageModel, LanguageModelTraits, RequestObserver
 from motes.rewards.blank import fill_scores, written_steps
 from motes.rewards.rubric import Rubric, rubric_named
+from motes.thoughts import split
 
 REPLY_TOKENS = 64
 """Maximum number of tokens of a whole reply, in addition to those of its critique."""
@@ -124,6 +125,16 @@ class Judge:
     def outcome(self) -> bool:
         return self.rubric.outcome
 
+    def critique(self, trajectory: Trajectory) -> str | None:
+        """The critique on the whole of a trajectory that has been scored, or the whole reply of a model that cannot
+        continue a cue, without thoughts; None if the rubric wants no critiques. Of several it is the first one."""
+        judged = self._judged_nodes(trajectory)
+        inquiry = self._inquiry_of.get(judged[-1]) if judged else None
+        if inquiry is None or not inquiry.critiques:
+            return None
+        thoughts, content = split(inquiry.critiques[min(inquiry.critiques)])
+        return content.strip() or thoughts.strip()  # the critique may be the thought itself
+
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
         """See `motes.protocols.RewardModel`. All new prefixes of a call are judged at once. A prefix that is being
         judged, or was judged for a partial answer that still exists, is not judged again."""
@@ -188,6 +199,7 @@ class _Inquiry:
         self.prompt = prompt  # the user's turn
         self.ends = ends  # texts that end a critique
         self.num_tokens = 0  # needed for the verdict, cached or not
+        self.critiques: dict[int, str] = {}  # by the number of the sample
         self._ledger = Ledger()
         self._unbilled = Usage()
         self._error: MotesError | None = None
@@ -220,6 +232,9 @@ class _Inquiry:
             calls = (self._sample_verdict(root, sampling, self.rubric.last_verdict, "reply", i) for i in range(n))
             samples = await asyncio.gather(*calls)
             groups: list[Sequence[_Reply]] = [[reply for replies in samples for reply in replies]]
+            if self.rubric.critique_tokens:
+                stated = [reply.text for reply in groups[0] if reply.verdict is not None]
+                self.critiques = dict(enumerate(stated))
         elif self.rubric.critique_tokens:
             groups = list(await asyncio.gather(*(self._sample_critique(root, i) for i in range(n))))
         else:
@@ -255,6 +270,7 @@ class _Inquiry:
         if step is None:
             return []
         critique = re.split("|".join(map(re.escape, self.ends)), step.text, maxsplit=1)[0]
+        self.critiques[number] = critique
         text = (self.rubric.opening + critique).rstrip() + self.rubric.cue
         return await self._sample_after_cue(root.extend(Step(text, "step")), 1, number)
 

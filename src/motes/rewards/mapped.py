@@ -38,6 +38,10 @@ class MappedReward:
         if (forget := RewardModelTraits(self.reward).forget) is not None:
             forget()
 
+    def critique(self, trajectory: Trajectory) -> str | None:
+        critique = RewardModelTraits(self.reward).critique
+        return None if critique is None else critique(trajectory)
+
     async def ready(self) -> None:
         if (ready := RewardModelTraits(self.reward).ready) is not None:
             await ready()
@@ -49,6 +53,10 @@ class MappedReward:
     @property
     def num_parameters(self) -> int | None:
         return RewardModelTraits(self.reward).num_parameters
+
+    @property
+    def top_logprobs(self) -> int:
+        return RewardModelTraits(self.reward).top_logprobs
 
     @property
     def outcome(self) -> bool:

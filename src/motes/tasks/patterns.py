@@ -18,8 +18,9 @@ from motes.arguments import fit
 from motes.errors import ConfigurationError, GraderError, GraderTimeoutError
 from motes.tasks.plain import PlainAnswers
 from motes.tasks.processes import JsonProcess, Pool, once_per_process
-from motes.tasks.tex import Reading, without_thoughts
+from motes.tasks.tex import Reading
 from motes.text import counted, shortened
+from motes.thoughts import without_thoughts
 
 SECONDS = 1.0
 """Processor time of one search."""

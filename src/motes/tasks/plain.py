@@ -13,8 +13,9 @@ import re
 from motes.tasks.boxed import BoxedAnswers
 from motes.tasks.characters import folded
 from motes.tasks.quantities import last_numeral, numerals, quantity
-from motes.tasks.tex import Reading, last_box, without_markup, without_thoughts
+from motes.tasks.tex import Reading, last_box, without_markup
 from motes.tasks.words import CELL_ENDS, CHOICE, MAX_LINE, QUOTED, RETRACTION, ExactMatch, statements
+from motes.thoughts import without_thoughts
 
 _MARKS = " \t\r\n*_`\"'$.:"
 _MATHS_MARKS = re.compile(r"\\[()\[\]]|\\(?=\$)|\\[,;!]")

@@ -25,7 +25,8 @@ from itertools import dropwhile, pairwise
 
 from motes.tasks.boxed import BoxedAnswers
 from motes.tasks.characters import folded
-from motes.tasks.tex import Reading, without_markup, without_thoughts
+from motes.tasks.tex import Reading, without_markup
+from motes.thoughts import without_thoughts
 
 _CLOSING_MARKS = r"[*_`\"'”’)\]}】」』》]*"
 _VERB = (

@@ -14,8 +14,8 @@ from motes.lab.measure.examination import Examination, Finding, Level, Trial, sh
 from motes.lab.measure.formats import duration
 from motes.lab.measure.found_answers import answer_findings, reference_findings
 from motes.prompts import Prompt
-from motes.tasks.tex import without_thoughts
 from motes.text import counted, shortened
+from motes.thoughts import without_thoughts
 
 BUDGET = 16
 """Number of answers to each problem in the estimate of a run's time."""

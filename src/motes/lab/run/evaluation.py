@@ -248,7 +248,7 @@ def claim(directory: Path, configuration: Mapping[str, Any], problems: Sequence[
 
 def _describe_sampling(sampling: Sampling) -> dict[str, Any]:
     """The fields of the sampling settings. Fields that earlier versions lack are left out while they are unset."""
-    fields = {**dataclasses.asdict(sampling), "delimiter": list(sampling.delimiters), "stop": list(sampling.stops)}
+    fields = {**sampling.to_dict(), "delimiter": list(sampling.delimiters), "stop": list(sampling.stops)}
     if not sampling.stops:
         del fields["stop"]
     if sampling.pattern is not None:

@@ -44,6 +44,10 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "islands": "islands",
         "adaptive": "adaptive budget",
         "power": "power filter",
+        "asc": "adaptive self-consistency",
+        "deepconf": "DeepConf",
+        "refine": "refinement",
+        "pdr": "parallel, distil, refine",
     }
 )
 """The usual name of each method, by its id."""

@@ -9,78 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import math
 import mmap
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
-import numpy as np
-import numpy.typing as npt
-
 from motes import files
-from motes.core import Finish, Record, Result, Step, Trajectory, Usage
+from motes.core import Result, Usage
 from motes.lab.run.appending import AppendOnly
 from motes.lab.run.damage import Damage, Damaged, Item, parse_json, refuse
 from motes.lab.run.records import USAGE, Key, known_counts
 from motes.lab.run.rules import POSITIVE, TEXT, Rule, is_count, is_list, is_text, list_of, or_null, read_fields
+from motes.lab.run.tree import Node, Particles, Round, RoundMoves, Tree
 from motes.text import json_line
-
-Numbers = tuple[float | None, ...]
-"""An array as JSON can hold it: None stands for NaN, and for the logarithm of zero."""
-
-
-@dataclass(frozen=True)
-class Node:
-    """A step of one or more partial answers.
-
-    Attributes:
-        parent: the node that it continues; None for a first step.
-        tokens: its number of tokens.
-        logprob: its log-probability, see `motes.Step`.
-        score: the reward model's last score of the step; None if it was never scored.
-    """
-
-    parent: int | None
-    text: str
-    tokens: int
-    logprob: float | None = None
-    score: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Particles:
-    """A population.
-
-    Attributes:
-        nodes: (N,) the last step of each particle, as its index in the trace's nodes; None if there is no step yet.
-        finished: (N,) the reason why each particle is finished; None while it is not.
-        log_weights: (N,) unnormalised; None for zero weight.
-        scores: (N,) the reward model's scores; None if there is none.
-        errors: for each dropped particle, by its index, the reason.
-    """
-
-    nodes: tuple[int | None, ...] = ()
-    finished: tuple[Finish | None, ...] = ()
-    log_weights: Numbers = ()
-    scores: Numbers = ()
-    errors: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Round(Particles):
-    """The population after a round; see `motes.core.Record`."""
-
-    ancestors: tuple[int, ...] = ()
-    ess: float = 0.0
-    resampled: bool = False
-    log_evidence: float | None = None
-    sweep: int = 0
-    chain: int = 0
-    usage: Usage = field(default_factory=Usage)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +54,7 @@ class Trace:
 
     @classmethod
     def of(cls, key: Key, result: Result) -> Trace:
-        tree = Tree()
+        tree = Tree(result.problem)
         rounds = tuple(map(tree.round, result.records))
         final = tree.final(result)
         problem_id, method, budget, seed = key
@@ -265,84 +209,6 @@ def _damage(path: Path, place: str, reason: str, torn: bool = False) -> Damage:
     return Damage(path, place, reason, "move the file elsewhere, or evaluate again without it", torn)
 
 
-class Tree:
-    """Numbers the steps of a run as nodes while the run goes on. Trajectories that differ only in how they ended are
-    one node."""
-
-    def __init__(self) -> None:
-        self._nodes: list[Node] = []
-        self._numbers: dict[tuple[int | None, int], int] = {}  # by the parent's number and the step's id
-        self._steps: list[Step] = []  # while a step lives, no other one has its id
-        self._changed: set[int] = set()
-
-    def round(self, record: Record) -> Round:
-        """The population after a round."""
-        return Round(
-            **self._particles(record.trajectories, record.log_weights, record.scores, record.step_scores),
-            ancestors=tuple(record.ancestors.tolist()),
-            ess=_round(record.ess) or 0.0,
-            resampled=record.resampled,
-            log_evidence=_round(record.log_evidence),
-            sweep=record.sweep,
-            chain=record.chain,
-            usage=record.usage,
-        )
-
-    def final(self, result: Result) -> Particles:
-        """The population from which the answer was selected."""
-        return Particles(**self._particles(result.trajectories, result.log_weights, result.scores))
-
-    def nodes(self) -> tuple[Node, ...]:
-        """All nodes so far."""
-        return tuple(self._nodes)
-
-    def news(self) -> dict[int, Node]:
-        """The nodes that are new, or have a new score, since the last call; by number."""
-        changed, self._changed = sorted(self._changed), set()
-        return {number: self._nodes[number] for number in changed}
-
-    def _path(self, trajectory: Trajectory) -> list[int]:
-        """The numbers of the nodes on a trajectory's path."""
-        path: list[int] = []
-        for step in trajectory.steps:
-            parent = path[-1] if path else None
-            key = parent, id(step)
-            if key not in self._numbers:
-                self._changed.add(len(self._nodes))
-                self._numbers[key] = len(self._nodes)
-                self._steps.append(step)
-                self._nodes.append(Node(parent, step.text, step.num_tokens, _round(step.logprob)))
-            path.append(self._numbers[key])
-        return path
-
-    def _particles(
-        self,
-        trajectories: tuple[Trajectory, ...],
-        log_weights: npt.NDArray[np.float64],
-        scores: npt.NDArray[np.float64],
-        step_scores: tuple[Any, ...] = (),
-    ) -> dict[str, Any]:
-        """The fields of `Particles`."""
-        paths = [self._path(trajectory) for trajectory in trajectories]
-        for path, path_scores in zip(paths, step_scores, strict=False):
-            for number, score in zip(path, map(_round, path_scores), strict=False):
-                if self._nodes[number].score != score:
-                    self._nodes[number] = dataclasses.replace(self._nodes[number], score=score)
-                    self._changed.add(number)
-        return {
-            "nodes": tuple(path[-1] if path else None for path in paths),
-            "finished": tuple(trajectory.finished for trajectory in trajectories),
-            "log_weights": tuple(map(_round, log_weights.tolist())),
-            "scores": tuple(map(_round, scores.tolist())),
-            "errors": {str(i): str(t.error) for i, t in enumerate(trajectories) if t.error is not None},
-        }
-
-
-def _round(value: float | None) -> float | None:
-    """A number with six digits; None if JSON cannot hold it."""
-    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
-
-
 def _is_turn(value: Any) -> bool:
     return is_text(value["role"]) and is_text(value["content"])
 
@@ -373,4 +239,10 @@ def _read_particles(cls: type[Any], values: Mapping[str, Any], num_nodes: int) -
         raise ValueError("a population is not of one size")
     if "usage" in fields:
         fields["usage"] = Usage(**known_counts(fields["usage"]))
+    if fields.get("moves") is not None:
+        fields["moves"] = moves = RoundMoves(**read_fields(RoundMoves, fields["moves"]))
+        if any(node is not None and node >= num_nodes for node in moves.nodes):
+            raise ValueError("a proposal is at a node that does not exist")
+        if not len(moves.nodes) == len(moves.accepted) == len(nodes):
+            raise ValueError("a population and its proposals are not of one size")
     return cls(**fields)

@@ -21,10 +21,12 @@ from motes.lab.run.grading import grade_run, groups
 from motes.lab.run.method_spec import is_own, method_from_spec
 from motes.lab.run.prefixes import Prefixes
 from motes.lab.run.records import RunRecord
-from motes.lab.run.traces import Node, Trace
+from motes.lab.run.traces import Trace
+from motes.lab.run.tree import Node
 from motes.methods import require
 from motes.methods.answers import answer_of
 from motes.methods.method import MethodTraits
+from motes.methods.requirements import sampling_for
 from motes.protocols import LanguageModel, RewardModel, Task, TaskTraits
 from motes.threads import in_thread
 
@@ -125,7 +127,8 @@ class Local:
             try:
                 if self.reward is None and not is_own(spec) and MethodTraits(method).needs_reward:
                     raise ConfigurationError("it needs a reward model: name one, or leave the method out")
-                require(method, self.lm, self.evaluation.sampling)
+                reward = self.reward if MethodTraits(method).needs_reward else None
+                require(method, self.lm, sampling_for(self.evaluation.sampling, reward, self.outcome_reward))
             except ConfigurationError as error:
                 raise ConfigurationError(f"the method {spec} cannot work here: {error}") from error
 

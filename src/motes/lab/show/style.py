@@ -32,6 +32,10 @@ STYLES: dict[str, tuple[str, str]] = {
     "islands": ("#661100", "d"),
     "adaptive": ("#AA4499", "H"),
     "power": ("#117733", "<"),
+    "asc": ("#882255", "s"),
+    "deepconf": ("#004488", "d"),
+    "refine": ("#DDAA33", ">"),
+    "pdr": ("#CC6677", "D"),
 }
 """Colour (Okabe and Ito's and Tol's colour-blind-safe palettes) and marker of each method id."""
 SPARE = ("#882255", "#332288", "#999933", "#CC79A7", "#44AA99", "#E69F00", "#004488", "#CC6677", "#997700", "#88CCEE")

@@ -8,7 +8,18 @@ from typing import Any
 
 from motes.models.served.messages import pieces_of
 from motes.models.served.prompts import LlamaCppRenderer, SGLangRenderer, TGIRenderer, VLLMRenderer
-from motes.models.served.wires import Chat, Completions, Delta, Profile, Request, Wire, logprobs_of, token_ids_of
+from motes.models.served.wires import (
+    Chat,
+    Completions,
+    Delta,
+    Profile,
+    Request,
+    Wire,
+    certainty_of,
+    logprobs_of,
+    token_ids_of,
+)
+from motes.thoughts import HARMONY
 from motes.transport import whole_number_of
 from motes.transport.server import UNKNOWN
 
@@ -37,11 +48,15 @@ class LlamaCpp(Wire):
             "stream": request.is_streamed,
             **self._options(request),
         }
-        return body | ({"n_probs": 1, "post_sampling_probs": False} if request.logprobs else {})
+        if request.in_harmony:
+            body["preserved_tokens"] = [token for token in HARMONY if token not in ("<|return|>", "<|call|>")]
+        if request.logprobs:
+            body |= {"n_probs": max(1, request.sampling.top_logprobs), "post_sampling_probs": False}
+        return body
 
     def _delta(self, item: Mapping[str, Any], request: Request) -> Delta:
         tokens = token_ids_of(item.get("tokens"))
-        probabilities = item.get("completion_probabilities") or ()
+        probabilities = (item.get("completion_probabilities") or [])[: len(tokens)]
         is_complete = tuple(int(token["id"]) for token in probabilities) == tokens
         is_last = bool(item.get("stop", True))  # false in all pieces of a stream but the last
         finish = item["stop_type"] if is_last else None
@@ -51,6 +66,11 @@ class LlamaCpp(Wire):
             pieces=pieces_of(str(item["content"]) + stop),
             token_ids=tokens,
             logprobs=logprobs_of([token["logprob"] for token in probabilities]) if is_complete else (),
+            certainty=certainty_of(
+                [token["logprob"] for token in probabilities],
+                [[each["logprob"] for each in token.get("top_logprobs") or ()] for token in probabilities],
+                request,
+            ),
             finish=finish,
             stop=stop if finish == "word" else None,
             num_tokens=whole_number_of(item.get("tokens_predicted")),
@@ -69,11 +89,12 @@ class SGLang(Wire):
     count_paths = ("meta_info.prompt_tokens", "meta_info.completion_tokens", "meta_info.cached_tokens")
 
     def _body(self, request: Request) -> dict[str, Any]:
-        prompt = request.prompts[0]
+        prompt, text = request.prompts[0], {"skip_special_tokens": False} if request.in_harmony else {}
         return {
             "text" if prompt.ids is None else "input_ids": prompt.content,
-            "sampling_params": {"stop": [], "no_stop_trim": True, "n": 1, **self._options(request)},
+            "sampling_params": {"stop": [], "no_stop_trim": True, "n": 1, **text, **self._options(request)},
             "return_logprob": request.logprobs,
+            "top_logprobs_num": request.sampling.top_logprobs,
             "stream": request.is_streamed,
         }
 
@@ -86,11 +107,14 @@ class SGLang(Wire):
         # In a stream, the number of ids shows whether the text is the whole answer so far.
         ids = token_ids_of(item["output_ids"] if request.is_streamed else item.get("output_ids"))
         num_tokens = whole_number_of(meta.get("completion_tokens"))
+        logprobs = [entry[0] for entry in meta.get("output_token_logprobs") or ()]
+        tops = [[entry[0] for entry in top or ()] for top in meta.get("output_top_logprobs") or ()]
         return Delta(
             index=whole_number_of(item.get("index")),
             pieces=pieces_of(str(item["text"] or "")),
             token_ids=ids,
-            logprobs=logprobs_of([entry[0] for entry in meta.get("output_token_logprobs") or ()]),
+            logprobs=logprobs_of(logprobs),
+            certainty=certainty_of(logprobs, tops, request),
             finish=finish,
             stop=matched,
             is_cumulative=len(ids) == num_tokens,
@@ -121,6 +145,7 @@ class TGI(Wire):
             "repetition_penalty": None,
             "frequency_penalty": None,
             "details": True,
+            "top_n_tokens": sampling.top_logprobs or None,
             "return_full_text": False,
             "truncate": None,
         }
@@ -129,10 +154,15 @@ class TGI(Wire):
     def _delta(self, item: Mapping[str, Any], request: Request) -> Delta:
         details = item["details"]
         tokens = details.get("tokens") or []
-        text = "".join(str(token["text"]) for token in tokens if not token.get("special"))
+        text = "".join(str(token["text"]) for token in tokens if request.in_harmony or not token.get("special"))
         return Delta(
             pieces=pieces_of(text or str(item["generated_text"])),
             logprobs=logprobs_of([token.get("logprob") for token in tokens]),
+            certainty=certainty_of(
+                [token.get("logprob") for token in tokens],
+                [[each.get("logprob") for each in top] for top in details.get("top_tokens") or ()],
+                request,
+            ),
             finish=details["finish_reason"],
             stop="" if details["finish_reason"] == "stop_sequence" else None,  # some stop string, it does not say which
             num_tokens=whole_number_of(details.get("generated_tokens")) or len(tokens),
@@ -186,6 +216,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             takes_ids=True,
             logprobs=True,
             prefill={"add_generation_prompt": False, "continue_final_message": True},
+            thinking_field="thinking_token_budget",
         ),
         "sglang": Profile(
             SGLang,
@@ -220,7 +251,9 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             logprobs_of_stops=False,
             prefill={},
         ),
-        "tgi": Profile(TGI, TGIRenderer, filters=("top_k",), tells_end=True, seeds=True, logprobs=True),
+        "tgi": Profile(
+            TGI, TGIRenderer, filters=("top_k",), tells_end=True, seeds=True, logprobs=True, most_top_logprobs=5
+        ),
         # Its field `temperature` alone has no effect: the model's own configuration says whether to sample.
         "transformers": Profile(
             Completions, filters=BOTH, packed_as="generation_config", neutral={"repetition_penalty": 1.0}

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from motes.concurrency import Batcher, Pending, gather
-from motes.core import Failure, Problem, Sampling, Step, Trajectory, Usage
+from motes.core import Certainty, Failure, Problem, Sampling, Step, Trajectory, Usage
 from motes.errors import (
     ConfigurationError,
     ContextLengthError,
@@ -26,6 +26,7 @@ from motes.models.served.responses import Answer, Call
 from motes.models.served.turns import Turn, read_turn
 from motes.models.served.wires import Chat, Completions, Request, Wire
 from motes.steps import end_at_limit, split_at_end, step_in_overrun
+from motes.thoughts import HARMONY
 from motes.transport import Address, Client, ServedModel, flag, may_be_of_one, now, whole_number
 from motes.transport.refusals import is_about, is_about_length, limits, unsupported_field
 
@@ -84,6 +85,9 @@ class HTTPLanguageModel(ServedModel):
             temperature 1 without filters, where the power filter needs them.
         shares_prefixes: whether the server has a prefix cache, so that a run computes each prompt and prefix once; by
             default as its engine has by default.
+        thinking_field: the field of a chat request that takes the thinking budget of a whole answer, with dots between
+            the names of objects: "reasoning.max_tokens"; by default the engine's, if it has one. Answers that are
+            written step by step need none.
     """
 
     merges_calls = True
@@ -99,6 +103,7 @@ class HTTPLanguageModel(ServedModel):
         seeds: Seeding | None = None,
         logprobs: bool | None = None,
         shares_prefixes: bool | None = None,
+        thinking_field: str | None = None,
     ) -> None:
         if seeds is not None and seeds not in get_args(Seeding):
             raise UnknownNameError("way to seed", str(seeds), get_args(Seeding))
@@ -108,10 +113,13 @@ class HTTPLanguageModel(ServedModel):
         self.seeds: Seeding = seeds or ("particle" if capabilities.seeds else "none")
         self.logprobs = capabilities.logprobs and (self.profile.logprobs if logprobs is None else logprobs)
         self.shares_prefixes = self.profile.shares_prefixes if shares_prefixes is None else shares_prefixes
+        self.thinking_field = thinking_field or self.profile.thinking_field
         self._may_ask_logprobs = capabilities.logprobs and logprobs is not False
         is_chat = capabilities.rendering == "messages"
+        # A chat may return log-probabilities, but no token ids, so that steps have none.
+        self._may_ask_certainty = (capabilities.logprobs or is_chat) and logprobs is not False
         self._renderer = Renderer() if is_chat else renderer(client, address, capabilities, vocabulary)
-        self._wire: Wire = (Chat if is_chat else self.profile.wire)(address, capabilities.model, self.profile)
+        self._wire: Wire = self._chat() if is_chat else self.profile.wire(address, capabilities.model, self.profile)
         self._stream_wire = self._wire if self._wire.streams else Completions(address, capabilities.model, self.profile)
         self._max_answer_tokens: int | None = None  # from error messages of the server
         self._batcher: Batcher[PendingStep, Step | Failure] = Batcher(self._process)
@@ -126,6 +134,7 @@ class HTTPLanguageModel(ServedModel):
         seeds: Seeding | None = None,
         logprobs: bool | None = None,
         shares_prefixes: bool | None = None,
+        thinking_field: str | None = None,
         context_length: int | None = None,
         **connection: Any,
     ) -> HTTPLanguageModel:
@@ -137,7 +146,7 @@ class HTTPLanguageModel(ServedModel):
                 no sign of which it is.
             tokenizer: the model's tokenizer, a folder or a name on the hub (extra `local`), for servers that complete
                 prompts but do not render conversations.
-            seeds, logprobs, shares_prefixes: see the class.
+            seeds, logprobs, shares_prefixes, thinking_field: see the class.
             context_length: of the model, where the server does not report it.
             connection: see `motes.transport.Client.open`.
 
@@ -161,7 +170,18 @@ class HTTPLanguageModel(ServedModel):
             seeds=seeds,
             logprobs=logprobs,
             shares_prefixes=shares_prefixes,
+            thinking_field=thinking_field,
         )
+
+    @property
+    def takes_thinking_budget(self) -> bool:
+        """Whether requests for whole answers have a field for the thinking budget."""
+        return self.thinking_field is not None
+
+    def _chat(self) -> Chat:
+        wire = Chat(self.address, self.capabilities.model, self.profile)
+        wire.thinking_field = self.thinking_field
+        return wire
 
     @property
     def continues_prefixes(self) -> bool:
@@ -171,6 +191,16 @@ class HTTPLanguageModel(ServedModel):
     def gives_logprobs(self, sampling: Sampling) -> bool:
         """Whether steps carry log-probabilities. Streams in another format than whole responses do not."""
         return self._wants_logprobs(sampling) and (self._stream_wire is self._wire or not self._is_cut(sampling))
+
+    async def thought_opening(self, problem: Problem) -> str:
+        """See `motes.protocols.LanguageModelTraits`."""
+        prompt = await self._renderer.prompt(problem)
+        return HARMONY[1] if prompt.in_harmony else prompt.before.strip()
+
+    def gives_certainty(self, sampling: Sampling) -> bool:
+        """Whether steps carry `Step.certainty`. The tokens of a stop string may have none."""
+        has_form = self._stream_wire is self._wire or not self._is_cut(sampling)
+        return sampling.top_logprobs > 0 and self._may_ask_certainty and has_form
 
     async def extend(
         self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
@@ -184,6 +214,16 @@ class HTTPLanguageModel(ServedModel):
             ContextLengthError: no prompt fits.
         """
         self.profile.sampling_fields(sampling)
+        if sampling.step_entropy is not None:
+            raise ConfigurationError(
+                f"{self!r} cannot end steps where the next token is uncertain, only a local model can: end them by a "
+                "number of tokens (`--step-tokens`), a delimiter or a pattern"
+            )
+        if sampling.top_logprobs > self.profile.most_top_logprobs:
+            raise ConfigurationError(
+                f"{self!r} returns the log-probabilities of at most {self.profile.most_top_logprobs} tokens in each "
+                f"place, not of {sampling.top_logprobs}: ask for fewer (top_logprobs)"
+            )
         if not self.continues_prefixes and any(trajectory.depth for trajectory in trajectories):
             raise ConfigurationError(f"{self!r} cannot continue an answer: draw whole ones")
         steps = [PendingStep(trajectory, sampling, seed) for trajectory, seed in zip(trajectories, seeds, strict=True)]
@@ -192,6 +232,10 @@ class HTTPLanguageModel(ServedModel):
         if errors and len(errors) == len(outcomes) and all(isinstance(error, ContextLengthError) for error in errors):
             raise errors[0]
         return outcomes
+
+    def prompt_ids(self, problem: Problem) -> Sequence[int]:
+        """The token ids of a problem that has been asked; empty if the server's tokens are unknown."""
+        return self._renderer.known_ids(problem)
 
     async def prompt_text(self, problem: Problem) -> str | None:
         """See `motes.protocols.LanguageModelTraits`. None if the server makes the prompt of messages."""
@@ -208,8 +252,9 @@ class HTTPLanguageModel(ServedModel):
         Raises:
             MotesError: see `motes.transport.Client.post`.
         """
-        wire = Chat(self.address, self.capabilities.model, self.profile)
+        wire = self._chat()
         body = {"model": self.capabilities.model, **fields, **self.profile.sampling_fields(sampling)}
+        body |= wire.thinking_fields(sampling)
         if (limit := sampling.max_tokens) is not None:
             body[wire.limit_field] = limit
         if sampling.stops:
@@ -273,7 +318,8 @@ class HTTPLanguageModel(ServedModel):
         """Divide a node into parts of requests. `calls` has the parts by the request that they can share."""
         sampling = node[0].sampling
         is_greedy = sampling.temperature == 0
-        logprobs, is_cut = self.gives_logprobs(sampling), self._is_cut(sampling)
+        logprobs = self.gives_logprobs(sampling) or self.gives_certainty(sampling)
+        is_cut = self._is_cut(sampling)
         # 1. Each part has a prompt with up to `size` answers; at temperature 0 all steps use the same answer.
         if is_greedy:
             size, groups = len(node), [[node]]
@@ -294,7 +340,7 @@ class HTTPLanguageModel(ServedModel):
         return None if self.seeds == "none" else step.seed % self.profile.seed_below
 
     def _wants_logprobs(self, sampling: Sampling) -> bool:
-        """Whether requests ask for log-probabilities: always, or only where the model's are those of the sampling."""
+        """Whether steps need log-probabilities: always, or only where the model's are those of the sampling."""
         parameters = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p)
         return self.logprobs or (self._may_ask_logprobs and parameters == (1.0, 1.0, 0, 0.0))
 
@@ -400,11 +446,29 @@ class HTTPLanguageModel(ServedModel):
         if index % request.n == 0:
             is_counted_by_server = prompt.known_tokens is None and len(request.prompts) == 1
             prefix_tokens = (answer.prompt_tokens if is_counted_by_server else 0) or prompt.num_tokens
-        step = Step(text, end, tuple(answer.token_ids), answer.logprob, overrun=overrun, prefix_tokens=prefix_tokens)
+        step = Step(
+            text,
+            end,
+            tuple(answer.token_ids),
+            answer.logprob,
+            overrun=overrun,
+            prefix_tokens=prefix_tokens,
+            certainty=self._certainty(request, answer),
+            thought_tokens=answer.thought_tokens,
+        )
         usage = answer.usage
         for pending in steps:
             pending.settle(replace(step, usage=usage + pending.wasted))
             usage = Usage()  # sampled once, paid for once
+
+    def _certainty(self, request: Request, answer: Answer) -> Certainty | None:
+        """How certain the model was of an answer's tokens. A stop string may have been all of it, for whose tokens some
+        servers return nothing: then it is known of none of them, which is not the same as unknown."""
+        certainty = Certainty.concatenate(answer.certainties)
+        k = request.sampling.top_logprobs
+        if certainty is None and k and answer.end == "step" and not self.profile.logprobs_of_stops:
+            return Certainty.none(k)
+        return certainty
 
 
 def _steps(parts: Iterable[Part]) -> list[PendingStep]:

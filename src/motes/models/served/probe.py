@@ -64,10 +64,11 @@ class Capabilities(Server):
                 "may come out empty"
             )
         by_steps = self.route != "answers"
-        steps = "only methods that draw whole answers work: greedy, majority, bon, wbon"
+        steps = "only methods that draw whole answers work: greedy, majority, asc, bon, wbon, refine, pdr"
         end = "this side cuts answers, which come as a stream: the server samples a few tokens too many at each step"
         choices = "equal particles need a request each: only the server's prefix cache can share their prompt"
         cached = "usage counts every prefix as computed: prefill_tokens is an upper bound"
+        logprobs = "neither the power filter, nor the reward confidence:, nor deepconf can be used"
         context = "what does not fit is known only when the server refuses it"
         table = (  # name, whether it is there, loss, whether it matters for whole answers, too
             ("continues an answer step by step", by_steps, steps, True),
@@ -77,7 +78,7 @@ class Capabilities(Server):
             ("draws by the seed of a request", self.seeds, "runs cannot be repeated: each gives other tokens", True),
             ("several answers to one prompt", self.choices > 1, choices, True),
             ("several prompts in one request", self.several_prompts, "more requests, each with its overhead", False),
-            ("log-probabilities", self.logprobs, "the power filter cannot be used", False),
+            ("log-probabilities", self.logprobs, logprobs, False),
             ("counts tokens from its prefix cache", self.cached_tokens, cached, False),
             ("tells its context length", self.context_length is not None, context, True),
         )

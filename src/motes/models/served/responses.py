@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from motes.core import StepEnd, Usage
+from motes.core import Certainty, StepEnd, Usage
 from motes.errors import BadResponseError, TooLargeError
 from motes.models.served.ends import end_of
 from motes.models.served.messages import Writer, pieces_of
 from motes.models.served.prompts import Prompt, estimate
 from motes.models.served.wires import Delta, Request, Wire
 from motes.steps import first_cut
+from motes.thoughts import without_end
 from motes.transport import MALFORMED, Events, unknown_form
 
 MOST_CHARACTERS, CHARACTERS_PER_TOKEN = 1 << 20, 1024
@@ -34,10 +35,12 @@ class Answer:
     end: StepEnd = "step"  # for a stop text, too
     token_ids: list[int] = field(default_factory=list)  # of all tokens; empty where the server does not return them
     logprobs: list[float] = field(default_factory=list)  # likewise
+    certainties: list[Certainty] = field(default_factory=list)  # of its pieces, as far as they have one
     is_cut: bool = False  # whether this side ended it
     last: Delta | None = None  # its last piece
     prompt_tokens: int = 0
     cached_tokens: int | None = None  # None: the server does not return it
+    thought_tokens: int | None = None  # of `num_tokens`; None: the server does not return it
 
     def __post_init__(self) -> None:
         self._writer = Writer(self.prompt.prefix)
@@ -72,12 +75,15 @@ class Answer:
                 pieces=pieces_of(text[len(self.text) :]),
                 token_ids=delta.token_ids[len(self.token_ids) :],
                 logprobs=delta.logprobs[len(self.logprobs) :],
+                certainty=delta.certainty and delta.certainty[sum(map(len, self.certainties)) :],
             )
         before, sampling = self.prompt.before, self.request.sampling
         seen = len(before) + len(self.text)
         self.text += self._writer.write(delta.pieces)
         self.token_ids += delta.token_ids
         self.logprobs += delta.logprobs
+        if delta.certainty is not None:
+            self.certainties.append(delta.certainty)
         self._num_pieces += bool(delta.pieces or delta.token_ids)
         self.last = delta
         size = len(self.text) + len(self.token_ids) + len(self.logprobs)
@@ -102,6 +108,8 @@ class Answer:
             self.end = end_of(last.finish, url, is_full=is_full, by_text=by_text)
             if self.end != "length":
                 self.text += self._writer.close()
+            if self.end == "eos" and self.request.in_harmony:
+                self.text = without_end(self.text)
         if self.request.is_streamed and len(self.logprobs) != self.num_tokens:
             self.logprobs = []
         if len(self.token_ids) != self.num_tokens:
@@ -230,3 +238,5 @@ class Call:
             carrier.cached_tokens = counts.get("cached")
         if num_answers == 1 and counts.get("completion") and not carrier.token_ids:
             carrier.last = Delta(num_tokens=counts["completion"])
+        if num_answers == 1:
+            carrier.thought_tokens = counts.get("thoughts")

@@ -25,7 +25,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from motes.core import Sampling
+from motes.core import Certainty, Sampling
+from motes.core.certainty import certainty_of_pairs
 from motes.errors import ConfigurationError
 from motes.models.served.messages import Piece, pieces_of
 from motes.models.served.prompts import Prompt, ServerRenderer
@@ -40,7 +41,7 @@ above 0 for one of 1."""
 
 COUNTS = ("prompt", "completion", "cached")
 """Numbers of tokens that a server may return for a call: in its prompts, in its answers, and in those parts of its
-prompts that came from the prefix cache."""
+prompts that came from the prefix cache. OpenAI's formats also have "thoughts": in the thoughts of its answers."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ class Request:
         return sum(prompt.num_tokens for prompt in self.prompts)
 
     @property
+    def in_harmony(self) -> bool:
+        """Whether the texts of answers need harmony's special tokens, which servers leave out unless they are asked."""
+        return any(prompt.in_harmony for prompt in self.prompts)
+
+    @property
     def is_streamed(self) -> bool:
         return self.is_cut or (self.streams_several and self.num_answers > 1)
 
@@ -82,6 +88,7 @@ class Delta:
     pieces: tuple[Piece, ...] = ()  # texts, and thoughts in formats that separate them
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
+    certainty: Certainty | None = None  # of the tokens for which the message has their likeliest alternatives
     finish: str | None = None  # the server's finish reason; None and "" also stand in pieces that are not the last
     stop: str | int | None = None  # the stop string that ended the answer, or the token's id, if the engine returns it
     is_cumulative: bool = False  # whether text, ids and log-probabilities repeat the answer from its beginning
@@ -115,9 +122,11 @@ class Profile:
     # without filters do, where methods can use them.
     logprobs: bool = False
     logprobs_of_stops: bool = True  # whether they include those of the tokens of a stop string
+    most_top_logprobs: int = 20  # maximum number of likeliest tokens whose log-probabilities a request can ask for
     prefill: Mapping[str, Any] | None = None  # fields that let a chat continue its last message; None: the probe tries
     chat_limit: str = "max_tokens"  # the field with the limit on tokens in a chat request
     shares_prefixes: bool = False  # whether it has a prefix cache by default
+    thinking_field: str | None = None  # the field of a chat request that takes the thinking budget; None: none does
 
     def sampling_fields(self, sampling: Sampling) -> dict[str, Any]:
         """The fields of a request for these parameters, limits and delimiters left out. Raises ConfigurationError if
@@ -228,8 +237,10 @@ class Completions(Wire):
         body = {"prompt": prompts[0] if len(prompts) == 1 else prompts, **self._options(request)}
         if self.profile.takes_ids:
             body |= {"return_token_ids": True, "add_special_tokens": False}
+            if request.in_harmony:
+                body["skip_special_tokens"] = False
         if request.logprobs:
-            body["logprobs"] = 0
+            body["logprobs"] = request.sampling.top_logprobs
         return body
 
     def _options(self, request: Request) -> dict[str, Any]:
@@ -251,11 +262,15 @@ class Completions(Wire):
         # Log-probabilities have the form of completions, or that of chats, as llama.cpp returns them.
         tokens = value_at(item, ("logprobs", "content")) or ()
         logprobs = value_at(item, ("logprobs", "token_logprobs")) or [token.get("logprob") for token in tokens]
+        tops = [[each.get("logprob") for each in token.get("top_logprobs") or ()] for token in tokens]
+        if by_token := value_at(item, ("logprobs", "top_logprobs")):
+            tops = [list((alternatives or {}).values()) for alternatives in by_token]
         return Delta(
             index=None if index is None else int(index),
             pieces=pieces_of(item.get("text") or item.get("message") or item.get("delta")),
             token_ids=token_ids_of(item.get("token_ids")),
             logprobs=logprobs_of(logprobs),
+            certainty=certainty_of(logprobs, tops, request),
             finish=item.get("finish_reason"),
             stop=item.get("stop_reason", item.get("matched_stop")),  # vLLM's name, SGLang's name
         )
@@ -263,6 +278,10 @@ class Completions(Wire):
     def counts(self, message: Any) -> dict[str, int]:
         counts = super().counts(message)
         hits = whole_number_of(value_at(message, ("usage", "prompt_cache_hit_tokens")))  # DeepSeek's name
+        details = value_at(message, ("usage", "completion_tokens_details", "reasoning_tokens"))
+        thoughts = whole_number_of(details) or whole_number_of(value_at(message, ("usage", "reasoning_tokens")))
+        if thoughts:  # 0 is also the number of servers that do not count them
+            counts = {**counts, "thoughts": thoughts}
         return counts if hits is None else {"cached": hits, **counts}
 
 
@@ -274,13 +293,27 @@ class Chat(Completions):
     def __init__(self, address: Address, model: str, profile: Profile) -> None:
         super().__init__(address, model, profile)
         self.limit_field = profile.chat_limit
+        self.thinking_field = profile.thinking_field
+
+    def thinking_fields(self, sampling: Sampling) -> dict[str, Any]:
+        """The field with the thinking budget of a whole answer; empty if there is no budget, or no field for it."""
+        if sampling.max_thinking_tokens is None or self.thinking_field is None:
+            return {}
+        value: Any = sampling.max_thinking_tokens
+        first, *inner = self.thinking_field.split(".")
+        for name in reversed(inner):
+            value = {name: value}
+        return {first: value}
 
     def _body(self, request: Request) -> dict[str, Any]:
         (prompt,) = request.prompts
+        options = self._options(request)
+        if request.logprobs:
+            options |= {"logprobs": True, "top_logprobs": request.sampling.top_logprobs}
         if not prompt.prefix:
-            return {"messages": list(prompt.messages), **self._options(request)}
+            return {"messages": list(prompt.messages), **options, **self.thinking_fields(request.sampling)}
         messages = [*prompt.messages, {"role": "assistant", "content": prompt.prefix}]
-        return {"messages": messages, **self._options(request), **(self.profile.prefill or {})}
+        return {"messages": messages, **options, **(self.profile.prefill or {})}
 
     def _delta(self, item: Mapping[str, Any], request: Request) -> Delta:
         return replace(super()._delta(item, request), token_ids=(), logprobs=())  # a chat continues text
@@ -298,3 +331,17 @@ def logprobs_of(values: Sequence[Any]) -> tuple[float, ...]:
     """Log-probabilities; none at all if one is missing or impossible, as their sum would be that of other tokens."""
     logprobs = () if None in values else tuple(float(value) for value in values)
     return logprobs if all(-LARGEST_LOGPROB < value < ROUNDING for value in logprobs) else ()
+
+
+def certainty_of(logprobs: Sequence[Any], tops: Sequence[Sequence[Any]], request: Request) -> Certainty | None:
+    """The certainty of tokens; None if the request does not ask for it, or the response does not contain it.
+
+    Args:
+        logprobs: (n,) of the sampled tokens.
+        tops: (n,) for each the log-probabilities of the likeliest tokens in its place.
+    """
+    if not request.sampling.top_logprobs or len(logprobs) != len(tops):
+        return None
+    pairs = [(logprob, top) for logprob, top in zip(logprobs, tops, strict=True) if None not in (logprob, *top)]
+    known = [(float(logprob), list(map(float, top))) for logprob, top in pairs]
+    return certainty_of_pairs(known, request.sampling.top_logprobs)

@@ -17,7 +17,8 @@ from motes.tasks.boxed import BoxedAnswers
 from motes.tasks.code.confinement import Limits
 from motes.tasks.code.sandbox import ProgramTests, Sandbox, require_confinement, shared
 from motes.tasks.rows import Entry, Fields, Row, find, need_text
-from motes.tasks.tex import Reading, without_thoughts
+from motes.tasks.tex import Reading
+from motes.thoughts import without_thoughts
 
 _BLOCK = re.compile(
     r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[^\s`{]*)[^\n`]*\n"

@@ -228,7 +228,7 @@ function marker(sign, r) {
     }).join("L")}Z`;
   const shapes = {
     D: () => polygon(4), d: () => polygon(4, 0, 0.6), s: () => polygon(4, Math.PI / 4), "^": () => polygon(3),
-    v: () => polygon(3, Math.PI), "<": () => polygon(3, -Math.PI / 2), P: () => cross(0), X: () => cross(Math.PI / 4),
+    v: () => polygon(3, Math.PI), "<": () => polygon(3, -Math.PI / 2), ">": () => polygon(3, Math.PI / 2), P: () => cross(0), X: () => cross(Math.PI / 4),
     p: () => polygon(5), h: () => polygon(6), H: () => polygon(6, Math.PI / 6), 8: () => polygon(8, Math.PI / 8), "*": star,
   };
   return (shapes[sign] ?? (() => polygon(24)))();

@@ -1,0 +1,54 @@
+"""The language model's own confidence as a reward: no second model, no further token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+from motes.arguments import whole_number
+from motes.confidence import TOP_LOGPROBS, WINDOW, Confidences, Running
+from motes.core import Reads, Scores, Trajectory, Usage
+from motes.errors import EngineError, RewardError, UnknownNameError
+
+
+class ConfidenceReward:
+    """Scores each prefix by how certain the language model was of its tokens (`motes.confidence`).
+
+    The model has to return the log-probabilities of the likeliest tokens: the local engine does, and servers of vLLM,
+    SGLang, llama.cpp, TGI and OpenAI's chat do. Reading them costs no token of either model.
+
+    Whether a model is more certain of right answers than of wrong ones to the same problem differs by model and task:
+    look at the AUROC within problems in a report (`motes eval --reward confidence:`) before you trust it.
+
+    Args:
+        measure: "certainty", "entropy", "tail" or "lowest".
+        window: number of tokens of a window, for "tail" and "lowest".
+        top_logprobs: number of likeliest tokens that are read.
+
+    Raises:
+        ConfigurationError: a value is out of its range. While scoring, RewardError: the language model returned no
+            log-probabilities.
+    """
+
+    num_parameters = 0
+
+    def __init__(
+        self, measure: Running = "certainty", *, window: int = WINDOW, top_logprobs: int = TOP_LOGPROBS
+    ) -> None:
+        if measure not in get_args(Running):
+            raise UnknownNameError("measure of confidence", str(measure), get_args(Running))
+        self.measure: Running = measure
+        self.window = whole_number("window", window, least=1)
+        self.top_logprobs = whole_number("top_logprobs", top_logprobs, least=2)
+        self._confidences = Confidences(self.window)
+
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
+        """See `motes.protocols.RewardModel`."""
+        try:
+            scores = [self._confidences.scores(trajectory, self.measure) for trajectory in trajectories]
+        except EngineError as error:
+            raise RewardError(str(error)) from error
+        return [Scores(values, Usage(), Reads(0, (0,) * (len(values) + 1))) for values in scores]
+
+    def __repr__(self) -> str:
+        return f"ConfidenceReward({self.measure!r})"
