@@ -1,5 +1,5 @@
-"""Start and stop servers in separate processes: llama.cpp, with the bundled language model or another GGUF file, and vLLM
-with the bundled models, as a generator and as a pooling runner.
+"""Start and stop servers in separate processes: llama.cpp with a GGUF file, by default the bundled language model, and
+vLLM with the bundled models, as a generator and as a pooling runner.
 
 Their packages are in separate environments, which `make test-servers` sets up: `.venv-llama-cpp`, `.venv-vllm`, or the
 folders that MOTES_LLAMA_CPP_ENV and MOTES_VLLM_ENV name.
@@ -137,10 +137,10 @@ class Server:
             return False
 
 
-def llama_cpp(gguf: Path, slots: int = SLOTS, name: str = "llama-cpp") -> Server:
-    """llama.cpp's server with a GGUF file."""
+def llama_cpp(gguf: Path, slots: int = SLOTS, name: str = "llama-cpp", cache: str = "F16") -> Server:
+    """llama.cpp's server with a GGUF file, whose keys and values are stored in the type `cache`."""
     serve = ROOT / "recipes" / "serve_llama_cpp.py"
-    return Server(name, (python(*LLAMA_CPP_ENV), str(serve), str(gguf), "{port}", str(slots)), patience=60.0)
+    return Server(name, (python(*LLAMA_CPP_ENV), str(serve), str(gguf), "{port}", str(slots), cache), patience=60.0)
 
 
 def to_gguf(target: Path) -> Path:

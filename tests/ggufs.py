@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
+from gguf import GGUFReader, GGUFValueType, GGUFWriter
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel
 
 import to_gguf
 from checkpoints import random_language_model, save
+from hostile_texts import HOSTILE, mixtures
 
 TYPES = {bool: GGUFValueType.BOOL, int: GGUFValueType.UINT32, float: GGUFValueType.FLOAT32, str: GGUFValueType.STRING}
 
@@ -125,4 +129,57 @@ def with_tokens(
     return target
 
 
-__all__ = ["GGMLQuantizationType", "copied", "random_gguf", "with_tokens", "written"]
+SPECIAL = {
+    "<unk>": 2,
+    "<s>": 3,
+    "</s>": 3,
+    "<|im_start|>": 3,
+    "<|im_end|>": 3,
+    "<｜User｜>": 3,
+    "<think>": 4,
+    "</think>": 4,
+}
+"""Tokens that both vocabularies below have, and their types."""
+
+WITHOUT_MERGES = "Ġfoobarqux"
+
+
+@cache
+def _learnt(kind: str) -> tuple[list[str], list[str]]:
+    """Tokens and merges that go across every boundary between words, so that each shows in the tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    alphabet = []
+    if kind == "gpt2":
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+    texts = [*HOSTILE, *mixtures(1500, seed=1)] * 2
+    texts = texts if kind == "gpt2" else [text.replace(" ", "▁").replace("\x00", "") for text in texts]
+    trainer = trainers.BpeTrainer(
+        vocab_size=3000, initial_alphabet=alphabet, limit_alphabet=400, show_progress=False, max_token_length=12
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    return tokens, [" ".join(pair) for pair in model["merges"]]
+
+
+def byte_level(target: Path, rule: str | None, **metadata: Any) -> Path:
+    """A file with a byte-level tokenizer that cuts texts into words by this rule."""
+    tokens, merges = _learnt("gpt2")
+    tokens = [*tokens, WITHOUT_MERGES, "[PAD0]", *(token for token in SPECIAL if token not in tokens)]
+    types = [SPECIAL.get(token, 5 if token == "[PAD0]" else 1) for token in tokens]
+    named = {"bos": "<s>", "eos": "</s>", "unknown": "<unk>"}
+    ids = {f"tokenizer.ggml.{name}_token_id": tokens.index(token) for name, token in named.items()}
+    cut = {} if rule is None else {"tokenizer.ggml.pre": rule}
+    return with_tokens(target, "gpt2", tokens, types, {"tokenizer.ggml.merges": merges, **cut, **ids, **metadata})
+
+
+def sentencepiece(target: Path, **metadata: Any) -> Path:
+    """A file with a tokenizer of sentencepiece's kind."""
+    others = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))]
+    learnt = [token for token in _learnt("llama")[0] if token not in others]
+    tokens = [*others, *learnt]
+    types = [*SPECIAL.values(), *[6] * 256, *[1] * len(learnt)]
+    scores = [0.0] * len(others) + [-float(i) for i in range(len(learnt))]
+    ids = {f"tokenizer.ggml.{name}_token_id": i for i, name in enumerate(("unknown", "bos", "eos"))}
+    return with_tokens(target, "llama", tokens, types, {"tokenizer.ggml.scores": scores, **ids, **metadata})

@@ -50,6 +50,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "errors",
         "ledger",
         "confidence",
+        "gguf",
         "pages",
         "aliases",
     ),

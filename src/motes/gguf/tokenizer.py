@@ -9,6 +9,7 @@ rules are here, and a file with an unknown one is refused. `tests/servers/on_smo
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
@@ -52,6 +53,9 @@ RULES: dict[str, Sequence[str]] = {
     **dict.fromkeys(("gpt-4o", "llama4", "kanana2"), GPT_4O),
     "tekken": TEKKEN,
 }
+
+CASED_RULES = frozenset(rule for rule, expressions in RULES.items() if expressions in (TEKKEN, GPT_4O))
+"""Rules that depend on letter case and combining marks. Beyond ASCII, llama.cpp itself only comes close to them."""
 
 WHOLE_WORDS = (*LLAMA_3_NAMES, "tekken")
 """Rules with which a word that is a token is that token, even if no merges lead to it. These models' texts begin with
@@ -129,12 +133,19 @@ def _byte_level(header: Header, tokens: Sequence[str], types: Sequence[int]) -> 
     vocab = {
         token: i for i, (token, kind) in enumerate(zip(tokens, types, strict=True)) if kind != UNUSED or token in merged
     }
-    tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=rule in WHOLE_WORDS))
+    tokenizer = _bpe(vocab, merges, ignore_merges=rule in WHOLE_WORDS)
     words = [pre_tokenizers.Split(Regex(expression), "isolated") for expression in RULES[rule]]
     bytes_of_words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*words, bytes_of_words])
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer, rule in WHOLE_WORDS
+
+
+def _bpe(vocab: dict[str, int], merges: list[tuple[str, str]], **options: Any) -> Tokenizer:
+    try:
+        return Tokenizer(models.BPE(vocab, merges, **options))
+    except Exception as error:  # the library raises nothing else
+        raise DamagedError(f"it is damaged: {error}") from error
 
 
 def _pair(merge: str) -> tuple[str, str]:
@@ -152,7 +163,7 @@ def _sentencepiece(header: Header, tokens: Sequence[str], types: Sequence[int]) 
     ranked = sorted(plain, key=lambda token: (-scores[vocab[token]], vocab[token]))
     merges = [pair for token in ranked for pair in _splits(token, plain)]
     unknown = next((token for token, kind in zip(tokens, types, strict=True) if kind == UNKNOWN), None)
-    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
+    tokenizer = _bpe(vocab, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
     spaces: list[normalizers.Normalizer] = [normalizers.Replace(" ", "▁")]
     decoding = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     if header.metadata.get("tokenizer.ggml.add_space_prefix", True):

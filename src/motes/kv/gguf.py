@@ -10,8 +10,10 @@ import contextlib
 import importlib
 import importlib.util
 import math
+import re
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,7 +68,7 @@ def load_gguf(model_class: Any, header: Header, dtype: torch.dtype) -> tuple[Pre
     """
     if not all(map(importlib.util.find_spec, ("gguf", "accelerate"))):
         raise MissingExtraError(f"the GGUF file {str(header.path)!r}", "gguf")
-    _require_readable(header)
+    require_readable(header)
     # The absolute path: transformers prefers a file of that name in the working directory.
     source = {"pretrained_model_name_or_path": str(header.path.parent), "gguf_file": str(header.path.absolute())}
     with _without_progress():
@@ -79,8 +81,15 @@ def load_gguf(model_class: Any, header: Header, dtype: torch.dtype) -> tuple[Pre
         _require_all_weights(model, header)
         _apply_frequencies(model, header)
     model.name_or_path = str(header.path)
+    model.config._commit_hash = _revision(header.path)
     model.generation_config.eos_token_id = end_token_ids(header)
     return model, info
+
+
+def _revision(path: Path) -> str | None:
+    """The commit of a file in the hub's cache."""
+    match = re.search(r"/snapshots/([0-9a-f]{40})/", path.absolute().as_posix())
+    return match[1] if match else None
 
 
 @contextlib.contextmanager
@@ -99,7 +108,7 @@ def _without_progress() -> Iterator[None]:
         reader.tqdm = shown
 
 
-def _require_readable(header: Header) -> None:
+def require_readable(header: Header) -> None:
     """Check that the quantisations are known, and that no weights are cut off."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
