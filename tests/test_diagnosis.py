@@ -236,6 +236,10 @@ class TestEnds:
         assert about(diagnosis(path, Scripted(text), sampling=Sampling(max_tokens=30)), "ends")[0][0] == "broken"
         assert about(diagnosis(path, Scripted(text), sampling=Sampling(max_tokens=120)), "ends")[0][0] == "fine"
 
+    def test_a_text_that_is_cut_off_in_its_first_step_says_nothing_of_steps(self, path):
+        found = diagnosis(path, Scripted(STEPS + "It is \\boxed{12}"), sampling=Sampling(max_tokens=5))
+        assert only(found, "steps")[0] == "fine"
+
     def test_too_many_steps(self, path):
         found = diagnosis(path, Scripted(STEPS * 40))
         level, text, remedy = about(found, "ends")[0]
@@ -263,6 +267,12 @@ class TestEnds:
             "5 of 5 texts are cut off after 21 tokens, where the model's context, or the server's limit, ends",
         )
         assert "larger context" in remedy
+        found = diagnosis(path, Full(STEPS + "\\boxed{1}"), sampling=Sampling(max_tokens=500))
+        assert about(found, "ends")[0][1:] == (text, remedy), "which is not the limit that was set"
+
+    def test_a_text_that_ends_in_blanks_is_no_loop(self, path):
+        found = diagnosis(path, Scripted("It is hard" + " " * 400), sampling=Sampling(max_tokens=50))
+        assert len(about(found, "ends")) == 1
 
     def test_a_deadline(self, path):
         class Slow(Scripted):
@@ -272,6 +282,20 @@ class TestEnds:
 
         found = diagnosis(path, Slow(STEPS), deadline=0.05)
         assert about(found, "ends")[0][:2] == ("broken", "5 of 5 answers were not complete at the deadline")
+
+    def test_a_deadline_ends_no_thoughts(self, path, monkeypatch):
+        """An evaluation has none: its thoughts go on."""
+        shares = []
+        solve = motes.api.asolve
+
+        async def recorded(*arguments: Any, limits: Any, **options: Any) -> Any:
+            shares.append((limits.answer_share, limits.deadline is None))
+            return await solve(*arguments, limits=limits, **options)
+
+        monkeypatch.setattr(motes.api, "asolve", recorded)
+        diagnosis(path, Scripted("\\boxed{12}"), limit=1)
+        diagnosis(path, Scripted("\\boxed{12}"), limit=1, deadline=None)
+        assert shares == [(0.0, False), (0.0, True)]
 
     @pytest.mark.parametrize(
         ("text", "mark"),
@@ -289,6 +313,18 @@ class TestEnds:
         again = diagnosis(path, Scripted(text), sampling=options.apply(Sampling()))
         assert [each[0] for each in about(again, "ends")] == ["fine"], "the remedy helps"
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "<|channel|>analysis<|message|>Q: 5?<|end|><|start|>assistant<|channel|>final<|message|>It is \\boxed 12",
+            "<|START_THINKING|>\nQ: 5?<|END_THINKING|>It is \\boxed{12}",
+        ],
+    )
+    def test_the_marks_of_thoughts_are_none(self, path, text):
+        found = diagnosis(path, Scripted(text))
+        assert [each[0] for each in about(found, "ends")] == ["fine"]
+        assert only(found, "thoughts")[0] == "fine"
+
     def test_ordinary_texts_have_no_such_marks(self, path):
         found = diagnosis(path, Scripted("Question: what is it?\nThe question is: \\boxed{12}"))
         assert [each[0] for each in about(found, "ends")] == ["fine"]
@@ -300,7 +336,7 @@ class TestThoughts:
         level, text, _ = only(found, "thoughts")
         assert (level, text) == (
             "fine",
-            "in 5 of 5 texts, 66 % of their characters; all are closed, and no answer is read in them",
+            "in 5 of 5 texts, of 8 tokens, 57 % of all; all are closed, and no answer is read in them",
         )
         assert about(found, "answers")[1][1] == "right: 5 of 5"
 
@@ -308,8 +344,25 @@ class TestThoughts:
         found = diagnosis(path, Scripted("<think>\n" + LONG * 100), sampling=Sampling(max_tokens=100))
         level, text, remedy = only(found, "thoughts")
         assert (level, found.is_broken) == ("broken", True)
-        assert "5 of 5 thoughts are never closed" in text
-        assert "more tokens" in remedy
+        assert text == "in 5 of 5 texts, of 100 tokens, 100 % of all; 5 of 5 thoughts are never closed"
+        assert remedy == "end thoughts early enough for an answer, --max-thinking-tokens 50, or allow more tokens"
+
+    def test_a_budget_helps(self, path):
+        class Obedient(Scripted):
+            def _step(self, trajectory: Trajectory, sampling: Sampling) -> Step:
+                if "</think>" in trajectory.text:
+                    return Step("It is \\boxed{12}.", "eos", tuple(range(5)), usage=Usage(generated_tokens=5))
+                return super()._step(trajectory, sampling)
+
+        sampling = Sampling(max_tokens=100)
+        assert diagnosis(path, Obedient("<think>\n" + LONG * 100), sampling=sampling).is_broken
+        found = diagnosis(path, Obedient("<think>\n" + LONG * 100), sampling=sampling.replace(max_thinking_tokens=50))
+        assert only(found, "thoughts")[0] == "fine"
+        assert about(found, "answers")[1][1] == "right: 5 of 5"
+
+    def test_a_model_of_whole_answers_takes_no_budget(self, path):
+        found = diagnosis(path, Scripted("<think>\n" + LONG * 100, whole=True), sampling=Sampling(max_tokens=100))
+        assert only(found, "thoughts")[2].startswith("allow more tokens")
 
     def test_ended_within(self, path):
         found = diagnosis(path, Scripted("<think>\nIt is \\boxed{12}."))

@@ -53,7 +53,8 @@ NUMBERS = (
     ("x=-5", -5), ("5-3", 3), ("10 - 4", 4), ("- 5 apples", 5), ("pages 3–5", 5), ("x^2 has", None),
     ("x^{-3} is", None),
     ("5 then x_1", 5), ("a_{12}: 3 or b_{7}", 3), ("H2O", None), ("25 cm2", 25), ("25 cm^2", 25), ("25 cm²", 25),
-    ("7.\n1. Add\n2. Divide", 7), ("Answer:\n18.", 18), ("- **2.** Add", None), ("1. 5", 5), ("3) 4 apples", 4),
+    ("7.\n1. Add\n2. Divide", 7), ("Answer:\n18.", 18), ("- **2.** Add", None), ("so" + " " * 20 + "2. Add", 2),
+    ("1. 5", 5), ("3) 4 apples", 4),
     ("1/2/2024", 2024), ("2024-05-01", 1), ("5,10,15", 15), ("5, 10, 15", 15), ("50%", 50), ("Rs.500", 500),
     ("...5", 5), ("5.", 5), ("05", 5), ("5/0", None), ("٣", 3), ("５", 5), ("3rd", 3), ("12:30", 30), ("\\(5\\)", 5),
     ("\\boxed{12}", 12), ("5 x 10 = 50", 50), ("9^99999", None), ("1e999", None), ("no number", None), ("", None),
@@ -517,9 +518,12 @@ class TestDoors:
         assert "another configuration" in capsys.readouterr().err
 
     def test_in_the_gateways_file(self):
-        def rule(**settings: str) -> Any:
-            table = {"models": {"m": {"lm": "tiny", "method": "majority", **settings}}}
-            return Config.model_validate(table).models["m"].answer_rule()
+        def settings(**rules: str) -> Any:
+            table = {"models": {"m": {"lm": "tiny", "method": "majority", **rules}}}
+            return Config.model_validate(table).models["m"]
+
+        def rule(**rules: str) -> Any:
+            return settings(**rules).answer_rule()
 
         assert rule() is None
         assert rule(rule="last-number").answer(self.TEXT) == "7"
@@ -528,7 +532,7 @@ class TestDoors:
         assert (both.answer(self.TEXT), both.equivalent("(B)", "B")) == ("7", True)
         for wrong in ({"rule": "regex?pattern=("}, {"rule": "last-numbr"}, {"task": "regex"}):
             with pytest.raises(ValueError, match=r"regular expression|did you mean|needs a pattern"):
-                rule(**wrong)
+                settings(**wrong)
 
     def test_completions_list_the_rules(self, capsys: Any):
         assert main(["help", "eval"]) == 0

@@ -49,6 +49,8 @@ NUMBER = re.compile(rf"{_BEFORE}{_SIGN}(?:{_FRACTIONS}|{_DIGITS}|{_DECIMALS})(?:
 """A number, in a text whose characters are `folded`."""
 
 _LIST_MARK = re.compile(r"(?:[.)]|\*\*[.)]|[.)]\*\*)[ \t]+\S")
+_MAX_MARKS = 12
+"""Maximum number of characters before the mark of a list's item on its line."""
 _BEFORE_LIST_MARK = " \t>#*-"
 
 
@@ -90,9 +92,9 @@ def _is_list_mark(match: re.Match[str], text: str) -> bool:
     """Whether a number is the mark of a list's item, "2. Add", at the beginning of a line."""
     if len(match[0]) > 3 or not match[0].isdigit() or not _LIST_MARK.match(text, match.end()):
         return False
-    line = text.rfind("\n", max(0, match.start() - 12), match.start()) + 1
-    is_near = line > 0 or match.start() <= 12
-    return is_near and not text[line : match.start()].strip(_BEFORE_LIST_MARK)
+    before = text[max(0, match.start() - _MAX_MARKS) : match.start()]
+    begins_line = "\n" in before or match.start() <= _MAX_MARKS
+    return begins_line and not before.rpartition("\n")[2].strip(_BEFORE_LIST_MARK)
 
 
 def _value(match: re.Match[str]) -> Fraction | None:

@@ -6,6 +6,7 @@ trials, `motes.lab.measure.findings` concludes whether answers are found, where 
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from motes.lab.run.grading import Grade, grade
 from motes.methods import Majority
 from motes.methods.answers import answer_of
 from motes.methods.calls import request_scores
+from motes.methods.limits import Limits
 from motes.protocols import LanguageModel, LanguageModelTraits, RewardModel, RewardModelTraits
 from motes.threads import in_thread
 
@@ -200,6 +202,7 @@ async def _try_run(
     run: PlannedRun, evaluation: Evaluation, lm: LanguageModel, reward: RewardModel | None, deadline: float | None
 ) -> Trial:
     asked = run.problem if evaluation.prompt is None else evaluation.prompt.problem(run.problem)
+    until = None if deadline is None else asyncio.get_running_loop().time() + deadline
     started = time.perf_counter()
     try:
         result = await api.asolve(
@@ -210,7 +213,7 @@ async def _try_run(
             sampling=evaluation.sampling,
             seed=run.run_seed,
             task=evaluation.opened,
-            deadline=deadline,
+            limits=Limits(until, answer_share=0.0),  # a deadline must not end thoughts: an evaluation has none
         )
     except (UnauthorizedError, MissingExtraError):
         raise

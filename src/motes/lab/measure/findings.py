@@ -14,8 +14,8 @@ from motes.lab.measure.examination import Examination, Finding, Level, Trial, sh
 from motes.lab.measure.formats import duration
 from motes.lab.measure.found_answers import answer_findings, reference_findings
 from motes.prompts import Prompt
+from motes.protocols import LanguageModelTraits
 from motes.text import counted, shortened
-from motes.thoughts import without_thoughts
 
 BUDGET = 16
 """Number of answers to each problem in the estimate of a run's time."""
@@ -102,27 +102,29 @@ def _normal(text: str) -> str:
 # The model's texts
 
 
-def _is_open(text: str) -> bool:
-    """Whether a text ends within a thought."""
-    return not without_thoughts(f"{text}.").endswith(".")
-
-
 def _thoughts(examination: Examination) -> Iterator[Finding]:
     trials = examination.answered
-    thinking = [trial for trial in trials if without_thoughts(trial.text) != trial.text]
+    trajectories = {trial: trial.trajectory for trial in trials if trial.trajectory is not None}
+    thinking = [
+        trial
+        for trial, trajectory in trajectories.items()
+        if trajectory.thinking.reading.opening or trajectory.thought_tokens
+    ]
     if not thinking:
         yield Finding("thoughts", "fine", "none: no text has the tags of a thought")
         return
-    length = sum(len(trial.text) for trial in thinking)
-    fraction = 1 - sum(len(without_thoughts(trial.text)) for trial in thinking) / length
-    text = f"in {share(len(thinking), trials)} texts, {100 * fraction:.0f} % of their characters"
-    open_ended = [trial for trial in thinking if _is_open(trial.text)]
+    tokens = [trajectories[trial].thought_tokens for trial in thinking]
+    part = sum(tokens) / max(1, sum(trial.num_tokens for trial in thinking))
+    text = f"in {share(len(thinking), trials)} texts, of {_between(tokens)} tokens, {100 * part:.0f} % of all"
+    open_ended = [trial for trial in thinking if trajectories[trial].thinking.is_open]
     if not open_ended:
         yield Finding("thoughts", "fine", f"{text}; all are closed, and no answer is read in them")
         return
-    cut = sum(trial.is_cut for trial in open_ended)
-    remedy = "give the model more tokens, or let it think less (many chat templates have a switch)"
-    if not cut:
+    budget = max(1, min(trial.num_tokens for trial in open_ended) // 2)
+    remedy = "allow more tokens, or let the model think less (many chat templates have a switch)"
+    if examination.continues_prefixes or LanguageModelTraits(examination.lm).takes_thinking_budget:
+        remedy = f"end thoughts early enough for an answer, --max-thinking-tokens {budget}, or allow more tokens"
+    if not any(trial.is_cut for trial in open_ended):
         remedy = (
             "the texts end by themselves within the thought: the closing tag may be a special token that the server "
             "leaves out, so start it with a reasoning parser, or use another route"
@@ -178,7 +180,8 @@ def _limit(reason: str, num_tokens: int, examination: Examination) -> tuple[str,
 def _marks_of_turns(trials: Sequence[Trial]) -> Iterator[Finding]:
     """Texts that go on with another turn, or another question. The marks of a heading are left out: the end of a step
     may cut them off, and a stop text must lie within a step."""
-    marks = Counter(match[0].lstrip("# \t") for trial in trials for match in [TURNS.search(trial.text, 1)] if match)
+    contents = (trial.trajectory.content for trial in trials if trial.trajectory is not None)
+    marks = Counter(match[0].lstrip("# \t") for content in contents if (match := TURNS.search(content, 1)))
     for mark, number in marks.most_common(1):
         yield Finding(
             "ends",

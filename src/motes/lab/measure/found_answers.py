@@ -12,12 +12,12 @@ from motes.methods.answers import answer_of
 from motes.protocols import AnswerRule, Task
 from motes.tasks import answer_rule, read_by
 from motes.text import shortened
+from motes.thoughts import MARKS
 
 CANDIDATES = ("boxed", "answer-is", "multiple-choice", "last-number", "last-line", "whole-text")
 """The rules that are tried beside the task's own, the most explicit first."""
 IMPLICIT = ("last-line", "whole-text")
 """Those that find an answer in nearly every text: only right answers show that they fit."""
-TAGS = re.compile(r"</?think>|\[/?THINK\]|◁/?think▷")
 
 
 class Reading(NamedTuple):
@@ -72,7 +72,7 @@ def _remedies(
     task, prompt = examination.evaluation.opened, examination.evaluation.prompt
     if cut := sum(trial.is_cut for trial in missing):
         yield f"{cut} of the {len(missing)} others were cut off before they ended: see `ends`"
-    if inside := sum(_reads(task, TAGS.sub("", trial.text)) and not trial.is_cut for trial in missing):
+    if inside := sum(_reads(task, MARKS.sub("", trial.text)) and not trial.is_cut for trial in missing):
         yield f"{inside} of the {len(missing)} others state one within the thought only, which is not read"
     if better:
         yield "read answers by another rule: " + ", ".join(reading.words(trials) for reading in better[:2])
