@@ -132,6 +132,17 @@ def common_length(first: Sequence[int], second: Sequence[int]) -> int:
     return low
 
 
+def cost_alone(trajectories: Sequence[Trajectory], lm: LanguageModel) -> Usage:
+    """The cost of the steps of trajectories, as if nothing else had been drawn."""
+    ledger, cost = Ledger(), Usage()
+    for trajectory in trajectories:
+        for node in trajectory.path:
+            assert node.parent is not None
+            assert node.step is not None
+            cost += ledger.step(node.parent, node.step, lm)
+    return cost
+
+
 def _cost_of_failure(usage: Usage, call: Usage) -> Usage:
     return call + Usage(
         failed_generated_tokens=usage.generated_tokens + usage.failed_generated_tokens,

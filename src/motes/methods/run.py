@@ -18,7 +18,7 @@ import numpy.typing as npt
 from motes.concurrency import CallBatcher, Origin, gather, working_for
 from motes.core import STOPS, Failure, Moves, Problem, Record, Result, Sampling, Step, Trajectory, Usage
 from motes.errors import ConfigurationError, ContextLengthError, DegenerateWeightsError, NoParticlesError
-from motes.ledger import Ledger
+from motes.ledger import Ledger, cost_alone
 from motes.methods.answers import Answers, state_final_answers
 from motes.methods.calls import request_scores, request_steps
 from motes.methods.limits import Limits
@@ -241,12 +241,7 @@ class Run:
             before: the run's usage before `kept` and the cancelled trajectories were drawn, without scores.
             kept: the trajectories that were not cancelled, in order. They share the prompt alone.
         """
-        ledger, needed = Ledger(), Usage()
-        for trajectory in kept:
-            for node in trajectory.path:
-                assert node.parent is not None
-                assert node.step is not None
-                needed += ledger.step(node.parent, node.step, self.lm)
+        needed = cost_alone(kept, self.lm)
         spent = self.usage - before
         cancelled = Usage(
             failed_generated_tokens=spent.generated_tokens - needed.generated_tokens,

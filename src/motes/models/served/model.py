@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from motes.concurrency import Batcher, Pending, gather
+from motes.concurrency import Batcher, gather
 from motes.core import Certainty, Failure, Problem, Sampling, Step, Trajectory, Usage
 from motes.errors import (
     ConfigurationError,
@@ -20,6 +20,7 @@ from motes.errors import (
     UnknownNameError,
 )
 from motes.models.served.engines import PROFILES
+from motes.models.served.pending import Part, PendingStep, steps_of
 from motes.models.served.probe import OF_ONE_REQUEST, Capabilities, probe, renderer
 from motes.models.served.prompts import Prompt, Renderer
 from motes.models.served.responses import Answer, Call
@@ -43,26 +44,6 @@ MAX_TURN = 8192
 
 ADAPTATIONS = 20
 """Maximum number of times that a request is changed after a refusal."""
-
-
-@dataclass(eq=False)
-class PendingStep(Pending[Step | Failure]):
-    """A trajectory that waits for its next step."""
-
-    trajectory: Trajectory
-    sampling: Sampling
-    seed: int
-    wasted: Usage = Usage()  # tokens of failed attempts on its behalf  # noqa: RUF009 (frozen)
-    has_answer: bool = False  # its answer has arrived and becomes a step: a later failure of the call does not matter
-
-    @property
-    def is_waiting(self) -> bool:
-        return not (self.has_answer or self.future.done())
-
-
-Part = tuple[Prompt, list[list[PendingStep]]]
-"""A prompt of a request, and for each of its n answers the pending steps that use it: one, or all equal ones at
-temperature 0."""
 
 
 class HTTPLanguageModel(ServedModel):
@@ -355,7 +336,7 @@ class HTTPLanguageModel(ServedModel):
     def _start_call(self, request: Request, parts: list[Part]) -> None:
         """Start a call with the prompts of these parts."""
         request = replace(request, prompts=tuple(prompt for prompt, _ in parts))
-        self._batcher.start(self._call(request, parts), _steps(parts))
+        self._batcher.start(self._call(request, parts), steps_of(parts))
 
     async def _call(self, request: Request, parts: list[Part]) -> None:
         """Send a request; after a refusal change it, or divide it, as the error message says."""
@@ -374,7 +355,7 @@ class HTTPLanguageModel(ServedModel):
                     continue
                 elif len(parts) > 1 and may_be_of_one(error):
                     # In the end only the refused prompt fails.
-                    waiting = [part for part in parts if any(step.is_waiting for step in _steps([part]))]
+                    waiting = [part for part in parts if any(step.is_waiting for step in steps_of([part]))]
                     middle = -(-len(waiting) // 2)
                     for half in filter(None, (waiting[:middle], waiting[middle:])):
                         self._start_call(request, half)
@@ -383,7 +364,7 @@ class HTTPLanguageModel(ServedModel):
                     continue
                 else:
                     is_full = isinstance(error, ContextLengthError)
-                    for step in _steps(parts):
+                    for step in steps_of(parts):
                         is_complete = is_full and step.trajectory.depth  # it has begun, and is as long as it can be
                         if step.is_waiting:
                             step.settle(Step("", "length") if is_complete else Failure(error, step.wasted))
@@ -469,10 +450,6 @@ class HTTPLanguageModel(ServedModel):
         if certainty is None and k and answer.end == "step" and not self.profile.logprobs_of_stops:
             return Certainty.none(k)
         return certainty
-
-
-def _steps(parts: Iterable[Part]) -> list[PendingStep]:
-    return [step for _, group in parts for steps in group for step in steps]
 
 
 def _vocabulary(path: str) -> Vocabulary:
