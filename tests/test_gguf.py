@@ -410,17 +410,19 @@ def test_its_identity_is_that_of_its_content(tiny: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("prefix", ["", "judge:"])
-def test_a_file_that_changes_is_opened_again(prefix: str, tiny: Path, tmp_path: Path):
+def test_a_file_that_changes_is_opened_again(prefix: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from motes.opening import open_once, reward_model
 
     path = tmp_path / "tiny.gguf"
     shutil.copy(tiny, path)
     open_model = reward_model if prefix else motes.language_model
+    monkeypatch.setenv("HOME", str(tmp_path))
     try:
-        first = open_once(open_model, f"{prefix}hf:{path}")
-        assert open_once(open_model, f"{prefix}hf:{path}") is first
-        os.utime(path, (1, 1))
-        assert open_once(open_model, f"{prefix}hf:{path}") is not first
+        for place, spec in enumerate((path, "~/tiny.gguf", tmp_path)):
+            first = open_once(open_model, f"{prefix}hf:{spec}")
+            assert open_once(open_model, f"{prefix}hf:{spec}") is first
+            os.utime(path, (place, place))
+            assert open_once(open_model, f"{prefix}hf:{spec}") is not first
     finally:
         motes.close_models()
 

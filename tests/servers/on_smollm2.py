@@ -198,14 +198,12 @@ def test_the_contract_in_this_process(local: LocalLanguageModel):
     motes.check_language_model(local, questions=["What is 2+2?"], rounds=2, sampling=Sampling(max_step_tokens=8))
 
 
-def test_the_doctor_on_the_server(server: Server, file: Path):
-    said = command("doctor", f"{server.root}/v1", "--no-contract")
+def test_the_doctor_on_the_server(server: Server):
+    said = command("doctor", f"{server.root}/v1")
     assert "llama.cpp" in said
+    assert "yes  log-probabilities" in said
     assert "no   several prompts in one request" in said
-
-
-def test_the_contract_on_the_server(served: HTTPLanguageModel):
-    motes.check_language_model(served, questions=["What is 2+2?"], rounds=2, sampling=Sampling(max_step_tokens=8))
+    assert "keeps the contract of a language model" in said
 
 
 def command(*arguments: str) -> str:
