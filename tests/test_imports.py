@@ -46,6 +46,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "files",
         "vocabulary",
         "checkpoint",
+        "gguf",
         "protocols",
         "errors",
         "ledger",

@@ -45,6 +45,10 @@ _CHANNELS = ("analysis", "commentary")
 _STRIPPED = {**{name: f"<|channel|>{name}<|message|>" for name in _CHANNELS}, "assistantfinal": FINAL}
 _LAST = re.compile(r"<\|(?:return|call|endoftext)\|>\Z")
 _WORDS = r"[\w .,=:/-]{0,128}"
+_FIRST = re.compile(
+    f"[<\\[◁](?=[{re.escape(''.join(sorted({mark[1] for mark in (*TAGS, *TAGS.values(), *HARMONY)})))}])"
+)
+"""The beginnings of marks, except in the form "stripped"."""
 _HEADER = (
     rf"(?P<header>(?=<\|[sc])(?:<\|start\|>{_WORDS})?(?:<\|channel\|>(?P<channel>{_WORDS}))?"
     rf"(?:<\|constrain\|>{_WORDS})?<\|message\|>)"
@@ -193,12 +197,20 @@ class _Scanner:
                 if not self._leave_tags():
                     return
                 continue
-            mark = self._pattern().search(self._text, self._place)
-            if mark is None:
+            if (mark := self._next_mark()) is None:
                 break
             self._take_text(mark.start())
             self._take_mark(mark)
         self._take_text(len(self._text) if self._is_last else self._end_of_certain_text())
+
+    def _next_mark(self) -> re.Match[str] | None:
+        """The next mark that means something here. Most texts have few characters that may begin one: to look for these
+        alone is twenty times as fast as to look for the marks."""
+        pattern = self._pattern()
+        if self._form == "stripped":
+            return pattern.search(self._text, self._place)
+        candidates = (pattern.match(self._text, at.start()) for at in _FIRST.finditer(self._text, self._place))
+        return next(filter(None, candidates), None)
 
     def _pattern(self) -> re.Pattern[str]:
         """The marks that mean something here."""
