@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -490,6 +491,11 @@ class TestDoors:
         with pytest.raises(ConfigurationError, match=re.escape(says)):
             motes.solve("?", lm=self.LM, reward=None, method=motes.Majority(1), **options)
 
+    def test_code_that_a_name_stands_for_runs_beside_the_event_loop(self):
+        OPENED_IN.clear()
+        motes.solve("?", lm=self.LM, reward=None, method=motes.Majority(1), rule="test_rules:noted")
+        assert OPENED_IN[0] is not threading.main_thread()
+
     def test_the_task_compares_and_the_rule_reads(self):
         lm = motes.TabularLanguageModel({(): {"It is 1/2": 0.5, "It is 0.5": 0.5}})
         for base, number in (("exact-match", 2), ("math", 1)):
@@ -549,6 +555,13 @@ class TestDoors:
 
 
 TALKS = TestDoors.LM
+OPENED_IN: list[threading.Thread] = []
+
+
+def noted() -> BoxedAnswers:
+    """A rule of one's own, which takes its time to be made."""
+    sys.modules["test_rules"].OPENED_IN.append(threading.current_thread())
+    return BoxedAnswers()
 
 
 def test_the_table_of_the_page_says_what_is_read():
