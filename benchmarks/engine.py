@@ -33,7 +33,7 @@ import motes
 from motes.kv import Runner
 from motes.models.local import LocalLanguageModel
 from motes.models.sampler import Sampler, uniforms
-from motes.opening import _local_path
+from motes.opening.models import local_path
 from motes.tasks import Arithmetic
 
 METHOD = motes.ParticleFilter
@@ -156,7 +156,7 @@ def main() -> None:
                 done, rows = list(passes), min(lm.max_batch_size, count * particles)
                 speed = sum(result.usage.generated_tokens for result in results) / seconds
                 best = np.maximum(best, [speed, bare_speed(lm, done), bare_speed(lm, steady_passes(rows, done))])
-            speeds = [*best, naive_speed(lm, _local_path(args.model.partition("?")[0], "lm"), results, 24)]
+            speeds = [*best, naive_speed(lm, local_path(args.model.partition("?")[0], "lm"), results, 24)]
             shown = " ".join(f"{speed:8.0f}" for speed in speeds)
             print(f"{count:8} {particles:9} {shown}", *(f"{best[0] / speed:13.2f}" for speed in speeds[1:]), flush=True)
     prm = motes.reward_model(args.reward)

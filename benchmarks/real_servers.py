@@ -1,5 +1,5 @@
-"""Start and stop servers of the bundled models in separate processes: llama.cpp, and vLLM as a generator and as a
-pooling runner.
+"""Start and stop servers in separate processes: llama.cpp with a GGUF file, by default the bundled language model, and
+vLLM with the bundled models, as a generator and as a pooling runner.
 
 Their packages are in separate environments, which `make test-servers` sets up: `.venv-llama-cpp`, `.venv-vllm`, or the
 folders that MOTES_LLAMA_CPP_ENV and MOTES_VLLM_ENV name.
@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / "build" / "servers"
 LLAMA_CPP_ENV = "MOTES_LLAMA_CPP_ENV", ".venv-llama-cpp"
 VLLM_ENV = "MOTES_VLLM_ENV", ".venv-vllm"
+SMOLLM2 = "MOTES_SMOLLM2", "build/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 SLOTS = 16
 """Number of requests that llama.cpp computes at once."""
@@ -136,10 +137,10 @@ class Server:
             return False
 
 
-def llama_cpp(gguf: Path, slots: int = SLOTS) -> Server:
-    """llama.cpp's server with a file made by `to_gguf`."""
+def llama_cpp(gguf: Path, slots: int = SLOTS, name: str = "llama-cpp", cache: str = "F16") -> Server:
+    """llama.cpp's server with a GGUF file, whose keys and values are stored in the type `cache`."""
     serve = ROOT / "recipes" / "serve_llama_cpp.py"
-    return Server("llama-cpp", (python(*LLAMA_CPP_ENV), str(serve), str(gguf), "{port}", str(slots)), patience=60.0)
+    return Server(name, (python(*LLAMA_CPP_ENV), str(serve), str(gguf), "{port}", str(slots), cache), patience=60.0)
 
 
 def to_gguf(target: Path) -> Path:
@@ -148,6 +149,19 @@ def to_gguf(target: Path) -> Path:
     command = [python(*LLAMA_CPP_ENV), str(convert), str(bundled.path("lm")), str(target)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     return target
+
+
+def smollm2() -> Path:
+    """The file of SmolLM2-135M-Instruct, which `make setup-real` fetches.
+
+    Raises:
+        ServerFailedError: there is none.
+    """
+    variable, default = SMOLLM2
+    path = ROOT / os.environ.get(variable, default)
+    if not path.is_file():
+        raise ServerFailedError(f"there is no {path}: `make setup-real` fetches it, or let {variable} name the file")
+    return path
 
 
 def vllm_generator() -> Server:

@@ -76,6 +76,7 @@ CHECKED = {
 
 OTHERS = {
     "vllm": "a server of somebody else's, with a GPU",
+    "llama-server": "a server of somebody else's",
     "ray": "a cluster; tests/test_on_ray.py",
     "serve": "Ray Serve on a cluster",
     "inspect": "tasks of its reader's; tests/test_inspect.py",
@@ -326,6 +327,8 @@ def check_extras(commands: list[Command], where: str) -> None:
     needed = {"http"} if any("http://" in line for line in used) else set()
     needed |= {"serve"} if any(line.startswith("motes serve") for line in used) else set()
     needed |= {"local"} if any("hf:" in line or "tiny" in line for line in used) else set()
+    needed |= {"gguf"} if any(re.search(r"hf:\S*\.gguf", line) for line in used) else set()
+    installed |= {"local"} if "gguf" in installed else set()  # which it brings along
     assert needed <= installed, f"{where}: pip install leaves out {needed - installed}"
 
 

@@ -210,7 +210,7 @@ class Closed(TabularLanguageModel):
         return await super().extend(trajectories, sampling, seeds)
 
 
-WHOLE = {"greedy": 1, "majority": 5, "bon": 5, "wbon": 5, "refine": 16, "pdr": 10}
+WHOLE = {"greedy": 1, "majority": 5, "bon": 5, "wbon": 5, "refine": 16, "pdr": 10, "asc": 5, "deepconf": 5}
 """Methods that draw whole answers, each with a budget."""
 
 

@@ -9,6 +9,7 @@ import os.path
 import shutil
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2
 import openai
@@ -29,6 +30,11 @@ from motes.tasks import TASKS
 
 PROBLEMS = TASKS["arithmetic"]().problems(limit=12)
 HARD = PROBLEMS[-1].question
+
+
+def node_of(fields: dict[str, Any]) -> Node:
+    """A node from its JSON."""
+    return Node(**{**fields, "thoughts": tuple(fields["thoughts"])})
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +120,7 @@ def test_all_of_the_particles_can_be_followed(client, method):
     for chunk in ask(client, stream=True, extra_body={"motes": {"method": method, "progress": "particles"}}):
         own = getattr(chunk, "motes", None) or {}
         told = own.get("progress") or own.get("final") or {}
-        nodes.update({int(place): Node(**node) for place, node in told.get("nodes", {}).items()})
+        nodes.update({int(place): node_of(node) for place, node in told.get("nodes", {}).items()})
         if "progress" in own:
             assert final is None
             rounds = [*([] if apart else rounds), told["population"]]
@@ -171,7 +177,7 @@ def test_answers_that_may_be_replaced_are_not_sent_before_the_end(method):
     for chunk in chunks:
         told = (getattr(chunk, "motes", None) or {}).get("progress")
         if told is not None:
-            nodes.update({int(place): Node(**node) for place, node in told["nodes"].items()})
+            nodes.update({int(place): node_of(node) for place, node in told["nodes"].items()})
             progress.append(told)
             rounds = [*(each for each in rounds if not each["apart"]), {**told["population"], "apart": "apart" in told}]
     problem, task = motes.prompt("boxed").problem(HARD), TASKS["arithmetic"]()

@@ -176,7 +176,7 @@ def test_a_fork_opens_its_own(opened: list[str]):
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if not child:
-        os._exit(len(motes.opening._MODELS._futures))
+        os._exit(len(motes.opening.once._MODELS._futures))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     solve()
     assert opened == ["lm", "reward"]

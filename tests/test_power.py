@@ -19,7 +19,7 @@ import motes
 from engines import TGI, VLLM, OpenAICompatible, connect
 from exact import FUNCTIONS, UNEVEN, mean_of, path_of, z_limit, z_scores
 from motes import PowerFilter, Result, Sampling, Step, TabularLanguageModel, Trajectory, asolve
-from motes.errors import ConfigurationError, UnknownNameError
+from motes.errors import ConfigurationError, NoParticlesError, UnknownNameError
 from motes.methods import power
 from mutations import mutant
 from test_served import server
@@ -137,6 +137,39 @@ def test_at_temperature_one_the_proposal_is_the_model():
             motes.solve("?", lm=Silent(P.table, "proposal_logprob"), reward=None, method=method, sampling=other)
     with pytest.raises(ConfigurationError, match="use another engine"):
         motes.solve("?", lm=Silent(P.table, "logprob", "proposal_logprob"), reward=None, method=method, sampling=plain)
+
+
+class Partly(Silent):
+    """Says that it gives log-probabilities, and lacks those of some steps, as llama.cpp does."""
+
+    def __init__(self, *texts: str) -> None:
+        super().__init__({(): {"a": 0.5, "b": 0.3, "c": 0.2}}, "logprob", "proposal_logprob")
+        self.texts = texts
+
+    def gives_logprobs(self, sampling: Sampling) -> bool:
+        return True
+
+    async def extend(self, trajectories: Any, sampling: Any, seeds: Any) -> list[Step]:
+        said = await TabularLanguageModel(self.table).extend(trajectories, sampling, seeds)
+        silent = await super().extend(trajectories, sampling, seeds)
+        return [without if step.text in self.texts else step for step, without in zip(said, silent, strict=True)]
+
+
+def test_a_particle_is_dropped_where_its_step_has_no_log_probability():
+    """The others have the weights that they have without it."""
+    method, plain = PowerFilter(32, 2.0), Sampling(temperature=1.0)
+    full = motes.solve("?", lm=Partly(), reward=None, method=method, sampling=plain)
+    result = motes.solve("?", lm=Partly("b"), reward=None, method=method, sampling=plain)
+    lost = np.array([trajectory.text == "b" for trajectory in full.trajectories])
+    assert 0 < lost.sum() < 32
+    assert (result.log_weights == -np.inf).tolist() == lost.tolist()
+    kept = np.exp(full.log_weights[~lost])
+    assert np.exp(result.log_weights[~lost]) == pytest.approx(kept)
+    assert result.log_evidence == pytest.approx(np.log(kept.sum() / 32)), "a dropped particle counts as zero"
+    assert len(result.records[0].failures) == lost.sum()
+    assert "no log-probability of a step" in str(result.records[0].failures)
+    with pytest.raises(NoParticlesError, match="no log-probability of a step"):
+        motes.solve("?", lm=Partly("a", "b", "c"), reward=None, method=method, sampling=plain)
 
 
 class Untouched(TabularLanguageModel):

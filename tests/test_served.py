@@ -50,6 +50,7 @@ from motes.errors import (
     UnreachableError,
 )
 from motes.models.served import Capabilities, HTTPLanguageModel, model, prompts, responses, wires
+from motes.models.served.probe import LOGPROB_DRAWS
 from motes.transport import Retries
 from mutations import mutate
 
@@ -568,6 +569,39 @@ def test_what_is_found(engine: Engine, options: Any, name: str, route: str, rend
     lost = [loss for _, there, loss in capabilities.findings() if not there]
     assert all(lost)
     assert capabilities.model in str(capabilities)
+
+
+@pytest.mark.parametrize(("fragments", "there"), [(0, True), (1, True), (5, True), (1000, False)])
+def test_log_probabilities_are_found_where_answers_begin_within_a_character(fragments: int, there: bool):
+    """llama.cpp has none for a token that ends within a character; each model that likes emoji begins with one."""
+
+    class Fragments(LlamaCpp):
+        draws = 0
+
+        def completion(self, body: dict[str, Any]) -> Any:
+            response = super().completion(body)
+            self.draws += "n_probs" in body
+            if "n_probs" in body and self.draws <= fragments:
+                for answer in response if isinstance(response, list) else [response]:
+                    answer |= {"content": "\ufffd", "completion_probabilities": []}
+            return response
+
+    engine = Fragments()
+    assert found(engine).logprobs is there
+    assert engine.draws == min(fragments, LOGPROB_DRAWS) + 1
+
+
+def test_a_server_without_log_probabilities_is_asked_once():
+    class Silent(LlamaCpp):
+        draws = 0
+
+        def completion(self, body: dict[str, Any]) -> Any:
+            self.draws += "n_probs" in body
+            return super().completion({**body, "n_probs": 0})
+
+    engine = Silent()
+    assert not found(engine).logprobs
+    assert engine.draws == 1
 
 
 @pytest.mark.parametrize(

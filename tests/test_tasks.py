@@ -514,6 +514,6 @@ class TestOlympiad:
 
 def test_the_default_rule_is_mathematics():
     assert {name for name, declared in DECLARED.items() if declared.rule is not MathAnswers} == {
-        "code", "exact-match", "gpqa-diamond", "humaneval-plus", "mbpp-plus", "mmlu-pro", "multiple-choice",
-        "olympiadbench", "olympiadbench-physics", "whole-text",
+        "answer-is", "boxed", "code", "exact-match", "gpqa-diamond", "humaneval-plus", "last-line", "last-number",
+        "mbpp-plus", "mmlu-pro", "multiple-choice", "olympiadbench", "olympiadbench-physics", "regex", "whole-text",
     }  # fmt: skip

@@ -16,7 +16,7 @@ from motes.lab.show.style import save
 
 BUDGETS = (1, 2, 4, 8, 16, 32, 64, 128)
 GROUPS: Mapping[str, Sequence[str]] = {
-    "sampling": ("greedy", "majority", "bon", "wbon", "power"),
+    "sampling": ("greedy", "majority", "asc", "deepconf:window=16", "bon", "wbon", "power"),
     "search": ("beam", "dvts", "rebase"),
     "particles": ("pf", "pf:paper", "pg", "pt", "epf", "islands", "adaptive"),
 }

@@ -1,7 +1,7 @@
 """Inference-time scaling of language models by particle-based Monte Carlo."""
 
 from motes import aliases
-from motes.api import asolve, close_models, language_model, reward_model, solve
+from motes.api import answer_rule, asolve, close_models, language_model, reward_model, solve
 from motes.conformance import acheck_language_model, acheck_reward_model, check_language_model, check_reward_model
 from motes.core import Failure, Problem, Record, Result, Sampling, Scores, Step, Trajectory, Usage
 from motes.errors import MotesError
@@ -85,6 +85,7 @@ __all__ = [
     "WeightedBestOfN",
     "acheck_language_model",
     "acheck_reward_model",
+    "answer_rule",
     "asolve",
     "check_language_model",
     "check_reward_model",

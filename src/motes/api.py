@@ -16,7 +16,7 @@ from motes.concurrency import run_here
 from motes.core import Problem, Result, Sampling
 from motes.errors import ConfigurationError
 from motes.methods import ParticleFilter, Run, require, select_by_outcome
-from motes.methods.limits import Limits
+from motes.methods.limits import ANSWER_SHARE, Limits
 from motes.methods.method import Method, MethodTraits
 from motes.methods.requirements import sampling_for
 from motes.methods.run import Observer, ProgressCallback
@@ -31,7 +31,6 @@ from motes.opening import (
     task,
 )
 from motes.protocols import AnswerRule, LanguageModel, RewardModel
-from motes.tasks import BoxedAnswers
 from motes.threads import in_thread
 
 __all__ = [
@@ -58,11 +57,13 @@ async def asolve(
     method: Method | None = None,
     sampling: Sampling | None = None,
     seed: int = 0,
-    task: AnswerRule | None = None,
+    task: AnswerRule | str | None = None,
+    rule: AnswerRule | str | None = None,
     observe: Observer | None = None,
     on_progress: ProgressCallback | None = None,
     deadline: float | None = None,
     token_budget: int | None = None,
+    answer_share: float | None = None,
     limits: Limits | None = None,
 ) -> Result:
     r"""Solve one problem.
@@ -77,7 +78,10 @@ async def asolve(
         method: by default `ParticleFilter(16)`.
         sampling: settings of the language model's sampling.
         seed: the same seed, models and settings give the same result.
-        task: the rule that reads and compares answers, see `motes.api.answer_rule`; by default the last \boxed{…}.
+        task: the task, or the rule, that reads and compares answers, or its name, see `motes.answer_rule`; by default
+            the last \boxed{…}.
+        rule: another rule, or its name, such as "last-number", that reads the answers. `task` then only compares them;
+            without `task`, the rule compares them, too.
         observe: called with each round's record as it is made.
         on_progress: called with the current partial answers whenever one of them has grown, by methods that draw whole
             answers.
@@ -88,7 +92,10 @@ async def asolve(
         token_budget: maximum number of generated tokens, all trajectories together (`Usage.generated_tokens`; not the
             reward model's). Once they are spent, no step begins, but steps in flight are completed, so that the excess
             is less than one round. `Result.stopped` is set.
-        limits: the run's limits, in the place of `deadline` and `token_budget`, for a caller that may bring the
+        answer_share: the share of the time until the deadline, and of the token budget, that is kept for answers, in
+            [0, 1); by default 0.2. When it begins, thoughts that are still open are ended, so that there is an answer,
+            see `motes.methods.thinking`.
+        limits: the run's limits, in the place of the three arguments before, for a caller that may bring the
             deadline forward while the run goes on (`motes.methods.limits.Limits.bring_forward`). Each run needs its
             own.
 
@@ -97,9 +104,11 @@ async def asolve(
             from a user's model, method or task. Reaching a limit is not a failure.
     """
     if limits is None:
-        limits = _limits(deadline, token_budget)
+        limits = _limits(deadline, token_budget, answer_share)
     elif deadline is not None or token_budget is not None:
         raise ConfigurationError("limits have a deadline and a token budget of their own: leave out the other two")
+    elif answer_share is not None:
+        raise ConfigurationError("limits have an answer_share of their own: leave out the other one")
     else:
         limits = instance_of("limits", limits, Limits, "motes.methods.limits.Limits(deadline=…)")
     problem = fit("problem", problem, Problem | str)
@@ -108,7 +117,7 @@ async def asolve(
     if seed < 0:
         raise ConfigurationError(f"seed must be 0 or more, not {seed}")
     method = ParticleFilter(16) if method is None else instance_of("method", method, Method, "motes.ParticleFilter(16)")
-    rule = BoxedAnswers() if task is None else instance_of("task", task, AnswerRule, "motes.api.answer_rule('math')")
+    opened_rule = await _open_rule(task, rule)
     sampling = fit("sampling", sampling, Sampling | None) or Sampling()
     outcome_model = await _open_in_thread(reward_model, outcome_reward) if outcome_reward is not None else None
     needs_reward = reward is not None and MethodTraits(method).needs_reward
@@ -116,7 +125,7 @@ async def asolve(
         problem=problem,
         lm=await _open_in_thread(language_model, lm),
         reward=await _open_in_thread(reward_model, reward) if needs_reward else None,
-        rule=rule,
+        rule=opened_rule,
         sampling=sampling_for(sampling, outcome_model),
         rng=np.random.default_rng(seed),
         method=type(method).__name__,
@@ -149,7 +158,16 @@ async def _open_in_thread(open_model: Callable[..., T], model: Any) -> T:
     return await in_thread(open_once, open_model, model) if isinstance(model, str) else open_model(model)
 
 
-def _limits(deadline: float | None, token_budget: int | None) -> Limits:
+async def _open_rule(task: Any, rule: Any) -> AnswerRule:
+    """Open the rule that reads and compares answers. A name may stand for code, which is opened in a thread."""
+    for name, value in (("task", task), ("rule", rule)):
+        if value is not None and not isinstance(value, str):
+            instance_of(name, value, AnswerRule, "'math'")
+    has_name = isinstance(task, str) or isinstance(rule, str)
+    return await in_thread(answer_rule, task, rule) if has_name else answer_rule(task, rule)
+
+
+def _limits(deadline: float | None, token_budget: int | None, answer_share: float | None) -> Limits:
     deadline = fit("deadline", deadline, float | None)
     token_budget = fit("token_budget", token_budget, int | None)
     if deadline is not None and not (deadline > 0 and math.isfinite(deadline)):
@@ -157,7 +175,8 @@ def _limits(deadline: float | None, token_budget: int | None) -> Limits:
     if token_budget is not None and token_budget < 1:
         raise ConfigurationError(f"token_budget must be at least 1, not {token_budget}")
     now = asyncio.get_running_loop().time()
-    return Limits(None if deadline is None else now + deadline, token_budget)
+    share = ANSWER_SHARE if answer_share is None else answer_share
+    return Limits(None if deadline is None else now + deadline, token_budget, answer_share=share)
 
 
 def solve(problem: Problem | str, **options: Any) -> Result:

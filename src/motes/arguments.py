@@ -16,7 +16,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 import numpy as np
 
@@ -90,20 +90,30 @@ def instance_of(name: str, value: Any, protocol: Any, example: str) -> Any:
 
 
 def parse_options(query: str) -> dict[str, str]:
-    """The options after the question mark of a spec, as in `tiny?device=cpu&prefix=whole`.
+    """The options after the question mark of a spec, as in `tiny?device=cpu&prefix=whole`. In a value, %26 stands for &
+    and %25 for %; a plus sign is one.
 
     Raises:
         ConfigurationError: an option has no value, or occurs twice. The message does not quote the query, which may
             contain a part of a password.
     """
     options: dict[str, str] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
+    for name, value in parse_qsl(query.replace("+", "%2B"), keep_blank_values=True):
         if not name or not value:
             raise ConfigurationError("an option after `?` has no value: write ?NAME=VALUE, or ?NAME=VALUE&NAME=VALUE")
         if name in options:
             raise ConfigurationError(f"the option {name!r} is given twice: give it once")
         options[name] = value
     return options
+
+
+def make_spec(name: str, options: Mapping[str, str]) -> str:
+    """The spec from which `parse_options` reads these options after the name."""
+    parts = []
+    for option, value in options.items():
+        quoted = value.replace("%", "%25").replace("&", "%26")
+        parts.append(f"{option}={quoted if quoted == quoted.strip() else quote(value)}")
+    return f"{name}?{'&'.join(parts)}" if parts else name
 
 
 @functools.cache

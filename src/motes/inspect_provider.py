@@ -64,7 +64,8 @@ class Settings(SamplingOptions):
         method: a method spec, see `motes.lab.method_from_spec`.
         budget: the number of trajectories.
         prompt: the name of a prompt, see `motes.prompt`.
-        task: the task whose rule reads and compares answers, such as "math-500", see `motes.api.answer_rule`.
+        task: the task, or the rule, that reads and compares answers, such as "math-500", see `motes.answer_rule`.
+        rule: another rule that reads the answers, such as "last-number"; `task`, if there is one, only compares them.
         seed: the base of all seeds, unless Inspect's configuration has one.
         deadline, token_budget: limits for each question, see `motes.asolve`.
         others: see `SamplingOptions`; the sampling settings of Inspect's configuration override them.
@@ -76,6 +77,7 @@ class Settings(SamplingOptions):
     budget: int = 16
     prompt: str | None = None
     task: str | None = None
+    rule: str | None = None
     seed: int = 0
     deadline: float | None = None
     token_budget: int | None = None
@@ -109,7 +111,7 @@ class Answerer:
         self._lm, self._name, self._settings = lm, name, settings
         self._method = method_from_spec(settings.method, settings.budget)
         self._prompt = None if settings.prompt is None else prompts.prompt(settings.prompt)
-        self._rule = None if settings.task is None else api.answer_rule(settings.task)
+        self._rule = api.answer_rule(settings.task, settings.rule)
         self._reward = None
         if settings.reward is not None and MethodTraits(self._method).needs_reward:
             self._reward = api.reward_model(settings.reward)
@@ -179,6 +181,7 @@ class Answerer:
                 input_tokens=usage.prefill_tokens,
                 input_tokens_cache_read=usage.prefill_tokens_cached,
                 output_tokens=usage.generated_tokens,
+                reasoning_tokens=usage.thought_tokens or None,
                 total_tokens=usage.prefill_tokens + usage.prefill_tokens_cached + usage.generated_tokens,
             ),
             metadata={"motes": metadata},

@@ -22,6 +22,7 @@ class Ledger:
     _prefix_lengths: dict[Trajectory | Problem, int] = field(default_factory=dict)  # in tokens, of the steps' parents
     _prompts: dict[Problem, Sequence[int]] = field(default_factory=dict)  # their token ids, where they are known
     _text_numbers: dict[tuple[int, str] | Problem, int] = field(default_factory=dict)  # see `_numbers_of`
+    _turned: set[Trajectory] = field(default_factory=set)  # whose tokens a later step has turned into thoughts
     _scored: set[tuple[int, int]] = field(default_factory=set)  # (id of the reward model, number of the text)
 
     def step(self, parent: Trajectory, step: Step | Failure, lm: LanguageModel) -> Usage:
@@ -48,7 +49,22 @@ class Ledger:
             computed_prefill_tokens=usage.prefill_tokens,
             failed_generated_tokens=usage.failed_generated_tokens,
             failed_prefill_tokens=usage.failed_prefill_tokens,
+            thought_tokens=self._thought_tokens(parent, step, usage.generated_tokens),
         )
+
+    def _thought_tokens(self, parent: Trajectory, step: Step, generated: int) -> int:
+        """The step's tokens of thought. Earlier steps that it turns into thoughts, by closing a thought that nothing
+        opened, count as well, each once in a run."""
+        before = parent.thinking
+        after = before.after(step.text, len(step.appended), step.num_tokens, step.thought_tokens, parent.num_tokens)
+        if not after.was_unopened:
+            return min(after.tokens - before.tokens, generated)
+        earlier = 0
+        for node in parent.path:
+            if node not in self._turned and node.step is not None and node.parent is not None:
+                self._turned.add(node)
+                earlier += node.step.num_tokens - (node.thinking.tokens - node.parent.thinking.tokens)
+        return earlier + min(after.tokens - parent.num_tokens, generated)
 
     def scores(self, trajectory: Trajectory, scores: object, reward: RewardModel) -> Usage:
         """The cost of a trajectory's scores, or of the failed attempt to score it."""
@@ -114,6 +130,17 @@ def common_length(first: Sequence[int], second: Sequence[int]) -> int:
         else:
             high = middle - 1
     return low
+
+
+def cost_alone(trajectories: Sequence[Trajectory], lm: LanguageModel) -> Usage:
+    """The cost of the steps of trajectories, as if nothing else had been drawn."""
+    ledger, cost = Ledger(), Usage()
+    for trajectory in trajectories:
+        for node in trajectory.path:
+            assert node.parent is not None
+            assert node.step is not None
+            cost += ledger.step(node.parent, node.step, lm)
+    return cost
 
 
 def _cost_of_failure(usage: Usage, call: Usage) -> Usage:

@@ -71,6 +71,9 @@ class LanguageModelTraits(Traits):
         merges_calls: whether it merges concurrent calls into one batch; a run then makes a call for each particle.
         continues_prefixes: whether it can extend an answer step by step. If not, it writes whole answers only, and
             methods that work step by step refuse it.
+        takes_thinking_budget: whether a model that writes whole answers only obeys `Sampling.max_thinking_tokens`.
+        thought_opening: returns how an answer to a problem begins to think, if the prompt says so, see
+            `motes.steps.thought_opening`.
         shares_prefixes: whether it computes each prompt and prefix only once; a run then needs each of them once.
         prompt_ids: the token ids of a problem's prompt, in memory, by which a run knows what two prompts share; None:
             unknown, as if they shared nothing.
@@ -82,10 +85,14 @@ class LanguageModelTraits(Traits):
         draw_turn: a whole turn of the assistant in answer to a conversation that may have tools, see
             `motes.models.served.turns`; None: the model has texts only.
         watch_requests: sets the observer of requests to the model's server; None: the model has no server.
+        prompt_text: returns the text that the model reads of a problem, with everything around the question; None, or
+            a function that returns None: it is unknown.
     """
 
     merges_calls = Trait(False)
     continues_prefixes = Trait(True)
+    takes_thinking_budget = Trait(False)
+    thought_opening: Trait[Callable[[Problem], Awaitable[str]] | None] = Trait(None)
     shares_prefixes = Trait(False)
     prompt_ids: Trait[Callable[[Problem], Sequence[int]] | None] = Trait(None)
     proposal_logprobs = Trait(True)
@@ -95,6 +102,7 @@ class LanguageModelTraits(Traits):
     ready: Trait[Callable[[], Awaitable[Any]] | None] = Trait(None)
     draw_turn: Trait[Callable[..., Awaitable[Any]] | None] = Trait(None)
     watch_requests: Trait[Callable[[RequestObserver], None] | None] = Trait(None)
+    prompt_text: Trait[Callable[[Problem], Awaitable[str | None]] | None] = Trait(None)
 
 
 @runtime_checkable
@@ -176,6 +184,8 @@ class AnswerRuleTraits(Traits):
 
     Attributes:
         needs_end: whether only a text that the model ended itself has an answer.
+        answer_when_cut: a function of a text that returns the answer which it states although a limit has cut it off,
+            perhaps within a number; None: `answer` reads such texts, too.
         read: a function of a step's text and the reading after the previous step (None before the first step) that
             returns the reading after the step. A particle ends as soon as its reading is final. Only an answer that no
             further text can change, such as a closed box, may be final: a rule that takes half a sentence for an answer
@@ -184,6 +194,7 @@ class AnswerRuleTraits(Traits):
     """
 
     needs_end = Trait(False)
+    answer_when_cut: Trait[Callable[[str], str | None] | None] = Trait(None)
     read: Trait[Callable[[str, Reading | None], Reading] | None] = Trait(None)
 
 

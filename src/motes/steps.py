@@ -14,7 +14,8 @@ r"""The exact places where steps and answers end. Every engine finds the same on
 
 The end that is complete first counts; if two are complete at the same character, the stop text. Ends depend only on the
 text sampled so far. No sampled text is thrown away and sampled again, so steps follow the language model's own
-distribution. A pattern ends steps in the same places however the text is tokenised. Thinking tags are ordinary text.
+distribution. A pattern ends steps in the same places however the text is tokenised. The marks around thoughts
+(`motes.thoughts`) are ordinary text.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from motes.core import Sampling, Step, StepEnd, Usage
+from motes.thoughts import HARMONY, TAGS
 
-THINKING = ("<think>", "</think>")
 MATCH_LENGTH = 256
 """Maximum length of a match of a pattern, in characters: without it, a search would cost more the longer a step is.
 (Nested repetitions such as `(a+)+b` can still take forever, as everywhere in `re`.)"""
@@ -39,11 +40,26 @@ possessive repetitions, references to groups (which lookahead captures once), lo
 Patterns that merely contain these characters are treated as if they had the construct."""
 
 
+OPENING = re.compile(
+    rf"(?:{'|'.join(map(re.escape, TAGS))}|<\|channel\|>(?:analysis|commentary|final)<\|message\|>)\s*\Z"
+)
+
+
+IN_HARMONY = re.compile(r"<\|start\|>assistant(?:<\|channel\|>\w+<\|message\|>)?\s*\Z")
+"""The end of a prompt for a model that writes harmony."""
+
+
 def opening(prompt: str) -> str:
     """The beginning of the answer, if the prompt ends with it: chat templates of models that always think end with
-    `<think>`. The tag belongs to the answer's text."""
-    match = re.search(r"<think>\s*\Z", prompt)
+    `<think>`, say. It belongs to the answer's text."""
+    match = OPENING.search(prompt)
     return match[0] if match else ""
+
+
+def thought_opening(prompt: str) -> str:
+    """The tag with which the prompt opens a thought, or harmony's first token if the prompt is written in harmony; ""
+    if the prompt does not say whether the answer begins with a thought."""
+    return HARMONY[1] if IN_HARMONY.search(prompt) else opening(prompt).strip()
 
 
 class Cut(NamedTuple):

@@ -7,6 +7,8 @@ import io
 import json
 import math
 import re
+import secrets
+from collections.abc import Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,28 @@ def well_formed(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
+
+
+def put_placeholders(pattern: re.Pattern[str], texts: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Replace all matches of a pattern by placeholders, which nobody can guess.
+
+    Returns:
+        the texts, and the match that each placeholder stands for.
+    """
+    if not any(map(pattern.search, texts)):
+        return list(texts), {}
+    nonce, placeholders = secrets.token_hex(8), dict[str, str]()
+
+    def replace(match: re.Match[str]) -> str:
+        placeholders[name := f"[{nonce}:{len(placeholders)}]"] = match[0]
+        return name
+
+    return [pattern.sub(replace, text) for text in texts], placeholders
+
+
+def split_at_placeholders(text: str, placeholders: Mapping[str, str]) -> list[str]:
+    """The pieces of a text by turns: text, placeholder, text, placeholder, …, text."""
+    return re.split(f"({'|'.join(map(re.escape, placeholders))})", text) if placeholders else [text]
 
 
 def well_formed_values(value: Any) -> Any:

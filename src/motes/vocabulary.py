@@ -5,10 +5,9 @@ from __future__ import annotations
 import codecs
 import json
 import re
-import secrets
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -22,7 +21,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from motes.core import Problem
 from motes.errors import ConfigurationError
-from motes.steps import THINKING, opening
+from motes.gguf import Header, find_gguf, open_header
+from motes.gguf.tokenizer import build_tokenizer
+from motes.steps import opening
+from motes.text import put_placeholders, split_at_placeholders
+from motes.thoughts import THINKING, tokens_of_marks
 from motes.threads import in_thread_if_long
 
 MAX_CACHED_LENGTH, CACHE_SIZE = 256, 1 << 14
@@ -36,13 +39,16 @@ class Vocabulary:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         spec: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
-        self.pieces = _pieces(tokenizer.get_vocab(), spec)
+        self._ids = tokenizer.get_vocab()
+        self._marks = tokens_of_marks(self._ids)
+        self.pieces = _pieces(self._ids, spec, self._marks)
         self._inner = tokenizer
         if _remove_edge_rules(spec):
             self._inner = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)))
         special = sorted((t["content"] for t in spec["added_tokens"] if t["special"]), key=len, reverse=True)
         pattern = "|".join(re.escape(token) for token in special if token and token not in THINKING)
         self._special = re.compile(pattern) if pattern else None
+        self._mark = re.compile(f"({'|'.join(map(re.escape, sorted(self._marks)))})") if self._marks else None
         self._prompts: WeakKeyDictionary[Problem, list[int]] = WeakKeyDictionary()
         self._encode_cached = lru_cache(maxsize=CACHE_SIZE)(self._encode)
         _ = self._sorted_pieces  # compute it now, not with the first request
@@ -54,8 +60,21 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str) -> Vocabulary:
-        """Load a checkpoint's tokenizer. Raises any error of the libraries that read its files."""
-        vocabulary = cls(AutoTokenizer.from_pretrained(path))
+        """Load the tokenizer of a checkpoint or a GGUF file, see `motes.gguf.find_gguf`.
+
+        Raises any error of the libraries that read its files.
+        """
+        gguf = find_gguf(path)
+        return cls._checked(AutoTokenizer.from_pretrained(path)) if gguf is None else cls.of_gguf(open_header(gguf))
+
+    @classmethod
+    def of_gguf(cls, header: Header) -> Vocabulary:
+        """Load the tokenizer of a GGUF file. Raises a ValueError if it cannot be made."""
+        return cls._checked(build_tokenizer(header))
+
+    @classmethod
+    def _checked(cls, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+        vocabulary = cls(tokenizer)
         ids = vocabulary.encode("1 a\n\nB")
         if not ids:  # transformers makes an empty tokenizer if the file is missing
             raise ValueError("its tokenizer knows no tokens: is tokenizer.json missing?")
@@ -100,23 +119,14 @@ class Vocabulary:
     def _mark_special(self, problem: Problem) -> tuple[list[str], dict[str, str]]:
         """Replace special tokens in the messages by marks: (contents, special token of each mark).
 
-        Only the template may use special tokens: users' messages are text. Nobody can guess a mark.
+        Only the template may use special tokens: users' messages are text.
         """
         contents = [message["content"] for message in problem.messages]
-        if self._special is None or not any(map(self._special.search, contents)):
-            return contents, {}
-        nonce, marks = secrets.token_hex(8), dict[str, str]()
-
-        def mark(match: re.Match[str]) -> str:
-            marks[name := f"[{nonce}:{len(marks)}]"] = match[0]
-            return name
-
-        return [self._special.sub(mark, content) for content in contents], marks
+        return (contents, {}) if self._special is None else put_placeholders(self._special, contents)
 
     def _encode_marked(self, text: str, marks: Mapping[str, str], **options: Any) -> list[int]:
         """Token ids of a whole text, in which each mark becomes its special token's characters as text."""
-        pattern = "|".join(map(re.escape, marks))
-        first, *rest = re.split(f"({pattern})", text) if marks else [text]
+        first, *rest = split_at_placeholders(text, marks)
         ids: list[int] = self.tokenizer.encode(first, verbose=False, **options)
         for part in rest:
             if part in marks:  # cut in two: some tokenizers find special tokens in any text
@@ -145,6 +155,15 @@ class Vocabulary:
         Unless `special`, special tokens in the text are text."""
         encode = self._encode_cached if len(text) <= MAX_CACHED_LENGTH else self._encode
         return list(encode(text, special))
+
+    def encode_answer(self, text: str) -> list[int]:
+        """Token ids of a text that the model may have written after another one: tags of thoughts, and harmony's
+        special tokens, are their tokens; other special tokens are text."""
+        parts = self._mark.split(text) if self._mark is not None else [text]
+        ids: list[int] = []
+        for part in filter(None, parts):
+            ids += [self._ids[part]] if part in self._marks else self.encode(part, special=False)
+        return ids
 
     def _encode(self, text: str, special: bool) -> list[int]:
         options = {"add_special_tokens": False, "split_special_tokens": not special}
@@ -242,9 +261,9 @@ class TextEnds:
         return b"".join([self.pieces[i] for i in ids.tolist() if i < len(self.pieces)])
 
 
-def _pieces(vocabulary: dict[str, int], spec: dict[str, Any]) -> list[bytes]:
-    """The bytes of each token, by id; empty for ids without a token and for special tokens, except for thinking tags,
-    which are always text. `spec` is the content of tokenizer.json."""
+def _pieces(vocabulary: dict[str, int], spec: dict[str, Any], marks: Container[str]) -> list[bytes]:
+    """The bytes of each token, by id; empty for ids without a token and for special tokens, except for the marks around
+    thoughts, which are always text. `spec` is the content of tokenizer.json."""
     decoders = _parts(spec["decoder"]) or [
         part for part in _parts(spec["pre_tokenizer"]) if part["type"] == "ByteLevel"
     ]
@@ -268,7 +287,7 @@ def _pieces(vocabulary: dict[str, int], spec: dict[str, Any]) -> list[bytes]:
     for token, i in vocabulary.items():
         if i not in added:
             pieces[i] = bytes_of(token)
-        elif not added[i]["special"] or token in THINKING:
+        elif not added[i]["special"] or token in marks:
             pieces[i] = token.encode()
     return pieces
 

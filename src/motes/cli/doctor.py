@@ -1,7 +1,9 @@
-"""`motes doctor`: show the capabilities of a server. `motes check`: check that models keep their contract."""
+"""`motes doctor`: show the capabilities of a server, or what would break an evaluation of a model on a task. `motes
+check`: check that models keep their contract."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -11,9 +13,17 @@ from rich.table import Table
 from motes import api
 from motes.cli import options, terminal
 from motes.cli.terminal import Console, Text
+from motes.cli.views import ProgressView
 from motes.conformance import check_language_model, check_reward_model
-from motes.core import Sampling
+from motes.core import Sampling, SamplingOptions
 from motes.errors import ConfigurationError, ContractError
+from motes.lab.measure.diagnosis import Diagnosis, diagnose
+from motes.lab.measure.examination import DEADLINE, Level
+from motes.lab.run.evaluation import Evaluation
+from motes.lab.run.keys import without_keys
+from motes.opening import is_address
+from motes.tasks import DECLARED, TASKS, with_rule
+from motes.text import counted
 
 if TYPE_CHECKING:
     from motes.models.served import HTTPLanguageModel
@@ -37,13 +47,128 @@ def check(model: options.Model = "tiny", reward: options.Reward = "tiny") -> Non
         terminal.say(f"{reward} keeps the contract of a reward model")
 
 
+@options.takes_sampling
 def command(
-    url: Annotated[str, typer.Argument(help="http://HOST:PORT/v1#MODEL, perhaps with options: …#MODEL?seeds=group.")],
-    contract: Annotated[bool, typer.Option(help="Check the contract with a few hundred short steps or scores.")] = True,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="http://HOST:PORT/v1#MODEL, perhaps with options: …#MODEL?seeds=group. With --task any model.",
+            show_default=False,
+        ),
+    ],
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE.jsonl",
+            autocompletion=options.complete(*TASKS, *DECLARED),
+            help="Ask questions of this task, and say what would break an evaluation.",
+        ),
+    ] = None,
+    rule: options.Rule = None,
+    questions: Annotated[int, typer.Option(min=1, help="With --task: number of questions, from the first on.")] = 5,
+    split: Annotated[str, typer.Option(help="With --task: part of the task.")] = "test",
+    reward: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=options.complete(*options.REWARDS),
+            help="With --task: reward model that scores the answers. Default: none.",
+        ),
+    ] = None,
+    prompt: options.Prompt = None,
+    sampling: SamplingOptions = options.NO_OPTIONS,
+    seed: Annotated[int, typer.Option(help="With --task: random seed.")] = 0,
+    deadline: Annotated[
+        float, typer.Option(metavar="SECONDS", help="With --task: an answer is cut off after this time.")
+    ] = DEADLINE,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --task: print one JSON object and nothing else.")
+    ] = False,
+    contract: Annotated[
+        bool | None,
+        typer.Option(
+            "--contract/--no-contract",
+            help="Check a server's contract with a few hundred short steps or scores. Default: unless there is a task.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Show what a server can do, what its missing capabilities cost, and check its contract."""
-    if not url.strip().lower().startswith(("http://", "https://")):
-        raise ConfigurationError(f"{url!r} is no server: write http://HOST:PORT/v1#MODEL (for others, `motes check`)")
+    """Show what a server can do, what its missing capabilities cost, and check its contract; or, with --task, ask a
+    model a few questions of a task, and say what would break an evaluation. Exit code 1: something would."""
+    is_server = is_address(model.strip())
+    if task is None and not is_server:
+        raise ConfigurationError(
+            f"{model!r} is no server: write http://HOST:PORT/v1#MODEL (for others, `motes check`), or name a task of "
+            "which the model is asked questions, --task FILE.jsonl"
+        )
+    if task is None:
+        needs_task = {"--rule": rule, "--reward": reward, "--prompt": prompt, "--json": as_json or None}
+        needs_task["a setting of the sampling"] = None if sampling == options.NO_OPTIONS else sampling  # type: ignore[assignment]
+        if used := [name for name, value in needs_task.items() if value is not None]:
+            raise ConfigurationError(f"{' and '.join(used)} goes with --task, which names the questions")
+        _examine_server(model, contract is not False)
+        return
+    if contract and not is_server:
+        raise ConfigurationError(f"{model!r} is no server: `motes check --model {model}` checks its contract")
+    if contract and not as_json:
+        _examine_server(model, contract=True)
+    opened_prompt, configured_sampling = options.open_prompt(prompt, sampling)
+    evaluation = Evaluation(
+        task=with_rule(task, rule),
+        split=split,
+        limit=questions,
+        methods=("majority",),
+        budgets=(1,),
+        seeds=(seed,),
+        lm=model,
+        reward=None if reward in (None, "none") else reward,
+        sampling=configured_sampling,
+        prompt=opened_prompt,
+    )
+    lm, prm = options.open_models(model, reward or "none")
+    with ProgressView(terminal.progress(quiet=as_json), "questions") as view:
+        diagnosis = asyncio.run(
+            diagnose(
+                evaluation, lm=lm, reward=prm, deadline=deadline, observe=lambda done, total: view.show(done, total, "")
+            )
+        )
+    if as_json:
+        terminal.say(terminal.exact_json(diagnosis.to_dict()))
+    else:
+        _show_diagnosis(terminal.results(), diagnosis)
+    if diagnosis.is_broken:
+        raise typer.Exit(1)
+
+
+STYLES: Mapping[Level, str] = {"fine": "green", "warning": "yellow", "broken": "red"}
+MAX_EXCERPT, MAX_EXCERPTS = 160, 3
+"""Number of characters at the end of a text that are shown, and of such texts."""
+
+
+def _show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
+    examination = diagnosis.examination
+    evaluation = examination.evaluation
+    asked, problems = len(examination.trials), counted(examination.num_problems, "problem")
+    title = f"{without_keys(evaluation.lm)}: {asked} of {problems} of {evaluation.task}"
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    for finding in diagnosis.findings:
+        mark = Text(f"{finding.level:<8}", style=STYLES[finding.level])
+        console.print(mark + Text(f"{finding.topic}: {finding.text}"), soft_wrap=True)
+        if finding.remedy:
+            console.print(Text(f"        {finding.remedy}", style="dim"), soft_wrap=True)
+    unread = [trial for trial in examination.answered if trial.answer is None]
+    if unread:
+        console.print()
+        console.print("The ends of texts in which no answer is found:", soft_wrap=True)
+    for trial in unread[:MAX_EXCERPTS]:
+        end = " ".join(trial.text[-MAX_EXCERPT:].split()) or "(no text)"
+        console.print(Text(f"        {trial.problem.id}: …{end}", style="dim"), soft_wrap=True)
+    console.print()
+    console.print("something would break an evaluation" if diagnosis.is_broken else "nothing would break an evaluation")
+
+
+def _examine_server(url: str, contract: bool) -> None:
+    """Show what a server can do, and check its contract."""
     console = terminal.results()
     terminal.say_busy(f"asking {url}")
     if api.serves_rewards(url):

@@ -26,6 +26,7 @@ from motes.lab.run.prices import Prices
 from motes.lab.show.report import Report
 from motes.lab.show.tables import plan_table
 from motes.methods import METHODS
+from motes.tasks import with_rule
 from motes.text import counted
 
 RAY = "auto"
@@ -45,6 +46,7 @@ class Command(TyperCommand):
 def command(
     out: Annotated[Path, typer.Option("--out", help="Directory of the evaluation; an unfinished one is resumed.")],
     task: options.Task = "arithmetic",
+    rule: options.Rule = None,
     methods: Annotated[
         str,
         typer.Option(
@@ -95,7 +97,7 @@ def command(
     """Evaluate methods at several budgets. An unfinished evaluation is resumed."""
     opened_prompt, configured_sampling = options.open_prompt(prompt, sampling)
     evaluation = Evaluation(
-        task=task,
+        task=with_rule(task, rule),
         split=split,
         limit=limit,
         methods=tuple(map(expanded, options.names(methods, "--methods"))),

@@ -23,7 +23,7 @@ from motes.core import Sampling, SamplingOptions
 from motes.errors import ConfigurationError, MissingExtraError
 from motes.lab.run import prices
 from motes.protocols import LanguageModel, RewardModel
-from motes.tasks import DECLARED, TASKS
+from motes.tasks import DECLARED, RULES, TASKS
 
 REWARDS = ("tiny", "none", "judge:", "hf:", "http://", "https://")
 
@@ -75,14 +75,23 @@ Prompt = Annotated[
         help=f"Prompt, which also defines the steps of answers: {', '.join(prompts.names())}, or a TOML file.",
     ),
 ]
-Rule = Annotated[
+TaskOfRule = Annotated[
     str | None,
     typer.Option(
         "--task",
         metavar="NAME",
         autocompletion=complete(*TASKS, *DECLARED),
-        help=f"Task whose rule reads answers: {', '.join((*TASKS, *DECLARED))}, or MODULE:ATTRIBUTE of your "
-        r"own. Default: the last \boxed{…} counts.",
+        help=f"Task whose rule reads and compares answers: {', '.join((*TASKS, *DECLARED))}, or MODULE:ATTRIBUTE of "
+        r"your own. Default: the last \boxed{…} counts.",
+    ),
+]
+Rule = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        autocompletion=complete(*(name.partition("…")[0] for name in RULES)),
+        help=f"Rule that reads answers, in the place of the task's: {', '.join(RULES)}, or MODULE:ATTRIBUTE of your "
+        "own. The task compares and grades the answers.",
     ),
 ]
 Task = Annotated[
@@ -159,6 +168,8 @@ def takes_sampling(command: Callable[..., None]) -> Callable[..., None]:
     def with_options(**arguments: Any) -> None:
         values = {option.name: arguments.pop(option.name) for option in sampling}
         values |= {name: list(map(_unescape, texts)) for name, texts in values.items() if isinstance(texts, list)}
+        if isinstance(values["wait"], str):
+            values["wait"] = _unescape(values["wait"])
         command(**arguments, sampling=SamplingOptions(**values))
 
     with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

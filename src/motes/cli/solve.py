@@ -54,9 +54,16 @@ def command(
     token_budget: Annotated[
         int | None, typer.Option(help="Begin no step after this many generated tokens; return the best answer so far.")
     ] = None,
+    answer_share: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the time and of the tokens kept for answers; then thoughts are ended.  [default: 0.2]"
+        ),
+    ] = None,
     prompt: options.Prompt = None,
     sampling: SamplingOptions = options.NO_OPTIONS,
-    task: options.Rule = None,
+    task: options.TaskOfRule = None,
+    rule: options.Rule = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Solve one problem and show its particles live."""
@@ -68,7 +75,7 @@ def command(
     spec = ":".join([preset.method, *(settings or ())])
     configured_method = method_from_spec(spec, preset.budget if budget is None else budget)
     opened_prompt, configured_sampling = options.open_prompt(prompt, sampling)
-    rule = None if task is None else api.answer_rule(task)
+    opened_rule = api.answer_rule(task, rule)
     lm, prm = options.open_models(model, reward)
     outcome_prm = options.open_reward_model(outcome_reward)
     note = note_on_question(model, problem.question)
@@ -82,16 +89,17 @@ def command(
             method=configured_method,
             sampling=configured_sampling,
             seed=seed,
-            task=rule,
+            task=opened_rule,
             observe=watch.observe,
             deadline=deadline,
             token_budget=token_budget,
+            answer_share=answer_share,
         )
     seconds = time.perf_counter() - started
     if as_json:
         request = {
             "model": model, "reward": reward, "outcome_reward": outcome_reward, "prompt": prompt, "task": task,
-            "method": spec, "budget": configured_method.budget, "settings": describe(configured_method),
+            "rule": rule, "method": spec, "budget": configured_method.budget, "settings": describe(configured_method),
         }  # fmt: skip
         terminal.say(terminal.exact_json(to_dict(result, request, note, seconds)))
     else:
@@ -112,6 +120,10 @@ def to_dict(result: Result, request: dict[str, Any], note: str | None, seconds: 
         "confidence": confidence(result),
         "posterior": dict(result.posterior),
         "text": result.text,
+        "thoughts": result.thoughts,
+        "content": result.content,
+        "thought_tokens": result.thought_tokens,
+        "content_tokens": result.content_tokens,
         **request,
         "seed": result.seed,
         "log_evidence": result.log_evidence,

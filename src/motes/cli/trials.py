@@ -25,6 +25,7 @@ from motes.lab.run.presets import Preset
 from motes.lab.show.report import Report
 from motes.lab.show.writing import write_advice
 from motes.methods import METHODS
+from motes.tasks import with_rule
 from motes.text import counted
 
 
@@ -37,6 +38,7 @@ def advise(
         ),
     ] = None,
     task: options.Task = "arithmetic",
+    rule: options.Rule = None,
     split: options.ValidationSplit = None,
     labels: Annotated[int, typer.Option(min=2, help="Number of problems of the pilot, from the first on.")] = 100,
     samples: Annotated[int, typer.Option(min=2, help="Number of answers to each problem.")] = 8,
@@ -54,7 +56,8 @@ def advise(
     if directory is None:
         pilot = _trial(
             reward, prompt, temperature, max_tokens,
-            task=task, split=split, limit=labels, methods=("wbon", "greedy"), budgets=(samples,), lm=model,
+            task=with_rule(task, rule), split=split, limit=labels, methods=("wbon", "greedy"), budgets=(samples,),
+            lm=model,
         )  # fmt: skip
         pilot.check(out)
         if dry_run:
@@ -89,6 +92,7 @@ def advise(
 
 def tune(
     task: options.Task = "arithmetic",
+    rule: options.Rule = None,
     split: options.ValidationSplit = None,
     limit: Annotated[int, typer.Option(min=16, help="Number of problems of the last round, from the first on.")] = 200,
     methods: Annotated[
@@ -117,7 +121,7 @@ def tune(
         terminal.note(f"left out: {reason}")
     evaluation = _trial(
         reward, prompt, temperature, max_tokens,
-        task=task, split=split, limit=limit, methods=tuple(racing), budgets=(budget,), lm=model,
+        task=with_rule(task, rule), split=split, limit=limit, methods=tuple(racing), budgets=(budget,), lm=model,
     )  # fmt: skip
     console = terminal.progress()
     printed: set[tuple[int, str]] = set()

@@ -22,6 +22,7 @@ from motes.lab.run.method_spec import NAMES
 from motes.lab.show.report import Report
 from motes.methods import Run
 from motes.smc import Weights
+from motes.thoughts import split
 
 MAX_ROWS = 6
 """Maximum number of partial answers, and of answers, that are shown."""
@@ -177,8 +178,13 @@ def partial_answers(record: Record) -> RenderableType:
 
 def show_result(console: Console, result: Result, seconds: float, note: str | None = None) -> None:
     """Print the answer with its posterior and its cost."""
+    thoughts, content = split(result.text)
+    if thoughts:
+        console.print(Text("\n" + thoughts.strip()), style="dim italic", soft_wrap=True)
+    if content:
+        console.print(Text("\n" + content.strip()), style="dim", soft_wrap=True)
     if result.text:
-        console.print(Text("\n" + result.text.strip() + "\n"), style="dim", soft_wrap=True)
+        console.print()
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
@@ -209,7 +215,8 @@ def no_answer(result: Result) -> str | None:
     n = len(result.trajectories)
     texts = "the text states none" if n == 1 else f"none of {n} texts states one, and this is the likeliest"
     remedy = "" if result.problem.plain is not result.problem else "ask for one that can be read, --prompt boxed, or "
-    return f"no answer was found: {texts}; {remedy}read answers by another rule, such as --task whole-text"
+    other = "read answers by another rule, such as --rule last-number (`motes doctor MODEL --task FILE` tries them)"
+    return f"no answer was found: {texts}; {remedy}{other}"
 
 
 def confidence(result: Result) -> float | None:
@@ -323,6 +330,8 @@ def _cost(usage: Usage) -> str:
     shared = usage.prefill_tokens_cached + usage.reward_tokens_cached
     needed = (usage.generated_tokens, usage.prefill_tokens, usage.reward_tokens)
     parts = ["{:,} generated + {:,} prefill + {:,} reward tokens".format(*needed)]
+    if usage.thought_tokens:
+        parts.append(f"{usage.thought_tokens:,} of the generated ones thought")
     if shared:
         parts.append(f"{shared:,} more shared by its particles")
     if usage.failed_tokens:

@@ -17,6 +17,7 @@ from motes.core.trajectory import Stop, Trajectory
 from motes.core.usage import Usage
 from motes.errors import MotesError
 from motes.text import counted
+from motes.thoughts import split
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -150,20 +151,48 @@ class Result:
     error: MotesError | None = None
     swap_rates: tuple[float, ...] = ()
 
+    @cached_property
+    def selected(self) -> Trajectory | None:
+        """The selected trajectory, whose text is `text`; None if there is none."""
+        return next((t for t in self.trajectories if t.error is None and t.text == self.text), None)
+
+    @property
+    def thoughts(self) -> str:
+        """What the model thinks in `text`, without tags, see `motes.thoughts.split`."""
+        return split(self.text)[0]
+
+    @property
+    def content(self) -> str:
+        """What the model says in `text`: all of it but its thoughts."""
+        return split(self.text)[1]
+
+    @property
+    def thought_tokens(self) -> int:
+        """Number of tokens of thought in `text`, see `motes.core.thinking`. (`usage` counts those of all
+        trajectories.)"""
+        return 0 if self.selected is None else self.selected.thought_tokens
+
+    @property
+    def content_tokens(self) -> int:
+        """Number of the other tokens of `text`."""
+        return 0 if self.selected is None else self.selected.num_tokens - self.selected.thought_tokens
+
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON can hold it: NaN and infinite numbers become None.
 
         Fields:
             problem: `id`, `question`, `messages`, `answer` (the reference).
-            method, seed, answer, selector, text, confidence, log_evidence, stopped, answers, scores, log_weights,
-            swap_rates, posterior: as the attributes.
-            trajectories: (N,) each a dict of `text`, `steps` (their texts), `finished` and `error`.
+            method, seed, answer, selector, text, thoughts, content, thought_tokens, content_tokens, confidence,
+            log_evidence, stopped, answers, scores, log_weights, swap_rates, posterior: as the attributes.
+            trajectories: (N,) each a dict of `text`, `steps` (their texts), `tokens`, `thought_tokens`, `finished` and
+                `error`.
             records: each a dict of `sweep`, `chain`, `ancestors`, `log_weights`, `scores`, `ess`, `resampled`,
                 `log_evidence`, `usage`, without the texts of its particles; for methods that move whole answers also
                 `accepted`, see `Moves`.
             usage: see `Usage`. error: the name of its class and its message; None if there is none.
         """
-        unchanged = ("method", "seed", "answer", "selector", "text", "stopped")
+        unchanged = ("method", "seed", "answer", "selector", "text", "stopped", "thought_tokens", "content_tokens")
+        thoughts, content = split(self.text)
         return {
             "problem": {
                 "id": self.problem.id,
@@ -172,6 +201,8 @@ class Result:
                 "answer": self.problem.answer,
             },
             **{name: getattr(self, name) for name in unchanged},
+            "thoughts": thoughts,
+            "content": content,
             "confidence": float(self.confidence),
             "posterior": {answer: float(mass) for answer, mass in self.posterior.items()},
             "answers": list(self.answers),
@@ -182,6 +213,8 @@ class Result:
                 {
                     "text": trajectory.text,
                     "steps": [step.text for step in trajectory.steps],
+                    "tokens": trajectory.num_tokens,
+                    "thought_tokens": trajectory.thought_tokens,
                     "finished": trajectory.finished,
                     "error": _format_error(trajectory.error),
                 }
@@ -195,11 +228,12 @@ class Result:
 
     def _repr_html_(self) -> str:
         """The HTML that a notebook shows (`motes.core.result_html`)."""
+        thought = self.usage.thought_tokens
         facts = [
             self.method,
             f"{len(self.trajectories)} {'trajectory' if len(self.trajectories) == 1 else 'trajectories'}",
             counted(len(self.records), "round"),
-            f"{self.usage.total_tokens:,} tokens",
+            f"{self.usage.total_tokens:,} tokens" + (f", {thought:,} of them thought" if thought else ""),
             f"seed {self.seed}",
         ]
         if self.stopped:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from motes.core.trajectory import Trajectory
 from motes.text import counted, shortened, visible
+from motes.thoughts import split
 
 ANSWERS = 8
 """Maximum number of answers with a row of their own."""
@@ -52,13 +53,17 @@ def html(
         *_posterior(posterior),
         genealogy,
     ]
-    if text:
-        pre = "white-space:pre-wrap;overflow-wrap:anywhere;margin:4px 0;background:none;color:inherit"
-        content = escape(visible(shortened(text, LONGEST), newlines=True))
-        parts.append(
-            f'<details><summary style="cursor:pointer">text</summary><pre style="{pre}">{content}</pre></details>'
-        )
+    thoughts, content = split(text)
+    for name, each in (("thoughts", thoughts), ("text", content)):
+        if each:
+            parts.append(_folded(name, each))
     return f'<div style="font-family:system-ui,sans-serif;font-size:14px;max-width:760px">{"".join(parts)}</div>'
+
+
+def _folded(name: str, text: str) -> str:
+    pre = "white-space:pre-wrap;overflow-wrap:anywhere;margin:4px 0;background:none;color:inherit"
+    content = escape(visible(shortened(text, LONGEST), newlines=True))
+    return f'<details><summary style="cursor:pointer">{name}</summary><pre style="{pre}">{content}</pre></details>'
 
 
 def _posterior(posterior: Mapping[str, float]) -> Iterator[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from motes.arguments import fit_fields
@@ -40,6 +42,12 @@ class Sampling:
         min_step_tokens: minimum number of tokens of a step that ends by its entropy.
         top_logprobs: number of likeliest tokens from which steps get `Step.certainty`; 0: they get none. Methods and
             reward models that need it set it by themselves. It does not change what is sampled.
+        max_thinking_tokens: maximum number of tokens of thought of one answer (`motes.core.thinking`): the thinking
+            budget. A thought that reaches it is ended, see `motes.methods.thinking`. None: no limit.
+        min_thinking_tokens: a thought that ends before so many tokens is continued: its closing tag is dropped, and
+            `wait` is put in its place.
+        wait: the text that continues a thought.
+        max_waits: maximum number of times that the thoughts of one answer are continued.
 
     Raises:
         ConfigurationError: a field is out of its range, the pattern matches empty text, there are more than 64
@@ -59,6 +67,10 @@ class Sampling:
     step_entropy: float | None = None
     min_step_tokens: int = 16
     top_logprobs: int = 0
+    max_thinking_tokens: int | None = None
+    min_thinking_tokens: int = 0
+    wait: str = "\nWait"
+    max_waits: int = 2
 
     def __post_init__(self) -> None:
         fit_fields(self, "Sampling: ")
@@ -78,6 +90,14 @@ class Sampling:
         require(self.min_step_tokens >= 1, "min_step_tokens must be at least 1")
         require(self.pattern is None or self.step_entropy is None, "a pattern and step_entropy exclude each other")
         require(self.top_logprobs >= 0, "top_logprobs must be 0 (none) or more")
+        most, least = self.max_thinking_tokens, self.min_thinking_tokens
+        require(most is None or most >= 1, "max_thinking_tokens must be at least 1, or None")
+        require(least >= 0, "min_thinking_tokens must be 0 or more")
+        require(
+            most is None or least <= most, f"min_thinking_tokens, {least}, is more than max_thinking_tokens, {most}"
+        )
+        require(bool(self.wait.strip()), "wait must be a text, such as Wait")
+        require(self.max_waits >= 1, "max_waits must be at least 1")
         require(all(self.delimiters), "a delimiter must not be empty; None makes steps of max_step_tokens tokens")
         if self.pattern is not None:
             require(isinstance(self.pattern.pattern, str), "the delimiter's pattern must be one of text, not of bytes")
@@ -112,6 +132,17 @@ class Sampling:
         """The texts that end the answer."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
+    @property
+    def bounds_thinking(self) -> bool:
+        """Whether thoughts have a minimum or a maximum length."""
+        return self.max_thinking_tokens is not None or self.min_thinking_tokens > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name; without those of `LATER` that have their default, so that settings of earlier versions
+        are the same as before."""
+        fields = dataclasses.asdict(self)
+        return {name: value for name, value in fields.items() if name not in LATER or value != LATER[name]}
+
     def whole(self) -> Sampling:
         """The sampling of whole answers, each in one step."""
         longest = self.max_tokens or self.max_steps * self.max_step_tokens
@@ -119,6 +150,13 @@ class Sampling:
 
     def replace(self, **changes: Any) -> Sampling:
         return dataclasses.replace(self, **changes)
+
+
+THINKING_FIELDS = ("max_thinking_tokens", "min_thinking_tokens", "wait", "max_waits")
+LATER: Mapping[str, Any] = MappingProxyType(
+    {name: getattr(Sampling, name) for name in ("step_entropy", "min_step_tokens", "top_logprobs", *THINKING_FIELDS)}
+)
+"""The fields that were added to `Sampling` later, with their defaults."""
 
 
 def _option(help: str, **metadata: str) -> Any:
@@ -159,6 +197,13 @@ class SamplingOptions:
         r"Text that ends the answer, with \n for a new line; may be repeated."
     )
 
+    max_thinking_tokens: int | None = _option("Tokens of thought of one answer; then its thought is ended.")
+    min_thinking_tokens: int | None = _option("A thought that ends before so many tokens is continued by --wait.")
+    wait: str | None = _option(r"Text that continues a thought, with \n for a new line; by default \nWait.")
+    max_waits: int | None = _option(
+        f"Times that thoughts of one answer are continued; by default {Sampling.max_waits}."
+    )
+
     def apply(self, sampling: Sampling) -> Sampling:
         """The sampling with these options set.
 
@@ -175,8 +220,8 @@ class SamplingOptions:
         if ends:
             length = Sampling.max_step_tokens if self.step_tokens is None else self.step_tokens
             changes = {"delimiter": self._step_end(), "max_step_tokens": length, "step_entropy": self.step_entropy}
-        numbers = ("temperature", "top_p", "top_k", "min_p", "max_step_tokens", "min_step_tokens")
-        for name in (*numbers, "max_tokens", "max_steps"):
+        numbers = ("temperature", "top_p", "top_k", "min_p", "max_step_tokens", "min_step_tokens", "max_tokens")
+        for name in (*numbers, "max_steps", *THINKING_FIELDS):
             if (value := getattr(self, name)) is not None:
                 changes[name] = value
         if self.stop:

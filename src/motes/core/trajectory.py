@@ -10,8 +10,10 @@ from typing import Any, Literal, get_args
 from motes.arguments import fit
 from motes.core.certainty import Certainty
 from motes.core.problem import Problem
+from motes.core.thinking import Thinking
 from motes.core.usage import Usage
 from motes.errors import MotesError
+from motes.thoughts import split
 
 StepEnd = Literal["step", "eos", "length"]
 Stop = Literal["deadline", "token_budget"]
@@ -52,6 +54,10 @@ class Step:
             `usage`.
         certainty: how certain the model was of the sampled tokens, or of those of them for which the engine knows it;
             None if the sampling did not ask for it (`Sampling.top_logprobs`), or nothing is known.
+        thought_tokens: number of its tokens that are thought, see `motes.core.thinking`; None: estimated by the share
+            of the characters.
+        appended: text at its end that was not sampled: the end of a thought that a limit closes, see
+            `motes.methods.thinking`. It has no token in `token_ids`.
     """
 
     text: str
@@ -63,6 +69,8 @@ class Step:
     overrun: str = ""
     prefix_tokens: int | None = field(default=None, compare=False, repr=False)
     certainty: Certainty | None = field(default=None, compare=False, repr=False)
+    thought_tokens: int | None = field(default=None, compare=False, repr=False)
+    appended: str = ""
 
     def __post_init__(self) -> None:
         for name, value in (("text", self.text), ("overrun", self.overrun)):
@@ -98,6 +106,7 @@ class Trajectory:
     __slots__ = (
         "__weakref__",
         "_text",
+        "_thinking",
         "depth",
         "error",
         "finished",
@@ -125,6 +134,7 @@ class Trajectory:
         self.num_tokens: int = (0 if parent is None else parent.num_tokens) + (0 if step is None else step.num_tokens)
         self.reading: Any = None
         self._text: str | None = None
+        self._thinking: Thinking | None = None
 
     def extend(self, step: Step, finished: Finish | None = None) -> Trajectory:
         """The child that `step` leads to; finished for the given reason, or by end of sequence.
@@ -138,7 +148,9 @@ class Trajectory:
 
     def finish(self, reason: Finish) -> Trajectory:
         """The same partial answer, finished."""
-        return Trajectory(self.problem, self.parent, self.step, reason)
+        finished = Trajectory(self.problem, self.parent, self.step, reason)
+        finished._thinking = self._thinking
+        return finished
 
     def fail(self, error: MotesError) -> Trajectory:
         """The same partial answer, which could not be extended."""
@@ -168,6 +180,38 @@ class Trajectory:
         if self.finished is not None:
             self._text = text
         return text
+
+    @property
+    def thinking(self) -> Thinking:
+        """The state as to thoughts: whether one is open, and the number of tokens of thought so far."""
+        unread: list[Trajectory] = []
+        node: Trajectory | None = self
+        while node is not None and node.step is not None and node._thinking is None:
+            unread.append(node)
+            node = node.parent
+        state = (None if node is None else node._thinking) or Thinking()
+        for each in reversed(unread):
+            step, parent = each.step, each.parent
+            assert step is not None
+            before = 0 if parent is None else parent.num_tokens
+            state = state.after(step.text, len(step.appended), step.num_tokens, step.thought_tokens, before)
+            each._thinking = state
+        return state
+
+    @property
+    def thought_tokens(self) -> int:
+        """Number of tokens of thought on the whole path, see `motes.core.thinking`."""
+        return self.thinking.tokens
+
+    @property
+    def thoughts(self) -> str:
+        """What the model thinks, without the tags, see `motes.thoughts.split`."""
+        return split(self.text)[0]
+
+    @property
+    def content(self) -> str:
+        """What the model says: the text without its thoughts."""
+        return split(self.text)[1]
 
     @property
     def added(self) -> str:

@@ -25,6 +25,7 @@ class Usage:
         reward_tokens_cached: tokens of the reward model that the run takes from a cache.
         computed_prefill_tokens, computed_reward_tokens: tokens that were really computed this time.
         lm_calls, reward_calls: number of steps requested, and of trajectories scored.
+        thought_tokens: of the generated tokens, those of thought, see `motes.core.thinking`.
         failed_generated_tokens, failed_prefill_tokens, failed_reward_tokens: tokens, as far as known, of attempts that
             broke off, returned nothing usable or were cancelled at a deadline.
 
@@ -45,6 +46,7 @@ class Usage:
     failed_reward_tokens: int = 0
     computed_prefill_tokens: int = 0
     computed_reward_tokens: int = 0
+    thought_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return self._combine(operator.add, other)

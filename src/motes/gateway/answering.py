@@ -7,7 +7,7 @@ import json
 import logging
 import secrets
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ from motes.lab.run.method_spec import draws_independently, method_from_spec
 from motes.methods import Majority
 from motes.methods.limits import Limits
 from motes.methods.method import Method, MethodTraits
+from motes.methods.requirements import require_thinking
 from motes.methods.run import Observer, ProgressCallback
 from motes.methods.selectors import likeliest_texts
 from motes.prompts import Prompt
@@ -126,7 +127,11 @@ class Served:
             raise RefusedError(str(error), "motes.particles") from error
         default = self.sampling
         try:
+            budgets = [budget for budget in (default.max_thinking_tokens, request.thinking_limit) if budget is not None]
+            least = default.min_thinking_tokens
             sampling = (default if strict else _with_stops(default, request.stops)).replace(
+                max_thinking_tokens=(budget := min(budgets, default=None)),
+                min_thinking_tokens=least if budget is None else min(least, budget),
                 max_tokens=requested or limit,
                 stop=(*default.stops, *request.stops),
                 temperature=request.temperature or default.temperature,
@@ -140,11 +145,24 @@ class Served:
             assert isinstance(request, ChatRequest)
             sampling = sampling.whole()
             turns = TurnModel(self.lm, request.fields_of_turns(), self._format(request))
-        elif self.prompt is not None:
-            problem = self.prompt.problem(problem)
+            if sampling.bounds_thinking:  # a whole turn is drawn by the server, which may take a budget
+                sampling = sampling.replace(min_thinking_tokens=0)
+                if not turns.takes_thinking_budget:
+                    if request.thinking_limit is not None:
+                        ignored = [*ignored, "max_thinking_tokens"]
+                    sampling = sampling.replace(max_thinking_tokens=None)
+        else:
+            if self.prompt is not None:
+                problem = self.prompt.problem(problem)
+            try:
+                require_thinking(self.lm, sampling)
+            except ConfigurationError as error:
+                if strict or default.bounds_thinking:
+                    raise RefusedError(str(error), "max_thinking_tokens") from error
+                sampling, ignored = sampling.replace(max_thinking_tokens=None), [*ignored, "max_thinking_tokens"]
         seed = None if request.seed is None else request.seed & (2**63 - 1)
         if seed is None and request.temperature == 0:
-            what = json.dumps([self.name, spec, particles, problem.messages, asdict(sampling)], default=str)
+            what = json.dumps([self.name, spec, particles, problem.messages, sampling.to_dict()], default=str)
             seed = int.from_bytes(hashlib.sha256(what.encode()).digest()[:6])
         return ParsedRequest(
             body=request,
@@ -220,6 +238,9 @@ class ParsedRequest:
     ) -> Result:
         """Run the request, by default within its deadline. Cancelling it cancels its requests to upstream servers."""
         reward, outcome_reward = self._reward_models()
+        share = self.served.settings.answer_share
+        if limits is not None:
+            limits.answer_share = share
         return await api.asolve(
             self.problem,
             lm=self.lm if self.turns is None else self.turns,
@@ -232,6 +253,7 @@ class ParsedRequest:
             observe=observe,
             on_progress=on_progress,
             deadline=self.deadline if limits is None else None,
+            answer_share=share if limits is None else None,
             limits=limits,
         )
 

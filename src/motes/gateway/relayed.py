@@ -80,8 +80,10 @@ def counts_of(value: Any) -> dict[str, int]:
 
     prompt = number("prompt_tokens") or number("input_tokens")
     cached = number("prompt_tokens_details", "cached_tokens") or number("input_tokens_details", "cached_tokens")
+    details = ("completion_tokens_details", "output_tokens_details")
     counts = {
         "generated": number("completion_tokens") or number("output_tokens"),
+        "thought": sum(number(each, name) for each in details for name in ("reasoning_tokens", "thinking_tokens")),
         # Anthropic counts those of the cache apart.
         "prefill": prompt - min(cached, prompt) + number("cache_creation_input_tokens"),
         "cached": min(cached, prompt) + number("cache_read_input_tokens"),
@@ -93,6 +95,7 @@ def usage_of(counts: Mapping[str, int]) -> Usage:
     prefill = counts.get("prefill", 0)
     return Usage(
         generated_tokens=counts.get("generated", 0),
+        thought_tokens=counts.get("thought", 0),
         prefill_tokens=prefill,
         prefill_tokens_cached=counts.get("cached", 0),
         computed_prefill_tokens=prefill,

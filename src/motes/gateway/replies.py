@@ -47,6 +47,7 @@ class Reply:
     Attributes:
         prompt_tokens, cached_tokens, completion_tokens: the language model's, for all particles. Each step's prompt
             counts, cached or not, as servers count it.
+        thought_tokens: of the completion tokens, those of thought, see `motes.core.thinking`.
         summary: the field `motes`.
     """
 
@@ -55,6 +56,7 @@ class Reply:
     cached_tokens: int
     completion_tokens: int
     summary: dict[str, Any]
+    thought_tokens: int = 0
 
 
 def reply_to(request: ParsedRequest, result: Result) -> Reply:
@@ -66,6 +68,7 @@ def reply_to(request: ParsedRequest, result: Result) -> Reply:
         cached_tokens=total.prefill_tokens_cached,
         completion_tokens=total.generated_tokens,
         summary=_summary(request, result, trajectories),
+        thought_tokens=min(total.thought_tokens, total.generated_tokens),
     )
 
 
@@ -111,6 +114,7 @@ def _summary(request: ParsedRequest, result: Result, answers: Sequence[Trajector
         "note": note_on_question(request.served.settings.lm, request.problem.plain.question),
         "usage": {
             "visible_tokens": sum(step.num_tokens for trajectory in answers for step in trajectory.steps),
+            "visible_thought_tokens": sum(trajectory.thought_tokens for trajectory in answers),
             **result.usage.to_dict(),
         },
     }
@@ -150,6 +154,7 @@ def usage(reply: Reply) -> dict[str, Any]:
         "completion_tokens": reply.completion_tokens,
         "total_tokens": reply.prompt_tokens + reply.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": reply.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": reply.thought_tokens},
     }
 
 

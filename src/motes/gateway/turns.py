@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from motes.concurrency import gather
-from motes.core import Failure, Problem, Result, Sampling, Step, Trajectory
+from motes.core import Failure, Problem, Result, Sampling, Step, StepEnd, Trajectory
 from motes.errors import ContextLengthError, ServerError
 from motes.gateway.schemas import Schema, canonical_json
 from motes.gateway.wire import ChatRequest
@@ -132,10 +132,12 @@ class TurnModel:
     """
 
     merges_calls = True
+    continues_prefixes = False
 
     def __init__(self, lm: Any, fields: Mapping[str, Any], form: Format) -> None:
         self._draw, self._fields, self._form = lm.draw_turn, fields, form
         self.shares_prefixes = LanguageModelTraits(lm).shares_prefixes
+        self.takes_thinking_budget = LanguageModelTraits(lm).takes_thinking_budget
         self.turns: dict[str, Turn] = {}  # by text
 
     def gives_logprobs(self, sampling: Sampling) -> bool:
@@ -161,7 +163,9 @@ class TurnModel:
             turn = replace(turn, tool_calls=())  # some servers return calls of tools that nobody offered
         text = as_text(turn)
         self.turns.setdefault(text, turn)
-        return Step(text, "length" if turn.end == "length" else "eos", logprob=turn.logprob, usage=turn.usage)
+        end: StepEnd = "length" if turn.end == "length" else "eos"
+        thought_tokens = turn.usage.thought_tokens or None
+        return Step(text, end, logprob=turn.logprob, usage=turn.usage, thought_tokens=thought_tokens)
 
     @property
     def must_mean_something(self) -> bool:
@@ -191,7 +195,7 @@ class TurnModel:
         weights = Weights(result.log_weights).normalized
         for other, weight in zip(result.trajectories, np.nan_to_num(weights).tolist(), strict=True):
             drawn = self.turns.get(other.text)
-            if drawn is not None and self._form.meaning(drawn) == meaning:
+            if drawn is not None and drawn.tool_calls and self._form.meaning(drawn) == meaning:
                 key = self._form.meaning(drawn, whole=True)
                 total, first = totals.get(key, (0.0, drawn))
                 totals[key] = (total + weight, first)

@@ -13,6 +13,7 @@ from motes.core import Sampling, SamplingOptions
 from motes.errors import ConfigurationError
 from motes.gateway.tables import MAX_COUNT, Part, Positive, Seconds, Spec, Texts
 from motes.lab.run.method_spec import method_from_spec
+from motes.methods.limits import ANSWER_SHARE
 from motes.methods.method import MethodTraits
 from motes.opening import check_spec, is_address
 
@@ -34,12 +35,15 @@ class VirtualModel(Part):
         particles: the default budget.
         max_particles: the largest budget that a request may choose; by default `particles`.
         deadline: seconds after which the best answer so far is returned.
+        answer_share: the share of the time until the deadline that is kept for answers: open thoughts are ended when it
+            begins. 0: a thought may take all of it.
         max_deadline: the longest deadline that a request may choose; by default `deadline`.
         efforts: the budget for each value of a request's `reasoning_effort`, such as {low = 4, high = 32}; within
             `max_particles`.
         max_tokens: the most tokens of one answer that a request may choose; None: as many as fit the model's context.
         prompt: the prompt format, see `motes.prompt`.
-        task: the task whose rule reads the answers, see `motes.api.answer_rule`.
+        task: the task, or the rule, that reads and compares the answers, see `motes.answer_rule`.
+        rule: another rule that reads the answers; `task`, if there is one, only compares them.
         reasoning: where a chat's answer has what the model thinks: "field", in `reasoning_content`; "text", between its
             tags in `content`.
         tool_vote: which tool calls count as the same answer: "call", with the same arguments, or "name", with any.
@@ -58,11 +62,13 @@ class VirtualModel(Part):
     method: Annotated[Spec, Field(validate_default=True)] = "pf"
     methods: Annotated[tuple[Spec, ...], Field(strict=False)] = ()
     deadline: Seconds = 60.0
+    answer_share: Annotated[float, Field(ge=0, lt=1)] = ANSWER_SHARE
     max_deadline: Seconds | None = None
     efforts: Mapping[str, Positive] = {}
     max_tokens: Positive | None = None
     prompt: Spec | None = None
     task: Spec | None = None
+    rule: Spec | None = None
     reasoning: Literal["field", "text"] = "field"
     tool_vote: Literal["call", "name"] = "call"
     tool_ignore: Texts = ()
@@ -139,12 +145,12 @@ class VirtualModel(Part):
             prompts.prompt(prompt)
         return prompt
 
-    @field_validator("task")
+    @field_validator("task", "rule")
     @classmethod
-    def _check_task(cls, task: str | None) -> str | None:
-        if task is not None:
-            api.answer_rule(task)
-        return task
+    def _check_rule(cls, spec: str | None) -> str | None:
+        if spec is not None:
+            api.answer_rule(spec)
+        return spec
 
     @field_validator("sampling")
     @classmethod
@@ -176,7 +182,7 @@ class VirtualModel(Part):
 
     def answer_rule(self) -> Any:
         """The answer rule; None: the last box counts."""
-        return None if self.task is None else api.answer_rule(self.task)
+        return None if self.task is None and self.rule is None else api.answer_rule(self.task, self.rule)
 
     def default_sampling(self) -> Sampling:
         """The sampling of requests without sampling fields."""

@@ -262,6 +262,11 @@ class _Request(Part):
         return None
 
     @property
+    def thinking_limit(self) -> int | None:
+        """The thinking budget, in tokens."""
+        return None
+
+    @property
     def needs_turns(self) -> str | None:
         """The field for which answers must be whole turns, see `motes.gateway.turns`; None: texts will do."""
         return None
@@ -272,8 +277,22 @@ class _Request(Part):
         return [] if self.stream or not self.motes.progress else ["motes.progress"]
 
 
+class Reasoning(Part):
+    """`max_tokens`: the thinking budget, in OpenRouter's form. `effort`: see `reasoning_effort`."""
+
+    max_tokens: Positive | None = None
+    effort: str | None = None
+    exclude: IgnorableFlag = None
+    enabled: Ignorable = None
+
+
 class ChatRequest(_Request):
-    """`POST /v1/chat/completions`."""
+    """`POST /v1/chat/completions`.
+
+    Attributes:
+        max_thinking_tokens: the thinking budget, see `motes.Sampling`; at most the virtual model's. Also written
+            `thinking_token_budget`, as vLLM does, and `reasoning: {"max_tokens": …}`.
+    """
 
     messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     max_completion_tokens: Positive | None = None
@@ -286,6 +305,9 @@ class ChatRequest(_Request):
     parallel_tool_calls: Flag | None = None
     prediction: Ignorable = None
     reasoning_effort: str | None = None
+    max_thinking_tokens: Positive | None = None
+    thinking_token_budget: Positive | None = None
+    reasoning: Reasoning | None = None
     response_format: ResponseFormat | None = None
     store: IgnorableFlag = None
     tool_choice: (
@@ -383,7 +405,14 @@ class ChatRequest(_Request):
 
     @property
     def effort(self) -> str | None:
-        return self.reasoning_effort
+        inner = self.reasoning.effort if self.reasoning else None
+        return inner if self.reasoning_effort is None else self.reasoning_effort
+
+    @property
+    def thinking_limit(self) -> int | None:
+        inner = self.reasoning.max_tokens if self.reasoning else None
+        budgets = (self.max_thinking_tokens, self.thinking_token_budget, inner)
+        return min((budget for budget in budgets if budget is not None), default=None)
 
 
 class CompletionRequest(_Request):

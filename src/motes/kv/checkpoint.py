@@ -10,7 +10,9 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from motes.checkpoint import existing, unreadable
-from motes.errors import ConfigurationError
+from motes.errors import ConfigurationError, MissingExtraError
+from motes.gguf import find_gguf, open_header, refusal
+from motes.kv.gguf import load_gguf
 from motes.vocabulary import Vocabulary
 
 
@@ -21,7 +23,7 @@ def open_checkpoint(
 
     Args:
         model_class: a class of transformers with `from_pretrained`.
-        path: a folder, or a name that the hub knows.
+        path: a folder, a GGUF file, or a name that the hub knows, see `motes.gguf.find_gguf`.
         device: by default a GPU where there is one.
         dtype: of weights and arithmetic; by default float32 on a CPU, bfloat16 on a GPU.
 
@@ -34,18 +36,26 @@ def open_checkpoint(
     arithmetic = getattr(torch, str(dtype), None) if dtype else default
     if not isinstance(arithmetic, torch.dtype) or not arithmetic.is_floating_point:
         raise ConfigurationError(f"unknown dtype {dtype!r}: use float32, bfloat16 or float16")
-    path = existing(path)
+    gguf = find_gguf(path)
+    header = None if gguf is None else open_header(gguf)
+    path = existing(path) if header is None else str(header.path)
     progress, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # no warnings of missing and mismatched weights: these are errors, see below
     try:
-        model, info = model_class.from_pretrained(
-            path, dtype=arithmetic, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-        vocabulary = Vocabulary.load(path)
+        if header is None:
+            model, info = model_class.from_pretrained(
+                path, dtype=arithmetic, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+            vocabulary = Vocabulary.load(path)
+        else:
+            vocabulary = Vocabulary.of_gguf(header)
+            model, info = load_gguf(model_class, header, arithmetic)
         model = model.to(chosen)
+    except MissingExtraError:
+        raise
     except Exception as error:  # the libraries that read these files have errors without a common base class
-        raise unreadable(path, error) from error
+        raise (unreadable(path, error) if header is None else refusal(header.path, error)) from error
     finally:
         logging.set_verbosity(verbosity)
         if progress:

@@ -4,6 +4,8 @@ from motes.lab.corruption import CorruptedReward
 from motes.lab.measure.advice import Advice, advise
 from motes.lab.measure.calibration import HeldOut, Labelled, calibrate, read_labelled, score_labelled
 from motes.lab.measure.cells import Cell
+from motes.lab.measure.diagnosis import Diagnosis, diagnose
+from motes.lab.measure.examination import Finding
 from motes.lab.measure.labelled_steps import LabelledSteps, StepFile
 from motes.lab.measure.racing import Race, race
 from motes.lab.measure.rating import Rating
@@ -29,8 +31,10 @@ __all__ = [
     "Cell",
     "Comparison",
     "CorruptedReward",
+    "Diagnosis",
     "Estimate",
     "Evaluation",
+    "Finding",
     "HeldOut",
     "Interval",
     "Labelled",
@@ -54,6 +58,7 @@ __all__ = [
     "calibrate",
     "compare",
     "derive_seed",
+    "diagnose",
     "estimate",
     "evaluate",
     "export",

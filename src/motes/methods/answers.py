@@ -21,8 +21,11 @@ def answer_of(trajectory: Trajectory, rule: AnswerRule) -> str | None:
     the rule needs texts that the model ended itself and this is not one."""
     if trajectory.finished in ("failed", "low_confidence", *STOPS):
         return None
-    if AnswerRuleTraits(rule).needs_end and trajectory.finished != "eos":
+    traits = AnswerRuleTraits(rule)
+    if traits.needs_end and trajectory.finished != "eos":
         return None
+    if trajectory.finished in ("max_steps", "max_tokens") and (read := traits.answer_when_cut) is not None:
+        return read(trajectory.text)
     return rule.answer(trajectory.text)
 
 

@@ -125,7 +125,7 @@ class DeepConf:
             threshold = -np.inf
         weights = _weights(values, threshold)
         running = "lowest" if self.measure == "bottom" else self.measure
-        scores = [confidences.scores(trajectory, running) for trajectory in trajectories]
+        scores = [() if t.finished == "failed" else tuple(confidences.scores(t, running)) for t in trajectories]
         population = population_of(trajectories, scores)
         run.record(population, ancestors=np.arange(len(trajectories)), weights=weights, resampled=False)
         return await conclude(run, population, weights, "vote")

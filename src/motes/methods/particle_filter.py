@@ -206,7 +206,7 @@ class ParticleFilter(FilterSettings):
                 log_evidence += weights.log_mean
                 weights = self._weights_after_resampling(weights, probabilities, ancestors)
             t += 1
-            population = await run.extend(population.select(ancestors[:free]), score=self.needs_reward)
+            population = await self._extend(run, population.select(ancestors[:free]))
             if reference is not None:
                 population = Population.concatenate([population, reference.until(t)])
             if self.copies == "share":
@@ -230,6 +230,10 @@ class ParticleFilter(FilterSettings):
             return await self.sweep(run, number=number)
         except DegenerateWeightsError as error:
             return error
+
+    async def _extend(self, run: Run, population: Population) -> Population:
+        """x_{t+1} = M_t(x_t)"""
+        return await run.extend(population, score=self.needs_reward)
 
     async def _resampling_probabilities(self, run: Run, population: Population, weights: Weights, t: int) -> FloatArray:
         """(N,) the probabilities by which ancestors are resampled after t rounds; positive where the weight is."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
 from motes.arguments import fit_fields
 from motes.core import FloatArray, Result, Sampling, Step
-from motes.errors import ConfigurationError
+from motes.errors import ConfigurationError, EngineError
 from motes.methods.particle_filter import ParticleFilter
 from motes.methods.population import Population
 from motes.methods.requirements import draws_from_the_model, require_logprobs, require_steps
 from motes.methods.run import Run
 from motes.methods.selectors import SELECTORS
-from motes.protocols import LanguageModel
+from motes.protocols import LanguageModel, LanguageModelTraits
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class PowerFilter:
 
     Raises:
         ConfigurationError: a value is out of its range or, in a run, the temperature is 0 or the engine lacks these
-            log-probabilities.
+            log-probabilities. Where it lacks those of single steps, their particles are dropped.
     """
 
     needs_reward: ClassVar[bool] = False
@@ -96,6 +96,18 @@ class _PowerWeighted(ParticleFilter):
 
     alpha: float = 1.0
     sampling: Sampling = Sampling()  # noqa: RUF009 (frozen)
+
+    async def _extend(self, run: Run, population: Population) -> Population:
+        """Drop particles whose new step lacks its log-probability, if the model says that it gives them: llama.cpp has
+        none for a character of several tokens. The target is then that of the other answers."""
+        grown = await super()._extend(run, population)
+        steps = [t.step if extended else None for t, extended in zip(grown.trajectories, grown.extended, strict=True)]
+        lacks = np.array([step is not None and step.logprob is None for step in steps])
+        if LanguageModelTraits(run.lm).gives_logprobs is None or not lacks.any():
+            return grown
+        error = EngineError(f"{run.lm!r} gave no log-probability of a step, which its weight needs")
+        trajectories = (t.fail(error) if lacking else t for t, lacking in zip(grown.trajectories, lacks, strict=True))
+        return replace(grown, trajectories=tuple(trajectories), extended=grown.extended & ~lacks)
 
     def _log_increment(self, population: Population, waiting_counts: bool) -> FloatArray:
         pairs = zip(population.trajectories, population.extended, strict=True)

@@ -34,6 +34,24 @@ def require_steps(lm: LanguageModel, sampling: Sampling) -> None:
         )
 
 
+def require_thinking(lm: LanguageModel, sampling: Sampling) -> None:
+    """Raise `ConfigurationError` if thoughts have bounds, and the model writes whole answers without taking them."""
+    traits = LanguageModelTraits(lm)
+    if not sampling.bounds_thinking or traits.continues_prefixes:
+        return
+    if sampling.min_thinking_tokens or not traits.takes_thinking_budget:
+        what = "min_thinking_tokens" if sampling.min_thinking_tokens else "max_thinking_tokens"
+        raise ConfigurationError(
+            f"{lm!r} writes whole answers only, and nothing here can bound its thoughts: leave out {what}, use a "
+            "server that completes a prefix (`motes doctor URL`)"
+            + (
+                ""
+                if sampling.min_thinking_tokens
+                else ", or name the field of its requests that takes the budget, ?thinking_field=NAME"
+            )
+        )
+
+
 def require_logprobs(lm: LanguageModel, sampling: Sampling) -> None:
     """Raise `ConfigurationError` if the model declares that its steps lack log-probabilities, of the model or of the
     proposal."""

@@ -18,12 +18,13 @@ import numpy.typing as npt
 from motes.concurrency import CallBatcher, Origin, gather, working_for
 from motes.core import STOPS, Failure, Moves, Problem, Record, Result, Sampling, Step, Trajectory, Usage
 from motes.errors import ConfigurationError, ContextLengthError, DegenerateWeightsError, NoParticlesError
-from motes.ledger import Ledger
+from motes.ledger import Ledger, cost_alone
 from motes.methods.answers import Answers, state_final_answers
 from motes.methods.calls import request_scores, request_steps
 from motes.methods.limits import Limits
 from motes.methods.population import Aggregation, Population
-from motes.methods.requirements import require_steps, sampling_for
+from motes.methods.requirements import require_steps, require_thinking, sampling_for
+from motes.methods.thinking import Bounds, Form, form_of, num_own_steps
 from motes.protocols import (
     AnswerRule,
     LanguageModel,
@@ -109,6 +110,7 @@ class Run:
         self._require_reward(score)
         sampling = sampling or self.sampling
         require_steps(self.lm, sampling)
+        require_thinking(self.lm, sampling)
         trajectories, scores = list(population.trajectories), list(population.scores)
         live = [i for i, trajectory in enumerate(trajectories) if trajectory.finished is None]
         streams = streams or [self.rng] * len(population)
@@ -239,12 +241,7 @@ class Run:
             before: the run's usage before `kept` and the cancelled trajectories were drawn, without scores.
             kept: the trajectories that were not cancelled, in order. They share the prompt alone.
         """
-        ledger, needed = Ledger(), Usage()
-        for trajectory in kept:
-            for node in trajectory.path:
-                assert node.parent is not None
-                assert node.step is not None
-                needed += ledger.step(node.parent, node.step, self.lm)
+        needed = cost_alone(kept, self.lm)
         spent = self.usage - before
         cancelled = Usage(
             failed_generated_tokens=spent.generated_tokens - needed.generated_tokens,
@@ -256,6 +253,7 @@ class Run:
             prefill_tokens=needed.prefill_tokens,
             prefill_tokens_cached=needed.prefill_tokens_cached,
             lm_calls=needed.lm_calls,
+            thought_tokens=needed.thought_tokens,
         )
         self._spend(counted + cancelled - spent)
 
@@ -277,15 +275,40 @@ class Run:
         self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Trajectory]:
         """Each trajectory after one more step."""
+        work = self._bounded_steps if self._bounds_thoughts(sampling) else self._steps
         if self._merges:
-            pairs = zip(parents, seeds, strict=True)
-            calls = [self._request_steps([parent], sampling, [seed]) for parent, seed in pairs]
-            steps = [step for (step,) in await gather(calls)]
+            calls = [work([parent], sampling, [seed]) for parent, seed in zip(parents, seeds, strict=True)]
+            steps: Sequence[Step | Failure] = [step for (step,) in await gather(calls)]
         else:
-            steps = await self._request_steps(parents, sampling, seeds)
-        children = [self._child(parent, step) for parent, step in zip(parents, steps, strict=True)]
+            steps = await work(parents, sampling, seeds)
+        children = [_child(parent, step) for parent, step in zip(parents, steps, strict=True)]
         final = await state_final_answers(children, self.rule)
         return [_finish_if_due(child, sampling, is_final) for child, is_final in zip(children, final, strict=True)]
+
+    async def _steps(
+        self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
+    ) -> Sequence[Step | Failure]:
+        """The next step of each trajectory, paid for."""
+        steps = await self._request_steps(parents, sampling, seeds)
+        for parent, step in zip(parents, steps, strict=True):
+            self._spend(self.ledger.step(parent, step, self.lm))
+        return steps
+
+    async def _bounded_steps(
+        self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
+    ) -> Sequence[Step | Failure]:
+        """The same with bounds on thoughts, see `motes.methods.thinking`."""
+        spent = self._root.usage
+        form = self._root._form
+        if self.limits.deadline is not None:
+            await form.ask(self.lm, self.problem)
+        bounds = Bounds(sampling, self.limits, self._steps, spent.generated_tokens, form)
+        return await bounds.steps(parents, seeds)
+
+    def _bounds_thoughts(self, sampling: Sampling) -> bool:
+        limits = self.limits
+        is_limited = (limits.deadline, limits.token_budget) != (None, None)
+        return (is_limited or sampling.bounds_thinking) and LanguageModelTraits(self.lm).continues_prefixes
 
     async def _request_steps(
         self, parents: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]
@@ -302,14 +325,6 @@ class Run:
             singles = zip(parents, seeds, strict=True)
             return [(await self._request_steps([parent], sampling, [seed]))[0] for parent, seed in singles]
 
-    def _child(self, parent: Trajectory, step: Step | Failure) -> Trajectory:
-        self._spend(self.ledger.step(parent, step, self.lm))
-        if isinstance(step, Failure):
-            return parent.fail(step.error)
-        if step.end == "length" and not step.text and not step.token_ids:
-            return parent.finish("max_tokens")
-        return parent.extend(step)
-
     async def _score(
         self, trajectories: Sequence[Trajectory], reward: RewardModel | None
     ) -> Sequence[Sequence[float] | Failure]:
@@ -324,6 +339,10 @@ class Run:
         for trajectory, values in zip(trajectories, scores, strict=True):
             self._spend(self.ledger.scores(trajectory, values, reward))
         return scores
+
+    @cached_property
+    def _form(self) -> Form:
+        return form_of(self.lm)
 
     @cached_property
     def _id(self) -> str:
@@ -414,6 +433,14 @@ class Run:
         )
 
 
+def _child(parent: Trajectory, step: Step | Failure) -> Trajectory:
+    if isinstance(step, Failure):
+        return parent.fail(step.error)
+    if step.end == "length" and not step.text and not step.token_ids:
+        return parent.finish("max_tokens")
+    return parent.extend(step)
+
+
 def _finish_if_due(child: Trajectory, sampling: Sampling, states_final_answer: bool) -> Trajectory:
     """The trajectory, finished if it states a final answer or has reached a limit of its own."""
     if child.finished is not None:
@@ -422,7 +449,8 @@ def _finish_if_due(child: Trajectory, sampling: Sampling, states_final_answer: b
         return child.finish("answer")
     if sampling.max_tokens is not None and child.num_tokens >= sampling.max_tokens:
         return child.finish("max_tokens")
-    return child.finish("max_steps") if child.depth >= sampling.max_steps else child
+    is_last = child.depth >= sampling.max_steps and num_own_steps(child) >= sampling.max_steps
+    return child.finish("max_steps") if is_last else child
 
 
 def _drop_if_failed(trajectory: Trajectory, scores: Sequence[float] | Failure) -> tuple[Trajectory, Sequence[float]]:

@@ -269,6 +269,15 @@ class Fleet:
     def continues_prefixes(self) -> bool:
         return all(LanguageModelTraits(member.lm).continues_prefixes for member in self._opened)
 
+    async def thought_opening(self, problem: Problem) -> str:
+        """That of the first server; all have the same model."""
+        function = LanguageModelTraits(self._opened[0].lm).thought_opening
+        return "" if function is None else await function(problem)
+
+    @property
+    def takes_thinking_budget(self) -> bool:
+        return all(LanguageModelTraits(member.lm).takes_thinking_budget for member in self._opened)
+
     @property
     def shares_prefixes(self) -> bool:
         return all(LanguageModelTraits(member.lm).shares_prefixes for member in self._opened)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from motes.arguments import whole_number
 from motes.core import Certainty, Problem, Sampling, Step, StepEnd, Trajectory, Usage
+from motes.core.thinking import count_tokens
 from motes.errors import ConfigurationError, ContextLengthError, EngineError
 from motes.kv.checkpoint import open_checkpoint
 from motes.kv.engine import Engine
-from motes.kv.runner import moves
-from motes.kv.worker import Request
+from motes.models.batch import Batch, Extension
 from motes.models.sampler import Sampler, uniforms
-from motes.steps import end_at_limit, first_cut, split_at_end, step_in_overrun
+from motes.steps import end_at_limit, first_cut, split_at_end, step_in_overrun, thought_opening
 from motes.threads import in_thread_if_long
 from motes.vocabulary import TextEnds, Vocabulary
 
@@ -38,84 +37,7 @@ FEW_TEXTS = 8
 """Maximum number of delimiters and stop texts whose `TextEnds` is made without a thread."""
 
 
-@dataclass(eq=False)
-class _Extension(Request):
-    """A request to extend one trajectory by a step. Once it is admitted, it is a sequence in the batch."""
-
-    ids: list[int]  # all tokens so far; the last one is fed first
-    sampling: Sampling
-    seed: int
-    limit: int  # maximum number of tokens of this step
-    ends: TextEnds | None = None  # finds delimiters and stop texts; None: there are none, or there is a pattern
-    before: str = ""  # the beginning of the step's text: the last step's overrun, or the opening in the prompt
-    prompt_usage: Usage = field(default_factory=Usage)
-    text: str = ""  # the step's text so far, if the sampling has a pattern
-    read: Callable[[int], str] | None = None  # returns the text that a token adds
-
-    @property
-    def prefix(self) -> list[int]:
-        """The tokens whose keys and values are needed before the first token can be sampled."""
-        return self.ids[:-1]
-
-    @property
-    def longest(self) -> int:
-        return len(self.ids) + self.limit
-
-
-class _Batch:
-    """The sequences that decode together, as arrays with the workspace's rows."""
-
-    def __init__(self) -> None:
-        self.requests: list[_Extension] = []
-        self.token = np.zeros(0, dtype=np.int64)  # the last token of each row, which is fed next
-        self.count = np.zeros(0, dtype=np.int64)  # number of tokens sampled in this step
-        self.limit = np.zeros(0, dtype=np.int64)
-        self.seed = np.zeros(0, dtype=np.uint64)
-        self.logprob = np.zeros(0)
-        self.proposal_logprob = np.zeros(0)
-        self.step_tokens = np.zeros((0, 0), dtype=np.int64)  # (rows, at least the largest count)
-        self.certainty = np.zeros((0, 0, 3), dtype=np.float32)  # likewise, once a row asks for it; see `Certainty`
-
-    def __len__(self) -> int:
-        return len(self.requests)
-
-    def append(self, requests: Sequence[_Extension]) -> None:
-        self.requests.extend(requests)
-        n = len(requests)
-        self.token = np.append(self.token, [request.ids[-1] for request in requests])
-        self.count = np.append(self.count, np.zeros(n, dtype=np.int64))
-        self.limit = np.append(self.limit, [request.limit for request in requests])
-        self.seed = np.append(self.seed, np.array([request.seed for request in requests], dtype=np.uint64))
-        self.logprob = np.append(self.logprob, np.zeros(n))
-        self.proposal_logprob = np.append(self.proposal_logprob, np.zeros(n))
-        for name in ("step_tokens", "certainty"):
-            array = getattr(self, name)
-            setattr(self, name, np.concatenate([array, np.zeros((n, *array.shape[1:]), dtype=array.dtype)]))
-
-    def widen(self, name: str) -> None:
-        """Make room for one more token in each row of an array, if there is none."""
-        array = getattr(self, name)
-        if array.shape[1] <= self.count.max():
-            wider = np.zeros(
-                (len(array), max(32, 2 * array.shape[1], self.count.max() + 1), *array.shape[2:]), array.dtype
-            )
-            wider[:, : array.shape[1]] = array
-            setattr(self, name, wider)
-
-    def remove(self, rows: npt.NDArray[np.intp]) -> None:
-        """Remove rows; the last rows take their places, as in the workspace."""
-        sources, targets = moves(rows, len(self))
-        left = len(self) - len(rows)
-        for source, target in zip(sources, targets, strict=True):
-            self.requests[target] = self.requests[source]
-        del self.requests[left:]
-        for name in ("token", "count", "limit", "seed", "logprob", "proposal_logprob", "step_tokens", "certainty"):
-            array = getattr(self, name)
-            array[targets] = array[sources]
-            setattr(self, name, array[:left])
-
-
-class LocalLanguageModel(Engine[_Extension]):
+class LocalLanguageModel(Engine[Extension]):
     """A causal language model of transformers, on CPU or GPU.
 
     Args:
@@ -148,8 +70,8 @@ class LocalLanguageModel(Engine[_Extension]):
         head = model.get_output_embeddings()
         super().__init__(model, head, vocabulary, max_cached_tokens, max_batch_tokens, num_threads, name)
         self.max_batch_size = max_batch_size
-        self._waiting: deque[_Extension] = deque()
-        self._batch = _Batch()
+        self._waiting: deque[Extension] = deque()
+        self._batch = Batch()
         self._sampler: Sampler | None = None
         self._text_ends: dict[tuple[str, ...], TextEnds] = {}  # for the latest sets of texts
         self._text_ends_lock = threading.Lock()
@@ -178,7 +100,7 @@ class LocalLanguageModel(Engine[_Extension]):
         """See `motes.protocols.LanguageModel`. Concurrent calls decode in one batch."""
         ends = await self._prepare_text_ends(sampling)
         steps: list[Step | None] = [None] * len(trajectories)
-        requests: list[_Extension] = []
+        requests: list[Extension] = []
         for problem in {trajectory.problem for trajectory in trajectories}:
             await self.vocabulary.prepare(problem)
         for i, (trajectory, seed) in enumerate(zip(trajectories, seeds, strict=True)):
@@ -195,9 +117,19 @@ class LocalLanguageModel(Engine[_Extension]):
             if limit < 1:
                 steps[i] = Step("", "length")
             else:
-                requests.append(_Extension(ids, sampling, seed, limit, ends, before))
+                requests.append(Extension(ids, sampling, seed, limit, ends, trajectory.thinking.reading, before))
         results = iter(await self.submit(requests))
         return [next(results) if step is None else step for step in steps]
+
+    async def thought_opening(self, problem: Problem) -> str:
+        """See `motes.protocols.LanguageModelTraits`."""
+        await self.vocabulary.prepare(problem)
+        return thought_opening(self.vocabulary.decode(self.vocabulary.prompt(problem)[-4:]))
+
+    async def prompt_text(self, problem: Problem) -> str:
+        """See `motes.protocols.LanguageModelTraits`. Without special tokens."""
+        await self.vocabulary.prepare(problem)
+        return self.vocabulary.decode(self.vocabulary.prompt(problem))
 
     async def _prepare_text_ends(self, sampling: Sampling) -> TextEnds | None:
         """The finder of the delimiters and stop texts; None if there are none, or if a pattern ends the steps. It is
@@ -219,23 +151,27 @@ class LocalLanguageModel(Engine[_Extension]):
             return self._text_ends[texts]
 
     def _ids(self, trajectory: Trajectory) -> tuple[list[int], int]:
-        """All tokens of the prompt and the partial answer, and the number of the answer's tokens."""
+        """All tokens of the prompt and the partial answer, and the number of tokens that were sampled."""
         prompt = self.vocabulary.prompt(trajectory.problem)
         if len(prompt) >= self.context_length:
             raise ContextLengthError(
                 f"the prompt has {len(prompt)} tokens and {self.name!r} a context of {self.context_length}: "
                 "shorten the question"
             )
-        ids = list(prompt)
+        ids, num_appended = list(prompt), 0
         for node in trajectory.path:
             assert node.step is not None
             if node.step.token_ids:
                 ids += node.step.token_ids
-            else:  # the step has only a text; a special token that it spells is plain text, as in every step
+                if node.step.appended:
+                    appended = self.vocabulary.encode_answer(node.step.appended)
+                    ids += appended
+                    num_appended += len(appended)
+            else:  # the step has only a text
                 opening = "" if node.depth > 1 else self.vocabulary.opening(node.problem)
-                ids += self.vocabulary.encode(node.added.removeprefix(opening), special=False)
+                ids += self.vocabulary.encode_answer(node.added.removeprefix(opening))
         self.require_known(ids)
-        return ids, len(ids) - len(prompt)
+        return ids, len(ids) - len(prompt) - num_appended
 
     def prompt_ids(self, problem: Problem) -> list[int]:
         """The token ids of a problem's prompt."""
@@ -247,7 +183,7 @@ class LocalLanguageModel(Engine[_Extension]):
     def busy(self) -> bool:
         return bool(self._waiting or self._batch)
 
-    def work(self, arrived: list[_Extension]) -> None:
+    def work(self, arrived: list[Extension]) -> None:
         self._waiting.extend(arrived)
         self._admit()
         if self._batch:
@@ -256,7 +192,7 @@ class LocalLanguageModel(Engine[_Extension]):
 
     def abandon(self) -> None:
         self._waiting.clear()
-        self._batch = _Batch()
+        self._batch = Batch()
         self._sampler = None
         super().abandon()
 
@@ -268,10 +204,10 @@ class LocalLanguageModel(Engine[_Extension]):
         # 1) take requests from the queue
         workspace = self._runner.workspace
         longest = max((request.longest for request in self._batch.requests), default=0)
-        admitted: list[_Extension] = []
+        admitted: list[Extension] = []
         stored: list[torch.Tensor] = []
         missing: list[list[int]] = []
-        postponed: list[_Extension] = []
+        postponed: list[Extension] = []
         computing: set[tuple[int, ...]] = set()
         while self._waiting and len(self._batch) + len(admitted) < self.max_batch_size:
             request = self._waiting[0]
@@ -329,7 +265,7 @@ class LocalLanguageModel(Engine[_Extension]):
         batch.token = token
         batch.step_tokens[np.arange(len(batch)), batch.count] = token
         if self._sampler.most_top_logprobs:
-            self._record_certainty(logprobs.cpu().numpy(), self._sampler.top_logprobs(logits).cpu().numpy())
+            batch.record_certainty(logprobs.cpu().numpy(), self._sampler.top_logprobs(logits).cpu().numpy())
         batch.count += is_recorded
         batch.logprob += np.where(is_recorded, logprobs.double().cpu().numpy(), 0.0)
         batch.proposal_logprob += np.where(is_recorded, proposals.cpu().numpy(), 0.0)
@@ -358,21 +294,7 @@ class LocalLanguageModel(Engine[_Extension]):
         least = np.array([request.sampling.min_step_tokens for request in batch.requests])
         return np.asarray((batch.count >= least) & self._sampler.is_uncertain(logits).cpu().numpy())
 
-    def _record_certainty(self, logprobs: npt.NDArray[np.float32], top_logprobs: npt.NDArray[np.float32]) -> None:
-        """Record how certain the model was of the token that it has sampled, in the rows that ask for it.
-
-        Args:
-            logprobs: (B,) of the sampled tokens.
-            top_logprobs: (B, k) of the likeliest tokens, the largest first.
-        """
-        batch = self._batch
-        batch.widen("certainty")
-        numbers = np.array([request.sampling.top_logprobs for request in batch.requests])
-        for k in np.unique(numbers[numbers > 0]):
-            rows = np.flatnonzero(numbers == k)
-            batch.certainty[rows, batch.count[rows]] = Certainty.of(logprobs[rows], top_logprobs[rows, :k]).values
-
-    def _completes_step(self, request: _Extension, token: int) -> bool:
+    def _completes_step(self, request: Extension, token: int) -> bool:
         """Whether the token completes a step that a pattern ends."""
         if request.read is None:
             request.text, request.read = request.before, self.vocabulary.reader(request.ids)
@@ -414,6 +336,13 @@ class LocalLanguageModel(Engine[_Extension]):
         visible = tokens[:-1] if is_eos else tokens  # the tokenizer does not leave out every end token
         text, overrun = request.before + self.vocabulary.decode_more(request.ids, visible), ""
         end: StepEnd = "eos"
+        thought_tokens = count_tokens(
+            request.thoughts,
+            text,
+            len(request.before),
+            len(tokens),
+            lambda: [*map(self.vocabulary.reader(request.ids), visible), *([""] * is_eos)],
+        )
         if has_cut and not is_eos:
             text, overrun, end = split_at_end(text, request.sampling, len(request.before))
         elif not is_eos:
@@ -423,7 +352,18 @@ class LocalLanguageModel(Engine[_Extension]):
         certainty = None
         if k := min(request.sampling.top_logprobs, len(self._is_eos)):
             certainty = Certainty(batch.certainty[row, : len(tokens)].copy(), k)
-        return Step(text, end, tuple(tokens), logprob, usage, proposal_logprob, overrun, len(request.prefix), certainty)
+        return Step(
+            text,
+            end,
+            tuple(tokens),
+            logprob,
+            usage,
+            proposal_logprob,
+            overrun,
+            len(request.prefix),
+            thought_tokens=thought_tokens,
+            certainty=certainty,
+        )
 
     def _remove_rows(self, rows: npt.NDArray[np.intp]) -> None:
         if len(rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -94,7 +95,8 @@ class TabularLanguageModel:
             proposal_logprob = row.logprobs[index]
         certainty = None
         if sampling.top_logprobs:
-            top = sorted(row.logprobs, reverse=True)[: sampling.top_logprobs]
+            k = sampling.top_logprobs  # steps that the row does not have are impossible
+            top = [*sorted(row.logprobs, reverse=True), *[-math.inf] * k][:k]
             certainty = Certainty.of([row.logprobs[index]], [top])
         text = row.texts[index]
         end: StepEnd = "step" if (*prefix, text) in self.table else "eos"

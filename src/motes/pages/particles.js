@@ -145,7 +145,7 @@ function numbers(run, panel, t, i) {
   const column = panel.columns[t];
   const node = run.trace.nodes[column.nodes[i]];
   return [
-    `score ${fixed(column.scores[i])}`, `weight ${mass(column.weights[i])}`, node ? plural(node.tokens, "token") : "",
+    `score ${fixed(column.scores[i])}`, `weight ${mass(column.weights[i])}`, node ? plural(node.tokens, "token") : "", node?.thought_tokens ? `${count(node.thought_tokens)} thought` : "",
     node && node.logprob !== null ? `log p ${fixed(node.logprob)}` : "",
   ].filter(Boolean).map((text) => text.replaceAll(" ", "\u00a0"));
 }
@@ -179,6 +179,21 @@ function particleTip(run, panel, t, i) {
   return h("div", { class: "particle" }, h("p", { class: "text" }, node ? node.text.trim() : "(nothing yet)"), h("p", {}, numbers(run, panel, t, i).join(" · ")), h("p", { class: "faint" }, fate(panel, t, i)));
 }
 
+/** The text of a step as spans: what is thought is faint. Old traces do not tell. */
+function wordsOf(node) {
+  const spans = node.thoughts ?? [];
+  if (!spans.length) return node.text.trim();
+  const letters = [...node.text]; // offsets count characters, not halves of surrogate pairs
+  const pieces = [];
+  let place = 0;
+  for (let i = 0; i + 1 < spans.length; i += 2) {
+    const [start, end] = spans.slice(i, i + 2);
+    pieces.push(letters.slice(place, start).join(""), h("span", { class: "thought", title: "thought" }, letters.slice(start, end).join("")));
+    place = end;
+  }
+  return [...pieces, letters.slice(place).join("")];
+}
+
 /** Show the whole partial answer, step by step, each with its score, and the numbers of the round. */
 function inspect(aside, run, panel, t, i) {
   const column = panel.columns[t];
@@ -186,7 +201,7 @@ function inspect(aside, run, panel, t, i) {
   const answer = t === panel.columns.length - 1 ? panel.answers[i] : null;
   const steps = path.map((at) => {
     const node = run.trace.nodes[at];
-    return h("li", { class: at === column.nodes[i] ? "last" : "" }, h("span", { class: `chip ${scoreClass(node.score)}`, title: "score of the step" }, node.score === null ? "" : fixed(node.score)), h("p", {}, node.text.trim()));
+    return h("li", { class: at === column.nodes[i] ? "last" : "" }, h("span", { class: `chip ${scoreClass(node.score)}`, title: "score of the step" }, node.score === null ? "" : fixed(node.score)), h("p", {}, wordsOf(node)));
   });
   const name = i < column.particles ? `${panel.whole ? "trajectory" : "particle"} ${i + 1}` : "proposal";
   const prompt = path.length ? run.trace.nodes[path[0]].prompt : null;
@@ -194,7 +209,7 @@ function inspect(aside, run, panel, t, i) {
   const round = [
     `ESS ${fixed(column.ess, 1)} of ${column.particles}`, survivors === null ? "" : `${survivors} have children`,
     column.moves ? `${column.moves.accepted.filter(Boolean).length} moved` : `${column.finished.filter(Boolean).length} finished`,
-    column.usage ? `${count(column.usage.generated_tokens)} generated + ${count(column.usage.reward_tokens)} reward tokens` : "",
+    column.usage ? `${count(column.usage.generated_tokens)} generated${column.usage.thought_tokens ? ` (${count(column.usage.thought_tokens)} thought)` : ""} + ${count(column.usage.reward_tokens)} reward tokens` : "",
   ].filter(Boolean);
   const from = t && !panel.whole ? ` from ${column.ancestors[i] + 1}` : "";
   aside.replaceChildren(

@@ -26,7 +26,7 @@ from motes.ledger import Ledger
 from motes.protocols import LanguageModel, LanguageModelTraits, RequestObserver
 from motes.rewards.blank import fill_scores, written_steps
 from motes.rewards.rubric import Rubric, rubric_named
-from motes.thoughts import TAG, without_thoughts
+from motes.thoughts import split
 
 REPLY_TOKENS = 64
 """Maximum number of tokens of a whole reply, in addition to those of its critique."""
@@ -132,8 +132,8 @@ class Judge:
         inquiry = self._inquiry_of.get(judged[-1]) if judged else None
         if inquiry is None or not inquiry.critiques:
             return None
-        text = inquiry.critiques[min(inquiry.critiques)]
-        return without_thoughts(text).strip() or TAG.sub("", text).strip()  # the critique may be the thought itself
+        thoughts, content = split(inquiry.critiques[min(inquiry.critiques)])
+        return content.strip() or thoughts.strip()  # the critique may be the thought itself
 
     async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
         """See `motes.protocols.RewardModel`. All new prefixes of a call are judged at once. A prefix that is being

@@ -17,11 +17,12 @@ from transformers import PreTrainedModel
 
 from motes.checkpoint import checkpoint_config
 from motes.core import Failure, Trajectory, Usage
-from motes.errors import RewardError
+from motes.errors import ConfigurationError, RewardError
+from motes.gguf import find_gguf
 from motes.kv.checkpoint import open_checkpoint
 from motes.kv.engine import Engine
 from motes.kv.worker import Request
-from motes.rewards.families import Family, family, recognise
+from motes.rewards.families import Family, NextToken, family, recognise
 from motes.rewards.format import Format
 from motes.rewards.layouts import Qwen2ForProcessRewardModel, head_of, model_class, probability
 from motes.rewards.reading import ANSWERS, QUESTION, Key, Prefix, Reader, Reading, wants_self_test
@@ -96,6 +97,11 @@ class LocalPRM(Engine[_Reading]):
         """
         wants_test = wants_self_test(self_test)
         chosen_family = recognise(path, checkpoint_config(path)) if format is None else family(format)
+        if not isinstance(chosen_family.head, NextToken) and find_gguf(path) is not None:
+            raise ConfigurationError(
+                f"{path!r} is a GGUF file, which holds a language model, and reward models of the family "
+                f"{chosen_family.name} have a head of their own: use the checkpoint that the file was made of"
+            )
         model, vocabulary = open_checkpoint(model_class(chosen_family.head), path, device, dtype)
         prm = cls(model, vocabulary, format=chosen_family, name=Path(path).name, **options)
         if wants_test:

@@ -3,7 +3,7 @@
 The prompt asked the judge to reply with one line, or to end with one, that has a cue and a verdict. The judge may quote
 the same words from the text that it judges, and it may think aloud before. So only the judge's own statement counts:
 
-    after its thoughts      the text between <think> and </think> is no reply
+    after its thoughts      what it thinks (`motes.thoughts`) is no reply
     on the last line        or on the first, if reasons follow and no other line states a verdict
     at a sentence's start   right after the cue, outside quotation marks, and with no word after it: "No errors" is no
                             "No", "4.5" no 4, "Yes/No" neither, "4/10" no 4 of 5
@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+
+from motes.thoughts import after_thoughts
 
 _MARKS = {'"': '"', "`": "`", "'": r"'(?!\w)", "“": "”", "„": "[“”]", "‘": "’", "«": "»"}
 _MARKS |= {"「": "」", "『": "』"}
@@ -28,9 +30,8 @@ _REASON = r"(?:because|since)\b"
 
 def stated_verdict(reply: str, cue: str, verdicts: Iterable[str]) -> str | None:
     """The verdict that a reply states after a cue, see the module's docstring; None if it states none."""
-    without_thoughts = reply.rpartition("</think>")[2].partition("<think>")[0]
     form = _VerdictForm(_without_emphasis(cue).strip(), verdicts)
-    lines = [line for line in form.lines(_without_emphasis(without_thoughts)) if line.strip("`#-= ")]
+    lines = [line for line in form.lines(_without_emphasis(after_thoughts(reply))) if line.strip("`#-= ")]
     statements = [form.statements(line) for line in lines]
     if lines and not any(statements):  # the judge may have copied the prompt's quotation marks around the form
         statements[-1] = form.statements(lines[-1].strip(f"{_QUOTES}. "))

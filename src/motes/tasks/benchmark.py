@@ -20,6 +20,8 @@ from motes.tasks.boxed import BoxedAnswers
 from motes.tasks.code import CodeAnswers, ProgramFields
 from motes.tasks.maths import MathAnswers
 from motes.tasks.olympiad import ListedAnswers, OlympiadFields
+from motes.tasks.patterns import RegexAnswers
+from motes.tasks.plain import AnswerIs, LastLine, LastNumber
 from motes.tasks.rows import Entry, Fields, Row, ShuffledChoices, read_jsonl, read_problems
 from motes.tasks.words import Choices, ExactMatch, WholeText
 
@@ -46,11 +48,17 @@ class Declaration:
             anything is generated.
         fields: of its rows.
         hub: the data set; None: a file that the user names.
+        options: names of options of the task's spec that are arguments of `rule`.
     """
 
-    rule: Callable[[], BoxedAnswers] = MathAnswers
+    rule: Callable[..., BoxedAnswers] = MathAnswers
     fields: Fields = field(default_factory=Fields)
     hub: HubData | None = None
+    options: tuple[str, ...] = ()
+
+    def make_rule(self, options: Mapping[str, str]) -> BoxedAnswers:
+        """The rule, with those of the options of a spec that are its arguments."""
+        return self.rule(**{name: value for name, value in options.items() if name in self.options})
 
 
 _PROBLEM = Fields(question=("problem",), answer=("answer",))
@@ -124,6 +132,11 @@ DECLARED: Mapping[str, Declaration] = MappingProxyType(
         ),
         "code": Declaration(rule=CodeAnswers, fields=ProgramFields()),
         "math": Declaration(),
+        "boxed": Declaration(rule=BoxedAnswers),
+        "answer-is": Declaration(rule=AnswerIs),
+        "last-number": Declaration(rule=LastNumber),
+        "last-line": Declaration(rule=LastLine),
+        "regex": Declaration(rule=RegexAnswers, options=("pattern",)),
         "exact-match": Declaration(rule=ExactMatch),
         "whole-text": Declaration(rule=WholeText),
         "multiple-choice": Declaration(rule=Choices, fields=Fields(choices=("choices",))),
@@ -166,7 +179,7 @@ class Benchmark:
         self.path = path
         self.revision = revision
         self._data = data
-        self._rule = declaration.rule()
+        self._rule = declaration.make_rule(options or {})
         if (require := getattr(self._rule, "require", None)) is not None:
             require(dict(options or {}))
         self._entries: dict[str | None, Entry] = {}
@@ -186,6 +199,9 @@ class Benchmark:
 
     def answer(self, text: str) -> str | None:
         return self._rule.answer(text)
+
+    def answer_when_cut(self, text: str) -> str | None:
+        return self._rule.answer_when_cut(text)
 
     def read(self, step: str, before: Any) -> Reading:
         return self._rule.read(step, before)

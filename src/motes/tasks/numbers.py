@@ -16,8 +16,8 @@ from itertools import accumulate
 from motes.tasks.characters import folded
 
 _SPACE = r"(?:\s|~|\\[,;:!> ]|\\q?quad(?![A-Za-z]))"
-_SEPARATOR = r",|\{,\}|,\\!|\\[,;: ]|~|[\u00a0\u2009\u202f]"
-_THOUSANDS = rf"[1-9]\d{{0,2}}(?P<separator>{_SEPARATOR})\d{{3}}(?:(?P=separator)\d{{3}})*"
+SEPARATOR = r",|\{,\}|,\\!|\\[,;: ]|~|[\u00a0\u2009\u202f]"
+_THOUSANDS = rf"[1-9]\d{{0,2}}(?P<separator>{SEPARATOR})\d{{3}}(?:(?P=separator)\d{{3}})*"
 _REPEATING = r"(?:\\(?:overline|bar)\s?\{\s?(?P<repeating>\d+)\s?\})"
 _NUMBER = re.compile(
     rf"(?P<sign>[+\-−]?){_SPACE}*"

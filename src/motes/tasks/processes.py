@@ -1,11 +1,14 @@
-"""A pool of long-lived processes that can be killed, for calls from any number of threads."""
+"""Long-lived processes that can be killed, and pools of them, for calls from any number of threads."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import json
 import os
+import subprocess
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -19,6 +22,59 @@ class Process(Protocol):
     def is_ready(self) -> bool: ...  # waits until it is, or raises GraderTimeoutError
 
     def close(self) -> None: ...
+
+
+class JsonProcess:
+    """A process that reads one request per line and writes one reply per line, both in JSON, after a first reply that
+    says that it is ready. It serves one request at a time. Ctrl-C does not reach it, and it should end when its
+    standard input does."""
+
+    start_seconds = 20.0
+    """Time within which it must start."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True
+        )
+
+    def is_ready(self) -> bool:
+        return self._read(self.start_seconds) is not None
+
+    def ask(self, request: Sequence[Any], timeout: float) -> dict[str, Any] | None:
+        """The process's reply to a request; None if it died instead. If there is no reply in time, the process is
+        killed. Raises GraderTimeoutError in this case."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            return self._read(timeout)
+        except (BrokenPipeError, ValueError):  # it died before, or was closed by another thread
+            return None
+
+    def _read(self, timeout: float) -> dict[str, Any] | None:
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + timeout
+        timer = threading.Timer(timeout, self._process.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            timer.cancel()
+        if line.endswith("\n"):
+            reply: dict[str, Any] = json.loads(line)
+            return reply
+        if time.monotonic() >= deadline:
+            raise GraderTimeoutError(f"not graded within {timeout:g} seconds")
+        return None
+
+    def close(self) -> None:
+        """Kill the process, and wait until it is gone."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in filter(None, (self._process.stdin, self._process.stdout)):
+            with contextlib.suppress(OSError):  # text in its buffer can no longer be written
+                pipe.close()
 
 
 ProcessT = TypeVar("ProcessT", bound=Process)

@@ -1,9 +1,10 @@
-r"""The marks around parts of a text: tags of thoughts, boxes of answers, and markup around words.
+r"""The marks around parts of a text: boxes of answers, and markup around words.
 
     \boxed{\frac{1}{2}}   \fbox{5}   \boxed {5}   \boxed 5   \boxed\frac12   \boxed{\left\{ x, y \right.}
 
 Braces enclose groups. `\{` is not a brace; in `\\{` the first backslash escapes the second, and `{` is one. A box
-without braces contains the number, letter or command that follows it.
+without braces contains the number, letter or command that follows it. No box continues after a thought, see
+`motes.thoughts`.
 
 A text is read in one pass, in as many pieces as it comes in: the state after a piece is a `Reading`, which reads the
 next piece. However a text is divided, each of its characters is looked at once.
@@ -19,16 +20,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from motes.thoughts import TAG, THOUGHTS
+from motes import thoughts
 
 _BACKSLASHES = r"(?P<backslashes>\\+)(?P<name>[A-Za-z]+|[^A-Za-z\\<\[◁]?)"
-_TOKEN = re.compile(rf"{_BACKSLASHES}|[{{}}]|(?P<tag>{TAG.pattern})", re.DOTALL)
-_TOKEN_OF_BARE_BOX = re.compile(rf"{_BACKSLASHES}|(?P<tag>{TAG.pattern})|.", re.DOTALL)
+_TOKEN = re.compile(rf"{_BACKSLASHES}|[{{}}]", re.DOTALL)
+_TOKEN_OF_BARE_BOX = re.compile(rf"{_BACKSLASHES}|.", re.DOTALL)
 
-_BEGINNINGS_OF_TAGS = "|".join(
-    re.escape(tag[:n]) for pair in THOUGHTS.items() for tag in pair for n in range(1, len(tag))
-)
-_UNFINISHED = re.compile(rf"(?:\\+[A-Za-z]*|{_BEGINNINGS_OF_TAGS})\Z")
+_UNFINISHED = re.compile(r"\\+[A-Za-z]*\Z")
 """A token at the end of a piece that the next piece may continue."""
 _MAX_TOKEN_LENGTH = 32
 """Number of characters within which an unfinished token is searched."""
@@ -77,17 +75,17 @@ class Reading:
         num_read: number of characters read.
         pending: the characters after these, whose meaning the next ones may change.
         group: the innermost open group.
-        closing: the tag that closes the current thought; empty outside of thoughts.
         ink_end: the end of the last characters that can be part of an answer: no blank, no placeholder, no markup.
         box: of the complete boxes that are neither empty nor in a thought, the one that begins last.
+        thoughts: the state of the text as to thoughts. Its `pending` characters come after those of `pending`.
     """
 
     num_read: int = 0
     pending: str = ""
     group: Group | None = None
-    closing: str = ""
     ink_end: int = 0
     box: Box | None = None
+    thoughts: thoughts.Reading = thoughts.Reading()  # noqa: RUF009 (frozen)
 
     @property
     def is_final(self) -> bool:
@@ -96,9 +94,17 @@ class Reading:
 
     def read(self, more: str, *, is_end: bool = False) -> Reading:
         """The reading after another piece of text, or after the last one."""
-        scanner = _Scanner(self, more, is_end)
-        scanner.scan()
-        return scanner.reading()
+        outer, parts = self.thoughts.read(more, is_last=is_end)
+        scanner = _Scanner(self)
+        for i, part in enumerate(parts):
+            if part.kind == "answer":
+                is_complete = i + 1 < len(parts) or is_end or bool(outer.pending)
+                scanner.scan(part.text, is_complete)
+            else:
+                scanner.skip(part)
+        if is_end:
+            scanner.end()
+        return scanner.reading(outer)
 
 
 def last_box(text: str) -> str | None:
@@ -109,27 +115,39 @@ def last_box(text: str) -> str | None:
 
 
 class _Scanner:
-    """Reads one piece of text, which begins at `_origin`. `_place` is the current place in the piece."""
+    """Reads pieces of a text. The current piece begins at `_origin`; `_place` is the current place in it."""
 
-    def __init__(self, before: Reading, more: str, is_end: bool) -> None:
-        self._text, self._is_end = before.pending + more, is_end
+    def __init__(self, before: Reading) -> None:
+        self._text, self._is_end = before.pending, False
         self._origin, self._place = before.num_read, 0
-        self._group, self._closing = before.group, before.closing
-        self._ink_end, self._box = before.ink_end, before.box
+        self._group, self._ink_end, self._box = before.group, before.ink_end, before.box
 
-    def reading(self) -> Reading:
+    def reading(self, outer: thoughts.Reading) -> Reading:
         pending = self._text[self._place :]
-        return Reading(self._origin + self._place, pending, self._group, self._closing, self._ink_end, self._box)
+        return Reading(self._origin + self._place, pending, self._group, self._ink_end, self._box, outer)
 
-    def scan(self) -> None:
+    def skip(self, part: thoughts.Part) -> None:
+        """Advance past a thought or a mark."""
+        self.scan("", is_end=True)
+        if part.kind == "unopened":
+            self._box = None
+        self._group = None
+        self._origin, self._place, self._text = self._origin + self._place + len(part.text), 0, ""
+
+    def end(self) -> None:
+        """Close the bare box with which the text ends."""
+        self.scan("", is_end=True)
+        if self._group is not None and self._group.kind == "bare":
+            self._close(len(self._text))
+
+    def scan(self, more: str, is_end: bool) -> None:
+        """Read a piece of the answer. `is_end`: the next piece does not continue its last token."""
+        self._origin, self._text, self._place = self._origin + self._place, self._text[self._place :] + more, 0
+        self._is_end = is_end
         text, end = self._text, len(self._text)
-        if not self._is_end and (unfinished := _UNFINISHED.search(text, max(0, end - _MAX_TOKEN_LENGTH))):
+        if not is_end and (unfinished := _UNFINISHED.search(text, max(0, end - _MAX_TOKEN_LENGTH))):
             end = unfinished.start()
         while self._place < end:
-            if self._closing:
-                if not self._leave_thought():
-                    break
-                continue
             is_bare = self._group is not None and self._group.kind == "bare"
             token = (_TOKEN_OF_BARE_BOX if is_bare else _TOKEN).search(text, self._place, end)
             self._advance(token.start() if token else end)
@@ -142,8 +160,6 @@ class _Scanner:
                 self._handle_in_bare_box(token)
             else:
                 self._handle(token)
-        if self._is_end and self._group is not None and self._group.kind == "bare":
-            self._close(end)
 
     def _advance(self, end: int) -> None:
         """Advance to a place before which there is no token."""
@@ -156,16 +172,6 @@ class _Scanner:
         self._place = token.end()
         if not _is_blank(token):
             self._ink_end = self._origin + self._place
-
-    def _leave_thought(self) -> bool:
-        """Advance to the end of the thought. Returns whether it ends in this piece."""
-        end = self._text.find(self._closing, self._place)
-        if end < 0:
-            self._place = max(self._place, len(self._text) - len(self._closing) + 1)
-            return False
-        self._place = end + len(self._closing)
-        self._closing = ""
-        return True
 
     def _open_box(self, token: re.Match[str]) -> bool:
         """Advance to the content of a box, if it has any. Returns false if the next piece decides that."""
@@ -183,13 +189,7 @@ class _Scanner:
         return True
 
     def _handle(self, token: re.Match[str]) -> None:
-        if tag := token["tag"]:
-            self._group = None  # no box continues after a thought
-            if tag in THOUGHTS:
-                self._closing = THOUGHTS[tag]
-            else:  # all text before it is a thought
-                self._box = None
-        elif (brace := _brace(token)) == "{":
+        if (brace := _brace(token)) == "{":
             self._group = Group("braces", self._origin + token.end(), self._group)
         elif brace == "}" and self._group is not None:
             self._close(token.end() - 1)
@@ -200,7 +200,7 @@ class _Scanner:
         group, symbol = self._group, token[0]
         assert group is not None
         is_command = bool(token["backslashes"]) and len(token["backslashes"]) % 2 == 1
-        if token["tag"] or _brace(token) == "{":
+        if _brace(token) == "{":
             self._handle(token)
         elif symbol.isspace() and group.num_missing:
             self._place = token.end()

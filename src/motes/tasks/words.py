@@ -41,6 +41,8 @@ CHOICE = re.compile(
 )
 """The words before an answer that is one of several choices."""
 
+MAX_STATEMENTS = 1000
+"""Number of statements at the end of a text that are looked at. A text with more of them is a model's loop."""
 _LOOKBACK = 90
 """Number of characters before a statement that may show that it is none."""
 _CLAUSE_ENDS = re.compile(r"[.!?;:,\n]")
@@ -58,7 +60,7 @@ _DECORATION = re.compile(r"[\s*_|]*")
 
 def statements(text: str, cue: re.Pattern[str]) -> Iterator[int]:
     """The places in a text at which the answers after such a cue begin, the last statement first."""
-    for match in reversed(list(cue.finditer(text))):
+    for match in reversed(list(cue.finditer(text))[-MAX_STATEMENTS:]):
         before = text[max(0, match.start() - _LOOKBACK) : match.start()]
         if _is_no_statement(before) or (match["heading"] is not None and not _is_own_line(before)):
             continue
@@ -112,8 +114,11 @@ class ExactMatch(BoxedAnswers):
         if boxed := super().answer(text):
             return boxed
         text = without_thoughts(text)
-        lines = (_answer_at_start(text[start : start + _MAX_LINE]) for start in statements(text, ANSWER))
+        lines = (_answer_at_start(text[start : start + MAX_LINE]) for start in statements(text, ANSWER))
         return next(filter(None, lines), None)
+
+    def answer_when_cut(self, text: str) -> str | None:
+        return BoxedAnswers.answer_when_cut(self, text) or self.answer(text[: text.rfind("\n") + 1])
 
     def canonical(self, answer: str) -> str:
         """The answer in Unicode's compatibility form (NFKC), except super- and subscripts and fractions; case folded,
@@ -123,17 +128,17 @@ class ExactMatch(BoxedAnswers):
         return " ".join(text.split()).strip("\"'*_`$. ")
 
 
-_MAX_LINE = 4000
+MAX_LINE = 4000
 """Maximum length of an answer in words."""
-_QUOTED = re.compile(r"([\"'`])(?P<inside>(?:(?!\1)[^\n])*)\1(?=\s*(?:[,.;}|]|\Z))")
-_CELL_ENDS = re.compile(r"\s*(?:\||</answer>|\n|\Z)", re.IGNORECASE)
+QUOTED = re.compile(r"([\"'`])(?P<inside>(?:(?!\1)[^\n])*)\1(?=\s*(?:[,.;}|]|\Z))")
+CELL_ENDS = re.compile(r"\s*(?:\||</answer>|\n|\Z)", re.IGNORECASE)
 
 
 def _answer_at_start(text: str) -> str:
     """The answer that a text begins with: up to the end of the line, the quotation, the table's cell or the tag."""
-    if quoted := _QUOTED.match(text):
+    if quoted := QUOTED.match(text):
         return quoted["inside"].strip()
-    if end := _CELL_ENDS.search(text):
+    if end := CELL_ENDS.search(text):
         text = text[: end.start()]
     return text.rstrip("* ")
 
@@ -166,6 +171,12 @@ class Choices(ExactMatch):
             return match["label"].upper()
         return None
 
+    def answer_when_cut(self, text: str) -> str | None:
+        end = len(text)
+        while end and text[end - 1].isalnum():  # "B" may become "Bonn"
+            end -= 1
+        return BoxedAnswers.answer_when_cut(self, text) or self.answer(text[:end])
+
     def canonical(self, answer: str) -> str:
         """The letters or numbers, in capitals and in order; without any, the same as for exact matches."""
         labels = _labels(answer[:_MAX_CHARACTERS])
@@ -190,7 +201,7 @@ _REASON = re.compile(
     r"\s+(?:because|since|as|for|due|given|which|where|in|by|based|from|with|according|after|when|if|on)\b",
     re.IGNORECASE,
 )
-_RETRACTION = re.compile(
+RETRACTION = re.compile(
     r"[\s.,;:!)]{0,3}(?:but\s+)?(?:which|that|this|it)?(?:'s|\s*\b(?:is|was))\s+(?:[a-z]+ly\s+)?"
     r"(?:wrong|false|incorrect|impossible|not\s+(?:right|correct|true|possible))\b",
     re.IGNORECASE,
@@ -222,7 +233,7 @@ def _labels(answer: str, *, is_statement: bool = False) -> list[str]:
             return []
     if labels and is_statement:
         rest = text[last.end() :]
-        if rest.lstrip().startswith("?") or _RETRACTION.match(rest):
+        if rest.lstrip().startswith("?") or RETRACTION.match(rest):
             return []
     return labels
 

@@ -38,22 +38,23 @@ def head(body: MessagesRequest) -> dict[str, Any]:
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
-        "usage": usage(0, 0, 0),
+        "usage": usage(0, 0, 0, 0),
     }
 
 
-def usage(prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> dict[str, int]:
+def usage(prompt_tokens: int, cached_tokens: int, completion_tokens: int, thought_tokens: int) -> dict[str, Any]:
     """Anthropic counts the tokens of a prompt that were cached apart."""
     return {
         "input_tokens": prompt_tokens - cached_tokens,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": cached_tokens,
         "output_tokens": completion_tokens,
+        "output_tokens_details": {"thinking_tokens": thought_tokens},
     }
 
 
-def usage_of(reply: Reply) -> dict[str, int]:
-    return usage(reply.prompt_tokens, reply.cached_tokens, reply.completion_tokens)
+def usage_of(reply: Reply) -> dict[str, Any]:
+    return usage(reply.prompt_tokens, reply.cached_tokens, reply.completion_tokens, reply.thought_tokens)
 
 
 def text_block(text: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ NAMES: Mapping[str, str] = {
     "max_completion_tokens": "max_tokens",
     "stop": "stop_sequences",
     "reasoning_effort": "thinking",
+    "max_thinking_tokens": "thinking.budget_tokens",
     "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
     r"response_format(\.json_schema)?": "output_config.format",
     r"tools\.(\d+)\.function\.parameters": r"tools.\1.input_schema",
@@ -127,11 +128,17 @@ class ToolChoice(Part):
 
 
 class Thinking(Part):
-    """How much the model should think, see `EFFORTS`. "adaptive" leaves it to `output_config.effort`."""
+    """How much the model should think: `budget_tokens` is the thinking budget, and an effort, see `EFFORTS`. "adaptive"
+    leaves it to `output_config.effort`."""
 
     type: Literal["enabled", "disabled", "adaptive", "between_tools"]
     budget_tokens: Positive | None = None
     display: Ignorable = None
+
+    @property
+    def limit(self) -> int | None:
+        """The thinking budget, in tokens."""
+        return self.budget_tokens if self.type == "enabled" else None
 
     @property
     def effort(self) -> str | None:
@@ -202,6 +209,7 @@ def to_request(body: MessagesRequest) -> tuple[ChatRequest, list[str]]:
         "max_completion_tokens": body.max_tokens,
         "stop": body.stop_sequences,
         "reasoning_effort": body.effort,
+        "max_thinking_tokens": body.thinking.limit if body.thinking else None,
         "response_format": _response_format(form) if form else None,
         "tools": [_tool(tool) for tool in body.tools] if body.tools else None,
         "motes": body.motes,

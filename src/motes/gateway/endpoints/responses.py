@@ -150,7 +150,7 @@ def completed(response: Mapping[str, Any], reply: Reply, output: Sequence[Mappin
             "input_tokens": reply.prompt_tokens,
             "input_tokens_details": {"cached_tokens": reply.cached_tokens, "cache_write_tokens": 0},
             "output_tokens": reply.completion_tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},  # nobody counts them apart
+            "output_tokens_details": {"reasoning_tokens": reply.thought_tokens},
             "total_tokens": reply.prompt_tokens + reply.completion_tokens,
         },
         "motes": reply.summary,

@@ -32,6 +32,7 @@ NAMES: Mapping[str, str] = {
     r"messages(\..*)?": "input",  # turns of a chat have other places than items
     "max_completion_tokens": "max_output_tokens",
     "reasoning_effort": "reasoning.effort",
+    "max_thinking_tokens": "reasoning.max_tokens",
     r"response_format(\.json_schema)?": "text.format",
     "logprobs": "include",
     r"tools\.(\d+)\.function": r"tools.\1",
@@ -146,12 +147,13 @@ class NamedFunction(Part):
 
 
 class Reasoning(Part):
-    """`effort`: how much the model should think. With `summary`, thoughts are in the summary of a reasoning item, else
-    in its content."""
+    """`effort`: how much the model should think; `max_tokens`: the thinking budget. With `summary`, thoughts are in the
+    summary of a reasoning item, else in its content."""
 
     effort: str | None = None
     summary: str | None = None
     generate_summary: str | None = None
+    max_tokens: Positive | None = None
 
 
 class TextFormat(Part):
@@ -258,6 +260,7 @@ def to_request(body: ResponsesRequest) -> tuple[ChatRequest, list[str]]:
         "messages": turns,
         "max_completion_tokens": body.max_output_tokens,
         "reasoning_effort": body.reasoning.effort if body.reasoning else None,
+        "max_thinking_tokens": body.reasoning.max_tokens if body.reasoning else None,
         "response_format": _response_format(form) if form else None,
         "tools": [_tool(tool) for tool in body.tools] if body.tools else None,
         "tool_choice": _tool_choice(body.tool_choice),

@@ -5,10 +5,10 @@ function begin(root, body) {
   const question = body.messages.at(-1).content;
   const record = { method: body.motes.method, budget: body.motes.particles, answer: null, posterior: null, answers: [], groups: [], right: [], text: "" };
   const trace = { nodes: [], rounds: [], final: { nodes: [], log_weights: [] } };
-  const live = { run: { record, trace }, panels: [], chosen: null, said: "", text: h("div", { class: "said" }), facts: h("dl"), posterior: h("div"), pictures: h("div", { class: "pictures" }), inspector: h("aside", { class: "inspector", "aria-label": "The particle chosen" }) };
+  const live = { run: { record, trace }, panels: [], chosen: null, said: "", thought: "", thoughts: h("details", { class: "thoughts", hidden: true }), text: h("div", { class: "said" }), facts: h("dl"), posterior: h("div"), pictures: h("div", { class: "pictures" }), inspector: h("aside", { class: "inspector", "aria-label": "The particle chosen" }) };
   live.head = h("h2", {}, "At work");
   root.replaceChildren(h("p", { class: "asked", title: question }, question),
-    h("div", { class: "summary" }, h("div", { class: "facts" }, live.head, live.text, live.facts), live.posterior),
+    h("div", { class: "summary" }, h("div", { class: "facts" }, live.head, live.thoughts, live.text, live.facts), live.posterior),
     h("div", { class: "viewer" }, live.pictures, live.inspector));
   root.hidden = false;
   return live;
@@ -17,8 +17,9 @@ function begin(root, body) {
 /** Add a chunk to the run. */
 function addChunk(live, chunk) {
   const [choice] = chunk.choices;
-  const said = choice?.index === 0 && (choice.delta?.reasoning_content ?? choice.delta?.content);
-  if (said) appendText(live, said);
+  const delta = (choice?.index === 0 && choice.delta) || {};
+  if (delta.reasoning_content) appendThought(live, delta.reasoning_content);
+  if (delta.content) appendText(live, delta.content);
   const { progress, final } = chunk.motes ?? {};
   for (const [place, node] of Object.entries((progress ?? final)?.nodes ?? {})) live.run.trace.nodes[place] = node;
   if (progress) addRound(live, progress);
@@ -30,6 +31,13 @@ function addChunk(live, chunk) {
 function appendText(live, text) {
   live.said += text;
   live.text.replaceChildren(...live.said.split(/\n\n+/).filter(Boolean).map((step) => h("p", {}, step)));
+}
+
+/** Append a thought of the answer; thoughts are folded. */
+function appendThought(live, text) {
+  live.thought += text;
+  live.thoughts.hidden = false;
+  live.thoughts.replaceChildren(h("summary", {}, "thoughts"), h("div", {}, live.thought));
 }
 
 function addRound(live, progress) {
@@ -68,7 +76,7 @@ function showResult(live, summary) {
   live.posterior.replaceChildren(...[posterior(record)].filter(Boolean));
   const { usage } = summary;
   facts(live, [
-    ["rounds", summary.rounds], ["log evidence", summary.log_evidence === null ? null : fixed(summary.log_evidence)], ["of the answer", `${count(usage.visible_tokens)} tokens`], ["of all particles", count(usage.generated_tokens)],
+    ["rounds", summary.rounds], ["log evidence", summary.log_evidence === null ? null : fixed(summary.log_evidence)], ["of the answer", `${count(usage.visible_tokens)} tokens`], ["of all particles", count(usage.generated_tokens)], ["of them thought", usage.thought_tokens ? count(usage.thought_tokens) : null],
     ["prefill", count(usage.prefill_tokens)], ["reward", count(usage.reward_tokens)], ["from caches", count(usage.prefill_tokens_cached + usage.reward_tokens_cached)], ["seed", summary.seed],
     ["dropped", summary.dropped || null], ["cut short by", summary.stopped?.replace("_", " ")],
   ].filter(([, value]) => (value ?? null) !== null));

@@ -68,6 +68,7 @@ class Cell:
         flops: (language model, reward model) for each run; None if the size of the model is unknown.
         seconds: how long runs took.
         money: for each run, at the given prices; None without prices.
+        thought: of the generated tokens, those of thought.
     """
 
     method: str
@@ -87,6 +88,7 @@ class Cell:
     flops: tuple[float | None, float | None]
     seconds: Seconds
     money: float | None = None
+    thought: float = 0.0
 
     @property
     def total_tokens(self) -> float:
@@ -132,6 +134,7 @@ class Cell:
             flops=(None if lm is None else lm / n, None if reward is None else reward / n),
             seconds=Seconds.of(records),
             money=None if prices is None else prices.of(usage) / n,
+            thought=usage.thought_tokens / n,
         )
 
     def row(self) -> dict[str, Any]:
@@ -162,6 +165,7 @@ class Cell:
             "seconds_median": round(self.seconds.median, 4),
             "seconds_95": round(self.seconds.high, 4),
             "runs_at_once": self.seconds.concurrency,
+            **({"thought_tokens": round(self.thought, 2)} if self.thought else {}),
             **({} if self.money is None else {"money": _scientific(self.money)}),
         }
 

@@ -86,12 +86,13 @@ def duration(seconds: float) -> str:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A CSV file of at least one row; the fields of the first row are the header.
+    """A CSV file of at least one row; the fields of all rows are the header.
 
     Text that a spreadsheet would take for a formula gets a ' before it.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    fields = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, fieldnames=list(fields), lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _inert(value) for name, value in row.items()} for row in rows)
     return text.getvalue()

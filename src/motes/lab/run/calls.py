@@ -23,6 +23,7 @@ from motes.lab.run.keys import without_keys_in
 from motes.lab.run.method_spec import is_own, method_from_spec
 from motes.lab.run.rules import read_fields
 from motes.protocols import TaskTraits
+from motes.tasks.read_by import TaskReadBy
 from motes.text import json_line, shortened
 
 MAX_LINE_BYTES, MAX_LINES = 1 << 16, 2_000
@@ -90,7 +91,8 @@ class Call:
         problems = evaluation.problems()
         digest = identity.of_problems(problems, TaskTraits(evaluation.opened).key)
         task = {"name": evaluation.task, "problems": len(problems), "digest": digest}
-        code = identity.of_code(type(evaluation.opened))
+        opened = evaluation.opened
+        code = identity.of_code(type(opened.base if isinstance(opened, TaskReadBy) else opened))
         budget = evaluation.budgets[0]
         own = [spec for spec in evaluation.methods if is_own(spec)]
         return cls(

@@ -248,12 +248,9 @@ def claim(directory: Path, configuration: Mapping[str, Any], problems: Sequence[
 
 def _describe_sampling(sampling: Sampling) -> dict[str, Any]:
     """The fields of the sampling settings. Fields that earlier versions lack are left out while they are unset."""
-    fields = {**dataclasses.asdict(sampling), "delimiter": list(sampling.delimiters), "stop": list(sampling.stops)}
-    for name, unset in (("stop", []), ("top_logprobs", 0), ("step_entropy", None)):
-        if fields[name] == unset:
-            del fields[name]
-    if sampling.step_entropy is None:
-        del fields["min_step_tokens"]
+    fields = {**sampling.to_dict(), "delimiter": list(sampling.delimiters), "stop": list(sampling.stops)}
+    if not sampling.stops:
+        del fields["stop"]
     if sampling.pattern is not None:
         fields["delimiter"] = {"pattern": sampling.pattern.pattern, "flags": str(re.RegexFlag(sampling.pattern.flags))}
     return fields

@@ -6,12 +6,14 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from motes.core import Finish, Moves, Problem, Record, Result, Step, Trajectory, Usage
+from motes.core.thinking import thought_spans
 
 Numbers = tuple[float | None, ...]
 """An array as JSON can hold it: None stands for NaN, and for the logarithm of zero."""
@@ -26,6 +28,8 @@ class Node:
         tokens: its number of tokens.
         logprob: its log-probability, see `motes.Step`.
         score: the reward model's last score of the step; None if it was never scored.
+        thought_tokens: how many of its tokens are thought.
+        thoughts: the stretches of its text that are thoughts: the offsets of the start and the end of each.
         prompt: the last message of the prompt of a first step, if it is the method's own, such as that of a refinement;
             None: that of the trace's messages.
     """
@@ -35,6 +39,8 @@ class Node:
     tokens: int
     logprob: float | None = None
     score: float | None = None
+    thought_tokens: int = 0
+    thoughts: tuple[int, ...] = ()
     prompt: str | None = None
 
 
@@ -133,7 +139,10 @@ class Tree:
     def _path(self, trajectory: Trajectory) -> list[int]:
         """The numbers of the nodes on a trajectory's path."""
         path: list[int] = []
-        for step in trajectory.steps:
+        for at in trajectory.path:
+            step, before = at.step, at.parent
+            assert step is not None
+            assert before is not None
             parent = path[-1] if path else None
             key = parent, id(step)
             if key not in self._numbers:
@@ -141,7 +150,18 @@ class Tree:
                 self._numbers[key] = len(self._nodes)
                 self._steps.append(step)
                 prompt = None if path else self._own_prompt(trajectory.problem)
-                self._nodes.append(Node(parent, step.text, step.num_tokens, _round(step.logprob), prompt=prompt))
+                thought_tokens = at.thought_tokens - (0 if at.thinking.was_unopened else before.thought_tokens)
+                self._nodes.append(
+                    Node(
+                        parent,
+                        step.text,
+                        step.num_tokens,
+                        _round(step.logprob),
+                        thought_tokens=min(thought_tokens, step.num_tokens),
+                        thoughts=tuple(chain.from_iterable(thought_spans(before.thinking.reading, step.text))),
+                        prompt=prompt,
+                    )
+                )
             path.append(self._numbers[key])
         return path
 

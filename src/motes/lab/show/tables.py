@@ -38,6 +38,7 @@ ACCURACY_NOTE = (
     "arXiv 2001.08361). Seconds: from a run's start to its answer, median and 95th percentile, {company}."
 )
 FAILED_NOTE = "Failed: tokens of attempts that broke off or were cancelled, in no other count, mean per problem."
+THOUGHT_NOTE = "Thought: of the generated tokens, those that the model spent on thoughts."
 OLD_COST_NOTE = (
     "Some of these records are older than the separate cost of each run: their tokens are those that were computed "
     "while other runs shared the caches."
@@ -133,6 +134,9 @@ def accuracy_table(
     if any(cell.failed for cell in cells):
         notes.append(FAILED_NOTE)
         more["failed"] = [f"{cell.failed:,.0f}" for cell in cells]
+    if any(cell.thought for cell in cells):
+        notes.append(THOUGHT_NOTE)
+        more["thought"] = [f"{cell.thought:,.0f}" for cell in cells]
     if not has_own_costs:
         notes.append(OLD_COST_NOTE)
     if prices is not None:

@@ -19,6 +19,7 @@ from motes.models.served.wires import (
     logprobs_of,
     token_ids_of,
 )
+from motes.thoughts import HARMONY
 from motes.transport import whole_number_of
 from motes.transport.server import UNKNOWN
 
@@ -47,6 +48,8 @@ class LlamaCpp(Wire):
             "stream": request.is_streamed,
             **self._options(request),
         }
+        if request.in_harmony:
+            body["preserved_tokens"] = [token for token in HARMONY if token not in ("<|return|>", "<|call|>")]
         if request.logprobs:
             body |= {"n_probs": max(1, request.sampling.top_logprobs), "post_sampling_probs": False}
         return body
@@ -86,10 +89,10 @@ class SGLang(Wire):
     count_paths = ("meta_info.prompt_tokens", "meta_info.completion_tokens", "meta_info.cached_tokens")
 
     def _body(self, request: Request) -> dict[str, Any]:
-        prompt = request.prompts[0]
+        prompt, text = request.prompts[0], {"skip_special_tokens": False} if request.in_harmony else {}
         return {
             "text" if prompt.ids is None else "input_ids": prompt.content,
-            "sampling_params": {"stop": [], "no_stop_trim": True, "n": 1, **self._options(request)},
+            "sampling_params": {"stop": [], "no_stop_trim": True, "n": 1, **text, **self._options(request)},
             "return_logprob": request.logprobs,
             "top_logprobs_num": request.sampling.top_logprobs,
             "stream": request.is_streamed,
@@ -151,7 +154,7 @@ class TGI(Wire):
     def _delta(self, item: Mapping[str, Any], request: Request) -> Delta:
         details = item["details"]
         tokens = details.get("tokens") or []
-        text = "".join(str(token["text"]) for token in tokens if not token.get("special"))
+        text = "".join(str(token["text"]) for token in tokens if request.in_harmony or not token.get("special"))
         return Delta(
             pieces=pieces_of(text or str(item["generated_text"])),
             logprobs=logprobs_of([token.get("logprob") for token in tokens]),
@@ -213,6 +216,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             takes_ids=True,
             logprobs=True,
             prefill={"add_generation_prompt": False, "continue_final_message": True},
+            thinking_field="thinking_token_budget",
         ),
         "sglang": Profile(
             SGLang,

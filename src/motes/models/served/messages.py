@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from motes.steps import THINKING
+from motes.thoughts import THINKING, read
 
-THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
 """Fields with a message's thought, beside `content`: vLLM, SGLang, DeepSeek and llama.cpp; OpenRouter and newer vLLM;
-Ollama. A message with several of them repeats the same thought."""
+Ollama; OpenRouter again, in parts. A message with several of them repeats the same thought."""
 
 PART_FIELDS = ("thinking", "reasoning", "summary", "text", "content", "output_text", "refusal")
 """Fields that may hold the content of a part; the first one present counts."""
 
-THOUGHT_TYPES = ("thinking", "reasoning", "redacted_thinking")
+THOUGHT_TYPES = ("thinking", "reasoning", "redacted_thinking", "reasoning.text", "reasoning.summary")
 
 
 class Piece(NamedTuple):
@@ -60,7 +60,9 @@ class Writer:
     """
 
     def __init__(self, before: str = "") -> None:
-        self._continues_thought = before.rfind(THINKING[0]) > before.rfind(THINKING[1])
+        state = read(before)
+        self._continues_thought = state.in_thought
+        self._closing = state.closing or THINKING[1]
         self._is_in_thought = False
 
     def write(self, pieces: Iterable[Piece]) -> str:
@@ -69,8 +71,9 @@ class Writer:
         for text, is_thought in pieces:
             if is_thought and not self._is_in_thought and not self._continues_thought:
                 texts.append(THINKING[0])
+                self._closing = THINKING[1]
             elif self._is_in_thought and not is_thought:
-                texts.append(THINKING[1])
+                texts.append(self._closing)
             self._continues_thought = False
             self._is_in_thought = is_thought
             texts.append(text)
@@ -78,4 +81,4 @@ class Writer:
 
     def close(self) -> str:
         """The closing tag, if the answer ends within a thought."""
-        return THINKING[1] if self._is_in_thought else ""
+        return self._closing if self._is_in_thought else ""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from motes.concurrency import Batcher, Pending, gather
+from motes.concurrency import Batcher, gather
 from motes.core import Certainty, Failure, Problem, Sampling, Step, Trajectory, Usage
 from motes.errors import (
     ConfigurationError,
@@ -20,12 +20,14 @@ from motes.errors import (
     UnknownNameError,
 )
 from motes.models.served.engines import PROFILES
+from motes.models.served.pending import Part, PendingStep, steps_of
 from motes.models.served.probe import OF_ONE_REQUEST, Capabilities, probe, renderer
 from motes.models.served.prompts import Prompt, Renderer
 from motes.models.served.responses import Answer, Call
 from motes.models.served.turns import Turn, read_turn
 from motes.models.served.wires import Chat, Completions, Request, Wire
 from motes.steps import end_at_limit, split_at_end, step_in_overrun
+from motes.thoughts import HARMONY
 from motes.transport import Address, Client, ServedModel, flag, may_be_of_one, now, whole_number
 from motes.transport.refusals import is_about, is_about_length, limits, unsupported_field
 
@@ -42,26 +44,6 @@ MAX_TURN = 8192
 
 ADAPTATIONS = 20
 """Maximum number of times that a request is changed after a refusal."""
-
-
-@dataclass(eq=False)
-class PendingStep(Pending[Step | Failure]):
-    """A trajectory that waits for its next step."""
-
-    trajectory: Trajectory
-    sampling: Sampling
-    seed: int
-    wasted: Usage = Usage()  # tokens of failed attempts on its behalf  # noqa: RUF009 (frozen)
-    has_answer: bool = False  # its answer has arrived and becomes a step: a later failure of the call does not matter
-
-    @property
-    def is_waiting(self) -> bool:
-        return not (self.has_answer or self.future.done())
-
-
-Part = tuple[Prompt, list[list[PendingStep]]]
-"""A prompt of a request, and for each of its n answers the pending steps that use it: one, or all equal ones at
-temperature 0."""
 
 
 class HTTPLanguageModel(ServedModel):
@@ -84,6 +66,9 @@ class HTTPLanguageModel(ServedModel):
             temperature 1 without filters, where the power filter needs them.
         shares_prefixes: whether the server has a prefix cache, so that a run computes each prompt and prefix once; by
             default as its engine has by default.
+        thinking_field: the field of a chat request that takes the thinking budget of a whole answer, with dots between
+            the names of objects: "reasoning.max_tokens"; by default the engine's, if it has one. Answers that are
+            written step by step need none.
     """
 
     merges_calls = True
@@ -99,6 +84,7 @@ class HTTPLanguageModel(ServedModel):
         seeds: Seeding | None = None,
         logprobs: bool | None = None,
         shares_prefixes: bool | None = None,
+        thinking_field: str | None = None,
     ) -> None:
         if seeds is not None and seeds not in get_args(Seeding):
             raise UnknownNameError("way to seed", str(seeds), get_args(Seeding))
@@ -108,12 +94,13 @@ class HTTPLanguageModel(ServedModel):
         self.seeds: Seeding = seeds or ("particle" if capabilities.seeds else "none")
         self.logprobs = capabilities.logprobs and (self.profile.logprobs if logprobs is None else logprobs)
         self.shares_prefixes = self.profile.shares_prefixes if shares_prefixes is None else shares_prefixes
+        self.thinking_field = thinking_field or self.profile.thinking_field
         self._may_ask_logprobs = capabilities.logprobs and logprobs is not False
         is_chat = capabilities.rendering == "messages"
         # A chat may return log-probabilities, but no token ids, so that steps have none.
         self._may_ask_certainty = (capabilities.logprobs or is_chat) and logprobs is not False
         self._renderer = Renderer() if is_chat else renderer(client, address, capabilities, vocabulary)
-        self._wire: Wire = (Chat if is_chat else self.profile.wire)(address, capabilities.model, self.profile)
+        self._wire: Wire = self._chat() if is_chat else self.profile.wire(address, capabilities.model, self.profile)
         self._stream_wire = self._wire if self._wire.streams else Completions(address, capabilities.model, self.profile)
         self._max_answer_tokens: int | None = None  # from error messages of the server
         self._batcher: Batcher[PendingStep, Step | Failure] = Batcher(self._process)
@@ -128,6 +115,7 @@ class HTTPLanguageModel(ServedModel):
         seeds: Seeding | None = None,
         logprobs: bool | None = None,
         shares_prefixes: bool | None = None,
+        thinking_field: str | None = None,
         context_length: int | None = None,
         **connection: Any,
     ) -> HTTPLanguageModel:
@@ -139,7 +127,7 @@ class HTTPLanguageModel(ServedModel):
                 no sign of which it is.
             tokenizer: the model's tokenizer, a folder or a name on the hub (extra `local`), for servers that complete
                 prompts but do not render conversations.
-            seeds, logprobs, shares_prefixes: see the class.
+            seeds, logprobs, shares_prefixes, thinking_field: see the class.
             context_length: of the model, where the server does not report it.
             connection: see `motes.transport.Client.open`.
 
@@ -163,7 +151,18 @@ class HTTPLanguageModel(ServedModel):
             seeds=seeds,
             logprobs=logprobs,
             shares_prefixes=shares_prefixes,
+            thinking_field=thinking_field,
         )
+
+    @property
+    def takes_thinking_budget(self) -> bool:
+        """Whether requests for whole answers have a field for the thinking budget."""
+        return self.thinking_field is not None
+
+    def _chat(self) -> Chat:
+        wire = Chat(self.address, self.capabilities.model, self.profile)
+        wire.thinking_field = self.thinking_field
+        return wire
 
     @property
     def continues_prefixes(self) -> bool:
@@ -173,6 +172,11 @@ class HTTPLanguageModel(ServedModel):
     def gives_logprobs(self, sampling: Sampling) -> bool:
         """Whether steps carry log-probabilities. Streams in another format than whole responses do not."""
         return self._wants_logprobs(sampling) and (self._stream_wire is self._wire or not self._is_cut(sampling))
+
+    async def thought_opening(self, problem: Problem) -> str:
+        """See `motes.protocols.LanguageModelTraits`."""
+        prompt = await self._renderer.prompt(problem)
+        return HARMONY[1] if prompt.in_harmony else prompt.before.strip()
 
     def gives_certainty(self, sampling: Sampling) -> bool:
         """Whether steps carry `Step.certainty`. The tokens of a stop string may have none."""
@@ -214,6 +218,11 @@ class HTTPLanguageModel(ServedModel):
         """The token ids of a problem that has been asked; empty if the server's tokens are unknown."""
         return self._renderer.known_ids(problem)
 
+    async def prompt_text(self, problem: Problem) -> str | None:
+        """See `motes.protocols.LanguageModelTraits`. None if the server makes the prompt of messages."""
+        prompt = await self._renderer.prompt(problem)
+        return prompt.text if prompt.ids is None else await self._renderer.decode(prompt.ids)
+
     async def draw_turn(self, fields: Mapping[str, Any], sampling: Sampling, seed: int) -> Turn:
         """A whole turn of the assistant, which may have tool calls.
 
@@ -224,8 +233,9 @@ class HTTPLanguageModel(ServedModel):
         Raises:
             MotesError: see `motes.transport.Client.post`.
         """
-        wire = Chat(self.address, self.capabilities.model, self.profile)
+        wire = self._chat()
         body = {"model": self.capabilities.model, **fields, **self.profile.sampling_fields(sampling)}
+        body |= wire.thinking_fields(sampling)
         if (limit := sampling.max_tokens) is not None:
             body[wire.limit_field] = limit
         if sampling.stops:
@@ -326,7 +336,7 @@ class HTTPLanguageModel(ServedModel):
     def _start_call(self, request: Request, parts: list[Part]) -> None:
         """Start a call with the prompts of these parts."""
         request = replace(request, prompts=tuple(prompt for prompt, _ in parts))
-        self._batcher.start(self._call(request, parts), _steps(parts))
+        self._batcher.start(self._call(request, parts), steps_of(parts))
 
     async def _call(self, request: Request, parts: list[Part]) -> None:
         """Send a request; after a refusal change it, or divide it, as the error message says."""
@@ -345,7 +355,7 @@ class HTTPLanguageModel(ServedModel):
                     continue
                 elif len(parts) > 1 and may_be_of_one(error):
                     # In the end only the refused prompt fails.
-                    waiting = [part for part in parts if any(step.is_waiting for step in _steps([part]))]
+                    waiting = [part for part in parts if any(step.is_waiting for step in steps_of([part]))]
                     middle = -(-len(waiting) // 2)
                     for half in filter(None, (waiting[:middle], waiting[middle:])):
                         self._start_call(request, half)
@@ -354,7 +364,7 @@ class HTTPLanguageModel(ServedModel):
                     continue
                 else:
                     is_full = isinstance(error, ContextLengthError)
-                    for step in _steps(parts):
+                    for step in steps_of(parts):
                         is_complete = is_full and step.trajectory.depth  # it has begun, and is as long as it can be
                         if step.is_waiting:
                             step.settle(Step("", "length") if is_complete else Failure(error, step.wasted))
@@ -425,6 +435,7 @@ class HTTPLanguageModel(ServedModel):
             overrun=overrun,
             prefix_tokens=prefix_tokens,
             certainty=self._certainty(request, answer),
+            thought_tokens=answer.thought_tokens,
         )
         usage = answer.usage
         for pending in steps:
@@ -439,10 +450,6 @@ class HTTPLanguageModel(ServedModel):
         if certainty is None and k and answer.end == "step" and not self.profile.logprobs_of_stops:
             return Certainty.none(k)
         return certainty
-
-
-def _steps(parts: Iterable[Part]) -> list[PendingStep]:
-    return [step for _, group in parts for steps in group for step in steps]
 
 
 def _vocabulary(path: str) -> Vocabulary:

@@ -12,6 +12,7 @@ from motes.models.served.engines import PROFILES
 from motes.models.served.prompts import Prompt, Renderer, TokenizerRenderer
 from motes.models.served.responses import Answer, Call
 from motes.models.served.wires import Chat, Request, Wire
+from motes.text import REPLACEMENT
 from motes.transport import Address, Client, Server, identify, whole_number_of
 from motes.transport.server import loaded_context_length
 
@@ -89,6 +90,11 @@ class Capabilities(Server):
         return f"{self.engine}{version}, {self.model}: {ROUTES[self.route]}"
 
 
+LOGPROB_DRAWS = 16
+"""Maximum number of further answers that are drawn to find out whether a server gives log-probabilities, as long as
+they end within a character."""
+
+
 async def probe(
     client: Client, address: Address, *, engine: str | None = None, vocabulary: Vocabulary | None = None
 ) -> Capabilities:
@@ -144,6 +150,10 @@ async def _completion_capabilities(
     of_two_answers = await draw(n=2, logprobs=True) if profile.choices else None
     of_two_prompts = await draw(num_prompts=2) if profile.several_prompts else None
     with_logprobs = of_two_answers or await draw(logprobs=True)
+    for _ in range(LOGPROB_DRAWS):
+        if with_logprobs is None or with_logprobs.logprob is not None or not _is_within_character(with_logprobs):
+            break
+        with_logprobs = await draw(logprobs=True)
     slots = whole_number_of(server.info.get(profile.slots or "")) or profile.most_choices
     return Capabilities(
         **vars(server),
@@ -185,6 +195,11 @@ async def _chat_capabilities(client: Client, address: Address, server: Server) -
         tells_end=profile.keeps_stop is not None or route == "answers",
         choices=1 if profile.choices is None else profile.most_choices,
     )
+
+
+def _is_within_character(answer: Answer) -> bool:
+    """Whether an answer may end within a character, for which llama.cpp gives no log-probability."""
+    return not answer.text or REPLACEMENT in answer.text
 
 
 async def _draw(client: Client, wire: Wire, request: Request) -> Answer:

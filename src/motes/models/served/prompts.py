@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,7 +12,9 @@ from weakref import WeakKeyDictionary
 
 from motes.core import Problem, Trajectory
 from motes.errors import BadResponseError, ServerError, UnknownFormError
-from motes.steps import opening
+from motes.steps import IN_HARMONY, opening
+from motes.text import put_placeholders, split_at_placeholders
+from motes.thoughts import THINKING, restored, split_at_marks
 from motes.threads import in_thread_if_long
 from motes.transport import Address, Client, excerpt
 
@@ -41,6 +44,7 @@ class Prompt:
     prefix: str = ""
     before: str = ""
     length: int | None = None  # number of tokens of `text`, if it is known
+    in_harmony: bool = False  # whether the answer is written in harmony, whose special tokens its text needs
 
     @property
     def content(self) -> list[int] | str:
@@ -74,7 +78,8 @@ class Renderer:
                 # An error seldom matters: few templates open an answer. All prompts of a model have these tokens.
                 with suppress(ServerError):
                     text = await self._text_of(prompt.ids[-4:])
-            self._prompts[problem] = replace(prompt, before=opening(text))
+            in_harmony = IN_HARMONY.search(text) is not None
+            self._prompts[problem] = replace(prompt, before=opening(text), in_harmony=in_harmony)
         return self._prompts[problem]
 
     def known_ids(self, problem: Problem) -> tuple[int, ...]:
@@ -88,14 +93,18 @@ class Renderer:
         before = prompt.before if trajectory.step is None else trajectory.step.overrun
         if prompt.ids is None:
             answer = (trajectory.text + before).removeprefix(prompt.before)
+            if prompt.in_harmony:
+                answer = restored(answer)
             text = None if prompt.text is None else prompt.text + answer
-            return Prompt(text=text, messages=prompt.messages, prefix=answer, before=before)
+            return replace(prompt, text=text, prefix=answer, before=before)
         ids = list(prompt.ids)
         for node in trajectory.path:
             assert node.step is not None
             in_prompt = "" if node.depth > 1 else prompt.before
             ids.extend(node.step.token_ids or await self.encode(node.added.removeprefix(in_prompt)))
-        return Prompt(ids=tuple(ids), before=before)
+            if node.step.token_ids and node.step.appended:
+                ids.extend(await self.encode(node.step.appended))
+        return Prompt(ids=tuple(ids), before=before, in_harmony=prompt.in_harmony)
 
     async def rest_of_token(self, text: str, ids: tuple[int, ...]) -> str:
         """The last token's text after the end of `text`, which ends with a delimiter; "" if that is ambiguous.
@@ -126,12 +135,12 @@ class Renderer:
         return Prompt(messages=problem.messages)
 
     async def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids of a piece of text, without additional tokens. Where the server allows it, special tokens in the
-        text are plain text."""
+        """Token ids of a piece of an answer, without additional tokens. The marks around thoughts are their tokens;
+        other special tokens in the text are plain text where the server allows it."""
         raise NotImplementedError
 
     async def decode(self, ids: tuple[int, ...]) -> str:
-        """The text of tokens, without special ones."""
+        """The text of tokens; not every server leaves out special ones."""
         raise NotImplementedError
 
     async def count(self, text: str) -> int | None:
@@ -185,19 +194,58 @@ class VLLMRenderer(ServerRenderer):
 class SGLangRenderer(VLLMRenderer):
     text_key = "text"
 
+    async def decode(self, ids: tuple[int, ...]) -> str:
+        body = {"model": self.model, "tokens": list(ids), "skip_special_tokens": False}
+        return str(await self._post("detokenize", self.text_key, body))
+
+
+MAY_BE_SPECIAL = re.compile(r"[<\[|｜]")
+"""A character that every special token of the known models has."""
+
 
 class LlamaCppRenderer(ServerRenderer):
     async def _prompt(self, problem: Problem) -> Prompt:
-        text = str(await self._post("apply-template", "prompt", {"messages": problem.messages}))
-        body = {"content": text, "add_special": True, "parse_special": True}
+        """Only the template may use special tokens: users' messages are text, as for `Vocabulary.prompt`."""
+        contents = [message["content"] for message in problem.messages]
+        special = await self._special_tokens("\n".join(contents))
+        placeholders: dict[str, str] = {}
+        if special:
+            contents, placeholders = put_placeholders(re.compile("|".join(map(re.escape, special))), contents)
+        messages = [{**m, "content": content} for m, content in zip(problem.messages, contents, strict=True)]
+        text = str(await self._post("apply-template", "prompt", {"messages": messages}))
+        first, *rest = split_at_placeholders(text, placeholders)
+        body = {"content": first, "add_special": True, "parse_special": True}
         ids = await self._tokenize(body)
         if ids[:1] == ids[1:2]:  # the template writes the token that begins a text, and the server adds it, too
             alone = await self._tokenize({**body, "add_special": False})
             ids = alone if alone[:1] == ids[:1] else ids
+        for part in rest:
+            if part in placeholders:  # cut in two: some tokenizers find special tokens in any text
+                ids += await self.encode(placeholders[part][:1]) + await self.encode(placeholders[part][1:])
+            elif part:
+                ids += await self._tokenize({**body, "content": part, "add_special": False})
         return Prompt(ids=ids)
 
+    async def _special_tokens(self, text: str) -> list[str]:
+        """The special tokens that a text spells, the longest first."""
+        if not MAY_BE_SPECIAL.search(text):
+            return []
+        found: list[str] = []
+        for token in sorted(set(await self._parsed(text)) - set(await self.encode(text))):
+            spelling = await self._text_of((token,))
+            is_one = spelling in text and await self._parsed(spelling) == (token,)
+            if is_one and spelling not in THINKING and await self.encode(spelling) != (token,):
+                found.append(spelling)
+        return sorted(found, key=len, reverse=True)
+
+    async def _parsed(self, text: str) -> tuple[int, ...]:
+        return await self._tokenize({"content": text, "add_special": False, "parse_special": True})
+
     async def encode(self, text: str) -> tuple[int, ...]:
-        return await self._tokenize({"content": text, "add_special": False, "parse_special": False})
+        ids: list[int] = []
+        for piece, is_mark in split_at_marks(text):
+            ids += await self._tokenize({"content": piece, "add_special": False, "parse_special": is_mark})
+        return tuple(ids)
 
     async def decode(self, ids: tuple[int, ...]) -> str:
         return str(await self._post("detokenize", "content", {"tokens": list(ids)}))
@@ -257,8 +305,10 @@ class TokenizerRenderer(Renderer):
         return len(await in_thread_if_long(len(text), self.vocabulary.encode, text)) + self._num_added
 
     async def encode(self, text: str) -> tuple[int, ...]:
-        encode = partial(self.vocabulary.encode, special=False)
-        return tuple(await in_thread_if_long(len(text), encode, text))
+        ids: list[int] = []
+        for piece, is_mark in split_at_marks(text):
+            ids += await in_thread_if_long(len(piece), partial(self.vocabulary.encode, special=is_mark), piece)
+        return tuple(ids)
 
     async def decode(self, ids: tuple[int, ...]) -> str:
         return self.vocabulary.decode(ids)

@@ -13,6 +13,7 @@ from motes.models.served.messages import Writer, pieces_of
 from motes.models.served.prompts import Prompt, estimate
 from motes.models.served.wires import Delta, Request, Wire
 from motes.steps import first_cut
+from motes.thoughts import without_end
 from motes.transport import MALFORMED, Events, unknown_form
 
 MOST_CHARACTERS, CHARACTERS_PER_TOKEN = 1 << 20, 1024
@@ -39,6 +40,7 @@ class Answer:
     last: Delta | None = None  # its last piece
     prompt_tokens: int = 0
     cached_tokens: int | None = None  # None: the server does not return it
+    thought_tokens: int | None = None  # of `num_tokens`; None: the server does not return it
 
     def __post_init__(self) -> None:
         self._writer = Writer(self.prompt.prefix)
@@ -106,6 +108,8 @@ class Answer:
             self.end = end_of(last.finish, url, is_full=is_full, by_text=by_text)
             if self.end != "length":
                 self.text += self._writer.close()
+            if self.end == "eos" and self.request.in_harmony:
+                self.text = without_end(self.text)
         if self.request.is_streamed and len(self.logprobs) != self.num_tokens:
             self.logprobs = []
         if len(self.token_ids) != self.num_tokens:
@@ -234,3 +238,5 @@ class Call:
             carrier.cached_tokens = counts.get("cached")
         if num_answers == 1 and counts.get("completion") and not carrier.token_ids:
             carrier.last = Delta(num_tokens=counts["completion"])
+        if num_answers == 1:
+            carrier.thought_tokens = counts.get("thoughts")

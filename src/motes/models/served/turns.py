@@ -37,6 +37,7 @@ class Turn:
     """One turn of the assistant.
 
     Attributes:
+        usage: its tokens of thought are 0 if the server does not count them.
         logprobs: the server's log-probabilities of its tokens, in OpenAI's form; None if it returns none.
     """
 
@@ -76,7 +77,12 @@ def read_turn(response: Any, wire: Wire) -> Turn:
     prompt = counts.get("prompt", 0)
     cached = min(counts.get("cached", 0), prompt)
     generated = counts.get("completion") or estimate([content, thoughts, *(call.arguments for call in tool_calls)])
-    usage = Usage(generated_tokens=generated, prefill_tokens=prompt - cached, prefill_tokens_cached=cached)
+    usage = Usage(
+        generated_tokens=generated,
+        prefill_tokens=prompt - cached,
+        prefill_tokens_cached=cached,
+        thought_tokens=min(counts.get("thoughts", 0), generated),
+    )
     return Turn(content, thoughts, tool_calls, end, usage, logprobs if isinstance(logprobs, dict) else None)
 
 

@@ -41,7 +41,7 @@ above 0 for one of 1."""
 
 COUNTS = ("prompt", "completion", "cached")
 """Numbers of tokens that a server may return for a call: in its prompts, in its answers, and in those parts of its
-prompts that came from the prefix cache."""
+prompts that came from the prefix cache. OpenAI's formats also have "thoughts": in the thoughts of its answers."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,11 @@ class Request:
     @property
     def prompt_tokens(self) -> int:
         return sum(prompt.num_tokens for prompt in self.prompts)
+
+    @property
+    def in_harmony(self) -> bool:
+        """Whether the texts of answers need harmony's special tokens, which servers leave out unless they are asked."""
+        return any(prompt.in_harmony for prompt in self.prompts)
 
     @property
     def is_streamed(self) -> bool:
@@ -121,6 +126,7 @@ class Profile:
     prefill: Mapping[str, Any] | None = None  # fields that let a chat continue its last message; None: the probe tries
     chat_limit: str = "max_tokens"  # the field with the limit on tokens in a chat request
     shares_prefixes: bool = False  # whether it has a prefix cache by default
+    thinking_field: str | None = None  # the field of a chat request that takes the thinking budget; None: none does
 
     def sampling_fields(self, sampling: Sampling) -> dict[str, Any]:
         """The fields of a request for these parameters, limits and delimiters left out. Raises ConfigurationError if
@@ -231,6 +237,8 @@ class Completions(Wire):
         body = {"prompt": prompts[0] if len(prompts) == 1 else prompts, **self._options(request)}
         if self.profile.takes_ids:
             body |= {"return_token_ids": True, "add_special_tokens": False}
+            if request.in_harmony:
+                body["skip_special_tokens"] = False
         if request.logprobs:
             body["logprobs"] = request.sampling.top_logprobs
         return body
@@ -270,6 +278,10 @@ class Completions(Wire):
     def counts(self, message: Any) -> dict[str, int]:
         counts = super().counts(message)
         hits = whole_number_of(value_at(message, ("usage", "prompt_cache_hit_tokens")))  # DeepSeek's name
+        details = value_at(message, ("usage", "completion_tokens_details", "reasoning_tokens"))
+        thoughts = whole_number_of(details) or whole_number_of(value_at(message, ("usage", "reasoning_tokens")))
+        if thoughts:  # 0 is also the number of servers that do not count them
+            counts = {**counts, "thoughts": thoughts}
         return counts if hits is None else {"cached": hits, **counts}
 
 
@@ -281,6 +293,17 @@ class Chat(Completions):
     def __init__(self, address: Address, model: str, profile: Profile) -> None:
         super().__init__(address, model, profile)
         self.limit_field = profile.chat_limit
+        self.thinking_field = profile.thinking_field
+
+    def thinking_fields(self, sampling: Sampling) -> dict[str, Any]:
+        """The field with the thinking budget of a whole answer; empty if there is no budget, or no field for it."""
+        if sampling.max_thinking_tokens is None or self.thinking_field is None:
+            return {}
+        value: Any = sampling.max_thinking_tokens
+        first, *inner = self.thinking_field.split(".")
+        for name in reversed(inner):
+            value = {name: value}
+        return {first: value}
 
     def _body(self, request: Request) -> dict[str, Any]:
         (prompt,) = request.prompts
@@ -288,7 +311,7 @@ class Chat(Completions):
         if request.logprobs:
             options |= {"logprobs": True, "top_logprobs": request.sampling.top_logprobs}
         if not prompt.prefix:
-            return {"messages": list(prompt.messages), **options}
+            return {"messages": list(prompt.messages), **options, **self.thinking_fields(request.sampling)}
         messages = [*prompt.messages, {"role": "assistant", "content": prompt.prefix}]
         return {"messages": messages, **options, **(self.profile.prefill or {})}
 

@@ -221,7 +221,7 @@ def _find_family(server: Server, tokenizer: str | None, address: Address, has_po
     this machine's disk only, not from the hub."""
     known_family = family_of(server, tokenizer)
     source = tokenizer or server.origin
-    if known_family is None and source is not None and (tokenizer or has_pooling or os.path.isdir(source)):
+    if known_family is None and source is not None and (tokenizer or has_pooling or os.path.exists(source)):
         with suppress(ConfigurationError):  # there is only a tokenizer
             known_family = family_of(server, tokenizer, checkpoint_config(source))
     if known_family is not None:

@@ -60,6 +60,9 @@ class CodeAnswers(BoxedAnswers):
         codes = [code for code in codes if _defines_something(code)] or codes
         return codes[-1].rstrip() if codes else None
 
+    def answer_when_cut(self, text: str) -> str | None:
+        return self.answer(text)
+
     def read(self, step: str, before: Reading | None) -> Reading:
         return Reading()
 

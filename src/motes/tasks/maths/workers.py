@@ -8,13 +8,9 @@ input does.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import json
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -22,61 +18,17 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from motes.errors import ConfigurationError, GraderError, GraderTimeoutError, MissingExtraError
-from motes.tasks.processes import Pool, once_per_process
+from motes.tasks.processes import JsonProcess, Pool, once_per_process
 
 TIMEOUT_SECONDS = 10.0
 """Time within which a comparison must end."""
-START_SECONDS = 120.0
-"""Time within which a worker must start: it loads sympy, perhaps from a cold disk."""
 WORKER = (sys.executable, "-P", str(Path(__file__).with_name("worker.py")))
 
 
-class Worker:
-    """One process, which serves one request at a time."""
+class Worker(JsonProcess):
+    """A process that runs Math-Verify."""
 
-    def __init__(self, command: Sequence[str]) -> None:
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True
-        )
-
-    def is_ready(self) -> bool:
-        return self._read(START_SECONDS) is not None
-
-    def ask(self, request: Sequence[str], timeout: float) -> dict[str, Any] | None:
-        """The process's reply to a request; None if it died instead. If there is no reply in time, the process is
-        killed. Raises GraderTimeoutError in this case."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            return self._read(timeout)
-        except (BrokenPipeError, ValueError):  # it died before, or was closed by another thread
-            return None
-
-    def _read(self, timeout: float) -> dict[str, Any] | None:
-        assert self._process.stdout is not None
-        deadline = time.monotonic() + timeout
-        timer = threading.Timer(timeout, self._process.kill)
-        timer.daemon = True
-        timer.start()
-        try:
-            line = self._process.stdout.readline()
-        finally:
-            timer.cancel()
-        if line.endswith("\n"):
-            reply: dict[str, Any] = json.loads(line)
-            return reply
-        if time.monotonic() >= deadline:
-            raise GraderTimeoutError(f"not graded within {timeout:g} seconds")
-        return None
-
-    def close(self) -> None:
-        """Kill the process, and wait until it is gone."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in filter(None, (self._process.stdin, self._process.stdout)):
-            with contextlib.suppress(OSError):  # text in its buffer can no longer be written
-                pipe.close()
+    start_seconds = 120.0  # it loads sympy, perhaps from a cold disk
 
 
 class Grader(Pool[Worker]):

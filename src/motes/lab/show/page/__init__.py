@@ -32,6 +32,7 @@ from motes.lab.show.comparing import Comparison, looks_of
 from motes.lab.show.report import Report
 from motes.lab.show.style import styles_of
 from motes.text import visible
+from motes.thoughts import split
 
 SCRIPTS = ("data", "curves", "forest", "problems", "run", "page")
 PROBLEMS, MEGABYTES = 30, 24
@@ -251,7 +252,10 @@ def _compress_run(record: RunRecord, trace: bytes) -> str:
     """A record (with its posterior as a list, which keeps the order) and a line of traces: JSON, gzip, base64."""
     fields = dataclasses.asdict(dataclasses.replace(record, prefixes=None))  # the trace contains them
     fields["posterior"] = list(record.posterior.items())
-    text = b'{"record":' + json.dumps(fields, allow_nan=False).encode() + b',"trace":' + trace + b"}"
+    thoughts, content = split(record.text)
+    words = {"thoughts": thoughts, "content": content} if thoughts else {}
+    head = json.dumps({"record": fields, **words}, allow_nan=False).encode().removesuffix(b"}")
+    text = head + b',"trace":' + trace + b"}"
     return base64.b64encode(gzip.compress(text, compresslevel=9, mtime=0)).decode()
 
 

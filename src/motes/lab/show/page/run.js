@@ -15,7 +15,8 @@ async function showRun(root, place) {
     run.trace ? h("div", { class: "viewer" }, main, inspector) : h("p", { class: "note" }, INDEX.traced
       ? "This run has no trace: its particles are not known."
       : "The evaluation kept no traces (--no-traces, or an early version): the particles of this run are not known."),
-    run.trace && shown.panels.length ? "" : h("pre", { class: "answer-text" }, run.record.text));
+    run.trace && shown.panels.length ? "" : [run.thoughts ? h("details", { class: "thoughts" }, h("summary", {}, "thoughts"), h("pre", {}, run.thoughts)) : "",
+      h("pre", { class: "answer-text" }, run.content ?? run.record.text)]);
   if (run.trace) drawPanels(shown, main, inspector);
   return true;
 }
@@ -48,9 +49,9 @@ function facts({ run: { record } }) {
   const used = record.usage;
   const list = [
     ["answer", record.answer ?? "none"], ["reference", record.reference ?? "–"], ["confidence", record.answer === null ? "–" : percent(record.confidence, 0)],
-    ["log evidence", fixed(record.log_evidence)], ["generated", count(used.generated_tokens)], ["prefill", count(used.prefill_tokens)],
+    ["log evidence", fixed(record.log_evidence)], ["generated", count(used.generated_tokens)], ["of it thought", used.thought_tokens ? count(used.thought_tokens) : null], ["prefill", count(used.prefill_tokens)],
     ["reward", count(used.reward_tokens)], ["from caches", count(used.prefill_tokens_cached + used.reward_tokens_cached)], ["seconds", fixed(record.seconds)], ["seed", record.seed],
-  ].filter(([name]) => name !== "log evidence" || record.log_evidence !== null);
+  ].filter(([name, value]) => value !== null && (name !== "log evidence" || record.log_evidence !== null));
   return h("div", { class: "facts" },
     h("h2", {}, h("span", { class: "method", "--c": INDEX.methods[record.method].colour }, label(record.method)), h("span", { class: "n" }, `N = ${record.budget}`),
       h("span", { class: `badge ${letter}` }, square(letter), OUTCOMES[letter])),

@@ -1,0 +1,105 @@
+"""GGUF files, llama.cpp's format of models, which hold weights, settings and tokenizer in one file.
+
+transformers reads the weights and the settings (`motes.kv.gguf`), `motes.gguf.tokenizer` the tokenizer.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from motes.errors import ConfigurationError, UnreadableFileError
+from motes.gguf.header import DamagedError, Header, is_gguf, read_header
+
+__all__ = ["DamagedError", "Header", "find_gguf", "open_header", "refusal"]
+
+OTHER_WEIGHTS = re.compile(r"\.(safetensors|bin|pt|pth|index\.json)$")
+ON_HUB = re.compile(r"([\w.-]+/[\w.-]+)/(.+\.gguf)", re.IGNORECASE)
+
+
+def find_gguf(path: str) -> Path | None:
+    """The GGUF file that a name stands for: the file itself; the only one in a folder without other weights;
+    OWNER/NAME/FILE.gguf on the hub, which is downloaded. None for all other names.
+
+    Raises:
+        ConfigurationError: there is no such file, a file is none, or there are several.
+    """
+    local = Path(os.path.expanduser(path))
+    if local.is_dir():
+        return _only_one(local)
+    if os.path.lexists(local):
+        if is_gguf(local):
+            return local
+        raise ConfigurationError(f"{path!r} is no GGUF file: name one, or the folder of a checkpoint")
+    if not path.lower().endswith(".gguf"):
+        return None
+    on_hub = ON_HUB.fullmatch(path)
+    if on_hub is None or path.startswith((".", "/", "~")) or os.path.isdir(on_hub[1]):
+        raise ConfigurationError(f"there is no file {path!r}")
+    return _download(on_hub[1], on_hub[2])
+
+
+def _only_one(folder: Path) -> Path | None:
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    found = [name for name in names if name.lower().endswith(".gguf")]
+    if not found or any(map(OTHER_WEIGHTS.search, names)):
+        return None
+    if len(found) > 1:
+        raise ConfigurationError(
+            f"{str(folder)!r} has several GGUF files: name one of them, as in {f'hf:{folder / found[0]}'!r}. "
+            f"They are {', '.join(found)}"
+        )
+    return folder / found[0]
+
+
+def _download(repository: str, name: str) -> Path:
+    try:
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(repository, name))
+    except Exception as error:  # of the network, of the hub's package, of the file system
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigurationError(
+            f"there is no file {f'{repository}/{name}'!r} here, and the hub does not give it: {reason}"
+        ) from error
+
+
+def open_header(path: Path) -> Header:
+    """Read the header of a GGUF file that holds a language model.
+
+    Raises:
+        ConfigurationError: it cannot be read, is damaged, or holds something else.
+    """
+    try:
+        header = read_header(path)
+    except OSError as error:
+        raise UnreadableFileError(path, error) from error
+    except ValueError as error:
+        raise refusal(path, error) from error
+    kind = header.metadata.get("general.type", "model")
+    parts = header.metadata.get("split.count", 1)
+    if header.architecture == "clip" or kind == "mmproj":
+        raise _other(path, "the part of a model that sees pictures: name the language model's file")
+    if kind == "adapter":
+        raise _other(path, "an adapter, not a model: merge it into its model (`llama-export-lora`)")
+    if isinstance(parts, int) and parts > 1:
+        raise _other(path, f"one of {parts} parts of a model: join them (`llama-gguf-split --merge`)")
+    if kind != "model" or not header.tensors:
+        raise _other(path, f"no model: its type is {kind!r}, and it has {len(header.tensors)} tensors")
+    return header
+
+
+def _other(path: Path, what: str) -> ConfigurationError:
+    return ConfigurationError(f"{str(path)!r} is {what}")
+
+
+def refusal(path: Path, error: Exception) -> ConfigurationError:
+    """The error for a GGUF file that cannot be opened."""
+    reason = " ".join(str(error).split()).rstrip(".")[:300]
+    if isinstance(error, DamagedError):
+        return ConfigurationError(f"cannot open {str(path)!r}: {reason}: fetch the file again")
+    return ConfigurationError(
+        f"cannot open {str(path)!r}: {reason}. llama.cpp may run it: serve it (`llama-server -m FILE`), and name the "
+        "server as the model, 'http://HOST:PORT/v1'"
+    )
