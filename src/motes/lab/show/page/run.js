@@ -15,8 +15,8 @@ async function showRun(root, place) {
     run.trace ? h("div", { class: "viewer" }, main, inspector) : h("p", { class: "note" }, INDEX.traced
       ? "This run has no trace: its particles are not known."
       : "The evaluation kept no traces (--no-traces, or an early version): the particles of this run are not known."),
-    run.trace && shown.panels.length ? "" : [run.thoughts ? h("details", { class: "thoughts" }, h("summary", {}, "thoughts"), h("pre", {}, run.thoughts)) : "",
-      h("pre", { class: "answer-text" }, run.content ?? run.record.text)]);
+    ...(run.trace && shown.panels.length ? [] : [run.thoughts ? h("details", { class: "thoughts" }, h("summary", {}, "thoughts"), h("pre", {}, run.thoughts)) : "",
+      h("pre", { class: "answer-text" }, run.content ?? run.record.text)]));
   if (run.trace) drawPanels(shown, main, inspector);
   return true;
 }
