@@ -61,7 +61,7 @@ def solve(made: Any, outcome_reward: Any = None, seed: int = 0, **options: Any) 
     return motes.solve("?", **{**models, "method": made, "seed": seed, **options})
 
 
-OTHERS = ("greedy", "majority", "bon", "wbon", "pf", "power", "pdr")
+OTHERS = ("greedy", "majority", "asc", "deepconf", "bon", "wbon", "pf", "power", "pdr")
 """Methods that have no scores of `PRM`, or are there already."""
 
 
