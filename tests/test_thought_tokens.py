@@ -20,7 +20,7 @@ from motes.lab.run.records import RunRecord
 from motes.lab.run.traces import Trace
 from motes.ledger import Ledger
 from motes.models.local import LocalLanguageModel
-from motes.thoughts import FINAL, TAGS, Reading
+from motes.thoughts import FINAL, TAGS, ThoughtReading
 from test_served_answers import WHOLE, answer, drawn, step
 from test_steps import thinking
 from test_thoughts import ANALYSIS
@@ -83,12 +83,12 @@ def test_a_step_is_read_once(monkeypatch: pytest.MonkeyPatch):
 )  # fmt: skip
 def test_exact_counts(pieces: list[str], count: int):
     text = "".join(pieces)
-    assert count_tokens(Reading(), text, 0, len(pieces), lambda: pieces) == count
+    assert count_tokens(ThoughtReading(), text, 0, len(pieces), lambda: pieces) == count
 
 
 def test_what_a_template_opens_is_not_counted():
-    assert count_tokens(Reading(), "<think>\na</think>4", 8, 3, lambda: ["a", "</think>", "4"]) == 2
-    inside = Reading().read("<think>a")[0]
+    assert count_tokens(ThoughtReading(), "<think>\na</think>4", 8, 3, lambda: ["a", "</think>", "4"]) == 2
+    inside = ThoughtReading().read("<think>a")[0]
     assert count_tokens(inside, "b</think>4", 0, 3, lambda: ["b", "</think>", "4"]) == 2
     assert count_tokens(inside, "bc", 0, 2, lambda: pytest.fail("all tokens are alike")) == 2
     assert thought_spans(inside, "b</think>4<think>d") == [(0, 9), (10, 18)]

@@ -8,8 +8,8 @@ r"""What a model thinks and what it says, in every shape in which one text holds
     stripped    the same without its special tokens, as servers return it that leave them out of texts:
                 `analysis…assistantfinal…`
 
-A text is read in one pass, in as many pieces as it comes in: the state after a piece is a `Reading`, which reads the
-next piece. However a text is divided, each of its characters is looked at once.
+A text is read in one pass, in as many pieces as it comes in: the state after a piece is a `ThoughtReading`, which reads
+the next piece. However a text is divided, each of its characters is looked at once.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ThoughtReading:
     """The state after reading the beginning of a text.
 
     Attributes:
@@ -136,7 +136,7 @@ class Reading:
     pending: str = ""
     has_begun: bool = False
 
-    def read(self, more: str, *, is_last: bool = False) -> tuple[Reading, list[Part]]:
+    def read(self, more: str, *, is_last: bool = False) -> tuple[ThoughtReading, list[Part]]:
         """The reading after another piece of text, and the parts of the text that became certain: those of `pending`
         and of the piece, without the new `pending`."""
         scanner = _Scanner(self, more, is_last)
@@ -173,14 +173,14 @@ class Reading:
 class _Scanner:
     """Reads one piece of text. `_place` is the current place in the piece."""
 
-    def __init__(self, before: Reading, more: str, is_last: bool) -> None:
+    def __init__(self, before: ThoughtReading, more: str, is_last: bool) -> None:
         self._text, self._place, self._is_last = before.pending + more, 0, is_last
         self._in_thought, self._opening, self._form = before.in_thought, before.opening, before.form
         self._in_message, self._has_begun = before.in_message, before.has_begun
         self.parts: list[Part] = []
 
-    def reading(self) -> Reading:
-        return Reading(
+    def reading(self) -> ThoughtReading:
+        return ThoughtReading(
             in_thought=self._in_thought,
             opening=self._opening,
             form=self._form,
@@ -298,14 +298,14 @@ class _Scanner:
         return end
 
 
-def read(text: str) -> Reading:
+def read(text: str) -> ThoughtReading:
     """The state after a text, of which more may follow."""
-    return Reading().read(text)[0]
+    return ThoughtReading().read(text)[0]
 
 
 def parts_of(text: str) -> list[Part]:
     """The parts of a whole text. What a closing tag alone ends is a thought."""
-    parts = Reading().read(text, is_last=True)[1]
+    parts = ThoughtReading().read(text, is_last=True)[1]
     last = max((i for i, part in enumerate(parts) if part.kind == "unopened"), default=-1)
     return [_before_closing(part) if i <= last else part for i, part in enumerate(parts)]
 
@@ -324,7 +324,7 @@ def without_end(text: str) -> str:
 
 def restored(text: str) -> str:
     """A text in harmony with the special tokens that a server may have left out of it."""
-    parts = Reading(form="stripped").read(text, is_last=True)[1]
+    parts = ThoughtReading(form="stripped").read(text, is_last=True)[1]
     return "".join(_STRIPPED.get(part.text, part.text) if part.kind == "mark" else part.text for part in parts)
 
 

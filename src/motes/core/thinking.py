@@ -11,19 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from motes.thoughts import MARKS, Part, Reading
+from motes.thoughts import MARKS, Part, ThoughtReading
 
 
 class Thinking(NamedTuple):
     """The state of a partial answer as to thoughts.
 
     Attributes:
-        reading: see `motes.thoughts.Reading`.
+        reading: see `motes.thoughts.ThoughtReading`.
         tokens: number of sampled tokens of thought so far.
         was_unopened: whether the last step closed a thought that nothing had opened.
     """
 
-    reading: Reading = Reading()
+    reading: ThoughtReading = ThoughtReading()
     tokens: int = 0
     was_unopened: bool = False
 
@@ -51,7 +51,7 @@ class Thinking(NamedTuple):
             known = self._estimate(reading, parts, text, len(text) - appended, num_tokens)
         return Thinking(reading, (before if was_unopened else self.tokens) + known, was_unopened)
 
-    def _estimate(self, after: Reading, parts: Sequence[Part], text: str, sampled: int, num_tokens: int) -> int:
+    def _estimate(self, after: ThoughtReading, parts: Sequence[Part], text: str, sampled: int, num_tokens: int) -> int:
         """The number of tokens of thought among those of the first `sampled` characters of a step."""
         if not sampled:
             return num_tokens * self.reading.in_thought
@@ -65,7 +65,7 @@ class Thinking(NamedTuple):
         return min(max(1, len(marks) + round(others)), num_tokens - 1)  # of both kinds there is one at least
 
 
-def thought_spans(before: Reading, text: str) -> list[tuple[int, int]]:
+def thought_spans(before: ThoughtReading, text: str) -> list[tuple[int, int]]:
     """The stretches of a step's text that are thoughts or marks, as offsets, ascending and apart.
 
     Args:
@@ -75,7 +75,9 @@ def thought_spans(before: Reading, text: str) -> list[tuple[int, int]]:
     return spans_of(before, after, parts, text)
 
 
-def count_tokens(before: Reading, text: str, head: int, num_tokens: int, pieces: Callable[[], Iterable[str]]) -> int:
+def count_tokens(
+    before: ThoughtReading, text: str, head: int, num_tokens: int, pieces: Callable[[], Iterable[str]]
+) -> int:
     """The number of tokens of thought in a step.
 
     Args:
@@ -100,7 +102,7 @@ def count_tokens(before: Reading, text: str, head: int, num_tokens: int, pieces:
     return count
 
 
-def spans_of(before: Reading, after: Reading, parts: Sequence[Part], text: str) -> list[tuple[int, int]]:
+def spans_of(before: ThoughtReading, after: ThoughtReading, parts: Sequence[Part], text: str) -> list[tuple[int, int]]:
     """See `thought_spans`. `after` and `parts`: what `before` returned when it read the text."""
     last = max((i for i, part in enumerate(parts) if part.kind == "unopened"), default=-1)
     pieces = [(part.kind != "answer" or i < last, len(part.text)) for i, part in enumerate(parts)]

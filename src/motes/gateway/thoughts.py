@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from motes.thoughts import Part, Reading, Trimmer, split
+from motes.thoughts import Part, ThoughtReading, Trimmer, split
 
 split_thoughts = split
 
@@ -17,7 +17,7 @@ class ThoughtSplitter:
     """
 
     def __init__(self) -> None:
-        self._reading, self._trimmer = Reading(), Trimmer()
+        self._reading, self._trimmer = ThoughtReading(), Trimmer()
 
     def feed(self, text: str, *, is_last: bool = False) -> list[tuple[bool, str]]:
         """The text to send after this piece, in parts: whether it is a thought, and the text."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from motes.core import Certainty, Sampling, Usage
 from motes.kv.runner import moves
 from motes.kv.worker import Request
-from motes.thoughts import Reading
+from motes.thoughts import ThoughtReading
 from motes.vocabulary import TextEnds
 
 
@@ -24,7 +24,7 @@ class Extension(Request):
     seed: int
     limit: int  # maximum number of tokens of this step
     ends: TextEnds | None = None  # finds delimiters and stop texts; None: there are none, or there is a pattern
-    thoughts: Reading = Reading()  # the state of the text before the step  # noqa: RUF009 (frozen)
+    thoughts: ThoughtReading = ThoughtReading()  # the state of the text before the step  # noqa: RUF009 (frozen)
     before: str = ""  # the beginning of the step's text: the last step's overrun, or the opening in the prompt
     prompt_usage: Usage = field(default_factory=Usage)
     text: str = ""  # the step's text so far, if the sampling has a pattern

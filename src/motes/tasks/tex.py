@@ -85,7 +85,7 @@ class Reading:
     group: Group | None = None
     ink_end: int = 0
     box: Box | None = None
-    thoughts: thoughts.Reading = thoughts.Reading()  # noqa: RUF009 (frozen)
+    thoughts: thoughts.ThoughtReading = thoughts.ThoughtReading()  # noqa: RUF009 (frozen)
 
     @property
     def is_final(self) -> bool:
@@ -122,7 +122,7 @@ class _Scanner:
         self._origin, self._place = before.num_read, 0
         self._group, self._ink_end, self._box = before.group, before.ink_end, before.box
 
-    def reading(self, outer: thoughts.Reading) -> Reading:
+    def reading(self, outer: thoughts.ThoughtReading) -> Reading:
         pending = self._text[self._place :]
         return Reading(self._origin + self._place, pending, self._group, self._ink_end, self._box, outer)
 
