@@ -241,8 +241,9 @@ def test_a_file_on_the_hub(hub: Path, tiny: Path, monkeypatch: pytest.MonkeyPatc
     assert identity.of_model(model)["weights"]
     with pytest.raises(ConfigurationError, match=r"no file 'owner/Name-GGUF/other\.gguf' here, and the hub"):
         opened("owner/Name-GGUF/other.gguf")
-    with pytest.raises(ConfigurationError, match=r"name one: 'hf:owner/Name-GGUF/FILE.gguf'"):
-        opened("owner/Name-GGUF")
+    for name in ("owner/Name-GGUF", "owner/Name-GGUF:Q4_K_M"):
+        with pytest.raises(ConfigurationError, match=r"name one: 'hf:owner/Name-GGUF/FILE\.gguf'"):
+            opened(name)
 
 
 # 3. Refusals
@@ -380,6 +381,21 @@ def test_a_missing_package(package: str, tiny: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == package else find(name, *more))
     with pytest.raises(MissingExtraError, match=r"pip install 'motes\[gguf\]'"):
         opened(tiny)
+
+
+def test_what_the_engine_cannot_run(tiny: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("motes.kv.runner.ROPES", set())
+    with pytest.raises(ConfigurationError, match=r"the local engine cannot run it\. Serve it .*'http://HOST:PORT/v1'"):
+        opened(tiny)
+
+
+def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(ConfigurationError, match="cannot be read: Permission denied"):
+        find_gguf(str(tmp_path))
 
 
 def test_a_pipe_is_no_file(tmp_path: Path):
