@@ -17,7 +17,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import ggufs
 import motes
@@ -28,6 +28,7 @@ from motes.checkpoint import checkpoint_config
 from motes.errors import ConfigurationError, MissingExtraError
 from motes.gguf import find_gguf, open_header
 from motes.kv.checkpoint import open_checkpoint
+from motes.kv.gguf import apply_settings, require_readable
 from motes.lab.run import identity
 from motes.models.local import LocalLanguageModel
 
@@ -88,6 +89,14 @@ def test_the_bundled_model(tiny: Path, capfd: pytest.CaptureFixture[str]):
     assert (mine.name, mine.dtype) == ("tiny.gguf", "float32")
     assert opened(f"{tiny}?dtype=bfloat16").dtype == "bfloat16"
     assert "".join(capfd.readouterr()) == "", "nothing shows progress"
+
+
+def test_answers_end_at_every_token_that_ends_one(tiny: Path, tmp_path: Path):
+    ends = {"<|endoftext|>", "<|im_end|>"}
+    model = opened(tiny)
+    assert set(model.vocabulary.tokenizer.convert_ids_to_tokens(np.flatnonzero(model._is_eos))) == ends
+    path = ggufs.copied(tiny, tmp_path / "ends.gguf", {"tokenizer.ggml.eot_token_id": 7})
+    assert set(np.flatnonzero(opened(path)._is_eos)) == {7, *np.flatnonzero(model._is_eos)}
 
 
 def test_the_contract(tiny: Path):
@@ -232,8 +241,9 @@ def test_a_file_on_the_hub(hub: Path, tiny: Path, monkeypatch: pytest.MonkeyPatc
     assert identity.of_model(model)["weights"]
     with pytest.raises(ConfigurationError, match=r"no file 'owner/Name-GGUF/other\.gguf' here, and the hub"):
         opened("owner/Name-GGUF/other.gguf")
-    with pytest.raises(ConfigurationError, match=r"name one: 'hf:owner/Name-GGUF/FILE.gguf'"):
-        opened("owner/Name-GGUF")
+    for name in ("owner/Name-GGUF", "owner/Name-GGUF:Q4_K_M"):
+        with pytest.raises(ConfigurationError, match=r"name one: 'hf:owner/Name-GGUF/FILE\.gguf'"):
+            opened(name)
 
 
 # 3. Refusals
@@ -306,6 +316,15 @@ def test_files_that_cannot_be_opened(
     assert not isinstance(caught.value, MissingExtraError)
 
 
+def test_settings_that_transformers_reads_otherwise(tiny: Path):
+    """As another version may."""
+    config = AutoConfig.from_pretrained(tiny.parent, gguf_file=tiny.name)
+    apply_settings(config, open_header(tiny))
+    config.max_position_embeddings = 512
+    with pytest.raises(ValueError, match=r"does not apply its setting qwen2\.context_length = 1024"):
+        apply_settings(config, open_header(tiny))
+
+
 def test_settings_that_change_nothing(tiny: Path, tmp_path: Path):
     metadata = {"rope.scaling.type": "none", "expert_count": 0, "expert_used_count": 0, "rope.scaling.finetuned": True}
     metadata = {f"qwen2.{key}": value for key, value in metadata.items()} | {"split.count": 1}
@@ -345,7 +364,6 @@ def find_and_check(path: Path) -> None:
     """What precedes transformers' reading."""
     from motes.gguf import refusal
     from motes.gguf.tokenizer import build_tokenizer
-    from motes.kv.gguf import require_readable
 
     found = find_gguf(str(path))
     assert found is not None
@@ -363,6 +381,21 @@ def test_a_missing_package(package: str, tiny: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == package else find(name, *more))
     with pytest.raises(MissingExtraError, match=r"pip install 'motes\[gguf\]'"):
         opened(tiny)
+
+
+def test_what_the_engine_cannot_run(tiny: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("motes.kv.runner.ROPES", set())
+    with pytest.raises(ConfigurationError, match=r"the local engine cannot run it\. Serve it .*'http://HOST:PORT/v1'"):
+        opened(tiny)
+
+
+def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(ConfigurationError, match="cannot be read: Permission denied"):
+        find_gguf(str(tmp_path))
 
 
 def test_a_pipe_is_no_file(tmp_path: Path):
@@ -402,6 +435,7 @@ def test_a_judge(tiny: Path):
 
 def test_its_identity_is_that_of_its_content(tiny: Path, tmp_path: Path):
     shutil.copy(tiny, tmp_path / "tiny.gguf")
+    (tmp_path / "generation_config.json").write_text("{}")  # of whatever
     mine = identity.of_model(opened(tiny))
     assert mine["weights"]
     assert mine == identity.of_model(opened(tmp_path)) == identity.of_model(opened(tmp_path / "tiny.gguf"))

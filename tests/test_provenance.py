@@ -426,3 +426,5 @@ def test_a_served_model_is_what_its_server_tells():
     )
     told = {"kind": "served", "engine": "vllm", "version": "0.10", "model": "m", "root": "~/m"}
     assert identity.of_model(model) == told
+    model.capabilities.model = "/home/ada/m.gguf"  # as llama.cpp names its models
+    assert identity.of_model(model) == told | {"model": "~/m.gguf"}

@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 
+import ggufs
 import motes
 from checkpoints import TAG
 from engines import VLLM, Engine, LlamaCpp, Ollama, on_a_socket
@@ -37,6 +38,7 @@ from motes.rewards.families import FAMILIES
 from motes.rewards.prm import LocalPRM
 from motes.rewards.served import model, routes
 from motes.rewards.served.model import ServedPRM
+from motes.vocabulary import Vocabulary
 from mutations import mutate
 from prm_families import PUBLISHED, mistral
 from reward_engines import LlamaCppNext, OfRewards, OldVLLM, Served, SGLangNext, VLLMNext, VLLMPooling, connect
@@ -582,6 +584,21 @@ def test_what_servers_cannot_score_is_refused(folders: dict[str, Path], family: 
         opened(engine)
     with pytest.raises(ConfigurationError, match="no way is known to have ollama score"):
         asyncio.run(connect(Ollama(), format="versaprm", tokenizer=str(folders["versaprm"])))
+
+
+def test_the_gguf_file_that_llama_cpp_has_loaded(folders: dict[str, Path], tmp_path: Path):
+    """If it is on this machine: its family by the name within, and its tokenizer."""
+    path = ggufs.copied(
+        ggufs.random_gguf(tmp_path), tmp_path / "x.gguf", {"general.name": "Llama3.1 8B PRM Deepseek Data"}
+    )
+    engine = engine_of(folders, "llama.cpp", "rlhflow")
+    props = engine.props({})
+    engine.props = lambda body: props | {"model_path": str(path)}  # type: ignore[method-assign]
+    engine.detokenize = lambda body: {"content": Vocabulary.load(str(path)).decode(body["tokens"])}  # type: ignore[method-assign]
+    prm = asyncio.run(connect(engine, self_test=False))
+    assert prm.format.family.name == "rlhflow"
+    assert prm.server.origin == str(path)
+    assert prm.vocabulary.encode("1 a") == Vocabulary.load(str(path)).encode("1 a")
 
 
 def test_the_tokenizer_is_the_models_own(folders: dict[str, Path]):

@@ -31,7 +31,7 @@ def unreadable(path: str, error: Exception) -> ConfigurationError:
 def _hint(path: str) -> str:
     """What else may be wrong with a name: repositories of GGUF files hold several models."""
     is_of_ggufs = "gguf" in path.lower() and not os.path.isdir(path)
-    return f". Of a repository of GGUF files, name one: 'hf:{path}/FILE.gguf'" if is_of_ggufs else ""
+    return f". Of a repository of GGUF files, name one: 'hf:{path.partition(':')[0]}/FILE.gguf'" if is_of_ggufs else ""
 
 
 def checkpoint_config(path: str) -> dict[str, Any]:

@@ -138,8 +138,10 @@ def test_the_beginning_of_a_prompt_is_not_doubled(lm: HTTPLanguageModel):
     assert list(prompt.ids) == motes.language_model("tiny").vocabulary.prompt(problems(1)[0])  # type: ignore[attr-defined]
 
 
-def test_scores_are_those_of_the_local_engine(llama_cpp: Server, lm: motes.LanguageModel):
-    served = motes.reward_model(f"{llama_cpp.root}{READ_AS}")
+@pytest.mark.parametrize("options", [READ_AS, "?format=rlhflow"])
+def test_scores_are_those_of_the_local_engine(llama_cpp: Server, lm: motes.LanguageModel, options: str):
+    """With a tokenizer of this side, and with that of the file that the server has loaded."""
+    served = motes.reward_model(f"{llama_cpp.root}{options}")
     local = motes.reward_model(f"hf:{bundled.path('lm')}?format=rlhflow")
     motes.check_reward_model(served, tolerance=1e-3)
     written = answers(lm, 20)

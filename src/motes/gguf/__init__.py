@@ -41,7 +41,10 @@ def find_gguf(path: str) -> Path | None:
 
 
 def _only_one(folder: Path) -> Path | None:
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    try:
+        names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    except OSError as error:
+        raise UnreadableFileError(folder, error) from error
     found = [name for name in names if name.lower().endswith(".gguf")]
     if not found or any(map(OTHER_WEIGHTS.search, names)):
         return None

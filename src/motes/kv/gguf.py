@@ -73,7 +73,7 @@ def load_gguf(model_class: Any, header: Header, dtype: torch.dtype) -> tuple[Pre
     source = {"pretrained_model_name_or_path": str(header.path.parent), "gguf_file": str(header.path.absolute())}
     with _without_progress():
         config = AutoConfig.from_pretrained(**source)
-        _apply_settings(config, header)
+        apply_settings(config, header)
         model, info = model_class.from_pretrained(
             **source, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -121,7 +121,7 @@ def require_readable(header: Header) -> None:
             raise DamagedError(f"it is damaged: it ends before the weights of {tensor.name!r} do")
 
 
-def _apply_settings(config: PretrainedConfig, header: Header) -> None:
+def apply_settings(config: PretrainedConfig, header: Header) -> None:
     """Complete the configuration that transformers has made of the file's settings.
 
     Raises:

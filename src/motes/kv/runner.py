@@ -24,6 +24,9 @@ from motes.kv.tree import Part, PrefixTree, TokenPool
 
 BACKEND = "motes"
 
+SERVE = "Serve it (vLLM, llama.cpp, …), and name the server as the model, 'http://HOST:PORT/v1'"
+"""What to do with a model that this engine cannot run."""
+
 PASS_TOKENS = 8192
 """Maximum rows × tokens of one forward pass over many tokens: bounds the memory of activations."""
 
@@ -238,7 +241,7 @@ class Runner:
         self.config: PretrainedConfig = body.config  # type: ignore[assignment]
         if not getattr(body, "_supports_attention_backend", False):
             raise ConfigurationError(
-                f"{type(body).__name__} does not support attention backends: the local engine cannot run it"
+                f"{type(body).__name__} does not support attention backends: the local engine cannot run it. {SERVE}"
             )
         unsupported = [name for name in UNSUPPORTED if getattr(self.config, name, None) not in (None, 0, 1)]
         layer_types = getattr(self.config, "layer_types", None) or []
@@ -247,7 +250,7 @@ class Runner:
         unsupported += sorted(f"rope_type {kind!r}" for kind in rope_types - ROPES)
         if unsupported:
             settings = ", ".join(unsupported)
-            raise ConfigurationError(f"{type(body).__name__} uses {settings}: the local engine cannot run it")
+            raise ConfigurationError(f"{type(body).__name__} uses {settings}: the local engine cannot run it. {SERVE}")
         body.set_attn_implementation(BACKEND)  # type: ignore[operator]
         self.body = body
         self.workspace = Workspace(pool, max_batch_tokens or pool.capacity)

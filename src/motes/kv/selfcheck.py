@@ -9,10 +9,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from motes.errors import ConfigurationError
-from motes.kv.runner import Runner
+from motes.kv.runner import SERVE, Runner
 from motes.kv.tree import PrefixTree
 
-REMEDY = "use a model of the Llama, Qwen2, Qwen3 or Mistral family, or wrap this one as a model of your own"
+REMEDY = f"use a model of the Llama, Qwen2, Qwen3 or Mistral family, or wrap this one as a model of your own. {SERVE}"
 
 
 @torch.inference_mode()

@@ -84,14 +84,14 @@ class LocalLanguageModel(Engine[Extension]):
     def open(
         cls, path: str, *, device: str | None = None, dtype: str | None = None, **options: Any
     ) -> LocalLanguageModel:
-        """Open a checkpoint: a folder, or a name on the hub.
+        """Open a checkpoint: a folder, a GGUF file (extra `gguf`), or a name on the hub.
 
         Args:
             device: "cpu", "cuda", …; by default a GPU if there is one.
             dtype: of weights and arithmetic; by default float32 on a CPU, bfloat16 on a GPU.
 
         Raises:
-            ConfigurationError: there is no such checkpoint, or it is not a causal language model.
+            ConfigurationError: there is no such checkpoint, or it is not a causal language model that this engine runs.
         """
         model, vocabulary = open_checkpoint(AutoModelForCausalLM, path, device, dtype)
         return cls(model, vocabulary, name=Path(path).name, **options)

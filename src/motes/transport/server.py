@@ -79,7 +79,7 @@ class Server:
         model: name of the one to use.
         context_length: tokens of prompt and answer together.
         info: the response of the engine's own route for information.
-        origin: the folder on the server's side, or the name on the hub, from which it has loaded the model.
+        origin: the folder or file on the server's side, or the name on the hub, from which it has loaded the model.
     """
 
     engine: str
@@ -131,7 +131,8 @@ async def identify(client: Client, address: Address, engine: str | None = None) 
         *(value_at(entry, path) for path in LARGEST_LENGTHS),
     )
     version = value_at(info, SIGNS[engine].key)
-    origins = (value_at(info, ("tokenizer_path",)), entry.get("root"))  # SGLang's field, other engines' field
+    # SGLang's field, most engines' field, llama.cpp's field
+    origins = (value_at(info, ("tokenizer_path",)), entry.get("root"), value_at(info, ("model_path",)))
     return Server(
         engine=engine,
         version=str(version) if isinstance(version, (str, int, float)) else None,

@@ -79,8 +79,9 @@ def _of_local(model: Any) -> Identity:
 
 
 def _of_server(server: Any) -> Identity:
-    fields = {"kind": "served", "engine": server.engine, "version": server.version, "model": server.model}
-    return fields | {"root": _without_home(server.origin), "context_length": server.context_length}
+    fields = {"kind": "served", "engine": server.engine, "version": server.version}
+    names = {"model": _without_home(server.model), "root": _without_home(server.origin)}
+    return fields | names | {"context_length": server.context_length}
 
 
 def _without_home(path: str | None) -> str | None:
