@@ -101,7 +101,7 @@ def test_the_labelled_file_is_taken_by_the_command_beside_it(
     answers = read_labelled(tmp_path / "labelled.jsonl")
     assert [(len(a.steps), a.score, a.label) for a in answers[:3]] == [(2, None, 1), (1, None, 1), (2, None, 0)]
     assert (len(answers), answers[-1].score) == (12, 0.31)
-    command = re.search(r"^motes (calibrate .*)$", DOCUMENT, re.MULTILINE)
+    command = re.search(r"^motes (calibrate labelled.*)$", DOCUMENT, re.MULTILINE)
     assert command
     words = shlex.split(command[1])
     words[words.index("--reward") + 1] = "tiny"

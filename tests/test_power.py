@@ -240,7 +240,7 @@ def test_methods_of_steps_are_refused_by_models_of_whole_answers(name: str):
     method, lm = motes.methods.method(name, 16), Untouched(continues_prefixes=False)
     one_step = Sampling(max_steps=1)
     motes.methods.require(method, lm, one_step)
-    if name in ("greedy", "majority", "asc", "deepconf", "bon", "wbon"):
+    if name in ("greedy", "majority", "asc", "deepconf", "bon", "wbon", "refine", "pdr"):
         motes.methods.require(method, lm, Sampling())
     else:
         with pytest.raises(ConfigurationError, match="whole answers only"):
