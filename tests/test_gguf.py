@@ -184,7 +184,7 @@ def test_a_folder_with_other_weights_is_a_checkpoint(weights: str, tmp_path: Pat
     assert find_gguf(str(tmp_path)) is None
 
 
-def test_names_that_are_no_files(tmp_path: Path):
+def test_names_that_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "notes.gguf").write_text("GGML")
     (tmp_path / "models" / "llama").mkdir(parents=True)
     (tmp_path / "dangling.gguf").symlink_to(tmp_path / "gone")
@@ -196,6 +196,10 @@ def test_names_that_are_no_files(tmp_path: Path):
     ):
         with pytest.raises(ConfigurationError, match=message):
             opened(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", None)
+    with pytest.raises(ConfigurationError, match="there is no file 'models/llama/none"):
+        opened("models/llama/none.gguf")
     with pytest.raises(ConfigurationError, match=re.escape(f"did you mean 'hf:{tmp_path}/notes.gguf'?")):
         motes.language_model(f"{tmp_path}/notes.gguf")
     with pytest.raises(ConfigurationError, match=re.escape("did you mean 'hf:owner/name/file.gguf'?")):

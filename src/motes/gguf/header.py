@@ -39,7 +39,7 @@ class Tensor:
     """An entry in the list of tensors."""
 
     name: str
-    shape: tuple[int, ...]  # in the order of torch
+    shape: tuple[int, ...]  # in the order of ggml: the one that varies fastest comes first
     type: int  # the number of a quantisation, `gguf.GGMLQuantizationType`
     start: int  # offset in the file, in bytes
 
@@ -106,7 +106,7 @@ def read_header(path: Path) -> Header:
             swapped = int.from_bytes(int(version).to_bytes(4, "little"), "big")
             what = "has the byte order of other machines" if swapped in VERSIONS else f"has version {version}"
             raise ValueError(f"it {what}, which no current program reads")
-        num_tensors, num_keys = reader.count("Q", 24), reader.count("Q", 12)
+        num_tensors, num_keys = reader.number("Q"), reader.number("Q")
         metadata: dict[str, Any] = {}
         for _ in range(num_keys):
             key = reader.string()
@@ -138,15 +138,8 @@ class _Reader:
     def number(self, kind: str) -> Any:
         return struct.unpack(f"<{kind}", self.take(struct.calcsize(f"<{kind}")))[0]
 
-    def count(self, kind: str, least: int) -> int:
-        """A number of items of at least so many bytes each."""
-        number = int(self.number(kind))
-        if number * least > self.size:
-            raise DamagedError(f"it is damaged: {number:,} items do not fit into it")
-        return number
-
     def string(self) -> str:
-        if (length := self.count("Q", 1)) > MAX_STRING:
+        if (length := self.number("Q")) > MAX_STRING:
             raise DamagedError(f"it is damaged: a text has {length:,} bytes")
         try:
             return self.take(length).decode()
@@ -162,16 +155,15 @@ class _Reader:
             raise DamagedError(f"it is damaged: a value has the unknown type {kind}")
         item = self.number("I")
         if item == STRING:
-            return [self.string() for _ in range(self.count("Q", 8))]
+            return [self.string() for _ in range(self.number("Q"))]
         if item not in SCALARS:
             raise DamagedError(f"it is damaged: a list has items of the type {item}")
         dtype = np.dtype(SCALARS[item]).newbyteorder("<")
-        count = self.count("Q", dtype.itemsize)
-        return np.frombuffer(self.take(count * dtype.itemsize), dtype).tolist()
+        return np.frombuffer(self.take(self.number("Q") * dtype.itemsize), dtype).tolist()
 
     def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
         name, num_dimensions = self.string(), self.number("I")
         if num_dimensions > 8:
             raise DamagedError(f"it is damaged: the tensor {name!r} has {num_dimensions} dimensions")
         shape = tuple(self.number("Q") for _ in range(num_dimensions))
-        return name, shape[::-1], self.number("I"), self.number("Q")
+        return name, shape, self.number("I"), self.number("Q")
