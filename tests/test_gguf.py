@@ -198,7 +198,7 @@ def test_names_that_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             opened(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", None)
-    with pytest.raises(ConfigurationError, match="there is no file 'models/llama/none"):
+    with pytest.raises(ConfigurationError, match=r"there is no file 'models/llama/none\.gguf'$"):
         opened("models/llama/none.gguf")
     with pytest.raises(ConfigurationError, match=re.escape(f"did you mean 'hf:{tmp_path}/notes.gguf'?")):
         motes.language_model(f"{tmp_path}/notes.gguf")
