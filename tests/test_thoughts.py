@@ -25,7 +25,7 @@ from motes.thoughts import (
     FINAL,
     HARMONY,
     TAGS,
-    Reading,
+    ThoughtReading,
     after_thoughts,
     parts_of,
     read,
@@ -95,13 +95,13 @@ class TestShapes:
 
     @pytest.mark.parametrize("size", [1, 2, 3, 5, 11])
     def test_in_pieces_as_in_one(self, text: str, thoughts: str, said: str, size: int):
-        reading, parts = Reading(), []
+        reading, parts = ThoughtReading(), []
         for start in range(0, len(text), size):
             reading, more = reading.read(text[start : start + size])
             parts += more
             assert "".join(part.text for part in parts) + reading.pending == text[: start + size]
         _, more = reading.read("", is_last=True)
-        assert merged([*parts, *more]) == merged(Reading().read(text, is_last=True)[1])
+        assert merged([*parts, *more]) == merged(ThoughtReading().read(text, is_last=True)[1])
 
     @pytest.mark.parametrize("size", [1, 3])
     def test_a_stream_sends_what_is_certain(self, text: str, thoughts: str, said: str, size: int):
@@ -111,7 +111,7 @@ class TestShapes:
                 sent[in_thought] += part
         for in_thought, part in splitter.feed("", is_last=True):
             sent[in_thought] += part
-        if any(part.kind == "unopened" for part in Reading().read(text, is_last=True)[1]):
+        if any(part.kind == "unopened" for part in ThoughtReading().read(text, is_last=True)[1]):
             return  # what was sent cannot be called back
         assert sent[False] == said
         assert sent[True] == thoughts.replace("\n\n", "")
@@ -125,7 +125,7 @@ def test_the_cost_grows_with_the_text(unit: str):
     assert whole[1] <= 2.2 * whole[0]
 
     def in_steps(n: int) -> None:
-        reading = Reading()
+        reading = ThoughtReading()
         for _ in range(n):
             reading, _ = reading.read(unit)
             assert len(reading.pending) <= 512
@@ -139,12 +139,12 @@ def test_random_mixtures_are_read_in_pieces_as_in_one():
     marks = [*TAGS, *TAGS.values(), *HARMONY, "analysis", "final", "assistant", "\n", "a", "<", "[", "◁"]
     for _ in range(400):
         text = "".join(chance.choices(marks, k=chance.randint(1, 12)))
-        reading, parts = Reading(), []
+        reading, parts = ThoughtReading(), []
         for character in text:
             reading, more = reading.read(character)
             parts += more
         parts += reading.read("", is_last=True)[1]
-        assert merged(parts) == merged(Reading().read(text, is_last=True)[1]), text
+        assert merged(parts) == merged(ThoughtReading().read(text, is_last=True)[1]), text
 
 
 @pytest.mark.parametrize(
