@@ -16,9 +16,10 @@ import worlds
 from motes.errors import ConfigurationError
 from motes.gateway.config import Config, parse_config
 from motes.gateway.leniency import leave_out
-from motes.gateway.thoughts import ThoughtSplitter, split_thoughts
+from motes.gateway.thoughts import ThoughtSplitter
 from motes.gateway.wire import ChatRequest, CompletionRequest
 from motes.tasks import TASKS
+from motes.thoughts import split
 
 QUESTION = TASKS["arithmetic"]().problems(limit=12)[5].question
 CHAT = "/v1/chat/completions"
@@ -322,7 +323,7 @@ SPLIT: list[tuple[str, str, str]] = [
 
 @pytest.mark.parametrize(("text", "thoughts", "content"), SPLIT, ids=[text for text, _, _ in SPLIT])
 def test_thoughts_are_separated(text: str, thoughts: str, content: str):
-    assert split_thoughts(text) == (thoughts, content)
+    assert split(text) == (thoughts, content)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])

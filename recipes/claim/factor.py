@@ -49,37 +49,13 @@ class Registered(World):
 
 
 FEWER = (DEFAULT, REGISTERED, "wbon", "bon", "majority", "dvts", "rebase")
-FEWER_BUDGETS = BUDGETS[:-2]
-ONE_SEED = (0,)
+CONTROL: Mapping[str, Any] = {"methods": FEWER, "budgets": BUDGETS[:-2], "seeds": (0,)}
+"""What is measured in the worlds in which the filter is not to win."""
 WORLDS: Mapping[str, Registered] = {
     "long": Registered(title="long problems", split="long", wbon=(8, 20)),
-    "noisy": Registered(
-        title="long problems, AUROC 0.86",
-        split="long",
-        noise=0.7,
-        wbon=(2.4, 5),
-        methods=FEWER,
-        budgets=FEWER_BUDGETS,
-        seeds=ONE_SEED,
-    ),
-    "noisier": Registered(
-        title="long problems, AUROC 0.76",
-        split="long",
-        noise=1.8,
-        wbon=(0.5, 1.3),
-        methods=FEWER,
-        budgets=FEWER_BUDGETS,
-        seeds=ONE_SEED,
-    ),
-    "short": Registered(
-        title="short problems",
-        split="test",
-        limit=200,
-        wbon=(1, 2),
-        methods=FEWER,
-        budgets=FEWER_BUDGETS,
-        seeds=ONE_SEED,
-    ),
+    "noisy": Registered(title="long problems, AUROC 0.86", split="long", noise=0.7, wbon=(2.4, 5), **CONTROL),
+    "noisier": Registered(title="long problems, AUROC 0.76", split="long", noise=1.8, wbon=(0.5, 1.3), **CONTROL),
+    "short": Registered(title="short problems", split="test", limit=200, wbon=(1, 2), **CONTROL),
 }
 """In the order in which they are measured. The noise is chosen such that the reward model has the stated AUROC, among
 partial answers to the same problem with as many steps, on the validation split."""

@@ -21,6 +21,9 @@ STOPS: tuple[Stop, ...] = get_args(Stop)
 """Limits on a whole run. A trajectory that a limit cut off is finished with the limit's name as the reason."""
 Finish = Literal["eos", "answer", "max_steps", "max_tokens", "low_confidence", "deadline", "token_budget", "failed"]
 
+CUT_OFF: tuple[Finish, ...] = ("failed", "low_confidence", *STOPS)
+"""Reasons for which a trajectory is finished without an answer."""
+
 
 @dataclass(frozen=True, eq=False)
 class Failure:
@@ -155,6 +158,11 @@ class Trajectory:
     def fail(self, error: MotesError) -> Trajectory:
         """The same partial answer, which could not be extended."""
         return Trajectory(self.problem, self.parent, self.step, "failed", error)
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether it was dropped, stopped by its method, or cut off by a limit on the run: such a text is no answer."""
+        return self.finished in CUT_OFF
 
     @property
     def path(self) -> tuple[Trajectory, ...]:

@@ -11,11 +11,11 @@ from typing import Any
 from motes import __version__
 from motes.core import Result, Trajectory
 from motes.gateway.answering import ParsedRequest, Served
-from motes.gateway.thoughts import split_thoughts
 from motes.gateway.turns import as_text
 from motes.gateway.wire import ChatRequest, Request
 from motes.models.served.turns import Turn
 from motes.tasks.arithmetic import note_on_question
+from motes.thoughts import split
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _answer(request: ParsedRequest, result: Result, trajectory: Trajectory) -> A
     if request.turns is not None:
         return _answer_of_turn(request.turns.chosen(result, trajectory), request.separates_thoughts)
     text, finish_reason = trajectory.text, "stop" if trajectory.finished in ("eos", "answer") else "length"
-    thoughts, content = split_thoughts(text) if request.separates_thoughts else ("", text)
+    thoughts, content = split(text) if request.separates_thoughts else ("", text)
     rest = trajectory.step.overrun if trajectory.step is not None and trajectory.finished == "eos" else ""
     stop = next((stop for stop in request.sampling.stops if rest.startswith(stop)), None)
     return Answer(text, content, thoughts, finish_reason, stop)

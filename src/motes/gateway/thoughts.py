@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from motes.thoughts import Part, ThoughtReading, Trimmer, split
-
-split_thoughts = split
+from motes.thoughts import Part, ThoughtReading, Trimmer
 
 
 class ThoughtSplitter:

@@ -14,15 +14,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
 from motes.core import Trajectory
 from motes.protocols import RewardModel
-from motes.rewards.mapped import MappedReward
-
-CLIP = 1e-7
+from motes.rewards.mapped import MappedReward, logit_of, score_of_logit
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +44,10 @@ class CorruptedReward(MappedReward):
 
     def change(self, node: Trajectory, score: float) -> float:
         start = max(0, 3 - node.depth)
-        clipped = min(max(score, CLIP), 1 - CLIP)
-        logit = self.factor * math.log(clipped / (1 - clipped)) + self.bias * start
+        logit = self.factor * logit_of(score) + self.bias * start
         if deviation := self.noise + self.early * start:
             logit += deviation * standard_normal(self.seed, node.problem.plain.question, node.text)
-        return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
+        return score_of_logit(logit)
 
 
 def standard_normal(*name: int | str) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from motes.core import STOPS, Trajectory
+from motes.core import Trajectory
 from motes.methods.limits import Limits
 from motes.protocols import AnswerRule, AnswerRuleTraits, Reading, canonical_form
 from motes.threads import abandoned, in_thread
@@ -19,7 +19,7 @@ QUICK_CHARACTERS, QUICK_TRAJECTORIES = 20_000, 16
 def answer_of(trajectory: Trajectory, rule: AnswerRule) -> str | None:
     """The answer of a trajectory; None if it states none, was dropped, stopped or cut off by a limit on the run, or if
     the rule needs texts that the model ended itself and this is not one."""
-    if trajectory.finished in ("failed", "low_confidence", *STOPS):
+    if trajectory.is_cut_off:
         return None
     traits = AnswerRuleTraits(rule)
     if traits.needs_end and trajectory.finished != "eos":

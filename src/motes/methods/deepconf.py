@@ -10,7 +10,7 @@ import numpy as np
 
 from motes.arguments import fit_fields, whole_number
 from motes.confidence import TOP_LOGPROBS, WINDOW, Confidences, Measure, measure_trajectory
-from motes.core import STOPS, FloatArray, Result, Sampling, Trajectory
+from motes.core import FloatArray, Result, Sampling, Trajectory
 from motes.errors import ConfigurationError
 from motes.methods.requirements import require_certainty
 from motes.methods.run import Run
@@ -118,7 +118,6 @@ class DeepConf:
                 is_enough=has_consensus,
                 gives_up=lambda trajectory: confidences.of(trajectory).lowest < stop_below,
             )
-            values += [self._measure(trajectory, confidences) for trajectory in draws.trajectories[len(values) :]]
         # 3. Let those vote of which the model was certain.
         trajectories = draws.trajectories
         if not (await self._votes(run, trajectories, values, threshold)).any():
@@ -132,9 +131,7 @@ class DeepConf:
 
     def _measure(self, trajectory: Trajectory, confidences: Confidences) -> float:
         """The confidence of an answer; NaN if it was stopped or dropped, or has no token."""
-        if trajectory.finished in ("low_confidence", "failed", *STOPS):
-            return np.nan
-        return measure_trajectory(trajectory, self.measure, confidences)
+        return np.nan if trajectory.is_cut_off else measure_trajectory(trajectory, self.measure, confidences)
 
     def _threshold(self, values: Sequence[float]) -> float:
         """The value that the share `keep` of the values reaches, up to rounding; minus infinity if there are none."""

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from motes.arguments import fit_fields, whole_number
-from motes.core import STOPS, Moves, Problem, Result, Trajectory
+from motes.core import Moves, Problem, Result, Trajectory
 from motes.errors import ContextLengthError, MotesError, UnknownNameError
 from motes.methods.population import Aggregation, Population
 from motes.methods.potential import CLIP
@@ -154,7 +154,7 @@ class ParallelDistillRefine:
 
     async def _distil(self, run: Run, population: Population) -> list[str] | MotesError:
         """(N,) the workspace of each new draft, "" if there is nothing to put into it; or why there is none."""
-        complete = [t.error is None and t.finished not in STOPS for t in population.trajectories]
+        complete = [not t.is_cut_off for t in population.trajectories]
         scores = np.where(complete, np.nan_to_num(population.aggregate(self.aggregation), nan=-1.0), -np.inf)
         order = np.argsort(-scores, kind="stable") if self.workspace == "top" else np.arange(len(scores))
         texts = [spoken_text(population.trajectories[i]) for i in order.tolist() if complete[i]]

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from motes.arguments import fit_fields, whole_number
-from motes.core import STOPS, FloatArray, IntArray, Problem, Result, Trajectory
+from motes.core import FloatArray, IntArray, Problem, Result, Trajectory
 from motes.errors import ConfigurationError, UnknownNameError
 from motes.methods.population import Aggregation, BoolArray, Population
 from motes.methods.potential import CLIP, Link, log_potential
@@ -204,7 +204,7 @@ class Refine:
     def _find_movable(self, population: Population) -> BoolArray:
         """(N,) whether each particle is a whole answer that is not good enough yet."""
         scores = population.aggregate(self.aggregation)  # of a particle that was dropped or cut off: NaN
-        whole = np.array([t.error is None and t.finished not in STOPS for t in population.trajectories], dtype=bool)
+        whole = np.array([not t.is_cut_off for t in population.trajectories], dtype=bool)
         return whole & ~np.isnan(scores) & ((self.move == "fresh") | ~(scores >= self.settled))
 
     def _best(self, population: Population) -> IntArray:

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from motes.arguments import fit, instance_of
@@ -170,10 +170,14 @@ def _engine(role: str, spec: str, options: Mapping[str, Any]) -> Any:
 
         known |= set(inspect.signature(Client.open).parameters)
     known -= {"path", "options", "connection", "address", "model", "vocabulary", "name", "transport"}
+    _require_known(options, known)
+    return engine
+
+
+def _require_known(options: Iterable[str], known: Collection[str]) -> None:
     for option in options:
         if option not in known:
             raise UnknownNameError("option", option, known)
-    return engine
 
 
 def serves_rewards(spec: str, **options: Any) -> bool:
@@ -198,10 +202,7 @@ def serves_rewards(spec: str, **options: Any) -> bool:
 
 
 def _open_confidence(spec: str, options: Mapping[str, Any]) -> ConfidenceReward:
-    known = set(inspect.signature(ConfidenceReward).parameters) - {"measure"}
-    for option in options:
-        if option not in known:
-            raise UnknownNameError("option", option, known)
+    _require_known(options, set(inspect.signature(ConfidenceReward).parameters) - {"measure"})
     measures = filter(None, [spec.removeprefix("confidence:")])
     return ConfidenceReward(*measures, **options)  # type: ignore[arg-type]
 
@@ -213,8 +214,7 @@ def _open_mixture(spec: str, options: Mapping[str, Any]) -> MixedReward:
 
 def _read_mixture(spec: str, options: Mapping[str, Any]) -> tuple[Sequence[str], Mixture | None]:
     """The specs of the reward models that "mix:NAME" or "mix:SPEC,SPEC" names, and their weights."""
-    if options:
-        raise UnknownNameError("option", next(iter(options)), ("calibration",))
+    _require_known(options, {"calibration"})
     rest = spec.removeprefix("mix:")
     if "," in rest:
         return [member.strip() for member in rest.split(",")], None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from motes import files
 from motes.core import Trajectory
@@ -18,6 +18,8 @@ from motes.errors import ConfigurationError
 from motes.protocols import RewardModel
 from motes.rewards.mapped import MappedReward
 from motes.text import json_line, parse_json, read_text
+
+T = TypeVar("T")
 
 FORMAT = "motes calibration 1"
 
@@ -81,11 +83,11 @@ class Calibration:
         Raises:
             ConfigurationError: there is none, or the file is damaged.
         """
-        path, content = load_content(name, FORMAT, "calibration")
-        try:
-            return cls(tuple(content.pop("scores")), tuple(content.pop("probabilities")), content.pop("slope"), content)
-        except (KeyError, TypeError, ConfigurationError) as error:
-            raise ConfigurationError(f"{path} is damaged ({error}): make it anew with `motes calibrate`") from error
+        return load_fitted(name, FORMAT, "calibration", cls._of_content)
+
+    @classmethod
+    def _of_content(cls, content: dict[str, Any]) -> Calibration:
+        return cls(tuple(content.pop("scores")), tuple(content.pop("probabilities")), content.pop("slope"), content)
 
     def save(self, name: str) -> Path:
         """Write the calibration under a name or into a file, and return the file. It replaces one that is there.
@@ -94,17 +96,17 @@ class Calibration:
             ConfigurationError: it cannot be written, or something other than a calibration is there.
         """
         content = {"slope": self.slope, "scores": self.scores, "probabilities": self.probabilities}
-        return save_content(name, FORMAT, self.provenance, content)
+        return save_fitted(name, FORMAT, self.provenance, content)
 
 
 LOADERS[FORMAT] = Calibration.load
 
 
-def load_content(name: str, form: str, noun: str) -> tuple[Path, dict[str, Any]]:
-    """The file of that name (see `path_of`), and its content.
+def load_fitted(name: str, form: str, noun: str, make: Callable[[dict[str, Any]], T]) -> T:
+    """What `make` makes of the content of a file that `motes calibrate` has written, see `path_of`.
 
     Raises:
-        ConfigurationError: there is none, it cannot be read, or it does not have this form.
+        ConfigurationError: there is none, it cannot be read, does not have this form, or is damaged.
     """
     path = path_of(name)
     if not path.exists():
@@ -114,7 +116,10 @@ def load_content(name: str, form: str, noun: str) -> tuple[Path, dict[str, Any]]
     content = _read(path)
     if not isinstance(content, dict) or content.get("format") != form:
         raise ConfigurationError(f"{path} is no {noun}: it does not say {form!r}")
-    return path, content
+    try:
+        return make(content)
+    except (KeyError, TypeError, ConfigurationError) as error:
+        raise ConfigurationError(f"{path} is damaged ({error}): make it anew with `motes calibrate`") from error
 
 
 def _read(path: Path) -> Any:
@@ -124,8 +129,8 @@ def _read(path: Path) -> Any:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
 
 
-def save_content(name: str, form: str, provenance: Mapping[str, Any], content: Mapping[str, Any]) -> Path:
-    """Write a file of that name and form, which `load_content` reads, and return it. Errors: see `Calibration.save`."""
+def save_fitted(name: str, form: str, provenance: Mapping[str, Any], content: Mapping[str, Any]) -> Path:
+    """Write a file of that name and form, which `load_fitted` reads, and return it. Errors: see `Calibration.save`."""
     path = place_for(name)
     about = {key: value for key, value in provenance.items() if key != "format"}
     # One line for each key, also for lists of numbers, so that people can read the file.

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from motes.core import Failure, Scores, Trajectory
 from motes.protocols import RequestObserver, RewardModel, RewardModelTraits
+
+CLIP = 1e-7
+"""Scores are clipped to [CLIP, 1 − CLIP] before their logit is taken."""
+
+
+def logit_of(score: float) -> float:
+    """The logit of a score in [0, 1], which is clipped."""
+    clipped = min(max(score, CLIP), 1 - CLIP)
+    return math.log(clipped / (1 - clipped))
+
+
+def score_of_logit(logit: float) -> float:
+    """The score in [0, 1] with this logit."""
+    return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
 
 
 class MappedReward:

@@ -15,12 +15,10 @@ from motes.concurrency import gather
 from motes.core import Failure, Reads, Scores, Trajectory, Usage
 from motes.errors import ConfigurationError
 from motes.protocols import RequestObserver, RewardModel, RewardModelTraits
-from motes.rewards.calibration import LOADERS, load_content, save_content
+from motes.rewards.calibration import LOADERS, load_fitted, save_fitted
+from motes.rewards.mapped import logit_of, score_of_logit
 
 FORMAT = "motes mixture 1"
-
-CLIP = 1e-7
-"""Scores are clipped to [CLIP, 1 − CLIP] before their logit is taken."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,8 @@ class Mixture:
 
     def __call__(self, scores: Sequence[float]) -> float:
         """The score of a prefix with these scores, (K,) in [0, 1]."""
-        logit = self.bias
-        for weight, score in zip(self.weights, scores, strict=True):
-            clipped = min(max(score, CLIP), 1 - CLIP)
-            logit += weight * math.log(clipped / (1 - clipped))
-        return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
+        pairs = zip(self.weights, scores, strict=True)
+        return score_of_logit(sum((weight * logit_of(score) for weight, score in pairs), self.bias))
 
     @classmethod
     def load(cls, name: str) -> Self:
@@ -65,16 +60,16 @@ class Mixture:
         Raises:
             ConfigurationError: there is none, or the file is damaged.
         """
-        path, content = load_content(name, FORMAT, "mixture")
-        try:
-            return cls(tuple(content.pop("rewards")), tuple(content.pop("weights")), content.pop("bias"), content)
-        except (KeyError, TypeError, ConfigurationError) as error:
-            raise ConfigurationError(f"{path} is damaged ({error}): make it anew with `motes calibrate`") from error
+        return load_fitted(name, FORMAT, "mixture", cls._of_content)
+
+    @classmethod
+    def _of_content(cls, content: dict[str, Any]) -> Self:
+        return cls(tuple(content.pop("rewards")), tuple(content.pop("weights")), content.pop("bias"), content)
 
     def save(self, name: str) -> Path:
         """Write the mixture, as `motes.Calibration.save`."""
         content = {"rewards": self.rewards, "weights": self.weights, "bias": self.bias}
-        return save_content(name, FORMAT, self.provenance, content)
+        return save_fitted(name, FORMAT, self.provenance, content)
 
 
 LOADERS[FORMAT] = Mixture.load

@@ -24,7 +24,8 @@ from motes.lab.measure.statistics import FloatArray, IntArray, Interval, numbere
 from motes.lab.run.evaluation import RECORDS, read_configuration
 from motes.lab.run.method_spec import draws_independently
 from motes.lab.run.records import RunRecord, read_records
-from motes.rewards.mixture import CLIP, Mixture
+from motes.methods.potential import log_potential
+from motes.rewards.mixture import Mixture
 
 PENALTY = 1e-2
 """Of the squared weights, in units of the standard deviation of their logits, beside the mean log-likelihood of all
@@ -130,7 +131,7 @@ def fit_mixture(scored: Scored, folds: int = 5) -> tuple[Mixture, HeldOutMixture
             f"{len(scored.right)} partial answers to {num_problems} problems, {num_right} of them right: at least "
             f"{FEW} right and {FEW} wrong ones to several problems are needed (hundreds, for weights to be trusted)"
         )
-    logits = _logits(scored.scores)
+    logits = log_potential(scored.scores, "odds", beta=1.0)
     folds = min(folds, num_problems)
     fold = np.random.default_rng(0).permutation(num_problems)[scored.problems] % folds  # (n,)
     held_out = np.empty(len(scored.right))
@@ -180,11 +181,6 @@ def _labelled_scores(records: Sequence[RunRecord]) -> list[tuple[tuple[float, ..
         for scores, label, depth in zip(columns, labels, first.depths, strict=True)
         if label is not None and None not in scores
     ]
-
-
-def _logits(scores: FloatArray) -> FloatArray:
-    clipped = np.clip(scores, CLIP, 1 - CLIP)
-    return np.asarray(np.log(clipped) - np.log1p(-clipped))
 
 
 def _sigmoid(logits: FloatArray) -> FloatArray:
