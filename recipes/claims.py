@@ -28,6 +28,7 @@ from pathlib import Path
 
 from claim import ablations, adaptive, advice, defaults, factor, regime, robustness, scaling
 from claim.cells import Setting, measure
+from motes import Sampling
 from motes.errors import MotesError
 from motes.lab import Shard
 
@@ -72,6 +73,8 @@ def measure_claim(args: argparse.Namespace, command: str) -> int:
         out=args.out,
         shard=args.shard,
         recorded=args.recorded,
+        task=args.task,
+        sampling=Sampling(temperature=args.temperature, max_tokens=args.max_tokens),
     )
     match args.claim:
         case "factor":
@@ -105,7 +108,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         add_directories(command)
         command.add_argument("--seeds", "--seed", type=integers, default=(0,), help="separated by commas")
         if name in CLAIMS:
+            command.add_argument("--task", default="arithmetic", help="as in `motes eval`")
             command.add_argument("--split", help="part of the task; default test; for ablations, validation")
+            command.add_argument("--temperature", type=float, default=Sampling().temperature)
+            command.add_argument("--max-tokens", type=int, help="of an answer; default what the model's context holds")
         command.add_argument("--limit", type=int, help="number of problems, from the first on; default all")
         command.add_argument("--model", default="tiny")
         command.add_argument("--reward", default="tiny")
@@ -120,7 +126,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     cases = commands.choices["advice"]
     cases.add_argument("--cases", type=words, default=tuple(advice.CASES), help="separated by commas; default all")
     for name in WORLDS:
-        commands.choices[name].set_defaults(split=None)
+        commands.choices[name].set_defaults(
+            split=None, task=Setting.task, temperature=Sampling().temperature, max_tokens=None
+        )
     for name in ("factor", "advice"):
         commands.choices[name].set_defaults(seeds=(0, 1, 2))
     for name in ("scaling", "robustness", *WORLDS):

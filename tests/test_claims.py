@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ class TestCells:
                 assert made.num_particles * made.num_sweeps == 64
                 continue
             changed = [f.name for f in dataclasses.fields(default) if getattr(made, f.name) != getattr(default, f.name)]
-            beside = (cell.temperature != 0.8) + bool(cell.reward)
+            beside = (cell.temperature is not None) + bool(cell.reward)
             if kind.startswith("target"):
                 assert 1 <= len(changed) <= 3
                 assert set(changed) <= {"potential", "link", "beta"}
@@ -101,6 +102,20 @@ def test_scaling(tmp_path):
     claim(tmp_path, "scaling", "--methods", "pf,bon", "--budgets", "1,2,4")
     assert len(records(tmp_path)) == 13
     assert before.items() < records(tmp_path).items()
+
+
+def test_scaling_on_problems_of_ones_own(tmp_path):
+    rows_of_problems = [{"id": f"sum-{n}", "question": f"{n} + 1?", "answer": str(n + 1)} for n in range(3)]
+    path = tmp_path / "sums.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows_of_problems))
+    task = ["--task", f"math:{path}?rule=last-number", "--temperature", "0.5", "--max-tokens", "64"]
+    claim(tmp_path, "scaling", *task, "--methods", "majority,wbon", "--budgets", "1,2")
+    configurations = [json.loads(path.read_text()) for path in (tmp_path / "work").glob("*/config.json")]
+    assert len(configurations) == 2, "majority chooses from the answers of wbon"
+    for configuration in configurations:
+        assert configuration["task"] == task[1]
+        assert configuration["sampling"]["temperature"] == 0.5
+        assert configuration["sampling"]["max_tokens"] == 64
 
 
 def test_processes_share_the_cells_out(tmp_path, capsys):

@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,6 +52,8 @@ class Setting:
     out: Path
     shard: Shard | None = None
     recorded: bool = False
+    task: str = "arithmetic"
+    sampling: Sampling = field(default_factory=Sampling)
 
     @property
     def made_by(self) -> str:
@@ -64,7 +66,7 @@ class Cell:
 
     Attributes:
         label: the method's name in tables; by default its spec.
-        temperature: of the language model.
+        temperature: of the language model; None: the setting's.
         reward: a reward model other than the setting's.
         corruption: arguments of `CorruptedReward`.
     """
@@ -72,7 +74,7 @@ class Cell:
     method: str
     budget: int
     label: str = ""
-    temperature: float = Sampling().temperature
+    temperature: float | None = None
     reward: str = ""
     corruption: tuple[tuple[str, float], ...] = ()
 
@@ -89,7 +91,11 @@ class Cell:
         return " ".join(words)
 
     def evaluation(self, setting: Setting) -> Evaluation:
+        sampling = setting.sampling
+        if self.temperature is not None:
+            sampling = sampling.replace(temperature=self.temperature)
         return Evaluation(
+            task=setting.task,
             split=setting.split,
             limit=setting.limit,
             methods=(self.method,),
@@ -97,7 +103,7 @@ class Cell:
             seeds=setting.seeds,
             lm=setting.model,
             reward=self.reward_name(setting),
-            sampling=Sampling(temperature=self.temperature),
+            sampling=sampling,
         )
 
     @property
@@ -121,7 +127,7 @@ class World:
     Attributes:
         limit: only the first so many problems; None: all.
         noise: standard deviation of the noise on the reward model's logits.
-        temperature: of the language model.
+        temperature: of the language model; None: the command line's.
         seeds: None: those of the command line.
     """
 
@@ -129,7 +135,7 @@ class World:
     split: str
     limit: int | None = None
     noise: float = 0.0
-    temperature: float = Sampling().temperature
+    temperature: float | None = None
     seeds: tuple[int, ...] | None = None
 
     def setting(self, setting: Setting) -> Setting:
