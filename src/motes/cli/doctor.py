@@ -244,7 +244,7 @@ def _check_reward_model(console: Console, prm: ServedPRM) -> None:
 
 
 def _check_language_model(console: Console, lm: HTTPLanguageModel) -> None:
-    sampling, rounds, mode = SAMPLING, 3, ""
+    sampling, rounds, mode = SAMPLING, 2, ""
     if not lm.continues_prefixes:
         sampling, rounds, mode = sampling.replace(delimiter=None), 1, ", whole answers only"
     if lm.seeds != "particle":
