@@ -1,6 +1,7 @@
 """Problems, partial answers, sampling, costs and results: the values that everything else works with."""
 
 from motes.core.certainty import Certainty
+from motes.core.hidden import HiddenStates
 from motes.core.problem import Problem, Role
 from motes.core.result import FloatArray, IntArray, Moves, Record, Result
 from motes.core.sampling import LONGEST_TEXT, MOST_TEXTS, Sampling, SamplingOptions
@@ -17,6 +18,7 @@ __all__ = [
     "Failure",
     "Finish",
     "FloatArray",
+    "HiddenStates",
     "IntArray",
     "Moves",
     "Problem",

@@ -42,6 +42,9 @@ class Sampling:
         min_step_tokens: minimum number of tokens of a step that ends by its entropy.
         top_logprobs: number of likeliest tokens from which steps get `Step.certainty`; 0: they get none. Methods and
             reward models that need it set it by themselves. It does not change what is sampled.
+        hidden_layers: numbers of the layers whose states steps get (`Step.hidden`): 0 is the embedding, a negative
+            number counts from the end, −1 is the state from which logits are computed. Set by reward models that need
+            it; only the local engine has it. It does not change what is sampled.
         max_thinking_tokens: maximum number of tokens of thought of one answer (`motes.core.thinking`): the thinking
             budget. A thought that reaches it is ended, see `motes.methods.thinking`. None: no limit.
         min_thinking_tokens: a thought that ends before so many tokens is continued: its closing tag is dropped, and
@@ -67,6 +70,7 @@ class Sampling:
     step_entropy: float | None = None
     min_step_tokens: int = 16
     top_logprobs: int = 0
+    hidden_layers: tuple[int, ...] = ()
     max_thinking_tokens: int | None = None
     min_thinking_tokens: int = 0
     wait: str = "\nWait"
@@ -154,7 +158,10 @@ class Sampling:
 
 THINKING_FIELDS = ("max_thinking_tokens", "min_thinking_tokens", "wait", "max_waits")
 LATER: Mapping[str, Any] = MappingProxyType(
-    {name: getattr(Sampling, name) for name in ("step_entropy", "min_step_tokens", "top_logprobs", *THINKING_FIELDS)}
+    {
+        name: getattr(Sampling, name)
+        for name in ("step_entropy", "min_step_tokens", "top_logprobs", "hidden_layers", *THINKING_FIELDS)
+    }
 )
 """The fields that were added to `Sampling` later, with their defaults."""
 

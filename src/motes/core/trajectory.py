@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from motes.arguments import fit
 from motes.core.certainty import Certainty
+from motes.core.hidden import HiddenStates
 from motes.core.problem import Problem
 from motes.core.thinking import Thinking
 from motes.core.usage import Usage
@@ -57,6 +58,8 @@ class Step:
             `usage`.
         certainty: how certain the model was of the sampled tokens, or of those of them for which the engine knows it;
             None if the sampling did not ask for it (`Sampling.top_logprobs`), or nothing is known.
+        hidden: states of the model's layers; None if the sampling did not ask for them (`Sampling.hidden_layers`), or
+            the engine does not have them.
         thought_tokens: number of its tokens that are thought, see `motes.core.thinking`; None: estimated by the share
             of the characters.
         appended: text at its end that was not sampled: the end of a thought that a limit closes, see
@@ -74,6 +77,7 @@ class Step:
     certainty: Certainty | None = field(default=None, compare=False, repr=False)
     thought_tokens: int | None = field(default=None, compare=False, repr=False)
     appended: str = ""
+    hidden: HiddenStates | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, value in (("text", self.text), ("overrun", self.overrun)):

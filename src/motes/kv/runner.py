@@ -36,6 +36,9 @@ PASS_PAIRS = 1 << 26
 COPY_TOKENS = 1 << 14
 """Maximum number of tokens whose keys and values are copied at once, between pool and rows or between rows."""
 
+SMALLEST_STATE = 1e-6
+"""Root mean square by which a hidden state is divided at least."""
+
 PART_ROWS = 32
 """Number of rows that attend together where lengths differ much. (On a GPU all rows do: more kernel launches would
 cost more than they save.)"""
@@ -294,6 +297,14 @@ class Runner:
         Returns:
             (B, n, hidden), n the largest number of tokens; values beyond a row's own tokens are meaningless.
         """
+        return self.forward_with_states(first, tokens, ())[0]
+
+    def forward_with_states(
+        self, first: int, tokens: Sequence[Sequence[int]] | Tensor, layers: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Like `forward`; returns also the states of these layers (see `motes.core.HiddenStates`), each divided by its
+        root mean square: (B, n, L, hidden) float32.
+        """
         starts = self.workspace.lengths[first : first + len(tokens)]
         if isinstance(tokens, Tensor):
             ids, counts = tokens, [tokens.shape[1]] * len(tokens)
@@ -313,21 +324,34 @@ class Runner:
             last = torch.tensor([max(start + count - 1, 0) for start, count in zip(starts, counts, strict=True)])
             positions = places.minimum(last[:, None])
         view = _View(self.workspace, first, places.to(self.device), ends, self._groups)
-        hidden: Tensor = self.body(
-            input_ids=ids.to(self.device), position_ids=positions.to(self.device), use_cache=False, view=view
-        ).last_hidden_state
+        output = self.body(
+            input_ids=ids.to(self.device),
+            position_ids=positions.to(self.device),
+            use_cache=False,
+            view=view,
+            **({"output_hidden_states": True} if layers else {}),
+        )
         for i, count in enumerate(counts):
             self.workspace.lengths[first + i] += count
-        return hidden
+        hidden: Tensor = output.last_hidden_state
+        if not layers:
+            return hidden, hidden.new_zeros(*hidden.shape[:2], 0, hidden.shape[2])
+        states = torch.stack([output.hidden_states[layer] for layer in layers], dim=2).float()
+        return hidden, states / states.square().mean(-1, keepdim=True).sqrt().clamp_min(SMALLEST_STATE)
 
-    def feed(self, first: int, tokens: Sequence[Sequence[int]]) -> Iterator[tuple[int, int, Tensor]]:
+    def feed(
+        self, first: int, tokens: Sequence[Sequence[int]], layers: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, int, Tensor]]:
         """Like `forward`, for any number of tokens, in passes of bounded size.
 
         A pass has at most `PASS_TOKENS` tokens (rows × tokens of the row with the most), a mask of at most `PASS_PAIRS`
         entries, and at least one token.
 
+        Args:
+            layers: yield the states of these layers instead, see `forward_with_states`.
+
         Yields:
-            (i, at, hidden): the hidden states, (count, hidden), of tokens[i][at : at + count].
+            (i, at, hidden): the hidden states, (count, hidden) or (count, L, hidden), of tokens[i][at : at + count].
         """
         at = [0] * len(tokens)
         while any(done < len(row) for done, row in zip(at, tokens, strict=True)):
@@ -344,7 +368,8 @@ class Runner:
                 stop, width, longest = stop + 1, new_width, new_longest
             # 3) run it; rows that lack no tokens get an empty piece
             pieces = [row[done : done + width] for done, row in zip(at[start:stop], tokens[start:stop], strict=True)]
-            hidden = self.forward(first + start, pieces)
+            last, states = self.forward_with_states(first + start, pieces, layers or ())
+            hidden = last if layers is None else states
             for i, piece in enumerate(pieces, start):
                 if piece:
                     yield i, at[i], hidden[i - start, : len(piece)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from motes.kv.checkpoint import open_checkpoint
 from motes.kv.engine import Engine
 from motes.models.batch import Batch, Extension
 from motes.models.sampler import Sampler, uniforms
+from motes.models.states import StateReading, StepStates, read_states, take
 from motes.steps import end_at_limit, first_cut, split_at_end, step_in_overrun, thought_opening
 from motes.threads import in_thread_if_long
 from motes.vocabulary import TextEnds, Vocabulary
@@ -37,7 +38,7 @@ FEW_TEXTS = 8
 """Maximum number of delimiters and stop texts whose `TextEnds` is made without a thread."""
 
 
-class LocalLanguageModel(Engine[Extension]):
+class LocalLanguageModel(Engine[Extension | StateReading]):
     """A causal language model of transformers, on CPU or GPU.
 
     Args:
@@ -71,6 +72,7 @@ class LocalLanguageModel(Engine[Extension]):
         super().__init__(model, head, vocabulary, max_cached_tokens, max_batch_tokens, num_threads, name)
         self.max_batch_size = max_batch_size
         self._waiting: deque[Extension] = deque()
+        self._readings: list[StateReading] = []
         self._batch = Batch()
         self._sampler: Sampler | None = None
         self._text_ends: dict[tuple[str, ...], TextEnds] = {}  # for the latest sets of texts
@@ -99,6 +101,7 @@ class LocalLanguageModel(Engine[Extension]):
     async def extend(self, trajectories: Sequence[Trajectory], sampling: Sampling, seeds: Sequence[int]) -> list[Step]:
         """See `motes.protocols.LanguageModel`. Concurrent calls decode in one batch."""
         ends = await self._prepare_text_ends(sampling)
+        layers = self._resolve(sampling.hidden_layers)
         steps: list[Step | None] = [None] * len(trajectories)
         requests: list[Extension] = []
         for problem in {trajectory.problem for trajectory in trajectories}:
@@ -117,9 +120,59 @@ class LocalLanguageModel(Engine[Extension]):
             if limit < 1:
                 steps[i] = Step("", "length")
             else:
-                requests.append(Extension(ids, sampling, seed, limit, ends, trajectory.thinking.reading, before))
+                thoughts = trajectory.thinking.reading
+                requests.append(Extension(ids, sampling, seed, limit, ends, thoughts, before, layers=layers))
         results = iter(await self.submit(requests))
         return [next(results) if step is None else step for step in steps]
+
+    async def read_states(
+        self, trajectories: Sequence[Trajectory], layers: Sequence[int], *, first: Sequence[int] | None = None
+    ) -> list[StepStates]:
+        """The states of steps, by a pass over their tokens: what steps have that are sampled with
+        `Sampling.hidden_layers`, up to rounding.
+
+        Args:
+            trajectories: (B,) with at least one step each.
+            first: (B,) for each, the number of its first steps whose states are not needed; by default 0.
+
+        Raises:
+            ConfigurationError: there is no such layer.
+            ContextLengthError: an answer does not fit the model's context.
+        """
+        resolved, readings = self._resolve(layers), []
+        for problem in {trajectory.problem for trajectory in trajectories}:
+            await self.vocabulary.prepare(problem)
+        for trajectory, skipped in zip(trajectories, first or [0] * len(trajectories), strict=True):
+            reading = await in_thread_if_long(len(trajectory.text), self._state_reading, trajectory, resolved, skipped)
+            readings.append(reading)
+        return await self.submit(readings)
+
+    def _state_reading(self, trajectory: Trajectory, layers: tuple[int, ...], skipped: int) -> StateReading:
+        ids, spans = list(self.vocabulary.prompt(trajectory.problem)), []
+        for sampled, appended in self._step_ids(trajectory):
+            spans.append((len(ids), len(ids) + len(sampled)))
+            ids += [*sampled, *appended]
+        self.require_known(ids)
+        if len(ids) > self.context_length:
+            raise ContextLengthError(
+                f"the prompt and the answer have {len(ids)} tokens, and {self.name!r} a context of "
+                f"{self.context_length}"
+            )
+        return StateReading(ids, spans[skipped:], layers)
+
+    def _resolve(self, layers: Sequence[int]) -> tuple[int, ...]:
+        """The numbers of layers, of which negative ones count from the end, in ascending order.
+
+        Raises:
+            ConfigurationError: there is no such layer.
+        """
+        count = self._runner.config.num_hidden_layers + 1
+        for layer in layers:
+            if not -count <= layer < count:
+                raise ConfigurationError(
+                    f"{self.name!r} has no layer {layer}: hidden_layers are numbers from {-count} to {count - 1}"
+                )
+        return tuple(sorted({layer % count for layer in layers}))
 
     async def thought_opening(self, problem: Problem) -> str:
         """See `motes.protocols.LanguageModelTraits`."""
@@ -159,19 +212,24 @@ class LocalLanguageModel(Engine[Extension]):
                 "shorten the question"
             )
         ids, num_appended = list(prompt), 0
+        for sampled, appended in self._step_ids(trajectory):
+            ids += [*sampled, *appended]
+            num_appended += len(appended)
+        self.require_known(ids)
+        return ids, len(ids) - len(prompt) - num_appended
+
+    def _step_ids(self, trajectory: Trajectory) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+        """For each step the tokens that were sampled, and those of what was appended to them."""
         for node in trajectory.path:
             assert node.step is not None
             if node.step.token_ids:
-                ids += node.step.token_ids
-                if node.step.appended:
-                    appended = self.vocabulary.encode_answer(node.step.appended)
-                    ids += appended
-                    num_appended += len(appended)
+                yield (
+                    node.step.token_ids,
+                    self.vocabulary.encode_answer(node.step.appended) if node.step.appended else (),
+                )
             else:  # the step has only a text
                 opening = "" if node.depth > 1 else self.vocabulary.opening(node.problem)
-                ids += self.vocabulary.encode_answer(node.added.removeprefix(opening))
-        self.require_known(ids)
-        return ids, len(ids) - len(prompt) - num_appended
+                yield self.vocabulary.encode_answer(node.added.removeprefix(opening)), ()
 
     def prompt_ids(self, problem: Problem) -> list[int]:
         """The token ids of a problem's prompt."""
@@ -181,10 +239,16 @@ class LocalLanguageModel(Engine[Extension]):
 
     @property
     def busy(self) -> bool:
-        return bool(self._waiting or self._batch)
+        return bool(self._waiting or self._readings or self._batch)
 
-    def work(self, arrived: list[Extension]) -> None:
-        self._waiting.extend(arrived)
+    def work(self, arrived: list[Extension | StateReading]) -> None:
+        for request in arrived:
+            if isinstance(request, StateReading):
+                self._readings.append(request)
+            else:
+                self._waiting.append(request)
+        if readings := take(self._readings, self.max_batch_tokens):
+            read_states(self._runner, self.tree, readings)
         self._admit()
         if self._batch:
             self._decode()
@@ -192,6 +256,7 @@ class LocalLanguageModel(Engine[Extension]):
 
     def abandon(self) -> None:
         self._waiting.clear()
+        self._readings.clear()
         self._batch = Batch()
         self._sampler = None
         super().abandon()
@@ -253,8 +318,11 @@ class LocalLanguageModel(Engine[Extension]):
             self._sampler = Sampler([request.sampling for request in batch.requests], self._runner.device)
             self._rows_by_text_ends = self._group_rows_by_text_ends()
             self._rows_with_pattern = [row for row, request in enumerate(batch.requests) if request.sampling.pattern]
+            batch.set_layers()
         # 2) sample
-        logits = self._head(self._runner.forward(0, torch.from_numpy(batch.token)[:, None])[:, -1])
+        tokens = torch.from_numpy(batch.token)[:, None]
+        hidden, states = self._runner.forward_with_states(0, tokens, batch.layers)
+        logits = self._head(hidden[:, -1])
         tokens, logprobs, proposals = self._sampler(logits, uniforms(batch.seed, batch.count))
         self._runner.require_numbers(logprobs)  # NaN or an infinity among a row's logits leaves no finite logprob
         # 3) record the tokens, except for those before which a step ends
@@ -266,6 +334,8 @@ class LocalLanguageModel(Engine[Extension]):
         batch.step_tokens[np.arange(len(batch)), batch.count] = token
         if self._sampler.most_top_logprobs:
             batch.record_certainty(logprobs.cpu().numpy(), self._sampler.top_logprobs(logits).cpu().numpy())
+        if batch.layers:
+            batch.record_states(states[:, -1].cpu().numpy(), is_recorded)
         batch.count += is_recorded
         batch.logprob += np.where(is_recorded, logprobs.double().cpu().numpy(), 0.0)
         batch.proposal_logprob += np.where(is_recorded, proposals.cpu().numpy(), 0.0)
@@ -363,6 +433,7 @@ class LocalLanguageModel(Engine[Extension]):
             len(request.prefix),
             thought_tokens=thought_tokens,
             certainty=certainty,
+            hidden=batch.states_of(row),
         )
 
     def _remove_rows(self, rows: npt.NDArray[np.intp]) -> None:

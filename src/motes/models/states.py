@@ -1,0 +1,97 @@
+"""Reads the hidden states of steps that the local engine has not sampled, or not with `Sampling.hidden_layers`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from motes.core import HiddenStates, Usage
+from motes.kv.runner import Runner
+from motes.kv.tree import PrefixTree
+from motes.kv.worker import Request
+
+MAX_ROWS = 8
+"""Maximum number of answers that are read together: the states of all of their tokens are in memory."""
+
+
+@dataclass(eq=False)
+class StateReading(Request):
+    """A request for the states of some steps of an answer.
+
+    Attributes:
+        ids: tokens of the prompt and of the answer.
+        spans: for each step, (start, stop): its sampled tokens are ids[start:stop].
+        layers: numbers of layers, in ascending order.
+    """
+
+    ids: list[int]
+    spans: Sequence[tuple[int, int]]
+    layers: tuple[int, ...]
+
+    @property
+    def first(self) -> int:
+        """The place of the first token whose state is needed."""
+        return self.spans[0][0] - 1
+
+
+@dataclass(frozen=True)
+class StepStates:
+    """The states of steps, and what it cost to read them: `reward_tokens` of `usage`.
+
+    Attributes:
+        steps: one for each step; None for a step without tokens.
+    """
+
+    steps: tuple[HiddenStates | None, ...]
+    usage: Usage
+
+
+def take(waiting: list[StateReading], max_tokens: int) -> list[StateReading]:
+    """Take the readings that are read together out of the waiting ones: those of about the length of the first, whose
+    rows × length is at most `max_tokens`; at least one, if there is one."""
+    pending = [reading for reading in waiting if not reading.settled]
+    nearest = sorted(pending, key=lambda reading: abs(len(reading.ids) - len(pending[0].ids)))
+    group: list[StateReading] = []
+    for reading in nearest[:MAX_ROWS]:
+        if group and (len(group) + 1) * max(len(one.ids) for one in (*group, reading)) > max_tokens:
+            break
+        group.append(reading)
+    taken = set(group)
+    waiting[:] = [reading for reading in pending if reading not in taken]
+    return group
+
+
+def read_states(runner: Runner, tree: PrefixTree, group: Sequence[StateReading]) -> None:
+    """Settle the readings. Their rows follow those that are in the workspace, and are removed."""
+    workspace = runner.workspace
+    first_row = workspace.num_rows
+    stored = [tree.match(reading.ids[: reading.first]) for reading in group]
+    starts = list(map(len, stored))
+    workspace.append(stored)
+    layers = tuple(sorted({layer for reading in group for layer in reading.layers}))
+    sequences = [reading.ids[: reading.spans[-1][1] - 1] for reading in group]  # a last token is predicted, not read
+    states: list[list[npt.NDArray[np.float32]]] = [[] for _ in group]
+    missing = [ids[start:] for ids, start in zip(sequences, starts, strict=True)]
+    for i, _, hidden in runner.feed(first_row, missing, layers):
+        states[i].append(hidden.cpu().numpy())
+    rows = np.arange(first_row, first_row + len(group))
+    runner.store(tree, rows.tolist(), sequences)
+    workspace.remove(rows)
+    for reading, start, parts in zip(group, starts, states, strict=True):
+        values = np.concatenate(parts)[:, [layers.index(layer) for layer in reading.layers]] if parts else None
+        steps = tuple(
+            _summary(reading.layers, values[begin - 1 - start : end - 1 - start])
+            if values is not None and begin < end
+            else None
+            for begin, end in reading.spans
+        )
+        usage = Usage(reward_tokens=len(reading.ids) - 1 - start, reward_tokens_cached=start)
+        reading.resolve(StepStates(steps, usage))
+
+
+def _summary(layers: tuple[int, ...], states: npt.NDArray[np.float32]) -> HiddenStates:
+    """The states of a step whose tokens were sampled from these states, (tokens, L, d)."""
+    return HiddenStates(layers, np.stack([states[-1], states.mean(0)], axis=1).astype(np.float16))
