@@ -80,6 +80,7 @@ class LanguageModelTraits(Traits):
         proposal_logprobs: whether its steps carry `Step.proposal_logprob`.
         gives_logprobs: whether its steps carry `Step.logprob` with a given sampling; None: unknown.
         gives_certainty: whether its steps carry `Step.certainty` with a given sampling; None: unknown.
+        gives_hidden: whether its steps carry `Step.hidden`.
         num_parameters: number of parameters by which each token is multiplied; None: unknown.
         ready: raises if the model's server cannot be reached.
         draw_turn: a whole turn of the assistant in answer to a conversation that may have tools, see
@@ -98,6 +99,7 @@ class LanguageModelTraits(Traits):
     proposal_logprobs = Trait(True)
     gives_logprobs: Trait[Callable[[Sampling], bool] | None] = Trait(None)
     gives_certainty: Trait[Callable[[Sampling], bool] | None] = Trait(None)
+    gives_hidden = Trait(False)
     num_parameters: Trait[int | None] = Trait(None)
     ready: Trait[Callable[[], Awaitable[Any]] | None] = Trait(None)
     draw_turn: Trait[Callable[..., Awaitable[Any]] | None] = Trait(None)
@@ -133,6 +135,8 @@ class RewardModelTraits(Traits):
         outcome: whether it scores finished answers only. Any other score is `motes.core.NEUTRAL`.
         top_logprobs: the `Sampling.top_logprobs` that steps must be sampled with, because it reads `Step.certainty`; 0:
             it does not read it.
+        hidden_layers: the `Sampling.hidden_layers` that steps must be sampled with, because it reads `Step.hidden`;
+            empty: it does not read it.
         num_parameters: number of parameters by which each token is multiplied; None: unknown.
         ready: raises if the model's server cannot be reached.
         watch_requests: sets the observer of requests to the model's server; None: the model has no server.
@@ -144,6 +148,7 @@ class RewardModelTraits(Traits):
     merges_calls = Trait(False)
     outcome = Trait(False)
     top_logprobs = Trait(0)
+    hidden_layers: Trait[tuple[int, ...]] = Trait(())
     num_parameters: Trait[int | None] = Trait(None)
     ready: Trait[Callable[[], Awaitable[Any]] | None] = Trait(None)
     watch_requests: Trait[Callable[[RequestObserver], None] | None] = Trait(None)

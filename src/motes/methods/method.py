@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from motes.core import Result, Sampling
-from motes.methods.requirements import require_certainty, require_thinking
+from motes.methods.requirements import require_certainty, require_hidden, require_thinking
 from motes.methods.run import Run
 from motes.protocols import LanguageModel, Trait, Traits
 
@@ -50,6 +50,7 @@ def require(method: Method, lm: LanguageModel, sampling: Sampling) -> None:
     """Raise `ConfigurationError` if a method cannot work with a language model and a sampling (`sampling_for` its
     reward models)."""
     require_certainty(lm, sampling)
+    require_hidden(lm, sampling)
     require_thinking(lm, sampling)
     if (check := MethodTraits(method).require) is not None:
         check(lm, sampling)

@@ -9,8 +9,12 @@ from motes.protocols import LanguageModel, LanguageModelTraits, RewardModel, Rew
 
 def sampling_for(sampling: Sampling, *rewards: RewardModel | None) -> Sampling:
     """The sampling with which steps have all that the reward models read."""
-    most = max([sampling.top_logprobs, *(RewardModelTraits(reward).top_logprobs for reward in rewards)])
-    return sampling if most == sampling.top_logprobs else sampling.replace(top_logprobs=most)
+    traits = list(map(RewardModelTraits, rewards))
+    most = max([sampling.top_logprobs, *(each.top_logprobs for each in traits)])
+    layers = {*sampling.hidden_layers, *(layer for each in traits for layer in each.hidden_layers)}
+    if (most, layers) == (sampling.top_logprobs, set(sampling.hidden_layers)):
+        return sampling
+    return sampling.replace(top_logprobs=most, hidden_layers=tuple(sorted(layers)))
 
 
 def require_certainty(lm: LanguageModel, sampling: Sampling) -> None:
@@ -21,6 +25,15 @@ def require_certainty(lm: LanguageModel, sampling: Sampling) -> None:
         raise ConfigurationError(
             f"{lm!r} gives no log-probabilities of the likeliest tokens, from which its confidence is computed: use "
             "another reward model or method, a local model, or a server that returns them (`motes doctor URL`)"
+        )
+
+
+def require_hidden(lm: LanguageModel, sampling: Sampling) -> None:
+    """Raise `ConfigurationError` if the sampling asks for `Step.hidden`, and the model's steps lack it."""
+    if sampling.hidden_layers and not LanguageModelTraits(lm).gives_hidden:
+        raise ConfigurationError(
+            f"{lm!r} gives no hidden states, which a probe reads: use the local engine (hf:…), or let a copy of the "
+            "model read the answers (probe:FOLDER?lm=hf:…)"
         )
 
 

@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from motes.arguments import whole_number
-from motes.core import Certainty, Problem, Sampling, Step, StepEnd, Trajectory, Usage
+from motes.core import Certainty, Problem, Reads, Sampling, Step, StepEnd, Trajectory, Usage
 from motes.core.thinking import count_tokens
 from motes.errors import ConfigurationError, ContextLengthError, EngineError
 from motes.kv.checkpoint import open_checkpoint
@@ -54,6 +54,7 @@ class LocalLanguageModel(Engine[Extension | StateReading]):
 
     merges_calls = True
     shares_prefixes = True
+    gives_hidden = True
     role, error = "language model", EngineError
 
     def __init__(
@@ -148,17 +149,20 @@ class LocalLanguageModel(Engine[Extension | StateReading]):
         return await self.submit(readings)
 
     def _state_reading(self, trajectory: Trajectory, layers: tuple[int, ...], skipped: int) -> StateReading:
-        ids, spans = list(self.vocabulary.prompt(trajectory.problem)), []
+        ids = list(self.vocabulary.prompt(trajectory.problem))
+        prompt, spans, ends = len(ids), [], []
         for sampled, appended in self._step_ids(trajectory):
             spans.append((len(ids), len(ids) + len(sampled)))
             ids += [*sampled, *appended]
+            ends.append(len(ids))
         self.require_known(ids)
         if len(ids) > self.context_length:
             raise ContextLengthError(
                 f"the prompt and the answer have {len(ids)} tokens, and {self.name!r} a context of "
                 f"{self.context_length}"
             )
-        return StateReading(ids, spans[skipped:], layers)
+        reads = Reads(prompt, tuple(len(ids) - end for end in (0, *ends)))
+        return StateReading(ids, spans[skipped:], layers, reads)
 
     def _resolve(self, layers: Sequence[int]) -> tuple[int, ...]:
         """The numbers of layers, of which negative ones count from the end, in ascending order.

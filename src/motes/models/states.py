@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from motes.core import HiddenStates, Usage
+from motes.core import HiddenStates, Reads, Usage
 from motes.kv.runner import Runner
 from motes.kv.tree import PrefixTree
 from motes.kv.worker import Request
@@ -25,11 +25,13 @@ class StateReading(Request):
         ids: tokens of the prompt and of the answer.
         spans: for each step, (start, stop): its sampled tokens are ids[start:stop].
         layers: numbers of layers, in ascending order.
+        reads: the tokens that reading the whole answer needs.
     """
 
     ids: list[int]
     spans: Sequence[tuple[int, int]]
     layers: tuple[int, ...]
+    reads: Reads
 
     @property
     def first(self) -> int:
@@ -43,10 +45,12 @@ class StepStates:
 
     Attributes:
         steps: one for each step; None for a step without tokens.
+        reads: the tokens that reading the whole answer needs.
     """
 
     steps: tuple[HiddenStates | None, ...]
     usage: Usage
+    reads: Reads
 
 
 def take(waiting: list[StateReading], max_tokens: int) -> list[StateReading]:
@@ -89,7 +93,7 @@ def read_states(runner: Runner, tree: PrefixTree, group: Sequence[StateReading])
             for begin, end in reading.spans
         )
         usage = Usage(reward_tokens=len(reading.ids) - 1 - start, reward_tokens_cached=start)
-        reading.resolve(StepStates(steps, usage))
+        reading.resolve(StepStates(steps, usage, reading.reads))
 
 
 def _summary(layers: tuple[int, ...], states: npt.NDArray[np.float32]) -> HiddenStates:

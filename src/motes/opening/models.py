@@ -76,13 +76,15 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
         spec: "tiny" (bundled), "hf:PATH_OR_NAME" (local, extra `local`), "http://HOST:PORT#MODEL" (served, extras
             `http` and `tokenizer`; https, too), "judge:LM" (LM is any language model's spec), "confidence:MEASURE" (the
             language model's own confidence; without MEASURE its "certainty"), "mix:NAME" (several of these, with the
-            weights in a file from `motes calibrate`, or with equal weights, "mix:SPEC,SPEC"), "MODULE:ATTRIBUTE" (your
-            own model, or a function that makes one from `options`), or a model, which is returned as is. Options may
-            follow, as in "tiny?prefix=whole".
+            weights in a file from `motes calibrate`, or with equal weights, "mix:SPEC,SPEC"), "probe:FOLDER" (a head on
+            the language model's own hidden states, extra `local`), "MODULE:ATTRIBUTE" (your own model, or a function
+            that makes one from `options`), or a model, which is returned as is. Options may follow, as in
+            "tiny?prefix=whole".
         options: the engine's options, see `motes.rewards.prm.LocalPRM.open` and
             `motes.rewards.served.model.ServedPRM.open`. For a judge: those of `motes.Judge`, whose `rubric` may be
             "MODULE:ATTRIBUTE", too, and those of its language model. For confidence: those of
-            `motes.ConfidenceReward`. For any reward model: `calibration`, the name or file of a calibration from `motes
+            `motes.ConfidenceReward`. For a probe: `lm`, the spec of a local language model that reads answers which
+            come from elsewhere. For any reward model: `calibration`, the name or file of a calibration from `motes
             calibrate`, see `motes.Calibration`.
 
     Raises:
@@ -103,6 +105,8 @@ def reward_model(spec: str | RewardModel, **options: Any) -> RewardModel:
         return _open_confidence(spec, options)
     if spec.startswith("mix:"):
         return _open_mixture(spec, options)
+    if spec.startswith("probe:"):
+        return _open_probe(spec.removeprefix("probe:"), options)
     opened: RewardModel = _open("prm", spec, options)
     return opened
 
@@ -123,6 +127,10 @@ def check_spec(role: str, spec: str) -> None:
         if name.startswith("mix:"):
             for member in _read_mixture(name, options)[0]:
                 check_spec(role, member)
+            return
+        if name.startswith("probe:"):
+            if reader := _reader_of(name, options):
+                check_spec("lm", reader)
             return
         if name.startswith("judge:"):
             judges = select_parameters(Judge, options)
@@ -207,6 +215,25 @@ def _open_confidence(spec: str, options: Mapping[str, Any]) -> ConfidenceReward:
     return ConfidenceReward(*measures, **options)  # type: ignore[arg-type]
 
 
+def _open_probe(folder: str, options: Mapping[str, Any]) -> RewardModel:
+    reader = _reader_of(folder, options)
+    try:
+        from motes.rewards.probe import Probe, ProbeReward
+    except ImportError as error:
+        raise MissingExtraError(f"the probe {folder!r}", "local") from error
+    probe = Probe.load(folder)
+    return ProbeReward(probe, reader=None if reader is None else language_model(reader))  # type: ignore[arg-type]
+
+
+def _reader_of(folder: str, options: Mapping[str, Any]) -> str | None:
+    """The language model that reads for a probe; None if it rides on the run's own."""
+    _require_known(options, {"lm", "calibration"})
+    reader = options.get("lm")
+    if reader is not None and (not isinstance(reader, str) or is_address(reader)):
+        raise ConfigurationError(f"a probe reads the states of a local model: lm=hf:PATH_OR_NAME, not lm={reader}")
+    return reader
+
+
 def _open_mixture(spec: str, options: Mapping[str, Any]) -> MixedReward:
     members, mixture = _read_mixture(spec, options)
     return MixedReward([reward_model(member) for member in members], mixture)
@@ -248,5 +275,5 @@ def local_path(spec: str, role: str) -> str:
     raise ConfigurationError(
         f"{spec!r} names no model: {hint}"
         "use 'tiny', 'hf:PATH_OR_NAME', 'http://HOST:PORT/v1#MODEL' or 'MODULE:ATTRIBUTE'"
-        + (", a 'judge:' before one, or 'confidence:'" if role == "prm" else "")
+        + (", a 'judge:' before one, 'confidence:' or 'probe:FOLDER'" if role == "prm" else "")
     )

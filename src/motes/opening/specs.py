@@ -14,7 +14,7 @@ from typing import Any
 from motes.arguments import parse_options
 from motes.errors import ConfigurationError, closest
 
-SCHEMES = ("hf:", "judge:", "confidence:", "mix:")
+SCHEMES = ("hf:", "judge:", "confidence:", "mix:", "probe:")
 """Beginnings of specs that name no module."""
 
 

@@ -74,6 +74,10 @@ class MappedReward:
         return RewardModelTraits(self.reward).top_logprobs
 
     @property
+    def hidden_layers(self) -> tuple[int, ...]:
+        return RewardModelTraits(self.reward).hidden_layers
+
+    @property
     def outcome(self) -> bool:
         return RewardModelTraits(self.reward).outcome
 

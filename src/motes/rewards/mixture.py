@@ -117,6 +117,10 @@ class MixedReward:
         return max(traits.top_logprobs for traits in self._traits)
 
     @property
+    def hidden_layers(self) -> tuple[int, ...]:
+        return tuple({layer for traits in self._traits for layer in traits.hidden_layers})
+
+    @property
     def outcome(self) -> bool:
         return all(traits.outcome for traits in self._traits)
 
