@@ -28,6 +28,10 @@ from motes.text import put_placeholders, split_at_placeholders
 from motes.thoughts import THINKING, tokens_of_marks
 from motes.threads import in_thread_if_long
 
+CONTROL = re.compile(r"<([|｜]).+\1>", re.DOTALL)
+"""The form of the tokens that a chat template writes between turns. Some checkpoints do not call theirs special, such as
+DeepSeek-R1's "<｜User｜>"; llama.cpp's converter goes by their form, too."""
+
 MAX_CACHED_LENGTH, CACHE_SIZE = 256, 1 << 14
 """Maximum length of a text whose tokens are cached, in characters, and number of these texts: similar particles have
 the same steps."""
@@ -45,8 +49,9 @@ class Vocabulary:
         self._inner = tokenizer
         if _remove_edge_rules(spec):
             self._inner = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)))
-        special = sorted((t["content"] for t in spec["added_tokens"] if t["special"]), key=len, reverse=True)
-        pattern = "|".join(re.escape(token) for token in special if token and token not in THINKING)
+        added = {t["content"] for t in spec["added_tokens"] if t["special"] or CONTROL.fullmatch(t["content"])}
+        special = sorted(added.difference(THINKING, [""]), key=len, reverse=True)
+        pattern = "|".join(map(re.escape, special))
         self._special = re.compile(pattern) if pattern else None
         self._mark = re.compile(f"({'|'.join(map(re.escape, sorted(self._marks)))})") if self._marks else None
         self._prompts: WeakKeyDictionary[Problem, list[int]] = WeakKeyDictionary()
