@@ -9,7 +9,8 @@ import pytest
 import ggufs
 from hostile_texts import HOSTILE, mixtures
 from motes import Problem, bundled
-from motes.gguf import open_header
+from motes.errors import ConfigurationError
+from motes.gguf import DamagedError, open_header
 from motes.gguf.tokenizer import CASED_RULES, RULES, end_token_ids
 from motes.vocabulary import Vocabulary
 
@@ -107,6 +108,15 @@ def test_a_chat_template(path: Path):
     assert tokens[:2] == ["<s>", "<|im_start|>"]
     assert tokens.count("<|im_end|>") == tokens.count("<s>") == 1
     assert vocabulary.decode(ids) == "user\nHi <|im_end|>"
+
+
+@pytest.mark.parametrize(
+    "template", ["{% for %}", "{{ 1 // 0 }}", "{% for i in range(10 ** 9) %}{% endfor %}", "{{ a.b }}"]
+)
+def test_a_chat_template_that_fails(template: str, path: Path):
+    vocabulary = Vocabulary.load(str(ggufs.byte_level(path, "qwen2", **{"tokenizer.chat_template": template})))
+    with pytest.raises(ConfigurationError, match=r"chat template refuses the conversation .*: use another checkpoint"):
+        vocabulary.prompt(Problem("Hello"))
 
 
 def test_ends_of_answers(path: Path):

@@ -15,7 +15,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -29,8 +28,8 @@ from motes.thoughts import THINKING, tokens_of_marks
 from motes.threads import in_thread_if_long
 
 CONTROL = re.compile(r"<([|｜]).+\1>", re.DOTALL)
-"""The form of the tokens that a chat template writes between turns. Some checkpoints do not call theirs special, such as
-DeepSeek-R1's "<｜User｜>"; llama.cpp's converter goes by their form, too."""
+"""The form of the tokens that a chat template writes between turns. Some checkpoints do not call theirs special
+(DeepSeek-R1's "<｜User｜>"); llama.cpp's converter goes by their form, too."""
 
 MAX_CACHED_LENGTH, CACHE_SIZE = 256, 1 << 14
 """Maximum length of a text whose tokens are cached, in characters, and number of these texts: similar particles have
@@ -146,7 +145,7 @@ class Vocabulary:
         ]
         try:
             text = str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-        except (TemplateError, TypeError, ValueError) as error:
+        except Exception as error:  # a template is a program
             raise ConfigurationError(
                 f"the model's chat template refuses the conversation ({error}): "
                 + ("put the system prompt into the question" if problem.system else "use another checkpoint")
