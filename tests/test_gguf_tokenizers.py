@@ -110,6 +110,12 @@ def test_a_chat_template(path: Path):
     assert vocabulary.decode(ids) == "user\nHi <|im_end|>"
 
 
+def test_a_token_of_megabytes(path: Path):
+    ggufs.with_tokens(path, "llama", ["a", "a" * 3_000_000], [1, 1], {"tokenizer.ggml.scores": [0.0, 0.0]})
+    with pytest.raises(DamagedError, match="a token has 3,000,000 characters"):
+        Vocabulary.load(str(path))
+
+
 @pytest.mark.parametrize(
     "template", ["{% for %}", "{{ 1 // 0 }}", "{% for i in range(10 ** 9) %}{% endfor %}", "{{ a.b }}"]
 )
