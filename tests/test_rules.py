@@ -325,6 +325,7 @@ class TestExpressions:
     @pytest.mark.parametrize(
         ("spec", "says"),
         [
+            ("lastnumber", "unknown answer rule 'lastnumber': did you mean 'last-number'"),
             ("regex", "needs a pattern"), ("regex?pattern=(", "not a regular expression"),
             (r"regex?pattern=(\d*)", "matches empty text"), ("regex?pattern=a|", "matches empty text"),
             ("regex?pattern=" + "a" * 5000, "at most 4,000 characters"), ("regex?pattern=" + "(" * 3000, "not a reg"),
