@@ -17,6 +17,7 @@ from motes.tasks.tex import Reading, last_box, without_markup
 from motes.tasks.words import (
     CELL_ENDS,
     CHOICE,
+    CORRECTION,
     JSON_NUMBER,
     MAX_LINE,
     QUOTED,
@@ -136,9 +137,6 @@ _LEAD = re.compile(
     re.IGNORECASE,
 )
 _DENIAL = re.compile(r"(?:not|never|neither)\b", re.IGNORECASE)
-_SHORT = r"[*_]*(?:\\?[$€£¥₹]?[-+−]?\.?\d\S{0,20}|\(?[A-Z]\)?[*_]*)"
-_CORRECTION = re.compile(rf"not\s{{1,9}}{_SHORT},?\s{{1,9}}but\s{{1,9}}(?:rather\s{{1,9}})?(?={_SHORT})")
-"""Words before a number or a letter that stands in the place of another one: "not 5 but" 6."""
 _DISPLAY = re.compile(r"(?:\\\[|\$\$)(?P<formula>.*?)(?:\\\]|\$\$)", re.DOTALL)
 _END = re.compile(
     r"(?P<mark>[.!?](?=[\"'”’)*_`]*\s)|[。！])|;\s|\s[—–]\s|\s\((?:because|since|as|not)\b"
@@ -189,7 +187,7 @@ def _stated(text: str) -> str:
     """The answer that a text begins with; empty if that is a question, or is taken back."""
     if lead := _LEAD.match(text):
         text = text[lead.end() :]
-    if correction := _CORRECTION.match(text):
+    if correction := CORRECTION.match(text):
         text = text[correction.end() :]
     elif _DENIAL.match(text):
         return ""

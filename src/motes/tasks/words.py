@@ -180,6 +180,7 @@ class Choices(ExactMatch):
             return boxed
         text = without_thoughts(text)
         for start in statements(text, CHOICE):
+            start = _end_of(CORRECTION, text, start)
             if labels := _labels(text[start : start + _MAX_CHARACTERS].partition("\n")[0], is_statement=True):
                 return ", ".join(labels)
         if len(text) <= _MAX_CHARACTERS and (match := _ONLY_LABEL.fullmatch(_without_decoration(text))):
@@ -221,6 +222,9 @@ RETRACTION = re.compile(
     r"(?:wrong|false|incorrect|impossible|not\s+(?:right|correct|true|possible))\b",
     re.IGNORECASE,
 )
+_SHORT = r"[*_]*(?:\\?[$€£¥₹]?[-+−]?\.?\d\S{0,20}|\(?[A-Z]\)?[*_]*)"
+CORRECTION = re.compile(rf"not\s{{1,9}}{_SHORT},?\s{{1,9}}but\s{{1,9}}(?:rather\s{{1,9}})?(?={_SHORT})")
+"""Words before a number or a letter that stands in the place of another one: "not 5 but" 6."""
 _ONE_LETTER_WORDS = ("A", "I")
 """Letters that begin a sentence as words."""
 
