@@ -8,13 +8,13 @@ from functools import lru_cache
 _MEANINGFUL = ("<super>", "<sub>", "<fraction>", "<circle>")
 _ALIKE = (
     dict.fromkeys("‐‑‒–−", "-") | dict.fromkeys("⁄∕", "/") | dict.fromkeys("‘’‚‛‹›", "'") | dict.fromkeys("“”„‟«»", '"')
-)
-"""Typographic forms of the hyphen, the slash and quotation marks."""
+) | {"٫": ".", "٬": ",", "٪": "%"}
+"""Typographic forms of the hyphen, the slash and quotation marks; the marks in Arabic numbers."""
 
 
 def folded(text: str) -> str:
     """A text in Unicode's compatibility form (NFKC), without invisible characters, and with the hyphens, slashes and
-    quotation marks of a typewriter.
+    quotation marks of a typewriter. The marks of Arabic numbers become those of others: ٣٫٥ is ٣.٥.
 
     Superscripts, subscripts, circled characters and fractions stay as they are: 10² is not 102, and 1½ is not 11/2.
     """
