@@ -128,7 +128,7 @@ def _unsigned(match: re.Match[str]) -> Fraction:
         digits = re.sub(r"[^\d.]", "", thousands)
     else:
         digits = (match["comma"] or match["decimal"]).replace(",", ".")
-    return Fraction("".join(str(unicodedata.decimal(digit)) if digit != "." else digit for digit in digits))
+    return Fraction(digits)
 
 
 def _scaled(value: Fraction, match: re.Match[str]) -> Fraction:
