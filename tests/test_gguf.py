@@ -248,6 +248,8 @@ def test_a_file_on_the_hub(hub: Path, tiny: Path, monkeypatch: pytest.MonkeyPatc
     assert identity.of_model(model)["weights"]
     with pytest.raises(ConfigurationError, match=r"no file 'owner/Name-GGUF/other\.gguf' here, and the hub"):
         opened("owner/Name-GGUF/other.gguf")
+    with pytest.raises(ConfigurationError, match=r"a-00001-of-00003\.gguf' is one of 3 parts of a model"):
+        opened("owner/Name-GGUF/a-00001-of-00003.gguf")
     for name in ("owner/Name-GGUF", "owner/Name-GGUF:Q4_K_M"):
         with pytest.raises(ConfigurationError, match=r"name one: 'hf:owner/Name-GGUF/FILE\.gguf'"):
             opened(name)

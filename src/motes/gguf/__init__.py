@@ -16,6 +16,8 @@ from motes.gguf.header import DamagedError, Header, UnusableError, is_gguf, read
 __all__ = ["DamagedError", "Header", "find_gguf", "open_header", "refusal"]
 
 OTHER_WEIGHTS = re.compile(r"\.(safetensors|bin|pt|pth|index\.json)$")
+PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf\Z", re.IGNORECASE)
+"""The end of the name of one part of a model."""
 ON_HUB = re.compile(r"([\w.-]+/[\w.-]+)/(.+\.gguf)", re.IGNORECASE)
 
 
@@ -41,6 +43,8 @@ def find_gguf(path: str) -> Path | None:
     on_hub = ON_HUB.fullmatch(path)
     if on_hub is None or path.startswith((".", "/", "~")) or os.path.isdir(on_hub[1]):
         raise ConfigurationError(f"there is no file {path!r}{_suggestion(local)}")
+    if (part := PART.search(path)) and int(part[1]) > 1:  # do not fetch gigabytes that cannot be opened
+        raise _part(path, int(part[1]))
     return _download(on_hub[1], on_hub[2])
 
 
@@ -100,13 +104,17 @@ def open_header(path: Path) -> Header:
     if kind == "adapter":
         raise _other(path, "an adapter, not a model: merge it into its model (`llama-export-lora`)")
     if isinstance(parts, int) and parts > 1:
-        raise _other(path, f"one of {parts} parts of a model: join them (`llama-gguf-split --merge`)")
+        raise _part(path, parts)
     if kind != "model" or not header.tensors:
         raise _other(path, f"no model: its type is {kind!r}, and it has {len(header.tensors)} tensors")
     return header
 
 
-def _other(path: Path, what: str) -> ConfigurationError:
+def _part(path: Path | str, number: int) -> ConfigurationError:
+    return _other(path, f"one of {number} parts of a model: join them (`llama-gguf-split --merge`)")
+
+
+def _other(path: Path | str, what: str) -> ConfigurationError:
     return ConfigurationError(f"{str(path)!r} is {what}")
 
 
