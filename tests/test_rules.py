@@ -71,6 +71,8 @@ QUANTITIES = (
     ("3/4 cup", "3/4"), ("12 square feet", 12), ("4 miles per hour", 4), ("1,000 km", 1000), ("5-year-old", 5),
     ("90°", 90), (r"90^{\circ}", 90), (r"90^\circ", 90), ("½ cup", "1/2"), ("2½", "5/2"), ("- 5", -5), ("- $5", -5),
     ("3 / 4", "3/4"), ("US$5", 5), ("A$ 5", 5), ("Rs. 500", 500), ("Rs 5", 5), ("5 Rs", 5), ("- x", None),
+    ("12 (twelve)", 12), ("5 km (walking, daily)", 5), ("5 (million)", None), ("5 (mod 7)", None), ("5 (x+y)", None),
+    ("5(abc)", None), ("5 (x)", None), ("5 (-)", None),
     ("1 / 0", None),
     ("5 or 6", None), ("5 million", None), ("2x", None), ("2x+3", None), ("2 x", None), ("12:30", None), ("3-5", None),
     ("3, 5", None), ("5 pm", None), ("5 cats and 2 dogs", None), ("B", None), ("x=5", None), ("5!", None), ("", None),

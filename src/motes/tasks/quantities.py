@@ -155,6 +155,8 @@ _UNIT = re.compile(
     r"\s*\\?%|\s*(?:°|\^\{?\\circ\}?|\\degree)(?:\s?[CFK]\b)?|\s*[€£¥₹]|\s+[mgshlLNJWVAKCFt](?:\^?\{?[23]\}?|[²³])?(?!\w)"
     rf"|[\s~-]*{_UNIT_WORD}(?:(?:\s?/\s?|\s+per\s+|[\s-]+|·)(?:{_UNIT_WORD}|[mgshl](?:\^?\{{?[23]\}}?|[²³])?(?!\w))){{0,3}}"
 )
+_REMARK = re.compile(r"(?<!\s)\s\([^\W\d_]{3,}(?:[ ,-]{1,2}[^\W\d_]+)*+\)\Z")
+"""Words in brackets after a number: 12 (twelve)."""
 _NO_UNITS = frozenset(
     "or and to plus minus times mod modulo than dozen hundred thousand million billion trillion lakh crore pi sqrt "  # noqa: SIM905
     "root squared cubed less more fewer am pm ad bc is are was not but if then with divided over by".split()
@@ -175,6 +177,6 @@ def quantity(answer: str) -> Fraction | None:
     rest = text[match.end() :].strip(" .$")
     if not rest:
         return value
-    unit = _UNIT.fullmatch(text[match.end() :].rstrip(" .$"))
+    unit = _REMARK.sub("", text[match.end() :].rstrip(" .$"))
     words = re.findall(r"[^\W\d_]+", rest.casefold())
-    return value if unit and _NO_UNITS.isdisjoint(words) else None
+    return value if (not unit or _UNIT.fullmatch(unit)) and _NO_UNITS.isdisjoint(words) else None
