@@ -37,10 +37,16 @@ the same steps."""
 
 
 class Vocabulary:
-    """A checkpoint's tokenizer, with the operations that engines need."""
+    """A checkpoint's tokenizer, with the operations that engines need.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    Args:
+        begins_chats: whether the token that begins every text also begins a prompt whose chat template does not write
+            it, as on llama.cpp; in transformers, the template alone decides.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, begins_chats: bool = False) -> None:
         self.tokenizer = tokenizer
+        self._begins_chats = begins_chats
         spec: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
         self._ids = tokenizer.get_vocab()
         self._marks = tokens_of_marks(self._ids)
@@ -74,11 +80,11 @@ class Vocabulary:
     @classmethod
     def of_gguf(cls, header: Header) -> Vocabulary:
         """Load the tokenizer of a GGUF file. Raises a ValueError if it cannot be made."""
-        return cls._checked(build_tokenizer(header))
+        return cls._checked(build_tokenizer(header), begins_chats=True)
 
     @classmethod
-    def _checked(cls, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-        vocabulary = cls(tokenizer)
+    def _checked(cls, tokenizer: PreTrainedTokenizerBase, *, begins_chats: bool = False) -> Vocabulary:
+        vocabulary = cls(tokenizer, begins_chats=begins_chats)
         ids = vocabulary.encode("1 a\n\nB")
         if not ids:  # transformers makes an empty tokenizer if the file is missing
             raise ValueError("its tokenizer knows no tokens: is tokenizer.json missing?")
@@ -108,7 +114,9 @@ class Vocabulary:
     def _prompt(self, problem: Problem) -> list[int]:
         contents, marks = self._mark_special(problem)
         if self.tokenizer.chat_template:
-            return self._encode_marked(self._apply_template(problem, contents), marks, add_special_tokens=False)
+            text, bos = self._apply_template(problem, contents), self.tokenizer.bos_token
+            is_begun = not self._begins_chats or bool(bos and text.startswith(bos))
+            return self._encode_marked(text, marks, add_special_tokens=not is_begun)
         if len(problem.messages) == 1:
             return self._encode_marked(contents[-1], marks)
         raise ConfigurationError(
