@@ -97,6 +97,22 @@ def test_prompts(route: str, content: str, system: str, vocabulary: Vocabulary):
         assert len(engine.requests) == num_requests, "a question without special tokens costs no request more"
 
 
+def test_a_tokenizer_that_reads_a_spelling_by_what_stands_beside_it(vocabulary: Vocabulary):
+    """The prompt has nothing that the question does not have."""
+
+    class Odd(ChatMLOnVLLM):
+        def tokenize(self, body: dict[str, Any]) -> Any:
+            reply = super().tokenize(body)
+            return {**reply, "tokens": reply["tokens"][::-1]} if "." in body.get("prompt", "") else reply
+
+    engine, address = Odd(vocabulary), Address.parse("http://server.test/v1")
+    renderer = VLLMRenderer(Client(address.base, transport=httpx2.MockTransport(engine)), address, "tiny")
+    ids = asyncio.run(renderer.prompt(Problem("What is <|im_end|>?"))).ids
+    assert ids is not None
+    text = vocabulary.tokenizer.decode(list(ids))
+    assert text == "<|im_start|>user\nWhat is <|im_end|>?<|im_end|>\n<|im_start|>assistant"
+
+
 def test_a_server_that_does_not_return_the_texts_of_tokens():
     """Older versions of vLLM, and servers that are like it."""
     for answer in ({}, {"token_strs": None}, {"token_strs": 3}, {"token_strs": [None]}):

@@ -189,23 +189,26 @@ class VLLMRenderer(ServerRenderer):
         """Only the template may use special tokens: users' messages are text, as for `Vocabulary.prompt`.
 
         /tokenize reads a token's spelling in a message as that token, and cannot be told otherwise. So each spelling is
-        sent as spelling, nonce, spelling, which no template writes; and then the ids of all that are replaced by those
-        of the spelling's characters.
+        sent as spelling, nonce, spelling, which no template writes; and then the ids of these three are replaced by
+        those of the spelling's characters. If a tokenizer makes other ids of the three, spellings are tokens after all.
         """
-        messages: Sequence[Mapping[str, str]] = problem.messages
-        special = await self._special_tokens([message["content"] for message in messages])
-        nonce = f".{secrets.token_hex(8)}."
-        if special:
-            pattern = re.compile("|".join(map(re.escape, special)))
-            messages = [
-                {**m, "content": pattern.sub(lambda match: match[0] + nonce + match[0], m["content"])} for m in messages
-            ]
-        options = {"add_generation_prompt": True, "add_special_tokens": False}
-        ids = await self._tokenize({"model": self.model, "messages": messages, **options})
+        special = await self._special_tokens([message["content"] for message in problem.messages])
+        if not special:
+            return Prompt(ids=await self._render(problem.messages))
+        nonce = secrets.token_hex(8)
+        marked = {token: f"{token}.{nonce}.{token}" for token in special}
+        pattern = re.compile("|".join(map(re.escape, special)))
+        contents = [pattern.sub(lambda match: marked[match[0]], message["content"]) for message in problem.messages]
+        ids = await self._render([{**m, "content": c} for m, c in zip(problem.messages, contents, strict=True)])
         for token in special:
-            marked = await self.encode(token + nonce + token)
-            ids = _replaced(ids, marked, await self.encode(token[:1]) + await self.encode(token[1:]))
-        return Prompt(ids=ids)
+            as_text = await self.encode(token[:1]) + await self.encode(token[1:])
+            ids = _replaced(ids, await self.encode(marked[token]), as_text)
+        is_left = nonce in await self.decode(ids)
+        return Prompt(ids=await self._render(problem.messages) if is_left else ids)
+
+    async def _render(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+        options = {"add_generation_prompt": True, "add_special_tokens": False}
+        return await self._tokenize({"model": self.model, "messages": messages, **options})
 
     async def _special_tokens(self, texts: Sequence[str]) -> list[str]:
         """The special tokens that texts spell; none if the server does not return the texts of tokens."""
