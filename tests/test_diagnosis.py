@@ -159,6 +159,14 @@ class TestAnswers:
         remedy = about(diagnosis(f"boxed:{path}", Scripted(STEPS + "The correct option is B")), "answers")[0][2]
         assert "multiple-choice" not in remedy
 
+    def test_that_are_all_wrong(self, path):
+        """The references may have another form, or the task may be too hard."""
+        found = diagnosis(path, Scripted(STEPS + "\\boxed{13}"))
+        assert not found.is_broken
+        level, text, remedy = about(found, "answers")[1]
+        assert (level, text) == ("warning", "right: 0 of 5; an answer is '13', where the reference is '12'")
+        assert "another --rule" in remedy
+
     def test_the_last_line_is_offered_only_where_it_is_right(self, tmp_path):
         path = questions(tmp_path, *["Bonn"] * 5)
         remedy = about(diagnosis(f"exact-match:{path}", Scripted("It lies on the Rhine.\n\nBonn")), "answers")[0][2]
@@ -220,6 +228,16 @@ class TestAnswers:
 
 
 class TestEnds:
+    @pytest.mark.parametrize("text", ["", " \n", "<think>So 12.</think>", "<think>\n\n</think>\n\n"])
+    def test_texts_that_say_nothing(self, path, text):
+        found = diagnosis(path, Scripted(lambda number: text if number < 2 else "\\boxed{12}"))
+        assert about(found, "ends")[1][:2] == (
+            "warning",
+            "2 of 5 texts end before they say anything outside of thoughts",
+        )
+        level, _, remedy = about(diagnosis(path, Scripted(text)), "ends")[1]
+        assert (level, "--json" in remedy) == ("broken", True)
+
     def test_texts_that_never_end(self, path):
         lm = Scripted(LONG * 100)
         found = diagnosis(path, lm, sampling=Sampling(max_tokens=200))

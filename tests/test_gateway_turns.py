@@ -163,6 +163,17 @@ def test_calls_that_cannot_be_made_do_not_vote():
         assert stream.text.endswith("data: [DONE]\n\n")
 
 
+@pytest.mark.parametrize("fields", [{"tools": [WEATHER]}, {"logprobs": True}])
+def test_the_models_rule_reads_and_compares_texts(fields: dict[str, Any]):
+    texts = ("It is 1,000 m.", "1000", "So 1000.0", "9", "9")
+    with drawing(*map(turn, texts), turn("It is 12", end="length"), rule="last-number") as (client, _):
+        body = ask(client, **fields).json()["motes"]
+        masses = {entry["answer"]: entry["mass"] for entry in body["posterior"]}
+        assert body["answer"] == "1,000"
+        assert masses["1,000"] == pytest.approx(1.5 * masses["9"], abs=1e-5), "they are one number"
+        assert "12" not in masses, "more digits may be missing"
+
+
 @pytest.mark.parametrize(
     ("choice", "chosen"),
     [

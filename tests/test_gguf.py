@@ -190,15 +190,18 @@ def test_names_that_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "dangling.gguf").symlink_to(tmp_path / "gone")
     for name, message in (
         ("notes.gguf", "is no GGUF file: name one, or the folder"),
-        ("dangling.gguf", "is no GGUF file"),
-        ("none.gguf", "there is no file"),
+        ("dangling.gguf", "dangling.gguf cannot be read: No such file"),
+        ("q4.gguf", r"there is no file '.*q4\.gguf': name one in '.*', or write its whole path"),
+        ("note.gguf", r"there is no file '.*note\.gguf': did you mean '.*/notes\.gguf'\?"),
         ("models/llama/none.gguf", "there is no file"),
     ):
         with pytest.raises(ConfigurationError, match=message):
             opened(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", None)
-    with pytest.raises(ConfigurationError, match=r"there is no file 'models/llama/none\.gguf'$"):
+    with pytest.raises(
+        ConfigurationError, match=r"there is no file 'models/llama/none\.gguf': name one in '.*/models/llama'"
+    ):
         opened("models/llama/none.gguf")
     with pytest.raises(ConfigurationError, match=re.escape(f"did you mean 'hf:{tmp_path}/notes.gguf'?")):
         motes.language_model(f"{tmp_path}/notes.gguf")
@@ -245,6 +248,8 @@ def test_a_file_on_the_hub(hub: Path, tiny: Path, monkeypatch: pytest.MonkeyPatc
     assert identity.of_model(model)["weights"]
     with pytest.raises(ConfigurationError, match=r"no file 'owner/Name-GGUF/other\.gguf' here, and the hub"):
         opened("owner/Name-GGUF/other.gguf")
+    with pytest.raises(ConfigurationError, match=r"a-00001-of-00003\.gguf' is one of 3 parts of a model"):
+        opened("owner/Name-GGUF/a-00001-of-00003.gguf")
     for name in ("owner/Name-GGUF", "owner/Name-GGUF:Q4_K_M"):
         with pytest.raises(ConfigurationError, match=r"name one: 'hf:owner/Name-GGUF/FILE\.gguf'"):
             opened(name)
@@ -293,6 +298,10 @@ SERVE = r"\. llama\.cpp may run it: serve it \(`llama-server -m FILE`\), and nam
         (changed(tokenizer__ggml__pre=None), "does not name the rule by which.*" + SERVE),
         (changed(tokenizer__ggml__tokens=["a", "a"]), "damaged: its tokens are not distinct.*: fetch the file again"),
         (changed(tokenizer__ggml__token_type=[1, 1]), "damaged.* some of them have no type: fetch the file again"),
+        (changed(tokenizer__ggml__tokens=[1, 2]), "damaged: 'tokenizer.ggml.tokens' is no list of texts"),
+        (changed(tokenizer__ggml__tokens="a"), "damaged: 'tokenizer.ggml.tokens' is no list of texts"),
+        (changed(tokenizer__ggml__merges=[1, 2]), "damaged: 'tokenizer.ggml.merges' is no list of texts"),
+        (changed(tokenizer__ggml__token_type=["a"]), "'tokenizer.ggml.token_type' is no list of numbers"),
         (changed(qwen2__rope__scaling__type="longrope"), r"qwen2\.rope\.scaling\.type = 'longrope'" + SERVE),
         (changed(qwen2__attention__sliding_window=64), r"does not apply .*sliding_window = 64" + SERVE),
         (changed(qwen2__attention__scale=0.5), r"does not apply .*attention\.scale = 0\.5" + SERVE),
@@ -344,6 +353,29 @@ def test_quantisations_that_are_unknown(tiny: Path, tmp_path: Path):
     path.write_bytes(content[:at] + (99).to_bytes(4, "little") + content[at + 4 :])
     with pytest.raises(ConfigurationError, match=r"'blk\.0\.ffn_norm\.weight' has the unknown quantisation 99" + SERVE):
         opened(path)
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (b"\0\0\0\3", r"order of big-endian machines: convert it \(`gguf-convert-endian FILE little`.*, or fetch the"),
+        (b"\1\0\0\0", r"version 1, which no current program reads: fetch a newer file$"),
+        (b"\4\0\0\0", r"version 4, and only 2 and 3 are known" + SERVE),
+    ],
+)
+def test_other_versions(version: bytes, message: str, tiny: Path, tmp_path: Path):
+    path = tmp_path / "other.gguf"
+    path.write_bytes(b"GGUF" + version + tiny.read_bytes()[8:])
+    with pytest.raises(ConfigurationError, match=message):
+        opened(path)
+
+
+def test_a_model_that_is_too_large_for_the_machine(tiny: Path, monkeypatch: pytest.MonkeyPatch):
+    """Before the system ends the process, or swaps for hours."""
+    pages = {"SC_PHYS_PAGES": 100, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr("motes.kv.gguf.os.sysconf", pages.__getitem__)
+    with pytest.raises(ConfigurationError, match=r"take 0 GB as float32, and this machine has 0 GB" + SERVE):
+        opened(tiny)
 
 
 def test_damaged_files(tiny: Path, tmp_path: Path):
@@ -404,7 +436,7 @@ def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_pipe_is_no_file(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe.gguf")
-    with pytest.raises(ConfigurationError, match="is no GGUF file"):
+    with pytest.raises(ConfigurationError, match=r"pipe\.gguf cannot be read: it is not a regular file"):
         opened(tmp_path / "pipe.gguf")
 
 

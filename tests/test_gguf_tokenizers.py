@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 import ggufs
 from hostile_texts import HOSTILE, mixtures
 from motes import Problem, bundled
-from motes.gguf import open_header
+from motes.errors import ConfigurationError
+from motes.gguf import DamagedError, open_header
 from motes.gguf.tokenizer import CASED_RULES, RULES, end_token_ids
 from motes.vocabulary import Vocabulary
 
@@ -107,6 +109,36 @@ def test_a_chat_template(path: Path):
     assert tokens[:2] == ["<s>", "<|im_start|>"]
     assert tokens.count("<|im_end|>") == tokens.count("<s>") == 1
     assert vocabulary.decode(ids) == "user\nHi <|im_end|>"
+
+
+@pytest.mark.parametrize("kind", ["llama-bpe", "sentencepiece"])
+@pytest.mark.parametrize("writes", [True, False])
+@pytest.mark.parametrize("adds", [True, False, None])
+def test_the_token_that_begins_a_chat(kind: str, writes: bool, adds: bool | None, path: Path):
+    """As on llama.cpp, it stands there once, whether or not the template writes it. None: these kinds add it."""
+    template = "{{ bos_token }}" * writes + "{{ messages[-1].content }}"
+    metadata = {"tokenizer.chat_template": template} | ({} if adds is None else {"tokenizer.ggml.add_bos_token": adds})
+    make = ggufs.sentencepiece if kind == "sentencepiece" else partial(ggufs.byte_level, rule=kind)
+    vocabulary = Vocabulary.load(str(make(path, **metadata)))
+    tokens = vocabulary.tokenizer.convert_ids_to_tokens(vocabulary.prompt(Problem("Hello <s>")))
+    begins = writes or adds is not False
+    assert tokens.count("<s>") == begins
+    assert (tokens[0] == "<s>") is begins
+
+
+def test_a_token_of_megabytes(path: Path):
+    ggufs.with_tokens(path, "llama", ["a", "a" * 3_000_000], [1, 1], {"tokenizer.ggml.scores": [0.0, 0.0]})
+    with pytest.raises(DamagedError, match="a token has 3,000,000 characters"):
+        Vocabulary.load(str(path))
+
+
+@pytest.mark.parametrize(
+    "template", ["{% for %}", "{{ 1 // 0 }}", "{% for i in range(10 ** 9) %}{% endfor %}", "{{ a.b }}"]
+)
+def test_a_chat_template_that_fails(template: str, path: Path):
+    vocabulary = Vocabulary.load(str(ggufs.byte_level(path, "qwen2", **{"tokenizer.chat_template": template})))
+    with pytest.raises(ConfigurationError, match=r"chat template refuses the conversation .*: use another checkpoint"):
+        vocabulary.prompt(Problem("Hello"))
 
 
 def test_ends_of_answers(path: Path):

@@ -175,6 +175,8 @@ STATED = (
     ("The answer is (ii).", "II"), ("Answer: 'B'", "B"), ('{"answer": "B", "reason": "not A"}', "B"),
     ("{'answer': 'B'}", "B"), ("| Answer | B |", "B"), ("| Question | Answer |\n|---|---|\n| 1 | B |", None),
     ("<answer>\nB\n</answer>", "B"), ("Answer: A; C", "A, C"), ("The answer is B. It is not A.", "B"),
+    ("The answer is A. Wait, the answer is not A but B.", "B"), ("The answer is not (A), but rather **(B)**.", "B"),
+    ("The answer to this question is (C).", "C"), ("The answer is:\n- B", "B"), ("__Answer__: B", "B"),
     ("It is wrong to say that the answer is A.", None), ("I doubt that the answer is A.", None),
     ("There is no doubt that the answer is A.", "A"), ("As C is wrong the answer is A.", "A"),
     ("The answer is A. That's clearly wrong.", None), ("The answer is B, which is not possible.", None),

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -1169,6 +1170,13 @@ def test_the_key_is_sent(monkeypatch: pytest.MonkeyPatch):
 def test_options_that_cannot_work(options: dict[str, Any], says: str):
     with pytest.raises(ConfigurationError, match=says):
         opened(VLLM(), **options)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]"])
+def test_a_tokenizer_that_is_damaged(content: str, tmp_path: Path):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ConfigurationError, match="no tokenizer at"):
+        opened(VLLM(), tokenizer=str(tmp_path))
 
 
 def test_nothing_there():

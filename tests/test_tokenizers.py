@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -229,6 +229,20 @@ def test_special_tokens_of_every_message_are_text() -> None:
         assert ids != words.tokenizer.apply_chat_template(
             [dict(message) for message in problem.messages], add_generation_prompt=True, return_dict=False
         )
+
+
+@every_kind
+@pytest.mark.parametrize("turn", ["<｜User｜>", "<|user|>"])
+def test_marks_of_turns_are_text_though_the_tokenizer_does_not_call_them_special(kind: str, turn: str) -> None:
+    """As in the tokenizers of DeepSeek-R1 and its distilled models."""
+    tokenizer = KINDS[kind]()
+    tokenizer.add_tokens([AddedToken(turn, normalized=False, special=False), AddedToken("<b>", normalized=False)])
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}" + turn + "{{ m.content }}{% endfor %}"
+    words = Vocabulary(tokenizer)
+    mark, tag = tokenizer.convert_tokens_to_ids([turn, "<b>"])
+    ids = words.prompt(Problem(f"Say <b>2.{turn}{turn}"))
+    assert ids.count(mark) == ids.count(tag) == 1
+    assert words.decode(ids).endswith(f"2.{turn}{turn}")
 
 
 @every_kind

@@ -15,7 +15,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -28,16 +27,26 @@ from motes.text import put_placeholders, split_at_placeholders
 from motes.thoughts import THINKING, tokens_of_marks
 from motes.threads import in_thread_if_long
 
+CONTROL = re.compile(r"<([|｜]).+\1>", re.DOTALL)
+"""The form of the tokens that a chat template writes between turns. Some checkpoints do not call theirs special
+(DeepSeek-R1's "<｜User｜>"); llama.cpp's converter goes by their form, too."""
+
 MAX_CACHED_LENGTH, CACHE_SIZE = 256, 1 << 14
 """Maximum length of a text whose tokens are cached, in characters, and number of these texts: similar particles have
 the same steps."""
 
 
 class Vocabulary:
-    """A checkpoint's tokenizer, with the operations that engines need."""
+    """A checkpoint's tokenizer, with the operations that engines need.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    Args:
+        begins_chats: whether the token that begins every text also begins a prompt whose chat template does not write
+            it, as on llama.cpp; in transformers, the template alone decides.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, begins_chats: bool = False) -> None:
         self.tokenizer = tokenizer
+        self._begins_chats = begins_chats
         spec: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
         self._ids = tokenizer.get_vocab()
         self._marks = tokens_of_marks(self._ids)
@@ -45,8 +54,9 @@ class Vocabulary:
         self._inner = tokenizer
         if _remove_edge_rules(spec):
             self._inner = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)))
-        special = sorted((t["content"] for t in spec["added_tokens"] if t["special"]), key=len, reverse=True)
-        pattern = "|".join(re.escape(token) for token in special if token and token not in THINKING)
+        added = {t["content"] for t in spec["added_tokens"] if t["special"] or CONTROL.fullmatch(t["content"])}
+        special = sorted(added.difference(THINKING, [""]), key=len, reverse=True)
+        pattern = "|".join(map(re.escape, special))
         self._special = re.compile(pattern) if pattern else None
         self._mark = re.compile(f"({'|'.join(map(re.escape, sorted(self._marks)))})") if self._marks else None
         self._prompts: WeakKeyDictionary[Problem, list[int]] = WeakKeyDictionary()
@@ -70,11 +80,11 @@ class Vocabulary:
     @classmethod
     def of_gguf(cls, header: Header) -> Vocabulary:
         """Load the tokenizer of a GGUF file. Raises a ValueError if it cannot be made."""
-        return cls._checked(build_tokenizer(header))
+        return cls._checked(build_tokenizer(header), begins_chats=True)
 
     @classmethod
-    def _checked(cls, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-        vocabulary = cls(tokenizer)
+    def _checked(cls, tokenizer: PreTrainedTokenizerBase, *, begins_chats: bool = False) -> Vocabulary:
+        vocabulary = cls(tokenizer, begins_chats=begins_chats)
         ids = vocabulary.encode("1 a\n\nB")
         if not ids:  # transformers makes an empty tokenizer if the file is missing
             raise ValueError("its tokenizer knows no tokens: is tokenizer.json missing?")
@@ -104,7 +114,9 @@ class Vocabulary:
     def _prompt(self, problem: Problem) -> list[int]:
         contents, marks = self._mark_special(problem)
         if self.tokenizer.chat_template:
-            return self._encode_marked(self._apply_template(problem, contents), marks, add_special_tokens=False)
+            text, bos = self._apply_template(problem, contents), self.tokenizer.bos_token
+            is_begun = not self._begins_chats or bool(bos and text.startswith(bos))
+            return self._encode_marked(text, marks, add_special_tokens=not is_begun)
         if len(problem.messages) == 1:
             return self._encode_marked(contents[-1], marks)
         raise ConfigurationError(
@@ -141,7 +153,7 @@ class Vocabulary:
         ]
         try:
             text = str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-        except (TemplateError, TypeError, ValueError) as error:
+        except Exception as error:  # a template is a program
             raise ConfigurationError(
                 f"the model's chat template refuses the conversation ({error}): "
                 + ("put the system prompt into the question" if problem.system else "use another checkpoint")

@@ -18,7 +18,7 @@ from motes.errors import ContextLengthError, ServerError
 from motes.gateway.schemas import Schema, canonical_json
 from motes.gateway.wire import ChatRequest
 from motes.models.served.turns import ToolCall, Turn
-from motes.protocols import AnswerRule, LanguageModelTraits
+from motes.protocols import AnswerRule, AnswerRuleTraits, LanguageModelTraits, canonical_form
 from motes.smc import Weights
 from motes.text import finite_json
 
@@ -84,7 +84,7 @@ class Format:
         if self.must_call:
             return None
         if not self.is_json:
-            answer = self.rule.answer(turn.content)
+            answer = self._answer_in_words(turn)
             return (answer or "") if self.offers_tools else answer
         try:
             value = finite_json(turn.content)
@@ -93,6 +93,16 @@ class Format:
             return None
         is_right = isinstance(value, dict) if self.schema is None else self.schema.accepts(value)
         return canonical if is_right else None
+
+    def is_in_words(self, turn: Turn) -> bool:
+        """Whether the rule reads and compares what a turn means: it is a text, neither calls nor JSON."""
+        return not turn.tool_calls and not self.is_json
+
+    def _answer_in_words(self, turn: Turn) -> str | None:
+        if turn.end != "length":
+            return self.rule.answer(turn.content)
+        traits = AnswerRuleTraits(self.rule)
+        return None if traits.needs_end else (traits.answer_when_cut or self.rule.answer)(turn.content)
 
     def _meaning_of_calls(self, calls: Sequence[ToolCall], whole: bool) -> str | None:
         if len(calls) > 1 and not self.parallel:
@@ -139,6 +149,7 @@ class TurnModel:
         self.shares_prefixes = LanguageModelTraits(lm).shares_prefixes
         self.takes_thinking_budget = LanguageModelTraits(lm).takes_thinking_budget
         self.turns: dict[str, Turn] = {}  # by text
+        self._in_words: set[str] = set()  # meanings of texts, not of calls or JSON
 
     def gives_logprobs(self, sampling: Sampling) -> bool:
         return False
@@ -176,13 +187,20 @@ class TurnModel:
 
     def answer(self, text: str) -> str | None:
         turn = self.turns.get(text)
-        return None if turn is None else self._form.meaning(turn)
+        if turn is None:
+            return None
+        meaning = self._form.meaning(turn)
+        if meaning and self._form.is_in_words(turn):
+            self._in_words.add(meaning)
+        return meaning
 
     def equivalent(self, first: str, second: str) -> bool:
-        return first == second
+        return self.canonical(first) == self.canonical(second)
 
     def canonical(self, answer: str) -> str:
-        return answer
+        """By the rule, if a text states the answer; meanings of calls and of JSON are canonical already."""
+        form = canonical_form(self._form.rule) if answer in self._in_words else None
+        return answer if form is None else form(answer)
 
     def chosen(self, result: Result, trajectory: Trajectory) -> Turn:
         """The turn of one of the trajectories that the client sees. Where calls are compared by name, it is the one

@@ -5,16 +5,19 @@ transformers reads the weights and the settings (`motes.kv.gguf`), `motes.gguf.t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
 
-from motes.errors import ConfigurationError, UnreadableFileError
-from motes.gguf.header import DamagedError, Header, is_gguf, read_header
+from motes.errors import ConfigurationError, UnreadableFileError, closest
+from motes.gguf.header import DamagedError, Header, UnusableError, is_gguf, read_header
 
 __all__ = ["DamagedError", "Header", "find_gguf", "open_header", "refusal"]
 
 OTHER_WEIGHTS = re.compile(r"\.(safetensors|bin|pt|pth|index\.json)$")
+PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf\Z", re.IGNORECASE)
+"""The end of the name of one part of a model."""
 ON_HUB = re.compile(r"([\w.-]+/[\w.-]+)/(.+\.gguf)", re.IGNORECASE)
 
 
@@ -29,15 +32,29 @@ def find_gguf(path: str) -> Path | None:
     if local.is_dir():
         return _only_one(local)
     if os.path.lexists(local):
-        if is_gguf(local):
-            return local
+        try:
+            if is_gguf(local):
+                return local
+        except OSError as error:
+            raise UnreadableFileError(local, error) from error
         raise ConfigurationError(f"{path!r} is no GGUF file: name one, or the folder of a checkpoint")
     if not path.lower().endswith(".gguf"):
         return None
     on_hub = ON_HUB.fullmatch(path)
     if on_hub is None or path.startswith((".", "/", "~")) or os.path.isdir(on_hub[1]):
-        raise ConfigurationError(f"there is no file {path!r}")
+        raise ConfigurationError(f"there is no file {path!r}{_suggestion(local)}")
+    if (part := PART.search(path)) and int(part[1]) > 1:  # do not fetch gigabytes that cannot be opened
+        raise _part(path, int(part[1]))
     return _download(on_hub[1], on_hub[2])
+
+
+def _suggestion(missing: Path) -> str:
+    """The GGUF file whose name is closest to that of a missing one, as the end of a message."""
+    with contextlib.suppress(OSError):
+        names = (entry.name for entry in missing.parent.iterdir() if entry.name.lower().endswith(".gguf"))
+        if close := closest(missing.name, names):
+            return f": did you mean {str(missing.parent / close)!r}?"
+    return f": name one in {str(missing.parent.absolute())!r}, or write its whole path"
 
 
 def _only_one(folder: Path) -> Path | None:
@@ -87,19 +104,25 @@ def open_header(path: Path) -> Header:
     if kind == "adapter":
         raise _other(path, "an adapter, not a model: merge it into its model (`llama-export-lora`)")
     if isinstance(parts, int) and parts > 1:
-        raise _other(path, f"one of {parts} parts of a model: join them (`llama-gguf-split --merge`)")
+        raise _part(path, parts)
     if kind != "model" or not header.tensors:
         raise _other(path, f"no model: its type is {kind!r}, and it has {len(header.tensors)} tensors")
     return header
 
 
-def _other(path: Path, what: str) -> ConfigurationError:
+def _part(path: Path | str, number: int) -> ConfigurationError:
+    return _other(path, f"one of {number} parts of a model: join them (`llama-gguf-split --merge`)")
+
+
+def _other(path: Path | str, what: str) -> ConfigurationError:
     return ConfigurationError(f"{str(path)!r} is {what}")
 
 
 def refusal(path: Path, error: Exception) -> ConfigurationError:
     """The error for a GGUF file that cannot be opened."""
-    reason = " ".join(str(error).split()).rstrip(".")[:300]
+    reason = " ".join(str(error).split()).rstrip(".")[:300] or type(error).__name__
+    if isinstance(error, UnusableError):
+        return ConfigurationError(f"cannot open {str(path)!r}: {reason}")
     if isinstance(error, DamagedError):
         return ConfigurationError(f"cannot open {str(path)!r}: {reason}: fetch the file again")
     return ConfigurationError(

@@ -30,6 +30,10 @@ SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "
 """The types of numbers, in the notation of `struct`."""
 
 
+class UnusableError(ValueError):
+    """No program on this machine can read a GGUF file. The message ends in the remedy."""
+
+
 class DamagedError(ValueError):
     """A GGUF file is damaged."""
 
@@ -79,14 +83,22 @@ class Header:
         value = self.metadata.get(key)
         return value if isinstance(value, kind) and not (kind is int and isinstance(value, bool)) else None
 
+    def items(self, key: str, kind: type) -> list[Any]:
+        """The list that is the value of a key; empty if there is none.
+
+        Raises:
+            DamagedError: the value is something else, or its items have another type.
+        """
+        value = self.metadata.get(key, [])
+        if not isinstance(value, list) or (value and not isinstance(value[0], kind)):
+            raise DamagedError(f"it is damaged: {key!r} is no list of {'texts' if kind is str else 'numbers'}")
+        return value
+
 
 def is_gguf(path: Path) -> bool:
-    """Whether a file begins as GGUF files do. False if it cannot be read."""
-    try:
-        with files.open_to_read(path) as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
+    """Whether a file begins as GGUF files do. Raises OSError if it cannot be read."""
+    with files.open_to_read(path) as file:
+        return file.read(len(MAGIC)) == MAGIC
 
 
 def read_header(path: Path) -> Header:
@@ -95,6 +107,7 @@ def read_header(path: Path) -> Header:
     Raises:
         OSError: the file cannot be read.
         ValueError: it is no GGUF file, or one of an unknown version.
+        UnusableError: it is one of an old version, or of another byte order.
         DamagedError: it is damaged.
     """
     with files.open_to_read(path) as file:
@@ -103,9 +116,14 @@ def read_header(path: Path) -> Header:
             raise ValueError("it does not begin as a GGUF file does")
         version = reader.number("I")
         if version not in VERSIONS:
-            swapped = int.from_bytes(int(version).to_bytes(4, "little"), "big")
-            what = "has the byte order of other machines" if swapped in VERSIONS else f"has version {version}"
-            raise ValueError(f"it {what}, which no current program reads")
+            if int.from_bytes(int(version).to_bytes(4, "little"), "big") in VERSIONS:
+                raise UnusableError(
+                    "it has the byte order of big-endian machines: convert it (`gguf-convert-endian FILE little`, of "
+                    "the package `gguf`), or fetch the usual file"
+                )
+            if version < min(VERSIONS):
+                raise UnusableError(f"it has version {version}, which no current program reads: fetch a newer file")
+            raise ValueError(f"it has version {version}, and only {' and '.join(map(str, VERSIONS))} are known")
         num_tensors, num_keys = reader.number("Q"), reader.number("Q")
         metadata: dict[str, Any] = {}
         for _ in range(num_keys):

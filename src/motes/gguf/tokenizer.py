@@ -30,6 +30,9 @@ END_TOKENS = frozenset(
 """Tokens that end an answer, whatever else a file says. A GGUF file names one or two of those that a checkpoint's
 generation_config.json lists; llama.cpp finds the others by their names, and so does this module."""
 
+MAX_TOKEN = 1 << 12
+"""Maximum number of characters of a token: the time to find the merges of sentencepiece's grows with its square."""
+
 # 1. The rules by which texts are cut into words. Each is a sequence of expressions that cut what the ones before left.
 
 CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -70,13 +73,15 @@ def build_tokenizer(header: Header) -> PreTrainedTokenizerFast:
     Raises:
         ValueError: the file has no tokenizer, or one of an unknown kind; if it is damaged, a DamagedError.
     """
-    kind, tokens = header.get("tokenizer.ggml.model", str), header.get("tokenizer.ggml.tokens", list)
+    kind, tokens = header.get("tokenizer.ggml.model", str), header.items("tokenizer.ggml.tokens", str)
     if kind in (None, "none", "no_vocab") or not tokens:
         raise ValueError("it has no tokenizer")
     tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]
-    types = header.get("tokenizer.ggml.token_type", list) or [NORMAL] * len(tokens)
+    types = header.items("tokenizer.ggml.token_type", int) or [NORMAL] * len(tokens)
     if len(types) != len(tokens) or len(set(tokens)) != len(tokens):
         raise DamagedError("it is damaged: its tokens are not distinct, or some of them have no type")
+    if (length := max(map(len, tokens))) > MAX_TOKEN:
+        raise DamagedError(f"it is damaged: a token has {length:,} characters")
     types = [CONTROL if token in END_TOKENS else type_ for token, type_ in zip(tokens, types, strict=True)]
     if kind == "gpt2":
         tokenizer, begins_with_bos = _byte_level(header, tokens, types)
@@ -105,7 +110,7 @@ def build_tokenizer(header: Header) -> PreTrainedTokenizerFast:
 
 def end_token_ids(header: Header) -> list[int]:
     """The tokens that end an answer: those that the file names, and those with a name in `END_TOKENS`."""
-    tokens = header.get("tokenizer.ggml.tokens", list) or []
+    tokens = header.items("tokenizer.ggml.tokens", str)
     named = {i for key in ("eos", "eot", "eom") if (i := _token_id(header, key, tokens)) is not None}
     known = {token: i for i, token in enumerate(tokens) if token in END_TOKENS}
     if {"<|return|>", "<|call|>"} <= known.keys():  # harmony: there, "<|end|>" ends a message, not the answer
@@ -128,7 +133,7 @@ def _byte_level(header: Header, tokens: Sequence[str], types: Sequence[int]) -> 
             else f"has a tokenizer that cuts by {rule!r}"
         )
         raise ValueError(f"it {name} texts into words")
-    merges = [_pair(merge) for merge in header.get("tokenizer.ggml.merges", list) or []]
+    merges = [_pair(merge) for merge in header.items("tokenizer.ggml.merges", str)]
     merged = {part for left, right in merges for part in (left, right, left + right)}
     vocab = {
         token: i for i, (token, kind) in enumerate(zip(tokens, types, strict=True)) if kind != UNUSED or token in merged
@@ -155,7 +160,7 @@ def _pair(merge: str) -> tuple[str, str]:
 
 def _sentencepiece(header: Header, tokens: Sequence[str], types: Sequence[int]) -> tuple[Tokenizer, bool]:
     """Sentencepiece's kind: two pieces merge if together they are a token, those with the highest score first."""
-    scores = header.get("tokenizer.ggml.scores", list) or []
+    scores = header.items("tokenizer.ggml.scores", float)
     if len(scores) != len(tokens):
         raise DamagedError("it is damaged: its tokens have no scores")
     vocab = {token: i for i, token in enumerate(tokens)}

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import importlib.util
 import math
+import os
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -69,6 +70,7 @@ def load_gguf(model_class: Any, header: Header, dtype: torch.dtype) -> tuple[Pre
     if not all(map(importlib.util.find_spec, ("gguf", "accelerate"))):
         raise MissingExtraError(f"the GGUF file {str(header.path)!r}", "gguf")
     require_readable(header)
+    require_memory(header, dtype)
     # The absolute path: transformers prefers a file of that name in the working directory.
     source = {"pretrained_model_name_or_path": str(header.path.parent), "gguf_file": str(header.path.absolute())}
     with _without_progress():
@@ -119,6 +121,18 @@ def require_readable(header: Header) -> None:
             raise ValueError(f"the tensor {tensor.name!r} has the unknown quantisation {tensor.type}") from error
         if tensor.start + tensor.num_elements // block * size > header.size:
             raise DamagedError(f"it is damaged: it ends before the weights of {tensor.name!r} do")
+
+
+def require_memory(header: Header, dtype: torch.dtype) -> None:
+    """Check that the weights fit in the machine's memory once they are dequantised: files are several times smaller."""
+    try:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, AttributeError, OSError):
+        return
+    needed = sum(tensor.num_elements for tensor in header.tensors) * dtype.itemsize
+    if needed > there:
+        name = str(dtype).removeprefix("torch.")
+        raise ValueError(f"its weights take {needed / 1e9:.0f} GB as {name}, and this machine has {there / 1e9:.0f} GB")
 
 
 def apply_settings(config: PretrainedConfig, header: Header) -> None:

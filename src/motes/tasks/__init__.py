@@ -99,6 +99,8 @@ def answer_rule(spec: str) -> AnswerRule:
     options = parse_options(query)
     if name in DECLARED and set(options) <= set(DECLARED[name].options):
         return DECLARED[name].make_rule(options)
+    if name not in (*TASKS, *DECLARED) and ":" not in name and not name.endswith(".jsonl"):
+        raise UnknownNameError("answer rule", name, (*TASKS, *DECLARED))
     return task(spec)
 
 

@@ -152,7 +152,7 @@ def _join_thousands(answer: str) -> str:
 
 
 def _in_tex(text: str) -> str:
-    """A text with TeX's commands instead of signs, and with ASCII digits instead of those of other scripts."""
+    """A folded text with TeX's commands instead of signs."""
     text = _SUPERSCRIPTS.sub(lambda digits: f"^{{{unicodedata.normalize('NFKC', digits[0])}}}", text)
     text = _SUBSCRIPTS.sub(lambda digits: f"_{{{unicodedata.normalize('NFKC', digits[0])}}}", text)
     text = _ROOT.sub(lambda root: rf"\sqrt{{{root[1] or root[2] or root[3]}}}", text).translate(_COMMANDS)
@@ -160,8 +160,6 @@ def _in_tex(text: str) -> str:
 
 
 def _character_in_tex(character: str) -> str:
-    if not character.isascii() and character.isdecimal():
-        return str(unicodedata.decimal(character))
     if unicodedata.category(character) == "Sc" and character != "$":  # another currency
         return ""
     numerator, is_fraction, denominator = unicodedata.normalize("NFKC", character).partition("⁄")

@@ -14,14 +14,25 @@ from motes.tasks.boxed import BoxedAnswers
 from motes.tasks.characters import folded
 from motes.tasks.quantities import last_numeral, numerals, quantity
 from motes.tasks.tex import Reading, last_box, without_markup
-from motes.tasks.words import CELL_ENDS, CHOICE, MAX_LINE, QUOTED, RETRACTION, ExactMatch, statements
+from motes.tasks.words import (
+    CELL_ENDS,
+    CHOICE,
+    CORRECTION,
+    JSON_NUMBER,
+    MAX_LINE,
+    QUOTED,
+    RETRACTION,
+    TO_WHAT,
+    ExactMatch,
+    statements,
+)
 from motes.thoughts import without_thoughts
 
-_MARKS = " \t\r\n*_`\"'$.:"
-_MATHS_MARKS = re.compile(r"\\[()\[\]]|\\(?=\$)|\\[,;!]")
+_MARKS = " \t\r\n*_`\"'$.:。："
+_MATHS_MARKS = re.compile(r"\\[()\[\]]|\\(?=\$)|\\[,;:! ]")
 _INTRODUCTION = re.compile(
     r"(?:(?:so|thus|therefore|hence|and)\b,?\s+)?(?:(?:the|my)\s+)?(?:(?:final|correct|right)\s+)*"
-    r"(?:answer|result|solution)[*_`]*\s*(?:(?:is|would\s+be|must\s+be)\b\s*:?|[:=])\s*(?=\S)",
+    rf"(?:answer|result|solution){TO_WHAT}[*_`]*\s*(?:(?:is|would\s+be|must\s+be)\b\s*:?|[:=])\s*(?=\S)",
     re.IGNORECASE,
 )
 _LEFT_SIDE = re.compile(r"(?:[A-Za-z]\s?)?=\s?(?=\S)")
@@ -114,25 +125,27 @@ def _content(line: str) -> str:
 
 _CUE = re.compile(
     rf"{CHOICE.pattern}"
-    r"|^[ \t]*####[ \t]*+(?=[-+]?\\?[$€£¥₹]?\d[\d,]*+(?:\.\d++)?+(?:[ \t]?(?:[^\W\d_]++|[%°€£¥₹])){0,3}+\.?[ \t]*$)",
+    r"|^[ \t]*####[ \t]*+(?=\**+[-+]?\\?[$€£¥₹]?\d[\d,]*+(?:\.\d++)?+"
+    r"(?:[ \t]?(?:[^\W\d_]++|[%°€£¥₹])){0,3}+\.?\**+[ \t]*$)",
     re.IGNORECASE | re.MULTILINE,
 )
 """The words before an answer, or the four number signs of GSM8K's solutions before a number."""
 _LEAD = re.compile(
     r"(?:(?:therefore|thus|hence|then|simply|indeed|just|clearly|probably|most\s+likely|likely|definitely|equal\s+to"
-    r"|as\s+follows|given\s+by)\b[,:]?[\s*_]*)+",
+    r"|as\s+follows|given\s+by|(?:exactly|precisely|approximately|roughly|about|around)(?=[\s*_]+[-+]?\\?[$€£¥₹]?\.?\d))"
+    r"\b[,:]?[\s*_]*)+",
     re.IGNORECASE,
 )
 _DENIAL = re.compile(r"(?:not|never|neither)\b", re.IGNORECASE)
 _DISPLAY = re.compile(r"(?:\\\[|\$\$)(?P<formula>.*?)(?:\\\]|\$\$)", re.DOTALL)
 _END = re.compile(
-    r"(?P<mark>[.!?])(?=[\"'”’)*_`]*\s)|;\s|\s[—–]\s|\s\((?:because|since|as)\b"
+    r"(?P<mark>[.!?](?=[\"'”’)*_`]*\s)|[。！])|;\s|\s[—–]\s|\s\((?:because|since|as|not)\b"
     r"|,?\s{1,9}(?:because|since|which|whereas|according\s{1,9}to|due\s{1,9}to|based\s{1,9}on|given\s{1,9}that"
-    r"|as\s{1,9}(?:it|the|this|that|we))\b"
-    r"|,\s{1,9}(?:so|as|where|and\s{1,9}(?:so|not))\b",
+    r"|rather\s{1,9}than|instead\s{1,9}of|as\s{1,9}(?:it|the|this|that|we))\b"
+    r"|,\s{1,9}(?:so|as|where|not|and\s{1,9}(?:so|not))\b",
     re.IGNORECASE,
 )
-"""What may end an answer within a line: the end of the sentence, or a reason."""
+"""What may end an answer within a line: the end of the sentence, a reason, or what the answer is not."""
 _ABBREVIATIONS = frozenset("st mt mr mrs ms dr prof sr jr vs approx ca fig eq vol ft inc ltd co corp".split())  # noqa: SIM905
 _BEGINNINGS = frozenset(
     "the it this that these those he she we they you i a an so therefore thus hence because since in if there "  # noqa: SIM905
@@ -174,10 +187,14 @@ def _stated(text: str) -> str:
     """The answer that a text begins with; empty if that is a question, or is taken back."""
     if lead := _LEAD.match(text):
         text = text[lead.end() :]
-    if _DENIAL.match(text):
+    if correction := CORRECTION.match(text):
+        text = text[correction.end() :]
+    elif _DENIAL.match(text):
         return ""
     if quoted := QUOTED.match(text):
         return quoted["inside"].strip()
+    if number := JSON_NUMBER.match(text):
+        return number[0]
     if display := _DISPLAY.match(text):
         return display["formula"].strip()
     line = text[: end.start()] if (end := CELL_ENDS.search(text)) else text

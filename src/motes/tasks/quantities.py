@@ -3,7 +3,7 @@ r"""Numbers in running text, and answers that are a number with a unit.
     1,000   1{,}000   1 000 (thin space)   1'000   10,00,000   1.234.567      marks between digits
     3.50   3,50   1.234,50   .5                                               decimals; a comma that cannot stand
                                                                               between thousands is a decimal comma
-    3/4   1 1/2   \frac{3}{4}   1\frac12                                      fractions and mixed numbers
+    3/4   1 1/2   2½   \frac{3}{4}   \frac{-3}{4}   1\frac12                  fractions and mixed numbers
     2^10   10⁶   3e8   3 × 10^8   3\times 10^{8}                              powers
     -5   −5   -$5   = - 5                                                     signs; no sign: 5-3, 10 - 4, "- 5 apples"
 
@@ -31,10 +31,12 @@ _THOUSANDS = (
 )
 _POINTS = r"[1-9]\d{0,2}(?:\.\d{3})++(?:,\d++|(?<=\.\d{3}\.\d{3}))"
 _DIGITS = rf"(?P<point>{_POINTS})(?![.,]?\d)|(?P<thousands>{_THOUSANDS})(?![.,]?\d)"
+_FRACTION_SIGNS = "¼½¾⅐-⅞"
 _FRACTIONS = (
-    r"(?:(?P<tex_whole>\d++)\s?)?\\[dt]?frac\s?(?:\{\s?(?P<above>\d++)\s?\}\s?\{\s?(?P<below>\d++)\s?\}"
+    r"(?:(?P<tex_whole>\d++)\s?)?\\[dt]?frac\s?(?:\{\s?(?P<above>[-+]?\d++)\s?\}\s?\{\s?(?P<below>[-+]?\d++)\s?\}"
     r"|(?P<above_1>\d)\s?(?P<below_1>\d))"
-    r"|(?:(?P<whole>\d++)\ )?(?<!/)(?P<numerator>\d++)/(?P<denominator>\d++)(?!/)"
+    r"|(?:(?P<whole>\d++)\ )?(?<!/)(?P<numerator>\d++)/(?P<denominator>-?\d++)(?!/)"
+    rf"|(?:(?P<sign_whole>\d++)\ ?)?(?P<fraction_sign>[{_FRACTION_SIGNS}])"
 )
 _DECIMALS = r"(?<!\d,)(?P<comma>\d++,\d++)(?!,\d)|(?P<decimal>\d++(?:\.\d++)?+|(?<![\w.)\]])\.\d++)"
 _POWERS = (
@@ -43,7 +45,10 @@ _POWERS = (
     r"|(?P<ten_raised>[⁰¹²³⁴-⁹⁺⁻]{1,5}))"
     r"|\s?(?:\^|\*\*)\s?\{?\s?(?P<power>[-+]?\d++)\s?\}?|(?P<raised>[⁰¹²³⁴-⁹⁺⁻]{1,5})"
 )
-_BEFORE = r"(?=\d|\.\d|\\[dt]?frac|[-+]\ ?\\?[$€£¥₹]?[.\d\\])(?<![A-Za-z0-9_^])(?<![_^]\{)(?<!\^-)(?<!\^\{-)(?<!\d\.)"
+_BEFORE = (
+    rf"(?=[\d{_FRACTION_SIGNS}]|\.\d|\\[dt]?frac|[-+]\ ?\\?[$€£¥₹]?[.\d\\{_FRACTION_SIGNS}])"
+    r"(?<![A-Za-z0-9_^])(?<![_^]\{)(?<!\^-)(?<!\^\{-)(?<!\d\.)"
+)
 _SIGN = r"(?P<sign>(?<![\w)\]}%.,])[-+](?:\\?[$€£¥₹])?|(?<=[=(,:<>]\ )[-+]\ )?"
 NUMBER = re.compile(rf"{_BEFORE}{_SIGN}(?:{_FRACTIONS}|{_DIGITS}|{_DECIMALS})(?:{_POWERS})?+")
 """A number, in a text whose characters are `folded`."""
@@ -114,13 +119,16 @@ def _unsigned(match: re.Match[str]) -> Fraction:
         return int(match["tex_whole"] or 0) + Fraction(int(above), int(below))
     if match["numerator"] is not None:
         return int(match["whole"] or 0) + Fraction(int(match["numerator"]), int(match["denominator"]))
+    if (sign := match["fraction_sign"]) is not None:
+        above, _, below = unicodedata.normalize("NFKC", sign).partition("⁄")
+        return int(match["sign_whole"] or 0) + Fraction(int(above), int(below))
     if (point := match["point"]) is not None:
         digits = point.replace(".", "").replace(",", ".")
     elif (thousands := match["thousands"]) is not None:
         digits = re.sub(r"[^\d.]", "", thousands)
     else:
         digits = (match["comma"] or match["decimal"]).replace(",", ".")
-    return Fraction("".join(str(unicodedata.decimal(digit)) if digit != "." else digit for digit in digits))
+    return Fraction(digits)
 
 
 def _scaled(value: Fraction, match: re.Match[str]) -> Fraction:
@@ -144,9 +152,11 @@ def _limited(base: Fraction, exponent: int) -> Fraction:
 
 _UNIT_WORD = r"[^\W\d_]{2,}(?:(?:\^?\{?[23]\}?|[²³])(?!\w))?"
 _UNIT = re.compile(
-    r"\s*\\?%|\s*(?:°|\^\{?\\circ\}?|\\degree)\s?[CFK]?\b|\s*[€£¥₹]|\s+[mgshlLNJWVAKCFt](?:\^?\{?[23]\}?|[²³])?(?!\w)"
+    r"\s*\\?%|\s*(?:°|\^\{?\\circ\}?|\\degree)(?:\s?[CFK]\b)?|\s*[€£¥₹]|\s+[mgshlLNJWVAKCFt](?:\^?\{?[23]\}?|[²³])?(?!\w)"
     rf"|[\s~-]*{_UNIT_WORD}(?:(?:\s?/\s?|\s+per\s+|[\s-]+|·)(?:{_UNIT_WORD}|[mgshl](?:\^?\{{?[23]\}}?|[²³])?(?!\w))){{0,3}}"
 )
+_REMARK = re.compile(r"(?<!\s)\s\([^\W\d_]{3,}(?:[ ,-]{1,2}[^\W\d_]+)*+\)\Z")
+"""Words in brackets after a number: 12 (twelve)."""
 _NO_UNITS = frozenset(
     "or and to plus minus times mod modulo than dozen hundred thousand million billion trillion lakh crore pi sqrt "  # noqa: SIM905
     "root squared cubed less more fewer am pm ad bc is are was not but if then with divided over by".split()
@@ -158,13 +168,15 @@ def quantity(answer: str) -> Fraction | None:
     """The value of an answer that is one number, perhaps with a currency or a unit, which does not count; None for any
     other answer."""
     text = re.sub(r"^\\?[$€£¥₹]\s?", "", answer)
-    text = re.sub(r"^([-−+]?)\s?(?:[A-Z]{3}|[€£¥₹])\s?(?=\d)", r"\1", text)
+    text = re.sub(r"^([-+]?)\s?(?:[A-Z]{1,3}\$|Rs\.?|[A-Z]{3}|[€£¥₹])\s?(?=\d)", r"\1", text)
+    text = re.sub(r"^([-+])\s+(?=\\?[$€£¥₹]?[\d.])", r"\1", text)
+    text = re.sub(r"^([-+]?\d+)\s+/\s+(?=\d)", r"\1/", text)
     match = NUMBER.match(text)
     if match is None or (value := _value(match)) is None:
         return None
     rest = text[match.end() :].strip(" .$")
     if not rest:
         return value
-    unit = _UNIT.fullmatch(text[match.end() :].rstrip(" .$"))
+    unit = _REMARK.sub("", text[match.end() :].rstrip(" .$"))
     words = re.findall(r"[^\W\d_]+", rest.casefold())
-    return value if unit and _NO_UNITS.isdisjoint(words) else None
+    return value if (not unit or _UNIT.fullmatch(unit)) and _NO_UNITS.isdisjoint(words) else None

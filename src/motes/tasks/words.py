@@ -32,12 +32,17 @@ _CLOSING_MARKS = r"[*_`\"'”’)\]}】」』》]*"
 _VERB = (
     rf"(?:\s{{0,9}}{_CLOSING_MARKS}\s{{0,9}}[:：=|]"
     rf"|\s{{1,9}}(?:is|would\s{{1,9}}be|must\s{{1,9}}be|should\s{{1,9}}be|will\s{{1,9}}be)\b\s{{0,9}}{_CLOSING_MARKS}\s{{0,9}}[:：]?"
-    rf"|(?<=案)(?:是|为|為)|(?<=[】」』])|(?<=<answer)>|(?P<heading>{_CLOSING_MARKS}[ \t]{{0,9}}\n))"
+    rf"|(?<=案)(?:是|为|為)\s{{0,9}}[:：]?|(?<=[】」』])|(?<=<answer)>|(?P<heading>{_CLOSING_MARKS}[ \t]{{0,9}}\n))"
 )
-ANSWER = re.compile(rf"(?P<cue>\banswer|答案){_CLOSING_MARKS}{_VERB}", re.IGNORECASE)
+TO_WHAT = (
+    r"(?:\s{1,9}to\s{1,9}(?:the|this|that|your|our)\s{1,9}(?:[a-z]{1,20}\s{1,9})?"
+    r"(?:question|problem|puzzle|riddle|exercise|task|equation)\b)?"
+)
+_CUE = rf"(?<![^\W_])answer{TO_WHAT}|答案"
+ANSWER = re.compile(rf"(?:{_CUE}){_CLOSING_MARKS}{_VERB}", re.IGNORECASE)
 """The words before an answer."""
 CHOICE = re.compile(
-    rf"(?P<cue>\banswer|答案|\b(?:correct|right|best)\s{{1,9}}(?:option|choice)){_CLOSING_MARKS}{_VERB}", re.IGNORECASE
+    rf"(?:{_CUE}|\b(?:correct|right|best)\s{{1,9}}(?:option|choice)){_CLOSING_MARKS}{_VERB}", re.IGNORECASE
 )
 """The words before an answer that is one of several choices."""
 
@@ -56,6 +61,7 @@ _INTRODUCTIONS = frozenset("that to is".split())  # noqa: SIM905
 _BELIEFS = frozenset("think believe say mean claim conclude true correct certain sure clear".split())  # noqa: SIM905
 _HEADING = re.compile(r"[\s#*_>【-]*(?:(?:the|final|correct)\s+)*", re.IGNORECASE)
 _DECORATION = re.compile(r"[\s*_|]*")
+_LIST_MARK = re.compile(r"[-•]\s[\s*_]*")
 
 
 def statements(text: str, cue: re.Pattern[str]) -> Iterator[int]:
@@ -64,8 +70,14 @@ def statements(text: str, cue: re.Pattern[str]) -> Iterator[int]:
         before = text[max(0, match.start() - _LOOKBACK) : match.start()]
         if _is_no_statement(before) or (match["heading"] is not None and not _is_own_line(before)):
             continue
-        decoration = _DECORATION.match(text, match.end())
-        yield decoration.end() if decoration else match.end()
+        place = _end_of(_DECORATION, text, match.end())
+        yield _end_of(_LIST_MARK, text, place) if "\n" in text[match.start() : place] else place
+
+
+def _end_of(pattern: re.Pattern[str], text: str, place: int) -> int:
+    """The end of what a pattern matches at a place of a text; the place itself if it does not match."""
+    match = pattern.match(text, place)
+    return place if match is None else match.end()
 
 
 def _is_no_statement(before: str) -> bool:
@@ -125,12 +137,13 @@ class ExactMatch(BoxedAnswers):
         spaces collapsed, without invisible characters, markup for text, and quotation marks and full stops around it.
         """
         text = folded(folded(without_markup(answer)).casefold())
-        return " ".join(text.split()).strip("\"'*_`$. ")
+        return " ".join(text.split()).strip("\"'*_`$.。 ")
 
 
 MAX_LINE = 4000
 """Maximum length of an answer in words."""
 QUOTED = re.compile(r"([\"'`])(?P<inside>(?:(?!\1)[^\n])*)\1(?=\s*(?:[,.;}|]|\Z))")
+JSON_NUMBER = re.compile(r"[-+]?\d[\d.eE+-]*(?=\s*(?:\}|,\s*\"))")
 CELL_ENDS = re.compile(r"\s*(?:\||</answer>|\n|\Z)", re.IGNORECASE)
 
 
@@ -138,6 +151,8 @@ def _answer_at_start(text: str) -> str:
     """The answer that a text begins with: up to the end of the line, the quotation, the table's cell or the tag."""
     if quoted := QUOTED.match(text):
         return quoted["inside"].strip()
+    if number := JSON_NUMBER.match(text):
+        return number[0]
     if end := CELL_ENDS.search(text):
         text = text[: end.start()]
     return text.rstrip("* ")
@@ -165,6 +180,7 @@ class Choices(ExactMatch):
             return boxed
         text = without_thoughts(text)
         for start in statements(text, CHOICE):
+            start = _end_of(CORRECTION, text, start)
             if labels := _labels(text[start : start + _MAX_CHARACTERS].partition("\n")[0], is_statement=True):
                 return ", ".join(labels)
         if len(text) <= _MAX_CHARACTERS and (match := _ONLY_LABEL.fullmatch(_without_decoration(text))):
@@ -206,6 +222,9 @@ RETRACTION = re.compile(
     r"(?:wrong|false|incorrect|impossible|not\s+(?:right|correct|true|possible))\b",
     re.IGNORECASE,
 )
+_SHORT = r"[*_]*(?:\\?[$€£¥₹]?[-+−]?\.?\d\S{0,20}|\(?[A-Z]\)?[*_]*)"
+CORRECTION = re.compile(rf"not\s{{1,9}}{_SHORT},?\s{{1,9}}but\s{{1,9}}(?:rather\s{{1,9}})?(?={_SHORT})")
+"""Words before a number or a letter that stands in the place of another one: "not 5 but" 6."""
 _ONE_LETTER_WORDS = ("A", "I")
 """Letters that begin a sentence as words."""
 

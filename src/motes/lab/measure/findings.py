@@ -140,6 +140,14 @@ def _ends(examination: Examination) -> Iterator[Finding]:
     if by_themselves == len(trials):
         at_answers = f", {reasons['answer']} of them at a final answer" if reasons["answer"] else ""
         yield Finding("ends", "fine", f"all {len(trials)} texts end by themselves{at_answers}")
+    if silent := sum(_says_nothing(trial) for trial in trials):
+        yield Finding(
+            "ends",
+            "broken" if silent == len(trials) else "warning",
+            f"{share(silent, trials)} texts end before they say anything outside of thoughts",
+            "look at one with --json: the model may need a chat template or another prompt (--prompt), a stop text "
+            "(--stop) may be too common, or the server may leave something out of texts",
+        )
     level: Level = "broken" if not by_themselves and not any(trial.answer for trial in trials) else "warning"
     for reason in ("max_tokens", "max_steps"):
         if cut := [trial for trial in trials if trial.trajectory is not None and trial.trajectory.finished == reason]:
@@ -160,6 +168,14 @@ def _ends(examination: Examination) -> Iterator[Finding]:
             f"{share(loops, trials)} texts repeat themselves until they are cut off",
             "sample at a higher temperature (--temperature), or use a model that was trained to chat",
         )
+
+
+def _says_nothing(trial: Trial) -> bool:
+    """Whether a text that the model has ended consists of closed thoughts and blanks."""
+    trajectory = trial.trajectory
+    if trajectory is None or trial.is_cut or trajectory.thinking.is_open:
+        return False
+    return not trajectory.content.strip()
 
 
 def _limit(reason: str, num_tokens: int, examination: Examination) -> tuple[str, str]:

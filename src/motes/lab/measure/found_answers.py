@@ -53,6 +53,15 @@ def answer_findings(examination: Examination) -> Iterator[Finding]:
         if not missing and best is not None and (best.right or 0) > 2 * right:
             remedy = f"another rule may fit better: {best.words(trials)}"
             yield Finding("answers", "warning", f"right: {share(right, trials)}", remedy)
+        elif not right and (wrong := next((trial for trial in graded if trial.problem.answer is not None), None)):
+            answer, reference = (shortened(str(text), 60) for text in (wrong.answer, wrong.problem.answer))
+            yield Finding(
+                "answers",
+                "warning",
+                f"right: {share(right, trials)}; an answer is {answer!r}, where the reference is {reference!r}",
+                "if these mean the same, name another kind of task or another --rule; if the task is too hard for this "
+                "model, no method gets far from 0",
+            )
         else:
             yield Finding("answers", "fine", f"right: {share(right, trials)}")
     if len(graded) < len(found):

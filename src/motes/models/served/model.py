@@ -459,5 +459,6 @@ def _vocabulary(path: str) -> Vocabulary:
         raise MissingExtraError("a tokenizer on this side", "tokenizer") from error
     try:
         return Vocabulary.load(path)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"there is no tokenizer at {path!r}: {error}") from error
+    except Exception as error:  # the libraries that read these files have errors without a common base class
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigurationError(f"there is no tokenizer at {path!r}: {reason}") from error

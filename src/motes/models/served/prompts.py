@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -175,14 +176,48 @@ class ServerRenderer(Renderer):
         return tuple(ids)
 
 
+SPELLING = re.compile(r"<[^<>\[\]\s]{1,60}>|\[[^<>\[\]\s]{1,60}\]")
+"""A text in the form of a special token."""
+
+
 class VLLMRenderer(ServerRenderer):
     """vLLM's /tokenize takes messages. SGLang's takes text only; this class works if a later version takes messages."""
 
     text_key = "prompt"
 
     async def _prompt(self, problem: Problem) -> Prompt:
+        """Only the template may use special tokens: users' messages are text, as for `Vocabulary.prompt`.
+
+        /tokenize reads a token's spelling in a message as that token, and cannot be told otherwise. So each spelling is
+        sent as spelling, nonce, spelling, which no template writes; and then the ids of these three are replaced by
+        those of the spelling's characters. If a tokenizer makes other ids of the three, spellings are tokens after all.
+        """
+        special = await self._special_tokens([message["content"] for message in problem.messages])
+        if not special:
+            return Prompt(ids=await self._render(problem.messages))
+        nonce = secrets.token_hex(8)
+        marked = {token: f"{token}.{nonce}.{token}" for token in special}
+        pattern = re.compile("|".join(map(re.escape, special)))
+        contents = [pattern.sub(lambda match: marked[match[0]], message["content"]) for message in problem.messages]
+        ids = await self._render([{**m, "content": c} for m, c in zip(problem.messages, contents, strict=True)])
+        for token in special:
+            as_text = await self.encode(token[:1]) + await self.encode(token[1:])
+            ids = _replaced(ids, await self.encode(marked[token]), as_text)
+        is_left = nonce in await self.decode(ids)
+        return Prompt(ids=await self._render(problem.messages) if is_left else ids)
+
+    async def _render(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
         options = {"add_generation_prompt": True, "add_special_tokens": False}
-        return Prompt(ids=await self._tokenize({"model": self.model, "messages": problem.messages, **options}))
+        return await self._tokenize({"model": self.model, "messages": messages, **options})
+
+    async def _special_tokens(self, texts: Sequence[str]) -> list[str]:
+        """The special tokens that texts spell; none if the server does not return the texts of tokens."""
+        spellings = {match for text in texts for match in SPELLING.findall(text)}.difference(THINKING)
+        if not spellings:
+            return []
+        body = {"model": self.model, "prompt": "\n".join(sorted(spellings)), "add_special_tokens": False}
+        tokens = await self.client.post(f"{self.root}/tokenize", {**body, "return_token_strs": True}, read=_token_strs)
+        return sorted(spellings.intersection(tokens))
 
     async def encode(self, text: str) -> tuple[int, ...]:
         return await self._tokenize({"model": self.model, "prompt": text, "add_special_tokens": False})
@@ -197,6 +232,23 @@ class SGLangRenderer(VLLMRenderer):
     async def decode(self, ids: tuple[int, ...]) -> str:
         body = {"model": self.model, "tokens": list(ids), "skip_special_tokens": False}
         return str(await self._post("detokenize", self.text_key, body))
+
+
+def _token_strs(response: Any) -> set[str]:
+    """The texts of the tokens in a response of vLLM's /tokenize."""
+    tokens = response.get("token_strs") if isinstance(response, dict) else None
+    return {token for token in tokens if isinstance(token, str)} if isinstance(tokens, list) else set()
+
+
+def _replaced(ids: tuple[int, ...], old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...]:
+    """Token ids in which one sequence is replaced by another."""
+    replaced: list[int] = []
+    place = 0
+    while place < len(ids):
+        is_old = bool(old) and ids[place : place + len(old)] == old
+        replaced += new if is_old else ids[place : place + 1]
+        place += len(old) if is_old else 1
+    return tuple(replaced)
 
 
 MAY_BE_SPECIAL = re.compile(r"[<\[|｜]")

@@ -273,7 +273,7 @@ def _load_vocabulary(server: Server, tokenizer: str | None) -> Vocabulary:
         )
     try:
         return Vocabulary.load(path)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the libraries that read these files have errors without a common base class
         reason = " ".join(str(error).split())[:200]
         problem = f"there is no tokenizer at {path!r}"
         if tokenizer is None:
