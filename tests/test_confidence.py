@@ -297,12 +297,16 @@ def test_a_prefix_without_tokens_is_neutral():
     assert scores(ConfidenceReward(), opened.extend(step))[0][1] > 0.5
 
 
-def test_a_step_without_certainty_is_an_error_that_says_what_to_do():
-    with pytest.raises(RewardError, match="returned no log-probabilities of the likeliest tokens with a step"):
-        scores(ConfidenceReward(), ROOT.extend(Step("a", "eos", (1,))))
+def test_without_the_certainty_of_a_step_there_is_no_score():
+    """The others have one, and the error says what to do."""
     one = Step("a", "eos", (1,), certainty=certainty([0.1], k=1))  # of one token nothing follows
-    with pytest.raises(RewardError, match="returned no log-probabilities"):
-        scores(ConfidenceReward(), ROOT.extend(one))
+    unknown = [ROOT.extend(Step("a", "eos", (1,))), ROOT.extend(one)]
+    *failures, known = asyncio.run(ConfidenceReward().score([*unknown, answer([5.0])]))
+    for failure in failures:
+        assert isinstance(failure, motes.Failure)
+        assert isinstance(failure.error, RewardError)
+        assert "returned no log-probabilities of the likeliest tokens with a step: use" in str(failure.error)
+    assert known == pytest.approx((score_of(5.0, "certainty", 4),))
 
 
 @pytest.mark.parametrize(
