@@ -281,6 +281,17 @@ def test_from_two_evaluations_to_a_mixed_reward(home: Path, tmp_path: Path, caps
     assert motes.Calibration.load("sure").provenance["reward"] == "confidence:entropy"
 
 
+def test_methods_without_scores_take_no_place_of_those_with_some(tmp_path: Path):
+    """Whichever of them ended first."""
+    evaluate(tmp_path / "a", "tiny", method="wbon,majority")
+    records = tmp_path / "a" / "records.jsonl"
+    lines = sorted(records.read_text().splitlines(), key=lambda line: json.loads(line).get("method") == "majority")
+    records.write_text("\n".join(lines) + "\n")
+    scored = Scored.read([tmp_path / "a"])
+    assert scored.dropped == 0
+    assert len(set(scored.problems.tolist())) == 12
+
+
 def test_evaluations_with_other_answers_are_refused(home: Path, tmp_path: Path, capsys: Any):
     evaluate(tmp_path / "a", "tiny")
     evaluate(tmp_path / "b", "confidence:", "--seeds", "3")
