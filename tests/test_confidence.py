@@ -79,6 +79,10 @@ def test_of_what_a_server_returns_the_likeliest_count_and_incomplete_places_do_n
     found = certainty_of_pairs(pairs, 3)
     assert found is not None
     assert (len(found), found.k) == (1, 3)
+    pairs = [(math.nan, [-1.0, -2.0]), (-1.0, [-1.0, math.nan]), (-1.0, [-1.0, -2.0])]
+    found = certainty_of_pairs(pairs, 2)
+    assert found is not None
+    assert_allclose(found.confidences, [1.5])
     assert certainty_of_pairs([(-1.0, [])], 2) is None
     assert certainty_of_pairs([], 2) is None
 
