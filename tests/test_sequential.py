@@ -237,6 +237,14 @@ def test_dropped_draws_do_not_vote_and_an_error_is_raised():
     assert caught.value.result.usage.generated_tokens == 2  # type: ignore[attr-defined]
 
 
+def test_answers_can_be_watched_as_they_grow():
+    seen: list[Sequence[Trajectory]] = []
+    lm = Scripted(["1", "2"], [[5.0, 5.0], [6.0, 6.0]])
+    result = solve(lm, DeepConf(2, mode="offline"), on_progress=seen.append)
+    assert [[t.depth for t in trajectories] for trajectories in seen] == [[1, 0], [1, 1], [2, 1], [2, 2]]
+    assert tuple(seen[-1]) == result.trajectories
+
+
 def test_models_of_whole_answers_will_do():
     class Whole(Scripted):
         continues_prefixes = False

@@ -33,6 +33,7 @@ class Draws:
         self._sampling = sampling.whole() if whole else sampling
         self._before = run.usage
         self._calls: list[list[Call]] = [[] for _ in range(num_samples)]
+        self._partial: dict[int, Trajectory] = {}  # as far as each has grown
         self.trajectories: list[Trajectory] = []
         """The answers so far."""
 
@@ -76,11 +77,15 @@ class Draws:
     async def _finish(self, i: int, check: Callable[[Trajectory], Trajectory] | None) -> Trajectory:
         run, streams = self._run.part(self._calls[i]), [self._streams[i]]
         population = run.start(1)
+        self._partial[i] = population.trajectories[0]
         while population.alive:
             population = await run.extend(population, score=False, sampling=self._sampling, streams=streams)
             if check is not None:
                 population = replace(population, trajectories=tuple(map(check, population.trajectories)))
-        return population.trajectories[0]
+            self._partial[i] = population.trajectories[0]
+            if run.on_progress is not None:
+                run.on_progress(tuple(self._partial.values()))
+        return self._partial[i]
 
 
 def population_of(trajectories: Sequence[Trajectory], scores: Sequence[Sequence[float]] | None = None) -> Population:
