@@ -253,7 +253,18 @@ def test_running_measures_are_those_of_the_whole_text(window: int):
             name: summary.measure(name)  # type: ignore[arg-type]
             for name in expected
         }
-        assert len(summary.recent) <= window
+        assert sum(map(len, summary.recent[1:])) < window
+
+
+def test_summaries_of_prefixes_share_the_numbers_of_their_steps():
+    """With a window each, their memory would grow with the square of a text."""
+    node, confidences = answer(*np.random.default_rng(3).uniform(2, 12, size=(20, 5))), Confidences(window=42)
+    for each in node.path:
+        recent = confidences.of(each).recent
+        assert len(recent) == min(each.depth, 9)
+        for part, step in zip(recent, each.steps[-len(recent) :], strict=True):
+            assert step.certainty is not None
+            assert np.shares_memory(part, step.certainty.values)
 
 
 def test_of_the_lowest_tenth():
