@@ -67,6 +67,7 @@ def test_a_thought_ends_at_its_budget(name: str, form: str, sampling: Sampling, 
     result = asyncio.run(run_on(engine, sampling.replace(max_thinking_tokens=budget)))
     assert result.answer == "4"
     assert result.content == engine.mind.answer
+    assert len(thinkers.encode(result.thoughts)) <= budget, "also where the mark that opens a thought is longer"
     header = len(ANALYSIS) - len("<|channel|>") - len("<|message|>") + 2 if form == HARMONY[1] else 1
     if budget > header:
         assert closed_by(form) in result.text
