@@ -37,7 +37,10 @@ class Scripted:
     merges_calls = True
 
     def __init__(
-        self, answers: Sequence[str | None], confidences: Sequence[Sequence[float | None]] = (), slow: Sequence[int] = ()
+        self,
+        answers: Sequence[str | None],
+        confidences: Sequence[Sequence[float | None]] = (),
+        slow: Sequence[int] = (),
     ) -> None:
         self.answers, self.confidences, self.slow = answers, confidences or [[5.0]] * len(answers), slow
         self.begun: list[int] = []
@@ -339,7 +342,12 @@ def test_dropped_answers_set_no_threshold():
 def test_answers_of_unknown_confidence_are_dropped(mode: Any):
     lm = Scripted(["1", "2", "2", "1"], [[5.0], [None, 9.0], [6.0, None], [5.0]])
     result = solve(lm, DeepConf(4, mode=mode, warmup=2, keep=1, consensus=2))
-    assert [(t.finished, t.depth) for t in result.trajectories] == [("eos", 1), ("failed", 1), ("failed", 2), ("eos", 1)]
+    assert [(t.finished, t.depth) for t in result.trajectories] == [
+        ("eos", 1),
+        ("failed", 1),
+        ("failed", 2),
+        ("eos", 1),
+    ]
     assert result.answer == "1"
     assert_weights(result, [5, 0, 0, 5])
     with pytest.raises(NoParticlesError, match="returned no log-probabilities of the likeliest tokens"):

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+import costs
 import gateways
 import motes
 import thinkers
-from costs import own
 from engines import Closed, connect
 from motes import Problem, Sampling, Step, Trajectory
 from motes.core import SamplingOptions
@@ -116,8 +116,8 @@ def test_steps_of_several_calls_cost_the_same_whatever_is_in_flight(name: str, b
     assert first.usage.thought_tokens == sum(t.thought_tokens for t in first.trajectories)
     for result in others:
         assert result.usage.failed_tokens > 0
-        cost = dataclasses.replace(own(result.usage), failed_generated_tokens=0, failed_prefill_tokens=0)
-        assert cost == own(first.usage)
+        cost = dataclasses.replace(costs.own(result.usage), failed_generated_tokens=0, failed_prefill_tokens=0)
+        assert cost == costs.own(first.usage)
 
 
 def test_a_model_that_does_not_think_is_left_alone():

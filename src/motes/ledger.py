@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from motes.core import Failure, Problem, Scores, Step, Trajectory, Usage
 from motes.protocols import LanguageModel, LanguageModelTraits, RewardModel
 
-
 Call = tuple[Trajectory, Step | Failure]
 """A call of a language model for one step: the trajectory that it extends, and its outcome."""
 

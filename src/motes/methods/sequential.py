@@ -48,7 +48,8 @@ class Draws:
         one, however early the limit.
 
         Which answers there are in the end depends on nothing but their order. How many others have begun by then
-        depends on their speed: they are cancelled, and their requests with them. Their tokens count as failed.
+        depends on their speed: they are cancelled, and their requests with them. The tokens of their complete steps
+        count as failed.
 
         Args:
             is_enough: called with all answers so far after each one.
