@@ -117,6 +117,7 @@ def test_its_traits_are_those_of_its_members():
     assert (traits.merges_calls, traits.outcome, traits.top_logprobs, traits.num_parameters) == (False, False, 0, None)
     with_confidence = RewardModelTraits(MixedReward([first, motes.ConfidenceReward(top_logprobs=7)]))
     assert (with_confidence.top_logprobs, with_confidence.num_parameters) == (7, 5)
+    assert with_confidence.merges_calls  # it waits for nobody
     mixed = MixedReward([first, second, A])
     mixed.forget()
     mixed.watch_requests(lambda outcome, seconds: None)

@@ -32,6 +32,7 @@ class ConfidenceReward:
     """
 
     num_parameters = 0
+    merges_calls = True  # a call costs nothing
 
     def __init__(
         self, measure: Running = "certainty", *, window: int = WINDOW, top_logprobs: int = TOP_LOGPROBS
