@@ -79,6 +79,10 @@ def test_of_what_a_server_returns_the_likeliest_count_and_incomplete_places_do_n
     found = certainty_of_pairs(pairs, 3)
     assert found is not None
     assert (len(found), found.k) == (1, 3)
+    pairs = [(math.nan, [-1.0, -2.0]), (-1.0, [-1.0, math.nan]), (-1.0, [-1.0, -2.0])]
+    found = certainty_of_pairs(pairs, 2)
+    assert found is not None
+    assert_allclose(found.confidences, [1.5])
     assert certainty_of_pairs([(-1.0, [])], 2) is None
     assert certainty_of_pairs([], 2) is None
 
@@ -249,7 +253,18 @@ def test_running_measures_are_those_of_the_whole_text(window: int):
             name: summary.measure(name)  # type: ignore[arg-type]
             for name in expected
         }
-        assert len(summary.recent) <= window
+        assert sum(map(len, summary.recent[1:])) < window
+
+
+def test_summaries_of_prefixes_share_the_numbers_of_their_steps():
+    """With a window each, their memory would grow with the square of a text."""
+    node, confidences = answer(*np.random.default_rng(3).uniform(2, 12, size=(20, 5))), Confidences(window=42)
+    for each in node.path:
+        recent = confidences.of(each).recent
+        assert len(recent) == min(each.depth, 9)
+        for part, step in zip(recent, each.steps[-len(recent) :], strict=True):
+            assert step.certainty is not None
+            assert np.shares_memory(part, step.certainty.values)
 
 
 def test_of_the_lowest_tenth():
@@ -297,12 +312,16 @@ def test_a_prefix_without_tokens_is_neutral():
     assert scores(ConfidenceReward(), opened.extend(step))[0][1] > 0.5
 
 
-def test_a_step_without_certainty_is_an_error_that_says_what_to_do():
-    with pytest.raises(RewardError, match="returned no log-probabilities of the likeliest tokens with a step"):
-        scores(ConfidenceReward(), ROOT.extend(Step("a", "eos", (1,))))
+def test_without_the_certainty_of_a_step_there_is_no_score():
+    """The others have one, and the error says what to do."""
     one = Step("a", "eos", (1,), certainty=certainty([0.1], k=1))  # of one token nothing follows
-    with pytest.raises(RewardError, match="returned no log-probabilities"):
-        scores(ConfidenceReward(), ROOT.extend(one))
+    unknown = [ROOT.extend(Step("a", "eos", (1,))), ROOT.extend(one)]
+    *failures, known = asyncio.run(ConfidenceReward().score([*unknown, answer([5.0])]))
+    for failure in failures:
+        assert isinstance(failure, motes.Failure)
+        assert isinstance(failure.error, RewardError)
+        assert "returned no log-probabilities of the likeliest tokens with a step: use" in str(failure.error)
+    assert known == pytest.approx((score_of(5.0, "certainty", 4),))
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,24 @@ def test_answers_are_shown_the_selected_one_first_then_those_with_the_most_mass(
     assert visible(result, 1)[0].finished == "eos"
 
 
+def test_texts_that_the_method_stopped_are_shown_only_without_others():
+    problem = motes.Problem("?")
+    texts = {"cut": "max_tokens", "stopped": "low_confidence", "whole": "eos"}
+
+    def texts_shown(*shown: str) -> list[str]:
+        root = motes.Trajectory(problem)
+        trajectories = tuple(root.extend(motes.Step(text, "step")).finish(texts[text]) for text in shown)  # type: ignore[arg-type]
+        numbers = np.zeros(len(shown))
+        result = motes.Result(
+            problem, "deepconf", 0, text=shown[0], trajectories=trajectories, log_weights=numbers, scores=numbers,
+            answers=(None,) * len(shown),
+        )  # fmt: skip
+        return [each.text for each in visible(result, 3)]
+
+    assert texts_shown("whole", "stopped", "cut") == ["whole", "cut"]
+    assert texts_shown("stopped") == ["stopped"]
+
+
 def test_one_answer_is_shown_once_however_many_are_wanted():
     result = result_of({"four": "4", "six": "4"}, answer="4", text="six")
     assert [each.text for each in visible(result, 3)] == ["six"], "neither its copies nor texts without an answer"

@@ -343,6 +343,16 @@ def test_streams_of_turns(n: int):
         assert "tool_call>" not in "".join(lines)
 
 
+def test_tags_in_json_are_text_in_streams_too():
+    said = '{"a":"<think>hm</think>"}'
+    with drawing(turn(said)) as (client, _):
+        lines = ask(client, response_format={"type": "json_object"}, stream=True).text.splitlines()
+        chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+        deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+        assert "".join(delta.get("content") or "" for delta in deltas) == said
+        assert not any("reasoning_content" in delta for delta in deltas)
+
+
 def test_thoughts_of_turns():
     with drawing(turn("sunny", thoughts="Look out.")) as (client, _):
         assert message(ask(client, tools=[WEATHER]))["reasoning_content"] == "Look out."
@@ -631,6 +641,25 @@ def test_a_servers_turn_is_read():
     assert read.usage == Usage(generated_tokens=4, prefill_tokens=6, prefill_tokens_cached=3)
     assert read_turn(response(finish_reason="length"), WIRE).end == "length"
     assert read_turn(response(logprobs=LOGPROBS), WIRE).logprob == -0.25
+    missing = {"content": [*LOGPROBS["content"], {"token": "4", "logprob": None}]}  # type: ignore[misc]
+    assert read_turn(response(logprobs=missing), WIRE).logprob is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "thoughts", "content"),
+    [
+        ({"content": "<think>\nhm\n</think>\n\nfour"}, "hm", "four"),
+        ({"content": "hm</think>four"}, "hm", "four"),  # opened by the chat template
+        ({"content": "[THINK]hm[/THINK]four"}, "hm", "four"),
+        ({"content": "<think>hm</think>four", "reasoning_content": "so"}, "so\n\nhm", "four"),
+        ({"content": ' {"a": "<think>hm</think>"}'}, "", ' {"a": "<think>hm</think>"}'),
+        ({"content": '["</think>"]'}, "", '["</think>"]'),
+        ({"content": " four\n"}, "", " four\n"),
+    ],
+)
+def test_thoughts_in_the_content_of_a_turn_are_told_apart(fields: Any, thoughts: str, content: str):
+    read = read_turn(response(message=fields), WIRE)
+    assert (read.thoughts, read.content) == (thoughts, content)
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,7 @@ def test_its_traits_are_those_of_its_members():
     assert (traits.merges_calls, traits.outcome, traits.top_logprobs, traits.num_parameters) == (False, False, 0, None)
     with_confidence = RewardModelTraits(MixedReward([first, motes.ConfidenceReward(top_logprobs=7)]))
     assert (with_confidence.top_logprobs, with_confidence.num_parameters) == (7, 5)
+    assert with_confidence.merges_calls  # it waits for nobody
     mixed = MixedReward([first, second, A])
     mixed.forget()
     mixed.watch_requests(lambda outcome, seconds: None)
@@ -279,6 +280,17 @@ def test_from_two_evaluations_to_a_mixed_reward(home: Path, tmp_path: Path, caps
     capsys.readouterr()
     assert main(["calibrate", str(tmp_path / "b"), "--out", "sure"]) == 0
     assert motes.Calibration.load("sure").provenance["reward"] == "confidence:entropy"
+
+
+def test_methods_without_scores_take_no_place_of_those_with_some(tmp_path: Path):
+    """Whichever of them ended first."""
+    evaluate(tmp_path / "a", "tiny", method="wbon,majority")
+    records = tmp_path / "a" / "records.jsonl"
+    lines = sorted(records.read_text().splitlines(), key=lambda line: json.loads(line).get("method") == "majority")
+    records.write_text("\n".join(lines) + "\n")
+    scored = Scored.read([tmp_path / "a"])
+    assert scored.dropped == 0
+    assert len(set(scored.problems.tolist())) == 12
 
 
 def test_evaluations_with_other_answers_are_refused(home: Path, tmp_path: Path, capsys: Any):

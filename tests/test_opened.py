@@ -16,6 +16,8 @@ import pytest
 import motes
 from motes.errors import EngineError
 from motes.opening import Opened
+from motes.rewards.mapped import score_of_logit
+from motes.rewards.mixture import Mixture
 
 LM = motes.TabularLanguageModel({(): {r"\boxed{1}": 1.0}})
 
@@ -99,6 +101,17 @@ def test_a_calibration_is_read_each_time(opened: list[str], tmp_path: Path):
         motes.Calibration((0.5,), (probability,), slope=0).save(str(file))
         result = solve(reward=f"mine:reward?calibration={file}")
         assert result.scores.tolist() == [probability] * 2
+    assert opened == ["lm", "reward"]
+
+
+def test_a_mixture_is_read_each_time_and_its_members_are_opened_once(opened: list[str], tmp_path: Path):
+    file, scores = str(tmp_path / "both.json"), []
+    for bias in (-1.0, 1.0):
+        Mixture(("mine:reward", "confidence:"), (1.0, 0.0), bias).save(file)
+        scores.append(solve(reward=f"mix:{file}").scores[0])
+    assert scores == pytest.approx([score_of_logit(-1.0), score_of_logit(1.0)])
+    solve()
+    solve(reward="mix:mine:reward,confidence:")
     assert opened == ["lm", "reward"]
 
 

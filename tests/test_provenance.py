@@ -18,7 +18,7 @@ import pytest
 
 import motes
 import worlds
-from motes import CalibratedReward, Calibration, FunctionReward, Judge, Problem, Sampling
+from motes import CalibratedReward, Calibration, ConfidenceReward, FunctionReward, Judge, Problem, Sampling
 from motes.cli import main
 from motes.errors import RunDirectoryError
 from motes.lab import CorruptedReward, Evaluation, Report, evaluate, merge, write_report
@@ -28,6 +28,7 @@ from motes.lab.run.damage import Damages
 from motes.lab.run.evaluation import PROVENANCE, Shard
 from motes.lab.run.keys import HIDDEN, without_keys
 from motes.lab.run.provenance import MAX_METADATA, Call, Provenance, differences, read_calls, together
+from motes.rewards.mixture import MixedReward, Mixture
 
 SMALL = Evaluation(
     methods=("pf", "greedy"), budgets=(1, 2), limit=4, lm="worlds:language_model", reward="worlds:reward_model"
@@ -195,6 +196,16 @@ class TestIdentity:
         assert one["calibration"] != other["calibration"]
         judge = identity.of_model(Judge(worlds.language_model(), num_verdicts=2))
         assert (judge["rubric"], judge["num_verdicts"], judge["of"]["code"]) == ("step", 2, "worlds:StoryLanguageModel")
+
+    def test_of_a_mixture_holds_its_weights_and_its_members(self):
+        members = [motes.reward_model("tiny"), ConfidenceReward("tail", window=8)]
+        one, other = (
+            identity.of_model(MixedReward(members, Mixture(("tiny", "confidence:tail"), (1.0, weight))))
+            for weight in (0.5, 0.25)
+        )
+        assert one["of"] == other["of"] == {"1": identity.of_model(members[0]), "2": identity.of_model(members[1])}
+        assert one["mixture"] != other["mixture"]
+        assert one["of"]["2"] == {"kind": "confidence", "measure": "tail", "window": 8, "top_logprobs": 20}
 
     def test_of_problems_is_what_is_asked(self):
         asked = Problem("2+2?", id="a", answer="4")

@@ -27,7 +27,8 @@ STORIES = Arithmetic().problems("test")[60:66]
 
 
 class Scripted:
-    """Answers by the number of their draw, each of steps of one token, with the confidences given.
+    """Answers by the number of their draw, each of steps of one token, with the confidences given; None: it is unknown.
+    The answer "fails" fails at its last step.
 
     Attributes:
         begun, ended, cancelled: numbers of the draws.
@@ -36,7 +37,10 @@ class Scripted:
     merges_calls = True
 
     def __init__(
-        self, answers: Sequence[str | None], confidences: Sequence[Sequence[float]] = (), slow: Sequence[int] = ()
+        self,
+        answers: Sequence[str | None],
+        confidences: Sequence[Sequence[float | None]] = (),
+        slow: Sequence[int] = (),
     ) -> None:
         self.answers, self.confidences, self.slow = answers, confidences or [[5.0]] * len(answers), slow
         self.begun: list[int] = []
@@ -62,15 +66,17 @@ class Scripted:
         confidences = self.confidences[number]
         is_last = trajectory.depth == len(confidences) - 1
         answer = self.answers[number]
-        if answer == "fails":
+        if answer == "fails" and is_last:
             return [Failure(EngineError("no more"))]
         text = ("" if trajectory.depth else f"{number}#") + (
             rf"\boxed{{{answer}}}" if is_last and answer is not None else "a\n\n"
         )
-        certainty = Certainty(np.array([[0, 0, confidences[trajectory.depth]]], dtype=np.float32), 4)
+        confidence, certainty = confidences[trajectory.depth], None
+        if confidence is not None and sampling.top_logprobs:
+            certainty = Certainty(np.array([[0, 0, confidence]], dtype=np.float32), 4)
         if is_last:
             self.ended.append(number)
-        return [Step(text, "eos" if is_last else "step", (1,), certainty=certainty if sampling.top_logprobs else None)]
+        return [Step(text, "eos" if is_last else "step", (1,), certainty=certainty)]
 
 
 def solve(lm: Any, method: Any, **options: Any) -> Result:
@@ -153,6 +159,14 @@ def test_its_result_and_its_cost_do_not_depend_on_how_many_are_in_flight():
             assert result.records[-1].usage.generated_tokens == sum(t.num_tokens for t in result.trajectories)
 
 
+def test_calls_that_failed_count_whatever_is_in_flight():
+    answers = ["1", "fails", *["1"] * 14]
+    usages = [solve(Scripted(answers), AdaptiveMajority(16, num_in_flight=k)).usage for k in (1, 6)]
+    assert [usage.failed_generated_tokens for usage in usages] == [0, 1]
+    assert dataclasses.replace(usages[1], failed_generated_tokens=0) == usages[0]
+    assert usages[0].lm_calls == 5
+
+
 def test_what_is_in_flight_is_cancelled():
     lm = Scripted(["7"] * 20, slow=range(4, 20))
     result = solve(lm, AdaptiveMajority(20, num_in_flight=6))
@@ -189,6 +203,13 @@ def test_answers_that_are_ready_at_a_deadline_count():
     assert [t.finished for t in result.trajectories] == ["deadline", *["eos"] * 3]  # the fifth cannot change it
 
 
+@pytest.mark.parametrize("method", [AdaptiveMajority(4), DeepConf(4), DeepConf(4, mode="offline")])
+def test_a_deadline_that_has_passed_leaves_an_empty_answer(method: Any):
+    result = solve(Scripted(["1"] * 4), method, deadline=1e-9)
+    assert (result.stopped, result.answer, result.text) == ("deadline", None, "")
+    assert [t.finished for t in result.trajectories] == ["deadline"]
+
+
 def test_a_token_budget_cuts_off_by_order_not_by_speed():
     results = [
         motes.solve(STORIES[0], lm="tiny", method=AdaptiveMajority(16, decided=2), token_budget=300, seed=2)
@@ -217,6 +238,14 @@ def test_dropped_draws_do_not_vote_and_an_error_is_raised():
     with pytest.raises(EngineError, match="gone") as caught:
         solve(Broken(["1", "2", "3", "4"]), AdaptiveMajority(4))
     assert caught.value.result.usage.generated_tokens == 2  # type: ignore[attr-defined]
+
+
+def test_answers_can_be_watched_as_they_grow():
+    seen: list[Sequence[Trajectory]] = []
+    lm = Scripted(["1", "2"], [[5.0, 5.0], [6.0, 6.0]])
+    result = solve(lm, DeepConf(2, mode="offline"), on_progress=seen.append)
+    assert [[t.depth for t in trajectories] for trajectories in seen] == [[1, 0], [1, 1], [2, 1], [2, 2]]
+    assert tuple(seen[-1]) == result.trajectories
 
 
 def test_models_of_whole_answers_will_do():
@@ -290,9 +319,39 @@ def test_online_ends_with_a_consensus():
     lm = Scripted(["1", "2", *["1"] * 30], slow=range(8, 32))
     result = solve(lm, DeepConf(32, warmup=4, keep=1, consensus=0.8, num_in_flight=7))
     assert result.answer == "1"
-    assert len(result.trajectories) == 5  # 4 of 5; after the first four it is not asked
+    assert len(result.trajectories) == 5  # 4 of 5
     assert lm.cancelled
     assert result.usage.generated_tokens == 5
+
+
+def test_a_consensus_of_the_first_answers_is_enough():
+    lm = Scripted(["1", "2", *["1"] * 30], [[9.0], [1.0], *[[8.0]] * 30])
+    result = solve(lm, DeepConf(32, warmup=2, keep=0.5))
+    assert result.answer == "1"
+    assert lm.begun == [0, 1]
+
+
+def test_dropped_answers_set_no_threshold():
+    """What the first of them were when they failed is no reason to let others go on."""
+    lm = Scripted(["1", "fails", "2"], [[5.0, 5.0], [1.0, 9.0], [3.0, 9.0]])
+    result = solve(lm, DeepConf(3, warmup=2, keep=1, window=1, consensus=2))
+    assert [t.finished for t in result.trajectories] == ["eos", "failed", "low_confidence"]
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_answers_of_unknown_confidence_are_dropped(mode: Any):
+    lm = Scripted(["1", "2", "2", "1"], [[5.0], [None, 9.0], [6.0, None], [5.0]])
+    result = solve(lm, DeepConf(4, mode=mode, warmup=2, keep=1, consensus=2))
+    assert [(t.finished, t.depth) for t in result.trajectories] == [
+        ("eos", 1),
+        ("failed", 1),
+        ("failed", 2),
+        ("eos", 1),
+    ]
+    assert result.answer == "1"
+    assert_weights(result, [5, 0, 0, 5])
+    with pytest.raises(NoParticlesError, match="returned no log-probabilities of the likeliest tokens"):
+        solve(Scripted(["1"] * 4, [[None]] * 4), DeepConf(4, mode=mode))
 
 
 def test_its_result_does_not_depend_on_how_many_are_in_flight():

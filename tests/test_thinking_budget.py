@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import costs
 import gateways
 import motes
 import thinkers
@@ -66,6 +67,7 @@ def test_a_thought_ends_at_its_budget(name: str, form: str, sampling: Sampling, 
     result = asyncio.run(run_on(engine, sampling.replace(max_thinking_tokens=budget)))
     assert result.answer == "4"
     assert result.content == engine.mind.answer
+    assert len(thinkers.encode(result.thoughts)) <= budget, "also where the mark that opens a thought is longer"
     header = len(ANALYSIS) - len("<|channel|>") - len("<|message|>") + 2 if form == HARMONY[1] else 1
     if budget > header:
         assert closed_by(form) in result.text
@@ -100,6 +102,22 @@ def test_a_budget_that_is_not_spent_changes_nothing(name: str, opened: bool, sam
         ]
         assert bounded.usage.generated_tokens == plain.usage.generated_tokens
     assert not any(step.appended for t in plain.trajectories for step in t.steps)
+
+
+@pytest.mark.parametrize("budget", [30, 42, 50])
+@pytest.mark.parametrize("name", thinkers.SERVERS)
+def test_steps_of_several_calls_cost_the_same_whatever_is_in_flight(name: str, budget: int):
+    """Every call counts, and every token of thought once."""
+    sampling = SAMPLINGS["whole"].replace(max_thinking_tokens=budget)
+    first, *others = [
+        asyncio.run(run_on(thinker(name), sampling, motes.AdaptiveMajority(8, num_in_flight=k))) for k in (1, 3, 8)
+    ]
+    assert first.usage.lm_calls > len(first.trajectories)
+    assert first.usage.thought_tokens == sum(t.thought_tokens for t in first.trajectories)
+    for result in others:
+        assert result.usage.failed_tokens > 0
+        cost = dataclasses.replace(costs.own(result.usage), failed_generated_tokens=0, failed_prefill_tokens=0)
+        assert cost == costs.own(first.usage)
 
 
 def test_a_model_that_does_not_think_is_left_alone():

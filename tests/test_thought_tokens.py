@@ -62,6 +62,16 @@ def test_tokens_of_a_trajectory(steps: list[Step], tokens: list[int]):
     assert Trajectory(PROBLEM).thought_tokens == 0
 
 
+def test_characters_that_an_earlier_step_wrote_are_not_counted_again():
+    """A step of four tokens begins with a thought of which the step before has sampled all."""
+    before = Trajectory(PROBLEM).extend(Step("", "step", (1,) * 9, overrun="<think>aaaaaaaa</think>"))
+    assert before.extend(Step("<think>aaaaaaaa</think>It is 4.", "eos", (1,) * 4)).thought_tokens == 0
+    assert before.extend(Step("<think>aaaaaaaa</think>", "eos", (1,))).thought_tokens == 0
+    opened = Trajectory(PROBLEM).extend(Step("", "step", (1,) * 9, overrun="<think>aaaaaaaa"))
+    assert opened.extend(Step("<think>aaaaaaaa", "step", (1,) * 3)).thought_tokens == 3
+    assert opened.extend(Step("<think>aaaaaaaabbbb</think>cccc", "eos", (1,) * 5)).thought_tokens == 3
+
+
 def test_a_step_is_read_once(monkeypatch: pytest.MonkeyPatch):
     texts: list[str] = []
     after = Thinking.after

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 import re
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -55,6 +56,7 @@ SHAPES: list[tuple[str, str, str]] = [  # text, thoughts, what is said
     ("<|start|>assistant<|message|>2<|end|>", "", "2"),
     ("<|start|>assistant to=functions.add<|channel|>commentary json<|message|>1<|call|>", "1", ""),
     ("<|start|>assistant to=functions.add<|message|>1<|call|>", "1", ""),
+    ("".join(token + "a" * 128 for token in HARMONY[:3]) + "<|message|>1", "1", ""),  # the longest header
     (f"{ANALYSIS}a <think> b{FINAL}c", "a <think> b", "c"),
     ("analysisWe need 2.assistantfinalIt is \\boxed{2}.", "We need 2.", "It is \\boxed{2}."),
     ("analysiswe need 2.assistantfinalIt is 2.", "we need 2.", "It is 2."),
@@ -132,6 +134,20 @@ def test_the_cost_grows_with_the_text(unit: str):
 
     steps = [num_lines_run(lambda n=n: in_steps(n)) for n in (200, 400)]
     assert steps[1] <= 2.2 * steps[0]
+
+
+def test_blank_text_that_is_held_back_is_not_copied_with_each_piece():
+    """A model may write empty lines without end."""
+    splitter = ThoughtSplitter()
+    splitter.feed("<think>a")
+    assert splitter.feed("\n" * 1_000_000) == []
+    tracemalloc.start()
+    try:
+        assert splitter.feed("\n") == []
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+    assert splitter.feed("b") == [(True, "\n" * 1_000_001 + "b")]
 
 
 def test_random_mixtures_are_read_in_pieces_as_in_one():

@@ -18,13 +18,14 @@ The score of a text with the confidence c is 1 − e^(1 − c/log k): 0 where th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from motes.core import NEUTRAL, Certainty, FloatArray, Trajectory
+from motes.core.certainty import Float32Array
 from motes.errors import EngineError
 
 Running = Literal["entropy", "certainty", "tail", "lowest"]
@@ -46,7 +47,8 @@ class Confidence:
         num_tokens: of the text, as far as their certainty is known.
         entropy: sum over all tokens, in nats.
         certainty: sum of c_i over all tokens.
-        recent: (n,) the last c_i, at most `window`.
+        recent: the c_i of the latest steps, as these have them: at least the last `window` − 1.
+        tail: mean of the last `window` c_i; NaN before the first token.
         lowest: least mean of a full window; infinite if there is none.
     """
 
@@ -55,24 +57,32 @@ class Confidence:
     num_tokens: int = 0
     entropy: float = 0.0
     certainty: float = 0.0
-    recent: FloatArray = field(default_factory=lambda: np.zeros(0))
+    recent: tuple[Float32Array, ...] = ()
+    tail: float = math.nan
     lowest: float = math.inf
 
     def add(self, certainty: Certainty | None) -> Confidence:
         """The summary of the text with these tokens added."""
         if certainty is None or not len(certainty):
             return self
-        new = certainty.confidences.astype(np.float64)
-        recent = np.concatenate([self.recent[-(self.window - 1) :] if self.window > 1 else self.recent[:0], new])
-        windows = window_means(recent, self.window) if len(recent) >= self.window else np.array([math.inf])
+        new = certainty.confidences
+        recent = [*self.recent, new]
+        latest = np.concatenate(recent).astype(np.float64)[-(self.window - 1 + len(new)) :]  # all windows with new ones
+        lowest = self.lowest
+        if len(latest) >= self.window:
+            lowest = min(lowest, float(window_means(latest, self.window).min()))
+        spare = sum(map(len, recent)) - (self.window - 1)
+        while recent and len(recent[0]) <= spare:
+            spare -= len(recent.pop(0))
         return Confidence(
             self.window,
             min(self.k or certainty.k, certainty.k),
             self.num_tokens + len(new),
             self.entropy + float(certainty.entropies.sum(dtype=np.float64)),
-            self.certainty + float(new.sum()),
-            recent[-self.window :],
-            min(self.lowest, float(windows.min())),
+            self.certainty + float(new.sum(dtype=np.float64)),
+            tuple(recent),
+            float(latest[-self.window :].mean()),
+            lowest,
         )
 
     def measure(self, name: Running) -> float:
@@ -82,7 +92,7 @@ class Confidence:
         if name == "entropy":
             return -self.entropy / self.num_tokens
         if name == "tail" or (name == "lowest" and math.isinf(self.lowest)):
-            return float(self.recent.mean())
+            return self.tail
         return self.lowest if name == "lowest" else self.certainty / self.num_tokens
 
     def score(self, name: Running) -> float:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from motes.core import Failure, Problem, Scores, Step, Trajectory, Usage
 from motes.protocols import LanguageModel, LanguageModelTraits, RewardModel
+
+Call = tuple[Trajectory, Step | Failure]
+"""A call of a language model for one step: the trajectory that it extends, and its outcome."""
 
 
 @dataclass(eq=False)
@@ -55,8 +58,7 @@ class Ledger:
     def _thought_tokens(self, parent: Trajectory, step: Step, generated: int) -> int:
         """The step's tokens of thought. Earlier steps that it turns into thoughts, by closing a thought that nothing
         opened, count as well, each once in a run."""
-        before = parent.thinking
-        after = before.after(step.text, len(step.appended), step.num_tokens, step.thought_tokens, parent.num_tokens)
+        before, after = parent.thinking, parent.extend(step).thinking
         if not after.was_unopened:
             return min(after.tokens - before.tokens, generated)
         earlier = 0
@@ -132,15 +134,10 @@ def common_length(first: Sequence[int], second: Sequence[int]) -> int:
     return low
 
 
-def cost_alone(trajectories: Sequence[Trajectory], lm: LanguageModel) -> Usage:
-    """The cost of the steps of trajectories, as if nothing else had been drawn."""
-    ledger, cost = Ledger(), Usage()
-    for trajectory in trajectories:
-        for node in trajectory.path:
-            assert node.parent is not None
-            assert node.step is not None
-            cost += ledger.step(node.parent, node.step, lm)
-    return cost
+def cost_alone(calls: Iterable[Call], lm: LanguageModel) -> Usage:
+    """The cost of calls of a language model, as if a run had made no others."""
+    ledger = Ledger()
+    return sum((ledger.step(parent, outcome, lm) for parent, outcome in calls), Usage())
 
 
 def _cost_of_failure(usage: Usage, call: Usage) -> Usage:

@@ -71,8 +71,8 @@ _UNFINISHED = re.compile(
 )
 """A mark at the end of a piece that the next piece may complete."""
 _UNFINISHED_STRIPPED = re.compile(rf"(?:{_beginnings(('assistantfinal',))})\Z")
-_LONGEST = 400
-"""Number of characters within which an unfinished mark is searched."""
+_LONGEST = 512
+"""Number of characters within which an unfinished mark is searched: a header has three names of 128 characters."""
 
 MARKS = re.compile("|".join(map(re.escape, (*TAGS, *TAGS.values(), *HARMONY, "<|channel>"))))
 """The tags, and the special tokens of harmony, one by one: many tokenizers have a token for each."""
@@ -351,25 +351,25 @@ class Trimmer:
     and what follows, is left out."""
 
     def __init__(self) -> None:
-        self._held = ""  # blank text that may end a thought
+        self._held: list[str] = []  # blank texts that may end a thought
         self._skips_blank = False
 
     def pieces(self, parts: list[Part]) -> Iterator[Piece]:
         """The stretches in the next parts; none of them is empty."""
         for kind, text in parts:
             if kind in ("mark", "unopened"):
-                self._held, self._skips_blank = "", True
+                self._held, self._skips_blank = [], True
                 continue
-            is_thought, text = kind == "thought", self._held + text
+            is_thought = kind == "thought"
             if self._skips_blank:
                 text = text.lstrip()
-            self._held = ""
-            if is_thought:
-                kept = text.rstrip()
-                text, self._held = kept, text[len(kept) :]
-            if text:
+            kept = text.rstrip() if is_thought else text
+            if kept:
                 self._skips_blank = False
-                yield Piece(is_thought, text)
+                yield Piece(is_thought, "".join([*self._held, kept]))
+                self._held = []
+            if kept != text:
+                self._held.append(text[len(kept) :])
 
 
 def split(text: str) -> tuple[str, str]:

@@ -87,8 +87,9 @@ def certainty_of_pairs(pairs: Sequence[tuple[float, Sequence[float]]], k: int) -
     """The certainty of tokens, by what a server returns for each: the sampled token's log-probability, and those of the
     likeliest tokens, in any order. Of these only the k likeliest count: some servers add the sampled token.
 
-    Tokens for which the server returned fewer than for others are left out. None if it returned none at all.
+    Tokens for which the server returned fewer than for others, or NaN, are left out. None if it returned none at all.
     """
+    pairs = [(logprob, top) for logprob, top in pairs if not np.isnan([logprob, *top]).any()]
     most = min(k, max((len(top) for _, top in pairs), default=0))
     if not most:
         return None

@@ -32,7 +32,9 @@ class Thinking(NamedTuple):
         """Whether the answer goes on within a thought."""
         return self.reading.in_thought
 
-    def after(self, text: str, appended: int, num_tokens: int, known: int | None, before: int) -> Thinking:
+    def after(
+        self, text: str, appended: int, num_tokens: int, known: int | None, before: int, head: int = 0
+    ) -> Thinking:
         """The state after a step.
 
         Args:
@@ -42,21 +44,27 @@ class Thinking(NamedTuple):
             known: number of its tokens of thought; None: it is estimated. A mark, such as a tag, counts as one token,
                 and the other tokens in proportion to the characters.
             before: number of tokens of all steps before.
+            head: number of characters at its beginning that tokens of earlier steps wrote.
         """
         reading, parts = self.reading.read(text)
         was_unopened = any(part.kind == "unopened" for part in parts)
         if known is not None:
             known = min(known, num_tokens)
         else:
-            known = self._estimate(reading, parts, text, len(text) - appended, num_tokens)
+            known = self._estimate(reading, parts, text, (head, len(text) - appended), num_tokens)
         return Thinking(reading, (before if was_unopened else self.tokens) + known, was_unopened)
 
-    def _estimate(self, after: ThoughtReading, parts: Sequence[Part], text: str, sampled: int, num_tokens: int) -> int:
-        """The number of tokens of thought among those of the first `sampled` characters of a step."""
-        if not sampled:
-            return num_tokens * self.reading.in_thought
-        spans = [(start, min(end, sampled)) for start, end in spans_of(self.reading, after, parts, text)]
-        thought = sum(max(0, end - start) for start, end in spans)
+    def _estimate(
+        self, after: ThoughtReading, parts: Sequence[Part], text: str, own: tuple[int, int], num_tokens: int
+    ) -> int:
+        """The number of tokens of thought among those that wrote the characters from `own[0]` to `own[1]` of a step."""
+        first, last = own
+        sampled = last - first
+        if sampled <= 0:
+            return num_tokens * self.reading.read(text[:last])[0].in_thought
+        clipped = ((max(start, first), min(end, last)) for start, end in spans_of(self.reading, after, parts, text))
+        spans = [(start, end) for start, end in clipped if start < end]
+        thought = sum(end - start for start, end in spans)
         if thought in (0, sampled) or num_tokens < 2:
             return num_tokens if 2 * thought > sampled else 0
         marks = [mark for start, end in spans for mark in MARKS.findall(text[start:end])]

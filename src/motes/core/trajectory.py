@@ -206,7 +206,8 @@ class Trajectory:
             step, parent = each.step, each.parent
             assert step is not None
             before = 0 if parent is None else parent.num_tokens
-            state = state.after(step.text, len(step.appended), step.num_tokens, step.thought_tokens, before)
+            head = 0 if parent is None or parent.step is None else len(parent.step.overrun)
+            state = state.after(step.text, len(step.appended), step.num_tokens, step.thought_tokens, before, head)
             each._thinking = state
         return state
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from motes import api
 from motes.concurrency import gather
-from motes.core import STOPS, Problem, Result, Sampling, Trajectory
+from motes.core import Problem, Result, Sampling, Trajectory
 from motes.errors import ConfigurationError, EngineError, MotesError, NoParticlesError
 from motes.gateway.config import Config
 from motes.gateway.errors import RefusedError
@@ -370,7 +370,8 @@ def visible(result: Result, number: int) -> list[Trajectory]:
     """The trajectories that a client sees, at most `number`: the result's answer first, then others by their mass.
 
     If no text states an answer, as in small talk, each text counts as an answer of its own: the result's text first,
-    which is the likeliest, then the others by likelihood. If all texts are empty, the client sees one of them.
+    which is the likeliest, then the others by likelihood. If all texts are empty, the client sees one of them. A text
+    that the method stopped is shown only if there is no other.
     """
     places = likeliest_texts(result.trajectories, Weights(result.log_weights), result.scores)
     by_text = {result.trajectories[place].text: result.trajectories[place] for place in places}
@@ -379,8 +380,10 @@ def visible(result: Result, number: int) -> list[Trajectory]:
         ranked = dict.fromkeys([result.text, *by_text])
     else:
         ranked = dict.fromkeys([texts.pop(result.answer), *texts.values()])
-    answers = [by_text[text] for text in ranked if text in by_text][:number]
-    return answers or [t for t in result.trajectories if t.finished not in (None, "failed", *STOPS)][:1]
+    answers = [by_text[text] for text in ranked if text in by_text]
+    whole = [trajectory for trajectory in answers if trajectory.finished != "low_confidence"]
+    empty = [trajectory for trajectory in result.trajectories if trajectory.finished and not trajectory.is_cut_off]
+    return (whole or answers)[:number] or empty[:1]
 
 
 def _with_stops(sampling: Sampling, stops: Sequence[str]) -> Sampling:

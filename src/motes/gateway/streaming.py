@@ -104,9 +104,10 @@ class Narrator:
         return self._text(0, first[sent:end])
 
     def _text(self, index: int, text: str, *, is_last: bool = False) -> bytes:
-        """A piece of an answer's text: the first answer comes piece by piece, the others whole."""
+        """A piece of an answer's text: the first answer comes piece by piece, the others whole. That of a whole turn is
+        without thoughts."""
         self.has_text = self.has_text or text != ""
-        if not self._request.separates_thoughts:
+        if not (self._request.separates_thoughts and self._is_text):
             return self._writer.text(index, text, in_thought=False) if text else b""
         splitter = ThoughtSplitter() if index else self._splitter
         parts = splitter.feed(text, is_last=is_last)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from motes.arguments import fit_fields, whole_number
 from motes.confidence import TOP_LOGPROBS, WINDOW, Confidences, Measure, measure_trajectory
 from motes.core import FloatArray, Result, Sampling, Trajectory
-from motes.errors import ConfigurationError
+from motes.errors import ConfigurationError, EngineError
 from motes.methods.requirements import require_certainty
 from motes.methods.run import Run
 from motes.methods.selectors import conclude
@@ -100,24 +101,20 @@ class DeepConf:
         draws = Draws(run, self.n, self.num_in_flight if is_online else self.n, self._sampling(run.sampling))
         # 1. Draw the answers from which the thresholds are computed.
         num_first = min(self.warmup, self.n) if is_online else self.n
-        await draws.draw(num_first)
-        values = [self._measure(trajectory, confidences) for trajectory in draws.trajectories]
+        await draws.draw(num_first, check=partial(_checked, confidences=confidences))
+        values = [_measure(trajectory, self.measure, confidences) for trajectory in draws.trajectories]
         threshold = self._threshold(values)
-        # 2. Draw the others, and stop those of low confidence.
-        if num_first < self.n and not run.exhausted():
-            lowest = [confidences.of(trajectory).measure("lowest") for trajectory in draws.trajectories]
-            stop_below = self._threshold(lowest)
+        # 2. Draw the others, and stop those of low confidence, until there is a consensus.
+        is_done = num_first == self.n or run.exhausted()
+        if not is_done and not await self._has_consensus(run, draws.trajectories, values, threshold):
+            stop_below = self._threshold([_measure(t, "lowest", confidences) for t in draws.trajectories])
 
-            async def has_consensus(trajectories: Sequence[Trajectory]) -> bool:
-                values.append(self._measure(trajectories[-1], confidences))
-                votes = await self._votes(run, trajectories, values, threshold)
-                return bool(votes.max(initial=0.0) >= self.consensus * votes.sum() > 0)
+            async def is_enough(trajectories: Sequence[Trajectory]) -> bool:
+                values.append(_measure(trajectories[-1], self.measure, confidences))
+                return await self._has_consensus(run, trajectories, values, threshold)
 
-            await draws.draw(
-                self.n,
-                is_enough=has_consensus,
-                gives_up=lambda trajectory: confidences.of(trajectory).lowest < stop_below,
-            )
+            check = partial(_checked, confidences=confidences, stop_below=stop_below)
+            await draws.draw(self.n, is_enough=is_enough, check=check)
         # 3. Let those vote of which the model was certain.
         trajectories = draws.trajectories
         if not (await self._votes(run, trajectories, values, threshold)).any():
@@ -128,10 +125,6 @@ class DeepConf:
         population = population_of(trajectories, scores)
         run.record(population, ancestors=np.arange(len(trajectories)), weights=weights, resampled=False)
         return await conclude(run, population, weights, "vote")
-
-    def _measure(self, trajectory: Trajectory, confidences: Confidences) -> float:
-        """The confidence of an answer; NaN if it was stopped or dropped, or has no token."""
-        return np.nan if trajectory.is_cut_off else measure_trajectory(trajectory, self.measure, confidences)
 
     def _threshold(self, values: Sequence[float]) -> float:
         """The value that the share `keep` of the values reaches, up to rounding; minus infinity if there are none."""
@@ -147,6 +140,28 @@ class DeepConf:
             if answer is not None and value >= threshold:
                 totals[answer] = totals.get(answer, 0.0) + value
         return np.array(list(totals.values()))
+
+    async def _has_consensus(
+        self, run: Run, trajectories: Sequence[Trajectory], values: Sequence[float], threshold: float
+    ) -> bool:
+        """Whether one answer has the share `consensus` of the vote."""
+        votes = await self._votes(run, trajectories, values, threshold)
+        return bool(votes.max(initial=0.0) >= self.consensus * votes.sum() > 0)
+
+
+def _checked(trajectory: Trajectory, confidences: Confidences, stop_below: float = -np.inf) -> Trajectory:
+    """The partial answer: dropped if its confidence is unknown, stopped if its lowest window is below `stop_below`."""
+    try:
+        lowest = confidences.of(trajectory).lowest
+    except EngineError as error:
+        return trajectory.fail(error)
+    is_low = trajectory.finished is None and lowest < stop_below
+    return trajectory.finish("low_confidence") if is_low else trajectory
+
+
+def _measure(trajectory: Trajectory, measure: Measure, confidences: Confidences) -> float:
+    """The confidence of an answer; NaN if it was stopped or dropped, or has no token."""
+    return np.nan if trajectory.is_cut_off else measure_trajectory(trajectory, measure, confidences)
 
 
 def _weights(values: Sequence[float], threshold: float) -> Weights:

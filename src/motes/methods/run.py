@@ -18,7 +18,7 @@ import numpy.typing as npt
 from motes.concurrency import CallBatcher, Origin, gather, working_for
 from motes.core import STOPS, Failure, Moves, Problem, Record, Result, Sampling, Step, Trajectory, Usage
 from motes.errors import ConfigurationError, ContextLengthError, DegenerateWeightsError, NoParticlesError
-from motes.ledger import Ledger, cost_alone
+from motes.ledger import Call, Ledger, cost_alone
 from motes.methods.answers import Answers, state_final_answers
 from motes.methods.calls import request_scores, request_steps
 from motes.methods.limits import Limits
@@ -54,6 +54,7 @@ class Run:
             extended any more, so that methods end by themselves, with their current weights.
         chain: the number that this run's records carry, if it is a part of a larger run.
         ledger: computes the cost of the run and its parts.
+        calls: the list to which it adds each call of the language model that has ended; None: they are not kept.
 
     Attributes:
         usage, records: of the run and its parts so far.
@@ -74,6 +75,7 @@ class Run:
     records: list[Record] = field(default_factory=list, init=False)
     chain: int = 0
     ledger: Ledger = field(default_factory=Ledger)
+    calls: list[Call] | None = None
     _whole: Run | None = None  # the run that this one is a part of
     _recorded: Usage = field(default_factory=Usage, init=False)  # the part of the usage that the records hold
 
@@ -204,6 +206,10 @@ class Run:
                 self.records += part.records
                 self._recorded += part._recorded
 
+    def part(self, calls: list[Call]) -> Run:
+        """A part of this run that adds its calls to `calls`. Its cost is the run's as well."""
+        return replace(self, calls=calls, _whole=self)
+
     async def answers(self, trajectories: Sequence[Trajectory]) -> list[str | None]:
         """(N,) the answer of each trajectory, equivalent answers named by the first of them; see `Answers`."""
         return await self._root._answers.of(trajectories, self.limits)
@@ -233,29 +239,22 @@ class Run:
         if self._whole is not None:
             self._whole._spend(usage)
 
-    def count_cancelled(self, before: Usage, kept: Sequence[Trajectory]) -> None:
+    def count_cancelled(self, before: Usage, kept: Iterable[Call]) -> None:
         """Count the tokens of trajectories that were cancelled as those of failed attempts. How many these are depends
         on the speed of the others; all other counts depend on the seed alone again.
 
         Args:
-            before: the run's usage before `kept` and the cancelled trajectories were drawn, without scores.
-            kept: the trajectories that were not cancelled, in order. They share the prompt alone.
+            before: the run's usage before `kept` and the calls for the cancelled trajectories, without scores.
+            kept: the calls for the trajectories that were not cancelled.
         """
-        needed = cost_alone(kept, self.lm)
-        spent = self.usage - before
+        needed, spent = cost_alone(kept, self.lm), self.usage - before
+        rest = spent - needed
         cancelled = Usage(
-            failed_generated_tokens=spent.generated_tokens - needed.generated_tokens,
-            failed_prefill_tokens=spent.prefill_tokens - needed.prefill_tokens,
+            failed_generated_tokens=rest.generated_tokens + rest.failed_generated_tokens,
+            failed_prefill_tokens=rest.prefill_tokens + rest.failed_prefill_tokens,
+            computed_prefill_tokens=rest.computed_prefill_tokens,
         )
-        counted = replace(
-            spent,
-            generated_tokens=needed.generated_tokens,
-            prefill_tokens=needed.prefill_tokens,
-            prefill_tokens_cached=needed.prefill_tokens_cached,
-            lm_calls=needed.lm_calls,
-            thought_tokens=needed.thought_tokens,
-        )
-        self._spend(counted + cancelled - spent)
+        self._spend(needed + cancelled - spent)
 
     def _require_reward(self, score: bool) -> None:
         if score and self.reward is None:
@@ -292,6 +291,8 @@ class Run:
         steps = await self._request_steps(parents, sampling, seeds)
         for parent, step in zip(parents, steps, strict=True):
             self._spend(self.ledger.step(parent, step, self.lm))
+            if self.calls is not None:
+                self.calls.append((parent, step))
         return steps
 
     async def _bounded_steps(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
 from motes.core import Sampling, Trajectory
+from motes.ledger import Call
 from motes.methods.population import Population
 from motes.methods.run import Run
 from motes.protocols import LanguageModelTraits
@@ -29,6 +32,8 @@ class Draws:
         whole = not LanguageModelTraits(run.lm).continues_prefixes
         self._sampling = sampling.whole() if whole else sampling
         self._before = run.usage
+        self._calls: list[list[Call]] = [[] for _ in range(num_samples)]
+        self._partial: dict[int, Trajectory] = {}  # as far as each has grown
         self.trajectories: list[Trajectory] = []
         """The answers so far."""
 
@@ -37,23 +42,25 @@ class Draws:
         until: int,
         *,
         is_enough: Callable[[Sequence[Trajectory]], Awaitable[bool]] | None = None,
-        gives_up: Callable[[Trajectory], bool] | None = None,
+        check: Callable[[Trajectory], Trajectory] | None = None,
     ) -> None:
-        """Draw answers until there are `until` of them, or enough, or a limit on the run is reached.
+        """Draw answers until there are `until` of them, or enough, or a limit on the run is reached. There is at least
+        one, however early the limit.
 
         Which answers there are in the end depends on nothing but their order. How many others have begun by then
-        depends on their speed: they are cancelled, and their requests with them. Their tokens count as failed.
+        depends on their speed: they are cancelled, and their requests with them. The tokens of their complete steps
+        count as failed.
 
         Args:
             is_enough: called with all answers so far after each one.
-            gives_up: whether to stop a partial answer; called after each step.
+            check: called after each step with the partial answer, which it returns; finished, if it is to be stopped.
         """
         tasks: dict[int, asyncio.Task[Trajectory]] = {}
         begun = len(self.trajectories)
         try:
             for i in range(begun, until):
-                while begun < min(until, i + self._num_in_flight) and not self._run.exhausted():
-                    tasks[begun] = asyncio.ensure_future(self._finish(begun, gives_up))
+                while begun < min(until, i + self._num_in_flight) and not (begun and self._run.exhausted()):
+                    tasks[begun] = asyncio.ensure_future(self._finish(begun, check))
                     begun += 1
                 if i not in tasks:  # a limit is reached
                     return
@@ -65,18 +72,21 @@ class Draws:
                 task.cancel()
             if tasks:
                 await asyncio.gather(*tasks.values(), return_exceptions=True)
-                self._run.count_cancelled(self._before, self.trajectories)
+                kept = chain.from_iterable(self._calls[: len(self.trajectories)])
+                self._run.count_cancelled(self._before, kept)
 
-    async def _finish(self, i: int, gives_up: Callable[[Trajectory], bool] | None) -> Trajectory:
-        population = self._run.start(1)
+    async def _finish(self, i: int, check: Callable[[Trajectory], Trajectory] | None) -> Trajectory:
+        run, streams = self._run.part(self._calls[i]), [self._streams[i]]
+        population = run.start(1)
+        self._partial[i] = population.trajectories[0]
         while population.alive:
-            population = await self._run.extend(
-                population, score=False, sampling=self._sampling, streams=[self._streams[i]]
-            )
-            (trajectory,) = population.trajectories
-            if gives_up is not None and trajectory.finished is None and gives_up(trajectory):
-                return trajectory.finish("low_confidence")
-        return population.trajectories[0]
+            population = await run.extend(population, score=False, sampling=self._sampling, streams=streams)
+            if check is not None:
+                population = replace(population, trajectories=tuple(map(check, population.trajectories)))
+            self._partial[i] = population.trajectories[0]
+            if run.on_progress is not None:
+                run.on_progress(tuple(self._partial.values()))
+        return self._partial[i]
 
 
 def population_of(trajectories: Sequence[Trajectory], scores: Sequence[Sequence[float]] | None = None) -> Population:

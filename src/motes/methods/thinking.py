@@ -188,7 +188,7 @@ class _Item:
     def plan(self) -> Sampling | None:
         """The sampling of the next call; None if the step is complete."""
         sampling, limits, state = self._sampling, self._bounds.limits, self._state
-        may_think = state.is_open or not state.reading.has_begun
+        may_think = state.is_open or not state.reading.has_begun or bool(state.reading.pending)
         # 1. The time, or the budget, is up.
         if self.can_close and limits.answer_is_due(self._bounds.spent):
             self.close()
@@ -202,7 +202,7 @@ class _Item:
         most, ends = natural, tuple[str, ...]()
         if may_think:
             if left is not None:
-                most = min(most, left)
+                most = min(most, max(1, left))  # the mark that opens a thought may be longer than the budget
             if limits.deadline is not None and self.can_close:
                 most = min(most, PIECE)
             if self._waits_left(state):

@@ -125,7 +125,7 @@ def check_spec(role: str, spec: str) -> None:
             _open_confidence(name, options)
             return
         if name.startswith("mix:"):
-            for member in _read_mixture(name, options)[0]:
+            for member in read_mixture(name, options)[0]:
                 check_spec(role, member)
             return
         if name.startswith("probe:"):
@@ -235,11 +235,11 @@ def _reader_of(folder: str, options: Mapping[str, Any]) -> str | None:
 
 
 def _open_mixture(spec: str, options: Mapping[str, Any]) -> MixedReward:
-    members, mixture = _read_mixture(spec, options)
+    members, mixture = read_mixture(spec, options)
     return MixedReward([reward_model(member) for member in members], mixture)
 
 
-def _read_mixture(spec: str, options: Mapping[str, Any]) -> tuple[Sequence[str], Mixture | None]:
+def read_mixture(spec: str, options: Mapping[str, Any]) -> tuple[Sequence[str], Mixture | None]:
     """The specs of the reward models that "mix:NAME" or "mix:SPEC,SPEC" names, and their weights."""
     _require_known(options, {"calibration"})
     rest = spec.removeprefix("mix:")

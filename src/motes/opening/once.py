@@ -11,9 +11,10 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from motes.opening.models import reward_model
+from motes.opening.models import read_mixture, reward_model
 from motes.opening.specs import attribute, names_attribute, parse_spec
 from motes.rewards.calibration import CalibratedReward, Calibration
+from motes.rewards.mixture import MixedReward
 
 
 class Opened:
@@ -66,13 +67,17 @@ def close_models() -> None:
 
 
 def open_once(open_model: Callable[..., Any], spec: str) -> Any:
-    """The model with that spec, which the first call opens. A calibration is read each time, because it is small and
-    `motes calibrate` may have changed it."""
+    """The model with that spec, which the first call opens. Calibrations and the weights of mixtures are read each
+    time, because they are small and `motes calibrate` may have changed them."""
     name, options = parse_spec(spec, {})
     calibration = options.pop("calibration", None) if open_model is reward_model else None
     loaded = None if calibration is None else Calibration.load(str(calibration))
-    key = open_model, name, tuple(sorted(options.items()))
-    model = _MODELS.get(key, _opening_state(name, options), lambda: open_model(name, **options))
+    if open_model is reward_model and name.startswith("mix:"):
+        members, mixture = read_mixture(name, options)
+        model: Any = MixedReward([open_once(reward_model, member) for member in members], mixture)
+    else:
+        key = open_model, name, tuple(sorted(options.items()))
+        model = _MODELS.get(key, _opening_state(name, options), lambda: open_model(name, **options))
     return model if loaded is None else CalibratedReward(model, loaded)
 
 

@@ -7,7 +7,7 @@ from typing import get_args
 
 from motes.arguments import whole_number
 from motes.confidence import TOP_LOGPROBS, WINDOW, Confidences, Running
-from motes.core import Reads, Scores, Trajectory, Usage
+from motes.core import Failure, Reads, Scores, Trajectory, Usage
 from motes.errors import EngineError, RewardError, UnknownNameError
 
 
@@ -20,17 +20,19 @@ class ConfidenceReward:
     Whether a model is more certain of right answers than of wrong ones to the same problem differs by model and task:
     look at the AUROC within problems in a report (`motes eval --reward confidence:`) before you trust it.
 
+    A trajectory with a step for which the model returned none of them has no score.
+
     Args:
         measure: "certainty", "entropy", "tail" or "lowest".
         window: number of tokens of a window, for "tail" and "lowest".
         top_logprobs: number of likeliest tokens that are read.
 
     Raises:
-        ConfigurationError: a value is out of its range. While scoring, RewardError: the language model returned no
-            log-probabilities.
+        ConfigurationError: a value is out of its range.
     """
 
     num_parameters = 0
+    merges_calls = True  # a call costs nothing
 
     def __init__(
         self, measure: Running = "certainty", *, window: int = WINDOW, top_logprobs: int = TOP_LOGPROBS
@@ -42,13 +44,16 @@ class ConfidenceReward:
         self.top_logprobs = whole_number("top_logprobs", top_logprobs, least=2)
         self._confidences = Confidences(self.window)
 
-    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float]]:
+    async def score(self, trajectories: Sequence[Trajectory]) -> list[Sequence[float] | Failure]:
         """See `motes.protocols.RewardModel`."""
+        return [self._score(trajectory) for trajectory in trajectories]
+
+    def _score(self, trajectory: Trajectory) -> Sequence[float] | Failure:
         try:
-            scores = [self._confidences.scores(trajectory, self.measure) for trajectory in trajectories]
+            values = self._confidences.scores(trajectory, self.measure)
         except EngineError as error:
-            raise RewardError(str(error)) from error
-        return [Scores(values, Usage(), Reads(0, (0,) * (len(values) + 1))) for values in scores]
+            return Failure(RewardError(str(error)))
+        return Scores(values, Usage(), Reads(0, (0,) * (len(values) + 1)))
 
     def __repr__(self) -> str:
         return f"ConfidenceReward({self.measure!r})"

@@ -157,12 +157,16 @@ def fit_mixture(scored: Scored, folds: int = 5) -> tuple[Mixture, HeldOutMixture
 
 
 def _by_run(records: Sequence[RunRecord]) -> dict[tuple[str, int, int], RunRecord]:
-    """The records of methods whose answers do not depend on scores, by problem, budget and seed."""
+    """The records with scores of methods whose answers do not depend on them, by problem, budget and seed."""
     return {
         (record.problem_id, record.budget, record.seed): record
         for record in records
-        if draws_independently(record.method) and record.outcome != "failed" and record.prefixes is not None
+        if draws_independently(record.method) and record.outcome != "failed" and _has_scores(record)
     }
+
+
+def _has_scores(record: RunRecord) -> bool:
+    return record.prefixes is not None and any(score is not None for score in record.prefixes.scores)
 
 
 def _labelled_scores(records: Sequence[RunRecord]) -> list[tuple[tuple[float, ...], bool, int]]:

@@ -34,9 +34,11 @@ import motes
 from motes import files
 from motes.core import Problem
 from motes.rewards.calibration import CalibratedReward
+from motes.rewards.confidence import ConfidenceReward
 from motes.rewards.function import FunctionReward
 from motes.rewards.judge import Judge
 from motes.rewards.mapped import MappedReward
+from motes.rewards.mixture import MixedReward
 from motes.text import json_line, parse_json
 
 Identity = dict[str, Any]
@@ -64,6 +66,13 @@ def of_model(model: object) -> Identity:
         fitted = model.calibration
         calibration = digest_of([fitted.scores, fitted.probabilities, fitted.slope])
         return {"kind": "calibrated", "calibration": calibration, "of": of_model(model.reward)}
+    if isinstance(model, MixedReward):
+        mixture = digest_of([model.mixture.weights, model.mixture.bias])
+        members = {str(number): of_model(member) for number, member in enumerate(model.rewards, start=1)}
+        return {"kind": "mixed", "mixture": mixture, "of": members}
+    if isinstance(model, ConfidenceReward):
+        fields = {"measure": model.measure, "window": model.window, "top_logprobs": model.top_logprobs}
+        return {"kind": "confidence", **fields}
     if isinstance(model, FunctionReward):
         return {"kind": "function", **of_code(model.fn), "outcome": model.outcome}
     own: Identity = {"kind": "own", **of_code(type(model) if not inspect.isroutine(model) else model)}

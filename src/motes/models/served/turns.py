@@ -15,6 +15,7 @@ from motes.models.served.ends import end_of
 from motes.models.served.messages import pieces_of
 from motes.models.served.prompts import estimate
 from motes.models.served.wires import Wire, logprobs_of
+from motes.thoughts import TAGS, split
 from motes.transport import MALFORMED, unknown_form, value_at
 
 
@@ -50,9 +51,9 @@ class Turn:
 
     @property
     def logprob(self) -> float | None:
-        """The sum of the tokens' log-probabilities."""
-        tokens = (self.logprobs or {}).get("content") or ()
-        return sum(logprobs_of([token.get("logprob") for token in tokens])) if tokens else None
+        """The sum of the tokens' log-probabilities; None if one is missing."""
+        values = logprobs_of([token.get("logprob") for token in (self.logprobs or {}).get("content") or ()])
+        return sum(values) if values else None
 
 
 def read_turn(response: Any, wire: Wire) -> Turn:
@@ -66,7 +67,9 @@ def read_turn(response: Any, wire: Wire) -> Turn:
         message = choice["message"]
         pieces = pieces_of(message)
         content = "".join(text for text, is_thought in pieces if not is_thought)
-        thoughts = "".join(text for text, is_thought in pieces if is_thought)
+        apart = "".join(text for text, is_thought in pieces if is_thought)
+        within, content = _split(content)
+        thoughts = "\n\n".join(filter(None, (apart, within)))
         calls = [call["function"] for call in message.get("tool_calls") or ()]
         tool_calls = tuple(ToolCall(str(call["name"]), _text(call["arguments"])) for call in calls)
         logprobs = value_at(choice, ("logprobs",))
@@ -84,6 +87,13 @@ def read_turn(response: Any, wire: Wire) -> Turn:
         thought_tokens=min(counts.get("thoughts", 0), generated),
     )
     return Turn(content, thoughts, tool_calls, end, usage, logprobs if isinstance(logprobs, dict) else None)
+
+
+def _split(content: str) -> tuple[str, str]:
+    """The thoughts between tags in a content, and the rest. In JSON a tag is text."""
+    start = content.lstrip()
+    is_json = start.startswith(("{", "[")) and not start.startswith(tuple(TAGS))
+    return ("", content) if is_json else split(content)
 
 
 def _text(arguments: Any) -> str:
