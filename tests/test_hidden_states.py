@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose
 from checkpoints import FAMILIES, local, random_language_model
 from motes import Problem, Sampling, Step, Trajectory
 from motes.core import HiddenStates
+from motes.core.hidden import join_states
 from motes.errors import ConfigurationError, ContextLengthError
 from motes.models.local import LocalLanguageModel
 
@@ -142,3 +143,19 @@ def test_some_of_the_layers():
 def test_settings_without_layers_are_as_before():
     assert "hidden_layers" not in Sampling().to_dict()
     assert Sampling(hidden_layers=(1,)).to_dict()["hidden_layers"] == (1,)
+
+
+def test_a_step_of_two_calls_has_the_states_of_one():
+    rng = np.random.default_rng(0)
+    tokens = rng.normal(size=(7, 1, 4))  # of one layer
+
+    def of(part: np.ndarray) -> HiddenStates:
+        return HiddenStates((3,), np.stack([part[-1], part.mean(0)], axis=1).astype(np.float16))
+
+    joined = join_states(of(tokens[:5]), of(tokens[5:]), (5, 2))
+    assert joined is not None
+    assert joined.layers == (3,)
+    assert_allclose(joined.values, of(tokens).values, atol=2e-3)
+    whole = of(tokens)
+    assert join_states(None, whole, (0, 7)) is whole
+    assert join_states(whole, None, (7, 0)) is whole

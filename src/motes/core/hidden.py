@@ -49,3 +49,13 @@ class HiddenStates:
         if missing := set(layers) - set(self.layers):
             raise KeyError(min(missing))
         return type(self)(tuple(layers), self.values[[self.layers.index(layer) for layer in layers]])
+
+
+def join_states(
+    first: HiddenStates | None, second: HiddenStates | None, num_tokens: tuple[int, int]
+) -> HiddenStates | None:
+    """The states of a step that was sampled in two calls, of so many tokens each."""
+    if first is None or second is None or not all(num_tokens):
+        return second if num_tokens[1] else first
+    mean = np.average([first.of(second.layers).mean, second.mean], axis=0, weights=num_tokens)
+    return HiddenStates(second.layers, np.stack([second.last, mean.astype(np.float16)], axis=1))

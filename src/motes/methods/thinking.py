@@ -38,6 +38,7 @@ import numpy as np
 
 from motes.concurrency import gather
 from motes.core import Certainty, Failure, Problem, Sampling, Step, Trajectory, Usage
+from motes.core.hidden import join_states
 from motes.core.thinking import Thinking
 from motes.errors import ContextLengthError, ServerError
 from motes.methods.limits import Limits
@@ -293,6 +294,7 @@ class _Item:
             thought_tokens=state.tokens - before.tokens,
             appended=wait,
             certainty=step.certainty,
+            hidden=step.hidden,
         )
         return True
 
@@ -367,6 +369,7 @@ def _join(first: Step, second: Step) -> Step:
         prefix_tokens=first.prefix_tokens,
         thought_tokens=None if counts[0] is None or counts[1] is None else counts[0] + counts[1],
         certainty=Certainty.concatenate(c for c in (first.certainty, second.certainty) if c is not None),
+        hidden=join_states(first.hidden, second.hidden, (first.num_tokens, second.num_tokens)),
     )
 
 
