@@ -16,6 +16,7 @@ from checkpoints import local
 from motes import ParticleFilter, Problem, Sampling, Step, TabularLanguageModel, Trajectory
 from motes.core import NEUTRAL, Failure, HiddenStates, Scores
 from motes.errors import ConfigurationError, RewardError
+from motes.lab.run.identity import of_model
 from motes.opening import check_spec
 from motes.rewards.probe import SETTINGS, WEIGHTS, Probe, ProbeReward
 
@@ -148,10 +149,15 @@ def test_models_without_hidden_states_are_refused_before_the_first_token(tmp_pat
         motes.solve(QUESTION, lm=lm, reward=f"probe:{tmp_path}", method=ParticleFilter(2))
 
 
-def test_steps_without_states_are_refused():
-    node = Trajectory(QUESTION).extend(Step("a", "step", (1, 2)))
-    with pytest.raises(RewardError, match=r"probe:FOLDER\?lm=hf"):
-        score(ProbeReward(probe()), node)
+def test_an_answer_without_states_has_no_score():
+    root = Trajectory(QUESTION)
+    lacking = root.extend(Step("a", "step", (1, 2))).extend(Step("b", "step", (1,), hidden=states(0)))
+    other = root.extend(Step("b", "step", (1,), hidden=states(0)))
+    failure, scores = score(ProbeReward(probe()), lacking, other)
+    assert isinstance(failure, Failure)
+    assert isinstance(failure.error, RewardError)
+    assert "probe:FOLDER?lm=hf" in str(failure.error)
+    assert len(scores) == 1
 
 
 def test_another_models_states_are_refused():
@@ -203,3 +209,10 @@ def test_specs(tmp_path: Path):
         for check in (motes.reward_model, lambda spec: check_spec("prm", spec)):
             with pytest.raises(ConfigurationError, match=message):
                 check(f"probe:{tmp_path}?{options}")
+
+
+def test_its_identity_is_that_of_its_weights():
+    one, other = probe(), probe(temper=0.1)
+    assert of_model(ProbeReward(one)) == of_model(ProbeReward(probe())) == {"kind": "probe", "probe": one.digest}
+    assert of_model(ProbeReward(other)) != of_model(ProbeReward(one))
+    assert "reader" in of_model(ProbeReward(one, reader=local()))

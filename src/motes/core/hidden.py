@@ -9,6 +9,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from motes.core.usage import Reads, Usage
+
 Float16Array = npt.NDArray[np.float16]
 STATES = 2
 """States of each layer: the last one and the mean."""
@@ -49,6 +51,20 @@ class HiddenStates:
         if missing := set(layers) - set(self.layers):
             raise KeyError(min(missing))
         return type(self)(tuple(layers), self.values[[self.layers.index(layer) for layer in layers]])
+
+
+@dataclass(frozen=True)
+class StepStates:
+    """The states of steps, and what it cost to read them: `reward_tokens` of `usage`.
+
+    Attributes:
+        steps: one for each step; None for a step without tokens.
+        reads: the tokens that reading the whole answer needs.
+    """
+
+    steps: tuple[HiddenStates | None, ...]
+    usage: Usage
+    reads: Reads
 
 
 def join_states(

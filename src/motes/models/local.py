@@ -20,13 +20,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from motes.arguments import whole_number
 from motes.core import Certainty, Problem, Reads, Sampling, Step, StepEnd, Trajectory, Usage
+from motes.core.hidden import StepStates
 from motes.core.thinking import count_tokens
 from motes.errors import ConfigurationError, ContextLengthError, EngineError
 from motes.kv.checkpoint import open_checkpoint
 from motes.kv.engine import Engine
 from motes.models.batch import Batch, Extension
 from motes.models.sampler import Sampler, uniforms
-from motes.models.states import StateReading, StepStates, read_states, take
+from motes.models.states import StateReading, read_states, take
 from motes.steps import end_at_limit, first_cut, split_at_end, step_in_overrun, thought_opening
 from motes.threads import in_thread_if_long
 from motes.vocabulary import TextEnds, Vocabulary

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from motes.core import HiddenStates, Reads, Usage
+from motes.core.hidden import StepStates
 from motes.kv.runner import Runner
 from motes.kv.tree import PrefixTree
 from motes.kv.worker import Request
@@ -37,20 +38,6 @@ class StateReading(Request):
     def first(self) -> int:
         """The place of the first token whose state is needed."""
         return self.spans[0][0] - 1
-
-
-@dataclass(frozen=True)
-class StepStates:
-    """The states of steps, and what it cost to read them: `reward_tokens` of `usage`.
-
-    Attributes:
-        steps: one for each step; None for a step without tokens.
-        reads: the tokens that reading the whole answer needs.
-    """
-
-    steps: tuple[HiddenStates | None, ...]
-    usage: Usage
-    reads: Reads
 
 
 def take(waiting: list[StateReading], max_tokens: int) -> list[StateReading]:

@@ -18,6 +18,7 @@ from motes.rewards.calibration import CalibratedReward, Calibration
 from motes.rewards.confidence import ConfidenceReward
 from motes.rewards.judge import Judge
 from motes.rewards.mixture import MixedReward, Mixture
+from motes.rewards.probe import Probe, ProbeReward
 from motes.rewards.rubric import Rubric
 
 ROLES: Mapping[str, tuple[str, type]] = {"lm": ("language model", LanguageModel), "prm": ("reward model", RewardModel)}
@@ -217,10 +218,6 @@ def _open_confidence(spec: str, options: Mapping[str, Any]) -> ConfidenceReward:
 
 def _open_probe(folder: str, options: Mapping[str, Any]) -> RewardModel:
     reader = _reader_of(folder, options)
-    try:
-        from motes.rewards.probe import Probe, ProbeReward
-    except ImportError as error:
-        raise MissingExtraError(f"the probe {folder!r}", "local") from error
     probe = Probe.load(folder)
     return ProbeReward(probe, reader=None if reader is None else language_model(reader))  # type: ignore[arg-type]
 

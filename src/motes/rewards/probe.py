@@ -7,6 +7,7 @@ its weights for each step. Sources: ReProbe (arXiv 2511.06209), SWIFT (arXiv 250
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -18,15 +19,20 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from motes import files
-from motes.core import NEUTRAL, Failure, FloatArray, HiddenStates, Reads, Scores, Trajectory, Usage
-from motes.errors import ConfigurationError, ContextLengthError, RewardError
-from motes.models.states import StepStates
+from motes.core import NEUTRAL, Failure, FloatArray, HiddenStates, Reads, Scores, Step, Trajectory, Usage
+from motes.core.hidden import StepStates
+from motes.errors import ConfigurationError, ContextLengthError, MissingExtraError, RewardError
 from motes.text import parse_json
 
 WEIGHTS = "probe.safetensors"
 SETTINGS = "probe.json"
 FORMAT = "motes probe 1"
 ARRAYS = ("center", "scale", "inner", "inner_bias", "outer", "outer_bias")
+
+NO_STATES = (
+    "the language model returned no hidden states with a step, which the probe reads: use the local engine (hf:…), or "
+    "let a copy of the model read the answers (probe:FOLDER?lm=hf:…)"
+)
 
 IN_THREAD = 1 << 24
 """Number of multiplications from which on scores are computed in a thread."""
@@ -102,6 +108,14 @@ class Probe:
     def num_parameters(self) -> int:
         return sum(int(self.weights[name].size) for name in ARRAYS[2:])
 
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of all that scores depend on."""
+        digest = hashlib.sha256(json.dumps([self.layers, self.slope, self.shift, self.temper]).encode())
+        for name in ARRAYS:
+            digest.update(self.weights[name].tobytes())
+        return f"sha256:{digest.hexdigest()}"
+
     def features(self, states: HiddenStates) -> FloatArray:
         """(F,) what the members read of a step.
 
@@ -167,10 +181,13 @@ class Probe:
 
         Raises:
             ConfigurationError: there is none in the folder, or it is damaged.
+            MissingExtraError: safetensors is not installed.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
+        try:
+            from safetensors import SafetensorError
+            from safetensors.numpy import load_file
+        except ImportError as error:
+            raise MissingExtraError(f"the probe {str(folder)!r}", "local") from error
         folder = Path(folder).expanduser()
         if not (folder / SETTINGS).is_file():
             raise ConfigurationError(f"there is no probe in {str(folder)!r}: `motes train --kind probe` makes one")
@@ -196,9 +213,13 @@ class ProbeReward:
             the same model, or a file. Without one, the probe reads the states that the run's own language model has
             sampled from; that must be the local engine, with the model that the probe was trained on.
 
+    A trajectory with a step that lacks the states has no score.
+
     Raises:
-        ConfigurationError: there is no such probe, or it is damaged. While scoring, RewardError: steps lack the states.
+        ConfigurationError: there is no such probe, or it is damaged; while scoring, it was trained on another model.
     """
+
+    merges_calls = True  # a call costs nothing, or joins the reader's batch
 
     def __init__(self, probe: Probe | str | Path, *, reader: StateReader | None = None) -> None:
         self.probe = probe if isinstance(probe, Probe) else Probe.load(probe)
@@ -215,10 +236,6 @@ class ProbeReward:
         """By which each token is multiplied that the reader reads. The probe itself reads no token."""
         return 0 if self.reader is None else self.reader.num_parameters
 
-    @property
-    def merges_calls(self) -> bool:
-        return self.reader is not None
-
     def forget(self) -> None:
         self._known.clear()
 
@@ -226,12 +243,18 @@ class ProbeReward:
         """See `motes.protocols.RewardModel`."""
         if self.reader is not None:
             return list(await asyncio.gather(*map(self._read, trajectories)))
-        new = {node: None for trajectory in trajectories for node in trajectory.path if node not in self._known}
+        lacking = [any(_lacks_states(step) for step in trajectory.steps) for trajectory in trajectories]
+        readable = (trajectory for trajectory, lacks in zip(trajectories, lacking, strict=True) if not lacks)
+        new = {node: None for trajectory in readable for node in trajectory.path if node not in self._known}
         await self._learn([(node, node.step.hidden if node.step is not None else None) for node in new])
         return [
-            Scores((self._known[node] for node in trajectory.path), Usage(), Reads(0, (0,) * (trajectory.depth + 1)))
-            for trajectory in trajectories
+            Failure(RewardError(NO_STATES)) if lacks else self._scores_of(trajectory)
+            for trajectory, lacks in zip(trajectories, lacking, strict=True)
         ]
+
+    def _scores_of(self, trajectory: Trajectory) -> Scores:
+        values = [self._known[node] for node in trajectory.path]
+        return Scores(values, Usage(), Reads(0, (0,) * (len(values) + 1)))
 
     async def _read(self, trajectory: Trajectory) -> Sequence[float] | Failure:
         """The scores of an answer whose states the reader reads."""
@@ -260,13 +283,12 @@ class ProbeReward:
             self._known.update(zip((node for node, _ in with_states), scores, strict=True))
         for node, states in nodes:
             if states is None:
-                if self.reader is None and node.step is not None and node.step.num_tokens:
-                    raise RewardError(
-                        "the language model returned no hidden states with a step, which the probe reads: use the "
-                        "local engine (hf:…), or let a copy of the model read the answers (probe:FOLDER?lm=hf:…)"
-                    )
                 before = node.parent
-                self._known[node] = self._known.get(before, NEUTRAL) if before is not None else NEUTRAL
+                self._known[node] = NEUTRAL if before is None else self._known.get(before, NEUTRAL)
 
     def __repr__(self) -> str:
         return f"ProbeReward({self.probe.width}x{len(self.probe.layers)})"
+
+
+def _lacks_states(step: Step) -> bool:
+    return step.hidden is None and step.num_tokens > 0

@@ -39,6 +39,7 @@ from motes.rewards.function import FunctionReward
 from motes.rewards.judge import Judge
 from motes.rewards.mapped import MappedReward
 from motes.rewards.mixture import MixedReward
+from motes.rewards.probe import ProbeReward
 from motes.text import json_line, parse_json
 
 Identity = dict[str, Any]
@@ -73,6 +74,9 @@ def of_model(model: object) -> Identity:
     if isinstance(model, ConfidenceReward):
         fields = {"measure": model.measure, "window": model.window, "top_logprobs": model.top_logprobs}
         return {"kind": "confidence", **fields}
+    if isinstance(model, ProbeReward):
+        reader = {} if model.reader is None else {"reader": of_model(model.reader)}
+        return {"kind": "probe", "probe": model.probe.digest, **reader}
     if isinstance(model, FunctionReward):
         return {"kind": "function", **of_code(model.fn), "outcome": model.outcome}
     own: Identity = {"kind": "own", **of_code(type(model) if not inspect.isroutine(model) else model)}
