@@ -82,10 +82,10 @@ def test_too_few_mixed_problems_are_refused():
         ConfigurationError, match=r"30 of them are needed to train on, and 20 of .* about 10 problems more"
     ):
         require_enough(examples(20), examples(10))
-    with pytest.raises(ConfigurationError, match=r"10 of them are needed to test on, and 0 of the 0 problems"):
+    with pytest.raises(ConfigurationError, match=r"10 of them are needed to test on, and 0 of 0 problems"):
         require_enough(examples(30), [])
     for right, advice in ((0, "take easier problems"), (4, "take harder problems")):
-        with pytest.raises(ConfigurationError, match=rf"and 0 of the 90 problems are such\. .*: {advice}"):
+        with pytest.raises(ConfigurationError, match=rf"and 0 of 90 problems are such\. .*: {advice}"):
             require_enough(examples(90, right), examples(10))
 
 

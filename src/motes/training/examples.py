@@ -113,7 +113,7 @@ def require_enough(trained: Sequence[Example], held_out: Sequence[Example]) -> N
         more = f", about {round(len(totals) * (least - mixed) / mixed):,} problems more" if mixed else ""
         raise ConfigurationError(
             "a reward model learns from problems that are answered rightly at one time and wrongly at another: "
-            f"{least} of them are needed to {what}, and {mixed} of the {len(totals)} problems are such{more}. {right:,} "
+            f"{least} of them are needed to {what}, and {mixed} of {len(totals)} problems are such{more}. {right:,} "
             f"of {total:,} completions are right: take {'easier' if 2 * right < total else 'harder'} problems, or draw "
             "more answers to each"
         )
