@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -39,27 +41,21 @@ def open_checkpoint(
     gguf = find_gguf(path)
     header = None if gguf is None else open_header(gguf)
     path = existing(path) if header is None else str(header.path)
-    progress, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # no warnings of missing and mismatched weights: these are errors, see below
     try:
-        if header is None:
-            model, info = model_class.from_pretrained(
-                path, dtype=arithmetic, output_loading_info=True, ignore_mismatched_sizes=True
-            )
-            vocabulary = Vocabulary.load(path)
-        else:
-            vocabulary = Vocabulary.of_gguf(header)
-            model, info = load_gguf(model_class, header, arithmetic)
-        model = model.to(chosen)
+        with quiet():  # missing and mismatched weights are errors, see below
+            if header is None:
+                model, info = model_class.from_pretrained(
+                    path, dtype=arithmetic, output_loading_info=True, ignore_mismatched_sizes=True
+                )
+                vocabulary = Vocabulary.load(path)
+            else:
+                vocabulary = Vocabulary.of_gguf(header)
+                model, info = load_gguf(model_class, header, arithmetic)
+            model = model.to(chosen)
     except MissingExtraError:
         raise
     except Exception as error:  # the libraries that read these files have errors without a common base class
         raise (unreadable(path, error) if header is None else refusal(header.path, error)) from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if progress:
-            logging.enable_progress_bar()
     for what, names in (("lacks", info["missing_keys"]), ("has another shape of", info["mismatched_keys"])):
         if names:
             some = ", ".join(sorted(name if isinstance(name, str) else name[0] for name in names)[:3])
@@ -68,6 +64,20 @@ def open_checkpoint(
                 "Check that its files belong together"
             )
     return model.eval().requires_grad_(False), vocabulary
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """A context in which transformers shows neither progress nor warnings."""
+    progress, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if progress:
+            logging.enable_progress_bar()
 
 
 def _device(name: str | None) -> torch.device:

@@ -119,7 +119,22 @@ VERSAPRM = Family(
     head=NextToken(good="+", bad="-"),
 )
 
-FAMILIES = {family.name: family for family in (QWEN, RLHFLOW, MATH_SHEPHERD, SKYWORK, VERSAPRM)}
+CHAT = Family(
+    # What `motes train` makes of language models without <|im_start|>: the language model's own chat template.
+    # <opening>Q<reply>S1<extra_0>S2<extra_0>
+    name="chat",
+    prompt="{opening}{question}{reply}",
+    first="{step}{<extra_0>}",
+    step="{step}{<extra_0>}",
+    head="pair",
+)
+
+FAMILIES = {family.name: family for family in (QWEN, RLHFLOW, MATH_SHEPHERD, SKYWORK, VERSAPRM, CHAT)}
+
+PAIR_SUFFIX = "ForProcessRewardModel"
+"""The end of the names of architectures with a two-way head, see `motes.rewards.layouts.ProcessRewardModel`."""
+FORMAT_FIELD = "reward_format"
+"""The field of config.json in which `motes train` names the family."""
 
 ARCHITECTURES = {"Qwen2ForProcessRewardModel": QWEN, "Qwen2ForPrmModel": SKYWORK}
 """The architectures that identify a family."""
@@ -156,6 +171,8 @@ def recognise(path: str, config: Mapping[str, Any]) -> Family:
     Raises:
         ConfigurationError: neither its architecture nor its name identifies one.
     """
+    if config.get(FORMAT_FIELD) in FAMILIES:
+        return FAMILIES[config[FORMAT_FIELD]]
     architectures = config.get("architectures") or ["none"]
     for architecture in architectures:
         if architecture in ARCHITECTURES:

@@ -7,10 +7,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config, Qwen2Model, Qwen2PreTrainedModel
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2Model,
+    Qwen2PreTrainedModel,
+)
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from motes.rewards.families import Head
+from motes.errors import ConfigurationError
+from motes.rewards.families import PAIR_SUFFIX, Head
 
 
 class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
@@ -22,13 +32,51 @@ class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
     def __init__(self, config: Qwen2Config) -> None:
         super().__init__(config)
         self.model = Qwen2Model(config)
-        self.score = nn.Sequential(
-            nn.Linear(config.hidden_size, config.hidden_size), nn.ReLU(), nn.Linear(config.hidden_size, 2)
-        )
+        self.score = _two_way_head(config)
         self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(self, input_ids: Tensor, **options: Any) -> TokenClassifierOutput:
         return TokenClassifierOutput(logits=self.score(self.model(input_ids, **options).last_hidden_state))
+
+
+def _two_way_head(config: PretrainedConfig) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(config.hidden_size, config.hidden_size), nn.ReLU(), nn.Linear(config.hidden_size, 2))
+
+
+class ProcessRewardModel:
+    """A language model of any architecture with the same two-way head, in the same layout: what `motes train` makes of
+    language models other than Qwen2. An architecture is named after the language model's:
+    "LlamaForProcessRewardModel"."""
+
+    @classmethod
+    def from_pretrained(cls, path: str, **options: Any) -> Any:
+        """Load a checkpoint as transformers' classes do. Of a language model's, the head is new."""
+        config: PretrainedConfig = AutoConfig.from_pretrained(path)
+        return pair_class(type(config)).from_pretrained(path, **options)
+
+
+def pair_class(config: type[PretrainedConfig]) -> Any:
+    """The class of models with a two-way head, for a language model's class of configurations.
+
+    Raises:
+        ConfigurationError: the language model's weights are in no layout that it could share.
+    """
+    if config is Qwen2Config:
+        return Qwen2ForProcessRewardModel
+    body: Any = MODEL_MAPPING.get(config, None)
+    base = next((each for each in getattr(body, "__mro__", ()) if each.__name__.endswith("PreTrainedModel")), None)
+    if base is None or base is PreTrainedModel or base.base_model_prefix != "model":
+        raise ConfigurationError(
+            f"no reward model can be made of a {config.model_type!r} model: take a Llama, a Qwen or a Mistral"
+        )
+
+    def make(self: Any, config: PretrainedConfig) -> None:
+        base.__init__(self, config)
+        self.model, self.score = body(config), _two_way_head(config)
+        self.post_init()
+
+    name = base.__name__.removesuffix("PreTrainedModel") + PAIR_SUFFIX
+    return type(name, (base,), {"__init__": make, "forward": Qwen2ForProcessRewardModel.forward})
 
 
 class Qwen2ForPrmModel(Qwen2PreTrainedModel):
@@ -50,7 +98,7 @@ class Qwen2ForPrmModel(Qwen2PreTrainedModel):
 def model_class(head: Head) -> Any:
     """The class that loads a checkpoint with such a head."""
     if head == "pair":
-        return Qwen2ForProcessRewardModel
+        return ProcessRewardModel
     return Qwen2ForPrmModel if head == "value" else AutoModelForCausalLM
 
 
