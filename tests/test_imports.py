@@ -60,7 +60,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("opening",),
     ("api", "conformance", ""),  # "": the package itself, which gathers the public names
     ("lab",),
-    ("paper",),
+    ("paper", "training"),
     ("cli", "gateway", "inspect_provider", "__main__"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
