@@ -183,6 +183,15 @@ def test_factor(tmp_path):
     assert page.count("2.4 – 5") == 2, "of the registered filter, at 4 and at 8"
 
 
+def test_parts_of_the_factor_alone(tmp_path):
+    for method in ("wbon", factor.REGISTERED):
+        out = claim(
+            tmp_path / method.partition(":")[0], "factor", "--worlds", "noisy", "--budgets", "2", "--methods", method
+        )
+        assert (out / "report.md").exists()
+    assert "T, P and AUROC are unknown" in (out / "report.md").read_text()
+
+
 def test_advice(tmp_path, monkeypatch):
     monkeypatch.setattr(motes.lab.measure.advice, "RESAMPLES", 2)
     monkeypatch.setattr(motes.lab.measure.advice, "PROBLEMS", 4)

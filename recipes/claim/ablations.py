@@ -114,7 +114,7 @@ def write_report(measured: Measured) -> None:
     header = ["factor", "setting", "budget", "accuracy", "95 % interval", "difference", "tokens"]
     page = measured.page(report, "\n".join(markdown_rows(header, table)), NOTE)
     files = {"report.md": page, "report.csv": csv_text(rows)}
-    write(measured.setting.out, {**files, **csv_metadata(measured, "report.csv")})
+    write(measured.setting.out, {**files, **csv_metadata([measured], "report.csv")})
     sweeps = [variant for variant in reported if variant.factor == SWEEPS]
     for name, shown in (("ablations", [variant for variant in reported if variant not in sweeps]), ("sweeps", sweeps)):
         if shown:

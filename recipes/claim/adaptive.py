@@ -58,7 +58,7 @@ def write_report(measured: Measured) -> None:
     header = ["method", "budget", "accuracy", "95 % interval", "difference", "share of tokens"]
     page = measured.page(report, "\n".join(markdown_rows(header, table)), NOTE)
     files = {"report.md": page, "report.csv": csv_text(rows)}
-    write(measured.setting.out, {**files, **csv_metadata(measured, "report.csv")})
+    write(measured.setting.out, {**files, **csv_metadata([measured], "report.csv")})
     title, subtitle = "Waves of particles while the answer is in doubt", f"{report.title}; 95 % intervals"
     groups = {"": list(panels[0].values)}
     save(

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from claim.cells import Measured, Setting, World, csv_metadata, measure, write
+from claim.cells import Measured, Setting, World, csv_metadata, measure, provenance_of, write
 from motes.lab.measure.advice import BUDGETS, CLOSE, METHODS, Advice, Prediction, advise
 from motes.lab.measure.comparison import ends
 from motes.lab.measure.formats import csv_text, markdown_rows, percent, three
 from motes.lab.measure.statistics import Interval
 from motes.lab.run.method_spec import NAMES
-from motes.lab.run.provenance import together
 from motes.lab.show.style import heading, save, styles_of
 
 if TYPE_CHECKING:
@@ -130,10 +129,10 @@ def write_report(results: Sequence[CaseResult], setting: Setting) -> None:
         for each in results
         for predicted, interval in each.pairs
     ]
-    out, metadata = setting.out, csv_metadata(results[-1].measured, "report.csv")
+    measured = [part for each in results for part in (each.pilot, each.measured)]
+    out, metadata = setting.out, csv_metadata(measured, "report.csv")
     write(out, {"report.md": "\n\n".join(parts) + "\n", "report.csv": csv_text(rows), **metadata})
-    provenance = together([measured.provenance() for each in results for measured in (each.pilot, each.measured)])
-    save(partial(figure, results), out / "advice", provenance)
+    save(partial(figure, results), out / "advice", provenance_of(measured))
 
 
 def _format_pair(predicted: Prediction, interval: Interval) -> str:

@@ -306,10 +306,16 @@ def _is_complete(directory: Path, runs: int) -> bool:
     return sum(record.outcome != "failed" for record in read_records(directory / RECORDS)) == runs
 
 
-def csv_metadata(measured: Measured, *names: str) -> dict[str, str]:
+def provenance_of(measured: Iterable[Measured]) -> Provenance:
+    """The provenance of several measurements."""
+    return together([each.provenance() for each in measured])
+
+
+def csv_metadata(measured: Sequence[Measured], *names: str) -> dict[str, str]:
     """The metadata file that describes the provenance of CSV files: its text, by its name."""
-    title = f"{measured.setting.claim}, {measured.setting.split} split"
-    return {CSV_METADATA: measured.provenance().csv_metadata(title, names)}
+    splits = dict.fromkeys(each.setting.split for each in measured)
+    title = f"{measured[0].setting.claim}, {' and '.join(splits)} split{'s' if len(splits) > 1 else ''}"
+    return {CSV_METADATA: provenance_of(measured).csv_metadata(title, names)}
 
 
 def write(directory: Path, files: Mapping[str, str]) -> None:

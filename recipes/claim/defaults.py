@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from claim.cells import Measured, Setting, World, csv_metadata, measure, write
+from claim.cells import Measured, Setting, World, csv_metadata, measure, provenance_of, write
 from motes.lab.measure.comparison import PairedRuns
 from motes.lab.measure.formats import csv_text, markdown_rows, percent
 from motes.lab.measure.statistics import FloatArray, Interval, percentile_interval
@@ -89,18 +89,18 @@ class WorldResult:
 def run(setting: Setting, worlds: Sequence[str], budgets: Sequence[int] | None, methods: Sequence[str] | None) -> int:
     """Measure the worlds, and write the report. Returns the number of failed runs."""
     results: list[WorldResult] = []
-    failed = 0
+    measured: list[Measured] = []
     for name in worlds:
         world = WORLDS[name]
-        measured = measure(world.setting(setting), world.cells(methods or (*CANDIDATES, *OTHERS), budgets or BUDGETS))
-        if measured is not None:
-            results.append(WorldResult.of(world, measured))
-            failed += measured.failed
+        new = measure(world.setting(setting), world.cells(methods or (*CANDIDATES, *OTHERS), budgets or BUDGETS))
+        if new is not None:
+            measured.append(new)
+            results.append(WorldResult.of(world, new))
             write_report(results, measured, setting)
-    return failed
+    return sum(each.failed for each in measured)
 
 
-def write_report(results: Sequence[WorldResult], last: Measured, setting: Setting) -> None:
+def write_report(results: Sequence[WorldResult], measured: Sequence[Measured], setting: Setting) -> None:
     methods = list(dict.fromkeys(method for each in results for method, _ in each.means))
     budgets = sorted({budget for each in results for _, budget in each.means})
     compared = sorted({budget for each in results for budget in each.common})
@@ -121,10 +121,9 @@ def write_report(results: Sequence[WorldResult], last: Measured, setting: Settin
     parts.append(f"Made by `{setting.command}`.")
     rows = [{"world": each.world.title, **cell.row()} for each in results for cell in each.report.cells]
     out = setting.out
-    write(
-        out, {"report.md": "\n\n".join(parts) + "\n", "report.csv": csv_text(rows), **csv_metadata(last, "report.csv")}
-    )
-    save(partial(figure, results, methods, compared), out / "defaults", last.provenance())
+    metadata = csv_metadata(measured, "report.csv")
+    write(out, {"report.md": "\n\n".join(parts) + "\n", "report.csv": csv_text(rows), **metadata})
+    save(partial(figure, results, methods, compared), out / "defaults", provenance_of(measured))
 
 
 def figure(results: Sequence[WorldResult], methods: Sequence[str], budgets: Sequence[int]) -> Figure:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from claim.cells import Measured, Setting, World, csv_metadata, measure, write
+from claim.cells import Measured, Setting, World, csv_metadata, measure, provenance_of, write
 from motes.lab.measure.comparison import PairedRuns, Rate, rates
 from motes.lab.measure.formats import csv_text, markdown_rows, percent, three
 from motes.lab.run.method_spec import NAMES
@@ -114,7 +114,9 @@ class WorldResult:
     @property
     def regime(self) -> str:
         """T, P and AUROC, measured on independent answers."""
-        independent = (each for each in self.report.step_qualities if each.is_independent)
+        independent = [each for each in self.report.step_qualities if each.is_independent]
+        if not independent:
+            return "No method draws answers independently, so T, P and AUROC are unknown"
         quality = max(independent, key=lambda each: each.budget)
         auroc = three(quality.abreast)
         return f"T = {quality.steps.value:.1f}, P = {percent(quality.right.value)}, AUROC within a problem {auroc}"
@@ -148,9 +150,11 @@ def write_report(results: Sequence[WorldResult], setting: Setting) -> None:
     parts += [results[0].measured.setting.made_by]
     out = setting.out
     tables = {"report.csv": csv_text(_cells(results)), "rates.csv": csv_text(_rates(results))}
-    write(out, {"report.md": "\n\n".join(parts) + "\n", **tables, **csv_metadata(results[0].measured, *tables)})
+    measured = [each.measured for each in results]
+    write(out, {"report.md": "\n\n".join(parts) + "\n", **tables, **csv_metadata(measured, *tables)})
     save(partial(curves_figure, results[0].report, [BUDGET]), out / "accuracy", results[0].measured.provenance())
-    save(partial(figure, results), out / "factors", results[0].measured.provenance())
+    if any(each.rates for each in results):
+        save(partial(figure, results), out / "factors", provenance_of(measured))
 
 
 def _factors(result: WorldResult, filter: str) -> list[str]:

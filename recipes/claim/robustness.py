@@ -81,7 +81,7 @@ def write_report(measured: Measured) -> None:
     header = ["corruption", "level", "method", "budget", "accuracy", "95 % interval", f"to {report.chief}", "to none"]
     page = measured.page(report, "\n".join(markdown_rows(header, table)), NOTE)
     files = {"report.md": page, "report.csv": csv_text(rows)}
-    write(measured.setting.out, {**files, **csv_metadata(measured, "report.csv")})
+    write(measured.setting.out, {**files, **csv_metadata([measured], "report.csv")})
     title, subtitle = f"Accuracy with a corrupted reward model, {report.title}", f"{report.models}; 95 % intervals"
     figure = partial(panels_figure, panels, len(kinds), title, subtitle)
     save(figure, measured.setting.out / "robustness", measured.provenance())
