@@ -21,7 +21,20 @@ import motes.errors
 import motes.gateway.admission
 import motes.gateway.answering
 import motes.transport
-from motes.core import Certainty, Failure, Problem, Reads, Record, Result, Sampling, Scores, Step, Trajectory, Usage
+from motes.core import (
+    Certainty,
+    Failure,
+    HiddenStates,
+    Problem,
+    Reads,
+    Record,
+    Result,
+    Sampling,
+    Scores,
+    Step,
+    Trajectory,
+    Usage,
+)
 from motes.errors import (
     ConfigurationError,
     MissingExtraError,
@@ -96,6 +109,7 @@ def same(a: Any, b: Any, seen: set[tuple[int, int]] | None = None) -> bool:
 RESULT = solved()
 REFINED = solved(method=motes.Refine(3, 1, settled=2.0))
 CERTAINTY = Certainty.of([-1.0, -0.5], [[-1.0, -2.0], [-0.5, -3.0]])
+HIDDEN = HiddenStates((1, 4), np.arange(12, dtype=np.float16).reshape(2, 2, 3))
 EXAMPLES: dict[type, Any] = {
     **{cls: cls() if cls is motes.Greedy else cls(8) for cls in motes.METHODS.values()},  # type: ignore[call-arg]
     Problem: motes.Prompt(question="Think. {question}").problem(Problem("?", id="a", answer="3", system="Be brief.")),
@@ -104,9 +118,8 @@ EXAMPLES: dict[type, Any] = {
     Reads: Reads(3, (9, 4, 0)),
     Failure: Failure(motes.errors.EngineError("no more"), Usage(generated_tokens=2)),
     Certainty: CERTAINTY,
-    Step: Step(
-        "a\n\n", "step", (1, 2), logprob=-1.5, usage=Usage(generated_tokens=2), overrun="b", certainty=CERTAINTY
-    ),
+    HiddenStates: HIDDEN,
+    Step: Step("a\n\n", "step", (1, 2), -1.5, Usage(generated_tokens=2), None, "b", certainty=CERTAINTY, hidden=HIDDEN),
     Trajectory: RESULT.trajectories[0],
     motes.core.SamplingOptions: motes.core.SamplingOptions(delimiter=["a", "b"], top_k=3),
     Sampling: Sampling(delimiter=re.compile(r"\n+(?=Step)"), stop=("a", "b")),
