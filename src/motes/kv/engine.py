@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, Protocol, TypeVar
 
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
@@ -118,6 +118,36 @@ class Engine(Worker[RequestT]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
+
+
+class Text(Protocol):
+    """A request about a text, of these tokens."""
+
+    ids: list[int]
+
+    @property
+    def settled(self) -> bool: ...
+
+
+TextT = TypeVar("TextT", bound=Text)
+
+
+def take_similar(waiting: list[TextT], max_rows: int, max_tokens: int) -> list[TextT]:
+    """Take the next batch out of the waiting requests: the one that has waited longest, and as many of about its length
+    as fit, with rows × length at most `max_tokens`. So a request waits for no more batches than there are requests
+    before it. Settled ones are dropped."""
+    pending = [request for request in waiting if not request.settled]
+    nearest = sorted(pending, key=lambda request: abs(len(request.ids) - len(pending[0].ids)))
+    group: list[TextT] = []
+    longest = 0
+    for request in nearest[:max_rows]:
+        longest = max(longest, len(request.ids))
+        if group and (len(group) + 1) * longest > max_tokens:
+            break
+        group.append(request)
+    in_group = set(map(id, group))
+    waiting[:] = [request for request in pending if id(request) not in in_group]
+    return group
 
 
 def _count_parameters(model: PreTrainedModel) -> int:

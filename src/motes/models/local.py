@@ -24,10 +24,10 @@ from motes.core.hidden import StepStates
 from motes.core.thinking import count_tokens
 from motes.errors import ConfigurationError, ContextLengthError, EngineError
 from motes.kv.checkpoint import open_checkpoint
-from motes.kv.engine import Engine
+from motes.kv.engine import Engine, take_similar
 from motes.models.batch import Batch, Extension
 from motes.models.sampler import Sampler, uniforms
-from motes.models.states import StateReading, read_states, take
+from motes.models.states import MAX_ROWS, StateReading, read_states
 from motes.steps import end_at_limit, first_cut, split_at_end, step_in_overrun, thought_opening
 from motes.threads import in_thread_if_long
 from motes.vocabulary import TextEnds, Vocabulary
@@ -252,7 +252,7 @@ class LocalLanguageModel(Engine[Extension | StateReading]):
                 self._readings.append(request)
             else:
                 self._waiting.append(request)
-        if readings := take(self._readings, self.max_batch_tokens):
+        if readings := take_similar(self._readings, MAX_ROWS, self.max_batch_tokens):
             read_states(self._runner, self.tree, readings)
         self._admit()
         if self._batch:

@@ -40,21 +40,6 @@ class StateReading(Request):
         return self.spans[0][0] - 1
 
 
-def take(waiting: list[StateReading], max_tokens: int) -> list[StateReading]:
-    """Take the readings that are read together out of the waiting ones: those of about the length of the first, whose
-    rows × length is at most `max_tokens`; at least one, if there is one."""
-    pending = [reading for reading in waiting if not reading.settled]
-    nearest = sorted(pending, key=lambda reading: abs(len(reading.ids) - len(pending[0].ids)))
-    group: list[StateReading] = []
-    for reading in nearest[:MAX_ROWS]:
-        if group and (len(group) + 1) * max(len(one.ids) for one in (*group, reading)) > max_tokens:
-            break
-        group.append(reading)
-    taken = set(group)
-    waiting[:] = [reading for reading in pending if reading not in taken]
-    return group
-
-
 def read_states(runner: Runner, tree: PrefixTree, group: Sequence[StateReading]) -> None:
     """Settle the readings. Their rows follow those that are in the workspace, and are removed."""
     workspace = runner.workspace

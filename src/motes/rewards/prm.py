@@ -20,7 +20,7 @@ from motes.core import Failure, Trajectory, Usage
 from motes.errors import ConfigurationError, RewardError
 from motes.gguf import find_gguf
 from motes.kv.checkpoint import open_checkpoint
-from motes.kv.engine import Engine
+from motes.kv.engine import Engine, take_similar
 from motes.kv.worker import Request
 from motes.rewards.families import Family, NextToken, family, recognise
 from motes.rewards.format import Format
@@ -145,19 +145,8 @@ class LocalPRM(Engine[_Reading]):
         super().abandon()
 
     def _take(self) -> list[_Reading]:
-        """Take the next batch out of the waiting readings: the one that has waited longest, and as many readings of
-        about its length as fit. So a reading waits for no more batches than there are readings before it."""
-        waiting = [reading for reading in self._waiting if not reading.settled]
-        nearest = sorted(waiting, key=lambda reading: abs(len(reading.ids) - len(waiting[0].ids)))
-        group: list[_Reading] = []
-        longest = 0
-        for reading in nearest[:MAX_ROWS]:
-            longest = max(longest, len(reading.ids))
-            if group and (len(group) + 1) * longest > self.max_batch_tokens:
-                break
-            group.append(reading)
-        in_group = set(group)
-        self._waiting = [reading for reading in waiting if reading not in in_group]
+        """Take the next batch out of the waiting readings, the shortest first."""
+        group = take_similar(self._waiting, MAX_ROWS, self.max_batch_tokens)
         return sorted(group, key=lambda reading: len(reading.ids))
 
     def _read_prompts(self, group: list[_Reading]) -> None:

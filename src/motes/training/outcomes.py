@@ -8,14 +8,13 @@ more completions of chosen prefixes (`motes.training.choosing`) say more about t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from motes.errors import ConfigurationError
 from motes.lab import read_records
-from motes.lab.measure.labelled_steps import LabelledSteps
 from motes.lab.run.evaluation import RECORDS, TRACES
 from motes.lab.run.method_spec import draws_independently
 from motes.lab.run.traces import read_traces
@@ -129,9 +128,3 @@ def read_evaluation(directory: Path) -> Iterator[tuple[Answer, tuple[Mapping[str
             yield Answer(trace.problem_id, tuple(step.text for step in trace.path(node)), is_right), trace.messages
     if not found:
         raise ConfigurationError(f"{directory} has no traces of answers that were graded: evaluate with --traces")
-
-
-def labels_of_steps(rows: Iterable[LabelledSteps]) -> Iterator[tuple[LabelledSteps, list[Outcomes]]]:
-    """The outcomes of the steps of labelled answers from files of others: one completion for a label, none without."""
-    for row in rows:
-        yield row, [Outcomes() if right is None else Outcomes(int(right), 1) for right in row.right]

@@ -133,6 +133,11 @@ def collate(rows: Sequence[Row]) -> dict[str, Tensor]:
     return {"input_ids": ids, "tags": tags, "labels": counts}
 
 
+def logits_at(logits: Tensor, tags: Tensor) -> Tensor:
+    """(rows, T, 2) the logits, (rows, length, 2), at the tags, (rows, T)."""
+    return logits.gather(1, tags[..., None].expand(-1, -1, logits.shape[-1])).float()
+
+
 class PRMTrainer(Trainer):
     """Minimises the negative log-likelihood of an outcome: the cross-entropy at the tags, weighted by completions."""
 
@@ -141,8 +146,7 @@ class PRMTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and the logits at its tags, (rows, steps, 2)."""
         logits = model(inputs["input_ids"]).logits
-        places = inputs["tags"][..., None].expand(-1, -1, logits.shape[-1])
-        at_tags = logits.gather(1, places).float()
+        at_tags = logits_at(logits, inputs["tags"])
         counts = inputs["labels"]
         loss = -(log_softmax(at_tags, -1) * counts).sum() / counts.sum().clamp_min(1)
         return (loss, {"logits": at_tags}) if return_outputs else loss
@@ -297,8 +301,8 @@ def _calibrate(model: Any, rows: Sequence[Row], batch: int) -> None:
     logits, counts = [], []
     for start in range(0, len(rows), batch):
         inputs = collate(rows[start : start + batch])
-        found = model(inputs["input_ids"].to(model.device)).logits.float().cpu()
-        at_tags = found.gather(1, inputs["tags"][..., None].expand(-1, -1, 2))
+        found = model(inputs["input_ids"].to(model.device)).logits.cpu()
+        at_tags = logits_at(found, inputs["tags"])
         known = inputs["labels"].sum(-1) > 0
         logits.append((at_tags[..., 1] - at_tags[..., 0])[known])
         counts.append(inputs["labels"][known])
